@@ -1,0 +1,301 @@
+"""What the processes of one aggregator instance say to each other over ZeroMQ (docs/architecture.md §2, §10).
+
+Sockets, all ``ipc://`` in a private run directory; names carry the incarnations of both ends, so nothing queued for a dead process can
+reach its successor. ``F`` and ``W`` are the epochs of front and worker, counted by the supervisor.
+
+| name | type | direction | carries |
+|---|---|---|---|
+| ``w{i}-F-W.data`` | PUSH → PULL | front (binds) → worker | ``ToWorker`` header + payload frames, in one ordered stream |
+| ``w{i}-F-W.acks`` | PUSH → PULL | worker → front (binds) | ``Acked`` header + ack frames ready for the sockets |
+| ``w{i}-F-W.sup`` | PAIR | worker ↔ supervisor (binds) | ``FromWorker`` + payload frames; ``ToWorkerDirect`` |
+| ``front-F.sup`` | PAIR | front ↔ supervisor (binds) | ``ToFront``; ``FromFront`` |
+
+Every message is multipart: frame 0 is the msgpack of one struct below, further frames are raw arrays. No process ever sends blockingly.
+A command that changes what a worker does with samples (``Command``) travels supervisor → front → worker, and the front stamps it: it takes
+effect after every batch stamped earlier and before every later one.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages: encoded as arrays, tagged by class name."""
+
+
+# --- commands: supervisor → front → worker ------------------------------------------------------------------------------------------
+
+
+class ShardBounds(_Message, frozen=True):
+    """Flush bounds that a group of shards shares (reference/aggregator_core.md §6.3)."""
+
+    shards: list[int]
+    """Shard ids; empty: every shard of the worker that no other group names."""
+    target_ns: int
+    """now − delay of the list: windows up to here are due."""
+    cutover_ns: int
+    cutoff_ns: int
+
+
+class Flush(_Message, frozen=True, tag="flush"):
+    """Flush one list id (kind, resolution, times forwarded) of all shards of a worker up to the bounds of each shard."""
+
+    id: int
+    """Echoed in ``Flushed``; unique for the life of the supervisor."""
+    kind: int
+    """``KIND_STANDARD``, ``KIND_TIMED`` or ``KIND_FORWARDED``."""
+    resolution_ns: int
+    times_forwarded: int
+    emit: bool
+    """True: as leader; False: as follower, everything due is consumed and thrown away (state advances alike)."""
+    bounds: list[ShardBounds]
+
+
+class Commit(_Message, frozen=True, tag="commit"):
+    """Flush times in KV now cover this list up to ``through_ns`` for these shards: what was kept to emit again may go."""
+
+    kind: int
+    resolution_ns: int
+    times_forwarded: int
+    shards: list[int]
+    through_ns: int
+
+
+class OwnedShard(_Message, frozen=True):
+    """A shard that a worker serves; writes are accepted in ``[cutover − buffer before, cutoff + buffer after)``."""
+
+    id: int
+    cutover_ns: int
+    cutoff_ns: int
+
+
+class Shards(_Message, frozen=True, tag="shards"):
+    """The shards of a worker and the shard count of the placement. The first command that any worker gets."""
+
+    num_shards: int
+    topic_shards: int
+    owned: list[OwnedShard]
+
+
+class RuntimeOptions(_Message, frozen=True, tag="runtime"):
+    """Limits that change at run time (reference/aggregator_core.md §14)."""
+
+    values_per_metric_limit_per_second: int
+    new_metric_limit_per_shard_per_second: int
+
+
+class Expire(_Message, frozen=True, tag="expire"):
+    """Walk all entries once and collect those idle for longer than the entry TTL."""
+
+
+Command = Flush | Commit | Shards | RuntimeOptions | Expire
+
+KIND_STANDARD = 0
+KIND_TIMED = 1
+KIND_FORWARDED = 2
+
+# --- front → worker -----------------------------------------------------------------------------------------------------------------
+
+
+class Batch(_Message, frozen=True, tag="batch"):
+    """Samples; frame 1 holds complete m3msg frames, length prefixes included, of one or several connections one after another."""
+
+    seq: int
+    """Grows by one per batch and worker incarnation; echoed in ``Acked``."""
+    now_ns: int
+    """When the front read these bytes (wall clock), non-decreasing per worker."""
+    connections: list[int]
+    sizes: list[int]
+    """Bytes of frame 1 that belong to each connection, in order."""
+
+
+class Order(_Message, frozen=True, tag="order"):
+    """A command of the supervisor, stamped."""
+
+    now_ns: int
+    command: Command
+
+
+class Goodbye(_Message, frozen=True, tag="goodbye"):
+    """No more data will come: answer what is left, then exit 0."""
+
+
+ToWorker = Batch | Order | Goodbye
+
+# --- worker → front -----------------------------------------------------------------------------------------------------------------
+
+
+class Acked(_Message, frozen=True, tag="acked"):
+    """Batch ``seq`` is applied. Frame 1: ack frames for the connections of that batch, one after another."""
+
+    seq: int
+    nbytes: int
+    """Size of the batch: the credit that returns to the front."""
+    sizes: list[int]
+    """Ack bytes per connection, in the order of ``Batch.connections``."""
+
+
+# --- worker ↔ supervisor ------------------------------------------------------------------------------------------------------------
+
+
+class Ready(_Message, frozen=True, tag="ready"):
+    """The worker has loaded its kernels and reads its sockets."""
+
+    worker: int
+    pid: int
+
+
+class NewList(_Message, frozen=True):
+    """A list (kind, resolution, times forwarded) that came to be on a shard; ``now_ns`` is the stamp of the batch that made it."""
+
+    shard: int
+    kind: int
+    resolution_ns: int
+    times_forwarded: int
+    now_ns: int
+
+
+class Lists(_Message, frozen=True, tag="lists"):
+    """New lists of a worker: the supervisor schedules their flushes."""
+
+    lists: list[NewList]
+
+
+class Flushed(_Message, frozen=True, tag="flushed"):
+    """A part of the answer to ``Flush``. Frames: payload uint8, offsets int64, shards uint32, policies uint16 of a ``MessageBatch``.
+
+    A flush without output has one part with ``last`` set and no frames. Parts wait in the worker until output credit allows them.
+    """
+
+    id: int
+    last: bool
+    values: int
+    """Messages in this part."""
+    forwarded: bool
+    """True: messages for the ``aggregator_ingest`` topic (rollups); False: final output for ``aggregated_metrics``."""
+    policy_names: list[str]
+    discarded: int = 0
+    """With ``last``: values that were thrown away (follower, before cutover, NaN)."""
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """A command that this worker cannot do; the supervisor sends it again or gives it up."""
+
+    id: int
+    reason: str
+
+
+class ShardStats(_Message, frozen=True):
+    """What ``/shards`` shows of one shard."""
+
+    id: int
+    entries: int
+    open_windows: int
+    last_flush_ns: int
+    """Newest target flushed on any list of the shard; 0: never."""
+
+
+class WorkerStats(_Message, frozen=True, tag="stats"):
+    """Once a second: counters since the start of the worker (M3's metric names, tags as ``name{k=v}``), gauges, shards."""
+
+    counters: dict[str, int]
+    gauges: dict[str, float]
+    shards: list[ShardStats]
+
+
+FromWorker = Ready | Lists | Flushed | Refused | WorkerStats
+
+
+class OutputCredit(_Message, frozen=True, tag="credit"):
+    """The supervisor takes this many more bytes of ``Flushed`` payload."""
+
+    nbytes: int
+
+
+class Stop(_Message, frozen=True, tag="stop"):
+    """Exit 0 after what is in hand."""
+
+
+ToWorkerDirect = OutputCredit | Stop
+
+# --- supervisor ↔ front -------------------------------------------------------------------------------------------------------------
+
+
+class WorkerUp(_Message, frozen=True, tag="worker_up"):
+    """A worker incarnation to bind for; replaces an earlier one of the same index. ``owned`` are the shards routed to it."""
+
+    worker: int
+    epoch: int
+    owned: list[int]
+
+
+class WorkerDown(_Message, frozen=True, tag="worker_down"):
+    """The worker process is gone: drop what it had not acked, close its sockets."""
+
+    worker: int
+    epoch: int
+
+
+class Route(_Message, frozen=True, tag="route"):
+    """Shard ownership: ``owners[s]`` is the worker of shard ``s``, −1 for a shard of another instance (those go to worker 0, which
+    counts and acks them as M3 does)."""
+
+    num_shards: int
+    owners: list[int]
+
+
+class Relay(_Message, frozen=True, tag="relay"):
+    """A command for one worker incarnation, to be stamped and put in its ordered stream."""
+
+    worker: int
+    epoch: int
+    command: Command
+
+
+class Drain(_Message, frozen=True, tag="drain"):
+    """SIGTERM: stop listening and reading, wait for outstanding acks up to ``timeout_ns``, say goodbye to the workers, exit 0."""
+
+    timeout_ns: int
+
+
+ToFront = WorkerUp | WorkerDown | Route | Relay | Drain
+
+
+class Listening(_Message, frozen=True, tag="listening"):
+    """The front accepts connections on this address."""
+
+    address: str
+    pid: int
+
+
+class Stale(_Message, frozen=True, tag="stale"):
+    """A relayed command named an incarnation that is not the current one, or found its stream closed: not delivered."""
+
+    worker: int
+    epoch: int
+    command: Command
+
+
+class FrontStats(_Message, frozen=True, tag="front_stats"):
+    """Once a second: counters since the start of the front and gauges, named as in ``WorkerStats``."""
+
+    counters: dict[str, int]
+    gauges: dict[str, float]
+
+
+FromFront = Listening | Stale | FrontStats
+
+
+def encode(message: Any) -> bytes:
+    """Frame 0 of a message."""
+    return _encoder.encode(message)
+
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_acked = msgspec.msgpack.Decoder(Acked).decode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_worker_direct = msgspec.msgpack.Decoder(ToWorkerDirect).decode
+decode_to_front = msgspec.msgpack.Decoder(ToFront).decode
+decode_from_front = msgspec.msgpack.Decoder(FromFront).decode

@@ -1,0 +1,38 @@
+"""The columns that a decoder kernel fills: one row per ``MetricWithMetadatas`` message of a batch.
+
+Byte ranges are offsets into the batch buffer, so nothing is copied while decoding. Formats: reference/m3msg.md §2.
+"""
+
+import numpy as np
+
+METRIC_ROW = np.dtype(
+    [
+        ("value", np.float64),  # gauge and timed value
+        ("count", np.int64),  # counter value
+        ("time_ns", np.int64),  # timed/forwarded/passthrough: time_nanos; untimed: client_time_nanos
+        ("id_at", np.uint32),  # metric id bytes
+        ("id_size", np.uint32),
+        ("meta_at", np.uint32),  # metadata message: staged metadatas, timed metadata, forward metadata or passthrough's policies
+        ("meta_size", np.uint32),
+        ("annotation_at", np.uint32),
+        ("annotation_size", np.uint32),
+        ("values_at", np.uint32),  # packed doubles of a batch timer or forwarded metric
+        ("values_size", np.uint32),  # in bytes, a multiple of 8
+        ("previous_at", np.uint32),  # packed prev_values of a forwarded metric
+        ("previous_size", np.uint32),
+        ("message_at", np.uint32),  # the whole MetricWithMetadatas message
+        ("message_size", np.uint32),
+        ("version", np.uint32),  # of a forwarded metric
+        ("payload", np.uint8),  # MetricWithMetadatas.type, 1..7
+        ("metric_type", np.uint8),  # 0 unknown, 1 counter, 2 timer, 3 gauge
+        ("status", np.uint8),  # ROW_*
+        ("spare", np.uint8),
+    ],
+    align=True,
+)
+
+ROW_OK = 0
+"""Decoded; every field above is set."""
+ROW_ODD = 1
+"""Legal or not, but of a shape that no encoder writes (repeated sub-messages, unpacked doubles, unknown fields …) or broken: the
+plain decoder (``m3metrics.codec``) decides, and names the error. Only ``message_at`` and ``message_size`` are set."""

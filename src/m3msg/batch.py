@@ -1,0 +1,37 @@
+"""Messages in columns: what producers take and workers give. Never one object per message."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class MessageBatch:
+    """``n`` payloads (``Message.value`` of reference/m3msg.md §1.3) in one buffer.
+
+    Invariants: ``offsets[0] >= 0``, non-decreasing, ``offsets[n] <= len(payload)``; payload ``i`` is
+    ``payload[offsets[i]:offsets[i + 1]]``.
+    """
+
+    payload: NDArray[np.uint8]
+    """The payload bytes, contiguous."""
+    offsets: NDArray[np.int64]
+    """Shape ``(n + 1,)``."""
+    shards: NDArray[np.uint32]
+    """Shape ``(n,)``: topic shard of each message (murmur3-32 of its id mod the *topic's* shard count)."""
+    policies: NDArray[np.uint16] | None = None
+    """Shape ``(n,)``: index into ``policy_names``, for storage policy filters; None: messages have no policy."""
+    policy_names: tuple[str, ...] = ()
+    """Storage policies as text, ``10s:2d``."""
+    token: Any = field(default=None)
+    """What the owner wants back when all messages of the batch are done."""
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def size_bytes(self) -> int:
+        """Payload bytes of all messages."""
+        return int(self.offsets[-1] - self.offsets[0])

@@ -1,0 +1,13 @@
+"""What every room of the house needs and no room owns, as in M3's own ``src/x``.
+
+Imports nothing of the project. One module per subject; open the one you need:
+
+``kernels``     compiled memory and protobuf wire primitives that all hot loops are made of
+``reserve``     large arrays whose memory is committed by touching it
+``config``      YAML files → typed structs, every problem reported with file, line and path
+``instrument``  counters and gauges with M3's names, exposed for Prometheus
+``log``         structured log lines, rate-limited where input from the network causes them
+``process``     parent death, signals, CPU and memory of a process
+``retry``       M3's backoff rule
+``clock``       wall and boot-time clocks in nanoseconds
+"""

@@ -1,0 +1,278 @@
+"""Compiled primitives: unaligned loads, prefetch, comparison, copy, and protobuf varints.
+
+Everything here is ``@njit`` and small enough to be inlined into the kernels that call it. Addresses are ``uint64`` (``base(array)``
+plus an offset); a caller checks bounds before it loads. Varints follow the protobuf encoding: seven bits a byte, low group first,
+at most ten bytes.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+TRUNCATED = -1
+"""``read_varint`` ran past the end."""
+OVERFLOW = -2
+"""``read_varint`` found more than ten bytes, or a tenth byte above 1."""
+
+
+def _load(bits: int, signature: types.Type):
+    @intrinsic
+    def load(_context, _address):
+        def generate(_c, builder, _s, args):
+            pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
+            return builder.load(pointer, align=1)
+
+        return signature(types.uint64), generate
+
+    return load
+
+
+load64 = _load(64, types.uint64)
+"""``load64(address) -> uint64``: eight bytes, little endian, any alignment."""
+load32 = _load(32, types.uint32)
+"""``load32(address) -> uint32``: four bytes, little endian, any alignment."""
+load16 = _load(16, types.uint16)
+"""``load16(address) -> uint16``: two bytes, little endian, any alignment."""
+load8 = _load(8, types.uint8)
+"""``load8(address) -> uint8``: one byte."""
+
+
+@intrinsic
+def load_double(_context, _address):
+    """``load_double(address) -> float64``: eight bytes as an IEEE-754 double, any alignment."""
+
+    def generate(_c, builder, _s, args):
+        pointer = builder.inttoptr(args[0], ir.DoubleType().as_pointer())
+        return builder.load(pointer, align=1)
+
+    return types.float64(types.uint64), generate
+
+
+@intrinsic
+def store64(_context, _address, _value):
+    """``store64(address, value)``: eight bytes, little endian, any alignment."""
+
+    def generate(context, builder, _s, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        builder.store(args[1], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def double_bits(_context, _value):
+    """``double_bits(x) -> uint64``: the IEEE-754 pattern of ``x``."""
+
+    def generate(_c, builder, _s, args):
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.uint64(types.float64), generate
+
+
+@intrinsic
+def bits_double(_context, _value):
+    """``bits_double(word) -> float64``: the double with that IEEE-754 pattern."""
+
+    def generate(_c, builder, _s, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.uint64), generate
+
+
+@intrinsic
+def prefetch(_context, _address):
+    """``prefetch(address)``: ask for the cache line; never faults, so the address need not be valid."""
+
+    def generate(context, builder, _s, args):
+        i32 = ir.IntType(32)
+        byte_pointer = ir.IntType(8).as_pointer()
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte_pointer, i32, i32, i32]), "llvm.prefetch.p0"
+        )
+        builder.call(function, [builder.inttoptr(args[0], byte_pointer), i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+@njit(cache=True, nogil=True, inline="always")
+def base(array):
+    """Address of the first byte of ``array``."""
+    return np.uint64(array.ctypes.data)
+
+
+@njit(cache=True, nogil=True)
+def bytes_equal(a, b, n):
+    """Whether the ``n`` bytes at address ``a`` equal those at address ``b``, eight at a time."""
+    k = np.uint64(0)
+    n = np.uint64(n)
+    while k + np.uint64(8) <= n:
+        if load64(a + k) != load64(b + k):
+            return False
+        k += np.uint64(8)
+    if k == n:
+        return True
+    if n >= np.uint64(8):
+        return load64(a + n - np.uint64(8)) == load64(b + n - np.uint64(8))
+    if n >= np.uint64(4):
+        return load32(a) == load32(b) and load32(a + n - np.uint64(4)) == load32(b + n - np.uint64(4))
+    if n >= np.uint64(2):
+        return load16(a) == load16(b) and load16(a + n - np.uint64(2)) == load16(b + n - np.uint64(2))
+    return load8(a) == load8(b)
+
+
+@njit(cache=True, nogil=True)
+def copy_bytes(target, at, source, start, n):
+    """``target[at:at+n] = source[start:start+n]``; the ranges do not overlap. Returns ``at + n``."""
+    to = base(target) + np.uint64(at)
+    come = base(source) + np.uint64(start)
+    k = 0
+    while k + 8 <= n:
+        store64(to + np.uint64(k), load64(come + np.uint64(k)))
+        k += 8
+    while k < n:
+        target[at + k] = source[start + k]
+        k += 1
+    return at + n
+
+
+@njit(cache=True, nogil=True)
+def read_varint(buf, p, end):
+    """Returns ``(value: uint64, position after it)``; the position is ``TRUNCATED`` or ``OVERFLOW`` on failure."""
+    if p < end and buf[p] < 128:
+        return np.uint64(buf[p]), p + 1
+    value = np.uint64(0)
+    shift = np.uint64(0)
+    count = 0
+    while p < end:
+        byte = np.uint64(buf[p])
+        p += 1
+        count += 1
+        if count == 10 and byte > np.uint64(1):
+            return np.uint64(0), OVERFLOW
+        value |= (byte & np.uint64(0x7F)) << shift
+        if byte < np.uint64(128):
+            return value, p
+        if count == 10:
+            return np.uint64(0), OVERFLOW
+        shift += np.uint64(7)
+    return np.uint64(0), TRUNCATED
+
+
+@njit(cache=True, nogil=True)
+def varint_size(value):
+    """Bytes that ``put_varint`` writes for ``value`` (uint64)."""
+    n = 1
+    value = np.uint64(value)
+    while value >= np.uint64(128):
+        value >>= np.uint64(7)
+        n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def put_varint(buf, p, value):
+    """Writes ``value`` (uint64; negative numbers as two's complement) at ``p``; returns the position after it."""
+    value = np.uint64(value)
+    while value >= np.uint64(128):
+        buf[p] = np.uint8((value & np.uint64(0x7F)) | np.uint64(0x80))
+        value >>= np.uint64(7)
+        p += 1
+    buf[p] = np.uint8(value)
+    return p + 1
+
+
+@njit(cache=True, nogil=True)
+def read_be32(buf, p):
+    """The unsigned big-endian 32-bit number at ``p`` (length prefix of an m3msg frame, reference/m3msg.md §1.2)."""
+    return (np.int64(buf[p]) << 24) | (np.int64(buf[p + 1]) << 16) | (np.int64(buf[p + 2]) << 8) | np.int64(buf[p + 3])
+
+
+@njit(cache=True, nogil=True)
+def put_be32(buf, p, value):
+    """Writes ``value`` as an unsigned big-endian 32-bit number at ``p``; returns ``p + 4``."""
+    buf[p] = np.uint8((value >> 24) & 0xFF)
+    buf[p + 1] = np.uint8((value >> 16) & 0xFF)
+    buf[p + 2] = np.uint8((value >> 8) & 0xFF)
+    buf[p + 3] = np.uint8(value & 0xFF)
+    return p + 4
+
+
+@njit(cache=True, nogil=True)
+def murmur3_32(buf, start, n):
+    """MurmurHash3 x86 32-bit with seed 0 of ``buf[start:start+n]``; M3's shard hash (reference/m3msg.md §4)."""
+    c1 = np.uint32(0xCC9E2D51)
+    c2 = np.uint32(0x1B873593)
+    h = np.uint32(0)
+    address = base(buf) + np.uint64(start)
+    blocks = n >> 2
+    for i in range(blocks):
+        k = np.uint32(load32(address + np.uint64(i << 2)) * c1)
+        k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
+        h ^= np.uint32(k * c2)
+        h = np.uint32((h << np.uint32(13)) | (h >> np.uint32(19)))
+        h = np.uint32(h * np.uint32(5) + np.uint32(0xE6546B64))
+    tail = start + (blocks << 2)
+    left = n & 3
+    if left:
+        k = np.uint32(0)
+        if left == 3:
+            k ^= np.uint32(buf[tail + 2]) << np.uint32(16)
+        if left >= 2:
+            k ^= np.uint32(buf[tail + 1]) << np.uint32(8)
+        k ^= np.uint32(buf[tail])
+        k = np.uint32(k * c1)
+        k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
+        h ^= np.uint32(k * c2)
+    h ^= np.uint32(n)
+    h ^= h >> np.uint32(16)
+    h = np.uint32(h * np.uint32(0x85EBCA6B))
+    h ^= h >> np.uint32(13)
+    h = np.uint32(h * np.uint32(0xC2B2AE35))
+    h ^= h >> np.uint32(16)
+    return h
+
+
+@njit(cache=True, nogil=True)
+def _mix(a):
+    a = np.uint64(a)
+    a ^= a >> np.uint64(32)
+    a *= np.uint64(0xD6E8FEB86659FD93)
+    a ^= a >> np.uint64(32)
+    a *= np.uint64(0xD6E8FEB86659FD93)
+    a ^= a >> np.uint64(32)
+    return a
+
+
+@njit(cache=True, nogil=True)
+def hash_bytes(address, n, seed):
+    """A 64-bit hash of ``n`` bytes for tables inside one process (two lanes of multiply-rotate); never stored or sent."""
+    m = np.uint64(0x9E3779B97F4A7C15)
+    a = np.uint64(seed) ^ (np.uint64(n) * m)
+    b = ~a
+    k = np.uint64(0)
+    size = np.uint64(n)
+    while k + np.uint64(16) <= size:
+        a = (a ^ load64(address + k)) * m
+        b = (b ^ load64(address + k + np.uint64(8))) * np.uint64(0xC2B2AE3D27D4EB4F)
+        a = (a << np.uint64(29)) | (a >> np.uint64(35))
+        b = (b << np.uint64(31)) | (b >> np.uint64(33))
+        k += np.uint64(16)
+    if k + np.uint64(8) <= size:
+        a = (a ^ load64(address + k)) * m
+        a = (a << np.uint64(29)) | (a >> np.uint64(35))
+        k += np.uint64(8)
+    if k < size:
+        if size >= np.uint64(8):
+            word = load64(address + size - np.uint64(8))
+        else:
+            word = np.uint64(0)
+            while k < size:
+                word = (word << np.uint64(8)) | np.uint64(load8(address + k))
+                k += np.uint64(1)
+        b = (b ^ word) * np.uint64(0xC2B2AE3D27D4EB4F)
+        b = (b << np.uint64(31)) | (b >> np.uint64(33))
+    return _mix(a ^ _mix(b))
