@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Compiled primitives: unaligned loads, prefetch, comparison, copy, and protobuf varints.
 
 Everything here is ``@njit`` and small enough to be inlined into the kernels that call it. Addresses are ``uint64`` (``base(array)``

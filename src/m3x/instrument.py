@@ -1,0 +1,185 @@
+"""Counters, gauges and histograms under M3's names, shown as Prometheus text.
+
+Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`` and ``-`` become ``_``
+(reference/aggregator_core.md §19). One registry serves a service; other processes report plain dictionaries whose keys are
+``name{k=v,k2=v2}``, merged under the name of their source.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+__all__ = ["Registry", "Scope"]
+
+_Labels = tuple[tuple[str, str], ...]
+_INVALID = re.compile(r"[^a-zA-Z0-9_]")
+_BUCKETS = (
+    0.001,
+    0.002,
+    0.004,
+    0.006,
+    0.008,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.2,
+    0.4,
+    0.6,
+    0.8,
+    1,
+    1.5,
+    2,
+    3,
+    5,
+    10,
+    30,
+    60,
+)
+
+
+@dataclass(slots=True)
+class _Histogram:
+    counts: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS) + 1))
+    total: float = 0.0
+
+
+class Registry:
+    """All figures of a service."""
+
+    def __init__(self) -> None:
+        self._counters: dict[tuple[str, _Labels], float] = {}
+        self._gauges: dict[tuple[str, _Labels], float] = {}
+        self._histograms: dict[tuple[str, _Labels], _Histogram] = {}
+        self._merged: dict[str, tuple[str, Mapping[str, float], Mapping[str, float]]] = {}
+        self._retired: dict[tuple[str, _Labels], float] = {}
+        self._prometheus = CollectorRegistry(auto_describe=False)
+        self._prometheus.register(self)
+
+    def scope(self, prefix: str = "") -> "Scope":
+        """A scope that writes into this registry."""
+        return Scope(self, prefix, ())
+
+    def merge(
+        self, source: str, counters: Mapping[str, float], gauges: Mapping[str, float], *, prefix: str = ""
+    ) -> None:
+        """Replaces what another process (``source``) reported: counters since its start, gauges as of now. Equal names add up."""
+        self._merged[source] = (prefix, dict(counters), dict(gauges))
+
+    def forget(self, source: str) -> None:
+        """The process behind ``source`` is gone: its gauges vanish, its counters stay in the sums, which must never fall."""
+        prefix, counters, _ = self._merged.pop(source, ("", {}, {}))
+        for name, value in counters.items():
+            key = _key(prefix, name)
+            self._retired[key] = self._retired.get(key, 0.0) + value
+
+    def counter(self, name: str, **tags: str) -> float:
+        """Current sum of a counter over this process and all merged ones."""
+        return self._sums()[0].get((_sanitise(name), _labels(tags)), 0.0)
+
+    def render(self) -> bytes:
+        """The Prometheus text page."""
+        return generate_latest(self._prometheus)
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by ``prometheus_client``: every figure as a metric family."""
+        counters, gauges = self._sums()
+        families: dict[str, Metric] = {}
+        for (name, labels), value in sorted(counters.items()):
+            key = f"c {name} {[k for k, _ in labels]}"
+            family = families.setdefault(key, CounterMetricFamily(name, name, labels=[k for k, _ in labels]))
+            assert isinstance(family, CounterMetricFamily)
+            family.add_metric([v for _, v in labels], value)
+        for (name, labels), value in sorted(gauges.items()):
+            key = f"g {name} {[k for k, _ in labels]}"
+            family = families.setdefault(key, GaugeMetricFamily(name, name, labels=[k for k, _ in labels]))
+            assert isinstance(family, GaugeMetricFamily)
+            family.add_metric([v for _, v in labels], value)
+        for (name, labels), histogram in sorted(self._histograms.items()):
+            key = f"h {name} {[k for k, _ in labels]}"
+            family = families.setdefault(key, HistogramMetricFamily(name, name, labels=[k for k, _ in labels]))
+            assert isinstance(family, HistogramMetricFamily)
+            buckets, running = [], 0
+            for bound, count in zip((*map(str, _BUCKETS), "+Inf"), histogram.counts, strict=True):
+                running += count
+                buckets.append((bound, float(running)))
+            family.add_metric([v for _, v in labels], buckets, histogram.total)
+        return families.values()
+
+    def _sums(self) -> tuple[dict[tuple[str, _Labels], float], dict[tuple[str, _Labels], float]]:
+        counters, gauges = dict(self._counters), dict(self._gauges)
+        for key, value in self._retired.items():
+            counters[key] = counters.get(key, 0.0) + value
+        for prefix, more_counters, more_gauges in self._merged.values():
+            for name, value in more_counters.items():
+                key = _key(prefix, name)
+                counters[key] = counters.get(key, 0.0) + value
+            for name, value in more_gauges.items():
+                key = _key(prefix, name)
+                gauges[key] = gauges.get(key, 0.0) + value
+        return counters, gauges
+
+    def _count(self, name: str, labels: _Labels, n: float) -> None:
+        key = (name, labels)
+        self._counters[key] = self._counters.get(key, 0.0) + n
+
+    def _set(self, name: str, labels: _Labels, value: float) -> None:
+        self._gauges[(name, labels)] = value
+
+    def _record(self, name: str, labels: _Labels, seconds: float) -> None:
+        histogram = self._histograms.setdefault((name, labels), _Histogram())
+        histogram.total += seconds
+        index = next((i for i, bound in enumerate(_BUCKETS) if seconds <= bound), len(_BUCKETS))
+        histogram.counts[index] += 1
+
+
+class Scope:
+    """A name prefix and tags; everything written through it lands in its registry."""
+
+    def __init__(self, registry: Registry, prefix: str, labels: _Labels) -> None:
+        self._registry = registry
+        self._prefix = _sanitise(prefix)
+        self._tags = labels
+
+    def sub(self, name: str) -> "Scope":
+        """The scope below this one."""
+        return Scope(self._registry, _join(self._prefix, name), self._tags)
+
+    def tagged(self, **tags: str) -> "Scope":
+        """This scope with more tags."""
+        return Scope(self._registry, self._prefix, _labels({**dict(self._tags), **tags}))
+
+    def count(self, name: str, n: float = 1) -> None:
+        """Adds to a counter."""
+        self._registry._count(_join(self._prefix, name), self._tags, n)
+
+    def gauge(self, name: str, value: float) -> None:
+        """Sets a gauge."""
+        self._registry._set(_join(self._prefix, name), self._tags, value)
+
+    def record(self, name: str, seconds: float) -> None:
+        """Adds a duration to a histogram."""
+        self._registry._record(_join(self._prefix, name), self._tags, seconds)
+
+
+def _sanitise(name: str) -> str:
+    return _INVALID.sub("_", name)
+
+
+def _join(prefix: str, name: str) -> str:
+    return _sanitise(f"{prefix}_{name}" if prefix and name else prefix or name)
+
+
+def _labels(tags: Mapping[str, str]) -> _Labels:
+    return tuple(sorted((_sanitise(key), str(value)) for key, value in tags.items()))
+
+
+def _key(prefix: str, name: str) -> tuple[str, _Labels]:
+    base, brace, rest = name.partition("{")
+    tags = dict(pair.partition("=")[::2] for pair in rest.rstrip("}").split(",") if pair) if brace else {}
+    return _join(_sanitise(prefix), base), _labels(tags)

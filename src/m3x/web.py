@@ -1,0 +1,71 @@
+"""An HTTP server inside a service's own event loop, and the metrics page."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from m3x.instrument import Registry
+
+__all__ = ["metrics_app", "serve"]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: the service decides what SIGTERM means."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
+    """Serves ``app`` until the context ends; yields the bound port (``port`` may be 0).
+
+    Raises ``OSError`` naming the address if it cannot be bound. Ending waits up to three seconds for requests in hand.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+        server_header=False,
+        ws="none",
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {host}:{port}")
+    try:
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn offers only a flag
+            await asyncio.sleep(0.005)
+        if task.done():
+            task.result()
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+def metrics_app(registry: Registry, path: str = "/metrics") -> Starlette:
+    """An application with the Prometheus page of ``registry`` under ``path``."""
+
+    async def page(_request: Request) -> Response:
+        return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Starlette(routes=[Route(path, page)])

@@ -1,0 +1,139 @@
+"""Configuration files: merging, expansion, and every problem named."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m3x.config import ConfigError, Duration, Meaningless, Section, load, parse_address
+
+
+class Retry(Section):
+    initial_backoff: Duration = Duration.parse("1s")
+    max_retries: int = 2
+    jitter: bool = True
+
+
+class Root(Section):
+    name: str
+    mode: Literal["fast", "safe"] = "safe"
+    ratio: float = 0.5
+    retry: Retry = Retry()
+    retries: list[Retry] = []
+    either: str | Retry | None = None
+    pool: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio must be within 0..1, found {self.ratio}")
+
+
+def write(folder: Path, text: str, name: str = "a.yml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_files_merge_in_order_key_by_key(tmp_path: Path) -> None:
+    first = write(tmp_path, "name: one\nretry: {maxRetries: 7, initialBackoff: 100ms}\nretries: [{jitter: false}]\n")
+    second = write(tmp_path, "retry: {maxRetries: 3}\nretries: []\n", "b.yml")
+    value = load([first, second], Root).value
+    assert value.retry == Retry(max_retries=3, initial_backoff=Duration.parse("100ms"))
+    assert value.retries == []
+    assert value.name == "one"
+
+
+def test_environment_is_expanded_with_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: ${HOST:nobody}\nmode: ${MODE}\n")
+    assert load([path], Root, {"MODE": "fast"}).value == Root(name="nobody", mode="fast")
+    with pytest.raises(ConfigError, match=r"a.yml:2: \$\{MODE\} is not set"):
+        load([path], Root, {})
+
+
+def test_every_problem_is_named_with_file_line_and_path(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "mode: slow\nratio: much\nretry:\n  maxRetry: 1\n  initialBackoff: 10 apples\nretries:\n- jitter: 3\nwhatever: 1\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load([path], Root)
+    problems = "\n".join(caught.value.problems)
+    assert f"{path}:1: mode:" in problems
+    assert f"{path}:2: ratio:" in problems
+    assert f"{path}:4: retry.maxRetry: unknown key; did you mean 'maxRetries'?" in problems
+    assert f"{path}:5: retry.initialBackoff: '10 apples' is not a duration" in problems
+    assert f"{path}:7: retries[0].jitter:" in problems
+    assert f"{path}:8: whatever: unknown key" in problems
+    assert "name: this key is required and missing" in problems
+    assert len(caught.value.problems) == 7
+
+
+def test_impossible_values_and_duplicates_are_problems(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ratio must be within"):
+        load([write(tmp_path, "name: a\nratio: 2\n")], Root)
+    with pytest.raises(ConfigError, match="key 'name' is given twice"):
+        load([write(tmp_path, "name: a\nname: b\n")], Root)
+
+
+def test_text_fields_take_what_yaml_reads_as_another_type(tmp_path: Path) -> None:
+    assert load([write(tmp_path, "name: 0600\n")], Root).value.name == "0600"
+    assert load([write(tmp_path, "name: no\n")], Root).value.name == "false"
+
+
+def test_unions_choose_by_shape(tmp_path: Path) -> None:
+    assert load([write(tmp_path, "name: a\neither: text\n")], Root).value.either == "text"
+    assert load([write(tmp_path, "name: a\neither: {maxRetries: 9}\n")], Root).value.either == Retry(max_retries=9)
+    with pytest.raises(ConfigError, match="either.maxRetries"):
+        load([write(tmp_path, "name: a\neither: {maxRetries: x}\n")], Root)
+
+
+def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
+    assert load([write(tmp_path, "name: a\npool: {size: [1, 2]}\n")], Root).meaningless == ["pool"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "\t- x", "- a list", "a: &x [*x]", "just text"])
+def test_broken_files_are_one_clear_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load([write(tmp_path, text)], Root)
+    assert str(tmp_path) in caught.value.problems[0]
+    assert "\n" not in caught.value.problems[0]
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.yml: cannot be read: No such file"):
+        load([tmp_path / "none.yml"], Root)
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("0", 0),
+        ("10s", 10**10),
+        ("1h30m", 5400 * 10**9),
+        ("1.5s", 1_500_000_000),
+        ("-2ms", -2_000_000),
+        ("3us", 3000),
+        ("0s", 0),
+    ],
+)
+def test_durations(text: str, ns: int) -> None:
+    assert Duration.parse(text) == ns
+
+
+@given(st.text(max_size=8))
+def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
+    try:
+        assert isinstance(Duration.parse(text), int)
+    except ValueError as error:
+        assert "is not a duration" in str(error)
+
+
+def test_addresses() -> None:
+    assert parse_address("0.0.0.0:6000") == ("0.0.0.0", 6000)
+    assert parse_address(":80") == ("0.0.0.0", 80)
+    assert parse_address("[::1]:80") == ("::1", 80)
+    for text in ("localhost", "a:b", "a:70000", ""):
+        with pytest.raises(ValueError, match="expected host:port"):
+            parse_address(text)

@@ -1,0 +1,46 @@
+"""Log lines."""
+
+import io
+import json
+
+import pytest
+
+from m3x import log
+
+
+def test_lines_are_json_with_fields() -> None:
+    stream = io.StringIO()
+    log.configure("info", stream=stream, process="front")
+    try:
+        out = log.logger("x")
+        out.debug("not shown")
+        out.info("listening", port=6000)
+        out.error("broke", exception=ValueError("why"))
+    finally:
+        log.configure("info")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["msg"], first["port"], first["process"], first["level"]) == ("listening", 6000, "front", "info")
+    assert second["error"] == "ValueError: why"
+
+
+def test_limited_lines_say_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    now = [100.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    log.configure("info", stream=stream)
+    try:
+        out = log.logger("x")
+        for _ in range(5):
+            out.warning_limited("bad frame", reason="size")
+        now[0] += 1.5
+        out.warning_limited("bad frame", reason="size")
+    finally:
+        log.configure("info")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(lines) == 2
+    assert lines[1]["left_out"] == 4
+
+
+def test_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown log level 'loud'"):
+        log.configure("loud")

@@ -1,0 +1,45 @@
+"""The HTTP server inside a loop, reserve, retry."""
+
+import socket
+
+import httpx
+import numpy as np
+import pytest
+
+from m3x.instrument import Registry
+from m3x.reserve import release, reserve
+from m3x.retry import Backoff
+from m3x.web import metrics_app, serve
+
+
+async def test_metrics_page_is_served_and_the_port_freed() -> None:
+    registry = Registry()
+    registry.scope("a").count("b")
+    async with serve(metrics_app(registry), "127.0.0.1", 0) as port, httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+    assert answer.status_code == 200
+    assert "a_b_total 1.0" in answer.text
+    with socket.socket() as again:
+        again.bind(("127.0.0.1", port))
+
+
+async def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            async with serve(metrics_app(Registry()), "127.0.0.1", port):
+                pass
+
+
+def test_reserved_memory_is_zero_again_after_release() -> None:
+    rows = reserve(1 << 30, np.int64)
+    rows[5000:20000] = 9
+    release(rows, 0, 20000)
+    assert not rows[8192:16384].any()
+    assert rows.shape == (1 << 30,)
+
+
+def test_backoff_grows_to_its_bound() -> None:
+    plain = Backoff(0.1, 2, 1.0, jitter=False)
+    assert [plain.delay(n) for n in (1, 2, 3, 4, 5, 10_000)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert all(0.05 <= Backoff(0.1).delay(1) <= 0.1 for _ in range(50))
