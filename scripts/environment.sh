@@ -1,0 +1,58 @@
+# Sourced by the other scripts: goes to the project's root, makes .venv when needed, installs what is missing.
+# Usage: . scripts/environment.sh; prepare_environment [test]
+# shellcheck shell=bash
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "python3 of version 3.11 or newer is needed and was not found; install it or set PYTHON=/path/to/python3"
+}
+
+prepare_environment() {
+    local extra=${1:-} wanted stamp=.venv/installed
+    wanted=$(cat setup.cfg pyproject.toml <(printf '%s' "$extra") | cksum)
+    if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
+        return
+    fi
+    if [ ! -x .venv/bin/python ]; then
+        local python
+        python=$(find_python)
+        printf 'making .venv with %s\n' "$("$python" --version)"
+        "$python" -m venv .venv 2>.venv-error || {
+            rm -rf .venv
+            cat .venv-error >&2
+            rm -f .venv-error
+            fail "cannot make a virtual environment with $python; on Debian install the package python3-venv"
+        }
+        rm -f .venv-error
+    fi
+    printf 'installing the packages of setup.cfg into .venv (first run only, about a minute)\n'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}" ||
+        fail "installing failed: see the lines above; pip needs a package index or a wheel directory (PIP_FIND_LINKS)"
+    printf '%s\n' "$wanted" >>"$stamp"
+}
+
+# Compiles the kernels once per state of the sources; numba keeps the result beside them.
+prepare_kernels() {
+    local stamp=.venv/kernels wanted
+    wanted=$(find src -name '*kernels*.py' -type f -exec cksum {} + | sort | cksum)
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        return
+    fi
+    .venv/bin/python -m aggregator.warmup --also coordinator.warmup
+    printf '%s' "$wanted" >"$stamp"
+}
