@@ -1,4 +1,4 @@
-"""The columns that a decoder kernel fills: one row per ``MetricWithMetadatas`` message of a batch.
+"""The columns that kernels fill and read: one row per message of a batch, and per series for encoders.
 
 Byte ranges are offsets into the batch buffer, so nothing is copied while decoding. Formats: reference/m3msg.md §2.
 """
@@ -12,7 +12,10 @@ METRIC_ROW = np.dtype(
         ("time_ns", np.int64),  # timed/forwarded/passthrough: time_nanos; untimed: client_time_nanos
         ("id_at", np.uint32),  # metric id bytes
         ("id_size", np.uint32),
-        ("meta_at", np.uint32),  # metadata message: staged metadatas, timed metadata, forward metadata or passthrough's policies
+        (
+            "meta_at",
+            np.uint32,
+        ),  # metadata message: staged metadatas, timed metadata, forward metadata or passthrough's policies
         ("meta_size", np.uint32),
         ("annotation_at", np.uint32),
         ("annotation_size", np.uint32),
@@ -36,3 +39,39 @@ ROW_OK = 0
 ROW_ODD = 1
 """Legal or not, but of a shape that no encoder writes (repeated sub-messages, unpacked doubles, unknown fields …) or broken: the
 plain decoder (``m3metrics.codec``) decides, and names the error. Only ``message_at`` and ``message_size`` are set."""
+
+AGGREGATED_ROW = np.dtype(
+    [
+        ("value", np.float64),
+        ("time_ns", np.int64),
+        ("encode_ns", np.int64),
+        ("traffic_types", np.uint64),  # routing policy
+        ("id_at", np.uint32),  # id bytes, prefix and suffix included
+        ("id_size", np.uint32),
+        ("annotation_at", np.uint32),
+        ("annotation_size", np.uint32),
+        ("policy_at", np.uint32),  # content of the StoragePolicy message
+        ("policy_size", np.uint32),
+        ("message_at", np.uint32),  # the whole AggregatedMetric message
+        ("message_size", np.uint32),
+        ("metric_type", np.uint8),  # 0 in what an aggregator sends
+        ("status", np.uint8),  # ROW_*
+    ],
+    align=True,
+)
+"""One row per ``AggregatedMetric`` message of a batch (reference/m3msg.md §2.2)."""
+
+METRIC_TEMPLATE = np.dtype(
+    [
+        ("id_at", np.uint32),  # ranges in one arena of bytes
+        ("id_size", np.uint32),
+        ("meta_at", np.uint32),  # content of the StagedMetadatas message
+        ("meta_size", np.uint32),
+        ("annotation_at", np.uint32),
+        ("annotation_size", np.uint32),
+        ("metric_type", np.uint8),  # 0 unknown, 1 counter, 2 timer, 3 gauge; written in timed metrics only
+        ("spare", np.uint8),
+    ],
+    align=True,
+)
+"""What is the same in every sample that a producer sends of one series."""
