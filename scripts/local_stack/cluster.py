@@ -1,0 +1,120 @@
+"""The admin calls of the how-to "Setting up M3Aggregator", with the names of this machine; what exists is left alone."""
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from local_stack.processes import StackError
+
+ENVIRONMENT = "namespace/m3db-cluster-name"
+NUM_SHARDS = 64
+_TTL_NS = "300000000000"
+
+
+@dataclass(frozen=True)
+class AdminCall:
+    """One POST of the how-to; skipped if ``GET`` of ``exists`` already answers with what it would make."""
+
+    what: str
+    path: str
+    topic: str
+    body: dict[str, Any]
+    exists: str
+
+
+def _consumer_service(name: str, consumption: str) -> dict[str, Any]:
+    return {
+        "consumerService": {
+            "serviceId": {"name": name, "environment": ENVIRONMENT, "zone": "embedded"},
+            "consumptionType": consumption,
+            "messageTtlNanos": _TTL_NS,
+        }
+    }
+
+
+def admin_calls(instance_id: str, endpoint: str, ingest_endpoint: str) -> list[AdminCall]:
+    """The six calls, in the order of the how-to; endpoints are ``host:port``."""
+    host, port = endpoint.rsplit(":", 1)
+    ingest_host, ingest_port = ingest_endpoint.rsplit(":", 1)
+    aggregator = {
+        "num_shards": NUM_SHARDS,
+        "replication_factor": 1,
+        "instances": [
+            {
+                "id": instance_id, "isolation_group": "local", "zone": "embedded", "weight": 100,
+                "endpoint": endpoint, "hostname": host, "port": int(port),
+            }
+        ],
+    }  # fmt: skip
+    coordinator = {
+        "instances": [
+            {
+                "id": "m3coordinator-local", "zone": "embedded",
+                "endpoint": ingest_endpoint, "hostname": ingest_host, "port": int(ingest_port),
+            }
+        ]
+    }  # fmt: skip
+    services, topic = "/api/v1/services", "/api/v1/topic"
+    return [
+        AdminCall(
+            "placement of m3aggregator", f"{services}/m3aggregator/placement/init", "", aggregator,
+            f"{services}/m3aggregator/placement",
+        ),
+        AdminCall("topic aggregator_ingest", f"{topic}/init", "aggregator_ingest", {"numberOfShards": NUM_SHARDS}, topic),
+        AdminCall(
+            "consumer m3aggregator of aggregator_ingest", topic, "aggregator_ingest",
+            _consumer_service("m3aggregator", "REPLICATED"), topic,
+        ),
+        AdminCall("topic aggregated_metrics", f"{topic}/init", "aggregated_metrics", {"numberOfShards": NUM_SHARDS}, topic),
+        AdminCall(
+            "placement of m3coordinator", f"{services}/m3coordinator/placement/init", "", coordinator,
+            f"{services}/m3coordinator/placement",
+        ),
+        AdminCall(
+            "consumer m3coordinator of aggregated_metrics", topic, "aggregated_metrics",
+            _consumer_service("m3coordinator", "SHARED"), topic,
+        ),
+    ]  # fmt: skip
+
+
+def create(base_url: str, calls: list[AdminCall]) -> list[str]:
+    """Makes every call whose result does not exist yet; returns one line per call. Raises ``StackError`` with M3's error text."""
+    lines = []
+    for call in calls:
+        if _exists(base_url, call):
+            lines.append(f"{call.what}: exists")
+            continue
+        _request(base_url, "POST", call.path, call.topic, call.body)
+        lines.append(f"{call.what}: created")
+    return lines
+
+
+def _exists(base_url: str, call: AdminCall) -> bool:
+    try:
+        answer = _request(base_url, "GET", call.exists, call.topic, None)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise
+    if "consumerService" in call.body:
+        name = call.body["consumerService"]["serviceId"]["name"]
+        return any(s["serviceId"]["name"] == name for s in answer["topic"]["consumerServices"])
+    return True
+
+
+def _request(base_url: str, method: str, path: str, topic: str, body: dict[str, Any] | None) -> Any:
+    headers = {"Cluster-Environment-Name": ENVIRONMENT, "Content-Type": "application/json"}
+    if topic:
+        headers["Topic-Name"] = topic
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(base_url + path, data=data, headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if method == "GET":
+            raise
+        text = error.read().decode(errors="replace").strip()
+        raise StackError(f"{method} {path} was answered with {error.code}: {text}") from error

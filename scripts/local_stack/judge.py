@@ -1,0 +1,119 @@
+"""Compares what storage holds with what the demo stream must give: every series, every closed window, by value.
+
+A window ``[start, start + 10 s)`` is stored with its end as timestamp. The first window of the run is partial and not judged; the last one
+judged is the last that the aggregator must have flushed by now.
+"""
+
+import math
+import urllib.request
+from dataclasses import dataclass, field
+
+from local_stack.demo import WINDOW_S, Labels, all_series, expected
+
+from m3metrics.codec.wire import Reader, Writer
+
+MIN_WINDOWS = 3
+_EQUAL, _REGEX = 0, 2
+
+Points = dict[Labels, dict[int, float]]
+"""Series → window end in seconds → stored value."""
+
+
+@dataclass
+class Verdict:
+    """What the comparison found."""
+
+    series: int = 0
+    windows: int = 0
+    values: int = 0
+    fewest_windows: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Everything that was expected is there with the right value, in enough windows."""
+        return not self.problems and self.values > 0
+
+    def __str__(self) -> str:
+        head = f"judged {self.values} values: {self.series} series, {self.windows} windows, at least {self.fewest_windows} per series"
+        if self.good:
+            return f"{head}: all right"
+        shown = "\n  ".join(self.problems[:20])
+        more = f"\n  … and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
+        return f"{head}: {len(self.problems)} PROBLEMS\n  {shown}{more}"
+
+
+def judge(points: Points, first_start_s: int, last_end_s: int, min_windows: int = MIN_WINDOWS) -> Verdict:
+    """Judges all windows that start at or after ``first_start_s`` (aligned) and end at or before ``last_end_s``."""
+    verdict = Verdict()
+    starts = list(range(first_start_s, last_end_s - WINDOW_S + 1, WINDOW_S))
+    verdict.windows = len(starts)
+    counts = []
+    for series in all_series():
+        verdict.series += 1
+        stored = points.get(series.labels, {})
+        judged = 0
+        for start in starts:
+            want = expected(series, start)
+            got = stored.get(start + WINDOW_S)
+            if got is None:
+                verdict.problems.append(f"{_name(series.labels)} window ending {start + WINDOW_S}: missing, expected {want}")
+                continue
+            judged += 1
+            if not math.isclose(got, want, rel_tol=0.0, abs_tol=0.0):
+                verdict.problems.append(f"{_name(series.labels)} window ending {start + WINDOW_S}: {got}, expected {want}")
+        counts.append(judged)
+        verdict.values += judged
+        if judged < min_windows:
+            verdict.problems.append(f"{_name(series.labels)}: {judged} windows judged, at least {min_windows} are needed")
+    verdict.fewest_windows = min(counts)
+    return verdict
+
+
+def fetch(base_url: str, start_s: int, end_s: int) -> Points:
+    """All demo series between the two times, raw, through Prometheus remote read."""
+    points: Points = {}
+    for matcher in (("__name__", _REGEX, "demo_.*"), ("__g0__", _EQUAL, "demo")):
+        body = _read_request(matcher, start_s * 1000, end_s * 1000)
+        request = urllib.request.Request(
+            f"{base_url}/api/v1/prom/remote/read", data=body, method="POST",
+            headers={"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            _read_response(answer.read(), points)
+    return points
+
+
+def _name(labels: Labels) -> str:
+    return "{" + ", ".join(f"{name}={value!r}" for name, value in labels) + "}"
+
+
+def _read_request(matcher: tuple[str, int, str], start_ms: int, end_ms: int) -> bytes:
+    import cramjam
+
+    name, kind, value = matcher
+    label = Writer()
+    label.varint(1, kind)
+    label.bytes(2, name.encode())
+    label.bytes(3, value.encode())
+    query = Writer()
+    query.varint(1, start_ms)
+    query.varint(2, end_ms)
+    query.message(3, label.finish())
+    request = Writer()
+    request.message(1, query.finish())
+    return bytes(cramjam.snappy.compress_raw(request.finish()))
+
+
+def _read_response(body: bytes, points: Points) -> None:
+    """Adds what a ``ReadResponse`` holds to ``points``."""
+    import cramjam
+
+    for result in Reader(bytes(cramjam.snappy.decompress_raw(body))).messages(1):
+        for series in Reader(result).messages(1):
+            reader = Reader(series)
+            labels = tuple(sorted(_label(label) for label in reader.messages(1)))
+            stored = points.setdefault(labels, {})
+            for sample in Reader(series).messages(2):
+                value, time_ms = _sample(sample)
+                stored[time_ms // 1000] = value
