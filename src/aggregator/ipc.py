@@ -217,7 +217,13 @@ class Stop(_Message, frozen=True, tag="stop"):
     """Exit 0 after what is in hand."""
 
 
-ToWorkerDirect = OutputCredit | Stop
+class Attach(_Message, frozen=True, tag="attach"):
+    """A new front runs: close the data and ack sockets (what they still hold is lost with the old front) and connect to its names."""
+
+    front_epoch: int
+
+
+ToWorkerDirect = OutputCredit | Stop | Attach
 
 # --- supervisor ↔ front -------------------------------------------------------------------------------------------------------------
 
@@ -285,6 +291,26 @@ class FrontStats(_Message, frozen=True, tag="front_stats"):
 
 
 FromFront = Listening | Stale | FrontStats
+
+
+def data_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int) -> str:
+    """Where the front gives one worker incarnation its ordered stream."""
+    return f"ipc://{run_dir}/w{worker}-{front_epoch}-{worker_epoch}.data"
+
+
+def acks_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int) -> str:
+    """Where the front takes the acks of one worker incarnation."""
+    return f"ipc://{run_dir}/w{worker}-{front_epoch}-{worker_epoch}.acks"
+
+
+def worker_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int) -> str:
+    """Where the supervisor meets one worker incarnation; ``front_epoch`` is the one that the worker was started with, for life."""
+    return f"ipc://{run_dir}/w{worker}-{front_epoch}-{worker_epoch}.sup"
+
+
+def front_address(run_dir: str, front_epoch: int) -> str:
+    """Where the supervisor meets one front incarnation."""
+    return f"ipc://{run_dir}/front-{front_epoch}.sup"
 
 
 def encode(message: Any) -> bytes:
