@@ -11,20 +11,14 @@ Every series gives one sample a second. Values are multiples of 1/4, so that sum
 
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cramjam
-
-from m3metrics.codec.wire import Writer
+from local_stack.prometheus import Labels, remote_write
 
 WINDOW_S = 10
 _PROMETHEUS_EACH = 60
 _CARBON_EACH = 20
-
-Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,8 @@ def expected(series: Series, window_start_s: int) -> float:
 class Feeder:
     """Sends every series' sample of every second once, late seconds included."""
 
-    def __init__(self, write_url: str, carbon: tuple[str, int], *, wrong_value: bool = False) -> None:
-        self._url = write_url
+    def __init__(self, base_url: str, carbon: tuple[str, int], *, wrong_value: bool = False) -> None:
+        self._base_url = base_url
         self._carbon_address = carbon
         self._carbon: socket.socket | None = None
         self._series = all_series()
@@ -108,7 +102,7 @@ class Feeder:
             self._carbon.close()
 
     def _send_second(self, second: int) -> None:
-        request = Writer()
+        samples = []
         lines = []
         for series in self._series:
             value = series.value(second)
@@ -117,33 +111,9 @@ class Feeder:
             if series.carbon_path:
                 lines.append(f"{series.carbon_path} {value!r} {second}\n")
             else:
-                request.message(1, _time_series(series.labels, value, second * 1000))
-        self._post(bytes(cramjam.snappy.compress_raw(request.finish())))
+                samples.append((series.labels, value, second * 1000))
+        remote_write(self._base_url, samples)
         if self._carbon is None:
             self._carbon = socket.create_connection(self._carbon_address, timeout=5)
         self._carbon.sendall("".join(lines).encode())
         self.sent += len(self._series)
-
-    def _post(self, body: bytes) -> None:
-        headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
-        request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
-        try:
-            with urllib.request.urlopen(request, timeout=10):
-                return
-        except urllib.error.HTTPError as error:
-            text = error.read()[:300].decode(errors="replace")
-            raise OSError(f"remote write was answered with {error.code}: {text}") from error
-
-
-def _time_series(labels: Labels, value: float, time_ms: int) -> bytes:
-    series = Writer()
-    for name, text in labels:
-        label = Writer()
-        label.bytes(1, name.encode())
-        label.bytes(2, text.encode())
-        series.message(1, label.finish())
-    sample = Writer()
-    sample.double(1, value)
-    sample.varint(2, time_ms)
-    series.message(2, sample.finish())
-    return series.finish()

@@ -4,19 +4,12 @@ A window ``[start, start + 10 s)`` is stored with its end as timestamp. The firs
 judged is the last that the aggregator must have flushed by now.
 """
 
-import math
-import urllib.request
 from dataclasses import dataclass, field
 
-from local_stack.demo import WINDOW_S, Labels, all_series, expected
-
-from m3metrics.codec.wire import Reader, Writer
+from local_stack.demo import WINDOW_S, all_series, expected
+from local_stack.prometheus import EQUAL, REGEX, Labels, Points, remote_read
 
 MIN_WINDOWS = 3
-_EQUAL, _REGEX = 0, 2
-
-Points = dict[Labels, dict[int, float]]
-"""Series → window end in seconds → stored value."""
 
 
 @dataclass
@@ -55,17 +48,23 @@ def judge(points: Points, first_start_s: int, last_end_s: int, min_windows: int 
         judged = 0
         for start in starts:
             want = expected(series, start)
-            got = stored.get(start + WINDOW_S)
+            got = stored.get((start + WINDOW_S) * 1000)
             if got is None:
-                verdict.problems.append(f"{_name(series.labels)} window ending {start + WINDOW_S}: missing, expected {want}")
+                verdict.problems.append(
+                    f"{_name(series.labels)} window ending {start + WINDOW_S}: missing, expected {want}"
+                )
                 continue
             judged += 1
-            if not math.isclose(got, want, rel_tol=0.0, abs_tol=0.0):
-                verdict.problems.append(f"{_name(series.labels)} window ending {start + WINDOW_S}: {got}, expected {want}")
+            if got != want:
+                verdict.problems.append(
+                    f"{_name(series.labels)} window ending {start + WINDOW_S}: {got}, expected {want}"
+                )
         counts.append(judged)
         verdict.values += judged
         if judged < min_windows:
-            verdict.problems.append(f"{_name(series.labels)}: {judged} windows judged, at least {min_windows} are needed")
+            verdict.problems.append(
+                f"{_name(series.labels)}: {judged} windows judged, at least {min_windows} are needed"
+            )
     verdict.fewest_windows = min(counts)
     return verdict
 
@@ -73,47 +72,10 @@ def judge(points: Points, first_start_s: int, last_end_s: int, min_windows: int 
 def fetch(base_url: str, start_s: int, end_s: int) -> Points:
     """All demo series between the two times, raw, through Prometheus remote read."""
     points: Points = {}
-    for matcher in (("__name__", _REGEX, "demo_.*"), ("__g0__", _EQUAL, "demo")):
-        body = _read_request(matcher, start_s * 1000, end_s * 1000)
-        request = urllib.request.Request(
-            f"{base_url}/api/v1/prom/remote/read", data=body, method="POST",
-            headers={"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"},
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            _read_response(answer.read(), points)
+    for matcher in (("__name__", REGEX, "demo_.*"), ("__g0__", EQUAL, "demo")):
+        points.update(remote_read(base_url, [matcher], start_s * 1000, end_s * 1000))
     return points
 
 
 def _name(labels: Labels) -> str:
     return "{" + ", ".join(f"{name}={value!r}" for name, value in labels) + "}"
-
-
-def _read_request(matcher: tuple[str, int, str], start_ms: int, end_ms: int) -> bytes:
-    import cramjam
-
-    name, kind, value = matcher
-    label = Writer()
-    label.varint(1, kind)
-    label.bytes(2, name.encode())
-    label.bytes(3, value.encode())
-    query = Writer()
-    query.varint(1, start_ms)
-    query.varint(2, end_ms)
-    query.message(3, label.finish())
-    request = Writer()
-    request.message(1, query.finish())
-    return bytes(cramjam.snappy.compress_raw(request.finish()))
-
-
-def _read_response(body: bytes, points: Points) -> None:
-    """Adds what a ``ReadResponse`` holds to ``points``."""
-    import cramjam
-
-    for result in Reader(bytes(cramjam.snappy.decompress_raw(body))).messages(1):
-        for series in Reader(result).messages(1):
-            reader = Reader(series)
-            labels = tuple(sorted(_label(label) for label in reader.messages(1)))
-            stored = points.setdefault(labels, {})
-            for sample in Reader(series).messages(2):
-                value, time_ms = _sample(sample)
-                stored[time_ms // 1000] = value

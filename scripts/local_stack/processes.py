@@ -34,7 +34,7 @@ class Service:
             # A session of its own: Ctrl-C reaches only us, and we end the services in order.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has no threads
             )  # fmt: skip
 
     def check(self) -> None:

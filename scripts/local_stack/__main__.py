@@ -1,0 +1,222 @@
+"""``scripts/run``: see ``--help``."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from local_stack.cluster import admin_calls, create
+from local_stack.demo import WINDOW_S, Feeder
+from local_stack.judge import MIN_WINDOWS, fetch, judge
+from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
+
+ROOT = Path(__file__).resolve().parents[2]
+COORDINATOR = "http://127.0.0.1:7201"
+AGGREGATOR = "http://127.0.0.1:6001"
+INSTANCE_ID = "m3aggregator-local"
+PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
+FLUSH_DELAY_S = 20
+"""A window of configs/local is in storage this long after its end at the latest: resolution 10 s, past buffer 5 s, and slack."""
+
+
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
+
+
+def main() -> int:
+    """Runs the stack; the exit code."""
+    options = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    services: list[Service] = []
+    code = 0
+    try:
+        code = _run(options, services)
+    except _Interrupted:
+        print("\nending")
+        # A second Ctrl-C must not leave processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    finally:
+        for service in reversed(services):
+            ended = service.stop()
+            if ended != 0:
+                print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
+                code = code or 1
+    return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/run",
+        description="Starts a coordinator and an aggregator on loopback and shows what they make of a demo stream.",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="aggregation processes (default: CPUs)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=ROOT / "data", metavar="DIR", help="state and logs (default: data/)"
+    )
+    parser.add_argument("--no-demo", action="store_true", help="feed nothing")
+    parser.add_argument(
+        "--duration",
+        type=float,
+        metavar="S",
+        help="end after S seconds; exit 0 only if every aggregated value was right",
+    )
+    parser.add_argument(
+        "--wrong-value", action="store_true", help="feed one wrong series on purpose: the check must fail"
+    )
+    options = parser.parse_args()
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    if options.wrong_value and options.no_demo:
+        parser.error("--wrong-value needs the demo stream")
+    return options
+
+
+def _run(options: argparse.Namespace, services: list[Service]) -> int:
+    require_free_ports(PORTS)
+    _start(options, services)
+    _wait_until_serving(services)
+    print(
+        f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
+        f"{COORDINATOR}/api/v1/query?query=demo_temperature\n"
+    )
+    feeder = None if options.no_demo else Feeder(COORDINATOR, ("127.0.0.1", 7204), wrong_value=options.wrong_value)
+    began = feeder.start() if feeder else int(time.time())
+    end = None if options.duration is None else time.time() + options.duration
+    _live(services, feeder, end)
+    if feeder is None or end is None:
+        return 0
+    feeder.close()
+    return _check(began, end)
+
+
+def _start(options: argparse.Namespace, services: list[Service]) -> None:
+    data: Path = options.data_dir.resolve()
+    logs = data / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    print(f"data and logs in {data}")
+    local = ROOT / "configs/local"
+    coordinator = Service(
+        "coordinator",
+        ["coordinator", "-f", str(local / "m3coordinator.yml"), "--data-dir", str(data)],
+        logs / "coordinator.log",
+    )
+    services.append(coordinator)
+    wait_for_http(coordinator, f"{COORDINATOR}/health")
+    for line in create(COORDINATOR, admin_calls(INSTANCE_ID, "127.0.0.1:6000", "127.0.0.1:7507")):
+        print(f"  {line}")
+    aggregator = Service(
+        "aggregator",
+        [
+            "aggregator",
+            "-f",
+            str(local / "m3aggregator.yml"),
+            "--data-dir",
+            str(data),
+            "--workers",
+            str(options.workers),
+        ],
+        logs / "aggregator.log",
+    )
+    services.append(aggregator)
+    wait_for_http(aggregator, f"{AGGREGATOR}/health")
+
+
+def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> None:
+    """Until all shards are cut over, a leader exists and the coordinator takes writes; says what it waits for, each thing once."""
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    while time.monotonic() < deadline:
+        waiting = []
+        for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
+            service.check()
+            status, body = _get(f"{url}/ready")
+            if status != 200:
+                waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
+        if not waiting:
+            status, body = _get(f"{AGGREGATOR}/status")
+            if status == 200 and json.loads(body)["status"]["flushStatus"]["electionState"] == "leader":
+                return
+            waiting = ["aggregator: no leader yet"]
+        # The time left changes every second; the reason is said once.
+        key = "; ".join(reason.split("(")[0] for reason in waiting)
+        if key != said:
+            print(f"  waiting for {'; '.join(waiting)}", flush=True)
+            said = key
+        time.sleep(0.2)
+    raise StackError(f"not serving after {timeout_s:g} s; still waiting for {said}")
+
+
+def _reasons(body: str) -> list[str]:
+    try:
+        answer: Any = json.loads(body)
+    except ValueError:
+        return [body.strip() or "not ready"]
+    reasons = answer.get("reasons") if isinstance(answer, dict) else None
+    return [str(reason) for reason in reasons] if reasons else [body.strip()]
+
+
+def _live(services: list[Service], feeder: Feeder | None, end: float | None) -> None:
+    """Feeds and prints every window that reaches storage, until ``end``."""
+    since = 0
+    while end is None or time.time() < end:
+        for service in services:
+            service.check()
+        if feeder is not None:
+            try:
+                feeder.feed()
+            except OSError as error:
+                print(f"  feeding failed, will try again: {error}", file=sys.stderr)
+        since = _print_windows(since)
+        time.sleep(max(0.05, 1.05 - time.time() % 1))
+
+
+def _print_windows(since: int) -> int:
+    status, body = _get(f"{COORDINATOR}/api/v1/windows?since={since}")
+    if status != 200:
+        return since
+    answer = json.loads(body)
+    for window in answer["windows"]:
+        at = time.strftime("%H:%M:%S", time.localtime(window["time_ms"] / 1000))
+        shown = ", ".join(f"{one['series']}={one['value']}" for one in window["samples"][:3])
+        print(f"{at}  {window['policy']:<8} {window['count']:>6} values  {shown}", flush=True)
+    return int(answer["next"])
+
+
+def _check(began: int, end: float) -> int:
+    """Waits until the last judged window must be out, judges, prints; the exit code."""
+    first = (began // WINDOW_S + 1) * WINDOW_S
+    last = int(end - FLUSH_DELAY_S) // WINDOW_S * WINDOW_S
+    verdict = judge(fetch(COORDINATOR, first, last), first, last, MIN_WINDOWS)
+    print(verdict)
+    return 0 if verdict.good else 1
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
