@@ -59,7 +59,12 @@ class Process:
         self.name, self.log = name, log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **env}, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **env},
+                start_new_session=True,
             )
 
     def stop(self, timeout_s: float = 30.0) -> int:
@@ -99,7 +104,9 @@ class Deployment:
             "clusterManagement": {"embedded": {"path": str(self.kv)}},
             **more,
         }
-        process = self._start("coordinator", "coordinator", config, overlay, {}, "--data-dir", str(self.folder / "coordinator"))
+        process = self._start(
+            "coordinator", "coordinator", config, overlay, {}, "--data-dir", str(self.folder / "coordinator")
+        )
         self._wait_http(process, f"{self.base}/health")
         return process
 
