@@ -1,8 +1,30 @@
 """Topics: which services consume what (reference/m3msg.md §5, reference/cluster.md §13)."""
 
 import enum
+from typing import Any
 
 import msgspec
+
+from m3cluster.proto import MessageValue, decode, encode
+from m3cluster.proto.messages import TOPIC
+
+__all__ = [
+    "ConsumerService",
+    "ConsumptionType",
+    "Filters",
+    "ServiceID",
+    "Topic",
+    "TopicError",
+    "consumer_from_message",
+    "decode_topic",
+    "encode_topic",
+    "topic_to_message",
+    "validate_topic",
+]
+
+
+class TopicError(Exception):
+    """A topic that M3 would refuse; the message is M3's."""
 
 
 class ConsumptionType(enum.IntEnum):
@@ -53,3 +75,105 @@ class Topic(msgspec.Struct, frozen=True):
     number_of_shards: int
     consumer_services: tuple[ConsumerService, ...] = ()
     version: int = 0
+
+
+def encode_topic(topic: Topic) -> bytes:
+    """The bytes stored under ``/topic/{env}/{name}`` (topicpb.Topic)."""
+    return encode(TOPIC, topic_to_message(topic))
+
+
+def decode_topic(data: bytes, version: int) -> Topic:
+    """The topic of stored bytes; 0 bytes are an empty topic. Raises ``DecodeError``, or ``TopicError`` for an unknown consumption type."""
+    message = decode(TOPIC, data)
+    consumers = tuple(consumer_from_message(c) for c in message["consumer_services"])
+    return Topic(message["name"], message["number_of_shards"], consumers, version)
+
+
+def topic_to_message(topic: Topic) -> MessageValue:
+    """The topic as a message of table ``TOPIC``."""
+    return {
+        "name": topic.name,
+        "number_of_shards": topic.number_of_shards,
+        "consumer_services": [_consumer_to_message(c) for c in topic.consumer_services],
+    }
+
+
+def consumer_from_message(message: MessageValue) -> ConsumerService:
+    """The consumer service of a message of table ``CONSUMER_SERVICE``. Raises ``TopicError`` for a consumption type that M3 refuses."""
+    number = message["consumption_type"]
+    if number not in (ConsumptionType.SHARED, ConsumptionType.REPLICATED):
+        name = "UNKNOWN" if number == 0 else number
+        raise TopicError(f"invalid consumption type in protobuf: {name}")
+    return ConsumerService(
+        service_id=ServiceID(**(message["service_id"] or {"name": ""})),
+        consumption_type=ConsumptionType(number),
+        message_ttl_ns=message["message_ttl_nanos"],
+        filters=None if message["filters"] is None else _filters_from_message(message["filters"]),
+    )
+
+
+def _consumer_to_message(consumer: ConsumerService) -> MessageValue:
+    return {
+        "service_id": msgspec.structs.asdict(consumer.service_id),
+        "consumption_type": int(consumer.consumption_type),
+        "message_ttl_nanos": consumer.message_ttl_ns,
+        "filters": None if consumer.filters is None else _filters_to_message(consumer.filters),
+    }
+
+
+def _filters_from_message(message: MessageValue) -> Filters:
+    policies, percentage = message["storage_policy_filter"], message["percentage_filter"]
+    shard_set, routing = message["shard_set_filter"], message["routing_policy_filter"]
+    return Filters(
+        storage_policies=None if policies is None else tuple(policies["storage_policies"]),
+        percentage=None if percentage is None else percentage["percentage"],
+        shard_set=None if shard_set is None else shard_set["shard_set"],
+        routing_traffic_types=None if routing is None else tuple(routing["allowed_traffic_types"]),
+        routing_is_default=False if routing is None else routing["is_default"],
+    )
+
+
+def _filters_to_message(filters: Filters) -> MessageValue:
+    def submessage(present: object, **fields: Any) -> MessageValue | None:
+        return None if present is None else fields
+
+    return {
+        "storage_policy_filter": submessage(
+            filters.storage_policies, storage_policies=list(filters.storage_policies or ())
+        ),
+        "percentage_filter": submessage(filters.percentage, percentage=filters.percentage),
+        "shard_set_filter": submessage(filters.shard_set, shard_set=filters.shard_set),
+        "routing_policy_filter": submessage(
+            filters.routing_traffic_types,
+            allowed_traffic_types=list(filters.routing_traffic_types or ()),
+            is_default=filters.routing_is_default,
+        ),
+    }
+
+
+def validate_topic(topic: Topic) -> None:
+    """What M3 checks on every write (reference/cluster.md §13); raises ``TopicError`` with M3's text."""
+    if not topic.name:
+        raise TopicError("invalid topic: empty name")
+    if topic.number_of_shards == 0:
+        raise TopicError("invalid topic: zero shards")
+    seen: set[str] = set()
+    for consumer in topic.consumer_services:
+        name = str(consumer.service_id)
+        if name in seen:
+            raise TopicError(f"invalid topic: duplicated consumer {name}")
+        seen.add(name)
+        if consumer.filters is not None:
+            _validate_filters(consumer.filters, name)
+
+
+def _validate_filters(filters: Filters, consumer: str) -> None:
+    if filters.shard_set is not None and not filters.shard_set:
+        raise TopicError(f"invalid topic: empty shard set in filter for consumer {consumer}")
+    if filters.percentage is not None and not 0 < filters.percentage < 100:
+        raise TopicError(f"invalid topic: invalid percentage in filter for consumer {consumer}")
+    if filters.storage_policies is not None:
+        if not filters.storage_policies:
+            raise TopicError(f"invalid topic: empty storage policy filter for consumer {consumer}")
+        if "" in filters.storage_policies:
+            raise TopicError(f"invalid topic: empty storage policy in filter for consumer {consumer}")

@@ -4,6 +4,8 @@ import enum
 
 import msgspec
 
+__all__ = ["NEVER_NS", "Instance", "Placement", "Shard", "ShardState"]
+
 NEVER_NS = (1 << 63) - 1
 """Cutoff of a shard that is not cut off (0 on the wire)."""
 
@@ -40,6 +42,7 @@ class Instance(msgspec.Struct, frozen=True):
     hostname: str = ""
     port: int = 0
     debug_port: int = 0
+    subcluster_id: int = 0
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -53,6 +56,8 @@ class Placement(msgspec.Struct, frozen=True):
     cutover_time_ns: int = 0
     max_shard_set_id: int = 0
     version: int = 0
+    is_subclustered: bool = False
+    instances_per_subcluster: int = 0
 
     def instance(self, instance_id: str) -> Instance | None:
         """The instance of that id, or None."""
