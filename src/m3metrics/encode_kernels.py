@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# ruff: noqa: PLR0917
 """Compiled encoders of the messages that carry metrics; public through ``m3metrics.kernels``. Formats: reference/m3msg.md §2.1-2.6.
 
 They write what M3's own encoder writes: zero values (``-0.0`` too) and empty bytes are left out, sub-messages never. Positions are

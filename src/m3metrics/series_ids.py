@@ -1,0 +1,86 @@
+"""Series ids of M3DB made from tags (reference/coordinator.md §12.4-12.5): the schemes ``quoted``, ``prepend_meta`` and ``graphite``."""
+
+from collections.abc import Iterable
+
+from m3metrics.errors import IdError
+from m3metrics.ids import Tag, Tags
+
+__all__ = ["graphite_id", "normalized_tags", "prepend_meta_id", "quoted_id", "validate_tags"]
+
+_SHORT_ESCAPES = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+}
+
+
+def normalized_tags(tags: Iterable[Tag], graphite: bool = False) -> Tags:
+    """Sorted by name, for graphite by its length first (``__g9__`` before ``__g10__``); equal names keep their order."""
+    return sorted(tags, key=lambda tag: (len(tag[0]) if graphite else 0, tag[0]))
+
+
+def validate_tags(tags: Tags, allow_duplicates: bool = False, allow_empty_value: bool = False) -> None:
+    """Checks normalized tags as M3 does before a write. Raises ``IdError``."""
+    if not tags:
+        raise IdError("no tags")
+    previous: bytes | None = None
+    for index, (name, value) in enumerate(tags):
+        if not name:
+            raise IdError(f"tag name empty: index={index}")
+        if not value and not allow_empty_value:
+            raise IdError(f"tag value empty: index={index}, name={_text(name)}")
+        if name == previous and not allow_duplicates:
+            listed = ", ".join(f"{_text(key)}: {_text(content)}" for key, content in tags)
+            raise IdError(f"tags duplicate: '{_text(name)}' appears more than once in '{listed}'")
+        previous = name
+
+
+def quoted_id(tags: Tags) -> bytes:
+    """``{t1="v1",t2="v2"}``. A literal with a quote or something unprintable in it is escaped."""
+    return b"{" + b",".join(_escape(name) + b'="' + _escape(value) + b'"' for name, value in tags) + b"}"
+
+
+def prepend_meta_id(tags: Tags) -> bytes:
+    """``2,2,2,2!t1v1t2v2``: all lengths, then the raw bytes. Empty without tags."""
+    if not tags:
+        return b""
+    literals = [literal for tag in tags for literal in tag]
+    return ",".join(str(len(literal)) for literal in literals).encode() + b"!" + b"".join(literals)
+
+
+def graphite_id(tags: Tags) -> bytes:
+    """The values joined with dots: the path again."""
+    return b".".join(value for _, value in tags)
+
+
+def _text(literal: bytes) -> str:
+    return literal.decode(errors="replace")
+
+
+def _escape(literal: bytes) -> bytes:
+    # Invalid UTF-8 arrives as lone surrogates, one for each byte.
+    text = literal.decode("utf-8", "surrogateescape")
+    if '"' not in text and text.isprintable():
+        return literal
+    return "".join(map(_escape_character, text)).encode()
+
+
+def _escape_character(character: str) -> str:
+    if character in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x20:
+        return f"\\x{code:02x}"
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\U{code:08x}"

@@ -1,0 +1,14 @@
+"""The shard of a metric id (reference/m3msg.md §4): MurmurHash3 x86 32-bit with seed 0, modulo the number of shards.
+
+Of many ids at once: ``m3metrics.kernels.shards_of``.
+"""
+
+import mmh3
+
+__all__ = ["shard_of"]
+
+
+def shard_of(ident: bytes, num_shards: int) -> int:
+    """The shard of ``ident`` among ``num_shards``."""
+    number: int = mmh3.hash(ident, 0, signed=False) % num_shards
+    return number
