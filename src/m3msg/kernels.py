@@ -1,0 +1,417 @@
+# mypy: ignore-errors
+"""Compiled protocol of m3msg: find frames, read their metadata, build ack frames, read ack frames. Format: reference/m3msg.md §1.
+
+Frames of the shape that encoders write (every field once, ascending) take a short path; any other legal shape takes the general
+parser below, which follows the rules of M3's generated code: repeated metadata merges, the last value counts, unknown fields are
+skipped, a known field of the wrong wire type is an error. Positions inside are ``uint64`` addresses; nothing outside
+``[start, end)`` is read.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from m3msg.rows import ACK_ROW, FRAME_ROW, MAX_FRAME, PREFIX, SCAN_FULL, SCAN_MALFORMED, SCAN_MORE, SCAN_OVERSIZE
+from m3x.kernels import base, load8, load16, load32, load64, put_be32, put_varint, store64, varint_size
+
+__all__ = ["ACK_BOUND", "ack_size_bound", "build_acks", "scan_acks", "scan_frames", "warm"]
+
+_0 = np.uint64(0)
+_1 = np.uint64(1)
+_2 = np.uint64(2)
+_3 = np.uint64(3)
+_4 = np.uint64(4)
+_7 = np.uint64(7)
+_8 = np.uint64(8)
+_7F = np.uint64(0x7F)
+_80 = np.uint64(0x80)
+_CONTINUE = np.uint64(0x8080808080808080)
+_SIGN = np.uint64(1 << 63)
+
+ACK_BOUND = 35
+"""Largest number of bytes that one message takes in an ack frame: tag, length, three tags, three varints of ten bytes."""
+
+
+@intrinsic
+def _trailing_zeros(_context, _value):
+    def generate(_c, builder, _s, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _swap32(_context, _value):
+    def generate(_c, builder, _s, args):
+        narrow = builder.trunc(args[0], ir.IntType(32))
+        return builder.zext(builder.bswap(narrow), ir.IntType(64))
+
+    return types.uint64(types.uint64), generate
+
+
+@njit(cache=True, nogil=True)
+def _varint(a, e):
+    """Returns ``(value, address after it)``; the address is 0 where the varint runs past ``e`` or is longer than ten bytes."""
+    if a + _8 <= e:
+        word = load64(a)
+        ends = ~word & _CONTINUE
+        if ends != _0:
+            bits = _trailing_zeros(ends)  # 7, 15, …: position of the last byte's top bit
+            word &= (_2 << bits) - _1
+            word &= np.uint64(0x7F7F7F7F7F7F7F7F)
+            word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> _1)
+            word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> _2)
+            word = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> _4)
+            return word, a + ((bits + _1) >> _3)
+        word &= np.uint64(0x7F7F7F7F7F7F7F7F)
+        word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> _1)
+        word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> _2)
+        value = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> _4)
+        a += _8
+        shift = np.uint64(56)
+    else:
+        value = _0
+        shift = _0
+    while a < e and shift < np.uint64(70):
+        byte = np.uint64(load8(a))
+        a += _1
+        value |= (byte & _7F) << shift
+        if byte < _80:
+            return value, a
+        shift += _7
+    return _0, _0
+
+
+@njit(cache=True, nogil=True)
+def _skip(a, e, wire):
+    """Address after the unknown field whose tag ended at ``a``; 0 if it is broken. Groups nest."""
+    depth = 0
+    while True:
+        if wire == _0:
+            _, a = _varint(a, e)
+            if a == _0:
+                return _0
+        elif wire == _1:
+            a += _8
+        elif wire == _2:
+            n, a = _varint(a, e)
+            if a == _0 or n > e - a:
+                return _0
+            a += n
+        elif wire == _3:
+            depth += 1
+        elif wire == _4:
+            depth -= 1
+        elif wire == np.uint64(5):
+            a += _4
+        else:
+            return _0
+        if a > e or depth < 0:
+            return _0
+        if depth == 0:
+            return a
+        tag, a = _varint(a, e)
+        if a == _0:
+            return _0
+        wire = tag & _7
+
+
+@njit(cache=True, nogil=True)
+def _field(tag):
+    """Field number as M3's code sees it: the low 32 bits as a signed number; 0 or less is an error."""
+    number = np.int64((tag >> _3) & np.uint64(0xFFFFFFFF))
+    return number if number < np.int64(0x80000000) else np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _metadata(a, e, row):
+    """Merges the Metadata in ``[a, e)`` into ``row`` (fields ``shard`` and ``id``, and ``sent_at`` of a frame); whether it is legal."""
+    shard = row.shard
+    ident = row.id
+    sent = _0
+    has_sent = False
+    while a < e:
+        tag, a = _varint(a, e)
+        if a == _0:
+            return False, shard, ident, sent, has_sent
+        number = _field(tag)
+        wire = tag & _7
+        if wire == _4 or number <= 0:
+            return False, shard, ident, sent, has_sent
+        if number <= 3:
+            if wire != _0:
+                return False, shard, ident, sent, has_sent
+            value, a = _varint(a, e)
+            if a == _0:
+                return False, shard, ident, sent, has_sent
+            if number == 1:
+                shard = value
+            elif number == 2:
+                ident = value
+            else:
+                sent = value
+                has_sent = True
+        else:
+            a = _skip(a, e, wire)
+            if a == _0:
+                return False, shard, ident, sent, has_sent
+    return True, shard, ident, sent, has_sent
+
+
+@njit(cache=True, nogil=True)
+def _message(a, e, origin, row):
+    """Reads any legal Message in ``[a, e)`` into ``row``; whether it is one. Positions are written relative to ``origin``."""
+    row.shard = _0
+    row.id = _0
+    row.sent_at = _0
+    row.meta_at = a - origin
+    row.meta_size = 0
+    row.value_at = e - origin
+    row.value_size = 0
+    while a < e:
+        tag, a = _varint(a, e)
+        if a == _0:
+            return False
+        number = _field(tag)
+        wire = tag & _7
+        if wire == _4 or number <= 0:
+            return False
+        if number <= 2:
+            if wire != _2:
+                return False
+            n, a = _varint(a, e)
+            if a == _0 or n > e - a:
+                return False
+            if number == 1:
+                good, shard, ident, sent, has_sent = _metadata(a, a + n, row)
+                if not good:
+                    return False
+                row.shard = shard
+                row.id = ident
+                if has_sent:
+                    row.sent_at = sent
+            else:
+                row.value_at = a - origin
+                row.value_size = n
+            a += n
+        else:
+            a = _skip(a, e, wire)
+            if a == _0:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _canonical(a, e, origin, row):
+    """Reads a Message of the shape that encoders write; False: try ``_message``."""
+    if a + _2 > e:
+        return False
+    head = load16(a)
+    if head & np.uint64(0x80FF) != np.uint64(0x0A):
+        return False
+    m = a + _2
+    after = m + (head >> _8)
+    if after > e:
+        return False
+    shard = _0
+    ident = _0
+    sent = _0
+    if m < after and load8(m) == np.uint64(0x08):
+        shard, m = _varint(m + _1, after)
+        if m == _0:
+            return False
+    if m < after and load8(m) == np.uint64(0x10):
+        ident, m = _varint(m + _1, after)
+        if m == _0:
+            return False
+    if m < after and load8(m) == np.uint64(0x18):
+        sent, m = _varint(m + _1, after)
+        if m == _0:
+            return False
+    if m != after:
+        return False
+    if after == e:
+        row.value_at = e - origin
+        row.value_size = 0
+    else:
+        if load8(after) != np.uint64(0x12):
+            return False
+        n, v = _varint(after + _1, e)
+        if v == _0 or n != e - v:
+            return False
+        row.value_at = v - origin
+        row.value_size = n
+    row.shard = shard
+    row.id = ident
+    row.sent_at = sent
+    row.meta_at = a - origin
+    row.meta_size = after - a
+    return True
+
+
+@njit(cache=True, nogil=True)
+def scan_frames(buf, start, end, max_frame, rows):
+    """Finds the complete Message frames in ``buf[start:end]`` (uint8; positions below 4 GiB) and fills ``rows`` (``FRAME_ROW``).
+
+    Returns ``(number of rows, position after the last frame taken, SCAN_*)``. Oversize is reported as soon as the length prefix is
+    there. Frames before an oversize or malformed one have their rows: process and ack them, then close the connection.
+    """
+    origin = base(buf)
+    a = origin + np.uint64(start)
+    e = origin + np.uint64(end)
+    limit = np.uint64(max_frame)
+    n = 0
+    while a + _4 <= e:
+        size = _swap32(load32(a))
+        if size > limit:
+            return n, np.int64(a - origin), SCAN_OVERSIZE
+        body = a + _4
+        if size > e - body:
+            break
+        if n == len(rows):
+            return n, np.int64(a - origin), SCAN_FULL
+        after = body + size
+        row = rows[n]
+        if not _canonical(body, after, origin, row) and not _message(body, after, origin, row):
+            return n, np.int64(a - origin), SCAN_MALFORMED
+        row.frame_at = a - origin
+        row.frame_size = size + _4
+        n += 1
+        a = after
+    return n, np.int64(a - origin), SCAN_MORE
+
+
+def ack_size_bound(n, max_frame=MAX_FRAME):
+    """Size of an output buffer that ``build_acks`` never overruns for ``n`` rows (a little slack included)."""
+    per_frame = max(max_frame // ACK_BOUND, 1)
+    return n * ACK_BOUND + (n // per_frame + 1) * PREFIX + 40
+
+
+@njit(cache=True, nogil=True)
+def build_acks(buf, rows, n, out, at, max_frame):
+    """Writes ack frames for ``rows[:n]`` (``FRAME_ROW``, ranges in ``buf``) at ``out[at:]``; returns the position after them.
+
+    Each frame's payload is at most ``max_frame`` (≥ ``ACK_BOUND``) bytes long: M3's own consumer loses a larger ack batch entirely
+    (reference/m3msg.md §25.11). ``out`` must have ``ack_size_bound(n, max_frame)`` bytes free. Nothing is written for ``n`` = 0.
+    """
+    source = base(buf)
+    target = base(out)
+    size = np.int64(len(buf))
+    frame = np.int64(at)
+    p = frame + PREFIX
+    for i in range(n):
+        row = rows[i]
+        m = np.int64(row.meta_size)
+        if m > 0:
+            need = m
+        else:
+            body = 0
+            if row.shard != _0:
+                body += 1 + varint_size(row.shard)
+            if row.id != _0:
+                body += 1 + varint_size(row.id)
+            if row.sent_at != _0:
+                body += 1 + varint_size(row.sent_at)
+            need = 2 + body
+        if p + need - frame - PREFIX > max_frame:
+            put_be32(out, frame, p - frame - PREFIX)
+            frame = p
+            p += PREFIX
+        if m > 0:
+            come = np.int64(row.meta_at)
+            k = np.int64(0)
+            if come + m + 8 <= size:  # eight bytes at a time, into bytes that the next entry overwrites
+                while k < m:
+                    store64(target + np.uint64(p + k), load64(source + np.uint64(come + k)))
+                    k += 8
+            else:
+                while k < m:
+                    out[p + k] = buf[come + k]
+                    k += 1
+            p += m
+        else:
+            out[p] = np.uint8(0x0A)
+            out[p + 1] = np.uint8(need - 2)
+            p += 2
+            if row.shard != _0:
+                out[p] = np.uint8(0x08)
+                p = put_varint(out, p + 1, row.shard)
+            if row.id != _0:
+                out[p] = np.uint8(0x10)
+                p = put_varint(out, p + 1, row.id)
+            if row.sent_at != _0:
+                out[p] = np.uint8(0x18)
+                p = put_varint(out, p + 1, row.sent_at)
+    if p == frame + PREFIX:
+        return frame
+    put_be32(out, frame, p - frame - PREFIX)
+    return p
+
+
+@njit(cache=True, nogil=True)
+def scan_acks(buf, start, end, max_frame, rows):
+    """Reads the complete Ack frames in ``buf[start:end]`` into ``rows`` (``ACK_ROW``), one row per metadata.
+
+    Returns ``(number of rows, position after the last frame taken, SCAN_*)``. A frame is taken as a whole or not at all: ``rows``
+    should have ``(end - start) // 2`` elements, which is enough for anything.
+    """
+    origin = base(buf)
+    a = origin + np.uint64(start)
+    e = origin + np.uint64(end)
+    limit = np.uint64(max_frame)
+    n = 0
+    while a + _4 <= e:
+        size = _swap32(load32(a))
+        if size > limit:
+            return n, np.int64(a - origin), SCAN_OVERSIZE
+        body = a + _4
+        if size > e - body:
+            break
+        after = body + size
+        k = n
+        q = body
+        while q < after:
+            tag, q = _varint(q, after)
+            if q == _0:
+                return n, np.int64(a - origin), SCAN_MALFORMED
+            number = _field(tag)
+            wire = tag & _7
+            if wire == _4 or number <= 0:
+                return n, np.int64(a - origin), SCAN_MALFORMED
+            if number == 1:
+                if wire != _2:
+                    return n, np.int64(a - origin), SCAN_MALFORMED
+                size, q = _varint(q, after)
+                if q == _0 or size > after - q:
+                    return n, np.int64(a - origin), SCAN_MALFORMED
+                if k == len(rows):
+                    return n, np.int64(a - origin), SCAN_FULL
+                row = rows[k]
+                row.shard = _0
+                row.id = _0
+                good, shard, ident, _sent, _has = _metadata(q, q + size, row)
+                if not good:
+                    return n, np.int64(a - origin), SCAN_MALFORMED
+                row.shard = shard
+                row.id = ident
+                k += 1
+                q += size
+            else:
+                q = _skip(q, after, wire)
+                if q == _0:
+                    return n, np.int64(a - origin), SCAN_MALFORMED
+        n = k
+        a = after
+    return n, np.int64(a - origin), SCAN_MORE
+
+
+def warm():
+    """Compiles every public kernel of this module, or loads it from the cache."""
+    buf = np.zeros(64, np.uint8)
+    buf[:6] = (0, 0, 0, 2, 0x0A, 0)
+    rows = np.zeros(2, FRAME_ROW)
+    n, _, _ = scan_frames(buf, 0, 6, MAX_FRAME, rows)
+    out = np.zeros(ack_size_bound(n), np.uint8)
+    size = build_acks(buf, rows, n, out, 0, MAX_FRAME)
+    scan_acks(out, 0, size, MAX_FRAME, np.zeros(2, ACK_ROW))
