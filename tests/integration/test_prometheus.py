@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes itself and remote-writes to our coordinator; another one, with no data of its own, runs PromQL over remote read."""
+"""A real Prometheus remote-writes to our coordinator; another one, with no data of its own, runs PromQL over remote read."""
 
 import json
 import subprocess
