@@ -1,0 +1,251 @@
+"""The ``aggregator:`` section (reference/aggregator_core.md §15.3).
+
+Defaults in the classes are those of a section that is present without the key; ``aggregator_when_absent`` has those of no section at all.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from aggregator.config.flush import ElectionManagerConfig, FlushConfig, FlushManagerConfig, FlushTimesManagerConfig
+from aggregator.config.producer import (
+    MINUTE,
+    SECOND,
+    KVOverride,
+    NamespacesConfig,
+    PlacementOptionsConfig,
+    PlacementServiceOverride,
+    ProducerConfig,
+    WriterConfig,
+)
+from m3x.config import Duration, Meaningless, Section
+
+Transform = Literal["noop", "empty", "suffix"]
+
+
+class FileHostIDConfig(Section):
+    """``hostID.file``: the id is in a file, which may appear later."""
+
+    path: str
+    timeout: Duration | None = None
+
+
+class HostnameConfig(Section):
+    """``hostID.hostname``: a format in which ``{{.Hostname}}`` stands for the host name."""
+
+    format: str = ""
+
+
+class HostIDConfig(Section):
+    """``hostID``."""
+
+    resolver: Literal["hostname", "config", "environment", "file"] = "hostname"
+    value: str = ""
+    env_var_name: str = ""
+    file: FileHostIDConfig | None = None
+    hostname: HostnameConfig = HostnameConfig()
+
+    def __post_init__(self) -> None:
+        if self.resolver == "config" and not self.value:
+            raise ValueError("resolver config needs value")
+        if self.resolver == "environment" and not self.env_var_name:
+            raise ValueError("resolver environment needs envVarName")
+        if self.resolver == "file" and (self.file is None or not self.file.path):
+            raise ValueError("resolver file needs file.path")
+
+
+class InstanceIDConfig(Section):
+    """``instanceID``: the id of this instance in the placement."""
+
+    type: Literal["host_id", "host_id_port"] = "host_id_port"
+
+
+class AggregationTypesConfig(Section):
+    """``aggregationTypes``; default types are names, as a list or as one text with commas."""
+
+    default_counter_aggregation_types: str | list[str] = []
+    default_timer_aggregation_types: str | list[str] = []
+    default_gauge_aggregation_types: str | list[str] = []
+    counter_transform_fn_type: Transform = "noop"
+    timer_transform_fn_type: Transform = "noop"
+    gauge_transform_fn_type: Transform = "noop"
+    aggregation_types_pool: Meaningless = None
+    quantiles_pool: Meaningless = None
+
+
+class StreamConfig(Section):
+    """``stream``: M3's sketch; quantiles are exact here, so it only has to be plausible."""
+
+    eps: float = 0.0
+    capacity: Meaningless = None
+    insert_and_compress_every: Meaningless = None
+    flush_every: Meaningless = None
+    stream_pool: Meaningless = None
+    sample_pool: Meaningless = None
+    floats_pool: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eps < 0.5:
+            raise ValueError(f"eps must be at least 0 and below 0.5, found {self.eps:g}")
+
+
+class M3MsgClientConfig(Section):
+    """``client.m3msg``."""
+
+    producer: ProducerConfig
+
+
+class ClientConfig(Section):
+    """``client``: how rollups reach the instances that own their shards."""
+
+    type: Literal["legacy", "m3msg"] = "legacy"
+    m3msg: M3MsgClientConfig | None = None
+    placement_kv: Meaningless = msgspec.field(default=None, name="placementKV")
+    placement_watcher: Meaningless = None
+    hash_type: Meaningless = None
+    shard_cutover_warmup_duration: Meaningless = None
+    shard_cutoff_linger_duration: Meaningless = None
+    encoder: Meaningless = None
+    flush_size: Meaningless = None
+    flush_worker_count: Meaningless = None
+    force_flush_every: Meaningless = None
+    max_batch_size: Meaningless = None
+    max_timer_batch_size: Meaningless = None
+    queue_size: Meaningless = None
+    queue_drop_type: Meaningless = None
+    connection: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if self.type == "m3msg" and self.m3msg is None:
+            raise ValueError("type m3msg needs m3msg.producer")
+
+
+class PlacementWatcherConfig(Section):
+    """``placementManager.placementWatcher``."""
+
+    key: str = "m3aggregator"
+    init_watch_timeout: Duration = Duration(10 * SECOND)
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise ValueError("key must not be empty")
+
+
+class PlacementManagerConfig(Section):
+    """``placementManager``."""
+
+    kv_config: KVOverride = KVOverride()
+    placement_watcher: PlacementWatcherConfig = PlacementWatcherConfig()
+
+
+class ForwardingConfig(Section):
+    """``forwarding``: how long a rollup may take (reference/aggregator_core.md §15.4)."""
+
+    max_single_delay: Duration = Duration(0)
+    max_const_delay: Duration = Duration(0)
+
+
+class PassthroughConfig(Section):
+    """``passthrough``."""
+
+    enabled: bool = False
+    num_writers: Meaningless = None
+
+
+class AggregatorSection(Section, kw_only=True):
+    """``aggregator``."""
+
+    host_id: HostIDConfig = msgspec.field(default=HostIDConfig(), name="hostID")
+    instance_id: InstanceIDConfig = msgspec.field(default=InstanceIDConfig(), name="instanceID")
+    verbose_errors: bool = False
+    metric_prefix: str = "stats."
+    counter_prefix: str = "counts."
+    timer_prefix: str = "timers."
+    gauge_prefix: str = "gauges."
+    aggregation_types: AggregationTypesConfig = AggregationTypesConfig()
+    stream: StreamConfig = StreamConfig()
+    client: ClientConfig = ClientConfig()
+    placement_manager: PlacementManagerConfig = PlacementManagerConfig()
+    hash_type: Literal["murmur32"] = "murmur32"
+    buffer_duration_before_shard_cutover: Duration = Duration(0)
+    """This and the other buffers: 0 means the default."""
+    buffer_duration_after_shard_cutoff: Duration = Duration(0)
+    buffer_duration_for_past_timed_metric: Duration = Duration(0)
+    buffer_duration_for_future_timed_metric: Duration = Duration(0)
+    resign_timeout: Duration = Duration(5 * MINUTE)
+    shutdown_wait_timeout: Duration = Duration(0)
+    flush_times_manager: FlushTimesManagerConfig = FlushTimesManagerConfig()
+    election_manager: ElectionManagerConfig = ElectionManagerConfig()
+    flush_manager: FlushManagerConfig = FlushManagerConfig()
+    flush: FlushConfig
+    passthrough: PassthroughConfig | None = None
+    forwarding: ForwardingConfig = ForwardingConfig()
+    entry_ttl: Duration = msgspec.field(default=Duration(0), name="entryTTL")
+    entry_check_interval: Duration = Duration(0)
+    entry_check_batch_percent: Meaningless = None
+    max_timer_batch_size_per_write: int = 0
+    default_storage_policies: list[str] = []
+    max_num_cached_source_sets: Meaningless = None
+    discard_nan_aggregated_values: bool = msgspec.field(default=True, name="discardNaNAggregatedValues")
+    entry_pool: Meaningless = None
+    counter_elem_pool: Meaningless = None
+    timer_elem_pool: Meaningless = None
+    gauge_elem_pool: Meaningless = None
+    add_to_reset: bool = False
+    timed_metrics_flush_offset_enabled: bool = False
+    writes_ignore_cutoff_cutover: bool = False
+    feature_flags: Meaningless = None
+
+    def __post_init__(self) -> None:
+        negative = [
+            name
+            for name in ("buffer_duration_before_shard_cutover", "buffer_duration_after_shard_cutoff",
+                         "buffer_duration_for_past_timed_metric", "buffer_duration_for_future_timed_metric",
+                         "resign_timeout", "shutdown_wait_timeout", "entry_ttl", "entry_check_interval",
+                         "max_timer_batch_size_per_write")
+            if getattr(self, name) < 0
+        ]  # fmt: skip
+        if negative:
+            raise ValueError(f"must not be negative: {', '.join(negative)}")
+
+
+def aggregator_when_absent() -> AggregatorSection:
+    """What M3 uses when the file has no ``aggregator`` section."""
+    election_retry, change_retry = Duration(2 * SECOND), Duration(5 * SECOND)
+    return AggregatorSection(
+        host_id=HostIDConfig(resolver="config", value="m3aggregator_local"),
+        instance_id=InstanceIDConfig(type="host_id"),
+        metric_prefix="",
+        counter_prefix="",
+        timer_prefix="",
+        gauge_prefix="",
+        aggregation_types=AggregationTypesConfig(
+            counter_transform_fn_type="empty", timer_transform_fn_type="suffix", gauge_transform_fn_type="empty"
+        ),
+        stream=StreamConfig(eps=0.001),
+        client=ClientConfig(
+            type="m3msg",
+            m3msg=M3MsgClientConfig(
+                producer=ProducerConfig(
+                    writer=WriterConfig(
+                        topic_name="aggregator_ingest",
+                        placement=PlacementOptionsConfig(is_staged=True),
+                        placement_service_override=PlacementServiceOverride(
+                            namespaces=NamespacesConfig(placement="/placement")
+                        ),
+                    )
+                )
+            ),
+        ),
+        placement_manager=PlacementManagerConfig(kv_config=KVOverride(namespace="/placement")),
+        buffer_duration_after_shard_cutoff=Duration(10 * MINUTE),
+        buffer_duration_for_past_timed_metric=Duration(10 * MINUTE),
+        buffer_duration_for_future_timed_metric=Duration(10 * MINUTE),
+        resign_timeout=Duration(MINUTE),
+        election_manager=ElectionManagerConfig.when_absent(election_retry, change_retry),
+        flush=FlushConfig.when_absent(),
+        passthrough=PassthroughConfig(enabled=True),
+        forwarding=ForwardingConfig(max_const_delay=Duration(MINUTE)),
+        entry_check_interval=Duration(10 * MINUTE),
+        max_timer_batch_size_per_write=140,
+    )

@@ -1,0 +1,173 @@
+"""What follows from the configuration: jitter, forwarding delays, keys in KV, engine options (reference/aggregator_core.md §15.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aggregator.config.flush import FlushManagerConfig, JitterBucket
+from aggregator.config.producer import MINUTE
+from aggregator.config.service import ServiceConfig
+from aggregator.engine.options import EngineOptions
+from m3metrics.aggregation import is_valid_for, parse_type
+from m3metrics.metric import MetricType
+from m3metrics.policy import StoragePolicy
+
+__all__ = ["KVKeys", "buffer_past_ns", "engine_options", "forwarding_delay_ns", "kv_keys", "max_jitter_ns", "problems_of"]
+
+_DEFAULT_PAST_NS = MINUTE
+
+
+def max_jitter_ns(buckets: Sequence[JitterBucket], interval_ns: int) -> int:
+    """The largest flush offset of a list: the first bucket (in order of interval) that is not shorter, else the last."""
+    bucket = next((b for b in buckets if b.flush_interval >= interval_ns), buckets[-1])
+    return int(bucket.max_jitter_percent * interval_ns)
+
+
+def forwarding_delay_ns(
+    manager: FlushManagerConfig, max_single_delay_ns: int, max_const_delay_ns: int, resolution_ns: int, times: int
+) -> int:
+    """How long after its start a forwarded window is flushed; ``times`` is the number of times its metrics were forwarded."""
+    if max_const_delay_ns > 0:
+        return max_const_delay_ns + resolution_ns * times
+    first = max_jitter_ns(manager.jitters, resolution_ns) if manager.jitter_enabled else resolution_ns
+    return first + max_single_delay_ns * times
+
+
+def buffer_past_ns(config: ServiceConfig) -> int:
+    """How late a timed sample may be, without the resolution that M3 adds."""
+    return int(config.aggregator.buffer_duration_for_past_timed_metric) or _DEFAULT_PAST_NS
+
+
+@dataclass(frozen=True, slots=True)
+class KVKeys:
+    """Full keys of this service in the KV (reference/cluster.md §0)."""
+
+    placement: str
+    flush_times_format: str
+    """With ``%d`` for the shard set id."""
+    election_format: str
+    values_limit: str
+    new_metrics_limit: str
+
+    def flush_times(self, shard_set: int) -> str:
+        """Where the leader of a shard set keeps its flush times."""
+        return self.flush_times_format.replace("%d", str(shard_set))
+
+    def election(self, shard_set: int) -> str:
+        """Prefix of the candidates' keys."""
+        return self.election_format.replace("%d", str(shard_set))
+
+
+def kv_keys(config: ServiceConfig) -> KVKeys:
+    """Keys as M3 builds them: ``{namespace}/{environment}/{key}``, nothing normalised."""
+    default = config.kv_client.environment
+    section = config.aggregator
+    placement, times = section.placement_manager, section.flush_times_manager
+    service, runtime = section.election_manager.service_id, config.runtime_options
+    election = "/".join(
+        part
+        for part in ("_ld", service.environment, service.name or "m3aggregator", section.election_manager.election_key_fmt)
+        if part
+    )  # fmt: skip
+
+    def key(namespace: str, environment: str, name: str) -> str:
+        return f"{namespace or '_kv'}/{environment or default}/{name}"
+
+    return KVKeys(
+        placement=key(placement.kv_config.namespace, placement.kv_config.environment, placement.placement_watcher.key),
+        flush_times_format=key(times.kv_config.namespace, times.kv_config.environment, times.flush_times_key_fmt),
+        election_format=election,
+        values_limit=key(
+            runtime.kv_config.namespace,
+            runtime.kv_config.environment,
+            runtime.write_values_per_metric_limit_per_second_key,
+        ),
+        new_metrics_limit=key(
+            runtime.kv_config.namespace,
+            runtime.kv_config.environment,
+            runtime.write_new_metric_limit_cluster_per_second_key,
+        ),
+    )
+
+
+def engine_options(
+    config: ServiceConfig, *, num_shards: int, topic_shards: int, replica_factor: int, workers: int
+) -> EngineOptions:
+    """The ``aggregator:`` section resolved for one of ``workers`` worker processes."""
+    section, runtime, own = config.aggregator, config.runtime_options, config.instance
+    types, manager = section.aggregation_types, section.flush_manager
+    return EngineOptions(
+        num_shards=num_shards,
+        topic_shards=topic_shards,
+        default_storage_policies=tuple(section.default_storage_policies),
+        default_counter_types=_names(types.default_counter_aggregation_types),
+        default_timer_types=_names(types.default_timer_aggregation_types),
+        default_gauge_types=_names(types.default_gauge_aggregation_types),
+        counter_transform=types.counter_transform_fn_type,
+        timer_transform=types.timer_transform_fn_type,
+        gauge_transform=types.gauge_transform_fn_type,
+        counter_prefix=section.metric_prefix + section.counter_prefix,
+        timer_prefix=section.metric_prefix + section.timer_prefix,
+        gauge_prefix=section.metric_prefix + section.gauge_prefix,
+        buffer_past_ns=buffer_past_ns(config),
+        buffer_future_ns=int(section.buffer_duration_for_future_timed_metric) or MINUTE,
+        buffer_before_cutover_ns=int(section.buffer_duration_before_shard_cutover) or 10 * MINUTE,
+        buffer_after_cutoff_ns=int(section.buffer_duration_after_shard_cutoff) or 60 * MINUTE,
+        max_buffer_ns=int(manager.max_buffer_size),
+        forwarding_max_single_delay_ns=int(section.forwarding.max_single_delay),
+        forwarding_max_const_delay_ns=int(section.forwarding.max_const_delay),
+        entry_ttl_ns=int(section.entry_ttl) or 60 * MINUTE,
+        entry_check_interval_ns=int(section.entry_check_interval) or 60 * MINUTE,
+        discard_nan=section.discard_nan_aggregated_values,
+        add_to_reset=section.add_to_reset,
+        max_timer_batch_size_per_write=section.max_timer_batch_size_per_write,
+        timed_metrics_flush_offset_enabled=section.timed_metrics_flush_offset_enabled,
+        writes_ignore_cutoff_cutover=section.writes_ignore_cutoff_cutover,
+        values_per_metric_limit_per_second=runtime.write_values_per_metric_limit_per_second,
+        new_metric_limit_per_shard_per_second=new_metric_limit(
+            runtime.write_new_metric_limit_cluster_per_second, num_shards, replica_factor
+        ),
+        new_metric_no_limit_warmup_ns=int(runtime.write_new_metric_no_limit_warmup_duration),
+        verbose_errors=section.verbose_errors,
+        timer_samples_per_series_cap=own.timer_samples_per_series_cap,
+        memory_limit_bytes=own.memory_limit_bytes // max(workers, 1),
+    )
+
+
+def new_metric_limit(cluster_limit: int, num_shards: int, replica_factor: int) -> int:
+    """A limit for the cluster as a limit per shard (reference/aggregator_core.md §14); 0: none."""
+    if cluster_limit < 1:
+        return 0
+    if num_shards == 0:
+        return cluster_limit
+    return -(-cluster_limit // (num_shards * max(replica_factor, 1)))
+
+
+def problems_of(config: ServiceConfig) -> list[str]:
+    """One line per value that is well-formed YAML but names something that does not exist."""
+    problems = []
+    section = config.aggregator
+    for i, text in enumerate(section.default_storage_policies):
+        try:
+            StoragePolicy.parse(text)
+        except ValueError as error:
+            problems.append(f"aggregator.defaultStoragePolicies[{i}]: {error}")
+    types = section.aggregation_types
+    for name, metric_type, given in (
+        ("defaultCounterAggregationTypes", MetricType.COUNTER, types.default_counter_aggregation_types),
+        ("defaultTimerAggregationTypes", MetricType.TIMER, types.default_timer_aggregation_types),
+        ("defaultGaugeAggregationTypes", MetricType.GAUGE, types.default_gauge_aggregation_types),
+    ):
+        for text in _names(given):
+            try:
+                kind = parse_type(text)
+            except ValueError as error:
+                problems.append(f"aggregator.aggregationTypes.{name}: {error}")
+                continue
+            if not is_valid_for(metric_type, kind):
+                problems.append(f"aggregator.aggregationTypes.{name}: {text} is not possible for this metric type")
+    return problems
+
+
+def _names(given: str | list[str]) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(part.strip() for part in parts if part.strip())

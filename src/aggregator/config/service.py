@@ -1,0 +1,267 @@
+"""The whole file: one section per top-level key (reference/aggregator_core.md §15.2).
+
+M3 gives defaults per top-level section, all or nothing: the default of a *field* below is what M3 uses when the section is absent, the
+defaults *inside* a section class are what it uses for a key omitted from a section that is present.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
+from aggregator.config.producer import MINUTE, SECOND, CodecConfig, KVOverride, RetryConfig
+from m3x.config import Address, Duration, Meaningless, Section, parse_address
+
+__all__ = [
+    "EmbeddedKVConfig",
+    "HTTPConfig",
+    "InstanceSection",
+    "KVClientConfig",
+    "M3MsgConfig",
+    "MetricsConfig",
+    "RuntimeOptionsConfig",
+    "ServiceConfig",
+]
+
+
+class LoggingConfig(Section):
+    """``logging``."""
+
+    level: Literal["debug", "info", "warn", "error"] = "info"
+    fields: dict[str, Any] = {}
+    file: Meaningless = None
+    encoding: Meaningless = None
+    development: Meaningless = None
+    disable_caller: Meaningless = None
+    disable_stacktrace: Meaningless = None
+    sampling: Meaningless = None
+    encoder_config: Meaningless = None
+    output_paths: Meaningless = None
+    error_output_paths: Meaningless = None
+
+
+class MetricsScopeConfig(Section):
+    """``metrics.scope``."""
+
+    prefix: str = ""
+    reporting_interval: Meaningless = None
+    tags: dict[str, str] = {}
+
+
+class PrometheusConfig(Section):
+    """``metrics.prometheus``."""
+
+    handler_path: str = "/metrics"
+    listen_address: str = ""
+    """Empty: the page is served by the HTTP server of ``http``."""
+    timer_type: Meaningless = None
+    default_histogram_buckets: Meaningless = None
+    default_summary_objectives: Meaningless = None
+    on_error: Meaningless = None
+    hostname_label: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if self.listen_address:
+            parse_address(self.listen_address)
+        if not self.handler_path.startswith("/"):
+            raise ValueError(f"handlerPath must start with /, found {self.handler_path!r}")
+
+
+class MetricsConfig(Section):
+    """``metrics``."""
+
+    scope: MetricsScopeConfig = MetricsScopeConfig()
+    prometheus: PrometheusConfig | None = None
+    """None: no page at all."""
+    m3: Meaningless = None
+    sampling_rate: float = 1.0
+    extended: Meaningless = None
+    sanitization: Meaningless = None
+    prometheus_reporters: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sampling_rate <= 1.0:
+            raise ValueError(f"samplingRate must be above 0 and at most 1, found {self.sampling_rate:g}")
+
+
+class TLSConfig(Section):
+    """``m3msg.server.tls``."""
+
+    mode: Literal["disabled", "permissive", "enforced"] = "disabled"
+    cert_file: Meaningless = None
+    key_file: Meaningless = None
+    client_ca_file: Meaningless = msgspec.field(default=None, name="clientCAFile")
+    certificates_ttl: Meaningless = msgspec.field(default=None, name="certificatesTTL")
+    m_tls_enabled: Meaningless = msgspec.field(default=None, name="mTLSEnabled")
+
+    def __post_init__(self) -> None:
+        if self.mode != "disabled":
+            raise ValueError(f"TLS is not available: mode must be disabled, found {self.mode}")
+
+
+class M3MsgServerConfig(Section):
+    """``m3msg.server``."""
+
+    listen_address: Address
+    retry: Meaningless = None
+    keep_alive_enabled: bool = True
+    keep_alive_period: Duration = Duration(10 * SECOND)
+    tls: TLSConfig = TLSConfig()
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen_address)
+
+
+class ConsumerConfig(Section):
+    """``m3msg.consumer``."""
+
+    encoder: CodecConfig = CodecConfig()
+    decoder: CodecConfig = CodecConfig()
+    message_pool: Meaningless = None
+    ack_flush_interval: Meaningless = None
+    ack_buffer_size: Meaningless = None
+    connection_write_buffer_size: int = 1 << 20
+    connection_read_buffer_size: int = 1 << 20
+    connection_write_timeout: Duration = Duration(5 * SECOND)
+
+
+class M3MsgConfig(Section):
+    """``m3msg``."""
+
+    server: M3MsgServerConfig
+    consumer: ConsumerConfig = ConsumerConfig()
+
+
+class HTTPConfig(Section):
+    """``http``."""
+
+    listen_address: Address
+    read_timeout: Duration = Duration(10 * SECOND)
+    write_timeout: Duration = Duration(10 * SECOND)
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen_address)
+
+
+class EtcdClusterConfig(Section):
+    """``etcdClusters[]``."""
+
+    zone: str = ""
+    endpoints: list[str] = []
+    keep_alive: Meaningless = None
+    tls: Meaningless = None
+    auto_sync_interval: Meaningless = None
+    dial_timeout: Meaningless = None
+
+
+class EtcdConfig(Section):
+    """``kvClient.etcd``."""
+
+    service: str
+    zone: str = "embedded"
+    env: str = "default_env"
+    cache_dir: str = ""
+    etcd_clusters: list[EtcdClusterConfig] = []
+    m3sd: Meaningless = None
+    watch_with_revision: Meaningless = None
+    new_directory_mode: Meaningless = None
+    retry: RetryConfig = RetryConfig()
+    request_timeout: Duration = Duration(10 * SECOND)
+    watch_chan_init_timeout: Meaningless = None
+    watch_chan_check_interval: Meaningless = None
+    watch_chan_reset_interval: Meaningless = None
+    enable_fast_gets: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if not self.service:
+            raise ValueError("service must not be empty")
+
+
+class EmbeddedKVConfig(Section):
+    """``kvClient.embedded``: the cluster state of one machine in a file; all processes that name the same file share it."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path must name a file")
+
+
+class KVClientConfig(Section):
+    """``kvClient``: where the cluster state is. ``embedded`` wins over ``etcd``, whose ``env`` and ``zone`` stay the defaults for keys."""
+
+    etcd: EtcdConfig | None = None
+    embedded: EmbeddedKVConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.etcd is None and self.embedded is None:
+            raise ValueError("one of etcd and embedded is needed; for a single machine: embedded: {path: FILE}")
+
+    @property
+    def environment(self) -> str:
+        """Environment of keys whose own section names none."""
+        return (self.etcd.env if self.etcd is not None else "") or "default_env"
+
+
+class RuntimeOptionsConfig(Section):
+    """``runtimeOptions``: limits that KV may change while running (reference/aggregator_core.md §14)."""
+
+    kv_config: KVOverride = KVOverride()
+    write_values_per_metric_limit_per_second_key: str = "write-values-per-metric-limit-per-second"
+    write_values_per_metric_limit_per_second: int = 0
+    write_new_metric_limit_cluster_per_second_key: str = "write-new-metric-limit-cluster-per-second"
+    write_new_metric_limit_cluster_per_second: int = 0
+    write_new_metric_no_limit_warmup_duration: Duration = Duration(0)
+
+    def __post_init__(self) -> None:
+        if self.write_values_per_metric_limit_per_second < 0 or self.write_new_metric_limit_cluster_per_second < 0:
+            raise ValueError("limits must not be negative; 0 means no limit")
+
+
+class InstanceSection(Section):
+    """``instance``: this implementation's own keys, all optional."""
+
+    workers: int = 0
+    """Worker processes; 0: one per CPU."""
+    run_directory: str = ""
+    """Sockets and option files of the processes of this instance; empty: a private temporary directory."""
+    data_directory: str = ""
+    """What survives a restart; empty: nothing is kept."""
+    memory_limit_bytes: int = 0
+    """Windows and timer logs of all workers together; 0: no limit."""
+    timer_samples_per_series_cap: int = 1 << 20
+    shutdown_timeout: Duration = Duration(15 * SECOND)
+    """SIGTERM: longest wait for acknowledgements of what was emitted."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.memory_limit_bytes < 0 or self.shutdown_timeout < 0:
+            raise ValueError("workers, memoryLimitBytes and shutdownTimeout must not be negative")
+        if self.timer_samples_per_series_cap < 1:
+            raise ValueError("timerSamplesPerSeriesCap must be at least 1")
+
+
+class ServiceConfig(Section, kw_only=True):
+    """The configuration file of an aggregator instance."""
+
+    logging: LoggingConfig = LoggingConfig()
+    metrics: MetricsConfig = MetricsConfig(prometheus=PrometheusConfig(listen_address="0.0.0.0:6002"))
+    m3msg: M3MsgConfig | None = None
+    rawtcp: Any = None
+    """Kept to be refused with a reason: this transport is not available."""
+    http: HTTPConfig = HTTPConfig(
+        listen_address="0.0.0.0:6001", read_timeout=Duration(MINUTE), write_timeout=Duration(MINUTE)
+    )
+    kv_client: KVClientConfig
+    runtime_options: RuntimeOptionsConfig = RuntimeOptionsConfig()
+    debug: Meaningless = None
+    aggregator: AggregatorSection = aggregator_when_absent()
+    instance: InstanceSection = InstanceSection()
+
+    def __post_init__(self) -> None:
+        if self.rawtcp is not None and self.m3msg is None:
+            raise ValueError("rawtcp is not available; configure m3msg instead, and point clients of type m3msg to it")
+
+    @property
+    def server(self) -> M3MsgConfig:
+        """The m3msg listener; M3's default when neither m3msg nor rawtcp is configured."""
+        return self.m3msg or M3MsgConfig(server=M3MsgServerConfig(listen_address="0.0.0.0:6000"))

@@ -1,0 +1,221 @@
+"""Sections, defaults and derived figures of the aggregator's YAML."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import (
+    FlushManagerConfig,
+    JitterBucket,
+    engine_options,
+    forwarding_delay_ns,
+    instance_id,
+    kv_keys,
+    load_config,
+    max_jitter_ns,
+    new_metric_limit,
+)
+from m3x.config import ConfigError, Duration
+
+ROOT = Path(__file__).resolve().parents[3]
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+MINIMAL = "kvClient: {embedded: {path: kv.sqlite}}\n"
+HANDLERS = "flush: {handlers: [{staticBackend: {type: blackhole}}]}"
+
+
+def load_text(tmp_path: Path, *texts: str, environ: dict[str, str] | None = None):
+    files = []
+    for i, text in enumerate(texts):
+        path = tmp_path / f"{i}.yml"
+        path.write_text(text)
+        files.append(path)
+    return load_config(files, environ or {}).value
+
+
+def problems(tmp_path: Path, *texts: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, *texts)
+    return caught.value.problems
+
+
+def options_of(config):
+    return engine_options(config, num_shards=64, topic_shards=32, replica_factor=2, workers=2)
+
+
+def test_the_documented_file_loads_unchanged() -> None:
+    loaded = load_config([ROOT / "configs/m3aggregator.yml"], {})
+    config = loaded.value
+    assert config.server.server.listen_address == "0.0.0.0:6000"
+    assert config.http.listen_address == "0.0.0.0:6001"
+    assert config.metrics.prometheus is not None
+    assert config.metrics.prometheus.listen_address == "0.0.0.0:6002"
+    options = options_of(config)
+    assert (options.counter_prefix, options.timer_transform, options.gauge_transform) == ("", "suffix", "empty")
+    assert options.buffer_past_ns == MINUTE
+    assert options.buffer_future_ns == 10 * MINUTE
+    assert options.buffer_after_cutoff_ns == 10 * MINUTE
+    assert options.forwarding_max_const_delay_ns == 5 * MINUTE
+    assert options.max_timer_batch_size_per_write == 140
+    assert (options.num_shards, options.topic_shards) == (64, 32)
+    assert config.aggregator.election_manager.election.ttl_s == 10
+    assert config.aggregator.flush_manager.jitter_enabled
+    assert "aggregator.entryPool" in loaded.meaningless
+    assert instance_id(config.aggregator, "0.0.0.0:6000", {"M3AGGREGATOR_HOST_ID": "m3aggregator01:6000"}) == (
+        "m3aggregator01:6000"
+    )
+
+
+def test_keys_of_the_documented_file() -> None:
+    keys = kv_keys(load_config([ROOT / "configs/m3aggregator.yml"], {}).value)
+    assert keys.placement == "/placement/namespace/m3db-cluster-name/m3aggregator"
+    assert keys.flush_times(1) == "_kv/namespace/m3db-cluster-name/shardset/1/flush"
+    assert keys.election(1) == "_ld/namespace/m3db-cluster-name/m3aggregator/shardset/1/lock"
+    assert keys.values_limit == "_kv/namespace/m3db-cluster-name/write-values-per-metric-limit-per-second"
+
+
+def test_the_local_file_is_on_loopback_with_the_embedded_store() -> None:
+    config = load_config([ROOT / "configs/local/m3aggregator.yml"], {}).value
+    assert config.kv_client.etcd is None
+    assert config.kv_client.embedded is not None
+    addresses = [config.server.server.listen_address, config.http.listen_address]
+    assert addresses == ["127.0.0.1:6000", "127.0.0.1:6001"]
+    assert instance_id(config.aggregator, addresses[0], {}) == "m3aggregator-local"
+    assert options_of(config).buffer_past_ns == 5 * SECOND
+    assert not config.aggregator.flush_manager.jitter_enabled
+    documented = kv_keys(load_config([ROOT / "configs/m3aggregator.yml"], {}).value)
+    assert kv_keys(config) == documented
+
+
+def test_absent_sections_have_the_service_defaults(tmp_path: Path) -> None:
+    config = load_text(tmp_path, MINIMAL)
+    options = options_of(config)
+    assert (options.buffer_past_ns, options.buffer_future_ns) == (10 * MINUTE, 10 * MINUTE)
+    assert options.buffer_after_cutoff_ns == 10 * MINUTE
+    assert options.counter_prefix == ""
+    assert options.entry_check_interval_ns == 10 * MINUTE
+    assert config.http.read_timeout == Duration(60 * SECOND)
+    assert config.metrics.prometheus is not None
+    assert config.metrics.prometheus.listen_address == "0.0.0.0:6002"
+    assert config.server.server.listen_address == "0.0.0.0:6000"
+    assert instance_id(config.aggregator, "0.0.0.0:6000", {}) == "m3aggregator_local"
+    assert config.aggregator.flush.handlers[0].dynamic_backend is not None
+
+
+def test_present_sections_have_the_code_defaults(tmp_path: Path) -> None:
+    config = load_text(tmp_path, MINIMAL + "http: {listenAddress: '127.0.0.1:1'}\naggregator: {" + HANDLERS + "}\n")
+    options = options_of(config)
+    assert (options.buffer_past_ns, options.buffer_future_ns) == (MINUTE, MINUTE)
+    assert options.buffer_after_cutoff_ns == 60 * MINUTE
+    assert options.counter_prefix == "stats.counts."
+    assert options.gauge_transform == "noop"
+    assert options.entry_check_interval_ns == 60 * MINUTE
+    assert config.http.read_timeout == Duration(10 * SECOND)
+    assert config.aggregator.instance_id.type == "host_id_port"
+    assert config.aggregator.election_manager.election.ttl_s == 60
+
+
+def test_explicitly_empty_prefixes_stay_empty(tmp_path: Path) -> None:
+    text = MINIMAL + 'aggregator: {metricPrefix: "", timerPrefix: "t.", ' + HANDLERS + "}\n"
+    options = options_of(load_text(tmp_path, text))
+    assert (options.counter_prefix, options.timer_prefix) == ("counts.", "t.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http: {listenAddress: '127.0.0.1:1'}\n", "kvClient: this key is required and missing"),
+        ("kvClient: {}\n", "one of etcd and embedded is needed"),
+        (MINIMAL + "rawtcp: {listenAddress: '0.0.0.0:6000'}\n", "rawtcp is not available"),
+        (MINIMAL + "m3msg: {server: {listenAddress: nowhere}}\n", "'nowhere' is not an address"),
+        (MINIMAL + "aggregator: {flush: {handlers: []}}\n", "no handler configuration"),
+        (MINIMAL + "aggregator: {flush: {handlers: [{}]}}\n", "neither dynamic nor static backend was configured"),
+        (MINIMAL + "aggregator: {" + HANDLERS + ", flushmanager: {}}\n", "did you mean 'flushManager'?"),
+        (MINIMAL + "aggregator: {" + HANDLERS + ", electionManager: {electionKeyFmt: lock}}\n", "must contain %d once"),
+        (MINIMAL + "aggregator: {" + HANDLERS + ", defaultStoragePolicies: [10x]}\n", "defaultStoragePolicies[0]"),
+        (
+            MINIMAL + "aggregator: {" + HANDLERS + ", aggregationTypes: {defaultCounterAggregationTypes: 'Sum,P99'}}\n",
+            "P99 is not possible for this metric type",
+        ),
+        (MINIMAL + "instance: {workers: -1}\n", "must not be negative"),
+    ],
+)
+def test_problems_name_the_place_and_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:
+    assert any(expected in line for line in problems(tmp_path, text)), problems(tmp_path, text)
+
+
+def test_an_overlay_changes_only_what_it_names(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yml"
+    overlay.write_text("kvClient: {embedded: {path: /kv}}\naggregator: {flushManager: {jitterEnabled: false}}\n")
+    config = load_config([ROOT / "configs/m3aggregator.yml", overlay], {}).value
+    assert config.kv_client.embedded is not None
+    assert config.kv_client.environment == "namespace/m3db-cluster-name"
+    assert not config.aggregator.flush_manager.jitter_enabled
+    assert config.aggregator.flush_manager.max_buffer_size == Duration(5 * MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "jitter_s"), [(1, 1), (10, 10), (60, 60), (600, 300), (3600, 900), (6 * 3600, 90 * 60)]
+)
+def test_max_jitter_as_in_m3(interval_s: int, jitter_s: int) -> None:
+    buckets = [
+        JitterBucket(flush_interval=Duration(MINUTE), max_jitter_percent=1.0),
+        JitterBucket(flush_interval=Duration(10 * MINUTE), max_jitter_percent=0.5),
+        JitterBucket(flush_interval=Duration(60 * MINUTE), max_jitter_percent=0.25),
+    ]
+    assert max_jitter_ns(buckets, interval_s * SECOND) == jitter_s * SECOND
+
+
+@pytest.mark.parametrize(
+    ("jitter", "resolution_s", "times", "delay_s"),
+    [
+        (True, 1, 1, 6), (True, 1, 3, 16), (True, 10, 1, 10), (True, 10, 3, 20), (True, 600, 1, 155),
+        (True, 600, 3, 165), (False, 1, 1, 6), (False, 1, 3, 16), (False, 10, 1, 15), (False, 10, 3, 25),
+        (False, 600, 1, 605), (False, 600, 3, 615),
+    ],
+)  # fmt: skip
+def test_forwarding_delay_as_in_m3(jitter: bool, resolution_s: int, times: int, delay_s: int) -> None:
+    manager = FlushManagerConfig(
+        jitter_enabled=jitter,
+        max_jitters=[
+            JitterBucket(flush_interval=Duration(5 * SECOND), max_jitter_percent=1.0),
+            JitterBucket(flush_interval=Duration(10 * SECOND), max_jitter_percent=0.5),
+            JitterBucket(flush_interval=Duration(MINUTE), max_jitter_percent=0.5),
+            JitterBucket(flush_interval=Duration(10 * MINUTE), max_jitter_percent=0.25),
+        ],
+    )
+    assert forwarding_delay_ns(manager, 5 * SECOND, 0, resolution_s * SECOND, times) == delay_s * SECOND
+
+
+def test_a_constant_forwarding_delay_wins() -> None:
+    assert forwarding_delay_ns(FlushManagerConfig(), 5 * SECOND, MINUTE, 10 * SECOND, 2) == 80 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("limit", "shards", "replicas", "per_shard"), [(32, 4, 2, 4), (128, 4, 2, 16), (0, 4, 2, 0), (5, 0, 1, 5)]
+)
+def test_cluster_limit_per_shard(limit: int, shards: int, replicas: int, per_shard: int) -> None:
+    assert new_metric_limit(limit, shards, replicas) == per_shard
+
+
+def test_host_ids(tmp_path: Path) -> None:
+    section = "aggregator: {" + HANDLERS + ", hostID: %s, instanceID: {type: %s}}\n"
+    name_file = tmp_path / "id"
+    name_file.write_text(" from-file\n")
+    cases = [
+        ("{resolver: config, value: a}", "host_id_port", "a:6000"),
+        ("{resolver: environment, envVarName: ID}", "host_id", "from-env"),
+        ("{resolver: file, file: {path: %s}}" % name_file, "host_id", "from-file"),
+        ("{resolver: hostname, hostname: {format: 'x-{{.Hostname}}'}}", "host_id", None),
+    ]
+    for host, kind, expected in cases:
+        config = load_text(tmp_path, MINIMAL + section % (host, kind))
+        found = instance_id(config.aggregator, "0.0.0.0:6000", {"ID": "from-env"})
+        assert found == expected if expected else found.startswith("x-")
+
+
+def test_a_host_id_that_is_not_set_says_which_variable(tmp_path: Path) -> None:
+    text = MINIMAL + "aggregator: {" + HANDLERS + ", hostID: {resolver: environment, envVarName: WHO}}\n"
+    config = load_text(tmp_path, text)
+    with pytest.raises(ConfigError, match="WHO is not set"):
+        instance_id(config.aggregator, "0.0.0.0:6000", {})
