@@ -1,0 +1,229 @@
+"""Leader election in M3's key layout (reference/cluster.md §4), written against the ``Store`` interface.
+
+A candidate's key is ``{prefix}/{lease id in hex}``, its value the candidate's name, its life that of the lease. The key with the lowest
+create revision leads; every other candidate waits for the deletion of the key created just before its own.
+
+Whoever acts as leader checks ``deadline_ns()`` at the very moment of acting: a process that was stopped or cut off learns of the loss
+of its lease only later, but the deadline has passed on its own clock before any other candidate can lead.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from m3cluster.kv.store import KVError, Lease, Store
+from m3x.clock import boot_ns
+from m3x.log import logger
+from m3x.retry import Backoff
+
+__all__ = ["CampaignEndedError", "Election", "ElectionError"]
+
+log = logger(__name__)
+
+_RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
+
+
+class ElectionError(Exception):
+    """An election call that cannot be served; the message says why."""
+
+
+class CampaignEndedError(ElectionError):
+    """The campaign was ended by ``resign`` or ``close`` before it was won."""
+
+
+class Election:
+    """One candidate of one election. ``prefix`` comes from ``keys.election_prefix``; the lease is taken by the first campaign and kept."""
+
+    def __init__(self, store: Store, prefix: str, ttl_s: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._ttl_s = ttl_s if ttl_s > 0 else 60
+        self._lease: Lease | None = None
+        self._key = ""
+        self._revision = 0
+        self._elected = False
+        self._guard: asyncio.Task[None] | None = None
+        self._campaigning = False
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._closed = False
+
+    @property
+    def key(self) -> str:
+        """Our key; with ``revision`` the condition of writes that only the leader may do. Empty without a campaign."""
+        return self._key
+
+    @property
+    def revision(self) -> int:
+        """Create revision of our key; 0 while there is none."""
+        return self._revision
+
+    @property
+    def is_leader(self) -> bool:
+        """Elected, not resigned, and the lease's deadline has not passed."""
+        return boot_ns() < self.deadline_ns()
+
+    def deadline_ns(self) -> int:
+        """Until when we may act as leader, on ``CLOCK_BOOTTIME`` (subtract your own margin); 0 if we do not lead."""
+        if not self._elected or self._lease is None:
+            return 0
+        return self._lease.deadline_ns()
+
+    async def campaign(self, value: str) -> None:
+        """Returns when elected. Lost leases and a store that does not answer are tried again for as long as the caller waits.
+
+        Raises ``ElectionError`` if a campaign is in progress or won already, ``CampaignEndedError`` after ``resign`` or ``close``.
+        Cancelling it withdraws the candidacy.
+        """
+        if self._closed:
+            raise ElectionError("the election has been closed")
+        if self._campaigning or self.is_leader:
+            raise ElectionError("campaign in progress")
+        self._step_down()
+        self._campaigning = True
+        self._ended.clear()
+        attempt = 0
+        try:
+            while True:
+                try:
+                    if await self._attempt(value.encode()):
+                        return
+                    attempt = 0
+                except KVError as error:
+                    attempt += 1
+                    log.warning_limited("campaign interrupted, trying again", prefix=self._prefix, error=str(error))
+                    await self._unless_ended(asyncio.sleep(_RETRY.delay(attempt)))
+        except BaseException:
+            self._ended.set()
+            await asyncio.shield(self._withdraw())
+            raise
+        finally:
+            self._campaigning = False
+
+    async def _attempt(self, value: bytes) -> bool:
+        """One candidacy under one lease; False if the lease was lost on the way."""
+        lease = await self._living_lease()
+        self._key = f"{self._prefix}/{lease.id:x}"
+        own = await self._store.put_with_lease(self._key, value, lease)
+        if own.data != value:
+            await self._store.delete_if(self._key, own.create_revision)
+            own = await self._store.put_with_lease(self._key, value, lease)
+        self._revision = own.create_revision
+        while True:
+            candidates = await self._store.keys(self._prefix + "/")
+            if all(key != self._key or found.create_revision != self._revision for key, found in candidates):
+                return False
+            before = [(key, found) for key, found in candidates if found.create_revision < self._revision]
+            if not before:
+                break
+            key, found = before[-1]
+            if not await self._first(self._store.wait_deleted(key, found.create_revision), lease):
+                return False
+        if self._ended.is_set():
+            raise CampaignEndedError(f"the campaign for {self._prefix} was ended")
+        if boot_ns() >= lease.deadline_ns():
+            return False
+        self._elected = True
+        self._guard = asyncio.create_task(self._guard_leadership(lease), name=f"leadership of {self._prefix}")
+        return True
+
+    async def _living_lease(self) -> Lease:
+        if self._lease is None or boot_ns() >= self._lease.deadline_ns():
+            self._lease = await self._store.grant(self._ttl_s)
+        return self._lease
+
+    async def _first(self, work: Coroutine[Any, Any, None], lease: Lease) -> bool:
+        """Runs ``work`` to its end; False if the lease is lost before that."""
+        return await self._unless_ended(work, lease.lost())
+
+    async def _unless_ended(self, *works: Coroutine[Any, Any, object]) -> bool:
+        """Waits for the first of ``works`` (True: it was the first of them); raises ``CampaignEndedError`` once the campaign is ended."""
+        tasks = [asyncio.ensure_future(work) for work in works]
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise CampaignEndedError(f"the campaign for {self._prefix} was ended")
+            for task in tasks:
+                if task.done():
+                    task.result()
+                    return task is tasks[0]
+            return False
+        finally:
+            for task in (*tasks, ended):
+                task.cancel()
+            await asyncio.gather(*tasks, ended, return_exceptions=True)
+
+    async def _withdraw(self) -> None:
+        """Takes our key away if it is still ours."""
+        key, revision, self._revision = self._key, self._revision, 0
+        try:
+            if revision:
+                await self._store.delete_if(key, revision)
+            if self._closed:
+                await self._revoke()
+        except KVError as error:
+            log.warning("our election key could not be deleted; it ends with its lease", key=key, error=str(error))
+
+    async def _guard_leadership(self, lease: Lease) -> None:
+        """Ends the leadership when the lease is over or our key is gone."""
+        while True:
+            try:
+                await self._unless_ended(self._store.wait_deleted(self._key, self._revision), lease.lost())
+            except CampaignEndedError:
+                pass
+            except KVError as error:
+                if boot_ns() < lease.deadline_ns():
+                    # As long as the lease lives we lead, whether or not the store answers.
+                    log.warning_limited("cannot watch our election key", key=self._key, error=str(error))
+                    await asyncio.sleep(_RETRY.delay(1))
+                    continue
+            self._elected = False
+            return
+
+    def _step_down(self) -> None:
+        """From here on ``is_leader`` is False, and whoever waits for a campaign or in ``lost`` is told."""
+        self._elected = False
+        self._ended.set()
+
+    async def lost(self) -> None:
+        """Returns when we do not lead (any more): lease over, key deleted by someone, resigned or closed. At once if we do not lead."""
+        guard = self._guard
+        if self._elected and guard is not None:
+            await asyncio.wait([guard])
+
+    async def resign(self) -> None:
+        """Ends a campaign or the leadership; the lease stays for the next campaign. Without either it does nothing.
+
+        From the first moment on ``is_leader`` is False. Raises ``KVError`` if the key could not be deleted (it ends with the lease).
+        """
+        self._step_down()
+        key, revision, self._revision = self._key, self._revision, 0
+        if revision:
+            await self._store.delete_if(key, revision)
+
+    async def leader(self) -> str | None:
+        """The value of the candidate that leads now; None without candidates. Raises ``KVError``."""
+        candidates = await self._store.keys(self._prefix + "/")
+        return candidates[0][1].data.decode(errors="replace") if candidates else None
+
+    async def candidates(self) -> list[str]:
+        """The values of all candidates, the leader first. Raises ``KVError``."""
+        return [found.data.decode(errors="replace") for _, found in await self._store.keys(self._prefix + "/")]
+
+    async def close(self) -> None:
+        """Resigns and revokes the lease; no campaign is possible afterwards."""
+        self._closed = True
+        self._step_down()
+        self._revision = 0
+        try:
+            await self._revoke()
+        except KVError as error:
+            log.warning("the lease could not be revoked; it ends by its TTL", prefix=self._prefix, error=str(error))
+        if self._guard is not None:
+            await asyncio.wait([self._guard])
+
+    async def _revoke(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.revoke()

@@ -1,0 +1,75 @@
+"""The store of one machine: an SQLite file in WAL mode that several processes share.
+
+* Every write is one transaction, synced to the disk: kill -9 of any process, or of all, loses nothing that was answered.
+* SQLite runs on one worker thread per client, so the event loop never waits for the disk or for another process's lock.
+* Other processes' writes are noticed by ``PRAGMA data_version``, asked ten times a second while anything is watched.
+* A process that is stopped in the middle of a write (SIGSTOP within that millisecond) holds the lock: other clients' calls then raise
+  ``KVError`` after ``BUSY_S``, and leases run out rather than being held by two.
+"""
+
+import asyncio
+import random
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from m3cluster.kv.sqlite_store import SQLiteStore
+from m3cluster.kv.store import KVError
+from m3cluster.kv.tables import Tables, boot_id
+from m3x.clock import boot_ns
+
+__all__ = ["BUSY_S", "open_embedded"]
+
+BUSY_S = 5.0
+"""How long a call waits for another process's write."""
+
+_clients: dict[str, set[SQLiteStore]] = {}
+"""Clients of this process by file: they tell each other of writes without waiting for the next poll."""
+
+
+async def open_embedded(path: str | Path) -> SQLiteStore:
+    """A client of the database in file ``path``; file and folders are created if need be.
+
+    Raises ``KVError`` naming the file and the cause if it cannot be used.
+    """
+    file = _absolute(path)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="kv")
+    try:
+        tables = await asyncio.get_running_loop().run_in_executor(executor, _connect, file)
+    except BaseException:
+        executor.shutdown(wait=False)
+        raise
+    return SQLiteStore(tables, executor, _clients.setdefault(str(file), set()), str(file))
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).resolve()
+
+
+def _connect(file: Path) -> Tables:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise KVError(f"cannot open the embedded KV {file}: {error}; its folder must exist and be writable") from error
+    try:
+        _enter_wal_mode(connection)
+        connection.execute("PRAGMA synchronous = FULL")
+        return Tables(connection, boot_id(), boot_ns)
+    except (sqlite3.Error, KVError) as error:
+        connection.close()
+        raise KVError(f"cannot use the embedded KV {file}: {error}") from error
+
+
+def _enter_wal_mode(connection: sqlite3.Connection) -> None:
+    """Switching the mode needs the file alone, and SQLite does not wait for that by itself."""
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(random.uniform(0.005, 0.05))

@@ -1,0 +1,269 @@
+"""The store on SQLite tables: an asyncio shell around ``Tables``, used by the memory and the embedded backend."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from m3cluster.kv.store import KVError, Lease, Value
+from m3cluster.kv.tables import Tables
+from m3cluster.kv.watching import Feed, LatestWatch
+from m3x.clock import boot_ns
+from m3x.log import logger
+
+__all__ = ["SQLiteLease", "SQLiteStore"]
+
+log = logger(__name__)
+T = TypeVar("T")
+
+_POLL_S = 0.1
+SECOND_NS = 1_000_000_000
+
+
+class SQLiteStore:
+    """One client of one database (``Store``). Create it inside a running loop; use it on that loop only.
+
+    ``executor`` is the thread that owns ``tables`` (None: the caller's own, for a database in memory). ``peers`` are the clients of the
+    same database in this process; they learn of a write at once, other processes within the polling period.
+    """
+
+    def __init__(self, tables: Tables, executor: Executor | None, peers: "set[SQLiteStore]", name: str) -> None:
+        self._tables = tables
+        self._executor = executor
+        self._peers = peers
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._leases: set[SQLiteLease] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._feed = Feed(self._poll, _POLL_S)
+        self.start(self._feed.run(), "watches")
+        peers.add(self)
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Runs ``work`` until it ends or the store is closed."""
+        task = self._loop.create_task(work, name=f"kv {self._name}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the store ended", exception=error, task=task.get_name(), store=self._name)
+
+    async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
+        if self._closed:
+            raise KVError(f"{self._name} has been closed")
+        try:
+            if self._executor is None:
+                return operation(*arguments)
+            return await self._loop.run_in_executor(self._executor, operation, *arguments)
+        except sqlite3.Error as error:
+            raise KVError(f"{self._name}: {error}{_advice(error)}") from error
+
+    async def _write(self, operation: Callable[..., T], *arguments: Any) -> T:
+        result = await self._run(operation, *arguments)
+        for peer in list(self._peers):
+            peer.wake()
+        return result
+
+    def wake(self) -> None:
+        """Something may have changed; called from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._feed.wake)
+
+    async def _poll(
+        self, known: dict[str, int], token: tuple[int, int]
+    ) -> tuple[dict[str, Value | None], tuple[int, int]]:
+        return await self._run(self._tables.changes, known, token)
+
+    async def get(self, key: str) -> Value:
+        """Raises ``KeyNotFoundError``."""
+        return await self._run(self._tables.get, key)
+
+    async def set(self, key: str, data: bytes) -> int:
+        """Unconditional write; returns the new version."""
+        return await self._write(self._tables.set, key, bytes(data))
+
+    async def set_if_not_exists(self, key: str, data: bytes) -> int:
+        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
+        return await self.check_and_set(key, 0, data)
+
+    async def check_and_set(self, key: str, version: int, data: bytes) -> int:
+        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
+        return await self._write(self._tables.check_and_set, key, version, bytes(data))
+
+    async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
+        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
+        return await self._write(self._tables.put_if, key, bytes(data), other_key, create_revision)
+
+    async def delete(self, key: str) -> Value:
+        """Returns the last value; raises ``KeyNotFoundError``."""
+        return await self._write(self._tables.delete, key)
+
+    async def delete_if(self, key: str, create_revision: int) -> bool:
+        """Deletes at an expected create revision; returns whether it did."""
+        return await self._write(self._tables.delete_if, key, create_revision)
+
+    async def keys(self, prefix: str) -> list[tuple[str, Value]]:
+        """All keys that start with ``prefix``, in order of create revision."""
+        return await self._run(self._tables.keys, prefix)
+
+    def watch(self, key: str) -> LatestWatch:
+        """A new watch of one key."""
+        return self._feed.watch(key)
+
+    async def wait_deleted(self, key: str, create_revision: int) -> None:
+        """Returns as soon as ``key`` does not exist with that create revision."""
+        watch = self._feed.watch(key, report_missing=True)
+        try:
+            async for value in watch:
+                if value is None or value.create_revision != create_revision:
+                    return
+        finally:
+            watch.end()
+        raise KVError(f"{self._name} was closed while waiting for the deletion of {key}")
+
+    async def grant(self, ttl_s: int) -> "SQLiteLease":
+        """A new lease, kept alive every TTL/3 until revoked or lost."""
+        if ttl_s <= 0:
+            raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
+        sent_ns = boot_ns()
+        lease_id = await self._run(self._tables.grant, ttl_s * SECOND_NS)
+        lease = SQLiteLease(self, lease_id, ttl_s * SECOND_NS, sent_ns)
+        self._leases.add(lease)
+        self.start(lease.keep_alive(), f"lease {lease_id:x}")
+        return lease
+
+    async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
+        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
+        return await self._write(self._tables.put_with_lease, key, bytes(data), lease.id)
+
+    async def refresh_lease(self, lease: "SQLiteLease") -> bool:
+        """One keepalive; False if the lease is over."""
+        return await self._run(self._tables.keep_alive, lease.id)
+
+    def forget_lease(self, lease: "SQLiteLease") -> None:
+        """The lease is not kept alive any more."""
+        self._leases.discard(lease)
+
+    async def revoke_lease(self, lease: "SQLiteLease") -> None:
+        """Ends a lease; its keys vanish."""
+        await self._write(self._tables.revoke, lease.id)
+
+    async def close(self) -> None:
+        """Ends watches and leases of this client (leases are revoked) and frees the connection."""
+        if self._closed:
+            return
+        for lease in list(self._leases):
+            try:
+                await lease.revoke()
+            except KVError as error:
+                log.warning("a lease could not be revoked; it ends by its TTL", lease=f"{lease.id:x}", error=str(error))
+        await self._stop()
+
+    async def abandon(self) -> None:
+        """Frees everything as ``close`` does, but leaves the leases to their TTL, as a process that dies would."""
+        for lease in list(self._leases):
+            lease.end()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        self._feed.end()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._peers.discard(self)
+        if self._executor is not None and not self._closed:
+            await self._run(self._tables.close)
+            self._executor.shutdown(wait=False)
+        self._closed = True
+
+
+def _advice(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return "; another process holds it in the middle of a write: is one stopped?"
+    if "full" in text or "I/O" in text:
+        return "; look at the disk"
+    if "malformed" in text or "not a database" in text:
+        return "; the file is not a usable database: restore it or name another file"
+    return ""
+
+
+class SQLiteLease:
+    """A lease (``Lease``), kept alive by its store."""
+
+    def __init__(self, store: SQLiteStore, lease_id: int, ttl_ns: int, sent_ns: int) -> None:
+        self._store = store
+        self._id = lease_id
+        self._ttl_ns = ttl_ns
+        self._deadline_ns = sent_ns + ttl_ns
+        self._lost = asyncio.Event()
+
+    @property
+    def id(self) -> int:
+        """The lease id."""
+        return self._id
+
+    @property
+    def ttl_ns(self) -> int:
+        """Time to live that was granted."""
+        return self._ttl_ns
+
+    def deadline_ns(self) -> int:
+        """On ``CLOCK_BOOTTIME``: time of sending the last answered keepalive + TTL; 0 once the lease has ended."""
+        return 0 if self._lost.is_set() else self._deadline_ns
+
+    async def lost(self) -> None:
+        """Returns when the lease has ended, for whatever reason."""
+        await self._lost.wait()
+
+    async def revoke(self) -> None:
+        """Ends it now; its keys vanish."""
+        self.end()
+        await self._store.revoke_lease(self)
+
+    def end(self) -> None:
+        """From here on the lease is not kept alive and counts as lost."""
+        self._lost.set()
+
+    async def keep_alive(self) -> None:
+        """Keeps the lease until it is lost. The store's deadline is never earlier than ours: it counts from a later moment."""
+        pause_ns = self._ttl_ns // 3
+        try:
+            while not self._lost.is_set():
+                await self._sleep(min(pause_ns, self._deadline_ns - boot_ns()))
+                if self._lost.is_set():
+                    return
+                sent_ns = boot_ns()
+                if sent_ns >= self._deadline_ns:
+                    log.warning("lease lost: its time ran out without an answer", lease=f"{self._id:x}")
+                    return
+                try:
+                    async with asyncio.timeout((self._deadline_ns - sent_ns) / SECOND_NS):
+                        alive = await self._store.refresh_lease(self)
+                except TimeoutError:
+                    continue
+                except KVError as error:
+                    log.warning_limited("a keepalive failed, trying again", lease=f"{self._id:x}", error=str(error))
+                    pause_ns = self._ttl_ns // 10
+                    continue
+                if not alive:
+                    log.warning("lease lost: the store has ended it", lease=f"{self._id:x}")
+                    return
+                pause_ns = self._ttl_ns // 3
+                self._deadline_ns = sent_ns + self._ttl_ns
+        finally:
+            self._lost.set()
+            self._store.forget_lease(self)
+
+    async def _sleep(self, duration_ns: int) -> None:
+        """Sleeps, or wakes when the lease is ended."""
+        try:
+            async with asyncio.timeout(max(duration_ns, 0) / SECOND_NS):
+                await self._lost.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,122 @@
+"""Watches: each holds the newest value of one key until its reader takes it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from m3cluster.kv.store import KVError, Value
+from m3cluster.kv.tables import UNKNOWN
+from m3x.log import logger
+
+__all__ = ["Feed", "LatestWatch"]
+
+log = logger(__name__)
+
+
+class LatestWatch:
+    """A watch of one key (``Watch``): whoever learns of a change offers it, the reader takes the newest one."""
+
+    def __init__(self, on_close: Callable[["LatestWatch"], None], *, report_missing: bool = False) -> None:
+        self._on_close = on_close
+        self._revision = 0 if not report_missing else UNKNOWN
+        self._news = asyncio.Event()
+        self._value: Value | None = None
+        self._closed = False
+
+    def offer(self, value: Value | None) -> None:
+        """The key now has this value; None: it does not exist. What the reader has been told already is ignored."""
+        revision = value.mod_revision if value else 0
+        if revision == self._revision:
+            return
+        self._revision = revision
+        self._value = value
+        self._news.set()
+
+    def __aiter__(self) -> "LatestWatch":
+        return self
+
+    async def __anext__(self) -> Value | None:
+        await self._news.wait()
+        if self._closed:
+            raise StopAsyncIteration
+        self._news.clear()
+        return self._value
+
+    async def close(self) -> None:
+        """Ends the iteration."""
+        self.end()
+
+    def end(self) -> None:
+        """Ends the iteration; may be called more than once."""
+        if not self._closed:
+            self._closed = True
+            self._news.set()
+            self._on_close(self)
+
+
+Token = tuple[int, int]
+Poll = Callable[[dict[str, int], Token], Awaitable[tuple[dict[str, Value | None], Token]]]
+
+
+class Feed:
+    """Feeds all watches of one store from one polling loop, which also runs at once when it is woken."""
+
+    def __init__(self, poll: Poll, period_s: float) -> None:
+        self._poll = poll
+        self._period_s = period_s
+        self._watches: dict[str, set[LatestWatch]] = {}
+        self._known: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._token: Token = (UNKNOWN, UNKNOWN)
+
+    def watch(self, key: str, *, report_missing: bool = False) -> LatestWatch:
+        """A new watch of ``key``; with ``report_missing`` it begins with None if the key does not exist."""
+        watch = LatestWatch(lambda closed: self._forget(key, closed), report_missing=report_missing)
+        self._watches.setdefault(key, set()).add(watch)
+        self._known[key] = UNKNOWN
+        self._wake.set()
+        return watch
+
+    def _forget(self, key: str, watch: LatestWatch) -> None:
+        watches = self._watches.get(key, set())
+        watches.discard(watch)
+        if not watches:
+            self._watches.pop(key, None)
+            self._known.pop(key, None)
+
+    def wake(self) -> None:
+        """Something may have changed: look at once."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """Ends all watches."""
+        for watches in list(self._watches.values()):
+            for watch in list(watches):
+                watch.end()
+
+    async def run(self) -> None:
+        """The loop; runs until cancelled. A store that does not answer is asked again, watches keep their last value."""
+        while True:
+            try:
+                async with asyncio.timeout(self._period_s if self._watches else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._watches:
+                continue
+            try:
+                news, self._token = await self._poll(dict(self._known), self._token)
+            except KVError as error:
+                log.warning_limited("watches get no news, the store does not answer", per_second=0.2, error=str(error))
+                await asyncio.sleep(self._period_s)
+                self._wake.set()
+                continue
+            for key, value in news.items():
+                self._deliver(key, value)
+
+    def _deliver(self, key: str, value: Value | None) -> None:
+        if key not in self._watches:
+            return
+        self._known[key] = value.mod_revision if value else 0
+        for watch in list(self._watches[key]):
+            watch.offer(value)
