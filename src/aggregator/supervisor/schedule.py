@@ -1,0 +1,131 @@
+"""When each list is flushed (reference/aggregator_core.md §6.1, §8.1, §8.2).
+
+Pure: a list joins with the time at which it came to be, ``due`` is asked with the current time. A list (kind, resolution, times forwarded)
+exists once per shard; all of them share one bucket, whose flush interval is the resolution. Where in the interval a bucket is flushed:
+
+| list | offset |
+|---|---|
+| forwarded | its delay mod the resolution |
+| timed, with ``timedMetricsFlushOffsetEnabled`` | its delay mod the resolution |
+| other, jitter off | that of the moment when the list came to be, as in M3 |
+| other, jitter on | a hash of shard set and list id, below the configured maximum: M3 draws it at random, so that a failover or a restart moves the flushes; here all replicas agree |
+
+A bucket that missed ticks runs once: M3 runs it once for every missed tick, but at one target, so that all runs but the first do nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
+
+__all__ = ["ListId", "Schedule", "ScheduleOptions", "Tick", "truncate"]
+
+_YEAR_ONE_NS = 62_135_596_800 * 1_000_000_000
+"""From 0001-01-01T00:00Z to the Unix epoch: Go truncates times from there."""
+
+
+class ListId(NamedTuple):
+    """Names a list within a shard."""
+
+    kind: int
+    resolution_ns: int
+    times_forwarded: int = 0
+
+    def __str__(self) -> str:
+        name = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: f"forwarded×{self.times_forwarded}"}
+        return f"{name[self.kind]} {self.resolution_ns / 1e9:g}s"
+
+
+class Tick(NamedTuple):
+    """A bucket whose time has come: windows up to ``target_ns`` are due."""
+
+    list_id: ListId
+    target_ns: int
+
+
+def truncate(time_ns: int, interval_ns: int) -> int:
+    """Down to a multiple of the interval since the year 1, as Go does it (weeks and odd intervals differ from the Unix epoch)."""
+    return time_ns - (time_ns + _YEAR_ONE_NS) % interval_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOptions:
+    """What the configuration says about flushing."""
+
+    past_ns: int
+    """How late a timed sample may be, without the resolution."""
+    forwarding_delay_ns: Callable[[int, int], int]
+    """(resolution, times forwarded) → delay."""
+    max_jitter_ns: Callable[[int], int] | None
+    """Interval → largest offset; None: jitter is off."""
+    timed_offset: bool = False
+
+    def delay_ns(self, list_id: ListId) -> int:
+        """How far the target of a flush lies before the time of the flush."""
+        if list_id.kind == KIND_TIMED:
+            return self.past_ns + list_id.resolution_ns
+        if list_id.kind == KIND_FORWARDED:
+            return self.forwarding_delay_ns(list_id.resolution_ns, list_id.times_forwarded)
+        return 0
+
+    def offset_ns(self, list_id: ListId, shard_set: int, created_ns: int) -> int:
+        """Where in the interval the bucket of a list is flushed."""
+        resolution = list_id.resolution_ns
+        if list_id.kind == KIND_FORWARDED or (list_id.kind == KIND_TIMED and self.timed_offset):
+            return self.delay_ns(list_id) % resolution
+        if self.max_jitter_ns is None:
+            return created_ns - truncate(created_ns, resolution)
+        limit = self.max_jitter_ns(resolution)
+        if limit <= 0:
+            return 0
+        text = f"{shard_set} {list_id.kind} {resolution} {list_id.times_forwarded}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % limit
+
+
+@dataclass(slots=True)
+class _Bucket:
+    offset_ns: int
+    next_ns: int
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The buckets of one shard set."""
+
+    options: ScheduleOptions
+    shard_set: int = 0
+    _buckets: dict[ListId, _Bucket] = field(default_factory=dict)
+
+    def join(self, list_id: ListId, created_ns: int, now_ns: int) -> None:
+        """A list of that id came to be on some shard: its bucket's next flush is the one of the current interval, often at once."""
+        bucket = self._buckets.get(list_id)
+        if bucket is None:
+            bucket = self._buckets[list_id] = _Bucket(
+                self.options.offset_ns(list_id, self.shard_set, created_ns), next_ns=0
+            )
+        bucket.next_ns = truncate(now_ns, list_id.resolution_ns) + bucket.offset_ns
+
+    def restart(self, now_ns: int) -> None:
+        """A new term as leader begins: every bucket starts again in the current interval. Offsets stay."""
+        for list_id, bucket in self._buckets.items():
+            bucket.next_ns = truncate(now_ns, list_id.resolution_ns) + bucket.offset_ns
+
+    def due(self, now_ns: int) -> list[Tick]:
+        """The buckets whose time has come, earliest first; each is due again in its next interval that is still to come."""
+        ready = sorted((b.next_ns, list_id) for list_id, b in self._buckets.items() if b.next_ns <= now_ns)
+        ticks = []
+        for _, list_id in ready:
+            bucket, interval = self._buckets[list_id], list_id.resolution_ns
+            bucket.next_ns += (max(now_ns - bucket.next_ns, 0) // interval + 1) * interval
+            ticks.append(Tick(list_id, now_ns - self.options.delay_ns(list_id)))
+        return ticks
+
+    def next_ns(self) -> int | None:
+        """When the earliest bucket is due; None without lists."""
+        return min((b.next_ns for b in self._buckets.values()), default=None)
+
+    def lists(self) -> Iterable[ListId]:
+        """All lists that ever joined."""
+        return self._buckets.keys()
