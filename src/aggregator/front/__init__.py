@@ -1,1 +1,28 @@
-"""Contents to follow."""
+"""The front process: m3msg connections of producers in, batches for the workers out, acks back (docs/architecture.md §2, §10).
+
+Started by the supervisor as ``python -m aggregator.front --options FILE``. Imports ``aggregator.ipc`` and ``m3x`` only. Open
+``process`` first (the loop), then ``flow`` (order, credits, waiting: a state machine without I/O).
+
+``options``   what the supervisor says at start
+``process``   the loop and the supervisor's commands
+``flow``      streams to the workers
+``intake``    sockets → frames → batches
+``clients``   the connections: accepting, writing acks, closing
+``links``     the ZeroMQ sockets
+``kernels``   compiled: cut frames, find metric ids, partition
+``figures``   names of the counters
+"""
+
+from collections.abc import Callable
+
+from aggregator.front import kernels
+from aggregator.front.options import FrontOptions
+from aggregator.front.process import run
+
+__all__ = ["FrontOptions", "run", "warm"]
+
+
+def warm(progress: Callable[[str], None]) -> None:
+    """Compiles the kernels, or loads them from the cache."""
+    progress("aggregator.front: frames and routing")
+    kernels.warm()

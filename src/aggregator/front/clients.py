@@ -1,0 +1,338 @@
+"""The connections of producers: accepting, writing acks, closing. Reading is ``front.intake``.
+
+Two epoll sets inside the loop's own: ``readers`` (all connections that may be read) and ``writers`` (those whose peer does not take
+its acks). The loop stops all reading by not looking at ``readers``.
+
+A connection ends in one of two ways. ``close``: at once, acks that still come are dropped. ``finish``: its peer has finished sending, or
+sent something that is no frame; it is read no more, gets the acks of what it sent before, and is closed then, or after ``linger_ns``.
+"""
+
+import contextlib
+import errno
+import resource
+import select
+import socket
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.front import figures as names
+from aggregator.front.figures import Figures
+from aggregator.front.options import FrontOptions
+from m3x import log
+from m3x.config import parse_address
+
+_log = log.logger(__name__)
+
+_FLUSH_AT = 32768
+"""Waiting ack bytes that are written without waiting for the flush interval."""
+_ALL_ACK_BYTES = 128 << 20
+"""Acks in memory of all connections; above, whoever does not read its acks is not read from either, however few they are."""
+_BUFFERS_PER_WRITE = 64
+_RESERVED_FILES = 256
+_ACCEPTS_PER_TURN = 256
+_ACCEPT_PAUSE_NS = 1_000_000_000
+
+
+class Connection:
+    """One producer's connection."""
+
+    __slots__ = (
+        "ack_bytes",
+        "acks",
+        "big",
+        "big_size",
+        "blocked",
+        "fd",
+        "finish_at_ns",
+        "id",
+        "outstanding",
+        "partial",
+        "peer",
+        "progress_ns",
+        "reading",
+        "sock",
+    )
+
+    def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
+        self.id = number
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.partial = b""
+        """The beginning of a frame whose rest has not arrived."""
+        self.big: NDArray[np.uint8] | None = None
+        """A long frame that is arriving, at its full size."""
+        self.big_size = 0
+        """Bytes of it that are there."""
+        self.outstanding = 0
+        """Batches that hold messages of this connection and are not acked."""
+        self.acks: list[memoryview | bytes] = []
+        self.ack_bytes = 0
+        self.blocked = False
+        """The peer's window is full; more can be written when the socket says so."""
+        self.progress_ns = 0
+        self.reading = False
+        self.finish_at_ns = 0
+
+
+class Clients:
+    """Listener, connection table and ack writing."""
+
+    def __init__(self, options: FrontOptions, figures: Figures) -> None:
+        self._options = options
+        self._figures = figures
+        self._limit = options.max_connections or max(
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_FILES, 16
+        )
+        self._listener: socket.socket | None = None
+        self._by_id: dict[int, Connection] = {}
+        self._by_fd: dict[int, Connection] = {}
+        self._next_id = 0
+        self._unwritten: set[Connection] = set()
+        """Connections with acks to write at the next flush."""
+        self._watched: set[Connection] = set()
+        """Connections with a time limit."""
+        self._ack_bytes = 0
+        self.long_bytes = 0
+        """Sizes of the long frames that are arriving."""
+        self._flush_at_ns = 0
+        self._accept_at_ns = 0
+        self.readers = select.epoll()
+        self.writers = select.epoll()
+
+    # --- accepting
+
+    def listen(self) -> tuple[int, str]:
+        """Opens the listening socket; returns its descriptor and address."""
+        host, port = parse_address(self._options.listen_address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        listener.setblocking(False)
+        self._listener = listener
+        name = listener.getsockname()
+        return listener.fileno(), f"[{name[0]}]:{name[1]}" if family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+    def stop_listening(self) -> None:
+        """Closes the listening socket."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def accept(self, mono_ns: int) -> None:
+        """Takes new connections; out of descriptors, it tries again a second later."""
+        if self._listener is None or mono_ns < self._accept_at_ns:
+            return
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    _log.error_limited("cannot accept connections", error=str(error), retry_in="1s")
+                    self._accept_at_ns = mono_ns + _ACCEPT_PAUSE_NS
+                    return
+                continue
+            peer = f"{address[0]}:{address[1]}"
+            if len(self._by_id) >= self._limit:
+                sock.close()
+                self._figures.closed("too-many-connections")
+                _log.warning_limited("connection refused: limit reached", peer=peer, limit=self._limit)
+                continue
+            self._add(sock, peer)
+
+    def _add(self, sock: socket.socket, peer: str) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._options.keep_alive:
+            seconds = max(self._options.keep_alive_period_ns // 1_000_000_000, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        connection = Connection(self._next_id, sock, peer)
+        self._next_id += 1
+        self._by_id[connection.id] = connection
+        self._by_fd[connection.fd] = connection
+        self._read(connection, True)
+
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return len(self._by_id)
+
+    def readable(self, limit: int) -> list[Connection]:
+        """Connections that have something to read, at most ``limit``."""
+        return [self._by_fd[fd] for fd, _ in self.readers.poll(0, limit)]
+
+    def get(self, number: int) -> Connection | None:
+        """The connection of this id, if it is still there."""
+        return self._by_id.get(number)
+
+    def start_long(self, connection: Connection, size: int, rest: memoryview) -> None:
+        """A frame of ``size`` bytes, too long to wait in ``partial``, is arriving; ``rest`` is its beginning."""
+        connection.partial = b""
+        connection.big = np.empty(size, np.uint8)
+        connection.big[: len(rest)] = np.frombuffer(rest, np.uint8)
+        connection.big_size = len(rest)
+        self.long_bytes += size
+
+    def drop_partial(self, connection: Connection) -> None:
+        """The frame that was arriving is complete, or is given up."""
+        connection.partial = b""
+        if connection.big is not None:
+            self.long_bytes -= len(connection.big)
+            connection.big = None
+
+    # --- acks
+
+    def ack(self, connection: Connection, frames: memoryview, mono_ns: int) -> None:
+        """Takes ack frames for a connection; they are written at the next flush, or now if they are many."""
+        if connection.blocked:
+            connection.acks.append(bytes(frames))
+        else:
+            connection.acks.append(frames)
+            self._unwritten.add(connection)
+        connection.ack_bytes += len(frames)
+        self._ack_bytes += len(frames)
+        if connection.blocked:
+            self._throttle(connection)
+        elif connection.ack_bytes >= _FLUSH_AT:
+            self._write(connection, mono_ns)
+
+    def release(self, number: int) -> None:
+        """A batch of this connection was acked or dropped."""
+        connection = self._by_id.get(number)
+        if connection is not None:
+            connection.outstanding -= 1
+            self._end_if_finished(connection)
+
+    def flush(self, mono_ns: int, *, now: bool = False) -> None:
+        """Writes gathered acks if the flush interval is over, or ``now``."""
+        if self._unwritten and (now or mono_ns >= self._flush_at_ns):
+            self._flush_at_ns = mono_ns + self._options.ack_flush_interval_ns
+            for connection in tuple(self._unwritten):
+                self._write(connection, mono_ns)
+
+    def flush_due_ns(self) -> int | None:
+        """When gathered acks are to be written (monotonic); None: there are none."""
+        return self._flush_at_ns if self._unwritten else None
+
+    def writable(self, mono_ns: int) -> None:
+        """Goes on with connections whose peers take acks again."""
+        for fd, _ in self.writers.poll(0, 256):
+            connection = self._by_fd[fd]
+            connection.blocked = False
+            self._write(connection, mono_ns)
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether any acks are not written yet."""
+        return self._ack_bytes > 0
+
+    def _write(self, connection: Connection, mono_ns: int) -> None:
+        self._unwritten.discard(connection)
+        was_waiting = connection in self._watched
+        written = 0
+        try:
+            while connection.acks:
+                sent = connection.sock.sendmsg(connection.acks[:_BUFFERS_PER_WRITE])
+                written += sent
+                while connection.acks and sent >= len(connection.acks[0]):
+                    sent -= len(connection.acks.pop(0))
+                if sent:
+                    connection.acks[0] = memoryview(connection.acks[0])[sent:]
+        except BlockingIOError:
+            connection.blocked = True
+        except OSError as error:
+            self._figures.counters[names.ACK_WRITE_ERROR] += 1
+            self.close(connection, "ack-write-error", error=str(error))
+            return
+        connection.ack_bytes -= written
+        self._ack_bytes -= written
+        if written:
+            connection.progress_ns = mono_ns
+        if connection.blocked:
+            # The rest may lie in a large frame shared with other connections: keep only what is ours.
+            connection.acks = [b"".join(connection.acks)]
+            if not was_waiting:
+                connection.progress_ns = mono_ns
+                self._watched.add(connection)
+            with contextlib.suppress(FileExistsError):
+                self.writers.register(connection.fd, select.EPOLLOUT)
+            self._throttle(connection)
+            return
+        if was_waiting:
+            with contextlib.suppress(FileNotFoundError):
+                self.writers.unregister(connection.fd)
+            if not connection.finish_at_ns:
+                self._watched.discard(connection)
+                self._read(connection, True)
+        self._end_if_finished(connection)
+
+    def _throttle(self, connection: Connection) -> None:
+        bound = self._options.ack_buffer_bytes if self._ack_bytes < _ALL_ACK_BYTES else 0
+        if connection.ack_bytes > bound and connection.reading:
+            self._read(connection, False)
+            _log.warning_limited("connection does not read its acks; reading from it pauses", peer=connection.peer)
+
+    # --- ending
+
+    def finish(self, connection: Connection, reason: str, mono_ns: int) -> None:
+        """Reads no more from it; closes it when it has got its acks."""
+        self._figures.closed(reason)
+        self._read(connection, False)
+        self.drop_partial(connection)
+        connection.finish_at_ns = mono_ns + self._options.linger_ns
+        self._watched.add(connection)
+        self._end_if_finished(connection)
+
+    def close(self, connection: Connection, reason: str, **details: Any) -> None:
+        """Closes it at once."""
+        if self._by_id.pop(connection.id, None) is None:
+            return
+        del self._by_fd[connection.fd]
+        if not connection.finish_at_ns:
+            self._figures.closed(reason)
+            _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
+        self._read(connection, False)
+        self._unwritten.discard(connection)
+        self._watched.discard(connection)
+        self._ack_bytes -= connection.ack_bytes
+        self.drop_partial(connection)
+        connection.acks = []
+        with contextlib.suppress(FileNotFoundError):
+            self.writers.unregister(connection.fd)
+        connection.sock.close()
+
+    def sweep(self, mono_ns: int) -> None:
+        """Closes connections whose time is over."""
+        for connection in tuple(self._watched):
+            if connection.finish_at_ns:
+                if mono_ns >= connection.finish_at_ns:
+                    self.close(connection, "linger-timeout")
+            elif mono_ns - connection.progress_ns >= self._options.ack_timeout_ns:
+                self.close(connection, "acks-not-read", waiting_bytes=connection.ack_bytes)
+
+    def close_all(self) -> None:
+        """Ends everything."""
+        self.stop_listening()
+        for connection in tuple(self._by_id.values()):
+            self.close(connection, "shutdown")
+        self.readers.close()
+        self.writers.close()
+
+    def _end_if_finished(self, connection: Connection) -> None:
+        if connection.finish_at_ns and connection.outstanding == 0 and not connection.acks:
+            self.close(connection, "finished")
+
+    def _read(self, connection: Connection, wanted: bool) -> None:
+        if wanted and not connection.reading:
+            self.readers.register(connection.fd, select.EPOLLIN)
+        elif connection.reading and not wanted:
+            self.readers.unregister(connection.fd)
+        connection.reading = wanted

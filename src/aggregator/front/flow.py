@@ -1,0 +1,253 @@
+"""Order, credits and waiting between the front and its workers (docs/architecture.md §10): a state machine without I/O.
+
+Each worker has one ordered stream of batches and commands. Batches need credit: at most ``credit_bytes`` are on the way to, or at, a
+worker without its ack. What may not go yet waits in the stream's queue, commands in their place between the batches.
+
+A worker is *lagging* while it is down, has not been told its shards yet, or owes acks and has given none for ``stall_ns``; it stays so
+until its queue is empty. The distinction keeps two things apart:
+
+* Workers that are merely slow: nothing is thrown away, reading pauses (``Flow.paused``) and TCP passes the pressure on to producers.
+* Lagging workers, while others are not: their batches wait up to their part of the waiting buffer; beyond it their messages are
+  discarded, unacked, so that producers send them again (``Flow.discarding``), and the others go on.
+
+If all lag there is nobody to go on, so nothing is discarded: reading pauses when the waiting buffer is full.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator import ipc
+
+Payload = bytes | NDArray[np.uint8]
+MAX_QUEUED_COMMANDS = 65536
+_LAGGING_PART = 0.75
+"""Part of the waiting buffer for lagging workers; the rest is for the others."""
+_NONE: frozenset[int] = frozenset()
+
+
+class Link(Protocol):
+    """The way to one incarnation of a worker."""
+
+    def send(self, header: ipc.ToWorker, payload: Payload | None) -> bool:
+        """Hands a message over; False if the way is blocked for now. Never waits."""
+
+    def close(self) -> None:
+        """Throws away what the worker has not received."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Frames of some connections, read at ``now_ns``."""
+
+    now_ns: int
+    payload: Payload
+    connections: list[int]
+    sizes: list[int]
+    """Bytes per connection."""
+    counts: list[int]
+    """Messages per connection."""
+    buffer: NDArray[np.uint8] | None = None
+    """The reusable buffer that ``payload`` lies in, if any."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the payload."""
+        return len(self.payload)
+
+
+@dataclass(slots=True)
+class _Order:
+    now_ns: int
+    command: ipc.Command
+
+
+@dataclass(slots=True)
+class Dropped:
+    """What was lost with an incarnation of a worker."""
+
+    batches: list[Batch] = field(default_factory=list)
+    """Sent and not acked."""
+    commands: list[ipc.Command] = field(default_factory=list)
+    """Never sent."""
+
+
+class WorkerStream:
+    """The ordered stream to one worker, over its incarnations."""
+
+    def __init__(self, worker: int, credit_bytes: int, stall_ns: int) -> None:
+        self.worker = worker
+        self.epoch = -1
+        """The current incarnation, −1 before the first one."""
+        self.lagging = True
+        self.unacked_bytes = 0
+        self.waiting_bytes = 0
+        self.acked_batches = 0
+        self._credit_bytes = credit_bytes
+        self._stall_ns = stall_ns
+        self._link: Link | None = None
+        self._routed = False
+        """Whether this incarnation has been told its shards."""
+        self._seq = 0
+        self._progress_ns = 0
+        self._first_orders: deque[_Order] = deque()
+        self._queue: deque[Batch | _Order] = deque()
+        self._inflight: dict[int, Batch] = {}
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a worker process to talk to."""
+        return self._link is not None
+
+    @property
+    def inflight(self) -> int:
+        """Batches sent and not acked."""
+        return len(self._inflight)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was sent and acked."""
+        return not self._inflight and not self._queue and not self._first_orders
+
+    def attach(self, link: Link, epoch: int) -> None:
+        """A new incarnation is there; ``detach`` came before if there was one. Waiting batches go to it after its shards."""
+        self._link, self.epoch = link, epoch
+        self._routed = False
+        self._seq = 0
+
+    def detach(self) -> Dropped:
+        """The incarnation is gone: its link is closed, what it had not acked is dropped, batches that still wait are kept."""
+        if self._link is not None:
+            self._link.close()
+        commands = [order.command for order in self._first_orders]
+        commands += [entry.command for entry in self._queue if isinstance(entry, _Order)]
+        dropped = Dropped(list(self._inflight.values()), commands)
+        self._queue = deque(entry for entry in self._queue if isinstance(entry, Batch))
+        self._first_orders.clear()
+        self._inflight.clear()
+        self._link, self._routed, self.unacked_bytes, self.lagging = None, False, 0, True
+        return dropped
+
+    def put(self, batch: Batch, mono_ns: int) -> bool:
+        """Sends a batch, or lets it wait; returns whether it went at once. Stamps must not decrease."""
+        if not self._queue and self._send_batch(batch, mono_ns):
+            return True
+        self._queue.append(batch)
+        self.waiting_bytes += batch.nbytes
+        return False
+
+    def order(self, command: ipc.Command, epoch: int, now_ns: int, mono_ns: int) -> bool:
+        """Puts a command into the stream; False if it is for another incarnation or the queue is full: not delivered.
+
+        Until an incarnation knows its shards, commands overtake the batches that wait for it, and take the oldest one's stamp.
+        """
+        if self._link is None or epoch != self.epoch:
+            return False
+        if not self._routed:
+            first = next(iter(self._queue), None)
+            self._first_orders.append(_Order(now_ns if first is None else min(first.now_ns, now_ns), command))
+        elif len(self._queue) < MAX_QUEUED_COMMANDS:
+            self._queue.append(_Order(now_ns, command))
+        else:
+            return False
+        self.pump(mono_ns)
+        return True
+
+    def goodbye(self) -> bool:
+        """Ends the stream of a worker to which everything was sent."""
+        return self._link is not None and self._link.send(ipc.Goodbye(), None)
+
+    def pump(self, mono_ns: int) -> None:
+        """Sends what may go now, in order."""
+        if self._link is None:
+            return
+        while self._first_orders:
+            order = self._first_orders[0]
+            if not self._link.send(ipc.Order(order.now_ns, order.command), None):
+                return
+            self._first_orders.popleft()
+            self._routed = self._routed or isinstance(order.command, ipc.Shards)
+        while self._queue and self._routed:
+            entry = self._queue[0]
+            if isinstance(entry, Batch):
+                if not self._send_batch(entry, mono_ns):
+                    return
+                self.waiting_bytes -= entry.nbytes
+            elif not self._link.send(ipc.Order(entry.now_ns, entry.command), None):
+                return
+            self._queue.popleft()
+
+    def acked(self, seq: int, mono_ns: int) -> Batch | None:
+        """The worker has applied batch ``seq``: gives its credit back. None: not of this incarnation."""
+        batch = self._inflight.pop(seq, None)
+        if batch is not None:
+            self.unacked_bytes -= batch.nbytes
+            self._progress_ns = mono_ns
+            self.acked_batches += 1
+            self.pump(mono_ns)
+        return batch
+
+    def judge(self, mono_ns: int) -> None:
+        """Looks whether the worker lags."""
+        stalled = bool(self._inflight) and mono_ns - self._progress_ns > self._stall_ns
+        if self._link is None or not self._routed or stalled:
+            self.lagging = True
+        elif not self._queue:
+            self.lagging = False
+
+    def _send_batch(self, batch: Batch, mono_ns: int) -> bool:
+        if self._link is None or not self._routed:
+            return False
+        if self._inflight and self.unacked_bytes + batch.nbytes > self._credit_bytes:
+            return False
+        header = ipc.Batch(self._seq, batch.now_ns, batch.connections, batch.sizes)
+        if not self._link.send(header, batch.payload):
+            return False
+        if not self._inflight:
+            self._progress_ns = mono_ns
+        self._inflight[self._seq] = batch
+        self.unacked_bytes += batch.nbytes
+        self._seq += 1
+        return True
+
+
+class Flow:
+    """The streams of all workers, and what their states mean for reading."""
+
+    def __init__(self, credit_bytes: int, waiting_bytes: int, stall_ns: int) -> None:
+        self.streams: list[WorkerStream] = []
+        self._credit_bytes = credit_bytes
+        self._waiting_bytes = waiting_bytes
+        self._stall_ns = stall_ns
+
+    def stream(self, worker: int) -> WorkerStream:
+        """The stream of a worker; made, with those below it, when first named."""
+        while len(self.streams) <= worker:
+            self.streams.append(WorkerStream(len(self.streams), self._credit_bytes, self._stall_ns))
+        return self.streams[worker]
+
+    def step(self, mono_ns: int) -> None:
+        """Tries blocked links again and judges all workers."""
+        for stream in self.streams:
+            stream.pump(mono_ns)
+            stream.judge(mono_ns)
+
+    def paused(self) -> bool:
+        """Whether no connection may be read."""
+        lagging = sum(stream.waiting_bytes for stream in self.streams if stream.lagging)
+        others = sum(stream.waiting_bytes for stream in self.streams if not stream.lagging)
+        if all(stream.lagging for stream in self.streams):
+            return lagging >= self._waiting_bytes
+        return others >= self._waiting_bytes * (1 - _LAGGING_PART)
+
+    def discarding(self) -> frozenset[int]:
+        """Workers whose further messages are to be thrown away, unacked."""
+        lagging = [stream for stream in self.streams if stream.lagging]
+        if not lagging or len(lagging) == len(self.streams):
+            return _NONE
+        if sum(stream.waiting_bytes for stream in lagging) < self._waiting_bytes * _LAGGING_PART:
+            return _NONE
+        return frozenset(stream.worker for stream in lagging)

@@ -1,0 +1,303 @@
+"""From sockets to batches: reads connections, cuts frames, fills the staging buffer of each worker.
+
+With one worker a socket is read straight into the staging buffer: nothing is copied but the few bytes of a frame whose rest has not
+arrived, which the connection keeps. With several, sockets are read into one scratch buffer, and a kernel copies each frame into the
+staging buffer of the worker that owns its shard. A frame longer than ``_LONG_FRAME`` arrives in a buffer of its own.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.front import figures as names
+from aggregator.front import kernels
+from aggregator.front.clients import Clients, Connection
+from aggregator.front.figures import Figures
+from aggregator.front.flow import Batch, Flow
+from aggregator.front.options import FrontOptions
+from m3x import log
+
+_log = log.logger(__name__)
+
+_LONG_FRAME = 65536
+_COPY_BELOW = 65536
+"""A smaller batch is copied out of its staging buffer, which then stays in use."""
+_FREE_BUFFERS = 16
+_FREE_BUFFER_BYTES = 32 << 20
+
+
+class BufferPool:
+    """Staging buffers that come back when their batch is acked."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keep = max(min(_FREE_BUFFERS, _FREE_BUFFER_BYTES // size), 1)
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self) -> NDArray[np.uint8]:
+        """A buffer; its content is undefined."""
+        return self._free.pop() if self._free else np.empty(self._size, np.uint8)
+
+    def give(self, buffer: NDArray[np.uint8] | None) -> None:
+        """Takes a buffer back that nobody reads any more."""
+        if buffer is not None and len(self._free) < self._keep:
+            self._free.append(buffer)
+
+
+class Staging:
+    """The batch of one worker that is being filled."""
+
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
+        self.buffer = pool.take()
+        self.view = self.buffer.data
+        self.used = 0
+        self.count = 0
+        self.opened_ns = 0
+        """When the first frame came (monotonic)."""
+        self._now_ns = 0
+        self._connections: list[int] = []
+        self._sizes: list[int] = []
+        self._counts: list[int] = []
+
+    def add(self, connection: Connection, nbytes: int, count: int, now_ns: int, mono_ns: int) -> None:
+        """``nbytes`` with ``count`` frames of a connection were put at the end."""
+        if not self._connections:
+            self._now_ns, self.opened_ns = now_ns, mono_ns
+        self.used += nbytes
+        self.count += count
+        if self._connections and self._connections[-1] == connection.id:
+            self._sizes[-1] += nbytes
+            self._counts[-1] += count
+        else:
+            self._connections.append(connection.id)
+            self._sizes.append(nbytes)
+            self._counts.append(count)
+            connection.outstanding += 1
+
+    def cut(self) -> Batch:
+        """What is there, as a batch; the staging buffer is empty afterwards."""
+        if self.used < _COPY_BELOW:
+            batch = Batch(self._now_ns, bytes(self.view[: self.used]), self._connections, self._sizes, self._counts)
+        else:
+            payload = self.buffer[: self.used]
+            batch = Batch(self._now_ns, payload, self._connections, self._sizes, self._counts, self.buffer)
+            self.buffer = self._pool.take()
+            self.view = self.buffer.data
+        self.used = self.count = 0
+        self._connections, self._sizes, self._counts = [], [], []
+        return batch
+
+
+class Intake:
+    """Reads connections and gives batches to the workers' streams. ``stamp()`` is the front's non-decreasing wall clock."""
+
+    def __init__(
+        self, options: FrontOptions, flow: Flow, clients: Clients, figures: Figures, stamp: Callable[[], int]
+    ) -> None:
+        self._options = options
+        self._flow = flow
+        self._clients = clients
+        self._figures = figures
+        self._stamp = stamp
+        scratch = _LONG_FRAME + options.read_bytes
+        self.pool = BufferPool(options.batch_bytes + scratch)
+        self._scratch = np.empty(scratch, np.uint8)
+        self._scratch_view = self._scratch.data
+        self._stagings: list[Staging] = []
+        self._owners = np.zeros(0, np.int32)
+        self._table = np.zeros((0, kernels.COLUMNS), np.int64)
+        self._single = True
+        self._discarding: frozenset[int] = frozenset()
+
+    def route(self, owners: list[int], mono_ns: int) -> None:
+        """Shard ownership as in ``ipc.Route``; what was staged before goes by the old one."""
+        for worker in range(len(self._stagings)):
+            self.cut(worker, mono_ns)
+        workers = max([0, *owners]) + 1
+        for worker in range(workers):
+            self._flow.stream(worker)
+        while len(self._stagings) < len(self._flow.streams):
+            self._stagings.append(Staging(self.pool))
+        self._owners = np.array(owners, np.int32)
+        self._single = workers == 1
+        table = np.zeros((len(self._stagings), kernels.COLUMNS), np.int64)
+        table[: len(self._table)] = self._table
+        self._table = table
+        for worker in range(len(self._stagings)):
+            self._point(worker)
+
+    def _point(self, worker: int) -> None:
+        row = self._table[worker]
+        row[kernels.ADDRESS] = self._stagings[worker].buffer.ctypes.data
+        row[kernels.CAPACITY] = len(self._stagings[worker].buffer)
+        row[kernels.USED] = row[kernels.COUNT] = 0
+
+    # --- reading
+
+    def read(self, connection: Connection, now_ns: int, mono_ns: int) -> int:
+        """Reads what a connection has, up to ``read_bytes``, and stages the frames; returns the number of bytes."""
+        if connection.big is not None:
+            return self._read_long(connection, connection.big, now_ns, mono_ns)
+        if self._single:
+            start = self._stagings[0].used
+            buffer, view = self._stagings[0].buffer, self._stagings[0].view
+        else:
+            start = 0
+            buffer, view = self._scratch, self._scratch_view
+        at = start + len(connection.partial)
+        if at > start:
+            view[start:at] = connection.partial
+        received = self._receive(connection, view[at : at + self._options.read_bytes], mono_ns)
+        if received > 0:
+            # A connection that ends with half a frame was finished by _receive, its partial frame is gone.
+            self._frames(connection, buffer, view, start, at + received, now_ns, mono_ns)
+        return received
+
+    def _receive(self, connection: Connection, target: memoryview, mono_ns: int) -> int:
+        try:
+            received = connection.sock.recv_into(target)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._clients.close(connection, "read-error", error=str(error))
+            return 0
+        if received == 0:
+            self._ended(connection, mono_ns)
+        self._figures.counters[names.BYTES_READ] += received
+        return received
+
+    def _ended(self, connection: Connection, mono_ns: int) -> None:
+        if connection.partial or connection.big is not None:
+            self._refuse(connection, "truncated", mono_ns, "the peer closed in the middle of a frame")
+        else:
+            self._clients.finish(connection, "end-of-stream", mono_ns)
+
+    def _frames(
+        self,
+        connection: Connection,
+        buffer: NDArray[np.uint8],
+        view: memoryview,
+        start: int,
+        end: int,
+        now_ns: int,
+        mono_ns: int,
+    ) -> None:
+        maximum = self._options.max_frame_bytes
+        if self._single:
+            position, count, status, need = kernels.scan(buffer, start, end, maximum)
+            self._figures.counters[names.MESSAGE_RECEIVED] += count
+            if position > start:
+                self._stagings[0].add(connection, position - start, count, now_ns, mono_ns)
+        else:
+            position, status, need = self._scatter(connection, buffer, start, end, now_ns, mono_ns)
+        if status == kernels.MORE:
+            self._keep(connection, view[position:end], need, mono_ns)
+        elif status == kernels.OVERSIZE:
+            text = f"length prefix says {need - 4} bytes, the limit is {maximum}"
+            self._refuse(connection, "frame-too-large", mono_ns, text)
+        else:
+            text = f"a frame of {need - 4} bytes is no m3msg message: {bytes(view[position : position + 40]).hex()}…"
+            self._refuse(connection, "malformed-frame", mono_ns, text)
+        # The rest of the frame is saved: only now may the buffer go.
+        for worker, staging in enumerate(self._stagings):
+            if staging.used >= self._options.batch_bytes:
+                self.cut(worker, mono_ns)
+
+    def _scatter(
+        self, connection: Connection, buffer: NDArray[np.uint8], start: int, end: int, now_ns: int, mono_ns: int
+    ) -> tuple[int, int, int]:
+        self._mark_discards()
+        while True:
+            position, count, status, need = kernels.route(
+                buffer, start, end, self._options.max_frame_bytes, self._owners, self._table
+            )
+            self._figures.counters[names.MESSAGE_RECEIVED] += count
+            rows = self._table.tolist()
+            for staging, row in zip(self._stagings, rows, strict=True):
+                nbytes = row[kernels.USED] - staging.used
+                if nbytes:
+                    staging.add(connection, nbytes, row[kernels.COUNT] - staging.count, now_ns, mono_ns)
+            if status != kernels.FULL:
+                return position, status, need
+            self.cut(need, mono_ns)
+            self._mark_discards()
+            start = position
+
+    def _mark_discards(self) -> None:
+        discarding = self._flow.discarding()
+        if discarding != self._discarding:
+            self._discarding = discarding
+            self._table[:, kernels.DISCARD] = [worker in discarding for worker in range(len(self._table))]
+
+    def _keep(self, connection: Connection, rest: memoryview, need: int, mono_ns: int) -> None:
+        if need <= _LONG_FRAME:
+            connection.partial = bytes(rest)
+            return
+        if self._clients.long_bytes + need > self._options.partial_bytes:
+            self._refuse(connection, "partial-frames-full", mono_ns, "too many long frames arrive at the same time")
+        else:
+            self._clients.start_long(connection, need, rest)
+
+    def _read_long(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> int:
+        size = connection.big_size
+        received = self._receive(connection, frame.data[size : size + self._options.read_bytes], mono_ns)
+        connection.big_size += received
+        if connection.big is not None and connection.big_size == len(frame):
+            self._clients.drop_partial(connection)
+            self._long_frame(connection, frame, now_ns, mono_ns)
+        return received
+
+    def _long_frame(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> None:
+        _, count, status, _ = kernels.scan(frame, 0, len(frame), self._options.max_frame_bytes)
+        self._figures.counters[names.MESSAGE_RECEIVED] += count
+        if status != kernels.MORE:
+            text = f"a frame of {len(frame) - 4} bytes is no m3msg message: {bytes(frame[:40]).hex()}…"
+            self._refuse(connection, "malformed-frame", mono_ns, text)
+            return
+        worker = 0 if self._single else int(kernels.owner_of(frame, 0, len(frame), self._owners))
+        if worker in self._flow.discarding():
+            self._table[worker, kernels.DISCARDED] += 1
+            self._table[worker, kernels.DISCARDED_BYTES] += len(frame)
+            return
+        self.cut(worker, mono_ns)
+        connection.outstanding += 1
+        self._flow.stream(worker).put(Batch(self._stamp(), frame, [connection.id], [len(frame)], [1]), mono_ns)
+
+    def _refuse(self, connection: Connection, reason: str, mono_ns: int, text: str) -> None:
+        self._figures.counters[names.MESSAGE_DECODE_ERROR] += 1
+        _log.warning_limited("connection closed: bad input", reason=reason, peer=connection.peer, detail=text)
+        self._clients.finish(connection, reason, mono_ns)
+
+    # --- batches
+
+    def cut(self, worker: int, mono_ns: int) -> None:
+        """Gives what is staged for a worker to its stream."""
+        if worker >= len(self._stagings) or self._stagings[worker].used == 0:
+            return
+        batch = self._stagings[worker].cut()
+        self._point(worker)
+        if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < len(self._scratch):
+            # It waits: not in a buffer that is mostly empty.
+            self.pool.give(batch.buffer)
+            batch.payload, batch.buffer = bytes(batch.payload), None
+
+    def cut_due(self, mono_ns: int) -> None:
+        """Cuts where the worker has little to do, or a batch has waited for long enough."""
+        for worker, staging in enumerate(self._stagings):
+            if staging.used == 0:
+                continue
+            stream = self._flow.streams[worker]
+            busy = stream.inflight >= 4 or stream.waiting_bytes > 0
+            delay = self._options.batch_delay_ns * (20 if stream.waiting_bytes > 0 else 1)
+            if not busy or mono_ns - staging.opened_ns >= delay:
+                self.cut(worker, mono_ns)
+
+    def staged(self) -> bool:
+        """Whether anything is staged."""
+        return any(staging.used for staging in self._stagings)
+
+    def discarded(self) -> list[int]:
+        """Messages discarded unacked, per worker, since the start."""
+        return [int(count) for count in self._table[:, kernels.DISCARDED]]

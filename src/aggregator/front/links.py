@@ -1,0 +1,105 @@
+"""The ZeroMQ ends of the front: a socket pair per worker incarnation, one socket to the supervisor."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+from aggregator import ipc
+from aggregator.front.flow import Payload
+from m3x import log
+
+_log = log.logger(__name__)
+
+_COPY_BELOW = 65536
+"""Smaller payloads are copied into the message: cheaper than handing over their memory."""
+_BATCHES = 16384
+"""High-water mark in batches: only a backstop, byte credits act long before."""
+_MESSAGES_TO_SUPERVISOR = 10000
+
+
+class WorkerLink:
+    """Socket pair of one worker incarnation: its ordered stream out, its acks in."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], run_dir: str, worker: int, front: int, epoch: int
+    ) -> None:
+        self._data = context.socket(zmq.PUSH)
+        self._data.setsockopt(zmq.SNDHWM, _BATCHES)
+        self._data.bind(ipc.data_address(run_dir, worker, front, epoch))
+        self._acks = context.socket(zmq.PULL)
+        self._acks.setsockopt(zmq.RCVHWM, _BATCHES)
+        self._acks.bind(ipc.acks_address(run_dir, worker, front, epoch))
+        self.linger_ms = 0
+        self.fds = (self._data.fileno(), self._acks.fileno())
+
+    def send(self, header: ipc.ToWorker, payload: Payload | None) -> bool:
+        """``Link.send``."""
+        try:
+            if payload is None:
+                self._data.send(ipc.encode(header), zmq.NOBLOCK)
+            else:
+                self._data.send(ipc.encode(header), zmq.NOBLOCK | zmq.SNDMORE)
+                view = payload if isinstance(payload, bytes) else payload.data
+                self._data.send(view, zmq.NOBLOCK, copy=len(payload) < _COPY_BELOW)
+        except zmq.Again:
+            return False
+        return True
+
+    def acks(self) -> Iterator[tuple[ipc.Acked, memoryview]]:
+        """All acks that have arrived, with the ack frames."""
+        while int(self._acks.get(zmq.EVENTS)) & zmq.POLLIN:
+            head, body = self._acks.recv_multipart(zmq.NOBLOCK, copy=False)
+            yield ipc.decode_acked(head.buffer), body.buffer
+
+    def close(self) -> None:
+        """``Link.close``; ``linger_ms`` says how long to try to deliver what is left."""
+        self._data.close(linger=self.linger_ms)
+        self._acks.close(linger=0)
+
+
+class SupervisorLink:
+    """The front's end of the pair to the supervisor."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_dir: str, epoch: int) -> None:
+        self._socket = context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, _MESSAGES_TO_SUPERVISOR)
+        self._socket.connect(ipc.front_address(run_dir, epoch))
+        self._outbox: deque[bytes] = deque(maxlen=_MESSAGES_TO_SUPERVISOR)
+        self.fd = self._socket.fileno()
+
+    def receive(self) -> Iterator[ipc.ToFront]:
+        """All commands that have arrived."""
+        while self.readable():
+            yield ipc.decode_to_front(self._socket.recv(zmq.NOBLOCK))
+
+    def readable(self) -> bool:
+        """Whether a message can be read; must be asked after sending, which may swallow the descriptor's signal."""
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def send(self, message: ipc.FromFront) -> None:
+        """Sends now, or as soon as the supervisor reads again; the oldest are given up beyond a bound."""
+        if len(self._outbox) == self._outbox.maxlen:
+            _log.warning_limited("the supervisor does not read; oldest message to it is given up")
+        self._outbox.append(ipc.encode(message))
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what is left."""
+        while self._outbox:
+            try:
+                self._socket.send(self._outbox[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._outbox.popleft()
+
+    def close(self, linger_ms: int) -> None:
+        """Closes after having tried for ``linger_ms`` to deliver."""
+        self._socket.close(linger=linger_ms)
+
+
+def context() -> Any:
+    """A ZeroMQ context with one I/O thread."""
+    return zmq.Context(io_threads=1)

@@ -1,0 +1,55 @@
+"""What the supervisor tells a front when it starts it: one JSON file."""
+
+import msgspec
+
+MIB = 1 << 20
+SECOND_NS = 1_000_000_000
+
+
+class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses and bounds of the front; durations in nanoseconds."""
+
+    listen_address: str
+    """``host:port``; port 0 takes a free one, reported in ``ipc.Listening``."""
+    run_dir: str
+    """Where the ``ipc://`` sockets of the instance live (``aggregator.ipc``)."""
+    epoch: int
+    """Incarnation of the front, counted by the supervisor."""
+    parent_pid: int
+    """The supervisor: the front ends with it."""
+    log_level: str = "info"
+
+    credit_bytes: int = 32 * MIB
+    """Bytes that a worker may hold without having acked them."""
+    waiting_bytes: int = 64 * MIB
+    """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
+    stall_ns: int = SECOND_NS
+    """A worker that owes acks and has given none for this long no longer holds the others back (``front.flow``)."""
+    batch_bytes: int = MIB
+    """A batch is sent when it has this size; a single larger frame travels alone."""
+    batch_delay_ns: int = 5_000_000
+    """A smaller batch is sent after this time at the latest, at once while the worker has little to do."""
+    read_bytes: int = 256 * 1024
+    """At most this much is read from one connection before the next one has its turn."""
+    read_interval_ns: int = 5_000_000
+    """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""
+
+    max_frame_bytes: int = 4 * MIB
+    """M3's ``decoder.maxMessageSize``: a longer frame ends its connection."""
+    partial_bytes: int = 256 * MIB
+    """Bytes of long frames that have arrived in part, of all connections together."""
+    max_connections: int = 0
+    """Further ones are closed at once; 0: as many as the process may have open files, less a reserve."""
+    keep_alive: bool = True
+    keep_alive_period_ns: int = 10 * SECOND_NS
+
+    ack_flush_interval_ns: int = 5_000_000
+    """Acks of a connection are gathered for this long before they are written."""
+    ack_buffer_bytes: int = MIB
+    """A connection with more unread acks than this is not read from."""
+    ack_timeout_ns: int = 30 * SECOND_NS
+    """A connection that has read none of its waiting acks for this long is closed."""
+    linger_ns: int = 5 * SECOND_NS
+    """How long a connection whose peer has finished sending, or that sent garbage, waits for the acks of what it sent before."""
+    drain_timeout_ns: int = 10 * SECOND_NS
+    """Bound for a drain that SIGTERM asked for."""

@@ -1,0 +1,288 @@
+"""The loop of the front process: sockets of producers on one side, workers and supervisor over ZeroMQ on the other.
+
+One turn: wait for descriptors; commands of the supervisor; acks of the workers; one read from each connection that has data; then cut
+batches, write acks, report. ZeroMQ descriptors signal edges, so each of its sockets is read until it is empty whenever it is looked
+at, and the supervisor's, on which we also send, is asked once more before the loop waits again.
+
+While rounds of reading bring little, the next one waits for ``read_interval_ns``: a message then shares its round with others.
+"""
+
+import os
+import select
+import signal
+from types import FrameType
+
+import zmq
+
+from aggregator import ipc
+from aggregator.front import figures as names
+from aggregator.front import links
+from aggregator.front.clients import Clients
+from aggregator.front.figures import Figures
+from aggregator.front.flow import Batch, Flow, WorkerStream
+from aggregator.front.intake import Intake
+from aggregator.front.options import FrontOptions
+from m3x import log, process
+from m3x.clock import monotonic_ns, wall_ns
+
+_log = log.logger(__name__)
+
+_IDLE_NS = 100_000_000
+_SWEEP_NS = 250_000_000
+_STATS_NS = 1_000_000_000
+_CONNECTIONS_PER_ROUND = 256
+_FULL_ROUND_BYTES = 65536
+"""A round that brings this much is followed by the next one at once."""
+_FAREWELL_MS = 1000
+
+
+class Front:
+    """State and loop of a front process."""
+
+    def __init__(self, options: FrontOptions) -> None:
+        self._options = options
+        self._context: zmq.Context[zmq.Socket[bytes]] = links.context()
+        self._supervisor = links.SupervisorLink(self._context, options.run_dir, options.epoch)
+        self._figures = Figures()
+        self._flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns)
+        self._clients = Clients(options, self._figures)
+        self._intake = Intake(options, self._flow, self._clients, self._figures, self.stamp)
+        self._links: dict[int, links.WorkerLink] = {}
+        self._stamp_ns = 0
+        self._routed = False
+        self._listen_fd = -1
+        self._listening = False
+        self._reading = False
+        self._read_at_ns = 0
+        self._sweep_at_ns = 0
+        self._stats_at_ns = 0
+        self._drain_until_ns = 0
+        self._drained = False
+        self._poll = select.epoll()
+        self._poll.register(self._supervisor.fd, select.EPOLLIN)
+        self._poll.register(self._clients.readers.fileno(), 0)
+        self._poll.register(self._clients.writers.fileno(), select.EPOLLIN)
+
+    def stamp(self) -> int:
+        """The wall clock, made non-decreasing."""
+        self._stamp_ns = max(self._stamp_ns, wall_ns())
+        return self._stamp_ns
+
+    def run(self) -> int:
+        """Turns until drained; returns the exit code."""
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        # Ctrl-C reaches the whole process group; the supervisor decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while not self._drained:
+            self._turn()
+        self._end()
+        return 0
+
+    def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self._drain(self._options.drain_timeout_ns)
+
+    # --- the loop
+
+    def _turn(self) -> None:
+        ready = {fd for fd, _ in self._poll.poll(self._timeout_ns(monotonic_ns()) / 1e9)}
+        mono = monotonic_ns()
+        for message in self._supervisor.receive():
+            self._command(message, mono)
+        for worker, link in list(self._links.items()):
+            if not ready.isdisjoint(link.fds):
+                self._take_acks(self._flow.streams[worker], link, mono)
+        if self._listen_fd in ready:
+            self._clients.accept(mono)
+        if self._clients.writers.fileno() in ready:
+            self._clients.writable(mono)
+        if self._reading and self._clients.readers.fileno() in ready:
+            self._read_round(mono)
+        self._flow.step(mono)
+        self._intake.cut_due(mono)
+        self._clients.flush(mono)
+        self._set_reading(not self._flow.paused() and mono >= self._read_at_ns and not self._drain_until_ns)
+        if mono >= self._sweep_at_ns:
+            self._sweep_at_ns = mono + _SWEEP_NS
+            self._clients.sweep(mono)
+        if mono >= self._stats_at_ns:
+            self._stats_at_ns = mono + _STATS_NS
+            self._report()
+        self._supervisor.flush()
+        if self._drain_until_ns:
+            self._check_drained(mono)
+
+    def _timeout_ns(self, mono: int) -> int:
+        if self._supervisor.readable():
+            return 0
+        until = mono + _IDLE_NS
+        if self._intake.staged():
+            until = min(until, mono + self._options.batch_delay_ns)
+        if self._read_at_ns > mono:
+            until = min(until, self._read_at_ns)
+        flush_due = self._clients.flush_due_ns()
+        if flush_due is not None:
+            until = min(until, flush_due)
+        return max(until - mono, 0)
+
+    def _read_round(self, mono: int) -> None:
+        now = self.stamp()
+        total = 0
+        for connection in self._clients.readable(_CONNECTIONS_PER_ROUND):
+            if connection.reading:
+                total += self._intake.read(connection, now, mono)
+            if self._flow.paused():
+                break
+        if total < _FULL_ROUND_BYTES:
+            self._read_at_ns = mono + self._options.read_interval_ns
+
+    def _set_reading(self, wanted: bool) -> None:
+        if wanted != self._reading:
+            self._reading = wanted
+            self._poll.modify(self._clients.readers.fileno(), select.EPOLLIN if wanted else 0)
+
+    def _take_acks(self, stream: WorkerStream, link: links.WorkerLink, mono: int) -> None:
+        for acked, frames in link.acks():
+            batch = stream.acked(acked.seq, mono)
+            if batch is None:
+                continue
+            self._intake.pool.give(batch.buffer)
+            if len(acked.sizes) != len(batch.connections) or sum(acked.sizes) != len(frames):
+                _log.error_limited("acks do not fit their batch; dropped", worker=stream.worker, seq=acked.seq)
+                self._release(batch)
+                continue
+            at = 0
+            for number, size, count in zip(batch.connections, acked.sizes, batch.counts, strict=True):
+                connection = self._clients.get(number)
+                if connection is None:
+                    self._figures.counters[names.ACK_UNDELIVERED] += count
+                else:
+                    if size:
+                        self._clients.ack(connection, frames[at : at + size], mono)
+                    self._figures.counters[names.ACK_SENT] += count
+                    self._clients.release(number)
+                at += size
+
+    def _release(self, batch: Batch) -> None:
+        for number in batch.connections:
+            self._clients.release(number)
+
+    # --- the supervisor's commands
+
+    def _command(self, message: ipc.ToFront, mono: int) -> None:
+        match message:
+            case ipc.Relay():
+                self._intake.cut(message.worker, mono)
+                stream = self._flow.stream(message.worker)
+                if not stream.order(message.command, message.epoch, self.stamp(), mono):
+                    self._stale(message.worker, message.epoch, message.command)
+            case ipc.WorkerUp():
+                self._worker_up(message, mono)
+            case ipc.WorkerDown():
+                if self._flow.stream(message.worker).epoch == message.epoch:
+                    self._detach(message.worker, mono)
+            case ipc.Route():
+                self._intake.route(message.owners, mono)
+                self._routed = True
+                self._listen()
+            case ipc.Drain():
+                self._drain(message.timeout_ns)
+
+    def _worker_up(self, message: ipc.WorkerUp, mono: int) -> None:
+        stream = self._flow.stream(message.worker)
+        if message.epoch <= stream.epoch:
+            return
+        self._detach(message.worker, mono)
+        options = self._options
+        link = links.WorkerLink(self._context, options.run_dir, message.worker, options.epoch, message.epoch)
+        for fd in link.fds:
+            self._poll.register(fd, select.EPOLLIN)
+        self._links[message.worker] = link
+        stream.attach(link, message.epoch)
+        self._listen()
+
+    def _detach(self, worker: int, mono: int) -> None:
+        link = self._links.pop(worker, None)
+        if link is None:
+            return
+        self._take_acks(self._flow.streams[worker], link, mono)
+        for fd in link.fds:
+            self._poll.unregister(fd)
+        stream = self._flow.streams[worker]
+        dropped = stream.detach()
+        for batch in dropped.batches:
+            # Its buffer is not used again: ZeroMQ may still be reading it.
+            self._figures.counters[f"{names.DROPPED_UNACKED}{{worker={worker}}}"] += sum(batch.counts)
+            self._release(batch)
+        for command in dropped.commands:
+            self._stale(worker, stream.epoch, command)
+
+    def _stale(self, worker: int, epoch: int, command: ipc.Command) -> None:
+        self._figures.counters[names.STALE_COMMANDS] += 1
+        self._supervisor.send(ipc.Stale(worker, epoch, command))
+
+    def _listen(self) -> None:
+        if self._listening or not self._routed or not self._links or self._drain_until_ns:
+            return
+        fd, address = self._clients.listen()
+        self._listening, self._listen_fd = True, fd
+        self._poll.register(fd, select.EPOLLIN)
+        self._supervisor.send(ipc.Listening(address, os.getpid()))
+        _log.info("listening for m3msg", address=address)
+
+    def _report(self) -> None:
+        counters, gauges = self._figures.counters, self._figures.gauges
+        for worker, count in enumerate(self._intake.discarded()):
+            counters[f"front.discarded-unacked{{worker={worker}}}"] = count
+        for stream in self._flow.streams:
+            gauges[f"front.unacked-bytes{{worker={stream.worker}}}"] = stream.unacked_bytes
+            gauges[f"front.waiting-bytes{{worker={stream.worker}}}"] = stream.waiting_bytes
+            gauges[f"front.lagging{{worker={stream.worker}}}"] = float(stream.lagging)
+            counters[f"front.batches-acked{{worker={stream.worker}}}"] = stream.acked_batches
+        gauges["front.paused"] = float(self._flow.paused())
+        gauges["front.resident-bytes"] = process.resident_bytes()
+        gauges[names.OPEN_CONNECTIONS] = self._clients.count
+        self._supervisor.send(ipc.FrontStats(dict(counters), dict(gauges)))
+
+    # --- the end
+
+    def _drain(self, timeout_ns: int) -> None:
+        if not self._drain_until_ns:
+            _log.info("draining", connections=self._clients.count)
+            self._drain_until_ns = monotonic_ns() + max(timeout_ns, 1)
+
+    def _check_drained(self, mono: int) -> None:
+        if self._listening:
+            self._poll.unregister(self._listen_fd)
+            self._clients.stop_listening()
+            self._listening = False
+        for worker in range(len(self._flow.streams)):
+            self._intake.cut(worker, mono)
+        self._clients.flush(mono, now=True)
+        served = all(stream.idle for stream in self._flow.streams if stream.attached)
+        self._drained = mono >= self._drain_until_ns or (served and not self._clients.unwritten)
+
+    def _end(self) -> None:
+        left = sum(stream.inflight for stream in self._flow.streams)
+        for worker, link in self._links.items():
+            stream = self._flow.streams[worker]
+            link.linger_ms = _FAREWELL_MS
+            stream.goodbye()
+            for command in stream.detach().commands:
+                self._stale(worker, stream.epoch, command)
+        self._clients.close_all()
+        self._report()
+        self._supervisor.close(_FAREWELL_MS)
+        self._poll.close()
+        self._context.term()
+        _log.info("drained", unacked_batches=left)
+
+
+def run(options: FrontOptions) -> int:
+    """Runs a front process until it is drained; returns its exit code."""
+    process.die_with_parent(options.parent_pid)
+    log.configure(options.log_level, process="front")
+    try:
+        return Front(options).run()
+    except Exception as error:
+        _log.error("the front failed", exception=error, listen_address=options.listen_address)
+        return 1
