@@ -46,6 +46,6 @@ class UnrecognizedTypeError(CodecError):
 
     stage = "type"
 
-    def __init__(self, number: int) -> None:
-        super().__init__("unrecognized message type")
+    def __init__(self, number: int, text: str = "unrecognized message type") -> None:
+        super().__init__(text)
         self.number = number

@@ -1,5 +1,4 @@
 # mypy: ignore-errors
-# ruff: noqa: PLR0917
 """Compiled codecs of the messages that carry metrics, and the shard hash of a batch. Formats: reference/m3msg.md §2.1-2.6.
 
 Decoding accepts exactly the shapes that encoders write: every field once, in ascending order, sub-messages present where M3 always
@@ -428,7 +427,11 @@ def shards_of(buf, starts, sizes, num_shards, shards):
 
 
 def warm() -> None:
-    """Compiles every public kernel for the dtypes that callers use, or loads it from the cache."""
+    """Compiles every public kernel for the dtypes that callers use, or loads it from the cache.
+
+    Messages are read from writable and read-only arrays, at int64 or uint32 positions; encoders take writable arrays only, and
+    ``shards_of`` the columns of rows, which are strided.
+    """
     arena = np.frombuffer(b"idm", np.uint8).copy()
     templates = np.zeros(1, METRIC_TEMPLATE)
     templates[0] = (0, 2, 2, 1, 0, 0, 3, 0)
@@ -441,9 +444,11 @@ def warm() -> None:
     encode_gauge_samples(arena, templates, which, time_ns, value, out, offsets)
     encode_counter_samples(arena, templates, which, time_ns, which, out, offsets)
     encode_timer_samples(arena, templates, which, time_ns, value, np.array([0, 1]), out, offsets)
-    for positions in (offsets, offsets.astype(np.uint32)):
-        decode_metrics(out, positions[:1], positions[1:], 1, np.zeros(1, METRIC_ROW))
-        decode_aggregated(out, positions[:1], positions[1:], 1, np.zeros(1, AGGREGATED_ROW))
-        shards_of(out, positions[:1], positions[:1], 64, np.zeros(1, np.uint32))
+    rows = np.zeros(1, METRIC_ROW)
+    for buffer in (out, np.frombuffer(out.tobytes(), np.uint8)):
+        for positions in (offsets, offsets.astype(np.uint32)):
+            decode_metrics(buffer, positions[:1], positions[1:], 1, rows)
+            decode_aggregated(buffer, positions[:1], positions[1:], 1, np.zeros(1, AGGREGATED_ROW))
+        shards_of(buffer, rows["id_at"], rows["id_size"], 64, np.zeros(1, np.uint32))
     room = np.zeros(aggregated_size_bound(2, 0, 0), np.uint8)
     encode_aggregated(room, 0, 0, arena, 0, 0, arena, 0, 2, arena, 0, 0, 1, 1.0, arena, 0, 0, arena, 0, 0)

@@ -37,8 +37,7 @@ def decode_records(data: bytes, max_message_bytes: int = MAX_MESSAGE_BYTES) -> I
         try:
             metric = decode_metric(data[at : at + size])
         except UnrecognizedTypeError as error:
-            error.args = (f"{error}: {error.number}",)
-            raise
+            raise UnrecognizedTypeError(error.number, f"{error}: {error.number}") from None
         yield metric
         at += size
 

@@ -1,0 +1,95 @@
+"""Vectors captured from the real M3: where they lie, who reads which file, and how lines become test cases.
+
+The folder is ``$GOLDEN_DIR``, or ``../shared/golden`` beside the repository. Each file has exactly one reader: a module of this
+folder (``READERS``) or a later change (``LATER``). ``test_vectors.py`` fails for a file that nobody reads.
+"""
+
+import gzip
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
+REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
+CORPORA = ("engine", "coordinator", "cluster")
+
+READERS = {
+    "engine/codec.jsonl": "test_engine.py",
+    "engine/frames.jsonl": "test_engine.py",
+    "engine/shards.jsonl": "test_engine.py",
+    "engine/suffixes.jsonl": "test_engine.py",
+    "coordinator/ids.jsonl": "test_coordinator.py",
+    "cluster/kv_values.jsonl": "test_cluster.py",
+}
+
+LATER = {
+    "engine/scripts.jsonl.gz": "the whole engine, forwarding and flush times included",
+    "engine/quantiles.jsonl": "timer quantiles as M3's stream gives them",
+    "engine/aggregations.jsonl": "resend, expensive aggregations and their corner cases",
+    "coordinator/appender.jsonl.gz": "downsampling by rules",
+    "coordinator/filters.jsonl": "tag filters",
+    "coordinator/ingest_to_write.jsonl": "ingest into remote write and M3DB",
+    "coordinator/promql_smoke.jsonl": "reading from M3DB",
+    "coordinator/rules_match.jsonl.gz": "matching of rules",
+    "coordinator/write_to_m3msg.jsonl": "every way of writing, with rules",
+    "coordinator/configs": "configurations of the captures above",
+    "cluster/admin_api.jsonl": "the whole admin API",
+    "cluster/etcd_requests.jsonl": "the etcd backend",
+    "cluster/placements.jsonl": "placement algorithms",
+}
+"""What no module here reads yet, and with which change it will be."""
+
+Vector = dict[str, Any]
+
+
+def present() -> bool:
+    """Whether the vectors are there at all."""
+    return ROOT.is_dir()
+
+
+def names() -> set[str]:
+    """Files and folders of vectors that exist, as the tables name them."""
+    return {f"{corpus}/{path.name}" for corpus in CORPORA for path in (ROOT / corpus).iterdir() if path.suffix != ".md"}
+
+
+def lines(name: str) -> Iterator[Vector]:
+    """The vectors of one file, ``.gz`` or not."""
+    path = ROOT / name
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def cases(name: str, *label: str) -> list[Any]:
+    """One pytest parameter per vector; its id is the line number and the values of the ``label`` keys."""
+    return [
+        pytest.param(vector, id="-".join([str(number), *(str(vector.get(key, "")) for key in label)]))
+        for number, vector in enumerate(lines(name), 1)
+    ]
+
+
+def bits(value: float) -> str:
+    """The IEEE-754 pattern as the vectors write it; every NaN alike."""
+    return "nan" if math.isnan(value) else struct.pack(">d", value).hex()
+
+
+def same_bits(text: str) -> str:
+    """A pattern of the vectors, made comparable with ``bits``."""
+    return bits(from_bits(text))
+
+
+def from_bits(text: str) -> float:
+    """The double of a pattern."""
+    value: float = struct.unpack(">d", bytes.fromhex(text))[0]
+    return value
+
+
+def raw(text: str | dict[str, str]) -> bytes:
+    """Bytes of a tag: text, or ``{"hex": …}`` where it is no UTF-8."""
+    return text.encode() if isinstance(text, str) else bytes.fromhex(text["hex"])

@@ -1,0 +1,69 @@
+"""Ids beyond the vectors: round trips, limits, orders."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m3metrics import ids, series_ids
+from m3metrics.errors import IdError
+from m3metrics.ids import Tags
+
+NAME = st.binary(min_size=1, max_size=12) | st.sampled_from([b"__name__", b"__m3_type__", b"__m3", b"a", b"__rollup__"])
+TAGS = st.lists(st.tuples(NAME, st.binary(max_size=12)), max_size=8)
+
+
+@given(TAGS, st.binary(max_size=4))
+def test_round_trip(tags: Tags, trailing: bytes) -> None:
+    data = ids.encode_tags(tags)
+    assert ids.decode_tags(data + trailing) == tags
+    for name in {name for name, _ in tags} | {b"absent"}:
+        assert ids.find_tag(data, name) == next((value for key, value in tags if key == name), None)
+
+
+@given(st.binary(max_size=40), st.integers(0, 5))
+def test_any_bytes_are_read_or_refused(rest: bytes, count: int) -> None:
+    for data in (rest, b"\x75\x27" + bytes([count, 0]) + rest):
+        try:
+            tags = ids.decode_tags(data)
+        except IdError:
+            continue
+        assert data.startswith(ids.encode_tags(tags))
+    assert ids.is_rollup_id(rest) in (True, False)
+
+
+@given(st.dictionaries(NAME, st.binary(max_size=5), max_size=9))
+def test_coordinator_order(tags: dict[bytes, bytes]) -> None:
+    sent = ids.coordinator_tags(ids.matching_tags(tags.items(), "gauge"))
+    assert sorted(sent) == sorted((name, value) for name, value in tags.items() if not name.startswith(b"__m3"))
+    if not any(name.startswith(b"__m3") for name in tags):
+        # The closed form for the ordinary case (reference/coordinator.md §2.2).
+        ordered = sorted(tags.items())
+        before = [tag for tag in ordered if tag[0] < b"__m3"]
+        after = ordered[len(before) :]
+        moved = [after[-1], after[-2], *after[:-2]] if len(after) > 1 else after
+        assert sent == before + moved
+
+
+@given(st.dictionaries(NAME, st.binary(max_size=5), max_size=6), st.binary(max_size=5))
+def test_rollup_of_sorted_pairs_is_sorted(pairs: dict[bytes, bytes], name: bytes) -> None:
+    tags = ids.decode_tags(ids.rollup_id(name, sorted(pairs.items())))
+    assert tags == sorted(tags)
+    kept = {key: value for key, value in pairs.items() if not key.startswith(b"__m3")}
+    assert dict(tags) == {b"__name__": name, b"__rollup__": b"true"} | kept
+
+
+def test_limits() -> None:
+    with pytest.raises(IdError, match=r"^too many tags to encode \(65536\), limit is: 65535$"):
+        ids.encode_tags([(b"a", b"")] * 65536)
+    with pytest.raises(IdError, match="^literal is too long$"):
+        ids.encode_tags([(b"a" * 65536, b"")])
+
+
+def test_graphite_order_and_id() -> None:
+    tags = series_ids.normalized_tags([(b"__g10__", b"k"), (b"__g2__", b"c"), (b"__g1__", b"b")], graphite=True)
+    assert series_ids.graphite_id(tags) == b"b.c.k"
+
+
+def test_escapes_beyond_the_basic_plane() -> None:
+    tags = [(b"a", '\U000e0001"'.encode()), (b"b", "🙂".encode())]
+    assert series_ids.quoted_id(tags) == '{a="\\U000e0001\\"",b="🙂"}'.encode()
