@@ -81,9 +81,11 @@ class Election:
             raise ElectionError("campaign in progress")
         self._step_down()
         self._campaigning = True
-        self._ended.clear()
         attempt = 0
         try:
+            if self._guard is not None:
+                await asyncio.wait([self._guard])
+            self._ended.clear()
             while True:
                 try:
                     if await self._attempt(value.encode()):
