@@ -1,1 +1,21 @@
-"""Contents to follow."""
+"""What comes in: Prometheus remote write and carbon, turned into messages for the aggregators.
+
+Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``kernels`` are the compiled
+loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes, ``sink`` is what messages are given to. Imports
+``coordinator.downsample``, ``coordinator.config``, ``m3metrics``, ``m3msg`` (batches only) and ``m3x``.
+"""
+
+from coordinator.write.carbon import CarbonIngester, CarbonServer
+from coordinator.write.remote_write import RemoteWriter, remote_write_routes
+from coordinator.write.series_cache import SeriesCache
+from coordinator.write.sink import MessageSink, RefusedError
+
+__all__ = [
+    "CarbonIngester",
+    "CarbonServer",
+    "MessageSink",
+    "RefusedError",
+    "RemoteWriter",
+    "SeriesCache",
+    "remote_write_routes",
+]

@@ -1,0 +1,74 @@
+"""``carbon.ingester``: the carbon listener and its rules (reference/coordinator.md §10)."""
+
+import msgspec
+
+from m3x.config import Address, Duration, Meaningless, Section, parse_address
+
+
+class AggregationConfig(Section):
+    """``rules[].aggregation``: whether and how values of a window are combined; mean unless said otherwise."""
+
+    enabled: bool = True
+    type: str = "mean"
+
+
+class CarbonPolicyConfig(Section):
+    """``rules[].policies[]``: must name an aggregated namespace exactly."""
+
+    resolution: Duration
+    retention: Duration
+
+
+class CarbonRuleConfig(Section):
+    """One rule: which paths, what becomes of them. Neither ``pattern`` nor ``contains``: every path."""
+
+    pattern: str = ""
+    """A regular expression that is searched for anywhere in the path."""
+    contains: str = ""
+    """Plain text that the path contains."""
+    continue_: bool = msgspec.field(name="continue", default=False)
+    """Whether the rules below are tried too after a match."""
+    aggregation: AggregationConfig = AggregationConfig()
+    policies: list[CarbonPolicyConfig] = []
+
+
+class CarbonRewriteConfig(Section):
+    """``rewrite``."""
+
+    cleanup: bool = False
+    """Repair paths: superfluous dots, characters that Graphite does not take."""
+
+
+class CarbonIngesterConfig(Section):
+    """``carbon.ingester``."""
+
+    listen_address: Address = "0.0.0.0:7204"
+    max_concurrency: Meaningless = None
+    rewrite: CarbonRewriteConfig = CarbonRewriteConfig()
+    rules: list[CarbonRuleConfig] | None = None
+    """None: one rule for everything, mean, all aggregated namespaces."""
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen_address)
+
+
+class CarbonConfig(Section):
+    """``carbon``: without ``ingester`` there is no carbon listener."""
+
+    ingester: CarbonIngesterConfig | None = None
+    limits_find: Meaningless = None
+    limits_render: Meaningless = None
+    aggregate_namespaces_all_data: Meaningless = None
+    shift_time_start: Meaningless = None
+    shift_time_end: Meaningless = None
+    shift_steps_start: Meaningless = None
+    shift_steps_end: Meaningless = None
+    shift_steps_start_when_at_resolution_boundary: Meaningless = None
+    shift_steps_end_when_at_resolution_boundary: Meaningless = None
+    shift_steps_start_when_end_at_resolution_boundary: Meaningless = None
+    shift_steps_end_when_start_at_resolution_boundary: Meaningless = None
+    render_partial_start: Meaningless = None
+    render_partial_end: Meaningless = None
+    render_series_all_nans: Meaningless = None
+    compile_escape_all_not_only_quotes: Meaningless = None
+    find_results_include_both_expandable_and_leaf: Meaningless = None

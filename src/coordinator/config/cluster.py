@@ -1,0 +1,129 @@
+"""``clusterManagement`` and ``clusters``: where KV is, and which namespaces storage has (reference/coordinator.md §12, §13)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from m3x.config import Duration, Meaningless, Section
+
+
+class EmbeddedConfig(Section):
+    """The embedded KV: an SQLite file that all processes of this machine share. Not a key of M3."""
+
+    path: str = "kv.sqlite"
+    """A relative path is taken below the data directory."""
+
+
+class EtcdClusterConfig(Section):
+    """``etcd.etcdClusters[]``."""
+
+    zone: str = ""
+    endpoints: list[str] = []
+    keep_alive: Meaningless = None
+    tls: Meaningless = None
+    auto_sync_interval: Meaningless = None
+    dial_timeout: Meaningless = None
+
+
+class EtcdConfig(Section):
+    """``clusterManagement.etcd``."""
+
+    zone: str = ""
+    env: str = ""
+    service: str = ""
+    cache_dir: str = ""
+    etcd_clusters: list[EtcdClusterConfig] = []
+    m3sd: Meaningless = None
+    watch_with_revision: Meaningless = None
+    new_directory_mode: Meaningless = None
+    retry: Meaningless = None
+    request_timeout: Meaningless = None
+    watch_chan_init_timeout: Meaningless = None
+    watch_chan_check_interval: Meaningless = None
+    watch_chan_reset_interval: Meaningless = None
+    enable_fast_gets: Meaningless = None
+
+
+class ClusterManagementConfig(Section):
+    """``clusterManagement``. ``embedded`` wins over ``etcd``, so that a second file can move a cluster file to one machine."""
+
+    etcd: EtcdConfig | None = None
+    placement: Meaningless = None
+    embedded: EmbeddedConfig | None = None
+
+
+class DownsampleNamespaceConfig(Section):
+    """``namespaces[].downsample``: whether metrics that no rule maps are aggregated into it."""
+
+    all: bool = False
+
+
+class NamespaceConfig(Section):
+    """``clusters[].namespaces[]``."""
+
+    namespace: str
+    retention: Duration
+    type: Literal["unaggregated", "aggregated"] = "unaggregated"
+    resolution: Duration = Duration(0)
+    downsample: DownsampleNamespaceConfig | None = None
+    """None means ``all: true``; a block without ``all`` means false, as in M3."""
+    read_only: bool = False
+    data_latency: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if not self.namespace:
+            raise ValueError("namespace must not be empty")
+        if self.retention <= 0:
+            raise ValueError(f"retention must be positive, found {self.retention}")
+        if self.type == "aggregated" and self.resolution <= 0:
+            raise ValueError("an aggregated namespace needs a positive resolution")
+        if self.type == "unaggregated" and self.resolution != 0:
+            raise ValueError("an unaggregated namespace has no resolution")
+
+
+class ClusterConfig(Section):
+    """``clusters[]``."""
+
+    namespaces: list[NamespaceConfig] = []
+    client: Meaningless = None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """One namespace of storage."""
+
+    name: str
+    resolution_ns: int
+    """0: unaggregated."""
+    retention_ns: int
+    downsample_all: bool = True
+    read_only: bool = False
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether it holds aggregated values."""
+        return self.resolution_ns > 0
+
+
+def namespaces_of(clusters: Sequence[ClusterConfig]) -> tuple[Namespace, ...]:
+    """All namespaces in the order of the file. Raises ``ValueError`` with M3's text for what cannot be (§12.2)."""
+    result: list[Namespace] = []
+    for section in (namespace for cluster in clusters for namespace in cluster.namespaces):
+        one = Namespace(
+            name=section.namespace,
+            resolution_ns=int(section.resolution),
+            retention_ns=int(section.retention),
+            downsample_all=section.downsample is None or section.downsample.all,
+            read_only=section.read_only,
+        )
+        if one.aggregated and any(
+            (n.resolution_ns, n.retention_ns) == (one.resolution_ns, one.retention_ns) for n in result
+        ):
+            raise ValueError(
+                f"duplicate aggregated namespace exists for: retention={section.retention}, resolution={section.resolution}"
+            )
+        result.append(one)
+    unaggregated = sum(not n.aggregated for n in result)
+    if unaggregated > 1:
+        raise ValueError(f"only one unaggregated cluster namespace can be specified: specified {unaggregated}")
+    return tuple(result)

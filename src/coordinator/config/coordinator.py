@@ -1,0 +1,219 @@
+"""The whole file of a coordinator (reference/coordinator.md §13)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from coordinator.config.carbon import CarbonConfig
+from coordinator.config.client import RemoteAggregatorConfig
+from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
+from coordinator.config.ingest import IngestConfig
+from m3x.config import Address, ConfigError, Duration, Loaded, Meaningless, Section, load, parse_address
+from m3x.log import LEVELS
+
+
+class UnsupportedError(Exception):
+    """The file is sound but asks for something that this release does not have; ``problems`` has one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class LoggingConfig(Section):
+    """``logging``."""
+
+    level: str = "info"
+    file: Meaningless = None
+    fields: dict[str, str] = {}
+    encoding: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if self.level.lower() not in LEVELS:
+            raise ValueError(f"unknown log level {self.level!r}; expected one of {', '.join(LEVELS)}")
+
+
+class ScopeConfig(Section):
+    """``metrics.scope``."""
+
+    prefix: str = "coordinator"
+    tags: dict[str, str] = {}
+    reporting_interval: Meaningless = None
+    common_tags: Meaningless = None
+
+
+class PrometheusReporterConfig(Section):
+    """``metrics.prometheus``."""
+
+    handler_path: str = "/metrics"
+    listen_address: Address = "0.0.0.0:7203"
+    on_error: Meaningless = None
+    timer_type: Meaningless = None
+    default_histogram_buckets: Meaningless = None
+    default_summary_objectives: Meaningless = None
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen_address)
+        if not self.handler_path.startswith("/"):
+            raise ValueError(f"handlerPath must begin with a slash, found {self.handler_path!r}")
+
+
+class MetricsConfig(Section):
+    """``metrics``."""
+
+    scope: ScopeConfig = ScopeConfig()
+    prometheus: PrometheusReporterConfig = PrometheusReporterConfig()
+    sanitization: Meaningless = None
+    sampling_rate: Meaningless = None
+    extended: Meaningless = None
+
+
+class TagOptionsConfig(Section):
+    """``tagOptions``: names of two labels and what labels may be."""
+
+    metric_name: str = "__name__"
+    bucket_name: str = "le"
+    id_scheme: Literal["quoted", "prepend_meta"] = "quoted"
+    filters: Meaningless = None
+    allow_tag_name_duplicates: bool = False
+    allow_tag_value_empty: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.metric_name or not self.bucket_name:
+            raise ValueError("metricName and bucketName must not be empty")
+
+
+class MatcherConfig(Section):
+    """``downsample.matcher``."""
+
+    cache: Meaningless = None
+    namespace_tag: str = "__m3_namespace__"
+    require_namespace_watch_on_init: bool = False
+
+
+class RulesConfig(Section):
+    """``downsample.rules``."""
+
+    mapping_rules: list[Meaningless] = []
+    rollup_rules: list[Meaningless] = []
+
+    def __post_init__(self) -> None:
+        if self.mapping_rules or self.rollup_rules:
+            raise ValueError(
+                "mapping and rollup rules are not supported by this release: remove them; metrics are mapped to the "
+                "aggregated namespaces with downsample.all"
+            )
+
+
+class DownsampleConfig(Section):
+    """``downsample``."""
+
+    remote_aggregator: RemoteAggregatorConfig
+    matcher: MatcherConfig = MatcherConfig()
+    rules: RulesConfig | None = None
+    aggregation_types: Meaningless = None
+    counter_elem_pool: Meaningless = None
+    timer_elem_pool: Meaningless = None
+    gauge_elem_pool: Meaningless = None
+    buffer_past_limits: Meaningless = None
+    entry_ttl: Meaningless = msgspec.field(name="entryTTL", default=None)
+    untimed_rollups: bool = False
+
+
+class EmbeddedStorageConfig(Section):
+    """``embeddedStorage``: the file that holds aggregated series. Not a key of M3."""
+
+    path: str = "metrics.duckdb"
+    """A relative path is taken below the data directory."""
+
+
+class WriteCacheConfig(Section):
+    """``writeCache``: what the write path remembers of the series it has seen. Not a key of M3."""
+
+    max_series: int = 1 << 20
+    """Beyond it the series not seen for longest are forgotten (and prepared again when they come back)."""
+    max_bytes: int = 1 << 29
+
+    def __post_init__(self) -> None:
+        if self.max_series < 1024 or self.max_bytes < 1 << 20:
+            raise ValueError("maxSeries must be at least 1024 and maxBytes at least 1048576")
+
+
+class CoordinatorConfig(Section):
+    """A coordinator's file."""
+
+    listen_address: Address = "0.0.0.0:7201"
+    logging: LoggingConfig = LoggingConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    backend: Literal["", "embedded", "m3db", "grpc", "noop-etcd", "prom-remote"] = ""
+    """``embedded`` is ours, and what no value means unless a cluster names a client."""
+    clusters: list[ClusterConfig] = []
+    cluster_management: ClusterManagementConfig = ClusterManagementConfig()
+    tag_options: TagOptionsConfig = TagOptionsConfig()
+    downsample: DownsampleConfig | None = None
+    ingest: IngestConfig | None = None
+    carbon: CarbonConfig = CarbonConfig()
+    store_metrics_type: bool = False
+    lookback_duration: Duration = Duration(300_000_000_000)
+    embedded_storage: EmbeddedStorageConfig = EmbeddedStorageConfig()
+    write_cache: WriteCacheConfig = WriteCacheConfig()
+    local: Meaningless = None
+    prometheus_remote_backend: Meaningless = None
+    write_forwarding: Meaningless = None
+    tracing: Meaningless = None
+    http: Meaningless = None
+    limits: Meaningless = None
+    query: Meaningless = None
+    read_worker_pool_policy: Meaningless = None
+    write_worker_pool_policy: Meaningless = None
+    result_options: Meaningless = None
+    rpc: Meaningless = None
+    filter: Meaningless = None
+    middleware: Meaningless = None
+    multi_process: Meaningless = None
+    debug: Meaningless = None
+    experimental: Meaningless = None
+    cache: Meaningless = None
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen_address)
+        if self.lookback_duration < 0:
+            raise ValueError("lookbackDuration must not be negative")
+        namespaces_of(self.clusters)
+
+    @property
+    def namespaces(self) -> tuple[Namespace, ...]:
+        """The namespaces of storage, in the order of the file."""
+        return namespaces_of(self.clusters)
+
+    def unsupported(self) -> list[str]:
+        """What this release cannot do, one line each; empty when the coordinator can start."""
+        problems = []
+        if self.cluster_management.etcd is not None and self.cluster_management.embedded is None:
+            problems.append(
+                "clusterManagement.etcd: etcd support arrives with the cluster release; "
+                "set clusterManagement.embedded: {path: FILE} (a second -f file may do so)"
+            )
+        if self.backend in {"m3db", "grpc", "prom-remote"}:
+            problems.append(f"backend: {self.backend!r} is not supported by this release; set backend: embedded")
+        if not self.backend and any(cluster.client is not None for cluster in self.clusters):
+            problems.append(
+                "clusters[].client: M3DB as storage is not supported by this release; set backend: embedded to keep "
+                "aggregated series in a local file"
+            )
+        if self.write_forwarding is not None:
+            problems.append("writeForwarding: forwarding of writes is not supported by this release; remove the section")
+        return problems
+
+
+def load_coordinator(files: Sequence[str | Path]) -> Loaded[CoordinatorConfig]:
+    """Reads the files. Raises ``ConfigError``, or ``UnsupportedError`` for a sound file that asks for what is not there."""
+    if not files:
+        raise ConfigError(["no configuration file given; use -f FILE"])
+    loaded = load(files, CoordinatorConfig)
+    problems = loaded.value.unsupported()
+    if problems:
+        raise UnsupportedError(problems)
+    return loaded

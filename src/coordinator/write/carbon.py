@@ -1,0 +1,277 @@
+"""The carbon line protocol over TCP (reference/coordinator.md §10, reference/metrics.md §16).
+
+``CarbonIngester`` is the core: bytes in, batches out. ``CarbonServer`` is the shell: it owns the listener. A bad line is counted by reason and
+skipped; the connection and all other lines go on. While messages cannot be taken, connections are not read: TCP holds the senders back.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.downsample import Downsampler, TemplateSpec
+from coordinator.write import kernels
+from coordinator.write.batches import SECOND_NS, encode_samples
+from coordinator.write.carbon_line import CarbonLineError, parse_line
+from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
+from coordinator.write.remote_write import DirectSeries, DirectStore
+from coordinator.write.series_cache import SeriesCache
+from coordinator.write.sink import MessageSink, RefusedError
+from m3metrics.errors import IdError
+from m3metrics.policy import StoragePolicy
+from m3x.instrument import Scope
+from m3x.log import logger
+
+MAX_LINE_BYTES = 256 << 10
+CONTEXT = 1
+"""Of carbon paths in the series cache."""
+
+_READ_BYTES = 64 << 10
+_LINES = 4096
+_MAX_SECONDS = (1 << 63) // 1_000_000_000
+"""Times beyond wrap around in nanoseconds; storage would refuse them."""
+_SCHEME_TAG = (b"__option_id_scheme__", b"graphite")
+
+log = logger(__name__)
+
+
+class CarbonIngester:
+    """Lines → batches. One per process; used from its event loop only."""
+
+    def __init__(
+        self,
+        rules: Sequence[CarbonRule],
+        downsampler: Downsampler,
+        cache: SeriesCache,
+        sink: MessageSink | None,
+        scope: Scope,
+        *,
+        cleanup: bool = False,
+        direct: DirectStore | None = None,
+    ) -> None:
+        self._rules = rules
+        self._downsampler = downsampler
+        self._cache = cache
+        self._sink = sink
+        self._scope = scope
+        self._cleanup = cleanup
+        self._direct = direct if any(rule.metadatas is None for rule in rules) else None
+        self._path_at, self._path_size = np.empty(_LINES, np.uint32), np.empty(_LINES, np.uint32)
+        self._values, self._times = np.empty(_LINES, np.float64), np.empty(_LINES, np.int64)
+        self._odd, self._odd_end = np.empty(_LINES, np.int64), np.empty(_LINES, np.int64)
+        self._series = np.zeros(_LINES, kernels.SERIES_ROW)
+        self._contexts = np.full(_LINES, CONTEXT << 16, np.uint64)
+
+    async def ingest(self, data: NDArray[np.uint8]) -> int:
+        """Takes all complete lines of ``data`` (uint8, writable); returns how many bytes they are. Waits while nothing can be sent."""
+        at = 0
+        while True:
+            num_shards = await self._admit()
+            lines, odd, end = kernels.carbon_lines(
+                data, at, len(data), self._path_at, self._path_size, self._values, self._times, self._odd, self._odd_end
+            )
+            if lines == 0:
+                return at
+            at = int(end)
+            direct = self._take(data, lines, odd, num_shards)
+            for policy, series in direct.items():
+                await self._write_direct(policy, series)
+
+    async def _admit(self) -> int:
+        """The shard count, as soon as messages are taken."""
+        if self._sink is None:
+            return 1
+        while True:
+            num_shards = self._sink.ready()
+            if num_shards is not None:
+                return num_shards
+            try:
+                return await self._sink.admit()
+            except RefusedError as refusal:
+                log.warning_limited("carbon waits: nothing can be sent", per_second=0.1, reason=refusal.reason)
+                await asyncio.sleep(min(1.0, refusal.retry_after_s))
+
+    def _take(
+        self, data: NDArray[np.uint8], lines: int, odd: int, num_shards: int
+    ) -> dict[StoragePolicy, list[DirectSeries]]:
+        """Sends the lines in the columns; returns what goes to storage directly."""
+        keep = np.ones(lines, np.bool_)
+        for k in range(odd):
+            row = int(self._odd[k])
+            try:
+                begin = int(self._path_at[row])
+                line = data[begin : int(self._odd_end[k])].tobytes()
+                path, self._values[row], self._times[row] = parse_line(line)
+                self._path_size[row] = len(path)
+            except CarbonLineError as error:
+                self.reject(error.reason, str(error), line)
+                keep[row] = False
+        rows = np.flatnonzero(keep)
+        good = len(rows)
+        if not good:
+            return {}
+        values, times = self._values[:lines], self._times[:lines]
+        path_at, path_size = self._path_at[:lines][keep], self._path_size[:lines][keep]
+        series = self._series[:good]
+        series["sample_from"], series["samples"] = rows, 1
+        failed = 0
+
+        def make(row: int) -> list[TemplateSpec] | None:
+            nonlocal failed
+            begin = int(path_at[row])
+            path = data[begin : begin + int(path_size[row])].tobytes()
+            try:
+                return self.specs_of(path)
+            except ValueError as error:
+                failed += 1
+                self.reject("bad_path", str(error), path)
+                return None
+
+        for begin in range(0, good, self._cache.max_rows):
+            part = slice(begin, min(begin + self._cache.max_rows, good))
+            key_at, key_size = path_at[part], path_size[part]
+            first, count = self._cache.resolve(
+                data, key_at, key_size, self._contexts[: len(key_at)], _Shifted(make, begin)
+            )
+            batch = encode_samples(
+                self._cache, series[part], first, count, times, SECOND_NS, values, num_shards
+            )
+            if batch is not None and self._sink is not None:
+                self._sink.produce(batch)
+        self._scope.count("success", good - failed)
+        return self._direct_of(data, path_at, path_size, rows) if self._direct is not None else {}
+
+    def reject(self, reason: str, text: str, line: bytes) -> None:
+        """Counts and logs a line that is skipped."""
+        self._scope.tagged(reason=reason).count("malformed")
+        log.warning_limited("carbon line skipped", reason=text, line=line[:200].decode(errors="replace"))
+
+    def specs_of(self, path: bytes) -> list[TemplateSpec]:
+        """What the aggregators get for a path by the rules that match. Raises ``ValueError`` for a path that makes no tags."""
+        if self._cleanup:
+            path = clean_path(path)
+        tags = [*tags_of(path), _SCHEME_TAG]
+        return [
+            spec
+            for rule in self._matching(path)
+            if rule.metadatas is not None
+            for spec in self._downsampler.append(tags, metadatas=rule.metadatas)
+        ]
+
+    def _matching(self, path: bytes) -> list[CarbonRule]:
+        text = path.decode(errors="replace")
+        result = []
+        for rule in self._rules:
+            if rule.matches(text):
+                result.append(rule)
+                if not rule.go_on:
+                    break
+        return result
+
+    def _direct_of(
+        self, data: NDArray[np.uint8], path_at: NDArray[Any], path_size: NDArray[Any], rows: NDArray[np.int64]
+    ) -> dict[StoragePolicy, list[DirectSeries]]:
+        """Samples of rules without aggregation, by policy."""
+        result: dict[StoragePolicy, list[DirectSeries]] = {}
+        for at, size, row in zip(path_at, path_size, rows, strict=True):
+            path = data[int(at) : int(at) + int(size)].tobytes()
+            if self._cleanup:
+                path = clean_path(path)
+            policies = [p for rule in self._matching(path) if rule.metadatas is None for p in rule.policies]
+            if not policies:
+                continue
+            try:
+                tags = tags_of(path)
+            except (ValueError, IdError):
+                continue
+            seconds = int(self._times[row])
+            if abs(seconds) > _MAX_SECONDS:
+                continue
+            times_ms = np.array([seconds * 1000])
+            one = DirectSeries(tags, True, times_ms, np.array([self._values[row]]))
+            for policy in policies:
+                result.setdefault(policy, []).append(one)
+        return result
+
+    async def _write_direct(self, policy: StoragePolicy, series: list[DirectSeries]) -> None:
+        assert self._direct is not None
+        try:
+            await self._direct.write(policy, series)
+        except OSError as error:
+            self._scope.count("error", len(series))
+            log.error_limited("carbon lines could not be stored", lines=len(series), error=str(error))
+
+
+class _Shifted:
+    """``make`` for a part of the rows."""
+
+    def __init__(self, make: Any, begin: int) -> None:
+        self._make = make
+        self._begin = begin
+
+    def __call__(self, row: int) -> list[TemplateSpec] | None:
+        specs: list[TemplateSpec] | None = self._make(self._begin + row)
+        return specs
+
+
+class CarbonServer:
+    """The listener."""
+
+    def __init__(self, ingester: CarbonIngester, scope: Scope) -> None:
+        self._ingester = ingester
+        self._scope = scope
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def serve(self, host: str, port: int) -> AsyncIterator[int]:
+        """Listens until the context ends; yields the bound port. Raises ``OSError`` naming the address."""
+        try:
+            server = await asyncio.start_server(self._connected, host, port, limit=_READ_BYTES)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {host}:{port} for carbon: {error.strerror}") from error
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        self._scope.gauge("connections", len(self._connections))
+        try:
+            await self._read(reader)
+        except (ConnectionError, asyncio.CancelledError):
+            # The sender has gone, or we are ending: either way only this connection is over.
+            log.debug("carbon connection ended early")
+        finally:
+            self._connections.discard(task)
+            self._scope.gauge("connections", len(self._connections))
+            writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        skipping = False
+        while data := await reader.read(_READ_BYTES):
+            if skipping:
+                _, newline, data = data.partition(b"\n")
+                if not newline:
+                    continue
+                skipping = False
+            rest = await self._feed(rest + data)
+            if len(rest) > MAX_LINE_BYTES:
+                self._ingester.reject("too_long", f"line is longer than {MAX_LINE_BYTES} bytes", rest)
+                rest, skipping = b"", True
+        if rest:
+            await self._feed(rest + b"\n")
+
+    async def _feed(self, data: bytes) -> bytes:
+        """Ingests the complete lines; returns the rest."""
+        taken = await self._ingester.ingest(np.frombuffer(bytearray(data), np.uint8))
+        return data[taken:]

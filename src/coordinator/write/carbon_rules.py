@@ -1,0 +1,122 @@
+"""Carbon rules: which paths become which aggregations or direct writes (reference/coordinator.md §10)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.config.carbon import CarbonIngesterConfig, CarbonRuleConfig
+from coordinator.config.cluster import Namespace
+from coordinator.downsample.policies import override, policy_of
+from m3metrics.aggregation import AggregationType, parse_type
+from m3metrics.errors import PolicyError
+from m3metrics.ids import Tags
+from m3metrics.metadata import StagedMetadatas
+from m3metrics.policy import StoragePolicy
+
+_CLEAN = re.compile(rb"[0-9A-Za-z.\-_:#]")
+_POSIX_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7F", "blank": "\\t ", "cntrl": "\\x00-\\x1F\\x7F", "digit": "0-9",
+    "graph": "!-~", "lower": "a-z", "print": " -~", "punct": "!-/:-@\\[-`{-~", "space": "\\t\\n\\v\\f\\r ", "upper": "A-Z",
+    "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f",
+}  # fmt: skip
+
+
+class CarbonRulesError(ValueError):
+    """The rules cannot work with the namespaces; the text says which rule and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarbonRule:
+    """A compiled rule."""
+
+    pattern: re.Pattern[str] | None
+    """None: matches every path."""
+    contains: str
+    go_on: bool
+    metadatas: StagedMetadatas | None
+    """What the aggregators shall do; None: written directly to ``policies``."""
+    policies: tuple[StoragePolicy, ...]
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule applies to the path."""
+        if self.contains:
+            return self.contains in path
+        return self.pattern is None or self.pattern.search(path) is not None
+
+
+def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace]) -> list[CarbonRule]:
+    """The rules of the file. Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them."""
+    if config.rules is None:
+        config_rules = [CarbonRuleConfig(pattern=".*")]
+    else:
+        config_rules = config.rules
+    return [_compile(index, rule, config.rules is None, namespaces) for index, rule in enumerate(config_rules)]
+
+
+def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace]) -> CarbonRule:
+    where = f"carbon.ingester.rules[{index}]"
+    if rule.pattern and rule.contains:
+        raise CarbonRulesError(f"{where}: pattern and contains exclude each other")
+    known = sorted(
+        (policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated),
+        key=lambda policy: (policy.window_ns, policy.retention_ns),
+    )
+    policies = known if all_policies else [policy_of(int(p.resolution), int(p.retention)) for p in rule.policies]
+    for policy in policies:
+        if policies.count(policy) > 1:
+            raise CarbonRulesError(f"{where}: the policy {policy} is given twice")
+        if policy not in known:
+            listed = ", ".join(map(str, known)) or "none"
+            raise CarbonRulesError(f"{where}: there is no aggregated namespace {policy}; there are: {listed}")
+    if not rule.aggregation.enabled and len({policy.window_ns for policy in policies}) > 1:
+        raise CarbonRulesError(f"{where}: without aggregation all policies must have one resolution")
+    policies = sorted(policies, key=lambda policy: (policy.window_ns, policy.retention_ns))
+    metadatas = override(_kind(where, rule), policies) if rule.aggregation.enabled else None
+    pattern = None if rule.pattern in {"", ".*"} else _pattern(where, rule.pattern)
+    return CarbonRule(pattern, rule.contains, rule.continue_, metadatas, tuple(policies))
+
+
+def _kind(where: str, rule: CarbonRuleConfig) -> AggregationType:
+    try:
+        return parse_type(rule.aggregation.type)
+    except PolicyError as error:
+        raise CarbonRulesError(f"{where}: {error}") from error
+
+
+def _pattern(where: str, text: str) -> re.Pattern[str]:
+    """A Go regular expression, as far as Python's syntax says the same."""
+    translated = re.sub(r"\[:(\^?)(\w+):\]", _posix_class, text).replace(r"\z", r"\Z")
+    try:
+        return re.compile(translated, re.ASCII)
+    except re.error as error:
+        raise CarbonRulesError(f"{where}: the pattern {text!r} cannot be compiled: {error}") from error
+
+
+def _posix_class(match: re.Match[str]) -> str:
+    inverted, name = match.groups()
+    content = _POSIX_CLASSES.get(name)
+    return content if content is not None and not inverted else match.group()
+
+
+def clean_path(path: bytes) -> bytes:
+    """``rewrite.cleanup``: no leading, trailing or repeated dots; each run of other bytes becomes ``_`` unless one stands there."""
+    out = bytearray()
+    for index in range(len(path)):
+        byte = path[index : index + 1]
+        if byte == b".":
+            if out and out[-1:] != b".":
+                out += byte
+        elif _CLEAN.match(byte):
+            out += byte
+        elif out[-1:] != b"_":
+            out += b"_"
+    return bytes(out.rstrip(b"."))
+
+
+def tags_of(path: bytes) -> Tags:
+    """``a.b.c`` → ``__g0__=a …``. Raises ``ValueError`` with M3's text."""
+    if not path:
+        raise ValueError("cannot generate tags from empty name")
+    if b".." in path:
+        raise ValueError(f"carbon metric: {path.decode(errors='replace')} has duplicate separator")
+    return [(b"__g%d__" % index, part) for index, part in enumerate(path.removesuffix(b".").split(b"."))]

@@ -1,0 +1,101 @@
+"""The headers of a remote write and what they ask for (reference/coordinator.md §8.1)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.write.attributes import PromType, parse_prom_type
+from m3metrics.errors import PolicyError
+from m3metrics.policy import StoragePolicy
+
+METRICS_TYPE = "M3-Metrics-Type"
+STORAGE_POLICY = "M3-Storage-Policy"
+WRITE_TYPE = "M3-Write-Type"
+MAP_TAGS = "M3-Map-Tags-JSON"
+PROM_TYPE = "Prometheus-Metric-Type"
+
+
+class BadRequestError(ValueError):
+    """The request cannot be accepted as it is; answered with 400 and this text."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """What the headers of one request say; the default: rules and auto-mapping, and the unaggregated namespace."""
+
+    downsample: bool = True
+    """Whether samples go to the aggregators."""
+    store: bool = True
+    """Whether samples are written to storage at once: to ``policy``, or unaggregated."""
+    policy: StoragePolicy | None = None
+    map_tags: tuple[tuple[bytes, bytes], ...] = ()
+    """Labels to replace, or to add."""
+    prom_type: PromType | None = None
+    """The type of every series of the request."""
+
+
+def parse_options(headers: Mapping[str, str]) -> WriteOptions:
+    """Raises ``BadRequestError`` with M3's text. ``headers`` are looked up in M3's spelling."""
+    downsample, store, policy = True, True, None
+    metrics_type = headers.get(METRICS_TYPE, "").strip()
+    if metrics_type == "unaggregated":
+        if headers.get(STORAGE_POLICY, "").strip():
+            raise BadRequestError("storage policy should not be set for unaggregated metrics")
+        downsample = False
+    elif metrics_type == "aggregated":
+        downsample = False
+        try:
+            policy = StoragePolicy.parse(headers.get(STORAGE_POLICY, "").strip())
+        except PolicyError as error:
+            raise BadRequestError(f"could not parse storage policy: {error}") from error
+    elif metrics_type:
+        raise BadRequestError(f"unrecognized metrics type: {metrics_type}")
+    write_type = headers.get(WRITE_TYPE, "").strip()
+    if write_type == "aggregate":
+        store, policy = False, None
+    elif write_type not in {"", "default"}:
+        raise BadRequestError(f"unrecognized write type: {write_type}")
+    return WriteOptions(downsample, store, policy, _map_tags(headers.get(MAP_TAGS, "")), _prom_type(headers))
+
+
+def _prom_type(headers: Mapping[str, str]) -> PromType | None:
+    text = headers.get(PROM_TYPE, "").strip()
+    if not text:
+        return None
+    try:
+        return parse_prom_type(text)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+
+
+def _map_tags(text: str) -> tuple[tuple[bytes, bytes], ...]:
+    if not text.strip():
+        return ()
+    try:
+        document = json.loads(text)
+        mappers = document.get("tagMappers") or []
+        operations = [{key: value for key, value in mapper.items() if value is not None} for mapper in mappers]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadRequestError(f"{MAP_TAGS} is not a JSON object with a list tagMappers of objects: {error}") from error
+    result = []
+    for operation in operations:
+        if len(operation) != 1:
+            raise BadRequestError(f"must specify one operation per tag mapper (got {len(operation)})")
+        kind, content = next(iter(operation.items()))
+        if kind != "write":
+            raise BadRequestError(f"{kind[:1].upper()}{kind[1:]} operation is not yet supported")
+        tag, value = (content.get("tag", ""), content.get("value", "")) if isinstance(content, dict) else (None, None)
+        if not isinstance(tag, str) or not isinstance(value, str):
+            raise BadRequestError(f"{MAP_TAGS}: write needs texts tag and value")
+        result.append((tag.encode(), value.encode()))
+    return tuple(result)
+
+
+def apply_map_tags(labels: list[tuple[bytes, bytes]], map_tags: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Replaces the value of every label of that name, or appends the label."""
+    for name, value in map_tags:
+        found = [index for index, label in enumerate(labels) if label[0] == name]
+        for index in found:
+            labels[index] = (name, value)
+        if not found:
+            labels.append((name, value))

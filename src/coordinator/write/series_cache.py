@@ -1,0 +1,269 @@
+"""The series the write path has met: key bytes → what is sent of them, so that a repeated series costs no Python.
+
+Two generations of fixed size. Everything is looked up in the current one; what is only in the old one is copied over; when the current one is
+full it becomes the old one and the former old one is forgotten, the series longest not seen with it. Memory is reserved, not touched, until
+it is needed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.downsample import TemplateSpec
+from coordinator.write import kernels
+from m3metrics.rows import METRIC_TEMPLATE
+from m3x.reserve import release, reserve
+
+_METADATA_BYTES = 1 << 18
+_MAX_LABELS = 256
+
+
+class SeriesTooLargeError(ValueError):
+    """One series needs more room than the cache has altogether."""
+
+
+class TooManyMetadatasError(RuntimeError):
+    """More different staged metadatas than the cache has room for."""
+
+
+class Maker(Protocol):
+    """Prepares a series that the cache does not know."""
+
+    def __call__(self, row: int) -> Sequence[TemplateSpec] | None:
+        """What to send for series ``row``; None: nothing, and do not remember it (its labels are not valid)."""
+
+
+class _Generation:
+    """The arrays of one generation; layouts in ``kernels``."""
+
+    def __init__(self, max_series: int, max_bytes: int) -> None:
+        self.slots = reserve(1 << (max_series * 2 - 1).bit_length(), kernels.SLOT)
+        self.entries = reserve(max_series, kernels.ENTRY)
+        self.templates = reserve(max_series * 2, METRIC_TEMPLATE)
+        self.hashes = reserve(max_series * 2, np.uint32)
+        self.arena: NDArray[np.uint8] = reserve(max_bytes, np.uint8)
+        self.used = np.zeros(3, np.int64)
+        self.used[kernels.ARENA] = _METADATA_BYTES
+
+    def clear(self) -> None:
+        """Forgets everything and gives the memory back, except for the staged metadatas."""
+        # A power of two of 16-byte rows, at least 16 KiB: whole pages, which read as zero afterwards.
+        release(self.slots, 0, len(self.slots))
+        release(self.arena, _METADATA_BYTES, len(self.arena))
+        self.used[:] = 0
+        self.used[kernels.ARENA] = _METADATA_BYTES
+
+
+class SeriesCache:
+    """Keys are byte ranges of a buffer plus a 64-bit context; see the module for what is remembered how long.
+
+    ``max_series`` and ``max_bytes`` bound both generations together.
+    """
+
+    def __init__(self, max_series: int, max_bytes: int) -> None:
+        series, size = max(max_series // 2, 512), max(max_bytes // 2, 4 * _METADATA_BYTES)
+        self._current = _Generation(series, min(size, 0xFFFF_0000))
+        self._old = _Generation(series, min(size, 0xFFFF_0000))
+        self._metadatas: dict[bytes, tuple[int, int]] = {}
+        self._metadata_end = 0
+        self._spans = np.zeros((_MAX_LABELS, 4), np.int64)
+        self.built = 0
+        """Series prepared since the start."""
+        self.rotations = 0
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that one ``resolve`` may have."""
+        return min(8192, len(self._current.entries) // 2)
+
+    @property
+    def max_key_bytes(self) -> int:
+        """Key bytes that the rows of one ``resolve`` may have together."""
+        return (len(self._current.arena) - _METADATA_BYTES) // 4
+
+    @property
+    def series(self) -> int:
+        """Series remembered, those in both generations counted twice."""
+        return int(self._current.used[kernels.ENTRIES] + self._old.used[kernels.ENTRIES])
+
+    @property
+    def templates(self) -> NDArray[Any]:
+        """``METRIC_TEMPLATE`` rows that ``resolve`` refers to; valid until the next ``resolve``."""
+        return self._current.templates
+
+    @property
+    def hashes(self) -> NDArray[np.uint32]:
+        """murmur3-32 of the id of each template."""
+        return self._current.hashes
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """The bytes that the templates refer to."""
+        return self._current.arena
+
+    def metadata_range(self, metadatas: bytes) -> tuple[int, int]:
+        """Where in every arena these staged metadatas are: start and size."""
+        found = self._metadatas.get(metadatas)
+        if found is None:
+            end = self._metadata_end + len(metadatas)
+            if end > _METADATA_BYTES:
+                raise TooManyMetadatasError(f"staged metadatas need more than {_METADATA_BYTES} bytes together")
+            found = (self._metadata_end, len(metadatas))
+            for generation in (self._current, self._old):
+                generation.arena[self._metadata_end : end] = np.frombuffer(metadatas, np.uint8)
+            self._metadata_end = end
+            self._metadatas[metadatas] = found
+        return found
+
+    def resolve(
+        self,
+        buf: NDArray[np.uint8],
+        key_at: NDArray[np.uint32],
+        key_size: NDArray[np.uint32],
+        contexts: NDArray[np.uint64],
+        make: Maker,
+        plain: bytes | None = None,
+        plain_rows: NDArray[np.bool_] | None = None,
+        check: Callable[[NDArray[np.int64]], None] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The template range of every row: ``(first, count)``; count 0: nothing is sent.
+
+        Rows at most ``max_rows``, their keys at most ``max_key_bytes``. A row that is not known is prepared in compiled code if ``plain`` (the staged
+        metadatas of ordinary gauges) is given and ``plain_rows`` (None: all) has it, else by ``make``, which may raise; nothing is
+        lost then but this call. Before anything is prepared ``check`` is called with the rows not known to the current generation; it may raise.
+        Raises ``SeriesTooLargeError``.
+        """
+        rows = len(key_at)
+        first, count = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        misses = np.empty(rows, np.int64)
+        for _ in range(3):
+            if self._attempt(buf, key_at, key_size, contexts, make, plain, plain_rows, check, first, count, misses):
+                return first, count
+            self._rotate()
+        raise SeriesTooLargeError(
+            f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache; raise writeCache.maxBytes"
+        )
+
+    def find(
+        self,
+        buf: NDArray[np.uint8],
+        key_at: NDArray[np.uint32],
+        key_size: NDArray[np.uint32],
+        contexts: NDArray[np.uint64],
+    ) -> NDArray[np.int64]:
+        """The rows that the current generation does not know."""
+        rows = len(key_at)
+        misses = np.empty(rows, np.int64)
+        scratch = np.empty(rows, np.int64)
+        n = kernels.find(
+            self._current.slots, self._current.entries, self._current.arena,
+            buf, key_at, key_size, contexts, scratch, scratch, misses,
+        )  # fmt: skip
+        return misses[:n]
+
+    def _attempt(
+        self,
+        buf: NDArray[np.uint8],
+        key_at: NDArray[np.uint32],
+        key_size: NDArray[np.uint32],
+        contexts: NDArray[np.uint64],
+        make: Maker,
+        plain: bytes | None,
+        plain_rows: NDArray[np.bool_] | None,
+        check: Callable[[NDArray[np.int64]], None] | None,
+        first: NDArray[np.int64],
+        count: NDArray[np.int64],
+        misses: NDArray[np.int64],
+    ) -> bool:
+        """One pass over all rows; False: the generation is full."""
+        now, old = self._current, self._old
+        n = kernels.find(now.slots, now.entries, now.arena, buf, key_at, key_size, contexts, first, count, misses)
+        if n == 0:
+            return True
+        missing = misses[:n]
+        if check is not None:
+            check(missing)
+        left = np.empty(n, np.int64)
+        if old.used[kernels.ENTRIES]:
+            done, n = kernels.promote(
+                old.slots, old.entries, old.arena, old.templates, old.hashes,
+                now.slots, now.entries, now.arena, now.used, now.templates, now.hashes,
+                buf, missing, key_at, key_size, contexts, first, count, left,
+            )  # fmt: skip
+            if done < len(missing):
+                return False
+            missing, left = left[:n], np.empty(n, np.int64)
+        self.built += len(missing)
+        if plain is not None and len(missing):
+            ordinary = missing if plain_rows is None else missing[plain_rows[missing]]
+            others = missing[:0] if plain_rows is None else missing[~plain_rows[missing]]
+            at, size = self.metadata_range(plain)
+            done, n = kernels.prepare(
+                now.slots, now.entries, now.arena, now.used, now.templates, now.hashes, at, size,
+                buf, ordinary, key_at, key_size, contexts, self._spans, first, count, left,
+            )  # fmt: skip
+            if done < len(ordinary):
+                return False
+            missing = np.sort(np.concatenate((others, left[:n])))
+        return all(self._make(int(i), buf, key_at, key_size, contexts, make, first, count) for i in missing)
+
+    def _make(
+        self,
+        row: int,
+        buf: NDArray[np.uint8],
+        key_at: NDArray[np.uint32],
+        key_size: NDArray[np.uint32],
+        contexts: NDArray[np.uint64],
+        make: Maker,
+        first: NDArray[np.int64],
+        count: NDArray[np.int64],
+    ) -> bool:
+        """Prepares one row in Python; False: no room."""
+        one = slice(row, row + 1)
+        now = self._current
+        scratch = np.empty(1, np.int64)
+        # The same new series may stand twice in one call.
+        if not kernels.find(
+            now.slots, now.entries, now.arena, buf, key_at[one], key_size[one], contexts[one], first[one], count[one], scratch
+        ):
+            return True
+        specs = make(row)
+        if specs is None:
+            first[row] = count[row] = 0
+            return True
+        room = int(key_size[row]) + sum(len(spec.id) + len(spec.annotation) for spec in specs)
+        begin = int(now.used[kernels.TEMPLATES])
+        if (
+            now.used[kernels.ENTRIES] >= len(now.entries)
+            or begin + len(specs) > len(now.templates)
+            or now.used[kernels.ARENA] + room > len(now.arena)
+        ):
+            return False
+        for k, spec in enumerate(specs, begin):
+            template = now.templates[k]
+            template["id_at"], template["id_size"] = self._put(spec.id)
+            template["annotation_at"], template["annotation_size"] = self._put(spec.annotation)
+            template["meta_at"], template["meta_size"] = self.metadata_range(spec.metadatas)
+            template["metric_type"] = spec.metric_type
+        kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
+        now.used[kernels.TEMPLATES] = begin + len(specs)
+        first[row], count[row] = begin, len(specs)
+        kernels.insert(
+            now.slots, now.entries, now.arena, now.used,
+            buf, int(key_at[row]), int(key_size[row]), contexts[row], begin, len(specs),
+        )  # fmt: skip
+        return True
+
+    def _put(self, data: bytes) -> tuple[int, int]:
+        now = self._current
+        at = int(now.used[kernels.ARENA])
+        now.arena[at : at + len(data)] = np.frombuffer(data, np.uint8)
+        now.used[kernels.ARENA] = at + len(data)
+        return at, len(data)
+
+    def _rotate(self) -> None:
+        self._current, self._old = self._old, self._current
+        self._current.clear()
+        self.rotations += 1

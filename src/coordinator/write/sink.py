@@ -1,0 +1,27 @@
+"""Where encoded messages go: the producer of the ingest topic, seen from the write handlers."""
+
+from typing import Protocol
+
+from m3msg.batch import MessageBatch
+
+
+class RefusedError(Exception):
+    """Messages cannot be taken now; the text says why, the sender shall try again after ``retry_after_s``."""
+
+    def __init__(self, reason: str, retry_after_s: int = 5) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class MessageSink(Protocol):
+    """Takes batches of messages for the aggregators."""
+
+    def ready(self) -> int | None:
+        """The topic's shard count if messages are taken at once, else None."""
+
+    async def admit(self) -> int:
+        """Waits (not long) until messages are taken; returns the topic's shard count. Raises ``RefusedError``."""
+
+    def produce(self, batch: MessageBatch) -> None:
+        """Takes a batch, in the same step of the event loop in which ``ready`` or ``admit`` returned."""
