@@ -1,0 +1,299 @@
+"""Which worker flushes what, and how: the flush manager of M3 as a pure state machine (reference/aggregator_core.md §8, §24).
+
+As **leader** the schedule says when a list is due; every worker that has it gets ``Flush(emit=True)`` with the bounds of its shards. Before
+the first such command a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us, or by a
+worker before this one), so that nothing is emitted twice. As **follower** the times that the leader keeps in the KV are discarded up to.
+Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
+
+A worker has at most one flush per list in hand that emits: while its output waits, a tick that comes is remembered and runs afterwards at
+the target of that moment. Methods return the commands to send; the shell (``instance``) sends them, reports what comes back, and writes
+``message()`` into the KV.
+"""
+
+import enum
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, ShardBounds
+from aggregator.supervisor.flush_times import FlushTimes
+from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions
+from m3cluster.flush_times import ShardSetFlushTimes
+from m3cluster.placement.model import NEVER_NS
+
+__all__ = ["FlushRole", "Flushing", "Send"]
+
+REPEAT_NS = 30 * 1_000_000_000
+"""Unchanged flush times are written again this often, so that followers do not take silence for the leader's end."""
+
+
+class FlushRole(enum.Enum):
+    """What this instance does with windows that are due."""
+
+    IDLE = "idle"
+    FOLLOWER = "follower"
+    LEADER = "leader"
+
+
+class Send(NamedTuple):
+    """A command for one worker incarnation."""
+
+    worker: int
+    epoch: int
+    command: Command
+
+
+@dataclass(slots=True)
+class _Worker:
+    epoch: int
+    owned: dict[int, OwnedShard]
+    lists: dict[ListId, set[int]] = field(default_factory=dict)
+    seeded: set[ListId] = field(default_factory=set)
+    busy: dict[ListId, int] = field(default_factory=dict)
+    postponed: set[ListId] = field(default_factory=set)
+    given: dict[int, Flush] = field(default_factory=dict)
+    """Flushes whose last part has not come."""
+
+
+class Flushing:
+    """The flushes of one instance."""
+
+    def __init__(self, options: ScheduleOptions, shard_set: int = 0) -> None:
+        self.role = FlushRole.IDLE
+        self.schedule = Schedule(options, shard_set)
+        self.times = FlushTimes()
+        self.saved_ns = 0
+        self._unsaved = False
+        self._kv = ShardSetFlushTimes()
+        self._committed: dict[tuple[int, ListId, int], int] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._ids = itertools.count(1)
+
+    # --- workers and lists
+
+    def worker_up(self, worker: int, epoch: int, owned: Iterable[OwnedShard]) -> None:
+        """A worker incarnation runs, without any list."""
+        self._workers[worker] = _Worker(epoch, {shard.id: shard for shard in owned})
+
+    def worker_down(self, worker: int) -> None:
+        """It is gone: what it had not handed out completely is not flushed."""
+        gone = self._workers.pop(worker, None)
+        for flush_id in gone.given if gone is not None else ():
+            self.times.last(flush_id, whole=False)
+        for key in [key for key in self._committed if key[0] == worker]:
+            del self._committed[key]
+
+    def assign(self, worker: int, owned: Iterable[OwnedShard]) -> None:
+        """The shards of a worker changed with the placement."""
+        if worker in self._workers:
+            self._workers[worker].owned = {shard.id: shard for shard in owned}
+
+    def new_lists(self, worker: int, lists: Iterable[NewList], now_ns: int) -> list[Send]:
+        """Lists that a worker has made."""
+        one = self._workers.get(worker)
+        if one is None:
+            return []
+        created: dict[ListId, int] = {}
+        for new in lists:
+            list_id = ListId(new.kind, new.resolution_ns, new.times_forwarded)
+            one.lists.setdefault(list_id, set()).add(new.shard)
+            created[list_id] = min(created.get(list_id, new.now_ns), new.now_ns)
+            if self.role is FlushRole.LEADER and self.times.add_list(list_id, [new.shard]):
+                self._unsaved = True
+        for list_id, created_ns in created.items():
+            self.schedule.join(list_id, created_ns, now_ns)
+        return self._discard(worker, one, created) if self.role is FlushRole.FOLLOWER else []
+
+    # --- roles
+
+    def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> None:
+        """A term begins; ``kv`` are the flush times as read from the KV in this term."""
+        self.role = FlushRole.LEADER
+        self._kv = kv
+        self.times = FlushTimes(kv)
+        self.schedule.restart(now_ns)
+        self.saved_ns, self._unsaved = now_ns, False
+        for one in self._workers.values():
+            one.seeded.clear()
+            one.busy.clear()
+            one.postponed.clear()
+            one.given.clear()
+            for list_id, shards in one.lists.items():
+                self._unsaved |= self.times.add_list(list_id, shards)
+
+    def follow(self) -> list[Send]:
+        """Somebody else leads, or nobody: discard what the KV says is flushed."""
+        self._leave()
+        self.role = FlushRole.FOLLOWER
+        return [send for worker, one in self._workers.items() for send in self._discard(worker, one, one.lists)]
+
+    def rest(self) -> None:
+        """Neither leader nor follower: nothing is flushed."""
+        self._leave()
+        self.role = FlushRole.IDLE
+
+    def _leave(self) -> None:
+        self.times = FlushTimes()
+        self._unsaved = False
+        for one in self._workers.values():
+            one.busy.clear()
+            one.postponed.clear()
+            one.given.clear()
+
+    def kv_changed(self, message: ShardSetFlushTimes) -> list[Send]:
+        """The flush times in the KV changed."""
+        self._kv = message
+        if self.role is FlushRole.LEADER:
+            self.times.learn(message)
+            return []
+        if self.role is not FlushRole.FOLLOWER:
+            return []
+        return [send for worker, one in self._workers.items() for send in self._discard(worker, one, one.lists)]
+
+    # --- flushing
+
+    def tick(self, now_ns: int) -> list[Send]:
+        """Gives the flushes that are due."""
+        if self.role is not FlushRole.LEADER:
+            return []
+        return [
+            send
+            for list_id, target_ns in self.schedule.due(now_ns)
+            for worker, one in self._workers.items()
+            if list_id in one.lists
+            for send in self._emit(worker, one, list_id, target_ns)
+        ]
+
+    def _emit(self, worker: int, one: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
+        if list_id in one.busy:
+            one.postponed.add(list_id)
+            return []
+        sends = []
+        if list_id not in one.seeded:
+            one.seeded.add(list_id)
+            covered = {shard: self.times.emitted(list_id, shard) for shard in one.owned}
+            sends += self._flush(worker, one, list_id, _by_target(covered), emit=False)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for shard in one.owned.values():
+            groups.setdefault((shard.cutover_ns, shard.cutoff_ns), []).append(shard.id)
+        bounds = [
+            ShardBounds([] if len(groups) == 1 else shards, target_ns, cutover_ns, cutoff_ns)
+            for (cutover_ns, cutoff_ns), shards in groups.items()
+        ]
+        given = self._flush(worker, one, list_id, bounds, emit=True)
+        for send in given:
+            assert isinstance(send.command, Flush)
+            one.busy[list_id] = send.command.id
+            targets = dict.fromkeys((s for s in one.lists[list_id] if s in one.owned), target_ns)
+            self.times.begin(send.command.id, worker, list_id, targets, counts=True)
+        return sends + given
+
+    def _flush(self, worker: int, one: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool) -> list[Send]:
+        if not bounds:
+            return []
+        command = Flush(next(self._ids), *list_id, emit=emit, bounds=bounds)
+        one.given[command.id] = command
+        return [Send(worker, one.epoch, command)]
+
+    def _discard(self, worker: int, one: _Worker, lists: Iterable[ListId]) -> list[Send]:
+        sends: list[Send] = []
+        known = FlushTimes(self._kv)
+        for list_id in lists:
+            fresh = {}
+            for shard in one.owned:
+                through = known.time(list_id, shard)
+                if through > self._committed.get((worker, list_id, shard), 0):
+                    fresh[shard] = through
+                    self._committed[worker, list_id, shard] = through
+            sends += self._flush(worker, one, list_id, _by_target(fresh), emit=False)
+            sends += _commits(worker, one.epoch, list_id, fresh)
+        return sends
+
+    # --- answers
+
+    def part(self, worker: int, answer: Flushed) -> bool:
+        """Output of a flush came, with values; False: nobody waits for it (its term is over), throw it away."""
+        one = self._workers.get(worker)
+        return one is not None and answer.id in one.given and self.times.part(answer.id)
+
+    def last(self, worker: int, flush_id: int, now_ns: int) -> list[Send]:
+        """The last part of a flush came, or the worker refused it."""
+        one = self._workers.get(worker)
+        if one is None or flush_id not in one.given:
+            return []
+        command = one.given.pop(flush_id)
+        list_id = ListId(command.kind, command.resolution_ns, command.times_forwarded)
+        if not command.emit:
+            return []
+        self._note(self.times.last(flush_id))
+        if one.busy.get(list_id) == flush_id:
+            del one.busy[list_id]
+        if list_id in one.postponed and self.role is FlushRole.LEADER:
+            one.postponed.discard(list_id)
+            return self._emit(worker, one, list_id, now_ns - self.schedule.options.delay_ns(list_id))
+        return []
+
+    def done(self, flush_id: int) -> None:
+        """All messages of one part are done."""
+        self._note(self.times.done(flush_id))
+
+    def again(self, worker: int) -> list[Send]:
+        """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids."""
+        one = self._workers.get(worker)
+        return [] if one is None else [Send(worker, one.epoch, command) for command in one.given.values()]
+
+    def _note(self, advanced: Mapping[tuple[ListId, int], int]) -> None:
+        if advanced and self.role is FlushRole.LEADER:
+            self._unsaved = True
+
+    # --- the KV
+
+    def save_due(self, now_ns: int) -> bool:
+        """Whether ``message`` should be written now."""
+        if self.role is not FlushRole.LEADER:
+            return False
+        return self._unsaved or (now_ns - self.saved_ns >= REPEAT_NS and any(o.lists for o in self._workers.values()))
+
+    def message(self, redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
+        """The flush times to write; a change after this call makes a save due again."""
+        self._unsaved = False
+        return self.times.message((s for one in self._workers.values() for s in one.owned), redirects)
+
+    def not_saved(self) -> None:
+        """The write failed and is to be tried again."""
+        self._unsaved = self.role is FlushRole.LEADER
+
+    def saved(self, message: ShardSetFlushTimes, now_ns: int) -> list[Send]:
+        """The KV holds ``message``: what was kept to emit it again may go."""
+        self.saved_ns = now_ns
+        if self.role is not FlushRole.LEADER:
+            return []
+        self._kv = message
+        known = FlushTimes(message)
+        sends = []
+        for worker, one in self._workers.items():
+            for list_id, shards in one.lists.items():
+                fresh = {}
+                for shard in shards & one.owned.keys():
+                    through = known.time(list_id, shard)
+                    if through > self._committed.get((worker, list_id, shard), 0):
+                        self._committed[worker, list_id, shard] = fresh[shard] = through
+                sends += _commits(worker, one.epoch, list_id, fresh)
+        return sends
+
+
+def _by_target(targets: Mapping[int, int]) -> list[ShardBounds]:
+    """Bounds that reach up to each shard's target, whatever its cutover; shards without one are left out."""
+    groups: dict[int, list[int]] = {}
+    for shard, target in targets.items():
+        if target > 0:
+            groups.setdefault(target, []).append(shard)
+    return [ShardBounds(shards, target, 0, NEVER_NS) for target, shards in sorted(groups.items())]
+
+
+def _commits(worker: int, epoch: int, list_id: ListId, through: Mapping[int, int]) -> list[Send]:
+    groups: dict[int, list[int]] = {}
+    for shard, at in through.items():
+        groups.setdefault(at, []).append(shard)
+    return [Send(worker, epoch, Commit(*list_id, sorted(shards), at)) for at, shards in sorted(groups.items())]

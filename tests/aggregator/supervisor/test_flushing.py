@@ -1,0 +1,237 @@
+"""Who flushes what: commands of a leader and a follower, driven with a fake clock."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.ipc import KIND_STANDARD, KIND_TIMED, Commit, Flush, Flushed, NewList, OwnedShard
+from aggregator.supervisor.flushing import REPEAT_NS, Flushing, FlushRole, Send
+from aggregator.supervisor.schedule import ListId, ScheduleOptions
+from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
+from m3cluster.placement.model import NEVER_NS
+
+S = 1_000_000_000
+NOON = 1_767_355_200 * S
+LIST = ListId(KIND_STANDARD, 10 * S)
+OPTIONS = ScheduleOptions(past_ns=60 * S, forwarding_delay_ns=lambda r, n: r * n, max_jitter_ns=None)
+
+
+def owned(*shards: int, cutover: int = 0) -> list[OwnedShard]:
+    return [OwnedShard(shard, cutover, NEVER_NS) for shard in shards]
+
+
+def new_list(shard: int, at: int = NOON, kind: int = KIND_STANDARD) -> NewList:
+    return NewList(shard, kind, 10 * S, 0, at)
+
+
+def leader(kv: ShardSetFlushTimes | None = None) -> Flushing:
+    machine = Flushing(OPTIONS)
+    machine.worker_up(0, 1, owned(0, 1))
+    machine.worker_up(1, 1, owned(2, 3))
+    machine.lead(kv or ShardSetFlushTimes(), NOON)
+    return machine
+
+
+def flushes(sends: list[Send]) -> list[Flush]:
+    return [send.command for send in sends if isinstance(send.command, Flush)]
+
+
+def answer(machine: Flushing, flush: Flush, worker: int = 0, values: int = 5, at: int = NOON) -> list[Send]:
+    if values:
+        assert machine.part(worker, Flushed(flush.id, last=True, values=values, forwarded=False, policy_names=[]))
+    return machine.last(worker, flush.id, at)
+
+
+def test_a_leader_flushes_each_worker_that_has_the_list() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    sends = machine.tick(NOON)
+    assert [(s.worker, s.epoch) for s in sends] == [(0, 1)]
+    (flush,) = flushes(sends)
+    assert flush.emit
+    assert flush.bounds[0].shards == []
+    assert (flush.bounds[0].target_ns, flush.bounds[0].cutoff_ns) == (NOON, NEVER_NS)
+    assert machine.tick(NOON + 5 * S) == []
+
+
+def test_shards_of_different_cutover_are_grouped() -> None:
+    machine = Flushing(OPTIONS)
+    machine.worker_up(0, 1, [*owned(0, 1), *owned(2, cutover=NOON)])
+    machine.lead(ShardSetFlushTimes(), NOON)
+    machine.new_lists(0, [new_list(0)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    assert [(b.shards, b.cutover_ns) for b in flush.bounds] == [([0, 1], 0), ([2], NOON)]
+
+
+def test_timed_lists_lie_behind() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0, kind=KIND_TIMED)], NOON)
+    assert flushes(machine.tick(NOON))[0].bounds[0].target_ns == NOON - 70 * S
+
+
+def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    assert machine.save_due(NOON)
+    assert machine.message().by_shard[0].standard == {10 * S: 0}
+    (flush,) = flushes(machine.tick(NOON))
+    answer(machine, flush)
+    assert not machine.save_due(NOON)
+    machine.done(flush.id)
+    assert machine.save_due(NOON)
+    message = machine.message()
+    assert message.by_shard[0].standard == {10 * S: NOON}
+    assert machine.saved(message, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON))]
+    assert machine.saved(message, NOON) == []
+
+
+def test_unchanged_times_are_written_again_after_a_while() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    machine.saved(machine.message(), NOON)
+    assert not machine.save_due(NOON + REPEAT_NS - 1)
+    assert machine.save_due(NOON + REPEAT_NS)
+
+
+def test_a_tick_waits_for_the_flush_before_it() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    (first,) = flushes(machine.tick(NOON))
+    assert machine.tick(NOON + 10 * S) == []
+    assert machine.tick(NOON + 20 * S) == []
+    (second,) = flushes(answer(machine, first, at=NOON + 23 * S))
+    assert second.bounds[0].target_ns == NOON + 23 * S
+    assert answer(machine, second, at=NOON + 24 * S) == []
+
+
+def test_a_new_leader_discards_what_is_covered_and_then_emits() -> None:
+    kv = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON - 7 * S}), 1: ShardFlushTimes({10 * S: 0})})
+    machine = leader(kv)
+    machine.new_lists(0, [new_list(0), new_list(1)], NOON)
+    seed, flush = flushes(machine.tick(NOON))
+    assert (seed.emit, flush.emit) == (False, True)
+    assert [(b.shards, b.target_ns, b.cutover_ns) for b in seed.bounds] == [([0], NOON - 7 * S, 0)]
+    machine.last(0, seed.id, NOON)
+    answer(machine, flush)
+    (next_flush,) = flushes(machine.tick(NOON + 10 * S))
+    assert next_flush.emit
+
+
+def test_a_restarted_worker_does_not_emit_again_what_the_one_before_it_emitted() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    answer(machine, flush)
+    machine.worker_down(0)
+    machine.worker_up(0, 2, owned(0, 1))
+    machine.new_lists(0, [new_list(0, NOON + 3 * S)], NOON + 3 * S)
+    sends = machine.tick(NOON + 3 * S)
+    seed, again = flushes(sends)
+    assert {s.epoch for s in sends} == {2}
+    assert (seed.emit, seed.bounds[0].target_ns, seed.bounds[0].shards) == (False, NOON, [0])
+    assert again.emit
+    # Its messages are still on their way: nothing is flushed for good before they are done.
+    answer(machine, again, values=0)
+    assert machine.times.time(LIST, 0) == 0
+    machine.done(flush.id)
+    assert machine.times.time(LIST, 0) == NOON + 3 * S
+
+
+def test_a_worker_that_died_while_flushing_leaves_no_gap_behind() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    machine.worker_down(0)
+    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert machine.times.time(LIST, 0) == 0
+    assert machine.tick(NOON + 10 * S) == []
+
+
+def test_a_new_front_gets_the_open_commands_again() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    sends = machine.tick(NOON)
+    assert machine.again(0) == sends
+    answer(machine, flushes(sends)[0])
+    assert machine.again(0) == []
+
+
+def test_a_follower_discards_up_to_the_leaders_times() -> None:
+    machine = Flushing(OPTIONS)
+    machine.worker_up(0, 1, owned(0, 1))
+    machine.new_lists(0, [new_list(0), new_list(1)], NOON)
+    assert machine.follow() == []
+    kv = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON}), 1: ShardFlushTimes({10 * S: NOON - 10 * S})})
+    sends = machine.kv_changed(kv)
+    (flush,) = flushes(sends)
+    assert not flush.emit
+    assert [(b.shards, b.target_ns) for b in flush.bounds] == [([1], NOON - 10 * S), ([0], NOON)]
+    assert sends[1:] == [
+        Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [1], NOON - 10 * S)),
+        Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON)),
+    ]
+    assert machine.kv_changed(kv) == []
+    assert machine.tick(NOON + 60 * S) == []
+    assert not machine.save_due(NOON + 600 * S)
+
+
+def test_output_of_a_term_that_is_over_is_thrown_away() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    machine.follow()
+    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    machine.lead(ShardSetFlushTimes(), NOON + S)
+    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert len(flushes(machine.tick(NOON + S))) == 1
+
+
+def test_an_idle_instance_flushes_nothing() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    machine.rest()
+    assert machine.role is FlushRole.IDLE
+    assert machine.tick(NOON + 60 * S) == []
+    assert machine.kv_changed(ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON})})) == []
+
+
+@given(st.data())
+def test_what_is_flushed_for_good_was_emitted_and_done(data: st.DataObject) -> None:
+    """Random workers' deaths, answers and acks: the KV time never passes a target whose output is not done."""
+    machine = leader()
+    now, epochs = NOON, {0: 1, 1: 1}
+    unanswered: list[tuple[int, Flush]] = []
+    undone: dict[int, int] = {}
+    for worker in (0, 1):
+        machine.new_lists(worker, [new_list(2 * worker)], now)
+    for _ in range(data.draw(st.integers(1, 50))):
+        match data.draw(st.sampled_from(["tick", "answer", "done", "die", "save"])):
+            case "tick":
+                now += data.draw(st.integers(1, 15)) * S
+                unanswered += [(s.worker, s.command) for s in machine.tick(now) if isinstance(s.command, Flush)]
+            case "answer" if unanswered:
+                worker, flush = unanswered.pop(0)
+                if flush.emit and machine.part(
+                    worker, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[])
+                ):
+                    undone[flush.id] = flush.bounds[0].target_ns
+                more = machine.last(worker, flush.id, now)
+                unanswered += [(s.worker, s.command) for s in more if isinstance(s.command, Flush)]
+            case "done" if undone:
+                flush_id = data.draw(st.sampled_from(sorted(undone)))
+                del undone[flush_id]
+                machine.done(flush_id)
+            case "die":
+                worker = data.draw(st.sampled_from([0, 1]))
+                epochs[worker] += 1
+                machine.worker_down(worker)
+                unanswered = [u for u in unanswered if u[0] != worker]
+                machine.worker_up(worker, epochs[worker], owned(2 * worker, 2 * worker + 1))
+                machine.new_lists(worker, [new_list(2 * worker, now)], now)
+            case "save":
+                for send in machine.saved(machine.message(), now):
+                    assert send.epoch == epochs[send.worker]
+        for worker in (0, 1):
+            time = machine.times.time(LIST, 2 * worker)
+            assert time <= machine.times.emitted(LIST, 2 * worker)
+            busy = [f.bounds[0].target_ns for w, f in unanswered if w == worker and f.emit]
+            assert not busy or time < min(busy)
