@@ -1,0 +1,144 @@
+"""Routes of port 6001 (reference/aggregator_core.md §13.3).
+
+M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method is 400 and a failed resignation 500, both with ``null``.
+
+| path | answer |
+|---|---|
+| ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
+| ``/shards`` | ``{"shards": [...], "lists": [...]}``: per shard worker, state, entries, open windows, last flush, lag; per list its flush time |
+| ``/`` | the same as a page |
+"""
+
+from typing import Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from m3x.instrument import Registry
+from m3x.log import logger
+
+__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app"]
+
+log = logger(__name__)
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether this instance serves, and if not, why."""
+
+    ready: bool
+    reasons: list[str]
+    notes: list[str]
+
+
+class ShardRow(msgspec.Struct, frozen=True, rename="camel"):
+    """One shard of this instance. Times are Unix nanoseconds, 0: never."""
+
+    shard: int
+    worker: int
+    worker_up: bool
+    state: str
+    """As the placement has it: INITIALIZING, AVAILABLE, LEAVING."""
+    cutover_ns: int
+    entries: int
+    open_windows: int
+    last_flush_ns: int
+    """Newest target flushed on any list."""
+    flushed_through_ns: int
+    """Oldest flush time of its lists that is safe in the KV."""
+    lag_ns: int
+    """Age of the newest flush of the shard; 0: never flushed."""
+
+
+class ListRow(msgspec.Struct, frozen=True, rename="camel"):
+    """One list id: how many shards have it, and how far it is flushed for good."""
+
+    name: str
+    resolution_ns: int
+    shards: int
+    flushed_through_ns: int
+
+
+class StatusSource(Protocol):
+    """What the HTTP server asks; the supervisor answers."""
+
+    @property
+    def instance_id(self) -> str:
+        """Our id in the placement."""
+
+    def election_state(self) -> str:
+        """``follower``, ``pendingFollower`` or ``leader``."""
+
+    def can_lead(self) -> bool:
+        """Whether leading now would leave no gaps."""
+
+    async def resign(self) -> None:
+        """Gives the lead to another instance. Raises ``TimeoutError`` if none takes it in time."""
+
+    def readiness(self) -> Readiness:
+        """Whether we serve."""
+
+    def shards(self) -> list[ShardRow]:
+        """Our shards in order of id."""
+
+    def lists(self) -> list[ListRow]:
+        """Our lists."""
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Lines for the page: what, and how it is."""
+
+
+def create_app(source: StatusSource, registry: Registry, metrics_path: str | None = None) -> Starlette:
+    """The application; ``metrics_path``: also serve the Prometheus page there (M3 without an address of its own for it)."""
+    from aggregator.http.page import render  # noqa: PLC0415 - the page imports the rows of this module
+
+    async def health(request: Request) -> Response:
+        return _json({"state": "OK"}) if request.method == "GET" else _json(None, 400)
+
+    async def status(request: Request) -> Response:
+        if request.method != "GET":
+            return _json(None, 400)
+        flush = {"electionState": source.election_state(), "canLead": source.can_lead()}
+        return _json({"status": {"flushStatus": flush}})
+
+    async def resign(request: Request) -> Response:
+        if request.method != "POST":
+            return _json(None, 400)
+        try:
+            await source.resign()
+        except Exception as error:
+            log.error("resigning failed", error=str(error) or type(error).__name__)
+            return _json(None, 500)
+        return _json({"state": "OK"})
+
+    async def ready(_request: Request) -> Response:
+        found = source.readiness()
+        return _json(found, 200 if found.ready else 503)
+
+    async def shards(_request: Request) -> Response:
+        return _json({"shards": source.shards(), "lists": source.lists()})
+
+    async def page(_request: Request) -> Response:
+        return HTMLResponse(render(source))
+
+    async def metrics(_request: Request) -> Response:
+        return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    any_method = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+    routes: list[BaseRoute] = [
+        Route("/health", health, methods=any_method),
+        Route("/status", status, methods=any_method),
+        Route("/resign", resign, methods=any_method),
+        Route("/ready", ready),
+        Route("/shards", shards),
+        Route("/", page),
+    ]
+    if metrics_path is not None:
+        routes.insert(0, Route(metrics_path, metrics))
+    return Starlette(routes=routes)
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value) + b"\n", status, media_type="application/json")

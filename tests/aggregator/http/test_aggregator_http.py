@@ -1,0 +1,114 @@
+"""Bodies and statuses of port 6001."""
+
+import json
+
+import httpx
+import pytest
+
+from aggregator.http import ListRow, Readiness, ShardRow, create_app
+from m3x.instrument import Registry
+
+
+class Source:
+    """An instance whose answers a test sets."""
+
+    instance_id = "m3aggregator01:6000 <x>"
+
+    def __init__(self) -> None:
+        self.state = "leader"
+        self.ready = Readiness(True, [], ["serving; marked AVAILABLE at the next placement change"])
+        self.resign_error: Exception | None = None
+        self.resigned = 0
+
+    def election_state(self) -> str:
+        return self.state
+
+    def can_lead(self) -> bool:
+        return True
+
+    async def resign(self) -> None:
+        self.resigned += 1
+        if self.resign_error is not None:
+            raise self.resign_error
+
+    def readiness(self) -> Readiness:
+        return self.ready
+
+    def shards(self) -> list[ShardRow]:
+        return [ShardRow(3, 1, False, "INITIALIZING", 60, 7, 2, 0, 0, 0)]
+
+    def lists(self) -> list[ListRow]:
+        return [ListRow("timed 10s", 10_000_000_000, 1, 1_767_355_200_000_000_000)]
+
+    def facts(self) -> list[tuple[str, str]]:
+        return [("placement version", "3")]
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+async def client(source: Source):
+    registry = Registry()
+    registry.scope("x").count("things")
+    app = create_app(source, registry, "/metrics")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://instance") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body"),
+    [
+        ("GET", "/health", 200, b'{"state":"OK"}\n'),
+        ("GET", "/status", 200, b'{"status":{"flushStatus":{"electionState":"leader","canLead":true}}}\n'),
+        ("POST", "/resign", 200, b'{"state":"OK"}\n'),
+        ("POST", "/health", 400, b"null\n"),
+        ("PUT", "/status", 400, b"null\n"),
+        ("GET", "/resign", 400, b"null\n"),
+    ],
+)
+async def test_m3s_own_paths_answer_to_the_byte(client, method: str, path: str, status: int, body: bytes) -> None:
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.content) == (status, body)
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_a_resignation_that_fails_is_a_500_with_null(client, source: Source) -> None:
+    source.resign_error = TimeoutError()
+    answer = await client.post("/resign")
+    assert (answer.status_code, answer.content) == (500, b"null\n")
+    assert source.resigned == 1
+
+
+async def test_ready_says_why_not(client, source: Source) -> None:
+    assert (await client.get("/ready")).status_code == 200
+    source.ready = Readiness(False, ["no placement yet"], [])
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reasons": ["no placement yet"], "notes": []}
+
+
+async def test_shards_and_lists(client) -> None:
+    body = (await client.get("/shards")).json()
+    assert body["shards"][0]["shard"] == 3
+    assert body["shards"][0]["openWindows"] == 2
+    assert body["shards"][0]["workerUp"] is False
+    assert body["lists"][0]["name"] == "timed 10s"
+    json.dumps(body)
+
+
+async def test_the_page_shows_the_same_and_escapes_names(client, source: Source) -> None:
+    source.ready = Readiness(False, ["<no placement>"], [])
+    text = (await client.get("/")).text
+    assert "m3aggregator01:6000 &lt;x&gt;" in text
+    assert "&lt;no placement&gt;" in text
+    assert "1 down" in text
+    assert "12:00:00 UTC" in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+async def test_metrics_on_the_same_port_when_they_have_no_other(client) -> None:
+    assert b"x_things" in (await client.get("/metrics")).content
