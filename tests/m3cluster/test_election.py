@@ -16,16 +16,15 @@ PREFIX = "_ld/env/m3aggregator/shardset/1/lock"
 LONG_S = 40
 
 # Appends one line "boot-ns name revision" per moment in which it may act as leader, each judged against the deadline right before.
-CANDIDATE = (
-    """
+CANDIDATE = """
 import asyncio, os, sys
 from m3cluster.election import Election
 from m3cluster.kv import Embedded, open_store
 from m3x.clock import boot_ns
 
-async def main(path, out, name):
+async def main(path, out, prefix, name):
     store = await open_store(Embedded(path))
-    election = Election(store, "%s", 2)
+    election = Election(store, prefix, 2)
     file = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     while True:
         await election.campaign(name)
@@ -39,8 +38,6 @@ async def main(path, out, name):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-    % PREFIX
-)  # noqa: UP031 - the program has braces of its own
 
 
 async def until(condition):
@@ -219,7 +216,7 @@ async def test_of_two_processes_one_leads_through_kill_and_stop(tmp_path):
 
     async def start(name):
         processes[name] = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CANDIDATE, str(path), str(out), name
+            sys.executable, "-c", CANDIDATE, str(path), str(out), PREFIX, name
         )
 
     try:
@@ -239,8 +236,8 @@ async def test_of_two_processes_one_leads_through_kill_and_stop(tmp_path):
         await stop_outside_a_write(processes["b"], path)
         stopped_at = boot_ns()
         await until(lambda: last(out)[1] == "a" and last(out)[0] > stopped_at)
-        processes["b"].send_signal(signal.SIGCONT)
         continued_at = boot_ns()
+        processes["b"].send_signal(signal.SIGCONT)
         await until(lambda: any(n == "b" and w == "fenced" and at >= continued_at for at, n, w in terms(out)))
         await until_candidates(store, 2)
     finally:
