@@ -16,6 +16,7 @@ from m3x.kernels import (
     copy_bytes,
     hash_bytes,
     load8,
+    load64,
     load_double,
     murmur3_32,
     read_varint,
@@ -131,15 +132,31 @@ def _chunk(buf, p, end):
 
 
 @njit(cache=True, nogil=True)
+def _size(b, p, end):
+    """The length varint at ``p``, if it has at most three bytes and its bytes lie before ``end``: ``(position of the bytes, after them)``.
+
+    ``b``: address of the buffer. ``(0, 0)``: the general reader must look.
+    """
+    if p + 3 > end:
+        return np.int64(0), np.int64(0)
+    c = np.int64(load8(b + np.uint64(p)))
+    p += 1
+    if c >= 128:
+        d = np.int64(load8(b + np.uint64(p)))
+        p += 1
+        c = (c & 127) | ((d & 127) << 7)
+        if d >= 128:
+            d = np.int64(load8(b + np.uint64(p)))
+            p += 1
+            if d >= 128:
+                return np.int64(0), np.int64(0)
+            c |= d << 14
+    return (p, p + c) if p + c <= end else (np.int64(0), np.int64(0))
+
+
+@njit(cache=True, nogil=True)
 def _sample(buf, p, end, times_ms, values, k):
     """Parses a Sample into row ``k``; returns a status, 0 if good."""
-    # The shape that every client writes: double, then a varint that fills the rest.
-    if end - p >= 11 and buf[p] == 0x09 and buf[p + 9] == 0x10:
-        value, q = read_varint(buf, p + 10, end)
-        if q == end:
-            values[k] = load_double(base(buf) + np.uint64(p + 1))
-            times_ms[k] = np.int64(value)
-            return 0
     values[k] = 0.0
     times_ms[k] = 0
     while p < end:
@@ -169,8 +186,49 @@ def _sample(buf, p, end, times_ms, values, k):
 
 
 @njit(cache=True, nogil=True)
+def _plain_sample(b, p, end, times_ms, values, k):
+    """A Sample as every client writes it, a double and then a time of six bytes, into row ``k``; False: it looks otherwise."""
+    if end - p != 16 or load8(b + np.uint64(p)) != 0x09 or load8(b + np.uint64(p + 9)) != 0x10:
+        return False
+    # Six varint bytes: 42 bits, which hold every time in milliseconds from 2004 to 2109.
+    word = load64(b + np.uint64(p + 8)) >> np.uint64(16)
+    if word & np.uint64(0x808080808080) != np.uint64(0x008080808080):
+        return False
+    time = np.uint64(0)
+    for shift in range(6):
+        time |= ((word >> np.uint64(8 * shift)) & np.uint64(0x7F)) << np.uint64(7 * shift)
+    values[k] = load_double(b + np.uint64(p + 1))
+    times_ms[k] = np.int64(time)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _other(buf, at, end, row):
+    """Any field of a TimeSeries but labels and samples, attributes into ``row``; the position after it, or a negative status."""
+    number, wire, p = _field(buf, at, end)
+    if p < 0:
+        return p
+    if number == 101 or number == 102 or number == 1001:
+        if wire != 0:
+            return np.int64(-ERROR_WIRE)
+        value, q = read_varint(buf, p, end)
+        if q < 0:
+            return np.int64(-ERROR_OVERFLOW if q == OVERFLOW else -ERROR_END)
+        small = np.int32(np.uint32(value & np.uint64(0xFFFFFFFF)))
+        if number == 101:
+            row.m3_type = small
+        elif number == 102:
+            row.source = small
+        else:
+            row.prom_type = small
+        return np.int64(q)
+    return np.int64(_skip_group(buf, p, end) if wire == 3 else _skip(buf, p, end, wire))
+
+
+@njit(cache=True, nogil=True)
 def _time_series(buf, p, end, row, times_ms, values, used):
     """Parses a TimeSeries into ``row`` and its samples from row ``used`` on; ``(status, samples used)``."""
+    b = base(buf)
     row.message_at = np.uint32(p)
     row.message_size = np.uint32(end - p)
     row.sample_from = np.uint32(used)
@@ -178,55 +236,53 @@ def _time_series(buf, p, end, row, times_ms, values, used):
     row.source = 0
     row.prom_type = 0
     row.scattered = 0
+    begin = used
     labels_at = p
     labels_end = p
-    seen_label = False
     while p < end:
         at = p
-        number, wire, p = _field(buf, p, end)
+        tag = load8(b + np.uint64(p))
+        label = tag == 0x0A
+        sample = tag == 0x12
+        inner = np.int64(0)
+        if label or sample:
+            inner, p = _size(b, p + 1, end)
+            if p == 0:
+                inner, p = _chunk(buf, at + 1, end)
+        elif tag >= 128 or tag >> np.uint8(3) <= 2:
+            # A known field under a long tag, or of a wrong wire type.
+            number, wire, q = _field(buf, p, end)
+            if q < 0:
+                return -q, used
+            label = number == 1
+            sample = number == 2
+            if label or sample:
+                if wire != 2:
+                    return ERROR_WIRE, used
+                inner, p = _chunk(buf, q, end)
+            else:
+                p = _other(buf, p, end, row)
+        else:
+            p = _other(buf, p, end, row)
         if p < 0:
             return -p, used
-        if number == 1 or number == 2:
-            if wire != 2:
-                return ERROR_WIRE, used
-            inner, p = _chunk(buf, p, end)
-            if p < 0:
-                return -p, used
-            if number == 1:
-                if not seen_label:
-                    seen_label = True
-                    labels_at = at
-                elif at != labels_end:
-                    row.scattered = 1
-                labels_end = p
-            else:
-                if used == len(values):
-                    return FULL_SAMPLES, used
+        if label:
+            if labels_end == labels_at:
+                labels_at = at
+            elif at != labels_end:
+                row.scattered = 1
+            labels_end = p
+        elif sample:
+            if used == len(values):
+                return FULL_SAMPLES, used
+            if not _plain_sample(b, inner, p, times_ms, values, used):
                 status = _sample(buf, inner, p, times_ms, values, used)
                 if status != 0:
                     return status, used
-                used += 1
-        elif number == 101 or number == 102 or number == 1001:
-            if wire != 0:
-                return ERROR_WIRE, used
-            value, q = read_varint(buf, p, end)
-            if q < 0:
-                return (ERROR_OVERFLOW if q == OVERFLOW else ERROR_END), used
-            p = np.int64(q)
-            small = np.int32(np.uint32(value & np.uint64(0xFFFFFFFF)))
-            if number == 101:
-                row.m3_type = small
-            elif number == 102:
-                row.source = small
-            else:
-                row.prom_type = small
-        else:
-            p = _skip_group(buf, p, end) if wire == 3 else _skip(buf, p, end, wire)
-            if p < 0:
-                return -p, used
+            used += 1
     row.labels_at = np.uint32(labels_at)
     row.labels_size = np.uint32(labels_end - labels_at)
-    row.samples = np.uint32(used) - row.sample_from
+    row.samples = np.uint32(used - begin)
     return 0, used
 
 

@@ -1,0 +1,72 @@
+"""The command ``m3coordinator``: arguments, configuration errors, exit codes."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from coordinator.config import CoordinatorConfig, UnsupportedError, load_coordinator
+from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
+from m3x import log
+from m3x.config import ConfigError, Loaded
+from m3x.version import VERSION
+
+USAGE_ERROR = 2
+"""Exit code for arguments or configuration that cannot be used."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="m3coordinator",
+        description="Takes metrics (Prometheus remote write, carbon), sends them to the aggregators, stores what comes back, and "
+        "answers queries and the admin API.",
+    )
+    parser.add_argument(
+        "-f", dest="files", metavar="FILE", action="append", default=[], help="configuration file; repeat to override keys in later files"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="relative paths of the configuration are below it (default: ./data)"
+    )
+    parser.add_argument("--check-config", action="store_true", help="read the configuration, report every problem, and end")
+    parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
+    return parser
+
+
+def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
+    """Raises ``ConfigError`` or ``UnsupportedError``."""
+    loaded = load_coordinator(files)
+    ingester = loaded.value.carbon.ingester
+    if ingester is not None:
+        try:
+            compile_rules(ingester, loaded.value.namespaces)
+        except CarbonRulesError as error:
+            raise ConfigError([str(error)]) from error
+    return loaded
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
+    options = _parser().parse_args(arguments)
+    try:
+        loaded = _load(options.files)
+    except (ConfigError, UnsupportedError) as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return USAGE_ERROR
+    if options.check_config:
+        print(f"{', '.join(options.files)}: configuration is good")
+        return 0
+    log.configure(loaded.value.logging.level, **loaded.value.logging.fields)
+    # Imported late: --help and --check-config need no compiled loops.
+    from coordinator.service import StartError, serve  # noqa: PLC0415
+
+    logger = log.logger("coordinator")
+    if loaded.meaningless:
+        logger.debug("keys without effect", keys=loaded.meaningless)
+    try:
+        asyncio.run(serve(loaded.value, options.data_dir))
+    except StartError as error:
+        print(f"m3coordinator: {error}", file=sys.stderr)
+        return 1
+    return 0

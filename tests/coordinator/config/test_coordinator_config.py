@@ -1,0 +1,131 @@
+"""The files that ship, the how-to's sections, and one error line for each problem."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from coordinator.config import UnsupportedError, load_coordinator
+from m3x.config import ConfigError
+
+ROOT = Path(__file__).parents[3]
+
+HOW_TO = """
+downsample:
+  remoteAggregator:
+    client:
+      type: m3msg
+      m3msg:
+        producer:
+          writer:
+            topicName: aggregator_ingest
+            topicServiceOverride: {zone: embedded, environment: namespace/m3db-cluster-name}
+            placement: {isStaged: true}
+            placementServiceOverride: {namespaces: {placement: /placement}}
+            connection: {numConnections: 4}
+            messagePool: {size: 16384, watermark: {low: 0.2, high: 0.5}}
+ingest:
+  ingester:
+    workerPoolSize: 10000
+    opPool: {size: 10000}
+    retry: {maxRetries: 3, jitter: true}
+    logSampleRate: 0.01
+  m3msg:
+    server:
+      listenAddress: "0.0.0.0:7507"
+      retry: {maxBackoff: 10s, jitter: true}
+"""
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_shipped_file_has_the_sections_of_the_how_to() -> None:
+    shipped: dict[str, Any] = yaml.safe_load((ROOT / "configs/m3coordinator.yml").read_text())
+    for section, content in yaml.safe_load(HOW_TO).items():
+        assert shipped[section] == content
+
+
+@pytest.mark.parametrize("name", ["m3coordinator.yml", "local/m3coordinator.yml"])
+def test_shipped_files_load(name: str) -> None:
+    config = load_coordinator([ROOT / "configs" / name]).value
+    assert config.downsample is not None
+    assert config.downsample.remote_aggregator.client.m3msg is not None
+    writer = config.downsample.remote_aggregator.client.m3msg.producer.writer
+    assert (writer.topic_name, writer.placement.is_staged) == ("aggregator_ingest", True)
+    assert writer.placement_service_override.namespaces.placement == "/placement"
+    assert [(n.resolution_ns, n.retention_ns) for n in config.namespaces] == [
+        (10 * 10**9, 48 * 3600 * 10**9),
+        (60 * 10**9, 40 * 86400 * 10**9),
+    ]
+
+
+def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
+    loaded = load_coordinator([_write(tmp_path / "a.yml", HOW_TO)])
+    assert "downsample.remoteAggregator.client.m3msg.producer.writer.messagePool" in loaded.meaningless
+    assert loaded.value.listen_address == "0.0.0.0:7201"
+    assert loaded.value.metrics.prometheus.listen_address == "0.0.0.0:7203"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("listenAdress: 0.0.0.0:1", "listenAdress", "did you mean 'listenAddress'"),
+        ("listenAddress: 7201", "(top level)", "expected host:port"),
+        ("ingest: {ingester: {workerPoolSize: 0}, m3msg: {server: {listenAddress: 'a:1'}}}", "ingest.ingester", "worker pool size too small"),
+        ("downsample: {remoteAggregator: {client: {type: legacy}}}", "downsample.remoteAggregator.client", "set type: m3msg"),
+        ("downsample: {remoteAggregator: {client: {type: m3msg}}}", "downsample.remoteAggregator.client", "missing m3msg options"),
+        ("tagOptions: {idScheme: graphite}", "tagOptions.idScheme", "graphite"),
+        ("carbon: {ingester: {rules: [{pattern: 5, continue: maybe}]}}", "carbon.ingester.rules[0].continue", "bool"),
+        ("clusters: [{namespaces: [{namespace: a, type: aggregated, retention: 6h}]}]", "clusters[0].namespaces[0]", "needs a positive resolution"),
+        ("clusters: [{namespaces: [{namespace: a, retention: soon}]}]", "clusters[0].namespaces[0].retention", "not a duration"),
+        ("clusters: [{namespaces: [{namespace: a, retention: 1h}, {namespace: b, retention: 2h}]}]", "(top level)", "only one unaggregated"),
+        ("logging: {level: loud}", "logging", "unknown log level"),
+    ],
+)  # fmt: skip
+def test_problems_name_file_path_and_expectation(tmp_path: Path, text: str, path: str, expected: str) -> None:
+    file = _write(tmp_path / "bad.yml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_coordinator([file])
+    assert len(caught.value.problems) == 1
+    problem = caught.value.problems[0]
+    assert problem.startswith(f"{file}:1: {path}: ")
+    assert expected in problem
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    file = _write(tmp_path / "bad.yml", "nonsense: 1\nlogging: {level: loud}\ningest: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_coordinator([file])
+    assert len(caught.value.problems) == 4
+
+
+def test_etcd_needs_the_embedded_overlay_for_now(tmp_path: Path) -> None:
+    etcd = _write(tmp_path / "etcd.yml", "clusterManagement: {etcd: {env: e, zone: z, service: s, etcdClusters: [{zone: z, endpoints: ['a:2379']}]}}")
+    with pytest.raises(UnsupportedError, match=r"clusterManagement.embedded"):
+        load_coordinator([etcd])
+    overlay = _write(tmp_path / "local.yml", "clusterManagement: {embedded: {path: kv.sqlite}}")
+    config = load_coordinator([etcd, overlay]).value
+    assert config.cluster_management.embedded is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("backend: m3db", "set backend: embedded"),
+        ("clusters: [{client: {config: {}}, namespaces: []}]", "set backend: embedded"),
+        ("writeForwarding: {promRemoteWrite: {targets: []}}", "remove the section"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UnsupportedError, match=expected):
+        load_coordinator([_write(tmp_path / "a.yml", text)])
+
+
+def test_rules_are_refused_rather_than_ignored(tmp_path: Path) -> None:
+    text = HOW_TO.replace("downsample:\n", "downsample:\n  rules: {mappingRules: [{filter: 'a:b', drop: true}]}\n")
+    with pytest.raises(ConfigError, match="rules are not supported"):
+        load_coordinator([_write(tmp_path / "a.yml", text)])
