@@ -218,7 +218,7 @@ class Flushing:
         return one is not None and answer.id in one.given and self.times.part(answer.id)
 
     def last(self, worker: int, flush_id: int, now_ns: int) -> list[Send]:
-        """The last part of a flush came, or the worker refused it."""
+        """The last part of a flush came."""
         one = self._workers.get(worker)
         if one is None or flush_id not in one.given:
             return []
@@ -233,6 +233,23 @@ class Flushing:
             one.postponed.discard(list_id)
             return self._emit(worker, one, list_id, now_ns - self.schedule.options.delay_ns(list_id))
         return []
+
+    def refused(self, worker: int, flush_id: int) -> None:
+        """A flush was not done; the next tick of its list covers what it would have covered."""
+        one = self._workers.get(worker)
+        command = one.given.pop(flush_id, None) if one is not None else None
+        if one is None or command is None:
+            return
+        list_id = ListId(command.kind, command.resolution_ns, command.times_forwarded)
+        if not command.emit:
+            one.seeded.discard(list_id)
+            for shard in one.owned if self.role is FlushRole.FOLLOWER else ():
+                self._committed.pop((worker, list_id, shard), None)
+            return
+        self._note(self.times.last(flush_id, whole=False))
+        if one.busy.get(list_id) == flush_id:
+            del one.busy[list_id]
+        one.postponed.discard(list_id)
 
     def done(self, flush_id: int) -> None:
         """All messages of one part are done."""

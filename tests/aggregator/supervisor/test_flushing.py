@@ -155,6 +155,16 @@ def test_a_new_front_gets_the_open_commands_again() -> None:
     assert machine.again(0) == []
 
 
+def test_a_refused_flush_is_covered_by_the_next_tick() -> None:
+    machine = leader(ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON - 50 * S})}))
+    machine.new_lists(0, [new_list(0)], NOON)
+    seed, flush = flushes(machine.tick(NOON))
+    machine.refused(0, seed.id)
+    machine.refused(0, flush.id)
+    assert machine.times.time(LIST, 0) == NOON - 50 * S
+    assert [f.emit for f in flushes(machine.tick(NOON + 10 * S))] == [False, True]
+
+
 def test_a_follower_discards_up_to_the_leaders_times() -> None:
     machine = Flushing(OPTIONS)
     machine.worker_up(0, 1, owned(0, 1))

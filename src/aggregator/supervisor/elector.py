@@ -1,0 +1,195 @@
+"""Runs the campaigns of one instance for one shard set, and tells the election machine what happens."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aggregator.supervisor.election import (
+    Action,
+    CampaignEnded,
+    Checked,
+    Elected,
+    ElectionMachine,
+    ElectionState,
+    Event,
+    LeaderSeen,
+    LeaseLost,
+    Resign,
+    ResignAsked,
+    StartCampaign,
+    Tick,
+)
+from m3cluster.election import CampaignEndedError, Election, ElectionError
+from m3cluster.kv import KVError
+from m3x.clock import boot_ns, monotonic_ns
+from m3x.instrument import Scope
+from m3x.log import logger
+
+__all__ = ["MARGIN_NS", "Elector", "ElectorOptions"]
+
+log = logger(__name__)
+
+MARGIN_NS = 1_000_000_000
+"""A leader stops writing this long before its lease can end (docs/architecture.md §4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElectorOptions:
+    """What one election needs to know."""
+
+    value: str
+    """What our key says: the instance id."""
+    shard_set: int
+    peers: Callable[[], set[str]]
+    """Leader values of our shard set."""
+    wanted: Callable[[], bool | None]
+    """Whether to campaign."""
+    check_interval_s: float
+    resign_timeout_s: float
+
+
+class Elector:
+    """One candidate; ``changed`` is called after every change of state."""
+
+    def __init__(self, election: Election, options: ElectorOptions, scope: Scope, changed: Callable[[], None]) -> None:
+        self.machine = ElectionMachine()
+        self.leader = ""
+        """Who leads, as last read from the KV; empty: unknown or nobody."""
+        self._election = election
+        self._options = options
+        self._scope = scope
+        self._changed = changed
+        self._tasks: asyncio.TaskGroup | None = None
+        self._term = 0
+        """Counts campaigns, so that the end of an earlier one is not taken for that of the current one."""
+        self._wake = asyncio.Event()
+
+    @property
+    def election(self) -> Election:
+        """Key and revision of our candidacy."""
+        return self._election
+
+    def may_write(self) -> bool:
+        """Whether what only a leader may do may be done right now; asked before every write."""
+        return self.machine.is_leader and boot_ns() < self._election.deadline_ns() - MARGIN_NS
+
+    async def run(self) -> None:
+        """Campaigns until cancelled; then gives up the key and the lease."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                while True:
+                    self._handle(Checked(self._options.wanted()))
+                    self._handle(Tick())
+                    await self._look()
+                    self._wake.clear()
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), self._options.check_interval_s)
+                    except TimeoutError:
+                        continue
+        finally:
+            await asyncio.shield(self.close())
+
+    async def close(self) -> None:
+        """Resigns and revokes the lease: another candidate leads at once."""
+        self._set_state(ElectionState.FOLLOWER)
+        try:
+            await asyncio.wait_for(self._election.close(), 5.0)
+        except (TimeoutError, KVError) as error:
+            log.warning("the election was not left in order; the lease ends by its TTL", error=str(error))
+
+    async def resign(self, timeout_s: float) -> None:
+        """Gives the lead away; returns when another instance leads. Raises ``TimeoutError``."""
+        self._handle(ResignAsked())
+        deadline = monotonic_ns() + int(timeout_s * 1e9)
+        while self.machine.state is not ElectionState.FOLLOWER:
+            if monotonic_ns() >= deadline:
+                raise TimeoutError(f"no other instance of shard set {self._options.shard_set} took the lead in time")
+            self._wake.set()
+            await asyncio.sleep(0.05)
+
+    def lease_lost(self) -> None:
+        """Somebody found that we may not write any more: the term is over, whatever the election says."""
+        if self.machine.is_leader and self._tasks is not None:
+            self._term += 1
+            self._handle(LeaseLost())
+            self._tasks.create_task(self._do_resign(), name="resign")
+
+    # --- the machine
+
+    def _handle(self, event: Event) -> None:
+        before = self.machine.state
+        actions = self.machine.handle(event, monotonic_ns())
+        if self.machine.state is not before:
+            self._said(before)
+        for action in actions:
+            self._act(action)
+
+    def _set_state(self, state: ElectionState) -> None:
+        before, self.machine.state = self.machine.state, state
+        if before is not state:
+            self._said(before)
+
+    def _said(self, before: ElectionState) -> None:
+        state = self.machine.state
+        log.info("election state", state=state.text, before=before.text, shard_set=self._options.shard_set)
+        if state is ElectionState.LEADER:
+            self.leader = self._options.value
+        self._scope.gauge("election-state", int(state))
+        self._changed()
+
+    def _act(self, action: Action) -> None:
+        assert self._tasks is not None
+        match action:
+            case StartCampaign():
+                self._term += 1
+                self._tasks.create_task(self._run_campaign(self._term), name="campaign")
+            case Resign():
+                self._tasks.create_task(self._do_resign(), name="resign")
+            case _:
+                self._wake.set()
+
+    async def _run_campaign(self, term: int) -> None:
+        try:
+            await self._election.campaign(self._options.value)
+            if term == self._term:
+                self._handle(Elected())
+            await self._election.lost()
+        except CampaignEndedError:
+            self._ended(term, CampaignEnded())
+        except (ElectionError, KVError) as error:
+            self._scope.sub("campaign").count("errors")
+            log.warning_limited("campaign failed", error=str(error))
+            self._ended(term, LeaseLost())
+        else:
+            if self.machine.is_leader and term == self._term:
+                log.error("the lead was lost: the lease ended or the key is gone", key=self._election.key)
+                self._ended(term, LeaseLost())
+            else:
+                self._ended(term, CampaignEnded())
+
+    def _ended(self, term: int, event: Event) -> None:
+        if term == self._term:
+            self._handle(event)
+
+    async def _do_resign(self) -> None:
+        try:
+            await asyncio.wait_for(self._election.resign(), self._options.resign_timeout_s)
+        except (TimeoutError, KVError) as error:
+            self._scope.sub("resign").count("errors")
+            log.warning("our election key could not be deleted; it ends with its lease", error=str(error))
+
+    async def _look(self) -> None:
+        """Who leads? Also the answer to ``VerifyLeader``."""
+        try:
+            value = await self._election.leader()
+        except KVError as error:
+            self._scope.sub("verify").count("leader-errors")
+            log.warning_limited("cannot read who leads", error=str(error))
+            return
+        self.leader = value or ""
+        valid = value is not None and value != self._options.value and value in self._options.peers()
+        self._handle(LeaderSeen(value, valid))
+        machine = self.machine
+        self._scope.gauge("election-state", int(machine.state))
+        self._scope.gauge("campaign-state", int(machine.campaign))
+        self._scope.gauge("campaigning", float(machine.campaign == 2))
