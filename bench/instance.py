@@ -1,6 +1,7 @@
 """A real aggregator instance to measure: its own KV, one placement that is already cut over, both topics, one consumer of the output."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -130,6 +131,11 @@ class Aggregator:
                 last = str(error)
             time.sleep(0.1)
         raise SystemExit(f"the aggregator was not ready within {timeout_s:g} s: {last}\n{self.log.read_text()[-3000:]}")
+
+    def get_json(self, path: str) -> Any:
+        """A JSON page of the instance's HTTP server."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=10) as answer:
+            return json.load(answer)
 
     def processes(self) -> dict[str, int]:
         """Pids by role: ``supervisor``, ``front``, ``worker``, ``worker 2`` …"""

@@ -61,6 +61,10 @@ class Frames:
     """First column of every nine-byte time that is rewritten before each replay."""
     value_sum: float
     """Sum of all values of one replay."""
+    series: NDArray[np.int64]
+    """Series number of each message, shape ``(n,)``."""
+    values: NDArray[np.float64]
+    """Value of each message (timers: sum of its samples), shape ``(n,)``."""
 
     def stamp(self, now_ns: int) -> None:
         """Writes the time of sending into every message."""
@@ -99,11 +103,11 @@ def build(kind: str, series: int, count: int, resolution_s: int, *, seed: int = 
     if kind == "counter":
         values = rng.integers(128, 1000, count)
         matrix[:, head + value_at : head + value_at + 2] = varint_columns(values, 2)
-        return Frames(matrix, stamps, float(values.sum()))
+        return Frames(matrix, stamps, float(values.sum()), order, values.astype(np.float64))
     width = TIMER_VALUES if kind == "timer" else 1
     numbers = rng.random((count, width)) * 100 + 1
     matrix[:, head + value_at : head + value_at + 8 * width] = numbers.view(np.uint8).reshape(count, 8 * width)
-    return Frames(matrix, stamps, float(numbers.sum()))
+    return Frames(matrix, stamps, float(numbers.sum()), order, numbers.sum(axis=1))
 
 
 def _template(kind: str, resolution_s: int, now_ns: int) -> tuple[bytes, int]:
