@@ -1,0 +1,193 @@
+"""What a producer holds: blocks of messages, their copies per consumer instance (parcels), and how each batch ended.
+
+    MessageBatch ──> Block (payload in columns) ──> Share per consumer service ──> Parcel per lane (a row per copy)
+
+A large batch becomes one or several blocks without copying; small ones are joined. A block's payload lives as long as any parcel still
+needs it. Nothing here is an object per message.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3msg.batch import MessageBatch
+from m3msg.producer.kernels import collect, judge
+from m3msg.producer.rows import COPY_ROW, OUTCOME_ACKED, OUTCOME_FENCED, OUTCOME_FILTERED, OUTCOME_LOST, RUN_ROW
+
+if TYPE_CHECKING:
+    from m3msg.producer.lane import Lane
+
+__all__ = ["NO_MASK", "Block", "Delivery", "Done", "Moment", "Parcel", "Share"]
+
+NO_MASK = np.zeros(0, np.uint8)
+"""A mask that lets everything through."""
+
+
+class Moment(NamedTuple):
+    """Now, on two clocks: shells read them, cores never do."""
+
+    wall_ns: int
+    """Unix time: sentAtNanos, cutover, cutoff."""
+    steady_ns: int
+    """A clock that is never set: retries, TTLs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every message of a batch has ended for every consumer service of the topic."""
+
+    token: Any
+    acked: int
+    """Messages that every service which wanted them has acked."""
+    lost: int
+    """Messages given up for some service: TTL, full buffer, no message writer, too large, invalid shard. Counted by reason."""
+    filtered: int
+    """Messages that no service wanted."""
+    fenced: int = 0
+    """Messages removed because the right to write was lost: whoever leads now sends them."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A batch on its way: in how many blocks it still is, and what has become of its messages."""
+
+    token: Any
+    parts: int = 0
+    ends: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    """Messages per ``OUTCOME_*``."""
+
+    def done(self) -> Done:
+        """The event; only valid once ``parts`` is 0."""
+        return Done(
+            self.token,
+            acked=self.ends[OUTCOME_ACKED],
+            lost=self.ends[OUTCOME_LOST],
+            filtered=self.ends[OUTCOME_FILTERED],
+            fenced=self.ends[OUTCOME_FENCED],
+        )
+
+
+class Block:
+    """Messages that travel together, for all consumer services; the columns are those of ``MessageBatch``."""
+
+    __slots__ = (
+        "_emit", "_left", "created_ns", "deliveries", "fenced", "forwarded", "offsets", "payload", "policies", "refused", "shards",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        batch: MessageBatch,
+        *,
+        deliveries: Sequence[tuple[Delivery, int, int]],
+        created_ns: int,
+        fenced: bool,
+        forwarded: bool,
+        emit: Callable[[Done], None],
+    ) -> None:
+        self.payload = batch.payload
+        self.offsets = batch.offsets
+        self.shards = batch.shards
+        self.policies = batch.policies
+        """Numbers of the core's policy table."""
+        self.deliveries = deliveries
+        """Which rows belong to which batch."""
+        self.created_ns = created_ns
+        """Steady clock."""
+        self.fenced = fenced
+        self.forwarded = forwarded
+        self.refused = NO_MASK
+        """uint8 per message: 0 where it can go nowhere (too large, invalid shard); empty: all may go."""
+        self._emit = emit
+        self._left: list[Share] | None = None
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def dispatched(self, shares: list["Share"]) -> None:
+        """All services have their copies: from now on the block may end."""
+        self._left = list(shares)
+        self.check()
+
+    def check(self) -> None:
+        """Ends the block if nothing is awaited any more."""
+        if self._left is None or not all(share.ended() for share in self._left):
+            return
+        n = len(self)
+        outcome = np.full(n, OUTCOME_FILTERED, np.uint8)
+        for share in self._left:
+            if not judge(share.result(n), share.mask, outcome):
+                return
+        if len(self.refused):
+            outcome[self.refused == 0] = OUTCOME_LOST
+        self._left = None
+        for delivery, first, last in self.deliveries:
+            for end, count in enumerate(np.bincount(outcome[first:last], minlength=4).tolist()):
+                delivery.ends[end] += count
+            delivery.parts -= 1
+            if delivery.parts == 0:
+                self._emit(delivery.done())
+        self.deliveries = ()
+
+
+class Share:
+    """What one consumer service does with one block."""
+
+    __slots__ = ("block", "mask", "parcels", "replicated")
+
+    def __init__(self, block: Block, mask: NDArray[np.uint8], replicated: bool) -> None:
+        self.block = block
+        self.mask = mask
+        """uint8 per message: 0 where a filter refused it; empty: all pass."""
+        self.replicated = replicated
+        self.parcels: list[Parcel] = []
+
+    def ended(self) -> bool:
+        """Whether nothing that can be reached is pending. A replica that cannot be reached is not waited for: ``judge`` sees to it
+        that another one has acked (architecture §10)."""
+        return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self.parcels)
+
+    def result(self, n: int) -> NDArray[np.uint8]:
+        """``BIT_*`` per message of the block."""
+        result = np.zeros(n, np.uint8)
+        for parcel in self.parcels:
+            collect(parcel.rows, result)
+        return result
+
+
+class Parcel:
+    """The copies of one block's messages that are in the queue of one lane."""
+
+    __slots__ = ("block", "cost", "lane", "links", "next", "pending", "previous", "rows", "runs", "share")
+
+    def __init__(
+        self,
+        share: Share,
+        lane: "Lane",
+        rows: NDArray[np.void],
+        runs: NDArray[np.void],
+        *,
+        size_bytes: int,
+        pending: int,
+    ) -> None:
+        self.share = share
+        self.block = share.block
+        self.lane = lane
+        self.rows = rows
+        self.runs = runs
+        self.pending = pending
+        """Rows that are neither acked nor given up."""
+        self.cost = size_bytes + rows.nbytes
+        """Bytes that count in the buffer of the lane until the parcel is done."""
+        self.links: list[int] = np.searchsorted(rows["link"], np.arange(lane.num_links + 1)).tolist()
+        """Rows of connection ``k`` are ``[links[k], links[k + 1])``."""
+        self.previous: Parcel | None = None
+        self.next: Parcel | None = None
+        share.parcels.append(self)
+
+
+def new_rows(n: int, num_shards: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Room for ``n`` copies, and zeroed runs."""
+    return np.empty(n, COPY_ROW), np.zeros(num_shards, RUN_ROW)

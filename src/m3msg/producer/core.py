@@ -1,0 +1,341 @@
+"""The producer as a pure state machine: topic, placements, batches and bytes in; bytes to write and events out.
+
+The shell tells it what happened (``set_topic``, ``set_placement``, ``produce``, ``flush``, ``tick``, and on the links ``on_connected``,
+``on_received``, ``wrote``, ``on_disconnected``) and then looks at ``dirty`` (links that may have something to write or to reset) and
+``events``. Every link of ``links()`` wants a connection to the endpoint of its lane.
+
+Small batches are joined until ``flush`` or until they are worth a block; large ones become blocks at once, without copying.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from m3cluster.placement.model import Placement
+from m3cluster.topic import ConsumptionType, ServiceID, Topic
+from m3msg.batch import MessageBatch
+from m3msg.producer.block import NO_MASK, Block, Delivery, Done, Moment
+from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
+from m3msg.producer.lane import LaneSettings
+from m3msg.producer.link import Link
+from m3msg.producer.options import ProducerOptions
+from m3msg.producer.rows import FRAME_OVERHEAD
+from m3msg.producer.service_writer import ServiceWriter
+
+__all__ = ["ProducerCore", "TopicError"]
+
+_JOIN_BYTES = 64 << 10
+"""Batches of at least this size are not joined with others."""
+_BLOCK_BYTES = 256 << 10
+"""Joined batches of this size are sent at once."""
+_LARGEST_BLOCK_BYTES = 2 << 20
+_WRITE_BUFFER_BYTES = 256 << 10
+_STALL_NS = 10_000_000_000
+
+
+class TopicError(ValueError):
+    """A topic that cannot be used; the producer goes on with what it had."""
+
+
+class _Kind(NamedTuple):
+    fenced: bool
+    forwarded: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    """Small batches of one kind that wait to be joined."""
+
+    batches: list[MessageBatch] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+class ProducerCore:
+    """See the module. ``local`` are endpoints of this very process group: they never hold forwarded messages back."""
+
+    def __init__(
+        self,
+        options: ProducerOptions,
+        *,
+        static_filters: Mapping[ServiceID, Sequence[Filter]] | None = None,
+        local: frozenset[str] = frozenset(),
+        stall_ns: int = _STALL_NS,
+    ) -> None:
+        self.options = options
+        self.num_shards = 0
+        """Of the topic; 0 until it is known, and fixed from then on."""
+        self.services: dict[ServiceID, ServiceWriter] = {}
+        self.dirty: set[Link] = set()
+        self.events: deque[Done] = deque()
+        self.figures: Counter[tuple[str, str]] = Counter()
+        """Counters since they were last taken; those of the services are theirs."""
+        self.policies = PolicyTable()
+        self.holds_fenced = False
+        """Whether messages that need the right to write may be in here."""
+        self._static = dict(static_filters or {})
+        self._local = local
+        self._stall_ns = stall_ns
+        self._open: dict[_Kind, _Open] = {}
+        self._block_bytes = min(max(options.buffer.max_buffer_size // 8, 4096), _LARGEST_BLOCK_BYTES)
+
+    # --- topic and placements ---
+
+    def set_topic(self, topic: Topic, now: Moment) -> list[str]:
+        """Follows a topic: its services, their TTLs and filters. Returns problems of single services, which keep their former state.
+
+        Raises ``TopicError`` for a topic that cannot be used at all; nothing changes then.
+        """
+        ids = [service.service_id for service in topic.consumer_services]
+        if topic.number_of_shards <= 0:
+            raise TopicError(f"topic {topic.name!r} has no shards; create it with numberOfShards > 0")
+        if len(set(ids)) != len(ids):
+            raise TopicError(f"topic {topic.name!r} names a consumer service twice")
+        if self.num_shards and topic.number_of_shards != self.num_shards:
+            raise TopicError(
+                f"topic {topic.name!r} has {topic.number_of_shards} shards now and had {self.num_shards}; restart to follow"
+            )
+        self.num_shards = topic.number_of_shards
+        problems: list[str] = []
+        for service in topic.consumer_services:
+            writer = self.services.get(service.service_id)
+            try:
+                if service.filters is not None:
+                    filters = build(service.filters, self.policies)
+                else:
+                    filters = list(self._static.get(service.service_id, ()))
+            except FilterError as error:
+                problems.append(f"consumer service {service.service_id}: {error}")
+                continue
+            if writer is None:
+                if service.consumption_type is ConsumptionType.UNKNOWN:
+                    problems.append(f"consumer service {service.service_id}: unknown consumption type")
+                    continue
+                self.services[service.service_id] = ServiceWriter(
+                    service,
+                    self._settings(),
+                    filters,
+                    self.dirty,
+                    ignore_cutoff_cutover=self.options.writer.ignore_cutoff_cutover,
+                )
+            else:
+                if service.consumption_type is not writer.service.consumption_type:
+                    problems.append(f"consumer service {service.service_id}: a new consumption type needs a restart")
+                    service = replace(service, consumption_type=writer.service.consumption_type)
+                writer.service = service
+                writer.filters = filters
+        for gone in set(self.services) - set(ids):
+            self.services.pop(gone).close()
+        return problems
+
+    def _settings(self) -> LaneSettings:
+        options = self.options
+        largest = max(options.buffer.max_message_size + FRAME_OVERHEAD, _WRITE_BUFFER_BYTES)
+        return LaneSettings(
+            num_links=options.writer.connection.num_connections,
+            num_shards=self.num_shards,
+            buffer_bytes=options.buffer.max_buffer_size,
+            forwarded_buffer_bytes=options.buffer.forwarded_buffer_size or options.buffer.max_buffer_size,
+            window_bytes=options.writer.connection.window_size,
+            write_buffer_bytes=largest,
+            max_ack_frame_bytes=options.writer.decoder.max_message_size,
+            stall_ns=self._stall_ns,
+            retry_delay_ns=options.writer.retry_delay_ns(),
+        )
+
+    def set_placement(self, service: ServiceID, placement: Placement, now: Moment) -> None:
+        """Follows the placement of a service. Raises ``PlacementError``; nothing changes then."""
+        writer = self.services.get(service)
+        if writer is not None:
+            writer.update_placement(placement, now)
+
+    def links(self) -> list[Link]:
+        """All links that should have a connection."""
+        return [link for s in self.services.values() for lane in s.lanes.values() for link in lane.links]
+
+    # --- batches ---
+
+    def room(self, forwarded: bool = False) -> int:
+        """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known."""
+        if not self.num_shards:
+            return 0
+        limit = self._settings_limit(forwarded)
+        free = min((s.free(forwarded, self._local) for s in self.services.values()), default=limit)
+        waiting = sum(o.size_bytes for (_, f), o in self._open.items() if f == forwarded)
+        return max(min(free, limit) - waiting, 0)
+
+    def _settings_limit(self, forwarded: bool) -> int:
+        buffer = self.options.buffer
+        return (buffer.forwarded_buffer_size or buffer.max_buffer_size) if forwarded else buffer.max_buffer_size
+
+    def produce(self, batch: MessageBatch, now: Moment, *, fenced: bool = False, forwarded: bool = False) -> bool:
+        """Takes a batch, as a whole or not at all; its arrays must not change afterwards.
+
+        False: the topic is not known yet, or the strategy is returnError and there is no room; try again after ``room`` has grown.
+        Single messages that can go nowhere (invalid shard, too large, no replica takes them) are counted and end as lost.
+        """
+        size = batch.size_bytes
+        if not self.num_shards:
+            return False
+        if self.options.buffer.on_full_strategy == "returnError" and size > self.room(forwarded):
+            self._count("buffer-full", len(batch))
+            return False
+        self._count("buffer-bytes-added", size)
+        self.holds_fenced |= fenced
+        delivery = Delivery(batch.token)
+        kind = _Kind(fenced, forwarded)
+        if len(batch) == 0:
+            self.events.append(delivery.done())
+        elif size >= _JOIN_BYTES:
+            self._seal(kind, now)
+            self._split(batch, delivery, kind, now)
+        else:
+            waiting = self._open.setdefault(kind, _Open())
+            waiting.batches.append(batch)
+            waiting.deliveries.append(delivery)
+            waiting.size_bytes += size
+            if waiting.size_bytes >= min(_BLOCK_BYTES, self._block_bytes):
+                self._seal(kind, now)
+        return True
+
+    @property
+    def has_unsealed(self) -> bool:
+        """Whether small batches wait for ``flush``."""
+        return any(waiting.batches for waiting in self._open.values())
+
+    def flush(self, now: Moment) -> None:
+        """Sends the small batches that wait to be joined."""
+        for kind in list(self._open):
+            self._seal(kind, now)
+
+    def _seal(self, kind: _Kind, now: Moment) -> None:
+        waiting = self._open.pop(kind, None)
+        if waiting is None or not waiting.batches:
+            return
+        if len(waiting.batches) == 1:
+            self._split(waiting.batches[0], waiting.deliveries[0], kind, now)
+            return
+        deliveries, at, base = [], 0, 0
+        offsets = [np.zeros(1, np.int64)]
+        for batch, delivery in zip(waiting.batches, waiting.deliveries, strict=True):
+            offsets.append(batch.offsets[1:] - batch.offsets[0] + base)
+            base += batch.size_bytes
+            delivery.parts = 1
+            deliveries.append((delivery, at, at + len(batch)))
+            at += len(batch)
+        joined = MessageBatch(
+            np.concatenate([b.payload[b.offsets[0] : b.offsets[-1]] for b in waiting.batches]),
+            np.concatenate(offsets),
+            np.concatenate([b.shards for b in waiting.batches]),
+            self._joined_policies(waiting.batches),
+        )
+        self._dispatch(joined, deliveries, kind, now)
+
+    def _joined_policies(self, batches: list[MessageBatch]) -> NDArray[np.uint16] | None:
+        if all(batch.policies is None for batch in batches):
+            return None
+        none = self.policies.numbers(("",))[0]
+        return np.concatenate(
+            [np.full(len(b), none, np.uint16) if b.policies is None else self._policies(b) for b in batches]
+        )
+
+    def _policies(self, batch: MessageBatch) -> NDArray[np.uint16]:
+        assert batch.policies is not None
+        numbers: NDArray[np.uint16] = self.policies.numbers(batch.policy_names)[batch.policies]
+        return numbers
+
+    def _split(self, batch: MessageBatch, delivery: Delivery, kind: _Kind, now: Moment) -> None:
+        """Makes blocks of a batch; large ones are cut so that dropping the oldest never costs much of the buffer."""
+        offsets = batch.offsets
+        policies = None if batch.policies is None else self._policies(batch)
+        cuts = [0]
+        while cuts[-1] < len(batch):
+            first = cuts[-1]
+            last = int(np.searchsorted(offsets, offsets[first] + self._block_bytes, side="right")) - 1
+            cuts.append(min(max(last, first + 1), len(batch)))
+        delivery.parts = len(cuts) - 1
+        for first, last in zip(cuts, cuts[1:], strict=False):
+            part = MessageBatch(
+                batch.payload,
+                offsets[first : last + 1],
+                batch.shards[first:last],
+                None if policies is None else policies[first:last],
+            )
+            self._dispatch(part, [(delivery, 0, last - first)], kind, now)
+
+    def _dispatch(
+        self, batch: MessageBatch, deliveries: list[tuple[Delivery, int, int]], kind: _Kind, now: Moment
+    ) -> None:
+        """``batch.policies`` are numbers of the policy table here."""
+        block = Block(
+            batch,
+            deliveries=deliveries,
+            created_ns=now.steady_ns,
+            fenced=kind.fenced,
+            forwarded=kind.forwarded,
+            emit=self.events.append,
+        )
+        block.refused = self._refused(batch.offsets, batch.shards)
+        block.dispatched([service.enqueue(block, now) for service in self.services.values()])
+        for service in self.services.values():
+            service.react(now)
+
+    def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        largest = min(
+            self.options.buffer.max_message_size, self.options.writer.encoder.max_message_size - FRAME_OVERHEAD
+        )
+        large = np.diff(offsets) > largest
+        strange = shards >= self.num_shards
+        if not (large.any() or strange.any()):
+            return NO_MASK
+        self._count("message-too-large", int(large.sum()))
+        self._count("invalid-shard-write", int(strange.sum()), "reason=invalid-shard")
+        return (~(large | strange)).astype(np.uint8)
+
+    # --- fencing, time, end ---
+
+    def drop_unsent_fenced(self) -> None:
+        """The right to write is lost: every fenced message leaves at once, sent or not; links in ``dirty`` may have to be reset."""
+        for (fenced, _), waiting in self._open.items():
+            if fenced:
+                for batch, delivery in zip(waiting.batches, waiting.deliveries, strict=True):
+                    self.events.append(Done(delivery.token, 0, 0, 0, fenced=len(batch)))
+                waiting.batches.clear()
+                waiting.deliveries.clear()
+                waiting.size_bytes = 0
+        for service in self.services.values():
+            service.drop_fenced()
+        self.holds_fenced = False
+
+    def tick(self, now: Moment) -> None:
+        """Time passes: retries, TTLs, instances that do not answer. Some ten times a second."""
+        for service in self.services.values():
+            service.tick(now)
+
+    def react(self, now: Moment) -> None:
+        """After links changed: backlogs of shared services move, batches whose last awaited replica went away end."""
+        for service in self.services.values():
+            service.react(now)
+
+    @property
+    def pending(self) -> int:
+        """Copies that are neither acked nor given up."""
+        return sum(lane.pending for service in self.services.values() for lane in service.all_lanes())
+
+    def close(self) -> None:
+        """Gives up whatever is left; every batch gets its event."""
+        for service in self.services.values():
+            service.close()
+        for waiting in self._open.values():
+            for batch, delivery in zip(waiting.batches, waiting.deliveries, strict=True):
+                self.events.append(Done(delivery.token, 0, len(batch), 0))
+        self._open.clear()
+
+    def _count(self, name: str, n: int, tag: str = "") -> None:
+        if n:
+            self.figures[name, tag] += n

@@ -1,0 +1,279 @@
+"""The queue of one consumer instance: its parcels in order of age, its connections, its bytes and its figures.
+
+A lane is bounded by bytes, apart for final output and for forwarded (rollup) messages; beyond the limit it loses its own oldest parcels,
+counted, and nobody else's (docs/architecture.md §10).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3msg.producer.block import Moment, Parcel
+from m3msg.producer.kernels import mark_acks, settle
+from m3msg.producer.link import Link
+from m3msg.producer.rows import CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW
+
+__all__ = ["Lane", "LaneSettings"]
+
+_REASONS = {DROPPED: "buffer-full", EXPIRED: "ttl-expire", CLOSED: "closed", FENCED: "fenced"}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """What all lanes of a producer have in common."""
+
+    num_links: int
+    num_shards: int
+    buffer_bytes: int
+    """Limit for final output."""
+    forwarded_buffer_bytes: int
+    window_bytes: int
+    """Unacked payload bytes on the wire of one connection."""
+    write_buffer_bytes: int
+    max_ack_frame_bytes: int
+    stall_ns: int
+    """An instance that has acked nothing for so long while something is on its wire counts as not reachable."""
+    retry_delay_ns: Callable[[int], int]
+    """From the number of attempts made to the wait before the next."""
+
+
+class Lane:
+    """See the module. ``endpoint`` is the identity, as in M3 (reference/m3msg.md §6)."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        instance: str,
+        settings: LaneSettings,
+        *,
+        figures: Counter[tuple[str, str]],
+        dirty: set[Link],
+        on_changed: Callable[["Lane"], None],
+        on_strange_acks: Callable[["Lane", NDArray[np.void], int], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.instance = instance
+        self.settings = settings
+        self.num_links = settings.num_links
+        self.links = [Link(self, i) for i in range(settings.num_links)] if endpoint else []
+        """Empty for the lane that keeps messages while a shared service has no instance."""
+        self.table = np.zeros(settings.num_shards, SHARD_ROW)
+        self.table["writer"] = NO_WRITER
+        self.cutover_ns = np.zeros(settings.num_shards, np.int64)
+        self.cutoff_ns = np.zeros(settings.num_shards, np.int64)
+        self.order = np.arange(settings.num_shards, dtype=np.uint32)
+        self.inflight = np.zeros(settings.num_links, np.int64)
+        self.held = [0, 0]
+        """Bytes of final output and of forwarded messages."""
+        self.pending = 0
+        """Messages neither acked nor given up."""
+        self.dropped = 0
+        """Messages given up because the buffer was full, since the lane exists."""
+        self.reachable = False
+        """Connected and answering. What is not reachable is not waited for where another replica has acked."""
+        self.stalled = False
+        """Connected but not answering."""
+        self.oldest: Parcel | None = None
+        self.newest: Parcel | None = None
+        self._figures = figures
+        self._dirty = dirty
+        self._on_changed = on_changed
+        self._on_strange_acks = on_strange_acks
+        self._progress_ns = 0
+
+    # --- figures and signals ---
+
+    def count(self, name: str, n: int, tag: str = "") -> None:
+        """Adds to a figure of the service; ``tag`` is ``key=value``."""
+        if n:
+            self._figures[name, tag] += n
+
+    def touch(self, link: Link) -> None:
+        """The shell should look whether ``link`` has something to write."""
+        self._dirty.add(link)
+
+    @property
+    def connected_links(self) -> int:
+        """How many connections are up."""
+        return sum(link.connected for link in self.links)
+
+    def link_changed(self) -> None:
+        """A connection came or went."""
+        connected = bool(self.links) and all(link.connected for link in self.links)
+        self.stalled = self.stalled and connected
+        self._set_reachable(connected)
+
+    def _set_reachable(self, reachable: bool) -> None:
+        if reachable != self.reachable:
+            self.reachable = reachable
+            self._progress_ns = 0
+            self._on_changed(self)
+
+    # --- shards ---
+
+    def arrange(self) -> None:
+        """Recomputes the connection of every shard (reference/m3msg.md §12.4) after writers were assigned."""
+        self.table["link"] = self.table["writer"] % np.uint32(self.num_links)
+        self.order = np.argsort(self.table["link"], kind="stable").astype(np.uint32)
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """Which shards have a message writer here."""
+        served: NDArray[np.bool_] = self.table["writer"] != NO_WRITER
+        return served
+
+    # --- parcels ---
+
+    def limit(self, forwarded: bool) -> int:
+        """Bytes that this class of messages may hold."""
+        return self.settings.forwarded_buffer_bytes if forwarded else self.settings.buffer_bytes
+
+    def free(self, forwarded: bool) -> int:
+        """Bytes that are left for this class; negative when over the limit."""
+        return self.limit(forwarded) - self.held[forwarded]
+
+    def add(self, parcel: Parcel) -> None:
+        """Takes a parcel in order of age and drops the oldest of its class that exceed the limit."""
+        behind = self.newest
+        while behind is not None and behind.block.created_ns > parcel.block.created_ns:
+            behind = behind.previous
+        parcel.lane = self
+        parcel.previous = behind
+        parcel.next = self.oldest if behind is None else behind.next
+        if parcel.previous is None:
+            self.oldest = parcel
+        else:
+            parcel.previous.next = parcel
+        if parcel.next is None:
+            self.newest = parcel
+        else:
+            parcel.next.previous = parcel
+        forwarded = parcel.block.forwarded
+        self.held[forwarded] += parcel.cost
+        self.pending += parcel.pending
+        for link in self.links:
+            link.enqueue(parcel)
+        if self.held[forwarded] > self.limit(forwarded):
+            self._drop_oldest(forwarded, parcel)
+
+    def _drop_oldest(self, forwarded: bool, newcomer: Parcel) -> None:
+        parcel = self.oldest
+        while parcel is not None and self.held[forwarded] > self.limit(forwarded):
+            following = parcel.next
+            if parcel.block.forwarded == forwarded and parcel is not newcomer:
+                self.give_up(parcel, DROPPED)
+            parcel = following
+
+    def give_up(self, parcel: Parcel, state: int) -> int:
+        """Ends what is pending in the parcel; returns how many messages that were."""
+        count, freed = settle(parcel.rows, 0, len(parcel.rows), state, self.inflight)
+        self.count("message-dropped", count, f"reason={_REASONS[state]}")
+        if state == DROPPED:
+            self.dropped += count
+            self.count("buffer-message-dropped", count)
+            self.count("buffer-byte-dropped", freed)
+        self._ended(parcel, count)
+        return int(count)
+
+    def give_up_all(self, state: int, *, fenced_only: bool = False) -> None:
+        """Ends every parcel, or every fenced one."""
+        parcel = self.oldest
+        while parcel is not None:
+            following = parcel.next
+            if parcel.block.fenced or not fenced_only:
+                self.give_up(parcel, state)
+            parcel = following
+
+    def take_out(self, parcel: Parcel) -> None:
+        """Unlinks a parcel: done, or about to live elsewhere. Its figures leave the lane."""
+        if parcel.previous is None:
+            self.oldest = parcel.next
+        else:
+            parcel.previous.next = parcel.next
+        if parcel.next is None:
+            self.newest = parcel.previous
+        else:
+            parcel.next.previous = parcel.previous
+        for link in self.links:
+            if link.hint is parcel:
+                link.hint = parcel.next
+        parcel.previous = parcel.next = None
+        self.held[parcel.block.forwarded] -= parcel.cost
+        self.pending -= parcel.pending
+
+    def _ended(self, parcel: Parcel, count: int) -> None:
+        parcel.pending -= count
+        self.pending -= count
+        if parcel.pending == 0:
+            self.take_out(parcel)
+            parcel.block.check()
+
+    # --- acks ---
+
+    def sent(self, link: Link, payload_bytes: int, count: int, now: Moment, *, resend: bool) -> None:
+        """Frames were put into the output of ``link``."""
+        if self._progress_ns == 0:
+            self._progress_ns = now.steady_ns
+        if not resend:
+            self.inflight[link.index] += payload_bytes
+        self.count("write-success", count)
+
+    def acked(self, link: Link, acks: NDArray[np.void], n: int, now: Moment) -> None:
+        """Acks that arrived on ``link``, wherever their messages are (reference/m3msg.md §14)."""
+        self.link_changed()
+        self._progress_ns = now.steady_ns
+        self.stalled = False
+        left, link.hint = self.mark(acks, n, link.hint)
+        if left:
+            self._on_strange_acks(self, acks, left)
+        self.touch(link)
+
+    def mark(self, acks: NDArray[np.void], n: int, hint: Parcel | None) -> tuple[int, Parcel | None]:
+        """Looks through all parcels, from ``hint`` on, for the acked messages. Returns how many acks belong to none (they are at the
+        front of ``acks`` then), and the parcel of the last one found."""
+        start = hint or self.oldest
+        parcel, wrapped, found = start, hint is None, hint
+        while n and parcel is not None:
+            following = parcel.next
+            left, marked, _ = mark_acks(acks, n, parcel.rows, parcel.runs, self.inflight)
+            if left < n:
+                found = parcel
+                self.count("message-acked", marked)
+                self._ended(parcel, marked)
+                if found.pending == 0:
+                    found = following
+            n = left
+            parcel = following
+            if parcel is None and not wrapped:
+                parcel, wrapped = self.oldest, True
+            if wrapped and parcel is start:
+                break
+        return n, found
+
+    # --- time ---
+
+    def tick(self, now: Moment, ttl_ns: int) -> None:
+        """Expires what is older than the TTL (0: never), queues retries, and notices an instance that does not answer."""
+        if ttl_ns > 0:
+            while self.oldest is not None and self.oldest.block.created_ns + ttl_ns <= now.steady_ns:
+                self.give_up(self.oldest, EXPIRED)
+        for link in self.links:
+            link.tick(now)
+            if link.connected and link.needs_fill:
+                self.touch(link)
+        if self.pending == 0:
+            self._progress_ns = 0
+        elif self._progress_ns and now.steady_ns - self._progress_ns > self.settings.stall_ns:
+            self.stalled = self.stalled or self.reachable
+            self._set_reachable(False)
+
+    def close(self) -> None:
+        """The instance is not in the placement any more."""
+        self.give_up_all(CLOSED)
+        self.reachable = False
+        for link in self.links:
+            link.close()
+            self.touch(link)

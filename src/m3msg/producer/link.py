@@ -1,0 +1,202 @@
+"""One TCP connection to a consumer instance as a pure state machine: bytes to write, bytes read, what to send again and when.
+
+    queue of pieces ──fill──> output buffer ──(shell: one socket write)──> wire
+    wire ──(shell: one socket read)──> received ──> acks
+
+A piece is a range of rows of one parcel. New and repeated pieces share one first-in-first-out queue, so neither starves the other. What
+was sent and not acked within the retry interval leaves the window and is sent again with M3's backoff (reference/m3msg.md §15.2);
+after a reconnect everything unacked is queued at once.
+"""
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3msg.frames import FrameError
+from m3msg.kernels import scan_acks
+from m3msg.producer.block import Moment, Parcel
+from m3msg.producer.kernels import encode_rows, lapse, requeue
+from m3msg.rows import ACK_ROW, SCAN_FULL, SCAN_MORE, SCAN_REASONS
+
+if TYPE_CHECKING:
+    from m3msg.producer.lane import Lane
+
+__all__ = ["Link", "Piece"]
+
+
+class Piece:
+    """Rows ``[first, last)`` of a parcel, to be sent for the ``attempt``-th time."""
+
+    __slots__ = ("attempt", "first", "last", "parcel")
+
+    def __init__(self, parcel: Parcel, first: int, last: int, attempt: int) -> None:
+        self.parcel = parcel
+        self.first = first
+        self.last = last
+        self.attempt = attempt
+
+
+class Link:
+    """The state of one connection; see the module."""
+
+    def __init__(self, lane: "Lane", index: int) -> None:
+        self.lane = lane
+        self.index = index
+        self.connected = False
+        self.last_error = ""
+        self.closed = False
+        self.reset_reason = ""
+        """Set: the shell must close the socket and dial anew."""
+        self.out_fenced = False
+        """Whether unwritten output contains messages that need the right to write."""
+        self.hint: Parcel | None = None
+        """Where the last ack was found."""
+        self._queue: deque[Piece] = deque()
+        self._retries: list[tuple[int, int, Piece]] = []
+        self._serial = 0
+        self._out = np.empty(0, np.uint8)
+        self._start = 0
+        self._end = 0
+        self._rest = b""
+
+    # --- connection ---
+
+    def on_connected(self) -> None:
+        """The shell has a connection: everything that is pending may go."""
+        self.connected = True
+        self.last_error = ""
+        self.reset_reason = ""
+        self._out = np.empty(self.lane.settings.write_buffer_bytes, np.uint8)
+        self.lane.link_changed()
+        self.lane.touch(self)
+
+    def on_disconnected(self, reason: str) -> None:
+        """The connection is gone, or could not be made: unsent output is void and all unacked rows are queued again."""
+        self.last_error = reason
+        self.reset_reason = ""
+        if not self.connected:
+            return
+        self.connected = False
+        self._out = np.empty(0, np.uint8)
+        self._start = self._end = 0
+        self.out_fenced = False
+        self._rest = b""
+        self._retries.clear()
+        self._queue.clear()
+        lane = self.lane
+        again = 0
+        parcel = lane.oldest
+        while parcel is not None:
+            first, last = parcel.links[self.index], parcel.links[self.index + 1]
+            if first < last:
+                pending, sent_before = requeue(parcel.rows, first, last, lane.inflight)
+                again += sent_before
+                if pending:
+                    self._queue.append(Piece(parcel, first, last, 1))
+            parcel = parcel.next
+        lane.inflight[self.index] = 0
+        lane.count("message-retry", again)
+        lane.link_changed()
+
+    def close(self) -> None:
+        """The lane is gone: the shell closes the socket and does not dial again."""
+        self.closed = True
+        self.connected = False
+        self._queue.clear()
+        self._retries.clear()
+
+    # --- output ---
+
+    def enqueue(self, parcel: Parcel) -> None:
+        """Queues what the parcel has for this connection."""
+        first, last = parcel.links[self.index], parcel.links[self.index + 1]
+        if first < last:
+            self._queue.append(Piece(parcel, first, last, 1))
+            self.lane.touch(self)
+
+    @property
+    def unwritten(self) -> memoryview:
+        """What is to be written to the socket next; ``fill`` first if it is empty."""
+        return self._out[self._start : self._end].data
+
+    def wrote(self, n: int) -> None:
+        """The socket took ``n`` bytes of ``unwritten``."""
+        self._start += n
+        if self._start == self._end:
+            self._start = self._end = 0
+            self.out_fenced = False
+
+    def fill(self, now: Moment) -> bool:
+        """Puts the next frames into the empty output buffer; whether there is something to write."""
+        if self._end or not self.connected:
+            return self._end > self._start
+        lane = self.lane
+        end = 0
+        while self._queue:
+            piece = self._queue[0]
+            parcel = piece.parcel
+            if not parcel.pending or parcel.lane is not lane:
+                self._queue.popleft()
+                continue
+            room = lane.settings.window_bytes - int(lane.inflight[self.index])
+            resend = piece.attempt > 1
+            row, end_after, sent, count = encode_rows(
+                parcel.rows, piece.first, piece.last, parcel.block.payload, parcel.block.offsets, resend,
+                now.wall_ns, self._out, end, room,
+            )  # fmt: skip
+            if count:
+                end = end_after
+                self.out_fenced |= parcel.block.fenced
+                lane.sent(self, sent, count, now, resend=resend)
+                self._retry_later(Piece(parcel, piece.first, row, piece.attempt), now)
+            if row < piece.last:
+                piece.first = row
+                break
+            self._queue.popleft()
+        self._end = end
+        return end > 0
+
+    def _retry_later(self, piece: Piece, now: Moment) -> None:
+        due = now.steady_ns + self.lane.settings.retry_delay_ns(piece.attempt)
+        self._serial += 1
+        heapq.heappush(self._retries, (due, self._serial, piece))
+
+    # --- input ---
+
+    def on_received(self, data: bytes, now: Moment) -> None:
+        """Bytes from the consumer: ack frames. Raises ``FrameError`` on anything else; the shell closes the connection then."""
+        data = self._rest + data if self._rest else data
+        buf: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+        acks = np.empty(len(buf) // 2 + 1, ACK_ROW)
+        n, at, status = scan_acks(buf, 0, len(buf), self.lane.settings.max_ack_frame_bytes, acks)
+        self._rest = data[at:]
+        if n:
+            self.lane.acked(self, acks, n, now)
+        if status not in (SCAN_MORE, SCAN_FULL):
+            raise FrameError(f"{SCAN_REASONS[status]} (Ack)")
+
+    # --- time ---
+
+    def tick(self, now: Moment) -> None:
+        """Queues what was not acked within its retry interval."""
+        retried = 0
+        while self._retries and self._retries[0][0] <= now.steady_ns:
+            piece = heapq.heappop(self._retries)[2]
+            if not piece.parcel.pending or piece.parcel.lane is not self.lane:
+                continue
+            waiting = lapse(piece.parcel.rows, piece.first, piece.last, self.lane.inflight)
+            if waiting:
+                retried += waiting
+                piece.attempt += 1
+                self._queue.append(piece)
+        if retried:
+            self.lane.count("message-retry", retried)
+            self.lane.touch(self)
+
+    @property
+    def needs_fill(self) -> bool:
+        """Whether pieces are queued."""
+        return bool(self._queue)

@@ -1,0 +1,203 @@
+"""The ``producer`` section of a configuration file (reference/m3msg.md §22.4-22.6).
+
+A duration of zero in a retry block means the default of M3's generic retrier, as in M3; absent blocks mean the component's defaults.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from m3x.config import Duration, Meaningless, Section
+from m3x.retry import Backoff
+
+__all__ = [
+    "BufferOptions", "CodecOptions", "ConnectionOptions", "MessageRetryOptions", "ProducerOptions", "RetryOptions",
+    "ServiceOverrideOptions", "StaticRetryOptions", "WriterOptions",
+]  # fmt: skip
+
+_SECOND = 1_000_000_000
+
+
+class RetryOptions(Section, frozen=True):
+    """M3's generic retry block (reference/m3msg.md §15.1)."""
+
+    initial_backoff: Duration = Duration(_SECOND)
+    backoff_factor: float = 2.0
+    max_backoff: Duration = Duration(0)
+    """0: unbounded."""
+    max_retries: int = 2
+    forever: bool = False
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        if self.initial_backoff < 0 or self.max_backoff < 0 or self.backoff_factor < 0 or self.max_retries < 0:
+            raise ValueError("initialBackoff, maxBackoff, backoffFactor and maxRetries must not be negative")
+
+    def backoff(self) -> Backoff:
+        """As delays."""
+        return Backoff(
+            self.initial_backoff.seconds or 1.0,
+            self.backoff_factor or 2.0,
+            self.max_backoff.seconds or float("inf"),
+            self.jitter,
+        )
+
+
+class MessageRetryOptions(RetryOptions, frozen=True):
+    """``messageRetry``: when an unacked message is sent again. Absent: 5 s, doubling; present without initialBackoff: 1 s, as in M3."""
+
+
+class StaticRetryOptions(Section, frozen=True):
+    """``staticMessageRetry``: the waits one by one; the last one repeats."""
+
+    backoff: list[Duration] = []
+
+    def __post_init__(self) -> None:
+        if not self.backoff or any(wait < 0 for wait in self.backoff):
+            raise ValueError("staticMessageRetry.backoff needs at least one wait, none of them negative")
+
+
+class CodecOptions(Section, frozen=True):
+    """``encoder`` and ``decoder``: the largest payload of a frame."""
+
+    max_message_size: int = 4 << 20
+    bytes_pool: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if self.max_message_size < 64:
+            raise ValueError(f"maxMessageSize {self.max_message_size} is too small for a frame with an empty message")
+
+
+class BufferOptions(Section, frozen=True):
+    """``buffer``: bytes held until they are acked, for each consumer instance on its own (docs/architecture.md §10)."""
+
+    on_full_strategy: Literal["dropOldest", "returnError"] = "dropOldest"
+    """returnError: ``produce`` refuses where no replica of a shard has room; dropOldest: it never refuses."""
+    max_buffer_size: int = 100 << 20
+    max_message_size: int = 1 << 20
+    forwarded_buffer_size: int = 0
+    """Our own key: limit for forwarded (rollup) messages, apart from the rest; 0: as maxBufferSize."""
+    close_check_interval: Meaningless = None
+    drop_oldest_interval: Meaningless = None
+    scan_batch_size: Meaningless = None
+    allowed_spillover_ratio: Meaningless = None
+    cleanup_retry: Meaningless = None
+
+    def __post_init__(self) -> None:
+        if self.max_buffer_size <= 0 or self.max_message_size <= 0 or self.forwarded_buffer_size < 0:
+            raise ValueError("maxBufferSize and maxMessageSize must be positive")
+        if self.max_message_size > self.max_buffer_size:
+            raise ValueError(f"maxMessageSize {self.max_message_size} exceeds maxBufferSize {self.max_buffer_size}")
+
+
+class ConnectionOptions(Section, frozen=True):
+    """``writer.connection``: TCP connections to one consumer instance."""
+
+    num_connections: int = 4
+    dial_timeout: Duration = Duration(5 * _SECOND)
+    write_timeout: Duration = Duration(5 * _SECOND)
+    """A connection that takes nothing and acks nothing for twelve times as long is made anew; 0: never. M3 does so after the time itself,
+    but every reset sends messages twice, and a consumer that applies back-pressure is not dead."""
+    keep_alive_period: Duration = Duration(5 * _SECOND)
+    reset_delay: Duration = Duration(2 * _SECOND)
+    """A connection that ends sooner than this counts as a failed attempt."""
+    retry: RetryOptions = RetryOptions()
+    flush_interval: Meaningless = None
+    write_buffer_size: Meaningless = None
+    read_buffer_size: Meaningless = None
+    abort_on_server_close: Meaningless = None
+    forced_flush_timeout: Meaningless = None
+    window_size: int = 16 << 20
+    """Our own key: unacked payload bytes on the wire of one connection."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_connections <= 64:
+            raise ValueError(f"numConnections must be between 1 and 64, found {self.num_connections}")
+        if self.window_size <= 0:
+            raise ValueError("windowSize must be positive")
+
+
+class ServiceOverrideOptions(Section, frozen=True):
+    """Where in KV the topic lives, if not in the client's own zone and environment."""
+
+    zone: str = ""
+    environment: str = ""
+    namespace: str = ""
+
+
+class PlacementNamespaces(Section, frozen=True):
+    """KV namespaces of placements and service metadata."""
+
+    placement: str = "_sd.placement"
+    metadata: str = "_sd.metadata"
+
+
+class PlacementServiceOverride(Section, frozen=True):
+    """``placementServiceOverride``."""
+
+    namespaces: PlacementNamespaces = PlacementNamespaces()
+
+
+class PlacementOptions(Section, frozen=True):
+    """``writer.placement``: of its keys only ``isStaged`` matters to a producer."""
+
+    is_staged: bool = False
+    is_sharded: Meaningless = None
+    is_mirrored: Meaningless = None
+    allow_partial_replace: Meaningless = None
+    allow_all_zones: Meaningless = None
+    add_all_candidates: Meaningless = None
+    shard_state_mode: Meaningless = None
+    skip_port_mirroring: Meaningless = None
+    valid_zone: Meaningless = None
+
+
+class WriterOptions(Section, frozen=True):
+    """``writer``: the topic, its placements and how messages travel."""
+
+    topic_name: str
+    topic_service_override: ServiceOverrideOptions = ServiceOverrideOptions()
+    topic_watch_init_timeout: Duration = Duration(2 * _SECOND)
+    placement: PlacementOptions = PlacementOptions()
+    placement_service_override: PlacementServiceOverride = PlacementServiceOverride()
+    placement_watch_init_timeout: Duration = Duration(2 * _SECOND)
+    message_pool: Meaningless = None
+    message_queue_new_writes_scan_interval: Meaningless = None
+    message_queue_full_scan_interval: Meaningless = None
+    message_queue_scan_batch_size: Meaningless = None
+    initial_ack_map_size: Meaningless = None
+    close_check_interval: Meaningless = None
+    ack_error_retry: Meaningless = None
+    encoder: CodecOptions = CodecOptions()
+    decoder: CodecOptions = CodecOptions()
+    connection: ConnectionOptions = ConnectionOptions()
+    static_message_retry: StaticRetryOptions | None = None
+    message_retry: MessageRetryOptions | None = None
+    ignore_cutoff_cutover: bool = False
+    without_consumer_scope: Meaningless = None
+    message_writer_graceful_close_key: Meaningless = None
+    message_writer_graceful_close_kv_override: Meaningless = msgspec.field(
+        name="messageWriterGracefulCloseKVOverride", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if not self.topic_name:
+            raise ValueError("topicName must not be empty")
+        if self.static_message_retry is not None and self.message_retry is not None:
+            raise ValueError("messageRetry and staticMessageRetry exclude each other")
+
+    def retry_delay_ns(self) -> Callable[[int], int]:
+        """From the number of attempts made to the wait before the next one (reference/m3msg.md §15.2, §15.3)."""
+        if self.static_message_retry is not None:
+            waits = self.static_message_retry.backoff
+            return lambda attempt: int(waits[min(attempt, len(waits)) - 1])
+        backoff = self.message_retry.backoff() if self.message_retry is not None else Backoff(5.0)
+        return lambda attempt: int(min(backoff.delay(attempt), 86_400 * 365.0) * _SECOND)
+
+
+class ProducerOptions(Section, frozen=True):
+    """``producer``."""
+
+    writer: WriterOptions
+    buffer: BufferOptions = BufferOptions()
