@@ -1,6 +1,7 @@
 """The YAML file of an aggregator instance as typed sections, and what follows from it.
 
-Open ``service`` first: the whole file. ``aggregator``, ``flush`` and ``producer`` hold its larger sections; ``derived`` computes (jitter,
+Open ``service`` first: the whole file. ``aggregator`` and ``flush`` hold its larger sections (the producer's is
+``m3msg.producer.options``); ``derived`` computes (jitter,
 delays, keys, engine options); ``host_id`` says who we are. Imports ``m3x``, ``m3metrics`` and ``aggregator.engine.options`` only; nothing
 here opens sockets.
 """
@@ -18,7 +19,6 @@ from aggregator.config.derived import (
 from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, HandlerConfig, JitterBucket
 from aggregator.config.host_id import host_id, instance_id
 from aggregator.config.loading import load_config
-from aggregator.config.producer import ProducerConfig, RetryConfig
 from aggregator.config.service import KVClientConfig, MetricsConfig, ServiceConfig
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "KVClientConfig",
     "KVKeys",
     "MetricsConfig",
-    "ProducerConfig",
-    "RetryConfig",
     "ServiceConfig",
     "buffer_past_ns",
     "engine_options",

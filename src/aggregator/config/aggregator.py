@@ -7,16 +7,14 @@ from typing import Literal
 
 import msgspec
 
+from aggregator.config.blocks import MINUTE, SECOND, KVOverride
 from aggregator.config.flush import ElectionManagerConfig, FlushConfig, FlushManagerConfig, FlushTimesManagerConfig
-from aggregator.config.producer import (
-    MINUTE,
-    SECOND,
-    KVOverride,
-    NamespacesConfig,
-    PlacementOptionsConfig,
+from m3msg.producer.options import (
+    PlacementNamespaces,
+    PlacementOptions,
     PlacementServiceOverride,
-    ProducerConfig,
-    WriterConfig,
+    ProducerOptions,
+    WriterOptions,
 )
 from m3x.config import Duration, Meaningless, Section
 
@@ -92,7 +90,7 @@ class StreamConfig(Section):
 class M3MsgClientConfig(Section):
     """``client.m3msg``."""
 
-    producer: ProducerConfig
+    producer: ProducerOptions
 
 
 class ClientConfig(Section):
@@ -226,12 +224,12 @@ def aggregator_when_absent() -> AggregatorSection:
         client=ClientConfig(
             type="m3msg",
             m3msg=M3MsgClientConfig(
-                producer=ProducerConfig(
-                    writer=WriterConfig(
+                producer=ProducerOptions(
+                    writer=WriterOptions(
                         topic_name="aggregator_ingest",
-                        placement=PlacementOptionsConfig(is_staged=True),
+                        placement=PlacementOptions(is_staged=True),
                         placement_service_override=PlacementServiceOverride(
-                            namespaces=NamespacesConfig(placement="/placement")
+                            namespaces=PlacementNamespaces(placement="/placement")
                         ),
                     )
                 )

@@ -3,15 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aggregator.config.blocks import MINUTE
 from aggregator.config.flush import FlushManagerConfig, JitterBucket
-from aggregator.config.producer import MINUTE
 from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions
 from m3metrics.aggregation import is_valid_for, parse_type
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
 
-__all__ = ["KVKeys", "buffer_past_ns", "engine_options", "forwarding_delay_ns", "kv_keys", "max_jitter_ns", "problems_of"]
+__all__ = [
+    "KVKeys",
+    "buffer_past_ns",
+    "engine_options",
+    "forwarding_delay_ns",
+    "kv_keys",
+    "max_jitter_ns",
+    "problems_of",
+]
 
 _DEFAULT_PAST_NS = MINUTE
 

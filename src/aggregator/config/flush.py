@@ -4,16 +4,8 @@ from typing import Literal, Self
 
 import msgspec
 
-from aggregator.config.producer import (
-    MILLISECOND,
-    MINUTE,
-    SECOND,
-    KVOverride,
-    ProducerConfig,
-    RetryConfig,
-    ServiceIDConfig,
-    WriterConfig,
-)
+from aggregator.config.blocks import MILLISECOND, MINUTE, SECOND, KVOverride, RetryConfig, ServiceIDConfig
+from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3x.config import Duration, Meaningless, Section
 
 
@@ -171,7 +163,7 @@ class DynamicBackendConfig(Section, kw_only=True):
 
     name: str = ""
     hash_type: Literal["murmur32"] = "murmur32"
-    producer: ProducerConfig
+    producer: ProducerOptions
     filters: list[ShardSetFilterConfig] = []
     storage_policy_filters: list[StoragePolicyFilterConfig] = []
     percentage_filters: list[PercentageFilterConfig] = []
@@ -205,8 +197,8 @@ class FlushConfig(Section):
     @classmethod
     def when_absent(cls) -> Self:
         """M3's output when there is no ``aggregator`` section."""
-        writer = WriterConfig(topic_name="aggregated_metrics")
-        backend = DynamicBackendConfig(name="m3msg", producer=ProducerConfig(writer=writer))
+        writer = WriterOptions(topic_name="aggregated_metrics")
+        backend = DynamicBackendConfig(name="m3msg", producer=ProducerOptions(writer=writer))
         return cls(handlers=[HandlerConfig(dynamic_backend=backend)])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
-from aggregator.config.producer import MINUTE, SECOND, CodecConfig, KVOverride, RetryConfig
+from aggregator.config.blocks import MINUTE, SECOND, CodecConfig, KVOverride, RetryConfig
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 
 __all__ = [

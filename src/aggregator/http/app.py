@@ -5,7 +5,7 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | path | answer |
 |---|---|
 | ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
-| ``/shards`` | ``{"shards": [...], "lists": [...]}``: per shard worker, state, entries, open windows, last flush, lag; per list its flush time |
+| ``/shards`` | ``{"shards": [...], "lists": [...]}``: per shard worker, state, entries, open windows, flush, lag; per list its flush time |
 | ``/`` | the same as a page |
 """
 

@@ -25,9 +25,7 @@ class Child:
     ``prepare(epoch)`` makes what an incarnation needs and returns its module and options file; ``gone(epoch, code)`` clears up.
     """
 
-    def __init__(
-        self, name: str, prepare: Callable[[int], tuple[str, Path]], gone: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, name: str, prepare: Callable[[int], tuple[str, Path]], gone: Callable[[int, int], None]) -> None:
         self.name = name
         self.epoch = 0
         self.restarts = 0

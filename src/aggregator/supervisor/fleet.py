@@ -75,6 +75,7 @@ class Fleet:
 
     def __init__(
         self,
+        *,
         run_dir: Path,
         workers: int,
         routing: Routing,

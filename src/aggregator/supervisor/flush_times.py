@@ -33,7 +33,7 @@ class _Flush:
 class FlushTimes:
     """Flush times of the shards of one instance in one role; ``base`` is what the KV said when the role began."""
 
-    base: ShardSetFlushTimes = ShardSetFlushTimes()
+    base: ShardSetFlushTimes = field(default_factory=ShardSetFlushTimes)
     _times: dict[tuple[ListId, int], int] = field(default_factory=dict)
     _emitted: dict[tuple[ListId, int], int] = field(default_factory=dict)
     _flushes: dict[int, _Flush] = field(default_factory=dict)

@@ -189,7 +189,9 @@ class Flushing:
             self.times.begin(send.command.id, worker, list_id, targets, counts=True)
         return sends + given
 
-    def _flush(self, worker: int, one: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool) -> list[Send]:
+    def _flush(
+        self, worker: int, one: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool
+    ) -> list[Send]:
         if not bounds:
             return []
         command = Flush(next(self._ids), *list_id, emit=emit, bounds=bounds)

@@ -8,7 +8,9 @@ exists once per shard; all of them share one bucket, whose flush interval is the
 | forwarded | its delay mod the resolution |
 | timed, with ``timedMetricsFlushOffsetEnabled`` | its delay mod the resolution |
 | other, jitter off | that of the moment when the list came to be, as in M3 |
-| other, jitter on | a hash of shard set and list id, below the configured maximum: M3 draws it at random, so that a failover or a restart moves the flushes; here all replicas agree |
+| other, jitter on | a hash of shard set and list id, below the configured maximum |
+
+M3 draws the last one at random, so that a failover or a restart moves the flushes; here all replicas agree.
 
 A bucket that missed ticks runs once: M3 runs it once for every missed tick, but at one target, so that all runs but the first do nothing.
 """

@@ -205,7 +205,7 @@ def test_host_ids(tmp_path: Path) -> None:
     cases = [
         ("{resolver: config, value: a}", "host_id_port", "a:6000"),
         ("{resolver: environment, envVarName: ID}", "host_id", "from-env"),
-        ("{resolver: file, file: {path: %s}}" % name_file, "host_id", "from-file"),
+        (f"{{resolver: file, file: {{path: {name_file}}}}}", "host_id", "from-file"),
         ("{resolver: hostname, hostname: {format: 'x-{{.Hostname}}'}}", "host_id", None),
     ]
     for host, kind, expected in cases:

@@ -1,0 +1,61 @@
+"""Blocks that several sections of the file share: retries, names of services, places in the KV (reference/aggregator_core.md §15.2)."""
+
+from m3x.config import Duration, Meaningless, Section
+from m3x.retry import Backoff
+
+MILLISECOND = 1_000_000
+SECOND = 1_000 * MILLISECOND
+MINUTE = 60 * SECOND
+
+
+class RetryConfig(Section):
+    """M3's generic retry block: a zero in YAML means the default (reference/aggregator_core.md §15.2)."""
+
+    initial_backoff: Duration = Duration(0)
+    backoff_factor: float = 0.0
+    max_backoff: Duration = Duration(0)
+    """0: unbounded."""
+    max_retries: int = 0
+    forever: bool | None = None
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        if self.initial_backoff < 0 or self.max_backoff < 0 or self.backoff_factor < 0 or self.max_retries < 0:
+            raise ValueError("initialBackoff, maxBackoff, backoffFactor and maxRetries must not be negative")
+
+    def backoff(self) -> Backoff:
+        """The delays that this block asks for."""
+        return Backoff(
+            initial_s=(self.initial_backoff or Duration(SECOND)).seconds,
+            factor=self.backoff_factor or 2.0,
+            max_s=self.max_backoff.seconds or float("inf"),
+            jitter=self.jitter,
+        )
+
+    @property
+    def retries(self) -> int:
+        """How often to try again; M3's 0 is 2."""
+        return self.max_retries or 2
+
+
+class ServiceIDConfig(Section):
+    """``serviceID: {name, environment, zone}``."""
+
+    name: str = ""
+    environment: str = ""
+    zone: str = ""
+
+
+class KVOverride(Section):
+    """``kvConfig`` and ``topicServiceOverride``: what is empty is the KV client's own."""
+
+    zone: str = ""
+    environment: str = ""
+    namespace: str = ""
+
+
+class CodecConfig(Section):
+    """Largest frame, length prefix included."""
+
+    max_message_size: int = 4 << 20
+    bytes_pool: Meaningless = None
