@@ -23,6 +23,10 @@ _log = log.logger(__name__)
 _LONG_FRAME = 65536
 _COPY_BELOW = 65536
 """A smaller batch is copied out of its staging buffer, which then stays in use."""
+_BUSY_BATCHES = 4
+"""A worker with this many batches in hand gains nothing from a small one more."""
+_PATIENCE = 20
+"""Batches that would only join a queue are given this many times the usual delay to grow."""
 _FREE_BUFFERS = 16
 _FREE_BUFFER_BYTES = 32 << 20
 
@@ -283,14 +287,14 @@ class Intake:
             self.pool.give(batch.buffer)
             batch.payload, batch.buffer = bytes(batch.payload), None
 
-    def cut_due(self, mono_ns: int) -> None:
-        """Cuts where the worker has little to do, or a batch has waited for long enough."""
+    def cut_due(self, mono_ns: int, more_comes: bool) -> None:
+        """Cuts where nothing more is about to come and the worker has little to do, or a batch has waited for long enough."""
         for worker, staging in enumerate(self._stagings):
             if staging.used == 0:
                 continue
             stream = self._flow.streams[worker]
-            busy = stream.inflight >= 4 or stream.waiting_bytes > 0
-            delay = self._options.batch_delay_ns * (20 if stream.waiting_bytes > 0 else 1)
+            busy = more_comes or stream.inflight >= _BUSY_BATCHES or stream.waiting_bytes > 0
+            delay = self._options.batch_delay_ns * (_PATIENCE if stream.waiting_bytes > 0 else 1)
             if not busy or mono_ns - staging.opened_ns >= delay:
                 self.cut(worker, mono_ns)
 

@@ -334,7 +334,7 @@ def _worker(buf, origin, at, stop, owners):
     found, id_at, id_stop = _metric_id(at, stop)
     if not found:
         return np.int64(0)
-    shard = np.int64(murmur3_32(buf, np.int64(id_at - origin), np.int64(id_stop - id_at))) % len(owners)
+    shard = murmur3_32(buf, np.int64(id_at - origin), np.int64(id_stop - id_at)) % np.uint32(len(owners))
     return np.int64(max(owners[shard], 0))
 
 

@@ -16,7 +16,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.front import figures as names
-from aggregator.front import links
+from aggregator.front import kernels, links
 from aggregator.front.clients import Clients
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow, WorkerStream
@@ -54,6 +54,8 @@ class Front:
         self._listening = False
         self._reading = False
         self._read_at_ns = 0
+        self._loaded = False
+        """Whether the last round of reading brought much."""
         self._sweep_at_ns = 0
         self._stats_at_ns = 0
         self._drain_until_ns = 0
@@ -98,7 +100,7 @@ class Front:
         if self._reading and self._clients.readers.fileno() in ready:
             self._read_round(mono)
         self._flow.step(mono)
-        self._intake.cut_due(mono)
+        self._intake.cut_due(mono, self._loaded)
         self._clients.flush(mono)
         self._set_reading(not self._flow.paused() and mono >= self._read_at_ns and not self._drain_until_ns)
         if mono >= self._sweep_at_ns:
@@ -132,7 +134,8 @@ class Front:
                 total += self._intake.read(connection, now, mono)
             if self._flow.paused():
                 break
-        if total < _FULL_ROUND_BYTES:
+        self._loaded = total >= _FULL_ROUND_BYTES
+        if not self._loaded:
             self._read_at_ns = mono + self._options.read_interval_ns
 
     def _set_reading(self, wanted: bool) -> None:
@@ -282,6 +285,7 @@ def run(options: FrontOptions) -> int:
     process.die_with_parent(options.parent_pid)
     log.configure(options.log_level, process="front")
     try:
+        kernels.warm()
         return Front(options).run()
     except Exception as error:
         _log.error("the front failed", exception=error, listen_address=options.listen_address)

@@ -1,0 +1,223 @@
+"""Order, credits and waiting, without sockets."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aggregator import ipc
+from aggregator.front.flow import Batch, Flow, WorkerStream
+
+SHARDS = ipc.Shards(1, 1, [])
+EXPIRE = ipc.Expire()
+CREDIT = 100
+STALL = 1000
+
+
+class FakeLink:
+    """Takes messages until told to block."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Any, bytes | None]] = []
+        self.open = True
+        self.closed = False
+
+    def send(self, header: Any, payload: Any) -> bool:
+        if self.open:
+            self.sent.append((header, payload))
+        return self.open
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def batch(size: int, stamp: int = 0) -> Batch:
+    return Batch(stamp, b"x" * size, [1], [size], [1])
+
+
+def started(flow: Flow, worker: int) -> tuple[WorkerStream, FakeLink]:
+    stream, link = flow.stream(worker), FakeLink()
+    stream.attach(link, 1)
+    assert stream.order(SHARDS, 1, 0, 0)
+    flow.step(0)
+    return stream, link
+
+
+def fill(stream: WorkerStream, enough: Callable[[], bool], mono: int = 0) -> None:
+    for _ in range(1000):
+        if enough():
+            return
+        stream.put(batch(10), mono)
+    raise AssertionError("never enough")
+
+
+def test_no_batch_before_the_shards() -> None:
+    stream, link = Flow(CREDIT, 1000, STALL).stream(0), FakeLink()
+    stream.put(batch(5, stamp=3), 0)
+    stream.attach(link, 1)
+    stream.put(batch(5, stamp=7), 0)
+    assert link.sent == []
+    stream.order(SHARDS, 1, 9, 0)
+    assert [(type(header), header.now_ns) for header, _ in link.sent] == [
+        (ipc.Order, 3),
+        (ipc.Batch, 3),
+        (ipc.Batch, 7),
+    ]
+
+
+def test_a_batch_larger_than_the_credit_goes_alone() -> None:
+    stream, link = started(Flow(CREDIT, 1000, STALL), 0)
+    assert stream.put(batch(3 * CREDIT), 0)
+    assert not stream.put(batch(1), 0)
+    stream.acked(0, 0)
+    assert len(link.sent) == 3
+
+
+def test_slow_workers_pause_reading_and_lose_nothing() -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    stream, _ = started(flow, 0)
+    started(flow, 1)
+    assert not flow.paused()
+    fill(stream, flow.paused)
+    assert flow.discarding() == frozenset()
+
+
+def test_a_stalled_worker_s_messages_are_discarded_when_its_part_is_full() -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    stream, _ = started(flow, 0)
+    started(flow, 1)
+    fill(stream, lambda: not stream.put(batch(10), 0))
+    flow.step(STALL + 1)
+    assert not flow.paused()
+    fill(stream, lambda: flow.discarding() == frozenset({0}))
+    assert stream.waiting_bytes <= 1000
+    assert not flow.paused()
+
+
+def test_a_recovering_worker_lags_until_its_queue_is_empty() -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    stream, _ = started(flow, 0)
+    started(flow, 1)
+    fill(stream, lambda: stream.waiting_bytes > 300)
+    flow.step(STALL + 1)
+    seq = 0
+    while stream.waiting_bytes:
+        assert stream.acked(seq, STALL + 2) is not None
+        seq += 1
+        flow.step(STALL + 2)
+        assert stream.lagging == (stream.waiting_bytes > 0)
+        assert not flow.paused()
+
+
+def test_if_all_lag_nothing_is_discarded_and_reading_pauses_when_full() -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    streams = [flow.stream(worker) for worker in range(2)]
+    fill(streams[0], flow.paused)
+    assert flow.discarding() == frozenset()
+    assert 1000 <= streams[0].waiting_bytes <= 1010
+
+
+def test_acks_of_another_incarnation_are_ignored() -> None:
+    stream, link = started(Flow(CREDIT, 1000, STALL), 0)
+    stream.put(batch(10), 0)
+    dropped = stream.detach()
+    assert link.closed
+    assert [len(b.payload) for b in dropped.batches] == [10]
+    assert stream.acked(0, 0) is None
+    assert stream.unacked_bytes == 0
+
+
+class Stream(RuleBasedStateMachine):
+    """Any interleaving of input, acks, blocked links and deaths keeps order, stamps and bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = Flow(CREDIT, 1000, STALL)
+        self.stream = self.flow.stream(0)
+        self.link: FakeLink | None = None
+        self.epoch = 0
+        self.clock = 0
+        self.put_numbers: list[int] = []
+        self.sent_numbers: list[int] = []
+        self.number = 0
+        self.expected: list[Any] = []
+        """What the current incarnation must get after its shards, in order."""
+        self.acked = 0
+
+    @rule(size=st.integers(8, 90))
+    def put(self, size: int) -> None:
+        self.clock += 1
+        self.number += 1
+        payload = self.number.to_bytes(8, "big") + b"x" * (size - 8)
+        self.stream.put(Batch(self.clock, payload, [1], [size], [1]), self.clock)
+        self.expected.append(payload)
+
+    @precondition(lambda self: self.link is None)
+    @rule()
+    def attach(self) -> None:
+        self.epoch += 1
+        self.link = FakeLink()
+        self.acked = 0
+        self.stream.attach(self.link, self.epoch)
+        self.clock += 1
+        assert self.stream.order(SHARDS, self.epoch, self.clock, self.clock)
+
+    @precondition(lambda self: self.link is not None)
+    @rule()
+    def order(self) -> None:
+        self.clock += 1
+        assert self.stream.order(EXPIRE, self.epoch, self.clock, self.clock)
+        self.expected.append(EXPIRE)
+
+    @rule()
+    def stale(self) -> None:
+        assert not self.stream.order(EXPIRE, self.epoch + 1, self.clock, self.clock)
+
+    @precondition(lambda self: self.link is not None)
+    @rule(is_open=st.booleans())
+    def block(self, is_open: bool) -> None:
+        assert self.link is not None
+        self.link.open = is_open
+        self.flow.step(self.clock)
+
+    @precondition(lambda self: self.stream.inflight > 0)
+    @rule()
+    def ack(self) -> None:
+        assert self.stream.acked(self.acked, self.clock) is not None
+        self.acked += 1
+
+    @precondition(lambda self: self.link is not None)
+    @rule()
+    def die(self) -> None:
+        assert self.link is not None
+        sent = self._sent()
+        dropped = self.stream.detach()
+        unacked = [entry for entry in sent if isinstance(entry, bytes)][self.acked :]
+        assert [bytes(b.payload) for b in dropped.batches] == unacked
+        left = self.expected[len(sent) :]
+        assert sum(isinstance(entry, ipc.Expire) for entry in left) == dropped.commands.count(EXPIRE)
+        self.expected = [entry for entry in left if isinstance(entry, bytes)]
+        self.link = None
+
+    def _sent(self) -> list[Any]:
+        assert self.link is not None
+        everything = [h.command if isinstance(h, ipc.Order) else payload for h, payload in self.link.sent]
+        return everything[1:]
+
+    @invariant()
+    def order_stamps_and_bounds_hold(self) -> None:
+        assert self.stream.unacked_bytes <= CREDIT
+        if self.link is None:
+            return
+        sent = self._sent()
+        assert sent == self.expected[: len(sent)]
+        stamps = [header.now_ns for header, _ in self.link.sent]
+        assert stamps == sorted(stamps)
+        waiting = [entry for entry in self.expected[len(sent) :] if isinstance(entry, bytes)]
+        assert self.stream.waiting_bytes == sum(map(len, waiting))
+
+
+Stream.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestStream = Stream.TestCase
