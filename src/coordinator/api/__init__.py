@@ -1,1 +1,15 @@
-"""Contents to follow."""
+"""The admin HTTP API: placements and topics (reference/cluster.md §11 to §14).
+
+``routes``     ``admin_routes``: all routes (open this first)
+``placement``  placement handlers
+``topic``      topic handlers
+``health``     ``/health``
+``answers``    what all of them share: headers, errors, M3's JSON
+
+May import ``m3cluster`` and ``m3x``.
+"""
+
+from coordinator.api.answers import not_found
+from coordinator.api.routes import admin_routes
+
+__all__ = ["admin_routes", "not_found"]

@@ -2,8 +2,14 @@
 
 ``model``      the structs (open this first)
 ``codec``      structs ↔ protobuf bytes
+``validate``   the rules that every stored placement meets
+``options``    kinds of placement, cutover times
+``select``     candidates → instances and shard sets
+``layout``     distribution of shards by weight and isolation group
+``algorithm``  sharded, mirrored, non-sharded placements on top of it
+``service``    placements in the store
 
-Imports ``m3cluster.proto`` and ``m3cluster.kv`` only.
+Imports ``m3cluster.proto``, ``m3cluster.kv`` and ``m3cluster.keys`` only.
 """
 
 from m3cluster.placement.codec import (
@@ -13,15 +19,34 @@ from m3cluster.placement.codec import (
     encode_staged_placement,
 )
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
+from m3cluster.placement.options import CutoverTimes, PlacementError, PlacementOptions
+from m3cluster.placement.service import (
+    NoPlacementError,
+    PlacementExistsError,
+    PlacementService,
+    VersionNotKeptError,
+    read_placement,
+)
+from m3cluster.placement.validate import InvalidPlacementError, validate
 
 __all__ = [
     "NEVER_NS",
+    "CutoverTimes",
     "Instance",
+    "InvalidPlacementError",
+    "NoPlacementError",
     "Placement",
+    "PlacementError",
+    "PlacementExistsError",
+    "PlacementOptions",
+    "PlacementService",
     "Shard",
     "ShardState",
+    "VersionNotKeptError",
     "decode_placement",
     "decode_staged_placement",
     "encode_placement",
     "encode_staged_placement",
+    "read_placement",
+    "validate",
 ]

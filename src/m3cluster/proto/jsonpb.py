@@ -31,10 +31,8 @@ _DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_consta
 def first_value(text: str | bytes) -> Any:
     """The first JSON value of a request body, numbers kept as written; raises ``JSONError`` with Go's texts."""
     if isinstance(text, bytes):
-        try:
-            text = text.decode()
-        except UnicodeDecodeError as error:
-            raise JSONError(f"the body is not UTF-8: {error}") from error
+        # Go takes what is not UTF-8 for U+FFFD.
+        text = text.decode(errors="replace")
     body = text.lstrip(" \t\r\n")
     if not body:
         raise JSONError("EOF")
@@ -126,7 +124,8 @@ def _parse_value(field: Field, raw: Any) -> Any:
         return _integer(Kind.INT32, raw)
     if field.kind is Kind.STRING:
         if isinstance(raw, str) and not isinstance(raw, _Number):
-            return raw
+            # Half a surrogate pair ("\\ud800") is U+FFFD, too.
+            return raw if raw.isascii() else raw.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type string")
     if field.kind is Kind.BOOL:
         if isinstance(raw, bool):
@@ -151,6 +150,8 @@ def _as_number(raw: Any, go_type: str) -> _Number:
     if isinstance(raw, _Number):
         return raw
     if isinstance(raw, str):
+        if not raw.strip(" \t\r\n"):
+            raise JSONError("unexpected end of JSON input")
         inner = first_value(raw)
         if isinstance(inner, _Number):
             return inner

@@ -1,0 +1,121 @@
+"""Placements of one service in the store: read with their versions, made, checked, written (reference/cluster.md §7, §8.4)."""
+
+import random
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from m3cluster.keys import placement_key
+from m3cluster.kv.store import KeyNotFoundError, Store, VersionMismatchError
+from m3cluster.placement.algorithm import choose
+from m3cluster.placement.codec import (
+    decode_placement,
+    decode_staged_placement,
+    encode_placement,
+    encode_staged_placement,
+)
+from m3cluster.placement.model import Instance, Placement
+from m3cluster.placement.options import PlacementError, PlacementOptions
+from m3cluster.placement.select import select_initial
+from m3cluster.placement.validate import validate
+
+__all__ = ["NoPlacementError", "PlacementExistsError", "PlacementService", "VersionNotKeptError", "read_placement"]
+
+
+class NoPlacementError(PlacementError):
+    """The service has no placement."""
+
+
+class PlacementExistsError(PlacementError):
+    """The service has a placement already."""
+
+
+class VersionNotKeptError(PlacementError):
+    """An earlier version that the store does not keep."""
+
+
+async def read_placement(store: Store, key: str, *, is_staged: bool) -> Placement:
+    """The placement under a key, with the key's version. Raises ``NoPlacementError``, ``DecodeError``, ``KVError``."""
+    try:
+        value = await store.get(key)
+    except KeyNotFoundError:
+        raise NoPlacementError("key not found") from None
+    decode: Callable[[bytes, int], Placement] = decode_staged_placement if is_staged else decode_placement
+    return decode(value.data, value.version)
+
+
+class PlacementService:
+    """The placement of one service in one environment.
+
+    ``dry_run`` does everything but write. ``rng`` decides where M3 decides by chance.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        environment: str,
+        service: str,
+        options: PlacementOptions,
+        *,
+        dry_run: bool = False,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._store = store
+        self._key = placement_key(environment, service)
+        self._options = options
+        self._dry_run = dry_run
+        self._rng = rng
+
+    @property
+    def key(self) -> str:
+        """The placement's key."""
+        return self._key
+
+    async def placement(self) -> Placement:
+        """The current placement. Raises ``NoPlacementError``, ``DecodeError``, ``KVError``."""
+        return await read_placement(self._store, self._key, is_staged=self._options.is_staged)
+
+    async def placement_for_version(self, version: int) -> Placement:
+        """The placement as it was at a version. Raises as ``placement`` does, and ``PlacementError`` for a version that is none.
+
+        The stores keep the current version only: an earlier one is a ``VersionNotKeptError``.
+        """
+        if version < 0:
+            raise PlacementError("bad request")
+        current = await self.placement()
+        if version == 0:
+            raise PlacementError(f"could not find version 0 for key {self._key}")
+        if version > current.version:
+            raise PlacementError("invalid number of placements returned: 0, expecting 1")
+        if version < current.version:
+            raise VersionNotKeptError(
+                f"version {version} of {self._key} is not kept; the current version is {current.version}"
+            )
+        return current
+
+    async def init(self, candidates: Iterable[Instance], num_shards: int, replica_factor: int) -> Placement:
+        """Makes and stores the first placement; its ``version`` is 0, as M3 reports it, though the key's is 1.
+
+        Raises ``PlacementExistsError``, ``PlacementError`` (no such placement can be made), ``InvalidPlacementError``, ``KVError``.
+        """
+        if num_shards < 0:
+            raise PlacementError(f"could not build initial placement, invalid numShards {num_shards}")
+        if replica_factor <= 0:
+            raise PlacementError(f"could not build initial placement, invalid replica factor {replica_factor}")
+        selected = select_initial(candidates, replica_factor, self._options)
+        placement = choose(self._options, self._rng).initial(selected, num_shards, replica_factor)
+        validate(placement)
+        data, stored = self._encode(placement)
+        if not self._dry_run:
+            try:
+                await self._store.set_if_not_exists(self._key, data)
+            except VersionMismatchError:
+                raise PlacementExistsError("key already has a value") from None
+        return stored
+
+    def _encode(self, placement: Placement) -> tuple[bytes, Placement]:
+        """The bytes to store and the placement as they say it: a staged one has a cutover time of 0."""
+        if not self._options.is_staged:
+            return encode_placement(placement), placement
+        stored = msgspec.structs.replace(placement, cutover_time_ns=0)
+        return encode_staged_placement(stored), stored
