@@ -1,0 +1,255 @@
+"""Carbon lines: compiled against plain parsing, rules, and the server."""
+
+import asyncio
+import contextlib
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
+from coordinator.config.cluster import Namespace
+from coordinator.downsample import Downsampler
+from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
+from coordinator.write.carbon import MAX_LINE_BYTES
+from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
+from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile_rules, tags_of
+from m3metrics.ids import decode_tags
+from m3x.config import Duration
+from m3x.instrument import Registry
+
+SECOND = 10**9
+NAMESPACES = [Namespace("ten", 10 * SECOND, 21600 * SECOND), Namespace("minute", 60 * SECOND, 172800 * SECOND)]
+TEN = CarbonPolicyConfig(resolution=Duration(10 * SECOND), retention=Duration(21600 * SECOND))
+MINUTE = CarbonPolicyConfig(resolution=Duration(60 * SECOND), retention=Duration(172800 * SECOND))
+
+
+def _rule(pattern: str = "", kind: str = "mean", **more: Any) -> CarbonRuleConfig:
+    return CarbonRuleConfig(**{"pattern": pattern, "aggregation": AggregationConfig(type=kind), "policies": [TEN], **more})
+
+
+@pytest.fixture
+def make_ingester(sink: Any, registry: Registry) -> Callable[..., CarbonIngester]:
+    def make(*rules: CarbonRuleConfig, cleanup: bool = False) -> CarbonIngester:
+        compiled = compile_rules(CarbonIngesterConfig(rules=list(rules) or None), NAMESPACES)
+        return CarbonIngester(
+            compiled, Downsampler(NAMESPACES), SeriesCache(4096, 8 << 20), sink, registry.scope("carbon"), cleanup=cleanup
+        )
+
+    return make
+
+
+def _buffer(data: bytes) -> Any:
+    return np.frombuffer(bytearray(data) or bytearray(1), np.uint8)[: len(data)]
+
+
+def _path(metric: Any) -> bytes:
+    return b".".join(value for name, value in decode_tags(metric.id) if name.startswith(b"__g"))
+
+
+# --- lines ---
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"foo.bar.zed 45565.02 1428951394", (b"foo.bar.zed", 45565.02, 1428951394)),
+        (b"foo.bar.quad  10 1428951394", (b"foo.bar.quad", 10.0, 1428951394)),
+        (b"foo.bar.negative -18000.000000 1429480924", (b"foo.bar.negative", -18000.0, 1429480924)),
+        (b"short 1 1", (b"short", 1.0, 1)),
+        (b"a 0x1p-2 +5", (b"a", 0.25, 5)),
+        (b"a 1_000 -5", (b"a", 1000.0, -5)),
+        (b"a -Infinity 007", (b"a", -math.inf, 7)),
+        ("ключ 1e3 1".encode(), ("ключ".encode(), 1000.0, 1)),
+    ],
+)
+def test_lines(line: bytes, expected: tuple[bytes, float, int]) -> None:
+    assert parse_line(line) == expected
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "-nan", "-NAN"])
+def test_nan_is_that_of_the_original(text: str) -> None:
+    assert struct.pack("<d", parse_value(text)).hex() == "010000000000f87f"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        *((text, "malformed") for text in (b"", b" ", b"  ", b"a ", b"a 1", b"a 1 ", b"a  1", b" 1 1", b"foo", b"foo 1 2 bar", b"foo 1 2 ")),
+        *((b"foo " + text + b" 1", "bad_value") for text in (b"bar", b"+nan", b"1e400", b"0x1", b"--inf", b"1\t", b"1__0", b"\xd9\xa3", b".", b"e5")),
+        *((b"foo 1 " + text, "bad_timestamp") for text in (b"zed", b"1.5", b"9223372036854775808", b"1_0", b"9" * 5000, b"\xd9\xa3")),
+        (b"foo\xff 1 1", "not_utf8"),
+        (b"foo 1 1\xff", "not_utf8"),
+    ],
+)  # fmt: skip
+def test_bad_lines(line: bytes, reason: str) -> None:
+    with pytest.raises(CarbonLineError) as caught:
+        parse_line(line)
+    assert caught.value.reason == reason
+
+
+_token = st.one_of(
+    st.text(alphabet="ab.-:# \t0é", max_size=6),
+    st.integers(-(1 << 64), 1 << 64).map(str),
+    st.floats().map(repr),
+    st.floats(-1e6, 1e6).map(lambda value: f"{value:.4f}"),
+    st.sampled_from(["1.", ".5", "-", "+3", "nan", "0.000000000000000000000001", "123456789012345", "1234567890123456.5", "1e3"]),
+)
+_line = st.lists(_token, min_size=1, max_size=4).map(" ".join)
+
+
+@given(st.lists(_line, max_size=5), st.sampled_from(["\n", "\r\n"]))
+def test_compiled_lines_are_the_plain_ones(lines: list[str], end: str) -> None:
+    data = "".join(line + end for line in lines).encode() + b"rest"
+    room = len(lines) + 1
+    path_at, path_size, values, times = np.zeros(room, np.uint32), np.zeros(room, np.uint32), np.zeros(room), np.zeros(room, np.int64)
+    odd, odd_end = np.zeros(room, np.int64), np.zeros(room, np.int64)
+    n, n_odd, stop = kernels.carbon_lines(_buffer(data), 0, len(data), path_at, path_size, values, times, odd, odd_end)
+    assert data[stop:] == b"rest"
+    split = [line.removesuffix(b"\r") for line in data[:stop].split(b"\n")[:-1]]
+    assert n == len(split)
+    left = dict(zip(odd[:n_odd].tolist(), odd_end[:n_odd].tolist(), strict=True))
+    for k, line in enumerate(split):
+        begin = int(path_at[k])
+        if k in left:
+            assert data[begin : left[k]] == line
+        else:
+            name, value, seconds = parse_line(line)
+            assert data[begin : begin + int(path_size[k])] == name
+            assert struct.pack("<d", values[k]) == struct.pack("<d", value)
+            assert times[k] == seconds
+
+
+def test_columns_that_are_full_stop_the_scan() -> None:
+    data = b"a 1 1\n" * 5
+    columns = np.zeros(2, np.uint32), np.zeros(2, np.uint32), np.zeros(2), np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)
+    assert kernels.carbon_lines(_buffer(data), 0, len(data), *columns) == (2, 0, 12)
+
+
+# --- paths and rules ---
+
+
+@pytest.mark.parametrize(
+    ("path", "clean"),
+    [
+        (b"foo$$.bar%%.baz@@", b"foo_.bar_.baz_"),
+        (b"foo...bar..baz", b"foo.bar.baz"),
+        (b"..foo.bar.baz", b"foo.bar.baz"),
+        (b"foo.bar.baz..", b"foo.bar.baz"),
+        (b"foo.bar.baz", b"foo.bar.baz"),
+        (b"a_@b", b"a_b"),
+        (b"a@_b", b"a__b"),
+        (b".", b""),
+    ],
+)
+def test_cleanup(path: bytes, clean: bytes) -> None:
+    assert clean_path(path) == clean
+
+
+def test_tags_of_paths() -> None:
+    assert tags_of(b"a.b.") == [(b"__g0__", b"a"), (b"__g1__", b"b")]
+    assert tags_of(b".a") == [(b"__g0__", b""), (b"__g1__", b"a")]
+    with pytest.raises(ValueError, match="carbon metric: a..b has duplicate separator"):
+        tags_of(b"a..b")
+    with pytest.raises(ValueError, match="cannot generate tags from empty name"):
+        tags_of(b"")
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        (_rule("a", contains="b"), r"rules\[0\]: pattern and contains"),
+        (_rule("("), r"pattern '\(' cannot be compiled"),
+        (_rule("a", "median9"), "invalid aggregation type: median9"),
+        (_rule("a", policies=[TEN, TEN]), "10s:6h is given twice"),
+        (_rule("a", policies=[CarbonPolicyConfig(resolution=Duration(7 * SECOND), retention=Duration(SECOND))]), "no aggregated namespace 7s:1s"),
+        (_rule("a", policies=[TEN, MINUTE], aggregation=AggregationConfig(enabled=False)), "one resolution"),
+    ],
+)  # fmt: skip
+def test_rules_that_cannot_work(rule: CarbonRuleConfig, error: str) -> None:
+    with pytest.raises(CarbonRulesError, match=error):
+        compile_rules(CarbonIngesterConfig(rules=[rule]), NAMESPACES)
+
+
+def test_patterns_mean_what_they_mean_in_go() -> None:
+    (rule,) = compile_rules(CarbonIngesterConfig(rules=[_rule(r"^[[:alpha:]]+\.\d\z")]), NAMESPACES)
+    assert rule.matches("abc.7")
+    assert not rule.matches("abc.٧")
+    assert not rule.matches("a1.7")
+
+
+async def test_first_match_wins_unless_it_continues(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
+    ingester = make_ingester(_rule("x", "min", continue_=True), _rule("", "max", contains="x.y"), _rule("y", "sum"))
+    await ingester.ingest(_buffer(b"x.y 1 1\nx 2 1\ny 3 1\nz 4 1\n"))
+    assert [(m.value, m.metadatas[0].pipelines[0].aggregation_id) for m in sink.metrics] == [(1, 4), (1, 8), (2, 4), (3, 128)]
+
+
+async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
+    ingester = make_ingester()
+    lines = [b"series.%d %d.5 %d" % (i % 700, i, 1_700_000_000 + i) for i in range(10_000)]
+    data = b"\n".join(lines) + b"\npart"
+    assert await ingester.ingest(_buffer(data)) == len(data) - 4
+    assert [(m.value, m.time_ns) for m in sink.metrics] == [(i + 0.5, (1_700_000_000 + i) * SECOND) for i in range(10_000)]
+    assert _path(sink.metrics[701]) == b"series.1"
+    assert len(sink.metrics[0].metadatas[0].pipelines[0].storage_policies) == 2
+
+
+# --- the server ---
+
+
+async def _send(port: int, data: bytes) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+async def test_server_skips_bad_lines_and_keeps_the_connection(
+    make_ingester: Callable[..., CarbonIngester], sink: Any, registry: Registry
+) -> None:
+    server = CarbonServer(make_ingester(), registry.scope("carbon"))
+    async with server.serve("127.0.0.1", 0) as port:
+        garbage = b"\x00\xff\n" + b"x" * (MAX_LINE_BYTES + 100_000) + b"\nno value\na..b 1 1\n"
+        await _send(port, b"first 1 1\n" + garbage + b"last 2 2")
+        await _until(lambda: len(sink.metrics) == 2)
+    assert [(_path(m), m.value) for m in sink.metrics] == [(b"first", 1), (b"last", 2)]
+    counted = {reason: registry.counter("carbon_malformed", reason=reason) for reason in ("malformed", "not_utf8", "too_long", "bad_path")}
+    assert counted == {"malformed": 1, "not_utf8": 1, "too_long": 1, "bad_path": 1}
+    assert registry.counter("carbon_success") == 2
+
+
+async def test_server_holds_senders_back_while_nothing_can_be_sent(
+    make_ingester: Callable[..., CarbonIngester], sink: Any, registry: Registry
+) -> None:
+    server = CarbonServer(make_ingester(), registry.scope("carbon"))
+    sink.refusal = "no topic"
+    async with server.serve("127.0.0.1", 0) as port:
+        await _send(port, b"a 1 1\n")
+        await _until(lambda: sink.asked > 0)
+        assert sink.metrics == []
+        sink.refusal = None
+        await _until(lambda: len(sink.metrics) == 1)
+
+
+async def test_server_ends_with_connections_open(make_ingester: Callable[..., CarbonIngester], registry: Registry) -> None:
+    server = CarbonServer(make_ingester(), registry.scope("carbon"))
+    async with server.serve("127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"half a li")
+        await writer.drain()
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
