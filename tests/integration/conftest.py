@@ -1,5 +1,6 @@
 """Real processes on loopback: a deployment of one coordinator and aggregators on free ports, with everything in a temporary directory."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -182,10 +183,10 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """A deployment whose processes are ended whatever happens; logs are shown when the test fails."""
-    result = Deployment(tmp_path)
+@contextlib.contextmanager
+def deployed(folder: Path) -> Iterator[Deployment]:
+    """A deployment whose processes are ended whatever happens; the ends of their logs are printed for a failing test."""
+    result = Deployment(folder)
     try:
         yield result
     finally:
@@ -198,12 +199,26 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment of one test."""
+    with deployed(tmp_path) as result:
+        yield result
+
+
+@pytest.fixture(scope="module")
+def module_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment that all tests of a module share."""
+    with deployed(tmp_path_factory.mktemp("deployment")) as result:
+        yield result
+
+
+@pytest.fixture(scope="session")
 def wait() -> Callable[..., Any]:
     """``wait_for`` for test modules."""
     return wait_for
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http_get() -> Callable[[str], tuple[int, str]]:
     """``get`` for test modules."""
     return get
