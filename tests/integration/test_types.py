@@ -1,4 +1,4 @@
-"""All metric and aggregation types through a real instance: m3msg into port 6000, outputs at a recording consumer, values recomputed here."""
+"""All metric and aggregation types through a real instance: m3msg in, outputs at a recording consumer, values recomputed here."""
 
 import math
 import socket

@@ -1,0 +1,22 @@
+"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``) and ``engine`` (``bench.engine_bench``)."""
+
+import sys
+
+
+def main() -> int:
+    """Dispatches to the benchmark."""
+    command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if command in ("ingest", "steady"):
+        from bench.ingest import run  # noqa: PLC0415 - --help must not load the kernels
+
+        return run(command, rest)
+    if command == "engine":
+        from bench.engine_bench import main as engine  # noqa: PLC0415
+
+        return engine(rest)
+    print("usage: scripts/bench ingest|steady|engine [options]; each has --help", file=sys.stderr)
+    return 0 if command in ("--help", "-h") else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""``scripts/bench ingest`` and ``scripts/bench steady``: load on a real instance, and what it costs.
+
+``ingest`` replays messages as fast as they are acked; ``steady`` sends every series once per resolution (or at ``--rate``) and measures
+ingest, flush and forward together. CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server CPU second is the
+figure to compare, since machines are noisy.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import IO, Any
+
+from bench.instance import Aggregator
+from bench.load import KINDS, TIMER_VALUES
+
+
+class SinkProcess:
+    """``bench.sink`` in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.sink"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.address = self._output.readline().strip()
+
+    @property
+    def _output(self) -> IO[str]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def summary(self) -> dict[str, Any]:
+        """What it has received so far."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        result: dict[str, Any] = json.loads(self._output.readline())
+        return result
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def arguments(command: str, values: list[str]) -> argparse.Namespace:
+    """Options of both commands."""
+    parser = argparse.ArgumentParser(prog=f"scripts/bench {command}", description=__doc__)
+    parser.add_argument("--kind", choices=KINDS, default="timed")
+    parser.add_argument("--series", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=10.0 if command == "ingest" else 60.0)
+    parser.add_argument("--workers", type=int, default=1 if command == "ingest" else os.cpu_count() or 1)
+    parser.add_argument("--connections", type=int, default=2)
+    parser.add_argument("--resolution", default="10s", help="window, whole seconds: 10s")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="messages a second; steady: default one per series and window"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    return parser.parse_args(values)
+
+
+def run(command: str, values: list[str]) -> int:
+    """Measures and prints; exit code 1 if something that was sent is not acked, or a counter run's sums differ."""
+    options = arguments(command, values)
+    resolution_s = int(options.resolution.removesuffix("s"))
+    rate = options.rate or (options.series / resolution_s if command == "steady" else 0.0)
+    sink = SinkProcess()
+    try:
+        with Aggregator(options.workers, sink.address) as aggregator:
+            load = [
+                sys.executable, "-m", "bench.load", "--target", aggregator.target, "--kind", options.kind, "--series", str(options.series),
+                "--seconds", str(options.seconds), "--connections", str(options.connections), "--resolution", str(resolution_s),
+                "--rate", str(rate),
+            ]  # fmt: skip
+            with subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                # Building the messages is not measured.
+                process.stderr.readline()
+                before, memory_before = aggregator.cpu(), aggregator.memory_mib()
+                line = process.stdout.readline()
+                after, memory_loaded = aggregator.cpu(), aggregator.memory_mib()
+                errors = process.stderr.read()
+            if not line:
+                print(f"the load generator failed: {errors}", file=sys.stderr)
+                return 1
+            result = json.loads(line)
+            flushed = _wait_for_output(sink, resolution_s)
+            end, memory_end = aggregator.cpu(), aggregator.memory_mib()
+    finally:
+        sink.close()
+    return _report(command, options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
+
+
+def _wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
+    """Until nothing has come out for longer than two windows and the past buffer."""
+    quiet = 2 * resolution_s + 8
+    started = time.time()
+    while True:
+        summary = sink.summary()
+        if time.time() - max(summary["last_at"], started) > quiet:
+            return summary
+        time.sleep(0.5)
+
+
+def _report(
+    command: str,
+    options: argparse.Namespace,
+    result: dict[str, Any],
+    flushed: dict[str, Any],
+    cpu: tuple[dict[str, float], dict[str, float], dict[str, float]],
+    memory: tuple[dict[str, float], dict[str, float], dict[str, float]],
+) -> int:
+    before, after, end = cpu
+    spent = {name: after[name] - before.get(name, 0.0) for name in after}
+    total = sum(spent.values())
+    all_in = sum(end.values()) - sum(before.values())
+    messages = max(result["acked"], 1)
+    samples = messages * (TIMER_VALUES if options.kind == "timer" else 1)
+    sums_right = options.kind != "counter" or flushed["total"] == result["value_sum"]
+    figures = {
+        "kind": options.kind, "series": options.series, "workers": options.workers, "message_bytes": result["message_bytes"],
+        "sent": result["sent"], "acked": result["acked"], "seconds": round(result["seconds"], 2),
+        "messages_per_second": round(messages / result["seconds"]),
+        "messages_per_cpu_second": round(messages / total) if total else 0,
+        "us_per_message": round(total / messages * 1e6, 3),
+        "values_per_cpu_second": round(samples / total) if total else 0,
+        "cpu_seconds": {name: round(value, 2) for name, value in spent.items()},
+        "flushed_values": flushed["messages"], "flushed_sum_equals_sent": sums_right if options.kind == "counter" else None,
+        "us_per_message_all_in": round(all_in / messages * 1e6, 3),
+        "mib": {name: round(value, 1) for name, value in memory[2].items()},
+        "mib_total": {"start": round(sum(memory[0].values())), "loaded": round(sum(memory[1].values())), "end": round(sum(memory[2].values()))},
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        _print(command, figures)
+    complete = result["sent"] == result["acked"] and sums_right and not result["failed"]
+    return 0 if complete else 1
+
+
+def _print(command: str, f: dict[str, Any]) -> None:
+    print(f"{command} {f['kind']}: {f['series']} series, {f['workers']} workers, {f['message_bytes']} bytes a message")
+    print(
+        f"  sent {f['sent']}, acked {f['acked']} in {f['seconds']} s = {f['messages_per_second'] / 1e3:.0f} k messages/s"
+    )
+    print(
+        f"  {f['messages_per_cpu_second'] / 1e3:.0f} k messages per server CPU second = {f['us_per_message']} us a message "
+        f"({', '.join(f'{name} {value} s' for name, value in f['cpu_seconds'].items())})"
+    )
+    if f["kind"] == "timer":
+        print(f"  {f['values_per_cpu_second'] / 1e6:.2f} M timer values per server CPU second")
+    print(f"  flushed {f['flushed_values']} values; {f['us_per_message_all_in']} us a message with flush and forward")
+    if f["flushed_sum_equals_sent"] is not None:
+        print(f"  sum of all flushed windows equals what was sent: {'yes' if f['flushed_sum_equals_sent'] else 'NO'}")
+    memory = f["mib_total"]
+    print(
+        f"  MiB: start {memory['start']}, loaded {memory['loaded']}, end {memory['end']} "
+        f"({', '.join(f'{name} {value}' for name, value in f['mib'].items())})"
+    )
