@@ -1,8 +1,8 @@
 """``scripts/bench ingest`` and ``scripts/bench steady``: load on a real instance, and what it costs.
 
 ``ingest`` replays messages as fast as they are acked; ``steady`` sends every series once per resolution (or at ``--rate``) and measures
-ingest, flush and forward together. CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server CPU second is the
-figure to compare, since machines are noisy.
+ingest, flush and forward together. CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server
+CPU second is the figure to compare, since machines are noisy.
 """
 
 import argparse
@@ -132,7 +132,9 @@ def _report(
         "flushed_values": flushed["messages"], "flushed_sum_equals_sent": sums_right if options.kind == "counter" else None,
         "us_per_message_all_in": round(all_in / messages * 1e6, 3),
         "mib": {name: round(value, 1) for name, value in memory[2].items()},
-        "mib_total": {"start": round(sum(memory[0].values())), "loaded": round(sum(memory[1].values())), "end": round(sum(memory[2].values()))},
+        "mib_total": {
+            name: round(sum(m.values())) for name, m in zip(("start", "loaded", "end"), memory, strict=True)
+        },
     }  # fmt: skip
     if options.json:
         print(json.dumps(figures))
