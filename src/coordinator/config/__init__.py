@@ -1,11 +1,10 @@
 """The YAML file of a coordinator as typed sections.
 
-Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the m3msg producer towards the aggregators,
-``carbon`` and ``ingest`` their listeners. Imports ``m3x.config`` and ``m3metrics`` only; nothing here reads files or opens sockets.
+Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators,
+``carbon`` and ``ingest`` their listeners. Imports ``m3x`` and ``m3msg.producer.options`` only; nothing here reads files or opens sockets.
 """
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonRuleConfig
-from coordinator.config.client import ProducerConfig, WriterConfig
 from coordinator.config.cluster import EmbeddedConfig, Namespace, namespaces_of
 from coordinator.config.coordinator import CoordinatorConfig, UnsupportedError, load_coordinator
 from coordinator.config.ingest import IngestConfig
@@ -18,9 +17,7 @@ __all__ = [
     "EmbeddedConfig",
     "IngestConfig",
     "Namespace",
-    "ProducerConfig",
     "UnsupportedError",
-    "WriterConfig",
     "load_coordinator",
     "namespaces_of",
 ]

@@ -204,7 +204,9 @@ class CoordinatorConfig(Section):
                 "aggregated series in a local file"
             )
         if self.write_forwarding is not None:
-            problems.append("writeForwarding: forwarding of writes is not supported by this release; remove the section")
+            problems.append(
+                "writeForwarding: forwarding of writes is not supported by this release; remove the section"
+            )
         return problems
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from coordinator.config.client import CodecConfig, RetryConfig
+from m3msg.producer.options import CodecOptions, RetryOptions
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 
 _MILLISECOND = 1_000_000
@@ -15,7 +15,7 @@ class IngesterConfig(Section):
 
     worker_pool_size: int
     op_pool: Meaningless = None
-    retry: RetryConfig = RetryConfig()
+    retry: RetryOptions = RetryOptions()
     log_sample_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -56,8 +56,8 @@ class ServerConfig(Section):
 class ConsumerConfig(Section):
     """``m3msg.consumer``: acknowledgements."""
 
-    encoder: CodecConfig = CodecConfig()
-    decoder: CodecConfig = CodecConfig()
+    encoder: CodecOptions = CodecOptions()
+    decoder: CodecOptions = CodecOptions()
     message_pool: Meaningless = None
     ack_flush_interval: Duration = Duration(200 * _MILLISECOND)
     ack_buffer_size: int = 1 << 20

@@ -2,17 +2,22 @@
 
 Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``kernels`` are the compiled
 loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes, ``sink`` is what messages are given to. Imports
-``coordinator.downsample``, ``coordinator.config``, ``m3metrics``, ``m3msg`` (batches only) and ``m3x``.
+``coordinator.downsample``, ``coordinator.config``, ``coordinator.store`` and the ``m3*`` packages.
 """
 
 from coordinator.write.carbon import CarbonIngester, CarbonServer
+from coordinator.write.direct import DirectStore, EmbeddedDirectStore
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
+from coordinator.write.topic import IngestTopic
 
 __all__ = [
     "CarbonIngester",
     "CarbonServer",
+    "DirectStore",
+    "EmbeddedDirectStore",
+    "IngestTopic",
     "MessageSink",
     "RefusedError",
     "RemoteWriter",

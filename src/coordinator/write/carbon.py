@@ -17,7 +17,7 @@ from coordinator.write import kernels
 from coordinator.write.batches import SECOND_NS, encode_samples
 from coordinator.write.carbon_line import CarbonLineError, parse_line
 from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
-from coordinator.write.remote_write import DirectSeries, DirectStore
+from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
@@ -33,7 +33,6 @@ _READ_BYTES = 64 << 10
 _LINES = 4096
 _MAX_SECONDS = (1 << 63) // 1_000_000_000
 """Times beyond wrap around in nanoseconds; storage would refuse them."""
-_SCHEME_TAG = (b"__option_id_scheme__", b"graphite")
 
 log = logger(__name__)
 
@@ -136,9 +135,7 @@ class CarbonIngester:
             first, count = self._cache.resolve(
                 data, key_at, key_size, self._contexts[: len(key_at)], _Shifted(make, begin)
             )
-            batch = encode_samples(
-                self._cache, series[part], first, count, times, SECOND_NS, values, num_shards
-            )
+            batch = encode_samples(self._cache, series[part], first, count, times, SECOND_NS, values, num_shards)
             if batch is not None and self._sink is not None:
                 self._sink.produce(batch)
         self._scope.count("success", good - failed)
@@ -153,7 +150,7 @@ class CarbonIngester:
         """What the aggregators get for a path by the rules that match. Raises ``ValueError`` for a path that makes no tags."""
         if self._cleanup:
             path = clean_path(path)
-        tags = [*tags_of(path), _SCHEME_TAG]
+        tags = [*tags_of(path), SCHEME_TAG]
         return [
             spec
             for rule in self._matching(path)
@@ -199,10 +196,14 @@ class CarbonIngester:
     async def _write_direct(self, policy: StoragePolicy, series: list[DirectSeries]) -> None:
         assert self._direct is not None
         try:
-            await self._direct.write(policy, series)
-        except OSError as error:
+            refused = await self._direct.write(policy, series)
+        except DirectWriteError as error:
             self._scope.count("error", len(series))
             log.error_limited("carbon lines could not be stored", lines=len(series), error=str(error))
+            return
+        if refused:
+            self._scope.count("error", len(refused))
+            log.warning_limited("carbon lines refused by storage", lines=len(refused), last=refused[-1])
 
 
 class _Shifted:

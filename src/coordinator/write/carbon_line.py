@@ -65,6 +65,4 @@ def _seconds(text: str) -> int:
         if len(text.lstrip("+-0")) <= 19 and -(1 << 63) <= int(text) < 1 << 63:
             return int(text)
         problem = "value out of range"
-    raise CarbonLineError(
-        "bad_timestamp", f'invalid timestamp {text}: strconv.ParseInt: parsing "{text}": {problem}'
-    )
+    raise CarbonLineError("bad_timestamp", f'invalid timestamp {text}: strconv.ParseInt: parsing "{text}": {problem}')

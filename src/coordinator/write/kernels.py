@@ -544,7 +544,25 @@ def _put_id(arena, p, buf, spans, n):
 
 
 @njit(cache=True, nogil=True)
-def prepare(slots, entries, arena, used, templates, hashes, meta_at, meta_size, buf, rows, key_at, key_size, contexts, spans, first, count, left):
+def prepare(
+    slots,
+    entries,
+    arena,
+    used,
+    templates,
+    hashes,
+    meta_at,
+    meta_size,
+    buf,
+    rows,
+    key_at,
+    key_size,
+    contexts,
+    spans,
+    first,
+    count,
+    left,
+):
     """Makes entry and template of each of ``rows`` that is an ordinary gauge: ``(rows handled, rows left in left)``.
 
     Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``; then the template has the id
@@ -555,11 +573,7 @@ def prepare(slots, entries, arena, used, templates, hashes, meta_at, meta_size, 
     for j in range(len(rows)):
         i = rows[j]
         n = np.int64(key_size[i])
-        if (
-            used[ENTRIES] >= len(entries)
-            or used[TEMPLATES] >= len(templates)
-            or used[ARENA] + 2 * n + 64 > len(arena)
-        ):
+        if used[ENTRIES] >= len(entries) or used[TEMPLATES] >= len(templates) or used[ARENA] + 2 * n + 64 > len(arena):
             return j, n_left
         at = np.int64(key_at[i])
         # The same new series may stand twice in one request.

@@ -28,7 +28,11 @@ class Verdict:
 
 
 def judge(
-    name: str, topic: Topic | None, placements: Mapping[ServiceID, Placement | None], now_ns: int, ignore_cutover: bool = False
+    name: str,
+    topic: Topic | None,
+    placements: Mapping[ServiceID, Placement | None],
+    now_ns: int,
+    ignore_cutover: bool = False,
 ) -> Verdict:
     """``placements``: what is known of each consumer service. Cutoffs in the past count as no owner."""
     if topic is None:

@@ -6,7 +6,7 @@ what is new is prepared once, in compiled code if it is an ordinary gauge. The o
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cramjam
 import numpy as np
@@ -20,12 +20,12 @@ from coordinator.downsample import Downsampler, TemplateSpec
 from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, encode_samples
+from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
-from m3metrics.ids import MAX_LITERAL_BYTES
-from m3metrics.policy import StoragePolicy
+from m3metrics.ids import MAX_LITERAL_BYTES, Tags
 from m3metrics.series_ids import normalized_tags, validate_tags
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -35,36 +35,11 @@ MAX_BODY_BYTES = 64 << 20
 
 _FIRST_MAPPED_CONTEXT = 2
 _MAX_MAPPED_CONTEXTS = 1024
-_SCHEME_TAG = (b"__option_id_scheme__", b"graphite")
-
 log = logger(__name__)
-
-Labels = list[tuple[bytes, bytes]]
 
 
 class FailedError(Exception):
     """The whole request failed with an error that trying again may cure; answered with 500."""
-
-
-@dataclass(slots=True)
-class DirectSeries:
-    """One series for storage itself, not for the aggregators."""
-
-    tags: Labels
-    """Sorted and valid."""
-    graphite: bool
-    times_ms: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-
-class DirectStore(Protocol):
-    """Storage for samples that are not aggregated on the way."""
-
-    def accepts(self, policy: StoragePolicy | None) -> bool:
-        """Whether there is a namespace for the policy (None: the unaggregated one)."""
-
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> None:
-        """Writes, durably on return. Any exception is reported to the sender as retryable."""
 
 
 @dataclass(slots=True)
@@ -167,7 +142,9 @@ class RemoteWriter:
             code = f"{response.status_code // 100}XX"
             self._scope.tagged(code=code).count("write_errors")
             if response.status_code != 503:
-                log.warning_limited("remote write failed", status=response.status_code, error=bytes(response.body).decode())
+                log.warning_limited(
+                    "remote write failed", status=response.status_code, error=bytes(response.body).decode()
+                )
         self._scope.record("write_batch_latency", time.monotonic() - started)
         return response
 
@@ -275,9 +252,7 @@ class RemoteWriter:
             odd = contexts & np.uint64(0xFFFF if self._store_type else 0xFFF0)
             plain_rows = None if not odd.any() else odd == 0
         try:
-            first, count = self._cache.resolve(
-                request.buf, key_at, key_size, contexts, make, plain, plain_rows, check
-            )
+            first, count = self._cache.resolve(request.buf, key_at, key_size, contexts, make, plain, plain_rows, check)
         except SeriesTooLargeError as error:
             raise BadRequestError(str(error)) from error
         batch = encode_samples(
@@ -314,7 +289,7 @@ class RemoteWriter:
         except ValueError as error:
             raise FailedError(str(error)) from error
 
-    def _labels(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> tuple[Labels, bytes]:
+    def _labels(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> tuple[Tags, bytes]:
         """Sorted, valid tags of a series and the value of its ``__name__``. Raises ``IdError``."""
         at, size = int(row["labels_at"]), int(row["labels_size"])
         try:
@@ -336,7 +311,7 @@ class RemoteWriter:
         if self._store_type:
             annotation = annotation_of(source, metric_type, prom_type_of(int(row["prom_type"])), name)
         if source is Source.GRAPHITE:
-            tags = [*tags, _SCHEME_TAG]
+            tags = [*tags, SCHEME_TAG]
         return self._downsampler.append(tags, metric_type, annotation=annotation)
 
     def _validate(self, request: Decoded, options: WriteOptions, errors: Errors) -> None:
@@ -359,13 +334,18 @@ class RemoteWriter:
         """The storage pass: every valid series to the namespace of the request."""
         assert self._direct is not None
         if not self._direct.accepts(options.policy):
-            if options.policy is not None and len(request.series):
-                errors.retryable += len(request.series)
-                errors.last_retryable = (
+            if options.policy is not None:
+                text = (
                     "no configured cluster namespace for: "
                     f"retention={_go_duration(options.policy.retention_ns)}, "
                     f"resolution={_go_duration(options.policy.window_ns)}"
                 )
+            else:
+                text = "unaggregated namespace is not yet initialized"
+            # Without an unaggregated namespace ordinary writes go to the aggregators only.
+            if not options.downsample and len(request.series):
+                errors.retryable += len(request.series)
+                errors.last_retryable = text
             return
         batch = []
         for row in request.series:
@@ -377,10 +357,14 @@ class RemoteWriter:
             graphite = int(row["source"]) == Source.GRAPHITE
             batch.append(DirectSeries(tags, graphite, request.times_ms[part].copy(), request.values[part].copy()))
         try:
-            await self._direct.write(options.policy, batch)
-        except OSError as error:
+            refused = await self._direct.write(options.policy, batch)
+        except DirectWriteError as error:
             errors.retryable += len(batch)
             errors.last_retryable = str(error)
+            return
+        if refused:
+            errors.bad += len(refused)
+            errors.last_bad = refused[-1]
 
 
 def _go_duration(ns: int) -> str:

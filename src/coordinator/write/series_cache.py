@@ -226,7 +226,16 @@ class SeriesCache:
         scratch = np.empty(1, np.int64)
         # The same new series may stand twice in one call.
         if not kernels.find(
-            now.slots, now.entries, now.arena, buf, key_at[one], key_size[one], contexts[one], first[one], count[one], scratch
+            now.slots,
+            now.entries,
+            now.arena,
+            buf,
+            key_at[one],
+            key_size[one],
+            contexts[one],
+            first[one],
+            count[one],
+            scratch,
         ):
             return True
         specs = make(row)

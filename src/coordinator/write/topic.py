@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from coordinator.config.client import ProducerConfig
 from coordinator.write.readiness import Verdict, judge
 from coordinator.write.sink import RefusedError
 from m3cluster.keys import placement_key, topic_key
@@ -13,6 +12,7 @@ from m3cluster.placement import Placement, decode_placement, decode_staged_place
 from m3cluster.proto import DecodeError
 from m3cluster.topic import ServiceID, Topic, decode_topic
 from m3msg.batch import MessageBatch
+from m3msg.producer.options import ProducerOptions
 from m3x.clock import wall_ns
 from m3x.log import logger
 from m3x.retry import Backoff
@@ -39,7 +39,7 @@ class IngestTopic:
     def __init__(
         self,
         store: Store,
-        config: ProducerConfig,
+        config: ProducerOptions,
         environment: str,
         open_producer: Callable[[Topic], Awaitable[Producer]],
         now_ns: Callable[[], int] = wall_ns,
@@ -77,7 +77,9 @@ class IngestTopic:
             async with asyncio.timeout(ROOM_TIMEOUT_S):
                 await self._producer.wait_room()
         except TimeoutError:
-            raise RefusedError("the buffer towards the aggregators is full; the write was not accepted, send it again") from None
+            raise RefusedError(
+                "the buffer towards the aggregators is full; the write was not accepted, send it again"
+            ) from None
         return self._num_shards
 
     def produce(self, batch: MessageBatch) -> None:
@@ -156,7 +158,9 @@ class IngestTopic:
                     try:
                         placement = decode(value.data, value.version)
                     except DecodeError as error:
-                        log.error("a placement cannot be decoded; the last good one stays in use", key=key, error=str(error))
+                        log.error(
+                            "a placement cannot be decoded; the last good one stays in use", key=key, error=str(error)
+                        )
                         continue
                 self._placements[service] = placement
                 self._judge()
@@ -176,4 +180,3 @@ class IngestTopic:
         if reason != self._said:
             self._said = reason
             log.info("ingest topic: " + (self._verdict.refusal(now) or "messages are accepted"), topic=self._name)
-

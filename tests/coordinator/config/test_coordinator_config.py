@@ -104,7 +104,10 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_etcd_needs_the_embedded_overlay_for_now(tmp_path: Path) -> None:
-    etcd = _write(tmp_path / "etcd.yml", "clusterManagement: {etcd: {env: e, zone: z, service: s, etcdClusters: [{zone: z, endpoints: ['a:2379']}]}}")
+    etcd = _write(
+        tmp_path / "etcd.yml",
+        "clusterManagement: {etcd: {env: e, zone: z, service: s, etcdClusters: [{zone: z, endpoints: ['a:2379']}]}}",
+    )
     with pytest.raises(UnsupportedError, match=r"clusterManagement.embedded"):
         load_coordinator([etcd])
     overlay = _write(tmp_path / "local.yml", "clusterManagement: {embedded: {path: kv.sqlite}}")

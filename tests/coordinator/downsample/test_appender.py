@@ -35,7 +35,12 @@ def test_nothing_is_sent_without_a_namespace_that_takes_all() -> None:
 
 
 def test_id_type_and_annotation_of_a_series() -> None:
-    tags = [(b"status_code", b"500"), (b"__name__", b"http_requests"), (b"app", b"nginx_edge"), (b"endpoint", b"/foo/bar")]
+    tags = [
+        (b"status_code", b"500"),
+        (b"__name__", b"http_requests"),
+        (b"app", b"nginx_edge"),
+        (b"endpoint", b"/foo/bar"),
+    ]
     (spec,) = Downsampler([TEN]).append(tags, MetricType.COUNTER, annotation=b"x")
     assert [name for name, _ in decode_tags(spec.id)] == [b"status_code", b"endpoint", b"__name__", b"app"]
     assert (spec.metric_type, spec.annotation) == (MetricType.COUNTER, b"x")

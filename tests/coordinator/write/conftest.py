@@ -54,6 +54,8 @@ def registry() -> Registry:
 @pytest.fixture
 def make_writer(sink: RecordingSink, registry: Registry) -> Callable[..., RemoteWriter]:
     def make(cache: SeriesCache | None = None) -> RemoteWriter:
-        return RemoteWriter(Downsampler([TEN_SECONDS]), cache or SeriesCache(4096, 8 << 20), sink, registry.scope("test"))
+        return RemoteWriter(
+            Downsampler([TEN_SECONDS]), cache or SeriesCache(4096, 8 << 20), sink, registry.scope("test")
+        )
 
     return make

@@ -30,7 +30,9 @@ MINUTE = CarbonPolicyConfig(resolution=Duration(60 * SECOND), retention=Duration
 
 
 def _rule(pattern: str = "", kind: str = "mean", **more: Any) -> CarbonRuleConfig:
-    return CarbonRuleConfig(**{"pattern": pattern, "aggregation": AggregationConfig(type=kind), "policies": [TEN], **more})
+    return CarbonRuleConfig(
+        **{"pattern": pattern, "aggregation": AggregationConfig(type=kind), "policies": [TEN], **more}
+    )
 
 
 @pytest.fixture
@@ -38,7 +40,12 @@ def make_ingester(sink: Any, registry: Registry) -> Callable[..., CarbonIngester
     def make(*rules: CarbonRuleConfig, cleanup: bool = False) -> CarbonIngester:
         compiled = compile_rules(CarbonIngesterConfig(rules=list(rules) or None), NAMESPACES)
         return CarbonIngester(
-            compiled, Downsampler(NAMESPACES), SeriesCache(4096, 8 << 20), sink, registry.scope("carbon"), cleanup=cleanup
+            compiled,
+            Downsampler(NAMESPACES),
+            SeriesCache(4096, 8 << 20),
+            sink,
+            registry.scope("carbon"),
+            cleanup=cleanup,
         )
 
     return make
@@ -98,7 +105,9 @@ _token = st.one_of(
     st.integers(-(1 << 64), 1 << 64).map(str),
     st.floats().map(repr),
     st.floats(-1e6, 1e6).map(lambda value: f"{value:.4f}"),
-    st.sampled_from(["1.", ".5", "-", "+3", "nan", "0.000000000000000000000001", "123456789012345", "1234567890123456.5", "1e3"]),
+    st.sampled_from(
+        ["1.", ".5", "-", "+3", "nan", "0.000000000000000000000001", "123456789012345", "1234567890123456.5", "1e3"]
+    ),
 )
 _line = st.lists(_token, min_size=1, max_size=4).map(" ".join)
 
@@ -107,7 +116,12 @@ _line = st.lists(_token, min_size=1, max_size=4).map(" ".join)
 def test_compiled_lines_are_the_plain_ones(lines: list[str], end: str) -> None:
     data = "".join(line + end for line in lines).encode() + b"rest"
     room = len(lines) + 1
-    path_at, path_size, values, times = np.zeros(room, np.uint32), np.zeros(room, np.uint32), np.zeros(room), np.zeros(room, np.int64)
+    path_at, path_size, values, times = (
+        np.zeros(room, np.uint32),
+        np.zeros(room, np.uint32),
+        np.zeros(room),
+        np.zeros(room, np.int64),
+    )
     odd, odd_end = np.zeros(room, np.int64), np.zeros(room, np.int64)
     n, n_odd, stop = kernels.carbon_lines(_buffer(data), 0, len(data), path_at, path_size, values, times, odd, odd_end)
     assert data[stop:] == b"rest"
@@ -127,7 +141,14 @@ def test_compiled_lines_are_the_plain_ones(lines: list[str], end: str) -> None:
 
 def test_columns_that_are_full_stop_the_scan() -> None:
     data = b"a 1 1\n" * 5
-    columns = np.zeros(2, np.uint32), np.zeros(2, np.uint32), np.zeros(2), np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)
+    columns = (
+        np.zeros(2, np.uint32),
+        np.zeros(2, np.uint32),
+        np.zeros(2),
+        np.zeros(2, np.int64),
+        np.zeros(2, np.int64),
+        np.zeros(2, np.int64),
+    )
     assert kernels.carbon_lines(_buffer(data), 0, len(data), *columns) == (2, 0, 12)
 
 
@@ -186,7 +207,12 @@ def test_patterns_mean_what_they_mean_in_go() -> None:
 async def test_first_match_wins_unless_it_continues(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
     ingester = make_ingester(_rule("x", "min", continue_=True), _rule("", "max", contains="x.y"), _rule("y", "sum"))
     await ingester.ingest(_buffer(b"x.y 1 1\nx 2 1\ny 3 1\nz 4 1\n"))
-    assert [(m.value, m.metadatas[0].pipelines[0].aggregation_id) for m in sink.metrics] == [(1, 4), (1, 8), (2, 4), (3, 128)]
+    assert [(m.value, m.metadatas[0].pipelines[0].aggregation_id) for m in sink.metrics] == [
+        (1, 4),
+        (1, 8),
+        (2, 4),
+        (3, 128),
+    ]
 
 
 async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
@@ -194,7 +220,9 @@ async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonI
     lines = [b"series.%d %d.5 %d" % (i % 700, i, 1_700_000_000 + i) for i in range(10_000)]
     data = b"\n".join(lines) + b"\npart"
     assert await ingester.ingest(_buffer(data)) == len(data) - 4
-    assert [(m.value, m.time_ns) for m in sink.metrics] == [(i + 0.5, (1_700_000_000 + i) * SECOND) for i in range(10_000)]
+    assert [(m.value, m.time_ns) for m in sink.metrics] == [
+        (i + 0.5, (1_700_000_000 + i) * SECOND) for i in range(10_000)
+    ]
     assert _path(sink.metrics[701]) == b"series.1"
     assert len(sink.metrics[0].metadatas[0].pipelines[0].storage_policies) == 2
 
@@ -225,7 +253,10 @@ async def test_server_skips_bad_lines_and_keeps_the_connection(
         await _send(port, b"first 1 1\n" + garbage + b"last 2 2")
         await _until(lambda: len(sink.metrics) == 2)
     assert [(_path(m), m.value) for m in sink.metrics] == [(b"first", 1), (b"last", 2)]
-    counted = {reason: registry.counter("carbon_malformed", reason=reason) for reason in ("malformed", "not_utf8", "too_long", "bad_path")}
+    counted = {
+        reason: registry.counter("carbon_malformed", reason=reason)
+        for reason in ("malformed", "not_utf8", "too_long", "bad_path")
+    }
     assert counted == {"malformed": 1, "not_utf8": 1, "too_long": 1, "bad_path": 1}
     assert registry.counter("carbon_success") == 2
 
@@ -243,7 +274,9 @@ async def test_server_holds_senders_back_while_nothing_can_be_sent(
         await _until(lambda: len(sink.metrics) == 1)
 
 
-async def test_server_ends_with_connections_open(make_ingester: Callable[..., CarbonIngester], registry: Registry) -> None:
+async def test_server_ends_with_connections_open(
+    make_ingester: Callable[..., CarbonIngester], registry: Registry
+) -> None:
     server = CarbonServer(make_ingester(), registry.scope("carbon"))
     async with server.serve("127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -251,5 +284,5 @@ async def test_server_ends_with_connections_open(make_ingester: Callable[..., Ca
         await writer.drain()
     with contextlib.suppress(ConnectionResetError):
         assert await reader.read() == b""
-    writer.close()
-    await writer.wait_closed()
+        writer.close()
+        await writer.wait_closed()

@@ -14,15 +14,20 @@ import pytest
 import yaml
 from starlette.applications import Starlette
 
-from coordinator.config.carbon import CarbonIngesterConfig, CarbonPolicyConfig, CarbonRewriteConfig, CarbonRuleConfig
-from coordinator.config.carbon import AggregationConfig
+from coordinator.config.carbon import (
+    AggregationConfig,
+    CarbonIngesterConfig,
+    CarbonPolicyConfig,
+    CarbonRewriteConfig,
+    CarbonRuleConfig,
+)
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Downsampler
 from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remote_write_routes
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
+from coordinator.write.direct import DirectSeries
 from coordinator.write.prompb import WRITE_REQUEST
-from coordinator.write.remote_write import DirectSeries
 from m3metrics.codec.wire import marshal
 from m3metrics.policy import StoragePolicy, parse_duration
 from m3msg.batch import MessageBatch
@@ -93,8 +98,9 @@ class Storage:
     def accepts(self, policy: StoragePolicy | None) -> bool:
         return policy is None or (policy.window_ns, policy.retention_ns) in self._known
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> None:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[str]:
         self.written += [(str(policy), one) for one in series]
+        return []
 
 
 def _cases() -> list[Any]:
@@ -124,9 +130,18 @@ def _config(name: str) -> dict[str, Any]:
 
 def _namespaces(config: dict[str, Any]) -> list[Namespace]:
     if "prometheusRemoteBackend" in config:
-        sections = [e.get("storagePolicy") | {"name": e["name"]} for e in config["prometheusRemoteBackend"]["endpoints"] if "storagePolicy" in e]
+        sections = [
+            e.get("storagePolicy") | {"name": e["name"]}
+            for e in config["prometheusRemoteBackend"]["endpoints"]
+            if "storagePolicy" in e
+        ]
     elif "clusters" in config:
-        sections = [n | {"name": n["namespace"]} for c in config["clusters"] for n in c["namespaces"] if n["type"] == "aggregated"]
+        sections = [
+            n | {"name": n["namespace"]}
+            for c in config["clusters"]
+            for n in c["namespaces"]
+            if n["type"] == "aggregated"
+        ]
     else:
         sections = [{"name": "agg", "resolution": "10s", "retention": "6h"}]
     return [
@@ -140,22 +155,29 @@ def _namespaces(config: dict[str, Any]) -> list[Namespace]:
 
 def _carbon(config: dict[str, Any]) -> CarbonIngesterConfig:
     section = config["carbon"]["ingester"]
-    rules = [
-        CarbonRuleConfig(
-            pattern=rule.get("pattern", ""),
-            contains=rule.get("contains", ""),
-            continue_=rule.get("continue") == "true",
-            aggregation=AggregationConfig(
-                enabled=rule.get("aggregation", {}).get("enabled", "true") == "true",
-                type=rule.get("aggregation", {}).get("type", "mean"),
-            ),
-            policies=[
-                CarbonPolicyConfig(resolution=Duration(parse_duration(p["resolution"])), retention=Duration(parse_duration(p["retention"])))
-                for p in rule.get("policies", [])
-            ],
-        )
-        for rule in section["rules"]
-    ] if "rules" in section else None
+    rules = (
+        [
+            CarbonRuleConfig(
+                pattern=rule.get("pattern", ""),
+                contains=rule.get("contains", ""),
+                continue_=rule.get("continue") == "true",
+                aggregation=AggregationConfig(
+                    enabled=rule.get("aggregation", {}).get("enabled", "true") == "true",
+                    type=rule.get("aggregation", {}).get("type", "mean"),
+                ),
+                policies=[
+                    CarbonPolicyConfig(
+                        resolution=Duration(parse_duration(p["resolution"])),
+                        retention=Duration(parse_duration(p["retention"])),
+                    )
+                    for p in rule.get("policies", [])
+                ],
+            )
+            for rule in section["rules"]
+        ]
+        if "rules" in section
+        else None
+    )
     cleanup = section.get("rewrite", {}).get("cleanup") == "true"
     return CarbonIngesterConfig(rewrite=CarbonRewriteConfig(cleanup=cleanup), rules=rules)
 
@@ -165,7 +187,10 @@ def _body(source: dict[str, Any]) -> bytes:
         return bytes.fromhex(source["body_hex"])
     if not source.get("series"):
         return b""
-    labels = [{"name": n.encode(), "value": b"v" * 65536 if "*" in v else v.encode()} for n, v in source["series"][0]["labels"]]
+    labels = [
+        {"name": n.encode(), "value": b"v" * 65536 if "*" in v else v.encode()}
+        for n, v in source["series"][0]["labels"]
+    ]
     request = {"timeseries": [{"labels": labels, "samples": [{"value": 1.5, "timestamp": 1_700_000_000_000}]}]}
     return bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, request)))
 
@@ -185,7 +210,9 @@ async def test_messages_and_answers_are_those_of_m3(case: dict[str, Any]) -> Non
         except CarbonRulesError:
             # M3 starts without any rule and sends nothing.
             rules = []
-        ingester = CarbonIngester(rules, downsampler, cache, recorder, scope, cleanup=carbon.rewrite.cleanup, direct=storage)
+        ingester = CarbonIngester(
+            rules, downsampler, cache, recorder, scope, cleanup=carbon.rewrite.cleanup, direct=storage
+        )
         data = np.frombuffer(bytearray(bytes.fromhex(source["sent_hex"]) + b"\n"), np.uint8)
         await ingester.ingest(data)
     else:
@@ -195,7 +222,9 @@ async def test_messages_and_answers_are_those_of_m3(case: dict[str, Any]) -> Non
         )  # fmt: skip
         app = Starlette(routes=list(remote_write_routes(writer)))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            answer = await client.post("/api/v1/prom/remote/write", content=_body(source), headers=source["headers"] or {})
+            answer = await client.post(
+                "/api/v1/prom/remote/write", content=_body(source), headers=source["headers"] or {}
+            )
         want = case["status"]
         if any(text in want["body"] for text in OTHER_TEXT):
             if "consistency" not in want["body"]:

@@ -1,8 +1,8 @@
 """When messages may be sent, and what is said until then."""
 
+from coordinator.write.readiness import judge
 from m3cluster.placement import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic
-from coordinator.write.readiness import judge
 
 SECOND = 10**9
 NOW = 1_700_000_000 * SECOND
@@ -25,7 +25,9 @@ def test_missing_topic_consumer_and_placement() -> None:
     assert "does not exist yet: create it" in str(judge("ingest", None, {}, NOW).refusal(NOW))
     assert "has no consumer yet" in str(judge("ingest", Topic("ingest", 2), {}, NOW).refusal(NOW))
     for placements in ({}, {SERVICE: None}, {SERVICE: Placement()}):
-        assert "placement of m3aggregator in environment env" in str(judge("ingest", TOPIC, placements, NOW).refusal(NOW))
+        assert "placement of m3aggregator in environment env" in str(
+            judge("ingest", TOPIC, placements, NOW).refusal(NOW)
+        )
 
 
 def test_waits_for_the_cutover_and_tells_the_time_left() -> None:
@@ -45,7 +47,9 @@ def test_shards_without_owner() -> None:
 
 
 def test_shard_counts_must_agree() -> None:
-    assert "has 3 shards, the topic ingest 2" in str(judge("ingest", TOPIC, {SERVICE: _placement(0, shards=3)}, NOW).refusal(NOW))
+    assert "has 3 shards, the topic ingest 2" in str(
+        judge("ingest", TOPIC, {SERVICE: _placement(0, shards=3)}, NOW).refusal(NOW)
+    )
 
 
 def test_cutovers_can_be_ignored() -> None:

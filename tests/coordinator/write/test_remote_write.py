@@ -82,7 +82,9 @@ async def test_refused_writes_are_503_with_retry_after(client: httpx.AsyncClient
         (packed(b"\x08\x01"), "proto: wrong wireType = 0 for field Timeseries"),
     ],
 )
-async def test_garbage_is_400_and_disturbs_nothing(client: httpx.AsyncClient, sink: Any, content: bytes, error: str) -> None:
+async def test_garbage_is_400_and_disturbs_nothing(
+    client: httpx.AsyncClient, sink: Any, content: bytes, error: str
+) -> None:
     answer = await client.post(PATH, content=content)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(error)
@@ -99,7 +101,10 @@ async def test_broken_labels_send_nothing_at_all(client: httpx.AsyncClient, sink
 async def test_one_bad_series_does_not_hold_up_the_others(client: httpx.AsyncClient, sink: Any) -> None:
     for _ in range(2):
         answer = await client.post(
-            PATH, content=body(series({"__name__": "a"}, 1.0), series({"__name__": "b", "k": ""}, 1.0), series({"__name__": "c"}, 1.0))
+            PATH,
+            content=body(
+                series({"__name__": "a"}, 1.0), series({"__name__": "b", "k": ""}, 1.0), series({"__name__": "c"}, 1.0)
+            ),
         )
         assert answer.json()["error"] == "bad_request_errors: count=2, last=tag value empty: index=1, name=k"
     assert len(sink.metrics) == 4
@@ -127,7 +132,9 @@ async def test_more_series_than_the_cache_holds(make_writer: Callable[..., Remot
     assert cache.rotations > 0
 
 
-async def test_bad_series_of_a_later_chunk_stops_the_whole_request(make_writer: Callable[..., RemoteWriter], sink: Any) -> None:
+async def test_bad_series_of_a_later_chunk_stops_the_whole_request(
+    make_writer: Callable[..., RemoteWriter], sink: Any
+) -> None:
     many = [series({"__name__": "up", "n": str(i)}, 1.0) for i in range(3000)]
     many.append(series({"__name__": "up"}, 1.0, m3_type=7))
     with pytest.raises(FailedError, match="invalid M3 metric type: 7"):
@@ -153,7 +160,10 @@ async def test_renamed_labels_and_mapped_tags(sink: Any, registry: Registry) -> 
     ("headers", "error"),
     [
         ({"M3-Metrics-Type": "sideways"}, "unrecognized metrics type: sideways"),
-        ({"M3-Metrics-Type": "unaggregated", "M3-Storage-Policy": "10s:6h"}, "storage policy should not be set for unaggregated metrics"),
+        (
+            {"M3-Metrics-Type": "unaggregated", "M3-Storage-Policy": "10s:6h"},
+            "storage policy should not be set for unaggregated metrics",
+        ),
         ({"M3-Metrics-Type": "aggregated"}, "could not parse storage policy: invalid storage policy string"),
         ({"M3-Write-Type": "sideways"}, "unrecognized write type: sideways"),
         ({"M3-Map-Tags-JSON": "[]"}, "M3-Map-Tags-JSON is not a JSON object"),
@@ -190,7 +200,10 @@ class _Nowhere:
 @given(st.binary(max_size=200))
 async def test_no_body_breaks_the_writer(data: bytes) -> None:
     writer = RemoteWriter(
-        Downsampler([Namespace("ten", 10**10, 10**13)]), SeriesCache(1024, 4 << 20), _Nowhere(), Registry().scope("test")
+        Downsampler([Namespace("ten", 10**10, 10**13)]),
+        SeriesCache(1024, 4 << 20),
+        _Nowhere(),
+        Registry().scope("test"),
     )
     for content in (data, packed(data)):
         try:

@@ -20,7 +20,9 @@ from m3metrics.shard import shard_of
 METADATAS = b"staged metadatas"
 
 
-def _columns(keys: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]]:
+def _columns(
+    keys: Sequence[bytes],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]]:
     sizes = np.array([len(key) for key in keys], np.uint32)
     at = (np.cumsum(sizes) - sizes).astype(np.uint32)
     return np.frombuffer(bytearray(b"".join(keys)) or bytearray(1), np.uint8), at, sizes, np.zeros(len(keys), np.uint64)
@@ -116,7 +118,9 @@ def test_metadatas_are_bounded() -> None:
             cache.metadata_range(b"%d" % i + b"x" * 1000)
 
 
-_text = st.one_of(st.binary(max_size=6), st.sampled_from([b"__name__", b"__m3_type__", b"__m3", b"__m", b"__a__", b"le", b"Zone"]))
+_text = st.one_of(
+    st.binary(max_size=6), st.sampled_from([b"__name__", b"__m3_type__", b"__m3", b"__m", b"__a__", b"le", b"Zone"])
+)
 _labels = st.lists(st.tuples(_text, st.one_of(_text, st.just(b"v"))), max_size=8)
 
 

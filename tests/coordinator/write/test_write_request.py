@@ -40,7 +40,9 @@ def _plain(body: bytes) -> list[dict[str, Any]]:
     return [
         {
             "labels": [(label.get("name", b""), label.get("value", b"")) for label in one.get("labels", [])],
-            "samples": [(struct.pack("<d", s.get("value", 0.0)), s.get("timestamp", 0)) for s in one.get("samples", [])],
+            "samples": [
+                (struct.pack("<d", s.get("value", 0.0)), s.get("timestamp", 0)) for s in one.get("samples", [])
+            ],
             "types": (one.get("m3_type", 0), one.get("source", 0), one.get("type", 0)),
         }
         for one in prompb.decode(body)
@@ -98,7 +100,9 @@ _sample = st.fixed_dictionaries(
     {},
     optional={
         "value": st.floats(width=64),
-        "timestamp": st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(1_600_000_000_000, 1_800_000_000_000)),
+        "timestamp": st.one_of(
+            st.integers(-(1 << 63), (1 << 63) - 1), st.integers(1_600_000_000_000, 1_800_000_000_000)
+        ),
     },
 )
 _series = st.fixed_dictionaries(
