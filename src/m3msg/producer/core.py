@@ -10,6 +10,7 @@ Small batches are joined until ``flush`` or until they are worth a block; large 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -124,10 +125,10 @@ class ProducerCore:
                     ignore_cutoff_cutover=self.options.writer.ignore_cutoff_cutover,
                 )
             else:
-                if service.consumption_type is not writer.service.consumption_type:
+                kind = writer.service.consumption_type
+                if service.consumption_type is not kind:
                     problems.append(f"consumer service {service.service_id}: a new consumption type needs a restart")
-                    service = replace(service, consumption_type=writer.service.consumption_type)
-                writer.service = service
+                writer.service = replace(service, consumption_type=kind)
                 writer.filters = filters
         for gone in set(self.services) - set(ids):
             self.services.pop(gone).close()
@@ -259,7 +260,7 @@ class ProducerCore:
             last = int(np.searchsorted(offsets, offsets[first] + self._block_bytes, side="right")) - 1
             cuts.append(min(max(last, first + 1), len(batch)))
         delivery.parts = len(cuts) - 1
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in pairwise(cuts):
             part = MessageBatch(
                 batch.payload,
                 offsets[first : last + 1],

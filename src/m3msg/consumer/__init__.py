@@ -1,0 +1,12 @@
+"""The consumer of m3msg: takes messages, hands them on in batches, acks them (reference/m3msg.md §7, §8).
+
+Open ``core`` for one connection without its socket, ``shell`` for the server that services use; ``options`` has the YAML sections.
+Imports m3x and the frame kernels of m3msg.
+"""
+
+from m3msg.consumer.core import ConsumerCore, ReceivedBatch
+from m3msg.consumer.options import ConsumerOptions, ServerOptions
+from m3msg.consumer.shell import ConsumerServer, Handler
+from m3msg.kernels import warm
+
+__all__ = ["ConsumerCore", "ConsumerOptions", "ConsumerServer", "Handler", "ReceivedBatch", "ServerOptions", "warm"]

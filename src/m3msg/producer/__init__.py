@@ -1,0 +1,29 @@
+"""The producer of m3msg: sends batches to every consumer service of a topic, at least once (reference/m3msg.md §9-17).
+
+Open ``shell`` for the class that services use, ``core`` for the state machine behind it. Below the core: ``service_writer`` (one consumer
+service), ``writers`` (which instance takes which shard), ``lane`` (the queue of one instance), ``link`` (one connection without its
+socket), ``block`` (messages and how they end), ``rows`` and ``kernels`` (columns and compiled loops), ``filters``. ``connection`` is the
+socket side of a link, ``options`` the YAML section, ``status`` what the status page shows. Imports m3x, m3cluster, m3metrics.policy.
+"""
+
+from m3msg.producer.block import Done, Moment
+from m3msg.producer.core import ProducerCore, TopicError
+from m3msg.producer.filters import (
+    Filter,
+    FilterError,
+    PercentageFilter,
+    PolicyTable,
+    ShardSetFilter,
+    StoragePolicyFilter,
+)
+from m3msg.producer.kernels import warm
+from m3msg.producer.options import ProducerOptions
+from m3msg.producer.shell import Codecs, Producer, ProducerClosedError
+from m3msg.producer.status import InstanceStatus, ProducerStatus, ServiceStatus
+from m3msg.producer.writers import PlacementError
+
+__all__ = [
+    "Codecs", "Done", "Filter", "FilterError", "InstanceStatus", "Moment", "PercentageFilter", "PlacementError", "PolicyTable",
+    "Producer", "ProducerClosedError", "ProducerCore", "ProducerOptions", "ProducerStatus", "ServiceStatus", "ShardSetFilter", "StoragePolicyFilter",
+    "TopicError", "warm",
+]  # fmt: skip

@@ -1,0 +1,209 @@
+"""The asyncio side of one link: dials, reads acks, writes what the link has, dials again.
+
+Writes go straight to a non-blocking socket, not through a transport, because the right to write is checked directly before every
+single socket write (docs/architecture.md §10, Fencing), and because nothing may be buffered behind the link's back.
+"""
+
+import asyncio
+import socket
+from typing import Protocol
+
+from m3msg.frames import FrameError
+from m3msg.producer.block import Moment
+from m3msg.producer.link import Link
+from m3msg.producer.options import ConnectionOptions
+from m3x.config import parse_address
+from m3x.retry import Backoff
+
+__all__ = ["Connection", "Host", "dial_backoff"]
+
+_READ_BYTES = 256 << 10
+_ROUNDS = 8
+"""Output buffers written in one go before other connections have their turn."""
+_STUCK_FACTOR = 12
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 5.0
+
+
+class Host(Protocol):
+    """What a connection needs of its producer."""
+
+    def now(self) -> Moment: ...
+
+    def may_write(self) -> bool: ...
+
+    def write_forbidden(self) -> None:
+        """The right to write is gone: called instead of a write."""
+
+    def changed(self) -> None:
+        """The link's state has changed: look at events and dirty links."""
+
+    def reached(self, link: Link) -> None:
+        """The connection stands, or has ended: for logs."""
+
+
+def dial_backoff(options: ConnectionOptions) -> Backoff:
+    """Delays between attempts: the first retry is quick, since a consumer that comes back is to get its backlog at once."""
+    configured = options.retry.backoff()
+    longest = min(configured.max_s, max(_LONGEST_RETRY_S, configured.initial_s))
+    return Backoff(min(_FIRST_RETRY_S, configured.initial_s), max(configured.factor, 1.0), longest, configured.jitter)
+
+
+class Connection:
+    """Keeps one link connected until it is closed or ``run`` is cancelled."""
+
+    def __init__(self, link: Link, host: Host, options: ConnectionOptions) -> None:
+        self.link = link
+        self._host = host
+        self._options = options
+        self._backoff = dial_backoff(options)
+        self._socket: socket.socket | None = None
+        self._broken: asyncio.Future[str] | None = None
+        self._writing = False
+        """Whether the loop tells us when the socket takes more."""
+        self._blocked_ns = 0
+        """Steady time of the first refused write since the last progress; 0: not blocked."""
+
+    async def run(self) -> None:
+        """Dials, serves, dials again."""
+        attempt = 0
+        while not self.link.closed:
+            started = self._host.now().steady_ns
+            try:
+                sock = await self._dial()
+            except (OSError, ValueError, TimeoutError) as error:
+                self._ended(f"cannot connect to {self.link.lane.endpoint}: {error or type(error).__name__}")
+            else:
+                await self._serve(sock)
+                if self._host.now().steady_ns - started >= self._options.reset_delay:
+                    attempt = 0
+            if self.link.closed:
+                return
+            attempt += 1
+            await asyncio.sleep(self._backoff.delay(attempt))
+
+    def _ended(self, reason: str) -> None:
+        self.link.on_disconnected(reason)
+        self._host.reached(self.link)
+        self._host.changed()
+
+    async def _dial(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        host, port = parse_address(self.link.lane.endpoint)
+        async with asyncio.timeout(self._options.dial_timeout.seconds or None):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            problem: OSError = OSError(f"{host} has no address")
+            for family, kind, protocol, _, address in found:
+                sock = socket.socket(family, kind, protocol)
+                sock.setblocking(False)
+                try:
+                    await loop.sock_connect(sock, address)
+                except OSError as error:
+                    sock.close()
+                    problem = error
+                except BaseException:
+                    sock.close()
+                    raise
+                else:
+                    self._configure(sock)
+                    return sock
+            raise problem
+
+    def _configure(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        period = int(self._options.keep_alive_period.seconds)
+        if period > 0:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, period)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, period)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._socket = sock
+        self._broken = loop.create_future()
+        self._blocked_ns = 0
+        self.link.on_connected()
+        loop.add_reader(sock, self._on_readable)
+        self._host.reached(self.link)
+        self._host.changed()
+        reason = "the producer was closed"
+        try:
+            reason = await self._broken
+        finally:
+            loop.remove_reader(sock)
+            if self._writing:
+                loop.remove_writer(sock)
+                self._writing = False
+            self._socket = None
+            self._broken = None
+            sock.close()
+            self._ended(reason)
+
+    def _break(self, reason: str) -> None:
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(reason)
+
+    def _on_readable(self) -> None:
+        if self._socket is None or self._broken is None or self._broken.done():
+            return
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._break(f"reading acks failed: {error}")
+            return
+        if not data:
+            self._break("the consumer closed the connection")
+            return
+        try:
+            self.link.on_received(data, self._host.now())
+        except FrameError as error:
+            self._break(f"the consumer sent something else than acks: {error}")
+        if self._blocked_ns:
+            self._blocked_ns = self._host.now().steady_ns
+        self._host.changed()
+
+    def pump(self) -> bool:
+        """Writes what the link has until it has nothing or the socket is full; whether there is more to do at once."""
+        link = self.link
+        if link.reset_reason:
+            self._break(link.reset_reason)
+            return False
+        if self._socket is None or self._broken is None or self._broken.done() or self._writing:
+            return False
+        for _ in range(_ROUNDS):
+            if not link.fill(self._host.now()):
+                return False
+            if link.out_fenced and not self._host.may_write():
+                self._host.write_forbidden()
+                return False
+            try:
+                link.wrote(self._socket.send(link.unwritten))
+            except (BlockingIOError, InterruptedError):
+                self._block()
+                return False
+            except OSError as error:
+                self._break(f"writing failed: {error}")
+                return False
+        return True
+
+    def _block(self) -> None:
+        assert self._socket is not None
+        self._writing = True
+        self._blocked_ns = self._blocked_ns or self._host.now().steady_ns
+        asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
+
+    def _on_writable(self) -> None:
+        assert self._socket is not None
+        asyncio.get_running_loop().remove_writer(self._socket)
+        self._writing = False
+        self._blocked_ns = 0
+        self.link.lane.touch(self.link)
+        self._host.changed()
+
+    def tick(self, now: Moment) -> None:
+        """Breaks a connection that has taken nothing and acked nothing for very long."""
+        patience = self._options.write_timeout * _STUCK_FACTOR
+        if patience and self._blocked_ns and now.steady_ns - self._blocked_ns > patience:
+            self._break(f"the consumer has read nothing and acked nothing for {patience / 1e9:g} s")

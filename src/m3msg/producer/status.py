@@ -1,0 +1,76 @@
+"""What ``/status`` and ``/ready`` show of a producer."""
+
+import msgspec
+
+from m3msg.producer.service_writer import ServiceWriter
+
+__all__ = ["InstanceStatus", "ProducerStatus", "ServiceStatus", "service_status"]
+
+
+class InstanceStatus(msgspec.Struct, frozen=True):
+    """The queue towards one consumer instance."""
+
+    endpoint: str
+    instance: str
+    connected: bool
+    """All connections stand and the instance answers."""
+    connections: str
+    """How many of them stand: ``3/4``."""
+    queued_bytes: int
+    """Bytes in its buffer, final output and forwarded messages."""
+    unacked: int
+    """Messages neither acked nor given up."""
+    dropped: int
+    """Messages given up because the buffer was full, since the instance is known."""
+    last_error: str
+
+
+class ServiceStatus(msgspec.Struct, frozen=True):
+    """One consumer service of the topic."""
+
+    service: str
+    consumption_type: str
+    has_placement: bool
+    instances: list[InstanceStatus]
+    waiting: int
+    """Messages of a shared service for which no instance exists."""
+
+
+class ProducerStatus(msgspec.Struct, frozen=True):
+    """A producer as a whole."""
+
+    topic: str
+    num_shards: int
+    """0: the topic does not exist (yet)."""
+    problems: list[str]
+    """What is wrong with the set-up and what to do; empty: nothing."""
+    services: list[ServiceStatus]
+
+
+def service_status(writer: ServiceWriter) -> ServiceStatus:
+    """The state of one service."""
+    instances = [
+        InstanceStatus(
+            endpoint=lane.endpoint,
+            instance=lane.instance,
+            connected=lane.reachable,
+            connections=f"{lane.connected_links}/{len(lane.links)}",
+            queued_bytes=sum(lane.held),
+            unacked=lane.pending,
+            dropped=lane.dropped,
+            last_error=_last_error(lane.stalled, [link.last_error for link in lane.links if link.last_error]),
+        )
+        for lane in writer.lanes.values()
+    ]
+    spare = writer.writers.spare
+    return ServiceStatus(
+        str(writer.service.service_id),
+        writer.service.consumption_type.name.lower(),
+        writer.has_placement,
+        instances,
+        spare.pending if spare is not None else 0,
+    )
+
+
+def _last_error(stalled: bool, errors: list[str]) -> str:
+    return "connected, but it acks nothing" if stalled else errors[0] if errors else ""
