@@ -68,7 +68,7 @@ class CarbonIngester:
         """Takes all complete lines of ``data`` (uint8, writable); returns how many bytes they are. Waits while nothing can be sent."""
         at = 0
         while True:
-            num_shards = await self._admit()
+            num_shards = await self._admit(2 * len(data))
             lines, odd, end = kernels.carbon_lines(
                 data, at, len(data), self._path_at, self._path_size, self._values, self._times, self._odd, self._odd_end
             )
@@ -79,16 +79,16 @@ class CarbonIngester:
             for policy, series in direct.items():
                 await self._write_direct(policy, series)
 
-    async def _admit(self) -> int:
+    async def _admit(self, nbytes: int) -> int:
         """The shard count, as soon as messages are taken."""
         if self._sink is None:
             return 1
         while True:
-            num_shards = self._sink.ready()
+            num_shards = self._sink.ready(nbytes)
             if num_shards is not None:
                 return num_shards
             try:
-                return await self._sink.admit()
+                return await self._sink.admit(nbytes)
             except RefusedError as refusal:
                 log.warning_limited("carbon waits: nothing can be sent", per_second=0.1, reason=refusal.reason)
                 await asyncio.sleep(min(1.0, refusal.retry_after_s))
@@ -136,8 +136,9 @@ class CarbonIngester:
                 data, key_at, key_size, self._contexts[: len(key_at)], _Shifted(make, begin)
             )
             batch = encode_samples(self._cache, series[part], first, count, times, SECOND_NS, values, num_shards)
-            if batch is not None and self._sink is not None:
-                self._sink.produce(batch)
+            if batch is not None and self._sink is not None and not self._sink.produce(batch):
+                self._scope.count("error", len(batch))
+                log.error_limited("carbon lines lost: the buffer towards the aggregators is full", lines=len(batch))
         self._scope.count("success", good - failed)
         return self._direct_of(data, path_at, path_size, rows) if self._direct is not None else {}
 

@@ -35,6 +35,8 @@ MAX_BODY_BYTES = 64 << 20
 
 _FIRST_MAPPED_CONTEXT = 2
 _MAX_MAPPED_CONTEXTS = 1024
+_METADATA_BYTES = 96
+"""What a message is longer than its share of the request, roughly."""
 log = logger(__name__)
 
 
@@ -154,9 +156,10 @@ class RemoteWriter:
         errors = Errors()
         if options.downsample and self._downsampler.enabled and self._sink is not None:
             if len(request.series):
-                num_shards = self._sink.ready()
+                nbytes = len(request.buf) + _METADATA_BYTES * len(request.values)
+                num_shards = self._sink.ready(nbytes)
                 if num_shards is None:
-                    num_shards = await self._sink.admit()
+                    num_shards = await self._sink.admit(nbytes)
                     # The scratch arrays may have been used by another request meanwhile.
                     request = self.decode(body, options)
                 self._downsample(request, options, num_shards, errors, passes=1 + options.store)
@@ -260,7 +263,8 @@ class RemoteWriter:
         )
         if batch is not None:
             assert self._sink is not None
-            self._sink.produce(batch)
+            if not self._sink.produce(batch):
+                raise RefusedError("the buffer towards the aggregators is full; send it again")
             self._scope.count("ingest_samples", len(batch))
 
     def _check_labels(

@@ -17,11 +17,11 @@ class RefusedError(Exception):
 class MessageSink(Protocol):
     """Takes batches of messages for the aggregators."""
 
-    def ready(self) -> int | None:
-        """The topic's shard count if messages are taken at once, else None."""
+    def ready(self, nbytes: int) -> int | None:
+        """The topic's shard count if about ``nbytes`` of payload are taken at once, else None."""
 
-    async def admit(self) -> int:
-        """Waits (not long) until messages are taken; returns the topic's shard count. Raises ``RefusedError``."""
+    async def admit(self, nbytes: int) -> int:
+        """Waits (not long) until they are taken; returns the topic's shard count. Raises ``RefusedError``."""
 
-    def produce(self, batch: MessageBatch) -> None:
-        """Takes a batch, in the same step of the event loop in which ``ready`` or ``admit`` returned."""
+    def produce(self, batch: MessageBatch) -> bool:
+        """Takes a batch, in the same step of the event loop in which ``ready`` or ``admit`` returned; False: not, after all."""

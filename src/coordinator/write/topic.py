@@ -1,7 +1,7 @@
-"""The ingest topic: waits for topic and placements, starts the producer, refuses with a reason while nothing can be sent."""
+"""The ingest topic: follows topic and placements, and refuses with a reason while nothing can be sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from coordinator.write.readiness import Verdict, judge
@@ -20,31 +20,44 @@ from m3x.retry import Backoff
 ROOM_TIMEOUT_S = 5.0
 """How long a request waits for room in the producer's buffer before the sender is told to come again."""
 
+_TICK_S = 1.0
+_RETRY = Backoff(1.0, 2.0, 30.0)
+
 log = logger(__name__)
 
 
 class Producer(Protocol):
     """What is needed of ``m3msg.producer.Producer``."""
 
-    def produce(self, batch: MessageBatch) -> None: ...
+    @property
+    def num_shards(self) -> int:
+        """Of the topic; 0 while it is not known."""
 
-    def room(self) -> bool: ...
+    def produce(self, batch: MessageBatch) -> bool:
+        """Takes a batch, or not."""
 
-    async def wait_room(self) -> None: ...
+    def room(self) -> int:
+        """Payload bytes that can be produced now."""
+
+    async def wait_room(self, nbytes: int = 1) -> None:
+        """Returns when there is room."""
 
 
 class IngestTopic:
-    """The ``MessageSink`` of a coordinator. ``open_producer`` starts the producer of a topic; it is called once, when the topic first exists."""
+    """The ``MessageSink`` of a coordinator; ``run`` it as long as it is used.
+
+    The producer follows the topic by itself; this looks at the same keys to tell senders whether their messages would arrive.
+    """
 
     def __init__(
         self,
         store: Store,
-        config: ProducerOptions,
+        options: ProducerOptions,
         environment: str,
-        open_producer: Callable[[Topic], Awaitable[Producer]],
+        producer: Producer,
         now_ns: Callable[[], int] = wall_ns,
     ) -> None:
-        writer = config.writer
+        writer = options.writer
         self._store = store
         self._name = writer.topic_name
         self._key = topic_key(writer.topic_service_override.environment or environment, writer.topic_name)
@@ -52,45 +65,47 @@ class IngestTopic:
         self._placement_namespace = writer.placement_service_override.namespaces.placement
         self._staged = writer.placement.is_staged
         self._ignore_cutover = writer.ignore_cutoff_cutover
-        self._open_producer = open_producer
+        self._most_bytes = options.buffer.max_buffer_size // 4
+        self._producer = producer
         self._now_ns = now_ns
         self._topic: Topic | None = None
         self._placements: dict[ServiceID, Placement | None] = {}
         self._verdict: Verdict = judge(self._name, None, {}, now_ns())
-        self._producer: Producer | None = None
-        self._num_shards = 0
         self._said = ""
 
-    def ready(self) -> int | None:
+    def ready(self, nbytes: int) -> int | None:
         """See ``MessageSink``."""
-        if self._producer is None or self._verdict.opens_ns is None or self._now_ns() < self._verdict.opens_ns:
+        if self._verdict.opens_ns is None or self._now_ns() < self._verdict.opens_ns:
             return None
-        return self._num_shards if self._producer.room() else None
+        if self._producer.room() < self._needed(nbytes):
+            return None
+        return self._producer.num_shards or None
 
-    async def admit(self) -> int:
+    async def admit(self, nbytes: int) -> int:
         """See ``MessageSink``; waits up to ``ROOM_TIMEOUT_S`` for room."""
         refusal = self.refusal()
         if refusal is not None:
-            raise RefusedError(f"{refusal}; the write was not accepted, send it again")
-        assert self._producer is not None
+            raise RefusedError(f"{refusal}; nothing was accepted, send it again")
         try:
             async with asyncio.timeout(ROOM_TIMEOUT_S):
-                await self._producer.wait_room()
+                await self._producer.wait_room(self._needed(nbytes))
         except TimeoutError:
             raise RefusedError(
-                "the buffer towards the aggregators is full; the write was not accepted, send it again"
+                "the buffer towards the aggregators is full; nothing was accepted, send it again"
             ) from None
-        return self._num_shards
+        return self._producer.num_shards
 
-    def produce(self, batch: MessageBatch) -> None:
+    def _needed(self, nbytes: int) -> int:
+        return max(1, min(nbytes, self._most_bytes))
+
+    def produce(self, batch: MessageBatch) -> bool:
         """See ``MessageSink``."""
-        assert self._producer is not None
-        self._producer.produce(batch)
+        return self._producer.produce(batch)
 
     def refusal(self) -> str | None:
         """Why nothing can be sent now; None: it can."""
         reason = self._verdict.refusal(self._now_ns())
-        if reason is None and self._producer is None:
+        if reason is None and not self._producer.num_shards:
             return f"the producer of {self._name} is starting"
         return reason
 
@@ -100,83 +115,63 @@ class IngestTopic:
         while True:
             try:
                 await self._follow()
-            except* (KVError, OSError) as group:
+            except* KVError as group:
                 attempt += 1
-                delay = Backoff(initial_s=1.0, factor=2.0, max_s=30.0, jitter=True).delay(attempt)
-                log.error("lost the topic's watch", topic=self._name, error=str(group.exceptions[0]), retry_in_s=delay)
-            else:
-                delay = 1.0
-            await asyncio.sleep(delay)
+                log.error("lost sight of the topic; trying again", topic=self._name, error=str(group.exceptions[0]))
+            await asyncio.sleep(_RETRY.delay(max(attempt, 1)))
 
     async def _follow(self) -> None:
-        watchers: dict[ServiceID, asyncio.Task[None]] = {}
+        followers: dict[ServiceID, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tick(), name="ingest topic readiness")
             watch = self._store.watch(self._key)
             try:
                 async for value in watch:
-                    await self._on_topic(value)
+                    self._on_topic(value)
                     wanted = {c.service_id for c in self._topic.consumer_services} if self._topic else set()
-                    for service in wanted - watchers.keys():
-                        watchers[service] = group.create_task(self._follow_placement(service))
-                    for service in watchers.keys() - wanted:
-                        watchers.pop(service).cancel()
+                    for service in wanted - followers.keys():
+                        followers[service] = group.create_task(self._follow_placement(service))
+                    for service in followers.keys() - wanted:
+                        followers.pop(service).cancel()
                         self._placements.pop(service, None)
                     self._judge()
             finally:
                 await watch.close()
 
-    async def _on_topic(self, value: Value | None) -> None:
+    def _on_topic(self, value: Value | None) -> None:
         if value is None:
             self._topic = None
             return
         try:
-            topic = decode_topic(value.data, value.version)
+            self._topic = decode_topic(value.data, value.version)
         except DecodeError as error:
-            log.error("the topic cannot be decoded; the last good one stays in use", topic=self._name, error=str(error))
-            return
-        if self._producer is not None and topic.number_of_shards != self._num_shards:
-            log.error(
-                "the topic's shard count has changed, which a running coordinator cannot follow: restart it",
-                topic=self._name, was=self._num_shards, now=topic.number_of_shards,
-            )  # fmt: skip
-            return
-        self._topic = topic
-        if self._producer is None:
-            self._num_shards = topic.number_of_shards
-            self._producer = await self._open_producer(topic)
-            log.info("producing to the ingest topic", topic=self._name, shards=topic.number_of_shards)
+            log.error("the topic cannot be decoded; the last good one counts", topic=self._name, error=str(error))
 
     async def _follow_placement(self, service: ServiceID) -> None:
         key = placement_key(service.environment or self._environment, service.name, self._placement_namespace)
+        decode = decode_staged_placement if self._staged else decode_placement
         watch = self._store.watch(key)
         try:
             async for value in watch:
-                placement = None
-                if value is not None:
-                    decode = decode_staged_placement if self._staged else decode_placement
-                    try:
-                        placement = decode(value.data, value.version)
-                    except DecodeError as error:
-                        log.error(
-                            "a placement cannot be decoded; the last good one stays in use", key=key, error=str(error)
-                        )
-                        continue
-                self._placements[service] = placement
+                try:
+                    self._placements[service] = None if value is None else decode(value.data, value.version)
+                except DecodeError as error:
+                    log.error("a placement cannot be decoded; the last good one counts", key=key, error=str(error))
                 self._judge()
         finally:
             await watch.close()
 
     async def _tick(self) -> None:
-        """Shards are cut off, too, when their time comes."""
+        """Shards are cut off when their time comes, too."""
         while True:
             self._judge()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_TICK_S)
 
     def _judge(self) -> None:
         now = self._now_ns()
         self._verdict = judge(self._name, self._topic, self._placements, now, self._ignore_cutover)
-        reason = self._verdict.reason if self._verdict.refusal(now) is not None else "ready"
-        if reason != self._said:
-            self._said = reason
-            log.info("ingest topic: " + (self._verdict.refusal(now) or "messages are accepted"), topic=self._name)
+        refusal = self._verdict.refusal(now)
+        said = self._verdict.reason if refusal is not None else "messages are accepted"
+        if said != self._said:
+            self._said = said
+            log.info("ingest topic", topic=self._name, state=refusal or said)

@@ -24,21 +24,22 @@ class RecordingSink:
         self.refusal: str | None = None
         self.asked = 0
 
-    def ready(self) -> int | None:
+    def ready(self, nbytes: int) -> int | None:
         self.asked += 1
         return None if self.refusal else 64
 
-    async def admit(self) -> int:
+    async def admit(self, nbytes: int) -> int:
         if self.refusal is not None:
             raise RefusedError(self.refusal, retry_after_s=1)
         return 64
 
-    def produce(self, batch: MessageBatch) -> None:
+    def produce(self, batch: MessageBatch) -> bool:
         for i, shard in enumerate(batch.shards):
             metric = decode_metric(batch.payload[batch.offsets[i] : batch.offsets[i + 1]].tobytes())
             assert isinstance(metric, TimedMetricWithMetadatas)
             self.metrics.append(metric)
             self.shards.append(int(shard))
+        return True
 
 
 @pytest.fixture

@@ -76,16 +76,17 @@ class Recorder:
     def __init__(self) -> None:
         self.messages: Counter[tuple[int, str]] = Counter()
 
-    def ready(self) -> int | None:
+    def ready(self, nbytes: int) -> int | None:
         return 64
 
-    async def admit(self) -> int:
+    async def admit(self, nbytes: int) -> int:
         return 64
 
-    def produce(self, batch: MessageBatch) -> None:
+    def produce(self, batch: MessageBatch) -> bool:
         for i, shard in enumerate(batch.shards):
             data = batch.payload[batch.offsets[i] : batch.offsets[i + 1]].tobytes()
             self.messages[(int(shard), data.hex())] += 1
+        return True
 
 
 class Storage:
