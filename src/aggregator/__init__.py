@@ -1,1 +1,14 @@
-"""Contents to follow."""
+"""The service m3aggregator: one instance is a supervisor, a front and workers (docs/architecture.md §2).
+
+| folder | what |
+|---|---|
+| ``cli`` | the command |
+| ``config`` | the YAML file |
+| ``supervisor`` | the parent process: open ``supervisor/instance.py`` to see how everything is wired |
+| ``front`` | port 6000, in a process of its own |
+| ``worker``, ``engine`` | the worker processes and what they do with samples |
+| ``http`` | port 6001 |
+| ``ipc`` | what these processes say to each other |
+
+Imports ``m3msg``, ``m3metrics``, ``m3cluster`` and ``m3x``, never ``coordinator``.
+"""

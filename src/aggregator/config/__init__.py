@@ -7,6 +7,7 @@ here opens sockets.
 """
 
 from aggregator.config.aggregator import AggregatorSection, ClientConfig
+from aggregator.config.blocks import ServiceIDConfig
 from aggregator.config.derived import (
     KVKeys,
     buffer_past_ns,
@@ -32,6 +33,7 @@ __all__ = [
     "KVKeys",
     "MetricsConfig",
     "ServiceConfig",
+    "ServiceIDConfig",
     "buffer_past_ns",
     "engine_options",
     "forwarding_delay_ns",

@@ -21,20 +21,20 @@ from m3x.config import Duration, Meaningless, Section
 Transform = Literal["noop", "empty", "suffix"]
 
 
-class FileHostIDConfig(Section):
+class FileHostIDConfig(Section, frozen=True, kw_only=True):
     """``hostID.file``: the id is in a file, which may appear later."""
 
     path: str
     timeout: Duration | None = None
 
 
-class HostnameConfig(Section):
+class HostnameConfig(Section, frozen=True, kw_only=True):
     """``hostID.hostname``: a format in which ``{{.Hostname}}`` stands for the host name."""
 
     format: str = ""
 
 
-class HostIDConfig(Section):
+class HostIDConfig(Section, frozen=True, kw_only=True):
     """``hostID``."""
 
     resolver: Literal["hostname", "config", "environment", "file"] = "hostname"
@@ -52,13 +52,13 @@ class HostIDConfig(Section):
             raise ValueError("resolver file needs file.path")
 
 
-class InstanceIDConfig(Section):
+class InstanceIDConfig(Section, frozen=True, kw_only=True):
     """``instanceID``: the id of this instance in the placement."""
 
     type: Literal["host_id", "host_id_port"] = "host_id_port"
 
 
-class AggregationTypesConfig(Section):
+class AggregationTypesConfig(Section, frozen=True, kw_only=True):
     """``aggregationTypes``; default types are names, as a list or as one text with commas."""
 
     default_counter_aggregation_types: str | list[str] = []
@@ -71,7 +71,7 @@ class AggregationTypesConfig(Section):
     quantiles_pool: Meaningless = None
 
 
-class StreamConfig(Section):
+class StreamConfig(Section, frozen=True, kw_only=True):
     """``stream``: M3's sketch; quantiles are exact here, so it only has to be plausible."""
 
     eps: float = 0.0
@@ -87,13 +87,13 @@ class StreamConfig(Section):
             raise ValueError(f"eps must be at least 0 and below 0.5, found {self.eps:g}")
 
 
-class M3MsgClientConfig(Section):
+class M3MsgClientConfig(Section, frozen=True, kw_only=True):
     """``client.m3msg``."""
 
     producer: ProducerOptions
 
 
-class ClientConfig(Section):
+class ClientConfig(Section, frozen=True, kw_only=True):
     """``client``: how rollups reach the instances that own their shards."""
 
     type: Literal["legacy", "m3msg"] = "legacy"
@@ -118,7 +118,7 @@ class ClientConfig(Section):
             raise ValueError("type m3msg needs m3msg.producer")
 
 
-class PlacementWatcherConfig(Section):
+class PlacementWatcherConfig(Section, frozen=True, kw_only=True):
     """``placementManager.placementWatcher``."""
 
     key: str = "m3aggregator"
@@ -129,28 +129,28 @@ class PlacementWatcherConfig(Section):
             raise ValueError("key must not be empty")
 
 
-class PlacementManagerConfig(Section):
+class PlacementManagerConfig(Section, frozen=True, kw_only=True):
     """``placementManager``."""
 
     kv_config: KVOverride = KVOverride()
     placement_watcher: PlacementWatcherConfig = PlacementWatcherConfig()
 
 
-class ForwardingConfig(Section):
+class ForwardingConfig(Section, frozen=True, kw_only=True):
     """``forwarding``: how long a rollup may take (reference/aggregator_core.md §15.4)."""
 
     max_single_delay: Duration = Duration(0)
     max_const_delay: Duration = Duration(0)
 
 
-class PassthroughConfig(Section):
+class PassthroughConfig(Section, frozen=True, kw_only=True):
     """``passthrough``."""
 
     enabled: bool = False
     num_writers: Meaningless = None
 
 
-class AggregatorSection(Section, kw_only=True):
+class AggregatorSection(Section, frozen=True, kw_only=True):
     """``aggregator``."""
 
     host_id: HostIDConfig = msgspec.field(default=HostIDConfig(), name="hostID")

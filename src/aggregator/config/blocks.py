@@ -8,7 +8,7 @@ SECOND = 1_000 * MILLISECOND
 MINUTE = 60 * SECOND
 
 
-class RetryConfig(Section):
+class RetryConfig(Section, frozen=True, kw_only=True):
     """M3's generic retry block: a zero in YAML means the default (reference/aggregator_core.md §15.2)."""
 
     initial_backoff: Duration = Duration(0)
@@ -38,7 +38,7 @@ class RetryConfig(Section):
         return self.max_retries or 2
 
 
-class ServiceIDConfig(Section):
+class ServiceIDConfig(Section, frozen=True, kw_only=True):
     """``serviceID: {name, environment, zone}``."""
 
     name: str = ""
@@ -46,7 +46,7 @@ class ServiceIDConfig(Section):
     zone: str = ""
 
 
-class KVOverride(Section):
+class KVOverride(Section, frozen=True, kw_only=True):
     """``kvConfig`` and ``topicServiceOverride``: what is empty is the KV client's own."""
 
     zone: str = ""
@@ -54,7 +54,7 @@ class KVOverride(Section):
     namespace: str = ""
 
 
-class CodecConfig(Section):
+class CodecConfig(Section, frozen=True, kw_only=True):
     """Largest frame, length prefix included."""
 
     max_message_size: int = 4 << 20

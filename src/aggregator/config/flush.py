@@ -1,15 +1,16 @@
 """Flushing, election and output in YAML (reference/aggregator_core.md §15.3, §12; reference/m3msg.md §22.7)."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
 from aggregator.config.blocks import MILLISECOND, MINUTE, SECOND, KVOverride, RetryConfig, ServiceIDConfig
+from m3msg.producer.filters import PolicyTable, ShardSetFilter, StoragePolicyFilter
 from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3x.config import Duration, Meaningless, Section
 
 
-class FlushTimesManagerConfig(Section):
+class FlushTimesManagerConfig(Section, frozen=True, kw_only=True):
     """``flushTimesManager``."""
 
     kv_config: KVOverride = KVOverride()
@@ -22,7 +23,7 @@ class FlushTimesManagerConfig(Section):
         _check_format("flushTimesKeyFmt", self.flush_times_key_fmt)
 
 
-class ElectionTimingConfig(Section):
+class ElectionTimingConfig(Section, frozen=True, kw_only=True):
     """``electionManager.election``."""
 
     leader_timeout: Duration = Duration(10 * SECOND)
@@ -40,7 +41,7 @@ class ElectionTimingConfig(Section):
         return self.ttl_seconds or 60
 
 
-class ElectionManagerConfig(Section):
+class ElectionManagerConfig(Section, frozen=True, kw_only=True):
     """``electionManager``."""
 
     election: ElectionTimingConfig = ElectionTimingConfig()
@@ -70,7 +71,7 @@ class ElectionManagerConfig(Section):
         )
 
 
-class JitterBucket(Section):
+class JitterBucket(Section, frozen=True, kw_only=True):
     """``maxJitters[]``."""
 
     flush_interval: Duration
@@ -94,7 +95,7 @@ DEFAULT_MAX_JITTERS = (
 """M3's table; M3 itself crashes at the first list when jitter is on and a present section has no table."""
 
 
-class FlushManagerConfig(Section):
+class FlushManagerConfig(Section, frozen=True, kw_only=True):
     """``flushManager``."""
 
     check_every: Duration = Duration(SECOND)
@@ -118,28 +119,28 @@ class FlushManagerConfig(Section):
         return tuple(sorted(self.max_jitters or DEFAULT_MAX_JITTERS, key=lambda bucket: bucket.flush_interval))
 
 
-class StaticBackendConfig(Section):
+class StaticBackendConfig(Section, frozen=True, kw_only=True):
     """``staticBackend``: output that goes nowhere, or into the log."""
 
     type: Literal["blackhole", "logging"]
     name: str = ""
 
 
-class ShardSetFilterConfig(Section, kw_only=True):
+class ShardSetFilterConfig(Section, frozen=True, kw_only=True):
     """``filters[]``: a consumer service gets only these shards."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
     shard_set: str
 
 
-class StoragePolicyFilterConfig(Section, kw_only=True):
+class StoragePolicyFilterConfig(Section, frozen=True, kw_only=True):
     """``storagePolicyFilters[]``."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
     storage_policies: list[str]
 
 
-class PercentageFilterConfig(Section, kw_only=True):
+class PercentageFilterConfig(Section, frozen=True, kw_only=True):
     """``percentageFilters[]``."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
@@ -150,7 +151,7 @@ class PercentageFilterConfig(Section, kw_only=True):
             raise ValueError(f"percentage is a fraction between 0 and 1, found {self.percentage:g}")
 
 
-class RoutingPolicyFilterConfig(Section, kw_only=True):
+class RoutingPolicyFilterConfig(Section, frozen=True, kw_only=True):
     """``routingPolicyFilters[]``."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
@@ -158,7 +159,7 @@ class RoutingPolicyFilterConfig(Section, kw_only=True):
     allowed_traffic_types: list[str] = []
 
 
-class DynamicBackendConfig(Section, kw_only=True):
+class DynamicBackendConfig(Section, frozen=True, kw_only=True):
     """``dynamicBackend``: an m3msg producer."""
 
     name: str = ""
@@ -168,11 +169,20 @@ class DynamicBackendConfig(Section, kw_only=True):
     storage_policy_filters: list[StoragePolicyFilterConfig] = []
     percentage_filters: list[PercentageFilterConfig] = []
     routing_policy_filters: list[RoutingPolicyFilterConfig] = []
-    routing_policy_config: Meaningless = None
+    routing_policy_config: Any = None
+    """Kept to be refused with a reason when filters would need it; without it M3 applies none of them either."""
     writer: Meaningless = None
 
+    def __post_init__(self) -> None:
+        if self.routing_policy_config is not None and self.routing_policy_filters:
+            raise ValueError("routingPolicyFilters are not available: remove them, or routingPolicyConfig")
+        for one in self.filters:
+            ShardSetFilter.parse(one.shard_set)
+        for policies in self.storage_policy_filters:
+            StoragePolicyFilter(policies.storage_policies, PolicyTable())
 
-class HandlerConfig(Section):
+
+class HandlerConfig(Section, frozen=True, kw_only=True):
     """``handlers[]``: exactly one of both."""
 
     static_backend: StaticBackendConfig | None = None
@@ -185,7 +195,7 @@ class HandlerConfig(Section):
             raise ValueError("both dynamic and static backend were configured")
 
 
-class FlushConfig(Section):
+class FlushConfig(Section, frozen=True, kw_only=True):
     """``flush``: where aggregated metrics go; all handlers get everything."""
 
     handlers: list[HandlerConfig]

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-class LoggingConfig(Section):
+class LoggingConfig(Section, frozen=True, kw_only=True):
     """``logging``."""
 
     level: Literal["debug", "info", "warn", "error"] = "info"
@@ -40,7 +40,7 @@ class LoggingConfig(Section):
     error_output_paths: Meaningless = None
 
 
-class MetricsScopeConfig(Section):
+class MetricsScopeConfig(Section, frozen=True, kw_only=True):
     """``metrics.scope``."""
 
     prefix: str = ""
@@ -48,7 +48,7 @@ class MetricsScopeConfig(Section):
     tags: dict[str, str] = {}
 
 
-class PrometheusConfig(Section):
+class PrometheusConfig(Section, frozen=True, kw_only=True):
     """``metrics.prometheus``."""
 
     handler_path: str = "/metrics"
@@ -67,7 +67,7 @@ class PrometheusConfig(Section):
             raise ValueError(f"handlerPath must start with /, found {self.handler_path!r}")
 
 
-class MetricsConfig(Section):
+class MetricsConfig(Section, frozen=True, kw_only=True):
     """``metrics``."""
 
     scope: MetricsScopeConfig = MetricsScopeConfig()
@@ -84,7 +84,7 @@ class MetricsConfig(Section):
             raise ValueError(f"samplingRate must be above 0 and at most 1, found {self.sampling_rate:g}")
 
 
-class TLSConfig(Section):
+class TLSConfig(Section, frozen=True, kw_only=True):
     """``m3msg.server.tls``."""
 
     mode: Literal["disabled", "permissive", "enforced"] = "disabled"
@@ -99,7 +99,7 @@ class TLSConfig(Section):
             raise ValueError(f"TLS is not available: mode must be disabled, found {self.mode}")
 
 
-class M3MsgServerConfig(Section):
+class M3MsgServerConfig(Section, frozen=True, kw_only=True):
     """``m3msg.server``."""
 
     listen_address: Address
@@ -112,7 +112,7 @@ class M3MsgServerConfig(Section):
         parse_address(self.listen_address)
 
 
-class ConsumerConfig(Section):
+class ConsumerConfig(Section, frozen=True, kw_only=True):
     """``m3msg.consumer``."""
 
     encoder: CodecConfig = CodecConfig()
@@ -125,14 +125,14 @@ class ConsumerConfig(Section):
     connection_write_timeout: Duration = Duration(5 * SECOND)
 
 
-class M3MsgConfig(Section):
+class M3MsgConfig(Section, frozen=True, kw_only=True):
     """``m3msg``."""
 
     server: M3MsgServerConfig
     consumer: ConsumerConfig = ConsumerConfig()
 
 
-class HTTPConfig(Section):
+class HTTPConfig(Section, frozen=True, kw_only=True):
     """``http``."""
 
     listen_address: Address
@@ -143,7 +143,7 @@ class HTTPConfig(Section):
         parse_address(self.listen_address)
 
 
-class EtcdClusterConfig(Section):
+class EtcdClusterConfig(Section, frozen=True, kw_only=True):
     """``etcdClusters[]``."""
 
     zone: str = ""
@@ -154,7 +154,7 @@ class EtcdClusterConfig(Section):
     dial_timeout: Meaningless = None
 
 
-class EtcdConfig(Section):
+class EtcdConfig(Section, frozen=True, kw_only=True):
     """``kvClient.etcd``."""
 
     service: str
@@ -177,7 +177,7 @@ class EtcdConfig(Section):
             raise ValueError("service must not be empty")
 
 
-class EmbeddedKVConfig(Section):
+class EmbeddedKVConfig(Section, frozen=True, kw_only=True):
     """``kvClient.embedded``: the cluster state of one machine in a file; all processes that name the same file share it."""
 
     path: str
@@ -187,7 +187,7 @@ class EmbeddedKVConfig(Section):
             raise ValueError("path must name a file")
 
 
-class KVClientConfig(Section):
+class KVClientConfig(Section, frozen=True, kw_only=True):
     """``kvClient``: where the cluster state is. ``embedded`` wins over ``etcd``, whose ``env`` and ``zone`` stay the defaults for keys."""
 
     etcd: EtcdConfig | None = None
@@ -203,7 +203,7 @@ class KVClientConfig(Section):
         return (self.etcd.env if self.etcd is not None else "") or "default_env"
 
 
-class RuntimeOptionsConfig(Section):
+class RuntimeOptionsConfig(Section, frozen=True, kw_only=True):
     """``runtimeOptions``: limits that KV may change while running (reference/aggregator_core.md §14)."""
 
     kv_config: KVOverride = KVOverride()
@@ -218,7 +218,7 @@ class RuntimeOptionsConfig(Section):
             raise ValueError("limits must not be negative; 0 means no limit")
 
 
-class InstanceSection(Section):
+class InstanceSection(Section, frozen=True, kw_only=True):
     """``instance``: this implementation's own keys, all optional."""
 
     workers: int = 0
@@ -240,7 +240,7 @@ class InstanceSection(Section):
             raise ValueError("timerSamplesPerSeriesCap must be at least 1")
 
 
-class ServiceConfig(Section, kw_only=True):
+class ServiceConfig(Section, frozen=True, kw_only=True):
     """The configuration file of an aggregator instance."""
 
     logging: LoggingConfig = LoggingConfig()

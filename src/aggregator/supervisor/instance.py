@@ -1,0 +1,502 @@
+"""One aggregator instance: everything wired together (docs/architecture.md §2, §5).
+
+    KV ──placement──> Instance ──spawns──> front, workers          elector ──role──> flushing ──commands──> front ──> workers
+     └──flush times, leases                                        workers ──output──> forwarder ──> producers ──done──> flushing ──> KV
+
+The decisions are in the pure machines (``election``, ``flushing``, ``schedule``, ``flush_times``); here is only what carries events to them
+and their actions out. All of it runs in one event loop; nothing in it blocks.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import zmq
+
+from aggregator import ipc
+from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, new_metric_limit
+from aggregator.front.options import FrontOptions
+from aggregator.supervisor.fleet import Fleet, Routing
+from aggregator.supervisor.flushing import Flushing, Send
+from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
+from aggregator.supervisor.placement import View, assign, nearest_ids, view
+from aggregator.supervisor.shard_set import ShardSet
+from aggregator.supervisor.sinks import Sinks
+from aggregator.supervisor.timing import schedule_options
+from aggregator.supervisor.watching import Problems, decode_limit, follow, placement_of, topic_of
+from aggregator.worker.options import WorkerOptions
+from m3cluster.keys import topic_key
+from m3cluster.kv import Store
+from m3cluster.placement.model import Placement
+from m3cluster.topic import Topic
+from m3x.clock import wall_ns
+from m3x.instrument import Registry
+from m3x.log import logger
+
+__all__ = ["Instance"]
+
+log = logger(__name__)
+
+_PUMP_S = 0.02
+_LOOK_S = 0.25
+
+
+class Instance:
+    """See the module. ``run`` returns after ``stop`` when everything has ended."""
+
+    def __init__(
+        self, config: ServiceConfig, store: Store, instance_id: str, *, workers: int, run_dir: Path, registry: Registry
+    ) -> None:
+        self.config = config
+        self.instance_id = instance_id
+        self.keys: KVKeys = kv_keys(config)
+        self.problems = Problems()
+        self.registry = registry
+        self.scope = registry.scope(config.metrics.scope.prefix).sub("aggregator")
+        self.view: View | None = None
+        self.fleet: Fleet | None = None
+        self.shard_set: ShardSet | None = None
+        self.flushing = Flushing(schedule_options(config))
+        self.worker_stats: dict[int, ipc.WorkerStats] = {}
+        self.owners: dict[int, int] = {}
+        self.output_topic: Topic | None = None
+        self.ingest_topic: Topic | None = None
+        self.started_ns = wall_ns()
+        self.output = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="final"))
+        self.rollups = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="forwarded"))
+        self.sinks = Sinks(config, store, self.output, self.rollups, self.may_write, self.scope)
+        self._store = store
+        self._max_workers = workers
+        self._run_dir = run_dir
+        self._serving = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._placed = asyncio.Event()
+        self._wake = asyncio.Event()
+        runtime = config.runtime_options
+        self._limits = {
+            "values": runtime.write_values_per_metric_limit_per_second,
+            "new": runtime.write_new_metric_limit_cluster_per_second,
+        }
+        self.problems.set(
+            "placement",
+            f"no placement yet under the key {self.keys.placement}: create it with POST "
+            f"/api/v1/services/m3aggregator/placement/init of a coordinator",
+        )
+
+    # --- life
+
+    def stop(self) -> None:
+        """Begins the end: hand over the lead, deliver what was emitted, end all processes."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serves until ``stop``."""
+        async with asyncio.TaskGroup() as group:
+            watches = [
+                group.create_task(follow(self._store, self.keys.placement, placement_of, self._placement)),
+                *(
+                    group.create_task(follow(self._store, key, topic_of, self._topic_changed(name)))
+                    for name, key in self._topic_keys().items()
+                ),
+            ]
+            placed = group.create_task(self._placed.wait())
+            stopping = group.create_task(self._stopping.wait())
+            await asyncio.wait([placed, stopping], return_when=asyncio.FIRST_COMPLETED)
+            placed.cancel()
+            if not self._stopping.is_set():
+                await self._serve(group)
+            stopping.cancel()
+            for task in watches:
+                task.cancel()
+
+    async def _serve(self, group: asyncio.TaskGroup) -> None:
+        assert self.view is not None
+        workers = max(min(self._max_workers, len(self.view.owned)), 1)
+        routing = self._route(workers)
+        self.fleet = Fleet(
+            run_dir=self._run_dir,
+            workers=workers,
+            routing=routing,
+            owner=self,
+            front_options=self._front_options,
+            worker_options=self._worker_options,
+        )
+        self._check_shard_counts()
+        log.info("starting processes", workers=workers, shards=len(routing.owned), shard_set=self.view.shard_set)
+        producers = group.create_task(self.sinks.run(), name="producers")
+        fleet = group.create_task(self.fleet.run(), name="processes")
+        tasks = [
+            group.create_task(self._flush_loop(), name="flush"),
+            group.create_task(self._pump_loop(), name="pump"),
+            group.create_task(self._look_loop(), name="look"),
+            group.create_task(self._expire_loop(), name="expire"),
+            group.create_task(
+                follow(self._store, self.keys.values_limit, decode_limit, self._limit_changed("values"))
+            ),
+            group.create_task(
+                follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limit_changed("new"))
+            ),
+        ]  # fmt: skip
+        shard_set = group.create_task(self._shard_set_loop(), name="shard set")
+        await self._stopping.wait()
+        await self._shut_down(shard_set, tasks)
+        producers.cancel()
+        await asyncio.wait([fleet, producers])
+
+    async def _shut_down(self, shard_set: "asyncio.Task[None]", tasks: "list[asyncio.Task[None]]") -> None:
+        """Stop accepting, deliver and record what was emitted, give the lead away, end the processes."""
+        assert self.fleet is not None
+        timeout_s = self.config.instance.shutdown_timeout.seconds
+        log.info("shutting down", timeout_s=timeout_s)
+        drain = asyncio.create_task(self.fleet.drain(min(timeout_s, 10.0)), name="drain")
+        async with asyncio.timeout(timeout_s + 5.0):
+            await drain
+            await self._delivered(timeout_s)
+        shard_set.cancel()
+        await asyncio.wait([shard_set])
+        for task in tasks:
+            task.cancel()
+        await self.fleet.stop(5.0)
+        await self.sinks.close()
+
+    async def _delivered(self, timeout_s: float) -> None:
+        """Waits until all that was emitted is done and written down, as long as we lead."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline and self.may_write():
+            waiting = self.output.waiting_bytes + self.rollups.waiting_bytes + self.sinks.pending
+            if not waiting and not self.flushing.save_due(self.flushing.saved_ns):
+                return
+            await asyncio.sleep(0.05)
+
+    # --- options of the processes
+
+    def _front_options(self, epoch: int) -> FrontOptions:
+        server, consumer = self.config.server.server, self.config.server.consumer
+        return FrontOptions(
+            listen_address=server.listen_address,
+            run_dir=str(self._run_dir),
+            epoch=epoch,
+            parent_pid=os.getpid(),
+            log_level=self.config.logging.level,
+            max_frame_bytes=consumer.decoder.max_message_size,
+            keep_alive=server.keep_alive_enabled,
+            keep_alive_period_ns=int(server.keep_alive_period),
+        )
+
+    def _worker_options(self, worker: int, epoch: int, front_epoch: int) -> WorkerOptions:
+        assert self.view is not None
+        assert self.fleet is not None
+        placement = self.view.placement
+        return WorkerOptions(
+            index=worker,
+            epoch=epoch,
+            front_epoch=front_epoch,
+            run_dir=str(self._run_dir),
+            parent_pid=os.getpid(),
+            engine=engine_options(
+                self.config,
+                num_shards=placement.num_shards,
+                topic_shards=self._topic_shards(),
+                replica_factor=placement.replica_factor,
+                workers=len(self.fleet.workers),
+            ),
+            log_level=self.config.logging.level,
+        )
+
+    # --- what the KV says
+
+    def _topic_keys(self) -> dict[str, str]:
+        """The topics that this instance reads from and writes to, by role."""
+        section, default = self.config.aggregator, self.config.kv_client.environment
+        writers = {}
+        for handler in section.flush.handlers:
+            if handler.dynamic_backend is not None:
+                writers["output"] = handler.dynamic_backend.producer.writer
+                break
+        if section.client.m3msg is not None:
+            writers["ingest"] = section.client.m3msg.producer.writer
+        return {
+            name: topic_key(writer.topic_service_override.environment or default, writer.topic_name)
+            for name, writer in writers.items()
+        }
+
+    def _placement(self, placement: Placement | None) -> None:
+        if placement is None:
+            # As M3: a deleted placement changes nothing for those who run.
+            log.warning("the placement was deleted; going on with the last one", key=self.keys.placement)
+            return
+        self.view = seen = view(placement, self.instance_id)
+        if seen.instance is None:
+            near = ", ".join(nearest_ids(placement, self.instance_id)) or "none at all"
+            self.problems.set(
+                "placement",
+                f"instance {self.instance_id} is not in the placement of version {placement.version}, which has: {near}; "
+                f"set hostID/instanceID to one of these, or add this instance",
+            )
+        else:
+            self.problems.set("placement", None)
+            left_s = seen.cutover_left_ns(wall_ns()) / 1e9
+            if left_s > 0:
+                log.info("the placement is not cut over yet", seconds_left=round(left_s, 1))
+        log.info("placement", version=placement.version, shards=len(seen.owned), num_shards=placement.num_shards)
+        if self.fleet is not None:
+            self._reroute()
+        elif seen.instance is not None:
+            self._placed.set()
+
+    def _reroute(self) -> None:
+        assert self.fleet is not None
+        routing = self._route(len(self.fleet.workers))
+        for worker in range(len(self.fleet.workers)):
+            self.flushing.assign(worker, routing.of(worker))
+        self.fleet.reroute(routing)
+        self._check_shard_counts()
+        self._wake.set()
+
+    def _route(self, workers: int) -> Routing:
+        assert self.view is not None
+        owned = self.view.owned
+        self.owners = assign(list(owned), workers, self.owners)
+        return Routing(self.view.placement.num_shards, self._topic_shards(), owned, self.owners)
+
+    def _topic_shards(self) -> int:
+        """Shards of the output topic; until it exists, as many as the placement has."""
+        assert self.view is not None
+        return self.output_topic.number_of_shards if self.output_topic is not None else self.view.placement.num_shards
+
+    def _topic_changed(self, role: str) -> Callable[[Topic | None], None]:
+        key = self._topic_keys()[role]
+        if role == "output":
+            self._topic_problem(key, None)
+
+        def changed(topic: Topic | None) -> None:
+            if role == "ingest":
+                self.ingest_topic = topic
+                self._check_shard_counts()
+                return
+            self._topic_problem(key, topic)
+            before, self.output_topic = self.output_topic, topic or self.output_topic
+            if self.fleet is not None and before != self.output_topic:
+                self._reroute()
+
+        return changed
+
+    def _topic_problem(self, key: str, topic: Topic | None) -> None:
+        name = key.rsplit("/", 1)[-1]
+        if topic is None:
+            text = f"topic {name} does not exist: create it with POST /api/v1/topic/init of a coordinator (Topic-Name: {name})"
+        elif not topic.consumer_services:
+            text = (
+                f"topic {name} has no consumer service: nobody gets what is aggregated; add one with POST /api/v1/topic"
+            )
+        else:
+            text = ""
+        self.problems.set("output topic", text or None)
+
+    def _check_shard_counts(self) -> None:
+        topic, seen = self.ingest_topic, self.view
+        if topic is None or seen is None or topic.number_of_shards == seen.placement.num_shards:
+            self.problems.set("shard counts", None)
+            return
+        self.problems.set(
+            "shard counts",
+            f"topic {topic.name} has {topic.number_of_shards} shards and the placement {seen.placement.num_shards}: "
+            f"metrics would be lost; both must be equal",
+        )
+
+    def _limit_changed(self, name: str) -> Callable[[int | None], None]:
+        default = self._limits[name]
+
+        def changed(limit: int | None) -> None:
+            self._limits[name] = default if limit is None else limit
+            log.info("limit changed", limit=name, per_second=self._limits[name])
+            if self.fleet is not None:
+                self.fleet.broadcast(self._runtime_options())
+
+        return changed
+
+    def _runtime_options(self) -> ipc.RuntimeOptions:
+        assert self.view is not None
+        placement = self.view.placement
+        return ipc.RuntimeOptions(
+            self._limits["values"],
+            new_metric_limit(self._limits["new"], placement.num_shards, placement.replica_factor),
+        )
+
+    # --- what the processes say
+
+    def worker_started(self, worker: int, epoch: int) -> None:
+        """``FleetOwner``."""
+        assert self.view is not None
+        owned = [shard for number, shard in self.view.owned.items() if self.owners[number] == worker]
+        self.flushing.worker_up(worker, epoch, owned)
+        if self.fleet is not None:
+            self.fleet.relay(Send(worker, epoch, self._runtime_options()))
+
+    def worker_gone(self, worker: int, epoch: int) -> None:
+        """``FleetOwner``."""
+        self.flushing.worker_down(worker)
+        self.worker_stats.pop(worker, None)
+        self.registry.forget(f"worker {worker}")
+
+    def front_replaced(self) -> None:
+        """``FleetOwner``."""
+        assert self.fleet is not None
+        self.registry.forget("front")
+        for worker in range(len(self.fleet.workers)):
+            self._relay(self.flushing.again(worker))
+        self.fleet.broadcast(self._runtime_options())
+
+    def from_front(self, message: ipc.FromFront) -> None:
+        """``FleetOwner``."""
+        assert self.fleet is not None
+        match message:
+            case ipc.Listening():
+                log.info("accepting metrics", address=message.address)
+            case ipc.FrontStats():
+                prefix = f"{self.config.metrics.scope.prefix}.aggregator"
+                self.registry.merge("front", message.counters, message.gauges, prefix=prefix)
+            case ipc.Stale():
+                self._undelivered(message)
+
+    def _undelivered(self, message: ipc.Stale) -> None:
+        assert self.fleet is not None
+        child = self.fleet.workers[message.worker]
+        if child.epoch != message.epoch or not child.pid:
+            return
+        if isinstance(message.command, ipc.Flush):
+            self.flushing.refused(message.worker, message.command.id)
+        elif isinstance(message.command, ipc.Shards):
+            asyncio.get_running_loop().call_later(0.1, self.fleet.tell_shards, message.worker)
+
+    def from_worker(self, worker: int, epoch: int, message: ipc.FromWorker, frames: Sequence[zmq.Frame]) -> None:
+        """``FleetOwner``."""
+        match message:
+            case ipc.Ready():
+                log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
+            case ipc.Lists():
+                self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
+                self._wake.set()
+            case ipc.Flushed():
+                self._flushed(worker, epoch, message, frames)
+            case ipc.Refused():
+                self.flushing.refused(worker, message.id)
+            case ipc.WorkerStats():
+                self.worker_stats[worker] = message
+                prefix = f"{self.config.metrics.scope.prefix}.aggregator"
+                self.registry.merge(f"worker {worker}", message.counters, message.gauges, prefix=prefix)
+
+    def _flushed(self, worker: int, epoch: int, message: ipc.Flushed, frames: Sequence[zmq.Frame]) -> None:
+        if message.values:
+            batch = batch_of(message, frames)
+            forwarder = self.rollups if message.forwarded else self.output
+            if message.forwarded:
+                self.sinks.need_rollups()
+            if self.flushing.part(worker, message):
+                forwarder.offer(Part(worker, epoch, message.id, batch))
+            else:
+                self.scope.sub("forwarder").count("out-of-term", len(batch))
+                forwarder.refuse(worker, epoch, batch.size_bytes)
+        if message.last:
+            self._relay(self.flushing.last(worker, message.id, wall_ns()))
+
+    # --- output
+
+    def may_write(self) -> bool:
+        """Asked by the producers before every write."""
+        return self.shard_set is not None and self.shard_set.may_write()
+
+    def _done(self, flush_id: int, result: Ended) -> None:
+        if result.fenced:
+            # What was not sent is not flushed: the term is over, whoever leads next emits it.
+            if self.shard_set is not None:
+                self.shard_set.elector.lease_lost()
+            return
+        self.flushing.done(flush_id)
+
+    def _credit(self, worker: int, epoch: int, nbytes: int) -> None:
+        if self.fleet is not None:
+            self.fleet.credit(worker, epoch, nbytes)
+
+    def _relay(self, sends: Iterable[Send]) -> None:
+        if self.fleet is not None:
+            for send in sends:
+                self.fleet.relay(send)
+
+    def _out_of_term(self) -> None:
+        self.output.drop()
+        self.rollups.drop()
+
+    # --- loops
+
+    async def _shard_set_loop(self) -> None:
+        """One membership at a time; a placement that moves us to another shard set ends it and begins the next."""
+        while True:
+            assert self.view is not None
+            number = self.view.shard_set
+            self.flushing.schedule.shard_set = number
+            self.shard_set = ShardSet(
+                number,
+                config=self.config,
+                keys=self.keys,
+                store=self._store,
+                flushing=self.flushing,
+                instance_id=self.instance_id,
+                view=self._current_view,
+                relay=self._relay,
+                lost=self._out_of_term,
+                scope=self.scope,
+            )
+            member = asyncio.create_task(self.shard_set.run(), name=f"shard set {number}")
+            try:
+                while self.view.shard_set == number:
+                    done, _ = await asyncio.wait([member], timeout=_LOOK_S)
+                    for ended in done:
+                        ended.result()
+            finally:
+                member.cancel()
+                await asyncio.wait([member])
+
+    def _current_view(self) -> View:
+        assert self.view is not None
+        return self.view
+
+    async def _flush_loop(self) -> None:
+        while True:
+            now_ns = wall_ns()
+            if self.may_write():
+                self._relay(self.flushing.tick(now_ns))
+            next_ns = self.flushing.schedule.next_ns()
+            wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    async def _pump_loop(self) -> None:
+        """Sinks do not tell when they have room again."""
+        while True:
+            await asyncio.sleep(_PUMP_S)
+            self.output.pump()
+            self.rollups.pump()
+
+    async def _look_loop(self) -> None:
+        """Things that time alone changes."""
+        cut_over: int | None = None
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            seen = self.view
+            if seen is None or seen.instance is None or cut_over == seen.placement.version:
+                continue
+            if seen.cutover_left_ns(wall_ns()) == 0:
+                cut_over = seen.placement.version
+                log.info("all shards are cut over", version=cut_over, shards=len(seen.owned))
+
+    async def _expire_loop(self) -> None:
+        interval_s = (int(self.config.aggregator.entry_check_interval) or 3600 * 10**9) / 1e9
+        while True:
+            await asyncio.sleep(interval_s)
+            if self.fleet is not None:
+                self.fleet.broadcast(ipc.Expire())

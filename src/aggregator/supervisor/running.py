@@ -1,0 +1,154 @@
+"""The supervisor process from its first line to its exit code."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from aggregator.config import KVClientConfig, ServiceConfig
+from aggregator.http import create_app
+from aggregator.supervisor.instance import Instance
+from aggregator.supervisor.status import InstanceStatus
+from m3cluster.kv import Embedded, KVError, StoreConfig, open_store
+from m3x import log
+from m3x.config import ConfigError, Loaded, parse_address
+from m3x.instrument import Registry
+from m3x.web import metrics_app, serve
+
+__all__ = ["run", "store_config"]
+
+_log = log.logger(__name__)
+
+_LONGEST_SOCKET_DIR = 70
+"""Unix socket paths end at 107 characters; the names of ours take up to 30."""
+
+
+def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None) -> int:
+    """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up."""
+    config = loaded.value
+    log.configure(config.logging.level, process="supervisor", **config.logging.fields)
+    for path in loaded.meaningless:
+        _log.debug("this key has no effect here", key=path)
+    if config.rawtcp is not None:
+        _log.warning("rawtcp is not available: only m3msg is served")
+    store = store_config(config.kv_client, data_dir)
+    with _run_directory(config.instance.run_directory) as run_dir:
+        return asyncio.run(_main(config, store, instance_id, workers, run_dir))
+
+
+def store_config(kv: KVClientConfig, data_dir: Path | None) -> StoreConfig:
+    """The KV backend that a configuration names. Raises ``ConfigError`` for one that is not available."""
+    if kv.embedded is not None:
+        path = Path(kv.embedded.path)
+        if data_dir is not None:
+            path = data_dir / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Embedded(path)
+    raise ConfigError(
+        [
+            "kvClient.etcd: etcd cannot be used yet, it comes with the cluster release; to run now, keep the cluster state in a "
+            "file of this machine: add kvClient.embedded.path (a second -f file can do it), the same file for all services"
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _run_directory(configured: str) -> Iterator[Path]:
+    """A private directory for sockets and option files, removed at the end."""
+    parent = Path(configured).resolve() if configured else None
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="m3agg-", dir=parent))
+    if len(str(path)) > _LONGEST_SOCKET_DIR:
+        shutil.rmtree(path)
+        if configured:
+            raise ConfigError(
+                [f"instance.runDirectory: {configured} is too long for the names of sockets; use a shorter path"]
+            )
+        path = Path(tempfile.mkdtemp(prefix="m3agg-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+async def _main(
+    config: ServiceConfig, store_options: StoreConfig, instance_id: str, workers: int, run_dir: Path
+) -> int:
+    registry = Registry()
+    try:
+        store = await open_store(store_options)
+    except KVError as error:
+        raise ConfigError([f"kvClient: the store cannot be opened: {error}"]) from error
+    try:
+        instance = Instance(config, store, instance_id, workers=workers, run_dir=run_dir, registry=registry)
+        _log.info("starting", instance=instance_id, pid=os.getpid(), workers=workers)
+        try:
+            async with _servers(config, instance, registry):
+                return await _until_stopped(instance)
+        except OSError as error:
+            _log.error("cannot start", error=str(error))
+            return 1
+        except BaseExceptionGroup as group:
+            for cause in _leaves(group):
+                _log.error("the instance failed", exception=cause)
+            return 1
+    finally:
+        await store.close()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _until_stopped(instance: Instance) -> int:
+    """Runs the instance; the first signal stops it, the second ends it at once."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(instance.run(), name="instance")
+    signals = 0
+
+    def on_signal(name: str) -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            _log.info("stopping; the same signal again ends at once", signal=name)
+            instance.stop()
+        else:
+            _log.warning("ending at once", signal=name)
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    try:
+        await running
+    except asyncio.CancelledError:
+        return 1
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    _log.info("ended")
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _servers(config: ServiceConfig, instance: Instance, registry: Registry) -> AsyncIterator[None]:
+    """The HTTP servers: status, and metrics where they have an address of their own."""
+    prometheus = config.metrics.prometheus
+    own = prometheus is not None and bool(prometheus.listen_address)
+    path = prometheus.handler_path if prometheus is not None and not own else None
+    async with contextlib.AsyncExitStack() as stack:
+        host, port = parse_address(config.http.listen_address)
+        await stack.enter_async_context(serve(create_app(InstanceStatus(instance), registry, path), host, port))
+        if prometheus is not None and own:
+            host, port = parse_address(prometheus.listen_address)
+            await stack.enter_async_context(serve(metrics_app(registry, prometheus.handler_path), host, port))
+        _log.info("HTTP", status=config.http.listen_address, metrics=prometheus.listen_address if prometheus else "")
+        yield

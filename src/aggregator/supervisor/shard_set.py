@@ -1,0 +1,198 @@
+"""This instance as a member of one shard set: its election, the flush times in the KV, and the role that follows from both."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
+from aggregator.supervisor.election import ElectionState, campaign_wanted
+from aggregator.supervisor.elector import Elector, ElectorOptions
+from aggregator.supervisor.flush_times import can_lead
+from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.placement import View
+from m3cluster.election import Election
+from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
+from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Store, Value
+from m3cluster.proto import DecodeError
+from m3x.clock import wall_ns
+from m3x.instrument import Scope
+from m3x.log import logger
+from m3x.retry import Backoff
+
+__all__ = ["ShardSet"]
+
+log = logger(__name__)
+
+_SAVE_EVERY_S = 0.1
+_RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
+
+
+class ShardSet:
+    """See the module; ``relay`` takes commands for workers, ``lost`` is called when what is to be emitted must not be any more."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        config: ServiceConfig,
+        keys: KVKeys,
+        store: Store,
+        flushing: Flushing,
+        instance_id: str,
+        view: Callable[[], View],
+        relay: Callable[[Iterable[Send]], None],
+        lost: Callable[[], None],
+        scope: Scope,
+    ) -> None:
+        self.number = number
+        self.opened_ns = wall_ns()
+        self.times: ShardSetFlushTimes | None = None
+        """Flush times in the KV; None: none, or not read yet."""
+        self._config = config
+        self._key = keys.flush_times(number)
+        self._store = store
+        self._flushing = flushing
+        self._view = view
+        self._relay = relay
+        self._lost = lost
+        self._scope = scope
+        self._tasks: asyncio.TaskGroup | None = None
+        section = config.aggregator.election_manager
+        self._offset_ns = int(section.shard_cutoff_check_offset)
+        self.elector = Elector(
+            Election(store, keys.election(number), section.election.ttl_s),
+            ElectorOptions(
+                value=section.leader_value or instance_id,
+                shard_set=number,
+                peers=lambda: view().peers(),
+                wanted=self._wanted,
+                check_interval_s=section.campaign_state_check_interval.seconds,
+                resign_timeout_s=section.election.resign_timeout.seconds,
+            ),
+            scope.sub("election-manager"),
+            self._role_changed,
+        )
+
+    @property
+    def state(self) -> ElectionState:
+        """Follower, pending follower or leader."""
+        return self.elector.machine.state
+
+    def may_write(self) -> bool:
+        """Whether leader output may be written right now."""
+        return self.elector.may_write()
+
+    def can_lead(self) -> bool:
+        """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
+        if self.elector.machine.is_leader:
+            return True
+        if not self._wanted():
+            return False
+        return can_lead(self.times, self.opened_ns, wall_ns(), buffer_past_ns(self._config))
+
+    async def resign(self) -> None:
+        """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
+        await self.elector.resign(self._config.aggregator.resign_timeout.seconds)
+
+    async def run(self) -> None:
+        """Takes part until cancelled; then the lease is gone."""
+        self._relay(self._flushing.follow())
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._follow_times(), name="flush times")
+                self._tasks.create_task(self.elector.run(), name="election")
+                self._tasks.create_task(self._save_loop(), name="save")
+        finally:
+            self._flushing.rest()
+            self._lost()
+
+    def _wanted(self) -> bool | None:
+        return campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+
+    # --- role
+
+    def _role_changed(self) -> None:
+        if self.state is ElectionState.LEADER:
+            assert self._tasks is not None
+            self._tasks.create_task(self._begin_term(), name="term")
+            return
+        self._lost()
+        if self.state is ElectionState.FOLLOWER:
+            self._relay(self._flushing.follow())
+        else:
+            self._flushing.rest()
+
+    async def _begin_term(self) -> None:
+        """Reads the flush times that this term starts from; nothing is emitted before."""
+        revision, attempt = self.elector.election.revision, 0
+        while True:
+            try:
+                times = await self._read_times()
+                break
+            except KVError as error:
+                attempt += 1
+                log.warning_limited("flush times cannot be read; not emitting yet", key=self._key, error=str(error))
+                await asyncio.sleep(_RETRY.delay(attempt))
+        if self.elector.machine.is_leader and self.elector.election.revision == revision:
+            self.times = times
+            self._flushing.lead(times, wall_ns())
+            log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
+
+    async def _read_times(self) -> ShardSetFlushTimes:
+        try:
+            return decode_flush_times((await self._store.get(self._key)).data)
+        except KeyNotFoundError:
+            return ShardSetFlushTimes()
+        except DecodeError as error:
+            log.error("the flush times in the KV cannot be decoded; starting afresh", key=self._key, error=str(error))
+            return ShardSetFlushTimes()
+
+    # --- flush times
+
+    async def _follow_times(self) -> None:
+        watch = self._store.watch(self._key)
+        try:
+            async for value in watch:
+                self._times_changed(value)
+        finally:
+            await watch.close()
+
+    def _times_changed(self, value: Value | None) -> None:
+        if value is None:
+            self.times = None
+            return
+        try:
+            self.times = decode_flush_times(value.data)
+        except DecodeError as error:
+            self._scope.sub("flush-times-manager").count("flush-times-unmarshal-errors")
+            log.error("flush times in the KV cannot be decoded; left out", key=self._key, error=str(error))
+            return
+        self._relay(self._flushing.kv_changed(self.times))
+
+    async def _save_loop(self) -> None:
+        attempt = 0
+        while True:
+            await asyncio.sleep(_SAVE_EVERY_S if not attempt else _RETRY.delay(attempt))
+            if self.may_write() and self._flushing.save_due(wall_ns()):
+                attempt = 0 if await self._save() else attempt + 1
+
+    async def _save(self) -> bool:
+        election, scope = self.elector.election, self._scope.sub("flush-times-manager.flush-times-persist")
+        scope = scope.tagged(persist_type="sync")
+        key, revision = election.key, election.revision
+        message = self._flushing.message(self._view().redirects)
+        try:
+            await self._store.put_if(self._key, encode_flush_times(message), key, revision)
+        except ConditionFailedError:
+            scope.count("errors")
+            log.error("flush times were not written: the election key is not ours any more", key=key)
+            self.elector.lease_lost()
+            return True
+        except KVError as error:
+            scope.count("errors")
+            log.warning_limited("flush times could not be written, trying again", key=self._key, error=str(error))
+            self._flushing.not_saved()
+            return False
+        scope.count("success")
+        if self._flushing.role is FlushRole.LEADER and election.revision == revision:
+            self._relay(self._flushing.saved(message, wall_ns()))
+        return True

@@ -1,0 +1,168 @@
+"""Where output goes: a sink for each of ``flush.handlers``, and the producer that carries rollups to other instances."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from aggregator.config import DynamicBackendConfig, HandlerConfig, ServiceConfig, ServiceIDConfig
+from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Part, Sink
+from m3cluster.kv import Store
+from m3cluster.topic import ServiceID
+from m3metrics.codec.aggregated import decode_aggregated
+from m3msg.batch import MessageBatch
+from m3msg.producer import (
+    Done,
+    Filter,
+    PercentageFilter,
+    Producer,
+    ProducerOptions,
+    ProducerStatus,
+    ShardSetFilter,
+    StoragePolicyFilter,
+)
+from m3x.instrument import Scope
+from m3x.log import logger
+
+__all__ = ["ProducerSink", "Sinks"]
+
+log = logger(__name__)
+
+
+class ProducerSink:
+    """A producer as a sink; only a leader's batches come here, so all of them are fenced."""
+
+    def __init__(self, producer: Producer, ended: Callable[[Part, Ended], None], *, forwarded: bool) -> None:
+        self.producer = producer
+        self.pending = 0
+        """Batches that are not done."""
+        self._forwarded = forwarded
+        self._ended = ended
+        producer.on_done = self._done
+
+    def room(self) -> bool:
+        """Whether the producer takes more."""
+        return self.producer.room(forwarded=self._forwarded) > 0
+
+    def deliver(self, batch: MessageBatch) -> None:
+        """Gives it to the producer; what that does not take is lost."""
+        self.pending += 1
+        if not self.producer.produce(batch, fenced=True, forwarded=self._forwarded):
+            self._done(Done(batch.token, acked=0, lost=len(batch), filtered=0))
+
+    def _done(self, done: Done) -> None:
+        self.pending -= 1
+        self._ended(done.token, Ended(done.acked + done.filtered, done.lost, done.fenced))
+
+
+class Sinks:
+    """All sinks of an instance; they are made by ``run``, which lives as long as they do."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        store: Store,
+        output: Forwarder,
+        rollups: Forwarder,
+        may_write: Callable[[], bool],
+        scope: Scope,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._output = output
+        self._rollups = rollups
+        self._may_write = may_write
+        self._scope = scope
+        self._producers: list[ProducerSink] = []
+        self._rollups_wanted = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """Batches on their way."""
+        return sum(sink.pending for sink in self._producers)
+
+    def status(self) -> list[ProducerStatus]:
+        """The producers' own view."""
+        return [sink.producer.status() for sink in self._producers]
+
+    def need_rollups(self) -> None:
+        """A rollup came: from now on the producer towards other instances is kept."""
+        self._rollups_wanted.set()
+
+    async def run(self) -> None:
+        """Makes the sinks and keeps the producers running; raises what ends one of them."""
+        self._output.sinks += [sink for sink in map(self._static, self._config.aggregator.flush.handlers) if sink]
+        async with asyncio.TaskGroup() as group:
+            for handler in self._config.aggregator.flush.handlers:
+                if handler.dynamic_backend is not None:
+                    sink = self._producer(handler.dynamic_backend)
+                    self._output.sinks.append(sink)
+                    group.create_task(self._keep(sink))
+            await self._rollups_wanted.wait()
+            client = self._config.aggregator.client.m3msg
+            if client is None:
+                log.error("rollups are dropped: aggregator.client is not of type m3msg")
+                self._rollups.sinks.append(Blackhole(self._rollups.ended))
+                return
+            rollups = ProducerSink(
+                self._make(client.producer, self._scope.sub("client"), {}), self._rollups.ended, forwarded=True
+            )
+            self._producers.append(rollups)
+            self._rollups.sinks.append(rollups)
+            group.create_task(self._keep(rollups))
+
+    async def _keep(self, sink: ProducerSink) -> None:
+        await sink.producer.start()
+        await sink.producer.wait()
+
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Gives up what is left and disconnects."""
+        for sink in self._producers:
+            await sink.producer.close(timeout_s)
+
+    def _static(self, handler: HandlerConfig) -> Sink | None:
+        if handler.static_backend is None:
+            return None
+        if handler.static_backend.type == "blackhole":
+            return Blackhole(self._output.ended)
+        return LoggingSink(self._output.ended, _describe)
+
+    def _producer(self, backend: DynamicBackendConfig) -> ProducerSink:
+        scope = self._scope.sub("flush-handler").tagged(backend=backend.name, component="producer")
+        named = [f.service_id for f in backend.filters]
+        named += [f.service_id for f in backend.storage_policy_filters]
+        named += [f.service_id for f in backend.percentage_filters]
+        filters: dict[ServiceID, list[Filter]] = {_service(name): [] for name in named}
+        producer = self._make(backend.producer, scope, filters)
+        for shards in backend.filters:
+            filters[_service(shards.service_id)].append(ShardSetFilter.parse(shards.shard_set))
+        for policies in backend.storage_policy_filters:
+            table = producer.core.policies
+            filters[_service(policies.service_id)].append(StoragePolicyFilter(policies.storage_policies, table))
+        for share in backend.percentage_filters:
+            filters[_service(share.service_id)].append(PercentageFilter(share.percentage))
+        sink = ProducerSink(producer, self._output.ended, forwarded=False)
+        self._producers.append(sink)
+        return sink
+
+    def _make(self, options: ProducerOptions, scope: Scope, filters: Mapping[ServiceID, list[Filter]]) -> Producer:
+        return Producer(
+            options,
+            self._store,
+            may_write=self._may_write,
+            scope=scope,
+            environment=self._config.kv_client.environment,
+            static_filters=filters,
+        )
+
+
+def _service(config: ServiceIDConfig) -> ServiceID:
+    return ServiceID(config.name, config.environment, config.zone)
+
+
+def _describe(payload: bytes) -> dict[str, object]:
+    metric = decode_aggregated(payload)
+    return {
+        "metric": metric.id.decode(errors="replace"),
+        "timestamp_ns": metric.time_ns,
+        "value": metric.value,
+        "policy": str(metric.storage_policy),
+    }

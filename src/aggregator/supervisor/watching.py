@@ -1,0 +1,70 @@
+"""Keys of the KV that an instance follows, decoded: placement, topics, flush times, limits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from m3cluster.kv import Store, Value
+from m3cluster.placement.codec import decode_staged_placement
+from m3cluster.placement.model import Placement
+from m3cluster.proto import DecodeError, decode
+from m3cluster.proto.messages import INT64_PROTO
+from m3cluster.topic import Topic, decode_topic
+from m3x.log import logger
+
+__all__ = ["Problems", "decode_limit", "follow", "placement_of", "topic_of"]
+
+log = logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Problems:
+    """What is wrong with the set-up right now, by subject: said once in the log, and for as long as it lasts in ``/ready``."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def set(self, subject: str, text: str | None) -> None:
+        """The problem with a subject; None: it is solved."""
+        if text is None:
+            if self.reasons.pop(subject, None) is not None:
+                log.info("solved", subject=subject)
+        elif self.reasons.get(subject) != text:
+            self.reasons[subject] = text
+            log.warning(text, subject=subject)
+
+
+async def follow(
+    store: Store, key: str, decode_value: Callable[[Value], T], changed: Callable[[T | None], None]
+) -> None:
+    """Calls ``changed`` with every value of a key (None: deleted); a value that cannot be decoded is logged and left out."""
+    watch = store.watch(key)
+    try:
+        async for value in watch:
+            if value is None:
+                changed(None)
+                continue
+            try:
+                decoded = decode_value(value)
+            except (DecodeError, ValueError) as error:
+                log.error("a value in the KV cannot be decoded and is left out", key=key, error=str(error))
+                continue
+            changed(decoded)
+    finally:
+        await watch.close()
+
+
+def placement_of(value: Value) -> Placement:
+    """Decodes a staged placement."""
+    return decode_staged_placement(value.data, value.version)
+
+
+def topic_of(value: Value) -> Topic:
+    """Decodes a topic."""
+    return decode_topic(value.data, value.version)
+
+
+def decode_limit(value: Value) -> int:
+    """Decodes a limit; a negative one counts as none."""
+    return max(int(decode(INT64_PROTO, value.data)["value"]), 0)
