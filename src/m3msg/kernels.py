@@ -282,7 +282,7 @@ def scan_frames(buf, start, end, max_frame, rows):
     return n, np.int64(a - origin), SCAN_MORE
 
 
-def ack_size_bound(n, max_frame=MAX_FRAME):
+def ack_size_bound(n: int, max_frame: int = MAX_FRAME) -> int:
     """Size of an output buffer that ``build_acks`` never overruns for ``n`` rows (a little slack included)."""
     per_frame = max(max_frame // ACK_BOUND, 1)
     return n * ACK_BOUND + (n // per_frame + 1) * PREFIX + 40

@@ -61,7 +61,8 @@ class ConsumerCore:
     def __init__(self, *, max_frame: int = MAX_FRAME, max_ack_frame: int = MAX_FRAME, peer: str = "") -> None:
         self.error = ""
         self.peer = peer
-        self.received_count = 0
+        self.acker: Callable[[ReceivedBatch, NDArray[np.bool_] | None], None] = self.ack
+        """What ``ReceivedBatch.ack`` calls; a shell puts its own in front."""
         self.pending_acks = 0
         """Acks that ``take_acks`` would give."""
         self._max_frame = max_frame
@@ -86,7 +87,6 @@ class ConsumerCore:
             self.error = f"{SCAN_REASONS[status]} ({self._describe(at)})"
         if not len(rows):
             return None
-        self.received_count += len(rows)
         if at * 4 < len(self._buf):  # do not keep a large buffer alive for a few messages
             buffer = self._buf[:at].copy()
             self._buf[: self._end - at] = self._buf[at : self._end].copy()
@@ -94,7 +94,7 @@ class ConsumerCore:
         else:
             buffer = self._buf[:at]
             self._renew(at)
-        return ReceivedBatch(buffer, rows, now_ns, self.peer, self.ack)
+        return ReceivedBatch(buffer, rows, now_ns, self.peer, self.acker)
 
     def feed(self, data: bytes, now_ns: int = 0) -> list[ReceivedBatch]:
         """``space`` and ``received`` for bytes that are in memory."""

@@ -54,6 +54,7 @@ class ConsumerServer:
         self._group: asyncio.TaskGroup | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._lost = asyncio.Event()
 
     async def start(self) -> None:
         """Listens. Raises ``OSError`` where the address cannot be had."""
@@ -95,8 +96,14 @@ class ConsumerServer:
         await self._runner
         for connection in list(self.connections):
             connection.finish()
-        while self.connections:
-            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.connections:
+                    self._lost.clear()
+                    await self._lost.wait()
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.abort()
 
     def work(self, connection: "_Connection", batch: ReceivedBatch) -> None:
         """Starts the handler of a batch."""
@@ -126,6 +133,7 @@ class ConsumerServer:
 
     def counted(self) -> None:
         """The number of connections has changed."""
+        self._lost.set()
         self.scope.gauge("open-connections", len(self.connections))
 
 
@@ -138,7 +146,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._core = ConsumerCore(
             max_frame=options.decoder.max_message_size, max_ack_frame=options.encoder.max_message_size
         )
-        self._core.ack = self._ack  # type: ignore[method-assign]
+        self._core.acker = self._ack
         self._transport: asyncio.Transport | None = None
         self._in_flight = 0
         self._stopped = False
@@ -211,7 +219,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._server.scope.count("ack-write-error")
             log.warning_limited("a connection is closed: its peer does not read its acks", peer=self._core.peer)
-            self._transport.abort()
+            self.abort()
 
     def _throttle(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -228,7 +236,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             self._server.scope.count("ack-after-close")
             return
-        ConsumerCore.ack(self._core, batch, mask)
+        self._core.ack(batch, mask)
         if self._core.pending_acks >= self._server.options.ack_buffer_size:
             self._flush()
         elif self._timer is None:
@@ -264,3 +272,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Closes without waiting for the peer to read."""
+        if self._transport is not None:
+            self._transport.abort()

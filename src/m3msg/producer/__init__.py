@@ -23,7 +23,23 @@ from m3msg.producer.status import InstanceStatus, ProducerStatus, ServiceStatus
 from m3msg.producer.writers import PlacementError
 
 __all__ = [
-    "Codecs", "Done", "Filter", "FilterError", "InstanceStatus", "Moment", "PercentageFilter", "PlacementError", "PolicyTable",
-    "Producer", "ProducerClosedError", "ProducerCore", "ProducerOptions", "ProducerStatus", "ServiceStatus", "ShardSetFilter", "StoragePolicyFilter",
-    "TopicError", "warm",
-]  # fmt: skip
+    "Codecs",
+    "Done",
+    "Filter",
+    "FilterError",
+    "InstanceStatus",
+    "Moment",
+    "PercentageFilter",
+    "PlacementError",
+    "PolicyTable",
+    "Producer",
+    "ProducerClosedError",
+    "ProducerCore",
+    "ProducerOptions",
+    "ProducerStatus",
+    "ServiceStatus",
+    "ShardSetFilter",
+    "StoragePolicyFilter",
+    "TopicError",
+    "warm",
+]
