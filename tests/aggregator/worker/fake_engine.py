@@ -1,0 +1,102 @@
+"""A worker process whose engine only writes a diary: what it was given, in order. ``fake_engine.py --options FILE``
+
+A flush answers with ``times_forwarded`` parts of ``resolution_ns`` bytes, the first bytes being the diary at the moment when the flush
+closed its windows. A batch that contains ``boom`` makes the engine fail.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator import ipc
+from aggregator.worker import WorkerOptions, run
+from m3msg.batch import MessageBatch
+from m3x.process import die_with_parent
+
+
+@dataclass
+class Result:
+    acks: NDArray[np.uint8]
+    ack_sizes: NDArray[np.int64]
+    messages: int
+
+
+@dataclass
+class Part:
+    batch: MessageBatch | None
+    forwarded: bool
+    last: bool
+    discarded: int
+
+
+class Diary:
+    def __init__(self) -> None:
+        self.recent_errors: list[tuple[str, str]] = []
+        self.entries: list[list[object]] = []
+        self.lists: list[ipc.NewList] = []
+
+    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int) -> Result:
+        text = payload.tobytes()
+        if b"boom" in text:
+            raise RuntimeError("the engine fails")
+        if b"list" in text:
+            self.lists.append(ipc.NewList(3, 0, 10**10, 0, now_ns))
+        if b"bad" in text:
+            self.recent_errors.append(("decode-error", "id bad"))
+        self.entries.append(["batch", now_ns, text.decode()])
+        acks = b"".join(b"ack of %d;" % size for size in sizes)
+        return Result(np.frombuffer(acks, np.uint8), np.array([len(b"ack of %d;" % s) for s in sizes]), len(sizes))
+
+    def set_shards(self, command: ipc.Shards, now_ns: int) -> None:
+        self.entries.append(["shards", now_ns, command.num_shards])
+
+    def set_runtime(self, command: ipc.RuntimeOptions) -> None:
+        self.entries.append(["runtime", command.values_per_metric_limit_per_second])
+
+    def expire(self, now_ns: int) -> None:
+        self.entries.append(["expire", now_ns])
+
+    def commit(self, command: ipc.Commit) -> None:
+        self.entries.append(["commit", command.through_ns])
+
+    def new_lists(self) -> list[ipc.NewList]:
+        out, self.lists = self.lists, []
+        return out
+
+    def flush(self, command: ipc.Flush, now_ns: int) -> Iterator[Part]:
+        self.entries.append(["close", now_ns, command.id])
+        diary = json.dumps(self.entries).encode()
+        for k in range(command.times_forwarded):
+            payload = np.zeros(command.resolution_ns, np.uint8)
+            payload[: len(diary)] = np.frombuffer(diary, np.uint8)
+            batch = MessageBatch(
+                payload,
+                np.array([0, len(diary), len(payload)]),
+                np.array([1, 2], np.uint32),
+                None if k else np.zeros(2, np.uint16),
+                ("10s:2d",),
+            )
+            yield Part(batch, False, False, 0)
+        yield Part(None, False, True, 5)
+
+    def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:
+        return {"engine.entries": len(self.entries)}, {}, [ipc.ShardStats(3, 1, 2, 0)]
+
+    def memory_bytes(self) -> int:
+        return 1
+
+
+def main() -> int:
+    options = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=WorkerOptions)
+    die_with_parent(options.parent_pid)
+    return run(options, Diary())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

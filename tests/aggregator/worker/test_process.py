@@ -1,0 +1,187 @@
+"""The worker as a process around an engine that keeps a diary."""
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+
+from aggregator import ipc
+
+KIB = 1024
+
+
+def test_batches_are_applied_in_order_and_acked(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"one", b"three", now_ns=5)
+    rig.batch(b"x" * 200_000, now_ns=6)
+    assert rig.acked() == (ipc.Acked(0, 8, [9, 9]), b"ack of 3;ack of 5;")
+    assert rig.acked() == (ipc.Acked(1, 200_000, [14]), b"ack of 200000;")
+
+
+def test_commands_take_effect_in_their_place(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"a", now_ns=10)
+    rig.order(ipc.RuntimeOptions(7, 0), 11)
+    rig.flush(1, parts=2, now_ns=12)
+    rig.batch(b"b", now_ns=13)
+    rig.order(ipc.Expire(), 14)
+    rig.order(ipc.Commit(0, 10, 0, [], 99), 15)
+    rig.flush(2, parts=1, now_ns=16)
+    before = [["shards", 0, 16], ["batch", 10, "a"], ["runtime", 7], ["close", 12, 1]]
+    assert rig.diary(rig.until(ipc.Flushed, 1)) == before
+    between = [["batch", 13, "b"], ["expire", 14], ["commit", 99], ["close", 16, 2]]
+    assert rig.diary(rig.until(ipc.Flushed, 4)) == before + between
+    rig.until(ipc.Flushed, 5)
+    flushed = [header for header, _ in rig.heard(ipc.Flushed)]
+    assert [(part.id, part.last, part.values, part.discarded) for part in flushed] == [
+        (1, False, 2, 0),
+        (1, False, 2, 0),
+        (1, True, 0, 5),
+        (2, False, 2, 0),
+        (2, True, 0, 5),
+    ]
+    frames = rig.heard(ipc.Flushed)[0][1]
+    assert flushed[0].policy_names == ["10s:2d"]
+    assert [len(frame) for frame in frames] == [4096, 24, 8, 4]
+    assert np.frombuffer(frames[2], np.uint32).tolist() == [1, 2]
+    assert [len(frame) for frame in rig.heard(ipc.Flushed)[1][1]] == [4096, 24, 8, 0]
+
+
+def test_stamps_never_decrease(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"a", now_ns=100)
+    rig.batch(b"b", now_ns=90)
+    rig.flush(1, parts=1, now_ns=95)
+    assert [entry[1] for entry in rig.diary(rig.until(ipc.Flushed))[1:]] == [100, 100, 100]
+
+
+def test_output_waits_for_credit_and_data_does_not_wait_for_output(rig: Any) -> None:
+    rig.start(output_window_bytes=100 * KIB)
+    rig.shards()
+    rig.flush(1, parts=5, size=64 * KIB)
+    rig.flush(2, parts=1, size=64 * KIB)
+    rig.until(ipc.Flushed, 2)
+    for k in range(50):
+        rig.batch(b"more %d" % k)
+        rig.acked()
+    assert len(rig.heard(ipc.Flushed)) == 2
+    rig.say(ipc.OutputCredit(64 * KIB))
+    rig.until(ipc.Flushed, 3)
+    rig.batch(b"last")
+    rig.acked()
+    assert len(rig.heard(ipc.Flushed)) == 3
+    rig.say(ipc.OutputCredit(10 * 64 * KIB))
+    rig.until(ipc.Flushed, 8)
+    assert [header.id for header, _ in rig.heard(ipc.Flushed)] == [1] * 6 + [2] * 2
+    assert rig.diary(rig.heard(ipc.Flushed)[6])[-1] == ["close", 0, 2]
+    assert len(rig.diary(rig.heard(ipc.Flushed)[6])) == 3, (
+        "windows of the second flush were closed before the later batches"
+    )
+
+
+def test_a_long_flush_lets_batches_through(rig: Any) -> None:
+    rig.start(output_window_bytes=1 << 40)
+    rig.shards()
+    rig.flush(1, parts=5000, size=64 * KIB)
+    rig.until(ipc.Flushed)
+    rig.batch(b"now")
+    rig.acked()
+    assert len(rig.heard(ipc.Flushed)) < 5001
+    rig.until(ipc.Flushed, 5001)
+
+
+def test_flushes_it_cannot_do_are_refused(rig: Any) -> None:
+    rig.start(output_window_bytes=1)
+    rig.flush(1, parts=1)
+    assert rig.until(ipc.Refused)[0].id == 1
+    rig.shards()
+    rig.flush(2, parts=1, kind=9)
+    refused = rig.until(ipc.Refused, 2)[0]
+    assert refused.id == 2
+    assert "unknown list kind 9" in refused.reason
+    for number in range(3, 300):
+        rig.flush(number, parts=1, size=64 * KIB)
+    assert rig.until(ipc.Refused, 3)[0].id == 3 + 256
+    rig.until(ipc.Refused, 2 + 41)
+    rig.say(ipc.OutputCredit(1 << 40))
+    rig.wait_for(lambda: sum(h.last for h, _ in rig.heard(ipc.Flushed)) == 256, "all others to be answered")
+
+
+def test_lists_stats_and_sampled_errors(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"list bad", now_ns=77)
+    assert rig.until(ipc.Lists)[0].lists == [ipc.NewList(3, 0, 10**10, 0, 77)]
+
+    def counted() -> bool:
+        stats = rig.heard(ipc.WorkerStats)
+        return bool(stats) and stats[-1][0].counters["worker.batches"] == 1
+
+    rig.wait_for(counted, "figures")
+    stats = rig.heard(ipc.WorkerStats)[-1][0]
+    assert stats.counters["engine.entries"] == 2
+    assert stats.gauges["worker.memory-bytes{worker=0}"] == 1
+    assert stats.gauges["worker.resident-bytes{worker=0}"] > 1e6
+    assert stats.shards == [ipc.ShardStats(3, 1, 2, 0)]
+    assert "sample refused: decode-error" in rig.log.read_text()
+    assert "id bad" in rig.log.read_text()
+
+
+def test_a_new_front_is_attached_and_the_state_kept(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"old")
+    rig.acked()
+    rig.close_front()
+    rig.front(2)
+    rig.say(ipc.Attach(2))
+    rig.batch(b"new")
+    assert rig.acked()[0].seq == 0
+    rig.flush(1, parts=1)
+    assert [entry[2] for entry in rig.diary(rig.until(ipc.Flushed)) if entry[0] == "batch"] == ["old", "new"]
+
+
+def test_goodbye_ends_it_after_everything_is_answered(rig: Any) -> None:
+    rig.start(output_window_bytes=1)
+    rig.shards()
+    rig.flush(1, parts=3)
+    rig.batch(b"a")
+    rig.data.send(ipc.encode(ipc.Goodbye()))
+    rig.acked()
+    rig.until(ipc.Flushed)
+    assert rig.process.poll() is None
+    rig.say(ipc.OutputCredit(1 << 40))
+    assert rig.process.wait(30) == 0
+    rig.until(ipc.Flushed, 4)
+
+
+def test_goodbye_does_not_wait_for_credit_forever(rig: Any) -> None:
+    rig.start(output_window_bytes=1, goodbye_timeout_ns=300_000_000)
+    rig.shards()
+    rig.flush(1, parts=3)
+    rig.data.send(ipc.encode(ipc.Goodbye()))
+    assert rig.process.wait(30) == 0
+
+
+def test_only_the_supervisor_ends_it(rig: Any) -> None:
+    rig.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(rig.process.pid, number)
+    rig.shards()
+    rig.batch(b"still here")
+    rig.acked()
+    rig.say(ipc.Stop())
+    assert rig.process.wait(30) == 0
+
+
+def test_a_failing_engine_ends_the_process_with_a_traceback(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.batch(b"boom")
+    assert rig.process.wait(30) == 1
+    assert "RuntimeError: the engine fails" in rig.log.read_text()
+    assert "fake_engine.py" in rig.log.read_text()
