@@ -1,8 +1,9 @@
 """The DuckDB file: its tables and the statements that touch them. Blocking; called from worker threads only.
 
-``series(number, id)``: encoded sorted tags. ``policies(number, name)``. ``points_<policy>(series, time_ms, value, nan, seq)``: appended only; of two
-rows with the same series and time the larger ``seq`` holds. ``value`` is NULL where ``nan`` is the bit pattern of a NaN: DuckDB takes
-a NaN that comes from numpy for a missing value, and Prometheus' staleness marker is one particular NaN.
+``series(number, id)``: encoded sorted tags. ``policies(number, name)``. ``points_<policy>(series, time_ms, value, nan, seq)``:
+appended only; of two rows with the same series and time the larger ``seq`` holds. ``value`` is NULL where ``nan`` is the bit
+pattern of a NaN: DuckDB takes a NaN that comes from numpy for a missing value, and Prometheus' staleness marker is one particular
+NaN.
 """
 
 import threading
@@ -55,7 +56,10 @@ class Database:
 
     def __init__(self, path: Path, memory_bytes: int, threads: int) -> None:
         self._path = path
-        self._config = {"memory_limit": f"{memory_bytes >> 20}MiB", "threads": str(threads)}
+        self._config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory_bytes >> 20}MiB",
+            "threads": str(threads),
+        }
         self._guard = threading.Lock()
         self._open()
         self._seq = 0

@@ -36,9 +36,7 @@ class IdTable:
 
     def get(self, key: bytes) -> int:
         """The value of one id, or -1."""
-        found, _ = self.find(
-            np.frombuffer(bytearray(key), np.uint8), np.zeros(1, np.int64), np.array([len(key)], np.int64)
-        )
+        found, _ = self.find(_array(key), np.zeros(1, np.int64), np.array([len(key)], np.int64))
         return int(found[0])
 
     def add(self, key: bytes, value: int) -> None:
@@ -59,7 +57,7 @@ class IdTable:
             self._count,
             self._arena,
             self._used,
-            np.frombuffer(bytearray(key), np.uint8),
+            _array(key),
             value,
         )
         self._count += 1
@@ -74,3 +72,8 @@ class IdTable:
         """The arena, and where each id stands in it (start and size, by order of adding)."""
         keys = self._keys[: self._count]
         return self._arena, keys["at"], keys["size"]
+
+
+def _array(key: bytes) -> NDArray[np.uint8]:
+    # Writable like every buffer of a batch, or numba would compile the kernels a second time.
+    return np.frombuffer(bytearray(key) or bytearray(1), np.uint8)[: len(key)]

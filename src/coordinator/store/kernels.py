@@ -52,7 +52,7 @@ def find(slots, keys, arena, buf, at, size, out):
 
 @njit(cache=True, nogil=True)
 def insert(slots, keys, count, arena, used, buf, value):
-    """Adds the key ``buf``, which is not in the table yet, as number ``count`` at ``arena[used:]``; the caller has made sure of the room."""
+    """Adds the key ``buf``, which is not there yet, as number ``count`` at ``arena[used:]``; the caller has made sure of the room."""
     mask = np.uint64(len(slots) - 1)
     h = hash_bytes(base(buf), len(buf), np.uint64(0))
     place = h & mask

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import re2
+import re2  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from coordinator.store.errors import MatcherError
@@ -145,7 +145,7 @@ class LabelIndex:
             needed = np.zeros(len(column.values), np.bool_)
             needed[codes[below][among[entries[below]]]] = True
             accepted = np.zeros(len(needed), np.bool_)
-            for number in np.flatnonzero(needed):
+            for number in np.flatnonzero(needed).tolist():
                 accepted[number] = predicate(column.values[number])
             verdict = accepted[codes]
         inside = entries < len(among)

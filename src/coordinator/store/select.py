@@ -1,9 +1,9 @@
 """Reading: which policy answers for a series, and its points in order.
 
-**Which policy.** Policies whose retention reaches back to the start of the range come first, the finest resolution first; then the others, the
-longest retention first. A series is read from the first of them that has a point of it in the range, and from that one only. This is M3's
-preference (the finest aggregated namespace that covers the range, else the one that keeps longest), decided per series: one that a rule
-keeps only at another resolution is found there.
+**Which policy.** Policies whose retention reaches back to the start of the range come first, the finest resolution first; then the
+others, the longest retention first. A series is read from the first of them that has a point of it in the range, and from that one
+only. This is M3's preference (the finest aggregated namespace that covers the range, else the one that keeps longest), decided per
+series: one that a rule keeps only at another resolution is found there.
 """
 
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ def read(
     now_ms: int,
     limit: int,
 ) -> Selection:
-    """Blocking; may run on any thread. With a look-back of 0 it is exactly the range, else at least the resolution. Raises ``StoreError``."""
+    """Blocking; for any thread. A look-back above 0 is at least the resolution. Raises ``StoreError``."""
     left = index.labels.match(matchers)
     parts: list[Selection] = []
     for table in policy_order(tables, start_ms, now_ms):

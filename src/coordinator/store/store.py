@@ -7,9 +7,10 @@ database's transactions; a few reader threads fetch. Everything that waits to be
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -236,13 +237,13 @@ class Store:
         end_ms: int,
         *,
         lookback_ms: int = 0,
-        policy: int | None = None,
+        policies: Collection[int] | None = None,
     ) -> Selection:
-        """Points of the matching series with start ≤ time ≤ end; which policy a series is read from: ``select.read``.
+        """Points of the matching series with start ≤ time ≤ end, of ``policies`` (None: all); which one answers: see ``select``.
 
         With a look-back, points up to that much before ``start_ms`` come as well. Raises ``StoreError``.
         """
-        tables = self._tables if policy is None else [self._tables[policy]]
+        tables = [table for i, table in enumerate(self._tables) if policies is None or i in policies]
         now_ms = self._clock() // 1_000_000
         async with self._reading:
             return await asyncio.get_running_loop().run_in_executor(
@@ -253,10 +254,15 @@ class Store:
                 ),
             )  # fmt: skip
 
-    async def match(self, matchers: Sequence[Matcher]) -> NDArray[np.int64]:
-        """Entries of ``index`` that match, whether or not they have points."""
+    async def match(self, alternatives: Sequence[Sequence[Matcher]]) -> tuple[SeriesIndex, NDArray[np.int64]]:
+        """The series that satisfy all matchers of one of the alternatives: the index, and entries of it, ascending."""
+        index = self._index
+
+        def union() -> NDArray[np.int64]:
+            return reduce(np.union1d, [index.labels.match(matchers) for matchers in alternatives])
+
         async with self._reading:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, self._index.labels.match, matchers)
+            return index, await asyncio.get_running_loop().run_in_executor(self._readers, union)
 
     def windows(self, since: int) -> tuple[list[Window], int]:
         """Windows written after change number ``since``, and the number to go on with (see ``RecentWindows``)."""
@@ -342,10 +348,11 @@ class Store:
             self._scope.count("expired_series", len(numbers))
 
     async def _forget_unseen(self, now_s: int) -> NDArray[np.uint32]:
-        """Leaves series out that were not written for the longest retention; their numbers. Not for a few: it costs time for each that stays."""
+        """Leaves series out that were not written for the longest retention, unless they are few; their numbers in the database."""
         longest_ns = max(StoragePolicy.parse(name).retention_ns for name in self._database.policies())
         async with self._committing:
             unseen = self._index.unseen_since(now_s - (longest_ns + self.options.max_future_ns) // _SECOND)
+            # It costs time for each series that stays.
             if len(unseen) * 20 < len(self._index) or self._pending or self._unsaved < len(self._index):
                 return np.zeros(0, np.uint32)
             numbers = self._index.numbers(unseen)

@@ -1,0 +1,130 @@
+"""Parameters of a request, from the URL and from a form, and the times and durations in them."""
+
+import re
+from collections.abc import Collection
+from datetime import datetime
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from coordinator.query.errors import QueryError
+from coordinator.store import Store
+from m3metrics.errors import PolicyError
+from m3metrics.policy import StoragePolicy
+
+__all__ = ["Parameters", "body_of", "policies_of", "read_parameters"]
+
+_MAX_BODY_BYTES = 16 << 20
+_DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
+_UNITS_MS = {
+    "ms": 1,
+    "s": 1000,
+    "m": 60_000,
+    "h": 3_600_000,
+    "d": 86_400_000,
+    "w": 7 * 86_400_000,
+    "y": 365 * 86_400_000,
+}
+_MAX_TIME_S = 1 << 43
+
+
+class Parameters:
+    """Names may be given several times."""
+
+    def __init__(self, pairs: list[tuple[str, str]], now_ms: int) -> None:
+        self._pairs = pairs
+        self.now_ms = now_ms
+
+    def all(self, name: str) -> list[str]:
+        """Every value of ``name``, in order."""
+        return [value for key, value in self._pairs if key == name]
+
+    def text(self, name: str, default: str = "") -> str:
+        """The first value."""
+        return next((value for key, value in self._pairs if key == name), default)
+
+    def time_ms(self, name: str, default_ms: int | None = None) -> int:
+        """A point in time: Unix seconds (decimals allowed), RFC 3339 or ``now``. Raises ``QueryError``."""
+        text = self.text(name)
+        if not text:
+            if default_ms is None:
+                raise QueryError(f"invalid parameter {name!r}: it is missing; expected Unix seconds or RFC 3339")
+            return default_ms
+        if text == "now":
+            return self.now_ms
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = _rfc3339(name, text)
+        if not abs(seconds) < _MAX_TIME_S:
+            raise QueryError(f"invalid parameter {name!r}: {text!r} is out of range")
+        return round(seconds * 1000)
+
+    def step_ms(self, name: str = "step") -> int:
+        """A positive duration: seconds, or text such as ``1m30s``. Raises ``QueryError``."""
+        text = self.text(name)
+        step_ms = 0
+        try:
+            step_ms = round(min(float(text), _MAX_TIME_S) * 1000) if text else 0
+        except ValueError:
+            parts = _DURATION.findall(text)
+            if "".join(number + unit for number, unit in parts) != text:
+                raise QueryError(f"error parsing param: {name}, error: {text!r} is not a duration") from None
+            step_ms = sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
+        if step_ms <= 0:
+            raise QueryError(
+                f"error parsing param: {name}, error: expected positive step size, instead got: {text or 0}"
+            )
+        return step_ms
+
+
+def _rfc3339(name: str, text: str) -> float:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise QueryError(f"invalid parameter {name!r}: cannot parse {text!r} to a valid timestamp") from None
+    if parsed.tzinfo is None:
+        raise QueryError(f"invalid parameter {name!r}: {text!r} has no time zone")
+    return parsed.timestamp()
+
+
+async def body_of(request: Request) -> bytes:
+    """The body, at most 16 MiB. Raises ``QueryError``."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise QueryError(f"the request body is larger than {_MAX_BODY_BYTES} bytes", status=413)
+    return bytes(body)
+
+
+async def read_parameters(request: Request, now_ms: int) -> Parameters:
+    """Those of the URL, and of a form in the body; the form's come first, as in Prometheus. Raises ``QueryError``."""
+    pairs: list[tuple[str, str]] = []
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if request.method == "POST" and kind == "application/x-www-form-urlencoded":
+        try:
+            pairs = parse_qsl((await body_of(request)).decode(), keep_blank_values=True, max_num_fields=1000)
+        except ValueError as error:
+            raise QueryError(f"the form in the request body cannot be read: {error}") from None
+    return Parameters(pairs + request.query_params.multi_items(), now_ms)
+
+
+def policies_of(request: Request, store: Store) -> Collection[int] | None:
+    """The policies to which M3's headers restrict a query, None: all (reference/coordinator.md §9.4). Raises ``QueryError``."""
+    kind = request.headers.get("M3-Metrics-Type", "")
+    wanted = request.headers.get("M3-Storage-Policy", "")
+    if kind not in ("", "aggregated", "unaggregated"):
+        raise QueryError(f"invalid M3-Metrics-Type header: {kind!r}; expected aggregated or unaggregated")
+    if wanted:
+        try:
+            policy = StoragePolicy.parse(wanted)
+        except PolicyError as error:
+            raise QueryError(f"invalid M3-Storage-Policy header: {error}") from None
+        index = store.policy_index(policy.window_ns, policy.retention_ns)
+        if index < 0:
+            raise QueryError(f"could not find namespace for storage policy: {policy}")
+        return (index,)
+    if not kind:
+        return None
+    return [i for i, policy in enumerate(store.policies) if (policy.window_ns > 0) == (kind == "aggregated")]

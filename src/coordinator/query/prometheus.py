@@ -1,0 +1,141 @@
+"""Prometheus' query API for plain selectors: ``query``, ``query_range``, ``labels``, ``label/<name>/values``, ``series``.
+
+As in Prometheus, and other than in M3, a point at the very end of a range belongs to it. Metadata is not limited to the given time
+range: a series is listed as long as a point of it may be within retention.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from coordinator.query.errors import QueryError
+from coordinator.query.parameters import Parameters, policies_of, read_parameters
+from coordinator.query.rendering import label_set, matrix, raw_matrix, success, time_text, vector
+from coordinator.query.selector import parse_selector
+from coordinator.store import SeriesIndex, Store
+from m3x.clock import wall_ns
+
+__all__ = ["LOOKBACK_MS", "PrometheusAPI"]
+
+LOOKBACK_MS = 300_000
+"""How old a value may be that an instant takes; a series whose resolution is coarser has that long."""
+_MAX_STEPS = 11_000
+_Item = TypeVar("_Item")
+
+
+class PrometheusAPI:
+    """The handlers; each takes a request and answers, or raises ``QueryError`` or ``StoreError``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def query(self, request: Request) -> Response:
+        """``/api/v1/query``."""
+        parameters = await _parameters(request)
+        selector = parse_selector(parameters.text("query"))
+        time_ms = parameters.time_ms("time", parameters.now_ms)
+        at_ms = selector.shift(time_ms, time_ms, time_ms)
+        policies = policies_of(request, self._store)
+        if selector.range_ms:
+            found = await self._store.select(selector.matchers, at_ms - selector.range_ms + 1, at_ms, policies=policies)
+            return await _stream(raw_matrix(found))
+        found = await self._store.select(selector.matchers, at_ms, at_ms, lookback_ms=LOOKBACK_MS, policies=policies)
+        return await _stream(vector(found, time_ms, at_ms, LOOKBACK_MS))
+
+    async def query_range(self, request: Request) -> Response:
+        """``/api/v1/query_range``."""
+        parameters = await _parameters(request)
+        selector = parse_selector(parameters.text("query"))
+        if selector.range_ms:
+            raise QueryError('invalid expression type "range vector" for range query, must be an instant vector')
+        start_ms, end_ms = parameters.time_ms("start"), parameters.time_ms("end")
+        step_ms = parameters.step_ms()
+        if end_ms < start_ms:
+            raise QueryError(f"start ({time_text(start_ms)}) must be before end ({time_text(end_ms)})")
+        steps = (end_ms - start_ms) // step_ms + 1
+        if steps > _MAX_STEPS:
+            raise QueryError(
+                f"exceeded maximum resolution of {_MAX_STEPS} points per timeseries: {steps} steps; "
+                "ask for a larger step or a shorter range"
+            )
+        first_ms = selector.shift(start_ms, start_ms, end_ms)
+        look_step_ms = step_ms if selector.at is None else 0
+        found = await self._store.select(
+            selector.matchers,
+            first_ms,
+            first_ms + (steps - 1) * look_step_ms,
+            lookback_ms=LOOKBACK_MS,
+            policies=policies_of(request, self._store),
+        )
+        return await _stream(matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, LOOKBACK_MS))
+
+    async def labels(self, request: Request) -> Response:
+        """``/api/v1/labels``."""
+        parameters = await _parameters(request)
+        index, among = await self._entries(parameters)
+        names = await asyncio.to_thread(index.labels.names, among)
+        return _json(_limited(parameters, [name.decode(errors="replace") for name in names]))
+
+    async def label_values(self, request: Request) -> Response:
+        """``/api/v1/label/<name>/values``."""
+        parameters = await _parameters(request)
+        index, among = await self._entries(parameters)
+        name = request.path_params["name"].encode()
+        values = await asyncio.to_thread(index.labels.values, name, among)
+        return _json(_limited(parameters, [value.decode(errors="replace") for value in values if value]))
+
+    async def series(self, request: Request) -> Response:
+        """``/api/v1/series``."""
+        parameters = await _parameters(request)
+        index, among = await self._entries(parameters)
+        if among is None:
+            raise QueryError("no match[] parameter provided")
+
+        def render() -> list[dict[str, str]]:
+            return [label_set(tags) for tags in _limited(parameters, sorted(index.tags(e) for e in among.tolist()))]
+
+        return _json(await asyncio.to_thread(render))
+
+    async def _entries(self, parameters: Parameters) -> tuple[SeriesIndex, NDArray[np.int64] | None]:
+        """The series of all ``match[]`` together, None without any."""
+        selectors = [parse_selector(text) for text in parameters.all("match[]")]
+        if any(selector.range_ms for selector in selectors):
+            raise QueryError("match[] takes a selector without a range")
+        if not selectors:
+            return self._store.index, None
+        return await self._store.match([selector.matchers for selector in selectors])
+
+
+async def _parameters(request: Request) -> Parameters:
+    return await read_parameters(request, wall_ns() // 1_000_000)
+
+
+def _limited(parameters: Parameters, found: list[_Item]) -> list[_Item]:
+    text = parameters.text("limit")
+    if text and not text.isdecimal():
+        raise QueryError(f"invalid parameter 'limit': {text!r} is not a number")
+    return found[: int(text) or None] if text else found
+
+
+def _json(data: object) -> Response:
+    return Response(success(data), media_type="application/json")
+
+
+async def _stream(pieces: Iterator[bytes]) -> Response:
+    """Sends an answer while it is being rendered, off the event loop; a short one in one piece."""
+    first = await asyncio.to_thread(next, pieces, b"")
+    if first.endswith(b"]}}\n"):
+        return Response(first, media_type="application/json")
+
+    async def body() -> AsyncIterator[bytes]:
+        piece = first
+        while piece:
+            yield piece
+            piece = await asyncio.to_thread(next, pieces, b"")
+
+    return StreamingResponse(body(), media_type="application/json")

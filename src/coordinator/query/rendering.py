@@ -1,0 +1,139 @@
+"""Numbers, times, label sets and results as Prometheus writes them in JSON."""
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from coordinator.query import kernels
+from coordinator.query.errors import QueryError
+from coordinator.store import Selection
+from m3metrics.ids import Tags
+
+__all__ = ["encode", "error_body", "label_set", "matrix", "number_text", "raw_matrix", "success", "time_text", "vector"]
+
+_encoder = msgspec.json.Encoder()
+_SERIES_PER_PIECE = 64
+
+
+def encode(value: Any) -> bytes:
+    """``value`` as JSON."""
+    return _encoder.encode(value)
+
+
+def number_text(value: float) -> str:
+    """The shortest decimal without exponent that reads back as ``value``; ``NaN``, ``+Inf``, ``-Inf``."""
+    text = repr(value)
+    if text.endswith(".0"):
+        return text[:-2]
+    if "e" in text:
+        return format(Decimal(text), "f")
+    if "n" in text:
+        return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}[text]
+    return text
+
+
+def time_text(time_ms: int) -> str:
+    """Unix seconds, with decimals if there are any."""
+    seconds, milliseconds = divmod(abs(time_ms), 1000)
+    sign = "-" if time_ms < 0 else ""
+    return f"{sign}{seconds}" + (f".{milliseconds:03d}".rstrip("0") if milliseconds else "")
+
+
+def label_set(tags: Tags) -> dict[str, str]:
+    """Labels by name; bytes that are no UTF-8 become U+FFFD."""
+    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in tags}
+
+
+def success(data: Any) -> bytes:
+    """The answer around ``data``."""
+    return encode({"status": "success", "data": data})
+
+
+def error_body(error: QueryError) -> bytes:
+    """The answer to a query that is refused; ``errorType`` is Prometheus' addition to what M3 says."""
+    return encode({"status": "error", "errorType": error.kind, "error": str(error)})
+
+
+def _framed(kind: str, results: Iterator[bytes]) -> Iterator[bytes]:
+    """The whole answer in pieces of some tens of series."""
+    piece = [b'{"status":"success","data":{"resultType":"%s","result":[' % kind.encode()]
+    first = True
+    for result in results:
+        if not first:
+            piece.append(b",")
+        first = False
+        piece.append(result)
+        if len(piece) >= 2 * _SERIES_PER_PIECE:
+            yield b"".join(piece)
+            piece = []
+    piece.append(b"]}}\n")
+    yield b"".join(piece)
+
+
+def _points(times: Sequence[str], values: Sequence[float]) -> bytes:
+    """``times`` come as ``[seconds,"``."""
+    return ",".join([f'{time}{number_text(value)}"]' for time, value in zip(times, values, strict=True)]).encode()
+
+
+def vector(selection: Selection, time_ms: int, looked_at_ms: int, lookback_ms: int) -> Iterator[bytes]:
+    """An instant vector: the last value of each series within the look-back (at least its resolution) before ``looked_at_ms``."""
+
+    def results() -> Iterator[bytes]:
+        found, values = np.empty(1, np.int64), selection.values
+        head = f'"value":[{time_text(time_ms)},"'
+        for i in selection.order_by_labels():
+            first, last = int(selection.offsets[i]), int(selection.offsets[i + 1])
+            back_ms = max(lookback_ms, int(selection.windows_ms[i]))
+            kernels.latest(selection.time_ms[first:last], selection.bits[first:last], looked_at_ms, 1, back_ms, found)
+            if found[0] >= 0:
+                value = number_text(float(values[first + int(found[0])]))
+                yield b'{"metric":%s,%s' % (encode(label_set(selection.tags(i))), f'{head}{value}"]}}'.encode())
+
+    return _framed("vector", results())
+
+
+def matrix(
+    selection: Selection,
+    start_ms: int,
+    step_ms: int,
+    steps: int,
+    looked_at_ms: int,
+    look_step_ms: int,
+    lookback_ms: int,
+) -> Iterator[bytes]:
+    """Values at ``start``, ``start + step`` …, each the last one within the look-back before the time that is looked at."""
+
+    def results() -> Iterator[bytes]:
+        found, values = np.empty(steps, np.int64), selection.values
+        times = [f'[{time_text(start_ms + k * step_ms)},"' for k in range(steps)]
+        for i in selection.order_by_labels():
+            first, last = int(selection.offsets[i]), int(selection.offsets[i + 1])
+            back_ms = max(lookback_ms, int(selection.windows_ms[i]))
+            kernels.latest(
+                selection.time_ms[first:last], selection.bits[first:last], looked_at_ms, look_step_ms, back_ms, found
+            )
+            present = np.flatnonzero(found >= 0)
+            if len(present):
+                points = _points([times[k] for k in present.tolist()], values[first + found[present]].tolist())
+                yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
+
+    return _framed("matrix", results())
+
+
+def raw_matrix(selection: Selection) -> Iterator[bytes]:
+    """All points as they are stored, staleness markers left out."""
+
+    def results() -> Iterator[bytes]:
+        values = selection.values
+        for i in selection.order_by_labels():
+            first, last = int(selection.offsets[i]), int(selection.offsets[i + 1])
+            present = first + np.flatnonzero(selection.bits[first:last] != kernels.STALE_NAN)
+            if len(present):
+                times = [f'[{time_text(time)},"' for time in selection.time_ms[present].tolist()]
+                points = _points(times, values[present].tolist())
+                yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
+
+    return _framed("matrix", results())

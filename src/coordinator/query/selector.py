@@ -1,0 +1,117 @@
+"""The part of PromQL that is answered here: a selector with matchers, a range, an offset and ``@``.
+
+The parser is a library's; expressions beyond a selector are understood and refused with a hint: a Prometheus (or anything else that
+speaks its remote read) evaluates them over ``/api/v1/prom/remote/read``.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import msgspec
+import promql_parser as promql
+
+from coordinator.query.errors import QueryError
+from coordinator.store import Matcher, MatcherError, MatchOp
+
+__all__ = ["Selector", "parse_selector"]
+
+_MAX_QUERY_CHARACTERS = 64 << 10
+_REMOTE_READ = (
+    "only plain selectors such as up{job=\"api\"} are evaluated here; "
+    "for full PromQL let a Prometheus read from /api/v1/prom/remote/read"
+)  # fmt: skip
+
+
+class Selector(msgspec.Struct, frozen=True):
+    """A selector; times in ms."""
+
+    matchers: tuple[Matcher, ...]
+    range_ms: int = 0
+    """0: an instant vector."""
+    offset_ms: int = 0
+    at: Callable[[int, int], int] | None = None
+    """With ``@``: (start, end) of the query → the time at which it is evaluated."""
+
+    def shift(self, time_ms: int, start_ms: int, end_ms: int) -> int:
+        """The time that an evaluation at ``time_ms`` looks at."""
+        return (time_ms if self.at is None else self.at(start_ms, end_ms)) - self.offset_ms
+
+
+def parse_selector(text: str) -> Selector:
+    """Raises ``QueryError`` for what is no PromQL, and for PromQL beyond a selector."""
+    if not text.strip():
+        raise QueryError("error parsing param: query, error: no query found")
+    if len(text) > _MAX_QUERY_CHARACTERS:
+        raise QueryError(f"the query is longer than {_MAX_QUERY_CHARACTERS} characters")
+    try:
+        expression = promql.parse(text)
+    except ValueError as error:
+        raise QueryError(f"parse error: {error}") from None
+    while isinstance(expression, promql.ParenExpr):
+        expression = expression.expr
+    range_ms = 0
+    if isinstance(expression, promql.MatrixSelector):
+        range_ms = _milliseconds(expression.range)
+        expression = expression.vector_selector
+    if not isinstance(expression, promql.VectorSelector):
+        raise QueryError(f"{_kind(expression)} is not supported: {_REMOTE_READ}", kind="execution")
+    if expression.matchers.or_matchers:
+        raise QueryError(f"alternatives with 'or' inside braces are not supported: {_REMOTE_READ}", kind="execution")
+    return Selector(
+        matchers=_matchers(expression),
+        range_ms=range_ms,
+        offset_ms=_milliseconds(expression.offset) if expression.offset is not None else 0,
+        at=_at(expression.at),
+    )
+
+
+_OPS = (
+    (promql.MatchOp.Equal, MatchOp.EQUAL),
+    (promql.MatchOp.NotEqual, MatchOp.NOT_EQUAL),
+    (promql.MatchOp.Re, MatchOp.REGEX),
+    (promql.MatchOp.NotRe, MatchOp.NOT_REGEX),
+)
+
+
+def _matchers(selector: promql.VectorSelector) -> tuple[Matcher, ...]:
+    found = []
+    try:
+        if selector.name is not None:
+            found.append(Matcher(MatchOp.EQUAL, b"__name__", selector.name.encode()))
+        for one in selector.matchers.matchers:
+            op = next(ours for theirs, ours in _OPS if theirs == one.op)
+            found.append(Matcher(op, one.name.encode(), one.value.encode()))
+    except (MatcherError, UnicodeEncodeError) as error:
+        raise QueryError(str(error)) from None
+    return tuple(found)
+
+
+def _at(modifier: promql.AtModifier | None) -> Callable[[int, int], int] | None:
+    if modifier is None:
+        return None
+    if modifier.type == promql.AtModifierType.Start:
+        return lambda start_ms, _end_ms: start_ms
+    if modifier.type == promql.AtModifierType.End:
+        return lambda _start_ms, end_ms: end_ms
+    moment = modifier.at
+    if moment is None:
+        return None
+    time_ms = round(moment.timestamp() * 1000)
+    return lambda _start_ms, _end_ms: time_ms
+
+
+def _milliseconds(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
+
+
+def _kind(expression: promql.Expr) -> str:
+    names = {
+        promql.AggregateExpr: "an aggregation",
+        promql.BinaryExpr: "an operation between two expressions",
+        promql.Call: "a function",
+        promql.SubqueryExpr: "a subquery",
+        promql.UnaryExpr: "a negation",
+        promql.NumberLiteral: "a number",
+        promql.StringLiteral: "a string",
+    }
+    return names.get(type(expression), "this expression")
