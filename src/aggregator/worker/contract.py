@@ -1,6 +1,6 @@
 """What a worker asks of its engine. ``aggregator.engine.Engine`` is one."""
 
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -34,10 +34,6 @@ class Part(Protocol):
         """Encoded messages, whose arrays are not touched again; None: no output."""
 
     @property
-    def forwarded(self) -> bool:
-        """Whether these are rollups for other instances, not final output."""
-
-    @property
     def last(self) -> bool:
         """Whether the flush ends with this part."""
 
@@ -49,7 +45,7 @@ class Part(Protocol):
 class Engine(Protocol):
     """Samples in, windows out; time is an argument."""
 
-    recent_errors: MutableSequence[tuple[str, str]]
+    recent_errors: list[tuple[str, str]]
     """Some of the errors since the last look: reason, and a text with the id."""
 
     def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int) -> Result:

@@ -62,7 +62,7 @@ class Flushes:
             self._running.popleft()
         batch = part.batch
         if batch is None:
-            return ipc.Flushed(running.id, part.last, 0, part.forwarded, [], part.discarded), part
+            return ipc.Flushed(running.id, part.last, 0, False, [], part.discarded), part
         self.credit_bytes -= batch.size_bytes
         names = list(batch.policy_names)
-        return ipc.Flushed(running.id, part.last, len(batch), part.forwarded, names, part.discarded), part
+        return ipc.Flushed(running.id, part.last, len(batch), False, names, part.discarded), part

@@ -30,7 +30,6 @@ class Result:
 @dataclass
 class Part:
     batch: MessageBatch | None
-    forwarded: bool
     last: bool
     discarded: int
 
@@ -82,8 +81,8 @@ class Diary:
                 None if k else np.zeros(2, np.uint16),
                 ("10s:2d",),
             )
-            yield Part(batch, False, False, 0)
-        yield Part(None, False, True, 5)
+            yield Part(batch, False, 0)
+        yield Part(None, True, 5)
 
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:
         return {"engine.entries": len(self.entries)}, {}, [ipc.ShardStats(3, 1, 2, 0)]
