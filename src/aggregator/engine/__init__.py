@@ -1,1 +1,13 @@
-"""Contents to follow."""
+"""The engine: everything a worker does with samples, as one pure class without sockets, clocks or threads.
+
+Open ``engine`` first (the class), then ``tables`` (what its state looks like), ``ingest_kernels`` (what happens to a sample) and
+``flush`` with ``flush_kernels`` (what happens to a window). ``metadata`` turns metadata bytes into rows, ``reasons`` names why metrics are
+refused, ``options`` is what it has to be told. May import ``aggregator.ipc``, ``m3metrics``, ``m3msg`` and ``m3x``.
+"""
+
+from aggregator.engine.engine import Engine, IngestResult
+from aggregator.engine.flush import FlushPart, FlushRun
+from aggregator.engine.options import EngineOptions
+from aggregator.engine.warm import warm
+
+__all__ = ["Engine", "EngineOptions", "FlushPart", "FlushRun", "IngestResult", "warm"]

@@ -1,0 +1,471 @@
+"""The engine of a worker: samples in, aggregated values out. Pure: bytes, commands and ``now_ns`` come as arguments.
+
+``Engine`` keeps the tables (``tables``), lets compiled kernels do what happens per sample (``ingest_kernels``) and per value
+(``flush_kernels``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator import ipc
+from aggregator.engine import entry_kernels, flush, ingest_kernels, window_kernels
+from aggregator.engine.ingest_kernels import (
+    BLOCK,
+    HINT,
+    NEED_INDEX,
+    NEED_METADATA,
+    NEED_PLAIN,
+    S_CALL,
+    S_ROW,
+    STATE,
+)
+from aggregator.engine.metadata import MetadataTable
+from aggregator.engine.options import EngineOptions
+from aggregator.engine.reasons import (
+    C_DISCARDED,
+    C_EMITTED,
+    C_MESSAGES,
+    C_STALE_FLUSH,
+    CATEGORIES,
+    COUNTERS,
+    D_DECODE,
+    D_METADATAS,
+    D_UNRECOGNIZED,
+    DETAILS,
+    OTHER,
+    error_name,
+)
+from aggregator.engine.tables import (
+    ENTRY,
+    H_ANNOTATION_BYTES,
+    H_BUCKETS,
+    H_CHUNKS,
+    H_DEAD_IDS,
+    H_ENTRIES,
+    H_ERRORS,
+    H_FREE_CHUNKS,
+    H_FREE_PAGES,
+    H_FUTURE,
+    H_IDS,
+    H_INDEX_LIMIT,
+    H_INDEX_MASK,
+    H_LIVE,
+    H_LOG_CAP,
+    H_MEMORY_LIMIT,
+    H_NEW_LIMIT,
+    H_NEW_LISTS,
+    H_NUM_SHARDS,
+    H_PAGES,
+    H_VALUE_LIMIT,
+    H_WARMUP,
+    H_WINDOWS,
+    LOG_CHUNK,
+    MAX_BUCKETS,
+    MAX_INT64,
+    MAX_SHARDS,
+    PAGE_ROWS,
+    RECORD,
+    addresses,
+    reserve_ids,
+    reserve_index,
+    reserve_tables,
+)
+from m3metrics.codec import decode_metric, encode_metric
+from m3metrics.errors import MetricsError, UnrecognizedTypeError
+from m3metrics.policy import format_duration
+from m3metrics.rows import METRIC_ROW
+from m3msg.rows import FRAME_ROW
+from m3x.reserve import release, reserve
+
+_FIRST_INDEX = 1 << 12
+_LOAD = 0.6
+"""How full the index may be."""
+_COMPACT_FROM = 1 << 20
+"""Bytes of dead ids below which the arena is left as it is."""
+_MAX_CALL = 65535
+_KIND_NAMES = {ipc.KIND_STANDARD: "standard", ipc.KIND_TIMED: "timed", ipc.KIND_FORWARDED: "forwarded"}
+
+
+@dataclass(slots=True)
+class IngestResult:
+    """What a batch led to. Every message is acked, whether it was accepted or not (reference/aggregator_core.md §13.1)."""
+
+    acks: NDArray[np.uint8]
+    """Ack frames, segment after segment."""
+    ack_sizes: NDArray[np.int64]
+    """Bytes of ``acks`` per segment."""
+    messages: int
+
+
+class _Writable:
+    """A view of a read-only array that kernels take without being compiled a second time; they never write to it."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.owner = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+
+
+class Engine:
+    """State of one worker. Not thread-safe; every method returns at once.
+
+    ``max_series`` bounds the number of entries (address space is reserved for them; memory is used as they come). Raises
+    ``MemoryError`` where so much address space is refused, ``PolicyError`` for options that name unknown types or policies.
+    """
+
+    def __init__(self, options: EngineOptions, *, max_series: int = 1 << 24) -> None:
+        self._options = options
+        self._max_series = max_series
+        self._tables = reserve_tables(max_series)
+        self._addresses = addresses(self._tables)
+        self._t = np.uint64(self._addresses.ctypes.data)
+        self._metadata = MetadataTable(options, self._tables, self._t)
+        self._topic_shards = max(options.topic_shards, 1)
+        self._owned = np.zeros(0, np.int64)
+        self._committed = reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS)
+        self._reported = np.zeros((MAX_BUCKETS, MAX_SHARDS), bool)
+        self._frames = np.zeros(BLOCK, FRAME_ROW)
+        self._rows = np.zeros(BLOCK, METRIC_ROW)
+        self._hints = np.zeros(BLOCK, HINT)
+        self._scratch = np.zeros(1, np.float64)
+        self._state = np.zeros(STATE, np.int64)
+        self._call = 0
+        self._active: dict[str, float] = {}
+        self.recent_errors: list[tuple[str, str]] = []
+        """Samples of refused metrics, (what was wrong, id as text): at most 64; whoever reports them clears the list."""
+        heads = self._tables.heads
+        heads[H_INDEX_MASK] = _FIRST_INDEX - 1
+        heads[H_INDEX_LIMIT] = int(_FIRST_INDEX * _LOAD)
+        heads[H_NUM_SHARDS] = max(options.num_shards, 1)
+        heads[H_VALUE_LIMIT] = options.values_per_metric_limit_per_second
+        heads[H_NEW_LIMIT] = options.new_metric_limit_per_shard_per_second
+        heads[H_WARMUP] = options.new_metric_no_limit_warmup_ns
+        heads[H_FUTURE] = options.buffer_future_ns
+        heads[H_LOG_CAP] = options.timer_samples_per_series_cap
+        heads[H_MEMORY_LIMIT] = options.memory_limit_bytes
+
+    # --- samples
+
+    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int) -> IngestResult:
+        """Applies complete m3msg frames. ``sizes[k]`` bytes of ``payload`` came from connection ``k`` of the batch.
+
+        All untimed values are taken to have come at ``now_ns``, one after another in the order of the payload.
+        """
+        if not payload.flags.writeable:
+            payload = np.asarray(_Writable(payload))
+        ends = np.cumsum(sizes, dtype=np.int64)
+        acks = np.empty(len(payload) + len(payload) // 128 + 8 * len(sizes) + 64, np.uint8)
+        ack_sizes = np.zeros(len(sizes), np.int64)
+        state = self._state
+        state[:] = 0
+        state[S_CALL] = self._next_call()
+        messages = int(self._tables.counts[C_MESSAGES])
+        while True:
+            code = ingest_kernels.ingest(
+                self._t,
+                payload,
+                ends,
+                state,
+                self._frames,
+                self._rows,
+                self._hints,
+                self._scratch,
+                acks,
+                ack_sizes,
+                now_ns,
+            )
+            if code == ingest_kernels.DONE:
+                break
+            row = self._rows[int(state[S_ROW])]
+            if code == NEED_PLAIN:
+                at = int(row["message_at"])
+                self._apply_odd(payload[at : at + int(row["message_size"])].tobytes(), now_ns)
+                state[S_ROW] += 1
+            elif not self._provide(code, payload, row):
+                state[S_ROW] += 1
+        self._collect_errors()
+        return IngestResult(
+            acks[: int(state[ingest_kernels.S_ACKS])],
+            ack_sizes,
+            int(self._tables.counts[C_MESSAGES]) - messages,
+        )
+
+    def _next_call(self) -> int:
+        self._call = self._call % _MAX_CALL + 1
+        return self._call
+
+    def _provide(self, code: int, payload: NDArray[np.uint8], row: Any) -> bool:
+        """Does what a kernel needs before it can apply ``row``; False: there is no room, the row has been refused."""
+        if code == NEED_INDEX:
+            self._grow_index()
+            return True
+        assert code == NEED_METADATA, code
+        at = int(row["meta_at"])
+        data = payload[at : at + int(row["meta_size"])].tobytes()
+        if self._metadata.intern(data, int(row["payload"]), int(row["metric_type"])) >= 0:
+            return True
+        self._refuse(D_METADATAS, payload, int(row["id_at"]), int(row["id_size"]))
+        return False
+
+    def _refuse(self, detail: int, payload: NDArray[np.uint8], id_at: int, id_size: int) -> None:
+        ingest_kernels.refuse(self._t, OTHER, detail, payload, id_at, id_size)
+
+    def _apply_odd(self, message: bytes, now_ns: int) -> None:
+        """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied."""
+        nothing = np.zeros(1, np.uint8)
+        try:
+            data = np.frombuffer(bytearray(encode_metric(decode_metric(message))), np.uint8)
+        except MetricsError as error:
+            detail = D_UNRECOGNIZED if isinstance(error, UnrecognizedTypeError) else D_DECODE
+            self._refuse(detail, nothing, 0, 0)
+            return
+        rows = np.zeros(1, METRIC_ROW)
+        hints = np.zeros(1, HINT)
+        while True:
+            call = int(self._state[S_CALL])
+            code = ingest_kernels.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
+            if code == NEED_PLAIN:
+                self._refuse(D_DECODE, nothing, 0, 0)
+                return
+            if code == ingest_kernels.DONE or not self._provide(code, data, rows[0]):
+                return
+
+    def _grow_index(self) -> None:
+        """Doubles the index: a fresh one takes the words of the old."""
+        tables = self._tables
+        size = int(tables.heads[H_INDEX_MASK]) + 1
+        fresh = reserve_index(self._max_series)
+        entry_kernels.rehash(tables.index, size, fresh, 2 * size - 1)
+        tables.heads[H_INDEX_MASK] = 2 * size - 1
+        tables.heads[H_INDEX_LIMIT] = int(2 * size * _LOAD)
+        self._replace(index=fresh)
+
+    def _replace(self, **arrays: NDArray[Any]) -> None:
+        self._tables = self._tables._replace(**arrays)
+        self._addresses[:] = addresses(self._tables)
+
+    def _collect_errors(self) -> None:
+        n = int(self._tables.heads[H_ERRORS])
+        for row in self._tables.recent[:n]:
+            if len(self.recent_errors) < len(self._tables.recent):
+                ident = bytes(row["id"][: int(row["size"])])
+                self.recent_errors.append((DETAILS[int(row["detail"])].text, ident.decode("utf-8", "backslashreplace")))
+        self._tables.heads[H_ERRORS] = 0
+
+    # --- commands
+
+    def set_shards(self, command: ipc.Shards, now_ns: int) -> None:
+        """Takes over the shards of a placement. Data of shards that are gone is dropped; that of shards that stay is kept."""
+        tables = self._tables
+        options = self._options
+        self._topic_shards = max(command.topic_shards, 1)
+        tables.heads[H_NUM_SHARDS] = max(command.num_shards, 1)
+        shards = tables.shards
+        was = set(self._owned.tolist())
+        owned = sorted(shard.id for shard in command.owned)
+        if owned and not 0 <= owned[0] <= owned[-1] < min(command.num_shards, MAX_SHARDS):
+            raise ValueError(f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, MAX_SHARDS)}")
+        shards["owned"] = 0
+        for shard in command.owned:
+            row = shards[shard.id]
+            row["owned"] = 1
+            row["earliest"] = max(shard.cutover_ns - options.buffer_before_cutover_ns, 0)
+            row["latest"] = min(shard.cutoff_ns + options.buffer_after_cutoff_ns, MAX_INT64)
+            if options.writes_ignore_cutoff_cutover:
+                row["earliest"], row["latest"] = 0, MAX_INT64
+        self._owned = np.array(owned, np.int64)
+        if was:
+            entry_kernels.reshard_entries(self._t)
+        for gone in was - set(owned):
+            for table in (tables.list_born, tables.closed_through, tables.emitted_through, self._committed, self._reported):
+                table[:, gone] = 0
+            shards[gone]["first_insert"] = 0
+        self._release_all()
+
+    def set_runtime(self, command: ipc.RuntimeOptions) -> None:
+        """Takes over new limits; what has been used of the old ones is forgotten."""
+        heads = self._tables.heads
+        heads[H_VALUE_LIMIT] = command.values_per_metric_limit_per_second
+        heads[H_NEW_LIMIT] = command.new_metric_limit_per_shard_per_second
+        self._tables.shards["rate_second"] = 0
+        self._tables.shards["rate_count"] = 0
+        entry_kernels.reset_value_limits(self._t)
+
+    def expire(self, now_ns: int) -> None:
+        """Collects entries idle for longer than the TTL and gives memory back that is not needed."""
+        tables = self._tables
+        entry_kernels.expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
+        self._release_all()
+        dead = int(tables.heads[H_DEAD_IDS])
+        if dead > _COMPACT_FROM and 2 * dead > int(tables.heads[H_IDS]):
+            fresh = reserve_ids(self._max_series)
+            tables.heads[H_IDS] = entry_kernels.compact_ids(self._t, fresh)
+            tables.heads[H_DEAD_IDS] = 0
+            self._replace(ids=fresh)
+        self._trim()
+        self._count_active()
+
+    def _trim(self) -> None:
+        """Gives the memory of most free pages and log chunks back to the system; used again, they read as zero."""
+        tables = self._tables
+        for count, free, table, rows in (
+            (H_FREE_PAGES, tables.free_pages, tables.records, PAGE_ROWS),
+            (H_FREE_CHUNKS, tables.free_chunks, tables.log, LOG_CHUNK),
+        ):
+            n = int(tables.heads[count])
+            for number in free[: n // 2].tolist():
+                release(table, number * rows, (number + 1) * rows)
+
+    def new_lists(self) -> list[ipc.NewList]:
+        """Lists that came to be since the last call, with the stamp of the batch that made them."""
+        tables = self._tables
+        if tables.heads[H_NEW_LISTS] == 0:
+            return []
+        tables.heads[H_NEW_LISTS] = 0
+        lists = []
+        for bucket in range(int(tables.heads[H_BUCKETS])):
+            born = self._owned[tables.list_born[bucket, self._owned] != 0]
+            row = tables.buckets[bucket]
+            for shard in born[~self._reported[bucket, born]].tolist():
+                self._reported[bucket, shard] = True
+                lists.append(
+                    ipc.NewList(
+                        shard=shard,
+                        kind=int(row["kind"]),
+                        resolution_ns=int(row["resolution"]),
+                        times_forwarded=int(row["times_forwarded"]),
+                        now_ns=int(tables.list_born[bucket, shard]),
+                    )
+                )
+        return lists
+
+    def flush(self, command: ipc.Flush, now_ns: int) -> flush.FlushRun:
+        """Closes all windows that are due and returns an iterator over their values in parts of about 512 KiB.
+
+        A target that has been flushed before puts nothing out. The parts may be taken at any time; call ``close`` on a run that is
+        given up. There is always at least one part, the last one has ``last`` set.
+        """
+        bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
+        items: list[Any] = []
+        if bucket is not None:
+            bounds = flush.shard_bounds(
+                command, self._owned, int(self._tables.heads[H_NUM_SHARDS]), self._options.max_buffer_ns
+            )
+            flushed = self._tables.emitted_through[bucket, self._owned]
+            if not (bounds.reach()[self._owned] > flushed).any():
+                self._tables.counts[C_STALE_FLUSH] += 1
+            items = flush.plan(self._tables, bucket, bounds, command.emit, self._owned)
+        return flush.FlushRun(
+            self._tables,
+            self._t,
+            self._options,
+            self._topic_shards,
+            bucket,
+            items,
+            self._metadata.policy_names,
+            self._flush_finished,
+        )
+
+    def _flush_finished(self, bucket: int, emitted: int, discarded: int) -> None:
+        self._tables.counts[C_EMITTED] += emitted
+        self._tables.counts[C_DISCARDED] += discarded
+        self._release(bucket)
+
+    def commit(self, command: ipc.Commit) -> None:
+        """Flush times in KV cover this list up to ``through_ns``: its windows up to there are not needed any more."""
+        bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
+        if bucket is None:
+            return
+        where = np.array([s for s in command.shards if 0 <= s < MAX_SHARDS], np.int64) if command.shards else self._owned
+        self._committed[bucket, where] = np.maximum(self._committed[bucket, where], command.through_ns)
+        self._release(bucket)
+
+    def reopen(self, kind: int, resolution_ns: int, since_ns: int, times_forwarded: int = 0) -> None:
+        """The next flush of this list id emits again what is still kept of windows that end after ``since_ns``.
+
+        They stay closed for samples: what is emitted again is what was emitted before.
+        """
+        bucket = self._metadata.bucket(kind, resolution_ns, times_forwarded)
+        if bucket is not None:
+            emitted = self._tables.emitted_through[bucket]
+            np.minimum(emitted, since_ns, out=emitted)
+
+    def _release(self, bucket: int) -> None:
+        if self._tables.buckets[bucket]["flushing"]:
+            return
+        windows = flush.releasable(self._tables, bucket, self._committed, self._owned, self._options.max_buffer_ns)
+        for window in windows.tolist():
+            window_kernels.release_window(self._t, window)
+        if self._tables.buckets[bucket]["tombstoned"]:
+            entry_kernels.collect_elements(self._t, bucket)
+
+    def _release_all(self) -> None:
+        for bucket in range(int(self._tables.heads[H_BUCKETS])):
+            self._release(bucket)
+
+    # --- figures
+
+    def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:
+        """Counters since the start, by M3's names; gauges; one row per owned shard."""
+        tables = self._tables
+        counters = {name: int(value) for name, value in zip(COUNTERS, tables.counts, strict=False)}
+        for category in range(len(CATEGORIES)):
+            for number, detail in enumerate(DETAILS):
+                if tables.errors[category, number]:
+                    name = error_name(category, detail.reason)
+                    counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
+        heads = tables.heads
+        gauges = self._active | {
+            "engine.entries": float(heads[H_LIVE]),
+            "engine.windows": float((tables.windows[: int(heads[H_WINDOWS])]["used"] != 0).sum()),
+            "engine.window-bytes": float(window_kernels.used_bytes(self._t)),
+            "engine.memory-bytes": float(self.memory_bytes()),
+        }
+        return counters, gauges, self._shard_stats()
+
+    def _shard_stats(self) -> list[ipc.ShardStats]:
+        tables = self._tables
+        owned = self._owned
+        used = tables.windows[: int(tables.heads[H_WINDOWS])]
+        used = used[used["used"] != 0]
+        count = np.zeros(len(owned), np.int64)
+        for window in used:
+            bucket = int(window["bucket"])
+            end = int(window["start"]) + int(tables.buckets[bucket]["resolution"])
+            count += (tables.list_born[bucket, owned] != 0) & (tables.closed_through[bucket, owned] < end)
+        n = max(int(tables.heads[H_BUCKETS]), 1)
+        last = tables.emitted_through[:n, owned].max(axis=0, initial=0)
+        entries = tables.shards["entries"][owned]
+        return [
+            ipc.ShardStats(id=shard, entries=int(entries[k]), open_windows=int(count[k]), last_flush_ns=int(last[k]))
+            for k, shard in enumerate(owned.tolist())
+        ]
+
+    def _count_active(self) -> None:
+        totals = np.zeros(3 + MAX_BUCKETS, np.int64)
+        entry_kernels.mark_entries(self._t, totals)
+        self._active = {
+            f"tick.active-entries{{metric-type={_KIND_NAMES[kind]}}}": float(totals[kind]) for kind in (0, 1)
+        }
+        for bucket in range(int(self._tables.heads[H_BUCKETS])):
+            row = self._tables.buckets[bucket]
+            name = f"metric-type={_KIND_NAMES[int(row['kind'])]},resolution={format_duration(int(row['resolution']))}"
+            self._active[f"tick.active-elems{{{name}}}"] = float(totals[3 + bucket])
+
+    def memory_bytes(self) -> int:
+        """Memory that the tables use, free pages that were not given back included."""
+        tables = self._tables
+        heads = tables.heads
+        slots = int(tables.buckets["slots"].sum())
+        return (
+            (int(heads[H_INDEX_MASK]) + 1) * 8
+            + int(heads[H_ENTRIES]) * ENTRY.itemsize
+            + int(heads[H_IDS])
+            + slots * 16
+            + int(heads[H_PAGES]) * PAGE_ROWS * RECORD.itemsize
+            + int(heads[H_CHUNKS]) * LOG_CHUNK * 8
+            + int(heads[H_ANNOTATION_BYTES])
+            + self._metadata.size_bytes
+        )

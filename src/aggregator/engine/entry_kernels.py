@@ -1,0 +1,404 @@
+# mypy: ignore-errors
+"""Compiled work on entries and elements: find, make, give other aggregations, expire, collect.
+
+The index is open addressing with linear probing. A word is the high half of the key's hash above the entry's row + 1; the hash half
+also gives the home position, so that words can be moved without looking at entries. Deleting shifts the followers back: there are no
+gravestones.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine.tables import (
+    ELEMENT_DROPPED,
+    ELEMENT_FREE,
+    ELEMENT_LIVE,
+    ELEMENT_TOMBSTONED,
+    ENTRY_DEAD,
+    ENTRY_FREE,
+    ENTRY_LIVE,
+    H_DEAD_IDS,
+    H_ENTRIES,
+    H_FREE_ENTRY,
+    H_IDS,
+    H_INDEX_MASK,
+    H_LIVE,
+    H_MAX_ENTRIES,
+    H_MAX_IDS,
+    H_NEW_LISTS,
+    H_NUM_SHARDS,
+    H_WINDOWS,
+    MAX_ELEMENTS,
+    MIN_INT64,
+    SLOT_BITS,
+)
+from aggregator.engine.reasons import C_COLLECTED, C_EXPIRED, C_NEW_ENTRIES, C_UPDATES, D_MEMORY, D_NONE
+from aggregator.engine.view_kernels import (
+    buckets,
+    chain,
+    counts,
+    elements,
+    entries,
+    heads,
+    ids,
+    index,
+    list_born,
+    shards,
+    specs,
+    stage_specs,
+    stages,
+    windows,
+)
+from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32
+
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def key_hash(address, size, category, metric_type):
+    """The 32-bit hash of an entry's key; ``address`` and ``size`` (uint64) are the id's bytes."""
+    seed = (np.uint64(category) << np.uint64(8)) | np.uint64(metric_type)
+    return hash_bytes(address, size, seed) >> _32
+
+
+@njit(cache=True, nogil=True)
+def probe(t, half, category, metric_type, address, size):
+    """Row of the entry with that key, or -1. ``half``: its ``key_hash`` (uint64); ``address``: the id's bytes."""
+    words = index(t)
+    mask = heads(t)[H_INDEX_MASK]
+    at = np.int64(half) & mask
+    while True:
+        word = words[at]
+        if word == np.uint64(0):
+            return np.int64(-1)
+        if word >> _32 == half:
+            row = np.int64(word & _LOW) - 1
+            e = entries(t)[row]
+            if (
+                np.int64(e.id_size) == size
+                and e.category == category
+                and e.metric_type == metric_type
+                and bytes_equal(base(ids(t)) + np.uint64(e.id_at), address, size)
+            ):
+                return row
+        at = (at + 1) & mask
+
+
+@njit(cache=True, nogil=True)
+def insert(words, mask, half, row):
+    """Puts an entry's row in the first free place from its home on."""
+    at = np.int64(half) & mask
+    while words[at] != np.uint64(0):
+        at = (at + 1) & mask
+    words[at] = (np.uint64(half) << _32) | np.uint64(row + 1)
+
+
+@njit(cache=True, nogil=True)
+def remove(words, mask, half, row):
+    """Takes an entry's row out and closes the gap."""
+    at = np.int64(half) & mask
+    while np.int64(words[at] & _LOW) - 1 != row:
+        at = (at + 1) & mask
+    gap = at
+    while True:
+        at = (at + 1) & mask
+        word = words[at]
+        if word == np.uint64(0):
+            break
+        home = np.int64(word >> _32) & mask
+        if ((at - home) & mask) >= ((at - gap) & mask):
+            words[gap] = word
+            gap = at
+    words[gap] = np.uint64(0)
+
+
+@njit(cache=True, nogil=True)
+def rehash(old, old_size, words, mask):
+    """Moves the words of ``old[:old_size]`` into the empty ``words`` with another mask."""
+    for at in range(old_size):
+        word = old[at]
+        if word != np.uint64(0):
+            insert(words, mask, word >> _32, np.int64(word & _LOW) - 1)
+
+
+@njit(cache=True, nogil=True)
+def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns):
+    """A new live entry with the id ``buf[id_at:id_at + id_size]``, without elements; returns its row, or -1 if there is no room."""
+    head = heads(t)
+    free = head[H_FREE_ENTRY]
+    if head[H_IDS] + id_size > head[H_MAX_IDS]:
+        return np.int64(-1)
+    if free != 0:
+        row = free - 1
+        head[H_FREE_ENTRY] = np.int64(entries(t)[row].element)
+    else:
+        row = head[H_ENTRIES]
+        if row >= head[H_MAX_ENTRIES]:
+            return np.int64(-1)
+        head[H_ENTRIES] = row + 1
+    e = entries(t)[row]
+    e.id_at = head[H_IDS]
+    e.id_size = np.uint32(id_size)
+    head[H_IDS] = copy_bytes(ids(t), head[H_IDS], buf, id_at, id_size)
+    e.last_access = now_ns
+    e.cutover = np.int64(MIN_INT64)
+    e.rate_second = np.uint32(0)
+    e.rate_count = np.uint32(0)
+    e.stage = np.uint32(0)
+    e.element = np.uint32(0)
+    e.spec = np.uint32(0)
+    e.shard = np.uint32(shard)
+    e.hash = np.uint32(half)
+    e.elements = np.uint16(0)
+    e.held = np.uint16(0)
+    e.category = np.uint8(category)
+    e.metric_type = np.uint8(metric_type)
+    e.state = np.uint8(ENTRY_LIVE)
+    insert(index(t), head[H_INDEX_MASK], half, row)
+    head[H_LIVE] += 1
+    shards(t)[shard].entries += 1
+    counts(t)[C_NEW_ENTRIES] += 1
+    return row
+
+
+@njit(cache=True, nogil=True)
+def _free_entry(t, row):
+    e = entries(t)[row]
+    e.state = np.uint8(ENTRY_FREE)
+    heads(t)[H_DEAD_IDS] += np.int64(e.id_size)
+    e.element = np.uint32(heads(t)[H_FREE_ENTRY])
+    heads(t)[H_FREE_ENTRY] = row + 1
+
+
+@njit(cache=True, nogil=True)
+def _new_element(t, row, spec, attrs, now_ns):
+    """A live element of entry ``row``, not yet in its chain; returns its reference, or -1 if its bucket is full."""
+    b = np.int64(specs(t)[spec].bucket)
+    bucket = buckets(t)[b]
+    if bucket.free_slot != 0:
+        slot = bucket.free_slot - 1
+        bucket.free_slot = np.int64(elements(t)[(b << SLOT_BITS) | slot].next)
+    else:
+        slot = bucket.slots
+        if slot >= heads(t)[H_MAX_ENTRIES]:
+            return np.int64(-1)
+        bucket.slots = slot + 1
+    ref = (b << SLOT_BITS) | slot
+    x = elements(t)[ref]
+    x.entry = np.uint32(row)
+    x.spec = np.uint32(spec)
+    x.next = np.uint32(0)
+    x.attrs = np.uint16(attrs)
+    x.state = np.uint8(ELEMENT_LIVE)
+    x.spare = np.uint8(0)
+    e = entries(t)[row]
+    e.held += np.uint16(1)
+    shard = np.int64(e.shard)
+    if list_born(t)[b, shard] == 0:
+        list_born(t)[b, shard] = max(now_ns, 1)
+        heads(t)[H_NEW_LISTS] += 1
+    return ref
+
+
+@njit(cache=True, nogil=True)
+def _tombstone(t, ref, state):
+    x = elements(t)[ref]
+    bucket = buckets(t)[ref >> SLOT_BITS]
+    x.state = np.uint8(state)
+    x.next = np.uint32(bucket.sequence)
+    bucket.tombstoned += 1
+
+
+@njit(cache=True, nogil=True)
+def find_element(t, row, spec):
+    """Reference of the entry's element of that spec, or -1."""
+    ref = np.int64(entries(t)[row].element) - 1
+    while ref >= 0:
+        x = elements(t)[ref]
+        if np.int64(x.spec) == spec:
+            return ref
+        ref = np.int64(x.next) - 1
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def append_element(t, row, spec, attrs, now_ns):
+    """Adds one more element at the end of the entry's chain; returns its reference, or -1 if there is no room."""
+    e = entries(t)[row]
+    if np.int64(e.elements) >= MAX_ELEMENTS or np.int64(e.held) >= 65535:
+        return np.int64(-1)
+    ref = _new_element(t, row, spec, attrs, now_ns)
+    if ref < 0:
+        return ref
+    if e.elements == 0:
+        e.element = np.uint32(ref + 1)
+        e.spec = np.uint32(spec)
+    else:
+        last = np.int64(e.element) - 1
+        while elements(t)[last].next != 0:
+            last = np.int64(elements(t)[last].next) - 1
+        elements(t)[last].next = np.uint32(ref + 1)
+    e.elements += np.uint16(1)
+    return ref
+
+
+@njit(cache=True, nogil=True)
+def apply_stage(t, row, stage, now_ns):
+    """Gives entry ``row`` the aggregations of a stage (reference/aggregator_core.md §4.4); returns ``D_NONE`` or why it failed.
+
+    Elements whose key stays are kept with their windows, the others are tombstoned: they emit what they have.
+    """
+    e = entries(t)[row]
+    s = stages(t)[stage]
+    n = np.int64(s.specs)
+    first = np.int64(s.specs_at)
+    if np.int64(e.held) + n > 65535:
+        return D_MEMORY
+    for k in range(n):
+        want = stage_specs(t)[first + k]
+        ref = find_element(t, row, np.int64(want.spec))
+        if ref < 0:
+            ref = _new_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
+            if ref < 0:
+                for j in range(k):
+                    made = elements(t)[np.int64(chain(t)[j])]
+                    if made.spare == 2:
+                        _tombstone(t, np.int64(chain(t)[j]), ELEMENT_TOMBSTONED)
+                    made.spare = np.uint8(0)
+                return D_MEMORY
+            elements(t)[ref].spare = np.uint8(2)
+        else:
+            elements(t)[ref].attrs = np.uint16(want.attrs)
+            elements(t)[ref].spare = np.uint8(1)
+        chain(t)[k] = np.uint32(ref)
+    ref = np.int64(e.element) - 1
+    while ref >= 0:
+        x = elements(t)[ref]
+        following = np.int64(x.next) - 1
+        if x.spare == 0:
+            _tombstone(t, ref, ELEMENT_TOMBSTONED)
+        ref = following
+    e.element = np.uint32(0)
+    e.spec = np.uint32(0)
+    for k in range(n - 1, -1, -1):
+        ref = np.int64(chain(t)[k])
+        x = elements(t)[ref]
+        x.spare = np.uint8(0)
+        x.next = e.element
+        e.element = np.uint32(ref + 1)
+        e.spec = x.spec
+    e.elements = np.uint16(n)
+    e.cutover = s.cutover
+    e.stage = np.uint32(stage + 1)
+    counts(t)[C_UPDATES + np.int64(e.category)] += 1
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _kill(t, row, state):
+    """Takes an entry out of the index and tombstones its elements."""
+    e = entries(t)[row]
+    remove(index(t), heads(t)[H_INDEX_MASK], np.uint64(e.hash), row)
+    heads(t)[H_LIVE] -= 1
+    shards(t)[np.int64(e.shard)].entries -= 1
+    ref = np.int64(e.element) - 1
+    while ref >= 0:
+        following = np.int64(elements(t)[ref].next) - 1
+        _tombstone(t, ref, state)
+        ref = following
+    e.element = np.uint32(0)
+    e.elements = np.uint16(0)
+    e.state = np.uint8(ENTRY_DEAD)
+    if e.held == 0:
+        _free_entry(t, row)
+
+
+@njit(cache=True, nogil=True)
+def expire_entries(t, before_ns):
+    """Kills the live entries not accessed since ``before_ns`` (exclusive); returns how many."""
+    killed = 0
+    for row in range(heads(t)[H_ENTRIES]):
+        e = entries(t)[row]
+        if e.state == ENTRY_LIVE and e.last_access < before_ns:
+            counts(t)[C_EXPIRED + np.int64(e.category)] += 1
+            _kill(t, row, ELEMENT_TOMBSTONED)
+            killed += 1
+    return killed
+
+
+@njit(cache=True, nogil=True)
+def reshard_entries(t):
+    """Kills the entries of shards that are not owned any more: their windows are dropped. ``H_NUM_SHARDS`` may have changed."""
+    n = np.uint32(heads(t)[H_NUM_SHARDS])
+    for row in range(heads(t)[H_ENTRIES]):
+        e = entries(t)[row]
+        if e.state != ENTRY_LIVE:
+            continue
+        shard = np.int64(murmur3_32(ids(t), e.id_at, np.int64(e.id_size)) % n)
+        if shard != np.int64(e.shard) or shards(t)[shard].owned == 0:
+            _kill(t, row, ELEMENT_DROPPED)
+
+
+@njit(cache=True, nogil=True)
+def reset_value_limits(t):
+    """Forgets what every entry has used of its value limit."""
+    for row in range(heads(t)[H_ENTRIES]):
+        entries(t)[row].rate_second = np.uint32(0)
+        entries(t)[row].rate_count = np.uint32(0)
+
+
+@njit(cache=True, nogil=True)
+def collect_elements(t, b):
+    """Frees the tombstoned elements of bucket ``b`` that no window holds any more, and dead entries left without elements."""
+    oldest = np.int64(1) << 62
+    for w in range(heads(t)[H_WINDOWS]):
+        if windows(t)[w].used != 0 and windows(t)[w].bucket == b:
+            oldest = min(oldest, windows(t)[w].sequence)
+    bucket = buckets(t)[b]
+    if bucket.tombstoned == 0:
+        return 0
+    collected = 0
+    for slot in range(bucket.slots):
+        x = elements(t)[(b << SLOT_BITS) | slot]
+        if x.state < ELEMENT_TOMBSTONED or np.int64(x.next) >= oldest:
+            continue
+        x.state = np.uint8(ELEMENT_FREE)
+        x.next = np.uint32(bucket.free_slot)
+        bucket.free_slot = slot + 1
+        collected += 1
+        row = np.int64(x.entry)
+        e = entries(t)[row]
+        e.held -= np.uint16(1)
+        if e.held == 0 and e.state == ENTRY_DEAD:
+            _free_entry(t, row)
+    bucket.tombstoned -= collected
+    counts(t)[C_COLLECTED] += collected
+    return collected
+
+
+@njit(cache=True, nogil=True)
+def compact_ids(t, fresh):
+    """Copies the ids of all entries in use to the arena ``fresh``; returns the bytes used there."""
+    used = np.int64(0)
+    for row in range(heads(t)[H_ENTRIES]):
+        e = entries(t)[row]
+        if e.state != ENTRY_FREE:
+            size = np.int64(e.id_size)
+            copy_bytes(fresh, used, ids(t), e.id_at, size)
+            e.id_at = used
+            used += size
+    return used
+
+
+@njit(cache=True, nogil=True)
+def mark_entries(t, totals):
+    """Counts live entries by category into ``totals`` (int64, 3) and live elements per bucket into ``totals[3:]``."""
+    for row in range(heads(t)[H_ENTRIES]):
+        e = entries(t)[row]
+        if e.state == ENTRY_LIVE:
+            totals[np.int64(e.category)] += 1
+            ref = np.int64(e.element) - 1
+            while ref >= 0:
+                totals[3 + (ref >> SLOT_BITS)] += 1
+                ref = np.int64(elements(t)[ref].next) - 1

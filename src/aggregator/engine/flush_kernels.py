@@ -1,0 +1,311 @@
+# mypy: ignore-errors
+# ruff: noqa: PLR0917
+"""Compiled flush: the records of a closed window, in the order of their slots, as encoded AggregatedMetric messages.
+
+Aggregation values follow reference/metrics.md §14. Quantiles are exact: of ``N`` samples in ascending order the one of rank
+``ceil(q·N)``, and for ``N`` ≤ 3 the one at index ``trunc(q·N)`` (§15.6, §15.10). A kernel stops where the output is full and goes on
+from ``cursor`` (slot, output, done).
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine.tables import (
+    ELEMENT_DROPPED,
+    LOG_CHUNK,
+    PAGE_BITS,
+    PAGE_ROWS,
+    RECORD_EXISTS,
+    RECORD_LATE,
+    SLOT_BITS,
+    SPEC_LOG,
+)
+from aggregator.engine.view_kernels import (
+    annotation_bytes,
+    annotations,
+    attrs,
+    buckets,
+    counter_records,
+    elements,
+    entries,
+    ids,
+    log,
+    log_words,
+    outputs,
+    page_table,
+    records,
+    specs,
+    text,
+    windows,
+)
+from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
+from m3x.kernels import murmur3_32, varint_size
+
+ACTION_NONE, ACTION_DISCARD, ACTION_EMIT = range(3)
+CUR_SLOT, CUR_OUTPUT, CUR_NEED, CURSOR = range(4)
+"""Columns of ``cursor``; ``CUR_NEED``: bytes that the next message needs where nothing fitted, else 0."""
+
+_LAST, _MIN, _MAX, _MEAN, _COUNT, _SUM, _SUM_SQ, _STDEV = 1, 2, 3, 4, 6, 7, 8, 9
+_INSERTION = 24
+
+
+@njit(cache=True, nogil=True)
+def _stdev(n, squares, total):
+    """Sample standard deviation; NaN where rounding makes the variance negative, as in M3."""
+    pairs = n * (n - 1)
+    if pairs == 0:
+        return 0.0
+    variance = (float(n) * squares - total * total) / float(pairs)
+    return math.sqrt(variance) if variance >= 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def counter_value(r, kind):
+    """Value of an aggregation type of a counter's record (COUNTER_RECORD)."""
+    if kind == _SUM:
+        return float(r.sum)
+    if kind == _COUNT:
+        return float(r.count)
+    if kind == _MEAN:
+        return 0.0 if r.count == 0 else float(r.sum) / float(r.count)
+    if kind == _MIN:
+        return float(r.min)
+    if kind == _MAX:
+        return float(r.max)
+    if kind == _SUM_SQ:
+        return float(r.sum_sq)
+    if kind == _STDEV:
+        return _stdev(r.count, float(r.sum_sq), float(r.sum))
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def gauge_value(r, kind):
+    """Value of an aggregation type of a gauge's record (RECORD)."""
+    if kind == _LAST:
+        return r.last
+    if kind == _SUM:
+        return r.sum
+    if kind == _COUNT:
+        return float(r.count)
+    if kind == _MEAN:
+        return 0.0 if r.count == 0 else r.sum / float(r.count)
+    if kind == _MIN:
+        return r.min
+    if kind == _MAX:
+        return r.max
+    if kind == _SUM_SQ:
+        return r.sum_sq
+    if kind == _STDEV:
+        return _stdev(r.count, r.sum_sq, r.sum)
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def quantile(values, first, n, q):
+    """The quantile of the ascending ``values[first:first + n]``; 0 without values."""
+    if n == 0:
+        return 0.0
+    if n <= 3:
+        return values[first + min(np.int64(q * float(n)), n - 1)]
+    rank = np.int64(math.ceil(q * float(n)))
+    return values[first + min(max(rank, 1), n) - 1]
+
+
+@njit(cache=True, nogil=True)
+def timer_value(r, kind, q, values, first, n):
+    """Value of an aggregation type of a timer's record (RECORD); its logged samples are ``values[first:first + n]``, ascending."""
+    if q >= 0.0:
+        return quantile(values, first, n, q)
+    if kind in (_MIN, _MAX):
+        if r.count == 0:
+            return 0.0
+        return r.min if kind == _MIN else r.max
+    if kind == _LAST:
+        return 0.0
+    return gauge_value(r, kind)
+
+
+@njit(cache=True, nogil=True)
+def sort_range(values, first, last):
+    """Sorts ``values[first:last]`` in place."""
+    if last - first > _INSERTION:
+        values[first:last].sort()
+        return
+    for i in range(first + 1, last):
+        x = values[i]
+        j = i - 1
+        while j >= first and values[j] > x:
+            values[j + 1] = values[j]
+            j -= 1
+        values[j + 1] = x
+
+
+@njit(cache=True, nogil=True)
+def gather_log(t, w, values, starts):
+    """Groups the timer samples of a window by slot: those of slot ``s`` become ``values[starts[s]:starts[s + 1]]``, in order of arrival.
+
+    ``values``: float64 with room for the window's ``logged``; ``starts``: int64, two more than the bucket has slots.
+    """
+    x = windows(t)[w]
+    slots = len(starts) - 2
+    starts[0] = 0
+    starts[1] = 0
+    for slot in range(slots):
+        page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+        n = np.int64(0)
+        if page != 0:
+            i = ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
+            spec = specs(t)[np.int64(elements(t)[(x.bucket << SLOT_BITS) | slot].spec)]
+            if records(t)[i].flags & RECORD_EXISTS and spec.metric_type == 2 and spec.flags & SPEC_LOG:
+                n = counter_records(t)[i].last
+        starts[slot + 2] = starts[slot + 1] + n
+    chunk = x.log_head
+    while chunk != 0:
+        first = (chunk - 1) * LOG_CHUNK
+        end = first + (x.log_used if chunk == x.log_tail else LOG_CHUNK)
+        at = first + 1
+        while at + 1 < end:
+            word = log_words(t)[at]
+            slot = word >> 32
+            n = word & 0xFFFFFFFF
+            to = starts[slot + 1]
+            for k in range(n):
+                values[to + k] = log(t)[at + 1 + k]
+            starts[slot + 1] = to + n
+            at += 1 + n
+        chunk = log_words(t)[first]
+
+
+@njit(cache=True, nogil=True)
+def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_size, topic_shards):
+    """Topic shard of the message that ends at ``end``: the hash of the id inside it."""
+    at = end - policy_size - name_size
+    if annotation_size != 0:
+        at -= 1 + varint_size(np.uint64(annotation_size)) + annotation_size
+    if value != 0.0:
+        at -= 9
+    if time_ns != 0:
+        at -= 1 + varint_size(np.uint64(time_ns))
+    return murmur3_32(out, at, name_size) % np.uint32(topic_shards)
+
+
+@njit(cache=True, nogil=True)
+def emit_window(
+    t, w, actions, uniform, late, cursor, values, starts, discard_nan, topic_shards, out, offsets, shard_column, policy_column, tally
+):
+    """Encodes records of window ``w`` from ``cursor`` on, behind what ``out`` holds already; returns whether the window is finished.
+
+    ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
+    records marked so. ``tally`` (int64): messages in ``out``, values discarded. ``offsets[tally[0]]`` is the end of what is there.
+    """
+    x = windows(t)[w]
+    b = x.bucket
+    bucket = buckets(t)[b]
+    time_ns = x.start + bucket.resolution
+    n = tally[0]
+    p = offsets[n]
+    slot = cursor[CUR_SLOT]
+    cursor[CUR_NEED] = 0
+    while slot < bucket.slots:
+        page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+        if page == 0:
+            slot = ((slot >> PAGE_BITS) + 1) << PAGE_BITS
+            cursor[CUR_OUTPUT] = 0
+            continue
+        i = ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
+        r = records(t)[i]
+        if not r.flags & RECORD_EXISTS or (late and not r.flags & RECORD_LATE):
+            slot += 1
+            continue
+        element = elements(t)[(b << SLOT_BITS) | slot]
+        e = entries(t)[np.int64(element.entry)]
+        action = uniform
+        if element.state == ELEMENT_DROPPED:
+            action = ACTION_NONE
+        elif uniform == ACTION_NONE:
+            action = np.int64(actions[np.int64(e.shard)])
+        if action == ACTION_NONE:
+            if element.state == ELEMENT_DROPPED and r.flags & RECORD_LATE:
+                r.flags = np.uint16(RECORD_EXISTS)
+                x.late -= 1
+            slot += 1
+            continue
+        spec = specs(t)[np.int64(element.spec)]
+        k = cursor[CUR_OUTPUT]
+        if action == ACTION_DISCARD:
+            tally[1] += np.int64(spec.outputs)
+        else:
+            metric_type = np.int64(spec.metric_type)
+            policy = attrs(t)[np.int64(element.attrs)]
+            annotation_at = np.int64(0)
+            annotation_size = np.int64(0)
+            if r.annotation != 0:
+                note = annotations(t)[np.int64(r.annotation) - 1]
+                annotation_at = np.int64(note.at)
+                annotation_size = np.int64(note.size)
+            logged = spec.flags & SPEC_LOG
+            first = starts[slot] if logged else np.int64(0)
+            samples = starts[slot + 1] - first if logged else np.int64(0)
+            if k == 0 and samples > 1:
+                sort_range(values, first, first + samples)
+            while k < np.int64(spec.outputs):
+                o = outputs(t)[np.int64(spec.outputs_at) + k]
+                if metric_type == 3:
+                    value = gauge_value(r, o.kind)
+                elif metric_type == 1:
+                    value = counter_value(counter_records(t)[i], o.kind)
+                else:
+                    value = timer_value(r, o.kind, o.quantile, values, first, samples)
+                if discard_nan and value != value:
+                    tally[1] += 1
+                    k += 1
+                    continue
+                name_size = np.int64(spec.prefix_size) + np.int64(e.id_size) + np.int64(o.suffix_size)
+                need = name_size + annotation_size + np.int64(policy.size) + AGGREGATED_OVERHEAD
+                if n >= len(shard_column) or p + need > len(out):
+                    cursor[CUR_SLOT] = slot
+                    cursor[CUR_OUTPUT] = k
+                    cursor[CUR_NEED] = need if n == 0 else 0
+                    tally[0] = n
+                    return False
+                p = encode_aggregated(
+                    out,
+                    p,
+                    0,
+                    text(t),
+                    np.int64(spec.prefix_at),
+                    np.int64(spec.prefix_size),
+                    ids(t),
+                    e.id_at,
+                    np.int64(e.id_size),
+                    text(t),
+                    np.int64(o.suffix_at),
+                    np.int64(o.suffix_size),
+                    time_ns,
+                    value,
+                    annotation_bytes(t),
+                    annotation_at,
+                    annotation_size,
+                    text(t),
+                    np.int64(policy.at),
+                    np.int64(policy.size),
+                )
+                shard_column[n] = _message_shard(
+                    out, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
+                )
+                policy_column[n] = spec.policy
+                n += 1
+                offsets[n] = p
+                k += 1
+        if r.flags & RECORD_LATE:
+            r.flags = np.uint16(RECORD_EXISTS)
+            x.late -= 1
+        cursor[CUR_OUTPUT] = 0
+        slot += 1
+    cursor[CUR_SLOT] = 0
+    cursor[CUR_OUTPUT] = 0
+    tally[0] = n
+    return True

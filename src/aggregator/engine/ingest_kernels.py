@@ -1,0 +1,576 @@
+# mypy: ignore-errors
+"""Compiled ingest: frames to applied samples and ack frames.
+
+Blocks of ``BLOCK`` messages go through four passes, so that what one message waits for from memory overlaps with the work on others:
+
+1. find frames, write their acks, decode, hash the keys, ask for the index words;
+2. look for the entry's row in the index, ask for the entry;
+3. ask for the id's bytes and for the record of the window that the value will most likely fall into;
+4. compare the key in full and apply, one message after another, in order.
+
+Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``state`` says where to go on. Acceptance rules:
+reference/aggregator_core.md §2-4.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine.entry_kernels import append_element, apply_stage, create_entry, find_element, key_hash, probe
+from aggregator.engine.reasons import (
+    C_COUNTERS,
+    C_DROPPED_VALUES,
+    C_EMPTY_LIST,
+    C_FORWARDED,
+    C_FUTURE,
+    C_GAUGES,
+    C_MESSAGES,
+    C_NEW_REFUSED,
+    C_NEW_WARMUP,
+    C_NO_APPLICABLE,
+    C_NO_PIPELINES,
+    C_NOT_WRITEABLE,
+    C_PAST,
+    C_RETRIED,
+    C_STALE,
+    C_SUCCESS,
+    C_TIMED,
+    C_TIMER_BATCHES,
+    C_TIMERS,
+    C_TOMBSTONED,
+    C_VALUE_REFUSED,
+    C_WRITE_SUCCESS,
+    D_CLOSED,
+    D_DECODE,
+    D_EMPTY_LIST,
+    D_FORWARDED,
+    D_FRAME,
+    D_FUTURE,
+    D_MEMORY,
+    D_NEW_LIMIT,
+    D_NO_APPLICABLE,
+    D_NO_PIPELINES,
+    D_NONE,
+    D_NOT_OWNED,
+    D_NOT_WRITEABLE,
+    D_PAST,
+    D_UNRECOGNIZED,
+    D_VALUE_LIMIT,
+    FORWARDED,
+    OTHER,
+    TIMED,
+    UNTIMED,
+)
+from aggregator.engine.tables import (
+    ERRORS_KEPT,
+    H_ERRORS,
+    H_FUTURE,
+    H_INDEX_LIMIT,
+    H_INDEX_MASK,
+    H_LIVE,
+    H_MEMORY_LIMIT,
+    H_NEW_LIMIT,
+    H_NUM_SHARDS,
+    H_VALUE_LIMIT,
+    H_WARMUP,
+    META_INDEX,
+    MIN_INT64,
+    PAGE_BITS,
+    PAGE_ROWS,
+    SLOT_BITS,
+    SLOT_MASK,
+    SPEC_LOG,
+    STAGE_TOMBSTONED,
+)
+from aggregator.engine.view_kernels import (
+    buckets,
+    counts,
+    elements,
+    entries,
+    errors,
+    heads,
+    ids,
+    index,
+    meta_index,
+    metas,
+    page_table,
+    recent,
+    records,
+    shards,
+    specs,
+    stage_specs,
+    stages,
+    text,
+)
+from aggregator.engine.window_kernels import (
+    CLOSED,
+    add_counter,
+    add_gauge,
+    add_timer,
+    annotation_row,
+    begin_record,
+    locate,
+    used_bytes,
+)
+from m3metrics.kernels import decode_metric
+from m3metrics.rows import ROW_OK
+from m3msg.kernels import build_acks, scan_frames
+from m3msg.rows import SCAN_FULL, SCAN_MORE
+from m3x.kernels import base, bytes_equal, hash_bytes, murmur3_32, prefetch
+
+BLOCK = 256
+MAX_FRAME = (1 << 32) - 1
+"""The front has checked the size of every frame."""
+MAX_ACK_FRAME = 1 << 20
+SECOND = 1_000_000_000
+
+DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN = range(4)
+"""Why ``ingest`` returned: all is applied; unseen metadata bytes; the index is full; a message for the plain decoder."""
+
+S_POSITION, S_SEGMENT, S_ROWS, S_ROW, S_ACKS, S_SEGMENT_ACKS, S_CALL, STATE = range(8)
+"""Columns of ``state``. Row ``state[S_ROW]`` of the block is the one that Python has to help with."""
+
+HINT = np.dtype([("half", np.uint64), ("row", np.int64)])
+
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_64 = np.uint64(64)
+
+
+
+@njit(cache=True, nogil=True)
+def refuse(t, category, detail, buf, id_at, id_size):
+    """Counts a refused metric and keeps its id, as long as there is room for more of them."""
+    errors(t)[category, detail] += 1
+    n = heads(t)[H_ERRORS]
+    if n < ERRORS_KEPT:
+        heads(t)[H_ERRORS] = n + 1
+        e = recent(t)[n]
+        size = min(id_size, 124)
+        e.detail = np.uint16(detail)
+        e.size = np.uint16(size)
+        for k in range(size):
+            e.id[k] = buf[id_at + k]
+
+
+@njit(cache=True, nogil=True)
+def find_metadata(t, buf, at, size, key):
+    """Row of interned metadata bytes (``key``: payload << 8 | metric type), -1 if they have not been seen."""
+    address = base(buf) + np.uint64(at)
+    half = hash_bytes(address, np.uint64(size), np.uint64(key)) >> _32
+    place = np.int64(half) & (META_INDEX - 1)
+    while meta_index(t)[place] != 0:
+        row = np.int64(meta_index(t)[place]) - 1
+        m = metas(t)[row]
+        if (
+            np.uint64(m.hash) == half
+            and np.int64(m.key) == key
+            and np.int64(m.size) == size
+            and bytes_equal(base(text(t)) + np.uint64(m.at), address, size)
+        ):
+            return row
+        place = (place + 1) & (META_INDEX - 1)
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def link_metadata(t, row):
+    """Enters metadata row ``row`` in the index over the metadata bytes."""
+    m = metas(t)[row]
+    half = hash_bytes(base(text(t)) + np.uint64(m.at), np.uint64(m.size), np.uint64(m.key)) >> _32
+    m.hash = np.uint32(half)
+    place = np.int64(half) & (META_INDEX - 1)
+    while meta_index(t)[place] != 0:
+        place = (place + 1) & (META_INDEX - 1)
+    meta_index(t)[place] = np.uint32(row + 1)
+
+
+@njit(cache=True, nogil=True)
+def _to_int64(value):
+    """Go's conversion on amd64: truncated; NaN and what does not fit give the smallest number."""
+    if value >= -9223372036854775808.0 and value < 9223372036854775808.0:
+        return np.int64(value)
+    return np.int64(MIN_INT64)
+
+
+@njit(cache=True, nogil=True)
+def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
+    """Adds the value of a message to one element; returns ``D_NONE`` or why not."""
+    b = ref >> SLOT_BITS
+    slot = ref & SLOT_MASK
+    spec = specs(t)[spec_row]
+    flags = np.int64(spec.flags)
+    time_ns = now_ns
+    timed = row.payload >= 5
+    if timed:
+        time_ns = row.time_ns
+        if time_ns > now_ns + heads(t)[H_FUTURE]:
+            counts(t)[C_FUTURE] += 1
+            return D_FUTURE
+        if time_ns < now_ns - buckets(t)[b].past_limit:
+            counts(t)[C_PAST] += 1
+            return D_PAST
+    i, w = locate(t, b, slot, shard, time_ns, flags & SPEC_LOG != 0)
+    if i == CLOSED and not timed:
+        counts(t)[C_RETRIED] += 1
+        time_ns = now_ns + buckets(t)[b].resolution
+        i, w = locate(t, b, slot, shard, time_ns, flags & SPEC_LOG != 0)
+    if i < 0:
+        return D_CLOSED if i == CLOSED else D_MEMORY
+    metric_type = np.int64(spec.metric_type)
+    if records(t)[i].flags == 0:
+        begin_record(t, i, w, b, shard, metric_type)
+    if metric_type == 3:
+        add_gauge(t, i, row.value, time_ns, np.int64(0) if timed else call, flags)
+    elif metric_type == 1:
+        add_counter(t, i, _to_int64(row.value) if timed else row.count, flags)
+    elif timed:
+        add_timer(t, i, w, slot, value_bits, 1, flags)
+    else:
+        add_timer(t, i, w, slot, base(buf) + np.uint64(row.values_at), np.int64(row.values_size) >> 3, flags)
+    if row.annotation_size != 0:
+        annotation = annotation_row(t, buf, np.int64(row.annotation_at), np.int64(row.annotation_size))
+        if annotation != 0:
+            records(t)[i].annotation = np.uint32(annotation)
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _within_value_limit(t, e, n, now_ns):
+    """Whether ``n`` more values of this second are allowed; refused ones count too (reference/aggregator_core.md §3)."""
+    limit = heads(t)[H_VALUE_LIMIT]
+    if limit <= 0:
+        return True
+    second = np.uint32(now_ns // SECOND)
+    used = n
+    if e.rate_second == second:
+        used += np.int64(e.rate_count)
+    e.rate_second = second
+    e.rate_count = np.uint32(min(used, np.int64(0xFFFFFFFF)))
+    return used <= limit
+
+
+@njit(cache=True, nogil=True)
+def _may_create(t, shard, now_ns):
+    """``D_NONE`` if a new entry is allowed on a shard now: rate limit with its warm-up, memory."""
+    s = shards(t)[shard]
+    if s.first_insert == 0:
+        s.first_insert = now_ns
+    if now_ns < s.first_insert + heads(t)[H_WARMUP]:
+        counts(t)[C_NEW_WARMUP] += 1
+    elif heads(t)[H_NEW_LIMIT] > 0:
+        second = now_ns // SECOND
+        if s.rate_second != second:
+            s.rate_second = second
+            s.rate_count = 0
+        s.rate_count += 1
+        if s.rate_count > heads(t)[H_NEW_LIMIT]:
+            counts(t)[C_NEW_REFUSED] += 1
+            return D_NEW_LIMIT
+    if heads(t)[H_MEMORY_LIMIT] > 0 and used_bytes(t) >= heads(t)[H_MEMORY_LIMIT]:
+        return D_MEMORY
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _active_stage(t, meta, now_ns):
+    """Row of the stage that holds at ``now_ns``, -1 if none does."""
+    m = metas(t)[meta]
+    for k in range(np.int64(m.stages)):
+        s = stages(t)[np.int64(m.first_stage) + k]
+        if s.from_ns <= now_ns and now_ns < s.until_ns:
+            return np.int64(m.first_stage) + k
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _same_set(t, row, stage):
+    """Whether the entry's aggregations are those of the stage, routing included."""
+    e = entries(t)[row]
+    s = stages(t)[stage]
+    if np.int64(e.elements) != np.int64(s.specs):
+        return False
+    for k in range(np.int64(s.specs)):
+        want = stage_specs(t)[np.int64(s.specs_at) + k]
+        ref = find_element(t, row, np.int64(want.spec))
+        if ref < 0 or np.uint32(elements(t)[ref].attrs) != want.attrs:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _prepare(t, row, meta, payload, category, now_ns):
+    """Brings an entry's aggregations in line with a message's metadata (reference/aggregator_core.md §4.3-4.6).
+
+    Returns ``(detail, write)``: ``write`` is False where the message is accepted without storing anything.
+    """
+    m = metas(t)[meta]
+    e = entries(t)[row]
+    if m.action != 0:
+        if m.action == D_EMPTY_LIST:
+            counts(t)[C_EMPTY_LIST] += 1
+        return np.int64(m.action), False
+    stage = _active_stage(t, meta, now_ns)
+    if stage < 0:
+        counts(t)[C_NO_APPLICABLE] += 1
+        return np.int64(D_NO_APPLICABLE), False
+    s = stages(t)[stage]
+    if s.action == STAGE_TOMBSTONED:
+        counts(t)[C_TOMBSTONED + category] += 1
+        return np.int64(D_NONE), False
+    if s.action == D_NO_PIPELINES:
+        counts(t)[C_NO_PIPELINES + category] += 1
+        return np.int64(D_NO_PIPELINES), False
+    if payload == 5:
+        if s.action != 0:
+            return np.int64(s.action), False
+        want = stage_specs(t)[np.int64(s.specs_at)]
+        if find_element(t, row, np.int64(want.spec)) < 0:
+            if append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns) < 0:
+                return np.int64(D_MEMORY), False
+        if e.stage == 0 or stages(t)[np.int64(e.stage) - 1].key >> 8 == 5:
+            e.stage = np.uint32(stage + 1)
+        return np.int64(D_NONE), True
+    if e.cutover > s.cutover:
+        if category == UNTIMED:
+            counts(t)[C_STALE] += 1
+        return np.int64(D_NONE), True
+    if s.action != 0:
+        return np.int64(s.action), False
+    if e.cutover == s.cutover and _same_set(t, row, stage):
+        e.stage = np.uint32(stage + 1)
+        return np.int64(D_NONE), True
+    return np.int64(apply_stage(t, row, stage, now_ns)), True
+
+
+@njit(cache=True, nogil=True)
+def _count_kind(t, row):
+    if row.payload == 3:
+        counts(t)[C_GAUGES] += 1
+    elif row.payload == 1:
+        counts(t)[C_COUNTERS] += 1
+    elif row.payload == 2:
+        counts(t)[C_TIMER_BATCHES] += 1
+        counts(t)[C_TIMERS] += np.int64(row.values_size) >> 3
+    else:
+        counts(t)[C_TIMED] += 1
+
+
+@njit(cache=True, nogil=True)
+def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
+    """Applies the decoded message ``rows[i]``; returns ``DONE`` or what is needed first (nothing has been changed then).
+
+    ``hints[i]``: hash of its key and the row of the entry that is probably its (-1: unknown). ``scratch``: one double.
+    """
+    row = rows[i]
+    if row.status != ROW_OK:
+        return NEED_PLAIN
+    payload = np.int64(row.payload)
+    id_at = np.int64(row.id_at)
+    id_size = np.int64(row.id_size)
+    if payload == 4:
+        counts(t)[C_FORWARDED] += 1
+        refuse(t, FORWARDED, D_FORWARDED, buf, id_at, id_size)
+        return DONE
+    if payload == 7:
+        refuse(t, OTHER, D_UNRECOGNIZED, buf, id_at, id_size)
+        return DONE
+    category = UNTIMED if payload <= 3 else TIMED
+    metric_type = np.int64(row.metric_type)
+    key = (payload << 8) | metric_type
+    address = base(buf) + np.uint64(id_at)
+    half = hints[i].half
+    at = hints[i].row
+    if at >= 0:
+        e = entries(t)[at]
+        if not (
+            np.int64(e.id_size) == id_size
+            and np.int64(e.category) == category
+            and np.int64(e.metric_type) == metric_type
+            and bytes_equal(base(ids(t)) + np.uint64(e.id_at), address, id_size)
+        ):
+            at = np.int64(-1)
+    if at < 0:
+        at = probe(t, half, category, metric_type, address, id_size)
+    meta_size = np.int64(row.meta_size)
+    known = False
+    if at >= 0 and entries(t)[at].stage != 0:
+        s = stages(t)[np.int64(entries(t)[at].stage) - 1]
+        known = (
+            np.int64(s.meta_size) == meta_size
+            and np.int64(s.key) == key
+            and s.from_ns <= now_ns
+            and now_ns < s.until_ns
+            and bytes_equal(base(text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), meta_size)
+        )
+    meta = np.int64(-1)
+    if not known:
+        meta = find_metadata(t, buf, np.int64(row.meta_at), meta_size, key)
+        if meta < 0:
+            return NEED_METADATA
+        if metas(t)[meta].action == D_DECODE:
+            refuse(t, OTHER, D_DECODE, buf, id_at, id_size)
+            return DONE
+        if at < 0 and heads(t)[H_LIVE] >= heads(t)[H_INDEX_LIMIT]:
+            return NEED_INDEX
+    _count_kind(t, row)
+    if at >= 0:
+        shard = np.int64(entries(t)[at].shard)
+    else:
+        shard = np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(heads(t)[H_NUM_SHARDS]))
+    home = shards(t)[shard]
+    if home.owned == 0:
+        refuse(t, category, D_NOT_OWNED, buf, id_at, id_size)
+        return DONE
+    if now_ns < home.earliest or now_ns >= home.latest:
+        counts(t)[C_NOT_WRITEABLE] += 1
+        refuse(t, category, D_NOT_WRITEABLE, buf, id_at, id_size)
+        return DONE
+    if at < 0:
+        detail = _may_create(t, shard, now_ns)
+        if detail == D_NONE:
+            at = create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns)
+            if at < 0:
+                detail = D_MEMORY
+        if detail != D_NONE:
+            refuse(t, category, detail, buf, id_at, id_size)
+            return DONE
+    e = entries(t)[at]
+    n = np.int64(row.values_size) >> 3 if payload == 2 else np.int64(1)
+    if not _within_value_limit(t, e, n, now_ns):
+        counts(t)[C_VALUE_REFUSED + category] += 1
+        counts(t)[C_DROPPED_VALUES + category] += n
+        refuse(t, category, D_VALUE_LIMIT, buf, id_at, id_size)
+        return DONE
+    e.last_access = now_ns
+    write = True
+    detail = np.int64(D_NONE)
+    if not known:
+        detail, write = _prepare(t, at, meta, payload, category, now_ns)
+    if write and detail == D_NONE:
+        scratch[0] = row.value
+        value_bits = base(scratch)
+        if payload == 5:
+            stage = _active_stage(t, meta, now_ns) if not known else np.int64(e.stage) - 1
+            spec = np.int64(stage_specs(t)[np.int64(stages(t)[stage].specs_at)].spec)
+            detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
+        elif e.elements == 1:
+            detail = _add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
+        else:
+            ref = np.int64(e.element) - 1
+            while ref >= 0:
+                x = elements(t)[ref]
+                result = _add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
+                if detail == D_NONE:
+                    detail = result
+                ref = np.int64(x.next) - 1
+    if detail == D_NONE:
+        counts(t)[C_SUCCESS + category] += 1
+        counts(t)[C_WRITE_SUCCESS] += 1
+    else:
+        refuse(t, category, detail, buf, id_at, id_size)
+    return DONE
+
+
+@njit(cache=True, nogil=True)
+def _scan(t, buf, ends, state, frames, acks, ack_sizes):
+    """Fills ``frames`` with the next messages of the batch and writes their acks; returns how many."""
+    n = 0
+    while state[S_SEGMENT] < len(ends) and n < BLOCK:
+        segment = state[S_SEGMENT]
+        got, position, status = scan_frames(buf, state[S_POSITION], ends[segment], MAX_FRAME, frames[n:BLOCK])
+        state[S_ACKS] = build_acks(buf, frames[n : n + got], got, acks, state[S_ACKS], MAX_ACK_FRAME)
+        n += got
+        state[S_POSITION] = position
+        if status == SCAN_FULL:
+            break
+        if status != SCAN_MORE or position != ends[segment]:
+            refuse(t, OTHER, D_FRAME, buf, position, 0)
+        ack_sizes[segment] = state[S_ACKS] - state[S_SEGMENT_ACKS]
+        state[S_SEGMENT_ACKS] = state[S_ACKS]
+        state[S_POSITION] = ends[segment]
+        state[S_SEGMENT] = segment + 1
+    counts(t)[C_MESSAGES] += n
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
+    """Passes 1 (from decoding on) to 3."""
+    words = index(t)
+    mask = heads(t)[H_INDEX_MASK]
+    for i in range(n):
+        f = frames[i]
+        start = np.int64(f.value_at)
+        if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
+            row = rows[i]
+            category = UNTIMED if row.payload <= 3 else TIMED
+            half = key_hash(base(buf) + np.uint64(row.id_at), np.uint64(row.id_size), category, row.metric_type)
+            hints[i].half = half
+            prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
+    table = entries(t)
+    for i in range(n):
+        hints[i].row = np.int64(-1)
+        if rows[i].status == ROW_OK:
+            half = hints[i].half
+            at = np.int64(half) & mask
+            word = words[at]
+            while word != np.uint64(0):
+                if word >> _32 == half:
+                    hints[i].row = np.int64(word & _LOW) - 1
+                    prefetch(base(table) + np.uint64(hints[i].row << 6))
+                    break
+                at = (at + 1) & mask
+                word = words[at]
+    for i in range(n):
+        if hints[i].row >= 0:
+            e = table[hints[i].row]
+            address = base(ids(t)) + np.uint64(e.id_at)
+            prefetch(address)
+            if e.id_size > 64:
+                prefetch(address + _64)
+            ref = np.int64(e.element) - 1
+            if ref >= 0:
+                bucket = buckets(t)[ref >> SLOT_BITS]
+                w = bucket.window
+                if w >= 0:
+                    slot = ref & SLOT_MASK
+                    page = np.int64(page_table(t)[w, slot >> PAGE_BITS]) - 1
+                    if page >= 0:
+                        r = (page << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
+                        prefetch(base(records(t)) + np.uint64(r << 6))
+
+
+@njit(cache=True, nogil=True)
+def ingest(t, buf, ends, state, frames, rows, hints, scratch, acks, ack_sizes, now_ns):
+    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]``. Returns ``DONE`` or ``NEED_*``.
+
+    ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``state`` they hold the
+    block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``.
+    """
+    while True:
+        n = state[S_ROWS]
+        i = state[S_ROW]
+        while i < n:
+            code = apply_row(t, buf, rows, i, hints, scratch, now_ns, state[S_CALL])
+            if code != DONE:
+                state[S_ROW] = i
+                return code
+            i += 1
+        state[S_ROW] = 0
+        n = _scan(t, buf, ends, state, frames, acks, ack_sizes)
+        state[S_ROWS] = n
+        if n == 0:
+            return DONE
+        _look_ahead(t, buf, frames, rows, hints, n, now_ns)
+
+
+@njit(cache=True, nogil=True)
+def ingest_one(t, buf, rows, hints, scratch, now_ns, call):
+    """Applies the one MetricWithMetadatas message that ``buf`` is; returns ``DONE`` or ``NEED_*``."""
+    if decode_metric(buf, 0, len(buf), rows, 0) == ROW_OK:
+        row = rows[0]
+        category = UNTIMED if row.payload <= 3 else TIMED
+        address = base(buf) + np.uint64(row.id_at)
+        hints[0].half = key_hash(address, np.uint64(row.id_size), category, row.metric_type)
+        hints[0].row = np.int64(-1)
+    return apply_row(t, buf, rows, 0, hints, scratch, now_ns, call)

@@ -1,0 +1,422 @@
+"""The tables of one engine: rows of fixed size in reserved memory, found by index, never moved while they grow.
+
+| table | row | found by |
+|---|---|---|
+| index | hash of an entry's key, high half · entry row + 1 | linear probing from the hash |
+| entries | one metric: (category, metric type, id) | index |
+| elements | one aggregation of one entry in one bucket | reference = bucket << 24 · slot |
+| buckets | one list id of the worker (kind, resolution, times forwarded), all its shards together | number |
+| windows | one open or kept window of a bucket | bucket and start, through ``window_ring`` |
+| pages | 4,096 records of a window, one for each slot | ``page_table[window, slot >> 12]`` |
+| records | what one element has aggregated in one window: one cache line | page · slot |
+| log | samples of timers that need quantiles, in chunks chained per window | window |
+| metas, stages, stage_specs | interned metadata bytes, their stages, what a stage asks for | hash of the bytes |
+| specs, outputs, attrs | what is computed for an aggregation key and metric type; how it is emitted | number |
+
+A *list* in M3's sense is (shard, bucket): ``list_born``, ``closed_through`` and ``emitted_through`` are its state.
+"""
+
+import ctypes
+import mmap
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3x.reserve import reserve
+
+Array = NDArray[Any]
+
+SLOT_BITS = 24
+SLOT_MASK = (1 << SLOT_BITS) - 1
+PAGE_BITS = 12
+PAGE_ROWS = 1 << PAGE_BITS
+PAGES_PER_WINDOW = 1 << (SLOT_BITS - PAGE_BITS)
+MAX_BUCKETS = 64
+MAX_WINDOWS = 4096
+MAX_SHARDS = 1 << 16
+RING = 64
+"""Remembered windows per bucket."""
+LOG_CHUNK = 4096
+"""Words of 8 bytes in a chunk of the timer log; word 0 is the next chunk."""
+MAX_SPECS = 1 << 20
+MAX_ELEMENTS = 1 << 12
+"""Aggregations of one metric."""
+MAX_METAS = 1 << 20
+META_INDEX = 1 << 21
+MAX_ATTRS = (1 << 16) - 1
+MAX_ANNOTATIONS = 1 << 16
+ANNOTATION_INDEX = 1 << 17
+ANNOTATION_BYTES = 1 << 26
+TEXT_BYTES = 1 << 30
+
+MIN_INT64 = -(1 << 63)
+MAX_INT64 = (1 << 63) - 1
+
+ENTRY_FREE, ENTRY_LIVE, ENTRY_DEAD = range(3)
+"""A dead entry is out of the index; its row and id live on until the last of its elements is gone."""
+ELEMENT_FREE, ELEMENT_LIVE, ELEMENT_TOMBSTONED, ELEMENT_DROPPED = range(4)
+"""A tombstoned element emits what it has; a dropped one (its shard went away) emits nothing more."""
+RECORD_EXISTS = 1
+RECORD_LATE = 2
+"""Written after its window had been flushed (possible only when the clock stepped back): emitted in the next pass."""
+SPEC_EXPENSIVE = 1
+"""Squares are kept."""
+SPEC_LOG = 2
+"""Samples are kept, for quantiles."""
+
+ENTRY = np.dtype(
+    [
+        ("id_at", np.int64),
+        ("last_access", np.int64),
+        ("cutover", np.int64),  # of the stage last applied; MIN_INT64: none
+        ("rate_second", np.uint32),
+        ("rate_count", np.uint32),
+        ("id_size", np.uint32),
+        ("stage", np.uint32),  # row + 1 of the stage last applied
+        ("element", np.uint32),  # reference + 1 of the first element
+        ("spec", np.uint32),  # of the first element
+        ("shard", np.uint32),
+        ("hash", np.uint32),
+        ("elements", np.uint16),  # in the chain
+        ("held", np.uint16),  # whose slots still point here
+        ("category", np.uint8),
+        ("metric_type", np.uint8),
+        ("state", np.uint8),
+        ("spare", np.uint8),
+    ],
+    align=True,
+)
+ELEMENT = np.dtype(
+    [
+        ("entry", np.uint32),
+        ("spec", np.uint32),
+        ("next", np.uint32),  # reference + 1; free row: next free slot + 1; tombstoned row: newest window sequence it may be in
+        ("attrs", np.uint16),
+        ("state", np.uint8),
+        ("spare", np.uint8),
+    ],
+    align=True,
+)
+BUCKET = np.dtype(
+    [
+        ("resolution", np.int64),
+        ("shift", np.int64),  # nanoseconds from M3's zero time (year 1) to the epoch, modulo the resolution
+        ("past_limit", np.int64),
+        ("start", np.int64),  # of the window used last
+        ("window", np.int64),  # its row
+        ("slots", np.int64),  # used so far, free ones included
+        ("free_slot", np.int64),  # slot + 1
+        ("sequence", np.int64),  # windows made so far
+        ("closed_max", np.int64),  # newest of closed_through over all shards
+        ("flushing", np.int64),
+        ("kind", np.int64),
+        ("times_forwarded", np.int64),
+        ("tombstoned", np.int64),  # elements that wait to be collected
+    ],
+    align=True,
+)
+WINDOW = np.dtype(
+    [
+        ("start", np.int64),
+        ("sequence", np.int64),
+        ("bucket", np.int64),
+        ("used", np.int64),
+        ("late", np.int64),  # records marked RECORD_LATE
+        ("log_head", np.int64),  # chunk + 1
+        ("log_tail", np.int64),
+        ("log_used", np.int64),  # words of the last chunk
+        ("logged", np.int64),  # samples
+        ("pages", np.int64),
+    ],
+    align=True,
+)
+
+
+def _record(number: Any) -> np.dtype[Any]:
+    return np.dtype(
+        [
+            ("last", number),  # of timers (through the integer view): samples in the log
+            ("last_at", np.int64),
+            ("sum", number),
+            ("sum_sq", number),
+            ("min", number),
+            ("max", number),
+            ("count", np.int64),
+            ("annotation", np.uint32),  # row + 1
+            ("call", np.uint16),
+            ("flags", np.uint16),
+        ],
+        align=True,
+    )
+
+
+RECORD = _record(np.float64)
+"""Gauges and timers; 64 bytes."""
+COUNTER_RECORD = _record(np.int64)
+"""The same bytes for counters."""
+
+SPEC = np.dtype(
+    [
+        ("bucket", np.uint32),
+        ("outputs_at", np.uint32),
+        ("outputs", np.uint32),
+        ("prefix_at", np.uint32),
+        ("prefix_size", np.uint32),
+        ("policy", np.uint16),  # for MessageBatch.policies
+        ("metric_type", np.uint8),
+        ("flags", np.uint8),
+    ],
+    align=True,
+)
+OUTPUT = np.dtype(
+    [("quantile", np.float64), ("suffix_at", np.uint32), ("suffix_size", np.uint32), ("kind", np.int64)], align=True
+)
+TEXT_RANGE = np.dtype([("at", np.uint32), ("size", np.uint32)])
+META = np.dtype(
+    [
+        ("at", np.uint32),
+        ("size", np.uint32),
+        ("hash", np.uint32),
+        ("first_stage", np.uint32),
+        ("stages", np.uint32),
+        ("key", np.uint16),  # payload << 8 | metric type
+        ("action", np.uint16),  # 0, or why every metric that carries it is refused
+    ],
+    align=True,
+)
+STAGE = np.dtype(
+    [
+        ("from_ns", np.int64),  # active in [from_ns, until_ns)
+        ("until_ns", np.int64),
+        ("cutover", np.int64),
+        ("meta_at", np.uint32),
+        ("meta_size", np.uint32),
+        ("specs_at", np.uint32),
+        ("specs", np.uint32),
+        ("key", np.uint16),
+        ("action", np.uint16),  # 0, STAGE_TOMBSTONED, or why its metrics are refused
+        ("spare", np.uint32),
+    ],
+    align=True,
+)
+STAGE_SPEC = np.dtype([("spec", np.uint32), ("attrs", np.uint32)])
+SHARD = np.dtype(
+    [
+        ("earliest", np.int64),  # writeable in [earliest, latest)
+        ("latest", np.int64),
+        ("first_insert", np.int64),
+        ("rate_second", np.int64),
+        ("rate_count", np.int64),
+        ("entries", np.int64),
+        ("owned", np.int64),
+    ],
+    align=True,
+)
+ERROR = np.dtype([("detail", np.uint16), ("size", np.uint16), ("id", np.uint8, (124,))], align=True)
+
+STAGE_TOMBSTONED = 0xFFFF
+
+# Rows of ``heads``: scalars that kernels and Python share.
+(
+    H_INDEX_MASK,
+    H_INDEX_LIMIT,
+    H_LIVE,
+    H_ENTRIES,
+    H_FREE_ENTRY,
+    H_IDS,
+    H_DEAD_IDS,
+    H_PAGES,
+    H_FREE_PAGES,
+    H_CHUNKS,
+    H_FREE_CHUNKS,
+    H_WINDOWS,
+    H_BUCKETS,
+    H_METAS,
+    H_ANNOTATIONS,
+    H_ANNOTATION_BYTES,
+    H_NEW_LISTS,
+    H_ERRORS,
+    H_NUM_SHARDS,
+    H_VALUE_LIMIT,
+    H_NEW_LIMIT,
+    H_WARMUP,
+    H_FUTURE,
+    H_LOG_CAP,
+    H_MEMORY_LIMIT,
+    H_CALL,
+    H_USED_PAGES,
+    H_USED_CHUNKS,
+    H_MAX_PAGES,
+    H_MAX_CHUNKS,
+    H_MAX_ENTRIES,
+    H_MAX_IDS,
+    HEADS,
+) = range(33)
+
+ERRORS_KEPT = 64
+NUM_DETAILS = 32
+MAX_COUNTS = 64
+
+
+class Tables(NamedTuple):
+    """Every array of the engine, as kernels take it."""
+
+    heads: Array
+    index: Array
+    entries: Array
+    ids: Array
+    elements: Array
+    buckets: Array
+    windows: Array
+    window_ring: Array
+    page_table: Array
+    free_pages: Array
+    records: Array
+    counter_records: Array
+    log: Array
+    log_words: Array
+    free_chunks: Array
+    specs: Array
+    outputs: Array
+    attrs: Array
+    metas: Array
+    meta_index: Array
+    stages: Array
+    stage_specs: Array
+    text: Array
+    annotations: Array
+    annotation_index: Array
+    annotation_bytes: Array
+    shards: Array
+    list_born: Array
+    closed_through: Array
+    emitted_through: Array
+    counts: Array
+    errors: Array
+    recent: Array
+    chain: Array
+
+
+TABLE_NAMES = Tables._fields
+DTYPES: dict[str, np.dtype[Any]] = {
+    "index": np.dtype(np.uint64),
+    "entries": ENTRY,
+    "ids": np.dtype(np.uint8),
+    "elements": ELEMENT,
+    "buckets": BUCKET,
+    "windows": WINDOW,
+    "window_ring": np.dtype(np.int32),
+    "records": RECORD,
+    "counter_records": COUNTER_RECORD,
+    "log": np.dtype(np.float64),
+    "specs": SPEC,
+    "outputs": OUTPUT,
+    "attrs": TEXT_RANGE,
+    "metas": META,
+    "stages": STAGE,
+    "stage_specs": STAGE_SPEC,
+    "text": np.dtype(np.uint8),
+    "annotations": TEXT_RANGE,
+    "annotation_bytes": np.dtype(np.uint8),
+    "shards": SHARD,
+    "recent": ERROR,
+}
+"""Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
+DTYPES |= {name: np.dtype(np.int64) for name in ("heads", "log_words", "list_born", "closed_through", "emitted_through")}
+DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors")}
+DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
+COLUMNS = {
+    "window_ring": RING,
+    "page_table": PAGES_PER_WINDOW,
+    "list_born": MAX_SHARDS,
+    "closed_through": MAX_SHARDS,
+    "emitted_through": MAX_SHARDS,
+    "errors": NUM_DETAILS,
+}
+"""Columns of the tables with two dimensions."""
+
+
+def addresses(tables: Tables) -> Array:
+    """Where each table begins (uint64): what ``view_kernels`` reads. Its own address is what kernels get."""
+    for name, table in zip(TABLE_NAMES, tables, strict=True):
+        if table.dtype != DTYPES[name] or (table.ndim == 2) != (name in COLUMNS) or not table.flags.c_contiguous:
+            raise TypeError(f"table {name} is {table.dtype} with {table.ndim} dimensions")
+    return np.array([table.ctypes.data for table in tables], np.uint64)
+
+
+_HUGE_AFTER = 8 << 20
+_MADV_HUGEPAGE = 14
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _reserve_wide(rows: int, dtype: Any) -> Array:
+    """Reserved memory that is touched at random: past its first 8 MiB the system may use huge pages, where it knows them."""
+    array = reserve(rows, dtype)
+    if array.nbytes > _HUGE_AFTER:
+        start = -(-(array.ctypes.data + _HUGE_AFTER) // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(max(end - start, 0)), _MADV_HUGEPAGE)
+    return array
+
+
+def reserve_index(max_series: int) -> Array:
+    """Room for the largest index; only what is in use costs memory."""
+    return _reserve_wide(max(4 * max_series, 1 << 12), np.uint64)
+
+
+def reserve_ids(max_series: int) -> Array:
+    """Room for the bytes of all ids."""
+    return _reserve_wide(max(max_series * 512, 1 << 26), np.uint8)
+
+
+def reserve_tables(max_series: int) -> Tables:
+    """Reserves all tables of an engine for at most ``max_series`` entries."""
+    if not 1 <= max_series <= 1 << SLOT_BITS:
+        raise ValueError(f"max_series is {max_series}: expected 1 to {1 << SLOT_BITS}")
+    pages = -(-max_series // PAGE_ROWS) * 64 + 1024
+    chunks = max(max_series // 16, 1 << 12) * 8
+    records = _reserve_wide(pages * PAGE_ROWS, RECORD)
+    log = reserve(chunks * LOG_CHUNK, np.float64)
+    heads = np.zeros(HEADS, np.int64)
+    heads[H_MAX_PAGES] = pages
+    heads[H_MAX_CHUNKS] = chunks
+    heads[H_MAX_ENTRIES] = max_series
+    ids = reserve_ids(max_series)
+    heads[H_MAX_IDS] = len(ids)
+    return Tables(
+        heads=heads,
+        index=reserve_index(max_series),
+        entries=_reserve_wide(max_series + 1, ENTRY),
+        ids=ids,
+        elements=_reserve_wide(MAX_BUCKETS << SLOT_BITS, ELEMENT),
+        buckets=np.zeros(MAX_BUCKETS, BUCKET),
+        windows=reserve(MAX_WINDOWS, WINDOW),
+        window_ring=np.full((MAX_BUCKETS, RING), -1, np.int32),
+        page_table=reserve(MAX_WINDOWS * PAGES_PER_WINDOW, np.uint32).reshape(MAX_WINDOWS, PAGES_PER_WINDOW),
+        free_pages=reserve(pages, np.uint32),
+        records=records,
+        counter_records=records.view(COUNTER_RECORD),
+        log=log,
+        log_words=log.view(np.int64),
+        free_chunks=reserve(chunks, np.uint32),
+        specs=reserve(MAX_SPECS, SPEC),
+        outputs=reserve(4 * MAX_SPECS, OUTPUT),
+        attrs=reserve(MAX_ATTRS + 1, TEXT_RANGE),
+        metas=reserve(MAX_METAS, META),
+        meta_index=reserve(META_INDEX, np.uint32),
+        stages=reserve(2 * MAX_METAS, STAGE),
+        stage_specs=reserve(8 * MAX_METAS, STAGE_SPEC),
+        text=reserve(TEXT_BYTES, np.uint8),
+        annotations=reserve(MAX_ANNOTATIONS + 1, TEXT_RANGE),
+        annotation_index=reserve(ANNOTATION_INDEX, np.uint32),
+        annotation_bytes=reserve(ANNOTATION_BYTES, np.uint8),
+        shards=reserve(MAX_SHARDS, SHARD),
+        list_born=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
+        closed_through=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
+        emitted_through=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
+        counts=np.zeros(MAX_COUNTS, np.int64),
+        errors=np.zeros((4, NUM_DETAILS), np.int64),
+        recent=np.zeros(ERRORS_KEPT, ERROR),
+        chain=np.zeros(MAX_ELEMENTS, np.uint32),
+    )
