@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from m3x.clock import monotonic_ns
@@ -25,12 +25,20 @@ class Child:
     ``prepare(epoch)`` makes what an incarnation needs and returns its module and options file; ``gone(epoch, code)`` clears up.
     """
 
-    def __init__(self, name: str, prepare: Callable[[int], tuple[str, Path]], gone: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[[int], tuple[str, Path]],
+        gone: Callable[[int, int], None],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.name = name
         self.epoch = 0
         self.restarts = 0
         self._prepare = prepare
         self._gone = gone
+        self._sleep = sleep
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
 
@@ -56,7 +64,7 @@ class Child:
                 pause_s = _BACKOFF.delay(deaths - 1) if deaths > 1 else 0.0
                 log.error("process died, starting it again", process=self.name, code=code, pause_s=pause_s)
                 self.restarts += 1
-                await asyncio.sleep(pause_s)
+                await self._sleep(pause_s)
         finally:
             self.kill()
             if self._process is not None:

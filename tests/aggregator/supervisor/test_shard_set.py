@@ -1,0 +1,204 @@
+"""Members of one shard set on one KV: who leads, what is written down, and what happens when the lead is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import kv_keys, load_config
+from aggregator.ipc import KIND_STANDARD, Commit, Flush, NewList, OwnedShard
+from aggregator.supervisor.election import ElectionState
+from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.placement import view
+from aggregator.supervisor.shard_set import ShardSet
+from aggregator.supervisor.timing import schedule_options
+from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
+from m3cluster.kv import KeyNotFoundError, Memory, MemoryServer, Store, open_store
+from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
+from m3x.clock import wall_ns
+from m3x.instrument import Registry
+
+S = 1_000_000_000
+ROOT = Path(__file__).resolve().parents[3]
+SHARDS = tuple(Shard(i, ShardState.AVAILABLE) for i in range(2))
+PLACEMENT = Placement(tuple(Instance(id=i, shards=SHARDS, shard_set_id=1) for i in ("a", "b")), num_shards=2)
+KEY = "_kv/namespace/m3db-cluster-name/shardset/1/flush"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[MemoryServer]:
+    made = MemoryServer()
+    yield made
+    made.close()
+
+
+class Member:
+    """A shard set member with one worker that only remembers its commands."""
+
+    def __init__(self, name: str, store: Store) -> None:
+        text = ROOT / "configs/local/m3aggregator.yml"
+        config = load_config([text], {}).value
+        self.sent: list[Send] = []
+        self.losses = 0
+        self.store = store
+        self.flushing = Flushing(schedule_options(config), 1)
+        self.flushing.worker_up(0, 1, [OwnedShard(s, 0, NEVER_NS) for s in (0, 1)])
+        self.view = view(PLACEMENT, name)
+        self.member = ShardSet(
+            1,
+            config=config,
+            keys=kv_keys(config),
+            store=store,
+            flushing=self.flushing,
+            instance_id=name,
+            view=lambda: self.view,
+            relay=self.relay,
+            lost=self.lost,
+            scope=Registry().scope(),
+        )
+
+    def relay(self, sends: Iterable[Send]) -> None:
+        self.sent += sends
+
+    def lost(self) -> None:
+        self.losses += 1
+
+    @property
+    def leads(self) -> bool:
+        return self.flushing.role is FlushRole.LEADER
+
+    def new_list(self) -> None:
+        self.relay(self.flushing.new_lists(0, [NewList(0, KIND_STANDARD, S, 0, wall_ns())], wall_ns()))
+
+    def flush_once(self) -> int:
+        """Flushes the list with one message that is done at once; the target."""
+        sends = [s.command for s in self.flushing.tick(wall_ns()) if isinstance(s.command, Flush)]
+        for command in sends:
+            self.flushing.last(0, command.id, wall_ns())
+        return sends[-1].bounds[0].target_ns
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - conditions of other tasks
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(server: MemoryServer, name: str) -> AsyncIterator[Member]:
+    store = await open_store(Memory(server))
+    member = Member(name, store)
+    task = asyncio.create_task(member.member.run())
+    try:
+        yield member
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), task.exception()
+        await store.close()
+
+
+async def stored(member: Member) -> ShardSetFlushTimes:
+    try:
+        return decode_flush_times((await member.store.get(KEY)).data)
+    except KeyNotFoundError:
+        return ShardSetFlushTimes()
+
+
+async def test_one_leads_the_other_follows_and_takes_over(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        async with running(server, "b") as b:
+            await until(lambda: b.member.elector.leader == "a")
+            assert b.flushing.role is FlushRole.FOLLOWER
+            assert not b.member.may_write()
+            assert a.member.may_write()
+            a.new_list()
+            b.new_list()
+            target = a.flush_once()
+            await until(lambda: any(isinstance(s.command, Flush) for s in b.sent))
+            discard = next(s.command for s in b.sent if isinstance(s.command, Flush))
+            assert (discard.emit, discard.bounds[0].target_ns, discard.bounds[0].shards) == (False, target, [0])
+            assert any(isinstance(s.command, Commit) and s.command.through_ns == target for s in a.sent)
+            await a.member.resign()
+            assert a.member.state is ElectionState.FOLLOWER
+            await until(lambda: b.leads)
+            assert b.flushing.times.emitted(next(iter(b.flushing.schedule.lists())), 0) == target
+        await until(lambda: a.leads)
+
+
+async def test_flush_times_are_written_only_while_we_hold_the_key(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        a.new_list()
+        first = a.flush_once()
+        await until(lambda: any(isinstance(s.command, Commit) for s in a.sent))
+        assert (await stored(a)).by_shard == {0: ShardFlushTimes({S: first}, {}, {}, False)}
+        # Somebody takes our key away: nothing of this term is written any more.
+        await a.store.delete(a.member.elector.election.key)
+        await until(lambda: a.member.state is not ElectionState.LEADER)
+        assert a.losses == 1
+        assert not a.member.may_write()
+        # The next term goes on from there.
+        await until(lambda: a.leads)
+        assert a.flushing.times.time(next(iter(a.flushing.schedule.lists())), 0) == first
+
+
+async def test_a_write_that_finds_the_key_gone_ends_the_term(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        key = a.member.elector.election.key
+        before = a.member.elector.election.revision
+        await a.store.delete(key)
+        # Before the news of the deletion arrives, a save is tried.
+        if a.member.may_write():
+            await a.member._save()
+        await until(lambda: a.member.elector.election.revision > before and a.leads)
+
+
+async def test_times_of_another_writer_are_never_gone_behind(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        a.new_list()
+        ahead = wall_ns() + 3600 * S
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: ahead})})))
+        await until(lambda: a.flushing.times.time(next(iter(a.flushing.schedule.lists())), 0) == ahead)
+        a.flush_once()
+        assert (await stored(a)).by_shard[0].standard[S] == ahead
+
+
+async def test_garbage_in_the_kv_is_left_out(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        await a.store.set(KEY, b"\xff\xff\xff")
+        a.new_list()
+        target = a.flush_once()
+
+        async def written() -> bool:
+            try:
+                return (await stored(a)).by_shard[0].standard[S] == target
+            except Exception:
+                return False
+
+        async with asyncio.timeout(10):
+            while not await written():
+                await asyncio.sleep(0.02)
+        assert a.leads
+
+
+async def test_resigning_alone_times_out_and_leads_again(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        with pytest.raises(TimeoutError):
+            await a.member.elector.resign(0.3)
+        await until(lambda: a.leads)
+
+
+async def test_an_instance_that_is_not_in_the_placement_does_not_campaign(server: MemoryServer) -> None:
+    async with running(server, "stranger") as one:
+        await asyncio.sleep(0)
+        await until(lambda: one.flushing.role is FlushRole.FOLLOWER)
+        assert await one.member.elector.election.candidates() == []
+        assert not one.member.can_lead()

@@ -1,0 +1,68 @@
+"""The command line: exit codes and one line per problem."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.cli import main
+from m3x.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, expected in (("--version", f"m3aggregator {VERSION}"), ("--help", "--check-config")):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_file_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "-f is required (no config files provided)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["configs/m3aggregator.yml", "configs/local/m3aggregator.yml"])
+def test_the_shipped_files_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-f", str(ROOT / name), "--check-config"]) == 0
+    assert "the configuration is valid" in capsys.readouterr().out
+
+
+def test_every_problem_is_one_line_with_file_and_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.yml"
+    path.write_text("kvClient: {}\nhttp: {listenAddress: 5, readTimeout: soon}\nnonsense: 1\n")
+    assert main(["-f", str(path), "--check-config"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert all(line.startswith(str(path)) for line in lines)
+    assert any("http.readTimeout" in line for line in lines)
+    assert any("nonsense: unknown key" in line for line in lines)
+
+
+def test_a_file_that_is_not_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.yml"
+    path.write_bytes(b"\xff\x00{{{")
+    assert main(["-f", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_etcd_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("M3AGGREGATOR_HOST_ID", "m3aggregator01:6000")
+    assert main(["-f", str(ROOT / "configs/m3aggregator.yml")]) == 2
+    error = capsys.readouterr().err
+    assert "kvClient.embedded.path" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_host_id_that_is_not_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("M3AGGREGATOR_HOST_ID", raising=False)
+    assert main(["-f", str(ROOT / "configs/m3aggregator.yml")]) == 2
+    assert "M3AGGREGATOR_HOST_ID" in capsys.readouterr().err
+
+
+def test_workers_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["-f", "x", "--workers", "0"])
+    assert ended.value.code == 2
+    assert "at least 1" in capsys.readouterr().err
