@@ -1,1 +1,12 @@
-"""Contents to follow."""
+"""The cluster layer: what M3's processes agree on through a shared key-value store (reference/cluster.md).
+
+``keys``         the keys of everything that is stored
+``kv``           the store: interface and backends (open ``kv/store.py`` first)
+``topic``        topics and their consumer services
+``placement``    placements: model, bytes, validation, making them
+``flush_times``  flush times of a shard set
+``election``     leader election on leases
+``proto``        the messages behind all of them, as bytes and as JSON
+
+Imports ``m3x`` only; both services, ``m3msg`` and the tools use it.
+"""

@@ -1,0 +1,273 @@
+"""The admin API beyond what the captures of M3 show (``tests/golden/test_cluster.py``)."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from coordinator.api import admin_routes, answers, not_found
+from coordinator.api.health import go_duration, go_time
+from m3cluster.kv import Embedded, KVError, MemoryServer, open_store
+from m3cluster.placement import decode_staged_placement
+from m3cluster.topic import decode_topic
+
+MINUTE = 60 * 10**9
+NOW = 1_767_323_045_500_000_000
+ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}
+AGGREGATOR = {
+    "num_shards": 64,
+    "replication_factor": 2,
+    "instances": [
+        {
+            "id": f"m3aggregator0{number}:6000",
+            "isolation_group": f"availability-zone-{group}",
+            "zone": "embedded",
+            "weight": 100,
+            "endpoint": f"m3aggregator0{number}:6000",
+            "hostname": f"m3aggregator0{number}",
+            "port": 6000,
+        }
+        for number, group in ((1, "a"), (2, "b"))
+    ],
+}
+
+
+def consumer(name, consumption):
+    service = {"name": name, "environment": ENVIRONMENT["Cluster-Environment-Name"], "zone": "embedded"}
+    return {
+        "consumerService": {
+            "serviceId": service,
+            "consumptionType": consumption,
+            "messageTtlNanos": "300000000000",
+        }
+    }
+
+
+def client_of(store, **options):
+    app = Starlette(routes=admin_routes(store, clock=lambda: NOW, **options), exception_handlers={404: not_found})
+    app.router.redirect_slashes = False
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://coordinator", headers=ENVIRONMENT)
+
+
+@pytest.fixture
+async def store():
+    opened = MemoryServer().client()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def client(store):
+    async with client_of(store) as made:
+        yield made
+
+
+async def test_the_six_calls_of_the_set_up_page_on_the_embedded_store(tmp_path: Path):
+    store = await open_store(Embedded(tmp_path / "kv.sqlite"))
+    base, ingest, aggregated = "/api/v1", {"Topic-Name": "aggregator_ingest"}, {"Topic-Name": "aggregated_metrics"}
+    coordinator = {
+        "instances": [
+            {
+                "id": "m3coordinator01",
+                "zone": "embedded",
+                "endpoint": "m3coordinator01:7507",
+                "hostname": "m3coordinator01",
+                "port": 7507,
+            }
+        ]
+    }
+    async with client_of(store) as client:
+        calls = [
+            (f"{base}/services/m3aggregator/placement/init", {}, AGGREGATOR),
+            (f"{base}/topic/init", ingest, {"numberOfShards": 64}),
+            (f"{base}/topic", ingest, consumer("m3aggregator", "REPLICATED")),
+            (f"{base}/topic/init", aggregated, {"numberOfShards": 64}),
+            (f"{base}/services/m3coordinator/placement/init", {}, coordinator),
+            (f"{base}/topic", aggregated, consumer("m3coordinator", "SHARED")),
+        ]
+        for path, headers, body in calls:
+            # curl -d sends this content type; the text is JSON all the same.
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            answer = await client.post(path, headers=headers | form, content=json.dumps(body))
+            assert answer.status_code == 200, answer.text
+    stored = dict(await store.keys(""))
+    await store.close()
+    environment = "namespace/m3db-cluster-name"
+    assert list(stored) == [
+        f"/placement/{environment}/m3aggregator",
+        f"/topic/{environment}/aggregator_ingest",
+        f"/topic/{environment}/aggregated_metrics",
+        f"_sd.placement/{environment}/m3coordinator",
+    ]
+    placement, topic, *_ = stored.values()
+    assert len(placement.data) == 2051
+    assert len(topic.data) == 87
+    assert decode_topic(topic.data, 2).consumer_services[0].service_id.name == "m3aggregator"
+    shard = decode_staged_placement(placement.data, 1).instances[0].shards[0]
+    assert shard.cutover_ns == -(-NOW // MINUTE) * MINUTE
+
+
+async def test_the_window_of_cutovers_is_the_largest_resolution(store):
+    async with client_of(store, window_ns=10 * MINUTE) as client:
+        answer = await client.post("/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR)
+    cutover = answer.json()["placement"]["instances"]["m3aggregator01:6000"]["shards"][0]["cutoverNanos"]
+    assert cutover == str(-(-NOW // (10 * MINUTE)) * 10 * MINUTE)
+
+
+async def test_placements_may_have_another_default_environment_but_topics_may_not(store):
+    async with client_of(store, environment="own/env", zone="z", zones=("z", "embedded")) as client:
+        client.headers.pop("Cluster-Environment-Name")
+        body = {"instances": [{"id": "c", "zone": "z", "endpoint": "c:1"}]}
+        assert (await client.post("/api/v1/services/m3coordinator/placement/init", json=body)).status_code == 200
+        assert (await client.post("/api/v1/topic/init", json={"numberOfShards": 1})).status_code == 200
+    assert [key for key, _ in await store.keys("")] == [
+        "_sd.placement/own/env/m3coordinator",
+        "/topic/default_env/aggregated_metrics",
+    ]
+
+
+async def test_a_dry_run_answers_and_writes_nothing(client, store):
+    for _ in range(2):
+        answer = await client.post(
+            "/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR, headers={"Dry-Run": "true"}
+        )
+        assert answer.status_code == 200
+        assert answer.json()["placement"]["numShards"] == 64
+    assert await store.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/v1/services/m3aggregator/placement"),
+        ("DELETE", "/api/v1/services/m3aggregator/placement"),
+        ("DELETE", "/api/v1/services/m3aggregator/placement/a1"),
+        ("DELETE", "/api/v1/services/m3aggregator/placement/remove"),
+        ("POST", "/api/v1/services/m3db/placement/remove"),
+        ("POST", "/api/v1/services/m3coordinator/placement/replace"),
+        ("POST", "/api/v1/services/m3coordinator/placement/set"),
+        ("PUT", "/api/v1/topic"),
+        ("DELETE", "/api/v1/topic"),
+        ("POST", "/api/v1/kvstore"),
+    ],
+)
+async def test_what_is_not_served_yet_says_so(client, method, path):
+    answer = await client.request(method, path)
+    assert answer.status_code == 501
+    assert answer.json()["status"] == "error"
+    assert "not supported by this release" in answer.json()["error"]
+
+
+async def test_an_earlier_version_is_not_kept_and_says_so(client, store):
+    await client.post("/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR)
+    key = "/placement/namespace/m3db-cluster-name/m3aggregator"
+    await store.set(key, (await store.get(key)).data)
+    base = "/api/v1/services/m3aggregator/placement"
+    assert (await client.get(f"{base}?version=2")).json()["version"] == 2
+    answer = await client.get(f"{base}?version=1")
+    assert (answer.status_code, answer.json()["status"]) == (501, "error")
+    for text in ("1x", "²", "1_0", "--1", "9" * 5000):
+        answer = await client.get(base, params={"version": text})
+        assert answer.status_code == 400
+        assert "could not parse version: strconv.Atoi" in answer.json()["error"]
+    assert (await client.get(f"{base}?version=-1")).status_code == 500
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"numberOfShards":-1}', b'"x"'])
+@pytest.mark.parametrize("path", ["/api/v1/topic/init", "/api/v1/topic", "/api/v1/services/m3db/placement/init"])
+async def test_bad_bodies_are_400_with_a_reason(client, store, path, body):
+    answer = await client.post(path, content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert await store.keys("") == []
+
+
+async def test_a_shard_state_that_does_not_exist_is_400(client):
+    body = {"num_shards": 1, "replication_factor": 1, "instances": [{"id": "a", "shards": [{"id": 0, "state": 9}]}]}
+    answer = await client.post("/api/v1/services/m3db/placement/init", json=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid proto shard state 9")
+
+
+async def test_a_body_without_end_is_refused(client, monkeypatch):
+    monkeypatch.setattr(answers, "MAX_BODY_BYTES", 1 << 20)
+
+    async def endless():
+        while True:
+            yield b" " * 65536
+
+    answer = await client.post("/api/v1/topic/init", content=endless())
+    assert answer.status_code == 400
+    assert "larger than 1 MiB" in answer.json()["error"]
+
+
+async def test_a_missing_service_names_what_is_missing(client):
+    await client.post("/api/v1/topic/init", json={"numberOfShards": 1})
+    answer = await client.post("/api/v1/topic", json={})
+    assert answer.json()["error"] == "consumerService is missing in the request"
+    answer = await client.post("/api/v1/topic", json={"consumerService": {"consumptionType": "SHARED"}})
+    assert answer.json()["error"] == "consumerService.serviceId is missing in the request"
+
+
+async def test_a_store_that_fails_is_500_and_nothing_unforeseen_escapes(store, monkeypatch):
+    async with client_of(store) as client:
+
+        async def fails(_key):
+            raise KVError("kv.sqlite: database is locked <now>")
+
+        monkeypatch.setattr(store, "get", fails)
+        answer = await client.get("/api/v1/topic")
+        assert answer.status_code == 500
+        assert "\\u003cnow\\u003e" in answer.text
+        assert answer.json() == {"status": "error", "error": "kv.sqlite: database is locked <now>"}
+
+        async def breaks(_key):
+            raise ZeroDivisionError("unforeseen")
+
+        monkeypatch.setattr(store, "get", breaks)
+        answer = await client.get("/api/v1/services/m3db/placement")
+        assert answer.status_code == 500
+        assert "ZeroDivisionError: unforeseen" in answer.json()["error"]
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+
+async def test_a_stored_topic_that_cannot_be_read_is_404_on_get_and_500_on_post(client, store):
+    await store.set("/topic/namespace/m3db-cluster-name/aggregated_metrics", b"\xff\xff")
+    answer = await client.get("/api/v1/topic")
+    assert (answer.status_code, answer.json()["error"]) == (404, "unexpected EOF")
+    answer = await client.post("/api/v1/topic", json=consumer("x", "SHARED"))
+    assert (answer.status_code, answer.json()["error"]) == (500, "unexpected EOF")
+
+
+async def test_the_router_answers_as_m3s_does(client):
+    for method, path in (("PATCH", "/api/v1/topic"), ("HEAD", "/health"), ("OPTIONS", "/api/v1/topic/init")):
+        answer = await client.request(method, path)
+        assert (answer.status_code, answer.text) == (405, "")
+    for path in ("/api/v1/topic/", "/api/v1/services/m3foo/placement", "/nope"):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.text) == (404, "404 page not found\n")
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0s"),
+        (250, "250ns"),
+        (1_500, "1.5µs"),
+        (2_000_000, "2ms"),
+        (62_500_000_000, "1m2.5s"),
+        (3_600_000_000_000, "1h0m0s"),
+        (285_021_080_770, "4m45.02108077s"),
+        (-1_000_000_000, "-1s"),
+    ],
+)
+def test_durations_are_printed_as_go_does(nanoseconds, text):
+    assert go_duration(nanoseconds) == text
+
+
+def test_times_are_printed_as_go_does():
+    assert go_time(1_795_373_775_903_507_578, 285_296_055_232) == (
+        "2026-11-22 18:56:15.903507578 +0000 UTC m=+285.296055232"
+    )
+    assert go_time(1_767_323_045_000_000_000, 5) == "2026-01-02 03:04:05 +0000 UTC m=+0.000000005"
