@@ -273,6 +273,8 @@ def row_fields(row: np.void, whole: bytes) -> dict[str, Any]:
         known["metric_type"] = MetricType(int(row["metric_type"]))
     if kind in (1, 2, 3):
         assert row["metric_type"] == kind
+    if kind == 2:
+        assert row["time_ns"] == 0
     if kind == 1:
         known["value"] = int(row["count"])
     elif kind in (2, 4):
