@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.config import CoordinatorConfig, UnsupportedError, load_coordinator
+from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
 from m3x import log
 from m3x.config import ConfigError, Loaded
@@ -23,18 +23,29 @@ def _parser() -> argparse.ArgumentParser:
         "answers queries and the admin API.",
     )
     parser.add_argument(
-        "-f", dest="files", metavar="FILE", action="append", default=[], help="configuration file; repeat to override keys in later files"
+        "-f",
+        dest="files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="configuration file; repeat to override keys in later files",
     )
     parser.add_argument(
-        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="relative paths of the configuration are below it (default: ./data)"
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help="relative paths of the configuration are below it (default: ./data)",
     )
-    parser.add_argument("--check-config", action="store_true", help="read the configuration, report every problem, and end")
+    parser.add_argument(
+        "--check-config", action="store_true", help="read the configuration, report every problem, and end"
+    )
     parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
     return parser
 
 
 def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
-    """Raises ``ConfigError`` or ``UnsupportedError``."""
+    """Raises ``ConfigError``."""
     loaded = load_coordinator(files)
     ingester = loaded.value.carbon.ingester
     if ingester is not None:
@@ -45,18 +56,27 @@ def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
     return loaded
 
 
+def _complain(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return USAGE_ERROR
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
     options = _parser().parse_args(arguments)
     try:
         loaded = _load(options.files)
-    except (ConfigError, UnsupportedError) as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return USAGE_ERROR
+    except ConfigError as error:
+        return _complain(error.problems)
+    unsupported = loaded.value.unsupported()
     if options.check_config:
-        print(f"{', '.join(options.files)}: configuration is good")
+        print(f"{', '.join(options.files)}: the configuration is valid")
+        for problem in unsupported:
+            print(f"note: the coordinator will not start with it: {problem}")
         return 0
+    if unsupported:
+        return _complain(unsupported)
     log.configure(loaded.value.logging.level, **loaded.value.logging.fields)
     # Imported late: --help and --check-config need no compiled loops.
     from coordinator.service import StartError, serve  # noqa: PLC0415

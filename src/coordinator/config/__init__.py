@@ -1,12 +1,13 @@
 """The YAML file of a coordinator as typed sections.
 
-Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators,
-``carbon`` and ``ingest`` their listeners. Imports ``m3x`` and ``m3msg.producer.options`` only; nothing here reads files or opens sockets.
+Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators, ``carbon`` and
+``ingest`` their listeners. Imports ``m3x``, ``m3metrics`` and the YAML sections of ``m3msg``; nothing here reads files or opens
+sockets.
 """
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonRuleConfig
 from coordinator.config.cluster import EmbeddedConfig, Namespace, namespaces_of
-from coordinator.config.coordinator import CoordinatorConfig, UnsupportedError, load_coordinator
+from coordinator.config.coordinator import CoordinatorConfig, load_coordinator
 from coordinator.config.ingest import IngestConfig
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
     "EmbeddedConfig",
     "IngestConfig",
     "Namespace",
-    "UnsupportedError",
     "load_coordinator",
     "namespaces_of",
 ]

@@ -14,14 +14,6 @@ from m3x.config import Address, ConfigError, Duration, Loaded, Meaningless, Sect
 from m3x.log import LEVELS
 
 
-class UnsupportedError(Exception):
-    """The file is sound but asks for something that this release does not have; ``problems`` has one line each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-
 class LoggingConfig(Section):
     """``logging``."""
 
@@ -211,11 +203,7 @@ class CoordinatorConfig(Section):
 
 
 def load_coordinator(files: Sequence[str | Path]) -> Loaded[CoordinatorConfig]:
-    """Reads the files. Raises ``ConfigError``, or ``UnsupportedError`` for a sound file that asks for what is not there."""
+    """Reads the files. Raises ``ConfigError``. Whether this release can do what they ask for: ``CoordinatorConfig.unsupported``."""
     if not files:
         raise ConfigError(["no configuration file given; use -f FILE"])
-    loaded = load(files, CoordinatorConfig)
-    problems = loaded.value.unsupported()
-    if problems:
-        raise UnsupportedError(problems)
-    return loaded
+    return load(files, CoordinatorConfig)

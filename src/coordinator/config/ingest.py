@@ -1,13 +1,10 @@
-"""``ingest``: the m3msg server that takes aggregated metrics (reference/coordinator.md §11.1, m3msg.md §22.1-22.3)."""
+"""``ingest``: the m3msg server that takes aggregated metrics (reference/coordinator.md §11.1, m3msg.md §22.3)."""
 
-from typing import Literal
-
-import msgspec
-
-from m3msg.producer.options import CodecOptions, RetryOptions
-from m3x.config import Address, Duration, Meaningless, Section, parse_address
-
-_MILLISECOND = 1_000_000
+from m3metrics.errors import PolicyError
+from m3metrics.policy import StoragePolicy
+from m3msg.consumer.options import ConsumerOptions, ServerOptions
+from m3msg.producer.options import RetryOptions
+from m3x.config import Meaningless, Section
 
 
 class IngesterConfig(Section):
@@ -25,47 +22,6 @@ class IngesterConfig(Section):
             raise ValueError(f"logSampleRate must be between 0 and 1, found {self.log_sample_rate}")
 
 
-class TLSConfig(Section):
-    """``server.tls``: only ``disabled`` is offered."""
-
-    mode: Literal["disabled", "permissive", "enforced"] = "disabled"
-    cert_file: str = ""
-    key_file: str = ""
-    client_ca_file: str = msgspec.field(name="clientCAFile", default="")
-    certificates_ttl: Duration = msgspec.field(name="certificatesTTL", default=Duration(0))
-    m_tls_enabled: bool = msgspec.field(name="mTLSEnabled", default=False)
-
-    def __post_init__(self) -> None:
-        if self.mode != "disabled":
-            raise ValueError(f"TLS mode {self.mode!r} is not supported; set mode: disabled")
-
-
-class ServerConfig(Section):
-    """``m3msg.server``."""
-
-    listen_address: Address
-    retry: Meaningless = None
-    keep_alive_enabled: bool = True
-    keep_alive_period: Duration = Duration(10_000 * _MILLISECOND)
-    tls: TLSConfig = TLSConfig()
-
-    def __post_init__(self) -> None:
-        parse_address(self.listen_address)
-
-
-class ConsumerConfig(Section):
-    """``m3msg.consumer``: acknowledgements."""
-
-    encoder: CodecOptions = CodecOptions()
-    decoder: CodecOptions = CodecOptions()
-    message_pool: Meaningless = None
-    ack_flush_interval: Duration = Duration(200 * _MILLISECOND)
-    ack_buffer_size: int = 1 << 20
-    connection_write_buffer_size: Meaningless = None
-    connection_read_buffer_size: Meaningless = None
-    connection_write_timeout: Duration = Duration(5_000 * _MILLISECOND)
-
-
 class HandlerConfig(Section):
     """``m3msg.handler``."""
 
@@ -73,13 +29,25 @@ class HandlerConfig(Section):
     blackhole_policies: list[str] = []
     """Storage policies whose values are acknowledged and thrown away."""
 
+    def __post_init__(self) -> None:
+        for text in self.blackhole_policies:
+            try:
+                StoragePolicy.parse(text)
+            except PolicyError as error:
+                raise ValueError(f"blackholePolicies: {text!r}: {error}") from error
+
+    @property
+    def blackholes(self) -> tuple[StoragePolicy, ...]:
+        """``blackholePolicies``, parsed."""
+        return tuple(StoragePolicy.parse(text) for text in self.blackhole_policies)
+
 
 class M3MsgServerConfig(Section):
     """``ingest.m3msg``."""
 
-    server: ServerConfig
+    server: ServerOptions
     handler: HandlerConfig = HandlerConfig()
-    consumer: ConsumerConfig = ConsumerConfig()
+    consumer: ConsumerOptions = ConsumerOptions()
 
 
 class IngestConfig(Section):

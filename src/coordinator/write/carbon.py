@@ -1,7 +1,8 @@
 """The carbon line protocol over TCP (reference/coordinator.md §10, reference/metrics.md §16).
 
-``CarbonIngester`` is the core: bytes in, batches out. ``CarbonServer`` is the shell: it owns the listener. A bad line is counted by reason and
-skipped; the connection and all other lines go on. While messages cannot be taken, connections are not read: TCP holds the senders back.
+``CarbonIngester`` is the core: bytes in, batches out. ``CarbonServer`` is the shell: it owns the listener. A bad line is counted by
+reason and skipped; the connection and all other lines go on. While messages cannot be taken, connections are not read: TCP holds
+the senders back.
 """
 
 import asyncio

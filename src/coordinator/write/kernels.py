@@ -9,6 +9,7 @@ one generation of the series cache (``coordinator.write.series_cache`` owns the 
 import numpy as np
 from numba import njit
 
+from m3metrics.rows import METRIC_TEMPLATE
 from m3x.kernels import (
     OVERFLOW,
     base,
@@ -793,3 +794,35 @@ def carbon_lines(buf, start, end, path_at, path_size, values, times, odd, odd_en
         n += 1
         p = stop + 1
     return n, n_odd, p
+
+
+def warm() -> None:
+    """Compiles every public kernel for the dtypes that callers use, or loads it from the cache."""
+    buf = np.frombuffer(
+        bytearray(b"\x0a\x14\x0a\x06\x0a\x01a\x12\x01b\x12\x0a\x09\0\0\0\0\0\0\0\0\x0ba 1 1\n"), np.uint8
+    )
+    series, times, values = np.zeros(2, SERIES_ROW), np.zeros(2, np.int64), np.zeros(2, np.float64)
+    request(buf[:22], series, times, values)
+    at, size, contexts = np.zeros(1, np.uint32), np.ones(1, np.uint32), np.zeros(1, np.uint64)
+    keys(series, 1, 0, at, size, contexts)
+    rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)
+    check_labels(buf[:0], at, np.zeros(1, np.uint32), rows, 65535)
+    slots, entries, arena = np.zeros(8, SLOT), np.zeros(4, ENTRY), np.zeros(512, np.uint8)
+    used, templates, hashes = np.zeros(3, np.int64), np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32)
+    first, count, left = ranges
+    find(slots, entries, arena, buf, at, size, contexts, first, count, left)
+    spans = np.zeros((4, 4), np.int64)
+    prepare(
+        slots, entries, arena, used, templates, hashes, 0, 0, buf, rows, at, size, contexts, spans, first, count, left
+    )
+    insert(slots, entries, arena, used, buf, 0, 1, contexts[0], 0, 1)
+    promote(
+        slots, entries, arena, templates, hashes, slots, entries, arena, used, templates, hashes,
+        buf, rows, at, size, contexts, first, count, left,
+    )  # fmt: skip
+    hash_ids(arena, templates, 0, 1, hashes)
+    series[0]["samples"] = 1
+    count[0] = 1
+    out, shards = np.zeros(1, np.int64), np.zeros(1, np.uint32)
+    expand(series, 1, first, count, hashes, templates, times, 1, 1, values, out, out, np.zeros(1), shards)
+    carbon_lines(buf, 22, len(buf), at, size, np.zeros(1), out, rows, left)

@@ -1,7 +1,8 @@
 """``POST /api/v1/prom/remote/write`` (reference/coordinator.md §7.2, §8).
 
-``RemoteWriter`` is the core: body and options in, batches out. Series that have been seen before are recognised by the bytes of their labels;
-what is new is prepared once, in compiled code if it is an ordinary gauge. The order of checks, the status codes and the error texts are M3's.
+``RemoteWriter`` is the core: body and options in, batches out. Series that have been seen before are recognised by the bytes of
+their labels; what is new is prepared once, in compiled code if it is an ordinary gauge. The order of checks, the status codes and
+the error texts are M3's.
 """
 
 import time

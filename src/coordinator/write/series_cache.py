@@ -1,8 +1,8 @@
 """The series the write path has met: key bytes → what is sent of them, so that a repeated series costs no Python.
 
-Two generations of fixed size. Everything is looked up in the current one; what is only in the old one is copied over; when the current one is
-full it becomes the old one and the former old one is forgotten, the series longest not seen with it. Memory is reserved, not touched, until
-it is needed.
+Two generations of fixed size. Everything is looked up in the current one; what is only in the old one is copied over; when the
+current one is full it becomes the old one and the former old one is forgotten, the series longest not seen with it. Memory is
+reserved, not touched, until it is needed.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,72 @@
+"""``GET /ready``: M3's lists of namespaces that can be read and written, and our reasons (reference/coordinator.md §14.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from coordinator.api.health import go_duration
+from coordinator.config import Namespace
+from coordinator.write import IngestTopic
+from m3msg.producer import Producer
+
+_BOOLEANS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+
+
+class Readiness:
+    """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent."""
+
+    def __init__(self, namespaces: Sequence[Namespace], topic: IngestTopic | None, producer: Producer | None) -> None:
+        self._namespaces = [_describe(namespace) for namespace in namespaces]
+        self._topic = topic
+        self._producer = producer
+
+    def reasons(self) -> list[str]:
+        """Why writes are refused now, one line each; empty: they are not."""
+        refusal = self._topic.refusal() if self._topic is not None else None
+        return [refusal] if refusal is not None else []
+
+    def problems(self) -> list[str]:
+        """What is wrong although writes are accepted: consumers that cannot be used, shard counts that differ."""
+        return self._producer.problems() if self._producer is not None else []
+
+    def document(self, reads: bool, writes: bool) -> tuple[int, dict[str, Any]]:
+        """Status and body."""
+        body: dict[str, Any] = {}
+        reasons = self.reasons() if writes else []
+        if reads and self._namespaces:
+            body["readyReads"] = self._namespaces
+        if writes and self._namespaces:
+            body["notReadyWrites" if reasons else "readyWrites"] = self._namespaces
+        if reasons:
+            body["reasons"] = reasons
+        elif writes and (problems := self.problems()):
+            body["problems"] = problems
+        return (500 if reasons else 200), body
+
+
+def _describe(namespace: Namespace) -> dict[str, Any]:
+    attributes = {
+        "metricsType": "aggregated" if namespace.aggregated else "unaggregated",
+        "retention": go_duration(namespace.retention_ns),
+        "resolution": go_duration(namespace.resolution_ns),
+    }
+    return {"id": namespace.name, "attributes": attributes}
+
+
+def ready_route(readiness: Readiness) -> Route:
+    """The route; query parameters ``reads`` and ``writes`` leave one side out."""
+
+    async def ready(request: Request) -> Response:
+        wanted = []
+        for name in ("reads", "writes"):
+            text = request.query_params.get(name, "true").lower()
+            if text not in _BOOLEANS:
+                return JSONResponse({"status": "error", "error": f"{name}={text!r} is not true or false"}, 400)
+            wanted.append(_BOOLEANS[text])
+        status, body = readiness.document(*wanted)
+        return JSONResponse(body, status)
+
+    return Route("/ready", ready, methods=["GET"])

@@ -1,0 +1,228 @@
+"""The coordinator process: one event loop with every listener, in the order in which they depend on each other.
+
+KV → storage → ingest (7507) → producer → HTTP (7201) and metrics (7203) → carbon (7204). It ends in the opposite order: first nothing new
+comes in, then the producer hands over what it holds (bounded), then storage commits. It starts without topics and placements: they are made
+through its own admin API, and until then writes are refused with the reason.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+
+from coordinator.api import admin_routes, not_found
+from coordinator.config import CoordinatorConfig
+from coordinator.downsample import Downsampler
+from coordinator.downsample.policies import policy_of
+from coordinator.ingest import IngestOptions, IngestServer
+from coordinator.query import query_routes
+from coordinator.ready import Readiness, ready_route
+from coordinator.store import Store, StoreError, StoreOptions, open_store
+from coordinator.write import (
+    CarbonIngester,
+    CarbonServer,
+    EmbeddedDirectStore,
+    IngestTopic,
+    RemoteWriter,
+    SeriesCache,
+    remote_write_routes,
+)
+from coordinator.write.carbon_rules import compile_rules
+from m3cluster import kv
+from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
+from m3msg.producer import Producer
+from m3x.config import parse_address
+from m3x.instrument import Registry, Scope
+from m3x.log import logger
+from m3x.web import metrics_app
+from m3x.web import serve as serve_http
+
+DRAIN_S = 10.0
+"""How long the end waits for the aggregators' acks of what the producer still holds."""
+
+log = logger(__name__)
+
+
+class StartError(Exception):
+    """The coordinator cannot start; the message says why and what to do."""
+
+
+async def serve(config: CoordinatorConfig, data_dir: Path) -> None:
+    """Runs until SIGTERM or SIGINT. Raises ``StartError``."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config, data_dir) as coordinator:
+        log.info("the coordinator is up")
+        await coordinator.wait(stop)
+        log.info("ending: no more is accepted; waiting for what is under way")
+    log.info("the coordinator has ended")
+
+
+@contextlib.asynccontextmanager
+async def running(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator["Coordinator"]:
+    """A coordinator that listens, until the context ends. Raises ``StartError``."""
+    coordinator = Coordinator(config, data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await coordinator.start(stack)
+        except (kv.KVError, StoreError, OSError) as error:
+            raise StartError(str(error)) from error
+        yield coordinator
+
+
+class Coordinator:
+    """The parts of one coordinator; ``ports`` has the bound ones by listener: http, metrics, carbon, ingest."""
+
+    def __init__(self, config: CoordinatorConfig, data_dir: Path) -> None:
+        self.config = config
+        self.registry = Registry()
+        self.ports: dict[str, int] = {}
+        self._data_dir = data_dir
+        self._scope = self.registry.scope(config.metrics.scope.prefix)
+        if config.metrics.scope.tags:
+            self._scope = self._scope.tagged(**config.metrics.scope.tags)
+        etcd = config.cluster_management.etcd
+        self._environment = (etcd.env if etcd is not None else "") or DEFAULT_ENVIRONMENT
+        self._zone = (etcd.zone if etcd is not None else "") or DEFAULT_ZONE
+        self._tasks: list[asyncio.Task[object]] = []
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Returns when ``stop`` is set; raises what ended a part of the coordinator before that."""
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        waiting: set[asyncio.Task[Any]] = {stopped, *self._tasks}
+        try:
+            while not stopped.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            stopped.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _background(self, work: Coroutine[Any, Any, object], name: str) -> AsyncIterator[None]:
+        """Runs ``work`` beside the context; ``wait`` tells if it fails."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError`` or ``OSError``."""
+        config = self.config
+        embedded = config.cluster_management.embedded
+        path = self._data_dir / (embedded.path if embedded is not None else "kv.sqlite")
+        store = await kv.open_store(kv.Embedded(path))
+        stack.push_async_callback(store.close)
+        routes: list[BaseRoute] = []
+        storage = await self._start_storage(stack)
+        topic, producer = await self._start_producer(stack, store)
+        readiness = Readiness(config.namespaces, topic, producer)
+        routes += [ready_route(readiness)]
+        cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
+        downsampler = Downsampler(config.namespaces)
+        direct = EmbeddedDirectStore(storage) if storage is not None else None
+        if storage is not None:
+            routes += query_routes(storage)
+        if config.backend != "noop-etcd":
+            writer = RemoteWriter(
+                downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
+                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
+            )  # fmt: skip
+            routes += remote_write_routes(writer)
+        routes += admin_routes(
+            store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
+            window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
+        )  # fmt: skip
+        await self._start_http(stack, routes)
+        await self._start_carbon(stack, downsampler, cache, topic, direct)
+
+    async def _start_storage(self, stack: contextlib.AsyncExitStack) -> Store | None:
+        config = self.config
+        policies = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
+        if config.backend == "noop-etcd":
+            return None
+        for namespace in config.namespaces:
+            if not namespace.aggregated:
+                log.warning("samples that are not aggregated are not stored by this release", namespace=namespace.name)
+        path = self._data_dir / config.embedded_storage.path
+        options = StoreOptions(
+            allow_duplicate_tag_names=config.tag_options.allow_tag_name_duplicates,
+            allow_empty_tag_values=config.tag_options.allow_tag_value_empty,
+        )
+        storage = await stack.enter_async_context(open_store(path, policies, options, self._scope.sub("store")))
+        if config.ingest is None:
+            log.info("no m3msg server configured: aggregated metrics are not taken")
+            return storage
+        section = config.ingest
+        ingest_options = IngestOptions(
+            retry=section.ingester.retry.backoff(),
+            max_retries=section.ingester.retry.max_retries or 2,
+            retry_forever=section.ingester.retry.forever,
+            blackhole_policies=section.m3msg.handler.blackholes,
+            consumer=section.m3msg.consumer,
+            keep_alive_ns=int(section.m3msg.server.keep_alive_period),
+        )
+        writable = [
+            policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated and not n.read_only
+        ]
+        server = IngestServer(
+            section.m3msg.server.listen_address, storage, writable, ingest_options, self._scope.sub("ingest-m3msg")
+        )
+        await stack.enter_async_context(server)
+        self.ports["ingest"] = server.port
+        log.info("taking aggregated metrics", port=server.port)
+        return storage
+
+    async def _start_producer(
+        self, stack: contextlib.AsyncExitStack, store: kv.Store
+    ) -> tuple[IngestTopic | None, Producer | None]:
+        downsample = self.config.downsample
+        if downsample is None or downsample.remote_aggregator.client.m3msg is None:
+            log.warning("no downsample.remoteAggregator configured: nothing is sent to aggregators")
+            return None, None
+        options = downsample.remote_aggregator.client.m3msg.producer
+        producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
+        topic = IngestTopic(store, options, self._environment, producer)
+        stack.push_async_callback(producer.close, DRAIN_S)
+        await stack.enter_async_context(self._background(producer.start(), "producer start"))
+        await stack.enter_async_context(self._background(topic.run(), "ingest topic"))
+        return topic, producer
+
+    async def _start_http(self, stack: contextlib.AsyncExitStack, routes: list[BaseRoute]) -> None:
+        prometheus = self.config.metrics.prometheus
+        host, port = parse_address(prometheus.listen_address)
+        page = metrics_app(self.registry, prometheus.handler_path)
+        self.ports["metrics"] = await stack.enter_async_context(serve_http(page, host, port))
+        app = Starlette(routes=routes, exception_handlers={404: not_found})
+        app.router.redirect_slashes = False
+        host, port = parse_address(self.config.listen_address)
+        self.ports["http"] = await stack.enter_async_context(serve_http(app, host, port))
+        log.info("listening", http=self.ports["http"], metrics=self.ports["metrics"])
+
+    async def _start_carbon(
+        self,
+        stack: contextlib.AsyncExitStack,
+        downsampler: Downsampler,
+        cache: SeriesCache,
+        topic: IngestTopic | None,
+        direct: EmbeddedDirectStore | None,
+    ) -> None:
+        ingester = self.config.carbon.ingester
+        if ingester is None or self.config.backend == "noop-etcd":
+            return
+        scope: Scope = self._scope.sub("ingest-carbon")
+        rules = compile_rules(ingester, self.config.namespaces)
+        core = CarbonIngester(rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct)
+        host, port = parse_address(ingester.listen_address)
+        self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))
+        log.info("taking carbon lines", port=self.ports["carbon"], rules=len(rules))

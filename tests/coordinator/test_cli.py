@@ -1,0 +1,107 @@
+"""The command m3coordinator: exit codes, messages, signals."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.cli import main
+from m3x.version import VERSION
+
+ROOT = Path(__file__).parents[2]
+LOCAL = str(ROOT / "configs/local/m3coordinator.yml")
+FREE_PORTS = """
+listenAddress: 127.0.0.1:0
+metrics: {prometheus: {listenAddress: 127.0.0.1:0}}
+carbon: {ingester: {listenAddress: 127.0.0.1:0}}
+ingest: {m3msg: {server: {listenAddress: 127.0.0.1:0}}}
+"""
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, expected in (("--help", "--check-config"), ("--version", f"m3coordinator {VERSION}")):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["configs/m3coordinator.yml", "configs/local/m3coordinator.yml"])
+def test_check_config(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-f", str(ROOT / name), "--check-config"]) == 0
+    assert capsys.readouterr().out.endswith("the configuration is valid\n")
+
+
+def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yml"
+    bad.write_text("nonsense: 1\nlogging: {level: loud}\n")
+    assert main(["-f", str(bad)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["nonsense", "logging"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "no configuration file given"),
+        ("clusterManagement: {etcd: {service: x}}", "etcd support arrives with the cluster release"),
+        (
+            "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
+            "there is no aggregated namespace 1s:1h",
+        ),
+    ],
+)
+def test_what_cannot_start(text: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yml"
+    if text is not None:
+        file.write_text(text)
+    assert main([] if text is None else ["-f", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_etcd_is_a_note_when_only_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yml"
+    file.write_text("clusterManagement: {etcd: {service: x}}")
+    assert main(["-f", str(file), "--check-config"]) == 0
+    assert "note: the coordinator will not start with it: clusterManagement.etcd" in capsys.readouterr().out
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    ports = tmp_path / "ports.yml"
+    ports.write_text(FREE_PORTS.replace("listenAddress: 127.0.0.1:0", "listenAddress: 192.0.2.1:7201", 1))
+    ended = _run(["-f", LOCAL, "-f", str(ports), "--data-dir", str(tmp_path)])
+    _, error = ended.communicate(timeout=60)
+    assert ended.returncode == 1
+    assert "m3coordinator: " in error
+    assert "cannot listen on 192.0.2.1:7201" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+    ports = tmp_path / "ports.yml"
+    ports.write_text(FREE_PORTS)
+    process = _run(["-f", LOCAL, "-f", str(ports), "--data-dir", str(tmp_path)])
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "the coordinator is up" in line:
+                break
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "the coordinator has ended" in rest
+    assert (tmp_path / "kv.sqlite").exists()
+
+
+def _run(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "coordinator", *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""The whole coordinator in one process: set up through its own admin API, metrics in, messages out, values read back."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import cramjam
+import httpx
+import pytest
+
+from coordinator.config import load_coordinator
+from coordinator.service import Coordinator, StartError, running
+from coordinator.write.prompb import WRITE_REQUEST
+from m3metrics.codec import decode_metric
+from m3metrics.codec.wire import marshal
+from m3metrics.ids import decode_tags
+from m3msg.consumer import ConsumerServer, ReceivedBatch
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}
+INGEST = {**ENVIRONMENT, "Topic-Name": "aggregator_ingest"}
+WRITE = "/api/v1/prom/remote/write"
+OVERLAY = """
+listenAddress: 127.0.0.1:0
+metrics: {prometheus: {listenAddress: 127.0.0.1:0}}
+carbon: {ingester: {listenAddress: 127.0.0.1:0}}
+ingest: {m3msg: {server: {listenAddress: 127.0.0.1:0}}}
+"""
+IGNORE_CUTOVER = (
+    "downsample: {remoteAggregator: {client: {m3msg: {producer: {writer: {ignoreCutoffCutover: true}}}}}}\n"
+)
+
+
+class Aggregator:
+    """Plays an aggregator: keeps and acks what it gets."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Any] = []
+
+    async def handle(self, batch: ReceivedBatch) -> None:
+        self.metrics += [decode_metric(batch.value(i)) for i in range(len(batch))]
+        batch.ack()
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    def make(more: str = "") -> Any:
+        overlay = tmp_path / "overlay.yml"
+        overlay.write_text(OVERLAY + more)
+        config = load_coordinator([ROOT / "configs/local/m3coordinator.yml", overlay]).value
+        return running(config, tmp_path)
+
+    yield make
+
+
+def _client(coordinator: Coordinator) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{coordinator.ports['http']}", timeout=20)
+
+
+def _body(value: float, time_ms: int, **labels: str) -> bytes:
+    pairs = [{"name": name.encode(), "value": text.encode()} for name, text in labels.items()]
+    request = {"timeseries": [{"labels": pairs, "samples": [{"value": value, "timestamp": time_ms}]}]}
+    return bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, request)))
+
+
+async def _set_up(client: httpx.AsyncClient, port: int) -> None:
+    """The how-to's calls as far as the way to the aggregators goes."""
+    instance = {
+        "id": "a", "isolation_group": "g", "zone": "embedded", "weight": 100, "endpoint": f"127.0.0.1:{port}",
+        "hostname": "127.0.0.1", "port": port,
+    }  # fmt: skip
+    consumer = {
+        "serviceId": {"name": "m3aggregator", "environment": "namespace/m3db-cluster-name", "zone": "embedded"},
+        "consumptionType": "REPLICATED",
+        "messageTtlNanos": "300000000000",
+    }
+    for path, headers, document in (
+        ("/api/v1/services/m3aggregator/placement/init", ENVIRONMENT, {"num_shards": 64, "replication_factor": 1, "instances": [instance]}),
+        ("/api/v1/topic/init", INGEST, {"numberOfShards": 64}),
+        ("/api/v1/topic", INGEST, {"consumerService": consumer}),
+    ):  # fmt: skip
+        answer = await client.post(path, headers=headers, content=json.dumps(document))
+        assert answer.status_code == 200, answer.text
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., Any]) -> None:
+    aggregator = Aggregator()
+    now_ms = time.time_ns() // 1_000_000
+    async with ConsumerServer("127.0.0.1", 0, aggregator.handle) as server, start(IGNORE_CUTOVER) as coordinator:
+        async with _client(coordinator) as client:
+            refused = await client.post(WRITE, content=_body(1.0, now_ms, __name__="up"))
+            assert refused.status_code == 503
+            assert "topic aggregator_ingest does not exist yet" in refused.json()["error"]
+            assert int(refused.headers["retry-after"]) > 0
+            ready = await client.get("/ready")
+            assert ready.status_code == 500
+            assert "create it (POST /api/v1/topic/init)" in ready.json()["reasons"][0]
+            assert (await client.get("/ready?writes=false")).status_code == 200
+            await _set_up(client, server.port)
+            async with asyncio.timeout(20):
+                while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - seen from outside
+                    await asyncio.sleep(0.02)
+            assert (await client.post(WRITE, content=_body(1.5, now_ms, __name__="up", job="x"))).status_code == 200
+        _, carbon = await asyncio.open_connection("127.0.0.1", coordinator.ports["carbon"])
+        carbon.write(f"demo.max.host-1 42 {now_ms // 1000}\n".encode())
+        await carbon.drain()
+        carbon.close()
+        await carbon.wait_closed()
+        await _until(lambda: len(aggregator.metrics) == 2)
+    by_value = {metric.value: metric for metric in aggregator.metrics}
+    assert dict(decode_tags(by_value[1.5].id)) == {b"__name__": b"up", b"job": b"x"}
+    assert by_value[1.5].time_ns == now_ms * 1_000_000
+    (pipeline,) = by_value[42.0].metadatas[0].pipelines
+    assert (pipeline.aggregation_id, str(pipeline.storage_policies[0])) == (8, "10s:2d")
+
+
+async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:
+    async with start() as coordinator, _client(coordinator) as client:
+        await _set_up(client, 1)
+        async with asyncio.timeout(20):
+            while "cut over" not in (answer := await client.post(WRITE, content=_body(1.0, 0, __name__="up"))).text:
+                # Shortly before a whole minute M3 takes the next one, so that this ends in time.
+                assert answer.status_code == 503
+                await asyncio.sleep(0.02)
+        assert answer.status_code == 503
+
+
+async def test_direct_writes_are_read_back(start: Callable[..., Any]) -> None:
+    time_s = time.time_ns() // 1_000_000_000 - 20
+    headers = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
+    async with start() as coordinator:
+        async with _client(coordinator) as client:
+            assert (
+                await client.post(WRITE, headers=headers, content=_body(7.25, time_s * 1000, __name__="direct"))
+            ).status_code == 200
+            answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})
+            assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
+            missing = await client.post(
+                WRITE,
+                headers={**headers, "M3-Storage-Policy": "1h:48h"},
+                content=_body(1.0, time_s * 1000, __name__="direct"),
+            )
+            assert missing.status_code == 500
+            assert "no configured cluster namespace for: retention=48h0m0s, resolution=1h0m0s" in missing.text
+            metrics = await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")
+            assert b"coordinator_write_success_total" in metrics.content
+            assert (await client.get("/api/v1/nothing")).status_code == 404
+            assert "now" in (await client.get("/health")).json()
+    # What was answered is there after a restart.
+    async with start() as coordinator, _client(coordinator) as client:
+        answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})
+        assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
+
+
+async def test_a_store_that_cannot_be_opened_is_named(start: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "metrics.duckdb").write_text("not a database")
+    with pytest.raises(StartError, match=r"metrics\.duckdb"):
+        async with start():
+            pass
