@@ -176,15 +176,8 @@ async def test_garbage_in_the_kv_is_left_out(server: MemoryServer) -> None:
         a.new_list()
         target = a.flush_once()
 
-        async def written() -> bool:
-            try:
-                return (await stored(a)).by_shard[0].standard[S] == target
-            except Exception:
-                return False
-
-        async with asyncio.timeout(10):
-            while not await written():
-                await asyncio.sleep(0.02)
+        await until(lambda: any(isinstance(s.command, Commit) and s.command.through_ns == target for s in a.sent))
+        assert (await stored(a)).by_shard[0].standard[S] == target
         assert a.leads
 
 
