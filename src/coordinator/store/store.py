@@ -147,6 +147,11 @@ class Store:
         """The series; do not change it."""
         return self._index
 
+    @property
+    def pending_rows(self) -> int:
+        """Rows that wait for their commit."""
+        return self._pending_rows
+
     def policy_index(self, window_ns: int, retention_ns: int) -> int:
         """Index of the policy with exactly that window and retention, or -1."""
         for index, policy in enumerate(self.policies):

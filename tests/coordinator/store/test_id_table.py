@@ -1,0 +1,35 @@
+"""The id table against a dictionary."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.store.id_table import IdTable
+
+
+@given(st.lists(st.binary(max_size=40), unique=True, max_size=60), st.lists(st.binary(max_size=40), max_size=60))
+def test_it_finds_what_was_added(keys: list[bytes], asked: list[bytes]) -> None:
+    table = IdTable()
+    for i, key in enumerate(keys):
+        table.add(key, i * 3)
+    asked = asked + keys
+    model = {key: i * 3 for i, key in enumerate(keys)}
+    sizes = np.array([len(key) for key in asked], np.int64)
+    buf = np.frombuffer(bytearray(b"".join(asked)) + bytes(8), np.uint8)
+    found, unknown = table.find(buf, np.cumsum(sizes) - sizes, sizes)
+    assert found.tolist() == [model.get(key, -1) for key in asked]
+    assert unknown == sum(key not in model for key in asked)
+    assert len(table) == len(keys)
+    assert [table.key(i) for i in range(len(keys))] == keys
+    assert all(table.get(key) == value for key, value in model.items())
+
+
+def test_it_grows() -> None:
+    table = IdTable()
+    keys = [b"key-%d" % i * (i % 7 + 1) for i in range(20_000)]
+    for i, key in enumerate(keys):
+        table.add(key, i)
+    assert [table.get(key) for key in keys[::97]] == list(range(20_000))[::97]
+    assert table.get(b"key-20000") == -1
+    arena, at, size = table.ranges()
+    assert arena[at[-1] : at[-1] + size[-1]].tobytes() == keys[-1]
