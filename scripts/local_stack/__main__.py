@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -141,7 +142,7 @@ def _start(options: argparse.Namespace, services: list[Service]) -> None:
 def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> None:
     """Until all shards are cut over, a leader exists and the coordinator takes writes; says what it waits for, each thing once."""
     deadline = time.monotonic() + timeout_s
-    said = ""
+    said, waiting = "", ["both services"]
     while time.monotonic() < deadline:
         waiting = []
         for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
@@ -155,12 +156,12 @@ def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> No
                 return
             waiting = ["aggregator: no leader yet"]
         # The time left changes every second; the reason is said once.
-        key = "; ".join(reason.split("(")[0] for reason in waiting)
+        key = re.sub(r"\d+", "", "; ".join(waiting))
         if key != said:
             print(f"  waiting for {'; '.join(waiting)}", flush=True)
             said = key
         time.sleep(0.2)
-    raise StackError(f"not serving after {timeout_s:g} s; still waiting for {said}")
+    raise StackError(f"not serving after {timeout_s:g} s; still waiting for {'; '.join(waiting)}")
 
 
 def _reasons(body: str) -> list[str]:
