@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if unsupported:
         return _complain(unsupported)
-    log.configure(loaded.value.logging.level, **loaded.value.logging.fields)
+    fields: dict[str, Any] = dict(loaded.value.logging.fields)
+    log.configure(loaded.value.logging.level, **fields)
     # Imported late: --help and --check-config need no compiled loops.
     from coordinator.service import StartError, serve  # noqa: PLC0415
 

@@ -1,4 +1,7 @@
-"""Compiles the kernels of the coordinator, or loads them from numba's cache; called at set-up by ``aggregator.warmup --also coordinator.warmup``."""
+"""Compiles the kernels of the coordinator, or loads them from numba's cache.
+
+Called at set-up: ``python -m aggregator.warmup --also coordinator.warmup``.
+"""
 
 from collections.abc import Callable
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,14 @@ class Aggregator:
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+def start(tmp_path: Path) -> Callable[..., Any]:
     def make(more: str = "") -> Any:
         overlay = tmp_path / "overlay.yml"
         overlay.write_text(OVERLAY + more)
         config = load_coordinator([ROOT / "configs/local/m3coordinator.yml", overlay]).value
         return running(config, tmp_path)
 
-    yield make
+    return make
 
 
 def _client(coordinator: Coordinator) -> httpx.AsyncClient:
@@ -137,24 +137,23 @@ async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:
 async def test_direct_writes_are_read_back(start: Callable[..., Any]) -> None:
     time_s = time.time_ns() // 1_000_000_000 - 20
     headers = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
-    async with start() as coordinator:
-        async with _client(coordinator) as client:
-            assert (
-                await client.post(WRITE, headers=headers, content=_body(7.25, time_s * 1000, __name__="direct"))
-            ).status_code == 200
-            answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})
-            assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
-            missing = await client.post(
-                WRITE,
-                headers={**headers, "M3-Storage-Policy": "1h:48h"},
-                content=_body(1.0, time_s * 1000, __name__="direct"),
-            )
-            assert missing.status_code == 500
-            assert "no configured cluster namespace for: retention=48h0m0s, resolution=1h0m0s" in missing.text
-            metrics = await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")
-            assert b"coordinator_write_success_total" in metrics.content
-            assert (await client.get("/api/v1/nothing")).status_code == 404
-            assert "now" in (await client.get("/health")).json()
+    async with start() as coordinator, _client(coordinator) as client:
+        assert (
+            await client.post(WRITE, headers=headers, content=_body(7.25, time_s * 1000, __name__="direct"))
+        ).status_code == 200
+        answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})
+        assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
+        missing = await client.post(
+            WRITE,
+            headers={**headers, "M3-Storage-Policy": "1h:48h"},
+            content=_body(1.0, time_s * 1000, __name__="direct"),
+        )
+        assert missing.status_code == 500
+        assert "no configured cluster namespace for: retention=48h0m0s, resolution=1h0m0s" in missing.text
+        metrics = await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")
+        assert b"coordinator_write_success_total" in metrics.content
+        assert (await client.get("/api/v1/nothing")).status_code == 404
+        assert "now" in (await client.get("/health")).json()
     # What was answered is there after a restart.
     async with start() as coordinator, _client(coordinator) as client:
         answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})

@@ -5,21 +5,21 @@ import msgspec
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 
 
-class AggregationConfig(Section):
+class AggregationConfig(Section, frozen=True):
     """``rules[].aggregation``: whether and how values of a window are combined; mean unless said otherwise."""
 
     enabled: bool = True
     type: str = "mean"
 
 
-class CarbonPolicyConfig(Section):
+class CarbonPolicyConfig(Section, frozen=True):
     """``rules[].policies[]``: must name an aggregated namespace exactly."""
 
     resolution: Duration
     retention: Duration
 
 
-class CarbonRuleConfig(Section):
+class CarbonRuleConfig(Section, frozen=True):
     """One rule: which paths, what becomes of them. Neither ``pattern`` nor ``contains``: every path."""
 
     pattern: str = ""
@@ -32,14 +32,14 @@ class CarbonRuleConfig(Section):
     policies: list[CarbonPolicyConfig] = []
 
 
-class CarbonRewriteConfig(Section):
+class CarbonRewriteConfig(Section, frozen=True):
     """``rewrite``."""
 
     cleanup: bool = False
     """Repair paths: superfluous dots, characters that Graphite does not take."""
 
 
-class CarbonIngesterConfig(Section):
+class CarbonIngesterConfig(Section, frozen=True):
     """``carbon.ingester``."""
 
     listen_address: Address = "0.0.0.0:7204"
@@ -52,7 +52,7 @@ class CarbonIngesterConfig(Section):
         parse_address(self.listen_address)
 
 
-class CarbonConfig(Section):
+class CarbonConfig(Section, frozen=True):
     """``carbon``: without ``ingester`` there is no carbon listener."""
 
     ingester: CarbonIngesterConfig | None = None

@@ -6,13 +6,13 @@ from m3msg.producer.options import ProducerOptions
 from m3x.config import Section
 
 
-class M3MsgClientConfig(Section):
+class M3MsgClientConfig(Section, frozen=True):
     """``client.m3msg``."""
 
     producer: ProducerOptions
 
 
-class RemoteClientConfig(Section):
+class RemoteClientConfig(Section, frozen=True):
     """``remoteAggregator.client``; the legacy TCP client of M3 is not offered."""
 
     type: Literal["legacy", "m3msg", "tcp"] = "legacy"
@@ -25,7 +25,7 @@ class RemoteClientConfig(Section):
             raise ValueError("m3msg aggregator client: missing m3msg options")
 
 
-class RemoteAggregatorConfig(Section):
+class RemoteAggregatorConfig(Section, frozen=True):
     """``downsample.remoteAggregator``."""
 
     client: RemoteClientConfig

@@ -7,14 +7,14 @@ from typing import Literal
 from m3x.config import Duration, Meaningless, Section
 
 
-class EmbeddedConfig(Section):
+class EmbeddedConfig(Section, frozen=True):
     """The embedded KV: an SQLite file that all processes of this machine share. Not a key of M3."""
 
     path: str = "kv.sqlite"
     """A relative path is taken below the data directory."""
 
 
-class EtcdClusterConfig(Section):
+class EtcdClusterConfig(Section, frozen=True):
     """``etcd.etcdClusters[]``."""
 
     zone: str = ""
@@ -25,7 +25,7 @@ class EtcdClusterConfig(Section):
     dial_timeout: Meaningless = None
 
 
-class EtcdConfig(Section):
+class EtcdConfig(Section, frozen=True):
     """``clusterManagement.etcd``."""
 
     zone: str = ""
@@ -44,7 +44,7 @@ class EtcdConfig(Section):
     enable_fast_gets: Meaningless = None
 
 
-class ClusterManagementConfig(Section):
+class ClusterManagementConfig(Section, frozen=True):
     """``clusterManagement``. ``embedded`` wins over ``etcd``, so that a second file can move a cluster file to one machine."""
 
     etcd: EtcdConfig | None = None
@@ -52,13 +52,13 @@ class ClusterManagementConfig(Section):
     embedded: EmbeddedConfig | None = None
 
 
-class DownsampleNamespaceConfig(Section):
+class DownsampleNamespaceConfig(Section, frozen=True):
     """``namespaces[].downsample``: whether metrics that no rule maps are aggregated into it."""
 
     all: bool = False
 
 
-class NamespaceConfig(Section):
+class NamespaceConfig(Section, frozen=True):
     """``clusters[].namespaces[]``."""
 
     namespace: str
@@ -81,7 +81,7 @@ class NamespaceConfig(Section):
             raise ValueError("an unaggregated namespace has no resolution")
 
 
-class ClusterConfig(Section):
+class ClusterConfig(Section, frozen=True):
     """``clusters[]``."""
 
     namespaces: list[NamespaceConfig] = []

@@ -14,7 +14,7 @@ from m3x.config import Address, ConfigError, Duration, Loaded, Meaningless, Sect
 from m3x.log import LEVELS
 
 
-class LoggingConfig(Section):
+class LoggingConfig(Section, frozen=True):
     """``logging``."""
 
     level: str = "info"
@@ -27,7 +27,7 @@ class LoggingConfig(Section):
             raise ValueError(f"unknown log level {self.level!r}; expected one of {', '.join(LEVELS)}")
 
 
-class ScopeConfig(Section):
+class ScopeConfig(Section, frozen=True):
     """``metrics.scope``."""
 
     prefix: str = "coordinator"
@@ -36,7 +36,7 @@ class ScopeConfig(Section):
     common_tags: Meaningless = None
 
 
-class PrometheusReporterConfig(Section):
+class PrometheusReporterConfig(Section, frozen=True):
     """``metrics.prometheus``."""
 
     handler_path: str = "/metrics"
@@ -52,7 +52,7 @@ class PrometheusReporterConfig(Section):
             raise ValueError(f"handlerPath must begin with a slash, found {self.handler_path!r}")
 
 
-class MetricsConfig(Section):
+class MetricsConfig(Section, frozen=True):
     """``metrics``."""
 
     scope: ScopeConfig = ScopeConfig()
@@ -62,7 +62,7 @@ class MetricsConfig(Section):
     extended: Meaningless = None
 
 
-class TagOptionsConfig(Section):
+class TagOptionsConfig(Section, frozen=True):
     """``tagOptions``: names of two labels and what labels may be."""
 
     metric_name: str = "__name__"
@@ -77,7 +77,7 @@ class TagOptionsConfig(Section):
             raise ValueError("metricName and bucketName must not be empty")
 
 
-class MatcherConfig(Section):
+class MatcherConfig(Section, frozen=True):
     """``downsample.matcher``."""
 
     cache: Meaningless = None
@@ -85,7 +85,7 @@ class MatcherConfig(Section):
     require_namespace_watch_on_init: bool = False
 
 
-class RulesConfig(Section):
+class RulesConfig(Section, frozen=True):
     """``downsample.rules``."""
 
     mapping_rules: list[Meaningless] = []
@@ -99,7 +99,7 @@ class RulesConfig(Section):
             )
 
 
-class DownsampleConfig(Section):
+class DownsampleConfig(Section, frozen=True):
     """``downsample``."""
 
     remote_aggregator: RemoteAggregatorConfig
@@ -114,14 +114,14 @@ class DownsampleConfig(Section):
     untimed_rollups: bool = False
 
 
-class EmbeddedStorageConfig(Section):
+class EmbeddedStorageConfig(Section, frozen=True):
     """``embeddedStorage``: the file that holds aggregated series. Not a key of M3."""
 
     path: str = "metrics.duckdb"
     """A relative path is taken below the data directory."""
 
 
-class WriteCacheConfig(Section):
+class WriteCacheConfig(Section, frozen=True):
     """``writeCache``: what the write path remembers of the series it has seen. Not a key of M3."""
 
     max_series: int = 1 << 20
@@ -133,7 +133,7 @@ class WriteCacheConfig(Section):
             raise ValueError("maxSeries must be at least 1024 and maxBytes at least 1048576")
 
 
-class CoordinatorConfig(Section):
+class CoordinatorConfig(Section, frozen=True):
     """A coordinator's file."""
 
     listen_address: Address = "0.0.0.0:7201"

@@ -7,7 +7,7 @@ from m3msg.producer.options import RetryOptions
 from m3x.config import Meaningless, Section
 
 
-class IngesterConfig(Section):
+class IngesterConfig(Section, frozen=True):
     """``ingest.ingester``: how often a failed write is tried again before its message is left unacknowledged."""
 
     worker_pool_size: int
@@ -22,7 +22,7 @@ class IngesterConfig(Section):
             raise ValueError(f"logSampleRate must be between 0 and 1, found {self.log_sample_rate}")
 
 
-class HandlerConfig(Section):
+class HandlerConfig(Section, frozen=True):
     """``m3msg.handler``."""
 
     protobuf_decoder_pool: Meaningless = None
@@ -42,7 +42,7 @@ class HandlerConfig(Section):
         return tuple(StoragePolicy.parse(text) for text in self.blackhole_policies)
 
 
-class M3MsgServerConfig(Section):
+class M3MsgServerConfig(Section, frozen=True):
     """``ingest.m3msg``."""
 
     server: ServerOptions
@@ -50,7 +50,7 @@ class M3MsgServerConfig(Section):
     consumer: ConsumerOptions = ConsumerOptions()
 
 
-class IngestConfig(Section):
+class IngestConfig(Section, frozen=True):
     """``ingest``."""
 
     ingester: IngesterConfig

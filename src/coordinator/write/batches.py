@@ -26,8 +26,8 @@ def encode_samples(
 ) -> MessageBatch | None:
     """One TIMED_METRIC_WITH_METADATAS message per sample and template; None if there is none.
 
-    ``series``: ``kernels.SERIES_ROW`` rows whose samples are rows of ``times`` (counting ``unit_ns``) and ``values``; ``first`` and ``count``: what
-    ``cache.resolve`` just returned for them.
+    ``series``: ``kernels.SERIES_ROW`` rows whose samples are rows of ``times`` (counting ``unit_ns``) and ``values``; ``first`` and
+    ``count``: what ``cache.resolve`` just returned for them.
     """
     total = int((count * series["samples"]).sum())
     if total == 0:

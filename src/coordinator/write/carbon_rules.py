@@ -46,11 +46,8 @@ class CarbonRule:
 
 def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace]) -> list[CarbonRule]:
     """The rules of the file. Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them."""
-    if config.rules is None:
-        config_rules = [CarbonRuleConfig(pattern=".*")]
-    else:
-        config_rules = config.rules
-    return [_compile(index, rule, config.rules is None, namespaces) for index, rule in enumerate(config_rules)]
+    rules = [CarbonRuleConfig(pattern=".*")] if config.rules is None else config.rules
+    return [_compile(index, rule, config.rules is None, namespaces) for index, rule in enumerate(rules)]
 
 
 def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace]) -> CarbonRule:

@@ -89,7 +89,7 @@ def decompress(body: bytes) -> NDArray[np.uint8]:
         if size > MAX_BODY_BYTES:
             raise BadRequestError(f"snappy: decoded block is too large: {size} bytes, limit is {MAX_BODY_BYTES}")
         out = np.empty(size, np.uint8)
-        written = cramjam.snappy.decompress_raw_into(body, out)
+        written = cramjam.snappy.decompress_raw_into(body, out.data)
     except (cramjam.DecompressionError, OverflowError, ValueError) as error:
         if isinstance(error, BadRequestError):
             raise

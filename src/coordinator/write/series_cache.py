@@ -130,10 +130,10 @@ class SeriesCache:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The template range of every row: ``(first, count)``; count 0: nothing is sent.
 
-        Rows at most ``max_rows``, their keys at most ``max_key_bytes``. A row that is not known is prepared in compiled code if ``plain`` (the staged
-        metadatas of ordinary gauges) is given and ``plain_rows`` (None: all) has it, else by ``make``, which may raise; nothing is
-        lost then but this call. Before anything is prepared ``check`` is called with the rows not known to the current generation; it may raise.
-        Raises ``SeriesTooLargeError``.
+        At most ``max_rows`` rows, their keys at most ``max_key_bytes``. Before anything is prepared ``check`` is called with the rows
+        that the current generation does not know; it may raise. Then a row that is not known at all is prepared in compiled code if
+        ``plain`` (the staged metadatas of ordinary gauges) is given and ``plain_rows`` (None: all) has it, else by ``make``, which may
+        raise as well: nothing is lost then but this call. Raises ``SeriesTooLargeError``.
         """
         rows = len(key_at)
         first, count = np.zeros(rows, np.int64), np.zeros(rows, np.int64)

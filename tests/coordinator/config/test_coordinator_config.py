@@ -75,17 +75,41 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
     [
         ("listenAdress: 0.0.0.0:1", "listenAdress", "did you mean 'listenAddress'"),
         ("listenAddress: 7201", "(top level)", "expected host:port"),
-        ("ingest: {ingester: {workerPoolSize: 0}, m3msg: {server: {listenAddress: 'a:1'}}}", "ingest.ingester", "worker pool size too small"),
-        ("downsample: {remoteAggregator: {client: {type: legacy}}}", "downsample.remoteAggregator.client", "set type: m3msg"),
-        ("downsample: {remoteAggregator: {client: {type: m3msg}}}", "downsample.remoteAggregator.client", "missing m3msg options"),
+        (
+            "ingest: {ingester: {workerPoolSize: 0}, m3msg: {server: {listenAddress: 'a:1'}}}",
+            "ingest.ingester",
+            "worker pool size too small",
+        ),
+        (
+            "downsample: {remoteAggregator: {client: {type: legacy}}}",
+            "downsample.remoteAggregator.client",
+            "set type: m3msg",
+        ),
+        (
+            "downsample: {remoteAggregator: {client: {type: m3msg}}}",
+            "downsample.remoteAggregator.client",
+            "missing m3msg options",
+        ),
         ("tagOptions: {idScheme: graphite}", "tagOptions.idScheme", "graphite"),
         ("carbon: {ingester: {rules: [{pattern: 5, continue: maybe}]}}", "carbon.ingester.rules[0].continue", "bool"),
-        ("clusters: [{namespaces: [{namespace: a, type: aggregated, retention: 6h}]}]", "clusters[0].namespaces[0]", "needs a positive resolution"),
-        ("clusters: [{namespaces: [{namespace: a, retention: soon}]}]", "clusters[0].namespaces[0].retention", "not a duration"),
-        ("clusters: [{namespaces: [{namespace: a, retention: 1h}, {namespace: b, retention: 2h}]}]", "(top level)", "only one unaggregated"),
+        (
+            "clusters: [{namespaces: [{namespace: a, type: aggregated, retention: 6h}]}]",
+            "clusters[0].namespaces[0]",
+            "needs a positive resolution",
+        ),
+        (
+            "clusters: [{namespaces: [{namespace: a, retention: soon}]}]",
+            "clusters[0].namespaces[0].retention",
+            "not a duration",
+        ),
+        (
+            "clusters: [{namespaces: [{namespace: a, retention: 1h}, {namespace: b, retention: 2h}]}]",
+            "(top level)",
+            "only one unaggregated",
+        ),
         ("logging: {level: loud}", "logging", "unknown log level"),
     ],
-)  # fmt: skip
+)
 def test_problems_name_file_path_and_expectation(tmp_path: Path, text: str, path: str, expected: str) -> None:
     file = _write(tmp_path / "bad.yml", text)
     with pytest.raises(ConfigError) as caught:

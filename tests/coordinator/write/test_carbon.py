@@ -87,13 +87,34 @@ def test_nan_is_that_of_the_original(text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        *((text, "malformed") for text in (b"", b" ", b"  ", b"a ", b"a 1", b"a 1 ", b"a  1", b" 1 1", b"foo", b"foo 1 2 bar", b"foo 1 2 ")),
-        *((b"foo " + text + b" 1", "bad_value") for text in (b"bar", b"+nan", b"1e400", b"0x1", b"--inf", b"1\t", b"1__0", b"\xd9\xa3", b".", b"e5")),
-        *((b"foo 1 " + text, "bad_timestamp") for text in (b"zed", b"1.5", b"9223372036854775808", b"1_0", b"9" * 5000, b"\xd9\xa3")),
+        *(
+            (text, "malformed")
+            for text in (
+                b"",
+                b" ",
+                b"  ",
+                b"a ",
+                b"a 1",
+                b"a 1 ",
+                b"a  1",
+                b" 1 1",
+                b"foo",
+                b"foo 1 2 bar",
+                b"foo 1 2 ",
+            )
+        ),
+        *(
+            (b"foo " + text + b" 1", "bad_value")
+            for text in (b"bar", b"+nan", b"1e400", b"0x1", b"--inf", b"1\t", b"1__0", b"\xd9\xa3", b".", b"e5")
+        ),
+        *(
+            (b"foo 1 " + text, "bad_timestamp")
+            for text in (b"zed", b"1.5", b"9223372036854775808", b"1_0", b"9" * 5000, b"\xd9\xa3")
+        ),
         (b"foo\xff 1 1", "not_utf8"),
         (b"foo 1 1\xff", "not_utf8"),
     ],
-)  # fmt: skip
+)
 def test_bad_lines(line: bytes, reason: str) -> None:
     with pytest.raises(CarbonLineError) as caught:
         parse_line(line)
@@ -188,10 +209,13 @@ def test_tags_of_paths() -> None:
         (_rule("("), r"pattern '\(' cannot be compiled"),
         (_rule("a", "median9"), "invalid aggregation type: median9"),
         (_rule("a", policies=[TEN, TEN]), "10s:6h is given twice"),
-        (_rule("a", policies=[CarbonPolicyConfig(resolution=Duration(7 * SECOND), retention=Duration(SECOND))]), "no aggregated namespace 7s:1s"),
+        (
+            _rule("a", policies=[CarbonPolicyConfig(resolution=Duration(7 * SECOND), retention=Duration(SECOND))]),
+            "no aggregated namespace 7s:1s",
+        ),
         (_rule("a", policies=[TEN, MINUTE], aggregation=AggregationConfig(enabled=False)), "one resolution"),
     ],
-)  # fmt: skip
+)
 def test_rules_that_cannot_work(rule: CarbonRuleConfig, error: str) -> None:
     with pytest.raises(CarbonRulesError, match=error):
         compile_rules(CarbonIngesterConfig(rules=[rule]), NAMESPACES)

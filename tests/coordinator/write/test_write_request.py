@@ -94,6 +94,10 @@ def test_decode_what_clients_write() -> None:
     _judge(body)
 
 
+def _embedded(message: bytes) -> bytes:
+    return b"\x0a" + varint(len(message)) + message
+
+
 _bytes = st.binary(max_size=12)
 _label = st.fixed_dictionaries({}, optional={"name": _bytes, "value": _bytes})
 _sample = st.fixed_dictionaries(
@@ -116,16 +120,25 @@ _series = st.fixed_dictionaries(
     },
 )
 _field = st.one_of(
-    _series.map(lambda one: b"\x0a" + (lambda m: varint(len(m)) + m)(marshal(prompb.TIME_SERIES, one))),
+    _series.map(lambda one: _embedded(marshal(prompb.TIME_SERIES, one))),
     # Unknown fields, long tags, groups, metadata, and fields of a series in any order.
     st.sampled_from([b"\x1a\x02hi", b"\x28\x07", b"\x8a\x00\x00", b"\x23\x08\x01\x24", b"\x35abcd", b"\x39abcdefgh"]),
     st.lists(
         st.sampled_from(
-            [b"\x0a\x04\x0a\x02ab", b"\x12\x00", b"\x12\x02\x10\x05", b"\xa8\x06\x01", b"\xb0\x06\x02", b"\xc8\x3e\x03", b"\x1a\x01x", b"\x8a\x00\x00"]
+            [
+                b"\x0a\x04\x0a\x02ab",
+                b"\x12\x00",
+                b"\x12\x02\x10\x05",
+                b"\xa8\x06\x01",
+                b"\xb0\x06\x02",
+                b"\xc8\x3e\x03",
+                b"\x1a\x01x",
+                b"\x8a\x00\x00",
+            ]
         ),
         max_size=6,
-    ).map(lambda parts: (lambda m: b"\x0a" + varint(len(m)) + m)(b"".join(parts))),
-)  # fmt: skip
+    ).map(lambda parts: _embedded(b"".join(parts))),
+)
 
 
 @given(st.lists(_field, max_size=5))

@@ -1,0 +1,178 @@
+# mypy: ignore-errors
+"""Ids of series met for the first time; public through ``coordinator.write.kernels``. Order of tags: reference/coordinator.md §2.2."""
+
+import numpy as np
+from numba import njit
+
+from coordinator.write.cache_kernels import ARENA, ENTRIES, TEMPLATES, _probe, insert
+from coordinator.write.request_kernels import _chunk
+from m3x.kernels import base, copy_bytes, hash_bytes, load8, murmur3_32
+
+_GAUGE = 3
+
+
+@njit(cache=True, nogil=True)
+def _less(buf, a, a_size, b, b_size):
+    """Whether ``buf[a:a+a_size]`` sorts before ``buf[b:b+b_size]``, bytewise."""
+    n = min(a_size, b_size)
+    for k in range(n):
+        x = load8(base(buf) + np.uint64(a + k))
+        y = load8(base(buf) + np.uint64(b + k))
+        if x != y:
+            return x < y
+    return a_size < b_size
+
+
+@njit(cache=True, nogil=True)
+def _labels(buf, at, size, spans):
+    """Parses label fields in canonical shape into ``spans`` rows (name at, size, value at, size); their number, or -1: not canonical."""
+    p = np.int64(at)
+    end = np.int64(at) + np.int64(size)
+    n = 0
+    while p < end:
+        if n == len(spans) or buf[p] != 0x0A:
+            return -1
+        inner, p = _chunk(buf, p + 1, end)
+        if p < 0:
+            return -1
+        for part in range(2):
+            if inner >= p or buf[inner] != 0x0A + 8 * part:
+                return -1
+            text, inner = _chunk(buf, inner + 1, p)
+            # An empty name or value is for the plain path, which knows the error text.
+            if inner < 0 or inner == text or inner - text > 65535:
+                return -1
+            spans[n, 2 * part] = text
+            spans[n, 2 * part + 1] = inner - text
+        if inner != p:
+            return -1
+        n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _sort(buf, spans, n):
+    """Sorts by name; False if two names are equal."""
+    for i in range(1, n):
+        j = i
+        while j > 0 and _less(buf, spans[j, 0], spans[j, 1], spans[j - 1, 0], spans[j - 1, 1]):
+            for c in range(4):
+                spans[j, c], spans[j - 1, c] = spans[j - 1, c], spans[j, c]
+            j -= 1
+    for i in range(1, n):  # noqa: SIM110 - numba has no generators here
+        if not _less(buf, spans[i - 1, 0], spans[i - 1, 1], spans[i, 0], spans[i, 1]):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _put_text(out, p, buf, at, n):
+    out[p] = np.uint8(n & 0xFF)
+    out[p + 1] = np.uint8(n >> 8)
+    return copy_bytes(out, p + 2, buf, at, n)
+
+
+@njit(cache=True, nogil=True)
+def _put_id(arena, p, buf, spans, n):
+    """Writes the encoded tags in M3's order; the position after them, or -1: a name begins with ``__m3``."""
+    before = 0
+    for i in range(n):
+        at, size = spans[i, 0], spans[i, 1]
+        if size >= 4 and buf[at] == 0x5F and buf[at + 1] == 0x5F and buf[at + 2] == 0x6D and buf[at + 3] == 0x33:
+            return np.int64(-1)
+        # Sorts before "__m3": decided by the first four bytes, a proper prefix of it included.
+        less = False
+        decided = False
+        for k in range(4):
+            want = (0x5F, 0x5F, 0x6D, 0x33)[k]
+            if k == size:
+                less, decided = True, True
+            elif buf[at + k] != want:
+                less, decided = buf[at + k] < want, True
+            if decided:
+                break
+        if less:
+            before = i + 1
+    arena[p] = 0x75
+    arena[p + 1] = 0x27
+    arena[p + 2] = np.uint8(n & 0xFF)
+    arena[p + 3] = np.uint8(n >> 8)
+    p += 4
+    rest = n - before
+    for i in range(n):
+        k = i
+        if i >= before and rest > 1:
+            j = i - before
+            k = n - 1 - j if j < 2 else before + j - 2
+        p = _put_text(arena, p, buf, spans[k, 0], spans[k, 1])
+        p = _put_text(arena, p, buf, spans[k, 2], spans[k, 3])
+    return np.int64(p)
+
+
+@njit(cache=True, nogil=True)
+def prepare(
+    slots,
+    entries,
+    arena,
+    used,
+    templates,
+    hashes,
+    meta_at,
+    meta_size,
+    buf,
+    rows,
+    key_at,
+    key_size,
+    contexts,
+    spans,
+    first,
+    count,
+    left,
+):
+    """Makes entry and template of each of ``rows`` that is an ordinary gauge: ``(rows handled, rows left in left)``.
+
+    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``; then the template has the id
+    of M3's order, the staged metadatas at ``meta_at`` and no annotation. What is not ordinary goes to ``left``. It stops early (fewer
+    rows handled than given) when the generation has no room.
+    """
+    n_left = 0
+    for j in range(len(rows)):
+        i = rows[j]
+        n = np.int64(key_size[i])
+        if used[ENTRIES] >= len(entries) or used[TEMPLATES] >= len(templates) or used[ARENA] + 2 * n + 64 > len(arena):
+            return j, n_left
+        at = np.int64(key_at[i])
+        # The same new series may stand twice in one request.
+        h = hash_bytes(base(buf) + np.uint64(at), n, contexts[i])
+        known = _probe(slots, entries, arena, base(buf) + np.uint64(at), n, contexts[i], h)
+        if known >= 0:
+            first[i] = entries[known].first
+            count[i] = entries[known].count
+            continue
+        n_labels = _labels(buf, at, n, spans)
+        if n_labels <= 0 or not _sort(buf, spans, n_labels):
+            left[n_left] = i
+            n_left += 1
+            continue
+        start = used[ARENA]
+        end = _put_id(arena, start, buf, spans, n_labels)
+        if end < 0:
+            left[n_left] = i
+            n_left += 1
+            continue
+        used[ARENA] = end
+        t = used[TEMPLATES]
+        used[TEMPLATES] = t + 1
+        template = templates[t]
+        template.id_at = np.uint32(start)
+        template.id_size = np.uint32(end - start)
+        template.meta_at = np.uint32(meta_at)
+        template.meta_size = np.uint32(meta_size)
+        template.annotation_at = np.uint32(0)
+        template.annotation_size = np.uint32(0)
+        template.metric_type = np.uint8(_GAUGE)
+        hashes[t] = murmur3_32(arena, start, end - start)
+        first[i] = t
+        count[i] = 1
+        insert(slots, entries, arena, used, buf, at, n, contexts[i], t, 1)
+    return len(rows), n_left
