@@ -55,6 +55,8 @@ class Elector:
         self.machine = ElectionMachine()
         self.leader = ""
         """Who leads, as last read from the KV; empty: unknown or nobody."""
+        self.others = False
+        """Whether another candidate's key exists, as last read from the KV."""
         self._election = election
         self._options = options
         self._scope = scope
@@ -78,10 +80,10 @@ class Elector:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 while True:
-                    self._handle(Checked(self._options.wanted()))
-                    self._handle(Tick())
-                    await self._look()
                     self._wake.clear()
+                    if await self._look():
+                        self._handle(Checked(self._options.wanted()))
+                    self._handle(Tick())
                     try:
                         await asyncio.wait_for(self._wake.wait(), self._options.check_interval_s)
                     except TimeoutError:
@@ -178,18 +180,21 @@ class Elector:
             self._scope.sub("resign").count("errors")
             log.warning("our election key could not be deleted; it ends with its lease", error=str(error))
 
-    async def _look(self) -> None:
-        """Who leads? Also the answer to ``VerifyLeader``."""
+    async def _look(self) -> bool:
+        """Who leads, who else is a candidate? Also the answer to ``VerifyLeader``. False: the KV does not tell."""
         try:
-            value = await self._election.leader()
+            candidates = await self._election.candidates()
         except KVError as error:
             self._scope.sub("verify").count("leader-errors")
             log.warning_limited("cannot read who leads", error=str(error))
-            return
+            return False
+        value = candidates[0] if candidates else None
         self.leader = value or ""
+        self.others = any(name != self._options.value for name in candidates)
         valid = value is not None and value != self._options.value and value in self._options.peers()
         self._handle(LeaderSeen(value, valid))
         machine = self.machine
         self._scope.gauge("election-state", int(machine.state))
         self._scope.gauge("campaign-state", int(machine.campaign))
         self._scope.gauge("campaigning", float(machine.campaign == 2))
+        return True

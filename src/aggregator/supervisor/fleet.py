@@ -234,13 +234,26 @@ class Fleet:
     # --- messages
 
     def _front_message(self, frames: Sequence[zmq.Frame]) -> None:
-        message = ipc.decode_from_front(frames[0].buffer)
-        if isinstance(message, ipc.Listening):
-            self.listening = message.address
-        self._owner.from_front(message)
+        try:
+            message = ipc.decode_from_front(frames[0].buffer)
+            if isinstance(message, ipc.Listening):
+                self.listening = message.address
+            self._owner.from_front(message)
+        except ValueError as error:
+            self._broken(self.front, error)
+
+    def _broken(self, child: Child, error: ValueError) -> None:
+        """A process that says what it must not say cannot be trusted with samples."""
+        log.error(
+            "a process sent a message that cannot be understood: killing it", process=child.name, error=str(error)
+        )
+        child.kill()
 
     def _worker_message(self, worker: int, epoch: int, frames: Sequence[zmq.Frame]) -> None:
-        message = ipc.decode_from_worker(frames[0].buffer)
-        if isinstance(message, ipc.Ready):
-            self.ready.add(worker)
-        self._owner.from_worker(worker, epoch, message, frames[1:])
+        try:
+            message = ipc.decode_from_worker(frames[0].buffer)
+            if isinstance(message, ipc.Ready):
+                self.ready.add(worker)
+            self._owner.from_worker(worker, epoch, message, frames[1:])
+        except ValueError as error:
+            self._broken(self.workers[worker], error)

@@ -166,10 +166,13 @@ def has_flushed(message: ShardSetFlushTimes | None, shard: int, until_ns: int) -
     return times is not None and all(at >= until_ns for _, at in flushed_through(times))
 
 
-def can_lead(message: ShardSetFlushTimes | None, opened_ns: int, now_ns: int, past_ns: int) -> bool:
+def can_lead(
+    message: ShardSetFlushTimes | None, opened_ns: int, now_ns: int, past_ns: int, *, longest_ns: int | None = None
+) -> bool:
     """Whether an instance that holds all samples since ``opened_ns`` could lead without gaps (reference §8.4).
 
-    ``past_ns``: how late timed samples may be, without the resolution. None or empty flush times: a new cluster, True.
+    ``past_ns``: how late timed samples may be, without the resolution. ``longest_ns``: lists of longer windows are not looked at. None
+    or empty flush times: a new cluster, True.
     """
     if message is None or not message.by_shard:
         return True
@@ -178,6 +181,8 @@ def can_lead(message: ShardSetFlushTimes | None, opened_ns: int, now_ns: int, pa
             continue
         for list_id, at in flushed_through(times):
             window = list_id.resolution_ns
+            if longest_ns is not None and window > longest_ns:
+                continue
             start = truncate(opened_ns, window)
             if at == 0:
                 current = truncate(now_ns - (past_ns if list_id.kind == KIND_TIMED else 0), window)

@@ -9,7 +9,7 @@ and their actions out. All of it runs in one event loop; nothing in it blocks.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import zmq
@@ -53,7 +53,8 @@ class Instance:
         self.keys: KVKeys = kv_keys(config)
         self.problems = Problems()
         self.registry = registry
-        self.scope = registry.scope(config.metrics.scope.prefix).sub("aggregator")
+        self._prefix = ".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))
+        self.scope = registry.scope(self._prefix).tagged(**config.metrics.scope.tags)
         self.view: View | None = None
         self.fleet: Fleet | None = None
         self.shard_set: ShardSet | None = None
@@ -62,7 +63,8 @@ class Instance:
         self.owners: dict[int, int] = {}
         self.output_topic: Topic | None = None
         self.ingest_topic: Topic | None = None
-        self.started_ns = wall_ns()
+        self.complete_since_ns = wall_ns()
+        """No sample since then was missed by a worker that was not there."""
         self.output = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="final"))
         self.rollups = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="forwarded"))
         self.sinks = Sinks(config, store, self.output, self.rollups, self.may_write, self.scope)
@@ -140,6 +142,10 @@ class Instance:
         ]  # fmt: skip
         shard_set = group.create_task(self._shard_set_loop(), name="shard set")
         await self._stopping.wait()
+        wait_s = self.config.aggregator.shutdown_wait_timeout.seconds
+        if wait_s:
+            log.info("serving on before the end", seconds=wait_s)
+            await asyncio.sleep(wait_s)
         await self._shut_down(shard_set, tasks)
         producers.cancel()
         await asyncio.wait([fleet, producers])
@@ -150,9 +156,8 @@ class Instance:
         timeout_s = self.config.instance.shutdown_timeout.seconds
         log.info("shutting down", timeout_s=timeout_s)
         drain = asyncio.create_task(self.fleet.drain(min(timeout_s, 10.0)), name="drain")
-        async with asyncio.timeout(timeout_s + 5.0):
-            await drain
-            await self._delivered(timeout_s)
+        await drain
+        await self._delivered(timeout_s)
         shard_set.cancel()
         await asyncio.wait([shard_set])
         for task in tasks:
@@ -355,8 +360,8 @@ class Instance:
             case ipc.Listening():
                 log.info("accepting metrics", address=message.address)
             case ipc.FrontStats():
-                prefix = f"{self.config.metrics.scope.prefix}.aggregator"
-                self.registry.merge("front", message.counters, message.gauges, prefix=prefix)
+                # M3 keeps the server's figures outside of the aggregator's scope.
+                self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
             case ipc.Stale():
                 self._undelivered(message)
 
@@ -374,6 +379,7 @@ class Instance:
         """``FleetOwner``."""
         match message:
             case ipc.Ready():
+                self.complete_since_ns = wall_ns()
                 log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
             case ipc.Lists():
                 self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
@@ -384,8 +390,11 @@ class Instance:
                 self.flushing.refused(worker, message.id)
             case ipc.WorkerStats():
                 self.worker_stats[worker] = message
-                prefix = f"{self.config.metrics.scope.prefix}.aggregator"
-                self.registry.merge(f"worker {worker}", message.counters, message.gauges, prefix=prefix)
+                self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
+
+    def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
+        tags = self.config.metrics.scope.tags
+        self.registry.merge(source, _tagged(counters, tags), _tagged(gauges, tags), prefix=prefix)
 
     def _flushed(self, worker: int, epoch: int, message: ipc.Flushed, frames: Sequence[zmq.Frame]) -> None:
         if message.values:
@@ -427,6 +436,7 @@ class Instance:
     def _out_of_term(self) -> None:
         self.output.drop()
         self.rollups.drop()
+        self.sinks.drop()
 
     # --- loops
 
@@ -446,6 +456,7 @@ class Instance:
                 view=self._current_view,
                 relay=self._relay,
                 lost=self._out_of_term,
+                opened_ns=lambda: self.complete_since_ns,
                 scope=self.scope,
             )
             member = asyncio.create_task(self.shard_set.run(), name=f"shard set {number}")
@@ -500,3 +511,13 @@ class Instance:
             await asyncio.sleep(interval_s)
             if self.fleet is not None:
                 self.fleet.broadcast(ipc.Expire())
+
+
+def _tagged(figures: Mapping[str, float], tags: Mapping[str, str]) -> Mapping[str, float]:
+    """Figures with the configured tags added to their names, ``name{k=v}``."""
+    if not tags:
+        return figures
+    more = ",".join(f"{key}={value}" for key, value in tags.items())
+    return {
+        f"{name[:-1]},{more}}}" if name.endswith("}") else f"{name}{{{more}}}": value for name, value in figures.items()
+    }

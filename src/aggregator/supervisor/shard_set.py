@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
-from aggregator.supervisor.election import ElectionState, campaign_wanted
+from aggregator.supervisor.election import CampaignState, ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
 from aggregator.supervisor.flush_times import can_lead
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
@@ -23,6 +23,8 @@ __all__ = ["ShardSet"]
 log = logger(__name__)
 
 _SAVE_EVERY_S = 0.1
+_LONGEST_AWAITED_NS = 120 * 1_000_000_000
+"""Incomplete windows of longer lists do not delay a campaign (docs/architecture.md §4)."""
 _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 
@@ -41,10 +43,10 @@ class ShardSet:
         view: Callable[[], View],
         relay: Callable[[Iterable[Send]], None],
         lost: Callable[[], None],
+        opened_ns: Callable[[], int],
         scope: Scope,
     ) -> None:
         self.number = number
-        self.opened_ns = wall_ns()
         self.times: ShardSetFlushTimes | None = None
         """Flush times in the KV; None: none, or not read yet."""
         self._config = config
@@ -54,6 +56,7 @@ class ShardSet:
         self._view = view
         self._relay = relay
         self._lost = lost
+        self._opened_ns = opened_ns
         self._scope = scope
         self._tasks: asyncio.TaskGroup | None = None
         section = config.aggregator.election_manager
@@ -85,9 +88,8 @@ class ShardSet:
         """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
         if self.elector.machine.is_leader:
             return True
-        if not self._wanted():
-            return False
-        return can_lead(self.times, self.opened_ns, wall_ns(), buffer_past_ns(self._config))
+        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+        return bool(wanted) and can_lead(self.times, self._opened_ns(), wall_ns(), buffer_past_ns(self._config))
 
     async def resign(self) -> None:
         """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
@@ -99,14 +101,29 @@ class ShardSet:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._follow_times(), name="flush times")
-                self._tasks.create_task(self.elector.run(), name="election")
+                self._tasks.create_task(self._take_part(), name="election")
                 self._tasks.create_task(self._save_loop(), name="save")
         finally:
             self._flushing.rest()
             self._lost()
 
+    async def _take_part(self) -> None:
+        """Campaigns, but not before the flush times are known: they tell whether windows lack samples here."""
+        self.times = await self._read_times_at_last()
+        await self.elector.run()
+
     def _wanted(self) -> bool | None:
-        return campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+        """M3's rule; and an instance that lacks samples of open windows does not compete with one that may have them."""
+        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+        machine = self.elector.machine
+        if wanted and machine.campaign is CampaignState.DISABLED and self.elector.others and not self._warm():
+            log.info_limited("not campaigning yet: open windows began before this instance did", per_second=0.1)
+            return None
+        return wanted
+
+    def _warm(self) -> bool:
+        past_ns = buffer_past_ns(self._config)
+        return can_lead(self.times, self._opened_ns(), wall_ns(), past_ns, longest_ns=_LONGEST_AWAITED_NS)
 
     # --- role
 
@@ -123,19 +140,22 @@ class ShardSet:
 
     async def _begin_term(self) -> None:
         """Reads the flush times that this term starts from; nothing is emitted before."""
-        revision, attempt = self.elector.election.revision, 0
-        while True:
-            try:
-                times = await self._read_times()
-                break
-            except KVError as error:
-                attempt += 1
-                log.warning_limited("flush times cannot be read; not emitting yet", key=self._key, error=str(error))
-                await asyncio.sleep(_RETRY.delay(attempt))
+        revision = self.elector.election.revision
+        times = await self._read_times_at_last()
         if self.elector.machine.is_leader and self.elector.election.revision == revision:
             self.times = times
             self._flushing.lead(times, wall_ns())
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
+
+    async def _read_times_at_last(self) -> ShardSetFlushTimes:
+        attempt = 0
+        while True:
+            try:
+                return await self._read_times()
+            except KVError as error:
+                attempt += 1
+                log.warning_limited("flush times cannot be read, trying again", key=self._key, error=str(error))
+                await asyncio.sleep(_RETRY.delay(attempt))
 
     async def _read_times(self) -> ShardSetFlushTimes:
         try:

@@ -79,6 +79,11 @@ class Sinks:
         """Batches on their way."""
         return sum(sink.pending for sink in self._producers)
 
+    def drop(self) -> None:
+        """The lead is lost: nothing of it is sent any more, nor sent again."""
+        for sink in self._producers:
+            sink.producer.drop_unsent_fenced()
+
     def status(self) -> list[ProducerStatus]:
         """The producers' own view."""
         return [sink.producer.status() for sink in self._producers]

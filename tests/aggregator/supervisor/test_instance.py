@@ -58,6 +58,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 class Recorder:
     """The consumer of ``aggregated_metrics``: (id, timestamp) → values as they came."""
 
@@ -282,7 +286,7 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     times = decode_flush_times((await rig.store.get(flush_times_key(ENVIRONMENT, 1))).data)
     assert any(t.timed.get(S, 0) >= end for t in times.by_shard.values())
     assert await rig.stop() == 0, rig.log()
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert not any(map(alive, pids))
     assert await rig.store.keys("_ld/") == []
 
 
@@ -321,7 +325,7 @@ async def test_a_wrong_set_up_is_said_aloud(rig: Rig) -> None:
         return " ".join((await rig.get("/ready"))[1].get("reasons", []))
 
     async with asyncio.timeout(60):
-        while "is not in the placement" not in await reasons():
+        while "is not in the placement" not in await reasons():  # noqa: ASYNC110 - another process's state
             await asyncio.sleep(0.1)
     found = await reasons()
     assert "m3aggregator-locl" in found
@@ -346,4 +350,4 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     rig.process.terminate()
     await asyncio.wait_for(rig.process.wait(), 20)
     assert rig.process.returncode == 1
-    await until("no process is left", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    await until("no process is left", lambda: not any(map(alive, pids)))

@@ -42,6 +42,7 @@ class Member:
         config = load_config([text], {}).value
         self.sent: list[Send] = []
         self.losses = 0
+        self.opened_ns = wall_ns()
         self.store = store
         self.flushing = Flushing(schedule_options(config), 1)
         self.flushing.worker_up(0, 1, [OwnedShard(s, 0, NEVER_NS) for s in (0, 1)])
@@ -56,6 +57,7 @@ class Member:
             view=lambda: self.view,
             relay=self.relay,
             lost=self.lost,
+            opened_ns=lambda: self.opened_ns,
             scope=Registry().scope(),
         )
 
@@ -127,6 +129,28 @@ async def test_one_leads_the_other_follows_and_takes_over(server: MemoryServer) 
             await until(lambda: b.leads)
             assert b.flushing.times.emitted(next(iter(b.flushing.schedule.lists())), 0) == target
         await until(lambda: a.leads)
+
+
+async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryServer) -> None:
+    hour = 3600 * S
+    times = {0: ShardFlushTimes({S: wall_ns() - hour, hour: wall_ns() - 2 * hour})}
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes(times)))
+        async with running(server, "b") as b:
+            await until(lambda: b.member.times is not None and b.member.elector.others)
+            await until(lambda: b.member.elector.leader == "a")
+            assert not b.member.can_lead()
+            assert await a.member.elector.election.candidates() == ["a"]
+            # Its windows are complete as soon as those of before its start are flushed; the list of an hour is not waited for.
+            b.opened_ns = wall_ns() - 2 * hour
+            await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes(times)))
+            async with asyncio.timeout(10):
+                while await a.member.elector.election.candidates() != ["a", "b"]:  # noqa: ASYNC110 - another task's key
+                    await asyncio.sleep(0.02)
+    async with running(server, "b") as b:
+        # Nobody else is there: it leads, cold as it is.
+        await until(lambda: b.leads)
 
 
 async def test_flush_times_are_written_only_while_we_hold_the_key(server: MemoryServer) -> None:
