@@ -1,7 +1,7 @@
 """``python -m aggregator.warmup [--also MODULE …]``: compiles all kernels once, so that no first sample waits for it.
 
-Each package named below has ``warm(progress)`` or ``warm()``, which calls every kernel with the dtypes of the service; numba keeps the machine
-code in its cache. ``--also`` names packages of other services.
+Each package named below has ``warm(progress)`` or ``warm()``, which calls every kernel with the dtypes of the service; numba
+keeps the machine code in its cache. ``--also`` names packages of other services.
 """
 
 import argparse

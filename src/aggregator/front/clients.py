@@ -32,7 +32,7 @@ _ALL_ACK_BYTES = 128 << 20
 _BUFFERS_PER_WRITE = 64
 _RESERVED_FILES = 256
 _ACCEPTS_PER_TURN = 256
-_ACCEPT_PAUSE_NS = 1_000_000_000
+_MANY = 1 << 20
 
 
 class Connection:
@@ -83,9 +83,9 @@ class Clients:
     def __init__(self, options: FrontOptions, figures: Figures) -> None:
         self._options = options
         self._figures = figures
-        self._limit = options.max_connections or max(
-            resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_FILES, 16
-        )
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        files = _MANY if files == resource.RLIM_INFINITY else files
+        self._limit = options.max_connections or max(files - _RESERVED_FILES, files // 2)
         self._listener: socket.socket | None = None
         self._by_id: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
@@ -98,7 +98,6 @@ class Clients:
         self.long_bytes = 0
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
-        self._accept_at_ns = 0
         self.readers = select.epoll()
         self.writers = select.epoll()
 
@@ -123,20 +122,18 @@ class Clients:
             self._listener.close()
             self._listener = None
 
-    def accept(self, mono_ns: int) -> None:
-        """Takes new connections; out of descriptors, it tries again a second later."""
-        if self._listener is None or mono_ns < self._accept_at_ns:
-            return
+    def accept(self) -> bool:
+        """Takes new connections; False: the system has no room for one now, try again later."""
+        assert self._listener is not None
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    _log.error_limited("cannot accept connections", error=str(error), retry_in="1s")
-                    self._accept_at_ns = mono_ns + _ACCEPT_PAUSE_NS
-                    return
+                    _log.error_limited("cannot accept connections now", error=str(error))
+                    return False
                 continue
             peer = f"{address[0]}:{address[1]}"
             if len(self._by_id) >= self._limit:
@@ -145,6 +142,7 @@ class Clients:
                 _log.warning_limited("connection refused: limit reached", peer=peer, limit=self._limit)
                 continue
             self._add(sock, peer)
+        return True
 
     def _add(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)

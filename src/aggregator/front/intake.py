@@ -27,8 +27,8 @@ _BUSY_BATCHES = 4
 """A worker with this many batches in hand gains nothing from a small one more."""
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
-_FREE_BUFFERS = 16
-_FREE_BUFFER_BYTES = 32 << 20
+_FREE_BUFFERS = 64
+_FREE_BUFFER_BYTES = 64 << 20
 
 
 class BufferPool:
@@ -232,6 +232,10 @@ class Intake:
     def _mark_discards(self) -> None:
         discarding = self._flow.discarding()
         if discarding != self._discarding:
+            text = (
+                "messages of these workers are discarded, unacked: they do not keep up and their waiting room is full"
+            )
+            _log.warning_limited(text, workers=sorted(discarding), before=sorted(self._discarding))
             self._discarding = discarding
             self._table[:, kernels.DISCARD] = [worker in discarding for worker in range(len(self._table))]
 

@@ -32,7 +32,7 @@ class WorkerLink:
         self._acks.setsockopt(zmq.RCVHWM, _BATCHES)
         self._acks.bind(ipc.acks_address(run_dir, worker, front, epoch))
         self.linger_ms = 0
-        self.fds = (self._data.fileno(), self._acks.fileno())
+        self.data_fd, self.acks_fd = self._data.fileno(), self._acks.fileno()
 
     def send(self, header: ipc.ToWorker, payload: Payload | None) -> bool:
         """``Link.send``."""
@@ -46,6 +46,10 @@ class WorkerLink:
         except zmq.Again:
             return False
         return True
+
+    def settle(self) -> None:
+        """Lets the data socket work off what its descriptor signals: a worker that has connected, or has room again."""
+        self._data.get(zmq.EVENTS)
 
     def acks(self) -> Iterator[tuple[ipc.Acked, memoryview]]:
         """All acks that have arrived, with the ack frames."""

@@ -91,10 +91,12 @@ class Front:
         for message in self._supervisor.receive():
             self._command(message, mono)
         for worker, link in list(self._links.items()):
-            if not ready.isdisjoint(link.fds):
+            if link.data_fd in ready:
+                link.settle()
+            if link.acks_fd in ready:
                 self._take_acks(self._flow.streams[worker], link, mono)
-        if self._listen_fd in ready:
-            self._clients.accept(mono)
+        if self._listening and self._listen_fd in ready and not self._clients.accept():
+            self._poll.modify(self._listen_fd, 0)
         if self._clients.writers.fileno() in ready:
             self._clients.writable(mono)
         if self._reading and self._clients.readers.fileno() in ready:
@@ -106,6 +108,8 @@ class Front:
         if mono >= self._sweep_at_ns:
             self._sweep_at_ns = mono + _SWEEP_NS
             self._clients.sweep(mono)
+            if self._listening:
+                self._poll.modify(self._listen_fd, select.EPOLLIN)
         if mono >= self._stats_at_ns:
             self._stats_at_ns = mono + _STATS_NS
             self._report()
@@ -197,7 +201,7 @@ class Front:
         self._detach(message.worker, mono)
         options = self._options
         link = links.WorkerLink(self._context, options.run_dir, message.worker, options.epoch, message.epoch)
-        for fd in link.fds:
+        for fd in (link.data_fd, link.acks_fd):
             self._poll.register(fd, select.EPOLLIN)
         self._links[message.worker] = link
         stream.attach(link, message.epoch)
@@ -208,7 +212,7 @@ class Front:
         if link is None:
             return
         self._take_acks(self._flow.streams[worker], link, mono)
-        for fd in link.fds:
+        for fd in (link.data_fd, link.acks_fd):
             self._poll.unregister(fd)
         stream = self._flow.streams[worker]
         dropped = stream.detach()
