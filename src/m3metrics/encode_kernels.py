@@ -1,15 +1,19 @@
 # mypy: ignore-errors
-# ruff: noqa: PLR0917
 """Compiled encoders of the messages that carry metrics; public through ``m3metrics.kernels``. Formats: reference/m3msg.md §2.1-2.6.
 
-They write what M3's own encoder writes: zero values (``-0.0`` too) and empty bytes are left out, sub-messages never. Positions are
-``int64`` indices into the output; the caller provides the room that the size bounds name.
+They write what M3's own encoder writes: zero values (``-0.0`` too) and empty bytes are left out, sub-messages never. The caller
+provides the room that the size bounds name.
+
+Inside, only addresses (``uint64``) are passed on: an array handed to a function that is not inlined has its references counted
+atomically, which would cost several times the work itself.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-from m3x.kernels import base, double_bits, load64, put_varint, store64, varint_size
+from m3x.kernels import base, double_bits, load8, load64, store64, varint_size
 
 AGGREGATED_OVERHEAD = 64
 """``encode_aggregated`` writes at most this many bytes on top of id, annotation and policy bytes."""
@@ -17,66 +21,105 @@ SAMPLE_OVERHEAD = 80
 """A metric sample takes at most this many bytes on top of id, annotation, metadata and (of timers) values."""
 
 _0 = np.uint64(0)
+_1 = np.uint64(1)
+_2 = np.uint64(2)
+_7 = np.uint64(7)
 _8 = np.uint64(8)
+_9 = np.uint64(9)
+_80 = np.uint64(0x80)
+
+
+@intrinsic
+def store8(_context, _address, _value):
+    """``store8(address, value)``: one byte, the lowest of a ``uint64``."""
+
+    def generate(context, builder, _s, args):
+        byte = ir.IntType(8)
+        builder.store(builder.trunc(args[1], byte), builder.inttoptr(args[0], byte.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), generate
 
 
 @njit(cache=True, nogil=True)
-def _copy(out, p, buf, at, n):
-    """``out[p:p+n] = buf[at:at+n]`` (int64 positions); returns ``p + n``."""
-    to = base(out) + np.uint64(p)
-    come = base(buf) + np.uint64(at)
-    if n >= 8:
-        last = np.uint64(n) - _8
+def _copy(a, source, n):
+    """Copies ``n`` bytes (uint64) from ``source`` to ``a``; returns the address after them."""
+    if n >= _8:
+        last = n - _8
         k = _0
         while k < last:
-            store64(to + k, load64(come + k))
+            store64(a + k, load64(source + k))
             k += _8
-        store64(to + last, load64(come + last))
+        store64(a + last, load64(source + last))
     else:
-        for k in range(n):
-            out[p + k] = buf[at + k]
-    return p + n
+        k = _0
+        while k < n:
+            store8(a + k, np.uint64(load8(source + k)))
+            k += _1
+    return a + n
 
 
 @njit(cache=True, nogil=True)
-def _put_double(out, p, tag, value):
-    """A double field, left out when zero (either sign); returns the position after it."""
+def _put_varint(a, value):
+    """Writes a ``uint64``; returns the address after it."""
+    while value >= _80:
+        store8(a, value | _80)
+        value >>= _7
+        a += _1
+    store8(a, value)
+    return a + _1
+
+
+@njit(cache=True, nogil=True)
+def _put_length(a, tag, n):
+    """A tag (uint64) and the length behind it; returns the address after them."""
+    store8(a, tag)
+    return _put_varint(a + _1, n)
+
+
+@njit(cache=True, nogil=True)
+def _put_double(a, tag, value):
+    """A double field, left out when zero (either sign); returns the address after it."""
     if value == 0.0:
-        return p
-    out[p] = tag
-    store64(base(out) + np.uint64(p + 1), double_bits(value))
-    return p + 9
+        return a
+    store8(a, tag)
+    store64(a + _1, double_bits(value))
+    return a + _9
 
 
 @njit(cache=True, nogil=True)
-def _put_int(out, p, tag, value):
-    """An int64 field as plain varint, left out when zero; returns the position after it."""
+def _put_int(a, tag, value):
+    """An int64 field as plain varint, left out when zero; returns the address after it."""
     if value == 0:
-        return p
-    out[p] = tag
-    return put_varint(out, p + 1, np.uint64(value))
+        return a
+    store8(a, tag)
+    return _put_varint(a + _1, np.uint64(value))
 
 
 @njit(cache=True, nogil=True)
-def _put_bytes(out, p, tag, buf, at, n):
-    """A bytes field, left out when empty; returns the position after it."""
-    if n == 0:
-        return p
-    out[p] = tag
-    p = put_varint(out, p + 1, np.uint64(n))
-    return _copy(out, p, buf, at, n)
+def _put_bytes(a, tag, source, n):
+    """A bytes field, left out when empty; returns the address after it."""
+    if n == _0:
+        return a
+    return _copy(_put_length(a, tag, n), source, n)
+
+
+@njit(cache=True, nogil=True)
+def _length_field(n):
+    """Bytes of a tag, a length and what it announces."""
+    return _1 + np.uint64(varint_size(n)) + n
 
 
 @njit(cache=True, nogil=True)
 def _bytes_field(n):
     """Bytes that ``_put_bytes`` writes."""
-    return 0 if n == 0 else 1 + varint_size(np.uint64(n)) + n
+    return _0 if n == _0 else _length_field(n)
 
 
 @njit(cache=True, nogil=True)
 def _int_field(value):
     """Bytes that ``_put_int`` writes."""
-    return 0 if value == 0 else 1 + varint_size(np.uint64(value))
+    return _0 if value == 0 else _1 + np.uint64(varint_size(np.uint64(value)))
 
 
 @njit(cache=True, nogil=True)
@@ -86,6 +129,50 @@ def aggregated_size_bound(id_size, annotation_size, policy_size):
 
 
 @njit(cache=True, nogil=True)
+def put_aggregated(
+    a,
+    metric_type,
+    prefix,
+    prefix_size,
+    ident,
+    id_size,
+    suffix,
+    suffix_size,
+    time_ns,
+    value,
+    annotation,
+    annotation_size,
+    policy,
+    policy_size,
+):
+    """``encode_aggregated`` over addresses: every argument is ``uint64`` but ``time_ns`` (int64) and ``value``.
+
+    Writes at the address ``a`` and returns the address after the message.
+    """
+    name_size = prefix_size + id_size + suffix_size
+    metric_size = _bytes_field(name_size) + _int_field(time_ns) + _bytes_field(annotation_size)
+    if metric_type != _0:
+        metric_size += _2
+    if value != 0.0:
+        metric_size += _9
+    a = _put_length(a, np.uint64(0x0A), _length_field(metric_size) + policy_size)
+    a = _put_length(a, np.uint64(0x0A), metric_size)
+    if metric_type != _0:
+        store8(a, np.uint64(0x08))
+        store8(a + _1, metric_type)
+        a += _2
+    if name_size != _0:
+        a = _put_length(a, np.uint64(0x12), name_size)
+        a = _copy(a, prefix, prefix_size)
+        a = _copy(a, ident, id_size)
+        a = _copy(a, suffix, suffix_size)
+    a = _put_int(a, np.uint64(0x18), time_ns)
+    a = _put_double(a, np.uint64(0x21), value)
+    a = _put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
+    return _copy(a, policy, policy_size)
+
+
+@njit(cache=True, nogil=True, inline="always")
 def encode_aggregated(
     out,
     p,
@@ -114,31 +201,24 @@ def encode_aggregated(
     ``m3metrics.codec.aggregated_policy_fields(policy, traffic_types)``. ``metric_type`` is 0 in what M3's aggregator sends
     (left out on the wire) and below 128. ``out`` has room for ``aggregated_size_bound`` bytes at ``p``.
     """
-    name_size = prefix_size + id_size + suffix_size
-    metric_size = _bytes_field(name_size) + _int_field(time_ns) + _bytes_field(annotation_size)
-    if metric_type != 0:
-        metric_size += 2
-    if value != 0.0:
-        metric_size += 9
-    size = 1 + varint_size(np.uint64(metric_size)) + metric_size + policy_size
-    out[p] = 0x0A
-    p = put_varint(out, p + 1, np.uint64(size))
-    out[p] = 0x0A
-    p = put_varint(out, p + 1, np.uint64(metric_size))
-    if metric_type != 0:
-        out[p] = 0x08
-        out[p + 1] = metric_type
-        p += 2
-    if name_size != 0:
-        out[p] = 0x12
-        p = put_varint(out, p + 1, np.uint64(name_size))
-        p = _copy(out, p, prefix, prefix_at, prefix_size)
-        p = _copy(out, p, ident, id_at, id_size)
-        p = _copy(out, p, suffix, suffix_at, suffix_size)
-    p = _put_int(out, p, 0x18, time_ns)
-    p = _put_double(out, p, 0x21, value)
-    p = _put_bytes(out, p, 0x2A, annotation, annotation_at, annotation_size)
-    return _copy(out, p, policy, policy_at, policy_size)
+    start = base(out) + np.uint64(p)
+    end = put_aggregated(
+        start,
+        np.uint64(metric_type),
+        base(prefix) + np.uint64(prefix_at),
+        np.uint64(prefix_size),
+        base(ident) + np.uint64(id_at),
+        np.uint64(id_size),
+        base(suffix) + np.uint64(suffix_at),
+        np.uint64(suffix_size),
+        np.int64(time_ns),
+        value,
+        base(annotation) + np.uint64(annotation_at),
+        np.uint64(annotation_size),
+        base(policy) + np.uint64(policy_at),
+        np.uint64(policy_size),
+    )
+    return p + np.int64(end - start)
 
 
 @njit(cache=True, nogil=True)
@@ -152,68 +232,43 @@ def samples_size_bound(templates, series_index):
 
 
 @njit(cache=True, nogil=True)
-def _put_head(out, p, payload, metric_size, meta_size):
-    """``type``, and the tags and lengths of the payload and its metric; returns the position of the metric's first field."""
-    size = 1 + varint_size(np.uint64(metric_size)) + metric_size + 1 + varint_size(np.uint64(meta_size)) + meta_size
-    out[p] = 0x08
-    out[p + 1] = payload
-    out[p + 2] = (payload + 1) * 8 + 2
-    p = put_varint(out, p + 3, np.uint64(size))
-    out[p] = 0x0A
-    return put_varint(out, p + 1, np.uint64(metric_size))
+def _put_sample(a, payload, arena, t, time_ns, count, value, values, values_size):
+    """One sample of payload 1 (``count``), 2 (``values_size`` bytes at ``values``), 3 or 6 (``value``); the address after it.
 
-
-@njit(cache=True, nogil=True)
-def _put_metadata(out, p, arena, at, size):
-    """The field ``metadatas``, present even when empty; returns the position after it."""
-    out[p] = 0x12
-    p = put_varint(out, p + 1, np.uint64(size))
-    return _copy(out, p, arena, at, size)
-
-
-@njit(cache=True, nogil=True)
-def _put_sample(out, p, payload, arena, t, time_ns, count, value, values, first, last):
-    """One sample of payload 1 (``count``), 2 (``values[first:last]``), 3 or 6 (``value``) from template ``t``; the position after it."""
-    id_size = np.int64(t.id_size)
-    annotation_size = np.int64(t.annotation_size)
+    ``arena`` is the address of the template's bytes; ``payload`` is uint64.
+    """
+    timed = payload == np.uint64(6)
+    id_size = np.uint64(t.id_size)
+    annotation_size = np.uint64(t.annotation_size)
+    meta_size = np.uint64(t.meta_size)
     metric_size = _bytes_field(id_size) + _bytes_field(annotation_size) + _int_field(time_ns)
-    if payload == 1:
-        metric_size += _int_field(count)
-    elif payload == 2:
-        metric_size += _bytes_field((last - first) * 8)
-    elif value != 0.0:
-        metric_size += 9
-    if payload == 6 and t.metric_type != 0:
-        metric_size += 2
-    p = _put_head(out, p, payload, metric_size, np.int64(t.meta_size))
-    if payload == 6:
+    metric_size += _int_field(count) + _bytes_field(values_size)
+    if value != 0.0:
+        metric_size += _9
+    if timed and t.metric_type != 0:
+        metric_size += _2
+    store8(a, np.uint64(0x08))
+    store8(a + _1, payload)
+    a = _put_length(a + _2, payload * _8 + np.uint64(10), _length_field(metric_size) + _length_field(meta_size))
+    a = _put_length(a, np.uint64(0x0A), metric_size)
+    if timed:
         if t.metric_type != 0:
-            out[p] = 0x08
-            out[p + 1] = t.metric_type
-            p += 2
-        p = _put_bytes(out, p, 0x12, arena, np.int64(t.id_at), id_size)
-        p = _put_int(out, p, 0x18, time_ns)
-        p = _put_double(out, p, 0x21, value)
-        p = _put_bytes(out, p, 0x2A, arena, np.int64(t.annotation_at), annotation_size)
+            store8(a, np.uint64(0x08))
+            store8(a + _1, np.uint64(t.metric_type))
+            a += _2
+        a = _put_bytes(a, np.uint64(0x12), arena + np.uint64(t.id_at), id_size)
+        a = _put_int(a, np.uint64(0x18), time_ns)
+        a = _put_double(a, np.uint64(0x21), value)
+        a = _put_bytes(a, np.uint64(0x2A), arena + np.uint64(t.annotation_at), annotation_size)
     else:
-        p = _put_bytes(out, p, 0x0A, arena, np.int64(t.id_at), id_size)
-        if payload == 1:
-            p = _put_int(out, p, 0x10, count)
-        elif payload == 3:
-            p = _put_double(out, p, 0x11, value)
-        elif last > first:
-            out[p] = 0x12
-            p = put_varint(out, p + 1, np.uint64((last - first) * 8))
-            to = base(out) + np.uint64(p)
-            for k in range(first, last):
-                store64(to + np.uint64((k - first) * 8), double_bits(values[k]))
-            p += (last - first) * 8
-        p = _put_bytes(out, p, 0x1A, arena, np.int64(t.annotation_at), annotation_size)
-        p = _put_int(out, p, 0x20, time_ns)
-    return _put_metadata(out, p, arena, np.int64(t.meta_at), np.int64(t.meta_size))
-
-
-_NO_VALUES = np.zeros(1, np.float64)
+        a = _put_bytes(a, np.uint64(0x0A), arena + np.uint64(t.id_at), id_size)
+        a = _put_int(a, np.uint64(0x10), count)
+        a = _put_double(a, np.uint64(0x11), value)
+        a = _put_bytes(a, np.uint64(0x12), values, values_size)
+        a = _put_bytes(a, np.uint64(0x1A), arena + np.uint64(t.annotation_at), annotation_size)
+        a = _put_int(a, np.uint64(0x20), time_ns)
+    a = _put_length(a, np.uint64(0x12), meta_size)
+    return _copy(a, arena + np.uint64(t.meta_at), meta_size)
 
 
 @njit(cache=True, nogil=True)
@@ -224,37 +279,43 @@ def encode_timed_samples(arena, templates, series_index, time_ns, value, out, of
     each sample; ``time_ns`` (int64) and ``value`` (float64) have its shape. ``out``: at least ``samples_size_bound`` bytes.
     ``offsets`` (int64, shape n + 1) is filled: message k is ``out[offsets[k]:offsets[k + 1]]``, beginning at 0.
     """
-    p = np.int64(0)
+    start = base(out)
+    bytes_at = base(arena)
+    a = start
     offsets[0] = 0
     for k in range(len(series_index)):
         t = templates[series_index[k]]
-        p = _put_sample(out, p, 6, arena, t, time_ns[k], np.int64(0), value[k], _NO_VALUES, 0, 0)
-        offsets[k + 1] = p
-    return p
+        a = _put_sample(a, np.uint64(6), bytes_at, t, time_ns[k], np.int64(0), value[k], _0, _0)
+        offsets[k + 1] = np.int64(a - start)
+    return np.int64(a - start)
 
 
 @njit(cache=True, nogil=True)
 def encode_gauge_samples(arena, templates, series_index, time_ns, value, out, offsets):
     """Writes GAUGE_WITH_METADATAS messages; ``time_ns`` are client times (0: left out). Arguments as ``encode_timed_samples``."""
-    p = np.int64(0)
+    start = base(out)
+    bytes_at = base(arena)
+    a = start
     offsets[0] = 0
     for k in range(len(series_index)):
         t = templates[series_index[k]]
-        p = _put_sample(out, p, 3, arena, t, time_ns[k], np.int64(0), value[k], _NO_VALUES, 0, 0)
-        offsets[k + 1] = p
-    return p
+        a = _put_sample(a, np.uint64(3), bytes_at, t, time_ns[k], np.int64(0), value[k], _0, _0)
+        offsets[k + 1] = np.int64(a - start)
+    return np.int64(a - start)
 
 
 @njit(cache=True, nogil=True)
 def encode_counter_samples(arena, templates, series_index, time_ns, count, out, offsets):
     """Writes COUNTER_WITH_METADATAS messages; ``count`` is int64. Arguments otherwise as ``encode_gauge_samples``."""
-    p = np.int64(0)
+    start = base(out)
+    bytes_at = base(arena)
+    a = start
     offsets[0] = 0
     for k in range(len(series_index)):
         t = templates[series_index[k]]
-        p = _put_sample(out, p, 1, arena, t, time_ns[k], count[k], 0.0, _NO_VALUES, 0, 0)
-        offsets[k + 1] = p
-    return p
+        a = _put_sample(a, np.uint64(1), bytes_at, t, time_ns[k], count[k], 0.0, _0, _0)
+        offsets[k + 1] = np.int64(a - start)
+    return np.int64(a - start)
 
 
 @njit(cache=True, nogil=True)
@@ -263,12 +324,15 @@ def encode_timer_samples(arena, templates, series_index, time_ns, values, value_
 
     ``out``: at least ``samples_size_bound`` bytes plus 8 per value. Arguments otherwise as ``encode_gauge_samples``.
     """
-    p = np.int64(0)
+    start = base(out)
+    bytes_at = base(arena)
+    values_at = base(values)
+    a = start
     offsets[0] = 0
     for k in range(len(series_index)):
         t = templates[series_index[k]]
-        p = _put_sample(
-            out, p, 2, arena, t, time_ns[k], np.int64(0), 0.0, values, value_offsets[k], value_offsets[k + 1]
-        )
-        offsets[k + 1] = p
-    return p
+        first = values_at + np.uint64(value_offsets[k]) * _8
+        size = np.uint64(value_offsets[k + 1] - value_offsets[k]) * _8
+        a = _put_sample(a, np.uint64(2), bytes_at, t, time_ns[k], np.int64(0), 0.0, first, size)
+        offsets[k + 1] = np.int64(a - start)
+    return np.int64(a - start)

@@ -21,6 +21,7 @@ from m3metrics.encode_kernels import (
     encode_gauge_samples,
     encode_timed_samples,
     encode_timer_samples,
+    put_aggregated,
     samples_size_bound,
 )
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, METRIC_TEMPLATE, ROW_ODD, ROW_OK
@@ -39,6 +40,9 @@ __all__ = [
     "encode_gauge_samples",
     "encode_timed_samples",
     "encode_timer_samples",
+    "put_aggregated",
+    "read_aggregated",
+    "read_metric",
     "samples_size_bound",
     "shards_of",
     "warm",
@@ -243,17 +247,10 @@ def _timed(origin, payload, a, e, row):
 
 
 @njit(cache=True, nogil=True)
-def decode_metric(buf, start, end, rows, i):
-    """Parses the MetricWithMetadatas message at ``buf[start:end]`` into ``rows[i]`` (``METRIC_ROW``); returns its status.
-
-    ``buf`` is a contiguous ``uint8`` array, ``0 <= start <= end <= len(buf) < 2**32``. A row that is ``ROW_ODD`` has
-    ``message_at``, ``message_size`` and ``status`` only. The metadata range of a passthrough metric (payload 7) holds the fields
-    storage_policy and routing_policy with their tags: ``m3metrics.codec.decode_passthrough_policies`` reads them.
-    """
-    origin = base(buf)
+def read_metric(origin, start, end, row):
+    """``decode_metric`` with the address of the buffer and one row in place of the arrays, whose references would be counted."""
     a = origin + np.uint64(start)
     e = origin + np.uint64(end)
-    row = rows[i]
     row.message_at = np.uint32(start)
     row.message_size = np.uint32(end - start)
     row.status = np.uint8(ROW_ODD)
@@ -299,26 +296,33 @@ def decode_metric(buf, start, end, rows, i):
     return ROW_OK
 
 
+@njit(cache=True, nogil=True, inline="always")
+def decode_metric(buf, start, end, rows, i):
+    """Parses the MetricWithMetadatas message at ``buf[start:end]`` into ``rows[i]`` (``METRIC_ROW``); returns its status.
+
+    ``buf`` is a contiguous ``uint8`` array, ``0 <= start <= end <= len(buf) < 2**32``. A row that is ``ROW_ODD`` has
+    ``message_at``, ``message_size`` and ``status`` only. The metadata range of a passthrough metric (payload 7) holds the fields
+    storage_policy and routing_policy with their tags: ``m3metrics.codec.decode_passthrough_policies`` reads them.
+    """
+    return read_metric(base(buf), start, end, rows[i])
+
+
 @njit(cache=True, nogil=True)
 def decode_metrics(buf, starts, ends, n, rows):
     """Parses the messages ``buf[starts[i]:ends[i]]``, ``i < n``, into ``rows[:n]`` (see ``decode_metric``); returns how many are odd."""
     odd = 0
+    origin = base(buf)
     for i in range(n):
-        if decode_metric(buf, np.int64(starts[i]), np.int64(ends[i]), rows, i) != ROW_OK:
+        if read_metric(origin, np.int64(starts[i]), np.int64(ends[i]), rows[i]) != ROW_OK:
             odd += 1
     return odd
 
 
 @njit(cache=True, nogil=True)
-def decode_aggregated_one(buf, start, end, rows, i):
-    """Parses the AggregatedMetric message at ``buf[start:end]`` into ``rows[i]`` (``AGGREGATED_ROW``); returns its status.
-
-    Bounds as for ``decode_metric``. The storage policy is located, not parsed: an empty or invalid one is for the reader to refuse.
-    """
-    origin = base(buf)
+def read_aggregated(origin, start, end, row):
+    """``decode_aggregated_one`` with the address of the buffer and one row in place of the arrays."""
     a = origin + np.uint64(start)
     e = origin + np.uint64(end)
-    row = rows[i]
     row.message_at = np.uint32(start)
     row.message_size = np.uint32(end - start)
     row.status = np.uint8(ROW_ODD)
@@ -408,12 +412,22 @@ def decode_aggregated_one(buf, start, end, rows, i):
     return ROW_OK
 
 
+@njit(cache=True, nogil=True, inline="always")
+def decode_aggregated_one(buf, start, end, rows, i):
+    """Parses the AggregatedMetric message at ``buf[start:end]`` into ``rows[i]`` (``AGGREGATED_ROW``); returns its status.
+
+    Bounds as for ``decode_metric``. The storage policy is located, not parsed: an empty or invalid one is for the reader to refuse.
+    """
+    return read_aggregated(base(buf), start, end, rows[i])
+
+
 @njit(cache=True, nogil=True)
 def decode_aggregated(buf, starts, ends, n, rows):
     """Parses the AggregatedMetric messages ``buf[starts[i]:ends[i]]``, ``i < n``, into ``rows[:n]``; returns how many are odd."""
     odd = 0
+    origin = base(buf)
     for i in range(n):
-        if decode_aggregated_one(buf, np.int64(starts[i]), np.int64(ends[i]), rows, i) != ROW_OK:
+        if read_aggregated(origin, np.int64(starts[i]), np.int64(ends[i]), rows[i]) != ROW_OK:
             odd += 1
     return odd
 
