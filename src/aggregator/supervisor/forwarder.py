@@ -4,6 +4,7 @@ Parts wait in one queue, bounded by the output credit that workers have; a part 
 given back as credit. Rollups (``forwarded``) have a queue and a sink of their own, so that neither holds the other up.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class Forwarder:
         self._credit = credit
         self._scope = scope
         self._queue: deque[Part] = deque()
+        self.held_up = asyncio.Event()
+        """Set while parts wait for room: ``pump`` is to be called from time to time."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -119,6 +122,10 @@ class Forwarder:
             for sink in self.sinks:
                 sink.deliver(part.batch)
             self._credit(part.worker, part.epoch, part.nbytes)
+        if self._queue:
+            self.held_up.set()
+        else:
+            self.held_up.clear()
 
     def ended(self, part: Part, result: Ended) -> None:
         """A sink is done with a batch."""

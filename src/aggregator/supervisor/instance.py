@@ -130,7 +130,8 @@ class Instance:
         fleet = group.create_task(self.fleet.run(), name="processes")
         tasks = [
             group.create_task(self._flush_loop(), name="flush"),
-            group.create_task(self._pump_loop(), name="pump"),
+            group.create_task(self._pump_loop(self.output), name="pump"),
+            group.create_task(self._pump_loop(self.rollups), name="pump rollups"),
             group.create_task(self._look_loop(), name="look"),
             group.create_task(self._expire_loop(), name="expire"),
             group.create_task(
@@ -486,12 +487,12 @@ class Instance:
             except TimeoutError:
                 continue
 
-    async def _pump_loop(self) -> None:
+    async def _pump_loop(self, forwarder: Forwarder) -> None:
         """Sinks do not tell when they have room again."""
         while True:
+            await forwarder.held_up.wait()
             await asyncio.sleep(_PUMP_S)
-            self.output.pump()
-            self.rollups.pump()
+            forwarder.pump()
 
     async def _look_loop(self) -> None:
         """Things that time alone changes."""
