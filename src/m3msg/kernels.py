@@ -203,33 +203,45 @@ def _message(a, e, origin, row):
 
 
 @njit(cache=True, nogil=True)
-def _canonical(a, e, origin, row):
-    """Reads a Message of the shape that encoders write; False: try ``_message``."""
+def _short_metadata(a, e):
+    """Reads the field ``metadata`` at ``a`` if it has the shape that encoders write.
+
+    Returns ``(address after it, shard, id, sentAtNanos)``; the address is 0 where it has another shape.
+    """
     if a + _2 > e:
-        return False
+        return _0, _0, _0, _0
     head = load16(a)
     if head & np.uint64(0x80FF) != np.uint64(0x0A):
-        return False
+        return _0, _0, _0, _0
     m = a + _2
     after = m + (head >> _8)
     if after > e:
-        return False
+        return _0, _0, _0, _0
     shard = _0
     ident = _0
     sent = _0
     if m < after and load8(m) == np.uint64(0x08):
         shard, m = _varint(m + _1, after)
         if m == _0:
-            return False
+            return _0, _0, _0, _0
     if m < after and load8(m) == np.uint64(0x10):
         ident, m = _varint(m + _1, after)
         if m == _0:
-            return False
+            return _0, _0, _0, _0
     if m < after and load8(m) == np.uint64(0x18):
         sent, m = _varint(m + _1, after)
         if m == _0:
-            return False
+            return _0, _0, _0, _0
     if m != after:
+        return _0, _0, _0, _0
+    return after, shard, ident, sent
+
+
+@njit(cache=True, nogil=True)
+def _canonical(a, e, origin, row):
+    """Reads a Message of the shape that encoders write; False: try ``_message``."""
+    after, shard, ident, sent = _short_metadata(a, e)
+    if after == _0:
         return False
     if after == e:
         row.value_at = e - origin
@@ -372,6 +384,16 @@ def scan_acks(buf, start, end, max_frame, rows):
         k = n
         q = body
         while q < after:
+            following, shard, ident, _sent = _short_metadata(q, after)
+            if following != _0:
+                if k == len(rows):
+                    return n, np.int64(a - origin), SCAN_FULL
+                row = rows[k]
+                row.shard = shard
+                row.id = ident
+                k += 1
+                q = following
+                continue
             tag, q = _varint(q, after)
             if q == _0:
                 return n, np.int64(a - origin), SCAN_MALFORMED
@@ -382,21 +404,21 @@ def scan_acks(buf, start, end, max_frame, rows):
             if number == 1:
                 if wire != _2:
                     return n, np.int64(a - origin), SCAN_MALFORMED
-                size, q = _varint(q, after)
-                if q == _0 or size > after - q:
+                length, q = _varint(q, after)
+                if q == _0 or length > after - q:
                     return n, np.int64(a - origin), SCAN_MALFORMED
                 if k == len(rows):
                     return n, np.int64(a - origin), SCAN_FULL
                 row = rows[k]
                 row.shard = _0
                 row.id = _0
-                good, shard, ident, _sent, _has = _metadata(q, q + size, row)
+                good, shard, ident, _sent, _has = _metadata(q, q + length, row)
                 if not good:
                     return n, np.int64(a - origin), SCAN_MALFORMED
                 row.shard = shard
                 row.id = ident
                 k += 1
-                q += size
+                q += length
             else:
                 q = _skip(q, after, wire)
                 if q == _0:

@@ -320,7 +320,7 @@ async def test_room_shrinks_and_comes_back(cluster: Cluster):
     producer = cluster.producer(buffer={"max_buffer_size": 1 << 20, "on_full_strategy": "returnError"})
     await producer.start()
     assert producer.room() == 1 << 20
-    while producer.produce(batch_of(1000)):
+    while producer.produce(batch_of(1000)):  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert producer.room() < 200_000
     recorder.acks = True

@@ -34,7 +34,7 @@ _JOIN_BYTES = 64 << 10
 """Batches of at least this size are not joined with others."""
 _BLOCK_BYTES = 256 << 10
 """Joined batches of this size are sent at once."""
-_LARGEST_BLOCK_BYTES = 2 << 20
+_LARGEST_BLOCK_BYTES = 1 << 20
 _WRITE_BUFFER_BYTES = 256 << 10
 _STALL_NS = 10_000_000_000
 

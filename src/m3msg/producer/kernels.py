@@ -33,7 +33,7 @@ from m3msg.producer.rows import (
     WAITING,
 )
 from m3msg.rows import ACK_ROW
-from m3x.kernels import base, load64, put_be32, store64
+from m3x.kernels import base, load64, prefetch, put_be32, store64
 
 __all__ = [
     "collect", "encode_rows", "extract", "fill_parcel", "judge", "lapse", "mark_acks", "requeue", "settle", "warm",
@@ -45,6 +45,7 @@ _WAITING = np.uint8(WAITING)
 _ACKED = np.uint8(ACKED)
 _MOVED = np.uint8(MOVED)
 _LOW56 = np.uint64((1 << 56) - 1)
+_AHEAD = 8
 _CONTINUE = np.uint64(0x8080808080808080)
 
 
@@ -130,6 +131,11 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
     i = np.int64(first)
     while i < last:
         row = rows[i]
+        if i + _AHEAD < last:  # payloads lie in order of arrival, rows in order of shard
+            soon = source + np.uint64(offsets[np.int64(rows[i + _AHEAD].message)])
+            prefetch(soon)
+            prefetch(soon + np.uint64(64))
+            prefetch(soon + np.uint64(128))
         if row.state == want:
             size = np.int64(row.size)
             if p + size + FRAME_OVERHEAD > end or (sent >= room and not resend):
