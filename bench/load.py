@@ -5,6 +5,7 @@ replay of 20,000 messages costs three column copies and one ``sendall``. Acks ec
 """
 
 import argparse
+import contextlib
 import json
 import socket
 import struct
@@ -156,6 +157,13 @@ class Connection:
         """Messages sent so far."""
         return self.replays * len(self._frames.matrix)
 
+    def close(self) -> None:
+        """Hangs up and ends the reader."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(5)
+        self._socket.close()
+
     def replay(self, until: float, rate: float, replays: int) -> None:
         """Sends again and again until the time, or the number of replays if that is not 0; ``rate`` messages a second, 0: no limit."""
         began = time.monotonic()
@@ -230,13 +238,16 @@ def main() -> int:
             break
         time.sleep(0.01)
     took = time.monotonic() - began
+    failed = [c.failed for c in connections if c.failed]
+    for connection in connections:
+        connection.close()
     result = {
         "sent": sum(c.sent for c in connections),
         "acked": sum(c.acked for c in connections),
         "seconds": took,
         "value_sum": sum(c.replays * f.value_sum for c, f in zip(connections, frames, strict=True)),
         "message_bytes": frames[0].matrix.shape[1],
-        "failed": [c.failed for c in connections if c.failed],
+        "failed": failed,
     }
     print(json.dumps(result), flush=True)
     return 0 if result["sent"] == result["acked"] else 1

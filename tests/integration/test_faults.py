@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -42,16 +42,28 @@ def sent_by_id(connection: Connection, frames: Frames) -> dict[bytes, float]:
     return dict(sums)
 
 
-def start_load(
-    address: str, *, seconds: float, rate: float = 0.0, replays: int = 0, kind: str = "counter"
-) -> tuple[Connection, Frames, threading.Thread]:
-    """A connection that replays counters in the background."""
-    host, port = address.rsplit(":", 1)
-    frames = build(kind, SERIES, 20_000, RESOLUTION_S)
-    connection = Connection((host, int(port)), frames)
-    thread = threading.Thread(target=connection.replay, args=(time.monotonic() + seconds, rate, replays), daemon=True)
-    thread.start()
-    return connection, frames, thread
+Load = tuple[Connection, Frames, threading.Thread]
+
+
+@pytest.fixture
+def start_load() -> Iterator[Callable[..., Load]]:
+    """``start_load(address, seconds=…)``: a connection that replays counters in the background, hung up at the end of the test."""
+    connections: list[Connection] = []
+
+    def start(address: str, *, seconds: float, rate: float = 0.0, replays: int = 0) -> Load:
+        host, port = address.rsplit(":", 1)
+        frames = build("counter", SERIES, 20_000, RESOLUTION_S)
+        connection = Connection((host, int(port)), frames)
+        connections.append(connection)
+        thread = threading.Thread(
+            target=connection.replay, args=(time.monotonic() + seconds, rate, replays), daemon=True
+        )
+        thread.start()
+        return connection, frames, thread
+
+    yield start
+    for connection in connections:
+        connection.close()
 
 
 def workers_by_shard(aggregator: Aggregator) -> dict[int, int]:
@@ -60,7 +72,7 @@ def workers_by_shard(aggregator: Aggregator) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_counters_come_out_as_they_went_in(sink: Sink, wait, workers: int) -> None:
+def test_counters_come_out_as_they_went_in(sink: Sink, wait, start_load, workers: int) -> None:
     with Aggregator(workers, sink.address) as aggregator:
         connection, frames, thread = start_load(aggregator.target, seconds=30, replays=60)
         thread.join(60)
@@ -70,7 +82,7 @@ def test_counters_come_out_as_they_went_in(sink: Sink, wait, workers: int) -> No
         assert sink.sums() == expected
 
 
-def test_one_worker_killed_under_load(sink: Sink, wait) -> None:
+def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
     with Aggregator(3, sink.address) as aggregator:
         connection, frames, thread = start_load(aggregator.target, seconds=20, rate=100_000)
         wait("acks flow", lambda: connection.acked > 100_000)
@@ -99,7 +111,7 @@ def test_one_worker_killed_under_load(sink: Sink, wait) -> None:
         assert {owners[shard_of(ident)] for ident in again} == {0, 1, 2}
 
 
-def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait) -> None:
+def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, start_load) -> None:
     with Aggregator(3, sink.address) as aggregator:
         connection, frames, thread = start_load(aggregator.target, seconds=40)
         wait("acks flow", lambda: connection.acked > 100_000)
@@ -130,7 +142,7 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait) ->
         assert acked <= connection.sent
 
 
-def test_memory_is_bounded_with_a_consumer_that_never_acks() -> None:
+def test_memory_is_bounded_with_a_consumer_that_never_acks(start_load) -> None:
     deaf = Sink(ack=False)
     overlay = {
         "aggregator": {
