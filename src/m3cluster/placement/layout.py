@@ -6,10 +6,12 @@ shards one by one so that no isolation group holds a shard twice. Which instance
 
 import functools
 import heapq
+import operator
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -28,12 +30,15 @@ class Member:
     instance: Instance
     shards: dict[int, Shard] = field(default_factory=dict)
     new: dict[int, str] = field(default_factory=dict)
+    load: int = 0
+    """Number of shards that are here to stay, counted along because every comparison in a heap asks for it."""
     target: int = 0
 
     @classmethod
     def of(cls, instance: Instance) -> "Member":
         """The instance as it is in a placement."""
-        return cls(instance, {s.id: s for s in instance.shards})
+        staying = sum(s.state is not ShardState.LEAVING for s in instance.shards)
+        return cls(instance, {s.id: s for s in instance.shards}, load=staying)
 
     @property
     def id(self) -> str:
@@ -44,11 +49,6 @@ class Member:
     def group(self) -> str:
         """The instance's isolation group."""
         return self.instance.isolation_group
-
-    @property
-    def load(self) -> int:
-        """Number of shards that are here to stay."""
-        return len(self.new) + sum(s.state is not ShardState.LEAVING for s in self.shards.values())
 
     @property
     def held(self) -> int:
@@ -63,7 +63,7 @@ class Member:
     @property
     def is_leaving(self) -> bool:
         """Whether it has shards and all of them are leaving."""
-        return not self.new and bool(self.shards) and all(s.state is ShardState.LEAVING for s in self.shards.values())
+        return bool(self.shards) and self.load == 0
 
     def owns(self, shard: int) -> bool:
         """Whether it holds the shard to stay."""
@@ -129,8 +129,10 @@ class Layout:
         source_id = ""
         if source is not None:
             source_id = source.new.pop(shard)
+            source.load -= 1
             self._owners[shard].discard(source)
         to.new[shard] = source_id
+        to.load += 1
         self._owners[shard].add(to)
         return True
 
@@ -140,20 +142,23 @@ class Layout:
         The order is random because with several replicas and unequal weights ascending order deviates further from the targets.
         """
         rank = functools.cmp_to_key(functools.partial(self._before, stealing=False))
-        heap = [(rank(m), m) for m in candidates if not m.is_leaving]
-        heapq.heapify(heap)
+        # A shard is refused by a whole isolation group or by none of it: one heap per group, and only their tops are compared.
+        heaps: dict[str, list[tuple[Any, Member]]] = defaultdict(list)
+        for member in candidates:
+            if not member.is_leaving:
+                heaps[member.group].append((rank(member), member))
+        for heap in heaps.values():
+            heapq.heapify(heap)
         order = list(shards)
         self._rng.shuffle(order)
         for shard in order:
-            tried = []
-            placed = False
-            while heap and not placed:
-                tried.append(heapq.heappop(heap))
-                placed = self.move_new(shard, None, tried[-1][1])
-            for entry in tried:
-                heapq.heappush(heap, entry)
-            if not placed:
+            open_groups = [heap for group, heap in heaps.items() if self._can_move(shard, None, group)]
+            if not open_groups:
                 raise PlacementError(_NO_GROUPS)
+            heap = min(open_groups, key=operator.itemgetter(0))
+            entry = heap[0]
+            self.move_new(shard, None, entry[1])
+            heapq.heapreplace(heap, entry)
 
     def optimize(self) -> None:
         """Evens out by moving shards that were placed in this operation, and only those, to members short of their target."""

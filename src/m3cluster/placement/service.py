@@ -1,5 +1,6 @@
 """Placements of one service in the store: read with their versions, made, checked, written (reference/cluster.md §7, §8.4)."""
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable
 
@@ -102,16 +103,20 @@ class PlacementService:
             raise PlacementError(f"could not build initial placement, invalid numShards {num_shards}")
         if replica_factor <= 0:
             raise PlacementError(f"could not build initial placement, invalid replica factor {replica_factor}")
-        selected = select_initial(candidates, replica_factor, self._options)
-        placement = choose(self._options, self._rng).initial(selected, num_shards, replica_factor)
-        validate(placement)
-        data, stored = self._encode(placement)
+        # Thousands of shards on a hundred instances take seconds.
+        data, stored = await asyncio.to_thread(self._first, list(candidates), num_shards, replica_factor)
         if not self._dry_run:
             try:
                 await self._store.set_if_not_exists(self._key, data)
             except VersionMismatchError:
                 raise PlacementExistsError("key already has a value") from None
         return stored
+
+    def _first(self, candidates: list[Instance], num_shards: int, replica_factor: int) -> tuple[bytes, Placement]:
+        selected = select_initial(candidates, replica_factor, self._options)
+        placement = choose(self._options, self._rng).initial(selected, num_shards, replica_factor)
+        validate(placement)
+        return self._encode(placement)
 
     def _encode(self, placement: Placement) -> tuple[bytes, Placement]:
         """The bytes to store and the placement as they say it: a staged one has a cutover time of 0."""
