@@ -23,6 +23,7 @@ from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.query import query_routes
 from coordinator.ready import Readiness, ready_route
 from coordinator.store import Store, StoreError, StoreOptions, open_store
+from coordinator.warmup import warm
 from coordinator.write import (
     CarbonIngester,
     CarbonServer,
@@ -58,6 +59,8 @@ async def serve(config: CoordinatorConfig, data_dir: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Nothing is listened on yet, so that no first sample waits for it; after scripts/run this only loads what numba keeps.
+    await asyncio.to_thread(warm, lambda step: log.debug("preparing kernels", part=step))
     async with running(config, data_dir) as coordinator:
         log.info("the coordinator is up")
         await coordinator.wait(stop)

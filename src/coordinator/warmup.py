@@ -8,10 +8,16 @@ from collections.abc import Callable
 import coordinator.query.kernels
 import coordinator.store.kernels
 import coordinator.write.kernels
+import m3metrics.kernels
+import m3msg.kernels
+import m3msg.producer.kernels
 
 __all__ = ["warm"]
 
 _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
+    ("metrics", m3metrics.kernels.warm),
+    ("m3msg", m3msg.kernels.warm),
+    ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
     ("store", coordinator.store.kernels.warm),
     ("query", coordinator.query.kernels.warm),
