@@ -153,8 +153,8 @@ async def test_bytes_in_work_are_bounded_and_other_connections_go_on():
         dialled(server) as slow,
         dialled(server) as quick,
     ):
-        count = 200_000
-        data = b"".join(encode_message(Message(Metadata(9, i + 1, 1), b"v" * 100)) for i in range(count))
+        count = 100_000
+        data = b"".join(encode_message(Message(Metadata(9, i + 1, 1), b"v" * 200)) for i in range(count))
         slow.writer.write(data)
         await until(lambda: sum(b.size_bytes for b in held) >= limit)
         for _ in range(20):

@@ -74,6 +74,15 @@ def test_large_batch_is_cut_and_ends_once(joined, batch_of):
     assert len(pair.consumers["a"].received) == 100
 
 
+def test_messages_larger_than_a_portion_of_output(joined, batch_of):
+    pair = joined(SHARED, {"a": ALL})
+    values = [b"small", b"L" * (1 << 20), b"x" * (300 << 10), b"end"]
+    pair.produce(batch_of(values, [0, 1, 2, 3]))
+    pair.step()
+    assert pair.consumers["a"].values == {v: 1 for v in values}
+    assert pair.done == [Done(None, 4, 0, 0)]
+
+
 def test_unacked_messages_are_sent_again_after_the_retry_interval(joined, batch_of):
     pair = joined(SHARED, {"a": ALL}, writer=RETRY)
     pair.consumers["a"].acks = False

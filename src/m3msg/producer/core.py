@@ -35,7 +35,7 @@ _JOIN_BYTES = 64 << 10
 _BLOCK_BYTES = 256 << 10
 """Joined batches of this size are sent at once."""
 _LARGEST_BLOCK_BYTES = 1 << 20
-_WRITE_BUFFER_BYTES = 256 << 10
+_LEAST_WRITE_BUFFER_BYTES = 256 << 10
 _STALL_NS = 10_000_000_000
 
 
@@ -136,7 +136,7 @@ class ProducerCore:
 
     def _settings(self) -> LaneSettings:
         options = self.options
-        largest = max(options.buffer.max_message_size + FRAME_OVERHEAD, _WRITE_BUFFER_BYTES)
+        largest = max(options.buffer.max_message_size + FRAME_OVERHEAD, _LEAST_WRITE_BUFFER_BYTES)
         return LaneSettings(
             num_links=options.writer.connection.num_connections,
             num_shards=self.num_shards,

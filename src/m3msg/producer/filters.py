@@ -25,6 +25,7 @@ __all__ = [
     "mask_of",
 ]
 
+_MAX_KNOWN = 1024
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
@@ -49,6 +50,8 @@ class PolicyTable:
                     self._numbers[name] = len(self.names)
                     self.names.append(name)
             table = np.array([self._numbers[name] for name in names], np.uint16)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
             self._known[names] = table
         return table
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Link", "Piece"]
 
 
+_FILL_BYTES = 256 << 10
+"""Output is encoded and written in portions of this size."""
+
+
 class Piece:
     """Rows ``[first, last)`` of a parcel, to be sent for the ``attempt``-th time."""
 
@@ -142,15 +146,13 @@ class Link:
                 self._queue.popleft()
                 continue
             room = lane.settings.window_bytes - int(lane.inflight[self.index])
-            resend = piece.attempt > 1
-            row, end_after, sent, count = encode_rows(
-                parcel.rows, piece.first, piece.last, parcel.block.payload, parcel.block.offsets, resend,
-                now.wall_ns, self._out, end, room,
-            )  # fmt: skip
+            row, after, sent, count = self._encode(piece, self._out[:_FILL_BYTES], end, room, now)
+            if not count and not end and room > 0 and row < piece.last:  # a message larger than the usual portion
+                row, after, sent, count = self._encode(piece, self._out, end, room, now)
             if count:
-                end = end_after
+                end = after
                 self.out_fenced |= parcel.block.fenced
-                lane.sent(self, sent, count, now, resend=resend)
+                lane.sent(self, sent, count, now, resend=piece.attempt > 1)
                 self._retry_later(Piece(parcel, piece.first, row, piece.attempt), now)
             if row < piece.last:
                 piece.first = row
@@ -158,6 +160,16 @@ class Link:
             self._queue.popleft()
         self._end = end
         return end > 0
+
+    def _encode(
+        self, piece: Piece, out: NDArray[np.uint8], at: int, room: int, now: Moment
+    ) -> tuple[int, int, int, int]:
+        block = piece.parcel.block
+        done: tuple[int, int, int, int] = encode_rows(
+            piece.parcel.rows, piece.first, piece.last, block.payload, block.offsets, piece.attempt > 1,
+            now.wall_ns, out, at, room,
+        )  # fmt: skip
+        return done
 
     def _retry_later(self, piece: Piece, now: Moment) -> None:
         due = now.steady_ns + self.lane.settings.retry_delay_ns(piece.attempt)
