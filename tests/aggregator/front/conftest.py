@@ -16,11 +16,14 @@ import pytest
 import zmq
 
 from aggregator import ipc
+from aggregator.engine.options import EngineOptions
 from aggregator.front import FrontOptions
+from aggregator.worker import WorkerOptions
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 WAIT_S = 30.0
 SHARDS = 16
+DEFAULT_METADATAS = bytes.fromhex("0a0a1a080a060a001a003200")
 
 
 def varint(value: int) -> bytes:
@@ -38,7 +41,7 @@ def chunk(number: int, body: bytes) -> bytes:
 
 def frame(metric: bytes, number: int, *, value: bytes | None = None) -> bytes:
     """A counter of 1 named ``metric`` as an m3msg frame with message id ``number``; or any ``value``."""
-    counter = chunk(1, chunk(1, metric) + b"\x10\x01") + chunk(2, b"")
+    counter = chunk(1, chunk(1, metric) + b"\x10\x01") + chunk(2, DEFAULT_METADATAS)
     body = chunk(1, b"\x10" + varint(number)) + chunk(2, b"\x08\x01" + chunk(2, counter) if value is None else value)
     return len(body).to_bytes(4, "big") + body
 
@@ -165,6 +168,46 @@ class FakeWorker:
         self.sup.close(linger=0)
 
 
+class RealWorker:
+    """A worker process with the real engine."""
+
+    def __init__(self, context: Any, run_dir: str, worker: int, front: int, epoch: int) -> None:
+        self.worker, self.epoch = worker, epoch
+        self.sup = context.socket(zmq.PAIR)
+        self.sup.set_hwm(0)
+        self.sup.bind(ipc.worker_address(run_dir, worker, front, epoch))
+        engine = EngineOptions(
+            num_shards=SHARDS,
+            topic_shards=SHARDS,
+            default_storage_policies=("10s:2d",),
+            counter_transform="empty",
+        )
+        options = WorkerOptions(
+            index=worker,
+            epoch=epoch,
+            front_epoch=front,
+            run_dir=run_dir,
+            parent_pid=os.getpid(),
+            engine=engine,
+            max_series=1 << 16,
+        )
+        path = Path(run_dir) / f"worker-{worker}-{epoch}.json"
+        path.write_bytes(msgspec.json.encode(options))
+        self.process = subprocess.Popen([sys.executable, "-m", "aggregator.worker", "--options", str(path)])
+        self.messages: list[tuple[Any, list[bytes]]] = []
+
+    def heard(self, kind: type) -> list[tuple[Any, list[bytes]]]:
+        while self.sup.poll(0):
+            head, *frames = self.sup.recv_multipart()
+            self.messages.append((ipc.decode_from_worker(head), frames))
+        return [entry for entry in self.messages if isinstance(entry[0], kind)]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.sup.close(linger=0)
+
+
 class Rig:
     """Front, supervisor's end, workers, clients."""
 
@@ -195,6 +238,11 @@ class Rig:
         self.front = subprocess.Popen([sys.executable, "-m", "aggregator.front", "--options", str(path)])
         self.say(ipc.Route(SHARDS, [shard % workers for shard in range(SHARDS)]))
 
+    def shards(self, worker: int) -> ipc.Shards:
+        """What a worker is told first."""
+        mine = [shard for shard in range(SHARDS) if shard % self.workers == worker]
+        return ipc.Shards(SHARDS, SHARDS, [ipc.OwnedShard(shard, 0, 2**62) for shard in mine])
+
     def say(self, message: Any) -> None:
         self.sup.send(ipc.encode(message))
 
@@ -209,13 +257,13 @@ class Rig:
         before = len(self.heard(ipc.FrontStats))
         return wait_for(lambda: self.heard(ipc.FrontStats)[before:], "figures")[0]
 
-    def up(self, worker: int, epoch: int, *, by_hand: bool = False) -> Any:
+    def up(self, worker: int, epoch: int, *, by_hand: bool = False, real: bool = False) -> Any:
         """A new incarnation of a worker, with its shards."""
-        kind = HandWorker if by_hand else FakeWorker
+        kind = HandWorker if by_hand else RealWorker if real else FakeWorker
         end = kind(self.context, self.run_dir, worker, 1, epoch)
         self.ends.append(end)
         self.say(ipc.WorkerUp(worker, epoch, []))
-        self.say(ipc.Relay(worker, epoch, ipc.Shards(SHARDS, SHARDS, [])))
+        self.say(ipc.Relay(worker, epoch, self.shards(worker)))
         return end
 
     def connect(self) -> Client:
