@@ -350,13 +350,12 @@ class Engine:
         bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
         items: list[Any] = []
         if bucket is not None:
-            bounds = flush.shard_bounds(
-                command, self._owned, int(self._tables.heads[H_NUM_SHARDS]), self._options.max_buffer_ns
-            )
-            flushed = self._tables.emitted_through[bucket, self._owned]
-            if not (bounds.reach()[self._owned] > flushed).any():
+            lists = self._owned[self._tables.list_born[bucket, self._owned] != 0]
+            num_shards = int(self._tables.heads[H_NUM_SHARDS])
+            bounds = flush.shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
+            if not (bounds.reach()[lists] > self._tables.emitted_through[bucket, lists]).any():
                 self._tables.counts[C_STALE_FLUSH] += 1
-            items = flush.plan(self._tables, bucket, bounds, command.emit, self._owned)
+            items = flush.plan(self._tables, bucket, bounds, command.emit, lists)
         return flush.FlushRun(
             self._tables,
             self._t,

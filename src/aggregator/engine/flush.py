@@ -58,20 +58,23 @@ class Bounds(msgspec.Struct, frozen=True):
         return actions
 
 
-def shard_bounds(command: ipc.Flush, owned: NDArray[np.int64], num_shards: int, max_buffer_ns: int) -> Bounds:
-    """Splits the bounds of a flush command into what is discarded and what is emitted (reference/aggregator_core.md §6.3)."""
+def shard_bounds(command: ipc.Flush, lists: NDArray[np.int64], num_shards: int, max_buffer_ns: int) -> Bounds:
+    """Splits the bounds of a flush command into what is discarded and what is emitted (reference/aggregator_core.md §6.3).
+
+    ``lists``: the shards that have such a list; the others are not touched.
+    """
     target = np.full(num_shards, _NEVER, np.int64)
     cutover = np.zeros(num_shards, np.int64)
     cutoff = np.zeros(num_shards, np.int64)
     named = {shard for group in command.bounds for shard in group.shards}
     for group in command.bounds:
-        chosen = group.shards or [shard for shard in owned.tolist() if shard not in named]
+        chosen = group.shards or [shard for shard in lists.tolist() if shard not in named]
         where = np.array([shard for shard in chosen if 0 <= shard < num_shards], np.int64)
         target[where] = group.target_ns
         cutover[where] = group.cutover_ns
         cutoff[where] = group.cutoff_ns
     mine = np.zeros(num_shards, bool)
-    mine[owned] = True
+    mine[lists] = True
     asked = mine & (target != _NEVER)
     early = asked & (target <= cutover)
     rest = asked & ~early
@@ -208,8 +211,8 @@ class FlushRun:
             self._starts = np.zeros(slots + 2, np.int64)
 
 
-def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, owned: NDArray[np.int64]) -> list[_Item]:
-    """Closes the due windows of a bucket and says what happens to each, oldest first."""
+def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, lists: NDArray[np.int64]) -> list[_Item]:
+    """Closes the due windows of a bucket and says what happens to each, oldest first; ``lists``: the shards that have such a list."""
     row = tables.buckets[bucket]
     resolution = int(row["resolution"])
     shards = len(bounds.emit)
@@ -222,7 +225,7 @@ def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, owned: NDArray
         start = int(windows[number]["start"])
         for late in (True, False) if windows[number]["late"] else (False,):
             actions = bounds.actions(start + resolution, flushed, late)
-            mine = actions[owned]
+            mine = actions[lists]
             if mine.any():
                 uniform = int(mine[0]) if (mine == mine[0]).all() else ACTION_NONE
                 items.append((start, not late, _Item(number, actions, uniform, late)))
@@ -236,10 +239,10 @@ def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, owned: NDArray
 
 
 def releasable(tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], max_buffer_ns: int) -> NDArray[np.int64]:
-    """Windows of a bucket that nobody needs any more: every shard with such a list has committed them or left them far behind."""
+    """Flushed windows of a bucket that nobody needs any more: every shard with such a list has committed or by far passed them."""
     born = owned[tables.list_born[bucket, owned] != 0]
-    kept_from = tables.emitted_through[bucket, born] - max_buffer_ns
-    through = int(np.maximum(committed[bucket, born], kept_from).min(initial=(1 << 63) - 1))
+    flushed = tables.emitted_through[bucket, born]
+    through = int(np.maximum(np.minimum(committed[bucket, born], flushed), flushed - max_buffer_ns).min(initial=(1 << 63) - 1))
     windows = tables.windows[: int(tables.heads[H_WINDOWS])]
     end = windows["start"] + tables.buckets[bucket]["resolution"]
     return np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket) & (end <= through) & (windows["late"] == 0))

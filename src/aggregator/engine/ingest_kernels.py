@@ -327,8 +327,7 @@ def _prepare(t, row, meta, payload, category, now_ns):
         if find_element(t, row, np.int64(want.spec)) < 0:
             if append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns) < 0:
                 return np.int64(D_MEMORY), False
-        if e.stage == 0 or stages(t)[np.int64(e.stage) - 1].key >> 8 == 5:
-            e.stage = np.uint32(stage + 1)
+        e.stage = np.uint32(stage + 1)
         return np.int64(D_NONE), True
     if e.cutover > s.cutover:
         if category == UNTIMED:
