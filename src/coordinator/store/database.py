@@ -178,6 +178,7 @@ class Database:
         """Writes the log into the file and closes it."""
         self._source.close()
         self._connection.close()
+        del self._source, self._connection
 
 
 class _Transaction:

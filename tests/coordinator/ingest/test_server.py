@@ -1,0 +1,196 @@
+"""The ingest server over a real socket: what is acked, when, and what is counted."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.ingest import IngestOptions, IngestServer
+from coordinator.store import Matcher, MatchOp, Store, StoreError, WriteBatch, Written, open_store
+from m3metrics.policy import StoragePolicy
+from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
+from m3x.instrument import Registry
+from m3x.retry import Backoff
+
+POLICIES = [StoragePolicy.parse("10s:6h"), StoragePolicy.parse("1m:2d")]
+OPTIONS = IngestOptions(
+    retry=Backoff(0.001, 1.0, 0.001, False), max_retries=2, blackhole_policies=(StoragePolicy.parse("1s:1h"),)
+)
+Make = Callable[..., bytes]
+
+
+class Flaky:
+    """A store that fails a number of times first, and can be held."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.failures, self.calls = store, 0, 0
+        self.go = asyncio.Event()
+        self.go.set()
+
+    def policy_index(self, window_ns: int, retention_ns: int) -> int:
+        return self.store.policy_index(window_ns, retention_ns)
+
+    async def write(self, batch: WriteBatch) -> Written:
+        self.calls += 1
+        await self.go.wait()
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("no space left")
+        return await self.store.write(batch)
+
+
+class Producer:
+    """The other side: sends messages with ids 1, 2 …, collects acks."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._sent = 0
+        self._rest = b""
+        self.acked: set[int] = set()
+
+    async def __aenter__(self) -> "Producer":
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def send(self, *messages: bytes) -> None:
+        for one in messages:
+            self._sent += 1
+            self._writer.write(encode_message(Message(Metadata(3, self._sent, 5), one)))
+        await self._writer.drain()
+
+    async def wait(self, *ids: int) -> None:
+        """Reads acks until exactly those are there."""
+        async with asyncio.timeout(20):
+            while not set(ids) <= self.acked:
+                data = await self._reader.read(65536)
+                assert data, "the connection was closed"
+                payloads, self._rest = split(self._rest + data)
+                self.acked |= {one.id for payload in payloads for one in decode_ack(payload)}
+        assert self.acked == set(ids)
+
+
+@pytest.fixture
+async def setup(tmp_path: Path) -> AsyncIterator[tuple[Flaky, int, Registry]]:
+    registry = Registry()
+    async with open_store(tmp_path / "m.duckdb", POLICIES) as store:
+        flaky = Flaky(store)
+        async with IngestServer("127.0.0.1:0", flaky, POLICIES[:1], OPTIONS, registry.scope("ingest-m3msg")) as server:
+            yield flaky, server.port, registry
+
+
+async def values(store: Store, name: bytes) -> list[float]:
+    found = await store.select([Matcher(MatchOp.EQUAL, b"__name__", name)], 0, 2**42)
+    result: list[float] = found.values.tolist()
+    return result
+
+
+async def test_values_are_acked_when_they_are_committed(setup: tuple[Flaky, int, Registry], message: Make) -> None:
+    flaky, port, registry = setup
+    now = time.time_ns()
+    async with Producer(port) as producer:
+        flaky.go.clear()
+        await producer.send(message("a", now - 10**10, 1.0), message("a", now, 2.0), message("b", now, 3.0))
+        async with asyncio.timeout(20):
+            while flaky.calls == 0:  # noqa: ASYNC110 - nothing else shows that it has arrived
+                await asyncio.sleep(0.01)
+        assert producer.acked == set()
+        flaky.go.set()
+        await producer.wait(1, 2, 3)
+    assert await values(flaky.store, b"a") == [1.0, 2.0]
+    assert await values(flaky.store, b"b") == [3.0]
+    assert registry.counter("ingest_m3msg_ingest_success") == 3
+
+
+async def test_what_cannot_be_stored_stays_unacked_and_is_counted(
+    setup: tuple[Flaky, int, Registry], message: Make
+) -> None:
+    flaky, port, registry = setup
+    now = time.time_ns()
+    async with Producer(port) as producer:
+        await producer.send(
+            b"\xff garbage",
+            message("a", now, 1.0, "10s:2d"),  # no such namespace
+            message("a", now, 1.0, "1m:2d"),  # read-only
+            message("a", now, 1.0, "1s@1ms:1h"),  # thrown away
+            message("a", now - 7 * 3600 * 10**9, 1.0),  # too old
+            message("a", now, 1.0)[:-20] + b"x" * 20,
+            message("ok", now, 2.0),
+        )
+        await producer.wait(4, 5, 7)
+    assert await values(flaky.store, b"a") == []
+    assert await values(flaky.store, b"ok") == [2.0]
+
+    def count(name: str, **tags: str) -> float:
+        return registry.counter(f"ingest_m3msg_{name}", **tags)
+
+    assert count("metric_accepted") == 5
+    assert count("metric_dropped", reason="decode-error") == 2
+    assert count("metric_dropped", reason="blackhole-policy") == 1
+    assert count("ingest_refused", reason="no-namespace") == 2
+    assert count("ingest_refused", reason="outside-retention") == 1
+    assert count("ingest_error", error_type="internal_error") == 2
+    assert count("ingest_error", error_type="non_retryable_error") == 1
+    assert count("ingest_success") == 1
+
+
+async def test_a_store_that_fails_is_tried_again_a_bounded_number_of_times(
+    setup: tuple[Flaky, int, Registry], message: Make
+) -> None:
+    flaky, port, registry = setup
+    now = time.time_ns()
+    async with Producer(port) as producer:
+        flaky.failures = 2
+        await producer.send(message("a", now, 1.0))
+        await producer.wait(1)
+        assert flaky.calls == 3
+        flaky.failures = 3
+        await producer.send(message("b", now, 1.0))
+        async with asyncio.timeout(20):
+            while flaky.failures:  # noqa: ASYNC110 - nothing is sent that could be waited for
+                await asyncio.sleep(0.01)
+        await producer.send(message("b", now, 2.0))
+        await producer.wait(1, 3)
+    assert await values(flaky.store, b"b") == [2.0]
+    assert registry.counter("ingest_m3msg_ingest_refused", reason="storage") == 1
+
+
+async def test_two_suffixes_are_one_series(setup: tuple[Flaky, int, Registry], message: Make) -> None:
+    flaky, port, _ = setup
+    now = time.time_ns()
+    async with Producer(port) as producer:
+        await producer.send(
+            *(message("t", now, float(i), suffix=suffix) for i, suffix in enumerate([b".p50", b".p99"]))
+        )
+        await producer.wait(1, 2)
+    assert await values(flaky.store, b"t") == [1.0]
+
+
+async def test_garbage_ends_only_its_own_connection(setup: tuple[Flaky, int, Registry], message: Make) -> None:
+    _, port, _ = setup
+    async with Producer(port) as good:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\xff" * 64)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+        await good.send(message("a", time.time_ns(), 1.0))
+        await good.wait(1)
+
+
+async def test_an_address_in_use_is_named(setup: tuple[Flaky, int, Registry]) -> None:
+    flaky, port, registry = setup
+    with pytest.raises(OSError, match=str(port)):
+        async with IngestServer(f"127.0.0.1:{port}", flaky, POLICIES, OPTIONS, registry.scope("x")):
+            pass
+
+
+def test_an_address_without_a_port_is_refused() -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        IngestServer("localhost", Any, POLICIES, OPTIONS, Registry().scope("x"))  # type: ignore[arg-type]

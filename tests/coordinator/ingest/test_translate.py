@@ -1,0 +1,100 @@
+"""Messages into columns: verdicts, policies, times; the kernel's path and the plain one give the same."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.ingest.translate import Translator, Verdict
+from m3metrics.codec import AggregatedMetric, encode_aggregated
+from m3metrics.codec.wire import varint
+from m3metrics.policy import StoragePolicy
+
+POLICIES = [StoragePolicy.parse(text) for text in ("10s:6h", "1m:2d")]
+
+
+def policy_index(window_ns: int, retention_ns: int) -> int:
+    keys = [(policy.window_ns, policy.retention_ns) for policy in POLICIES]
+    return keys.index((window_ns, retention_ns)) if (window_ns, retention_ns) in keys else -1
+
+
+@pytest.fixture
+def translator() -> Translator:
+    return Translator(policy_index, [StoragePolicy.parse("1s@1ns:1h")])
+
+
+def test_verdicts_and_columns(translator: Translator, message: Callable[..., bytes], pack: Callable[..., Any]) -> None:
+    messages = [
+        message("a", 1_700_000_000_123_456_789, 1.5),
+        message("b", -5_000_000_001, -2.0, "1m@1s:2d"),
+        b"\xff\xff",
+        message("c", 0, float("inf"), "1s:1h"),
+        message("d", 0, 1.0, "10s:2d"),
+        message("e", 10**10, float("nan"), suffix=b".p99"),
+        b"",
+    ]
+    for _ in range(2):
+        buf, starts, ends = pack(messages)
+        intake = translator.translate(buf, starts, ends)
+        write, bad = Verdict.WRITE, Verdict.DECODE_ERROR
+        assert intake.verdicts.tolist() == [write, write, bad, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE, write, bad]
+        assert intake.rows.tolist() == [0, 1, 5]
+        assert intake.batch.time_ms.tolist() == [1_700_000_000_123, -5000, 10_000]
+        assert intake.batch.policies.tolist() == [0, 1, 0]
+        assert intake.batch.values[0] == 1.5
+        assert intake.batch.values[1] == -2.0
+        assert np.isnan(intake.batch.values[2])
+        texts = dict(intake.errors)
+        assert texts[4] == "no configured cluster namespace for: retention=2d, resolution=10s"
+        assert set(texts) == {2, 4, 6}
+        at, size = intake.batch.id_at[2], intake.batch.id_size[2]
+        assert intake.batch.buf[at : at + size].tobytes().endswith(b".p99")
+
+
+metrics = st.builds(
+    AggregatedMetric,
+    id=st.binary(max_size=200),
+    time_ns=st.integers(-(2**63), 2**63 - 1),
+    value=st.floats(width=64, allow_nan=False),
+    annotation=st.binary(max_size=5),
+    storage_policy=st.sampled_from([*POLICIES, StoragePolicy.parse("5m:1y")]),
+    metric_type=st.integers(0, 3),
+)
+
+
+@given(st.lists(st.tuples(metrics, st.booleans()), max_size=8))
+def test_the_plain_path_gives_what_the_kernel_gives(listed: list[tuple[AggregatedMetric, bool]]) -> None:
+    # An unknown field makes a message one for the plain decoder.
+    messages = [encode_aggregated(metric) + (b"\x78\x01" if odd else b"") for metric, odd in listed]
+    ends = np.cumsum([len(one) for one in messages], dtype=np.int64)
+    starts = ends - np.array([len(one) for one in messages], np.int64)
+    buf = np.frombuffer(bytearray(b"".join(messages)) or bytearray(1), np.uint8)
+    intake = Translator(policy_index).translate(buf, starts, ends)
+    known = [metric for metric, _ in listed if metric.storage_policy in POLICIES]
+    batch = intake.batch
+    assert [batch.buf[a : a + n].tobytes() for a, n in zip(batch.id_at, batch.id_size, strict=True)] == [
+        m.id for m in known
+    ]
+    assert batch.values.tolist() == [m.value for m in known]
+    assert batch.time_ms.tolist() == [abs(m.time_ns) // 10**6 * (1 if m.time_ns > 0 else -1) for m in known]
+    assert [POLICIES[i] for i in batch.policies] == [m.storage_policy for m in known]
+
+
+def test_any_number_of_policies_may_be_named(translator: Translator, pack: Callable[..., Any]) -> None:
+    def with_period(period_ns: int) -> bytes:
+        resolution = b"\x08" + varint(10**10) + b"\x10" + varint(10**9)
+        retention = b"\x08" + varint(period_ns)
+        policy = b"\x0a" + varint(len(resolution)) + resolution + b"\x12" + varint(len(retention)) + retention
+        metric = b"\x0a\x03\x12\x01x" + b"\x12" + varint(len(policy)) + policy
+        return b"\x0a" + varint(len(metric)) + metric
+
+    intake = None
+    for first in range(0, 12_000, 3000):
+        buf, starts, ends = pack(
+            [with_period(10**9 + i) for i in range(first, first + 3000)] + [with_period(6 * 3600 * 10**9)]
+        )
+        intake = translator.translate(buf, starts, ends)
+        assert intake.verdicts.tolist() == [Verdict.NO_NAMESPACE] * 3000 + [Verdict.WRITE]
