@@ -45,7 +45,7 @@ class Election:
         self._guard: asyncio.Task[None] | None = None
         self._campaigning = False
         self._ended = asyncio.Event()
-        self._ended.set()
+        """Ends the current campaign or term; each campaign has its own, so that no end of an earlier one is taken for its end."""
         self._closed = False
 
     @property
@@ -80,12 +80,12 @@ class Election:
         if self._campaigning or self.is_leader:
             raise ElectionError("campaign in progress")
         self._step_down()
+        self._ended = asyncio.Event()
         self._campaigning = True
         attempt = 0
         try:
             if self._guard is not None:
                 await asyncio.wait([self._guard])
-            self._ended.clear()
             while True:
                 try:
                     if await self._attempt(value.encode()):
@@ -94,9 +94,9 @@ class Election:
                 except KVError as error:
                     attempt += 1
                     log.warning_limited("campaign interrupted, trying again", prefix=self._prefix, error=str(error))
-                    await self._unless_ended(asyncio.sleep(_RETRY.delay(attempt)))
+                    await self._unless_ended(self._ended, asyncio.sleep(_RETRY.delay(attempt)))
         except BaseException:
-            self._ended.set()
+            self._step_down()
             await asyncio.shield(self._withdraw())
             raise
         finally:
@@ -126,7 +126,9 @@ class Election:
         if boot_ns() >= lease.deadline_ns():
             return False
         self._elected = True
-        self._guard = asyncio.create_task(self._guard_leadership(lease), name=f"leadership of {self._prefix}")
+        self._guard = asyncio.create_task(
+            self._guard_leadership(lease, self._ended), name=f"leadership of {self._prefix}"
+        )
         return True
 
     async def _living_lease(self) -> Lease:
@@ -136,12 +138,12 @@ class Election:
 
     async def _first(self, work: Coroutine[Any, Any, None], lease: Lease) -> bool:
         """Runs ``work`` to its end; False if the lease is lost before that."""
-        return await self._unless_ended(work, lease.lost())
+        return await self._unless_ended(self._ended, work, lease.lost())
 
-    async def _unless_ended(self, *works: Coroutine[Any, Any, object]) -> bool:
+    async def _unless_ended(self, end: asyncio.Event, *works: Coroutine[Any, Any, object]) -> bool:
         """Waits for the first of ``works`` (True: it was the first of them); raises ``CampaignEndedError`` once the campaign is ended."""
         tasks = [asyncio.ensure_future(work) for work in works]
-        ended = asyncio.ensure_future(self._ended.wait())
+        ended = asyncio.ensure_future(end.wait())
         try:
             await asyncio.wait([*tasks, ended], return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -167,11 +169,12 @@ class Election:
         except KVError as error:
             log.warning("our election key could not be deleted; it ends with its lease", key=key, error=str(error))
 
-    async def _guard_leadership(self, lease: Lease) -> None:
+    async def _guard_leadership(self, lease: Lease, ended: asyncio.Event) -> None:
         """Ends the leadership when the lease is over or our key is gone."""
+        key, revision = self._key, self._revision
         while True:
             try:
-                await self._unless_ended(self._store.wait_deleted(self._key, self._revision), lease.lost())
+                await self._unless_ended(ended, self._store.wait_deleted(key, revision), lease.lost())
             except CampaignEndedError:
                 pass
             except KVError as error:
@@ -180,7 +183,8 @@ class Election:
                     log.warning_limited("cannot watch our election key", key=self._key, error=str(error))
                     await asyncio.sleep(_RETRY.delay(1))
                     continue
-            self._elected = False
+            if self._ended is ended:
+                self._elected = False
             return
 
     def _step_down(self) -> None:

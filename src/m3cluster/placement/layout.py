@@ -197,15 +197,14 @@ class Layout:
                 found.append(msgspec.structs.replace(member.instance, shards=ordered))
         return sorted(found, key=lambda i: i.id)
 
-    def placement(self, times: CutoverTimes, *, is_mirrored: bool = False, max_shard_set_id: int = 0) -> Placement:
-        """The placement as it is now. ``max_shard_set_id`` is the one so far; it never decreases."""
+    def placement(self, times: CutoverTimes) -> Placement:
+        """The placement as it is now."""
         instances = self.instances(times)
         return Placement(
             instances=tuple(instances),
             num_shards=self.num_shards,
             replica_factor=self.replica_factor,
             is_sharded=True,
-            is_mirrored=is_mirrored,
             cutover_time_ns=times.placement_ns,
-            max_shard_set_id=max([max_shard_set_id, *(i.shard_set_id for i in instances)]),
+            max_shard_set_id=max((i.shard_set_id for i in instances), default=0),
         )
