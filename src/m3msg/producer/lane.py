@@ -188,7 +188,7 @@ class Lane:
             parcel = following
 
     def take_out(self, parcel: Parcel) -> None:
-        """Unlinks a parcel: done, or about to live elsewhere. Its figures leave the lane."""
+        """Unlinks a parcel of which nothing is pending here any more."""
         if parcel.previous is None:
             self.oldest = parcel.next
         else:
@@ -202,7 +202,6 @@ class Lane:
                 link.hint = parcel.next
         parcel.previous = parcel.next = None
         self.held[parcel.block.forwarded] -= parcel.cost
-        self.pending -= parcel.pending
 
     def _ended(self, parcel: Parcel, count: int) -> None:
         parcel.pending -= count
