@@ -75,7 +75,7 @@ def _split(glob: str) -> list[str]:
 
 
 def _pattern(part: str) -> str:
-    out, i = "", 0
+    out, i, depth = "", 0, 0
     while i < len(part):
         character = part[i]
         i += 1
@@ -88,10 +88,12 @@ def _pattern(part: str) -> str:
             content = part[i:end].replace("\\", r"\\")
             out += f"[^{content[1:]}]" if content.startswith("!") else f"[{content}]"
             i = end + 1
-        elif character == "{" and "}" in part[i:]:
-            end = part.index("}", i)
-            out += "(?:" + "|".join(_pattern(choice) for choice in part[i:end].split(",")) + ")"
-            i = end + 1
+        elif character == "{":
+            out, depth = out + "(?:", depth + 1
+        elif character == "}" and depth:
+            out, depth = out + ")", depth - 1
+        elif character == "," and depth:
+            out += "|"
         else:
             out += re.escape(character)
     return out

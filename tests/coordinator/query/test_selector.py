@@ -1,0 +1,63 @@
+"""The part of PromQL that is understood, and what is said about the rest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.query import QueryError, parse_selector
+from coordinator.store import Matcher, MatchOp
+
+NAME = b"__name__"
+
+
+@pytest.mark.parametrize(
+    ("text", "matchers", "range_ms", "offset_ms"),
+    [
+        ("up", [(MatchOp.EQUAL, NAME, b"up")], 0, 0),
+        (' ( up{job="a"} ) ', [(MatchOp.EQUAL, NAME, b"up"), (MatchOp.EQUAL, b"job", b"a")], 0, 0),
+        ('{a!="x",b=~"y.*"}', [(MatchOp.NOT_EQUAL, b"a", b"x"), (MatchOp.REGEX, b"b", b"y.*")], 0, 0),
+        ('{a="x",c!~"z"}', [(MatchOp.EQUAL, b"a", b"x"), (MatchOp.NOT_REGEX, b"c", b"z")], 0, 0),
+        ("up[90s] offset 1m", [(MatchOp.EQUAL, NAME, b"up")], 90_000, 60_000),
+        ("up offset -1h", [(MatchOp.EQUAL, NAME, b"up")], 0, -3_600_000),
+        ('{"a.b"}', [(MatchOp.EQUAL, NAME, b"a.b")], 0, 0),
+        ('up{a="ключ\\n"}', [(MatchOp.EQUAL, NAME, b"up"), (MatchOp.EQUAL, b"a", "ключ\n".encode())], 0, 0),
+    ],
+)  # fmt: skip
+def test_selectors(text: str, matchers: list[tuple[MatchOp, bytes, bytes]], range_ms: int, offset_ms: int) -> None:
+    selector = parse_selector(text)
+    assert list(selector.matchers) == [Matcher(*one) for one in matchers]
+    assert (selector.range_ms, selector.offset_ms) == (range_ms, offset_ms)
+
+
+def test_the_time_that_is_looked_at() -> None:
+    assert parse_selector("up offset 10s").shift(50_000, 0, 100_000) == 40_000
+    assert parse_selector("up @ 12.5 offset 10s").shift(50_000, 0, 100_000) == 2500
+    assert parse_selector("up @ start()").shift(50_000, 1000, 100_000) == 1000
+    assert parse_selector("up @ end()").shift(50_000, 1000, 100_000) == 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sum(up)", "rate(up[1m])", "up + 1", "-up", "1", '"a"', "up[5m:1m]", 'up{a="1" or b="2"}', "sum by (a) (up)"],
+)
+def test_more_than_a_selector_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(QueryError, match="/api/v1/prom/remote/read") as caught:
+        parse_selector(text)
+    assert (caught.value.status, caught.value.kind) == (400, "execution")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "sum(", "bad{", "{}", 'a{b=~"("}', "a b", 'a{b="c', "a" * 100_000, "\x00", "a{b=~'(?=x)'}"]
+)
+def test_what_is_no_promql_is_a_bad_request(text: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        parse_selector(text)
+    assert (caught.value.status, caught.value.kind) == (400, "bad_data")
+
+
+@given(st.text(alphabet="ab{}[]()=~!\"',|+*\\ 5m@_:offset\n", max_size=40))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    try:
+        parse_selector(text)
+    except QueryError as error:
+        assert str(error)
