@@ -1,0 +1,66 @@
+"""What the supervisor process decides before and around the instance."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import load_config
+from aggregator.ipc import KIND_TIMED, OwnedShard
+from aggregator.supervisor.fleet import Routing
+from aggregator.supervisor.instance import _tagged
+from aggregator.supervisor.running import _run_directory, store_config
+from aggregator.supervisor.schedule import ListId
+from aggregator.supervisor.timing import schedule_options
+from aggregator.supervisor.watching import Problems
+from m3cluster.kv import Embedded
+from m3x.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_relative_paths_of_the_store_are_below_the_data_directory(tmp_path: Path) -> None:
+    local = load_config([ROOT / "configs/local/m3aggregator.yml"], {}).value.kv_client
+    assert store_config(local, tmp_path / "new") == Embedded(tmp_path / "new/kv.sqlite")
+    assert (tmp_path / "new").is_dir()
+    documented = load_config([ROOT / "configs/m3aggregator.yml"], {}).value.kv_client
+    with pytest.raises(ConfigError, match="cluster release"):
+        store_config(documented, tmp_path)
+
+
+def test_the_run_directory_is_private_short_and_removed(tmp_path: Path) -> None:
+    with _run_directory("") as path:
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert len(str(path)) <= 70
+    assert not path.exists()
+    with pytest.raises(ConfigError, match="too long"), _run_directory(str(tmp_path / ("x" * 80))):
+        pass
+
+
+def test_routing_gives_each_process_its_part() -> None:
+    owned = {s: OwnedShard(s, 0, 9) for s in (1, 2)}
+    routing = Routing(4, 8, owned, {1: 0, 2: 1})
+    assert routing.route().owners == [-1, 0, 1, -1]
+    assert [s.id for s in routing.shards(1).owned] == [2]
+    assert routing.shards(0).topic_shards == 8
+
+
+def test_configured_tags_are_added_to_figures() -> None:
+    assert _tagged({"a": 1, "b{k=v}": 2}, {"dc": "x"}) == {"a{dc=x}": 1, "b{k=v,dc=x}": 2}
+    assert _tagged({"a": 1}, {}) == {"a": 1}
+
+
+def test_problems_are_said_once_and_kept_while_they_last(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = Problems()
+    for _ in range(3):
+        problems.set("topic", "there is no topic")
+    assert list(problems.reasons.values()) == ["there is no topic"]
+    problems.set("topic", None)
+    assert problems.reasons == {}
+    assert capsys.readouterr().err.count("there is no topic") == 1
+
+
+def test_timed_windows_of_the_local_file_are_flushed_when_they_are_due() -> None:
+    options = schedule_options(load_config([ROOT / "configs/local/m3aggregator.yml"], {}).value)
+    timed = ListId(KIND_TIMED, 10 * 10**9)
+    assert options.delay_ns(timed) == 15 * 10**9
+    assert options.offset_ns(timed, 1, 1_767_355_203 * 10**9) == 5 * 10**9
