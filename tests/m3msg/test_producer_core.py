@@ -657,10 +657,13 @@ def test_garbage_instead_of_acks_is_an_error(joined):
         link.on_received(b"\xff\xff\xff\xff", pair.now)
 
 
-def test_close_ends_every_batch(joined, batch_of):
+def test_close_ends_every_batch_and_calls_nothing_delivered(joined, batch_of):
     pair = joined(SHARED, {"a": ALL}, connect=False)
     pair.produce(batch_of(VALUES, SHARDS, token=1))
-    pair.produce(batch_of(VALUES, SHARDS, token=2), flush=False)
+    pair.produce(batch_of(VALUES, SHARDS, token=2), fenced=True)
+    pair.produce(batch_of(VALUES, SHARDS, token=3), flush=False)
+    pair.produce(batch_of(VALUES, SHARDS, token=4), flush=False, fenced=True)
     pair.core.close()
     pair.collect()
-    assert {d.token for d in pair.done} == {1, 2}
+    assert {d.token: (d.lost, d.fenced) for d in pair.done} == {1: (20, 0), 2: (0, 20), 3: (20, 0), 4: (0, 20)}
+    assert pair.core.pending == 0

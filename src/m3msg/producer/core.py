@@ -329,8 +329,10 @@ class ProducerCore:
         return sum(lane.pending for service in self.services.values() for lane in service.all_lanes())
 
     def close(self) -> None:
-        """Gives up whatever is left; every batch gets its event."""
+        """Gives up whatever is left; every batch gets its event: fenced messages count as such, since whoever leads next sends them."""
+        self.drop_unsent_fenced()
         for service in self.services.values():
+            service.abandon()
             service.close()
         for waiting in self._open.values():
             for batch, delivery in zip(waiting.batches, waiting.deliveries, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from m3msg.producer.rows import (
+    ABANDONED,
     ACKED,
     BIT_ACKED,
     BIT_CLOSED,
@@ -321,7 +322,7 @@ def collect(rows, result):
             bit = np.uint8(BIT_CLOSED)
         elif state == FENCED:
             bit = np.uint8(BIT_FENCED)
-        elif state in (DROPPED, EXPIRED):
+        elif state in (DROPPED, EXPIRED, ABANDONED):
             bit = np.uint8(BIT_LOST)
         else:
             bit = np.uint8(0)

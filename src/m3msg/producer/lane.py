@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from m3msg.producer.block import Moment, Parcel
 from m3msg.producer.kernels import mark_acks, settle
 from m3msg.producer.link import Link
-from m3msg.producer.rows import CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW
+from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW
 
 __all__ = ["Lane", "LaneSettings"]
 
-_REASONS = {DROPPED: "buffer-full", EXPIRED: "ttl-expire", CLOSED: "closed", FENCED: "fenced"}
+_REASONS = {
+    DROPPED: "buffer-full",
+    EXPIRED: "ttl-expire",
+    CLOSED: "closed",
+    FENCED: "fenced",
+    ABANDONED: "producer-closed",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ FENCED = 8
 """Removed because the right to write was lost."""
 MOVED = 9
 """Lives on in a parcel of another lane."""
+ABANDONED = 10
+"""Not acked when the producer was closed."""
 
 OUTCOME_FILTERED = 0
 OUTCOME_ACKED = 1

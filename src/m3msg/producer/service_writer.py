@@ -18,7 +18,7 @@ from m3msg.producer.filters import Filter, mask_of
 from m3msg.producer.kernels import extract, fill_parcel, settle
 from m3msg.producer.lane import Lane, LaneSettings
 from m3msg.producer.link import Link
-from m3msg.producer.rows import CLOSED, FENCED
+from m3msg.producer.rows import ABANDONED, CLOSED, FENCED
 from m3msg.producer.writers import PlacementError, ReplicatedWriters, SharedWriters
 
 __all__ = ["PlacementError", "ServiceWriter"]
@@ -196,8 +196,13 @@ class ServiceWriter:
                     self._dirty.add(link)
             lane.give_up_all(FENCED, fenced_only=True)
 
+    def abandon(self) -> None:
+        """The producer ends: what is not acked is lost."""
+        for lane in self.all_lanes():
+            lane.give_up_all(ABANDONED)
+
     def close(self) -> None:
-        """The service is not in the topic any more, or the producer ends."""
+        """The service is not in the topic any more: nobody wants what is queued."""
         for lane in self.all_lanes():
             lane.close()
 
