@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,8 +14,25 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from m3x.instrument import Registry
+from m3x.log import logger
 
 __all__ = ["metrics_app", "serve"]
+
+log = logger(__name__)
+
+
+class _Warnings(logging.Handler):
+    """uvicorn's own complaints (requests that are not HTTP …) as our log lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning_limited("HTTP server", detail=record.getMessage())
+
+
+def _quieten() -> None:
+    complaints = logging.getLogger("uvicorn.error")
+    if not any(isinstance(handler, _Warnings) for handler in complaints.handlers):
+        complaints.addHandler(_Warnings(logging.WARNING))
+        complaints.propagate = False
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +57,7 @@ async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    _quieten()
     config = uvicorn.Config(
         app,
         log_config=None,

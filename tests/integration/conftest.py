@@ -120,7 +120,7 @@ class Deployment:
             "m3msg": {"server": {"listenAddress": address}},
             "http": {"listenAddress": f"127.0.0.1:{http}"},
             "metrics": {"prometheus": {"listenAddress": f"127.0.0.1:{metrics}"}},
-            "kvClient": {"embedded": {"path": str(self.kv)}, "etcd": {"cacheDir": str(self.folder / "kv-cache")}},
+            "kvClient": {"embedded": {"path": str(self.kv)}},
             **more,
         }
         process = self._start(name, "aggregator", config, overlay, env or {}, "--workers", str(workers))

@@ -182,7 +182,8 @@ def test_bad_json_to_the_admin_api(stack: Stack, path: str, body: bytes) -> None
 def test_bad_queries(stack: Stack) -> None:
     base = stack.deployment.base
     for path in (
-        "/api/v1/query", "/api/v1/query?query=", "/api/v1/query?query=up{", "/api/v1/query?query=up&time=noon", "/api/v1/query?query=%7Ba%3D~%22(%22%7D",
+        "/api/v1/query", "/api/v1/query?query=", "/api/v1/query?query=up{", "/api/v1/query?query=up&time=noon",
+        "/api/v1/query?query=%7Ba%3D~%22(%22%7D",
         "/api/v1/query_range?query=up&start=1&end=0&step=1", "/api/v1/query_range?query=up&start=0&end=10&step=0", "/api/v1/series",
     ):  # fmt: skip
         status, text = request(base + path, None, "GET")
@@ -209,9 +210,13 @@ def test_noise_to_http_ports(stack: Stack) -> None:
     assert request(stack.aggregator.metrics_url, None, "GET")[0] == 200
 
 
-@pytest.mark.parametrize("module", ["aggregator", "coordinator"])
+BAD_YAML = ["a: [", "nonsense: 1\n", "- 1\n", "http: {listenAddress: 5}\nlistenAddress: {}\n", "\x00"]
+
+
 @pytest.mark.parametrize(
-    "text", ["a: [", "nonsense: 1\n", "- 1\n", "http: {listenAddress: 5}\nlistenAddress: {}\n", "\x00", ""]
+    # An empty file is a coordinator with all defaults; an aggregator must be told where the cluster state is.
+    ("module", "text"),
+    [(module, text) for module in ("aggregator", "coordinator") for text in BAD_YAML] + [("aggregator", "")],
 )
 def test_bad_yaml_is_one_line_per_problem(tmp_path: Path, module: str, text: str) -> None:
     path = tmp_path / "bad.yml"

@@ -13,7 +13,7 @@ from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import EQUAL, remote_read
 
 ROOT = Path(__file__).resolve().parents[2]
-METRIC = "prometheus_tsdb_head_samples_appended_total"
+METRIC = "process_cpu_seconds_total"
 
 WRITER = """
 global: {{scrape_interval: 1s, external_labels: {{replica: one}}}}

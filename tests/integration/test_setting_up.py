@@ -49,7 +49,7 @@ def feed(base: str, carbon_port: int, seconds: int) -> int:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_page_line_by_line(deployment, wait, http_get) -> None:
+def test_the_page_line_by_line(deployment, wait, http_get, tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         alive, dead = one.getsockname()[1], two.getsockname()[1]
     deployment.start_coordinator(ROOT / "configs/m3coordinator.yml")
