@@ -23,7 +23,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that a worker may hold without having acked them."""
     waiting_bytes: int = 64 * MIB
     """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
-    stall_ns: int = SECOND_NS
+    stall_ns: int = 2 * SECOND_NS
     """A worker that owes acks and has given none for this long no longer holds the others back (``front.flow``)."""
     batch_bytes: int = MIB
     """A batch is sent when it has this size; a single larger frame travels alone."""
