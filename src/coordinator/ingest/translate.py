@@ -100,13 +100,13 @@ class Translator:
 
     def _policy(self, data: bytes) -> int:
         """Number of those policy bytes, which may be new."""
-        known = self._policies.get(data)
+        (known,) = self._policies.find_keys([data]).tolist()
         if known >= 0:
-            return known
+            return int(known)
         number = len(self._policies)
         self._verdicts[number], self._indexes[number], text = self._judge(data)
         self._texts.append(text)
-        self._policies.add(data, number)
+        self._policies.add([data], [number])
         return number
 
     def _judge(self, data: bytes) -> tuple[int, int, str]:

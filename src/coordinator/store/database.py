@@ -97,13 +97,13 @@ class Database:
         """Every policy that was ever configured."""
         return dict(self._policies)
 
-    def load_series(self) -> list[tuple[int, bytes]]:
+    def load_series(self) -> tuple[list[int], list[bytes]]:
         """Number and id of every series, by number."""
         try:
             rows = self._connection.execute("SELECT number, id FROM series ORDER BY number").fetchnumpy()
         except duckdb.Error as error:
             raise StoreError(f"cannot read the series of {self._path}: {error}") from error
-        return [(int(number), bytes(data)) for number, data in zip(rows["number"], rows["id"], strict=True)]
+        return rows["number"].tolist(), [bytes(data) for data in rows["id"]]
 
     def commit(self, series: Iterable[tuple[int, bytes]], parts: Sequence[Rows]) -> None:
         """Writes new series and points in one transaction: all or nothing, and on disk when it returns."""

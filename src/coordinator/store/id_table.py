@@ -1,5 +1,8 @@
 """A table from id bytes to a small number, without an object per id."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,34 +37,28 @@ class IdTable:
         unknown = kernels.find(self._slots, self._keys, self._arena, buf, at, size, out)
         return out, int(unknown)
 
-    def get(self, key: bytes) -> int:
-        """The value of one id, or -1."""
-        found, _ = self.find(_array(key), np.zeros(1, np.int64), np.array([len(key)], np.int64))
-        return int(found[0])
+    def find_keys(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """Values of some ids, -1 where unknown."""
+        sizes = _sizes(keys)
+        found, _ = self.find(_joined(keys), np.cumsum(sizes) - sizes, sizes)
+        return found
 
-    def add(self, key: bytes, value: int) -> None:
-        """Adds an id that is not in the table yet."""
-        if self._count == len(self._keys):
-            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
-        if 2 * (self._count + 1) > len(self._slots):
-            slots = np.zeros(2 * len(self._slots), kernels.SLOT)
+    def add(self, keys: Sequence[bytes], values: Sequence[int] | NDArray[np.int64]) -> None:
+        """Adds ids that are not in the table yet, and differ."""
+        sizes, buf = _sizes(keys), _joined(keys)
+        count, used = self._count + len(keys), self._used + len(buf)
+        if count > len(self._keys):
+            self._keys = _grown(self._keys, self._count, count)
+        if used > len(self._arena):
+            self._arena = _grown(self._arena, self._used, used)
+        if 2 * count > len(self._slots):
+            slots = np.zeros(1 << (2 * count - 1).bit_length(), kernels.SLOT)
             kernels.rehash(self._slots, slots)
             self._slots = slots
-        if self._used + len(key) > len(self._arena):
-            arena = np.zeros(max(2 * len(self._arena), self._used + len(key)), np.uint8)
-            arena[: self._used] = self._arena[: self._used]
-            self._arena = arena
         kernels.insert(
-            self._slots,
-            self._keys,
-            self._count,
-            self._arena,
-            self._used,
-            _array(key),
-            value,
+            self._slots, self._keys, self._count, self._arena, self._used, buf, sizes, np.asarray(values, np.int64)
         )
-        self._count += 1
-        self._used += len(key)
+        self._count, self._used = count, used
 
     def key(self, index: int) -> bytes:
         """The bytes of the ``index``-th id that was added."""
@@ -74,6 +71,17 @@ class IdTable:
         return self._arena, keys["at"], keys["size"]
 
 
-def _array(key: bytes) -> NDArray[np.uint8]:
+def _sizes(keys: Sequence[bytes]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, keys), np.int64, len(keys))
+
+
+def _joined(keys: Sequence[bytes]) -> NDArray[np.uint8]:
     # Writable like every buffer of a batch, or numba would compile the kernels a second time.
-    return np.frombuffer(bytearray(key) or bytearray(1), np.uint8)[: len(key)]
+    data = bytearray(b"".join(keys))
+    return np.frombuffer(data or bytearray(1), np.uint8)[: len(data)]
+
+
+def _grown(array: NDArray[Any], used: int, least: int) -> NDArray[Any]:
+    grown = np.zeros(max(2 * len(array), least), array.dtype)
+    grown[:used] = array[:used]
+    return grown

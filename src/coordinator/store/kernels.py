@@ -51,19 +51,26 @@ def find(slots, keys, arena, buf, at, size, out):
 
 
 @njit(cache=True, nogil=True)
-def insert(slots, keys, count, arena, used, buf, value):
-    """Adds the key ``buf``, which is not there yet, as number ``count`` at ``arena[used:]``; the caller has made sure of the room."""
+def insert(slots, keys, count, arena, used, buf, sizes, values):
+    """Adds the keys that stand one after another in ``buf``, none of which is there yet, as numbers ``count`` … at ``arena[used:]``.
+
+    ``sizes`` and ``values`` are int64. The caller has made sure of the room.
+    """
     mask = np.uint64(len(slots) - 1)
-    h = hash_bytes(base(buf), len(buf), np.uint64(0))
-    place = h & mask
-    while slots[place].key != 0:
-        place = (place + np.uint64(1)) & mask
-    slots[place].hash = h
-    slots[place].key = count + 1
-    keys[count].at = used
-    keys[count].size = len(buf)
-    keys[count].value = value
-    copy_bytes(arena, used, buf, 0, len(buf))
+    at = 0
+    for i in range(len(sizes)):
+        n = sizes[i]
+        h = hash_bytes(base(buf) + np.uint64(at), n, np.uint64(0))
+        place = h & mask
+        while slots[place].key != 0:
+            place = (place + np.uint64(1)) & mask
+        slots[place].hash = h
+        slots[place].key = count + i + 1
+        keys[count + i].at = used
+        keys[count + i].size = n
+        keys[count + i].value = values[i]
+        used = copy_bytes(arena, used, buf, at, n)
+        at += n
 
 
 @njit(cache=True, nogil=True)
@@ -132,9 +139,9 @@ def warm() -> None:
     """Compiles every kernel for the dtypes that are used, or loads it from the cache."""
     slots, keys, arena = np.zeros(16, SLOT), np.zeros(4, KEY), np.zeros(64, np.uint8)
     id_bytes = np.arange(9, dtype=np.uint8)
-    insert(slots, keys, 0, arena, 0, id_bytes, 5)
-    rehash(slots, np.zeros(32, SLOT))
     one, out = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    insert(slots, keys, 0, arena, 0, id_bytes, one + 9, one)
+    rehash(slots, np.zeros(32, SLOT))
     find(slots, keys, arena, id_bytes, one, one + 9, out)
     arrange(
         one,

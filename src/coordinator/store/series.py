@@ -5,29 +5,77 @@ with bytes behind them (a suffix, which vanishes as in M3) and with the tag that
 remembered, so that the next value of the series is found by its bytes alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.store.id_table import IdTable
 from coordinator.store.labels import LabelIndex
-from m3metrics.ids import ID_SCHEME_TAG, Tags, decode_tags
+from m3metrics.ids import ID_SCHEME_TAG, Tag, Tags, decode_tags, encode_tags
 from m3metrics.series_ids import validate_tags
 
-__all__ = ["SeriesIndex", "series_tags"]
+__all__ = ["SeriesIndex", "parse_tags", "series_tags", "stored_form"]
 
 _FORMS_PER_SERIES = 4
 _FEWEST_FORMS = 1 << 16
+_MAGIC = b"\x75\x27"
 
 
 def series_tags(data: bytes, *, allow_duplicates: bool = False, allow_empty_value: bool = False) -> Tags:
     """The tags under which an id is stored, sorted by name. Raises ``IdError`` for what M3 refuses (reference/coordinator.md §11.3)."""
     tags = decode_tags(data)
     graphite = any(name == ID_SCHEME_TAG and value == b"graphite" for name, value in tags)
-    kept = sorted((tag for tag in tags if tag[0] != ID_SCHEME_TAG), key=lambda tag: tag[0])
+    kept = sorted((tag for tag in tags if tag[0] != ID_SCHEME_TAG), key=itemgetter(0))
     validate_tags(kept, allow_duplicates, allow_empty_value or graphite)
     return kept
+
+
+def stored_form(data: bytes, *, allow_duplicates: bool, allow_empty_value: bool) -> tuple[bytes, Tags]:
+    """Encoded sorted tags, and the tags, of an id as it arrived. Raises ``IdError``; see ``series_tags``."""
+    try:
+        tags, pieces = _parse(data)
+        names = [name for name, _ in tags]
+        if (
+            ID_SCHEME_TAG not in names
+            and all(names)
+            and all(value for _, value in tags)
+            and len(set(names)) == len(names) > 0
+        ):
+            pieces.sort(key=itemgetter(0))
+            tags.sort()
+            return data[:4] + b"".join([piece for _, piece in pieces]), tags
+    except (IndexError, ValueError):
+        pass  # The careful way finds out what is wrong.
+    tags = series_tags(data, allow_duplicates=allow_duplicates, allow_empty_value=allow_empty_value)
+    return encode_tags(tags), tags
+
+
+def parse_tags(series_id: bytes) -> Tags:
+    """Tags of an id that is known to be sound."""
+    return _parse(series_id)[0]
+
+
+def _parse(data: bytes) -> tuple[Tags, list[Tag]]:
+    """Tags in their order, and each name with the encoded tag as a whole. Quick, for sound ids: others are an error or not seen through."""
+    tags: Tags = []
+    pieces: list[Tag] = []
+    if data[:2] != _MAGIC:
+        raise ValueError("no encoded tags")
+    at = 4
+    for _ in range(data[2] | data[3] << 8):
+        start = at
+        size = data[at] | data[at + 1] << 8
+        at += 2 + size
+        name = data[at - size : at]
+        size = data[at] | data[at + 1] << 8
+        at += 2 + size
+        tags.append((name, data[at - size : at]))
+        pieces.append((name, data[start:at]))
+    if at > len(data):
+        raise ValueError("truncated tags")
+    return tags, pieces
 
 
 class SeriesIndex:
@@ -48,16 +96,20 @@ class SeriesIndex:
         """Memory of the id tables, labels not counted."""
         return self._series.size_bytes + self._forms.size_bytes + self._numbers.nbytes + self._seen_s.nbytes
 
-    def add(self, series_id: bytes, number: int, now_s: int, tags: Tags | None = None) -> int:
-        """Adds a series that is not there yet by its encoded sorted tags; returns its entry."""
-        entry = len(self)
-        if entry == len(self._numbers):
-            self._numbers = np.concatenate([self._numbers, np.zeros_like(self._numbers)])
-            self._seen_s = np.concatenate([self._seen_s, np.zeros_like(self._seen_s)])
-        self._numbers[entry] = number
-        self._seen_s[entry] = now_s
-        self._series.add(series_id, entry)
-        return self.labels.add(decode_tags(series_id) if tags is None else tags)
+    def add(self, series_ids: Sequence[bytes], tags: Sequence[Tags], numbers: Sequence[int], now_s: int) -> range:
+        """Adds series that are not there yet, by their encoded sorted tags; returns their entries."""
+        first, last = len(self), len(self) + len(series_ids)
+        if last > len(self._numbers):
+            more = max(len(self._numbers), last - first)
+            self._numbers = np.concatenate([self._numbers, np.zeros(more, np.uint32)])
+            self._seen_s = np.concatenate([self._seen_s, np.zeros(more, np.int64)])
+        self._numbers[first:last] = numbers
+        self._seen_s[first:last] = now_s
+        entries = range(first, last)
+        self._series.add(series_ids, entries)
+        for one in tags:
+            self.labels.add(one)
+        return entries
 
     def find(
         self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]
@@ -65,16 +117,16 @@ class SeriesIndex:
         """Entries by the bytes that arrived, -1 where those bytes are new, and how many are new."""
         return self._forms.find(buf, at, size)
 
-    def entry_of(self, series_id: bytes) -> int:
-        """Entry of encoded sorted tags, or -1."""
-        return self._series.get(series_id)
+    def entries_of(self, series_ids: Sequence[bytes]) -> list[int]:
+        """Entries of encoded sorted tags, -1 where unknown."""
+        found: list[int] = self._series.find_keys(series_ids).tolist()
+        return found
 
-    def remember(self, form: bytes, entry: int) -> None:
-        """``form`` is another way to write the series; all forms are forgotten when there are far more of them than series."""
-        if len(self._forms) >= max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
+    def remember(self, forms: Sequence[bytes], entries: Sequence[int]) -> None:
+        """New ``forms`` to write series; all are forgotten when there are far more of them than series."""
+        if len(self._forms) + len(forms) > max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
             self._forms = IdTable()
-        if self._forms.get(form) < 0:
-            self._forms.add(form, entry)
+        self._forms.add(forms, entries)
 
     def numbers(self, entries: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Numbers in the database."""
@@ -91,15 +143,15 @@ class SeriesIndex:
     def without(self, entries: NDArray[np.int64]) -> "SeriesIndex":
         """A new index without those; it begins with no forms."""
         kept = SeriesIndex()
-        gone = set(entries.tolist())
-        for entry in range(len(self)):
-            if entry not in gone:
-                kept.add(self._series.key(entry), int(self._numbers[entry]), int(self._seen_s[entry]))
+        stay = np.setdiff1d(np.arange(len(self)), entries, assume_unique=True)
+        ids = [self._series.key(entry) for entry in stay.tolist()]
+        kept.add(ids, [parse_tags(one) for one in ids], self._numbers[stay].tolist(), 0)
+        kept._seen_s[: len(stay)] = self._seen_s[stay]
         return kept
 
     def tags(self, entry: int) -> Tags:
         """Name and value of each tag, sorted by name."""
-        return decode_tags(self._series.key(entry))
+        return parse_tags(self._series.key(entry))
 
     def ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Arena of all encoded tag sets, and start and size by entry."""

@@ -21,10 +21,10 @@ from coordinator.store.database import Database, Rows
 from coordinator.store.errors import StoreError
 from coordinator.store.labels import Matcher
 from coordinator.store.select import PolicyTable, Selection, read
-from coordinator.store.series import SeriesIndex, series_tags
+from coordinator.store.series import SeriesIndex, parse_tags, stored_form
 from coordinator.store.windows import RecentWindows, Window
 from m3metrics.errors import IdError
-from m3metrics.ids import encode_tags
+from m3metrics.ids import Tags
 from m3metrics.policy import UNITS, StoragePolicy, max_unit
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
@@ -137,9 +137,9 @@ class Store:
         self._readers = ThreadPoolExecutor(options.threads, "store-reader")
         self._reading = asyncio.Semaphore(options.threads)
         now_s = self._clock() // _SECOND
-        for number, series_id in database.load_series():
-            self._index.add(series_id, number, now_s)
-            self._next_number = number + 1
+        numbers, series_ids = database.load_series()
+        self._index.add(series_ids, [parse_tags(one) for one in series_ids], numbers, now_s)
+        self._next_number = max(numbers, default=-1) + 1
         self._unsaved = len(self._index)
 
     @property
@@ -199,41 +199,46 @@ class Store:
         )
 
     def _make_series(self, batch: WriteBatch, entries: NDArray[np.int64], result: Written) -> None:
-        index, options, now_s = self._index, self.options, self._clock() // _SECOND
-        outcomes: dict[bytes, int | str] = {}
-        for row in np.flatnonzero(entries < 0).tolist():
-            at, size = int(batch.id_at[row]), int(batch.id_size[row])
-            form = batch.buf[at : at + size].tobytes()
-            entry = outcomes.get(form)
-            if entry is None:
-                entry = outcomes[form] = self._series_of(form, index, options, now_s)
-            if isinstance(entry, str):
+        """Fills the entries that are -1, with new ones for new series; what cannot have one is refused."""
+        rows = np.flatnonzero(entries < 0).tolist()
+        buf, at, size = batch.buf, batch.id_at, batch.id_size
+        forms = [buf[at[row] : at[row] + size[row]].tobytes() for row in rows]
+        outcomes = self._entries_of(dict.fromkeys(forms))
+        for row, form in zip(rows, forms, strict=True):
+            outcome = outcomes[form]
+            if isinstance(outcome, str):
                 result.refusals[row] = Refusal.BAD_ID
-                result.errors.append((row, entry))
-            elif entry < 0:
+                result.errors.append((row, outcome))
+            elif outcome < 0:
                 result.refusals[row] = Refusal.TOO_MANY_SERIES
             else:
-                entries[row] = entry
+                entries[row] = outcome
 
-    def _series_of(self, form: bytes, index: SeriesIndex, options: StoreOptions, now_s: int) -> int | str:
-        """Entry of id bytes not seen before, -1 if there is no room for it, or what is wrong with it."""
-        try:
-            tags = series_tags(
-                form,
-                allow_duplicates=options.allow_duplicate_tag_names,
-                allow_empty_value=options.allow_empty_tag_values,
-            )
-            series_id = encode_tags(tags)
-        except IdError as error:
-            return str(error)
-        entry = index.entry_of(series_id)
-        if entry < 0:
-            if len(index) >= options.max_series:
-                return -1
-            entry = index.add(series_id, self._next_number, now_s, tags)
-            self._next_number += 1
-        index.remember(form, entry)
-        return entry
+    def _entries_of(self, forms: Collection[bytes]) -> dict[bytes, int | str]:
+        """Entries of id bytes not seen before, -1 where there is no room for a new series, or what is wrong with an id."""
+        options, index = self.options, self._index
+        outcomes: dict[bytes, int | str] = {}
+        ids: dict[bytes, bytes] = {}
+        tags: dict[bytes, Tags] = {}
+        for form in forms:
+            try:
+                ids[form], one = stored_form(
+                    form,
+                    allow_duplicates=options.allow_duplicate_tag_names,
+                    allow_empty_value=options.allow_empty_tag_values,
+                )
+                tags[ids[form]] = one
+            except IdError as error:
+                outcomes[form] = str(error)
+        known = dict(zip(tags, index.entries_of(list(tags)), strict=True))
+        fresh = [series_id for series_id, entry in known.items() if entry < 0][: max(options.max_series - len(index), 0)]
+        numbers = range(self._next_number, self._next_number + len(fresh))
+        added = index.add(fresh, [tags[one] for one in fresh], numbers, self._clock() // _SECOND)
+        self._next_number = numbers.stop
+        known.update(zip(fresh, added, strict=True))
+        found = {form: known[series_id] for form, series_id in ids.items() if known[series_id] >= 0}
+        index.remember(list(found), list(found.values()))
+        return outcomes | {form: known[series_id] for form, series_id in ids.items()}
 
     async def select(
         self,

@@ -10,8 +10,9 @@ from coordinator.store.id_table import IdTable
 @given(st.lists(st.binary(max_size=40), unique=True, max_size=60), st.lists(st.binary(max_size=40), max_size=60))
 def test_it_finds_what_was_added(keys: list[bytes], asked: list[bytes]) -> None:
     table = IdTable()
-    for i, key in enumerate(keys):
-        table.add(key, i * 3)
+    half = len(keys) // 2
+    table.add(keys[:half], [i * 3 for i in range(half)])
+    table.add(keys[half:], [i * 3 for i in range(half, len(keys))])
     asked = asked + keys
     model = {key: i * 3 for i, key in enumerate(keys)}
     sizes = np.array([len(key) for key in asked], np.int64)
@@ -21,15 +22,15 @@ def test_it_finds_what_was_added(keys: list[bytes], asked: list[bytes]) -> None:
     assert unknown == sum(key not in model for key in asked)
     assert len(table) == len(keys)
     assert [table.key(i) for i in range(len(keys))] == keys
-    assert all(table.get(key) == value for key, value in model.items())
+    assert table.find_keys(keys).tolist() == list(model.values())
 
 
 def test_it_grows() -> None:
     table = IdTable()
     keys = [b"key-%d" % i * (i % 7 + 1) for i in range(20_000)]
-    for i, key in enumerate(keys):
-        table.add(key, i)
-    assert [table.get(key) for key in keys[::97]] == list(range(20_000))[::97]
-    assert table.get(b"key-20000") == -1
+    for first in range(0, len(keys), 1001):
+        table.add(keys[first : first + 1001], range(first, min(first + 1001, len(keys))))
+    assert table.find_keys(keys[::97]).tolist() == list(range(20_000))[::97]
+    assert table.find_keys([b"key-20000"]).tolist() == [-1]
     arena, at, size = table.ranges()
     assert arena[at[-1] : at[-1] + size[-1]].tobytes() == keys[-1]
