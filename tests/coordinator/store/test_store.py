@@ -229,12 +229,16 @@ async def test_writers_wait_while_too_much_is_pending(tmp_path: Path, batch: Bat
         assert len(await everything(store)) == 160
 
 
+@pytest.mark.parametrize("kind", [duckdb.IOException, duckdb.FatalException, MemoryError])
 async def test_a_failed_commit_is_told_and_the_next_one_carries_its_series(
-    tmp_path: Path, batch: Batch, sid: Sid, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch: Batch, sid: Sid, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
+    def broken(*_: object) -> None:
+        raise kind("disk full")
+
     async with open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock()) as store:
         with monkeypatch.context() as patch:
-            patch.setattr("coordinator.store.database._insert_points", _broken)
+            patch.setattr("coordinator.store.database._insert_points", broken)
             with pytest.raises(StoreError, match="disk full"):
                 await store.write(batch([(sid("a"), at(-20), 1.0)]))
         assert await everything(store) == {}
@@ -243,8 +247,20 @@ async def test_a_failed_commit_is_told_and_the_next_one_carries_its_series(
         assert await everything(store) == {b"a": [(-20, 2.0)]}
 
 
-def _broken(*_: object) -> None:
-    raise duckdb.IOException("disk full")
+async def test_reads_beside_writes_see_whole_commits(tmp_path: Path, batch: Batch, sid: Sid) -> None:
+    async with open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock()) as store:
+
+        async def write() -> None:
+            for k in range(30):
+                await store.write(batch([(sid(f"m{i}"), at(-k), float(k)) for i in range(20)]))
+
+        writing = asyncio.create_task(write())
+        while not writing.done():
+            found = await everything(store)
+            assert len({tuple(points) for points in found.values()}) <= 1
+            assert len(found) in (0, 20)
+        await writing
+        assert all(len(points) == 30 for points in (await everything(store)).values())
 
 
 async def test_reads_are_bounded(tmp_path: Path, batch: Batch, sid: Sid) -> None:
