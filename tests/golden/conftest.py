@@ -7,4 +7,5 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import vectors
 
-collect_ignore = [] if vectors.present() else sorted(set(vectors.READERS.values()))
+_HERE = {reader for reader in vectors.READERS.values() if reader.startswith("golden/")}
+collect_ignore = [] if vectors.present() else sorted(reader.removeprefix("golden/") for reader in _HERE)

@@ -1,7 +1,7 @@
 """Vectors captured from the real M3: where they lie, who reads which file, and how lines become test cases.
 
-The folder is ``$GOLDEN_DIR``, or ``../shared/golden`` beside the repository. Each file has exactly one reader: a module of this
-folder (``READERS``) or a later change (``LATER``). ``test_vectors.py`` fails for a file that nobody reads.
+The folder is ``$GOLDEN_DIR``, or ``../shared/golden`` beside the repository. Each file has exactly one reader: a test module
+(``READERS``) or a later change (``LATER``). ``test_vectors.py`` fails for a file that nobody reads.
 """
 
 import gzip
@@ -20,16 +20,21 @@ REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
 CORPORA = ("engine", "coordinator", "cluster")
 
 READERS = {
-    "engine/codec.jsonl": "test_engine.py",
-    "engine/frames.jsonl": "test_engine.py",
-    "engine/shards.jsonl": "test_engine.py",
-    "engine/suffixes.jsonl": "test_engine.py",
-    "coordinator/ids.jsonl": "test_coordinator.py",
-    "cluster/kv_values.jsonl": "test_cluster.py",
-    # Of these two, what the delivered routes and operations can answer; test_cluster.py counts it.
-    "cluster/admin_api.jsonl": "test_cluster.py",
-    "cluster/placements.jsonl": "test_cluster.py",
+    "engine/codec.jsonl": "golden/test_engine.py",
+    "engine/frames.jsonl": "golden/test_engine.py",
+    "engine/shards.jsonl": "golden/test_engine.py",
+    "engine/suffixes.jsonl": "golden/test_engine.py",
+    "coordinator/ids.jsonl": "golden/test_coordinator.py",
+    "cluster/kv_values.jsonl": "golden/test_cluster.py",
+    # Of the following, what is delivered can answer only a part; their readers have tables of the rest.
+    "cluster/admin_api.jsonl": "golden/test_cluster.py",
+    "cluster/placements.jsonl": "golden/test_cluster.py",
+    "coordinator/configs": "coordinator/write/test_golden_write.py",
+    "coordinator/ingest_to_write.jsonl": "coordinator/ingest/test_golden_ingest.py",
+    "coordinator/promql_smoke.jsonl": "coordinator/query/conftest.py",
+    "coordinator/write_to_m3msg.jsonl": "coordinator/write/test_golden_write.py",
 }
+"""Where each file is read, as a path below ``tests``."""
 
 LATER = {
     "engine/scripts.jsonl.gz": "the whole engine, forwarding and flush times included",
@@ -37,11 +42,7 @@ LATER = {
     "engine/aggregations.jsonl": "resend, expensive aggregations and their corner cases",
     "coordinator/appender.jsonl.gz": "downsampling by rules",
     "coordinator/filters.jsonl": "tag filters",
-    "coordinator/ingest_to_write.jsonl": "ingest into remote write and M3DB",
-    "coordinator/promql_smoke.jsonl": "reading from M3DB",
     "coordinator/rules_match.jsonl.gz": "matching of rules",
-    "coordinator/write_to_m3msg.jsonl": "every way of writing, with rules",
-    "coordinator/configs": "configurations of the captures above",
     "cluster/etcd_requests.jsonl": "the etcd backend",
 }
 """What no module here reads yet, and with which change it will be."""
