@@ -237,10 +237,10 @@ class Engine:
         tables = self._tables
         size = int(tables.heads[H_INDEX_MASK]) + 1
         fresh = reserve_index(self._max_series)
-        entry_kernels.rehash(tables.index, size, fresh, 2 * size - 1)
+        entry_kernels.rehash(tables.entry_index, size, fresh, 2 * size - 1)
         tables.heads[H_INDEX_MASK] = 2 * size - 1
         tables.heads[H_INDEX_LIMIT] = int(2 * size * _LOAD)
-        self._replace(index=fresh)
+        self._replace(entry_index=fresh)
 
     def _replace(self, **arrays: NDArray[Any]) -> None:
         self._tables = self._tables._replace(**arrays)
@@ -279,7 +279,13 @@ class Engine:
         if was:
             entry_kernels.reshard_entries(self._t)
         for gone in was - set(owned):
-            for table in (tables.list_born, tables.closed_through, tables.emitted_through, self._committed, self._reported):
+            for table in (
+                tables.list_born,
+                tables.closed_through,
+                tables.emitted_through,
+                self._committed,
+                self._reported,
+            ):
                 table[:, gone] = 0
             shards[gone]["first_insert"] = 0
         self._release_all()
@@ -377,7 +383,9 @@ class Engine:
         bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
         if bucket is None:
             return
-        where = np.array([s for s in command.shards if 0 <= s < MAX_SHARDS], np.int64) if command.shards else self._owned
+        where = (
+            np.array([s for s in command.shards if 0 <= s < MAX_SHARDS], np.int64) if command.shards else self._owned
+        )
         self._committed[bucket, where] = np.maximum(self._committed[bucket, where], command.through_ns)
         self._release(bucket)
 

@@ -9,6 +9,7 @@ gravestones.
 import numpy as np
 from numba import njit
 
+from aggregator.engine.reasons import C_COLLECTED, C_EXPIRED, C_NEW_ENTRIES, C_UPDATES, D_MEMORY, D_NONE
 from aggregator.engine.tables import (
     ELEMENT_DROPPED,
     ELEMENT_FREE,
@@ -32,16 +33,15 @@ from aggregator.engine.tables import (
     MIN_INT64,
     SLOT_BITS,
 )
-from aggregator.engine.reasons import C_COLLECTED, C_EXPIRED, C_NEW_ENTRIES, C_UPDATES, D_MEMORY, D_NONE
 from aggregator.engine.view_kernels import (
     buckets,
     chain,
     counts,
     elements,
     entries,
+    entry_index,
     heads,
     ids,
-    index,
     list_born,
     shards,
     specs,
@@ -65,7 +65,7 @@ def key_hash(address, size, category, metric_type):
 @njit(cache=True, nogil=True)
 def probe(t, half, category, metric_type, address, size):
     """Row of the entry with that key, or -1. ``half``: its ``key_hash`` (uint64); ``address``: the id's bytes."""
-    words = index(t)
+    words = entry_index(t)
     mask = heads(t)[H_INDEX_MASK]
     at = np.int64(half) & mask
     while True:
@@ -155,7 +155,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
     e.category = np.uint8(category)
     e.metric_type = np.uint8(metric_type)
     e.state = np.uint8(ENTRY_LIVE)
-    insert(index(t), head[H_INDEX_MASK], half, row)
+    insert(entry_index(t), head[H_INDEX_MASK], half, row)
     head[H_LIVE] += 1
     shards(t)[shard].entries += 1
     counts(t)[C_NEW_ENTRIES] += 1
@@ -299,7 +299,7 @@ def apply_stage(t, row, stage, now_ns):
 def _kill(t, row, state):
     """Takes an entry out of the index and tombstones its elements."""
     e = entries(t)[row]
-    remove(index(t), heads(t)[H_INDEX_MASK], np.uint64(e.hash), row)
+    remove(entry_index(t), heads(t)[H_INDEX_MASK], np.uint64(e.hash), row)
     heads(t)[H_LIVE] -= 1
     shards(t)[np.int64(e.shard)].entries -= 1
     ref = np.int64(e.element) - 1

@@ -221,7 +221,10 @@ def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, lists: NDArray
         bounds = Bounds(bounds.reach(), np.full(shards, _NEVER, np.int64), np.full(shards, _NEVER, np.int64))
     items: list[tuple[int, bool, _Item]] = []
     windows = tables.windows[: int(tables.heads[H_WINDOWS])]
-    for number in np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket)).tolist():
+    ends = windows["start"] + resolution
+    oldest = flushed[lists].min(initial=(1 << 63) - 1)
+    due = ((ends > oldest) | (windows["late"] != 0)) & (ends <= bounds.reach().max(initial=_NEVER))
+    for number in np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket) & due).tolist():
         start = int(windows[number]["start"])
         for late in (True, False) if windows[number]["late"] else (False,):
             actions = bounds.actions(start + resolution, flushed, late)
@@ -238,11 +241,17 @@ def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, lists: NDArray
     return [item for _, _, item in items]
 
 
-def releasable(tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], max_buffer_ns: int) -> NDArray[np.int64]:
+def releasable(
+    tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], max_buffer_ns: int
+) -> NDArray[np.int64]:
     """Flushed windows of a bucket that nobody needs any more: every shard with such a list has committed or by far passed them."""
     born = owned[tables.list_born[bucket, owned] != 0]
     flushed = tables.emitted_through[bucket, born]
-    through = int(np.maximum(np.minimum(committed[bucket, born], flushed), flushed - max_buffer_ns).min(initial=(1 << 63) - 1))
+    through = int(
+        np.maximum(np.minimum(committed[bucket, born], flushed), flushed - max_buffer_ns).min(initial=(1 << 63) - 1)
+    )
     windows = tables.windows[: int(tables.heads[H_WINDOWS])]
     end = windows["start"] + tables.buckets[bucket]["resolution"]
-    return np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket) & (end <= through) & (windows["late"] == 0))
+    return np.flatnonzero(
+        (windows["used"] != 0) & (windows["bucket"] == bucket) & (end <= through) & (windows["late"] == 0)
+    )

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: PLR0917
+# ruff: noqa: PLR0124
 """Compiled flush: the records of a closed window, in the order of their slots, as encoded AggregatedMetric messages.
 
 Aggregation values follow reference/metrics.md §14. Quantiles are exact: of ``N`` samples in ascending order the one of rank
@@ -194,7 +194,21 @@ def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_
 
 @njit(cache=True, nogil=True)
 def emit_window(
-    t, w, actions, uniform, late, cursor, values, starts, discard_nan, topic_shards, out, offsets, shard_column, policy_column, tally
+    t,
+    w,
+    actions,
+    uniform,
+    late,
+    cursor,
+    values,
+    starts,
+    discard_nan,
+    topic_shards,
+    out,
+    offsets,
+    shard_column,
+    policy_column,
+    tally,
 ):
     """Encodes records of window ``w`` from ``cursor`` on, behind what ``out`` holds already; returns whether the window is finished.
 

@@ -86,10 +86,10 @@ from aggregator.engine.view_kernels import (
     counts,
     elements,
     entries,
+    entry_index,
     errors,
     heads,
     ids,
-    index,
     meta_index,
     metas,
     page_table,
@@ -134,7 +134,6 @@ HINT = np.dtype([("half", np.uint64), ("row", np.int64)])
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _64 = np.uint64(64)
-
 
 
 @njit(cache=True, nogil=True)
@@ -277,7 +276,7 @@ def _active_stage(t, meta, now_ns):
     m = metas(t)[meta]
     for k in range(np.int64(m.stages)):
         s = stages(t)[np.int64(m.first_stage) + k]
-        if s.from_ns <= now_ns and now_ns < s.until_ns:
+        if s.from_ns <= now_ns < s.until_ns:
             return np.int64(m.first_stage) + k
     return np.int64(-1)
 
@@ -324,9 +323,11 @@ def _prepare(t, row, meta, payload, category, now_ns):
         if s.action != 0:
             return np.int64(s.action), False
         want = stage_specs(t)[np.int64(s.specs_at)]
-        if find_element(t, row, np.int64(want.spec)) < 0:
-            if append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns) < 0:
-                return np.int64(D_MEMORY), False
+        ref = find_element(t, row, np.int64(want.spec))
+        if ref < 0:
+            ref = append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
+        if ref < 0:
+            return np.int64(D_MEMORY), False
         e.stage = np.uint32(stage + 1)
         return np.int64(D_NONE), True
     if e.cutover > s.cutover:
@@ -412,10 +413,11 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
         if at < 0 and heads(t)[H_LIVE] >= heads(t)[H_INDEX_LIMIT]:
             return NEED_INDEX
     _count_kind(t, row)
-    if at >= 0:
-        shard = np.int64(entries(t)[at].shard)
-    else:
-        shard = np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(heads(t)[H_NUM_SHARDS]))
+    shard = (
+        np.int64(entries(t)[at].shard)
+        if at >= 0
+        else np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(heads(t)[H_NUM_SHARDS]))
+    )
     home = shards(t)[shard]
     if home.owned == 0:
         refuse(t, category, D_NOT_OWNED, buf, id_at, id_size)
@@ -495,7 +497,7 @@ def _scan(t, buf, ends, state, frames, acks, ack_sizes):
 @njit(cache=True, nogil=True)
 def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
     """Passes 1 (from decoding on) to 3."""
-    words = index(t)
+    words = entry_index(t)
     mask = heads(t)[H_INDEX_MASK]
     for i in range(n):
         f = frames[i]

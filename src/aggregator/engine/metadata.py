@@ -206,12 +206,12 @@ class MetadataTable:
             return STAGE_TOMBSTONED, {}
         if not stage.pipelines:
             return D_NO_PIPELINES, {}
+        if any(pipeline.pipeline for pipeline in stage.pipelines):
+            return D_PIPELINE, {}
         specs: dict[int, int] = {}
         kind = KIND_STANDARD if payload < PLAIN_TIMED else KIND_TIMED
         try:
             for pipeline in stage.pipelines:
-                if pipeline.pipeline:
-                    return D_PIPELINE, {}
                 for policy in pipeline.storage_policies or self._defaults:
                     key = Key(pipeline.aggregation_id, policy, kind, payload == PLAIN_TIMED, metric_type)
                     specs.setdefault(self._spec(key), self._attrs_of(policy, pipeline.traffic_types))

@@ -2,8 +2,8 @@
 
 | table | row | found by |
 |---|---|---|
-| index | hash of an entry's key, high half · entry row + 1 | linear probing from the hash |
-| entries | one metric: (category, metric type, id) | index |
+| entry_index | hash of an entry's key, high half · entry row + 1 | linear probing from the hash |
+| entries | one metric: (category, metric type, id) | entry_index |
 | elements | one aggregation of one entry in one bucket | reference = bucket << 24 · slot |
 | buckets | one list id of the worker (kind, resolution, times forwarded), all its shards together | number |
 | windows | one open or kept window of a bucket | bucket and start, through ``window_ring`` |
@@ -91,7 +91,10 @@ ELEMENT = np.dtype(
     [
         ("entry", np.uint32),
         ("spec", np.uint32),
-        ("next", np.uint32),  # reference + 1; free row: next free slot + 1; tombstoned row: newest window sequence it may be in
+        (
+            "next",
+            np.uint32,
+        ),  # reference + 1; free row: next free slot + 1; tombstoned row: newest window sequence it may be in
         ("attrs", np.uint16),
         ("state", np.uint8),
         ("spare", np.uint8),
@@ -263,7 +266,7 @@ class Tables(NamedTuple):
     """Every array of the engine, as kernels take it."""
 
     heads: Array
-    index: Array
+    entry_index: Array
     entries: Array
     ids: Array
     elements: Array
@@ -300,7 +303,7 @@ class Tables(NamedTuple):
 
 TABLE_NAMES = Tables._fields
 DTYPES: dict[str, np.dtype[Any]] = {
-    "index": np.dtype(np.uint64),
+    "entry_index": np.dtype(np.uint64),
     "entries": ENTRY,
     "ids": np.dtype(np.uint8),
     "elements": ELEMENT,
@@ -323,7 +326,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "recent": ERROR,
 }
 """Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
-DTYPES |= {name: np.dtype(np.int64) for name in ("heads", "log_words", "list_born", "closed_through", "emitted_through")}
+DTYPES |= {
+    name: np.dtype(np.int64) for name in ("heads", "log_words", "list_born", "closed_through", "emitted_through")
+}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {
@@ -386,7 +391,7 @@ def reserve_tables(max_series: int) -> Tables:
     heads[H_MAX_IDS] = len(ids)
     return Tables(
         heads=heads,
-        index=reserve_index(max_series),
+        entry_index=reserve_index(max_series),
         entries=_reserve_wide(max_series + 1, ENTRY),
         ids=ids,
         elements=_reserve_wide(MAX_BUCKETS << SLOT_BITS, ELEMENT),

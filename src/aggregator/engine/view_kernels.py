@@ -47,7 +47,7 @@ def _view(position, dtype, columns):
 
 (
     heads,
-    index,
+    entry_index,
     entries,
     ids,
     elements,

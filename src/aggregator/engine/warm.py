@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from aggregator import ipc
-from aggregator.engine import entry_kernels
+from aggregator.engine import entry_kernels, ingest_kernels
 from aggregator.engine.engine import Engine
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
+from aggregator.engine.tables import addresses, reserve_tables
 from m3metrics.codec import BatchTimerWithMetadatas, encode_metric
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS
 
@@ -40,3 +41,9 @@ def warm(progress: Callable[[str], None]) -> None:
     engine.set_runtime(ipc.RuntimeOptions(0, 0))
     engine.set_shards(ipc.Shards(1, 1, [ipc.OwnedShard(0, 0, _NEVER_NS)]), _NOW_NS)
     engine.stats()
+    tables = reserve_tables(1)
+    where = addresses(tables)
+    t = np.uint64(where.ctypes.data)
+    entry_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
+    entry_kernels.compact_ids(t, tables.ids)
+    ingest_kernels.refuse(t, 0, 0, tables.ids, 0, 0)

@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: PLR0124
 """Compiled work on windows: align times, find windows and records, add values, give memory back.
 
 A window of a bucket holds records of all its shards. A record exists when its flags are not zero; what its other bytes held before is
@@ -192,7 +193,7 @@ def _late_record(t, b, w, slot, shard, logged):
                 page = np.int64(page_table(t)[v, slot >> PAGE_BITS])
                 if end <= closed_through(t)[b, shard] and page != 0:
                     later = records(t)[((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))]
-                    if later.flags & RECORD_EXISTS:
+                    if later.flags & (RECORD_EXISTS | RECORD_LATE) == RECORD_EXISTS:
                         removed = True
         if logged or not removed:
             return np.int64(CLOSED)
@@ -259,10 +260,8 @@ def add_counter(t, i, value, flags):
     r = counter_records(t)[i]
     r.sum += value
     r.count += 1
-    if value > r.max:
-        r.max = value
-    if value < r.min:
-        r.min = value
+    r.max = max(r.max, value)
+    r.min = min(r.min, value)
     if flags & SPEC_EXPENSIVE:
         r.sum_sq += value * value
 

@@ -48,7 +48,8 @@ def window_start(time_ns: int, resolution: int) -> int:
 @dataclass
 class Window:
     values: list[Any] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    times: list[tuple[int, int]] = field(default_factory=list)
+    """Time and batch of each value; untimed values of a batch came one after another. Batch 0: timed."""
     annotation: bytes = b""
     closed: bool = False
     dirty: bool = False
@@ -83,10 +84,10 @@ class Window:
         }[kind]
 
     def _last(self) -> float:
-        last, last_at = 0.0, -math.inf
-        for x, at in zip(self.values, self.times, strict=True):
-            if at > last_at:
-                last, last_at = x, at
+        last, last_at, last_batch = 0.0, -math.inf, 0
+        for x, (at, batch) in zip(self.values, self.times, strict=True):
+            if at > last_at or (at == last_at and batch == last_batch != 0):
+                last, last_at, last_batch = x, at, batch
         return last
 
     def _counter(self, kind: AggregationType, squares_kept: bool) -> float:
@@ -120,7 +121,7 @@ class Element:
     def policy(self) -> StoragePolicy:
         return self.key[1]
 
-    def add(self, start: int, value: Any, at: int, annotation: bytes) -> bool:
+    def add(self, start: int, value: Any, at: tuple[int, int], annotation: bytes) -> bool:
         """False: the window is closed."""
         window = self.windows.setdefault(start, Window())
         if window.closed:
@@ -167,7 +168,12 @@ class ReferenceEngine:
         self.entries: dict[tuple[int, MetricType, bytes], Entry] = {}
         self.lists: dict[tuple[int, int, int], list[Element]] = {}
         self.flushed: dict[tuple[int, int, int], int] = {}
-        self.tick = 0
+        self.batch = 0
+
+    def add_batch(self, messages: list[bytes], now: int) -> list[str]:
+        """What is wrong with those of the messages that are refused."""
+        self.batch += 1
+        return [text for message in messages if (text := self.add(message, now))]
 
     def add(self, message: bytes, now: int) -> str:
         try:
@@ -220,10 +226,9 @@ class ReferenceEngine:
             if now - metric.time_ns > self.options.buffer_past_ns + resolution:
                 return "too far in the past"
             start = window_start(metric.time_ns, resolution)
-            return "" if element.add(start, value, metric.time_ns, metric.annotation) else "aggregation is closed"
-        self.tick += 1  # untimed values come one after another, even within one batch
+            return "" if element.add(start, value, (metric.time_ns, 0), metric.annotation) else "aggregation is closed"
         for at in (now, now + resolution):
-            if element.add(window_start(at, resolution), value, at * 10**6 + self.tick, metric.annotation):
+            if element.add(window_start(at, resolution), value, (at, self.batch), metric.annotation):
                 return ""
         return "aggregation is closed"
 
@@ -254,6 +259,8 @@ class ReferenceEngine:
             fresh = [self._element(entry, metric.id, kind, key, p.traffic_types) for key, p in wanted.items()]
         except ValueError as error:
             return str(error), False
+        for element, pipeline in zip(fresh, wanted.values(), strict=True):
+            element.traffic = pipeline.traffic_types
         for element in entry.elements:
             element.tombstoned = element not in fresh
         entry.elements = fresh
@@ -263,7 +270,6 @@ class ReferenceEngine:
     def _element(self, entry: Entry, ident: bytes, kind: MetricType, key: tuple[Any, ...], traffic: int) -> Element:
         for element in entry.elements:
             if element.key == key:
-                element.traffic = element.traffic if key[3] else traffic
                 return element
         if kind is MetricType.UNKNOWN:
             raise ValueError("invalid metric type")
@@ -301,7 +307,9 @@ class ReferenceEngine:
         for group in command.bounds:
             for shard in group.shards or sorted(set(self.owned) - named):
                 for before, emit in self._passes(group):
-                    out += self._flush_before((shard, command.kind, command.resolution_ns), before, emit and command.emit)
+                    out += self._flush_before(
+                        (shard, command.kind, command.resolution_ns), before, emit and command.emit
+                    )
         return out
 
     def _passes(self, group: ipc.ShardBounds) -> list[tuple[int, bool]]:
@@ -343,7 +351,14 @@ class ReferenceEngine:
             ident = prefix + element.ident + self.types.type_string(element.metric_type, kind)
             end = start + element.policy.window_ns
             out.append(
-                (element.ident if element.plain else ident, end, str(element.policy), bits(value), window.annotation, element.traffic)
+                (
+                    element.ident if element.plain else ident,
+                    end,
+                    str(element.policy),
+                    bits(value),
+                    window.annotation,
+                    element.traffic,
+                )
             )
         return out
 
