@@ -121,7 +121,7 @@ class _Schedule:
         self._due[key] += key[1]
         return key
 
-    def keys(self) -> list[tuple[int, int]]:
+    def known(self) -> list[tuple[int, int]]:
         return sorted(self._due)
 
 
@@ -153,7 +153,7 @@ class _Player:
     def flush(self, number: int, at: int) -> None:
         produced: list[tuple[Any, ...]] = []
         if self.options["flush_mode"] == "direct":
-            for key in self.schedule:
+            for key in self.schedule.known():
                 self._flush_list(key, number, at, produced)
         else:
             while (key := self.schedule.take(at)) is not None:
