@@ -47,6 +47,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     new_metric_no_limit_warmup_ns: int = 0
     verbose_errors: bool = False
     timer_samples_per_series_cap: int = 1 << 20
-    """Exact quantiles up to this many samples per series and window; past it they compact (docs/compatibility.md)."""
+    """Quantiles are exact up to this many samples per series and window;
+    further ones count in every other aggregation type, not in them."""
     memory_limit_bytes: int = 0
-    """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted."""
+    """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted,
+    at twice as much the values of known ones, too."""
