@@ -8,9 +8,15 @@
 ``sqlite_store``  the asyncio shell around them
 ``watching``      watches
 
-Imports ``m3x`` only.
+``etcd_config``   names an etcd v3 cluster; the rest of ``etcd_*`` is imported, and gRPC with it, when one is opened:
+                  ``etcd_store`` the operations (open this first), ``etcd_connection`` endpoints and failover, ``etcd_channel`` gRPC,
+                  ``etcd_messages`` and ``etcd_values`` the wire, ``etcd_watch`` one stream for all watches, ``etcd_lease`` leases,
+                  ``etcd_cache`` the file for a start without etcd
+
+Imports ``m3x`` and ``m3cluster.proto`` only.
 """
 
+from m3cluster.kv.etcd_config import Etcd, EtcdTLS
 from m3cluster.kv.memory import MemoryServer
 from m3cluster.kv.open import Embedded, Memory, StoreConfig, open_store
 from m3cluster.kv.store import (
@@ -27,6 +33,8 @@ from m3cluster.kv.store import (
 __all__ = [
     "ConditionFailedError",
     "Embedded",
+    "Etcd",
+    "EtcdTLS",
     "KVError",
     "KeyNotFoundError",
     "Lease",

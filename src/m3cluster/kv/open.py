@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m3cluster.kv.embedded import open_embedded
+from m3cluster.kv.etcd_config import Etcd
 from m3cluster.kv.memory import MemoryServer
-from m3cluster.kv.store import Store
+from m3cluster.kv.store import KVError, Store
 
 __all__ = ["Embedded", "Memory", "StoreConfig", "open_store"]
 
@@ -24,11 +25,23 @@ class Memory:
     server: MemoryServer
 
 
-StoreConfig = Embedded | Memory
+StoreConfig = Embedded | Memory | Etcd
 
 
 async def open_store(config: StoreConfig) -> Store:
-    """A client of the configured store; raises ``KVError`` if it cannot be used. Close it when done."""
+    """A client of the configured store; raises ``KVError`` if it cannot be used. Close it when done.
+
+    An etcd that is down is no error here: it may come back while the client is in use.
+    """
     if isinstance(config, Memory):
         return config.server.client()
+    if isinstance(config, Etcd):
+        try:
+            # gRPC is large, slow to import and not needed by the others.
+            from m3cluster.kv.etcd_store import open_etcd  # noqa: PLC0415
+        except ImportError as error:
+            raise KVError(
+                f"the etcd KV needs the package grpcio: {error}; install it, or use the embedded KV"
+            ) from error
+        return await open_etcd(config)
     return await open_embedded(config.path)

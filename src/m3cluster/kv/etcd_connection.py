@@ -1,0 +1,146 @@
+"""Calls to an etcd cluster: messages to bytes and back, and which endpoint is asked.
+
+One endpoint is asked for as long as it answers; what fails moves on to the next one. A read is repeated there. A write is repeated only if
+it has certainly not been sent: it may have been carried out even though its answer was lost, and a second one could not be told from
+someone else's.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from m3cluster.kv import etcd_messages as messages
+from m3cluster.kv.etcd_channel import Channel, RPCError, credentials, open_channel
+from m3cluster.kv.etcd_config import Etcd
+from m3cluster.kv.store import KVError
+from m3cluster.proto import DecodeError, Message, MessageValue, decode, encode
+
+__all__ = [
+    "DELETE_RANGE",
+    "LEASE_GRANT",
+    "LEASE_KEEP_ALIVE",
+    "LEASE_REVOKE",
+    "PUT",
+    "RANGE",
+    "RPC",
+    "TXN",
+    "WATCH",
+    "Connection",
+    "connect",
+    "read_answer",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RPC:
+    """A method and its messages."""
+
+    method: str
+    request: Message
+    response: Message
+
+
+RANGE = RPC("/etcdserverpb.KV/Range", messages.RANGE_REQUEST, messages.RANGE_RESPONSE)
+PUT = RPC("/etcdserverpb.KV/Put", messages.PUT_REQUEST, messages.PUT_RESPONSE)
+DELETE_RANGE = RPC("/etcdserverpb.KV/DeleteRange", messages.DELETE_RANGE_REQUEST, messages.DELETE_RANGE_RESPONSE)
+TXN = RPC("/etcdserverpb.KV/Txn", messages.TXN_REQUEST, messages.TXN_RESPONSE)
+WATCH = RPC("/etcdserverpb.Watch/Watch", messages.WATCH_REQUEST, messages.WATCH_RESPONSE)
+LEASE_GRANT = RPC("/etcdserverpb.Lease/LeaseGrant", messages.LEASE_GRANT_REQUEST, messages.LEASE_GRANT_RESPONSE)
+LEASE_REVOKE = RPC("/etcdserverpb.Lease/LeaseRevoke", messages.LEASE_REVOKE_REQUEST, messages.LEASE_REVOKE_RESPONSE)
+LEASE_KEEP_ALIVE = RPC(
+    "/etcdserverpb.Lease/LeaseKeepAlive", messages.LEASE_KEEP_ALIVE_REQUEST, messages.LEASE_KEEP_ALIVE_RESPONSE
+)
+
+
+def read_answer(address: str, rpc: RPC, data: bytes) -> MessageValue:
+    """The answer of ``rpc`` with a header in place. Raises ``KVError`` naming the endpoint."""
+    try:
+        answer = decode(rpc.response, data)
+    except DecodeError as error:
+        raise KVError(f"etcd {address}: {error}; is this the client port of an etcd 3.4 or newer?") from error
+    if answer["header"] is None:
+        answer["header"] = {"revision": 0}
+    return answer
+
+
+def connect(config: Etcd) -> "Connection":
+    """Channels to all endpoints; nothing is sent yet. Raises ``KVError`` for TLS files that cannot be used."""
+    given = credentials(config.tls) if config.tls is not None else None
+    try:
+        channels = [open_channel(config, endpoint, given) for endpoint in config.endpoints]
+    except ValueError as error:
+        raise KVError(f"etcd {', '.join(config.endpoints)}: {error}; look at its TLS files") from error
+    return Connection(config, channels)
+
+
+class Connection:
+    """The endpoints of one cluster and which of them is in use."""
+
+    def __init__(self, config: Etcd, channels: list[Channel]) -> None:
+        self._config = config
+        self._channels = channels
+        self._current = 0
+
+    @property
+    def name(self) -> str:
+        """All endpoints, for messages."""
+        return ", ".join(channel.address for channel in self._channels)
+
+    @property
+    def current(self) -> Channel:
+        """The endpoint in use."""
+        return self._channels[self._current]
+
+    def move_on(self, failed: Channel) -> None:
+        """``failed`` did not answer: the next one is in use from now on, unless someone has moved on already."""
+        if self.current is failed:
+            self._current = (self._current + 1) % len(self._channels)
+
+    async def call(self, rpc: RPC, request: MessageValue, *, repeatable: bool = False) -> MessageValue:
+        """Asks the endpoints in turn, within the request timeout in total. Raises ``RPCError``, or ``KVError`` for an unreadable answer."""
+        body = encode(rpc.request, request)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._config.request_timeout_s
+        for others in reversed(range(len(self._channels))):
+            channel = self.current
+            try:
+                share_s = (give_up - loop.time()) / (others + 1)
+                await channel.ready(max(min(share_s, self._config.dial_timeout_s), 0.001))
+                left_s = give_up - loop.time()
+                timeout_s = max(left_s / (others + 1) if repeatable else left_s, 0.001)
+                return read_answer(channel.address, rpc, await channel.unary(rpc.method, body, timeout_s))
+            except RPCError as error:
+                if not error.unreachable:
+                    raise
+                self.move_on(channel)
+                if error.sent and not repeatable:
+                    details = f"{error.details}; the write may have been carried out"
+                    raise RPCError(channel.address, rpc.method, error.code, details) from error
+                if not others:
+                    raise RPCError(self.name, rpc.method, error.code, error.details, sent=error.sent) from error
+        raise AssertionError("a configuration has at least one endpoint")
+
+    async def keep_alive(self, lease: int, timeout_s: float) -> int:
+        """One keepalive on a stream of its own; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``."""
+        give_up = asyncio.get_running_loop().time() + timeout_s
+        channel = self.current
+        try:
+            await channel.ready(min(timeout_s, self._config.dial_timeout_s))
+            left_s = max(give_up - asyncio.get_running_loop().time(), 0.001)
+            stream = channel.stream(LEASE_KEEP_ALIVE.method, left_s)
+            try:
+                await stream.write(encode(LEASE_KEEP_ALIVE.request, {"id": lease}))
+                await stream.end_writing()
+                answer = read_answer(channel.address, LEASE_KEEP_ALIVE, await stream.read())
+            finally:
+                stream.cancel()
+        except KVError:
+            self.move_on(channel)
+            raise
+        if answer["id"] != lease:
+            raise KVError(f"etcd {channel.address}: answered for lease {answer['id']:x}, asked for {lease:x}")
+        return int(answer["ttl"])
+
+    async def close(self) -> None:
+        """Ends all calls and connections."""
+        for channel in self._channels:
+            await channel.close()

@@ -1,0 +1,276 @@
+"""The store on an etcd v3 cluster (reference/cluster.md §1.3): one client, shared watches, leases of its own.
+
+Nothing is connected before it is needed, so a client can be opened while etcd is down: calls then raise ``KVError`` soon, ``get`` and
+watches give cached values if there is a cache, and everything goes on within two seconds of etcd's return.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from m3cluster.kv import etcd_connection as rpc
+from m3cluster.kv.etcd_cache import Cache
+from m3cluster.kv.etcd_channel import RPCError
+from m3cluster.kv.etcd_config import Etcd
+from m3cluster.kv.etcd_connection import RPC, Connection, connect
+from m3cluster.kv.etcd_lease import EtcdLease
+from m3cluster.kv.etcd_messages import COMPARE_CREATE, COMPARE_VERSION
+from m3cluster.kv.etcd_values import key_bytes, key_text, prefix_end, read_response, value_of
+from m3cluster.kv.etcd_watch import WatchStream
+from m3cluster.kv.store import (
+    ConditionFailedError,
+    KeyNotFoundError,
+    KVError,
+    Lease,
+    Value,
+    VersionMismatchError,
+)
+from m3cluster.kv.watching import LatestWatch
+from m3cluster.proto import MessageValue
+from m3x.clock import boot_ns
+from m3x.log import logger
+
+__all__ = ["EtcdStore", "open_etcd"]
+
+log = logger(__name__)
+
+_REVOKE_S = 2.0
+"""How long closing waits for the revocation of leases; what is not revoked by then ends by its TTL."""
+
+
+async def open_etcd(config: Etcd) -> "EtcdStore":
+    """A client of the cluster. Raises ``KVError`` for TLS files that cannot be used, not for an etcd that is down."""
+    connection = connect(config)
+    cache = Cache(config.cache_path(), config.cache_dir_mode)
+    await cache.load()
+    return EtcdStore(config, connection, cache)
+
+
+def _version_is(key: str, version: int) -> MessageValue:
+    return {"target": COMPARE_VERSION, "key": key_bytes(key), "version": version}
+
+
+def _created_at(key: str, revision: int) -> MessageValue:
+    return {"target": COMPARE_CREATE, "key": key_bytes(key), "create_revision": revision}
+
+
+class EtcdStore:
+    """One client of one cluster (``Store``). Create it inside a running loop; use it on that loop only."""
+
+    def __init__(self, config: Etcd, connection: Connection, cache: Cache) -> None:
+        self._connection = connection
+        self._cache = cache
+        self._leases: set[EtcdLease] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._watches = WatchStream(connection, config, cache)
+        self._start(self._watches.run(), "watches")
+        if cache.enabled:
+            self._start(cache.run(), "cache")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs ``work`` until it ends or the store is closed."""
+        task = asyncio.get_running_loop().create_task(work, name=f"kv etcd {self._connection.name}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the store ended", exception=error, task=task.get_name())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KVError(f"the client of etcd {self._connection.name} has been closed")
+
+    async def _call(self, method: RPC, request: MessageValue, *, repeatable: bool = False) -> MessageValue:
+        self._check_open()
+        return await self._connection.call(method, request, repeatable=repeatable)
+
+    def _written(self, key: str, data: bytes, answer: MessageValue, put: MessageValue) -> Value:
+        """The value that a put has made, as its answer tells."""
+        revision = int(answer["header"]["revision"])
+        old = put["prev_kv"] or {"version": 0, "create_revision": revision}
+        value = Value(data, old["version"] + 1, old["create_revision"], revision)
+        self._cache.put(key, value)
+        return value
+
+    async def get(self, key: str) -> Value:
+        """Raises ``KeyNotFoundError``. The cached value, if there is one, while no endpoint answers."""
+        try:
+            answer = await self._call(rpc.RANGE, {"key": key_bytes(key)}, repeatable=True)
+        except RPCError as error:
+            cached = self._cache.get(key)
+            if cached is None or not error.unreachable:
+                raise
+            log.warning_limited("etcd does not answer, using the cached value", key=key, error=str(error))
+            return cached
+        value = value_of(answer["kvs"])
+        self._cache.put(key, value)
+        if value is None:
+            raise KeyNotFoundError(f"key not found: {key}")
+        return value
+
+    async def set(self, key: str, data: bytes) -> int:
+        """Unconditional write; returns the new version."""
+        data = bytes(data)
+        answer = await self._call(rpc.PUT, {"key": key_bytes(key), "value": data, "prev_kv": True})
+        return self._written(key, data, answer, answer).version
+
+    async def set_if_not_exists(self, key: str, data: bytes) -> int:
+        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
+        return await self.check_and_set(key, 0, data)
+
+    async def _put_under(
+        self, condition: MessageValue, key: str, data: bytes, otherwise: str
+    ) -> tuple[Value | None, Value | None]:
+        """Writes ``key`` under a condition: what was written, or None and the value of the key ``otherwise``."""
+        put = {"put": {"key": key_bytes(key), "value": data, "prev_kv": True}}
+        look = {"range": {"key": key_bytes(otherwise), "keys_only": True}}
+        request = {"compare": [condition], "success": [put], "failure": [look]}
+        answer = await self._call(rpc.TXN, request)
+        if answer["succeeded"]:
+            return self._written(key, data, answer, read_response(answer, 0, "put")), None
+        return None, value_of(read_response(answer, 0, "range")["kvs"])
+
+    async def check_and_set(self, key: str, version: int, data: bytes) -> int:
+        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
+        written, found = await self._put_under(_version_is(key, version), key, bytes(data), key)
+        if written is None:
+            raise VersionMismatchError(f"{key}: expected version {version}, found {found.version if found else 0}")
+        return written.version
+
+    async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
+        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
+        found = None
+        # A key that does not exist has create revision 0 for etcd: that is never what is meant here.
+        if create_revision > 0:
+            condition = _created_at(other_key, create_revision)
+            written, found = await self._put_under(condition, key, bytes(data), other_key)
+            if written is not None:
+                return written.version
+        raise ConditionFailedError(
+            f"{key}: expected create revision {create_revision} of {other_key}, "
+            f"found {found.create_revision if found else 'no such key'}"
+        )
+
+    async def delete(self, key: str) -> Value:
+        """Returns the last value; raises ``KeyNotFoundError``."""
+        answer = await self._call(rpc.DELETE_RANGE, {"key": key_bytes(key), "prev_kv": True})
+        self._cache.put(key, None)
+        value = value_of(answer["prev_kvs"])
+        if value is None:
+            raise KeyNotFoundError(f"key not found: {key}")
+        return value
+
+    async def delete_if(self, key: str, create_revision: int) -> bool:
+        """Deletes at an expected create revision; returns whether it did."""
+        if create_revision <= 0:
+            return False
+        delete = {"delete_range": {"key": key_bytes(key)}}
+        request = {"compare": [_created_at(key, create_revision)], "success": [delete]}
+        answer = await self._call(rpc.TXN, request)
+        if answer["succeeded"]:
+            self._cache.put(key, None)
+        return bool(answer["succeeded"])
+
+    async def keys(self, prefix: str) -> list[tuple[str, Value]]:
+        """All keys that start with ``prefix``, in order of create revision."""
+        start = key_bytes(prefix)
+        request = {"key": start or b"\0", "range_end": prefix_end(start)}
+        answer = await self._call(rpc.RANGE, request, repeatable=True)
+        found = [
+            (key_text(kv["key"]), Value(kv["value"], kv["version"], kv["create_revision"], kv["mod_revision"]))
+            for kv in answer["kvs"]
+        ]
+        # Keys of one transaction share a revision; their names then decide.
+        return sorted(found, key=lambda pair: (pair[1].create_revision, pair[0]))
+
+    def watch(self, key: str) -> LatestWatch:
+        """A new watch of one key."""
+        return self._watches.watch(key)
+
+    async def wait_deleted(self, key: str, create_revision: int) -> None:
+        """Returns as soon as ``key`` does not exist with that create revision."""
+        self._check_open()
+        watch = self._watches.watch(key, report_missing=True)
+        try:
+            async for value in watch:
+                if value is None or value.create_revision != create_revision:
+                    return
+        finally:
+            watch.end()
+        raise KVError(f"the client of etcd {self._connection.name} was closed while waiting for the deletion of {key}")
+
+    async def grant(self, ttl_s: int) -> EtcdLease:
+        """A new lease, kept alive every TTL/3 until revoked or lost."""
+        if ttl_s <= 0:
+            raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
+        sent_ns = boot_ns()
+        # A lease whose grant was not answered has no keys and ends by itself: asking again does no harm.
+        answer = await self._call(rpc.LEASE_GRANT, {"ttl": ttl_s}, repeatable=True)
+        if answer["id"] <= 0 or answer["ttl"] <= 0 or answer["error"]:
+            reason = answer["error"] or f"lease {answer['id']} of {answer['ttl']} s"
+            raise KVError(f"etcd {self._connection.name}: no lease of {ttl_s} s granted: {reason}")
+        self._check_open()
+        lease = EtcdLease(self._connection, answer["id"], answer["ttl"], sent_ns)
+        self._leases.add(lease)
+        self._start(self._keep(lease), f"lease {lease.id:x}")
+        return lease
+
+    async def _keep(self, lease: EtcdLease) -> None:
+        try:
+            await lease.keep_alive()
+        finally:
+            self._leases.discard(lease)
+
+    async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
+        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
+        data = bytes(data)
+        put = {"put": {"key": key_bytes(key), "value": data, "lease": lease.id}}
+        look = {"range": {"key": key_bytes(key)}}
+        request = {"compare": [_created_at(key, 0)], "success": [put], "failure": [look]}
+        try:
+            answer = await self._call(rpc.TXN, request)
+        except RPCError as error:
+            if error.code == "NOT_FOUND":
+                raise KVError(f"{key}: lease {lease.id:x} has ended; ask for a new one") from error
+            raise
+        if answer["succeeded"]:
+            revision = int(answer["header"]["revision"])
+            return Value(data, 1, revision, revision)
+        value = value_of(read_response(answer, 0, "range")["kvs"])
+        if value is None:
+            raise KVError(f"etcd {self._connection.name}: {key} is said to exist, but was not returned")
+        return value
+
+    async def close(self) -> None:
+        """Ends watches and leases of this client (leases are revoked) and frees the connection."""
+        if self._closed:
+            return
+        try:
+            async with asyncio.timeout(_REVOKE_S):
+                await asyncio.gather(*(self._revoke(lease) for lease in list(self._leases)))
+        except TimeoutError:
+            log.warning("leases could not be revoked in time; they end by their TTL", etcd=self._connection.name)
+        await self.abandon()
+
+    async def _revoke(self, lease: EtcdLease) -> None:
+        try:
+            await lease.revoke()
+        except KVError as error:
+            log.warning("a lease could not be revoked; it ends by its TTL", lease=f"{lease.id:x}", error=str(error))
+
+    async def abandon(self) -> None:
+        """Frees everything as ``close`` does, but leaves the leases to their TTL, as a process that dies would."""
+        if self._closed:
+            return
+        self._closed = True
+        for lease in list(self._leases):
+            lease.end()
+        self._watches.end()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cache.save()
+        await self._connection.close()

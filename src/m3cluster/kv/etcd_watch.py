@@ -1,0 +1,252 @@
+"""All watches of one etcd client on one stream.
+
+A key is read first, then watched from the revision after that read; everything else follows from this order. After a stream broke, and
+after a compaction that went past a watch, the key is read again: whatever happened in between, the newest value is what watches give.
+A new watch of a key that is watched already causes a read of its own, so that it never begins with something from before it was asked for.
+
+A stream that says nothing for a while is asked for its progress; one that does not answer that either is opened anew, at the next endpoint.
+"""
+
+import asyncio
+
+from m3cluster.kv.etcd_cache import Cache
+from m3cluster.kv.etcd_channel import Channel, RPCError, Stream
+from m3cluster.kv.etcd_config import Etcd
+from m3cluster.kv.etcd_connection import TXN, WATCH, Connection, read_answer
+from m3cluster.kv.etcd_messages import EVENT_DELETE
+from m3cluster.kv.etcd_values import key_bytes, read_response, value_of
+from m3cluster.kv.store import KVError, Value
+from m3cluster.kv.watching import LatestWatch
+from m3cluster.proto import MessageValue, encode
+from m3x.log import logger
+from m3x.retry import Backoff
+
+__all__ = ["WatchStream"]
+
+log = logger(__name__)
+
+_RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
+_KEYS_PER_READ = 100
+"""etcd's own limit of operations in a transaction is 128."""
+_CACHE_AFTER_S = 1.0
+"""How long a new watch waits for etcd before it is given the cached value; a refused connection does not wait that long."""
+
+
+class _Key:
+    """What is known of one key: its value as of ``revision``, and who wants it."""
+
+    def __init__(self) -> None:
+        self.value: Value | None = None
+        self.revision = 0
+        self.watch_id = 0
+        self.waiting: set[LatestWatch] = set()
+        """Watches that want a read which begins after they were made."""
+        self.served: set[LatestWatch] = set()
+
+    def lose_watch(self) -> None:
+        """The stream does not tell of this key any more."""
+        self.watch_id = 0
+        self.waiting |= self.served
+        self.served.clear()
+
+    def offer(self) -> None:
+        for watch in list(self.served):
+            watch.offer(self.value)
+
+
+class WatchStream:
+    """Hands out watches and feeds them in ``run``."""
+
+    def __init__(self, connection: Connection, config: Etcd, cache: Cache) -> None:
+        self._connection = connection
+        self._config = config
+        self._cache = cache
+        self._loop = asyncio.get_running_loop()
+        self._keys: dict[str, _Key] = {}
+        self._exact: set[LatestWatch] = set()
+        """Watches that must not be told anything from the cache."""
+        self._ids: dict[int, str] = {}
+        self._unwanted: list[int] = []
+        self._last_id = 0
+        self._wake = asyncio.Event()
+        self._heard_s = 0.0
+        self._asked_s: float | None = None
+        self._failures = 0
+
+    def watch(self, key: str, *, report_missing: bool = False) -> LatestWatch:
+        """A new watch of ``key``; with ``report_missing`` it begins with None if the key does not exist, and never with a cached value."""
+        if not key:
+            raise ValueError("an empty key cannot be watched")
+        watch = LatestWatch(lambda closed: self._forget(key, closed), report_missing=report_missing)
+        self._keys.setdefault(key, _Key()).waiting.add(watch)
+        if report_missing:
+            self._exact.add(watch)
+        elif self._cache.enabled:
+            self._loop.call_later(_CACHE_AFTER_S, self._serve_cached, key)
+        self._wake.set()
+        return watch
+
+    def _forget(self, key: str, watch: LatestWatch) -> None:
+        self._exact.discard(watch)
+        state = self._keys.get(key)
+        if state is None:
+            return
+        state.waiting.discard(watch)
+        state.served.discard(watch)
+        if not state.waiting and not state.served:
+            del self._keys[key]
+            if state.watch_id:
+                self._ids.pop(state.watch_id, None)
+                self._unwanted.append(state.watch_id)
+            self._wake.set()
+
+    def end(self) -> None:
+        """Ends all watches."""
+        for state in list(self._keys.values()):
+            for watch in (*state.waiting, *state.served):
+                watch.end()
+
+    def _serve_cached(self, key: str) -> None:
+        state, value = self._keys.get(key), self._cache.get(key)
+        if state is not None and value is not None:
+            for watch in state.waiting - self._exact:
+                watch.offer(value)
+
+    async def run(self) -> None:
+        """The loop; runs until cancelled. Watches keep their last value while etcd does not answer."""
+        while True:
+            self._wake.clear()
+            if not self._keys:
+                await self._wake.wait()
+                continue
+            channel = self._connection.current
+            failure: BaseException | None = None
+            try:
+                await self._session(channel)
+            except* KVError as group:
+                failure = group
+                while isinstance(failure, BaseExceptionGroup):
+                    failure = failure.exceptions[0]
+            if failure is not None:
+                self._connection.move_on(channel)
+                self._failures += 1
+                for key in list(self._keys):
+                    self._serve_cached(key)
+                log.warning_limited("watches get no news, trying again", per_second=0.2, error=str(failure))
+                await asyncio.sleep(_RETRY.delay(self._failures))
+
+    async def _session(self, channel: Channel) -> None:
+        """One stream, from opening it until it fails or nothing is watched any more."""
+        self._ids.clear()
+        self._unwanted.clear()
+        self._asked_s = None
+        for state in self._keys.values():
+            state.lose_watch()
+            # A cluster restored from a backup counts from lower revisions again.
+            state.revision = 0
+        await channel.ready(min(self._config.dial_timeout_s, self._config.request_timeout_s))
+        stream = channel.stream(WATCH.method)
+        self._heard_s = self._loop.time()
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(channel, stream), name="watch answers")
+                await self._write(channel, stream)
+                reader.cancel()
+        finally:
+            stream.cancel()
+
+    async def _write(self, channel: Channel, stream: Stream) -> None:
+        """Keeps the stream's watches as wanted and looks after its silence; returns when nothing is watched."""
+        silence_s = self._config.watch_silence_s
+        while True:
+            self._wake.clear()
+            while self._unwanted:
+                await self._send(stream, {"cancel": {"watch_id": self._unwanted.pop()}})
+            await self._serve_waiting(stream)
+            if not self._keys:
+                return
+            now_s = self._loop.time()
+            if self._asked_s is not None and now_s - self._asked_s >= silence_s:
+                details = f"nothing heard for {now_s - self._heard_s:.1f} s"
+                raise RPCError(channel.address, WATCH.method, "DEADLINE_EXCEEDED", details)
+            if self._asked_s is None and now_s - self._heard_s >= silence_s:
+                await self._send(stream, {"progress": {}})
+                self._asked_s = now_s
+            since_s = self._heard_s if self._asked_s is None else self._asked_s
+            try:
+                async with asyncio.timeout_at(since_s + silence_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _send(self, stream: Stream, request: MessageValue) -> None:
+        await stream.write(encode(WATCH.request, request))
+
+    async def _serve_waiting(self, stream: Stream) -> None:
+        """Reads the keys of waiting watches, offers the values, and watches the keys from there on."""
+        while wanted := [(key, state) for key, state in self._keys.items() if state.waiting][:_KEYS_PER_READ]:
+            asking = [(key, state, set(state.waiting)) for key, state in wanted]
+            reads = [{"range": {"key": key_bytes(key)}} for key, _ in wanted]
+            answer = await self._connection.call(TXN, {"success": reads}, repeatable=True)
+            revision = int(answer["header"]["revision"])
+            for number, (key, state, watches) in enumerate(asking):
+                value = value_of(read_response(answer, number, "range")["kvs"])
+                if self._keys.get(key) is not state:
+                    continue
+                if revision >= state.revision:
+                    state.value, state.revision = value, revision
+                served = watches & state.waiting
+                state.waiting -= served
+                state.served |= served
+                if not state.watch_id:
+                    await self._create(stream, key, state)
+                self._tell(key, state, authoritative=True)
+
+    async def _create(self, stream: Stream, key: str, state: _Key) -> None:
+        self._last_id += 1
+        state.watch_id = self._last_id
+        self._ids[self._last_id] = key
+        create = {"key": key_bytes(key), "start_revision": state.revision + 1, "watch_id": self._last_id}
+        await self._send(stream, {"create": create | {"progress_notify": True}})
+
+    def _tell(self, key: str, state: _Key, *, authoritative: bool = False) -> None:
+        if not (state.served | state.waiting) <= self._exact:
+            self._cache.put(key, state.value, newer_only=not authoritative)
+        state.offer()
+
+    async def _read(self, channel: Channel, stream: Stream) -> None:
+        """Takes the stream's messages until it fails."""
+        while True:
+            answer = read_answer(channel.address, WATCH, await stream.read())
+            self._heard_s, self._asked_s = self._loop.time(), None
+            if self._failures:
+                self._failures = 0
+                log.info("watches get news again", etcd=channel.address)
+            if answer["canceled"]:
+                self._canceled(channel, answer)
+            else:
+                self._take_events(answer)
+
+    def _canceled(self, channel: Channel, answer: MessageValue) -> None:
+        key = self._ids.pop(answer["watch_id"], None)
+        if key is None and answer["watch_id"] >= 0:
+            return
+        reason = answer["cancel_reason"] or "no reason given"
+        if key is None or not answer["compact_revision"]:
+            raise RPCError(channel.address, WATCH.method, "ABORTED", f"watch of {key or 'a key'} refused: {reason}")
+        log.info("a watch was overtaken by a compaction, reading the key again", key=key, etcd=channel.address)
+        self._keys[key].lose_watch()
+        self._wake.set()
+
+    def _take_events(self, answer: MessageValue) -> None:
+        key = self._ids.get(answer["watch_id"])
+        if key is None or not answer["events"]:
+            return
+        state = self._keys[key]
+        for event in answer["events"]:
+            found = event["kv"]
+            if found is None or found["mod_revision"] <= state.revision:
+                continue
+            state.value = None if event["type"] == EVENT_DELETE else value_of([found])
+            state.revision = found["mod_revision"]
+        self._tell(key, state)
