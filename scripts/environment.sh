@@ -53,6 +53,8 @@ prepare_kernels() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
+    # A cached kernel does not notice that a kernel it has inlined from another file changed.
+    find src -name '*.nb[ic]' -delete
     .venv/bin/python -m aggregator.warmup --also coordinator.warmup
     printf '%s' "$wanted" >"$stamp"
 }

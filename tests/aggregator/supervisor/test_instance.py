@@ -296,9 +296,14 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
     rig.client.send(gauges(time.time_ns(), 1.0, "before"))
     await until("output", lambda: all(rig.recorder.of(f"before.{i}") for i in range(40)))
     for module in ("aggregator.worker", "aggregator.front"):
-        victim = rig.children(module)[0]
-        os.kill(victim, signal.SIGKILL)
-        await until("a new process", lambda v=victim, m=module: v not in rig.children(m) and rig.children(m))
+        before = rig.children(module)
+        os.kill(before[0], signal.SIGKILL)
+
+        def replaced(module: str = module, before: list[int] = before) -> bool:
+            now = rig.children(module)
+            return before[0] not in now and len(now) == len(before)
+
+        await until("a new process", replaced)
         await rig.until_ready()
         _, body = await rig.get("/shards")
         assert all(row["workerUp"] for row in body["shards"])
