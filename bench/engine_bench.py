@@ -1,6 +1,6 @@
 """What the engine of one worker costs per sample and per flushed value, alone in this process on one core.
 
-    python bench/engine_bench.py --kind gauge|timed|counter|timer --series N
+    scripts/bench engine --kind gauge|timed|counter|timer --series N
 
 Frames are encoded beforehand, in random order of the series, and handed over in batches of 512 KiB as a front would. Every sample's time
 is the time of its batch; windows are 10 s long. Counts are checked: every message is acked, every series comes out once per window.
@@ -130,15 +130,18 @@ def run(kind: str, series: int, windows: int) -> None:
     assert values == series * windows * (11 if kind == "timer" else 1), values
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(values: list[str] | None = None) -> int:
+    """Command line; exit code 0."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kind", choices=_TYPES, default="gauge")
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(values)
     run(arguments.kind, arguments.series, arguments.windows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
