@@ -231,7 +231,9 @@ class Store:
             except IdError as error:
                 outcomes[form] = str(error)
         known = dict(zip(tags, index.entries_of(list(tags)), strict=True))
-        fresh = [series_id for series_id, entry in known.items() if entry < 0][: max(options.max_series - len(index), 0)]
+        fresh = [series_id for series_id, entry in known.items() if entry < 0][
+            : max(options.max_series - len(index), 0)
+        ]
         numbers = range(self._next_number, self._next_number + len(fresh))
         added = index.add(fresh, [tags[one] for one in fresh], numbers, self._clock() // _SECOND)
         self._next_number = numbers.stop
