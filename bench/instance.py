@@ -138,24 +138,20 @@ class Aggregator:
             return json.load(answer)
 
     def processes(self) -> dict[str, int]:
-        """Pids by role: ``supervisor``, ``front``, ``worker``, ``worker 2`` …"""
+        """Pids by role: ``supervisor``, ``front``, ``worker 0``, ``worker 1`` …"""
         found = {"supervisor": self.process.pid}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
                 parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                command = (entry / "cmdline").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if parent == self.process.pid:
-                role = next(
-                    (c.decode().removeprefix("aggregator.") for c in command if c.startswith(b"aggregator.")), "other"
-                )
-                name, k = role, 2
-                while name in found:
-                    name, k = f"{role} {k}", k + 1
-                found[name] = int(entry.name)
+            if parent == self.process.pid and "--options" in command:
+                # The options file is named after the process and its incarnation: front-1.json, w0-1.json.
+                name = Path(command[command.index("--options") + 1]).name.split("-")[0]
+                found[f"worker {name[1:]}" if name.startswith("w") else name] = int(entry.name)
         return found
 
     def cpu(self) -> dict[str, float]:

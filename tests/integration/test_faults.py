@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -87,28 +87,29 @@ def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
         connection, frames, thread = start_load(aggregator.target, seconds=20, rate=100_000)
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
-        pids = {pid for name, pid in aggregator.processes().items() if name.startswith("worker")}
-        victim = max(pids)
+        victim = aggregator.processes()["worker 1"]
         os.kill(victim, signal.SIGKILL)
-        killed = time.monotonic()
         acked = connection.acked
         wait("the others go on", lambda: connection.acked > acked + 100_000, 10)
-        wait(
-            "a new worker serves",
-            lambda: len(now := {p for n, p in aggregator.processes().items() if n.startswith("worker")}) == 3 and victim not in now
-            and all(row["workerUp"] for row in aggregator.get_json("/shards")["shards"]),
-            20,
-        )  # fmt: skip
-        assert time.monotonic() - killed < 20
+
+        def back() -> bool:
+            new = aggregator.processes().get("worker 1", victim)
+            return new != victim and all(row["workerUp"] for row in aggregator.get_json("/shards")["shards"])
+
+        wait("a new worker serves the same shards", back, 20)
+        served = time.time()
+        assert workers_by_shard(aggregator) == owners
         thread.join(60)
         expected = sent_by_id(connection, frames)
         wait("the last windows are out", lambda: time.time() - sink.last_at > 2 * RESOLUTION_S + 3, 60)
         got = sink.sums()
-        wrong = Counter(owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value)
-        # Only the killed worker's shards may have lost what was not flushed yet; its new incarnation serves them again.
-        assert len(wrong) <= 1, wrong
-        again = {ident for ident, points in sink.points.items() if points[-1][2] > time.time() - 60}
-        assert {owners[shard_of(ident)] for ident in again} == {0, 1, 2}
+        wrong = {owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value}
+        # Only the killed worker's shards may have lost what was not flushed yet.
+        assert wrong <= {1}
+        after = {
+            owners[shard_of(ident)] for ident, points in sink.points.items() if points[-1][2] > served + RESOLUTION_S
+        }
+        assert after == {0, 1, 2}
 
 
 def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, start_load) -> None:
@@ -116,7 +117,7 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, st
         connection, frames, thread = start_load(aggregator.target, seconds=40)
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
-        stopped = max(pid for name, pid in aggregator.processes().items() if name.startswith("worker"))
+        stopped = aggregator.processes()["worker 1"]
         os.kill(stopped, signal.SIGSTOP)
         try:
             until, last, progress = time.monotonic() + 30, connection.acked, []
@@ -128,18 +129,18 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, st
                 assert sum(memory.values()) < 2500, memory
         finally:
             os.kill(stopped, signal.SIGCONT)
-        # The other two thirds of the messages are acked all the time.
+        # The messages of the two others are acked all the time.
         assert min(progress[1:]) > 10_000, progress
         thread.join(60)
         wait("the last windows are out", lambda: time.time() - sink.last_at > 2 * RESOLUTION_S + 3, 60)
         expected, got = sent_by_id(connection, frames), sink.sums()
-        wrong = Counter(owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value)
-        assert len(wrong) <= 1, wrong
-        acked = connection.acked
+        wrong = {owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value}
+        # What did not fit into the waiting buffer was discarded unacked: of the stopped worker only.
+        assert wrong <= {1}
         more, _, again = start_load(aggregator.target, seconds=10, replays=2)
         again.join(20)
         wait("the stopped worker serves again", lambda: more.acked == more.sent, 20)
-        assert acked <= connection.sent
+        assert aggregator.processes()["worker 1"] == stopped
 
 
 def test_memory_is_bounded_with_a_consumer_that_never_acks(start_load) -> None:
