@@ -121,6 +121,7 @@ class Connection:
 
     async def keep_alive(self, lease: int, timeout_s: float) -> int:
         """One keepalive on a stream of its own; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``."""
+        timeout_s = min(timeout_s, self._config.request_timeout_s)
         give_up = asyncio.get_running_loop().time() + timeout_s
         channel = self.current
         try:

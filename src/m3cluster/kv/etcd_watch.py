@@ -127,6 +127,10 @@ class WatchStream:
                 failure = group
                 while isinstance(failure, BaseExceptionGroup):
                     failure = failure.exceptions[0]
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A task group reports a failure that came together with our cancellation instead of the cancellation.
+                raise asyncio.CancelledError
             if failure is not None:
                 self._connection.move_on(channel)
                 self._failures += 1
@@ -180,7 +184,11 @@ class WatchStream:
                 continue
 
     async def _send(self, stream: Stream, request: MessageValue) -> None:
-        await stream.write(encode(WATCH.request, request))
+        try:
+            message = encode(WATCH.request, request)
+        except ValueError as error:
+            raise KVError(f"etcd {self._connection.name} answered with impossible numbers: {error}") from error
+        await stream.write(message)
 
     async def _serve_waiting(self, stream: Stream) -> None:
         """Reads the keys of waiting watches, offers the values, and watches the keys from there on."""
