@@ -3,10 +3,11 @@
 ``model``      the structs (open this first)
 ``codec``      structs ↔ protobuf bytes
 ``validate``   the rules that every stored placement meets
-``options``    kinds of placement, cutover times
-``select``     candidates → instances and shard sets
-``layout``     distribution of shards by weight and isolation group
-``algorithm``  sharded, mirrored, non-sharded placements on top of it
+``options``    kinds of placement
+``times``      cutover times
+``select``     which candidates take part; ``mirror_select`` pairs them to shard sets
+``algorithm``  what can be done with a placement: ``sharded``, ``mirrored``, ``nonsharded``
+``layout``     distribution of shards by weight and isolation group, ``marking`` of shards that have arrived
 ``service``    placements in the store
 
 Imports ``m3cluster.proto``, ``m3cluster.kv`` and ``m3cluster.keys`` only.
@@ -18,8 +19,9 @@ from m3cluster.placement.codec import (
     encode_placement,
     encode_staged_placement,
 )
+from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
-from m3cluster.placement.options import CutoverTimes, PlacementError, PlacementOptions
+from m3cluster.placement.options import PlacementOptions
 from m3cluster.placement.service import (
     NoPlacementError,
     PlacementExistsError,
@@ -27,6 +29,7 @@ from m3cluster.placement.service import (
     VersionNotKeptError,
     read_placement,
 )
+from m3cluster.placement.times import CutoverTimes
 from m3cluster.placement.validate import InvalidPlacementError, validate
 
 __all__ = [

@@ -1,104 +1,127 @@
-"""Which of the candidates take part, and in which shard set (reference/cluster.md §8)."""
+"""Which of the candidates take part (reference/cluster.md §8); mirrored ones are paired in ``mirror_select``."""
 
-import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import msgspec
+from m3cluster.placement.errors import PlacementError
+from m3cluster.placement.layout import Layout, Member
+from m3cluster.placement.mirror_select import mirror_adding, mirror_initial, mirror_replacing
+from m3cluster.placement.model import Instance, Placement
+from m3cluster.placement.options import PlacementOptions
 
-from m3cluster.placement.model import Instance
-from m3cluster.placement.options import PlacementError, PlacementOptions
-
-__all__ = ["select_initial"]
-
-_NO_MIRROR = "no valid instance for mirror placement in the candidate list"
+__all__ = ["select_adding", "select_initial", "select_replacing"]
 
 
 def select_initial(candidates: Iterable[Instance], replica_factor: int, options: PlacementOptions) -> list[Instance]:
     """The instances of a first placement; mirrored ones with their shard set ids, numbered from 1. Raises ``PlacementError``."""
-    valid = _in_zone(candidates, options)
-    if not options.is_mirrored:
+    valid = _valid(candidates, Placement(), options)
+    return mirror_initial(valid, replica_factor, options) if options.is_mirrored else valid
+
+
+def select_adding(candidates: Iterable[Instance], placement: Placement, options: PlacementOptions) -> list[Instance]:
+    """The instances to add: one, or one group of hosts, unless all are wanted. Raises ``PlacementError``."""
+    valid = _valid(candidates, placement, options)
+    if options.is_mirrored:
+        return mirror_adding(valid, placement, options)
+    if options.add_all_candidates:
         return valid
-    groups = [
-        group
-        for hosts in _host_groups(_hosts(valid), replica_factor)
-        for group in _instance_groups(hosts, skip_ports=options.skip_port_mirroring)
-    ]
-    if not groups:
-        raise PlacementError(_NO_MIRROR)
-    return [
-        msgspec.structs.replace(instance, shard_set_id=number)
-        for number, group in enumerate(groups, 1)
-        for instance in group
-    ]
+    weights = Counter[str]()
+    for instance in placement.instances:
+        weights[instance.isolation_group] += instance.weight
+    for instance in valid:
+        if instance.isolation_group not in weights:
+            return [instance]
+    return [min(valid, key=lambda i: weights[i.isolation_group])]
 
 
-def _in_zone(candidates: Iterable[Instance], options: PlacementOptions) -> list[Instance]:
-    """The candidates of the valid zone; of several with the same id the last one."""
-    by_id = {i.id: i for i in candidates if options.allow_all_zones or i.zone == options.valid_zone}
+def select_replacing(
+    candidates: Iterable[Instance], leaving: Sequence[str], placement: Placement, options: PlacementOptions
+) -> list[Instance]:
+    """The instances that take the place of others. Raises ``PlacementError``."""
+    valid = _valid(candidates, placement, options)
+    departing = []
+    for instance_id in leaving:
+        instance = placement.instance(instance_id)
+        if instance is None:
+            raise PlacementError("could not remove or replace a instance that does not exist")
+        departing.append(instance)
+    if options.is_mirrored:
+        return mirror_replacing(valid, departing, placement, options)
+    return _replacing(valid, departing, placement, options)
+
+
+def _valid(candidates: Iterable[Instance], placement: Placement, options: PlacementOptions) -> list[Instance]:
+    """The candidates of the valid zone that are not in the placement, or only just leaving it; of several with the same id the last one."""
+    by_id: dict[str, Instance] = {}
+    for candidate in candidates:
+        present = placement.instance(candidate.id)
+        if present is not None and not Member.of(present).is_leaving:
+            continue
+        instance = candidate if present is None else present
+        if options.allow_all_zones or instance.zone == options.valid_zone:
+            by_id[instance.id] = instance
     if not by_id:
         raise PlacementError("no new instances found in the valid zone")
     return list(by_id.values())
 
 
-class _Host:
-    """The instances of one host name: same weight, same isolation group, at most one per port."""
-
-    def __init__(self, first: Instance) -> None:
-        self.name = first.hostname
-        self.weight = first.weight
-        self.isolation_group = first.isolation_group
-        self.by_port: dict[int, Instance] = {}
-
-    def add(self, instance: Instance) -> None:
-        """Raises ``PlacementError`` if the instance does not fit to its host."""
-        where = f"could not add instance {instance.id} to host {self.name}"
-        if instance.weight != self.weight:
-            raise PlacementError(f"{where}, weight mismatch: {instance.weight} and {self.weight}")
-        if instance.isolation_group != self.isolation_group:
-            raise PlacementError(
-                f"{where}, isolation group mismatch: {instance.isolation_group} and {self.isolation_group}"
-            )
-        self.by_port[instance.port] = instance
-
-
-def _hosts(instances: Sequence[Instance]) -> list[_Host]:
-    hosts: dict[str, _Host] = {}
-    for instance in instances:
-        hosts.setdefault(instance.hostname, _Host(instance)).add(instance)
-    return list(hosts.values())
-
-
-def _host_groups(hosts: Sequence[_Host], replica_factor: int) -> list[list[_Host]]:
-    """Groups of ``replica_factor`` hosts of equal weight in pairwise different isolation groups; hosts that find no partners are left out.
-
-    Each group takes its hosts from the isolation groups that have most hosts left, so that as few as possible are left over.
-    """
-    groups: list[list[_Host]] = []
-    for weight in sorted({host.weight for host in hosts}):
-        buckets: dict[str, list[_Host]] = {}
-        for host in hosts:
-            if host.weight == weight:
-                buckets.setdefault(host.isolation_group, []).append(host)
-        heap = [(-len(bucket), name) for name, bucket in buckets.items()]
-        heapq.heapify(heap)
-        while len(heap) >= replica_factor:
-            taken = [heapq.heappop(heap)[1] for _ in range(replica_factor)]
-            groups.append([buckets[name].pop() for name in taken])
-            for name in taken:
-                if buckets[name]:
-                    heapq.heappush(heap, (-len(buckets[name]), name))
-    return groups
+def _replacing(
+    valid: Sequence[Instance], departing: Sequence[Instance], placement: Placement, options: PlacementOptions
+) -> list[Instance]:
+    """Candidates for the weight that leaves, first those whose isolation group can take over most shards."""
+    weight = sum(i.weight for i in departing)
+    names = ", ".join(i.id for i in departing)
+    lacking = f"could not find enough instances to replace [{names}]"
+    if options.add_all_candidates:
+        missing = weight - sum(i.weight for i in valid)
+        if missing > 0 and not options.allow_partial_replace:
+            raise PlacementError(f"{lacking}, {missing} weight could not be replaced")
+        return list(valid)
+    buckets: dict[int, list[Instance]] = {}
+    conflicts = _conflicts(valid, departing, placement, options)
+    for instance in sorted(valid, key=lambda i: i.id):
+        buckets.setdefault(conflicts[instance.isolation_group], []).append(instance)
+    if not options.allow_partial_replace:
+        buckets = {0: buckets.get(0, [])}
+    chosen: list[Instance] = []
+    for _, bucket in sorted(buckets.items()):
+        if weight <= 0:
+            break
+        fitting = lightest(bucket, weight)
+        chosen += fitting
+        weight -= sum(i.weight for i in fitting)
+    if not chosen:
+        raise PlacementError("no valid instance in the candidate list")
+    if weight > 0 and not options.allow_partial_replace:
+        raise PlacementError(f"{lacking}, {weight} weight could not be replaced")
+    return chosen
 
 
-def _instance_groups(hosts: Sequence[_Host], *, skip_ports: bool) -> list[list[Instance]]:
-    """One group of mirrored instances per port of the first host, or, regardless of ports, as many as the smallest host has instances."""
-    if skip_ports:
-        ordered = [[host.by_port[port] for port in sorted(host.by_port)] for host in hosts]
-        return [list(group) for group in zip(*ordered, strict=False)]
-    groups = []
-    for port in sorted(hosts[0].by_port):
-        for host in hosts:
-            if port not in host.by_port:
-                raise PlacementError(f"could not find port {port} on host {host.name}")
-        groups.append([host.by_port[port] for host in hosts])
-    return groups
+def _conflicts(
+    valid: Iterable[Instance], departing: Iterable[Instance], placement: Placement, options: PlacementOptions
+) -> dict[str, int]:
+    """How many shards of the departing instances the isolation group of each candidate could not take over."""
+    layout = Layout(placement, options)
+    return {
+        group: sum(
+            not layout.can_move(shard, layout.members[instance.id], group)
+            for instance in departing
+            for shard in layout.members[instance.id].shards
+        )
+        for group in {i.isolation_group for i in valid}
+    }
+
+
+def lightest(candidates: Sequence[Instance], weight: int) -> list[Instance]:
+    """The candidates with the least total weight that is enough, of several such choices the smallest one; all if they are not enough."""
+    if sum(i.weight for i in candidates) <= weight:
+        return list(candidates)
+    # Choices by total weight. One that is enough already is never extended: without its last member it would not be enough.
+    choices: dict[int, tuple[Instance, ...]] = {0: ()}
+    for candidate in candidates:
+        for total, choice in list(choices.items()):
+            if total < weight:
+                known = choices.get(total + candidate.weight)
+                if known is None or len(choice) + 1 < len(known):
+                    choices[total + candidate.weight] = (*choice, candidate)
+    return list(choices[min(total for total in choices if total >= weight)])

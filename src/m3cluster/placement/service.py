@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -15,9 +15,10 @@ from m3cluster.placement.codec import (
     encode_placement,
     encode_staged_placement,
 )
+from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import Instance, Placement
-from m3cluster.placement.options import PlacementError, PlacementOptions
-from m3cluster.placement.select import select_initial
+from m3cluster.placement.options import PlacementOptions
+from m3cluster.placement.select import select_adding, select_initial, select_replacing
 from m3cluster.placement.validate import validate
 
 __all__ = ["NoPlacementError", "PlacementExistsError", "PlacementService", "VersionNotKeptError", "read_placement"]
@@ -48,7 +49,8 @@ async def read_placement(store: Store, key: str, *, is_staged: bool) -> Placemen
 class PlacementService:
     """The placement of one service in one environment.
 
-    ``dry_run`` does everything but write. ``rng`` decides where M3 decides by chance.
+    ``dry_run`` does everything but write. ``check`` raises if the current placement must not be changed. ``rng`` decides where M3 decides
+    by chance.
     """
 
     def __init__(
@@ -59,13 +61,15 @@ class PlacementService:
         options: PlacementOptions,
         *,
         dry_run: bool = False,
+        check: Callable[[Placement], None] = validate,
         rng: random.Random | None = None,
     ) -> None:
         self._store = store
         self._key = placement_key(environment, service)
         self._options = options
         self._dry_run = dry_run
-        self._rng = rng
+        self._check = check
+        self._algorithm = choose(options, rng)
 
     @property
     def key(self) -> str:
@@ -112,9 +116,87 @@ class PlacementService:
                 raise PlacementExistsError("key already has a value") from None
         return stored
 
+    async def add(self, candidates: Iterable[Instance]) -> Placement:
+        """Adds instances out of the candidates. All operations that change a placement raise ``NoPlacementError``, ``PlacementError``,
+        ``InvalidPlacementError``, ``DecodeError``, ``KVError``, and answer the new placement with its version."""
+        offered = list(candidates)
+
+        def change(current: Placement) -> Placement:
+            return self._algorithm.add(current, select_adding(offered, current, self._options))
+
+        return await self._change(change)
+
+    async def remove(self, ids: Sequence[str]) -> Placement:
+        """Removes instances; they stay in the placement as long as they have shards that leave."""
+        return await self._change(lambda current: self._algorithm.remove(current, ids))
+
+    async def replace(
+        self, leaving: Sequence[str], candidates: Iterable[Instance], *, select: bool = True
+    ) -> Placement:
+        """Replaces instances, by a selection of the candidates or, without ``select``, by exactly these."""
+        offered = list(candidates)
+
+        def change(current: Placement) -> Placement:
+            adding = select_replacing(offered, leaving, current, self._options) if select else offered
+            return self._algorithm.replace(current, leaving, adding)
+
+        return await self._change(change)
+
+    async def mark_shards_available(self, instance_id: str, shards: Iterable[int]) -> Placement:
+        """Marks initializing shards of an instance available."""
+        return await self._change(lambda current: self._algorithm.mark_shards_available(current, instance_id, shards))
+
+    async def mark_instance_available(self, instance_id: str) -> Placement:
+        """Marks all initializing shards of an instance available."""
+        return await self._change(lambda current: self._algorithm.mark_instance_available(current, instance_id))
+
+    async def mark_all_available(self) -> Placement:
+        """Marks all initializing shards available."""
+        return await self._change(self._algorithm.mark_all_available)
+
+    async def balance(self) -> Placement:
+        """Evens out the loads."""
+        return await self._change(self._algorithm.balance)
+
+    async def add_replica(self) -> Placement:
+        """Adds a replica of every shard."""
+        return await self._change(self._algorithm.add_replica)
+
+    async def put(self, placement: Placement, version: int) -> int:
+        """Stores a placement as it is over the one of that version (0: there is none yet); returns its version, 0 for a dry run.
+
+        Raises ``InvalidPlacementError``, ``KVError``.
+        """
+        validate(placement)
+        data, _ = self._encode(placement)
+        return 0 if self._dry_run else await self._store.check_and_set(self._key, version, data)
+
+    async def delete(self) -> None:
+        """Deletes the placement. Raises ``NoPlacementError``, ``KVError``."""
+        if self._dry_run:
+            return
+        try:
+            await self._store.delete(self._key)
+        except KeyNotFoundError:
+            raise NoPlacementError("key not found") from None
+
+    async def _change(self, change: Callable[[Placement], Placement]) -> Placement:
+        current = await self.placement()
+        data, stored = await asyncio.to_thread(self._changed, change, current)
+        if self._dry_run:
+            return stored
+        version = await self._store.check_and_set(self._key, current.version, data)
+        return msgspec.structs.replace(stored, version=version)
+
+    def _changed(self, change: Callable[[Placement], Placement], current: Placement) -> tuple[bytes, Placement]:
+        self._check(current)
+        placement = change(current)
+        validate(placement)
+        return self._encode(placement)
+
     def _first(self, candidates: list[Instance], num_shards: int, replica_factor: int) -> tuple[bytes, Placement]:
         selected = select_initial(candidates, replica_factor, self._options)
-        placement = choose(self._options, self._rng).initial(selected, num_shards, replica_factor)
+        placement = self._algorithm.initial(selected, num_shards, replica_factor)
         validate(placement)
         return self._encode(placement)
 

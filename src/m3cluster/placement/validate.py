@@ -96,9 +96,10 @@ def _validate_shard_sets(placement: Placement) -> None:
             continue
         other = first.setdefault(instance.shard_set_id, instance)
         if [s.id for s in other.shards] != [s.id for s in instance.shards]:
+            what = "number of shards" if len(other.shards) != len(instance.shards) else "shards"
             raise InvalidPlacementError(
                 f"instance {describe(other)} and {describe(instance)} have the same shard set id "
-                f"{instance.shard_set_id} but different shards"
+                f"{instance.shard_set_id} but different {what}"
             )
 
 

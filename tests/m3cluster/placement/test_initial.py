@@ -17,8 +17,8 @@ from m3cluster.placement import (
     validate,
 )
 from m3cluster.placement.algorithm import choose
-from m3cluster.placement.options import round_up
 from m3cluster.placement.select import select_initial
+from m3cluster.placement.times import round_up
 
 SECOND = 10**9
 MIRRORED = PlacementOptions(is_mirrored=True, is_staged=True, times=CutoverTimes(5, 60 * SECOND, 60 * SECOND))
@@ -50,7 +50,7 @@ def shard_ids(instance):
 )
 def test_cutover_is_the_next_whole_window(now, window, expected):
     assert round_up(now, window) == expected
-    assert CutoverTimes.aggregator(now, window) == CutoverTimes(now, expected, expected)
+    assert CutoverTimes.aggregator(now, window) == CutoverTimes(now, expected, expected, window)
 
 
 def test_the_documented_pair_is_one_shard_set_with_all_shards():
