@@ -6,6 +6,7 @@ fails before a call is sent has certainly not happened, what fails afterwards ma
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ __all__ = ["Channel", "RPCError", "Stream", "credentials", "open_channel"]
 _MAX_MESSAGE_BYTES = 32 << 20
 _RECONNECT_MS = 100
 _MAX_RECONNECT_MS = 1000
+_MAX_ATTEMPT_S = 5.0
+"""One attempt to connect is not waited for longer: after a network failure a new one succeeds sooner than TCP's own repetitions."""
+_RENEW_S = 5.0
+"""A connection that does not answer is replaced at most this often."""
 _REQUIRE_LEADER = (("hasleader", "true"),)
 """A member cut off from its cluster then refuses a call instead of answering from the past."""
 
@@ -86,7 +91,7 @@ def open_channel(config: Etcd, endpoint: str, given: grpc.ChannelCredentials | N
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", max(1, int(config.dial_timeout_s * 1000))),
+        ("grpc.min_reconnect_backoff_ms", max(1, int(min(config.dial_timeout_s, _MAX_ATTEMPT_S) * 1000))),
         ("grpc.enable_http_proxy", 0),
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
@@ -101,18 +106,44 @@ def open_channel(config: Etcd, endpoint: str, given: grpc.ChannelCredentials | N
     target = f"dns:///{address}"
     if scheme == "https" and given is None:
         given = grpc.ssl_channel_credentials()
-    if given is not None:
-        return Channel(address, grpc.aio.secure_channel(target, given, options=options))
-    return Channel(address, grpc.aio.insecure_channel(target, options=options))
+
+    def connection() -> Any:
+        if given is not None:
+            return grpc.aio.secure_channel(target, given, options=options)
+        return grpc.aio.insecure_channel(target, options=options)
+
+    return Channel(address, connection, config.request_timeout_s)
 
 
 class Channel:
-    """The connection to one endpoint; gRPC reconnects it by itself, at least every second."""
+    """The connection to one endpoint; gRPC makes it anew by itself when it breaks, ``renew`` when it only hangs.
 
-    def __init__(self, address: str, channel: Any) -> None:
+    ``make`` gives a new connection of gRPC's; calls under way on a renewed one have ``linger_s`` to end.
+    """
+
+    def __init__(self, address: str, make: Callable[[], Any], linger_s: float) -> None:
         self.address = address
-        self._channel = channel
+        self._make = make
+        self._linger_s = linger_s
+        self._channel = make()
+        self._renewed_s = 0.0
+        self._old: dict[asyncio.Task[None], Any] = {}
         self._closed = False
+
+    def renew(self) -> None:
+        """The connection does not answer, though it has not broken: later calls get a new one."""
+        loop = asyncio.get_running_loop()
+        if self._closed or loop.time() - self._renewed_s < _RENEW_S:
+            return
+        old, self._channel = self._channel, self._make()
+        self._renewed_s = loop.time()
+        task = loop.create_task(self._retire(old), name=f"kv etcd {self.address}: old connection")
+        self._old[task] = old
+        task.add_done_callback(self._old.pop)
+
+    async def _retire(self, old: Any) -> None:
+        await asyncio.sleep(self._linger_s)
+        await old.close()
 
     async def ready(self, timeout_s: float) -> None:
         """Returns once connected; raises ``RPCError`` as soon as a connection attempt has failed."""
@@ -161,7 +192,12 @@ class Channel:
     async def close(self) -> None:
         """Ends all calls and the connection."""
         self._closed = True
-        await self._channel.close()
+        retiring = dict(self._old)
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        for channel in (self._channel, *retiring.values()):
+            await channel.close()
 
 
 class Stream:

@@ -134,8 +134,10 @@ class Connection:
                 answer = read_answer(channel.address, LEASE_KEEP_ALIVE, await stream.read())
             finally:
                 stream.cancel()
-        except KVError:
+        except KVError as error:
             self.move_on(channel)
+            if isinstance(error, RPCError) and error.code == "DEADLINE_EXCEEDED":
+                channel.renew()
             raise
         if answer["id"] != lease:
             raise KVError(f"etcd {channel.address}: answered for lease {answer['id']:x}, asked for {lease:x}")

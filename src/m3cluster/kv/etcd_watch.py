@@ -171,6 +171,7 @@ class WatchStream:
                 return
             now_s = self._loop.time()
             if self._asked_s is not None and now_s - self._asked_s >= silence_s:
+                channel.renew()
                 details = f"nothing heard for {now_s - self._heard_s:.1f} s"
                 raise RPCError(channel.address, WATCH.method, "DEADLINE_EXCEEDED", details)
             if self._asked_s is None and now_s - self._heard_s >= silence_s:
