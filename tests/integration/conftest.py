@@ -103,6 +103,7 @@ class Deployment:
             "carbon": {"ingester": {"listenAddress": f"127.0.0.1:{self.carbon}"}},
             "ingest": {"m3msg": {"server": {"listenAddress": f"127.0.0.1:{self.ingest}"}}},
             "clusterManagement": {"embedded": {"path": str(self.kv)}},
+            "embeddedStorage": {"path": str(self.folder / "metrics.duckdb")},
             **more,
         }
         process = self._start(
