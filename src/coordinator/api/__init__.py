@@ -3,6 +3,8 @@
 ``routes``     ``admin_routes``: all routes (open this first)
 ``placement``  placement handlers
 ``topic``      topic handlers
+``kvstore``    ``/api/v1/kvstore``
+``requests``   the bodies as tables
 ``health``     ``/health``
 ``answers``    what all of them share: headers, errors, M3's JSON
 

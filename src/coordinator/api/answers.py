@@ -15,7 +15,7 @@ from m3cluster.proto.jsonpb import escape_html
 from m3cluster.topic import TopicError
 from m3x.log import logger
 
-__all__ = ["APIError", "Handler", "Methods", "body_of", "header", "message_answer", "not_found", "not_yet"]
+__all__ = ["APIError", "Handler", "Methods", "body_of", "header", "message_answer", "not_found"]
 
 log = logger(__name__)
 
@@ -124,15 +124,6 @@ async def body_of(request: Request) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise APIError(400, f"the request body is larger than {MAX_BODY_BYTES >> 20} MiB")
     return bytes(body)
-
-
-def not_yet(what: str) -> Handler:
-    """A handler for a route of M3 that this release does not serve."""
-
-    async def handler(_request: Request) -> Response:
-        raise APIError(501, f"{what} is not supported by this release")
-
-    return handler
 
 
 async def not_found(_request: Request, _error: Exception) -> Response:

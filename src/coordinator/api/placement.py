@@ -1,23 +1,35 @@
 """Placement handlers (reference/cluster.md §12)."""
 
+import contextlib
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from coordinator.api.answers import APIError, body_of, environment_of, header, message_answer, zone_of
-from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
-from m3cluster.kv import Store
+from coordinator.api.requests import (
+    PLACEMENT_ADD_REQUEST,
+    PLACEMENT_REMOVE_REQUEST,
+    PLACEMENT_REPLACE_REQUEST,
+    PLACEMENT_SET_REQUEST,
+    PLACEMENT_SET_RESPONSE,
+)
+from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE, flush_times_key
+from m3cluster.kv import KeyNotFoundError, Store
 from m3cluster.placement import (
     CutoverTimes,
+    Instance,
+    InvalidPlacementError,
     NoPlacementError,
     Placement,
     PlacementOptions,
     PlacementService,
+    ShardState,
+    validate,
 )
-from m3cluster.placement.codec import instance_from_message, placement_to_message
+from m3cluster.placement.codec import instance_from_message, placement_from_message, placement_to_message
 from m3cluster.proto import DecodeError, MessageValue, parse_json
 from m3cluster.proto.messages import PLACEMENT_GET_RESPONSE, PLACEMENT_INIT_REQUEST
 from m3x.clock import wall_ns
@@ -42,6 +54,8 @@ class AdminContext:
     window_ns: int = 60 * 1_000_000_000
     clock: Callable[[], int] = wall_ns
     rng: random.Random | None = None
+    kv_environment: str = ""
+    """The environment of ``/api/v1/kvstore``; empty: ``environment``."""
 
     def store_of(self, zone: str) -> Store:
         """The store of a zone; raises ``APIError`` with M3's text if there is none."""
@@ -60,10 +74,7 @@ class PlacementHandlers:
     async def init(self, request: Request) -> Response:
         """``POST …/placement/init``: makes the first placement; answers version 0, as M3 does."""
         message = parse_json(PLACEMENT_INIT_REQUEST, await body_of(request))
-        try:
-            instances = [instance_from_message(i) for i in message["instances"]]
-        except DecodeError as error:
-            raise APIError(400, error.reason) from error
+        instances = _instances(message["instances"])
         replica_factor = 1 if self._service == "m3coordinator" else message["replication_factor"]
         placements = self._placements(request, message["option_override"])
         placement = await placements.init(instances, message["num_shards"], replica_factor)
@@ -80,14 +91,100 @@ class PlacementHandlers:
         except NoPlacementError:
             raise APIError(404, "placement does not exist") from None
 
-    def _placements(self, request: Request, override: MessageValue | None = None) -> PlacementService:
+    async def add(self, request: Request) -> Response:
+        """``POST …/placement``: adds instances."""
+        message = parse_json(PLACEMENT_ADD_REQUEST, await body_of(request))
+        instances = _instances(message["instances"])
+        placements = self._placements(request, message["option_override"], force=message["force"])
+        return _answer(await placements.add(instances))
+
+    async def remove(self, request: Request) -> Response:
+        """``POST …/placement/remove``: removes instances, for m3aggregator whole shard sets."""
+        message = parse_json(PLACEMENT_REMOVE_REQUEST, await body_of(request))
+        placements = self._placements(request, message["option_override"], force=message["force"])
+        return _answer(await placements.remove(message["instance_ids"]))
+
+    async def replace(self, request: Request) -> Response:
+        """``POST …/placement/replace``: as in M3 only ``force`` selects and pairs the candidates, else they are taken as they are."""
+        message = parse_json(PLACEMENT_REPLACE_REQUEST, await body_of(request))
+        candidates, force = _instances(message["candidates"]), message["force"]
+        is_free = force or self._service == "m3coordinator"
+        placements = self._placements(request, message["option_override"], force=is_free)
+        return _answer(await placements.replace(message["leavingInstanceIDs"], candidates, select=force))
+
+    async def set(self, request: Request) -> Response:
+        """``POST …/placement/set``: stores a placement as it is sent, if ``confirm`` says so."""
+        message = parse_json(PLACEMENT_SET_REQUEST, await body_of(request))
+        if message["placement"] is None:
+            raise APIError(400, "nil placement proto")
+        try:
+            placement = placement_from_message(message["placement"])
+        except DecodeError as error:
+            raise APIError(400, error.reason) from error
+        placements = self._placements(request)
+        try:
+            current = (await placements.placement()).version
+        except NoPlacementError:
+            current = 0
+        if not message["force"]:
+            try:
+                validate(placement)
+            except InvalidPlacementError as error:
+                raise APIError(400, f"unable to validate new placement: {error}") from error
+        if message["confirm"]:
+            version = await placements.put(placement, current)
+        else:
+            version = current + 1 if current else 0
+        answer = {"placement": message["placement"], "version": version, "dry_run": not message["confirm"]}
+        return message_answer(PLACEMENT_SET_RESPONSE, answer)
+
+    async def delete(self, request: Request) -> Response:
+        """``DELETE …/placement``: deletes the placement, whatever still runs."""
+        placements = self._placements(request)
+        try:
+            placement = await placements.placement()
+            await placements.delete()
+        except NoPlacementError:
+            raise APIError(404, "key not found") from None
+        await self._forget(request, {i.shard_set_id for i in placement.instances})
+        return PlainTextResponse('{"deleted":true}\n')
+
+    async def delete_one(self, request: Request) -> Response:
+        """``DELETE …/placement/{id}[?force=true]``: removes one instance."""
+        instance_id = request.scope["path"].rsplit("/", 1)[1]
+        force = request.query_params.get("force") == "true" or self._service == "m3coordinator"
+        placements = self._placements(request, force=force)
+        before = await placements.placement()
+        instance = before.instance(instance_id)
+        if instance is None:
+            raise APIError(404, f"instance not found: {instance_id}")
+        placement = await placements.remove([instance_id])
+        if sum(i.shard_set_id == instance.shard_set_id for i in before.instances) == 1:
+            await self._forget(request, {instance.shard_set_id})
+        return _answer(placement)
+
+    async def _forget(self, request: Request, shard_sets: Iterable[int]) -> None:
+        """Deletes the flush times of shard sets under the key that M3 deletes, which is not the one that the documented settings use."""
+        if self._service != "m3aggregator" or _is_dry_run(request):
+            return
+        store = self._context.store_of(zone_of(request, self._context.zone))
+        environment = environment_of(request, self._context.environment)
+        for number in sorted(shard_sets):
+            with contextlib.suppress(KeyNotFoundError):
+                await store.delete(flush_times_key(environment, number, "/shardset/%d/flush"))
+
+    def _placements(
+        self, request: Request, override: MessageValue | None = None, *, force: bool = True
+    ) -> PlacementService:
+        """The placement that the headers name; without ``force`` it may be changed only if all shards are available."""
         zone = zone_of(request, self._context.zone)
         return PlacementService(
             self._context.store_of(zone),
             environment_of(request, self._context.environment),
             self._service,
             self._options(zone, override or {}),
-            dry_run=header(request, "Dry-Run", "") == "true",
+            dry_run=_is_dry_run(request),
+            check=validate if force else _require_available,
             rng=self._context.rng,
         )
 
@@ -107,6 +204,27 @@ class PlacementHandlers:
             stable_only=coordinator,
             times=CutoverTimes.aggregator(now_ns, self._context.window_ns) if aggregator else CutoverTimes(),
         )
+
+
+def _is_dry_run(request: Request) -> bool:
+    return header(request, "Dry-Run", "") == "true"
+
+
+def _instances(messages: Iterable[MessageValue]) -> list[Instance]:
+    """Raises ``APIError`` for a shard state that does not exist."""
+    try:
+        return [instance_from_message(i) for i in messages]
+    except DecodeError as error:
+        raise APIError(400, error.reason) from error
+
+
+def _require_available(placement: Placement) -> None:
+    """Raises ``APIError`` unless every instance has shards and all of them are available."""
+    changing = [
+        i.id for i in placement.instances if not i.shards or any(s.state is not ShardState.AVAILABLE for s in i.shards)
+    ]
+    if changing:
+        raise APIError(400, f"instances do not have all shards available: [{', '.join(changing)}]")
 
 
 def _version(request: Request) -> int | None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection
 
 from starlette.routing import Route
 
-from coordinator.api.answers import Methods, not_yet
+from coordinator.api.answers import Methods
 from coordinator.api.health import health_handler
+from coordinator.api.kvstore import KVStoreHandlers
 from coordinator.api.placement import SERVICES, AdminContext, PlacementHandlers
 from coordinator.api.topic import TopicHandlers
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
@@ -25,13 +26,15 @@ def admin_routes(
     window_ns: int = 60 * 1_000_000_000,
     clock: Callable[[], int] = wall_ns,
     rng: random.Random | None = None,
+    kv_environment: str = "",
 ) -> list[Route]:
     """Routes for a Starlette application.
 
     ``environment`` and ``zone`` are the defaults of the placement routes (topics always default to M3's own), ``zones`` the zones that the
-    store stands for, ``window_ns`` the largest resolution in nanoseconds, ``clock`` Unix nanoseconds, ``rng`` the chance in placements.
+    store stands for, ``window_ns`` the largest resolution in nanoseconds, ``clock`` Unix nanoseconds, ``rng`` the chance in placements,
+    ``kv_environment`` the environment of ``/api/v1/kvstore`` (empty: ``environment``).
     """
-    context = AdminContext(store, environment, zone, zones, window_ns, clock, rng)
+    context = AdminContext(store, environment, zone, zones, window_ns, clock, rng, kv_environment)
     topics = TopicHandlers(context)
     routes = [
         Route("/health", Methods({"GET": health_handler(clock, monotonic_ns)})),
@@ -42,12 +45,12 @@ def admin_routes(
                 {
                     "GET": topics.get,
                     "POST": topics.add,
-                    "PUT": not_yet("replacing the consumer services of a topic"),
-                    "DELETE": not_yet("deleting a topic"),
+                    "PUT": topics.update,
+                    "DELETE": topics.delete,
                 }
             ),
         ),
-        Route("/api/v1/kvstore", Methods({"POST": not_yet("the kvstore route")})),
+        Route("/api/v1/kvstore", Methods({"POST": KVStoreHandlers(context).update})),
     ]
     for service in SERVICES:
         routes += _placement_routes(context, service)
@@ -58,24 +61,11 @@ def _placement_routes(context: AdminContext, service: str) -> list[Route]:
     base = f"/api/v1/services/{service}/placement"
     handlers = PlacementHandlers(context, service)
     return [
-        Route(f"{base}/init", Methods({"POST": handlers.init, "DELETE": not_yet("removing an instance")})),
-        Route(
-            base,
-            Methods(
-                {
-                    "GET": handlers.get,
-                    "POST": not_yet("adding instances to a placement"),
-                    "DELETE": not_yet("deleting a placement"),
-                }
-            ),
-        ),
-        *(
-            Route(f"{base}/{path}", Methods({"POST": not_yet(what), "DELETE": not_yet("removing an instance")}))
-            for path, what in (
-                ("remove", "removing instances from a placement"),
-                ("replace", "replacing instances of a placement"),
-                ("set", "setting a placement"),
-            )
-        ),
-        Route(f"{base}/{{id}}", Methods({"DELETE": not_yet("removing an instance")})),
+        # Every one of these is an instance's id to DELETE, as in M3.
+        Route(f"{base}/init", Methods({"POST": handlers.init, "DELETE": handlers.delete_one})),
+        Route(f"{base}/remove", Methods({"POST": handlers.remove, "DELETE": handlers.delete_one})),
+        Route(f"{base}/replace", Methods({"POST": handlers.replace, "DELETE": handlers.delete_one})),
+        Route(f"{base}/set", Methods({"POST": handlers.set, "DELETE": handlers.delete_one})),
+        Route(f"{base}/{{id}}", Methods({"DELETE": handlers.delete_one})),
+        Route(base, Methods({"GET": handlers.get, "POST": handlers.add, "DELETE": handlers.delete})),
     ]

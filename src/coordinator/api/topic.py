@@ -6,11 +6,13 @@ from starlette.responses import Response
 
 from coordinator.api.answers import APIError, body_of, environment_of, header, message_answer, zone_of
 from coordinator.api.placement import AdminContext
+from coordinator.api.requests import TOPIC_UPDATE_REQUEST
 from m3cluster.keys import topic_key
-from m3cluster.kv import KeyNotFoundError, Store
+from m3cluster.kv import KeyNotFoundError, Store, VersionMismatchError
 from m3cluster.proto import DecodeError, parse_json
 from m3cluster.proto.messages import TOPIC_ADD_REQUEST, TOPIC_GET_RESPONSE, TOPIC_INIT_REQUEST
 from m3cluster.topic import (
+    ServiceID,
     Topic,
     TopicError,
     consumer_from_message,
@@ -70,6 +72,40 @@ class TopicHandlers:
             raise APIError(500, f"service {consumer.service_id} is already consuming the topic")
         consumers = (*topic.consumer_services, consumer)
         return await _write(store, key, msgspec.structs.replace(topic, consumer_services=consumers))
+
+    async def update(self, request: Request) -> Response:
+        """``PUT /api/v1/topic``: replaces all consumer services if the topic still has the version that is named."""
+        message = parse_json(TOPIC_UPDATE_REQUEST, await body_of(request))
+        store, key, name = self._where(request)
+        try:
+            topic = await _read(store, key)
+        except KeyNotFoundError:
+            raise APIError(404, "key not found") from None
+        consumers = []
+        for number, item in enumerate(message["consumer_services"]):
+            if item["service_id"] is None:
+                raise APIError(500, f"consumerServices[{number}].serviceId is missing in the request")
+            try:
+                consumers.append(consumer_from_message(item))
+            except TopicError as error:
+                service = ServiceID(**item["service_id"])
+                raise APIError(400, f"error converting consumer service '{service}': {error}") from error
+        changed = msgspec.structs.replace(topic, consumer_services=tuple(consumers), version=message["version"])
+        try:
+            return await _write(store, key, changed)
+        except (TopicError, VersionMismatchError) as error:
+            text = str(error) if isinstance(error, TopicError) else "key is not at the specified version"
+            # M3 says so, too.
+            raise APIError(500, f"error deleting service '{name}': {text}") from error
+
+    async def delete(self, request: Request) -> Response:
+        """``DELETE /api/v1/topic``."""
+        store, key, name = self._where(request)
+        try:
+            await store.delete(key)
+        except KeyNotFoundError:
+            raise APIError(400, f"error deleting service '{name}': key not found") from None
+        return Response()
 
 
 async def _read(store: Store, key: str) -> Topic:

@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from m3cluster.keys import placement_key
-from m3cluster.kv.store import KeyNotFoundError, Store, VersionMismatchError
+from m3cluster.kv.store import KeyNotFoundError, Store, Value, VersionMismatchError
 from m3cluster.placement.algorithm import choose
 from m3cluster.placement.codec import (
     decode_placement,
@@ -21,7 +22,14 @@ from m3cluster.placement.options import PlacementOptions
 from m3cluster.placement.select import select_adding, select_initial, select_replacing
 from m3cluster.placement.validate import validate
 
-__all__ = ["NoPlacementError", "PlacementExistsError", "PlacementService", "VersionNotKeptError", "read_placement"]
+__all__ = [
+    "KeepsHistory",
+    "NoPlacementError",
+    "PlacementExistsError",
+    "PlacementService",
+    "VersionNotKeptError",
+    "read_placement",
+]
 
 
 class NoPlacementError(PlacementError):
@@ -36,12 +44,24 @@ class VersionNotKeptError(PlacementError):
     """An earlier version that the store does not keep."""
 
 
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """What a store may offer besides ``Store``."""
+
+    async def get_version(self, key: str, version: int) -> Value:
+        """The value that a key had at a version since it was last created. Raises ``KVError``, also if that is not kept any more."""
+
+
 async def read_placement(store: Store, key: str, *, is_staged: bool) -> Placement:
     """The placement under a key, with the key's version. Raises ``NoPlacementError``, ``DecodeError``, ``KVError``."""
     try:
         value = await store.get(key)
     except KeyNotFoundError:
         raise NoPlacementError("key not found") from None
+    return _decoded(value, is_staged=is_staged)
+
+
+def _decoded(value: Value, *, is_staged: bool) -> Placement:
     decode: Callable[[bytes, int], Placement] = decode_staged_placement if is_staged else decode_placement
     return decode(value.data, value.version)
 
@@ -83,7 +103,7 @@ class PlacementService:
     async def placement_for_version(self, version: int) -> Placement:
         """The placement as it was at a version. Raises as ``placement`` does, and ``PlacementError`` for a version that is none.
 
-        The stores keep the current version only: an earlier one is a ``VersionNotKeptError``.
+        Earlier ones need a store with a history (``KeepsHistory``), else they are a ``VersionNotKeptError``.
         """
         if version < 0:
             raise PlacementError("bad request")
@@ -93,6 +113,8 @@ class PlacementService:
         if version > current.version:
             raise PlacementError("invalid number of placements returned: 0, expecting 1")
         if version < current.version:
+            if isinstance(self._store, KeepsHistory):
+                return _decoded(await self._store.get_version(self._key, version), is_staged=self._options.is_staged)
             raise VersionNotKeptError(
                 f"version {version} of {self._key} is not kept; the current version is {current.version}"
             )

@@ -138,26 +138,71 @@ async def test_a_dry_run_answers_and_writes_nothing(client, store):
     assert await store.keys("") == []
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/api/v1/services/m3aggregator/placement"),
-        ("DELETE", "/api/v1/services/m3aggregator/placement"),
-        ("DELETE", "/api/v1/services/m3aggregator/placement/a1"),
-        ("DELETE", "/api/v1/services/m3aggregator/placement/remove"),
-        ("POST", "/api/v1/services/m3db/placement/remove"),
-        ("POST", "/api/v1/services/m3coordinator/placement/replace"),
-        ("POST", "/api/v1/services/m3coordinator/placement/set"),
-        ("PUT", "/api/v1/topic"),
-        ("DELETE", "/api/v1/topic"),
-        ("POST", "/api/v1/kvstore"),
-    ],
-)
-async def test_what_is_not_served_yet_says_so(client, method, path):
-    answer = await client.request(method, path)
-    assert answer.status_code == 501
-    assert answer.json()["status"] == "error"
-    assert "not supported by this release" in answer.json()["error"]
+PLACEMENT = "/api/v1/services/m3aggregator/placement"
+
+
+@pytest.mark.parametrize("path", ["init", "remove", "replace", "set", "a1"])
+async def test_every_word_after_placement_is_an_instance_to_delete(client, path):
+    await client.post(f"{PLACEMENT}/init", json=AGGREGATOR)
+    answer = await client.delete(f"{PLACEMENT}/{path}")
+    assert (answer.status_code, answer.json()["error"]) == (404, f"instance not found: {path}")
+
+
+async def test_a_deleted_placement_takes_the_flush_times_along_but_not_in_a_dry_run(client, store):
+    await client.post(f"{PLACEMENT}/init", json=AGGREGATOR)
+    flush_times = "_kv/namespace/m3db-cluster-name//shardset/1/flush"
+    await store.set(flush_times, b"x")
+    before = await store.keys("")
+    answer = await client.delete(PLACEMENT, headers={"Dry-Run": "true"})
+    assert answer.json() == {"deleted": True}
+    assert await store.keys("") == before
+    assert (await client.delete(PLACEMENT)).status_code == 200
+    assert await store.keys("") == []
+
+
+async def test_dry_runs_of_changes_answer_and_write_nothing(client, store):
+    base = "/api/v1/services/m3coordinator/placement"
+    one, two = ({"id": name, "zone": "embedded", "endpoint": f"{name}:1"} for name in ("c1", "c2"))
+    await client.post(f"{base}/init", json={"instances": [one]})
+    before = await store.keys("")
+    dry = {"Dry-Run": "true"}
+    answer = await client.post(base, json={"instances": [two], "force": True}, headers=dry)
+    assert (set(answer.json()["placement"]["instances"]), answer.json()["version"]) == ({"c1", "c2"}, 1)
+    placement = answer.json()["placement"]
+    answer = await client.post(f"{base}/set", json={"placement": placement, "confirm": True}, headers=dry)
+    assert (answer.json()["version"], answer.json()["dryRun"]) == (0, False)
+    assert (await client.delete(f"{base}/c1", headers=dry)).status_code == 200
+    assert await store.keys("") == before
+
+
+async def test_a_set_placement_with_an_unknown_shard_state_is_400(client, store):
+    instance = {"id": "a", "endpoint": "a:1", "shards": [{"id": 0, "state": 9}]}
+    answer = await client.post(f"{PLACEMENT}/set", json={"placement": {"instances": {"a": instance}}, "confirm": True})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid proto shard state 9")
+    assert await store.keys("") == []
+
+
+async def test_a_topic_is_updated_only_by_consumers_that_can_be(client, store):
+    await client.post("/api/v1/topic/init", json={"numberOfShards": 1})
+    before = await store.keys("")
+    bad = {"consumerServices": [consumer("x", "UNKNOWN")["consumerService"]], "version": 1}
+    answer = await client.put("/api/v1/topic", json=bad)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("error converting consumer service '[name: x, env: namespace")
+    answer = await client.put("/api/v1/topic", json={"consumerServices": [{"consumptionType": "SHARED"}], "version": 1})
+    assert answer.json()["error"] == "consumerServices[0].serviceId is missing in the request"
+    twice = [consumer("x", "SHARED")["consumerService"]] * 2
+    answer = await client.put("/api/v1/topic", json={"consumerServices": twice, "version": 1})
+    assert (answer.status_code, "duplicated consumer" in answer.json()["error"]) == (500, True)
+    assert await store.keys("") == before
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"key":5}', b'{"key":"a"} x', b"nonsense"])
+async def test_a_body_that_is_no_update_of_the_kvstore_is_400(client, store, body):
+    answer = await client.post("/api/v1/kvstore", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert await store.keys("") == []
 
 
 async def test_an_earlier_version_is_not_kept_and_says_so(client, store):
