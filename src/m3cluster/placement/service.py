@@ -129,7 +129,7 @@ class PlacementService:
             raise PlacementError(f"could not build initial placement, invalid numShards {num_shards}")
         if replica_factor <= 0:
             raise PlacementError(f"could not build initial placement, invalid replica factor {replica_factor}")
-        # Thousands of shards on a hundred instances take seconds.
+        # Thousands of shards on a hundred instances take a while.
         data, stored = await asyncio.to_thread(self._first, list(candidates), num_shards, replica_factor)
         if not self._dry_run:
             try:
