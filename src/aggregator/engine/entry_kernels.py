@@ -172,6 +172,14 @@ def _free_entry(t, row):
 
 
 @njit(cache=True, nogil=True)
+def _make_list(t, b, shard, now_ns):
+    """The list of bucket ``b`` on a shard exists from its first element on."""
+    if list_born(t)[b, shard] == 0:
+        list_born(t)[b, shard] = max(now_ns, 1)
+        heads(t)[H_NEW_LISTS] += 1
+
+
+@njit(cache=True, nogil=True)
 def _new_element(t, row, spec, attrs, now_ns):
     """A live element of entry ``row``, not yet in its chain; returns its reference, or -1 if its bucket is full."""
     b = np.int64(specs(t)[spec].bucket)
@@ -194,10 +202,7 @@ def _new_element(t, row, spec, attrs, now_ns):
     x.spare = np.uint8(0)
     e = entries(t)[row]
     e.held += np.uint16(1)
-    shard = np.int64(e.shard)
-    if list_born(t)[b, shard] == 0:
-        list_born(t)[b, shard] = max(now_ns, 1)
-        heads(t)[H_NEW_LISTS] += 1
+    _make_list(t, b, np.int64(e.shard), now_ns)
     return ref
 
 
@@ -293,6 +298,20 @@ def apply_stage(t, row, stage, now_ns):
     e.stage = np.uint32(stage + 1)
     counts(t)[C_UPDATES + np.int64(e.category)] += 1
     return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def refuse_stage(t, row, stage, now_ns):
+    """Makes the lists of the aggregations before the one that stage ``stage`` is refused for; entry ``row`` stays as it is.
+
+    M3 leaves elements without an owner behind there: they never hold a value, but their lists are flushed from then on
+    (reference/aggregator_core.md §4.4).
+    """
+    s = stages(t)[stage]
+    shard = np.int64(entries(t)[row].shard)
+    for k in range(np.int64(s.specs)):
+        spec = np.int64(stage_specs(t)[np.int64(s.specs_at) + k].spec)
+        _make_list(t, np.int64(specs(t)[spec].bucket), shard, now_ns)
 
 
 @njit(cache=True, nogil=True)

@@ -15,7 +15,15 @@ reference/aggregator_core.md §2-4.
 import numpy as np
 from numba import njit
 
-from aggregator.engine.entry_kernels import append_element, apply_stage, create_entry, find_element, key_hash, probe
+from aggregator.engine.entry_kernels import (
+    append_element,
+    apply_stage,
+    create_entry,
+    find_element,
+    key_hash,
+    probe,
+    refuse_stage,
+)
 from aggregator.engine.reasons import (
     C_COUNTERS,
     C_DROPPED_VALUES,
@@ -335,6 +343,7 @@ def _prepare(t, row, meta, payload, category, now_ns):
             counts(t)[C_STALE] += 1
         return np.int64(D_NONE), True
     if s.action != 0:
+        refuse_stage(t, row, stage, now_ns)
         return np.int64(s.action), False
     if e.cutover == s.cutover and _same_set(t, row, stage):
         e.stage = np.uint32(stage + 1)

@@ -201,7 +201,10 @@ class MetadataTable:
         meta["stages"] += 1
 
     def _stage_specs(self, stage: StagedMetadata, payload: int, metric_type: int) -> tuple[int, dict[int, int]]:
-        """Why the stage refuses its metrics (0: it does not), and its specs with their attrs, each key once."""
+        """Why the stage refuses its metrics (0: it does not), and its specs with their attrs, each key once.
+
+        A stage with a key that is refused has the specs of the keys before it: M3 makes their lists before it fails.
+        """
         if stage.tombstoned:
             return STAGE_TOMBSTONED, {}
         if not stage.pipelines:
@@ -218,7 +221,7 @@ class MetadataTable:
                     if len(specs) > MAX_ELEMENTS:
                         return D_LISTS, {}
         except _Refused as refused:
-            return refused.detail, {}
+            return refused.detail, specs
         return D_NONE, specs
 
     def _spec(self, key: Key) -> int:

@@ -99,6 +99,37 @@ def test_an_unknown_list_has_one_empty_part() -> None:
     assert (part.batch, part.last, part.discarded) == (None, True, 0)
 
 
+def test_a_flush_does_not_touch_shards_without_such_a_list() -> None:
+    engine = engine_of(options())
+    ids = {shard_of(b"%d" % k, 4): b"%d" % k for k in range(40)}
+    send(engine, [counter(ids[0], 1)], NOW)
+    named = ipc.ShardBounds([0, 1], NOW + 20 * SECOND, 0, NEVER)
+    everyone_else = ipc.ShardBounds([], NOW + 20 * SECOND, 0, NEVER)
+    command = ipc.Flush(1, ipc.KIND_STANDARD, 10 * SECOND, 0, True, [named, everyone_else])
+    assert len(flush(engine, command, NOW + 20 * SECOND)) == 1
+    # The clock has stepped back: the lists of shards 1 and 2 are new and have not been flushed yet, that of shard 0 has.
+    send(engine, [counter(ids[shard], 1) for shard in (0, 1, 2)], NOW + 5 * SECOND)
+    rows = flush(engine, standard(NOW + 15 * SECOND), NOW + 15 * SECOND)
+    assert sorted(row[0] for row in rows) == sorted(b"stats.counts." + ids[shard] + b"sum" for shard in (1, 2))
+
+
+def test_a_refused_update_makes_the_lists_of_the_keys_before_the_wrong_one() -> None:
+    engine = engine_of(options())
+    seven, minute = (StoragePolicy.parse(text) for text in ("7s:1d", "1m:40d"))
+    good = PipelineMetadata(storage_policies=(TEN[0].pipelines[0].storage_policies[0], seven))
+    wrong = PipelineMetadata(aggregation_id=1 << 14, storage_policies=(minute,))
+    stages = (StagedMetadata(pipelines=(good, wrong, PipelineMetadata(storage_policies=(minute,)))),)
+    assert send(engine, [gauge(b"a", 1.0, stages)] * 2, NOW) == ["invalid aggregation types"] * 2
+    made = [(new.shard, new.resolution_ns, new.now_ns) for new in engine.new_lists()]
+    shard = shard_of(b"a", 4)
+    assert sorted(made) == [(shard, 7 * SECOND, NOW), (shard, 10 * SECOND, NOW)]
+    assert windows(engine) == 0
+    assert flush(engine, standard(NOW + 20 * SECOND), NOW + 20 * SECOND) == []
+    # The clock has stepped back: the list remembers that it has been flushed.
+    assert send(engine, [gauge(b"a", 1.0)], NOW + 5 * SECOND) == []
+    assert flush(engine, standard(NOW + 15 * SECOND), NOW + 15 * SECOND) == []
+
+
 def test_windows_stay_until_committed_and_can_be_emitted_again() -> None:
     engine = engine_of(options())
     for k in range(4):
