@@ -97,12 +97,20 @@ class Aggregator:
                  "--workers", str(workers)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "Aggregator":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes and removes their directory."""
         if self.process.poll() is None:
             self.process.terminate()
             try:

@@ -29,6 +29,7 @@ READERS = {
     # Of the following, what is delivered can answer only a part; their readers have tables of the rest.
     "cluster/admin_api.jsonl": "golden/test_cluster.py",
     "cluster/placements.jsonl": "golden/test_cluster.py",
+    "engine/scripts.jsonl.gz": "aggregator/engine/test_scripts.py",
     "coordinator/configs": "coordinator/write/test_golden_write.py",
     "coordinator/ingest_to_write.jsonl": "coordinator/ingest/test_golden_ingest.py",
     "coordinator/promql_smoke.jsonl": "coordinator/query/conftest.py",
@@ -37,7 +38,6 @@ READERS = {
 """Where each file is read, as a path below ``tests``."""
 
 LATER = {
-    "engine/scripts.jsonl.gz": "the whole engine, forwarding and flush times included",
     "engine/quantiles.jsonl": "timer quantiles as M3's stream gives them",
     "engine/aggregations.jsonl": "resend, expensive aggregations and their corner cases",
     "coordinator/appender.jsonl.gz": "downsampling by rules",

@@ -136,11 +136,10 @@ def test_garbage_to_carbon(stack: Stack, wait) -> None:
             b"x" * 300_000,
         ):
             connection.sendall(line + b"\n")
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(f"demo.last.after-garbage 4.25 {now}\n".encode())
+        connection.sendall(f"demo.last.after-garbage 4.25 {now}\n".encode())
     with socket.create_connection(("127.0.0.1", stack.deployment.carbon)) as connection:
         connection.sendall(f"demo.last.another-connection 4.25 {now}\n".encode())
-    for name in ("another-connection",):
+    for name in ("after-garbage", "another-connection"):
         wait(
             "good lines are stored",
             lambda n=name: remote_read(
