@@ -54,6 +54,14 @@ from m3metrics.metadata import PipelineMetadata, StagedMetadata, StagedMetadatas
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
 
+MAX_METADATA_BYTES = 1 << 16
+"""A metadata that is longer is refused: no rule set makes one, and parsing it is not the hot path's."""
+MAX_STAGES = 256
+_SPARE_SPECS = 1 << 16
+_SPARE_OUTPUTS = 1 << 18
+_SPARE_POLICIES = 1 << 13
+"""More than one metadata of ``MAX_METADATA_BYTES`` can need."""
+_MAX_POLICIES = 1 << 16
 PLAIN_TIMED = 5
 STAGED_TIMED = 6
 _YEAR_ONE_TO_EPOCH_NS = 62_135_596_800 * 1_000_000_000
@@ -143,7 +151,7 @@ class MetadataTable:
         """
         heads = self._tables.heads
         row = int(heads[H_METAS])
-        if row >= MAX_METAS - 1 or self._text_used + len(data) + (1 << 16) > TEXT_BYTES:
+        if len(data) > MAX_METADATA_BYTES or self._full(row):
             return -1
         meta = self._tables.metas[row]
         meta["at"] = self._text(data)
@@ -155,6 +163,18 @@ class MetadataTable:
         heads[H_METAS] = row + 1
         ingest_kernels.link_metadata(self._address, row)
         return row
+
+    def _full(self, row: int) -> bool:
+        """Whether one more metadata might not fit into some table."""
+        tables = self._tables
+        return (
+            row >= MAX_METAS - 1
+            or self._text_used + 2 * MAX_METADATA_BYTES > TEXT_BYTES
+            or self._stages_used + MAX_STAGES > len(tables.stages)
+            or self._stage_specs_used + _SPARE_SPECS > len(tables.stage_specs)
+            or self._outputs_used + _SPARE_OUTPUTS > len(tables.outputs)
+            or len(self._policies) + _SPARE_POLICIES > _MAX_POLICIES
+        )
 
     def _parse(self, data: bytes, payload: int, metric_type: int, meta: Any) -> int:
         try:
@@ -172,6 +192,8 @@ class MetadataTable:
             return D_DECODE
         if not stages:
             return D_EMPTY_LIST
+        if len(stages) > MAX_STAGES:
+            return D_METADATAS
         if payload == STAGED_TIMED:
             if is_default(stages):
                 return D_ONLY_DEFAULT

@@ -224,3 +224,18 @@ def test_random_streams(seed: int) -> None:
 @example(41244)  # a refused update leaves a list behind
 def test_random_streams_with_a_clock_that_steps_back(seed: int) -> None:
     play(seed, 60, backwards=True)
+
+
+def test_metadata_of_absurd_size_is_refused_and_nothing_else() -> None:
+    engine = engine_of(options(), all_shards())
+    many = tuple(StagedMetadata() for _ in range(300))
+    long = (StagedMetadata(pipelines=tuple(PipelineMetadata(storage_policies=tuple(POLICIES)) for _ in range(2000))),)
+    good = (StagedMetadata(pipelines=(PipelineMetadata(storage_policies=(POLICIES[0],)),)),)
+    messages = [
+        codec.encode_metric(codec.GaugeWithMetadatas(id=b"g%d" % k, value=1.0, metadatas=metadatas))
+        for k, metadatas in enumerate((many, long, good))
+    ]
+    send(engine, messages, NOW, 1)
+    counters, _, shards = engine.stats()
+    assert sum(row.entries for row in shards) >= 1
+    assert sum(n for name, n in counters.items() if "too-many-metadatas" in name) == 2, counters
