@@ -86,6 +86,9 @@ def _arguments() -> argparse.Namespace:
         parser.error("--workers must be at least 1")
     if options.wrong_value and options.no_demo:
         parser.error("--wrong-value needs the demo stream")
+    shortest = 1 if options.no_demo else (MIN_WINDOWS + 1) * WINDOW_S + FLUSH_DELAY_S
+    if options.duration is not None and not shortest <= options.duration < float("inf"):
+        parser.error(f"--duration must be at least {shortest} seconds: {MIN_WINDOWS} whole windows must be out by then")
     return options
 
 
@@ -93,9 +96,10 @@ def _run(options: argparse.Namespace, services: list[Service]) -> int:
     require_free_ports(PORTS)
     _start(options, services)
     _wait_until_serving(services)
+    query = "up" if options.no_demo else "demo_temperature"
     print(
         f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
-        f"{COORDINATOR}/api/v1/query?query=demo_temperature\n"
+        f"{COORDINATOR}/api/v1/query?query={query}\n"
     )
     feeder = None if options.no_demo else Feeder(COORDINATOR, ("127.0.0.1", 7204), wrong_value=options.wrong_value)
     began = feeder.start() if feeder else int(time.time())
@@ -110,7 +114,10 @@ def _run(options: argparse.Namespace, services: list[Service]) -> int:
 def _start(options: argparse.Namespace, services: list[Service]) -> None:
     data: Path = options.data_dir.resolve()
     logs = data / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"--data-dir {data} cannot be used: {error.strerror}") from error
     print(f"data and logs in {data}")
     local = ROOT / "configs/local"
     coordinator = Service(
