@@ -3,8 +3,9 @@
 Each worker has one ordered stream of batches and commands. Batches need credit: at most ``credit_bytes`` are on the way to, or at, a
 worker without its ack. What may not go yet waits in the stream's queue, commands in their place between the batches.
 
-A worker is *lagging* while it is down, has not been told its shards yet, or owes acks and has given none for ``stall_ns``; it stays so
-until its queue is empty. The distinction keeps two things apart:
+A worker is *lagging* while it is down, has not been told its shards yet, or owes acks and has given none for ``stall_ns``. It stays
+so until its queue is empty or, as new input may keep that from ever being so, until its acks have flowed again for ``stall_ns``. The
+distinction keeps two things apart:
 
 * Workers that are merely slow: nothing is thrown away, reading pauses (``Flow.paused``) and TCP passes the pressure on to producers.
 * Lagging workers, while others are not: their batches wait up to their part of the waiting buffer; beyond it their messages are
@@ -93,6 +94,8 @@ class WorkerStream:
         """Whether this incarnation has been told its shards."""
         self._seq = 0
         self._progress_ns = 0
+        self._flowing_since_ns = -1
+        """The first ack of a lagging worker since it last stalled, −1 before it."""
         self._first_orders: deque[_Order] = deque()
         self._queue: deque[Batch | _Order] = deque()
         self._inflight: dict[int, Batch] = {}
@@ -129,6 +132,7 @@ class WorkerStream:
         self._first_orders.clear()
         self._inflight.clear()
         self._link, self._routed, self.unacked_bytes, self.lagging = None, False, 0, True
+        self._flowing_since_ns = -1
         return dropped
 
     def put(self, batch: Batch, mono_ns: int) -> bool:
@@ -186,6 +190,8 @@ class WorkerStream:
         if batch is not None:
             self.unacked_bytes -= batch.nbytes
             self._progress_ns = mono_ns
+            if self.lagging and self._flowing_since_ns < 0:
+                self._flowing_since_ns = mono_ns
             self.acked_batches += 1
             self.pump(mono_ns)
         return batch
@@ -195,8 +201,14 @@ class WorkerStream:
         stalled = bool(self._inflight) and mono_ns - self._progress_ns > self._stall_ns
         if self._link is None or not self._routed or stalled:
             self.lagging = True
-        elif not self._queue:
+            self._flowing_since_ns = -1
+        elif self.lagging and (not self._queue or self._flows()):
             self.lagging = False
+            self._flowing_since_ns = -1
+
+    def _flows(self) -> bool:
+        # From ack to ack: one burst of acks and then silence is no flow.
+        return self._flowing_since_ns >= 0 and self._progress_ns - self._flowing_since_ns >= self._stall_ns
 
     def _send_batch(self, batch: Batch, mono_ns: int) -> bool:
         if self._link is None or not self._routed:

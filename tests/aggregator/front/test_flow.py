@@ -96,7 +96,7 @@ def test_a_stalled_worker_s_messages_are_discarded_when_its_part_is_full() -> No
     assert not flow.paused()
 
 
-def test_a_recovering_worker_lags_until_its_queue_is_empty() -> None:
+def test_after_one_burst_of_acks_a_worker_lags_until_its_queue_is_empty() -> None:
     flow = Flow(CREDIT, 1000, STALL)
     stream, _ = started(flow, 0)
     started(flow, 1)
@@ -109,6 +109,45 @@ def test_a_recovering_worker_lags_until_its_queue_is_empty() -> None:
         flow.step(STALL + 2)
         assert stream.lagging == (stream.waiting_bytes > 0)
         assert not flow.paused()
+
+
+def loaded_with_one_stall(stall_ms: int, stop_ms: int, acks_per_ack: int, gap_ms: int) -> list[tuple[bool, bool]]:
+    """Two workers under the same load, 10 bytes per ms: (lagging, discarding) of the first, which stalls once, for each ms.
+
+    After the stall it acks ``acks_per_ack`` batches every ``gap_ms``, as long as there are any.
+    """
+    flow = Flow(200, 10_000, 2000)
+    (slow, _), (other, _) = started(flow, 0), started(flow, 1)
+    acked, history = [0, 0], []
+    for now in range(stop_ms):
+        flow.step(now)
+        discarding = flow.discarding()
+        if not flow.paused():
+            for stream in (slow, other):
+                if stream.worker not in discarding:
+                    stream.put(batch(10), now)
+        for _ in range(2):
+            if other.acked(acked[1], now) is not None:
+                acked[1] += 1
+        if now >= stall_ms and now % gap_ms == 0:
+            for _ in range(acks_per_ack):
+                if slow.acked(acked[0], now) is not None:
+                    acked[0] += 1
+        assert slow.waiting_bytes + other.waiting_bytes <= 10_000
+        history.append((slow.lagging, slow.worker in discarding))
+    return history
+
+
+def test_a_worker_that_stalled_once_lags_no_more_when_its_acks_flow_under_the_same_load() -> None:
+    """Its capacity is the load: its queue never gets empty, yet it may not lose messages for ever."""
+    history = loaded_with_one_stall(4000, 20_000, 1, 1)
+    assert history[3999] == (True, True)
+    assert history[4000 + 2100 :] == [(False, False)] * (20_000 - 6100)
+
+
+def test_a_worker_that_acks_in_bursts_with_stalls_between_goes_on_lagging() -> None:
+    history = loaded_with_one_stall(4000, 20_000, 5, 2500)
+    assert all(lagging for lagging, _ in history[4000:])
 
 
 def test_if_all_lag_nothing_is_discarded_and_reading_pauses_when_full() -> None:
