@@ -81,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)
     # Imported late: --help and --check-config need no compiled loops.
-    from coordinator.service import StartError, serve  # noqa: PLC0415
+    from coordinator.service import ServiceError, serve  # noqa: PLC0415
 
     logger = log.logger("coordinator")
     if loaded.meaningless:
         logger.debug("keys without effect", keys=loaded.meaningless)
     try:
         asyncio.run(serve(loaded.value, options.data_dir))
-    except StartError as error:
+    except ServiceError as error:
         print(f"m3coordinator: {error}", file=sys.stderr)
         return 1
     return 0

@@ -49,12 +49,16 @@ DRAIN_S = 10.0
 log = logger(__name__)
 
 
-class StartError(Exception):
+class ServiceError(Exception):
+    """The coordinator cannot go on; the message says why."""
+
+
+class StartError(ServiceError):
     """The coordinator cannot start; the message says why and what to do."""
 
 
 async def serve(config: CoordinatorConfig, data_dir: Path) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ``StartError``."""
+    """Runs until SIGTERM or SIGINT. Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -196,8 +200,8 @@ class Coordinator:
         options = downsample.remote_aggregator.client.m3msg.producer
         producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
         topic = IngestTopic(store, options, self._environment, producer)
-        stack.push_async_callback(producer.close, DRAIN_S)
-        await stack.enter_async_context(self._background(producer.start(), "producer start"))
+        stack.push_async_callback(_close_producer, producer)
+        await stack.enter_async_context(self._background(_run_producer(producer, topic), "producer"))
         await stack.enter_async_context(self._background(topic.run(), "ingest topic"))
         return topic, producer
 
@@ -229,3 +233,30 @@ class Coordinator:
         host, port = parse_address(ingester.listen_address)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))
         log.info("taking carbon lines", port=self.ports["carbon"], rules=len(rules))
+
+
+async def _run_producer(producer: Producer, topic: IngestTopic) -> None:
+    """Starts the producer and stays until it is closed. Raises ``ServiceError`` where it ends by itself."""
+    await producer.start()
+    try:
+        await producer.wait()
+    except Exception as error:
+        # At once: a producer that has ended still takes batches, but nobody sends them.
+        reason = f"the producer towards the aggregators has failed: {_first(error)!r}"
+        topic.fail(reason)
+        raise ServiceError(f"{reason}; what it held is lost, start the coordinator again") from error
+
+
+async def _close_producer(producer: Producer) -> None:
+    try:
+        await producer.close(DRAIN_S)
+    except Exception as error:
+        # ``_run_producer`` has told why; the rest of the coordinator ends as usual.
+        log.error("the producer ended with an error", error=repr(_first(error)))
+
+
+def _first(error: BaseException) -> BaseException:
+    """What failed first, out of its groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

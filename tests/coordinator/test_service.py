@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from coordinator.config import load_coordinator
-from coordinator.service import Coordinator, StartError, running
+from coordinator.service import Coordinator, ServiceError, StartError, running
 from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import decode_metric
 from m3metrics.codec.wire import marshal
 from m3metrics.ids import decode_tags
 from m3msg.consumer import ConsumerServer, ReceivedBatch
+from m3msg.producer import Producer
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}
@@ -165,3 +166,29 @@ async def test_a_store_that_cannot_be_opened_is_named(start: Callable[..., Any],
     with pytest.raises(StartError, match=r"metrics\.duckdb"):
         async with start():
             pass
+
+
+async def test_a_producer_that_fails_ends_the_service_and_nothing_is_accepted_meanwhile(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = asyncio.Event()
+
+    async def ticks(_: Producer) -> None:
+        await fail.wait()
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Producer, "_ticks", ticks)
+    aggregator = Aggregator()
+    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    async with server, start(IGNORE_CUTOVER) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+        await _set_up(client, server.port)
+        body = _body(1.0, 0, __name__="up")
+        while (await client.post(WRITE, content=body)).status_code != 200:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.02)
+        fail.set()
+        with pytest.raises(ServiceError, match=r"producer .* has failed: RuntimeError\('out of order'\)"):
+            await coordinator.wait(asyncio.Event())
+        refused = await client.post(WRITE, content=body)
+        assert refused.status_code == 503
+        assert "has failed" in refused.json()["error"]
+        assert (await client.get("/ready")).status_code == 500

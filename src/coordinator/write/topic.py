@@ -12,6 +12,7 @@ from m3cluster.placement import Placement, decode_placement, decode_staged_place
 from m3cluster.proto import DecodeError
 from m3cluster.topic import ServiceID, Topic, decode_topic
 from m3msg.batch import MessageBatch
+from m3msg.producer import ProducerClosedError
 from m3msg.producer.options import ProducerOptions
 from m3x.clock import wall_ns
 from m3x.log import logger
@@ -40,7 +41,7 @@ class Producer(Protocol):
         """Payload bytes that can be produced now."""
 
     async def wait_room(self, nbytes: int = 1) -> None:
-        """Returns when there is room."""
+        """Returns when there is room. Raises ``ProducerClosedError`` where there will be none."""
 
 
 class IngestTopic:
@@ -72,10 +73,15 @@ class IngestTopic:
         self._placements: dict[ServiceID, Placement | None] = {}
         self._verdict: Verdict = judge(self._name, None, {}, now_ns())
         self._said = ""
+        self._failed: str | None = None
+
+    def fail(self, reason: str) -> None:
+        """From now on everything is refused."""
+        self._failed = reason
 
     def ready(self, nbytes: int) -> int | None:
         """See ``MessageSink``."""
-        if self._verdict.opens_ns is None or self._now_ns() < self._verdict.opens_ns:
+        if self._failed is not None or self._verdict.opens_ns is None or self._now_ns() < self._verdict.opens_ns:
             return None
         if self._producer.room() < self._needed(nbytes):
             return None
@@ -93,6 +99,10 @@ class IngestTopic:
             raise RefusedError(
                 "the buffer towards the aggregators is full; nothing was accepted, send it again"
             ) from None
+        except ProducerClosedError as error:
+            raise RefusedError(f"{error}; nothing was accepted, send it again") from error
+        if self._failed is not None:
+            raise RefusedError(f"{self._failed}; nothing was accepted, send it again")
         return self._producer.num_shards
 
     def _needed(self, nbytes: int) -> int:
@@ -104,6 +114,8 @@ class IngestTopic:
 
     def refusal(self) -> str | None:
         """Why nothing can be sent now; None: it can."""
+        if self._failed is not None:
+            return self._failed
         reason = self._verdict.refusal(self._now_ns())
         if reason is None and not self._producer.num_shards:
             return f"the producer of {self._name} is starting"

@@ -1,0 +1,49 @@
+"""What senders are told when the producer behind the ingest topic is gone."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coordinator.write import IngestTopic, RefusedError
+from coordinator.write.readiness import Verdict
+from m3cluster import kv
+from m3msg.batch import MessageBatch
+from m3msg.producer import ProducerClosedError, ProducerOptions
+
+
+class ClosedProducer:
+    num_shards = 64
+
+    def produce(self, batch: MessageBatch) -> bool:
+        return True
+
+    def room(self) -> int:
+        return 0
+
+    async def wait_room(self, nbytes: int = 1) -> None:
+        raise ProducerClosedError("the producer of topic 'x' is closed")
+
+
+@pytest.fixture
+async def topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[IngestTopic]:
+    monkeypatch.setattr("coordinator.write.topic.judge", lambda *_: Verdict(0))
+    store = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
+    yield IngestTopic(store, msgspec.convert({"writer": {"topicName": "x"}}, ProducerOptions), "env", ClosedProducer())
+    await store.close()
+
+
+async def test_a_closed_producer_is_a_refusal(topic: IngestTopic) -> None:
+    with pytest.raises(RefusedError, match="producer of topic 'x' is closed; nothing was accepted"):
+        await topic.admit(10)
+
+
+async def test_after_a_failure_everything_is_refused(topic: IngestTopic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClosedProducer, "room", lambda _: 1 << 20)
+    assert topic.ready(10) == 64
+    topic.fail("out of order")
+    assert topic.ready(10) is None
+    assert topic.refusal() == "out of order"
+    with pytest.raises(RefusedError, match="out of order; nothing was accepted"):
+        await topic.admit(10)
