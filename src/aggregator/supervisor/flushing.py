@@ -274,10 +274,13 @@ class Flushing:
             return False
         return self._unsaved or (now_ns - self.saved_ns >= REPEAT_NS and any(o.lists for o in self._workers.values()))
 
-    def message(self, redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
-        """The flush times to write; a change after this call makes a save due again."""
+    def message(self, owned: Iterable[int], redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
+        """The flush times to write; a change after this call makes a save due again.
+
+        ``owned``: the shards that the placement gives to this instance, whether or not a worker runs for them just now.
+        """
         self._unsaved = False
-        return self.times.message((s for one in self._workers.values() for s in one.owned), redirects)
+        return self.times.message(owned, redirects)
 
     def not_saved(self) -> None:
         """The write failed and is to be tried again."""

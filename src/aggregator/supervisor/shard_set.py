@@ -199,7 +199,8 @@ class ShardSet:
         election, scope = self.elector.election, self._scope.sub("flush-times-manager.flush-times-persist")
         scope = scope.tagged(persist_type="sync")
         key, revision = election.key, election.revision
-        message = self._flushing.message(self._view().redirects)
+        view = self._view()
+        message = self._flushing.message(view.owned, view.redirects)
         try:
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:

@@ -72,13 +72,13 @@ def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> No
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
     assert machine.save_due(NOON)
-    assert machine.message().by_shard[0].standard == {10 * S: 0}
+    assert machine.message(range(4)).by_shard[0].standard == {10 * S: 0}
     (flush,) = flushes(machine.tick(NOON))
     answer(machine, flush)
     assert not machine.save_due(NOON)
     machine.done(flush.id)
     assert machine.save_due(NOON)
-    message = machine.message()
+    message = machine.message(range(4))
     assert message.by_shard[0].standard == {10 * S: NOON}
     assert machine.saved(message, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON))]
     assert machine.saved(message, NOON) == []
@@ -87,7 +87,7 @@ def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> No
 def test_unchanged_times_are_written_again_after_a_while() -> None:
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
-    machine.saved(machine.message(), NOON)
+    machine.saved(machine.message(range(4)), NOON)
     assert not machine.save_due(NOON + REPEAT_NS - 1)
     assert machine.save_due(NOON + REPEAT_NS)
 
@@ -144,6 +144,15 @@ def test_a_worker_that_died_while_flushing_leaves_no_gap_behind() -> None:
     assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
     assert machine.times.time(LIST, 0) == 0
     assert machine.tick(NOON + 10 * S) == []
+
+
+def test_shards_of_a_worker_that_is_down_are_not_tombstoned() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    machine.worker_down(0)
+    machine.worker_down(1)
+    assert not machine.message(range(4)).by_shard[0].tombstoned
+    assert machine.message([1, 2, 3]).by_shard[0].tombstoned
 
 
 def test_a_new_front_gets_the_open_commands_again() -> None:
@@ -238,7 +247,7 @@ def test_what_is_flushed_for_good_was_emitted_and_done(data: st.DataObject) -> N
                 machine.worker_up(worker, epochs[worker], owned(2 * worker, 2 * worker + 1))
                 machine.new_lists(worker, [new_list(2 * worker, now)], now)
             case "save":
-                for send in machine.saved(machine.message(), now):
+                for send in machine.saved(machine.message(range(4)), now):
                     assert send.epoch == epochs[send.worker]
         for worker in (0, 1):
             time = machine.times.time(LIST, 2 * worker)
