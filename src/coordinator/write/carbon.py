@@ -30,12 +30,27 @@ MAX_LINE_BYTES = 256 << 10
 CONTEXT = 1
 """Of carbon paths in the series cache."""
 
+_Direct = dict[StoragePolicy, list[tuple[int, DirectSeries]]]
+"""Samples of lines (numbered over those that could be read) for storage."""
+
 _READ_BYTES = 64 << 10
 _LINES = 4096
 _MAX_SECONDS = (1 << 63) // 1_000_000_000
 """Times beyond wrap around in nanoseconds; storage would refuse them."""
 
 log = logger(__name__)
+
+
+class _Fate:
+    """What became of a line that could be read; one that goes several ways keeps the largest."""
+
+    UNMATCHED = 0
+    """No rule is for it."""
+    TAKEN = 1
+    LOST = 2
+    """Some of what the rules ask for could not be had."""
+    REJECTED = 3
+    """Counted and logged already."""
 
 
 class CarbonIngester:
@@ -76,9 +91,12 @@ class CarbonIngester:
             if lines == 0:
                 return at
             at = int(end)
-            direct = self._take(data, lines, odd, num_shards)
+            fates, direct = self._take(data, lines, odd, num_shards)
             for policy, series in direct.items():
-                await self._write_direct(policy, series)
+                await self._write_direct(policy, series, fates)
+            for name, fate in (("success", _Fate.TAKEN), ("error", _Fate.LOST), ("unmatched", _Fate.UNMATCHED)):
+                if number := int((fates == fate).sum()):
+                    self._scope.count(name, number)
 
     async def _admit(self, nbytes: int) -> int:
         """The shard count, as soon as messages are taken."""
@@ -96,8 +114,8 @@ class CarbonIngester:
 
     def _take(
         self, data: NDArray[np.uint8], lines: int, odd: int, num_shards: int
-    ) -> dict[StoragePolicy, list[DirectSeries]]:
-        """Sends the lines in the columns; returns what goes to storage directly."""
+    ) -> tuple[NDArray[np.uint8], _Direct]:
+        """Sends the lines in the columns; returns a ``_Fate`` for each that can be read, and what goes to storage directly."""
         keep = np.ones(lines, np.bool_)
         for k in range(odd):
             row = int(self._odd[k])
@@ -111,23 +129,23 @@ class CarbonIngester:
                 keep[row] = False
         rows = np.flatnonzero(keep)
         good = len(rows)
+        fates = np.zeros(good, np.uint8)
         if not good:
-            return {}
+            return fates, {}
         values, times = self._values[:lines], self._times[:lines]
         path_at, path_size = self._path_at[:lines][keep], self._path_size[:lines][keep]
         series = self._series[:good]
         series["sample_from"], series["samples"] = rows, 1
-        failed = 0
 
         def make(row: int) -> list[TemplateSpec] | None:
-            nonlocal failed
             begin = int(path_at[row])
             path = data[begin : begin + int(path_size[row])].tobytes()
             try:
                 return self.specs_of(path)
             except ValueError as error:
-                failed += 1
-                self.reject("bad_path", str(error), path)
+                if fates[row] != _Fate.REJECTED:
+                    fates[row] = _Fate.REJECTED
+                    self.reject("bad_path", str(error), path)
                 return None
 
         for begin in range(0, good, self._cache.max_rows):
@@ -137,11 +155,15 @@ class CarbonIngester:
                 data, key_at, key_size, self._contexts[: len(key_at)], _Shifted(make, begin)
             )
             batch = encode_samples(self._cache, series[part], first, count, times, SECOND_NS, values, num_shards)
-            if batch is not None and self._sink is not None and not self._sink.produce(batch):
-                self._scope.count("error", len(batch))
-                log.error_limited("carbon lines lost: the buffer towards the aggregators is full", lines=len(batch))
-        self._scope.count("success", good - failed)
-        return self._direct_of(data, path_at, path_size, rows) if self._direct is not None else {}
+            if batch is None:
+                continue
+            fate = _Fate.TAKEN
+            if self._sink is None or not self._sink.produce(batch):
+                fate = _Fate.LOST
+                reason = "no aggregators are configured" if self._sink is None else "the aggregators take nothing"
+                log.error_limited("carbon lines lost", reason=reason, lines=int((count > 0).sum()))
+            fates[part][count > 0] = fate
+        return fates, self._direct_of(data, path_at, path_size, rows, fates) if self._direct is not None else {}
 
     def reject(self, reason: str, text: str, line: bytes) -> None:
         """Counts and logs a line that is skipped."""
@@ -171,11 +193,18 @@ class CarbonIngester:
         return result
 
     def _direct_of(
-        self, data: NDArray[np.uint8], path_at: NDArray[Any], path_size: NDArray[Any], rows: NDArray[np.int64]
-    ) -> dict[StoragePolicy, list[DirectSeries]]:
+        self,
+        data: NDArray[np.uint8],
+        path_at: NDArray[Any],
+        path_size: NDArray[Any],
+        rows: NDArray[np.int64],
+        fates: NDArray[np.uint8],
+    ) -> _Direct:
         """Samples of rules without aggregation, by policy."""
-        result: dict[StoragePolicy, list[DirectSeries]] = {}
-        for at, size, row in zip(path_at, path_size, rows, strict=True):
+        result: _Direct = {}
+        for line, (at, size, row) in enumerate(zip(path_at, path_size, rows, strict=True)):
+            if fates[line] == _Fate.REJECTED:
+                continue
             path = data[int(at) : int(at) + int(size)].tobytes()
             if self._cleanup:
                 path = clean_path(path)
@@ -185,27 +214,33 @@ class CarbonIngester:
             try:
                 tags = tags_of(path)
             except (ValueError, IdError):
+                fates[line] = max(fates[line], _Fate.LOST)
                 continue
             seconds = int(self._times[row])
             if abs(seconds) > _MAX_SECONDS:
+                fates[line] = max(fates[line], _Fate.LOST)
                 continue
+            fates[line] = max(fates[line], _Fate.TAKEN)
             times_ms = np.array([seconds * 1000])
             one = DirectSeries(tags, True, times_ms, np.array([self._values[row]]))
             for policy in policies:
-                result.setdefault(policy, []).append(one)
+                result.setdefault(policy, []).append((line, one))
         return result
 
-    async def _write_direct(self, policy: StoragePolicy, series: list[DirectSeries]) -> None:
+    async def _write_direct(
+        self, policy: StoragePolicy, series: list[tuple[int, DirectSeries]], fates: NDArray[np.uint8]
+    ) -> None:
         assert self._direct is not None
+        lines = np.array([line for line, _ in series], np.int64)
         try:
-            refused = await self._direct.write(policy, series)
+            refused = await self._direct.write(policy, [one for _, one in series])
         except DirectWriteError as error:
-            self._scope.count("error", len(series))
+            fates[lines] = _Fate.LOST
             log.error_limited("carbon lines could not be stored", lines=len(series), error=str(error))
             return
         if refused:
-            self._scope.count("error", len(refused))
-            log.warning_limited("carbon lines refused by storage", lines=len(refused), last=refused[-1])
+            fates[lines[[k for k, _ in refused]]] = _Fate.LOST
+            log.warning_limited("carbon lines refused by storage", lines=len(refused), last=refused[-1][1])
 
 
 class _Shifted:

@@ -40,8 +40,11 @@ class DirectStore(Protocol):
     def accepts(self, policy: StoragePolicy | None) -> bool:
         """Whether there is a namespace for the policy (None: the unaggregated one)."""
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[str]:
-        """Writes, durably on return; returns a text for each sample refused for good. Raises ``DirectWriteError``."""
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+        """Writes, durably on return; returns each sample refused for good, counted over all series, and why.
+
+        Raises ``DirectWriteError``.
+        """
 
 
 class EmbeddedDirectStore:
@@ -54,7 +57,7 @@ class EmbeddedDirectStore:
         """See ``DirectStore``."""
         return policy is not None and self._store.policy_index(policy.window_ns, policy.retention_ns) >= 0
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[str]:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
         """See ``DirectStore``."""
         series = [one for one in series if len(one.times_ms)]
         if policy is None or not series:
@@ -77,6 +80,6 @@ class EmbeddedDirectStore:
             raise DirectWriteError(str(error)) from error
         texts = dict(written.errors)
         return [
-            texts.get(int(row)) or _REASONS.get(int(written.refusals[row]), "refused by storage")
-            for row in np.flatnonzero(written.refusals)
+            (row, texts.get(row) or _REASONS.get(int(written.refusals[row]), "refused by storage"))
+            for row in np.flatnonzero(written.refusals).tolist()
         ]

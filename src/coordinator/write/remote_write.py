@@ -369,7 +369,7 @@ class RemoteWriter:
             return
         if refused:
             errors.bad += len(refused)
-            errors.last_bad = refused[-1]
+            errors.last_bad = refused[-1][1]
 
 
 def _go_duration(ns: int) -> str:

@@ -19,7 +19,9 @@ from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
 from coordinator.write.carbon import MAX_LINE_BYTES
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
 from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile_rules, tags_of
+from coordinator.write.direct import DirectSeries, DirectWriteError
 from m3metrics.ids import decode_tags
+from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
 from m3x.instrument import Registry
 
@@ -37,7 +39,7 @@ def _rule(pattern: str = "", kind: str = "mean", **more: Any) -> CarbonRuleConfi
 
 @pytest.fixture
 def make_ingester(sink: Any, registry: Registry) -> Callable[..., CarbonIngester]:
-    def make(*rules: CarbonRuleConfig, cleanup: bool = False) -> CarbonIngester:
+    def make(*rules: CarbonRuleConfig, cleanup: bool = False, direct: Any = None) -> CarbonIngester:
         compiled = compile_rules(CarbonIngesterConfig(rules=list(rules) or None), NAMESPACES)
         return CarbonIngester(
             compiled,
@@ -46,6 +48,7 @@ def make_ingester(sink: Any, registry: Registry) -> Callable[..., CarbonIngester
             sink,
             registry.scope("carbon"),
             cleanup=cleanup,
+            direct=direct,
         )
 
     return make
@@ -249,6 +252,42 @@ async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonI
     ]
     assert _path(sink.metrics[701]) == b"series.1"
     assert len(sink.metrics[0].metadatas[0].pipelines[0].storage_policies) == 2
+
+
+class _Storage:
+    """Refuses negative values, and fails while ``broken``."""
+
+    broken = False
+
+    def accepts(self, _: StoragePolicy | None) -> bool:
+        return True
+
+    async def write(self, _: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+        if self.broken:
+            raise DirectWriteError("disk full")
+        return [(i, "negative") for i, one in enumerate(series) if one.values[0] < 0]
+
+
+async def test_every_line_is_counted_once(
+    make_ingester: Callable[..., CarbonIngester], sink: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted() -> list[float]:
+        names = ("carbon_success", "carbon_error", "carbon_unmatched")
+        return [*map(registry.counter, names), registry.counter("carbon_malformed", reason="bad_path")]
+
+    storage = _Storage()
+    raw = _rule("raw", aggregation=AggregationConfig(enabled=False), continue_=True)
+    minute = _rule("both", aggregation=AggregationConfig(enabled=False), policies=[MINUTE], continue_=True)
+    ingester = make_ingester(raw, minute, _rule("agg"), direct=storage)
+    lines = b"raw 1 1\nraw 0x1p80 9223372036854775\nagg 1 1\nraw.both.agg 1 1\nother 1 1\nraw..agg 1 1\nraw.both -1 1\n"
+    await ingester.ingest(_buffer(lines))
+    assert counted() == [3, 2, 1, 1]
+    monkeypatch.setattr(sink, "produce", lambda _: False)
+    await ingester.ingest(_buffer(lines))
+    assert counted() == [3 + 1, 2 + 4, 2, 2]
+    storage.broken = True
+    await ingester.ingest(_buffer(lines))
+    assert counted() == [4, 6 + 5, 3, 3]
 
 
 # --- the server ---

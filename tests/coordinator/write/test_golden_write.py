@@ -99,7 +99,7 @@ class Storage:
     def accepts(self, policy: StoragePolicy | None) -> bool:
         return policy is None or (policy.window_ns, policy.retention_ns) in self._known
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[str]:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
         self.written += [(str(policy), one) for one in series]
         return []
 
