@@ -11,7 +11,8 @@ distinction keeps two things apart:
 * Lagging workers, while others are not: their batches wait up to their part of the waiting buffer; beyond it their messages are
   discarded, unacked, so that producers send them again (``Flow.discarding``), and the others go on.
 
-If all lag there is nobody to go on, so nothing is discarded: reading pauses when the waiting buffer is full.
+If all that own shards lag there is nobody to go on, so nothing is discarded: reading pauses when the waiting buffer is full. A worker
+without shards gets no load (but for worker 0, which gets what belongs to nobody), so it is nobody to go on either.
 """
 
 from collections import deque
@@ -231,6 +232,8 @@ class Flow:
 
     def __init__(self, credit_bytes: int, waiting_bytes: int, stall_ns: int) -> None:
         self.streams: list[WorkerStream] = []
+        self._owning: list[WorkerStream] = self.streams
+        """Those that own shards; all of them until the first route."""
         self._credit_bytes = credit_bytes
         self._waiting_bytes = waiting_bytes
         self._stall_ns = stall_ns
@@ -240,6 +243,10 @@ class Flow:
         while len(self.streams) <= worker:
             self.streams.append(WorkerStream(len(self.streams), self._credit_bytes, self._stall_ns))
         return self.streams[worker]
+
+    def route(self, owners: list[int]) -> None:
+        """Shard ownership as in ``ipc.Route``."""
+        self._owning = [self.stream(worker) for worker in sorted({max(owner, 0) for owner in owners} or {0})]
 
     def step(self, mono_ns: int) -> None:
         """Tries blocked links again and judges all workers."""
@@ -251,14 +258,14 @@ class Flow:
         """Whether no connection may be read."""
         lagging = sum(stream.waiting_bytes for stream in self.streams if stream.lagging)
         others = sum(stream.waiting_bytes for stream in self.streams if not stream.lagging)
-        if all(stream.lagging for stream in self.streams):
-            return lagging >= self._waiting_bytes
+        if all(stream.lagging for stream in self._owning):
+            return lagging + others >= self._waiting_bytes
         return others >= self._waiting_bytes * (1 - _LAGGING_PART)
 
     def discarding(self) -> frozenset[int]:
         """Workers whose further messages are to be thrown away, unacked."""
         lagging = [stream for stream in self.streams if stream.lagging]
-        if not lagging or len(lagging) == len(self.streams):
+        if not lagging or all(stream.lagging for stream in self._owning):
             return _NONE
         if sum(stream.waiting_bytes for stream in lagging) < self._waiting_bytes * _LAGGING_PART:
             return _NONE

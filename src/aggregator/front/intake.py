@@ -119,16 +119,17 @@ class Intake:
         """Shard ownership as in ``ipc.Route``; what was staged before goes by the old one."""
         for worker in range(len(self._stagings)):
             self.cut(worker, mono_ns)
-        workers = max([0, *owners]) + 1
-        for worker in range(workers):
-            self._flow.stream(worker)
+        self._flow.route(owners)
         while len(self._stagings) < len(self._flow.streams):
             self._stagings.append(Staging(self.pool))
         self._owners = np.array(owners, np.int32)
-        self._single = workers == 1
+        # Then no message is discarded: if the only worker with shards lags, reading pauses (``Flow.paused``).
+        self._single = max(owners, default=0) <= 0
         table = np.zeros((len(self._stagings), kernels.COLUMNS), np.int64)
         table[: len(self._table)] = self._table
         self._table = table
+        self._table[:, kernels.DISCARD] = 0
+        self._discarding = frozenset()
         for worker in range(len(self._stagings)):
             self._point(worker)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -156,6 +157,32 @@ def test_if_all_lag_nothing_is_discarded_and_reading_pauses_when_full() -> None:
     fill(streams[0], flow.paused)
     assert flow.discarding() == frozenset()
     assert 1000 <= streams[0].waiting_bytes <= 1010
+
+
+@pytest.mark.parametrize("owners", [[0, 0], [-1, -1], [0, -1], [1, 1], []])
+def test_an_idle_worker_without_shards_does_not_keep_reading_going(owners: list[int]) -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    streams = [started(flow, worker)[0] for worker in range(3)]
+    flow.route(owners)
+    loaded = streams[max([0, *owners])]
+    fill(loaded, lambda: not loaded.put(batch(10), 0))
+    flow.step(STALL + 1)
+    assert [stream.lagging for stream in streams] == [stream is loaded for stream in streams]
+    fill(loaded, flow.paused)
+    assert flow.discarding() == frozenset()
+    assert loaded.waiting_bytes <= 1010
+
+
+def test_what_belongs_to_nobody_is_discarded_if_worker_0_lags_and_the_owner_goes_on() -> None:
+    flow = Flow(CREDIT, 1000, STALL)
+    nobody, _ = started(flow, 0)
+    started(flow, 1)
+    flow.route([1, 1])
+    fill(nobody, lambda: not nobody.put(batch(10), 0))
+    flow.step(STALL + 1)
+    fill(nobody, lambda: flow.discarding() == frozenset({0}))
+    assert nobody.waiting_bytes <= 1000
+    assert not flow.paused()
 
 
 def test_acks_of_another_incarnation_are_ignored() -> None:

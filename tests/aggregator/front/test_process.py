@@ -269,6 +269,42 @@ def test_one_slow_worker_holds_reading_back_and_nothing_is_lost(rig: Any) -> Non
     assert rig.stats().counters["front.discarded-unacked{worker=0}"] == 0
 
 
+def test_an_idle_worker_without_shards_does_not_unbound_the_only_owner_s_queue(rig: Any) -> None:
+    offered, waiting = 400 * MIB, 8 * MIB
+    rig.start(1, credit_bytes=MIB, waiting_bytes=waiting, stall_ns=300_000_000)
+    rig.up(0, 1, by_hand=True)
+    rig.up(1, 2)
+    client = rig.connect()
+    block = b"".join(rig.frame(b"metric-%08d" % i, 1) for i in range(20_000))
+    done = threading.Event()
+
+    def send() -> None:
+        try:
+            for _ in range(offered // len(block)):
+                client.sock.sendall(block)
+        except OSError:
+            pass
+        done.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        rig.wait_for(lambda: rig.stats().gauges["front.lagging{worker=0}"] == 1, "worker 0 to lag")
+
+        def held_back() -> bool:
+            gauges = rig.stats().gauges
+            assert gauges["front.waiting-bytes{worker=0}"] <= waiting + 2 * MIB
+            assert gauges["front.lagging{worker=1}"] == 0
+            return bool(gauges["front.paused"])
+
+        rig.wait_for(held_back, "reading to pause")
+        assert held_back()
+        assert not done.is_set(), "the rest waits at the producer"
+    finally:
+        client.sock.shutdown(2)
+        sender.join()
+
+
 BAD = {
     "malformed-frame": b"\0\0\0\x05hello",
     "frame-too-large": (4 * MIB + 1).to_bytes(4, "big"),
