@@ -25,6 +25,9 @@ __all__ = ["PolicyTable", "Selection", "policy_order", "read"]
 _FILTER_IN_DATABASE = 8
 """Below one in so many of all series the database picks the rows, else we do."""
 
+_DENSE_SPAN = 16
+"""Numbers are looked up in a table if it has at most so many rows for each series and point."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyTable:
@@ -124,14 +127,10 @@ def _read_table(
     if limit < 0:
         raise QueryTooLargeError("the query reads too many points; ask for fewer series or a shorter range")
     fetched = database.fetch(table.number, numbers if few else None, start_ms, end_ms, limit)
-    low = int(numbers[0])
-    rank = np.full(int(numbers[-1]) - low + 1, -1, np.int64)
-    rank[numbers.astype(np.int64) - low] = np.arange(len(numbers))
+    rank, low, series = ranks(numbers, fetched.series)
     offsets = np.zeros(len(numbers) + 1, np.int64)
     time_ms, bits = np.empty(len(fetched.series), np.int64), np.empty(len(fetched.series), np.uint64)
-    count = kernels.arrange(
-        rank, low, fetched.series, fetched.time_ms, fetched.bits, fetched.seq, offsets, time_ms, bits
-    )
+    count = kernels.arrange(rank, low, series, fetched.time_ms, fetched.bits, fetched.seq, offsets, time_ms, bits)
     present = np.flatnonzero(np.diff(offsets))
     return Selection(
         index=index,
@@ -141,6 +140,24 @@ def _read_table(
         time_ms=time_ms[:count],
         bits=bits[:count],
     )
+
+
+def ranks(numbers: NDArray[np.uint32], series: NDArray[np.uint32]) -> tuple[NDArray[np.int64], int, NDArray[np.uint32]]:
+    """What ``kernels.arrange`` looks groups up with: ``rank``, ``low``, and the column ``series`` in its terms.
+
+    ``numbers`` ascend. Where they lie far apart a table over their span could need gigabytes: then ``series`` is searched for instead.
+    """
+    low = int(numbers[0])
+    span = int(numbers[-1]) - low + 1
+    if span <= _DENSE_SPAN * (len(numbers) + len(series)):
+        rank = np.full(span, -1, np.int64)
+        rank[numbers.astype(np.int64) - low] = np.arange(len(numbers))
+        return rank, low, series
+    groups = np.searchsorted(numbers, series)
+    groups[groups == len(numbers)] = 0
+    # One more group than there are takes what is not wanted.
+    found = np.where(numbers[groups] == series, groups, len(numbers)).astype(np.uint32)
+    return np.append(np.arange(len(numbers)), -1), 0, found
 
 
 def _join(index: SeriesIndex, parts: Sequence[Selection]) -> Selection:

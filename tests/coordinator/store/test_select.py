@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.store import kernels
-from coordinator.store.select import PolicyTable, policy_order
+from coordinator.store.select import PolicyTable, policy_order, ranks
 from m3metrics.policy import StoragePolicy
 
 points = st.lists(st.tuples(st.integers(3, 8), st.integers(-5, 5), st.integers(0, 100)), max_size=40)
@@ -40,6 +40,26 @@ def test_arrange_equals_the_model(rows: list[tuple[int, int, int]], wanted: list
     for group, series in enumerate(wanted):
         part = slice(offsets[group], offsets[group + 1])
         assert list(zip(time_ms[part].tolist(), bits[part].tolist(), strict=True)) == sorted(model[series].items())
+
+
+@given(
+    st.lists(st.integers(0, 2**32 - 1), unique=True, min_size=1, max_size=20).map(sorted),
+    st.lists(st.integers(0, 2**32 - 1), max_size=20),
+    st.booleans(),
+)
+def test_ranks_are_the_places_of_the_numbers_in_little_memory(wanted: list[int], others: list[int], near: bool) -> None:
+    if near:
+        wanted, others = sorted({n % 50 for n in wanted}), [n % 50 for n in others]
+    series = np.array([*wanted, *others], np.uint32)
+    rank, low, column = ranks(np.array(wanted, np.uint32), series)
+    assert len(rank) <= 16 * (len(wanted) + len(series))
+
+    def group(number: int) -> int:
+        at = number - low
+        return int(rank[at]) if 0 <= at < len(rank) else -1
+
+    model = {number: i for i, number in enumerate(wanted)}
+    assert [group(number) for number in column.tolist()] == [model.get(number, -1) for number in series.tolist()]
 
 
 def test_the_finest_policy_that_covers_comes_first() -> None:
