@@ -16,7 +16,8 @@ _COPY_BELOW = 65536
 """Smaller payloads are copied into the message: cheaper than handing over their memory."""
 _BATCHES = 16384
 """High-water mark in batches: only a backstop, byte credits act long before."""
-_MESSAGES_TO_SUPERVISOR = 10000
+_SUPERVISOR_MESSAGES = 10000
+"""In each direction; beyond it in ours, the supervisor's commands are not taken."""
 
 
 class WorkerLink:
@@ -64,40 +65,54 @@ class WorkerLink:
 
 
 class SupervisorLink:
-    """The front's end of the pair to the supervisor."""
+    """The front's end of the pair to the supervisor.
+
+    While the supervisor does not read, only the newest figures are kept. Nothing else is given up: a command that neither goes to its
+    worker nor comes back would be waited for without end. What waits is bounded all the same: each message answers a command, and beyond
+    ``_SUPERVISOR_MESSAGES`` no more commands are taken, until the supervisor reads or finds the front stuck and starts a new one. (The
+    commands of a stream that ends still come back then: at most ``flow.MAX_QUEUED_COMMANDS`` per worker more.)
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_dir: str, epoch: int) -> None:
         self._socket = context.socket(zmq.PAIR)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.SNDHWM, _MESSAGES_TO_SUPERVISOR)
+        self._socket.setsockopt(zmq.RCVHWM, _SUPERVISOR_MESSAGES)
+        self._socket.setsockopt(zmq.SNDHWM, _SUPERVISOR_MESSAGES)
         self._socket.connect(ipc.front_address(run_dir, epoch))
-        self._outbox: deque[bytes] = deque(maxlen=_MESSAGES_TO_SUPERVISOR)
+        self._outbox: deque[bytes] = deque()
+        self._stats: bytes | None = None
         self.fd = self._socket.fileno()
 
     def receive(self) -> Iterator[ipc.ToFront]:
-        """All commands that have arrived."""
+        """All commands that have arrived, as long as there is room for what they may be answered with."""
         while self.readable():
             yield ipc.decode_to_front(self._socket.recv(zmq.NOBLOCK))
 
     def readable(self) -> bool:
-        """Whether a message can be read; must be asked after sending, which may swallow the descriptor's signal."""
+        """Whether a command can be taken; must be asked after sending, which may swallow the descriptor's signal."""
+        if len(self._outbox) >= _SUPERVISOR_MESSAGES:
+            _log.warning_limited("the supervisor does not read: its commands are not taken", messages=len(self._outbox))
+            return False
         return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, message: ipc.FromFront) -> None:
-        """Sends now, or as soon as the supervisor reads again; the oldest are given up beyond a bound."""
-        if len(self._outbox) == self._outbox.maxlen:
-            _log.warning_limited("the supervisor does not read; oldest message to it is given up")
-        self._outbox.append(ipc.encode(message))
+        """Sends now, or as soon as the supervisor reads again; of figures that could not be sent yet, only the newest."""
+        if isinstance(message, ipc.FrontStats):
+            self._stats = ipc.encode(message)
+        else:
+            self._outbox.append(ipc.encode(message))
         self.flush()
 
     def flush(self) -> None:
         """Sends what is left."""
-        while self._outbox:
-            try:
+        try:
+            while self._outbox:
                 self._socket.send(self._outbox[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._outbox.popleft()
+                self._outbox.popleft()
+            if self._stats is not None:
+                self._socket.send(self._stats, zmq.NOBLOCK)
+                self._stats = None
+        except zmq.Again:
+            return
 
     def close(self, linger_ms: int) -> None:
         """Closes after having tried for ``linger_ms`` to deliver."""
