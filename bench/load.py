@@ -74,10 +74,13 @@ class Frames:
             self.matrix[:, column : column + 9] = stamp
 
 
-def build(kind: str, series: int, count: int, resolution_s: int, *, seed: int = 7) -> Frames:
-    """``count`` messages of ``kind`` over ``series`` series in random order, policy ``<resolution>s:48h``."""
-    rng = np.random.default_rng(seed)
-    order = np.resize(np.arange(series), count)
+def build(kind: str, series: int, count: int, resolution_s: int, *, first: int = 0) -> Frames:
+    """``count`` messages of ``kind``, one for each series from ``first`` on (again from 0 behind the last), in random order.
+
+    Their policy is ``<resolution>s:48h``.
+    """
+    rng = np.random.default_rng(7 + first)
+    order = (first + np.arange(count)) % series
     rng.shuffle(order)
     now = time.time_ns()
     message, value_at = _template(kind, resolution_s, now)
@@ -220,7 +223,7 @@ def main() -> int:
     host, port = options.target.rsplit(":", 1)
     per = max(options.series, 20_000) // options.connections
     frames = [
-        build(options.kind, options.series, per, options.resolution, seed=7 + c) for c in range(options.connections)
+        build(options.kind, options.series, per, options.resolution, first=c * per) for c in range(options.connections)
     ]
     print("built", file=sys.stderr, flush=True)
     connections = [Connection((host, int(port)), f) for f in frames]
