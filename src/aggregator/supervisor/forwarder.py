@@ -36,8 +36,8 @@ class Ended:
 class Sink(Protocol):
     """Takes batches; calls what it was made with when all messages of one are done."""
 
-    def room(self) -> bool:
-        """Whether a batch may be delivered now."""
+    def room(self, nbytes: int) -> bool:
+        """Whether a batch of that size may be delivered now."""
 
     def deliver(self, batch: MessageBatch) -> None:
         """Takes a batch; its ``token`` comes back with ``Ended``, sooner or later."""
@@ -114,7 +114,7 @@ class Forwarder:
 
     def pump(self) -> None:
         """Hands on what sinks have room for; call it again when they may have more."""
-        while self._queue and self.sinks and all(sink.room() for sink in self.sinks):
+        while self._queue and self.sinks and all(sink.room(self._queue[0].nbytes) for sink in self.sinks):
             part = self._queue.popleft()
             part.left = len(self.sinks)
             self._scope.count("messages", len(part.batch))
@@ -145,7 +145,7 @@ class Blackhole:
     def __init__(self, ended: Callable[[Part, Ended], None]) -> None:
         self._ended = ended
 
-    def room(self) -> bool:
+    def room(self, _nbytes: int) -> bool:
         """Always."""
         return True
 
@@ -161,7 +161,7 @@ class LoggingSink:
         self._ended = ended
         self._describe = describe
 
-    def room(self) -> bool:
+    def room(self, _nbytes: int) -> bool:
         """Always."""
         return True
 

@@ -19,6 +19,7 @@ from m3msg.producer import (
     ShardSetFilter,
     StoragePolicyFilter,
 )
+from m3msg.producer.options import BufferOptions
 from m3x.instrument import Scope
 from m3x.log import logger
 
@@ -30,17 +31,28 @@ log = logger(__name__)
 class ProducerSink:
     """A producer as a sink; only a leader's batches come here, so all of them are fenced."""
 
-    def __init__(self, producer: Producer, ended: Callable[[Part, Ended], None], *, forwarded: bool) -> None:
+    def __init__(
+        self, producer: Producer, ended: Callable[[Part, Ended], None], buffer: BufferOptions, *, forwarded: bool
+    ) -> None:
         self.producer = producer
+        self._buffer = buffer
         self.pending = 0
         """Batches that are not done."""
         self._forwarded = forwarded
         self._ended = ended
         producer.on_done = self._done
 
-    def room(self) -> bool:
-        """Whether the producer takes more."""
-        return self.producer.room(forwarded=self._forwarded) > 0
+    def room(self, nbytes: int) -> bool:
+        """Whether the producer takes that much more.
+
+        One that drops its oldest takes any batch as long as there is some room; one that refuses (``returnError``) needs room for all of
+        it, and what exceeds its whole buffer waits for nothing.
+        """
+        room, buffer = self.producer.room(forwarded=self._forwarded), self._buffer
+        if buffer.on_full_strategy != "returnError":
+            return room > 0
+        limit = (self._forwarded and buffer.forwarded_buffer_size) or buffer.max_buffer_size
+        return room > 0 and room >= min(nbytes, limit)
 
     def deliver(self, batch: MessageBatch) -> None:
         """Gives it to the producer; what that does not take is lost."""
@@ -108,7 +120,10 @@ class Sinks:
                 self._rollups.sinks.append(Blackhole(self._rollups.ended))
                 return
             rollups = ProducerSink(
-                self._make(client.producer, self._scope.sub("client"), {}), self._rollups.ended, forwarded=True
+                self._make(client.producer, self._scope.sub("client"), {}),
+                self._rollups.ended,
+                client.producer.buffer,
+                forwarded=True,
             )
             self._producers.append(rollups)
             self._rollups.sinks.append(rollups)
@@ -144,7 +159,7 @@ class Sinks:
             filters[_service(policies.service_id)].append(StoragePolicyFilter(policies.storage_policies, table))
         for share in backend.percentage_filters:
             filters[_service(share.service_id)].append(PercentageFilter(share.percentage))
-        sink = ProducerSink(producer, self._output.ended, forwarded=False)
+        sink = ProducerSink(producer, self._output.ended, backend.producer.buffer, forwarded=False)
         self._producers.append(sink)
         return sink
 

@@ -19,7 +19,7 @@ class FakeSink:
         self.open = True
         self.taken: list[MessageBatch] = []
 
-    def room(self) -> bool:
+    def room(self, _nbytes: int) -> bool:
         return self.open
 
     def deliver(self, batch: MessageBatch) -> None:
