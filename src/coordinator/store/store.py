@@ -294,8 +294,18 @@ class Store:
                 await self._commit_group()
 
     async def _commit_group(self) -> None:
+        """One transaction. Cancelled, it ends that first: the thread goes on anyway, and those who wait must hear how it went."""
         async with self._committing:
-            await self._commit_some()
+            commit = asyncio.create_task(self._commit_some(), name="store commit")
+            cancelled: asyncio.CancelledError | None = None
+            while not commit.done():
+                try:
+                    await asyncio.wait([commit])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            commit.result()
+            if cancelled is not None:
+                raise cancelled
 
     async def _commit_some(self) -> None:
         group = [self._pending.popleft()]

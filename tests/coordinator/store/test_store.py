@@ -6,8 +6,10 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -25,6 +27,7 @@ from coordinator.store import (
     WriteBatch,
     open_store,
 )
+from coordinator.store.database import _insert_points
 from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.instrument import Registry
@@ -245,6 +248,34 @@ async def test_a_failed_commit_is_told_and_the_next_one_carries_its_series(
         await store.write(batch([(sid("a"), at(-20), 2.0)]))
     async with open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock()) as store:
         assert await everything(store) == {b"a": [(-20, 2.0)]}
+
+
+async def test_a_commit_under_way_at_the_end_is_told_and_not_repeated(
+    tmp_path: Path, batch: Batch, sid: Sid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        entered.set()
+        assert release.wait(20)
+        _insert_points(*arguments)
+
+    monkeypatch.setattr("coordinator.store.database._insert_points", slow)
+    async with asyncio.timeout(20):
+        opened = open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock())
+        store = await opened.__aenter__()
+        first = asyncio.create_task(store.write(batch([(sid("a"), at(-20), 1.0)])))
+        assert await asyncio.to_thread(entered.wait, 20)
+        second = asyncio.create_task(store.write(batch([(sid("b"), at(-20), 2.0)])))
+        closing = asyncio.create_task(opened.__aexit__(None, None, None))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        release.set()
+        await closing
+        await asyncio.gather(first, second)
+    with duckdb.connect(str(tmp_path / "m.duckdb")) as connection:
+        assert connection.execute("SELECT number FROM series ORDER BY number").fetchall() == [(0,), (1,)]
+        assert connection.execute("SELECT series, value FROM points_0 ORDER BY series").fetchall() == [(0, 1), (1, 2)]
 
 
 async def test_reads_beside_writes_see_whole_commits(tmp_path: Path, batch: Batch, sid: Sid) -> None:
