@@ -52,6 +52,18 @@ class Flush(_Message, frozen=True, tag="flush"):
     bounds: list[ShardBounds]
 
 
+class Reopen(_Message, frozen=True, tag="reopen"):
+    """A term begins: the next ``Flush`` of this list emits again what is still kept of windows that end after ``since_ns``."""
+
+    id: int
+    """From the same numbers as ``Flush.id``."""
+    kind: int
+    resolution_ns: int
+    times_forwarded: int
+    since_ns: int
+    """Up to here the KV covers the list on every shard of the worker; 0: nothing is covered."""
+
+
 class Commit(_Message, frozen=True, tag="commit"):
     """Flush times in KV now cover this list up to ``through_ns`` for these shards: what was kept to emit again may go."""
 
@@ -89,7 +101,7 @@ class Expire(_Message, frozen=True, tag="expire"):
     """Walk all entries once and collect those idle for longer than the entry TTL."""
 
 
-Command = Flush | Commit | Shards | RuntimeOptions | Expire
+Command = Flush | Reopen | Commit | Shards | RuntimeOptions | Expire
 
 KIND_STANDARD = 0
 KIND_TIMED = 1

@@ -2,7 +2,9 @@
 
 As **leader** the schedule says when a list is due; every worker that has it gets ``Flush(emit=True)`` with the bounds of its shards. Before
 the first such command a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us, or by a
-worker before this one), so that nothing is emitted twice. As **follower** the times that the leader keeps in the KV are discarded up to.
+worker before this one), so that nothing is emitted twice; before that, where the worker has had the list in an earlier term, it gets
+``Reopen``: what that term flushed without its delivery getting into the KV is emitted again. As **follower** the times that the leader
+keeps in the KV are discarded up to.
 Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
 
 A worker has at most one flush per list in hand that emits: while its output waits, a tick that comes is remembered and runs afterwards at
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, ShardBounds
+from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
 from aggregator.supervisor.flush_times import FlushTimes
 from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
@@ -52,8 +54,10 @@ class _Worker:
     seeded: set[ListId] = field(default_factory=set)
     busy: dict[ListId, int] = field(default_factory=dict)
     postponed: set[ListId] = field(default_factory=set)
-    given: dict[int, Flush] = field(default_factory=dict)
-    """Flushes whose last part has not come."""
+    given: dict[int, Flush | Reopen] = field(default_factory=dict)
+    """Flushes whose last part has not come, and what they need done before them."""
+    older: set[ListId] = field(default_factory=set)
+    """Lists from before this term: they are reopened with their first flush in it."""
 
 
 class Flushing:
@@ -119,6 +123,7 @@ class Flushing:
             one.busy.clear()
             one.postponed.clear()
             one.given.clear()
+            one.older = set(one.lists)
             for list_id, shards in one.lists.items():
                 self._unsaved |= self.times.add_list(list_id, shards)
 
@@ -169,10 +174,15 @@ class Flushing:
         if list_id in one.busy:
             one.postponed.add(list_id)
             return []
-        sends = []
+        sends: list[Send] = []
         if list_id not in one.seeded:
             one.seeded.add(list_id)
             covered = {shard: self.times.emitted(list_id, shard) for shard in one.owned}
+            if list_id in one.older:
+                one.older.discard(list_id)
+                reopen = Reopen(next(self._ids), *list_id, since_ns=min(covered.values(), default=0))
+                one.given[reopen.id] = reopen
+                sends.append(Send(worker, one.epoch, reopen))
             sends += self._flush(worker, one, list_id, _by_target(covered), emit=False)
         groups: dict[tuple[int, int], list[int]] = {}
         for shard in one.owned.values():
@@ -225,8 +235,10 @@ class Flushing:
         if one is None or flush_id not in one.given:
             return []
         command = one.given.pop(flush_id)
-        list_id = ListId(command.kind, command.resolution_ns, command.times_forwarded)
-        if not command.emit:
+        list_id = _list_of(command)
+        for reopen in [c for c in one.given.values() if isinstance(c, Reopen) and _list_of(c) == list_id]:
+            del one.given[reopen.id]
+        if isinstance(command, Reopen) or not command.emit:
             return []
         self._note(self.times.last(flush_id))
         if one.busy.get(list_id) == flush_id:
@@ -242,7 +254,11 @@ class Flushing:
         command = one.given.pop(flush_id, None) if one is not None else None
         if one is None or command is None:
             return
-        list_id = ListId(command.kind, command.resolution_ns, command.times_forwarded)
+        list_id = _list_of(command)
+        if isinstance(command, Reopen):
+            one.older.add(list_id)
+            one.seeded.discard(list_id)
+            return
         if not command.emit:
             one.seeded.discard(list_id)
             for shard in one.owned if self.role is FlushRole.FOLLOWER else ():
@@ -303,6 +319,10 @@ class Flushing:
                         self._committed[worker, list_id, shard] = fresh[shard] = through
                 sends += _commits(worker, one.epoch, list_id, fresh)
         return sends
+
+
+def _list_of(command: Flush | Reopen) -> ListId:
+    return ListId(command.kind, command.resolution_ns, command.times_forwarded)
 
 
 def _by_target(targets: Mapping[int, int]) -> list[ShardBounds]:

@@ -371,7 +371,7 @@ class Instance:
         child = self.fleet.workers[message.worker]
         if child.epoch != message.epoch or not child.pid:
             return
-        if isinstance(message.command, ipc.Flush):
+        if isinstance(message.command, ipc.Flush | ipc.Reopen):
             self.flushing.refused(message.worker, message.command.id)
         elif isinstance(message.command, ipc.Shards):
             asyncio.get_running_loop().call_later(0.1, self.fleet.tell_shards, message.worker)

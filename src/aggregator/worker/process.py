@@ -128,6 +128,10 @@ class Worker:
         match command:
             case ipc.Flush():
                 self._flush(command)
+            case ipc.Reopen():
+                self._engine.reopen(
+                    command.kind, command.resolution_ns, command.since_ns, times_forwarded=command.times_forwarded
+                )
             case ipc.Commit():
                 self._engine.commit(command)
             case ipc.Shards():

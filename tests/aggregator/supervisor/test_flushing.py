@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.ipc import KIND_STANDARD, KIND_TIMED, Commit, Flush, Flushed, NewList, OwnedShard
+from aggregator.ipc import KIND_STANDARD, KIND_TIMED, Commit, Flush, Flushed, NewList, OwnedShard, Reopen
 from aggregator.supervisor.flushing import REPEAT_NS, Flushing, FlushRole, Send
 from aggregator.supervisor.schedule import ListId, ScheduleOptions
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
@@ -202,6 +202,42 @@ def test_output_of_a_term_that_is_over_is_thrown_away() -> None:
     machine.lead(ShardSetFlushTimes(), NOON + S)
     assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
     assert len(flushes(machine.tick(NOON + S))) == 1
+
+
+def test_what_a_lost_term_did_not_deliver_is_emitted_again_in_the_next() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0), new_list(1)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    answer(machine, flush)  # emitted, never done
+    machine.follow()
+    kv = ShardSetFlushTimes({s: ShardFlushTimes({10 * S: NOON - (10 + s) * S}) for s in (0, 1)})
+    machine.lead(kv, NOON + 13 * S)
+    sends = [send.command for send in machine.tick(NOON + 20 * S)]
+    assert isinstance(sends[0], Reopen)
+    assert sends[0].since_ns == NOON - 11 * S
+    seed, again = sends[1:]
+    assert isinstance(seed, Flush)
+    assert isinstance(again, Flush)
+    assert not seed.emit
+    assert {s: b.target_ns for b in seed.bounds for s in b.shards} == {0: NOON - 10 * S, 1: NOON - 11 * S}
+    assert again.emit
+    assert [send.command for send in machine.again(0)] == sends
+    machine.last(0, seed.id, NOON + 20 * S)
+    answer(machine, again)
+    assert machine.again(0) == []
+    assert not any(isinstance(send.command, Reopen) for send in machine.tick(NOON + 30 * S))
+
+
+def test_a_list_that_is_not_reopened_is_reopened_with_the_next_tick() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    machine.lead(ShardSetFlushTimes(), NOON)
+    first = [send.command for send in machine.tick(NOON + 10 * S)]
+    assert [type(command) for command in first] == [Reopen, Flush]
+    for command in first:
+        assert isinstance(command, Reopen | Flush)
+        machine.refused(0, command.id)
+    assert [type(send.command) for send in machine.tick(NOON + 20 * S)] == [Reopen, Flush]
 
 
 def test_an_idle_instance_flushes_nothing() -> None:
