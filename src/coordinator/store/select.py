@@ -126,7 +126,13 @@ def _read_table(
     few = len(numbers) * _FILTER_IN_DATABASE < len(index)
     if limit < 0:
         raise QueryTooLargeError("the query reads too many points; ask for fewer series or a shorter range")
-    fetched = database.fetch(table.number, numbers if few else None, start_ms, end_ms, limit)
+    try:
+        fetched = database.fetch(table.number, numbers if few else None, start_ms, end_ms, limit)
+    except QueryTooLargeError:
+        if few:
+            raise
+        # Points of other series were among them, which the limit is not for.
+        fetched = database.fetch(table.number, numbers, start_ms, end_ms, limit)
     rank, low, series = ranks(numbers, fetched.series)
     offsets = np.zeros(len(numbers) + 1, np.int64)
     time_ms, bits = np.empty(len(fetched.series), np.int64), np.empty(len(fetched.series), np.uint64)

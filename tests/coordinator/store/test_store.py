@@ -302,6 +302,17 @@ async def test_reads_are_bounded(tmp_path: Path, batch: Batch, sid: Sid) -> None
             await store.select([], at(-60), at(0))
 
 
+async def test_only_points_of_the_selected_series_count(tmp_path: Path, batch: Batch, sid: Sid) -> None:
+    options = StoreOptions(max_query_points=6)
+    async with open_store(tmp_path / "m.duckdb", POLICIES, options, clock=Clock()) as store:
+        for name, points in (("a", 6), ("b", 7)):
+            await store.write(batch([(sid(name), at(-10 * i), 1.0) for i in range(points)]))
+        chosen = {name: [Matcher(MatchOp.EQUAL, b"__name__", name)] for name in (b"a", b"b")}
+        assert len((await store.select(chosen[b"a"], at(-60), at(0))).time_ms) == 6
+        with pytest.raises(QueryTooLargeError, match="more than 6 points"):
+            await store.select(chosen[b"b"], at(-60), at(0))
+
+
 async def test_a_file_that_is_not_ours_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.duckdb"
     path.write_bytes(b"something else" * 1000)
