@@ -274,9 +274,21 @@ class Flushing:
         self._note(self.times.done(flush_id))
 
     def again(self, worker: int) -> list[Send]:
-        """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids."""
+        """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids.
+
+        So are the newest commits, which are never answered; a second time they do nothing.
+        """
         one = self._workers.get(worker)
-        return [] if one is None else [Send(worker, one.epoch, command) for command in one.given.values()]
+        if one is None:
+            return []
+        sends = [Send(worker, one.epoch, command) for command in one.given.values()]
+        committed: dict[ListId, dict[int, int]] = {}
+        for (owner, list_id, shard), through in self._committed.items():
+            if owner == worker:
+                committed.setdefault(list_id, {})[shard] = through
+        for list_id, fresh in committed.items():
+            sends += _commits(worker, one.epoch, list_id, fresh)
+        return sends
 
     def _note(self, advanced: Mapping[tuple[ListId, int], int]) -> None:
         if advanced and self.role is FlushRole.LEADER:

@@ -40,6 +40,7 @@ log = logger(__name__)
 
 _PUMP_S = 0.02
 _LOOK_S = 0.25
+_AGAIN_S = 0.1
 
 
 class Instance:
@@ -374,7 +375,12 @@ class Instance:
         if isinstance(message.command, ipc.Flush | ipc.Reopen):
             self.flushing.refused(message.worker, message.command.id)
         elif isinstance(message.command, ipc.Shards):
-            asyncio.get_running_loop().call_later(0.1, self.fleet.tell_shards, message.worker)
+            asyncio.get_running_loop().call_later(_AGAIN_S, self.fleet.tell_shards, message.worker)
+        else:
+            command = self._runtime_options() if isinstance(message.command, ipc.RuntimeOptions) else message.command
+            asyncio.get_running_loop().call_later(
+                _AGAIN_S, self.fleet.relay, Send(message.worker, message.epoch, command)
+            )
 
     def from_worker(self, worker: int, epoch: int, message: ipc.FromWorker, frames: Sequence[zmq.Frame]) -> None:
         """``FleetOwner``."""

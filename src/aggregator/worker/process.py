@@ -7,6 +7,7 @@ the data. Time comes with the stream; the worker asks no wall clock.
 
 import os
 import signal
+from collections import deque
 from types import FrameType
 
 import numpy as np
@@ -27,6 +28,7 @@ _IDLE_MS = 200
 _STATS_NS = 1_000_000_000
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
+_REMEMBERED_COMMANDS = 4096
 _KINDS = (ipc.KIND_STANDARD, ipc.KIND_TIMED, ipc.KIND_FORWARDED)
 
 
@@ -40,6 +42,8 @@ class Worker:
         self._supervisor = SupervisorLink(self._context, options)
         self._front = FrontLink(self._context, options, options.front_epoch)
         self._flushes = Flushes(options.output_window_bytes)
+        self._taken: deque[int] = deque(maxlen=_REMEMBERED_COMMANDS)
+        """Ids of commands that were carried out; after the end of a front they may come a second time."""
         self._now_ns = 0
         """Stamp of the newest message; never decreases, over fronts as well."""
         self._has_shards = False
@@ -126,9 +130,12 @@ class Worker:
 
     def _command(self, command: ipc.Command) -> None:
         match command:
+            case ipc.Flush() | ipc.Reopen() if command.id in self._taken:
+                _log.info_limited("command came again, already carried out", id=command.id)
             case ipc.Flush():
                 self._flush(command)
             case ipc.Reopen():
+                self._taken.append(command.id)
                 self._engine.reopen(
                     command.kind, command.resolution_ns, command.since_ns, times_forwarded=command.times_forwarded
                 )
@@ -150,6 +157,7 @@ class Worker:
         elif self._flushes.full:
             self._refuse(command, f"{len(self._flushes)} flushes wait for output credit")
         else:
+            self._taken.append(command.id)
             self._flushes.start(command.id, self._engine.flush(command, self._now_ns))
 
     def _refuse(self, command: ipc.Flush, reason: str) -> None:

@@ -164,6 +164,18 @@ def test_a_new_front_gets_the_open_commands_again() -> None:
     assert machine.again(0) == []
 
 
+def test_a_new_front_gets_the_newest_commits_again() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    for at in (NOON, NOON + 10 * S):
+        (flush,) = flushes(machine.tick(at))
+        answer(machine, flush, at=at)
+        machine.done(flush.id)
+        machine.saved(machine.message(range(4)), at)
+    assert machine.again(0) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON + 10 * S))]
+    assert machine.again(1) == []
+
+
 def test_a_refused_flush_is_covered_by_the_next_tick() -> None:
     machine = leader(ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON - 50 * S})}))
     machine.new_lists(0, [new_list(0)], NOON)

@@ -131,6 +131,24 @@ def test_lists_stats_and_sampled_errors(rig: Any) -> None:
     assert "id bad" in rig.log.read_text()
 
 
+def test_a_command_that_comes_again_is_carried_out_once(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    for _ in range(2):
+        rig.order(ipc.Reopen(1, 0, 10, 2, 77))
+        rig.flush(2, parts=1)
+    rig.flush(3, parts=1)
+    rig.until(ipc.Flushed, 4)
+    assert [(part.id, part.last) for part, _ in rig.heard(ipc.Flushed)] == [
+        (2, False),
+        (2, True),
+        (3, False),
+        (3, True),
+    ]
+    assert rig.diary(rig.heard(ipc.Flushed)[2])[1:] == [["reopen", 0, 10, 77, 2], ["close", 0, 2], ["close", 0, 3]]
+    assert not rig.heard(ipc.Refused)
+
+
 def test_a_new_front_is_attached_and_the_state_kept(rig: Any) -> None:
     rig.start()
     rig.shards()
