@@ -43,16 +43,14 @@ class ProducerSink:
         producer.on_done = self._done
 
     def room(self, nbytes: int) -> bool:
-        """Whether the producer takes that much more.
+        """Whether the producer takes that much more without giving up anything older.
 
-        One that drops its oldest takes any batch as long as there is some room; one that refuses (``returnError``) needs room for all of
-        it, and what exceeds its whole buffer waits for nothing.
+        Its bookkeeping counts too, per message: half of the payload is more than that. What exceeds the whole buffer waits until it
+        is empty.
         """
-        room, buffer = self.producer.room(forwarded=self._forwarded), self._buffer
-        if buffer.on_full_strategy != "returnError":
-            return room > 0
+        buffer = self._buffer
         limit = (self._forwarded and buffer.forwarded_buffer_size) or buffer.max_buffer_size
-        return room > 0 and room >= min(nbytes, limit)
+        return self.producer.room(forwarded=self._forwarded) >= min(nbytes + nbytes // 2, limit)
 
     def deliver(self, batch: MessageBatch) -> None:
         """Gives it to the producer; what that does not take is lost."""
