@@ -102,6 +102,7 @@ def stack(module_deployment, wait, http_get) -> Iterator[Stack]:
     create(deployment.base, admin_calls("m3aggregator-local", address, f"127.0.0.1:{deployment.ingest}"))
     aggregator = deployment.start_aggregator("aggregator", ROOT / "configs/local/m3aggregator.yml", address)
     wait("an instance leads", aggregator.leads, 90)
+    wait("its processes are up", aggregator.ready, 60)
     wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
     yield Stack(deployment, aggregator, address)
     assert deployment.stop() == {"coordinator": 0, "aggregator": 0}

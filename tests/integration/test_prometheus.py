@@ -73,6 +73,7 @@ def test_prometheus_writes_and_another_reads_back(deployment, wait, http_get, re
         "aggregator", ROOT / "configs/local/m3aggregator.yml", f"127.0.0.1:{m3msg}"
     )
     wait("an instance leads", aggregator.leads, 90)
+    wait("its processes are up", aggregator.ready, 60)
     wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
 
     with (
