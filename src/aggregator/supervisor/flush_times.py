@@ -104,10 +104,6 @@ class FlushTimes:
         """Up to where that list is flushed for good; 0: never."""
         return self._times.get((list_id, shard), 0)
 
-    def open_flushes(self, worker: int) -> list[int]:
-        """Flushes of that worker whose last part is still to come, in the order in which they were given."""
-        return [f for (w, _), ids in self._order.items() if w == worker for f in ids if self.is_open(f)]
-
     def lag_ns(self, now_ns: int) -> int:
         """Age of the oldest target that is handed out and not done; 0: none."""
         targets = [max(f.targets.values(), default=now_ns) for f in self._flushes.values() if f.ended and f.counts]
