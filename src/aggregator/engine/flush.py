@@ -28,10 +28,13 @@ class FlushPart(msgspec.Struct, frozen=True):
     """A part of what a flush puts out."""
 
     batch: MessageBatch | None
-    """Encoded AggregatedMetric messages with their topic shards; None: nothing in this part."""
+    """Encoded messages with their shards; None: nothing in this part."""
     last: bool
     discarded: int
     """With ``last``: values thrown away by the whole flush (follower, outside cutover and cutoff, NaN)."""
+    forwarded: bool = False
+    """False: AggregatedMetric messages, with the shards of the output topic. True: MetricWithMetadatas messages (ForwardedMetric), with
+    the shards of their rollup ids in the placement. A part is wholly the one or the other."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
