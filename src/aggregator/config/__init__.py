@@ -12,9 +12,8 @@ from aggregator.config.derived import (
     KVKeys,
     buffer_past_ns,
     engine_options,
-    forwarding_delay_ns,
+    flush_jitters,
     kv_keys,
-    max_jitter_ns,
     new_metric_limit,
 )
 from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, HandlerConfig, JitterBucket
@@ -36,11 +35,10 @@ __all__ = [
     "ServiceIDConfig",
     "buffer_past_ns",
     "engine_options",
-    "forwarding_delay_ns",
+    "flush_jitters",
     "host_id",
     "instance_id",
     "kv_keys",
     "load_config",
-    "max_jitter_ns",
     "new_metric_limit",
 ]

@@ -1,10 +1,9 @@
 """What follows from the configuration: jitter, forwarding delays, keys in KV, engine options (reference/aggregator_core.md §15.4)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aggregator.config.blocks import MINUTE
-from aggregator.config.flush import FlushManagerConfig, JitterBucket
+from aggregator.config.flush import FlushManagerConfig
 from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions
 from m3metrics.aggregation import is_valid_for, parse_type
@@ -15,29 +14,19 @@ __all__ = [
     "KVKeys",
     "buffer_past_ns",
     "engine_options",
-    "forwarding_delay_ns",
+    "flush_jitters",
     "kv_keys",
-    "max_jitter_ns",
     "problems_of",
 ]
 
 _DEFAULT_PAST_NS = MINUTE
 
 
-def max_jitter_ns(buckets: Sequence[JitterBucket], interval_ns: int) -> int:
-    """The largest flush offset of a list: the first bucket (in order of interval) that is not shorter, else the last."""
-    bucket = next((b for b in buckets if b.flush_interval >= interval_ns), buckets[-1])
-    return int(bucket.max_jitter_percent * interval_ns)
-
-
-def forwarding_delay_ns(
-    manager: FlushManagerConfig, max_single_delay_ns: int, max_const_delay_ns: int, resolution_ns: int, times: int
-) -> int:
-    """How long after its start a forwarded window is flushed; ``times`` is the number of times its metrics were forwarded."""
-    if max_const_delay_ns > 0:
-        return max_const_delay_ns + resolution_ns * times
-    first = max_jitter_ns(manager.jitters, resolution_ns) if manager.jitter_enabled else resolution_ns
-    return first + max_single_delay_ns * times
+def flush_jitters(manager: FlushManagerConfig) -> tuple[tuple[int, float], ...]:
+    """The jitter of flushes as (interval in ns, largest part of it) in order of interval; empty: none is wanted."""
+    if not manager.jitter_enabled:
+        return ()
+    return tuple((int(bucket.flush_interval), bucket.max_jitter_percent) for bucket in manager.jitters)
 
 
 def buffer_past_ns(config: ServiceConfig) -> int:
@@ -123,6 +112,7 @@ def engine_options(
         max_buffer_ns=int(manager.max_buffer_size),
         forwarding_max_single_delay_ns=int(section.forwarding.max_single_delay),
         forwarding_max_const_delay_ns=int(section.forwarding.max_const_delay),
+        flush_jitters=flush_jitters(manager),
         entry_ttl_ns=int(section.entry_ttl) or 60 * MINUTE,
         entry_check_interval_ns=int(section.entry_check_interval) or 60 * MINUTE,
         discard_nan=section.discard_nan_aggregated_values,

@@ -1,5 +1,7 @@
 """What the engine of a worker has to be told: the ``aggregator:`` section of the YAML, resolved (reference/aggregator_core.md §15.3)."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 SECOND_NS = 1_000_000_000
@@ -35,6 +37,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``flushManager.maxBufferSize``."""
     forwarding_max_single_delay_ns: int = 0
     forwarding_max_const_delay_ns: int = 0
+    flush_jitters: tuple[tuple[int, float], ...] = ()
+    """(interval, largest part of it) in order of interval, as ``flushManager.maxJitters``; empty: jitter is off."""
     entry_ttl_ns: int = 60 * MINUTE_NS
     entry_check_interval_ns: int = 60 * MINUTE_NS
     discard_nan: bool = True
@@ -52,3 +56,30 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int = 0
     """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted,
     at twice as much the values of known ones, too."""
+
+    def forwarding_delay_ns(self, resolution_ns: int, times: int) -> int:
+        """How late a metric that was forwarded ``times`` times may come, counted from the start of its window."""
+        return forwarding_delay_ns(
+            self.flush_jitters,
+            self.forwarding_max_single_delay_ns,
+            self.forwarding_max_const_delay_ns,
+            resolution_ns,
+            times,
+        )
+
+
+def max_jitter_ns(jitters: Sequence[tuple[int, float]], interval_ns: int) -> int:
+    """The largest flush offset of a list: of the first bucket in order of interval that is not shorter, else of the last."""
+    _, part = next(((interval, part) for interval, part in jitters if interval >= interval_ns), jitters[-1])
+    return int(part * interval_ns)
+
+
+def forwarding_delay_ns(
+    jitters: Sequence[tuple[int, float]], single_ns: int, const_ns: int, resolution_ns: int, times: int
+) -> int:
+    """M3's ``maxAllowedForwardingDelayFn`` (reference/aggregator_core.md §15.4): how long after its start a forwarded window is flushed,
+    and how late its metrics may be. ``jitters`` as ``EngineOptions.flush_jitters``."""
+    if const_ns > 0:
+        return const_ns + resolution_ns * times
+    first = max_jitter_ns(jitters, resolution_ns) if jitters else resolution_ns
+    return first + single_ns * times

@@ -8,11 +8,10 @@ from aggregator.config import (
     FlushManagerConfig,
     JitterBucket,
     engine_options,
-    forwarding_delay_ns,
+    flush_jitters,
     instance_id,
     kv_keys,
     load_config,
-    max_jitter_ns,
     new_metric_limit,
 )
 from m3x.config import ConfigError, Duration
@@ -56,6 +55,8 @@ def test_the_documented_file_loads_unchanged() -> None:
     assert options.buffer_future_ns == 10 * MINUTE
     assert options.buffer_after_cutoff_ns == 10 * MINUTE
     assert options.forwarding_max_const_delay_ns == 5 * MINUTE
+    assert options.flush_jitters == flush_jitters(config.aggregator.flush_manager) != ()
+    assert options.forwarding_delay_ns(10 * SECOND, 2) == 5 * MINUTE + 20 * SECOND
     assert options.max_timer_batch_size_per_write == 140
     assert (options.num_shards, options.topic_shards) == (64, 32)
     assert config.aggregator.election_manager.election.ttl_s == 10
@@ -154,41 +155,14 @@ def test_an_overlay_changes_only_what_it_names(tmp_path: Path) -> None:
     assert config.aggregator.flush_manager.max_buffer_size == Duration(5 * MINUTE)
 
 
-@pytest.mark.parametrize(
-    ("interval_s", "jitter_s"), [(1, 1), (10, 10), (60, 60), (600, 300), (3600, 900), (6 * 3600, 90 * 60)]
-)
-def test_max_jitter_as_in_m3(interval_s: int, jitter_s: int) -> None:
+def test_jitters_in_order_of_interval_and_none_when_it_is_off() -> None:
     buckets = [
-        JitterBucket(flush_interval=Duration(MINUTE), max_jitter_percent=1.0),
         JitterBucket(flush_interval=Duration(10 * MINUTE), max_jitter_percent=0.5),
-        JitterBucket(flush_interval=Duration(60 * MINUTE), max_jitter_percent=0.25),
+        JitterBucket(flush_interval=Duration(MINUTE), max_jitter_percent=1.0),
     ]
-    assert max_jitter_ns(buckets, interval_s * SECOND) == jitter_s * SECOND
-
-
-@pytest.mark.parametrize(
-    ("jitter", "resolution_s", "times", "delay_s"),
-    [
-        (True, 1, 1, 6), (True, 1, 3, 16), (True, 10, 1, 10), (True, 10, 3, 20), (True, 600, 1, 155),
-        (True, 600, 3, 165), (False, 1, 1, 6), (False, 1, 3, 16), (False, 10, 1, 15), (False, 10, 3, 25),
-        (False, 600, 1, 605), (False, 600, 3, 615),
-    ],
-)  # fmt: skip
-def test_forwarding_delay_as_in_m3(jitter: bool, resolution_s: int, times: int, delay_s: int) -> None:
-    manager = FlushManagerConfig(
-        jitter_enabled=jitter,
-        max_jitters=[
-            JitterBucket(flush_interval=Duration(5 * SECOND), max_jitter_percent=1.0),
-            JitterBucket(flush_interval=Duration(10 * SECOND), max_jitter_percent=0.5),
-            JitterBucket(flush_interval=Duration(MINUTE), max_jitter_percent=0.5),
-            JitterBucket(flush_interval=Duration(10 * MINUTE), max_jitter_percent=0.25),
-        ],
-    )
-    assert forwarding_delay_ns(manager, 5 * SECOND, 0, resolution_s * SECOND, times) == delay_s * SECOND
-
-
-def test_a_constant_forwarding_delay_wins() -> None:
-    assert forwarding_delay_ns(FlushManagerConfig(), 5 * SECOND, MINUTE, 10 * SECOND, 2) == 80 * SECOND
+    assert flush_jitters(FlushManagerConfig(max_jitters=buckets)) == ((MINUTE, 1.0), (10 * MINUTE, 0.5))
+    assert len(flush_jitters(FlushManagerConfig())) == 5
+    assert flush_jitters(FlushManagerConfig(jitter_enabled=False, max_jitters=buckets)) == ()
 
 
 @pytest.mark.parametrize(
