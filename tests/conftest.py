@@ -1,5 +1,6 @@
 """Settings of the whole test suite."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import vectors
 if not vectors.present():
     collect_ignore = sorted(reader for reader in set(vectors.READERS.values()) if Path(reader).name.startswith("test_"))
 
-# A kernel's first call compiles it or loads it from the cache: no example has a deadline.
-settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A kernel's first call compiles it or loads it from the cache: no example has a deadline. Continuous integration judges a change by the
+# same examples every time; new ones are looked for wherever else the tests run.
+settings.register_profile(
+    "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
 settings.load_profile("project")
 
 

@@ -46,6 +46,6 @@ def labels_of(data: bytes) -> Labels:
 
 
 def label_fields(data: bytes) -> bytes:
-    """The label fields of a sound TimeSeries message side by side, written as clients write them. Raises ``UnmarshalError``."""
+    """The label fields of a TimeSeries message side by side, written as clients write them. Raises ``UnmarshalError``."""
     labels = unmarshal(TIME_SERIES, data).get("labels", [])
     return marshal(TIME_SERIES, {"labels": labels})

@@ -188,7 +188,10 @@ class RemoteWriter:
             raise BadRequestError(prompb.error_of(buf.tobytes()))
         series = self._series[:rows]
         if series["scattered"].any():
-            buf = _gather_labels(buf, series)
+            try:
+                buf = _gather_labels(buf, series)
+            except UnmarshalError as error:
+                raise BadRequestError(prompb.error_of(buf.tobytes())) from error
         if options.prom_type is not None:
             series["prom_type"] = options.prom_type
         return Decoded(buf, series, self._times[:samples], self._values[:samples])
@@ -380,7 +383,10 @@ def _go_duration(ns: int) -> str:
 
 
 def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:
-    """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there."""
+    """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there.
+
+    Raises ``UnmarshalError`` for labels that are none.
+    """
     parts, end = [buf], len(buf)
     for row in np.flatnonzero(series["scattered"]):
         at, size = int(series["message_at"][row]), int(series["message_size"][row])

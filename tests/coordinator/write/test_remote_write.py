@@ -78,6 +78,8 @@ async def test_refused_writes_are_503_with_retry_after(client: httpx.AsyncClient
         (packed(b"\x0a\x05\x0a"), "unexpected EOF"),
         (packed(b"\x0a\x02\x0a\x05"), "unexpected EOF"),
         (packed(b"\x0a\x04\x0a\x02\x0a\x09"), "unexpected EOF"),
+        # A label, a sample, and behind it a label that is none.
+        (packed(b"\x0a\x0c\x0a\x04\x0a\x02ab\x12\x00\x0a\x02\x0a\x09"), "unexpected EOF"),
         (packed(b"\x0a\x02\x08\x01"), "proto: wrong wireType = 0 for field Labels"),
         (packed(b"\x08\x01"), "proto: wrong wireType = 0 for field Timeseries"),
     ],

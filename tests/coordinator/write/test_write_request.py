@@ -13,7 +13,7 @@ from m3metrics.errors import UnmarshalError
 
 
 def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
-    """Status and what the columns say, in the plain decoder's shape."""
+    """Status and what the columns say, in the plain decoder's shape; ``labels``: bytes, None where they had to be read and are broken."""
     buf = np.frombuffer(bytearray(body) or bytearray(1), np.uint8)[: len(body)]
     series = np.zeros(len(body) + 1, kernels.SERIES_ROW)
     times, values = np.zeros(len(body) + 1, np.int64), np.zeros(len(body) + 1, np.float64)
@@ -23,7 +23,7 @@ def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
         at, size = int(row["message_at"]), int(row["message_size"])
         message = body[at : at + size]
         labels_at, labels_size = int(row["labels_at"]), int(row["labels_size"])
-        labels = prompb.label_fields(message) if row["scattered"] else body[labels_at : labels_at + labels_size]
+        labels = _gathered(message) if row["scattered"] else body[labels_at : labels_at + labels_size]
         begin, count = int(row["sample_from"]), int(row["samples"])
         result.append(
             {
@@ -34,6 +34,13 @@ def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
         )
     assert sum(len(one["samples"]) for one in result) == used or status != kernels.DONE
     return status, result
+
+
+def _gathered(message: bytes) -> bytes | None:
+    try:
+        return prompb.label_fields(message)
+    except UnmarshalError:
+        return None
 
 
 def _plain(body: bytes) -> list[dict[str, Any]]:
@@ -59,6 +66,9 @@ def _judge(body: bytes) -> None:
             key_at = np.zeros(1, np.uint32)
             broken = False
             for one in compiled:
+                if one["labels"] is None:
+                    broken = True
+                    continue
                 labels = np.frombuffer(bytearray(one["labels"]) or bytearray(1), np.uint8)
                 size = np.array([len(one["labels"])], np.uint32)
                 broken |= kernels.check_labels(labels, key_at, size, np.zeros(1, np.int64), 65535)[0] != 0
