@@ -13,6 +13,7 @@ import pytest
 from bench.instance import NUM_SHARDS, Aggregator
 from bench.load import Connection, Frames, build, tagged_id
 from bench.sink import Sink
+from tests.processes import stop
 
 from m3metrics.kernels import shards_of
 
@@ -128,7 +129,7 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, st
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
         stopped = aggregator.processes()["worker 1"]
-        os.kill(stopped, signal.SIGSTOP)
+        stop(stopped)
         try:
             until, last, progress = time.monotonic() + 30, connection.acked, []
             while time.monotonic() < until:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import stop
 
 from m3cluster.election import CampaignEndedError, Election, ElectionError
 from m3cluster.kv import ConditionFailedError, Embedded, MemoryServer, open_store
@@ -263,7 +264,7 @@ async def until_candidates(store, count):
 async def stop_outside_a_write(process, path):
     """Stops a process, but not in the middle of a transaction, where it would hold the file's lock."""
     while True:
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         probe = sqlite3.connect(path, timeout=0.2, isolation_level=None)
         try:
             probe.execute("BEGIN IMMEDIATE")

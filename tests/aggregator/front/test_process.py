@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from tests.processes import stop
 
 from aggregator import ipc
 from m3x.process import resident_bytes
@@ -221,7 +222,7 @@ def test_a_stopped_worker_does_not_stop_the_others(rig: Any, load: Any) -> None:
     _, stopped = rig.up(0, 1), rig.up(1, 2)
     running = load(2)
     rig.wait_for(lambda: min(running.acked) > 10_000, "both workers to ack")
-    os.kill(stopped.process.pid, signal.SIGSTOP)
+    stop(stopped.process.pid)
     rig.wait_for(lambda: rig.stats().counters["front.discarded-unacked{worker=1}"] > 0, "messages to be discarded")
     others, of_stopped = running.acked
     memory = resident_bytes(rig.front.pid)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from tests.processes import stop
 
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.keys import flush_times_key, placement_key, topic_key
@@ -349,7 +350,7 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     pids = rig.children("aggregator.worker")
     assert rig.process is not None
     # Something that cannot be delivered keeps the orderly end waiting.
-    os.kill(rig.children("aggregator.front")[0], signal.SIGSTOP)
+    stop(rig.children("aggregator.front")[0])
     rig.process.terminate()
     await until("the first signal", lambda: "shutting down" in rig.log())
     rig.process.terminate()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.processes import stop
 
 from m3cluster.kv import Embedded, Etcd, Memory, MemoryServer, Store, StoreConfig, open_store
 
@@ -75,10 +76,15 @@ class EtcdServer:
         except OSError:
             return False
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the process."""
+    def stop(self) -> None:
+        """SIGSTOP; nothing is answered from here on."""
         assert self._process is not None
-        self._process.send_signal(number)
+        stop(self._process.pid)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9, unless it is dead already."""

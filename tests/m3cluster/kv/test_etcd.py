@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -216,7 +215,7 @@ async def test_a_stopped_etcd_ends_leases_by_the_clock_and_nothing_else(open_cli
     await value_is(watch, b"1")
     lease = await store.grant(1)
     await store.put_with_lease("k", b"me", lease)
-    own_etcd.send(signal.SIGSTOP)
+    own_etcd.stop()
     stopped_ns = boot_ns()
     try:
         with pytest.raises(KVError, match="DEADLINE_EXCEEDED.*takes connections but does not answer|UNAVAILABLE"):
@@ -226,7 +225,7 @@ async def test_a_stopped_etcd_ends_leases_by_the_clock_and_nothing_else(open_cli
         assert boot_ns() <= stopped_ns + 10 * lease.ttl_ns
         assert lease.deadline_ns() == 0
     finally:
-        own_etcd.send(signal.SIGCONT)
+        own_etcd.resume()
     other = await open_client(own_etcd)
     await insist(other.set, "a", b"2")
     await value_is(watch, b"2")
@@ -482,7 +481,7 @@ async def test_a_write_whose_answer_was_lost_says_that_it_may_have_been_made(ope
 async def test_cancelling_a_call_is_a_cancellation_and_closing_an_error(open_client, own_etcd):
     store = await open_client(own_etcd, request_timeout_s=LONG_S)
     await store.set("a", b"1")
-    own_etcd.send(signal.SIGSTOP)
+    own_etcd.stop()
     try:
         cancelled, ended = (asyncio.ensure_future(store.get("a")) for _ in range(2))
         await asyncio.sleep(0.05)
@@ -493,7 +492,7 @@ async def test_cancelling_a_call_is_a_cancellation_and_closing_an_error(open_cli
         with pytest.raises(KVError, match="closed"):
             await ended
     finally:
-        own_etcd.send(signal.SIGCONT)
+        own_etcd.resume()
 
 
 async def test_a_value_that_is_too_large_says_which_limit(open_client, shared_etcd):
