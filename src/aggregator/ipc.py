@@ -178,7 +178,7 @@ class Flushed(_Message, frozen=True, tag="flushed"):
     """A part of the answer to ``Flush``. Frames: the columns of a ``MessageBatch``.
 
     They are payload uint8, offsets int64, shards uint32, policies uint16 (empty: none). A flush without output has one part with
-    ``last`` set and no frames. Parts wait in the worker until output credit allows them.
+    ``last`` set and no frames. Parts wait in the worker until output credit of their class allows them.
     """
 
     id: int
@@ -186,7 +186,8 @@ class Flushed(_Message, frozen=True, tag="flushed"):
     values: int
     """Messages in this part."""
     forwarded: bool
-    """True: messages for the ``aggregator_ingest`` topic (rollups); False: final output for ``aggregated_metrics``."""
+    """True: ``MetricWithMetadatas`` for the ``aggregator_ingest`` topic (rollups), shards of the placement; False: final output for
+    ``aggregated_metrics``, shards of that topic."""
     policy_names: list[str]
     discarded: int = 0
     """With ``last``: values that were thrown away (follower, before cutover, NaN)."""
@@ -221,9 +222,10 @@ FromWorker = Ready | Lists | Flushed | Refused | WorkerStats
 
 
 class OutputCredit(_Message, frozen=True, tag="credit"):
-    """The supervisor takes this many more bytes of ``Flushed`` payload."""
+    """The supervisor takes this many more bytes of ``Flushed`` payload, of final output or of forwarded metrics."""
 
     nbytes: int
+    forwarded: bool = False
 
 
 class Stop(_Message, frozen=True, tag="stop"):

@@ -283,27 +283,76 @@ def test_return_error_refuses_only_where_no_replica_accepts(joined, batch_of):
     assert pair.produce(batch_of([b"z"], [0]))
 
 
+TINY = {"max_buffer_size": 16 << 10, "max_message_size": 4096, "forwarded_buffer_size": 8 << 10}
+
+
 def test_forwarded_messages_have_a_budget_of_their_own(joined, batch_of):
-    settings = {"max_buffer_size": 16 << 10, "max_message_size": 4096, "forwarded_buffer_size": 8 << 10}
-    pair = joined(SHARED, {"a": ALL}, connect=False, buffer=settings)
-    for _ in range(30):
+    pair = joined(REPLICATED, {"a": ALL}, buffer=TINY)
+    pair.consumers["a"].acks = False
+    while pair.core.room() > 2000:
         pair.produce(batch_of([b"x" * 1000], [0]))
-    assert pair.core.room() < 1000
     assert pair.core.room(forwarded=True) == 8 << 10
-    for _ in range(30):
+    while pair.core.room(forwarded=True) > 2000:
         pair.produce(batch_of([b"f" * 1000], [0]), forwarded=True)
-    pair.connect("a")
+    assert (pair.figure("buffer-message-dropped"), pair.done) == (0, [])
     pair.step()
-    assert pair.consumers["a"].values[b"x" * 1000] > 13
+    pair.release("a")
+    assert pair.core.room() == 16 << 10
+    assert pair.core.room(forwarded=True) == 8 << 10
+    assert pair.consumers["a"].values[b"x" * 1000] > 10
     assert 3 < pair.consumers["a"].values[b"f" * 1000] < 9
 
 
-def test_forwarded_messages_to_ourselves_are_never_held_back(joined, batch_of):
-    settings = {"max_buffer_size": 16 << 10, "max_message_size": 4096, "on_full_strategy": "returnError"}
-    pair = joined(REPLICATED, {"self": ALL, "b": ALL}, connect=False, buffer=settings, local=frozenset(["self"]))
-    results = [pair.produce(batch_of([b"f" * 1000], [0]), forwarded=True) for _ in range(50)]
-    assert all(results)
-    assert pair.core.room(forwarded=True) == 16 << 10
+def test_a_dead_instance_loses_its_oldest_forwarded_messages_and_holds_none_of_the_others_back(joined, batch_of):
+    pair = joined(REPLICATED, {"a": [0, 1], "b": [2, 3]}, buffer=TINY)
+    pair.disconnect("b")
+    values = [b"%04d" % i * 250 for i in range(100)]
+    for i, value in enumerate(values):
+        assert pair.core.room(forwarded=True) > 4096
+        pair.produce(batch_of([value, value], [0, 3], token=i), forwarded=True)
+        pair.step()
+    dropped = next(link.lane for link in pair.links("b")).dropped
+    assert 90 < dropped < 100
+    assert pair.consumers["a"].values == dict.fromkeys(values, 1)
+    assert [d.lost for d in pair.done] == [1] * dropped
+    pair.connect("b")
+    pair.step()
+    assert list(pair.consumers["b"].values) == values[dropped:]
+    assert [(d.acked, d.lost) for d in pair.done[dropped:]] == [(2, 0)] * (100 - dropped)
+
+
+def test_forwarded_messages_to_ourselves_are_neither_held_back_nor_dropped(joined, batch_of):
+    buffer = {**TINY, "on_full_strategy": "returnError"}
+    pair = joined(REPLICATED, {"self": ALL, "b": ALL}, buffer=buffer, local=frozenset(["self"]))
+    pair.disconnect("self", "b")
+    values = [b"%04d" % i * 250 for i in range(300)]
+    for i, value in enumerate(values):
+        assert pair.core.room(forwarded=True) > 1 << 40
+        assert pair.produce(batch_of([value], [i % 4], token=i), forwarded=True)
+    assert pair.done == []
+    pair.connect("self")
+    pair.step()
+    # The other replica is away: its oldest are gone, and nobody waits for it.
+    assert pair.consumers["self"].values == dict.fromkeys(values, 1)
+    assert [d.token for d in pair.done] == list(range(300))
+    assert all((d.acked, d.lost) == (1, 0) for d in pair.done)
+    # Final output has no such privilege.
+    pair.consumers["self"].acks = False
+    results = [pair.produce(batch_of([b"x" * 1000], [0])) for _ in range(30)]
+    assert results == sorted(results, reverse=True)
+    assert not results[-1]
+
+
+def test_even_to_ourselves_memory_is_bounded(joined, batch_of):
+    buffer = {**TINY, "loopback_buffer_size": 64 << 10}
+    pair = joined(REPLICATED, {"self": ALL}, connect=False, buffer=buffer, local=frozenset(["self"]))
+    for i in range(100):
+        assert pair.produce(batch_of([b"f" * 1000], [0], token=i), forwarded=True)
+    lane = next(link.lane for link in pair.links("self"))
+    assert sum(lane.held) <= 64 << 10
+    assert 35 < lane.dropped < 60
+    assert [d.token for d in pair.done] == list(range(lane.dropped))
+    assert all(d.lost == 1 for d in pair.done)
 
 
 def test_window_bounds_what_is_on_the_wire(joined, batch_of):

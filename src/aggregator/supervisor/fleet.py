@@ -121,11 +121,11 @@ class Fleet:
         for worker in self._channels:
             self.relay(Send(worker, self.workers[worker].epoch, command))
 
-    def credit(self, worker: int, epoch: int, nbytes: int) -> None:
-        """Lets a worker send more output."""
+    def credit(self, worker: int, epoch: int, nbytes: int, *, forwarded: bool) -> None:
+        """Lets a worker send more output of one class."""
         channel = self._channels.get(worker)
         if channel is not None and self.workers[worker].epoch == epoch:
-            channel.send(ipc.encode(ipc.OutputCredit(nbytes)))
+            channel.send(ipc.encode(ipc.OutputCredit(nbytes, forwarded)))
 
     def reroute(self, routing: Routing) -> None:
         """The placement changed."""

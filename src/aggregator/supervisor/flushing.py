@@ -224,6 +224,11 @@ class Flushing:
 
     # --- answers
 
+    @property
+    def in_hand(self) -> bool:
+        """Whether output of some flush is still to come."""
+        return any(one.busy for one in self._workers.values())
+
     def part(self, worker: int, answer: Flushed) -> bool:
         """Output of a flush came, with values; False: nobody waits for it (its term is over), throw it away."""
         one = self._workers.get(worker)

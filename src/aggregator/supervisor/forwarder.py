@@ -1,7 +1,8 @@
 """From workers' output to sinks: parts of flushes in, messages to the m3msg producers out, and the news when they are done.
 
 Parts wait in one queue, bounded by the output credit that workers have; a part goes on when every sink has room, and then its bytes are
-given back as credit. Rollups (``forwarded``) have a queue and a sink of their own, so that neither holds the other up.
+given back as credit. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and a sink of their own, so that neither
+class holds the other up.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from m3msg.batch import MessageBatch
 from m3x.instrument import Scope
 from m3x.log import logger
 
-__all__ = ["Blackhole", "Ended", "Forwarder", "LoggingSink", "Part", "Sink"]
+__all__ = ["Blackhole", "Ended", "Forwarder", "LoggingSink", "Nowhere", "Part", "Sink"]
 
 log = logger(__name__)
 
@@ -82,11 +83,13 @@ class Forwarder:
         done: Callable[[int, Ended], None],
         credit: Callable[[int, int, int], None],
         scope: Scope,
+        output: str = "final",
     ) -> None:
         self.sinks: list[Sink] = []
         self._done = done
         self._credit = credit
-        self._scope = scope
+        self._scope = scope.tagged(output=output)
+        self._output = output
         self._queue: deque[Part] = deque()
         self.held_up = asyncio.Event()
         """Set while parts wait for room: ``pump`` is to be called from time to time."""
@@ -132,8 +135,8 @@ class Forwarder:
         if result.lost:
             self._scope.count("lost", result.lost)
             log.warning_limited(
-                "output was given up: its consumers did not take it in time", messages=result.lost
-            )  # fmt: skip
+                "output was given up: no consumer has taken it", messages=result.lost, output=self._output
+            )
         part.left -= 1
         if part.left == 0 or result.fenced:
             self._done(part.flush_id, result)
@@ -152,6 +155,23 @@ class Blackhole:
     def deliver(self, batch: MessageBatch) -> None:
         """Forgets it."""
         self._ended(batch.token, Ended(len(batch)))
+
+
+class Nowhere:
+    """For output that has nowhere to go: all of it is lost, and ``told`` says so."""
+
+    def __init__(self, ended: Callable[[Part, Ended], None], told: Callable[[], None]) -> None:
+        self._ended = ended
+        self._told = told
+
+    def room(self, _nbytes: int) -> bool:
+        """Always: what cannot be sent must not hold flushes up."""
+        return True
+
+    def deliver(self, batch: MessageBatch) -> None:
+        """Loses it."""
+        self._told()
+        self._ended(batch.token, Ended(0, lost=len(batch)))
 
 
 class LoggingSink:

@@ -10,6 +10,7 @@ and their actions out. All of it runs in one event loop; nothing in it blocks.
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -66,9 +67,21 @@ class Instance:
         self.ingest_topic: Topic | None = None
         self.complete_since_ns = wall_ns()
         """No sample since then was missed by a worker that was not there."""
-        self.output = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="final"))
-        self.rollups = Forwarder(self._done, self._credit, self.scope.sub("forwarder").tagged(output="forwarded"))
-        self.sinks = Sinks(config, store, self.output, self.rollups, self.may_write, self.scope)
+        scope = self.scope.sub("forwarder")
+        self.output = Forwarder(self._done, partial(self._credit, forwarded=False), scope, "final")
+        self.rollups = Forwarder(self._done, partial(self._credit, forwarded=True), scope, "forwarded")
+        self.rolls_up = False
+        """Whether a forwarded metric ever came out of a worker."""
+        self.sinks = Sinks(
+            config,
+            store,
+            self.output,
+            self.rollups,
+            self.may_write,
+            self.scope,
+            local=self._endpoints,
+            unroutable=self._unroutable,
+        )
         self._store = store
         self._max_workers = workers
         self._run_dir = run_dir
@@ -76,6 +89,7 @@ class Instance:
         self._stopping = asyncio.Event()
         self._placed = asyncio.Event()
         self._wake = asyncio.Event()
+        self._ending = False
         runtime = config.runtime_options
         self._limits = {
             "values": runtime.write_values_per_metric_limit_per_second,
@@ -157,6 +171,8 @@ class Instance:
         assert self.fleet is not None
         timeout_s = self.config.instance.shutdown_timeout.seconds
         log.info("shutting down", timeout_s=timeout_s)
+        if self.rolls_up:
+            await self._rolled_up(timeout_s)
         drain = asyncio.create_task(self.fleet.drain(min(timeout_s, 10.0)), name="drain")
         await drain
         await self._delivered(timeout_s)
@@ -166,6 +182,15 @@ class Instance:
             task.cancel()
         await self.fleet.stop(5.0)
         await self.sinks.close()
+
+    async def _rolled_up(self, timeout_s: float) -> None:
+        """Begins no more flushes and waits until the forwarded metrics of those before are done: our own front will take none later."""
+        self._ending = True
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline and self.may_write():
+            if not (self.flushing.in_hand or self.rollups.waiting_bytes or self.sinks.pending_rollups):
+                return
+            await asyncio.sleep(_PUMP_S)
 
     async def _delivered(self, timeout_s: float) -> None:
         """Waits until all that was emitted is done and written down, as long as we lead."""
@@ -407,8 +432,7 @@ class Instance:
         if message.values:
             batch = batch_of(message, frames)
             forwarder = self.rollups if message.forwarded else self.output
-            if message.forwarded:
-                self.sinks.need_rollups()
+            self.rolls_up = self.rolls_up or message.forwarded
             if self.flushing.part(worker, message):
                 forwarder.offer(Part(worker, epoch, message.id, batch))
             else:
@@ -431,9 +455,21 @@ class Instance:
             return
         self.flushing.done(flush_id)
 
-    def _credit(self, worker: int, epoch: int, nbytes: int) -> None:
+    def _credit(self, worker: int, epoch: int, nbytes: int, *, forwarded: bool) -> None:
         if self.fleet is not None:
-            self.fleet.credit(worker, epoch, nbytes)
+            self.fleet.credit(worker, epoch, nbytes, forwarded=forwarded)
+
+    def _endpoints(self) -> frozenset[str]:
+        """Where other instances reach us."""
+        own = self.view.instance if self.view is not None else None
+        return frozenset([own.endpoint]) if own is not None else frozenset()
+
+    def _unroutable(self) -> None:
+        self.problems.set(
+            "rollups",
+            "rollups are dropped: aggregator.client.m3msg.producer is not configured, so nothing reaches the instances that own them; "
+            "add it as in configs/m3aggregator.yml (type: m3msg) and restart",
+        )
 
     def _relay(self, sends: Iterable[Send]) -> None:
         if self.fleet is not None:
@@ -483,7 +519,7 @@ class Instance:
     async def _flush_loop(self) -> None:
         while True:
             now_ns = wall_ns()
-            if self.may_write():
+            if self.may_write() and not self._ending:
                 self._relay(self.flushing.tick(now_ns))
             next_ns = self.flushing.schedule.next_ns()
             wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)

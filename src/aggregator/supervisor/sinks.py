@@ -1,10 +1,14 @@
-"""Where output goes: a sink for each of ``flush.handlers``, and the producer that carries rollups to other instances."""
+"""Where output goes: a sink for each of ``flush.handlers``, and the producer that carries rollups to the instances that own them.
+
+The producer of rollups (``aggregator.client``) runs from the start, as in M3, so that the first rollup finds its connections up. Until one
+comes, nobody is troubled with what is wrong with it.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
 
 from aggregator.config import DynamicBackendConfig, HandlerConfig, ServiceConfig, ServiceIDConfig
-from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Part, Sink
+from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, Sink
 from m3cluster.kv import Store
 from m3cluster.topic import ServiceID
 from m3metrics.codec.aggregated import decode_aggregated
@@ -35,6 +39,8 @@ class ProducerSink:
         self, producer: Producer, ended: Callable[[Part, Ended], None], buffer: BufferOptions, *, forwarded: bool
     ) -> None:
         self.producer = producer
+        self.started = False
+        """Whether topic and placements have been waited for."""
         self._buffer = buffer
         self.pending = 0
         """Batches that are not done."""
@@ -46,10 +52,13 @@ class ProducerSink:
         """Whether the producer takes that much more without giving up anything older.
 
         Its bookkeeping counts too, per message: half of the payload is more than that. What exceeds the whole buffer waits until it
-        is empty.
+        is empty. Forwarded metrics wait for the start of the producer, but not for a topic that is not there: they would be too late,
+        and the final output of their lists would wait with them.
         """
+        if self._forwarded and not (self.started and self.producer.num_shards):
+            return self.started
         buffer = self._buffer
-        limit = (self._forwarded and buffer.forwarded_buffer_size) or buffer.max_buffer_size
+        limit = buffer.forwarded_bytes if self._forwarded else buffer.max_buffer_size
         return self.producer.room(forwarded=self._forwarded) >= min(nbytes + nbytes // 2, limit)
 
     def deliver(self, batch: MessageBatch) -> None:
@@ -74,20 +83,31 @@ class Sinks:
         rollups: Forwarder,
         may_write: Callable[[], bool],
         scope: Scope,
+        *,
+        local: Callable[[], frozenset[str]],
+        unroutable: Callable[[], None],
     ) -> None:
+        """``local``: our own endpoints, once a placement is known; ``unroutable`` hears of rollups that have nowhere to go."""
         self._config = config
         self._store = store
         self._output = output
         self._rollups = rollups
         self._may_write = may_write
         self._scope = scope
+        self._local = local
+        self._unroutable = unroutable
         self._producers: list[ProducerSink] = []
-        self._rollups_wanted = asyncio.Event()
+        self._rollup_sink: ProducerSink | None = None
 
     @property
     def pending(self) -> int:
         """Batches on their way."""
         return sum(sink.pending for sink in self._producers)
+
+    @property
+    def pending_rollups(self) -> int:
+        """Batches of forwarded metrics on their way."""
+        return self._rollup_sink.pending if self._rollup_sink is not None else 0
 
     def drop(self) -> None:
         """The lead is lost: nothing of it is sent any more, nor sent again."""
@@ -95,12 +115,12 @@ class Sinks:
             sink.producer.drop_unsent_fenced()
 
     def status(self) -> list[ProducerStatus]:
-        """The producers' own view."""
-        return [sink.producer.status() for sink in self._producers]
+        """The producers' own view, those of final output."""
+        return [sink.producer.status() for sink in self._producers if sink is not self._rollup_sink]
 
-    def need_rollups(self) -> None:
-        """A rollup came: from now on the producer towards other instances is kept."""
-        self._rollups_wanted.set()
+    def rollup_status(self) -> ProducerStatus | None:
+        """The view of the producer towards other instances; None: it is not configured."""
+        return self._rollup_sink.producer.status() if self._rollup_sink is not None else None
 
     async def run(self) -> None:
         """Makes the sinks and keeps the producers running; raises what ends one of them."""
@@ -111,24 +131,20 @@ class Sinks:
                     sink = self._producer(handler.dynamic_backend)
                     self._output.sinks.append(sink)
                     group.create_task(self._keep(sink))
-            await self._rollups_wanted.wait()
             client = self._config.aggregator.client.m3msg
             if client is None:
-                log.error("rollups are dropped: aggregator.client is not of type m3msg")
-                self._rollups.sinks.append(Blackhole(self._rollups.ended))
+                self._rollups.sinks.append(Nowhere(self._rollups.ended, self._unroutable))
                 return
-            rollups = ProducerSink(
-                self._make(client.producer, self._scope.sub("client"), {}),
-                self._rollups.ended,
-                client.producer.buffer,
-                forwarded=True,
-            )
-            self._producers.append(rollups)
-            self._rollups.sinks.append(rollups)
-            group.create_task(self._keep(rollups))
+            producer = self._make(client.producer, self._scope.sub("client"), {}, local=self._local())
+            sink = ProducerSink(producer, self._rollups.ended, client.producer.buffer, forwarded=True)
+            self._rollup_sink = sink
+            self._producers.append(sink)
+            self._rollups.sinks.append(sink)
+            group.create_task(self._keep(sink))
 
     async def _keep(self, sink: ProducerSink) -> None:
         await sink.producer.start()
+        sink.started = True
         await sink.producer.wait()
 
     async def close(self, timeout_s: float = 1.0) -> None:
@@ -161,7 +177,14 @@ class Sinks:
         self._producers.append(sink)
         return sink
 
-    def _make(self, options: ProducerOptions, scope: Scope, filters: Mapping[ServiceID, list[Filter]]) -> Producer:
+    def _make(
+        self,
+        options: ProducerOptions,
+        scope: Scope,
+        filters: Mapping[ServiceID, list[Filter]],
+        *,
+        local: frozenset[str] = frozenset(),
+    ) -> Producer:
         return Producer(
             options,
             self._store,
@@ -169,6 +192,7 @@ class Sinks:
             scope=scope,
             environment=self._config.kv_client.environment,
             static_filters=filters,
+            local=local,
         )
 
 

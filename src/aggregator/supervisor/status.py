@@ -6,6 +6,7 @@ from aggregator.supervisor.election import ElectionState
 from aggregator.supervisor.flush_times import flushed_through
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.schedule import ListId
+from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns
 
 __all__ = ["InstanceStatus"]
@@ -79,16 +80,24 @@ class InstanceStatus:
             reasons.append(f"workers {', '.join(down)} of {len(fleet.workers)} are not up")
 
     def _consumers(self, reasons: list[str], notes: list[str]) -> None:
-        for status in self._instance.sinks.status():
-            said = " ".join(reasons)
-            reasons += [problem for problem in status.problems if f"topic {status.topic} " not in said]
-            for service in status.services:
-                away = [i for i in service.instances if not i.connected]
-                names = ", ".join(f"{i.instance} at {i.endpoint}" for i in away)
-                if away and len(away) == len(service.instances):
-                    reasons.append(f"topic {status.topic}: no consumer of {service.service} can be reached ({names})")
-                elif away:
-                    notes.append(f"topic {status.topic}: not all consumers of {service.service} are reached ({names})")
+        one = self._instance
+        for status in one.sinks.status():
+            self._producer(status, reasons, notes)
+        rollups = one.sinks.rollup_status()
+        if rollups is not None:
+            # Where nothing is rolled up, nothing is missing.
+            self._producer(rollups, reasons if one.rolls_up else [], notes if one.rolls_up else [])
+
+    def _producer(self, status: ProducerStatus, reasons: list[str], notes: list[str]) -> None:
+        said = " ".join(reasons)
+        reasons += [problem for problem in status.problems if f"topic {status.topic} " not in said]
+        for service in status.services:
+            away = [i for i in service.instances if not i.connected]
+            names = ", ".join(f"{i.instance} at {i.endpoint}" for i in away)
+            if away and len(away) == len(service.instances):
+                reasons.append(f"topic {status.topic}: no consumer of {service.service} can be reached ({names})")
+            elif away:
+                notes.append(f"topic {status.topic}: not all consumers of {service.service} are reached ({names})")
 
     def shards(self) -> list[ShardRow]:
         """Our shards in order of id."""
@@ -157,7 +166,8 @@ class InstanceStatus:
                     )
                 )
         facts.append(("output that waits for its consumers", f"{one.output.waiting_bytes} bytes"))
-        for status in one.sinks.status():
+        facts.append(("rollups that wait for other aggregators", f"{one.rollups.waiting_bytes} bytes"))
+        for status in filter(None, (*one.sinks.status(), one.sinks.rollup_status())):
             for service in status.services:
                 for i in service.instances:
                     state = "connected" if i.connected else f"not connected: {i.last_error}"

@@ -34,6 +34,10 @@ class Part(Protocol):
         """Encoded messages, whose arrays are not touched again; None: no output."""
 
     @property
+    def forwarded(self) -> bool:
+        """Whether ``batch`` is for other aggregators (rollups) instead of the output topic."""
+
+    @property
     def last(self) -> bool:
         """Whether the flush ends with this part."""
 

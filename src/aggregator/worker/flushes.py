@@ -1,10 +1,11 @@
-"""The flushes of a worker that are under way, and the output credit they need (docs/architecture.md §10). No I/O.
+"""The flushes of a worker that are under way, and the output credit they need (docs/architecture.md §4). No I/O.
 
 A flush closes its windows at its place in the stream, when it is started. Its output is produced part by part, between batches of
-samples, and only while the supervisor takes it: one part may exceed the credit, then all wait. Flushes are answered in order.
+samples, and only while the supervisor takes it. Final output and forwarded metrics have a credit of their own each: one part may exceed
+it, then that class waits. Flushes of one list give their parts in order; those of other lists pass one that waits, so that forwarded
+metrics, which come too late soon, do not wait for a consumer of final output that is away.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,22 +13,27 @@ from aggregator import ipc
 from aggregator.worker.contract import Part
 
 MAX_RUNNING = 256
-"""Further flushes are refused: each one holds its first part in memory."""
+"""Further flushes are refused: each one holds a part in memory."""
+
+ListKey = tuple[int, int, int]
+"""Kind, resolution, times forwarded."""
 
 
 @dataclass(slots=True)
 class _Running:
     id: int
+    list_key: ListKey
     parts: Iterator[Part]
     next_part: Part | None
 
 
 class Flushes:
-    """Running flushes, in order."""
+    """Running flushes, oldest first. ``window_bytes``: how much of each class the supervisor takes before it gives more credit."""
 
     def __init__(self, window_bytes: int) -> None:
-        self.credit_bytes = window_bytes
-        self._running: deque[_Running] = deque()
+        self.final_credit_bytes = window_bytes
+        self.forwarded_credit_bytes = window_bytes
+        self._running: list[_Running] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -40,29 +46,51 @@ class Flushes:
     @property
     def ready(self) -> bool:
         """Whether ``take`` has something to give."""
-        return bool(self._running) and self.credit_bytes > 0
+        return self._next() is not None
 
-    def start(self, number: int, parts: Iterator[Part]) -> None:
+    def start(self, command: ipc.Flush, parts: Iterator[Part]) -> None:
         """Starts a flush: closes its windows now."""
-        self._running.append(_Running(number, parts, next(parts, None)))
+        key = (command.kind, command.resolution_ns, command.times_forwarded)
+        self._running.append(_Running(command.id, key, parts, next(parts, None)))
 
-    def credit(self, nbytes: int) -> None:
+    def credit(self, nbytes: int, *, forwarded: bool) -> None:
         """The supervisor takes more."""
-        self.credit_bytes += nbytes
+        if forwarded:
+            self.forwarded_credit_bytes += nbytes
+        else:
+            self.final_credit_bytes += nbytes
 
     def take(self) -> tuple[ipc.Flushed, Part | None]:
-        """The next part and its header; call only when ``ready``. None: an end without output."""
-        running = self._running[0]
-        part = running.next_part or next(running.parts, None)
-        running.next_part = None
+        """The next part and its header; None: an end without output. Raises ``LookupError`` when not ``ready``."""
+        running = self._next()
+        if running is None:
+            raise LookupError("no part may go: look at ready first")
+        part, running.next_part = running.next_part, None
+        if part is None or part.last:
+            self._running.remove(running)
         if part is None:
-            self._running.popleft()
             return ipc.Flushed(running.id, True, 0, False, []), None
-        if part.last:
-            self._running.popleft()
         batch = part.batch
         if batch is None:
             return ipc.Flushed(running.id, part.last, 0, False, [], part.discarded), part
-        self.credit_bytes -= batch.size_bytes
+        self.credit(-batch.size_bytes, forwarded=part.forwarded)
         names = list(batch.policy_names)
-        return ipc.Flushed(running.id, part.last, len(batch), False, names, part.discarded), part
+        return ipc.Flushed(running.id, part.last, len(batch), part.forwarded, names, part.discarded), part
+
+    def _next(self) -> _Running | None:
+        """The oldest flush that has credit for its next part and no older one of its list before it."""
+        waiting: set[ListKey] = set()
+        for running in self._running:
+            if running.list_key in waiting:
+                continue
+            if running.next_part is None:
+                running.next_part = next(running.parts, None)
+            if self._may_go(running.next_part):
+                return running
+            waiting.add(running.list_key)
+        return None
+
+    def _may_go(self, part: Part | None) -> bool:
+        if part is None or part.batch is None:
+            return True
+        return (self.forwarded_credit_bytes if part.forwarded else self.final_credit_bytes) > 0

@@ -158,7 +158,7 @@ class Worker:
             self._refuse(command, f"{len(self._flushes)} flushes wait for output credit")
         else:
             self._taken.append(command.id)
-            self._flushes.start(command.id, self._engine.flush(command, self._now_ns))
+            self._flushes.start(command, self._engine.flush(command, self._now_ns))
 
     def _refuse(self, command: ipc.Flush, reason: str) -> None:
         _log.warning_limited("flush refused", reason=reason, id=command.id)
@@ -169,7 +169,7 @@ class Worker:
     def _direct(self, message: ipc.ToWorkerDirect) -> None:
         match message:
             case ipc.OutputCredit():
-                self._flushes.credit(message.nbytes)
+                self._flushes.credit(message.nbytes, forwarded=message.forwarded)
             case ipc.Stop():
                 self._stop = True
             case ipc.Attach():
@@ -195,7 +195,8 @@ class Worker:
             f"worker.memory-bytes{tag}": float(self._engine.memory_bytes()),
             f"worker.resident-bytes{tag}": float(process.resident_bytes()),
             f"worker.flushes-running{tag}": float(len(self._flushes)),
-            f"worker.output-credit-bytes{tag}": float(self._flushes.credit_bytes),
+            f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
+            f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
         self._supervisor.send(ipc.WorkerStats(counters, gauges, shards))
 

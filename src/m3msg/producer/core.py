@@ -26,7 +26,7 @@ from m3msg.producer.lane import LaneSettings
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions
 from m3msg.producer.rows import FRAME_OVERHEAD
-from m3msg.producer.service_writer import ServiceWriter
+from m3msg.producer.service_writer import UNBOUNDED, ServiceWriter
 
 __all__ = ["ProducerCore", "TopicError"]
 
@@ -58,7 +58,7 @@ class _Open:
 
 
 class ProducerCore:
-    """See the module. ``local`` are endpoints of this very process group: they never hold forwarded messages back."""
+    """See the module. ``local`` are endpoints of this very service: they never hold forwarded messages back."""
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class ProducerCore:
                     filters,
                     self.dirty,
                     ignore_cutoff_cutover=self.options.writer.ignore_cutoff_cutover,
+                    local=self._local,
                 )
             else:
                 kind = writer.service.consumption_type
@@ -141,7 +142,8 @@ class ProducerCore:
             num_links=options.writer.connection.num_connections,
             num_shards=self.num_shards,
             buffer_bytes=options.buffer.max_buffer_size,
-            forwarded_buffer_bytes=options.buffer.forwarded_buffer_size or options.buffer.max_buffer_size,
+            forwarded_buffer_bytes=options.buffer.forwarded_bytes,
+            loopback_buffer_bytes=options.buffer.loopback_bytes,
             window_bytes=options.writer.connection.window_size,
             write_buffer_bytes=largest,
             max_ack_frame_bytes=options.writer.decoder.max_message_size,
@@ -162,17 +164,16 @@ class ProducerCore:
     # --- batches ---
 
     def room(self, forwarded: bool = False) -> int:
-        """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known."""
+        """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known.
+
+        Of forwarded messages: before one of its instances that can be reached, and is not this very service, has no free buffer.
+        """
         if not self.num_shards:
             return 0
-        limit = self._settings_limit(forwarded)
-        free = min((s.free(forwarded, self._local) for s in self.services.values()), default=limit)
+        limit = UNBOUNDED if forwarded else self.options.buffer.max_buffer_size
+        free = min((s.free(forwarded) for s in self.services.values()), default=limit)
         waiting = sum(o.size_bytes for (_, f), o in self._open.items() if f == forwarded)
         return max(min(free, limit) - waiting, 0)
-
-    def _settings_limit(self, forwarded: bool) -> int:
-        buffer = self.options.buffer
-        return (buffer.forwarded_buffer_size or buffer.max_buffer_size) if forwarded else buffer.max_buffer_size
 
     def produce(self, batch: MessageBatch, now: Moment, *, fenced: bool = False, forwarded: bool = False) -> bool:
         """Takes a batch, as a whole or not at all; its arrays must not change afterwards.

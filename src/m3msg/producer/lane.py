@@ -36,6 +36,8 @@ class LaneSettings:
     buffer_bytes: int
     """Limit for final output."""
     forwarded_buffer_bytes: int
+    loopback_buffer_bytes: int
+    """Limit for forwarded messages to an endpoint of this very service."""
     window_bytes: int
     """Unacked payload bytes on the wire of one connection."""
     write_buffer_bytes: int
@@ -55,6 +57,7 @@ class Lane:
         instance: str,
         settings: LaneSettings,
         *,
+        local: bool,
         figures: Counter[tuple[str, str]],
         dirty: set[Link],
         on_changed: Callable[["Lane"], None],
@@ -63,6 +66,8 @@ class Lane:
         self.endpoint = endpoint
         self.instance = instance
         self.settings = settings
+        self.local = local
+        """Whether it is this very service: forwarded messages to it are never held back."""
         self.num_links = settings.num_links
         self.links = [Link(self, i) for i in range(settings.num_links)] if endpoint else []
         """Empty for the lane that keeps messages while a shared service has no instance."""
@@ -135,7 +140,9 @@ class Lane:
 
     def limit(self, forwarded: bool) -> int:
         """Bytes that this class of messages may hold."""
-        return self.settings.forwarded_buffer_bytes if forwarded else self.settings.buffer_bytes
+        if not forwarded:
+            return self.settings.buffer_bytes
+        return self.settings.loopback_buffer_bytes if self.local else self.settings.forwarded_buffer_bytes
 
     def free(self, forwarded: bool) -> int:
         """Bytes that are left for this class; negative when over the limit."""

@@ -17,6 +17,8 @@ __all__ = [
 ]  # fmt: skip
 
 _SECOND = 1_000_000_000
+LOOPBACK_BYTES = 512 << 20
+"""More than the rollups of a million series at one flush; memory is only used while messages wait."""
 
 
 class RetryOptions(Section, frozen=True):
@@ -78,6 +80,9 @@ class BufferOptions(Section, frozen=True):
     max_message_size: int = 1 << 20
     forwarded_buffer_size: int = 0
     """Our own key: limit for forwarded (rollup) messages, apart from the rest; 0: as maxBufferSize."""
+    loopback_buffer_size: int = 0
+    """Our own key: limit for forwarded messages to this very instance, which are never held back; 0: ``LOOPBACK_BYTES``, or
+    forwardedBufferSize where that is more."""
     close_check_interval: Meaningless = None
     drop_oldest_interval: Meaningless = None
     scan_batch_size: Meaningless = None
@@ -85,10 +90,22 @@ class BufferOptions(Section, frozen=True):
     cleanup_retry: Meaningless = None
 
     def __post_init__(self) -> None:
-        if self.max_buffer_size <= 0 or self.max_message_size <= 0 or self.forwarded_buffer_size < 0:
+        if self.max_buffer_size <= 0 or self.max_message_size <= 0:
             raise ValueError("maxBufferSize and maxMessageSize must be positive")
+        if self.forwarded_buffer_size < 0 or self.loopback_buffer_size < 0:
+            raise ValueError("forwardedBufferSize and loopbackBufferSize must not be negative")
         if self.max_message_size > self.max_buffer_size:
             raise ValueError(f"maxMessageSize {self.max_message_size} exceeds maxBufferSize {self.max_buffer_size}")
+
+    @property
+    def forwarded_bytes(self) -> int:
+        """Limit for forwarded messages of one instance."""
+        return self.forwarded_buffer_size or self.max_buffer_size
+
+    @property
+    def loopback_bytes(self) -> int:
+        """Limit for forwarded messages to ourselves."""
+        return self.loopback_buffer_size or max(LOOPBACK_BYTES, self.forwarded_bytes)
 
 
 class ConnectionOptions(Section, frozen=True):

@@ -21,7 +21,10 @@ from m3msg.producer.link import Link
 from m3msg.producer.rows import ABANDONED, CLOSED, FENCED
 from m3msg.producer.writers import PlacementError, ReplicatedWriters, SharedWriters
 
-__all__ = ["PlacementError", "ServiceWriter"]
+__all__ = ["UNBOUNDED", "PlacementError", "ServiceWriter"]
+
+UNBOUNDED = 1 << 62
+"""Room that no buffer limits."""
 
 
 class ServiceWriter:
@@ -35,6 +38,7 @@ class ServiceWriter:
         dirty: set[Link],
         *,
         ignore_cutoff_cutover: bool,
+        local: frozenset[str],
     ) -> None:
         self.service = service
         self.filters = list(filters)
@@ -44,6 +48,7 @@ class ServiceWriter:
         """By endpoint."""
         self.has_placement = False
         self._settings = settings
+        self._local = local
         self._dirty = dirty
         self._changed: set[Lane] = set()
         replicated = service.consumption_type is ConsumptionType.REPLICATED
@@ -60,6 +65,7 @@ class ServiceWriter:
             endpoint,
             instance,
             self._settings,
+            local=endpoint in self._local,
             figures=self.figures,
             dirty=self._dirty,
             on_changed=self._changed.add,
@@ -208,15 +214,20 @@ class ServiceWriter:
 
     # --- room ---
 
-    def free(self, forwarded: bool, local: frozenset[str]) -> int:
-        """Bytes that every shard can take on at least one of its lanes; lanes of ``local`` endpoints never hold forwarded ones back."""
-        room = 1 << 62
+    def free(self, forwarded: bool) -> int:
+        """Bytes that every shard can take on at least one of its lanes; ``UNBOUNDED`` where nothing limits it.
+
+        Forwarded messages come too late soon: a shard none of whose instances is reachable does not hold them back (its lanes lose their
+        oldest ones), nor does one that this very service has.
+        """
+        room = UNBOUNDED
         for group in self.writers.groups():
-            best = max(
-                (1 << 62 if forwarded and lane.endpoint in local else lane.free(forwarded) for lane in group),
-                default=1 << 62,
-            )
-            room = min(room, best)
+            lanes = group
+            if forwarded:
+                if any(lane.local for lane in group):
+                    continue
+                lanes = tuple(lane for lane in group if lane.reachable)
+            room = min(room, max((lane.free(forwarded) for lane in lanes), default=UNBOUNDED))
         return room
 
     def _count(self, name: str, n: int, tag: str = "") -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aggregator.ipc import Flushed
-from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Part, batch_of
+from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, batch_of
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
 
@@ -53,7 +53,7 @@ def test_credit_goes_back_when_the_sinks_have_taken_a_part() -> None:
     rig.forwarder.pump()
     assert rig.credit == [(0, 1, 10), (1, 1, 20)]
     assert [b.token.flush_id for b in sink.taken] == [1, 2]
-    assert rig.registry.counter("out_messages") == 2
+    assert rig.registry.counter("out_messages", output="final") == 2
 
 
 def test_a_part_is_done_when_all_sinks_are() -> None:
@@ -65,7 +65,7 @@ def test_a_part_is_done_when_all_sinks_are() -> None:
     assert rig.done == []
     rig.forwarder.ended(part, Ended(0, lost=1))
     assert rig.done == [(5, Ended(0, lost=1))]
-    assert rig.registry.counter("out_lost") == 1
+    assert rig.registry.counter("out_lost", output="final") == 1
 
 
 def test_without_a_sink_parts_wait() -> None:
@@ -94,6 +94,14 @@ def test_static_backends_are_done_at_once() -> None:
     rig.forwarder.offer(rig.part(1, 3))
     assert rig.done == [(1, Ended(1))]
     assert seen == [b"\0\0\0"]
+
+
+def test_output_that_has_nowhere_to_go_is_lost_aloud_and_holds_nothing_up() -> None:
+    rig, told = Rig(), []
+    rig.forwarder.sinks.append(Nowhere(rig.forwarder.ended, lambda: told.append(1)))
+    rig.forwarder.offer(rig.part(1))
+    assert (rig.done, rig.credit, told) == ([(1, Ended(0, lost=1))], [(0, 1, 10)], [1])
+    assert rig.registry.counter("out_lost", output="final") == 1
 
 
 def test_frames_become_a_batch() -> None:

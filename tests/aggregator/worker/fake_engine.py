@@ -1,7 +1,7 @@
 """A worker process whose engine only writes a diary: what it was given, in order. ``fake_engine.py --options FILE``
 
 A flush answers with ``times_forwarded`` parts of ``resolution_ns`` bytes, the first bytes being the diary at the moment when the flush
-closed its windows. A batch that contains ``boom`` makes the engine fail.
+closed its windows; those of a flush of forwarded lists are forwarded ones. A batch that contains ``boom`` makes the engine fail.
 """
 
 import json
@@ -32,6 +32,7 @@ class Part:
     batch: MessageBatch | None
     last: bool
     discarded: int
+    forwarded: bool = False
 
 
 class Diary:
@@ -84,7 +85,7 @@ class Diary:
                 None if k else np.zeros(2, np.uint16),
                 ("10s:2d",),
             )
-            yield Part(batch, False, 0)
+            yield Part(batch, False, 0, command.kind == ipc.KIND_FORWARDED)
         yield Part(None, True, 5)
 
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:

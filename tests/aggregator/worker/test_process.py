@@ -83,6 +83,36 @@ def test_output_waits_for_credit_and_data_does_not_wait_for_output(rig: Any) -> 
     )
 
 
+def test_neither_class_of_output_waits_for_the_credit_of_the_other(rig: Any) -> None:
+    rig.start(output_window_bytes=100 * KIB)
+    rig.shards()
+    rig.flush(1, parts=5, size=64 * KIB)
+    rig.flush(2, parts=4, size=64 * KIB, kind=ipc.KIND_FORWARDED)
+    rig.flush(3, parts=1, size=32 * KIB)
+    rig.until(ipc.Flushed, 4)
+    rig.say(ipc.OutputCredit(10 * 64 * KIB, True))
+    rig.until(ipc.Flushed, 7)
+    parts = [(header.id, header.forwarded, header.values, header.last) for header, _ in rig.heard(ipc.Flushed)]
+    assert sorted(parts) == [(1, False, 2, False)] * 2 + [(2, False, 0, True)] + [(2, True, 2, False)] * 4
+    rig.say(ipc.OutputCredit(10 * 64 * KIB))
+    rig.until(ipc.Flushed, 7 + 4 + 2)
+    assert [header.id for header, _ in rig.heard(ipc.Flushed)[7:]] == [1] * 4 + [3] * 2
+
+
+def test_flushes_of_one_list_answer_in_order(rig: Any) -> None:
+    """The second one has no output, so no credit would hold it."""
+    rig.start(output_window_bytes=1)
+    rig.shards()
+    rig.flush(1, parts=2, size=64 * KIB)
+    rig.order(ipc.Flush(2, ipc.KIND_STANDARD, 64 * KIB, 2, False, []))
+    rig.flush(3, parts=0, size=64 * KIB)
+    rig.until(ipc.Flushed, 2)
+    assert [(header.id, header.last) for header, _ in rig.heard(ipc.Flushed)] == [(1, False), (3, True)]
+    rig.say(ipc.OutputCredit(1 << 30))
+    rig.until(ipc.Flushed, 1 + 1 + 2 + 3)
+    assert [header.id for header, _ in rig.heard(ipc.Flushed)] == [1, 3, 1, 1, 2, 2, 2]
+
+
 def test_a_long_flush_lets_batches_through(rig: Any) -> None:
     rig.start(output_window_bytes=1 << 40)
     rig.shards()
@@ -105,10 +135,11 @@ def test_flushes_it_cannot_do_are_refused(rig: Any) -> None:
     assert "unknown list kind 9" in refused.reason
     for number in range(3, 300):
         rig.flush(number, parts=1, size=64 * KIB)
-    assert rig.until(ipc.Refused, 3)[0].id == 3 + 256
-    rig.until(ipc.Refused, 2 + 41)
+    # The first one used the credit and needs none for its end; 256 wait.
+    assert rig.until(ipc.Refused, 3)[0].id == 4 + 256
+    rig.until(ipc.Refused, 2 + 40)
     rig.say(ipc.OutputCredit(1 << 40))
-    rig.wait_for(lambda: sum(h.last for h, _ in rig.heard(ipc.Flushed)) == 256, "all others to be answered")
+    rig.wait_for(lambda: sum(h.last for h, _ in rig.heard(ipc.Flushed)) == 257, "all others to be answered")
 
 
 def test_lists_stats_and_sampled_errors(rig: Any) -> None:
