@@ -22,13 +22,25 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
+_DEPLOYMENTS = "deployments"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow (minutes each)")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--slow"):
         left_out = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+    # With several test processes each file stays in one of them. Whole deployments run one after another, from the start on: most of
+    # their time they wait, and the rest of the tests run beside them.
+    items.sort(key=lambda item: _group(item) != _DEPLOYMENTS)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    return _DEPLOYMENTS if "integration" in item.path.parts else item.path.stem

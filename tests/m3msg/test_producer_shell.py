@@ -90,14 +90,16 @@ class Cluster:
         await self.stack.enter_async_context(recorder.server)
         return recorder
 
-    def producer(self, *, connections: int = 2, buffer: dict | None = None, staged: bool = False, **kwargs) -> Producer:
+    def producer(
+        self, *, connections: int = 2, buffer: dict | None = None, staged: bool = False, retry_ms: int = 200, **kwargs
+    ) -> Producer:
         writer = WriterOptions(
             topic_name="t",
             topic_watch_init_timeout=Duration(100 * MS),
             placement_watch_init_timeout=Duration(100 * MS),
             placement=PlacementOptions(is_staged=staged),
             connection=ConnectionOptions(num_connections=connections),
-            message_retry=MessageRetryOptions(initial_backoff=Duration(200 * MS)),
+            message_retry=MessageRetryOptions(initial_backoff=Duration(retry_ms * MS)),
         )
         options = ProducerOptions(writer=writer, buffer=BufferOptions(**(buffer or {})))
         producer = Producer(
@@ -126,7 +128,8 @@ async def test_delivers_to_every_replica(cluster: Cluster):
     a, b = await cluster.recorder(), await cluster.recorder()
     await cluster.topic(ConsumptionType.REPLICATED)
     await cluster.place(a.endpoint, b.endpoint, staged=True)
-    producer = cluster.producer(staged=True)
+    # Nothing is sent twice unless its acknowledgement takes longer than this.
+    producer = cluster.producer(staged=True, retry_ms=60_000)
     assert await producer.start()
     assert producer.num_shards == SHARDS
     await until(lambda: all(i.connected for i in producer.status().services[0].instances))
