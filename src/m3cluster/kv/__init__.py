@@ -13,6 +13,11 @@
                   ``etcd_messages`` and ``etcd_values`` the wire, ``etcd_watch`` one stream for all watches, ``etcd_lease`` leases,
                   ``etcd_cache`` the file for a start without etcd
 
+``zookeeper_config``  names a ZooKeeper ensemble; the rest of ``zookeeper_*`` is imported, and kazoo with it, when one is opened:
+                  ``zookeeper_store`` the operations (open this first), ``zookeeper_session`` a session on the event loop,
+                  ``zookeeper_kazoo`` kazoo's threads and sockets, ``zookeeper_watch`` watches, ``zookeeper_lease`` leases,
+                  ``zookeeper_paths`` keys as paths
+
 Imports ``m3x`` and ``m3cluster.proto`` only.
 """
 
@@ -29,6 +34,7 @@ from m3cluster.kv.store import (
     VersionMismatchError,
     Watch,
 )
+from m3cluster.kv.zookeeper_config import ZooKeeper
 
 __all__ = [
     "ConditionFailedError",
@@ -45,5 +51,6 @@ __all__ = [
     "Value",
     "VersionMismatchError",
     "Watch",
+    "ZooKeeper",
     "open_store",
 ]

@@ -7,6 +7,7 @@ from m3cluster.kv.embedded import open_embedded
 from m3cluster.kv.etcd_config import Etcd
 from m3cluster.kv.memory import MemoryServer
 from m3cluster.kv.store import KVError, Store
+from m3cluster.kv.zookeeper_config import ZooKeeper
 
 __all__ = ["Embedded", "Memory", "StoreConfig", "open_store"]
 
@@ -25,13 +26,13 @@ class Memory:
     server: MemoryServer
 
 
-StoreConfig = Embedded | Memory | Etcd
+StoreConfig = Embedded | Memory | Etcd | ZooKeeper
 
 
 async def open_store(config: StoreConfig) -> Store:
     """A client of the configured store; raises ``KVError`` if it cannot be used. Close it when done.
 
-    An etcd that is down is no error here: it may come back while the client is in use.
+    An etcd or ZooKeeper that is down is no error here: it may come back while the client is in use.
     """
     if isinstance(config, Memory):
         return config.server.client()
@@ -44,4 +45,13 @@ async def open_store(config: StoreConfig) -> Store:
                 f"the etcd KV needs the package grpcio: {error}; install it, or use the embedded KV"
             ) from error
         return await open_etcd(config)
+    if isinstance(config, ZooKeeper):
+        try:
+            # Threads, and a package that the others do not need.
+            from m3cluster.kv.zookeeper_store import open_zookeeper  # noqa: PLC0415
+        except ImportError as error:
+            raise KVError(
+                f"the zookeeper KV needs the package kazoo: {error}; install it, or use another KV"
+            ) from error
+        return await open_zookeeper(config)
     return await open_embedded(config.path)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from tests.processes import stop
+from tests.zookeeper_server import ZooKeeperServer
 
-from m3cluster.kv import Embedded, Etcd, Memory, MemoryServer, Store, StoreConfig, open_store
+from m3cluster.kv import Embedded, Etcd, Memory, MemoryServer, Store, StoreConfig, ZooKeeper, open_store
 
-BACKENDS = ("memory", "embedded", "etcd")
+BACKENDS = ("memory", "embedded", "etcd", "zookeeper")
 Connect = Callable[[], Awaitable[Store]]
 START_S = 30
 
@@ -135,6 +136,27 @@ async def emptied(server: EtcdServer) -> Etcd:
     return config
 
 
+@pytest.fixture
+def own_zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
+    """A running ZooKeeper that the test may stop and kill."""
+    ZooKeeperServer.require()
+    server = ZooKeeperServer(tmp_path / "zookeeper")
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    ZooKeeperServer.require()
+    server = ZooKeeperServer(tmp_path_factory.mktemp("zookeeper"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
 @pytest.fixture(params=BACKENDS)
 async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connect]:
     """Gives a function that opens one more client of one and the same, at first empty, database."""
@@ -142,6 +164,9 @@ async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     config: StoreConfig
     if request.param == "etcd":
         config = await emptied(request.getfixturevalue("shared_etcd"))
+    elif request.param == "zookeeper":
+        server = request.getfixturevalue("shared_zookeeper")
+        config = ZooKeeper((server.address,), chroot=f"/{tmp_path.name}")
     elif request.param == "memory":
         config = Memory(MemoryServer())
     else:

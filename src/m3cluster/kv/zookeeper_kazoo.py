@@ -1,0 +1,119 @@
+"""What kazoo does not offer by itself: the socket and the terms of a session.
+
+kazoo runs three threads per client. These classes are called on them and touch nothing of the event loop.
+
+* A connection on which nothing is answered must be broken by us: kazoo pings only when it has sent nothing else for a third of the session
+  timeout, so a client that asks often never notices the silence.
+* kazoo keeps the session timeout that was granted to itself, and when the request for the session was sent.
+* A host that swallows packets would hold the attempt to connect for a whole session timeout.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.serialization import Connect
+from kazoo.retry import KazooRetry
+
+from m3x.clock import boot_ns
+from m3x.log import logger
+
+__all__ = ["Client", "Handler"]
+
+log = logger(__name__)
+
+
+class _Forward(logging.Handler):
+    """kazoo's own warnings, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning_limited("kazoo reports", per_second=0.2, text=record.getMessage())
+
+
+_kazoo_log = logging.Logger("kazoo", logging.WARNING)
+_kazoo_log.addHandler(_Forward())
+
+
+class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
+    """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        super().__init__()
+        self._connect_timeout_s = connect_timeout_s
+        self._lock = threading.Lock()
+        self._socket: Any = None
+        self._refusing = False
+
+    def create_connection(self, *arguments: Any, timeout: float, **options: Any) -> Any:
+        """A connection to one server. Raises ``OSError``."""
+        if not self._refusing:
+            made = super().create_connection(*arguments, timeout=min(timeout, self._connect_timeout_s), **options)
+            with self._lock:
+                self._socket = made
+            if not self._refusing:
+                return made
+            made.close()
+        raise ConnectionRefusedError("the client has been closed")
+
+    def drop(self) -> None:
+        """Breaks the connection; kazoo makes a new one."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def refuse(self) -> None:
+        """Breaks the connection and lets no other one be made: the session is left to its timeout."""
+        self._refusing = True
+        self.drop()
+
+    def spawn(self, func: Callable[..., Any], *arguments: Any, **options: Any) -> threading.Thread:
+        """A thread; what it raises, such as on an answer that makes no sense, ends this client and nothing else."""
+
+        def guarded() -> None:
+            try:
+                func(*arguments, **options)
+            except Exception as error:
+                log.warning_limited("a thread of kazoo ended", error=f"{type(error).__name__}: {error}")
+
+        thread: threading.Thread = super().spawn(guarded)
+        return thread
+
+
+class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no types
+    """Notes when the session was asked for, and its timeout."""
+
+    asked_ns = 0
+    granted_ms = 0
+
+    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        sent_ns = boot_ns()
+        answer = super()._invoke(timeout, request, xid)
+        if isinstance(request, Connect):
+            self.granted_ms = answer[0].time_out
+            self.asked_ns = sent_ns
+        return answer
+
+
+class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
+    """A client that tries to connect, at most a second apart, until it is stopped."""
+
+    def __init__(self, hosts: str, timeout_s: float, handler: Handler) -> None:
+        retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=1.0, sleep_func=handler.sleep_func)
+        super().__init__(hosts, timeout=timeout_s, handler=handler, connection_retry=retry, logger=_kazoo_log)
+        self._connection = _Connection(self, self._conn_retry.copy(), logger=_kazoo_log)
+
+    @property
+    def asked_ns(self) -> int:
+        """When the present session was asked for, or asked to be continued, on ``CLOCK_BOOTTIME``."""
+        return int(self._connection.asked_ns)
+
+    @property
+    def granted_ms(self) -> int:
+        """The session timeout that the server granted."""
+        return int(self._connection.granted_ms)

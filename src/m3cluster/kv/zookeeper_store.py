@@ -1,0 +1,462 @@
+"""The store on a ZooKeeper ensemble: one session for reads, writes and watches, and one for each lease.
+
+What the interface calls       is here
+=============================  ==================================================================================================
+key                            the node at ``Paths.value(key)``, whose data is the value as it is
+version                        the node's data version + 1: ZooKeeper counts from 0 and begins anew for a new node
+create and mod revision        czxid and mzxid, numbers of transactions: one order over all nodes
+key of a lease                 an ephemeral node of the lease's session
+=============================  ==================================================================================================
+
+A transaction of ZooKeeper can check a node's version but not its czxid, and a node that was deleted and made again begins with the same
+version. So every creation writes the *clock* node as well: a transaction that finds the clock's version as it was has found every node as
+it was, or gone. Only nodes made by other programs escape that, in the milliseconds between a read and its write.
+
+Candidates of an election are ephemeral nodes without ZooKeeper's sequence numbers: their czxid orders them already, and their names are
+M3's. Reads go behind a ``sync``: they see every write that was answered before, whichever server it went through.
+
+Nothing is connected before it is needed, so a client can be opened while ZooKeeper is down. A client that stays without connection for
+longer than its session can live is replaced: a ZooKeeper restored from a backup refuses those that have seen what came later.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
+from kazoo.protocol.states import ZnodeStat
+
+from m3cluster.kv.store import (
+    ConditionFailedError,
+    KeyNotFoundError,
+    KVError,
+    Lease,
+    Value,
+    VersionMismatchError,
+)
+from m3cluster.kv.watching import LatestWatch
+from m3cluster.kv.zookeeper_config import ZooKeeper
+from m3cluster.kv.zookeeper_kazoo import Client
+from m3cluster.kv.zookeeper_lease import ZooKeeperLease
+from m3cluster.kv.zookeeper_paths import Paths
+from m3cluster.kv.zookeeper_session import Session
+from m3cluster.kv.zookeeper_watch import Report, Watcher
+from m3x.clock import boot_ns
+from m3x.log import logger
+
+__all__ = ["ZooKeeperStore", "open_zookeeper"]
+
+log = logger(__name__)
+T = TypeVar("T")
+
+_ATTEMPTS = 50
+"""How often an operation is tried against others that write at the same time."""
+_ANY = -1
+"""As a node's version: whatever it is."""
+
+
+async def open_zookeeper(config: ZooKeeper) -> "ZooKeeperStore":
+    """A client of the ensemble; a ZooKeeper that is down is no error here."""
+    return ZooKeeperStore(config)
+
+
+def _value(data: bytes | None, stat: ZnodeStat) -> Value:
+    return Value(data or b"", stat.version + 1, stat.czxid, stat.mzxid)
+
+
+def _create_folder(path: str, client: Client) -> Any:
+    return client.create_async(path)
+
+
+class ZooKeeperStore:
+    """One client of one ensemble (``Store``). Create it inside a running loop; use it on that loop only."""
+
+    def __init__(self, config: ZooKeeper) -> None:
+        self._config = config
+        self._paths = Paths(config.chroot)
+        self._leases: set[ZooKeeperLease] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._watcher = Watcher(self._look, config.watch_silence_s)
+        self._session = self._new_session()
+        self._start(self._watcher.feed.run(), "watches")
+        self._start(self._replace_dead_sessions(), "session")
+
+    def _new_session(self) -> Session:
+        return Session(self._config, self._config.session_timeout_s, on_connected=self._watcher.connected)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs ``work`` until it ends or the store is closed."""
+        task = asyncio.get_running_loop().create_task(work, name=f"kv zookeeper {self._config.name}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the store ended", exception=error, task=task.get_name())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KVError(f"the client of zookeeper {self._config.name} has been closed")
+
+    async def _replace_dead_sessions(self) -> None:
+        limit_s = 1.5 * self._config.session_timeout_s + self._config.connect_timeout_s
+        while True:
+            await self._session.disconnected()
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._session.connected()
+            except TimeoutError:
+                old, self._session = self._session, self._new_session()
+                await old.close(keep_session=True)
+
+    # Nodes.
+
+    async def _read(self, session: Session, path: str, report: Report | None = None) -> Value:
+        """Raises ``NoNodeError``."""
+
+        def start(client: Client) -> Any:
+            client.sync_async(path)
+            return client.get_async(path, report)
+
+        limit_s = None if report is None else self._config.watch_silence_s
+        data, stat = await session.call(start, timeout_s=limit_s, repeatable=report is None)
+        return _value(data, stat)
+
+    async def _look(self, key: str, report: Report) -> Value | None:
+        """The value of a watched key; ``report`` is called once when it is no longer that."""
+        path = self._paths.value(key)
+        while True:
+            try:
+                return await self._read(self._session, path, report)
+            except NoNodeError:
+                limit_s = self._config.watch_silence_s
+                if (
+                    await self._session.call(lambda client: client.exists_async(path, report), timeout_s=limit_s)
+                    is None
+                ):
+                    return None
+
+    async def _find(self, path: str) -> Value | None:
+        try:
+            return await self._read(self._session, path)
+        except NoNodeError:
+            return None
+
+    async def _pinned(self, path: str) -> tuple[int, Value | None]:
+        """The clock's version and, read after it, a node."""
+        while True:
+            try:
+                clock = await self._read(self._session, self._paths.clock)
+            except NoNodeError:
+                await self._make_folders(self._session, path)
+                continue
+            return clock.version - 1, await self._find(path)
+
+    async def _make_folders(self, session: Session, path: str) -> None:
+        """Makes what every creation needs: the folders of ``path`` and the clock."""
+        for folder in (*self._paths.parents(path), self._paths.clock):
+            try:
+                await session.call(functools.partial(_create_folder, folder))
+            except NodeExistsError:
+                continue
+            except NoNodeError:
+                # Somebody deletes empty folders at this very moment; the caller tries again.
+                return
+
+    def _creation(self, path: str, data: bytes, *, ephemeral: bool = False) -> Callable[[Any], None]:
+        def add(transaction: Any) -> None:
+            transaction.set_data(self._paths.clock, b"")
+            transaction.create(path, data, ephemeral=ephemeral)
+
+        return add
+
+    async def _create(self, session: Session, path: str, data: bytes, *, ephemeral: bool = False) -> None:
+        """Raises ``NodeExistsError``."""
+        for _ in range(_ATTEMPTS):
+            try:
+                await session.transact(self._creation(path, data, ephemeral=ephemeral))
+                return
+            except NoNodeError:
+                await self._make_folders(session, path)
+        raise self._contended(path)
+
+    def _contended(self, path: str) -> KVError:
+        return KVError(
+            f"zookeeper {self._config.name}: {path}: others changed it in each of {_ATTEMPTS} attempts; nothing was written"
+        )
+
+    async def _freed(self, path: str, data: bytes, stat: ZnodeStat) -> int:
+        """The version of what was just written. A plain write frees a key from its lease: an ephemeral node becomes a lasting one."""
+        if not stat.ephemeralOwner:
+            return int(stat.version) + 1
+
+        def add(transaction: Any) -> None:
+            transaction.delete(path, stat.version)
+            self._creation(path, data)(transaction)
+
+        try:
+            await self._session.transact(add)
+        except BadVersionError:
+            # Written again since then, and freed by whoever did that.
+            return int(stat.version) + 1
+        except NoNodeError:
+            try:
+                await self._create(self._session, path, data)
+            except NodeExistsError:
+                return int(stat.version) + 1
+        return 1
+
+    def _checked(self, key: str, data: bytes) -> bytes:
+        data = bytes(data)
+        if len(data) > self._config.max_value_bytes:
+            raise KVError(
+                f"{key}: the value has {len(data)} bytes, and ZooKeeper takes at most {self._config.max_value_bytes} here; "
+                "raise jute.maxbuffer at every server and our limit with it, or make the value smaller"
+            )
+        return data
+
+    # The interface.
+
+    async def get(self, key: str) -> Value:
+        """Raises ``KeyNotFoundError``."""
+        value = await self._find(self._paths.value(key))
+        if value is None:
+            raise KeyNotFoundError(f"key not found: {key}")
+        return value
+
+    async def set(self, key: str, data: bytes) -> int:
+        """Unconditional write; returns the new version. A key that a lease held begins a new life."""
+        path, data = self._paths.value(key), self._checked(key, data)
+        for _ in range(_ATTEMPTS):
+            try:
+                stat = await self._session.call(lambda client: client.set_async(path, data))
+                return await self._freed(path, data, stat)
+            except NoNodeError:
+                try:
+                    await self._create(self._session, path, data)
+                    return 1
+                except NodeExistsError:
+                    continue
+        raise self._contended(path)
+
+    async def set_if_not_exists(self, key: str, data: bytes) -> int:
+        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
+        return await self.check_and_set(key, 0, data)
+
+    async def check_and_set(self, key: str, version: int, data: bytes) -> int:
+        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
+        path, data = self._paths.value(key), self._checked(key, data)
+        try:
+            if version == 0:
+                await self._create(self._session, path, data)
+                return 1
+            if version > 0:
+                stat = await self._session.call(lambda client: client.set_async(path, data, version - 1))
+                return await self._freed(path, data, stat)
+        except (NoNodeError, NodeExistsError, BadVersionError):
+            pass
+        found = await self._find(path)
+        raise VersionMismatchError(f"{key}: expected version {version}, found {found.version if found else 0}")
+
+    async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
+        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
+        path, other_path, data = self._paths.value(key), self._paths.value(other_key), self._checked(key, data)
+        exists = True
+        for _ in range(_ATTEMPTS):
+            clock, other = await self._pinned(other_path)
+            if other is None or other.create_revision != create_revision:
+                raise ConditionFailedError(
+                    f"{key}: expected create revision {create_revision} of {other_key}, "
+                    f"found {other.create_revision if other else 'no such key'}"
+                )
+
+            def add(transaction: Any, clock: int = clock, exists: bool = exists) -> None:
+                transaction.check(self._paths.clock, clock)
+                transaction.check(other_path, _ANY)
+                if exists:
+                    transaction.set_data(path, data)
+                else:
+                    self._creation(path, data)(transaction)
+
+            try:
+                results = await self._session.transact(add)
+                return await self._freed(path, data, results[-1]) if exists else 1
+            except BadVersionError:
+                continue
+            except NodeExistsError:
+                exists = True
+            except NoNodeError:
+                exists = await self._find(path) is not None
+                if not exists:
+                    await self._make_folders(self._session, path)
+        raise self._contended(path)
+
+    async def _delete(self, path: str, create_revision: int | None) -> Value | None:
+        """Deletes a node, if it has that create revision; returns what it was, None if there is no such node."""
+        for _ in range(_ATTEMPTS):
+            clock, value = await self._pinned(path)
+            if value is None or create_revision not in (None, value.create_revision):
+                return None
+
+            def add(transaction: Any, clock: int = clock, version: int = value.version - 1) -> None:
+                transaction.check(self._paths.clock, clock)
+                transaction.delete(path, version)
+
+            try:
+                await self._session.transact(add)
+                return value
+            except (NoNodeError, BadVersionError):
+                continue
+        raise self._contended(path)
+
+    async def delete(self, key: str) -> Value:
+        """Returns the last value; raises ``KeyNotFoundError``."""
+        value = await self._delete(self._paths.value(key), None)
+        if value is None:
+            raise KeyNotFoundError(f"key not found: {key}")
+        return value
+
+    async def delete_if(self, key: str, create_revision: int) -> bool:
+        """Deletes at an expected create revision; returns whether it did."""
+        return await self._delete(self._paths.value(key), create_revision) is not None
+
+    async def keys(self, prefix: str) -> list[tuple[str, Value]]:
+        """All keys that start with ``prefix``, in order of create revision.
+
+        The folders are read one after the other: a key that is made or deleted meanwhile may be there or not.
+        """
+        self._check_open()
+        *segments, stem = prefix.split("/")
+        found = await self._list(segments, stem)
+        values = await asyncio.gather(*(self._find(self._paths.value(key)) for key in found))
+        pairs = [(key, value) for key, value in zip(found, values, strict=True) if value is not None]
+        return sorted(pairs, key=lambda pair: (pair[1].create_revision, pair[0]))
+
+    async def _list(self, segments: list[str], stem: str) -> list[str]:
+        """Keys in the folder of ``segments`` whose next segment begins with ``stem``, those in folders below it included."""
+        folder = self._paths.folder(segments)
+
+        def start(client: Client) -> Any:
+            client.sync_async(folder)
+            return client.get_children_async(folder)
+
+        try:
+            names = await self._session.call(start, repeatable=True)
+        except NoNodeError:
+            return []
+        keys: list[str] = []
+        for name in names:
+            read = self._paths.read(name, first=not segments)
+            if read is None or not read[0].startswith(stem):
+                continue
+            segment, holds_value = read
+            if holds_value:
+                keys.append("/".join((*segments, segment)))
+            else:
+                keys += await self._list([*segments, segment], "")
+        return keys
+
+    def watch(self, key: str) -> LatestWatch:
+        """A new watch of one key."""
+        return self._watcher.feed.watch(key)
+
+    async def wait_deleted(self, key: str, create_revision: int) -> None:
+        """Returns as soon as ``key`` does not exist with that create revision."""
+        self._check_open()
+        watch = self._watcher.feed.watch(key, report_missing=True)
+        try:
+            async for value in watch:
+                if value is None or value.create_revision != create_revision:
+                    return
+        finally:
+            watch.end()
+        raise KVError(f"the client of zookeeper {self._config.name} was closed while waiting for the deletion of {key}")
+
+    # Leases.
+
+    async def grant(self, ttl_s: int) -> ZooKeeperLease:
+        """A new lease: a session of its own, whose timeout the servers may raise or lower to what they allow."""
+        if ttl_s <= 0:
+            raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
+        self._check_open()
+        lost = asyncio.Event()
+        session = Session(self._config, ttl_s, on_lost=lost.set)
+        try:
+            # The check fails without a connection in time, and leaves a folder for the proofs of life to look at.
+            await self._make_folders(session, self._paths.clock)
+            self._check_open()
+            lease = ZooKeeperLease(session, self._paths.top, lost)
+            if boot_ns() >= lease.deadline_ns():
+                raise KVError(f"zookeeper {self._config.name}: a lease of {ttl_s} s was over before it was granted")
+        except BaseException:
+            await session.close()
+            raise
+        if lease.ttl_ns != ttl_s * 10**9:
+            log.info_limited(
+                "ZooKeeper granted another session timeout than asked for; minSessionTimeout and maxSessionTimeout set the limits",
+                asked_s=ttl_s,
+                granted_s=lease.ttl_ns / 10**9,
+            )
+        self._leases.add(lease)
+        self._start(self._keep(lease), f"lease {lease.id:x}")
+        return lease
+
+    async def _keep(self, lease: ZooKeeperLease) -> None:
+        try:
+            await lease.keep_alive()
+        finally:
+            self._leases.discard(lease)
+
+    async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
+        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
+        path, data = self._paths.value(key), self._checked(key, data)
+        held = next((own for own in self._leases if own is lease), None)
+        for _ in range(_ATTEMPTS):
+            if held is None or not held.deadline_ns():
+                raise KVError(f"{key}: lease {lease.id:x} has ended; ask for a new one")
+            with contextlib.suppress(NodeExistsError):
+                await self._create(held.session, path, data, ephemeral=True)
+            try:
+                # Through the lease's own session: not before what was just written.
+                value = await self._read(held.session, path)
+            except NoNodeError:
+                continue
+            if held.deadline_ns():
+                return value
+        raise self._contended(path)
+
+    # The end.
+
+    async def close(self) -> None:
+        """Ends watches and leases of this client (leases are revoked) and frees the connections."""
+        if self._closed:
+            return
+        await asyncio.gather(*(self._revoke(lease) for lease in list(self._leases)))
+        await self._end()
+
+    async def _revoke(self, lease: ZooKeeperLease) -> None:
+        try:
+            await lease.revoke()
+        except KVError as error:
+            log.warning("a lease could not be revoked; it ends by its TTL", lease=f"{lease.id:x}", error=str(error))
+
+    async def abandon(self) -> None:
+        """Frees everything as ``close`` does, but leaves the leases to their TTL, as a process that dies would."""
+        if self._closed:
+            return
+        await asyncio.gather(*(lease.abandon() for lease in list(self._leases)))
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._watcher.feed.end()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
