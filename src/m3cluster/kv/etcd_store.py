@@ -25,7 +25,7 @@ from m3cluster.kv.store import (
     Value,
     VersionMismatchError,
 )
-from m3cluster.kv.watching import LatestWatch
+from m3cluster.kv.watching import LatestWatch, until_deleted
 from m3cluster.proto import MessageValue
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -194,13 +194,7 @@ class EtcdStore:
         """Returns as soon as ``key`` does not exist with that create revision."""
         self._check_open()
         watch = self._watches.watch(key, report_missing=True)
-        try:
-            async for value in watch:
-                if value is None or value.create_revision != create_revision:
-                    return
-        finally:
-            watch.end()
-        raise KVError(f"the client of etcd {self._connection.name} was closed while waiting for the deletion of {key}")
+        await until_deleted(watch, key, create_revision, f"the client of etcd {self._connection.name}")
 
     async def grant(self, ttl_s: int) -> EtcdLease:
         """A new lease, kept alive every TTL/3 until revoked or lost."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.store import KVError, Lease, Value
 from m3cluster.kv.tables import Tables
-from m3cluster.kv.watching import Feed, LatestWatch
+from m3cluster.kv.watching import Feed, LatestWatch, until_deleted
 from m3x.clock import boot_ns
 from m3x.log import logger
 
@@ -18,7 +19,6 @@ log = logger(__name__)
 T = TypeVar("T")
 
 _POLL_S = 0.1
-SECOND_NS = 1_000_000_000
 
 
 class SQLiteStore:
@@ -117,14 +117,7 @@ class SQLiteStore:
 
     async def wait_deleted(self, key: str, create_revision: int) -> None:
         """Returns as soon as ``key`` does not exist with that create revision."""
-        watch = self._feed.watch(key, report_missing=True)
-        try:
-            async for value in watch:
-                if value is None or value.create_revision != create_revision:
-                    return
-        finally:
-            watch.end()
-        raise KVError(f"{self._name} was closed while waiting for the deletion of {key}")
+        await until_deleted(self._feed.watch(key, report_missing=True), key, create_revision, self._name)
 
     async def grant(self, ttl_s: int) -> "SQLiteLease":
         """A new lease, kept alive every TTL/3 until revoked or lost."""
@@ -134,8 +127,14 @@ class SQLiteStore:
         lease_id = await self._run(self._tables.grant, ttl_s * SECOND_NS)
         lease = SQLiteLease(self, lease_id, ttl_s * SECOND_NS, sent_ns)
         self._leases.add(lease)
-        self.start(lease.keep_alive(), f"lease {lease_id:x}")
+        self.start(self._keep(lease), f"lease {lease_id:x}")
         return lease
+
+    async def _keep(self, lease: "SQLiteLease") -> None:
+        try:
+            await lease.keep_alive()
+        finally:
+            self._leases.discard(lease)
 
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
         """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
@@ -144,10 +143,6 @@ class SQLiteStore:
     async def refresh_lease(self, lease: "SQLiteLease") -> bool:
         """One keepalive; False if the lease is over."""
         return await self._run(self._tables.keep_alive, lease.id)
-
-    def forget_lease(self, lease: "SQLiteLease") -> None:
-        """The lease is not kept alive any more."""
-        self._leases.discard(lease)
 
     async def revoke_lease(self, lease: "SQLiteLease") -> None:
         """Ends a lease; its keys vanish."""
@@ -193,77 +188,16 @@ def _advice(error: sqlite3.Error) -> str:
     return ""
 
 
-class SQLiteLease:
-    """A lease (``Lease``), kept alive by its store."""
+class SQLiteLease(KeptLease):
+    """A lease, kept alive by its store."""
 
     def __init__(self, store: SQLiteStore, lease_id: int, ttl_ns: int, sent_ns: int) -> None:
+        super().__init__(lease_id, ttl_ns, sent_ns)
         self._store = store
-        self._id = lease_id
-        self._ttl_ns = ttl_ns
-        self._deadline_ns = sent_ns + ttl_ns
-        self._lost = asyncio.Event()
 
-    @property
-    def id(self) -> int:
-        """The lease id."""
-        return self._id
-
-    @property
-    def ttl_ns(self) -> int:
-        """Time to live that was granted."""
-        return self._ttl_ns
-
-    def deadline_ns(self) -> int:
-        """On ``CLOCK_BOOTTIME``: time of sending the last answered keepalive + TTL; 0 once the lease has ended."""
-        return 0 if self._lost.is_set() else self._deadline_ns
-
-    async def lost(self) -> None:
-        """Returns when the lease has ended, for whatever reason."""
-        await self._lost.wait()
-
-    async def revoke(self) -> None:
-        """Ends it now; its keys vanish."""
-        self.end()
+    async def _revoke(self) -> None:
         await self._store.revoke_lease(self)
 
-    def end(self) -> None:
-        """From here on the lease is not kept alive and counts as lost."""
-        self._lost.set()
-
-    async def keep_alive(self) -> None:
-        """Keeps the lease until it is lost. The store's deadline is never earlier than ours: it counts from a later moment."""
-        pause_ns = self._ttl_ns // 3
-        try:
-            while not self._lost.is_set():
-                await self._sleep(min(pause_ns, self._deadline_ns - boot_ns()))
-                if self._lost.is_set():
-                    return
-                sent_ns = boot_ns()
-                if sent_ns >= self._deadline_ns:
-                    log.warning("lease lost: its time ran out without an answer", lease=f"{self._id:x}")
-                    return
-                try:
-                    async with asyncio.timeout((self._deadline_ns - sent_ns) / SECOND_NS):
-                        alive = await self._store.refresh_lease(self)
-                except TimeoutError:
-                    continue
-                except KVError as error:
-                    log.warning_limited("a keepalive failed, trying again", lease=f"{self._id:x}", error=str(error))
-                    pause_ns = self._ttl_ns // 10
-                    continue
-                if not alive:
-                    log.warning("lease lost: the store has ended it", lease=f"{self._id:x}")
-                    return
-                pause_ns = self._ttl_ns // 3
-                self._deadline_ns = sent_ns + self._ttl_ns
-        finally:
-            self._lost.set()
-            self._store.forget_lease(self)
-
-    async def _sleep(self, duration_ns: int) -> None:
-        """Sleeps, or wakes when the lease is ended."""
-        try:
-            async with asyncio.timeout(max(duration_ns, 0) / SECOND_NS):
-                await self._lost.wait()
-        except TimeoutError:
-            return
+    async def _renew(self, sent_ns: int, timeout_ns: int) -> int:
+        async with asyncio.timeout(timeout_ns / SECOND_NS):
+            return sent_ns + self._ttl_ns if await self._store.refresh_lease(self) else 0

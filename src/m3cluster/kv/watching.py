@@ -7,7 +7,7 @@ from m3cluster.kv.store import KVError, Value
 from m3cluster.kv.tables import UNKNOWN
 from m3x.log import logger
 
-__all__ = ["Feed", "LatestWatch"]
+__all__ = ["Feed", "LatestWatch", "until_deleted"]
 
 log = logger(__name__)
 
@@ -51,6 +51,20 @@ class LatestWatch:
             self._closed = True
             self._news.set()
             self._on_close(self)
+
+
+async def until_deleted(watch: LatestWatch, key: str, create_revision: int, owner: str) -> None:
+    """Returns as soon as ``key`` does not exist with that create revision. ``watch`` is one of it that reports a missing key; it is ended.
+
+    Raises ``KVError`` if ``owner`` was closed before that.
+    """
+    try:
+        async for value in watch:
+            if value is None or value.create_revision != create_revision:
+                return
+    finally:
+        watch.end()
+    raise KVError(f"{owner} was closed while waiting for the deletion of {key}")
 
 
 Token = tuple[int, int]
