@@ -122,6 +122,8 @@ class Block:
                 return
         if len(self.refused):
             outcome[self.refused == 0] = OUTCOME_LOST
+        for share in self._left:
+            share.close()
         self._left = None
         for delivery, first, last in self.deliveries:
             for end, count in enumerate(np.bincount(outcome[first:last], minlength=4).tolist()):
@@ -135,24 +137,35 @@ class Block:
 class Share:
     """What one consumer service does with one block."""
 
-    __slots__ = ("block", "mask", "parcels", "replicated")
+    __slots__ = ("_parcels", "block", "mask", "replicated")
 
     def __init__(self, block: Block, mask: NDArray[np.uint8], replicated: bool) -> None:
         self.block = block
         self.mask = mask
         """uint8 per message: 0 where a filter refused it; empty: all pass."""
         self.replicated = replicated
-        self.parcels: list[Parcel] = []
+        self._parcels: list[Parcel] | None = []
+        """None once the block has ended."""
+
+    def add(self, parcel: "Parcel") -> None:
+        """Copies that count for the end of the block, unless it has ended already."""
+        if self._parcels is not None:
+            self._parcels.append(parcel)
+
+    def close(self) -> None:
+        """The block has ended. What an unreachable replica has not got yet then lives as long as its lane keeps it, and not until the
+        next search for cycles."""
+        self._parcels = None
 
     def ended(self) -> bool:
         """Whether nothing that can be reached is pending. A replica that cannot be reached is not waited for: ``judge`` sees to it
         that another one has acked (architecture §10)."""
-        return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self.parcels)
+        return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ())
 
     def result(self, n: int) -> NDArray[np.uint8]:
         """``BIT_*`` per message of the block."""
         result = np.zeros(n, np.uint8)
-        for parcel in self.parcels:
+        for parcel in self._parcels or ():
             collect(parcel.rows, result)
         return result
 
@@ -185,7 +198,7 @@ class Parcel:
         """Rows of connection ``k`` are ``[links[k], links[k + 1])``."""
         self.previous: Parcel | None = None
         self.next: Parcel | None = None
-        share.parcels.append(self)
+        share.add(self)
 
 
 def new_rows(n: int, num_shards: int) -> tuple[NDArray[np.void], NDArray[np.void]]:

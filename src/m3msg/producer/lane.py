@@ -211,6 +211,7 @@ class Lane:
         else:
             parcel.next.previous = parcel.previous
         for link in self.links:
+            link.ended(parcel)
             if link.hint is parcel:
                 link.hint = parcel.next
         parcel.previous = parcel.next = None

@@ -61,6 +61,8 @@ class Link:
         self._queue: deque[Piece] = deque()
         self._retries: list[tuple[int, int, Piece]] = []
         self._serial = 0
+        self._ended = 0
+        """Parcels that ended since the last look for pieces of such ones."""
         self._out = np.empty(0, np.uint8)
         self._start = 0
         self._end = 0
@@ -121,6 +123,27 @@ class Link:
             self._queue.append(Piece(parcel, first, last, 1))
             self.lane.touch(self)
 
+    def ended(self, parcel: Parcel) -> None:
+        """Nothing of the parcel is pending any more: its pieces go, and with them what holds the payload.
+
+        They are looked for when as many parcels have ended as half the pieces there are, so that a connection which is down or writes
+        nothing keeps no more than twice what is pending.
+        """
+        if parcel.links[self.index] == parcel.links[self.index + 1]:
+            return
+        self._ended += 1
+        if 2 * self._ended <= len(self._queue) + len(self._retries):
+            return
+        self._ended = 0
+        if self._queue:
+            self._queue = deque(piece for piece in self._queue if self._alive(piece))
+        if self._retries:
+            self._retries = [entry for entry in self._retries if self._alive(entry[2])]
+            heapq.heapify(self._retries)
+
+    def _alive(self, piece: Piece) -> bool:
+        return bool(piece.parcel.pending) and piece.parcel.lane is self.lane
+
     @property
     def unwritten(self) -> memoryview:
         """What is to be written to the socket next; ``fill`` first if it is empty."""
@@ -142,7 +165,7 @@ class Link:
         while self._queue:
             piece = self._queue[0]
             parcel = piece.parcel
-            if not parcel.pending or parcel.lane is not lane:
+            if not self._alive(piece):
                 self._queue.popleft()
                 continue
             room = lane.settings.window_bytes - int(lane.inflight[self.index])
@@ -197,7 +220,7 @@ class Link:
         retried = 0
         while self._retries and self._retries[0][0] <= now.steady_ns:
             piece = heapq.heappop(self._retries)[2]
-            if not piece.parcel.pending or piece.parcel.lane is not self.lane:
+            if not self._alive(piece):
                 continue
             waiting = lapse(piece.parcel.rows, piece.first, piece.last, self.lane.inflight)
             if waiting:
