@@ -7,24 +7,21 @@ import re
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from local_stack.cluster import admin_calls, create
 from local_stack.demo import WINDOW_S, Feeder
-from local_stack.judge import MIN_WINDOWS, fetch, judge
+from local_stack.judge import FLUSH_DELAY_S, MIN_WINDOWS, judge_run
 from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
+from local_stack.windows import get, new_windows
 
 ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
 PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
-FLUSH_DELAY_S = 20
-"""A window of configs/local is in storage this long after its end at the latest: resolution 10 s, past buffer 5 s, and slack."""
 
 
 class _Interrupted(Exception):
@@ -154,11 +151,11 @@ def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> No
         waiting = []
         for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
             service.check()
-            status, body = _get(f"{url}/ready")
+            status, body = get(f"{url}/ready")
             if status != 200:
                 waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
         if not waiting:
-            status, body = _get(f"{AGGREGATOR}/status")
+            status, body = get(f"{AGGREGATOR}/status")
             if status == 200 and json.loads(body)["status"]["flushStatus"]["electionState"] == "leader":
                 return
             waiting = ["aggregator: no leader yet"]
@@ -196,34 +193,17 @@ def _live(services: list[Service], feeder: Feeder | None, end: float | None) -> 
 
 
 def _print_windows(since: int) -> int:
-    status, body = _get(f"{COORDINATOR}/api/v1/windows?since={since}")
-    if status != 200:
-        return since
-    answer = json.loads(body)
-    for window in answer["windows"]:
-        at = time.strftime("%H:%M:%S", time.localtime(window["time_ms"] / 1000))
-        shown = ", ".join(f"{one['series']}={one['value']}" for one in window["samples"][:3])
-        print(f"{at}  {window['policy']:<8} {window['count']:>6} values  {shown}", flush=True)
-    return int(answer["next"])
+    lines, since = new_windows(COORDINATOR, since)
+    for line in lines:
+        print(line, flush=True)
+    return since
 
 
 def _check(began: int, end: float) -> int:
-    """Waits until the last judged window must be out, judges, prints; the exit code."""
-    first = (began // WINDOW_S + 1) * WINDOW_S
-    last = int(end - FLUSH_DELAY_S) // WINDOW_S * WINDOW_S
-    verdict = judge(fetch(COORDINATOR, first, last), first, last, MIN_WINDOWS)
+    """Judges, prints; the exit code."""
+    verdict = judge_run(COORDINATOR, began, end)
     print(verdict)
     return 0 if verdict.good else 1
-
-
-def _get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
-    except OSError as error:
-        return 0, str(error)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +35,40 @@ def _consumer_service(name: str, consumption: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class AggregatorInstance:
+    """One instance of the aggregators' placement; ``endpoint`` is ``host:port`` for m3msg."""
+
+    id: str
+    endpoint: str
+    isolation_group: str = "local"
+    http_port: int = 0
+    """Told as ``debugPort``; 0: the usual one."""
+
+    def body(self) -> dict[str, Any]:
+        """As the request has it."""
+        host, port = self.endpoint.rsplit(":", 1)
+        return {
+            "id": self.id, "isolation_group": self.isolation_group, "zone": "embedded", "weight": 100,
+            "endpoint": self.endpoint, "hostname": host, "port": int(port), "metadata": {"debugPort": self.http_port},
+        }  # fmt: skip
+
+
 def admin_calls(instance_id: str, endpoint: str, ingest_endpoint: str) -> list[AdminCall]:
-    """The six calls, in the order of the how-to; endpoints are ``host:port``."""
-    host, port = endpoint.rsplit(":", 1)
+    """The six calls for a single aggregator; endpoints are ``host:port``."""
+    return cluster_calls([AggregatorInstance(instance_id, endpoint)], ingest_endpoint, replication_factor=1)
+
+
+def cluster_calls(
+    aggregators: Sequence[AggregatorInstance], ingest_endpoint: str, *, replication_factor: int
+) -> list[AdminCall]:
+    """The six calls, in the order of the how-to; ``ingest_endpoint`` is the coordinator's."""
     ingest_host, ingest_port = ingest_endpoint.rsplit(":", 1)
     aggregator = {
         "num_shards": NUM_SHARDS,
-        "replication_factor": 1,
-        "instances": [
-            {
-                "id": instance_id, "isolation_group": "local", "zone": "embedded", "weight": 100,
-                "endpoint": endpoint, "hostname": host, "port": int(port),
-            }
-        ],
-    }  # fmt: skip
+        "replication_factor": replication_factor,
+        "instances": [one.body() for one in aggregators],
+    }
     coordinator = {
         "instances": [
             {

@@ -10,6 +10,8 @@ from local_stack.demo import WINDOW_S, all_series, expected
 from local_stack.prometheus import EQUAL, REGEX, Labels, Points, remote_read
 
 MIN_WINDOWS = 3
+FLUSH_DELAY_S = 20
+"""A window of configs/local is in storage this long after its end at the latest: resolution 10 s, past buffer 5 s, and slack."""
 
 
 @dataclass
@@ -67,6 +69,13 @@ def judge(points: Points, first_start_s: int, last_end_s: int, min_windows: int 
             )
     verdict.fewest_windows = min(counts)
     return verdict
+
+
+def judge_run(base_url: str, began_s: int, end_s: float) -> Verdict:
+    """Judges what a coordinator stored of a stream that was fed from ``began_s`` on and is looked at since ``end_s``."""
+    first = (began_s // WINDOW_S + 1) * WINDOW_S
+    last = int(end_s - FLUSH_DELAY_S) // WINDOW_S * WINDOW_S
+    return judge(fetch(base_url, first, last), first, last, MIN_WINDOWS)
 
 
 def fetch(base_url: str, start_s: int, end_s: int) -> Points:

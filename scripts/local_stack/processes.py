@@ -25,15 +25,18 @@ def _end_with_parent() -> None:
 
 
 class Service:
-    """One service process; its log goes to a file."""
+    """One service process; its log goes to a file. ``command``: a module of ours and its arguments, after ``program``."""
 
-    def __init__(self, name: str, command: Sequence[str], log_file: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log_file: Path, program: Sequence[str] = (sys.executable, "-m")
+    ) -> None:
         self.name = name
         self.log_file = log_file
+        self._told_to_end = False
         with log_file.open("ab") as log:
             # A session of its own: Ctrl-C reaches only us, and we end the services in order.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*program, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has no threads
             )  # fmt: skip
 
@@ -44,10 +47,16 @@ class Service:
             tail = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])
             raise StackError(f"{self.name} ended with exit code {code}; its log {self.log_file} ends with:\n{tail}")
 
+    def terminate(self) -> None:
+        """SIGTERM, once: a second one would end the service without order."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self.process.terminate()
+
     def stop(self, timeout_s: float = 20.0) -> int:
         """SIGTERM, then SIGKILL after ``timeout_s``; returns the exit code."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.terminate()
             try:
                 self.process.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -57,19 +66,19 @@ class Service:
         return self.process.returncode
 
 
-def require_free_ports(ports: Sequence[int]) -> None:
-    """Raises ``StackError`` naming the ports of the stack that something else listens on."""
+def require_free_ports(ports: Sequence[int], host: str = "127.0.0.1") -> None:
+    """Raises ``StackError`` naming the ports of ``host`` that something else listens on."""
     taken = []
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 taken.append(port)
     if taken:
         raise StackError(
-            f"ports {', '.join(map(str, taken))} of 127.0.0.1 are in use: is another stack running? "
+            f"ports {', '.join(map(str, taken))} of {host} are in use: is another stack running? "
             "Stop it, or free the ports (ss -ltnp shows who listens)"
         )
 

@@ -1,0 +1,285 @@
+"""Starts the cluster, watches it, carries out what is typed, judges it, ends it."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_stack.cluster import ENVIRONMENT, cluster_calls, create
+from local_stack.demo import Feeder
+from local_stack.judge import judge_run
+from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
+from local_stack.windows import new_windows
+
+from local_cluster.files import aggregator_files, coordinator_files
+from local_cluster.layout import Instance, Layout
+from local_cluster.leadership import Leadership
+from local_cluster.orders import HELP, Order, Typed, parse
+from local_cluster.servers import KV
+from m3ctl.client import CtlError
+from m3ctl.cluster import Cluster, Settings, Target
+
+__all__ = ["Conductor"]
+
+_SERVING_S = 150.0
+"""The cutover of a new placement is up to a minute away, and a machine may be slow."""
+_RESIGN_S = 70.0
+
+
+@dataclass
+class Conductor:
+    """One cluster. ``start``, ``live``, ``verdict``, and in any case ``end``."""
+
+    layout: Layout
+    kv: KV
+    replicas: int
+    workers: int
+    folder: Path
+    servers: list[Service] = field(default_factory=list)
+    """KV and coordinator, in the order of their start."""
+    aggregators: dict[int, Service] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cluster = Cluster(Settings(self.layout.coordinator, environment=ENVIRONMENT, timeout_s=2.0))
+        self.leadership = Leadership(self.cluster)
+        self._gone: set[int] = set()
+        """Aggregators whose end has been said."""
+        self._since = 0
+
+    # --- start
+
+    def start(self) -> None:
+        """Everything up, placements and topics made, a leader in every shard set. Raises ``StackError``."""
+        require_free_ports(self.layout.coordinator_ports)
+        for one in self.layout.instances:
+            require_free_ports((one.m3msg, one.http, one.metrics), one.host)
+        self.kv.start(self.servers)
+        files = coordinator_files(self.layout, self.kv.section("coordinator"), self.folder)
+        coordinator = Service(
+            "coordinator",
+            ["coordinator", *_options(files), "--data-dir", str(self.folder)],
+            self.folder / "coordinator.log",
+        )
+        self.servers.append(coordinator)
+        wait_for_http(coordinator, f"{self.layout.coordinator}/health")
+        calls = cluster_calls(
+            [one.placed() for one in self.layout.instances],
+            f"127.0.0.1:{self.layout.ingest}",
+            replication_factor=self.replicas,
+        )
+        for line in create(self.layout.coordinator, calls):
+            print(f"  {line}", flush=True)
+        self._require_our_placement()
+        for one in self.layout.instances:
+            self._start_aggregator(one)
+        for one in self.layout.instances:
+            wait_for_http(self.aggregators[one.number], f"{one.url}/health")
+        self._wait_until_serving()
+
+    def _require_our_placement(self) -> None:
+        found = self.cluster.placement("m3aggregator").placement.instances
+        placed = {(i.id, i.endpoint) for i in found.values()}
+        if placed != {(one.id, one.placed().endpoint) for one in self.layout.instances}:
+            raise StackError(
+                f"the KV in {self.folder} holds the placement of another cluster ({', '.join(sorted(found))}): "
+                "give --data-dir a new directory, or the options that made it"
+            )
+
+    def _start_aggregator(self, one: Instance) -> None:
+        files = aggregator_files(one, self.kv.section("aggregator"), self.folder)
+        command = ["aggregator", *_options(files), "--workers", str(self.workers), "--data-dir", str(self.folder)]
+        self.aggregators[one.number] = Service(one.id, command, self.folder / f"{one.id}.log")
+        self._gone.discard(one.number)
+
+    def _wait_until_serving(self) -> None:
+        """Says what it waits for, each thing once."""
+        deadline = time.monotonic() + _SERVING_S
+        said, waiting = "", ["the services"]
+        while time.monotonic() < deadline:
+            for service in (*self.servers, *self.aggregators.values()):
+                service.check()
+            waiting = self._missing()
+            if not waiting:
+                return
+            text = "; ".join(dict.fromkeys(waiting))
+            # The time left changes every second; the reason is said once.
+            key = re.sub(r"\d+", "", text)
+            if key != said:
+                print(f"  waiting for {text}", flush=True)
+                said = key
+            time.sleep(0.3)
+        raise StackError(
+            f"not serving after {_SERVING_S:g} s; still waiting for {'; '.join(waiting)}; logs: {self.folder}"
+        )
+
+    def _missing(self) -> list[str]:
+        try:
+            reasons = [f"coordinator: {text}" for text in self.cluster.coordinator_ready().reasons]
+            for one in self.layout.instances:
+                found = self.cluster.ready(Target(one.id, one.url))
+                reasons += [f"aggregators: {text}" for text in (found.reasons if found is not None else [])]
+            self.leadership.look()
+        except CtlError as error:
+            return [str(error)]
+        if not reasons and not self.leadership.complete:
+            reasons.append("a leader in every shard set")
+        return reasons
+
+    # --- while it runs
+
+    def describe(self) -> str:
+        """Where everything is, and how to look at it and break it."""
+        lines = ["", f"coordinator  {self.layout.coordinator}/   pid {self.servers[-1].process.pid}"]
+        numbers = self.leadership.numbers
+        for one in self.layout.instances:
+            number = numbers.get(one.id, 0)
+            role = "leads" if self.leadership.leaders.get(number) == one.id else "follows"
+            lines.append(
+                f"{one.id:<12} {one.url}/   pid {self.aggregators[one.number].process.pid}   shard set {number}, {role}"
+            )
+        lines += [
+            "",
+            "look at it from another terminal:",
+            f"  export M3CTL_COORDINATOR={self.layout.coordinator} M3CTL_ENV={ENVIRONMENT}",
+            f"  .venv/bin/m3ctl leaders    .venv/bin/m3ctl doctor    .venv/bin/m3ctl flush-times {self.kv.m3ctl()}",
+            "",
+            HELP,
+            "",
+        ]
+        return "\n".join(lines)
+
+    def live(self, feeder: Feeder | None, end: float | None) -> None:
+        """Feeds, says what changes, carries out orders, until ``end`` or ``quit``. Raises ``StackError`` if the coordinator ends."""
+        typed = Typed(0)
+        while end is None or time.time() < end:
+            for service in self.servers:
+                service.check()
+            self._say_who_ended()
+            if feeder is not None:
+                self._feed(feeder)
+            self._say_changes()
+            until_next_s = max(0.05, 1.05 - time.time() % 1)
+            if typed.closed:
+                time.sleep(until_next_s)
+            elif not all(self._obey(line) for line in typed.lines(until_next_s)):
+                return
+
+    def _feed(self, feeder: Feeder) -> None:
+        try:
+            feeder.feed()
+        except OSError as error:
+            _say(f"feeding failed, will try again: {error}")
+        lines, self._since = new_windows(self.layout.coordinator, self._since)
+        for line in lines:
+            print(f"{'':10}{line}", flush=True)
+
+    def _say_changes(self) -> None:
+        try:
+            for line in self.leadership.look():
+                _say(line)
+        except CtlError as error:
+            _say(str(error))
+
+    def _say_who_ended(self) -> None:
+        for one in self.layout.instances:
+            code = self.aggregators[one.number].process.poll()
+            if code is not None and one.number not in self._gone:
+                self._gone.add(one.number)
+                _say(f"{one.id} has ended with exit code {code}; start {one.number} brings it back")
+
+    # --- orders
+
+    def _obey(self, line: str) -> bool:
+        """Carries out what was typed; False: to end."""
+        order = parse(line, len(self.layout.instances))
+        if order is None:
+            return True
+        if isinstance(order, str):
+            _say(order)
+        elif order.verb == "quit":
+            return False
+        elif order.verb == "help":
+            print(HELP, flush=True)
+        elif order.verb == "status":
+            for number, leader in sorted(self.leadership.leaders.items()):
+                _say(f"shard set {number}: {leader or 'nobody'} leads")
+        else:
+            self._obey_for_instance(order)
+        return True
+
+    def _obey_for_instance(self, order: Order) -> None:
+        one = self.layout.instances[order.instance - 1]
+        service = self.aggregators[order.instance]
+        runs = service.process.poll() is None
+        if order.verb == "start":
+            if runs:
+                _say(f"{one.id} runs")
+            else:
+                self._start_aggregator(one)
+                _say(f"{one.id} starts, pid {self.aggregators[order.instance].process.pid}")
+            return
+        if not runs:
+            _say(f"{one.id} does not run; start {one.number} brings it back")
+            return
+        pid = service.process.pid
+        if order.verb == "resign":
+            self._resign(one)
+        elif order.verb == "kill":
+            # Its other processes end with it.
+            os.kill(pid, signal.SIGKILL)
+            _say(f"kill -9 {one.id}")
+        elif order.verb == "term":
+            service.terminate()
+            _say(f"SIGTERM to {one.id}")
+        else:
+            os.killpg(pid, signal.SIGSTOP if order.verb == "pause" else signal.SIGCONT)
+            _say(f"{order.verb} {one.id}")
+
+    def _resign(self, one: Instance) -> None:
+        try:
+            status = self.cluster.resign(Target(one.id, one.url), _RESIGN_S).status
+        except CtlError as error:
+            _say(str(error))
+            return
+        _say(f"{one.id} has resigned" if status == 200 else f"{one.id} could not resign: nobody took the lead over")
+
+    # --- the end
+
+    def verdict(self, began: int | None, end: float) -> bool:
+        """Prints whether every shard set has a leader and, with a demo stream since ``began``, whether all its values are right."""
+        good = self.leadership.complete
+        for one in self.leadership.sets:
+            print(f"shard set {one.number}: {' and '.join(one.leaders) or 'nobody'} leads")
+        print(f"leadership changed {self.leadership.changes} times")
+        if began is not None:
+            verdict = judge_run(self.layout.coordinator, began, end)
+            print(verdict)
+            good = good and verdict.good
+        return good
+
+    def end(self) -> int:
+        """Ends everything, aggregators first; 0 if all that ran ended cleanly."""
+        code = 0
+        running = [service for service in self.aggregators.values() if service.process.poll() is None]
+        for service in running:
+            # One that is paused could not hear the other signal.
+            os.killpg(service.process.pid, signal.SIGCONT)
+            service.terminate()
+        for service in (*running, *reversed(self.servers)):
+            ended = service.stop()
+            if ended != 0:
+                print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
+                code = 1
+        return code
+
+
+def _options(files: Sequence[Path]) -> list[str]:
+    return [word for file in files for word in ("-f", str(file))]
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)

@@ -1,0 +1,33 @@
+"""What arrives in storage: the windows that a coordinator has committed."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+__all__ = ["get", "new_windows"]
+
+
+def new_windows(base_url: str, since: int) -> tuple[list[str], int]:
+    """One line per window committed after ``since``, and what to ask from the next time."""
+    status, body = get(f"{base_url}/api/v1/windows?since={since}")
+    if status != 200:
+        return [], since
+    answer = json.loads(body)
+    lines = []
+    for window in answer["windows"]:
+        at = time.strftime("%H:%M:%S", time.localtime(window["time_ms"] / 1000))
+        shown = ", ".join(f"{one['series']}={one['value']}" for one in window["samples"][:3])
+        lines.append(f"{at}  {window['policy']:<8} {window['count']:>6} values  {shown}")
+    return lines, int(answer["next"])
+
+
+def get(url: str) -> tuple[int, str]:
+    """Status and body; 0 and the reason if nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(error)

@@ -1,0 +1,7 @@
+"""``python -m m3ctl``."""
+
+import sys
+
+from m3ctl.cli import main
+
+sys.exit(main())

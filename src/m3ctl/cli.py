@@ -1,0 +1,219 @@
+"""The command ``m3ctl``: arguments, output, exit codes."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig
+from m3ctl.client import CtlError, base_url
+from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Settings
+from m3ctl.doctor import doctor
+from m3ctl.flush_times import show_flush_times
+from m3ctl.leaders import show_leaders
+from m3ctl.placement import show_placement
+from m3ctl.report import Report
+from m3ctl.resign import resign
+from m3ctl.shards import show_shards
+from m3ctl.topic import TOPICS, show_topics
+from m3x import log
+from m3x.version import VERSION
+
+__all__ = ["main"]
+
+_USAGE_ERROR = 2
+_EPILOG = """exit codes: 0 all is well, 1 a problem was found or something did not answer, 2 wrong arguments.
+M3CTL_COORDINATOR, M3CTL_ENV and M3CTL_ZONE in the environment take the place of --coordinator, --env and --zone."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = _settings(options)
+    except ValueError as error:
+        print(f"m3ctl {options.command}: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    # Warnings of the KV clients would repeat what the command says itself.
+    log.configure("error")
+    try:
+        report = _run(options, Cluster(settings))
+    except CtlError as error:
+        if options.json:
+            print(Report(problems=[str(error)]).json())
+        else:
+            print(f"m3ctl {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    try:
+        print(report.json() if options.json else report.text(), flush=True)
+    except BrokenPipeError:
+        # Whoever read us has seen enough (head, less); the interpreter must not try to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if report.problems else 0
+
+
+def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
+    match options.command:
+        case "placement":
+            return show_placement(cluster, options.service)
+        case "topic":
+            return show_topics(cluster, options.topics or TOPICS)
+        case "shards":
+            return show_shards(cluster, each=options.each, instance_id=options.instance, shard=options.shard)
+        case "leaders":
+            return show_leaders(cluster)
+        case "resign":
+            return resign(cluster, options.instance, options.shard_set or 0, options.resign_timeout)
+        case "flush-times":
+            return show_flush_times(cluster)
+        case _:
+            return doctor(cluster, topics=(options.ingest_topic, options.output_topic), wait_s=options.wait)
+
+
+# --- arguments
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Raises ``ValueError`` for what cannot be."""
+    return Settings(
+        coordinator=base_url(options.coordinator),
+        aggregators=tuple(_aggregator(text) for text in options.aggregator),
+        environment=options.env,
+        zone=options.zone,
+        timeout_s=options.timeout,
+        aggregator_port=options.aggregator_port,
+        kv=_kv(options),
+        election_key=options.election_key,
+        flush_times_key=options.flush_times_key,
+    )
+
+
+def _aggregator(text: str) -> tuple[str, str]:
+    """``URL`` or ``ID=URL`` as (id, URL)."""
+    name, equals, url = text.rpartition("=")
+    if equals and not name:
+        raise ValueError(f"--aggregator {text!r}: the instance id before = is missing")
+    return name, base_url(url)
+
+
+def _kv(options: argparse.Namespace) -> StoreConfig | None:
+    if options.embedded is not None:
+        if options.etcd:
+            raise ValueError("--etcd and --embedded exclude each other: a cluster has one KV")
+        return Embedded(options.embedded)
+    if not options.etcd:
+        return None
+    tls = None
+    if options.etcd_ca or options.etcd_cert or options.etcd_key:
+        tls = EtcdTLS(options.etcd_ca, options.etcd_cert, options.etcd_key)
+    endpoints = tuple(part.strip() for text in options.etcd for part in text.split(","))
+    return Etcd(endpoints, tls=tls, dial_timeout_s=options.timeout, request_timeout_s=options.timeout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = _shared()
+    parser = argparse.ArgumentParser(
+        prog="m3ctl",
+        description="Looks at a cluster of M3 aggregators, ours or Go's, and hands leadership over.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"m3ctl {VERSION}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, parents=[shared])
+        return made
+
+    placement = command("placement", "who owns which shards")
+    placement.add_argument("--service", choices=(AGGREGATOR, COORDINATOR, "m3db"), default=AGGREGATOR)
+    topic = command("topic", "topics and their consumers")
+    topic.add_argument("topics", nargs="*", metavar="TOPIC", help=f"default: {' '.join(TOPICS)}")
+    shards = command("shards", "the shards of every instance: state, worker, entries, windows, last flush")
+    shards.add_argument("--each", action="store_true", help="one row per shard; else equal neighbours share a row")
+    shards.add_argument("--instance", default="", metavar="ID", help="only of this instance")
+    shards.add_argument("--shard", type=int, metavar="N", help="only this shard")
+    command("leaders", "who leads each shard set")
+    handover = command("resign", "hands the leadership of a shard set to another instance")
+    whom = handover.add_mutually_exclusive_group(required=True)
+    whom.add_argument("instance", nargs="?", default="", metavar="ID", help="the instance that is to resign")
+    whom.add_argument("--shard-set", type=int, metavar="N", help="or: whoever leads this shard set")
+    handover.add_argument(
+        "--resign-timeout", type=_seconds, default=65.0, metavar="S",
+        help="how long to wait for the handover (default 65: M3's resignTimeout and a little)",
+    )  # fmt: skip
+    command("flush-times", "up to where every list is flushed for good")
+    check = command("doctor", "checks the whole set-up and says how to mend what is wrong")
+    check.add_argument("--ingest-topic", default=TOPICS[0], metavar="TOPIC", help=f"default: {TOPICS[0]}")
+    check.add_argument("--output-topic", default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")
+    check.add_argument(
+        "--wait",
+        type=_seconds,
+        default=25.0,
+        metavar="S",
+        help="how long to watch the flush times advance (default 25)",
+    )
+    return parser
+
+
+def _shared() -> argparse.ArgumentParser:
+    """What every command takes."""
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("where the cluster is")
+    environ = os.environ
+    default = environ.get("M3CTL_COORDINATOR") or "http://127.0.0.1:7201"
+    group.add_argument("--coordinator", default=default, metavar="URL", help="any coordinator (default %(default)s)")
+    group.add_argument(
+        "--aggregator", action="append", default=[], metavar="[ID=]URL",
+        help="HTTP of an aggregator, repeatable (default: hosts of the placement, with the port of its debugPort or --aggregator-port)",
+    )  # fmt: skip
+    group.add_argument("--aggregator-port", type=_port, default=6001, metavar="N", help="default %(default)s")
+    group.add_argument(
+        "--env", default=environ.get("M3CTL_ENV") or "default_env", metavar="ENV",
+        help="environment of placements and topics (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--zone", default=environ.get("M3CTL_ZONE") or "embedded", metavar="ZONE", help="default %(default)s"
+    )
+    group.add_argument(
+        "--timeout", type=_seconds, default=5.0, metavar="S", help="of every request (default %(default)g)"
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON object")
+    _direct(shared)
+    return shared
+
+
+def _direct(shared: argparse.ArgumentParser) -> None:
+    """Where the KV is, for what HTTP does not offer."""
+    group = shared.add_argument_group(
+        "the KV, read directly: exact flush times, candidates of elections; needed for flush times of Go's aggregators"
+    )
+    group.add_argument("--etcd", action="append", default=[], metavar="HOST:PORT", help="etcd endpoint, repeatable")
+    group.add_argument("--embedded", type=Path, metavar="FILE", help="file of the embedded KV")
+    for name, what in (("ca", "certificate authority"), ("cert", "client certificate"), ("key", "client key")):
+        group.add_argument(f"--etcd-{name}", default="", metavar="FILE", help=f"PEM file: {what}")
+    group.add_argument(
+        "--election-key", default="shardset/%d/lock", metavar="FORMAT", help="electionKeyFmt of the aggregators"
+    )
+    group.add_argument(
+        "--flush-times-key", default="shardset/%d/flush", metavar="FORMAT", help="flushTimesKeyFmt of the aggregators"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a port")
+    return value
