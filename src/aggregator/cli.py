@@ -48,8 +48,6 @@ def _directory(name: str) -> Path | None:
 
 def _report(loaded: Loaded[ServiceConfig]) -> int:
     print("the configuration is valid")
-    if loaded.value.kv_client.embedded is None:
-        print("note: it names etcd, which this release cannot use yet; kvClient.embedded.path is needed to start")
     if loaded.meaningless:
         print(f"without effect here: {', '.join(loaded.meaningless)}")
     return 0

@@ -35,7 +35,7 @@ from coordinator.write import (
 )
 from coordinator.write.carbon_rules import compile_rules
 from m3cluster import kv
-from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
+from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
 from m3x.config import parse_address
 from m3x.instrument import Registry, Scope
@@ -95,9 +95,8 @@ class Coordinator:
         self._scope = self.registry.scope(config.metrics.scope.prefix)
         if config.metrics.scope.tags:
             self._scope = self._scope.tagged(**config.metrics.scope.tags)
-        etcd = config.cluster_management.etcd
-        self._environment = (etcd.env if etcd is not None else "") or DEFAULT_ENVIRONMENT
-        self._zone = (etcd.zone if etcd is not None else "") or DEFAULT_ZONE
+        self._environment = config.cluster_management.environment
+        self._zone = config.cluster_management.zone
         self._tasks: list[asyncio.Task[object]] = []
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -126,9 +125,7 @@ class Coordinator:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError`` or ``OSError``."""
         config = self.config
-        embedded = config.cluster_management.embedded
-        path = self._data_dir / (embedded.path if embedded is not None else "kv.sqlite")
-        store = await kv.open_store(kv.Embedded(path))
+        store = await kv.open_store(config.cluster_management.store(self._data_dir))
         stack.push_async_callback(store.close)
         routes: list[BaseRoute] = []
         storage = await self._start_storage(stack)

@@ -47,14 +47,6 @@ def test_a_file_that_is_not_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(path) in capsys.readouterr().err
 
 
-def test_etcd_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("M3AGGREGATOR_HOST_ID", "m3aggregator01:6000")
-    assert main(["-f", str(ROOT / "configs/m3aggregator.yml")]) == 2
-    error = capsys.readouterr().err
-    assert "kvClient.embedded.path" in error
-    assert len(error.splitlines()) == 1
-
-
 def test_a_host_id_that_is_not_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("M3AGGREGATOR_HOST_ID", raising=False)
     assert main(["-f", str(ROOT / "configs/m3aggregator.yml")]) == 2

@@ -47,7 +47,8 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
     ("text", "expected"),
     [
         (None, "no configuration file given"),
-        ("clusterManagement: {etcd: {service: x}}", "etcd support arrives with the cluster release"),
+        ("clusterManagement: {etcd: {service: x, etcdClusters: []}}", "etcdClusters must have an entry"),
+        ("backend: m3db", "'m3db' is not supported by this release"),
         (
             "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
             "there is no aggregated namespace 1s:1h",
@@ -64,11 +65,11 @@ def test_what_cannot_start(text: str | None, expected: str, tmp_path: Path, caps
     assert error.count("\n") == 1
 
 
-def test_etcd_is_a_note_when_only_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_start_is_a_note_when_only_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file.yml"
-    file.write_text("clusterManagement: {etcd: {service: x}}")
+    file.write_text("backend: m3db")
     assert main(["-f", str(file), "--check-config"]) == 0
-    assert "note: the coordinator will not start with it: clusterManagement.etcd" in capsys.readouterr().out
+    assert "note: the coordinator will not start with it: backend" in capsys.readouterr().out
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import msgspec
 
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
-from aggregator.config.blocks import MINUTE, SECOND, CodecConfig, KVOverride, RetryConfig
+from aggregator.config.blocks import MINUTE, SECOND, CodecConfig, KVOverride
+from m3cluster.kv.sections import StoreSection
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 
 __all__ = [
-    "EmbeddedKVConfig",
     "HTTPConfig",
     "InstanceSection",
     "KVClientConfig",
@@ -143,64 +143,14 @@ class HTTPConfig(Section, frozen=True, kw_only=True):
         parse_address(self.listen_address)
 
 
-class EtcdClusterConfig(Section, frozen=True, kw_only=True):
-    """``etcdClusters[]``."""
-
-    zone: str = ""
-    endpoints: list[str] = []
-    keep_alive: Meaningless = None
-    tls: Meaningless = None
-    auto_sync_interval: Meaningless = None
-    dial_timeout: Meaningless = None
-
-
-class EtcdConfig(Section, frozen=True, kw_only=True):
-    """``kvClient.etcd``."""
-
-    service: str
-    zone: str = "embedded"
-    env: str = "default_env"
-    cache_dir: str = ""
-    etcd_clusters: list[EtcdClusterConfig] = []
-    m3sd: Meaningless = None
-    watch_with_revision: Meaningless = None
-    new_directory_mode: Meaningless = None
-    retry: RetryConfig = RetryConfig()
-    request_timeout: Duration = Duration(10 * SECOND)
-    watch_chan_init_timeout: Meaningless = None
-    watch_chan_check_interval: Meaningless = None
-    watch_chan_reset_interval: Meaningless = None
-    enable_fast_gets: Meaningless = None
+class KVClientConfig(StoreSection, frozen=True, kw_only=True):
+    """``kvClient``: where the cluster state is."""
 
     def __post_init__(self) -> None:
-        if not self.service:
-            raise ValueError("service must not be empty")
-
-
-class EmbeddedKVConfig(Section, frozen=True, kw_only=True):
-    """``kvClient.embedded``: the cluster state of one machine in a file; all processes that name the same file share it."""
-
-    path: str
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError("path must name a file")
-
-
-class KVClientConfig(Section, frozen=True, kw_only=True):
-    """``kvClient``: where the cluster state is. ``embedded`` wins over ``etcd``, whose ``env`` and ``zone`` stay the defaults for keys."""
-
-    etcd: EtcdConfig | None = None
-    embedded: EmbeddedKVConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.etcd is None and self.embedded is None:
-            raise ValueError("one of etcd and embedded is needed; for a single machine: embedded: {path: FILE}")
-
-    @property
-    def environment(self) -> str:
-        """Environment of keys whose own section names none."""
-        return (self.etcd.env if self.etcd is not None else "") or "default_env"
+        if self.etcd is None and self.zookeeper is None and self.embedded is None:
+            raise ValueError(
+                "one of etcd, zookeeper and embedded is needed; for a single machine: embedded: {path: FILE}"
+            )
 
 
 class RuntimeOptionsConfig(Section, frozen=True, kw_only=True):

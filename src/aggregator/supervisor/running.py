@@ -9,17 +9,17 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from aggregator.config import KVClientConfig, ServiceConfig
+from aggregator.config import ServiceConfig
 from aggregator.http import create_app
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.status import InstanceStatus
-from m3cluster.kv import Embedded, KVError, StoreConfig, open_store
+from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import log
 from m3x.config import ConfigError, Loaded, parse_address
 from m3x.instrument import Registry
 from m3x.web import metrics_app, serve
 
-__all__ = ["run", "store_config"]
+__all__ = ["run"]
 
 _log = log.logger(__name__)
 
@@ -35,25 +35,9 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
         _log.debug("this key has no effect here", key=path)
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
-    store = store_config(config.kv_client, data_dir)
+    store = config.kv_client.store(data_dir)
     with _run_directory(config.instance.run_directory) as run_dir:
         return asyncio.run(_main(config, store, instance_id, workers, run_dir))
-
-
-def store_config(kv: KVClientConfig, data_dir: Path | None) -> StoreConfig:
-    """The KV backend that a configuration names. Raises ``ConfigError`` for one that is not available."""
-    if kv.embedded is not None:
-        path = Path(kv.embedded.path)
-        if data_dir is not None:
-            path = data_dir / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Embedded(path)
-    raise ConfigError(
-        [
-            "kvClient.etcd: etcd cannot be used yet, it comes with the cluster release; to run now, keep the cluster state in a "
-            "file of this machine: add kvClient.embedded.path (a second -f file can do it), the same file for all services"
-        ]
-    )
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """The YAML file of a coordinator as typed sections.
 
 Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators, ``carbon`` and
-``ingest`` their listeners. Imports ``m3x``, ``m3metrics`` and the YAML sections of ``m3msg``; nothing here reads files or opens
-sockets.
+``ingest`` their listeners. Imports ``m3x``, ``m3metrics`` and the YAML sections of ``m3msg`` and ``m3cluster``; nothing here reads files
+or opens sockets.
 """
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonRuleConfig
-from coordinator.config.cluster import EmbeddedConfig, Namespace, namespaces_of
+from coordinator.config.cluster import Namespace, namespaces_of
 from coordinator.config.coordinator import CoordinatorConfig, load_coordinator
 from coordinator.config.ingest import IngestConfig
 
@@ -15,7 +15,6 @@ __all__ = [
     "CarbonIngesterConfig",
     "CarbonRuleConfig",
     "CoordinatorConfig",
-    "EmbeddedConfig",
     "IngestConfig",
     "Namespace",
     "load_coordinator",

@@ -4,52 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from m3cluster.kv.sections import StoreSection
 from m3x.config import Duration, Meaningless, Section
 
 
-class EmbeddedConfig(Section, frozen=True):
-    """The embedded KV: an SQLite file that all processes of this machine share. Not a key of M3."""
+class ClusterManagementConfig(StoreSection, frozen=True):
+    """``clusterManagement``: where KV is; with nothing said, a file in the data directory."""
 
-    path: str = "kv.sqlite"
-    """A relative path is taken below the data directory."""
-
-
-class EtcdClusterConfig(Section, frozen=True):
-    """``etcd.etcdClusters[]``."""
-
-    zone: str = ""
-    endpoints: list[str] = []
-    keep_alive: Meaningless = None
-    tls: Meaningless = None
-    auto_sync_interval: Meaningless = None
-    dial_timeout: Meaningless = None
-
-
-class EtcdConfig(Section, frozen=True):
-    """``clusterManagement.etcd``."""
-
-    zone: str = ""
-    env: str = ""
-    service: str = ""
-    cache_dir: str = ""
-    etcd_clusters: list[EtcdClusterConfig] = []
-    m3sd: Meaningless = None
-    watch_with_revision: Meaningless = None
-    new_directory_mode: Meaningless = None
-    retry: Meaningless = None
-    request_timeout: Meaningless = None
-    watch_chan_init_timeout: Meaningless = None
-    watch_chan_check_interval: Meaningless = None
-    watch_chan_reset_interval: Meaningless = None
-    enable_fast_gets: Meaningless = None
-
-
-class ClusterManagementConfig(Section, frozen=True):
-    """``clusterManagement``. ``embedded`` wins over ``etcd``, so that a second file can move a cluster file to one machine."""
-
-    etcd: EtcdConfig | None = None
     placement: Meaningless = None
-    embedded: EmbeddedConfig | None = None
 
 
 class DownsampleNamespaceConfig(Section, frozen=True):

@@ -183,11 +183,6 @@ class CoordinatorConfig(Section, frozen=True):
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""
         problems = []
-        if self.cluster_management.etcd is not None and self.cluster_management.embedded is None:
-            problems.append(
-                "clusterManagement.etcd: etcd support arrives with the cluster release; "
-                "set clusterManagement.embedded: {path: FILE} (a second -f file may do so)"
-            )
         if self.backend in {"m3db", "grpc", "prom-remote"}:
             problems.append(f"backend: {self.backend!r} is not supported by this release; set backend: embedded")
         if not self.backend and any(cluster.client is not None for cluster in self.clusters):

@@ -2,6 +2,7 @@
 
 ``store``         the interface; open this first
 ``open``          ``open_store(Embedded(path))``: the store that a configuration names
+``sections``      the YAML that names one, the same in both services
 ``embedded``      an SQLite file shared by the processes of one machine
 ``memory``        the same inside one process, for tests
 ``tables``        the rules of both: versions, revisions, leases, conditions as SQL transactions

@@ -37,13 +37,9 @@ async def open_store(config: StoreConfig) -> Store:
     if isinstance(config, Memory):
         return config.server.client()
     if isinstance(config, Etcd):
-        try:
-            # gRPC is large, slow to import and not needed by the others.
-            from m3cluster.kv.etcd_store import open_etcd  # noqa: PLC0415
-        except ImportError as error:
-            raise KVError(
-                f"the etcd KV needs the package grpcio: {error}; install it, or use the embedded KV"
-            ) from error
+        # gRPC is large, slow to import and not needed by the others.
+        from m3cluster.kv.etcd_store import open_etcd  # noqa: PLC0415
+
         return await open_etcd(config)
     if isinstance(config, ZooKeeper):
         try:

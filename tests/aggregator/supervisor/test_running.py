@@ -8,11 +8,11 @@ from aggregator.config import load_config
 from aggregator.ipc import KIND_TIMED, OwnedShard
 from aggregator.supervisor.fleet import Routing
 from aggregator.supervisor.instance import _tagged
-from aggregator.supervisor.running import _run_directory, store_config
+from aggregator.supervisor.running import _run_directory
 from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.timing import schedule_options
 from aggregator.supervisor.watching import Problems
-from m3cluster.kv import Embedded
+from m3cluster.kv import Embedded, Etcd
 from m3x.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_relative_paths_of_the_store_are_below_the_data_directory(tmp_path: Path) -> None:
     local = load_config([ROOT / "configs/local/m3aggregator.yml"], {}).value.kv_client
-    assert store_config(local, tmp_path / "new") == Embedded(tmp_path / "new/kv.sqlite")
-    assert (tmp_path / "new").is_dir()
+    assert local.store(tmp_path / "new") == Embedded(tmp_path / "new/kv.sqlite")
     documented = load_config([ROOT / "configs/m3aggregator.yml"], {}).value.kv_client
-    with pytest.raises(ConfigError, match="cluster release"):
-        store_config(documented, tmp_path)
+    assert documented.store(tmp_path) == Etcd(
+        ("dbnode01:2379",), cache_dir="/var/lib/m3kv", zone="embedded", service="m3aggregator"
+    )
 
 
 def test_the_run_directory_is_private_short_and_removed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from coordinator.config import load_coordinator
+from m3cluster.kv import Embedded, Etcd
 from m3x.config import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -127,17 +128,18 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 4
 
 
-def test_etcd_needs_the_embedded_overlay_for_now(tmp_path: Path) -> None:
+def test_an_embedded_overlay_wins_over_etcd(tmp_path: Path) -> None:
     etcd = _write(
         tmp_path / "etcd.yml",
         "clusterManagement: {etcd: {env: e, zone: z, service: s, etcdClusters: [{zone: z, endpoints: ['a:2379']}]}}",
     )
-    (problem,) = load_coordinator([etcd]).value.unsupported()
-    assert "set clusterManagement.embedded: {path: FILE}" in problem
+    config = load_coordinator([etcd]).value
+    assert config.unsupported() == []
+    assert config.cluster_management.store(tmp_path) == Etcd(("a:2379",), zone="z", service="s")
     overlay = _write(tmp_path / "local.yml", "clusterManagement: {embedded: {path: kv.sqlite}}")
     config = load_coordinator([etcd, overlay]).value
-    assert config.cluster_management.embedded is not None
-    assert config.unsupported() == []
+    assert config.cluster_management.store(tmp_path) == Embedded(tmp_path / "kv.sqlite")
+    assert (config.cluster_management.environment, config.cluster_management.zone) == ("e", "z")
 
 
 @pytest.mark.parametrize(
