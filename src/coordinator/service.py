@@ -8,6 +8,7 @@ through its own admin API, and until then writes are refused with the reason.
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from starlette.routing import BaseRoute
 
 from coordinator.api import admin_routes, not_found
 from coordinator.config import CoordinatorConfig
-from coordinator.downsample import Downsampler
+from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.policies import policy_of
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.query import query_routes
@@ -133,7 +134,7 @@ class Coordinator:
         readiness = Readiness(config.namespaces, topic, producer)
         routes += [ready_route(readiness)]
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
-        downsampler = Downsampler(config.namespaces)
+        downsampler = self._downsampler()
         direct = EmbeddedDirectStore(storage) if storage is not None else None
         if storage is not None:
             routes += query_routes(storage)
@@ -149,6 +150,17 @@ class Coordinator:
         )  # fmt: skip
         await self._start_http(stack, routes)
         await self._start_carbon(stack, downsampler, cache, topic, direct)
+
+    def _downsampler(self) -> Downsampler:
+        section, now_ns, rules = self.config.downsample, time.time_ns(), RulesInEffect()
+        if section is None:
+            return Downsampler(self.config.namespaces)
+        if section.rules is not None:
+            rules.put(rule_set_of(section.rules, now_ns))
+        return Downsampler(
+            self.config.namespaces, rules,
+            namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups, now_ns=now_ns,
+        )  # fmt: skip
 
     async def _start_storage(self, stack: contextlib.AsyncExitStack) -> Store | None:
         config = self.config

@@ -291,6 +291,33 @@ def encode_timed_samples(arena, templates, series_index, time_ns, value, out, of
 
 
 @njit(cache=True, nogil=True)
+def encode_samples(arena, templates, series_index, time_ns, value, out, offsets):
+    """As ``encode_timed_samples``, but samples of ``untimed`` templates become what their metric type says: COUNTER_WITH_METADATAS,
+    BATCH_TIMER_WITH_METADATAS with one value, or GAUGE_WITH_METADATAS; ``time_ns`` is their client time.
+
+    Values of counters are whole numbers within int64. ``out``: at least ``samples_size_bound`` bytes plus 8 per sample.
+    """
+    start = base(out)
+    bytes_at = base(arena)
+    values_at = base(value)
+    a = start
+    offsets[0] = 0
+    for k in range(len(series_index)):
+        t = templates[series_index[k]]
+        if t.untimed == 0:
+            a = _put_sample(a, np.uint64(6), bytes_at, t, time_ns[k], np.int64(0), value[k], _0, _0)
+        elif t.metric_type == 1:
+            a = _put_sample(a, np.uint64(1), bytes_at, t, time_ns[k], np.int64(value[k]), 0.0, _0, _0)
+        elif t.metric_type == 2:
+            one = values_at + np.uint64(k) * _8
+            a = _put_sample(a, np.uint64(2), bytes_at, t, time_ns[k], np.int64(0), 0.0, one, _8)
+        else:
+            a = _put_sample(a, np.uint64(3), bytes_at, t, time_ns[k], np.int64(0), value[k], _0, _0)
+        offsets[k + 1] = np.int64(a - start)
+    return np.int64(a - start)
+
+
+@njit(cache=True, nogil=True)
 def encode_gauge_samples(arena, templates, series_index, time_ns, value, out, offsets):
     """Writes GAUGE_WITH_METADATAS messages; ``time_ns`` are client times (0: left out). Arguments as ``encode_timed_samples``."""
     start = base(out)

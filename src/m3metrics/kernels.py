@@ -19,6 +19,7 @@ from m3metrics.encode_kernels import (
     encode_aggregated,
     encode_counter_samples,
     encode_gauge_samples,
+    encode_samples,
     encode_timed_samples,
     encode_timer_samples,
     put_aggregated,
@@ -38,6 +39,7 @@ __all__ = [
     "encode_aggregated",
     "encode_counter_samples",
     "encode_gauge_samples",
+    "encode_samples",
     "encode_timed_samples",
     "encode_timer_samples",
     "put_aggregated",
@@ -455,6 +457,7 @@ def warm() -> None:
     out = np.zeros(samples_size_bound(templates, which) + 8, np.uint8)
     offsets = np.zeros(2, np.int64)
     encode_timed_samples(arena, templates, which, time_ns, value, out, offsets)
+    encode_samples(arena, templates, which, time_ns, value, out, offsets)
     encode_gauge_samples(arena, templates, which, time_ns, value, out, offsets)
     encode_counter_samples(arena, templates, which, time_ns, which, out, offsets)
     encode_timer_samples(arena, templates, which, time_ns, value, np.array([0, 1]), out, offsets)

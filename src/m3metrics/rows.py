@@ -70,7 +70,7 @@ METRIC_TEMPLATE = np.dtype(
         ("annotation_at", np.uint32),
         ("annotation_size", np.uint32),
         ("metric_type", np.uint8),  # 0 unknown, 1 counter, 2 timer, 3 gauge; written in timed metrics only
-        ("spare", np.uint8),
+        ("untimed", np.uint8),  # 1: sent without a time of its own (``encode_samples``)
     ],
     align=True,
 )

@@ -5,8 +5,8 @@ Rules (reference/aggregator_core.md §15.1): several files are merged in order, 
 first problem: all of them are collected in one ``ConfigError``.
 
 A section is a subclass of ``Section`` whose fields carry the types ``str``, ``bool``, ``int``, ``float``, ``Duration``, enums,
-``Literal``, other sections, ``list`` or ``dict`` of these, unions with ``None``, or ``Meaningless`` for keys that M3 has and we accept
-without effect.
+``Literal``, ``Text``, other sections, ``list`` or ``dict`` of these, unions with ``None``, or ``Meaningless`` for keys that M3 has and we
+accept without effect.
 """
 
 import difflib
@@ -22,12 +22,14 @@ from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 import msgspec
 import yaml
 
-__all__ = ["Address", "ConfigError", "Duration", "Loaded", "Meaningless", "Section", "load", "parse_address"]
+__all__ = ["Address", "ConfigError", "Duration", "Loaded", "Meaningless", "Section", "Text", "load", "parse_address"]
 
 _UNITS_NS = {
     "ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60 * 1_000_000_000, "h": 3600 * 1_000_000_000,
 }  # fmt: skip
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_ONE_LETTER_BOOLEANS = {"y": True, "Y": True, "n": False, "N": False}
+"""M3's YAML reader takes these for booleans, PyYAML does not."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
 
@@ -68,6 +70,16 @@ class Duration(int):
         return f"{self.seconds:g}s"
 
     __repr__ = __str__
+
+
+class Text(str):
+    """A text with a form of its own; subclasses say in ``check`` what it has to be."""
+
+    __slots__ = ()
+
+    @classmethod
+    def check(cls, text: str) -> None:
+        """Raises ``ValueError`` that says what was expected."""
 
 
 Address = Annotated[str, "address"]
@@ -202,7 +214,10 @@ class _Reader:
             return _Node(result, file, line)
         if isinstance(node, yaml.SequenceNode):
             return _Node([self._convert(child, file, loader) for child in node.value], file, line)
-        return _Node(loader.construct_object(node, deep=True), file, line, str(node.value))
+        value = loader.construct_object(node, deep=True)
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _ONE_LETTER_BOOLEANS:
+            value = _ONE_LETTER_BOOLEANS[node.value]
+        return _Node(value, file, line, str(node.value))
 
 
 def _merge(old: _Node, new: _Node) -> _Node:
@@ -307,9 +322,15 @@ class _Builder:
         value = node.plain()
         if hint is Duration:
             return self._duration(node, path)
-        if hint is str and not isinstance(value, dict | list) and value is not None:
+        if (
+            isinstance(hint, type)
+            and issubclass(hint, str)
+            and not isinstance(value, dict | list)
+            and value is not None
+        ):
             # YAML 1.1 reads y, no, 10 … as other types; a text field takes them as M3's loader does (golden/coordinator README).
-            return ("true" if value else "false") if isinstance(value, bool) else node.text
+            text = ("true" if value else "false") if isinstance(value, bool) else node.text
+            return self._text(hint, text, node, path) if issubclass(hint, Text) else text
         try:
             return msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError as error:
@@ -317,6 +338,14 @@ class _Builder:
                 return float(value)
             self._problem(node, path, f"{_plain_message(str(error))} (found {node.text or _kind(value)!r})")
             return None
+
+    def _text(self, hint: type[Text], text: str, node: _Node, path: str) -> Text | None:
+        try:
+            hint.check(text)
+        except ValueError as error:
+            self._problem(node, path, str(error))
+            return None
+        return hint(text)
 
     def _duration(self, node: _Node, path: str) -> Duration | None:
         if isinstance(node.value, int) and not isinstance(node.value, bool):

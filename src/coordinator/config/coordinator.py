@@ -10,6 +10,7 @@ from coordinator.config.carbon import CarbonConfig
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.ingest import IngestConfig
+from coordinator.config.rules import RulesConfig
 from m3x.config import Address, ConfigError, Duration, Loaded, Meaningless, Section, load, parse_address
 from m3x.log import LEVELS
 
@@ -83,20 +84,6 @@ class MatcherConfig(Section, frozen=True):
     cache: Meaningless = None
     namespace_tag: str = "__m3_namespace__"
     require_namespace_watch_on_init: bool = False
-
-
-class RulesConfig(Section, frozen=True):
-    """``downsample.rules``."""
-
-    mapping_rules: list[Meaningless] = []
-    rollup_rules: list[Meaningless] = []
-
-    def __post_init__(self) -> None:
-        if self.mapping_rules or self.rollup_rules:
-            raise ValueError(
-                "mapping and rollup rules are not supported by this release: remove them; metrics are mapped to the "
-                "aggregated namespaces with downsample.all"
-            )
 
 
 class DownsampleConfig(Section, frozen=True):

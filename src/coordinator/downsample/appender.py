@@ -1,7 +1,7 @@
-"""The appender without rules: one series → what is sent for each of its samples (reference/coordinator.md §3.1, §3.2).
+"""One series → what is sent for each of its samples (reference/coordinator.md §3).
 
-Rules will add pipelines and ids of their own here; until then a metric is mapped to the aggregated namespaces (``auto_mapping``) or, for
-carbon, to what its rule says (``metadatas`` given).
+Rules are matched here, on the coordinator, once per series: what comes out, metric ids and staged metadatas, goes with every sample to the
+aggregators, which know no rules. What no rule covers is mapped to the aggregated namespaces (``auto_mapping``).
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,19 @@ import msgspec
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample.policies import auto_mapping
+from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
+from coordinator.downsample.rules import RulesInEffect
+from coordinator.downsample.tags import augmented
 from m3metrics.codec import encode_staged_metadatas
-from m3metrics.ids import coordinator_id
-from m3metrics.metadata import StagedMetadatas
-from m3metrics.metric import MetricType
+from m3metrics.ids import Tags, coordinator_tags, encode_tags, matching_tags
+from m3metrics.metadata import DropResult, StagedMetadata, StagedMetadatas, apply_drop_policies, is_default
+from m3metrics.metric import DROP_TIMESTAMP_TAG, MetricType
+from m3metrics.policy import DropPolicy, StoragePolicy
+from m3metrics.rules import MatchedPipeline, MatchResult, staged_metadatas, stages_at
+
+NAMESPACE_TAG = "__m3_namespace__"
+_DEFAULT = DEFAULT_NAMESPACE.encode()
+_NO_MATCH = MatchResult()
 
 
 class TemplateSpec(msgspec.Struct, frozen=True):
@@ -24,15 +33,57 @@ class TemplateSpec(msgspec.Struct, frozen=True):
     """Content of the StagedMetadatas message."""
     metric_type: MetricType = MetricType.GAUGE
     annotation: bytes = b""
+    untimed: bool = False
+    """Sent without its timestamp: the aggregator takes the time of arrival."""
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What becomes of a series."""
+
+    specs: tuple[TemplateSpec, ...] = ()
+    drop_policy_applied: bool = False
+    """A drop rule has matched, even one without effect: the series is not written unaggregated either."""
+    drop_timestamp: bool = False
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What the rules and the namespaces make of a metric."""
+
+    considered: tuple[MatchedPipeline, ...]
+    """Of the metric itself, before drop policies."""
+    pipelines: tuple[MatchedPipeline, ...]
+    """After them."""
+    rollups: tuple[tuple[bytes, StagedMetadatas], ...]
+    drop_result: DropResult
+    drop_timestamp: bool
 
 
 class Downsampler:
     """Maps series for one set of namespaces."""
 
-    def __init__(self, namespaces: Sequence[Namespace]) -> None:
+    def __init__(
+        self,
+        namespaces: Sequence[Namespace],
+        rules: RulesInEffect | None = None,
+        *,
+        namespace_tag: str = NAMESPACE_TAG,
+        untimed_rollups: bool = False,
+        now_ns: int = 0,
+    ) -> None:
         self._enabled = any(n.aggregated for n in namespaces)
         staged = auto_mapping(namespaces)
-        self._auto = encode_staged_metadatas(staged) if staged else None
+        self._auto = tuple(MatchedPipeline(metadata=p) for stage in staged for p in stage.pipelines)
+        self._auto_encoded = encode_staged_metadatas(staged) if staged else None
+        self._rules = rules or RulesInEffect()
+        self._namespace_tag = namespace_tag.encode()
+        self._untimed_rollups = untimed_rollups
+        self._encoded: dict[StagedMetadatas, bytes] = {}
+        self._version = -1
+        self._span = (0, 0)
+        self._matching = False
+        self.generation = 0
+        """Grows whenever the same series may map to something else than before."""
+        self.advance(now_ns)
 
     @property
     def enabled(self) -> bool:
@@ -41,26 +92,119 @@ class Downsampler:
 
     @property
     def auto_metadatas(self) -> bytes | None:
-        """Metadatas of a metric that no rule matches; None: such metrics are not sent."""
-        return self._auto
+        """Metadatas of every metric where no rule can match; None: metrics have to be looked at one by one."""
+        return None if self._matching else self._auto_encoded
+
+    def advance(self, now_ns: int) -> int:
+        """Lets rules change and come into effect; returns ``generation``."""
+        begin, end = self._span
+        if not (self._version == self._rules.version and begin <= now_ns < end):
+            self._version = self._rules.version
+            self._span = self._rules.span(now_ns)
+            self._matching = self._rules.any_in_effect(now_ns)
+            self._encoded.clear()
+            self.generation += 1
+        self._now_ns = now_ns
+        return self.generation
 
     def append(
         self,
         tags: Sequence[tuple[bytes, bytes]],
         metric_type: MetricType = MetricType.GAUGE,
+        prom_type: str = "unknown",
         *,
         annotation: bytes = b"",
         metadatas: StagedMetadatas | None = None,
-    ) -> list[TemplateSpec]:
-        """What to send for a series with these tags, in any order; ``metadatas`` overrides the mapping (carbon).
+    ) -> Appended:
+        """What to send for a series with these tags, in any order; ``metadatas`` overrides rules and mapping (carbon).
 
-        Raises ``ValueError`` for no tags, and ``m3metrics.errors.IdError`` for tags that cannot be encoded.
+        ``prom_type`` is one of ``m3metrics.metric.PROM_TYPES``. Raises ``ValueError`` for no tags, and ``m3metrics.errors.IdError`` for
+        tags that cannot be encoded.
         """
         if not tags:
             raise ValueError("no tags provided")
         if not self._enabled:
-            return []
-        encoded = self._auto if metadatas is None else encode_staged_metadatas(metadatas)
+            return Appended()
+        matched = matching_tags(tags, metric_type.name.lower(), prom_type)
+        own = coordinator_tags(matched)
+        if metadatas is not None:
+            return Appended((TemplateSpec(encode_tags(own), self._encode(metadatas), metric_type, annotation),))
+        decision = self.decide(matched)
+        specs = [
+            TemplateSpec(ident, self._encode(staged), metric_type, annotation, decision.drop_timestamp)
+            for ident, staged in (*of_the_metric(own, decision.pipelines), *decision.rollups)
+        ]
+        return Appended(tuple(specs), decision.drop_result is not DropResult.NONE, decision.drop_timestamp)
+
+    def match(self, matched: Tags) -> MatchResult:
+        """What the rules alone say; ``matched`` are those of ``m3metrics.ids.matching_tags``."""
+        if not self._matching:
+            return _NO_MATCH
+        active = self._rules.of(self.namespace_of(matched))
+        return active.match(matched, self._now_ns, self._now_ns + 1) if active is not None else _NO_MATCH
+
+    def namespace_of(self, matched: Tags) -> bytes:
+        """The namespace of rules that the metric belongs to."""
+        return next((value for name, value in matched if name == self._namespace_tag), _DEFAULT)
+
+    def decide(self, matched: Tags) -> Decision:
+        """Joins what the rules say with the automatic mapping, and applies drop policies (§3.1, steps 6a-6f)."""
+        result = self.match(matched)
+        stages = stages_at(result.existing, self._now_ns)
+        pipelines: list[MatchedPipeline] = []
+        covered: list[StoragePolicy] = []
+        if stages and not is_default(staged_metadatas(stages)):
+            for stage in stages:
+                for pipeline in stage.pipelines:
+                    if pipeline.metadata.is_mapping_rule:
+                        covered += pipeline.metadata.storage_policies
+            pipelines += stages[-1].pipelines
+        if all(p.metadata.drop_policy == DropPolicy.NONE for p in pipelines):
+            pipelines += [auto for auto in self._auto if not _covers(covered, auto)]
+        drop_timestamp = any(
+            any(name == DROP_TIMESTAMP_TAG for name, _ in pipeline.tags)
+            or (self._untimed_rollups and not pipeline.metadata.is_mapping_rule)
+            for pipeline in pipelines
+        )
+        kept, drop_result = _without_dropped(pipelines)
+        rollups = tuple((match.id, staged_metadatas(stages_at(match.stages, self._now_ns))) for match in result.rollups)
+        drop_timestamp |= self._untimed_rollups and bool(rollups)
+        return Decision(tuple(pipelines), kept, rollups, drop_result, drop_timestamp)
+
+    def _encode(self, metadatas: StagedMetadatas) -> bytes:
+        encoded = self._encoded.get(metadatas)
         if encoded is None:
-            return []
-        return [TemplateSpec(coordinator_id(tags, metric_type.name.lower()), encoded, metric_type, annotation)]
+            if len(self._encoded) >= 4096:
+                self._encoded.clear()
+            encoded = self._encoded[metadatas] = encode_staged_metadatas(metadatas)
+        return encoded
+
+
+def _covers(policies: Sequence[StoragePolicy], auto: MatchedPipeline) -> bool:
+    (policy,) = auto.metadata.storage_policies
+    return any(policy.equivalent(other) for other in policies)
+
+
+def _without_dropped(pipelines: Sequence[MatchedPipeline]) -> tuple[tuple[MatchedPipeline, ...], DropResult]:
+    _, result = apply_drop_policies(tuple(p.metadata for p in pipelines))
+    if result is DropResult.APPLIED:
+        return (), result
+    if result is DropResult.REMOVED_INEFFECTIVE:
+        return tuple(p for p in pipelines if p.metadata.drop_policy == DropPolicy.NONE), result
+    return tuple(pipelines), result
+
+
+def of_the_metric(own: Tags, pipelines: Sequence[MatchedPipeline]) -> list[tuple[bytes, StagedMetadatas]]:
+    """Ids and metadatas of the metric itself: a pipeline whose rule has tags has an id of its own, all others share one."""
+    if not pipelines or (len(pipelines) == 1 and is_default(_one_stage(pipelines))):
+        return []
+    tagged = [p for p in pipelines if p.tags or p.graphite_prefix]
+    plain = [p for p in pipelines if not (p.tags or p.graphite_prefix)]
+    result = [(encode_tags(augmented(own, p)), _one_stage([p])) for p in tagged]
+    if plain:
+        result.append((encode_tags(own), _one_stage(plain)))
+    return result
+
+
+def _one_stage(pipelines: Sequence[MatchedPipeline]) -> StagedMetadatas:
+    return (StagedMetadata(pipelines=tuple(p.metadata for p in pipelines)),)

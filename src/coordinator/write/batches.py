@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from coordinator.write import kernels
 from coordinator.write.series_cache import SeriesCache
+from m3metrics.kernels import encode_samples as encode_mixed
 from m3metrics.kernels import encode_timed_samples, samples_size_bound
 from m3msg.batch import MessageBatch
 
@@ -24,7 +25,7 @@ def encode_samples(
     values: NDArray[np.float64],
     num_shards: int,
 ) -> MessageBatch | None:
-    """One TIMED_METRIC_WITH_METADATAS message per sample and template; None if there is none.
+    """One message per sample and template, timed or untimed as the template says; None if there is none.
 
     ``series``: ``kernels.SERIES_ROW`` rows whose samples are rows of ``times`` (counting ``unit_ns``) and ``values``; ``first`` and
     ``count``: what ``cache.resolve`` just returned for them.
@@ -39,7 +40,8 @@ def encode_samples(
         series, len(series), first, count, cache.hashes, templates, times, unit_ns, num_shards, values,
         series_index, time_ns, sample_values, shards,
     )  # fmt: skip
-    payload = np.empty(samples_size_bound(templates, series_index), np.uint8)
+    encode, room = (encode_mixed, 8 * total) if cache.any_untimed else (encode_timed_samples, 0)
+    payload = np.empty(samples_size_bound(templates, series_index) + room, np.uint8)
     offsets = np.empty(total + 1, np.int64)
-    used = encode_timed_samples(cache.arena, templates, series_index, time_ns, sample_values, payload, offsets)
+    used = encode(cache.arena, templates, series_index, time_ns, sample_values, payload, offsets)
     return MessageBatch(payload[:used], offsets, shards)

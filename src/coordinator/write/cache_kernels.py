@@ -27,6 +27,9 @@ ENTRY = np.dtype(
 _SLOT_BYTES = SLOT.itemsize
 _ENTRY_BYTES = ENTRY.itemsize
 
+SHARED_BYTES = 1 << 18
+"""The first bytes of every arena hold the same staged metadatas in both generations."""
+
 ENTRIES, TEMPLATES, ARENA = 0, 1, 2
 """Positions in a generation's ``used`` (int64): entries, templates and arena bytes in use."""
 
@@ -194,7 +197,7 @@ def promote(
 ):  # fmt: skip
     """Copies entries of ``rows`` from the old generation: ``(rows handled, rows left in left)``; it stops early for want of room.
 
-    Ranges of staged metadatas mean the same in both generations.
+    Staged metadatas in the first ``SHARED_BYTES`` need no copy: they are in both arenas.
     """
     n_left = 0
     for j in range(len(rows)):
@@ -218,6 +221,7 @@ def promote(
         need = n
         for t in range(begin, begin + copied):
             need += np.int64(old_templates[t].id_size) + np.int64(old_templates[t].annotation_size)
+            need += np.int64(old_templates[t].meta_size)
         if (
             used[ENTRIES] >= len(entries)
             or used[TEMPLATES] + copied > len(templates)
@@ -232,7 +236,13 @@ def promote(
             go = templates[k]
             go.meta_at = come.meta_at
             go.meta_size = come.meta_size
+            if np.int64(come.meta_at) >= SHARED_BYTES:
+                go.meta_at = np.uint32(used[ARENA])
+                used[ARENA] = copy_bytes(
+                    arena, used[ARENA], old_arena, np.int64(come.meta_at), np.int64(come.meta_size)
+                )
             go.metric_type = come.metric_type
+            go.untimed = come.untimed
             go.id_size = come.id_size
             go.id_at = np.uint32(used[ARENA])
             used[ARENA] = copy_bytes(arena, used[ARENA], old_arena, np.int64(come.id_at), np.int64(come.id_size))

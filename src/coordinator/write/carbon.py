@@ -179,7 +179,7 @@ class CarbonIngester:
             spec
             for rule in self._matching(path)
             if rule.metadatas is not None
-            for spec in self._downsampler.append(tags, metadatas=rule.metadatas)
+            for spec in self._downsampler.append(tags, metadatas=rule.metadatas).specs
         ]
 
     def _matching(self, path: bytes) -> list[CarbonRule]:

@@ -13,6 +13,7 @@ from coordinator.write.cache_kernels import (
     ARENA,
     ENTRIES,
     ENTRY,
+    SHARED_BYTES,
     SLOT,
     TEMPLATES,
     expand,
@@ -28,7 +29,7 @@ from coordinator.write.request_kernels import DONE, FULL_SAMPLES, FULL_SERIES, S
 from m3metrics.rows import METRIC_TEMPLATE
 
 __all__ = [
-    "ARENA", "DONE", "ENTRIES", "ENTRY", "FULL_SAMPLES", "FULL_SERIES", "SERIES_ROW", "SLOT", "TEMPLATES",
+    "ARENA", "DONE", "ENTRIES", "ENTRY", "FULL_SAMPLES", "FULL_SERIES", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TEMPLATES",
     "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "keys", "prepare", "promote", "request", "warm",
 ]  # fmt: skip
 

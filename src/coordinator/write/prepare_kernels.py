@@ -171,6 +171,7 @@ def prepare(
         template.annotation_at = np.uint32(0)
         template.annotation_size = np.uint32(0)
         template.metric_type = np.uint8(_GAUGE)
+        template.untimed = np.uint8(0)
         hashes[t] = murmur3_32(arena, start, end - start)
         first[i] = t
         count[i] = 1

@@ -6,6 +6,7 @@ the error texts are M3's.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator.config.coordinator import TagOptionsConfig
-from coordinator.downsample import Downsampler, TemplateSpec
+from coordinator.downsample import Appended, Downsampler, TemplateSpec
 from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, encode_samples
@@ -27,6 +28,7 @@ from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags
+from m3metrics.metric import PROM_TYPES
 from m3metrics.series_ids import normalized_tags, validate_tags
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -212,6 +214,7 @@ class RemoteWriter:
         self, request: Decoded, options: WriteOptions, num_shards: int, errors: Errors, passes: int
     ) -> None:
         """Everything to the aggregators, in chunks that the cache can hold."""
+        self._cache.expect(self._downsampler.advance(time.time_ns()))
         series = request.series
         rows = len(series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
@@ -241,7 +244,7 @@ class RemoteWriter:
     ) -> None:
         series = request.series[part]
 
-        def make(row: int) -> list[TemplateSpec] | None:
+        def make(row: int) -> Sequence[TemplateSpec] | None:
             try:
                 return self._prepare(request.buf, series[row], options)
             except IdError as error:
@@ -307,20 +310,26 @@ class RemoteWriter:
         apply_map_tags(labels, options.map_tags)
         name = next((value for key, value in labels if key == b"__name__"), b"")
         graphite = int(row["source"]) == Source.GRAPHITE
+        if self._renames:
+            # Where tags of one name are allowed, these stand in front.
+            labels.sort(key=lambda label: label[0] not in self._renames)
         tags = normalized_tags(((self._renames.get(key, key), value) for key, value in labels), graphite)
         validate_tags(tags, self._tags.allow_tag_name_duplicates, graphite or self._tags.allow_tag_value_empty)
         return tags, name
 
-    def _prepare(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> list[TemplateSpec]:
+    def _prepare(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Sequence[TemplateSpec]:
         """What the aggregators get of one series. Raises ``IdError``."""
+        return self._appended(buf, row, options).specs
+
+    def _appended(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Appended:
+        """What becomes of one series. Raises ``IdError``."""
         tags, name = self._labels(buf, row, options)
         metric_type, source = m3_type_of(int(row["m3_type"])), source_of(int(row["source"]))
-        annotation = b""
-        if self._store_type:
-            annotation = annotation_of(source, metric_type, prom_type_of(int(row["prom_type"])), name)
+        prom_type = prom_type_of(int(row["prom_type"]))
+        annotation = annotation_of(source, metric_type, prom_type, name) if self._store_type else b""
         if source is Source.GRAPHITE:
             tags = [*tags, SCHEME_TAG]
-        return self._downsampler.append(tags, metric_type, annotation=annotation)
+        return self._downsampler.append(tags, metric_type, PROM_TYPES[prom_type], annotation=annotation)
 
     def _validate(self, request: Decoded, options: WriteOptions, errors: Errors) -> None:
         """The checks of the storage pass where there is no other; only with ``M3-Metrics-Type`` or without aggregated namespaces."""
@@ -359,6 +368,9 @@ class RemoteWriter:
         for row in request.series:
             try:
                 tags, _ = self._labels(request.buf, row, options)
+                if options.policy is None and options.downsample and self._is_dropped(request.buf, row, options):
+                    self._scope.count("metrics_dropped")
+                    continue
             except IdError:
                 continue
             part = slice(int(row["sample_from"]), int(row["sample_from"]) + int(row["samples"]))
@@ -373,6 +385,12 @@ class RemoteWriter:
         if refused:
             errors.bad += len(refused)
             errors.last_bad = refused[-1][1]
+
+    def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
+        """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""
+        if self._downsampler.auto_metadatas is not None:
+            return False
+        return self._appended(buf, row, options).drop_policy_applied
 
 
 def _go_duration(ns: int) -> str:

@@ -16,8 +16,10 @@ from coordinator.write import kernels
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.reserve import release, reserve
 
-_METADATA_BYTES = 1 << 18
+_METADATA_BYTES = kernels.SHARED_BYTES
 _MAX_LABELS = 256
+_MAX_KNOWN_METADATAS = 4096
+"""Staged metadatas of one generation that are looked for before they are stored again."""
 
 
 class SeriesTooLargeError(ValueError):
@@ -46,6 +48,8 @@ class _Generation:
         self.arena: NDArray[np.uint8] = reserve(max_bytes, np.uint8)
         self.used = np.zeros(3, np.int64)
         self.used[kernels.ARENA] = _METADATA_BYTES
+        self.metadatas: dict[bytes, tuple[int, int]] = {}
+        """Where staged metadatas are that did not find room among the shared ones."""
 
     def clear(self) -> None:
         """Forgets everything and gives the memory back, except for the staged metadatas."""
@@ -54,6 +58,7 @@ class _Generation:
         release(self.arena, _METADATA_BYTES, len(self.arena))
         self.used[:] = 0
         self.used[kernels.ARENA] = _METADATA_BYTES
+        self.metadatas.clear()
 
 
 class SeriesCache:
@@ -69,6 +74,9 @@ class SeriesCache:
         self._metadatas: dict[bytes, tuple[int, int]] = {}
         self._metadata_end = 0
         self._spans = np.zeros((_MAX_LABELS, 4), np.int64)
+        self._generation = 0
+        self.any_untimed = False
+        """Whether any template may be untimed."""
         self.built = 0
         """Series prepared since the start."""
         self.rotations = 0
@@ -102,6 +110,17 @@ class SeriesCache:
     def arena(self) -> NDArray[np.uint8]:
         """The bytes that the templates refer to."""
         return self._current.arena
+
+    def expect(self, generation: int) -> None:
+        """Forgets all series if what they map to has changed since, which another number says."""
+        if generation == self._generation:
+            return
+        self._generation = generation
+        for one in (self._current, self._old):
+            one.clear()
+        self._metadatas.clear()
+        self._metadata_end = 0
+        self.any_untimed = False
 
     def metadata_range(self, metadatas: bytes) -> tuple[int, int]:
         """Where in every arena these staged metadatas are: start and size."""
@@ -242,7 +261,7 @@ class SeriesCache:
         if specs is None:
             first[row] = count[row] = 0
             return True
-        room = int(key_size[row]) + sum(len(spec.id) + len(spec.annotation) for spec in specs)
+        room = int(key_size[row]) + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
         begin = int(now.used[kernels.TEMPLATES])
         if (
             now.used[kernels.ENTRIES] >= len(now.entries)
@@ -254,8 +273,10 @@ class SeriesCache:
             template = now.templates[k]
             template["id_at"], template["id_size"] = self._put(spec.id)
             template["annotation_at"], template["annotation_size"] = self._put(spec.annotation)
-            template["meta_at"], template["meta_size"] = self.metadata_range(spec.metadatas)
+            template["meta_at"], template["meta_size"] = self._put_metadatas(spec.metadatas)
             template["metric_type"] = spec.metric_type
+            template["untimed"] = spec.untimed
+            self.any_untimed |= spec.untimed
         kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
         now.used[kernels.TEMPLATES] = begin + len(specs)
         first[row], count[row] = begin, len(specs)
@@ -264,6 +285,19 @@ class SeriesCache:
             buf, int(key_at[row]), int(key_size[row]), contexts[row], begin, len(specs),
         )  # fmt: skip
         return True
+
+    def _put_metadatas(self, metadatas: bytes) -> tuple[int, int]:
+        """Shared while there is room (a quarter is left for ``metadata_range``); then in this generation, as rollups into other
+        rollups have metadatas of their own for nearly every series."""
+        if metadatas in self._metadatas or self._metadata_end + len(metadatas) <= _METADATA_BYTES * 3 // 4:
+            return self.metadata_range(metadatas)
+        known = self._current.metadatas
+        found = known.get(metadatas)
+        if found is None:
+            if len(known) >= _MAX_KNOWN_METADATAS:
+                known.clear()
+            found = known[metadatas] = self._put(metadatas)
+        return found
 
     def _put(self, data: bytes) -> tuple[int, int]:
         now = self._current

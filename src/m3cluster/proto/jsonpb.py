@@ -5,6 +5,7 @@ name and the lowerCamelCase name are accepted (the latter wins), numbers may be 
 Writing: compact, every field in order of declaration, 64-bit integers as strings, enums as names, absent messages ``null``.
 """
 
+import base64
 import json
 from typing import Any
 
@@ -134,7 +135,7 @@ def _parse_value(field: Field, raw: Any) -> Any:
     if field.kind is Kind.DOUBLE:
         return _double(raw)
     if field.kind is Kind.BYTES:
-        raise JSONError(f"field {field.name}: bytes are not accepted as JSON here")
+        return _bytes(raw)
     return _integer(field.kind, raw)
 
 
@@ -172,6 +173,16 @@ def _double(raw: Any) -> float:
     if raw in ("NaN", "Infinity", "-Infinity") and not isinstance(raw, _Number):
         return float(raw)
     return float(_as_number(raw, "float64"))
+
+
+def _bytes(raw: Any) -> bytes:
+    """Base64 with padding."""
+    if not isinstance(raw, str) or isinstance(raw, _Number):
+        raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type []uint8")
+    try:
+        return base64.b64decode(raw, validate=True)
+    except ValueError as error:
+        raise JSONError(f"illegal base64 data: {error}") from error
 
 
 def _kind_of(value: Any) -> str:
@@ -224,6 +235,8 @@ def _render_value(field: Field, value: Any) -> Any:
         return _render_message(field.message, value)
     if field.kind is Kind.INT64:
         return str(value)
+    if field.kind is Kind.BYTES:
+        return base64.b64encode(value).decode()
     if field.kind is Kind.ENUM:
         return field.enum.names.get(value, value)
     if field.kind is Kind.DOUBLE and value.is_integer() and abs(value) < 1e21:

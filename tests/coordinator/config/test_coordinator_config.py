@@ -153,9 +153,3 @@ def test_an_embedded_overlay_wins_over_etcd(tmp_path: Path) -> None:
 def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:
     (problem,) = load_coordinator([_write(tmp_path / "a.yml", text)]).value.unsupported()
     assert expected in problem
-
-
-def test_rules_are_refused_rather_than_ignored(tmp_path: Path) -> None:
-    text = HOW_TO.replace("downsample:\n", "downsample:\n  rules: {mappingRules: [{filter: 'a:b', drop: true}]}\n")
-    with pytest.raises(ConfigError, match="rules are not supported"):
-        load_coordinator([_write(tmp_path / "a.yml", text)])

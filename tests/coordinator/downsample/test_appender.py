@@ -28,10 +28,11 @@ def test_one_pipeline_for_each_namespace_that_takes_all() -> None:
 def test_nothing_is_sent_without_a_namespace_that_takes_all() -> None:
     quiet = Downsampler([RAW, QUIET])
     assert quiet.enabled
-    assert quiet.append([(b"a", b"b")]) == []
+    assert quiet.append([(b"a", b"b")]).specs == ()
     raw = Downsampler([RAW])
     assert not raw.enabled
-    assert raw.append([(b"a", b"b")], metadatas=override(AggregationType.MEAN, [StoragePolicy.parse("10s:2d")])) == []
+    mean = override(AggregationType.MEAN, [StoragePolicy.parse("10s:2d")])
+    assert raw.append([(b"a", b"b")], metadatas=mean).specs == ()
 
 
 def test_id_type_and_annotation_of_a_series() -> None:
@@ -41,7 +42,7 @@ def test_id_type_and_annotation_of_a_series() -> None:
         (b"app", b"nginx_edge"),
         (b"endpoint", b"/foo/bar"),
     ]
-    (spec,) = Downsampler([TEN]).append(tags, MetricType.COUNTER, annotation=b"x")
+    (spec,) = Downsampler([TEN]).append(tags, MetricType.COUNTER, annotation=b"x").specs
     assert [name for name, _ in decode_tags(spec.id)] == [b"status_code", b"endpoint", b"__name__", b"app"]
     assert (spec.metric_type, spec.annotation) == (MetricType.COUNTER, b"x")
     assert decode_staged_metadatas(spec.metadatas) == auto_mapping([TEN])
@@ -49,7 +50,7 @@ def test_id_type_and_annotation_of_a_series() -> None:
 
 def test_override_replaces_the_mapping() -> None:
     wanted = override(AggregationType.P99, [StoragePolicy.parse("10s:2d"), StoragePolicy.parse("1m@1s:40d")])
-    (spec,) = Downsampler([TEN]).append([(b"a", b"b")], metadatas=wanted)
+    (spec,) = Downsampler([TEN]).append([(b"a", b"b")], metadatas=wanted).specs
     assert decode_staged_metadatas(spec.metadatas) == wanted
 
 

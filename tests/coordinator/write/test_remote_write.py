@@ -213,3 +213,11 @@ async def test_no_body_breaks_the_writer(data: bytes) -> None:
         except (BadRequestError, FailedError):
             continue
         assert answer.status_code in {200, 400}
+
+
+async def test_broken_labels_that_are_scattered_are_a_bad_request(make_writer: Callable[..., RemoteWriter]) -> None:
+    # Two label fields with another field between them; the second says that it is longer than it is.
+    series = b"\x0a\x04\x0a\x02ab" + b"\xa8\x06\x01" + b"\x0a\x04\x0a\x09ab"
+    body = bytes(cramjam.snappy.compress_raw(b"\x0a" + bytes([len(series)]) + series))
+    with pytest.raises(BadRequestError, match="unexpected EOF"):
+        make_writer().decode(body, WriteOptions())

@@ -1,0 +1,43 @@
+"""The rules in effect on this coordinator, by namespace. Filled once from the file, or kept up to date from KV."""
+
+from m3metrics.rules import ActiveRuleSet, RuleSet
+from m3metrics.rules.active import NEVER_NS
+
+
+class RulesInEffect:
+    """``version`` grows with every change; between cutovers of one version matching gives the same results."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._active: dict[bytes, ActiveRuleSet] = {}
+
+    @property
+    def namespaces(self) -> dict[bytes, ActiveRuleSet]:
+        """Rule sets by namespace."""
+        return dict(self._active)
+
+    def put(self, rule_set: RuleSet, from_ns: int = 0) -> None:
+        """Sets the rules of a namespace; snapshots that were over at ``from_ns`` are not kept."""
+        self._active[rule_set.namespace.encode("utf-8", "surrogateescape")] = ActiveRuleSet(rule_set, from_ns)
+        self.version += 1
+
+    def remove(self, namespace: str) -> None:
+        """No rules for a namespace."""
+        if self._active.pop(namespace.encode("utf-8", "surrogateescape"), None) is not None:
+            self.version += 1
+
+    def of(self, namespace: bytes) -> ActiveRuleSet | None:
+        """The rules of a namespace; None: metrics are mapped as if no rule matched."""
+        return self._active.get(namespace)
+
+    def any_in_effect(self, time_ns: int) -> bool:
+        """Whether any rule could match a metric."""
+        return any(any(active.in_effect(time_ns)) for active in self._active.values())
+
+    def span(self, time_ns: int) -> tuple[int, int]:
+        """``[from, until)`` around ``time_ns`` without a cutover inside."""
+        begin, end = 0, NEVER_NS
+        for active in self._active.values():
+            end = min(end, active.next_cutover_ns(time_ns))
+            begin = max([begin, *(cutover for cutover in active.cutovers_ns if cutover <= time_ns)])
+        return begin, end
