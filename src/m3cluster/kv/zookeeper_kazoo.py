@@ -41,10 +41,11 @@ _kazoo_log.addHandler(_Forward())
 
 
 class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread."""
+    """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread. ``on_death``: a thread has failed."""
 
-    def __init__(self, connect_timeout_s: float) -> None:
+    def __init__(self, connect_timeout_s: float, on_death: Callable[[], None]) -> None:
         super().__init__()
+        self._on_death = on_death
         self._connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._socket: Any = None
@@ -80,6 +81,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
                 func(*arguments, **options)
             except Exception as error:
                 log.warning_limited("a thread of kazoo ended", error=f"{type(error).__name__}: {error}")
+                self._on_death()
 
         thread: threading.Thread = super().spawn(guarded)
         return thread
@@ -103,9 +105,11 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     """A client that tries to connect, at most a second apart, until it is stopped."""
 
-    def __init__(self, hosts: str, timeout_s: float, handler: Handler) -> None:
+    def __init__(self, hosts: str, timeout_s: float, handler: Handler, session: tuple[int, bytes] | None) -> None:
         retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=1.0, sleep_func=handler.sleep_func)
-        super().__init__(hosts, timeout=timeout_s, handler=handler, connection_retry=retry, logger=_kazoo_log)
+        super().__init__(
+            hosts, timeout=timeout_s, handler=handler, connection_retry=retry, client_id=session, logger=_kazoo_log
+        )
         self._connection = _Connection(self, self._conn_retry.copy(), logger=_kazoo_log)
 
     @property

@@ -15,9 +15,8 @@ Deadline
 import asyncio
 from typing import Any
 
-from kazoo.exceptions import NoNodeError
-
 from m3cluster.kv.store import KVError
+from m3cluster.kv.zookeeper_config import ZooKeeper
 from m3cluster.kv.zookeeper_session import Session
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -38,8 +37,11 @@ class ZooKeeperLease:
     ``session`` is connected and the lease's own; it sets ``lost`` when it is over. ``top`` is a node that exists.
     """
 
-    def __init__(self, session: Session, top: str, lost: asyncio.Event) -> None:
+    def __init__(self, config: ZooKeeper, session: Session, top: str, lost: asyncio.Event) -> None:
+        self._config = config
         self._session = session
+        self._credentials = session.credentials
+        self._abandoned = False
         self._top = top
         self._id = session.id
         self._ttl_ns = session.timeout_ns
@@ -81,7 +83,8 @@ class ZooKeeperLease:
             )
 
     async def abandon(self) -> None:
-        """Leaves it to its timeout."""
+        """Leaves it to its timeout, as a process that dies would."""
+        self._abandoned = True
         self.end()
         await self._session.close(keep_session=True)
 
@@ -91,26 +94,41 @@ class ZooKeeperLease:
 
     async def keep_alive(self) -> None:
         """Keeps the lease until it is lost, then ends its session."""
-        pause_ns = self._ttl_ns // _PROOFS
         try:
-            while not self._lost.is_set():
-                await self._sleep(min(pause_ns, self._deadline_ns - boot_ns()))
-                if self._lost.is_set():
-                    return
-                sent_ns = boot_ns()
-                if sent_ns >= self._deadline_ns:
-                    log.warning("lease lost: its time ran out without an answer", lease=f"{self._id:x}")
-                    return
-                try:
-                    await self._prove(min(self._ttl_ns // _PROOFS, self._deadline_ns - sent_ns))
-                except KVError as error:
-                    log.warning_limited("a proof of life failed, trying again", lease=f"{self._id:x}", error=str(error))
-                    pause_ns = _RETRY_NS
-                    continue
-                pause_ns = self._ttl_ns // _PROOFS
+            await self._prove_again_and_again()
         finally:
             self._lost.set()
-            await self._session.close()
+            ended = await self._session.close()
+        if not ended and not self._abandoned:
+            await self._end_late()
+
+    async def _prove_again_and_again(self) -> None:
+        pause_ns = self._ttl_ns // _PROOFS
+        while not self._lost.is_set():
+            await self._sleep(min(pause_ns, self._deadline_ns - boot_ns()))
+            if self._lost.is_set():
+                return
+            sent_ns = boot_ns()
+            if sent_ns >= self._deadline_ns:
+                log.warning("lease lost: its time ran out without an answer", lease=f"{self._id:x}")
+                return
+            try:
+                await self._prove(min(self._ttl_ns // _PROOFS, self._deadline_ns - sent_ns))
+                pause_ns = self._ttl_ns // _PROOFS
+            except KVError as error:
+                log.warning_limited("a proof of life failed, trying again", lease=f"{self._id:x}", error=str(error))
+                pause_ns = _RETRY_NS
+
+    async def _end_late(self) -> None:
+        """The ensemble counts on for longer than we do, after a restart for a whole timeout: our keys are not to keep others waiting."""
+        taken_over = Session(self._config, self._ttl_ns / SECOND_NS, credentials=self._credentials)
+        try:
+            async with asyncio.timeout(2 * self._ttl_ns / SECOND_NS):
+                await taken_over.connected()
+        except (TimeoutError, KVError):
+            log.warning("a lost lease could not be revoked; it ends by its timeout", lease=f"{self._id:x}")
+        finally:
+            await taken_over.close()
 
     async def _prove(self, limit_ns: int) -> None:
         sent_ns = 0
@@ -120,10 +138,7 @@ class ZooKeeperLease:
             sent_ns = boot_ns()
             transaction.check(self._top, -1)
 
-        try:
-            await self._session.transact(check, timeout_s=limit_ns / SECOND_NS)
-        except NoNodeError as error:
-            raise KVError(f"the folder {self._top} has been deleted") from error
+        await self._session.transact(check, self._top, timeout_s=limit_ns / SECOND_NS)
         self._deadline_ns = max(self._deadline_ns, self._proof_ns + self._ttl_ns)
         self._proof_ns = sent_ns
 

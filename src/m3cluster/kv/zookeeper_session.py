@@ -11,13 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from kazoo.exceptions import (
-    BadVersionError,
     ConnectionClosedError,
     ConnectionLoss,
-    KazooException,
     NoAuthError,
-    NodeExistsError,
-    NoNodeError,
+    NotEmptyError,
     RolledBackError,
     RuntimeInconsistency,
     SessionExpiredError,
@@ -37,8 +34,8 @@ _IN_FLIGHT = 256
 _CLOSE_S = 2.0
 """How long ZooKeeper may take to end a session, and the threads to end then."""
 _MILLISECOND_NS = 1_000_000
-_REFUSALS = (NoNodeError, NodeExistsError, BadVersionError)
-"""What callers decide upon."""
+Refusals = tuple[type[Exception], ...]
+"""Errors of kazoo that a caller decides upon; any other becomes a ``KVError``."""
 
 
 class UnreachableError(KVError):
@@ -48,7 +45,8 @@ class UnreachableError(KVError):
 class Session:
     """One client of kazoo. Create it inside a running loop; use it on that loop only.
 
-    ``on_connected`` is called whenever there is a connection (anew), ``on_lost`` when the session is over: expired, or ended by us.
+    ``credentials``: those of a session to take over. ``on_connected`` is called whenever there is a connection (anew), ``on_lost`` when
+    the session is over: expired, or ended by us.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class Session:
         config: ZooKeeper,
         timeout_s: float,
         *,
+        credentials: tuple[int, bytes] | None = None,
         on_connected: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
@@ -73,8 +72,10 @@ class Session:
         self._room = asyncio.Semaphore(_IN_FLIGHT)
         self._waiting: set[asyncio.Future[Any]] = set()
         self._ending: asyncio.Task[bool] | None = None
-        self._handler = Handler(config.connect_timeout_s)
-        self._client = Client(",".join(config.servers), timeout_s, self._handler)
+        self._dead = False
+        """A thread has failed: this client does nothing any more."""
+        self._handler = Handler(config.connect_timeout_s, lambda: self._tell(self._died))
+        self._client = Client(",".join(config.servers), timeout_s, self._handler, credentials)
         self._client.add_listener(self._heard)
         self._client.start_async()
 
@@ -101,8 +102,9 @@ class Session:
         return self._client.granted_ms * _MILLISECOND_NS
 
     async def connected(self) -> None:
-        """Returns while there is a connection."""
+        """Returns while there is a connection. Raises ``KVError`` if there will be none."""
         await self._up.wait()
+        self._check_open()
 
     async def disconnected(self) -> None:
         """Returns while there is none."""
@@ -129,10 +131,18 @@ class Session:
             return
         self._answered = state == KazooState.LOST and not self._down.is_set()
         self._expired = self._expired or (state == KazooState.LOST and self._ending is None)
-        self._up.clear()
+        if not self._dead and self._ending is None:
+            self._up.clear()
         self._down.set()
         if state == KazooState.LOST:
             self._on_lost()
+
+    def _died(self) -> None:
+        self._dead = True
+        # Whoever waits for a connection learns that there will be none.
+        self._up.set()
+        self._down.set()
+        self._on_lost()
 
     def _settle(self, future: "asyncio.Future[Any]", result: Any) -> None:
         if future.done():
@@ -143,11 +153,17 @@ class Session:
             future.set_exception(result.exception)
 
     async def call(
-        self, start: Callable[[Client], Any], *, timeout_s: float | None = None, repeatable: bool = False
+        self,
+        start: Callable[[Client], Any],
+        about: str,
+        *,
+        refusals: Refusals = (),
+        timeout_s: float | None = None,
+        repeatable: bool = False,
     ) -> Any:
-        """The answer to what ``start`` asks kazoo for.
+        """The answer to what ``start`` asks kazoo for about a node.
 
-        ``repeatable``: may be asked again if the connection breaks. Raises ``KVError``, and of kazoo's own what ``_REFUSALS`` names.
+        ``repeatable``: may be asked again if the connection breaks. Raises ``KVError`` and ``refusals``.
         """
         limit_s = self._config.request_timeout_s if timeout_s is None else timeout_s
         give_up = self._loop.time() + limit_s
@@ -155,7 +171,8 @@ class Session:
             while True:
                 await self._reach(min(self._config.connect_timeout_s, max(give_up - self._loop.time(), 0)))
                 try:
-                    return await self._ask(start, max(give_up - self._loop.time(), 0), limit_s)
+                    rest_s = max(give_up - self._loop.time(), 0)
+                    return await self._ask(start, about, refusals, rest_s, limit_s)
                 except ConnectionLoss as error:
                     if not repeatable or self._loop.time() >= give_up:
                         raise UnreachableError(
@@ -163,7 +180,9 @@ class Session:
                             "a write may or may not have been made"
                         ) from error
 
-    async def transact(self, add: Callable[[Any], None], *, timeout_s: float | None = None) -> list[Any]:
+    async def transact(
+        self, add: Callable[[Any], None], about: str, *, refusals: Refusals = (), timeout_s: float | None = None
+    ) -> list[Any]:
         """Carries out the operations that ``add`` adds to a transaction, all or none; raises like ``call``."""
 
         def start(client: Client) -> Any:
@@ -171,30 +190,28 @@ class Session:
             add(transaction)
             return transaction.commit_async()
 
-        results: list[Any] = await self.call(start, timeout_s=timeout_s)
+        results: list[Any] = await self.call(start, about, timeout_s=timeout_s)
         for result in results:
-            if isinstance(result, _REFUSALS):
+            if isinstance(result, refusals):
                 raise result
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, (RolledBackError, RuntimeInconsistency)):
-                raise self._explained(result) from result
+                raise self._explained(about, result) from result
         return results
 
     async def _reach(self, limit_s: float) -> None:
-        self._check_open()
-        if self._up.is_set():
-            return
         try:
             async with asyncio.timeout(limit_s):
-                await self._up.wait()
+                await self.connected()
         except TimeoutError as error:
             raise UnreachableError(
                 f"zookeeper {self._config.name}: no connection within {limit_s:.3g} s; is ZooKeeper running there, "
                 "and does it have a quorum?"
             ) from error
-        self._check_open()
 
-    async def _ask(self, start: Callable[[Client], Any], rest_s: float, limit_s: float) -> Any:
+    async def _ask(
+        self, start: Callable[[Client], Any], about: str, refusals: Refusals, rest_s: float, limit_s: float
+    ) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.add(future)
         connection = self._connections
@@ -209,27 +226,34 @@ class Session:
                 f"zookeeper {self._config.name}: no answer within {limit_s:.3g} s; it takes connections but does not answer: "
                 "is it stopped or overloaded? A write may or may not have been made"
             ) from error
-        except (*_REFUSALS, ConnectionLoss):
+        except (*refusals, ConnectionLoss, KVError):
             raise
         except SessionExpiredError as error:
             raise UnreachableError(f"zookeeper {self._config.name}: the session has expired") from error
         except ConnectionClosedError as error:
             self._check_open()
             raise UnreachableError(f"zookeeper {self._config.name}: the client has ended") from error
-        except KazooException as error:
-            raise self._explained(error) from error
+        except Exception as error:
+            # Of kazoo, or what it made of an answer that makes no sense.
+            raise self._explained(about, error) from error
         finally:
             self._waiting.discard(future)
 
-    def _explained(self, error: Exception) -> KVError:
+    def _explained(self, about: str, error: Exception) -> KVError:
         text = f"{type(error).__name__} {error}".strip()
         if isinstance(error, NoAuthError):
-            text += f"; the access lists of the nodes below {self._config.chroot or '/'} do not let us in"
-        return KVError(f"zookeeper {self._config.name}: {text}")
+            text += "; its access list does not let us in"
+        elif isinstance(error, NotEmptyError):
+            text += "; other programs have put nodes below it: delete them first"
+        return KVError(f"zookeeper {self._config.name}: {about}: {text}")
 
     def _check_open(self) -> None:
         if self._ending is not None:
             raise KVError(f"the client of zookeeper {self._config.name} has been closed")
+        if self._dead:
+            raise UnreachableError(
+                f"zookeeper {self._config.name}: the client failed, on an answer that makes no sense"
+            )
 
     async def close(self, *, keep_session: bool = False) -> bool:
         """Ends the session, or (``keep_session``) leaves it to its timeout, as a process that dies would; returns whether it has ended.
@@ -246,8 +270,7 @@ class Session:
         for future in list(self._waiting):
             if not future.done():
                 future.set_exception(KVError(f"the client of zookeeper {self._config.name} has been closed"))
-        reached = self._up.is_set() and not keep_session
-        # Whoever waits for a connection learns that there will be none.
+        reached = not (self._down.is_set() or keep_session)
         self._up.set()
         if keep_session:
             self._handler.refuse()

@@ -53,6 +53,10 @@ T = TypeVar("T")
 
 _ATTEMPTS = 50
 """How often an operation is tried against others that write at the same time."""
+_REPLACE_S = 0.1
+_HIGHEST_VERSION = 1 << 31
+"""ZooKeeper's own count, from 0, has 31 bits."""
+_REFUSALS = (NoNodeError, NodeExistsError, BadVersionError)
 _ANY = -1
 """As a node's version: whatever it is."""
 
@@ -109,9 +113,11 @@ class ZooKeeperStore:
             try:
                 async with asyncio.timeout(limit_s):
                     await self._session.connected()
-            except TimeoutError:
+            except (TimeoutError, KVError):
                 old, self._session = self._session, self._new_session()
                 await old.close(keep_session=True)
+                # A server that drives us mad is not to keep the processor busy.
+                await asyncio.sleep(_REPLACE_S)
 
     # Nodes.
 
@@ -123,7 +129,9 @@ class ZooKeeperStore:
             return client.get_async(path, report)
 
         limit_s = None if report is None else self._config.watch_silence_s
-        data, stat = await session.call(start, timeout_s=limit_s, repeatable=report is None)
+        data, stat = await session.call(
+            start, path, refusals=(NoNodeError,), timeout_s=limit_s, repeatable=report is None
+        )
         return _value(data, stat)
 
     async def _look(self, key: str, report: Report) -> Value | None:
@@ -135,7 +143,7 @@ class ZooKeeperStore:
             except NoNodeError:
                 limit_s = self._config.watch_silence_s
                 if (
-                    await self._session.call(lambda client: client.exists_async(path, report), timeout_s=limit_s)
+                    await self._session.call(lambda client: client.exists_async(path, report), path, timeout_s=limit_s)
                     is None
                 ):
                     return None
@@ -160,7 +168,9 @@ class ZooKeeperStore:
         """Makes what every creation needs: the folders of ``path`` and the clock."""
         for folder in (*self._paths.parents(path), self._paths.clock):
             try:
-                await session.call(functools.partial(_create_folder, folder))
+                await session.call(
+                    functools.partial(_create_folder, folder), folder, refusals=(NodeExistsError, NoNodeError)
+                )
             except NodeExistsError:
                 continue
             except NoNodeError:
@@ -178,7 +188,9 @@ class ZooKeeperStore:
         """Raises ``NodeExistsError``."""
         for _ in range(_ATTEMPTS):
             try:
-                await session.transact(self._creation(path, data, ephemeral=ephemeral))
+                await session.transact(
+                    self._creation(path, data, ephemeral=ephemeral), path, refusals=(NodeExistsError, NoNodeError)
+                )
                 return
             except NoNodeError:
                 await self._make_folders(session, path)
@@ -199,8 +211,8 @@ class ZooKeeperStore:
             self._creation(path, data)(transaction)
 
         try:
-            await self._session.transact(add)
-        except BadVersionError:
+            await self._session.transact(add, path, refusals=_REFUSALS)
+        except (BadVersionError, NodeExistsError):
             # Written again since then, and freed by whoever did that.
             return int(stat.version) + 1
         except NoNodeError:
@@ -233,7 +245,9 @@ class ZooKeeperStore:
         path, data = self._paths.value(key), self._checked(key, data)
         for _ in range(_ATTEMPTS):
             try:
-                stat = await self._session.call(lambda client: client.set_async(path, data))
+                stat = await self._session.call(
+                    lambda client: client.set_async(path, data), path, refusals=(NoNodeError,)
+                )
                 return await self._freed(path, data, stat)
             except NoNodeError:
                 try:
@@ -254,10 +268,12 @@ class ZooKeeperStore:
             if version == 0:
                 await self._create(self._session, path, data)
                 return 1
-            if version > 0:
-                stat = await self._session.call(lambda client: client.set_async(path, data, version - 1))
+            if 0 < version <= _HIGHEST_VERSION:
+                stat = await self._session.call(
+                    lambda client: client.set_async(path, data, version - 1), path, refusals=_REFUSALS
+                )
                 return await self._freed(path, data, stat)
-        except (NoNodeError, NodeExistsError, BadVersionError):
+        except _REFUSALS:
             pass
         found = await self._find(path)
         raise VersionMismatchError(f"{key}: expected version {version}, found {found.version if found else 0}")
@@ -283,7 +299,7 @@ class ZooKeeperStore:
                     self._creation(path, data)(transaction)
 
             try:
-                results = await self._session.transact(add)
+                results = await self._session.transact(add, path, refusals=_REFUSALS)
                 return await self._freed(path, data, results[-1]) if exists else 1
             except BadVersionError:
                 continue
@@ -307,9 +323,9 @@ class ZooKeeperStore:
                 transaction.delete(path, version)
 
             try:
-                await self._session.transact(add)
+                await self._session.transact(add, path, refusals=_REFUSALS)
                 return value
-            except (NoNodeError, BadVersionError):
+            except _REFUSALS:
                 continue
         raise self._contended(path)
 
@@ -345,7 +361,7 @@ class ZooKeeperStore:
             return client.get_children_async(folder)
 
         try:
-            names = await self._session.call(start, repeatable=True)
+            names = await self._session.call(start, folder, refusals=(NoNodeError,), repeatable=True)
         except NoNodeError:
             return []
         keys: list[str] = []
@@ -389,7 +405,7 @@ class ZooKeeperStore:
             # The check fails without a connection in time, and leaves a folder for the proofs of life to look at.
             await self._make_folders(session, self._paths.clock)
             self._check_open()
-            lease = ZooKeeperLease(session, self._paths.top, lost)
+            lease = ZooKeeperLease(self._config, session, self._paths.top, lost)
             if boot_ns() >= lease.deadline_ns():
                 raise KVError(f"zookeeper {self._config.name}: a lease of {ttl_s} s was over before it was granted")
         except BaseException:

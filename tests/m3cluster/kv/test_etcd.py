@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
 from m3cluster.kv.etcd_channel import Channel
@@ -279,61 +280,6 @@ async def test_a_lease_replaces_a_connection_that_hangs(open_client, own_etcd):
             return lease.deadline_ns() > held_ns + lease.ttl_ns
 
         await until(renewed)
-
-
-class Relay:
-    """A TCP relay in front of a server that can hold all bytes back without breaking a connection."""
-
-    def __init__(self, target):
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
-        self._gates = set()
-        self._tasks = set()
-        self.held_bytes = 0
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def hold(self):
-        """No byte of the present connections passes; new ones are served."""
-        for gate in self._gates:
-            gate.clear()
-
-    def release(self):
-        for gate in self._gates:
-            gate.set()
-
-    async def _serve(self, reader, writer):
-        self._tasks.add(asyncio.current_task())
-        gate = asyncio.Event()
-        gate.set()
-        self._gates.add(gate)
-        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
-        try:
-            await asyncio.gather(self._copy(gate, reader, far_writer), self._copy(gate, far_reader, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(asyncio.current_task())
-            writer.transport.abort()
-            far_writer.transport.abort()
-
-    async def _copy(self, gate, reader, writer):
-        while data := await reader.read(1 << 16):
-            if not gate.is_set():
-                self.held_bytes += len(data)
-            await gate.wait()
-            writer.write(data)
-            await writer.drain()
-        writer.close()
 
 
 async def compact(store):
