@@ -10,13 +10,13 @@ from pathlib import Path
 from types import FrameType
 
 from local_stack.demo import WINDOW_S, Feeder
-from local_stack.judge import FLUSH_DELAY_S, MIN_WINDOWS
+from local_stack.judge import FLUSH_DELAY_S
 from local_stack.processes import StackError
 
-from local_cluster.conductor import Conductor
+from local_cluster.conductor import MIN_WINDOWS, Conductor
 from local_cluster.layout import make_layout
 from local_cluster.orders import HELP
-from local_cluster.servers import kv_of
+from local_cluster.servers import KINDS, kv_of
 from m3ctl.client import CtlError
 
 _MAX_INSTANCES = 40
@@ -99,7 +99,7 @@ def _arguments() -> argparse.Namespace:
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kv", choices=("embedded",), default="embedded", help="where the cluster state is")
+    parser.add_argument("--kv", choices=KINDS, default="embedded", help="where the cluster state is")
     parser.add_argument("--instances", type=int, default=2, metavar="N", help="aggregators (default %(default)s)")
     parser.add_argument("--rf", type=int, default=2, metavar="R", help="replicas of every shard (default %(default)s)")
     parser.add_argument(

@@ -71,11 +71,11 @@ def judge(points: Points, first_start_s: int, last_end_s: int, min_windows: int 
     return verdict
 
 
-def judge_run(base_url: str, began_s: int, end_s: float) -> Verdict:
+def judge_run(base_url: str, began_s: int, end_s: float, min_windows: int = MIN_WINDOWS) -> Verdict:
     """Judges what a coordinator stored of a stream that was fed from ``began_s`` on and is looked at since ``end_s``."""
     first = (began_s // WINDOW_S + 1) * WINDOW_S
     last = int(end_s - FLUSH_DELAY_S) // WINDOW_S * WINDOW_S
-    return judge(fetch(base_url, first, last), first, last, MIN_WINDOWS)
+    return judge(fetch(base_url, first, last), first, last, min_windows)
 
 
 def fetch(base_url: str, start_s: int, end_s: int) -> Points:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig
+from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig, ZooKeeper
 from m3ctl.client import CtlError, base_url
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Settings
 from m3ctl.doctor import doctor
@@ -102,17 +102,26 @@ def _aggregator(text: str) -> tuple[str, str]:
 
 
 def _kv(options: argparse.Namespace) -> StoreConfig | None:
+    if sum(map(bool, (options.embedded, options.etcd, options.zookeeper))) > 1:
+        raise ValueError("--etcd, --zookeeper and --embedded exclude each other: a cluster has one KV")
     if options.embedded is not None:
-        if options.etcd:
-            raise ValueError("--etcd and --embedded exclude each other: a cluster has one KV")
         return Embedded(options.embedded)
+    if options.zookeeper:
+        return ZooKeeper(
+            _listed(options.zookeeper), connect_timeout_s=options.timeout, request_timeout_s=options.timeout,
+            chroot=options.zookeeper_chroot,
+        )  # fmt: skip
     if not options.etcd:
         return None
     tls = None
     if options.etcd_ca or options.etcd_cert or options.etcd_key:
         tls = EtcdTLS(options.etcd_ca, options.etcd_cert, options.etcd_key)
-    endpoints = tuple(part.strip() for text in options.etcd for part in text.split(","))
-    return Etcd(endpoints, tls=tls, dial_timeout_s=options.timeout, request_timeout_s=options.timeout)
+    return Etcd(_listed(options.etcd), tls=tls, dial_timeout_s=options.timeout, request_timeout_s=options.timeout)
+
+
+def _listed(texts: Sequence[str]) -> tuple[str, ...]:
+    """Options that may be repeated and may list several, with commas."""
+    return tuple(part.strip() for text in texts for part in text.split(","))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,6 +203,10 @@ def _direct(shared: argparse.ArgumentParser) -> None:
         "the KV, read directly: exact flush times, candidates of elections; needed for flush times of Go's aggregators"
     )
     group.add_argument("--etcd", action="append", default=[], metavar="HOST:PORT", help="etcd endpoint, repeatable")
+    group.add_argument(
+        "--zookeeper", action="append", default=[], metavar="HOST:PORT", help="ZooKeeper server, repeatable"
+    )
+    group.add_argument("--zookeeper-chroot", default="/m3", metavar="PATH", help="default %(default)s")
     group.add_argument("--embedded", type=Path, metavar="FILE", help="file of the embedded KV")
     for name, what in (("ca", "certificate authority"), ("cert", "client certificate"), ("key", "client key")):
         group.add_argument(f"--etcd-{name}", default="", metavar="FILE", help=f"PEM file: {what}")

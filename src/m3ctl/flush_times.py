@@ -1,7 +1,7 @@
 """``m3ctl flush-times``: up to where every list of every shard set is flushed for good.
 
-The times are in the KV, written by the leader and watched by all. Read from the KV itself with ``--etcd`` or ``--embedded``, else from
-``/shards`` of an instance of the shard set (the leader's first), which only ours serves.
+The times are in the KV, written by the leader and watched by all. Read from the KV itself where it is named (``--etcd`` and its like), else
+from ``/shards`` of an instance of the shard set (the leader's first), which only ours serves.
 """
 
 from collections.abc import Iterable
@@ -92,7 +92,7 @@ def read_lists(cluster: Cluster, sets: Iterable[ShardSetState]) -> tuple[list[Li
         if not served:
             silent.append(
                 f"shard set {one.number}: no instance tells its flush times (M3's own m3aggregator does not serve /shards); "
-                "read them from the KV with --etcd ENDPOINT or --embedded FILE"
+                "read them from the KV with --etcd, --zookeeper or --embedded"
             )
             continue
         target, answer = served[0]

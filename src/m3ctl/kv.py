@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times
 from m3cluster.keys import election_prefix, flush_times_key
-from m3cluster.kv import Embedded, Etcd, KeyNotFoundError, KVError, Store, open_store
+from m3cluster.kv import Embedded, Etcd, KeyNotFoundError, KVError, Store, ZooKeeper, open_store
 from m3cluster.proto import DecodeError
 from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, Settings
@@ -24,6 +24,8 @@ def where(settings: Settings) -> str:
         return f"embedded KV {config.path}"
     if isinstance(config, Etcd):
         return f"etcd {', '.join(config.endpoints)}"
+    if isinstance(config, ZooKeeper):
+        return f"zookeeper {config.name}"
     return "KV"
 
 

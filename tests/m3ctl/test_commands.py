@@ -254,7 +254,7 @@ def test_flush_times_of_gos_need_the_kv(ctl) -> None:
     code, out, _ = ctl("flush-times")
     assert code == 1
     assert "shard set 1: no instance tells its flush times (M3's own m3aggregator does not serve /shards)" in out
-    assert "--etcd ENDPOINT or --embedded FILE" in out
+    assert "--etcd, --zookeeper or --embedded" in out
 
 
 async def _write(path, times: ShardSetFlushTimes) -> None:
@@ -321,6 +321,8 @@ def test_an_etcd_that_is_not_there(ctl) -> None:
         ["leaders", "--timeout", "0"],
         ["leaders", "--aggregator-port", "0"],
         ["leaders", "--etcd", "x:1", "--embedded", "y"],
+        ["leaders", "--etcd", "x:1", "--zookeeper", "y:1"],
+        ["leaders", "--zookeeper", "y:z"],
         ["leaders", "--etcd", ""],
         ["leaders", "--etcd", "x:1", "--etcd-cert", "only-one.pem"],
         ["resign"],
