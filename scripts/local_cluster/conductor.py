@@ -123,6 +123,10 @@ class Conductor:
 
     def _missing(self) -> list[str]:
         try:
+            placed = self.cluster.placement("m3aggregator").placement.instances.values()
+            left_s = (max(one.cutover_ns for one in placed) - time.time_ns()) / 1e9
+            if left_s > 0:
+                return [f"the cutover of the placement at the next whole minute, in {left_s:.0f} s"]
             reasons = [f"coordinator: {text}" for text in self.cluster.coordinator_ready().reasons]
             for one in self.layout.instances:
                 found = self.cluster.ready(Target(one.id, one.url))

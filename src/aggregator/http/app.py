@@ -5,7 +5,7 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | path | answer |
 |---|---|
 | ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
-| ``/shards`` | ``{"shards": [...], "lists": [...]}``: per shard worker, state, entries, open windows, flush, lag; per list its flush time |
+| ``/shards`` | ``{"instanceId", "shards", "lists"}``: per shard worker, state, entries, windows, flush, lag; per list its flush time |
 | ``/`` | the same as a page |
 """
 
@@ -23,6 +23,12 @@ from m3x.log import logger
 __all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app"]
 
 log = logger(__name__)
+
+_NOTHING_FROM_ELSEWHERE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Cache-Control": "no-store",
+}
+"""What the browser is told to allow the page: its own style."""
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -118,10 +124,10 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         return _json(found, 200 if found.ready else 503)
 
     async def shards(_request: Request) -> Response:
-        return _json({"shards": source.shards(), "lists": source.lists()})
+        return _json({"instanceId": source.instance_id, "shards": source.shards(), "lists": source.lists()})
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(render(source))
+        return HTMLResponse(render(source), headers=_NOTHING_FROM_ELSEWHERE)
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
