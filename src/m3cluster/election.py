@@ -47,6 +47,8 @@ class Election:
         self._ended = asyncio.Event()
         """Ends the current campaign or term; each campaign has its own, so that no end of an earlier one is taken for its end."""
         self._closed = False
+        self._left: dict[str, int] = {}
+        """Keys of ours that are not wanted any more and may still be there, with their revisions."""
 
     @property
     def key(self) -> str:
@@ -105,6 +107,7 @@ class Election:
     async def _attempt(self, value: bytes) -> bool:
         """One candidacy under one lease; False if the lease was lost on the way."""
         lease = await self._living_lease()
+        await self._clear()
         self._key = f"{self._prefix}/{lease.id:x}"
         own = await self._store.put_with_lease(self._key, value, lease)
         if own.data != value:
@@ -133,8 +136,22 @@ class Election:
 
     async def _living_lease(self) -> Lease:
         if self._lease is None or boot_ns() >= self._lease.deadline_ns():
+            # A store that was down gives leases their full time again when it comes back: until then everybody would wait for our old key.
+            self._leave_key()
             self._lease = await self._store.grant(self._ttl_s)
         return self._lease
+
+    def _leave_key(self) -> None:
+        """Our candidacy is over: its key is to be deleted."""
+        revision, self._revision = self._revision, 0
+        if revision:
+            self._left[self._key] = revision
+
+    async def _clear(self) -> None:
+        """Deletes the keys that we have left. Raises ``KVError``; then it is to be tried again."""
+        for key, revision in list(self._left.items()):
+            await self._store.delete_if(key, revision)
+            self._left.pop(key, None)
 
     async def _first(self, work: Coroutine[Any, Any, None], lease: Lease) -> bool:
         """Runs ``work`` to its end; False if the lease is lost before that."""
@@ -160,14 +177,15 @@ class Election:
 
     async def _withdraw(self) -> None:
         """Takes our key away if it is still ours."""
-        key, revision, self._revision = self._key, self._revision, 0
+        self._leave_key()
         try:
-            if revision:
-                await self._store.delete_if(key, revision)
+            await self._clear()
             if self._closed:
                 await self._revoke()
         except KVError as error:
-            log.warning("our election key could not be deleted; it ends with its lease", key=key, error=str(error))
+            log.warning(
+                "our election key could not be deleted; it ends with its lease", key=self._key, error=str(error)
+            )
 
     async def _guard_leadership(self, lease: Lease, ended: asyncio.Event) -> None:
         """Ends the leadership when the lease is over or our key is gone."""
@@ -201,12 +219,12 @@ class Election:
     async def resign(self) -> None:
         """Ends a campaign or the leadership; the lease stays for the next campaign. Without either it does nothing.
 
-        From the first moment on ``is_leader`` is False. Raises ``KVError`` if the key could not be deleted (it ends with the lease).
+        From the first moment on ``is_leader`` is False. Raises ``KVError`` if the key could not be deleted: the next campaign tries it
+        again, at the latest it ends with the lease.
         """
         self._step_down()
-        key, revision, self._revision = self._key, self._revision, 0
-        if revision:
-            await self._store.delete_if(key, revision)
+        self._leave_key()
+        await self._clear()
 
     async def leader(self) -> str | None:
         """The value of the candidate that leads now; None without candidates. Raises ``KVError``."""

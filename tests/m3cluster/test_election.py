@@ -275,3 +275,35 @@ async def stop_outside_a_write(process, path):
             await asyncio.sleep(0.05)
         finally:
             probe.close()
+
+
+async def test_a_key_of_a_lost_lease_does_not_hold_up_the_next_campaign(server):
+    """A store that was down gives leases their full time again when it comes back, whatever their owners think of them."""
+    leases = []
+
+    def forgetful(store):
+        grant = store.grant
+
+        async def granted(ttl_s):
+            leases.append(await grant(ttl_s))
+            return leases[-1]
+
+        store.grant = granted
+        return store
+
+    first, second = (Election(forgetful(server()), PREFIX, 3600) for _ in range(2))
+    await first.campaign("first")
+    waiting = asyncio.create_task(second.campaign("second"))
+    await until(lambda: second.revision)
+    # Neither hears that its lease is kept alive; the keys of both are still there.
+    for lease in list(leases):
+        lease.end()
+    await first.lost()
+    again = asyncio.create_task(first.campaign("first"))
+    async with asyncio.timeout(LONG_S):
+        await asyncio.wait([again, waiting], return_when=asyncio.FIRST_COMPLETED)
+    for task in (again, waiting):
+        task.cancel()
+    await asyncio.gather(again, waiting, return_exceptions=True)
+    for election in (first, second):
+        await election.close()
