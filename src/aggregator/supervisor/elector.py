@@ -33,6 +33,9 @@ MARGIN_NS = 1_000_000_000
 """A leader stops writing this long before its lease can end (docs/architecture.md §4)."""
 
 
+_SUCCESSOR_S = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class ElectorOptions:
     """What one election needs to know."""
@@ -108,6 +111,20 @@ class Elector:
                 raise TimeoutError(f"no other instance of shard set {self._options.shard_set} took the lead in time")
             self._wake.set()
             await asyncio.sleep(0.05)
+
+    def look(self) -> None:
+        """Something changed that decides whether to campaign: looks at once."""
+        self._wake.set()
+
+    async def has_successor(self) -> bool:
+        """Whether another candidate waits for the lead; False also if the KV does not tell."""
+        try:
+            async with asyncio.timeout(_SUCCESSOR_S):
+                candidates = await self._election.candidates()
+        except (TimeoutError, KVError) as error:
+            log.warning("cannot read who could lead next", error=str(error))
+            return False
+        return any(name != self._options.value and name in self._options.peers() for name in candidates)
 
     def lease_lost(self) -> None:
         """Somebody found that we may not write any more: the term is over, whatever the election says."""

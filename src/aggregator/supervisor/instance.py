@@ -31,7 +31,8 @@ from m3cluster.keys import topic_key
 from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
-from m3x.clock import wall_ns
+from m3msg.producer import warm as load_producer_kernels
+from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
 
@@ -42,6 +43,10 @@ log = logger(__name__)
 _PUMP_S = 0.02
 _LOOK_S = 0.25
 _AGAIN_S = 0.1
+_LAST_ACKS_S = 0.3
+"""How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
+_STALL_S = 3.0
+"""An event loop that was not run for so long was stopped: samples of that time were stamped too late."""
 
 
 class Instance:
@@ -156,6 +161,8 @@ class Instance:
                 follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limit_changed("new"))
             ),
         ]  # fmt: skip
+        # Loading them with the first output would hold up a takeover by a second or two.
+        await asyncio.to_thread(load_producer_kernels)
         shard_set = group.create_task(self._shard_set_loop(), name="shard set")
         await self._stopping.wait()
         wait_s = self.config.aggregator.shutdown_wait_timeout.seconds
@@ -167,17 +174,27 @@ class Instance:
         await asyncio.wait([fleet, producers])
 
     async def _shut_down(self, shard_set: "asyncio.Task[None]", tasks: "list[asyncio.Task[None]]") -> None:
-        """Stop accepting, deliver and record what was emitted, give the lead away, end the processes."""
+        """Gives the lead away, stops accepting, ends the processes.
+
+        Whoever can take over does so at once: it holds the same windows, and what was emitted here without its delivery being written
+        down is emitted there again. Where nobody waits for the lead, it is kept until what was emitted is delivered and written down.
+        """
         assert self.fleet is not None
         timeout_s = self.config.instance.shutdown_timeout.seconds
         log.info("shutting down", timeout_s=timeout_s)
-        if self.rolls_up:
+        alone = self.shard_set is not None and self.shard_set.leads and not await self.shard_set.has_successor()
+        if not alone:
+            self._ending = True
+            await self._delivered(_LAST_ACKS_S)
+            shard_set.cancel()
+            await asyncio.wait([shard_set])
+        elif self.rolls_up:
             await self._rolled_up(timeout_s)
-        drain = asyncio.create_task(self.fleet.drain(min(timeout_s, 10.0)), name="drain")
-        await drain
-        await self._delivered(timeout_s)
-        shard_set.cancel()
-        await asyncio.wait([shard_set])
+        await self.fleet.drain(min(timeout_s, 10.0))
+        if alone:
+            await self._delivered(timeout_s)
+            shard_set.cancel()
+            await asyncio.wait([shard_set])
         for task in tasks:
             task.cancel()
         await self.fleet.stop(5.0)
@@ -369,6 +386,7 @@ class Instance:
     def worker_gone(self, worker: int, epoch: int) -> None:
         """``FleetOwner``."""
         self.flushing.worker_down(worker)
+        self._incomplete()
         self.worker_stats.pop(worker, None)
         self.registry.forget(f"worker {worker}")
 
@@ -411,7 +429,7 @@ class Instance:
         """``FleetOwner``."""
         match message:
             case ipc.Ready():
-                self.complete_since_ns = wall_ns()
+                self._incomplete()
                 log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
             case ipc.Lists():
                 self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
@@ -423,6 +441,12 @@ class Instance:
             case ipc.WorkerStats():
                 self.worker_stats[worker] = message
                 self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
+
+    def _incomplete(self) -> None:
+        """Samples may have been missed, or stamped too late, until now."""
+        self.complete_since_ns = wall_ns()
+        if self.shard_set is not None:
+            self.shard_set.elector.look()
 
     def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
         tags = self.config.metrics.scope.tags
@@ -540,7 +564,12 @@ class Instance:
         """Things that time alone changes."""
         cut_over: int | None = None
         while True:
+            before_ns = boot_ns()
             await asyncio.sleep(_LOOK_S)
+            stalled_s = (boot_ns() - before_ns) / 1e9
+            if stalled_s > _STALL_S:
+                log.warning("this process did not run for a while: open windows may be incomplete", seconds=stalled_s)
+                self._incomplete()
             seen = self.view
             if seen is None or seen.instance is None or cut_over == seen.placement.version:
                 continue

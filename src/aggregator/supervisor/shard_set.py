@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
-from aggregator.supervisor.election import CampaignState, ElectionState, campaign_wanted
+from aggregator.supervisor.election import ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
 from aggregator.supervisor.flush_times import can_lead
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
@@ -59,6 +59,8 @@ class ShardSet:
         self._opened_ns = opened_ns
         self._scope = scope
         self._tasks: asyncio.TaskGroup | None = None
+        self._led_since_ns = 0
+        """When the last term began."""
         section = config.aggregator.election_manager
         self._offset_ns = int(section.shard_cutoff_check_offset)
         self.elector = Elector(
@@ -79,6 +81,15 @@ class ShardSet:
     def state(self) -> ElectionState:
         """Follower, pending follower or leader."""
         return self.elector.machine.state
+
+    @property
+    def leads(self) -> bool:
+        """Whether a term is confirmed."""
+        return self.elector.machine.is_leader
+
+    async def has_successor(self) -> bool:
+        """Whether another instance of the shard set waits for the lead."""
+        return await self.elector.has_successor()
 
     def may_write(self) -> bool:
         """Whether leader output may be written right now."""
@@ -113,13 +124,18 @@ class ShardSet:
         await self.elector.run()
 
     def _wanted(self) -> bool | None:
-        """M3's rule; and an instance that lacks samples of open windows does not compete with one that may have them."""
+        """M3's rule; and an instance that lacks samples of open windows does not compete with one that may have them.
+
+        One that leads already goes on, unless it has come to lack them while it led (a worker died, the process was stopped): then it
+        gives the lead to whoever waits for it.
+        """
         wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
-        machine = self.elector.machine
-        if wanted and machine.campaign is CampaignState.DISABLED and self.elector.others and not self._warm():
-            log.info_limited("not campaigning yet: open windows began before this instance did", per_second=0.1)
-            return None
-        return wanted
+        if not wanted or not self.elector.others or self._warm():
+            return wanted
+        if self.leads and self._opened_ns() <= self._led_since_ns:
+            return True
+        log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
+        return False
 
     def _warm(self) -> bool:
         past_ns = buffer_past_ns(self._config)
@@ -130,6 +146,7 @@ class ShardSet:
     def _role_changed(self) -> None:
         if self.state is ElectionState.LEADER:
             assert self._tasks is not None
+            self._led_since_ns = wall_ns()
             self._tasks.create_task(self._begin_term(), name="term")
             return
         self._lost()
@@ -200,8 +217,10 @@ class ShardSet:
         scope = scope.tagged(persist_type="sync")
         key, revision = election.key, election.revision
         view = self._view()
-        message = self._flushing.message(view.owned, view.redirects)
         try:
+            # A Go leader that was stopped may have written since without a condition: its times are never gone behind.
+            self._flushing.kv_changed(await self._read_times())
+            message = self._flushing.message(view.owned, view.redirects)
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:
             scope.count("errors")

@@ -21,6 +21,7 @@ from m3x.clock import wall_ns
 from m3x.instrument import Registry
 
 S = 1_000_000_000
+HOUR = 3600 * S
 ROOT = Path(__file__).resolve().parents[3]
 SHARDS = tuple(Shard(i, ShardState.AVAILABLE) for i in range(2))
 PLACEMENT = Placement(tuple(Instance(id=i, shards=SHARDS, shard_set_id=1) for i in ("a", "b")), num_shards=2)
@@ -132,8 +133,7 @@ async def test_one_leads_the_other_follows_and_takes_over(server: MemoryServer) 
 
 
 async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryServer) -> None:
-    hour = 3600 * S
-    times = {0: ShardFlushTimes({S: wall_ns() - hour, hour: wall_ns() - 2 * hour})}
+    times = {0: ShardFlushTimes({S: wall_ns() - HOUR, HOUR: wall_ns() - 2 * HOUR})}
     async with running(server, "a") as a:
         await until(lambda: a.leads)
         await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes(times)))
@@ -143,7 +143,7 @@ async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryS
             assert not b.member.can_lead()
             assert await a.member.elector.election.candidates() == ["a"]
             # Its windows are complete as soon as those of before its start are flushed; the list of an hour is not waited for.
-            b.opened_ns = wall_ns() - 2 * hour
+            b.opened_ns = wall_ns() - 2 * HOUR
             await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes(times)))
             async with asyncio.timeout(10):
                 while await a.member.elector.election.candidates() != ["a", "b"]:  # noqa: ASYNC110 - another task's key
@@ -151,6 +151,58 @@ async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryS
     async with running(server, "b") as b:
         # Nobody else is there: it leads, cold as it is.
         await until(lambda: b.leads)
+
+
+@asynccontextmanager
+async def warm_pair(server: MemoryServer) -> AsyncIterator[tuple[Member, Member]]:
+    """``a`` leads, ``b`` waits for the lead; windows of an hour ago are flushed, those of before that both hold."""
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        a.opened_ns = wall_ns() - 3 * HOUR
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
+        async with running(server, "b") as b:
+            b.opened_ns = wall_ns() - 3 * HOUR
+            await until(lambda: b.member.elector.election.revision)
+            await until(lambda: a.member.elector.others and b.member.elector.others)
+            yield a, b
+
+
+async def test_a_candidate_that_has_come_to_lack_samples_withdraws(server: MemoryServer) -> None:
+    async with warm_pair(server) as (a, b):
+        assert await a.member.has_successor()
+        b.opened_ns = wall_ns()
+        b.member.elector.look()
+        await until(lambda: not b.member.elector.election.revision)
+        assert not await a.member.has_successor()
+        assert a.leads
+        # The windows that it lacks are flushed: it is back.
+        a.new_list()
+        await asyncio.sleep((S - wall_ns() % S) / S)
+        a.flush_once()
+        await until(lambda: b.member.elector.election.revision)
+
+
+async def test_a_leader_that_has_come_to_lack_samples_gives_the_lead_away(server: MemoryServer) -> None:
+    async with warm_pair(server) as (a, b):
+        a.opened_ns = wall_ns()
+        a.member.elector.look()
+        await until(lambda: b.leads)
+        await until(lambda: a.member.state is ElectionState.FOLLOWER)
+        assert not await b.member.has_successor()
+
+
+async def test_a_leader_without_a_successor_goes_on_whatever_it_lacks(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
+        await until(lambda: a.member.times is not None and a.member.times.by_shard)
+        revision = a.member.elector.election.revision
+        a.opened_ns = wall_ns()
+        for _ in range(3):
+            a.member.elector.look()
+            await asyncio.sleep(0.05)
+        assert a.leads
+        assert a.member.elector.election.revision == revision
 
 
 async def test_flush_times_are_written_only_while_we_hold_the_key(server: MemoryServer) -> None:
