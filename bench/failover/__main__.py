@@ -1,0 +1,158 @@
+"""``python -m bench.failover``: runs faults on a pair of real aggregators and prints a table."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bench.failover.drill import Outcome, drill
+from bench.failover.kv import BACKENDS
+from bench.failover.plan import FAULTS, PHASES, Fault, Timing
+
+_COLUMNS = (
+    "fault", "at", "judged", "missing", "wrong", "doubled", "delay p50", "p99", "max", "hand-over", "after back", "result",
+)  # fmt: skip
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/failover", description="Failover drill: faults on a pair of real aggregators under load, judged window by window."
+    )  # fmt: skip
+    parser.add_argument("--backend", choices=sorted(BACKENDS), default="embedded", help="the KV (default: embedded)")
+    parser.add_argument(
+        "--faults",
+        default="",
+        metavar="TEXT[;TEXT…]",
+        help="only faults of these names, or whose name contains one of these",
+    )
+    parser.add_argument("--phases", default="", metavar="S[,S…]", help="seconds into a window (default: 0.3, 4, 9.5)")
+    parser.add_argument("--jobs", type=int, default=1, help="pairs at a time; each takes some of the phases")
+    parser.add_argument("--resolution", type=int, default=10, help="seconds of a window (default: 10)")
+    parser.add_argument("--ttl", type=int, default=10, help="seconds that the leader's lease lives (default: 10)")
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
+    parser.add_argument("--json", action="store_true", help="a line of JSON per fault instead of a table")
+    parser.add_argument("--keep-logs", metavar="DIR", default="", help="copy the logs of a failed fault there")
+    return parser.parse_args(arguments)
+
+
+def chosen(options: argparse.Namespace) -> list[Fault]:
+    """The faults to run."""
+    possible = [fault for fault in FAULTS if options.backend in fault.backends]
+    texts = [text.strip() for text in options.faults.split(";") if text.strip()]
+    named = {fault.name for fault in possible}
+    return [
+        fault
+        for fault in possible
+        if not texts or any(text == fault.name or (text not in named and text in fault.name) for text in texts)
+    ]
+
+
+def row(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as a flat record."""
+    verdict = outcome.verdict
+    counts = asdict(verdict)
+    counts.pop("delays_s")
+    return {
+        "fault": outcome.fault,
+        "backend": outcome.backend,
+        "phase": outcome.phase_s,
+        **counts,
+        "delay_p50": round(verdict.delay_s(0.5), 3),
+        "delay_p99": round(verdict.delay_s(0.99), 3),
+        "delay_max": round(verdict.delay_s(1.0), 3),
+        "hand_over_s": None if outcome.hand_over_s is None else round(outcome.hand_over_s, 2),
+        "after_back_s": None if outcome.after_back_s is None else round(outcome.after_back_s, 2),
+        "invalid": outcome.invalid,
+        "failures": outcome.failures,
+    }
+
+
+def line(record: dict[str, Any]) -> str:
+    """A row of the table."""
+    total = record["judged"] + record["outside"]
+    result = "; ".join(record["failures"]) or "passed"
+    if record["invalid"]:
+        result = "invalid: " + "; ".join(record["invalid"])
+    cells = [
+        record["fault"], f"{record['phase']:g} s", f"{record['judged']}/{total}", record["missing"], record["wrong"],
+        record["doubled"], f"{record['delay_p50']:.2f} s", f"{record['delay_p99']:.2f} s", f"{record['delay_max']:.2f} s",
+        "–" if record["hand_over_s"] is None else f"{record['hand_over_s']:.2f} s",
+        "–" if record["after_back_s"] is None else f"{record['after_back_s']:.2f} s", result,
+    ]  # fmt: skip
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def run_here(options: argparse.Namespace, phases: list[float]) -> int:
+    """All chosen faults at some phases, on one pair."""
+    timing = Timing(resolution_s=options.resolution, past_s=options.resolution // 2, ttl_s=options.ttl)
+    failed = 0
+    with drill(options.backend, timing) as running:
+        for fault in chosen(options):
+            for phase in phases:
+                outcome = running.run(fault, phase)
+                if outcome.invalid:
+                    outcome = running.run(fault, phase)
+                record = row(outcome)
+                bad = bool(record["failures"] or record["invalid"])
+                failed += bad
+                if bad and options.keep_logs:
+                    _keep_logs(running.cluster.folder, options.keep_logs, f"{fault.name} {phase:g}")
+                print(json.dumps(record) if options.json else line(record), flush=True)
+                for example in record["examples"]:
+                    print("   ", example, file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _keep_logs(folder: os.PathLike[str], target: str, name: str) -> None:
+    os.makedirs(target, exist_ok=True)
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".log"):
+            path = os.path.join(target, f"{name.replace('/', '')} {os.getpid()} {entry.name}".replace(" ", "-"))
+            with open(entry.path, "rb") as source, open(path, "wb") as copy:
+                copy.write(source.read())
+
+
+def run_apart(options: argparse.Namespace, phases: list[float]) -> int:
+    """Each job takes some of the phases in a process of its own."""
+    common = ["--backend", options.backend, "--faults", options.faults, "--resolution", str(options.resolution)]
+    common += ["--ttl", str(options.ttl), *(["--json"] if options.json else []), "--keep-logs", options.keep_logs]
+    jobs = []
+    for k in range(min(options.jobs, len(phases))):
+        mine = ",".join(f"{phase:g}" for phase in phases[k :: options.jobs])
+        jobs.append(subprocess.Popen([sys.executable, "-m", "bench.failover", "--part", *common, "--phases", mine]))
+        time.sleep(1.0)
+    try:
+        return max(job.wait() for job in jobs)
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                job.terminate()
+                job.wait()
+
+
+def main() -> int:
+    """Runs the drill; 0: all passed."""
+    # Instances have sessions of their own: SIGTERM has to unwind what started them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    part = "--part" in sys.argv
+    options = parse([a for a in sys.argv[1:] if a != "--part"])
+    if options.list:
+        for fault in chosen(options):
+            print(fault.name)
+        return 0
+    scale = options.resolution / 10
+    phases = [float(p) for p in options.phases.split(",") if p] or [PHASES[0], PHASES[1] * scale, PHASES[2] * scale]
+    if not options.json and not part:
+        print("| " + " | ".join(_COLUMNS) + " |\n|" + "---|" * len(_COLUMNS), flush=True)
+    return run_apart(options, phases) if options.jobs > 1 and len(phases) > 1 else run_here(options, phases)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
