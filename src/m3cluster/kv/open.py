@@ -6,7 +6,7 @@ from pathlib import Path
 from m3cluster.kv.embedded import open_embedded
 from m3cluster.kv.etcd_config import Etcd
 from m3cluster.kv.memory import MemoryServer
-from m3cluster.kv.store import KVError, Store
+from m3cluster.kv.store import Store
 from m3cluster.kv.zookeeper_config import ZooKeeper
 
 __all__ = ["Embedded", "Memory", "StoreConfig", "open_store"]
@@ -42,12 +42,8 @@ async def open_store(config: StoreConfig) -> Store:
 
         return await open_etcd(config)
     if isinstance(config, ZooKeeper):
-        try:
-            # Threads, and a package that the others do not need.
-            from m3cluster.kv.zookeeper_store import open_zookeeper  # noqa: PLC0415
-        except ImportError as error:
-            raise KVError(
-                f"the zookeeper KV needs the package kazoo: {error}; install it, or use another KV"
-            ) from error
+        # kazoo brings threads and is not needed by the others.
+        from m3cluster.kv.zookeeper_store import open_zookeeper  # noqa: PLC0415
+
         return await open_zookeeper(config)
     return await open_embedded(config.path)

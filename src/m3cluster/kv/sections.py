@@ -137,15 +137,26 @@ class EmbeddedSection(Section, frozen=True, kw_only=True):
 
 
 class ZooKeeperSection(Section, frozen=True, kw_only=True):
-    """``zookeeper``: an ensemble, and the node that everything is kept below. Not a key of M3."""
+    """``zookeeper``: an ensemble, and the node that everything is kept below. Not a key of M3.
+
+    ``env`` and ``zone`` are as in ``etcd``: what keys begin with unless their own section says otherwise. ``maxValueBytes`` goes with the
+    servers' ``jute.maxbuffer``.
+    """
 
     servers: list[str]
     chroot: str = "/m3"
+    env: str = ""
+    zone: str = ""
     session_timeout: Duration = Duration(10 * _SECOND)
     connect_timeout: Duration = Duration(5 * _SECOND)
     request_timeout: Duration = Duration(10 * _SECOND)
+    max_value_bytes: int = 1_000_000
 
     def __post_init__(self) -> None:
+        if min(self.session_timeout, self.connect_timeout, self.request_timeout) <= 0:
+            raise ValueError("sessionTimeout, connectTimeout and requestTimeout must be positive")
+        if self.max_value_bytes < 1:
+            raise ValueError("maxValueBytes must be positive")
         self.client()
 
     def client(self) -> ZooKeeper:
@@ -156,12 +167,13 @@ class ZooKeeperSection(Section, frozen=True, kw_only=True):
             session_timeout_s=self.session_timeout.seconds,
             connect_timeout_s=self.connect_timeout.seconds,
             request_timeout_s=self.request_timeout.seconds,
+            max_value_bytes=self.max_value_bytes,
         )
 
 
 class StoreSection(Section, frozen=True, kw_only=True):
     """Where the cluster state is. ``embedded`` wins over ``zookeeper``, and both over ``etcd``: a second file can move a cluster's file to
-    one machine. The environment and the zone of ``etcd`` stay the defaults for keys."""
+    one machine. The environment and the zone stay the defaults for keys: those of ``zookeeper`` if it names any, else those of ``etcd``."""
 
     etcd: EtcdSection | None = None
     zookeeper: ZooKeeperSection | None = None
@@ -170,12 +182,12 @@ class StoreSection(Section, frozen=True, kw_only=True):
     @property
     def environment(self) -> str:
         """Environment of keys that name none of their own."""
-        return (self.etcd.env if self.etcd is not None else "") or DEFAULT_ENVIRONMENT
+        return next((named.env for named in (self.zookeeper, self.etcd) if named and named.env), DEFAULT_ENVIRONMENT)
 
     @property
     def zone(self) -> str:
         """The zone that the store belongs to."""
-        return (self.etcd.zone if self.etcd is not None else "") or DEFAULT_ZONE
+        return next((named.zone for named in (self.zookeeper, self.etcd) if named and named.zone), DEFAULT_ZONE)
 
     def store(self, data_dir: Path | None) -> StoreConfig:
         """What ``open_store`` takes; where nothing is said it is the file ``kv.sqlite``. ``data_dir`` has the relative paths."""

@@ -104,8 +104,8 @@ def test_no_certificate_is_no_tls(tmp_path: Path) -> None:
         ("store: {etcd: {service: s, etcdClusters: []}}", "etcdClusters must have an entry"),
         ("store: {etcd: {service: '', etcdClusters: [{endpoints: ['a:1']}]}}", "service must not be empty"),
         (
-            "store: {etcd: {service: s, zone: z, etcdClusters: [{zone: y, endpoints: ['a:1']}]}}",
-            "no etcd cluster found for zone: z; etcdClusters has y",
+            "store: {etcd: {service: s, zone: z, etcdClusters: [{zone: other, endpoints: ['a:1']}]}}",
+            "no etcd cluster found for zone: z; etcdClusters has other",
         ),
         ("store: {etcd: {service: s, etcdClusters: [{endpoints: []}]}}", "at least one host:port"),
         (with_cluster("tls: {crtPath: /c}"), "crtPath needs keyPath and caCrtPath"),
@@ -113,6 +113,12 @@ def test_no_certificate_is_no_tls(tmp_path: Path) -> None:
         (with_cluster("dialTimeout: -1s"), "must not be negative"),
         ("store: {embedded: {path: ''}}", "path must name a file"),
         ("store: {zookeeper: {servers: []}}", "at least one server"),
+        ("store: {zookeeper: {}}", "servers"),
+        ("store: {zookeeper: {servers: ['zk:port']}}", "'zk:port' is not host:port; write it such as zk01:2181"),
+        ("store: {zookeeper: {servers: [zk], chroot: m3}}", "chroot must be a path such as /m3, or empty, not 'm3'"),
+        ("store: {zookeeper: {servers: [zk], sessionTimeout: 0s}}", "sessionTimeout.* must be positive"),
+        ("store: {zookeeper: {servers: [zk], maxValueBytes: 0}}", "maxValueBytes must be positive"),
+        ("store: {zookeeper: {servers: [zk], endpoints: [zk]}}", "endpoints"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -126,6 +132,24 @@ def test_our_own_keys_win_over_etcd(tmp_path: Path) -> None:
     section = read(tmp_path, FULL + ours + "  embedded: {path: kv.sqlite}\n")
     assert section.store(tmp_path) == Embedded(tmp_path / "kv.sqlite")
     assert section.environment == "my/env"
+
+
+def test_every_key_of_zookeeper(tmp_path: Path) -> None:
+    text = (
+        "zookeeper: {servers: [zk01, 'zk02:2182'], chroot: /a/b, env: e, zone: z, sessionTimeout: 4s, connectTimeout: 3s, "
+        "requestTimeout: 2s, maxValueBytes: 77}"
+    )
+    section = read(tmp_path, FULL + f"  {text}\n")
+    assert section.store(tmp_path) == ZooKeeper(
+        ("zk01", "zk02:2182"),
+        chroot="/a/b",
+        session_timeout_s=4,
+        connect_timeout_s=3,
+        request_timeout_s=2,
+        max_value_bytes=77,
+    )
+    assert (section.environment, section.zone) == ("e", "z")
+    assert read(tmp_path, "store: {zookeeper: {servers: [zk]}}").store(None) == ZooKeeper(("zk",))
 
 
 def test_nothing_said_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
