@@ -22,6 +22,7 @@ from local_cluster.orders import HELP, Order, Typed, parse
 from local_cluster.servers import KV
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
+from m3ctl.resign import resign
 
 __all__ = ["MIN_WINDOWS", "Conductor"]
 
@@ -250,11 +251,9 @@ class Conductor:
 
     def _resign(self, one: Instance) -> None:
         try:
-            status = self.cluster.resign(Target(one.id, one.url), _RESIGN_S).status
+            _say(resign(self.cluster, one.id, 0, _RESIGN_S).text())
         except CtlError as error:
             _say(str(error))
-            return
-        _say(f"{one.id} has resigned" if status == 200 else f"{one.id} could not resign: nobody took the lead over")
 
     # --- the end
 

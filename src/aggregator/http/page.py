@@ -40,7 +40,7 @@ def render(source: StatusSource) -> str:
 <title>{name}: {escape(role)}, {ready} – m3aggregator</title><style>{_STYLE}</style></head>
 <body><h1>{name} <span class="badges"><span class="state{"" if found.ready else " not"}">{ready}</span>
 <span class="state role{" leader" if role == "leader" else ""}">{escape(role)}</span></span></h1>
-<p class="quiet">m3aggregator {VERSION}, as of {_clock(now_ns)}; refreshes every {_REFRESH_S} s</p>
+<p class="quiet">m3aggregator {VERSION}, as of {_clock(now_ns)} UTC (as all times here); refreshes every {_REFRESH_S} s</p>
 {_bullets("What is missing", found.reasons, "missing")}{_bullets("Worth knowing", found.notes, "notes")}
 <h2>Lists</h2>{_lists(source.lists(), now_ns)}
 <h2>Workers</h2>{_workers(shards, now_ns)}
@@ -89,12 +89,12 @@ def _workers(rows: list[ShardRow], now_ns: int) -> str:
     if not by_worker:
         return "<p>None: this instance owns no shards.</p>"
     return _table(
-        ("worker", "shards", "entries", "open windows", "last flush", "age"),
+        ("worker", "shards", "entries", "windows", "last flush", "age"),
         (
             (
                 _worker(group[0]),
                 f"{len(group)}",
-                str(sum(row.entries for row in group)),
+                f"{sum(row.entries for row in group):,}",
                 str(max(row.open_windows for row in group)),
                 _clock(newest := max(row.last_flush_ns for row in group)),
                 _age(newest, now_ns),
@@ -108,13 +108,13 @@ def _shards(rows: list[ShardRow], now_ns: int) -> str:
     if not rows:
         return "<p>This instance owns no shards.</p>"
     return _table(
-        ("shard", "state", "worker", "entries", "open windows", "last flush", "age", "flushed through"),
+        ("shard", "state", "worker", "entries", "windows", "last flush", "age", "flushed through"),
         (
             (
                 str(row.shard),
                 _state(row, now_ns),
                 _worker(row),
-                str(row.entries),
+                f"{row.entries:,}",
                 str(row.open_windows),
                 _clock(row.last_flush_ns),
                 _age(row.last_flush_ns, now_ns),
@@ -138,7 +138,7 @@ def _worker(row: ShardRow) -> str:
 
 
 def _clock(ns: int) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(ns / 1e9)) + " UTC" if ns else "never"
+    return time.strftime("%H:%M:%S", time.gmtime(ns / 1e9)) if ns else "never"
 
 
 def _age(ns: int, now_ns: int) -> str:

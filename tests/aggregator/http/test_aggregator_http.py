@@ -107,7 +107,7 @@ async def test_the_page_shows_the_same_and_escapes_names(client, source: Source)
     assert "<title>m3aggregator01:6000 &lt;x&gt;: leader, not ready – m3aggregator</title>" in text
     assert "&lt;no placement&gt;" in text
     assert "1 down" in text
-    assert "12:00:00 UTC" in text
+    assert "<td>12:00:00</td>" in text
     assert "http://" not in text
     assert "https://" not in text
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
@@ -115,12 +115,12 @@ async def test_the_page_shows_the_same_and_escapes_names(client, source: Source)
 
 async def test_the_page_without_shards_and_before_the_cutover(client, source: Source, monkeypatch) -> None:
     monkeypatch.setattr("aggregator.http.page.wall_ns", lambda: 18_000_000_000)
-    rows = [ShardRow(3, 0, True, "INITIALIZING", 60_000_000_000, 7, 2, 0, 0, 0)]
+    rows = [ShardRow(3, 0, True, "INITIALIZING", 60_000_000_000, 7_000, 2, 0, 0, 0)]
     monkeypatch.setattr(source, "shards", lambda: rows)
     text = (await client.get("/")).text
     assert "INITIALIZING, cut over in 42 s" in text
     # Never flushed is no lag of 0 seconds.
-    assert "<td>never</td><td>–</td>" in text
+    assert "<td>7,000</td><td>2</td><td>never</td><td>–</td>" in text
     monkeypatch.setattr(source, "shards", lambda: [])
     assert "this instance owns no shards" in (await client.get("/")).text
 
