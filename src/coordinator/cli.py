@@ -3,12 +3,19 @@
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coordinator.config import CoordinatorConfig, load_coordinator
+from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
+from coordinator.downsample.appender import NAMESPACE_TAG
+from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
+from coordinator.downsample.routes import PATH
+from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
+from m3metrics.errors import MetricsError
 from m3x import log
 from m3x.config import ConfigError, Loaded
 from m3x.version import VERSION
@@ -41,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check-config", action="store_true", help="read the configuration, report every problem, and end"
     )
+    parser.add_argument(
+        "--explain",
+        metavar="METRIC",
+        help='say which rules of the file METRIC (name{label="value",…}) matches and why, what is sent for it, and end',
+    )
     parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
     return parser
 
@@ -63,6 +75,30 @@ def _complain(problems: Sequence[str]) -> int:
     return USAGE_ERROR
 
 
+def _explain(config: CoordinatorConfig, metric: str) -> int:
+    """Prints what becomes of a metric by the rules of the file."""
+    rules, now_ns = RulesInEffect(), time.time_ns()
+    section = config.downsample
+    if section is not None and section.rules is not None:
+        rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, now_ns))
+    else:
+        note = f"note: the file has no downsample.rules; for the rules in KV ask a running coordinator: GET {PATH}?metric=…"
+        print(note, file=sys.stderr)
+    downsampler = Downsampler(
+        config.namespaces,
+        rules,
+        namespace_tag=section.matcher.namespace_tag if section is not None else NAMESPACE_TAG,
+        untimed_rollups=section is not None and section.untimed_rollups,
+        now_ns=now_ns,
+    )
+    try:
+        document = explain(downsampler, parse_metric(metric))
+    except (MetricTextError, MetricsError) as error:
+        return _complain([f"m3coordinator: {error}"])
+    print(render(document), end="")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
     options = _parser().parse_args(arguments)
@@ -70,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = _load(options.files)
     except ConfigError as error:
         return _complain(error.problems)
+    if options.explain is not None:
+        return _explain(loaded.value, options.explain)
     unsupported = loaded.value.unsupported()
     if options.check_config:
         print(f"{', '.join(options.files)}: the configuration is valid")

@@ -1,6 +1,6 @@
 """``GET /ready``: M3's lists of namespaces that can be read and written, and our reasons (reference/coordinator.md §14.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -18,10 +18,17 @@ _BOOLEANS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f"
 class Readiness:
     """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent."""
 
-    def __init__(self, namespaces: Sequence[Namespace], topic: IngestTopic | None, producer: Producer | None) -> None:
+    def __init__(
+        self,
+        namespaces: Sequence[Namespace],
+        topic: IngestTopic | None,
+        producer: Producer | None,
+        rule_problems: Callable[[], list[str]] = list,
+    ) -> None:
         self._namespaces = [_describe(namespace) for namespace in namespaces]
         self._topic = topic
         self._producer = producer
+        self._rule_problems = rule_problems
 
     def reasons(self) -> list[str]:
         """Why writes are refused now, one line each; empty: they are not."""
@@ -29,8 +36,8 @@ class Readiness:
         return [refusal] if refusal is not None else []
 
     def problems(self) -> list[str]:
-        """What is wrong although writes are accepted: consumers that cannot be used, shard counts that differ."""
-        return self._producer.problems() if self._producer is not None else []
+        """What is wrong although writes are accepted: consumers that cannot be used, shard counts that differ, broken rules."""
+        return [*(self._producer.problems() if self._producer is not None else []), *self._rule_problems()]
 
     def document(self, reads: bool, writes: bool) -> tuple[int, dict[str, Any]]:
         """Status and body."""

@@ -19,7 +19,10 @@ from starlette.routing import BaseRoute
 from coordinator.api import admin_routes, not_found
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
+from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
 from coordinator.downsample.policies import policy_of
+from coordinator.downsample.routes import rules_routes
+from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.query import query_routes
 from coordinator.ready import Readiness, ready_route
@@ -80,7 +83,7 @@ async def running(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator["C
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
-        except (kv.KVError, StoreError, OSError) as error:
+        except (kv.KVError, StoreError, RuleInitError, OSError) as error:
             raise StartError(str(error)) from error
         yield coordinator
 
@@ -124,17 +127,20 @@ class Coordinator:
             await asyncio.gather(task, return_exceptions=True)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError`` or ``OSError``."""
+        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError``, ``RuleInitError`` or ``OSError``."""
         config = self.config
         store = await kv.open_store(config.cluster_management.store(self._data_dir))
         stack.push_async_callback(store.close)
         routes: list[BaseRoute] = []
         storage = await self._start_storage(stack)
         topic, producer = await self._start_producer(stack, store)
-        readiness = Readiness(config.namespaces, topic, producer)
+        rules = RulesInEffect()
+        kv_rules = await self._start_rules(stack, store, rules)
+        readiness = Readiness(config.namespaces, topic, producer, lambda: [*kv_rules.problems(), *rules.warnings()])
         routes += [ready_route(readiness)]
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
-        downsampler = self._downsampler()
+        downsampler = self._downsampler(rules)
+        routes += rules_routes(downsampler)
         direct = EmbeddedDirectStore(storage) if storage is not None else None
         if storage is not None:
             routes += query_routes(storage)
@@ -151,15 +157,32 @@ class Coordinator:
         await self._start_http(stack, routes)
         await self._start_carbon(stack, downsampler, cache, topic, direct)
 
-    def _downsampler(self) -> Downsampler:
-        section, now_ns, rules = self.config.downsample, time.time_ns(), RulesInEffect()
+    async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> KVRules:
+        """Rules of the file, or else those in KV from now on."""
+        section = self.config.downsample
+        kv_rules = KVRules(rules, self._scope.sub("rules"))
+        if section is None:
+            return kv_rules
+        if section.rules is not None:
+            rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()))
+            if not section.matcher.require_namespace_watch_on_init:
+                await create_namespaces(store, self._environment)
+        else:
+            require = section.matcher.require_namespace_watch_on_init
+            watcher = RuleWatcher(store, self._environment, kv_rules, require=require)
+            await watcher.load()
+            await stack.enter_async_context(self._background(watcher.run(), "rules"))
+        for warning in rules.warnings():
+            log.warning(warning)
+        return kv_rules
+
+    def _downsampler(self, rules: RulesInEffect) -> Downsampler:
+        section = self.config.downsample
         if section is None:
             return Downsampler(self.config.namespaces)
-        if section.rules is not None:
-            rules.put(rule_set_of(section.rules, now_ns))
         return Downsampler(
-            self.config.namespaces, rules,
-            namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups, now_ns=now_ns,
+            self.config.namespaces, rules, namespace_tag=section.matcher.namespace_tag,
+            untimed_rollups=section.untimed_rollups, now_ns=time.time_ns(),
         )  # fmt: skip
 
     async def _start_storage(self, stack: contextlib.AsyncExitStack) -> Store | None:

@@ -106,3 +106,18 @@ def _run(arguments: list[str]) -> subprocess.Popen[str]:
         [sys.executable, "-W", "error", "-m", "coordinator", *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
+
+
+def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = tmp_path / "rules.yml"
+    rules.write_text("downsample:\n  rules:\n    mappingRules: [{name: noise, filter: 'app:noise*', drop: true}]\n")
+    files = ["-f", str(ROOT / "configs/local/m3coordinator.yml"), "-f", str(rules)]
+    assert main([*files, "--explain", "up{app=noise1}"]) == 0
+    out = capsys.readouterr().out
+    assert "mapping rule 'noise', filter 'app:noise*'" in out
+    assert "Nothing is sent to the aggregators." in out
+    assert main([*files, "--explain", "{"]) == 2
+    assert main([*files[:2], "--explain", "up"]) == 0
+    captured = capsys.readouterr()
+    assert "GET /api/v1/rules/match" in captured.err
+    assert "sent: up" in captured.out

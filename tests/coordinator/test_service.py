@@ -14,6 +14,10 @@ import pytest
 from coordinator.config import load_coordinator
 from coordinator.service import Coordinator, ServiceError, StartError, running
 from coordinator.write.prompb import WRITE_REQUEST
+from m3cluster import kv
+from m3cluster.keys import DEFAULT_ENVIRONMENT, rule_namespaces_key, rule_set_key
+from m3cluster.proto import encode, parse_json
+from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import decode_metric
 from m3metrics.codec.wire import marshal
 from m3metrics.ids import decode_tags
@@ -122,6 +126,54 @@ async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., A
     assert by_value[1.5].time_ns == now_ms * 1_000_000
     (pipeline,) = by_value[42.0].metadatas[0].pipelines
     assert (pipeline.aggregation_id, str(pipeline.storage_policies[0])) == (8, "10s:2d")
+
+
+def _rule_set(aggregation: str) -> bytes:
+    policy = {
+        "resolution": {"windowSize": "10000000000", "precision": "1000000000"},
+        "retention": {"period": "172800000000000"},
+    }
+    rollup = {"type": "ROLLUP", "rollup": {"newName": "by_code", "tags": ["code"], "aggregationTypes": [aggregation]}}
+    target = {"pipeline": {"ops": [rollup]}, "storagePolicies": [policy]}
+    snapshot = {"name": "by code", "cutoverNanos": "1", "filter": "__name__:requests", "targetsV2": [target]}
+    rule_set = {"namespace": "default", "rollupRules": [{"uuid": "1", "snapshots": [snapshot]}]}
+    return encode(RULE_SET, parse_json(RULE_SET, json.dumps(rule_set)))
+
+
+async def test_rules_in_kv_change_while_it_runs(start: Callable[..., Any], tmp_path: Path) -> None:
+    aggregator = Aggregator()
+    body = _body(1.0, time.time_ns() // 1_000_000, __name__="requests", host="a", code="200")
+
+    def rolled_up(aggregation_id: int) -> bool:
+        """Whether by_code has arrived with that aggregation."""
+        name = (b"__name__", b"by_code")
+        return any(
+            name in decode_tags(m.id) and m.metadatas[0].pipelines[0].aggregation_id == aggregation_id
+            for m in aggregator.metrics
+        )
+
+    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    async with server, start(IGNORE_CUTOVER) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+        await _set_up(client, server.port)
+        operator = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
+        namespaces = parse_json(NAMESPACES, json.dumps({"namespaces": [{"name": "default", "snapshots": [{}]}]}))
+        await operator.set(rule_namespaces_key(DEFAULT_ENVIRONMENT), encode(NAMESPACES, namespaces))
+        for aggregation, number in (("SUM", 1 << 7), ("MAX", 1 << 3)):
+            await operator.set(rule_set_key(DEFAULT_ENVIRONMENT, "default"), _rule_set(aggregation))
+            while not rolled_up(number):
+                await client.post(WRITE, content=body)
+                await asyncio.sleep(0.02)
+        await operator.set(rule_set_key(DEFAULT_ENVIRONMENT, "default"), b"broken")
+        while "problems" not in (ready := await client.get("/ready")).json():  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.02)
+        assert ready.status_code == 200
+        (problem,) = ready.json()["problems"]
+        assert "version 3 of the rule set of namespace 'default' is not usable" in problem
+        assert "version 2 stays in effect" in problem
+        answer = await client.get("/api/v1/rules/match", params={"metric": "requests{code=200}"})
+        (rule,) = answer.json()["rules"]
+        assert (rule["name"], rule["matches"], answer.json()["ruleSetVersion"]) == ("by code", True, 2)
+        await operator.close()
 
 
 async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:

@@ -68,7 +68,7 @@ UNTIMED = {"counter": "untimed_counter", "timer": "untimed_batch_timer", "gauge"
 @pytest.mark.parametrize("vector", [pytest.param(v, id=v["name"]) for v in VECTORS])
 def test_appender(vector: Vector) -> None:
     rules = RulesInEffect()
-    rules.put(rule_set_from(decode(RULE_SET, bytes.fromhex(vector["ruleset_hex"]))))
+    rules.put("default", rule_set_from(decode(RULE_SET, bytes.fromhex(vector["ruleset_hex"]))))
     downsampler = Downsampler(
         namespaces_of(vector["namespaces"]), rules, untimed_rollups=vector["untimed_rollups"], now_ns=CAPTURED_NS
     )

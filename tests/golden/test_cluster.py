@@ -1,6 +1,6 @@
 """Stored values, admin requests and first placements against ``golden/cluster``.
 
-``kv_values.jsonl``    every value whose message is modelled here (``LATER_MESSAGES`` names the others)
+``kv_values.jsonl``    every value
 ``admin_api.jsonl``    every scenario
 ``placements.jsonl``   every operation
 """
@@ -41,15 +41,11 @@ from m3cluster.placement import (
     validate,
 )
 from m3cluster.placement.codec import placement_to_message
-from m3cluster.proto import Message, decode, encode, parse_json, render_json
+from m3cluster.proto import Kind, Message, decode, encode, parse_json, render_json
 from m3cluster.proto.messages import INT64_PROTO, PLACEMENT, TOPIC
+from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3cluster.topic import decode_topic, encode_topic, topic_to_message
-
-LATER_MESSAGES = {
-    "rulepb.Namespaces": "rules in KV come with downsampling by rules",
-    "rules": "rule sets come with downsampling by rules",
-}
-"""Messages, or whole groups, of ``kv_values.jsonl`` that nothing here models yet, and why."""
+from m3metrics.rules import namespaces_from, rule_set_from
 
 # --- kv_values.jsonl ---
 
@@ -58,19 +54,53 @@ def values() -> list[Any]:
     found = []
     for param in cases("cluster/kv_values.jsonl", "group", "key"):
         (vector,) = param.values
-        if "value_b64" not in vector or {vector["group"], vector.get("message")} & set(LATER_MESSAGES):
+        if "value_b64" not in vector or vector["group"] == "rules":
             continue
         found.append(param)
     return found
 
 
-def test_what_is_left_out_of_the_stored_values_is_named() -> None:
-    seen = collections.Counter(
-        vector.get("message") or vector["group"] for vector in lines("cluster/kv_values.jsonl") if "value_b64" in vector
-    )
-    read = {"Topic", "Placement", "PlacementSnapshots", "ShardSetFlushTimes", "Int64Proto", "plain bytes"}
-    assert set(seen) - read == set(LATER_MESSAGES)
-    print({name: f"{seen[name]} values: {why}" for name, why in LATER_MESSAGES.items()})
+def rules_values() -> list[Vector]:
+    return [vector for vector in lines("cluster/kv_values.jsonl") if vector["group"] == "rules"]
+
+
+@pytest.mark.parametrize("vector", [pytest.param(v, id=v["step"]) for v in rules_values()])
+def test_stored_rules_are_read_and_written_as_m3_does(vector: Vector) -> None:
+    data = base64.b64decode(vector["value_b64"])
+    namespaces = vector["kv_key"] == "/namespaces"
+    table = NAMESPACES if namespaces else RULE_SET
+    message = decode(table, data)
+    assert encode(table, message) == data
+    # ``encoding/json`` of the Go structs: fields of their proto names, bytes in base64, what is empty left out.
+    assert filled(table, message) == vector["decoded_go_field_names"]
+    if namespaces:
+        key = keys.rule_namespaces_key("ENV")
+        listed = [
+            (n["name"], n["snapshots"][-1].get("tombstoned", False))
+            for n in vector["decoded_go_field_names"].get("namespaces", [])
+        ]
+        assert [(namespace.name, namespace.tombstoned) for namespace in namespaces_from(message)] == listed
+    else:
+        key = keys.rule_set_key("ENV", "ns1")
+        rule_set = rule_set_from(message, vector["version"])
+        assert (rule_set.namespace, rule_set.version) == ("ns1", vector["version"])
+    assert key == vector["etcd_key"]
+
+
+def filled(table: Message, message: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are set."""
+    found: dict[str, Any] = {}
+    for field in table.fields:
+        value = message[field.name]
+        if field.kind is Kind.MESSAGE and value:
+            found[field.name] = (
+                [filled(field.message, v) for v in value] if field.repeated else filled(field.message, value)
+            )
+        elif field.kind is Kind.BYTES:
+            found[field.name] = base64.b64encode(value).decode()
+        elif value:
+            found[field.name] = value
+    return found
 
 
 def rendered(table: Message, message: dict[str, Any]) -> Any:
@@ -104,6 +134,10 @@ def test_a_stored_value_is_read_and_written_as_m3_does(vector: Vector) -> None:
         value = decode(INT64_PROTO, data)
         assert rendered(INT64_PROTO, value) == vector["decoded"]
         assert encode(INT64_PROTO, value) == data
+    elif message == "rulepb.Namespaces":
+        assert data == b""
+        assert namespaces_from(decode(NAMESPACES, data)) == []
+        assert key == keys.rule_namespaces_key("default_env")
     else:
         assert message == "plain bytes"
         assert data.decode() == vector["decoded"]

@@ -493,6 +493,38 @@ def test_encode_samples(drawn: Any) -> None:
     ]
 
 
+@given(samples(), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_encode_timed_and_untimed_samples_together(drawn: Any, untimed: list[bool]) -> None:
+    series, which, times, _, counts, _ = drawn
+    values = [float(count) if abs(count) < 1 << 53 else 0.5 for count in counts]
+    templates = Templates([(i, codec.encode_staged_metadatas(m), a, k) for i, m, a, k in series])
+    flags = [untimed[row % len(untimed)] for row in range(len(series))]
+    templates.rows["untimed"] = flags
+    index = np.array(which, np.int64)
+    out = np.empty(kernels.samples_size_bound(templates.rows, index) + 8 * len(which), np.uint8)
+    offsets = np.zeros(len(which) + 1, np.int64)
+    kernels.encode_samples(
+        templates.arena, templates.rows, index, np.array(times, np.int64), np.array(values, np.float64), out, offsets
+    )
+    expected: list[bytes] = []
+    for row, time_ns, value in zip(which, times, values, strict=True):
+        i, m, a, k = series[row]
+        plain: dict[str, Any] = {"id": i, "metadatas": m, "annotation": a, "client_time_ns": time_ns}
+        metric: codec.Metric
+        if not flags[row]:
+            metric = codec.TimedMetricWithMetadatas(
+                metric_type=k, id=i, time_ns=time_ns, value=value, annotation=a, metadatas=m
+            )
+        elif k == 1:
+            metric = codec.CounterWithMetadatas(**plain, value=int(value))
+        elif k == 2:
+            metric = codec.BatchTimerWithMetadatas(**plain, values=(value,))
+        else:
+            metric = codec.GaugeWithMetadatas(**plain, value=value)
+        expected.append(codec.encode_metric(metric))
+    assert [out[a:b].tobytes() for a, b in pairwise(offsets)] == expected
+
+
 WARMED = """
 import numpy as np
 from m3metrics import kernels

@@ -86,6 +86,16 @@ class Downsampler:
         self.advance(now_ns)
 
     @property
+    def rules(self) -> RulesInEffect:
+        """The rules that are matched."""
+        return self._rules
+
+    @property
+    def now_ns(self) -> int:
+        """The time for which rules are matched: that of the last ``advance``."""
+        return self._now_ns
+
+    @property
     def enabled(self) -> bool:
         """Whether there is any aggregated namespace; without one nothing is sent, whatever rules say."""
         return self._enabled

@@ -1,6 +1,6 @@
 """The rules in effect on this coordinator, by namespace. Filled once from the file, or kept up to date from KV."""
 
-from m3metrics.rules import ActiveRuleSet, RuleSet
+from m3metrics.rules import ActiveRuleSet, RuleSet, ineffective
 from m3metrics.rules.active import NEVER_NS
 
 
@@ -11,14 +11,17 @@ class RulesInEffect:
         self.version = 0
         self._active: dict[bytes, ActiveRuleSet] = {}
 
-    @property
-    def namespaces(self) -> dict[bytes, ActiveRuleSet]:
-        """Rule sets by namespace."""
-        return dict(self._active)
+    def warnings(self) -> list[str]:
+        """Parts of rules that can never have an effect, one line each."""
+        return [
+            f"{text} (rules of namespace {namespace.decode(errors='replace')!r})"
+            for namespace, active in self._active.items()
+            for text in ineffective(active.rule_set)
+        ]
 
-    def put(self, rule_set: RuleSet, from_ns: int = 0) -> None:
-        """Sets the rules of a namespace; snapshots that were over at ``from_ns`` are not kept."""
-        self._active[rule_set.namespace.encode("utf-8", "surrogateescape")] = ActiveRuleSet(rule_set, from_ns)
+    def put(self, namespace: str, rule_set: RuleSet) -> None:
+        """Sets the rules of a namespace."""
+        self._active[namespace.encode("utf-8", "surrogateescape")] = ActiveRuleSet(rule_set)
         self.version += 1
 
     def remove(self, namespace: str) -> None:

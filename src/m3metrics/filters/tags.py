@@ -68,18 +68,20 @@ class TagsFilter:
     def mismatches(self, first: Mapping[bytes, bytes]) -> list[str]:
         """For people: what keeps the filter from matching, one text for each item."""
         reasons = []
+        wanted = parse_filter(self.text)
         if self.name is not None and not self.name.matches(first.get(NAME_TAG, b"")):
-            reasons.append(f"{_shown(NAME_TAG)} is {_shown(first.get(NAME_TAG, b''))!r}, wanted {self.name.text}")
+            name = _shown(NAME_TAG)
+            reasons.append(f"{name} is {_shown(first.get(NAME_TAG, b''))!r}, wanted {wanted[name]}")
         for tag, pattern in self.tags:
             if tag not in first:
                 reasons.append(f"there is no tag {_shown(tag)}")
             elif not pattern.matches(first[tag]):
-                reasons.append(f"{_shown(tag)} is {_shown(first[tag])!r}, wanted {pattern.text}")
+                reasons.append(f"{_shown(tag)} is {_shown(first[tag])!r}, wanted {wanted[_shown(tag)]}")
         return reasons
 
 
 def _shown(data: bytes) -> str:
-    return data.decode(errors="replace")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def compile_filter(text: str) -> TagsFilter:

@@ -23,6 +23,7 @@ from m3metrics.rules.model import (
     RollupTarget,
     RulesError,
     RuleSet,
+    ineffective,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RollupTarget",
     "RuleSet",
     "RulesError",
+    "ineffective",
     "namespaces_from",
     "rule_set_from",
     "staged_metadatas",

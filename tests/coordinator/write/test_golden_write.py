@@ -177,11 +177,13 @@ def _downsampler(name: str, config: CoordinatorConfig, namespaces: list[Namespac
     assert section is not None
     rules = RulesInEffect()
     if section.rules is not None:
-        rules.put(rule_set_of(section.rules, START_NS))
+        rules.put("default", rule_set_of(section.rules, START_NS))
     stored = GOLDEN / "configs" / f"{name}.ruleset.json"
     if stored.exists():
         assert section.rules is None
-        rules.put(rule_set_from(decode(RULE_SET, bytes.fromhex(json.loads(stored.read_text())["ruleset_hex"]))))
+        rules.put(
+            "default", rule_set_from(decode(RULE_SET, bytes.fromhex(json.loads(stored.read_text())["ruleset_hex"])))
+        )
     return Downsampler(
         namespaces, rules, namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups
     )

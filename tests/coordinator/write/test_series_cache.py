@@ -149,3 +149,40 @@ def test_compiled_preparation_gives_the_plain_id_or_leaves_it(series: list[list[
         assert _id(cache, int(first[row])) == coordinator_id(labels, "gauge")
         assert int(cache.hashes[first[row]]) % 1024 == shard_of(coordinator_id(labels, "gauge"), 1024)
         assert cache.templates[first[row]]["metric_type"] == MetricType.GAUGE
+
+
+def _metadatas_of(cache: SeriesCache, template: int) -> bytes:
+    row = cache.templates[template]
+    return cache.arena[int(row["meta_at"]) : int(row["meta_at"]) + int(row["meta_size"])].tobytes()
+
+
+def test_metadatas_of_their_own_survive_with_their_series() -> None:
+    cache = SeriesCache(1024, 4 << 20)
+
+    def own(row: int) -> bytes:
+        # Together more than the room for shared ones.
+        return b"metadatas of %d " % row + b"." * 3000
+
+    keep = _columns([b"kept-%d" % i for i in range(100)])
+    cache.resolve(*keep, lambda row: [TemplateSpec(b"kept-%d" % row, own(row), untimed=row % 2 == 1)])
+    for wave in range(12):
+        names = [b"wave-%d-%d" % (wave, i) for i in range(200)]
+        cache.resolve(*_columns(names), lambda row, names=names: [_spec(names[row])])
+        first, _ = cache.resolve(*keep, _never)
+        assert [_metadatas_of(cache, int(t)) for t in first] == [own(row) for row in range(100)]
+        assert cache.templates[first]["untimed"].tolist() == [0, 1] * 50
+    assert cache.rotations > 1
+    assert cache.any_untimed
+
+
+def test_everything_is_forgotten_when_it_means_something_else() -> None:
+    cache = SeriesCache(1024, 4 << 20)
+    columns = _columns([b"one"])
+    cache.expect(1)
+    cache.resolve(*columns, lambda _: [TemplateSpec(b"a", METADATAS, untimed=True)])
+    cache.expect(1)
+    cache.resolve(*columns, _never)
+    cache.expect(2)
+    assert not cache.any_untimed
+    first, _ = cache.resolve(*columns, lambda _: [TemplateSpec(b"b", b"others")])
+    assert (_id(cache, int(first[0])), _metadatas_of(cache, int(first[0]))) == (b"b", b"others")
