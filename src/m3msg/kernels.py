@@ -8,120 +8,23 @@ skipped, a known field of the wrong wire type is an error. Positions inside are 
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from m3msg.rows import ACK_ROW, FRAME_ROW, MAX_FRAME, PREFIX, SCAN_FULL, SCAN_MALFORMED, SCAN_MORE, SCAN_OVERSIZE
 from m3x.kernels import base, load8, load16, load32, load64, put_be32, put_varint, store64, varint_size
+from m3x.wire_kernels import field_number, skip_field, swap32, varint
 
-__all__ = ["ACK_BOUND", "ack_size_bound", "build_acks", "scan_acks", "scan_frames", "warm"]
+__all__ = ["ACK_BOUND", "ack_size_bound", "build_acks", "read_message", "scan_acks", "scan_frames", "warm"]
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _2 = np.uint64(2)
-_3 = np.uint64(3)
 _4 = np.uint64(4)
 _7 = np.uint64(7)
 _8 = np.uint64(8)
-_7F = np.uint64(0x7F)
-_80 = np.uint64(0x80)
-_CONTINUE = np.uint64(0x8080808080808080)
-_SIGN = np.uint64(1 << 63)
 
 ACK_BOUND = 35
 """Largest number of bytes that one message takes in an ack frame: tag, length, three tags, three varints of ten bytes."""
-
-
-@intrinsic
-def _trailing_zeros(_context, _value):
-    def generate(_c, builder, _s, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
-
-
-@intrinsic
-def _swap32(_context, _value):
-    def generate(_c, builder, _s, args):
-        narrow = builder.trunc(args[0], ir.IntType(32))
-        return builder.zext(builder.bswap(narrow), ir.IntType(64))
-
-    return types.uint64(types.uint64), generate
-
-
-@njit(cache=True, nogil=True)
-def _varint(a, e):
-    """Returns ``(value, address after it)``; the address is 0 where the varint runs past ``e`` or is longer than ten bytes."""
-    if a + _8 <= e:
-        word = load64(a)
-        ends = ~word & _CONTINUE
-        if ends != _0:
-            bits = _trailing_zeros(ends)  # 7, 15, …: position of the last byte's top bit
-            word &= (_2 << bits) - _1
-            word &= np.uint64(0x7F7F7F7F7F7F7F7F)
-            word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> _1)
-            word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> _2)
-            word = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> _4)
-            return word, a + ((bits + _1) >> _3)
-        word &= np.uint64(0x7F7F7F7F7F7F7F7F)
-        word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> _1)
-        word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> _2)
-        value = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> _4)
-        a += _8
-        shift = np.uint64(56)
-    else:
-        value = _0
-        shift = _0
-    while a < e and shift < np.uint64(70):
-        byte = np.uint64(load8(a))
-        a += _1
-        value |= (byte & _7F) << shift
-        if byte < _80:
-            return value, a
-        shift += _7
-    return _0, _0
-
-
-@njit(cache=True, nogil=True)
-def _skip(a, e, wire):
-    """Address after the unknown field whose tag ended at ``a``; 0 if it is broken. Groups nest."""
-    depth = 0
-    while True:
-        if wire == _0:
-            _, a = _varint(a, e)
-            if a == _0:
-                return _0
-        elif wire == _1:
-            a += _8
-        elif wire == _2:
-            n, a = _varint(a, e)
-            if a == _0 or n > e - a:
-                return _0
-            a += n
-        elif wire == _3:
-            depth += 1
-        elif wire == _4:
-            depth -= 1
-        elif wire == np.uint64(5):
-            a += _4
-        else:
-            return _0
-        if a > e or depth < 0:
-            return _0
-        if depth == 0:
-            return a
-        tag, a = _varint(a, e)
-        if a == _0:
-            return _0
-        wire = tag & _7
-
-
-@njit(cache=True, nogil=True)
-def _field(tag):
-    """Field number as M3's code sees it: the low 32 bits as a signed number; 0 or less is an error."""
-    number = np.int64((tag >> _3) & np.uint64(0xFFFFFFFF))
-    return number if number < np.int64(0x80000000) else np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
@@ -132,17 +35,17 @@ def _metadata(a, e, row):
     sent = _0
     has_sent = False
     while a < e:
-        tag, a = _varint(a, e)
+        tag, a = varint(a, e)
         if a == _0:
             return False, shard, ident, sent, has_sent
-        number = _field(tag)
+        number = field_number(tag)
         wire = tag & _7
         if wire == _4 or number <= 0:
             return False, shard, ident, sent, has_sent
         if number <= 3:
             if wire != _0:
                 return False, shard, ident, sent, has_sent
-            value, a = _varint(a, e)
+            value, a = varint(a, e)
             if a == _0:
                 return False, shard, ident, sent, has_sent
             if number == 1:
@@ -153,7 +56,7 @@ def _metadata(a, e, row):
                 sent = value
                 has_sent = True
         else:
-            a = _skip(a, e, wire)
+            a = skip_field(a, e, wire)
             if a == _0:
                 return False, shard, ident, sent, has_sent
     return True, shard, ident, sent, has_sent
@@ -170,17 +73,17 @@ def _message(a, e, origin, row):
     row.value_at = e - origin
     row.value_size = 0
     while a < e:
-        tag, a = _varint(a, e)
+        tag, a = varint(a, e)
         if a == _0:
             return False
-        number = _field(tag)
+        number = field_number(tag)
         wire = tag & _7
         if wire == _4 or number <= 0:
             return False
         if number <= 2:
             if wire != _2:
                 return False
-            n, a = _varint(a, e)
+            n, a = varint(a, e)
             if a == _0 or n > e - a:
                 return False
             if number == 1:
@@ -196,7 +99,7 @@ def _message(a, e, origin, row):
                 row.value_size = n
             a += n
         else:
-            a = _skip(a, e, wire)
+            a = skip_field(a, e, wire)
             if a == _0:
                 return False
     return True
@@ -221,15 +124,15 @@ def _short_metadata(a, e):
     ident = _0
     sent = _0
     if m < after and load8(m) == np.uint64(0x08):
-        shard, m = _varint(m + _1, after)
+        shard, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
     if m < after and load8(m) == np.uint64(0x10):
-        ident, m = _varint(m + _1, after)
+        ident, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
     if m < after and load8(m) == np.uint64(0x18):
-        sent, m = _varint(m + _1, after)
+        sent, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
     if m != after:
@@ -249,7 +152,7 @@ def _canonical(a, e, origin, row):
     else:
         if load8(after) != np.uint64(0x12):
             return False
-        n, v = _varint(after + _1, e)
+        n, v = varint(after + _1, e)
         if v == _0 or n != e - v:
             return False
         row.value_at = v - origin
@@ -260,6 +163,15 @@ def _canonical(a, e, origin, row):
     row.meta_at = a - origin
     row.meta_size = after - a
     return True
+
+
+@njit(cache=True, nogil=True)
+def read_message(a, e, origin, row):
+    """Reads the Message in ``[a, e)`` into ``row`` (a record of ``FRAME_ROW``), positions relative to ``origin``; whether it is legal.
+
+    ``frame_at`` and ``frame_size`` are left alone.
+    """
+    return _canonical(a, e, origin, row) or _message(a, e, origin, row)
 
 
 @njit(cache=True, nogil=True)
@@ -275,7 +187,7 @@ def scan_frames(buf, start, end, max_frame, rows):
     limit = np.uint64(max_frame)
     n = 0
     while a + _4 <= e:
-        size = _swap32(load32(a))
+        size = swap32(load32(a))
         if size > limit:
             return n, np.int64(a - origin), SCAN_OVERSIZE
         body = a + _4
@@ -285,7 +197,7 @@ def scan_frames(buf, start, end, max_frame, rows):
             return n, np.int64(a - origin), SCAN_FULL
         after = body + size
         row = rows[n]
-        if not _canonical(body, after, origin, row) and not _message(body, after, origin, row):
+        if not read_message(body, after, origin, row):
             return n, np.int64(a - origin), SCAN_MALFORMED
         row.frame_at = a - origin
         row.frame_size = size + _4
@@ -374,7 +286,7 @@ def scan_acks(buf, start, end, max_frame, rows):
     limit = np.uint64(max_frame)
     n = 0
     while a + _4 <= e:
-        size = _swap32(load32(a))
+        size = swap32(load32(a))
         if size > limit:
             return n, np.int64(a - origin), SCAN_OVERSIZE
         body = a + _4
@@ -394,17 +306,17 @@ def scan_acks(buf, start, end, max_frame, rows):
                 k += 1
                 q = following
                 continue
-            tag, q = _varint(q, after)
+            tag, q = varint(q, after)
             if q == _0:
                 return n, np.int64(a - origin), SCAN_MALFORMED
-            number = _field(tag)
+            number = field_number(tag)
             wire = tag & _7
             if wire == _4 or number <= 0:
                 return n, np.int64(a - origin), SCAN_MALFORMED
             if number == 1:
                 if wire != _2:
                     return n, np.int64(a - origin), SCAN_MALFORMED
-                length, q = _varint(q, after)
+                length, q = varint(q, after)
                 if q == _0 or length > after - q:
                     return n, np.int64(a - origin), SCAN_MALFORMED
                 if k == len(rows):
@@ -420,7 +332,7 @@ def scan_acks(buf, start, end, max_frame, rows):
                 k += 1
                 q += length
             else:
-                q = _skip(q, after, wire)
+                q = skip_field(q, after, wire)
                 if q == _0:
                     return n, np.int64(a - origin), SCAN_MALFORMED
         n = k

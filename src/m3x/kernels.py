@@ -52,6 +52,30 @@ def load_double(_context, _address):
 
 
 @intrinsic
+def copy32(_context, _target, _source):
+    """``copy32(target, source)``: 32 bytes between addresses, any alignment; the ranges may overlap."""
+
+    def generate(context, builder, _s, args):
+        vector = ir.VectorType(ir.IntType(8), 32).as_pointer()
+        value = builder.load(builder.inttoptr(args[1], vector), align=1)
+        builder.store(value, builder.inttoptr(args[0], vector), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def store8(_context, _address, _value):
+    """``store8(address, value: uint8)``."""
+
+    def generate(context, builder, _s, args):
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint8), generate
+
+
+@intrinsic
 def store64(_context, _address, _value):
     """``store64(address, value)``: eight bytes, little endian, any alignment."""
 
@@ -123,6 +147,22 @@ def bytes_equal(a, b, n):
     if n >= np.uint64(2):
         return load16(a) == load16(b) and load16(a + n - np.uint64(2)) == load16(b + n - np.uint64(2))
     return load8(a) == load8(b)
+
+
+@njit(cache=True, nogil=True)
+def copy_short(target, source, n):
+    """Copies ``n`` (uint64) bytes between addresses, for a few hundred of them quicker than a call; the ranges do not overlap."""
+    k = np.uint64(0)
+    if n >= np.uint64(32):
+        last = n - np.uint64(32)
+        while k < last:
+            copy32(target + k, source + k)
+            k += np.uint64(32)
+        copy32(target + last, source + last)
+    else:
+        while k < n:
+            store8(target + k, load8(source + k))
+            k += np.uint64(1)
 
 
 @njit(cache=True, nogil=True)
@@ -203,31 +243,30 @@ def put_be32(buf, p, value):
 
 
 @njit(cache=True, nogil=True)
-def murmur3_32(buf, start, n):
-    """MurmurHash3 x86 32-bit with seed 0 of ``buf[start:start+n]``; M3's shard hash (reference/m3msg.md §4)."""
-    c1 = np.uint32(0xCC9E2D51)
-    c2 = np.uint32(0x1B873593)
-    h = np.uint32(0)
-    address = base(buf) + np.uint64(start)
-    blocks = n >> 2
-    for i in range(blocks):
-        k = np.uint32(load32(address + np.uint64(i << 2)) * c1)
-        k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
-        h ^= np.uint32(k * c2)
-        h = np.uint32((h << np.uint32(13)) | (h >> np.uint32(19)))
-        h = np.uint32(h * np.uint32(5) + np.uint32(0xE6546B64))
-    tail = start + (blocks << 2)
-    left = n & 3
+def _murmur_block(h, k):
+    k = np.uint32(k * np.uint32(0xCC9E2D51))
+    k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
+    h ^= np.uint32(k * np.uint32(0x1B873593))
+    h = np.uint32((h << np.uint32(13)) | (h >> np.uint32(19)))
+    return np.uint32(h * np.uint32(5) + np.uint32(0xE6546B64))
+
+
+@njit(cache=True, nogil=True)
+def _murmur_rest(h, address, done, n):
+    """The hash of ``n`` bytes of which the first ``done``, whole blocks, are in ``h``."""
+    while done + np.uint64(4) <= n:
+        h = _murmur_block(h, load32(address + done))
+        done += np.uint64(4)
+    left = n - done
     if left:
-        k = np.uint32(0)
-        if left == 3:
-            k ^= np.uint32(buf[tail + 2]) << np.uint32(16)
-        if left >= 2:
-            k ^= np.uint32(buf[tail + 1]) << np.uint32(8)
-        k ^= np.uint32(buf[tail])
-        k = np.uint32(k * c1)
+        k = np.uint32(load8(address + done))
+        if left > np.uint64(1):
+            k |= np.uint32(load8(address + done + np.uint64(1))) << np.uint32(8)
+        if left > np.uint64(2):
+            k |= np.uint32(load8(address + done + np.uint64(2))) << np.uint32(16)
+        k = np.uint32(k * np.uint32(0xCC9E2D51))
         k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
-        h ^= np.uint32(k * c2)
+        h ^= np.uint32(k * np.uint32(0x1B873593))
     h ^= np.uint32(n)
     h ^= h >> np.uint32(16)
     h = np.uint32(h * np.uint32(0x85EBCA6B))
@@ -235,6 +274,35 @@ def murmur3_32(buf, start, n):
     h = np.uint32(h * np.uint32(0xC2B2AE35))
     h ^= h >> np.uint32(16)
     return h
+
+
+@njit(cache=True, nogil=True)
+def murmur3_32(buf, start, n):
+    """MurmurHash3 x86 32-bit with seed 0 of ``buf[start:start+n]``; M3's shard hash (reference/m3msg.md §4)."""
+    return _murmur_rest(np.uint32(0), base(buf) + np.uint64(start), np.uint64(0), np.uint64(n))
+
+
+@njit(cache=True, nogil=True)
+def murmur3_32_of_four(addresses, sizes, i, hashes):
+    """``murmur3_32`` of the four byte ranges at ``addresses[i:i+4]`` with ``sizes[i:i+4]`` bytes (uint64), into ``hashes[i:i+4]`` (uint32).
+
+    The hash of one range is a chain in which every step waits for the one before; four chains side by side cost little more than one.
+    """
+    a0, a1, a2, a3 = addresses[i], addresses[i + 1], addresses[i + 2], addresses[i + 3]
+    n0, n1, n2, n3 = sizes[i], sizes[i + 1], sizes[i + 2], sizes[i + 3]
+    shortest = min(n0, n1, n2, n3)
+    h0 = h1 = h2 = h3 = np.uint32(0)
+    k = np.uint64(0)
+    while k + np.uint64(4) <= shortest:
+        h0 = _murmur_block(h0, load32(a0 + k))
+        h1 = _murmur_block(h1, load32(a1 + k))
+        h2 = _murmur_block(h2, load32(a2 + k))
+        h3 = _murmur_block(h3, load32(a3 + k))
+        k += np.uint64(4)
+    hashes[i] = _murmur_rest(h0, a0, k, n0)
+    hashes[i + 1] = _murmur_rest(h1, a1, k, n1)
+    hashes[i + 2] = _murmur_rest(h2, a2, k, n2)
+    hashes[i + 3] = _murmur_rest(h3, a3, k, n3)
 
 
 @njit(cache=True, nogil=True)

@@ -2,7 +2,7 @@
 
 import mmh3
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
@@ -29,6 +29,26 @@ def test_bytes_equal_sees_every_byte(data: bytes, at: int, flip: int) -> None:
 @given(st.binary(max_size=70))
 def test_murmur_is_the_field_s_murmur(data: bytes) -> None:
     assert kernels.murmur3_32(array(data), 0, len(data)) == mmh3.hash(data, 0, signed=False)
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=70), min_size=4, max_size=4))
+def test_murmur_of_four(parts: list[bytes]) -> None:
+    arrays = [array(part or b"x") for part in parts]
+    addresses = np.array([0, *(a.ctypes.data for a in arrays)], np.uint64)
+    sizes = np.array([0, *map(len, parts)], np.uint64)
+    hashes = np.zeros(5, np.uint32)
+    kernels.murmur3_32_of_four(addresses, sizes, 1, hashes)
+    assert hashes.tolist() == [0, *(mmh3.hash(part, 0, signed=False) for part in parts)]
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=200))
+def test_copy_short_writes_nothing_else(data: bytes) -> None:
+    target = np.full(len(data) + 40, 0xEE, np.uint8)
+    source = array(data)
+    kernels.copy_short(np.uint64(target.ctypes.data), np.uint64(source.ctypes.data), np.uint64(len(data)))
+    assert target.tobytes() == data + b"\xee" * 40
 
 
 def test_murmur_vectors() -> None:

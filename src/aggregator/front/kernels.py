@@ -3,21 +3,23 @@
 
 A frame is a big-endian 32-bit length and a ``msgpb.Message`` (reference/m3msg.md §1.2, §1.3). Both loops look only at the outside of
 a message: that it is a ``Message`` at all (a frame that is none ends its connection, as in M3), where its value starts, and where the
-metric id is in that value (§2.2). Every read is checked against the end of its enclosing field; positions are byte offsets (int64),
-addresses are uint64.
+metric id is in that value (§2.2). The shape that encoders write takes a short path, any other one the general walk. Every read is checked
+against the end of its enclosing field; positions are byte offsets (int64), addresses are uint64.
 
 ``scan``    which part of a buffer is complete, legal frames: all that one worker needs
 ``route``   the same, and copies each frame into the staging buffer of the worker that owns its shard
 ``owner_of`` the worker of one single frame
+
+``route`` works on blocks of frames, in three passes: find the ids, hash them (four side by side), copy.
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-from m3x.kernels import base, load8, load32, load64, murmur3_32
+from m3msg.kernels import read_message
+from m3msg.rows import FRAME_ROW
+from m3x.kernels import base, copy_short, load8, load16, load32, murmur3_32_of_four
+from m3x.wire_kernels import chunk, field_number, short_size, skip_field, skip_varint, swap32, varint
 
 MORE = 0
 """All complete frames are done; the rest of the buffer is the beginning of the next one."""
@@ -27,315 +29,187 @@ MALFORMED = 2
 """A frame that is no ``msgpb.Message``."""
 FULL = 3
 """The staging buffer of a worker has no room for the next frame."""
+_GO_ON = 4
+"""A block of frames is full."""
 
 # Columns of the table that ``route`` reads and writes, one row per worker.
 ADDRESS, CAPACITY, USED, COUNT, DISCARD, DISCARDED, DISCARDED_BYTES, COLUMNS = range(8)
+
+_BLOCK = 64
+"""Frames per block: their ids are still in the nearest cache when they are copied."""
+_LEAST_USUAL = np.uint64(32)
+"""Shorter messages take the general walk, so that the short one may read a little ahead of what it checks."""
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _2 = np.uint64(2)
 _3 = np.uint64(3)
-_4 = np.uint64(4)
 _6 = np.uint64(6)
 _7 = np.uint64(7)
 _8 = np.uint64(8)
-_10 = np.uint64(10)
+_9 = np.uint64(9)
+_16 = np.uint64(0x10)
+_18 = np.uint64(0x18)
+_FF = np.uint64(0xFF)
 _80 = np.uint64(0x80)
-_HIGH = np.uint64(0x8080808080808080)
-_MAX_FIELD_TAG = np.uint64((1 << 34) - 1)
 
-_VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = _0, _1, _2, _3, _4, np.uint64(5)
-
-
-@intrinsic
-def _trailing_zeros(_context, _word):
-    def generate(_c, builder, _s, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
+_VARINT, _FIXED64, _BYTES = _0, _1, _2
+_TAG_1, _TAG_2 = np.uint64(0x0A), np.uint64(0x12)
+"""Length-delimited fields 1 and 2."""
 
 
 @njit(cache=True, nogil=True)
-def _skip_varint(a, end):
-    """Address after the varint at ``a``; 0 if it is longer than ten bytes or runs past ``end``."""
-    if a < end and load8(a) < _80:
-        return a + _1
-    if a + _8 <= end:
-        stops = ~load64(a) & _HIGH
-        if stops != _0:
-            return a + (_trailing_zeros(stops) >> _3) + _1
-        a += _8
-        if a < end and load8(a) < _80:
-            return a + _1
-        a += _1
-        if a < end and load8(a) < _80:
-            return a + _1
-        return _0
-    while a < end:
-        a += _1
-        if load8(a - _1) < _80:
-            return a
-    return _0
-
-
-@njit(cache=True, nogil=True)
-def _varint(a, end):
-    """``(value, address after it)`` of the varint at ``a``; the address is 0 on failure."""
-    if a < end and load8(a) < _80:
-        return load8(a), a + _1
-    stop = _skip_varint(a, end)
-    value = _0
-    shift = _0
-    while a < stop:
-        value |= (load8(a) & np.uint64(0x7F)) << shift
-        shift += _7
-        a += _1
-    return value, stop
-
-
-@njit(cache=True, nogil=True)
-def _chunk(a, end):
-    """``(start, stop)`` of the length-delimited field whose length is at ``a``; ``stop`` is 0 if it does not fit before ``end``."""
-    size, a = _varint(a, end)
-    if a == _0 or size > end - a:
+def _usual_value(a, e):
+    """``(start, stop)`` of the value in the ``msgpb.Message`` at ``[a, e)``; start 0: not the shape that encoders write."""
+    if e - a < _LEAST_USUAL:
         return _0, _0
-    return a, a + size
+    head = np.uint64(load16(a))
+    if head & np.uint64(0x80FF) != _TAG_1:
+        return _0, _0
+    p = a + _2
+    after = p + (head >> _8)
+    # Behind the metadata: a tag and a length here, and so much more that nothing below can read past ``e``.
+    if after + _16 > e:
+        return _0, _0
+    last = _0
+    while p < after:
+        tag = np.uint64(load8(p))
+        if tag <= last or tag > _18 or tag & _7 != _0:
+            return _0, _0
+        last = tag
+        p = skip_varint(p + _1)
+        if p == _0:
+            return _0, _0
+    if p != after or load8(p) != _TAG_2:
+        return _0, _0
+    n, p = short_size(p + _1)
+    if p == _0 or p + n != e:
+        return _0, _0
+    return p, e
 
 
 @njit(cache=True, nogil=True)
-def _skip_group(a, end):
-    """Address after the end tag that closes the group whose content starts at ``a``; 0 if there is none."""
-    depth = 1
-    while depth > 0:
-        tag, a = _varint(a, end)
-        if a == _0:
-            return _0
-        wire = tag & _7
-        if wire == _GROUP:
-            depth += 1
-        elif wire == _END_GROUP:
-            depth -= 1
-        elif wire == _VARINT:
-            a = _skip_varint(a, end)
-        elif wire == _BYTES:
-            _, a = _chunk(a, end)
-        elif wire == _FIXED64 and end - a >= _8:
-            a += _8
-        elif wire == _FIXED32 and end - a >= _4:
-            a += _4
+def _usual_id(a, e):
+    """``(start, stop)`` of the id in the ``MetricWithMetadatas`` at ``[a, e)``; start 0: not the shape that encoders write."""
+    if e - a < _LEAST_USUAL:
+        return _0, _0
+    head = np.uint64(load32(a))
+    kind = (head >> _8) & _FF
+    if head & _FF != _8 or kind < _1 or kind > _6 or (head >> _16) & _FF != (((kind + _1) << _3) | _2):
+        return _0, _0
+    n, p = short_size(a + _3)
+    if p == _0 or p + n != e or load8(p) != _TAG_1:
+        return _0, _0
+    n, p = short_size(p + _1)
+    stop = p + n
+    # Behind the metric come a tag, a length and what it counts, so two bytes more may be read anywhere in the metric.
+    if p == _0 or n < _2 or stop + _3 > e or load8(stop) != _TAG_2:
+        return _0, _0
+    n, q = short_size(stop + _1)
+    if q == _0 or q + n != e:
+        return _0, _0
+    tag = _TAG_1
+    if kind > _3:
+        tag = _TAG_2
+        if load8(p) == _8 and load8(p + _1) < _80:
+            p += _2
+    if p >= stop or np.uint64(load8(p)) != tag:
+        return _0, _0
+    n, p = short_size(p + _1)
+    after = p + n
+    if p == _0 or after > stop:
+        return _0, _0
+    q = after
+    while q < stop:
+        found = np.uint64(load8(q))
+        if found <= (tag | _7) or found >= _80:
+            return _0, _0
+        if found & _7 == _FIXED64:
+            q += _9
+        elif found & _7 == _VARINT and q + _16 <= e:
+            q = skip_varint(q + _1)
         else:
-            return _0
-        if a == _0:
-            return _0
-    return a
+            q = skip_field(q + _1, stop, found & _7)
+        if q == _0 or q > stop:
+            return _0, _0
+    return p, after
 
 
 @njit(cache=True, nogil=True)
-def _skip(a, end, wire):
-    """Address after the field value of wire type ``wire`` at ``a``; 0 if it is broken."""
-    if wire == _BYTES:
-        _, stop = _chunk(a, end)
-        return stop
-    if wire == _VARINT:
-        return _skip_varint(a, end)
-    if wire == _FIXED64:
-        return a + _8 if end - a >= _8 else _0
-    if wire == _FIXED32:
-        return a + _4 if end - a >= _4 else _0
-    if wire == _GROUP:
-        return _skip_group(a, end)
-    return _0
-
-
-@njit(cache=True, nogil=True)
-def _field(a, end):
-    """``(field number, wire type, address after the tag)``; the address is 0 for a tag that no message may have."""
-    tag, a = _varint(a, end)
-    number = tag >> _3
-    if _0 in (a, number) or tag > _MAX_FIELD_TAG or (tag & _7) > _FIXED32 or (tag & _7) == _END_GROUP:
-        return _0, _0, _0
-    return number, tag & _7, a
-
-
-@njit(cache=True, nogil=True)
-def _metadata_ok(a, end):
-    """Whether ``[a, end)`` is a ``msgpb.Metadata``: varints 1..3, unknown fields skipped."""
-    while a < end:
-        tag = load8(a)
-        if tag == _8 or tag == np.uint64(0x10) or tag == np.uint64(0x18):
-            a = _skip_varint(a + _1, end)
-        else:
-            number, wire, a = _field(a, end)
-            if a == _0 or (number <= _3 and wire != _VARINT):
-                return False
-            a = _skip(a, end, wire)
-        if a == _0:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _value(a, end):
-    """``(legal, start, stop)`` of ``value`` in the ``msgpb.Message`` at ``[a, end)``; an absent value is empty."""
-    start = end
-    stop = end
-    while a < end:
-        number, wire, a = _field(a, end)
-        if a == _0 or (number <= _2 and wire != _BYTES):
-            return False, _0, _0
-        if wire == _BYTES:
-            at, after = _chunk(a, end)
-            if after == _0 or (number == _1 and not _metadata_ok(at, after)):
-                return False, _0, _0
-            if number == _2:
-                start, stop = at, after
-            a = after
-        else:
-            a = _skip(a, end, wire)
-            if a == _0:
-                return False, _0, _0
-    return True, start, stop
-
-
-@njit(cache=True, nogil=True)
-def _last_bytes(a, end, number):
+def _last_bytes(a, e, number):
     """``(legal, start, stop)`` of the last length-delimited field ``number``; start 0: there is none."""
     start = _0
     stop = _0
-    while a < end:
-        found, wire, a = _field(a, end)
-        if a == _0:
+    while a < e:
+        tag, a = varint(a, e)
+        if a == _0 or field_number(tag) <= 0:
             return False, _0, _0
-        if wire == _BYTES:
-            at, a = _chunk(a, end)
-            if found == number:
-                start, stop = at, a
-        elif found == number:
-            return False, _0, _0
+        if field_number(tag) != number:
+            a = skip_field(a, e, tag & _7)
+        elif tag & _7 == _BYTES:
+            start, a = chunk(a, e)
+            stop = a
         else:
-            a = _skip(a, end, wire)
+            return False, _0, _0
         if a == _0:
             return False, _0, _0
     return True, start, stop
 
 
 @njit(cache=True, nogil=True)
-def _payload_type(a, end):
-    """``MetricWithMetadatas.type`` of ``[a, end)``; 0 if it is absent or anything is broken."""
+def _payload_type(a, e):
+    """``MetricWithMetadatas.type`` of ``[a, e)``; 0 if it is absent or anything is broken."""
     kind = _0
-    while a < end:
-        number, wire, a = _field(a, end)
-        if a == _0:
+    while a < e:
+        tag, a = varint(a, e)
+        if a == _0 or field_number(tag) <= 0:
             return _0
-        if number == _1:
-            if wire != _VARINT:
-                return _0
-            kind, a = _varint(a, end)
+        if field_number(tag) != 1:
+            a = skip_field(a, e, tag & _7)
+        elif tag & _7 == _VARINT:
+            kind, a = varint(a, e)
         else:
-            a = _skip(a, end, wire)
+            return _0
         if a == _0:
             return _0
     return kind
 
 
 @njit(cache=True, nogil=True)
-def _usual_id(a, end):
-    """``_metric_id`` for the one shape that encoders write; start 0: another shape, or no metric."""
-    if end - a < _8 or load8(a) != _8:
-        return _0, _0
-    kind = np.uint64(load8(a + _1))
-    if kind < _1 or kind > _6 or load8(a + _2) != (((kind + _1) << _3) | _2):
-        return _0, _0
-    p, stop = _chunk(a + _3, end)
-    if stop != end or p == stop or load8(p) != _10:
-        return _0, _0
-    p, metric_stop = _chunk(p + _1, stop)
-    if metric_stop == _0:
-        return _0, _0
-    if metric_stop < stop:
-        if load8(metric_stop) != np.uint64(0x12):
-            return _0, _0
-        _, after = _chunk(metric_stop + _1, stop)
-        if after != stop:
-            return _0, _0
-    id_tag = _10
-    if kind > _3:
-        id_tag = np.uint64(0x12)
-        if metric_stop - p > _2 and load8(p) == _8 and load8(p + _1) < _80:
-            p += _2
-    if p >= metric_stop or load8(p) != id_tag:
-        return _0, _0
-    at, id_stop = _chunk(p + _1, metric_stop)
-    p = id_stop
-    if id_stop == _0:
-        return _0, _0
-    while p < metric_stop:
-        tag = np.uint64(load8(p))
-        if tag <= (id_tag | _7) or tag >= _80:
-            return _0, _0
-        p = _skip(p + _1, metric_stop, tag & _7)
-        if p == _0:
-            return _0, _0
-    return at, id_stop
-
-
-@njit(cache=True, nogil=True)
-def _metric_id(a, end):
-    """``(found, start, stop)`` of the metric id in the ``MetricWithMetadatas`` at ``[a, end)`` (reference/m3msg.md §2.1, §2.2).
+def _metric_id(a, e):
+    """``(start, stop)`` of the metric id in the ``MetricWithMetadatas`` at ``[a, e)`` (reference/m3msg.md §2.1, §2.2); start 0: no metric.
 
     Repeated fields: the last one counts, as it does when Go's decoder merges them. A metric without an id has the empty one.
     """
-    at, stop = _usual_id(a, end)
+    at, stop = _usual_id(a, e)
     if at != _0:
-        return True, at, stop
-    kind = _payload_type(a, end)
+        return at, stop
+    kind = _payload_type(a, e)
     if kind < _1 or kind > _7:
-        return False, _0, _0
-    legal, at, stop = _last_bytes(a, end, kind + _1)
+        return _0, _0
+    legal, at, stop = _last_bytes(a, e, np.int64(kind) + 1)
     if not legal or at == _0:
-        return False, _0, _0
-    legal, at, stop = _last_bytes(at, stop, _1)
+        return _0, _0
+    legal, at, stop = _last_bytes(at, stop, 1)
+    if legal and at != _0:
+        legal, at, stop = _last_bytes(at, stop, 1 if kind <= _3 else 2)
     if not legal:
-        return False, _0, _0
+        return _0, _0
     if at == _0:
-        return True, end, end
-    legal, at, stop = _last_bytes(at, stop, _1 if kind <= _3 else _2)
-    if not legal:
-        return False, _0, _0
-    if at == _0:
-        return True, end, end
-    return True, at, stop
+        return e, e
+    return at, stop
 
 
 @njit(cache=True, nogil=True)
-def _frame_size(a):
-    """The length prefix at ``a``."""
-    word = load32(a)
-    swapped = ((word & np.uint64(0xFF)) << _8 * _3) | ((word & np.uint64(0xFF00)) << _8)
-    return np.int64(swapped | ((word >> _8) & np.uint64(0xFF00)) | (word >> (_8 * _3)))
-
-
-@intrinsic
-def _copy(_context, _target, _source, _n):
-    """``_copy(target, source, n)``: ``n`` bytes between addresses; the ranges do not overlap."""
-
-    def generate(context, builder, _s, args):
-        byte_pointer = ir.IntType(8).as_pointer()
-        target, source = (builder.inttoptr(a, byte_pointer) for a in args[:2])
-        cgutils.raw_memcpy(builder, target, source, args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, types.int64), generate
-
-
-@njit(cache=True, nogil=True)
-def _worker(buf, origin, at, stop, owners):
-    """Owner of the metric id in the value at ``[at, stop)``; 0 where there is no metric, or nobody here owns its shard."""
-    found, id_at, id_stop = _metric_id(at, stop)
-    if not found:
-        return np.int64(0)
-    shard = murmur3_32(buf, np.int64(id_at - origin), np.int64(id_stop - id_at)) % np.uint32(len(owners))
-    return np.int64(max(owners[shard], 0))
+def _value(a, e, origin, row):
+    """``(start, stop)`` of the value in the ``msgpb.Message`` at ``[a, e)``, an absent one is empty; start 0: it is none."""
+    at, stop = _usual_value(a, e)
+    if at != _0:
+        return at, stop
+    if not read_message(a, e, origin, row):
+        return _0, _0
+    at = origin + np.uint64(row.value_at)
+    return at, at + np.uint64(row.value_size)
 
 
 @njit(cache=True, nogil=True)
@@ -346,21 +220,62 @@ def scan(buf, start, end, max_frame):
     ``MALFORMED``, and the whole size of the frame at ``next`` in bytes (4 while its length is unknown).
     """
     origin = base(buf)
+    row = np.empty(1, FRAME_ROW)[0]
     p = start
     count = 0
     while p + 4 <= end:
-        size = _frame_size(origin + np.uint64(p))
+        size = np.int64(swap32(load32(origin + np.uint64(p))))
         if size > max_frame:
             return p, count, OVERSIZE, size + 4
         stop = p + 4 + size
         if stop > end:
             return p, count, MORE, size + 4
-        legal, _, _ = _value(origin + np.uint64(p + 4), origin + np.uint64(stop))
-        if not legal:
+        at, _ = _value(origin + np.uint64(p + 4), origin + np.uint64(stop), origin, row)
+        if at == _0:
             return p, count, MALFORMED, size + 4
         p = stop
         count += 1
     return p, count, MORE, 4
+
+
+@njit(cache=True, nogil=True)
+def _locate(origin, p, end, max_frame, row, starts, ids, sizes):
+    """First pass of ``route``: the frames from ``p`` on, at most a block, and the ids of their metrics.
+
+    Fills ``starts`` (int64; one more than frames: where the last one ends), ``ids`` (addresses, 0: no metric) and ``sizes`` (both
+    uint64). Returns ``(count, status, need)`` as ``route``, ``_GO_ON`` after a full block.
+    """
+    n = 0
+    while p + 4 <= end:
+        starts[n] = p
+        if n == _BLOCK:
+            return n, _GO_ON, 4
+        size = np.int64(swap32(load32(origin + np.uint64(p))))
+        if size > max_frame:
+            return n, OVERSIZE, size + 4
+        after = p + 4 + size
+        if after > end:
+            return n, MORE, size + 4
+        at, stop = _value(origin + np.uint64(p + 4), origin + np.uint64(after), origin, row)
+        if at == _0:
+            return n, MALFORMED, size + 4
+        at, stop = _metric_id(at, stop)
+        ids[n] = at
+        sizes[n] = stop - at
+        p = after
+        n += 1
+    starts[n] = p
+    return n, MORE, 4
+
+
+@njit(cache=True, nogil=True)
+def _hash_all(n, ids, sizes, hashes):
+    """Second pass of ``route``: the hashes of the first ``n`` ids; there is room for three more, which repeat the first."""
+    for k in range(n, n + 3):
+        ids[k] = ids[0]
+        sizes[k] = sizes[0]
+    for k in range(0, n, 4):
+        murmur3_32_of_four(ids, sizes, k, hashes)
 
 
 @njit(cache=True, nogil=True)
@@ -373,41 +288,56 @@ def route(buf, start, end, max_frame, owners, table):
     whose staging buffer must be emptied before the call is repeated from ``next``.
     """
     origin = base(buf)
-    p = start
+    row = np.empty(1, FRAME_ROW)[0]
+    starts = np.empty(_BLOCK + 1, np.int64)
+    ids = np.empty(_BLOCK + 3, np.uint64)
+    sizes = np.empty(_BLOCK + 3, np.uint64)
+    hashes = np.empty(_BLOCK + 3, np.uint32)
+    shards = np.uint32(len(owners))
+    starts[0] = start
     count = 0
-    while p + 4 <= end:
-        size = _frame_size(origin + np.uint64(p))
-        if size > max_frame:
-            return p, count, OVERSIZE, size + 4
-        stop = p + 4 + size
-        if stop > end:
-            return p, count, MORE, size + 4
-        legal, value_at, value_stop = _value(origin + np.uint64(p + 4), origin + np.uint64(stop))
-        if not legal:
-            return p, count, MALFORMED, size + 4
-        worker = _worker(buf, origin, value_at, value_stop, owners)
-        total = size + 4
-        if table[worker, DISCARD] != 0:
-            table[worker, DISCARDED] += 1
-            table[worker, DISCARDED_BYTES] += total
-        else:
-            used = table[worker, USED]
-            if used + total > table[worker, CAPACITY]:
-                return p, count, FULL, worker
-            _copy(np.uint64(table[worker, ADDRESS] + used), origin + np.uint64(p), total)
-            table[worker, USED] = used + total
-            table[worker, COUNT] += 1
-        p = stop
-        count += 1
-    return p, count, MORE, 4
+    status = _GO_ON
+    need = np.int64(4)
+    while status == _GO_ON:
+        n, status, need = _locate(origin, starts[0], end, max_frame, row, starts, ids, sizes)
+        _hash_all(n, ids, sizes, hashes)
+        for k in range(n):
+            worker = np.int64(0)
+            if ids[k] != _0:
+                worker = np.int64(max(owners[hashes[k] % shards], 0))
+            at = starts[k]
+            total = starts[k + 1] - at
+            if table[worker, DISCARD] != 0:
+                table[worker, DISCARDED] += 1
+                table[worker, DISCARDED_BYTES] += total
+            else:
+                used = table[worker, USED]
+                if used + total > table[worker, CAPACITY]:
+                    return at, count, FULL, worker
+                copy_short(np.uint64(table[worker, ADDRESS] + used), origin + np.uint64(at), np.uint64(total))
+                table[worker, USED] = used + total
+                table[worker, COUNT] += 1
+            count += 1
+        starts[0] = starts[n]
+    return starts[0], count, status, need
 
 
 @njit(cache=True, nogil=True)
 def owner_of(buf, start, end, owners):
     """Worker of the one legal frame at ``buf[start:end]``; ``owners`` as in ``route``."""
     origin = base(buf)
-    _, value_at, value_stop = _value(origin + np.uint64(start + 4), origin + np.uint64(end))
-    return _worker(buf, origin, value_at, value_stop, owners)
+    row = np.empty(1, FRAME_ROW)[0]
+    ids = np.zeros(4, np.uint64)
+    sizes = np.zeros(4, np.uint64)
+    hashes = np.empty(4, np.uint32)
+    at, stop = _value(origin + np.uint64(start + 4), origin + np.uint64(end), origin, row)
+    at, stop = _metric_id(at, stop)
+    if at == _0:
+        return np.int64(0)
+    ids[0] = at
+    sizes[0] = stop - at
+    _hash_all(1, ids, sizes, hashes)
+    return np.int64(max(owners[hashes[0] % np.uint32(len(owners))], 0))
 
 
 def warm() -> None:

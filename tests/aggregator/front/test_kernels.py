@@ -32,10 +32,10 @@ def fields(data: bytes, at: int = 0, group: bool = False) -> tuple[list[tuple[in
     out = []
     while at < len(data):
         tag, at = read_varint(data, at)
-        number, wire = tag >> 3, tag & 7
+        number, wire = tag >> 3 & 0xFFFFFFFF, tag & 7
         if wire == 4 and group:
             return out, at
-        if not group and (number == 0 or tag >= 1 << 34):
+        if not group and not 0 < number < 1 << 31:
             raise Broken
         start = at
         if wire == 0:
@@ -121,6 +121,7 @@ unknown = st.one_of(
     st.builds(field, st.integers(9, 40), st.one_of(numbers, st.binary(max_size=5))),
     st.just(varint(20 << 3 | 1) + b"12345678"),
     st.just(varint(20 << 3 | 5) + b"1234"),
+    st.builds(lambda high, low: varint(high << 35 | low << 3) + b"\x05", st.integers(1, 1 << 20), st.integers(0, 9)),
     st.just(varint(20 << 3 | 3) + b"\x0a\x02hi\x08\x01" + varint(20 << 3 | 4)),
 )
 
