@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from aggregator.config import ServiceConfig
 from aggregator.http import create_app
 from aggregator.supervisor.instance import Instance
+from aggregator.supervisor.run_directory import run_directory
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import log
@@ -23,9 +22,6 @@ __all__ = ["run"]
 
 _log = log.logger(__name__)
 
-_LONGEST_SOCKET_DIR = 70
-"""Unix socket paths end at 107 characters; the names of ours take up to 30."""
-
 
 def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None) -> int:
     """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up."""
@@ -36,28 +32,8 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
     store = config.kv_client.store(data_dir)
-    with _run_directory(config.instance.run_directory) as run_dir:
+    with run_directory(config.instance.run_directory) as run_dir:
         return asyncio.run(_main(config, store, instance_id, workers, run_dir))
-
-
-@contextlib.contextmanager
-def _run_directory(configured: str) -> Iterator[Path]:
-    """A private directory for sockets and option files, removed at the end."""
-    parent = Path(configured).resolve() if configured else None
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="m3agg-", dir=parent))
-    if len(str(path)) > _LONGEST_SOCKET_DIR:
-        shutil.rmtree(path)
-        if configured:
-            raise ConfigError(
-                [f"instance.runDirectory: {configured} is too long for the names of sockets; use a shorter path"]
-            )
-        path = Path(tempfile.mkdtemp(prefix="m3agg-", dir="/tmp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _main(

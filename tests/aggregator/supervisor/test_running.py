@@ -8,12 +8,10 @@ from aggregator.config import load_config
 from aggregator.ipc import KIND_TIMED, OwnedShard
 from aggregator.supervisor.fleet import Routing
 from aggregator.supervisor.instance import _tagged
-from aggregator.supervisor.running import _run_directory
 from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.timing import schedule_options
 from aggregator.supervisor.watching import Problems
 from m3cluster.kv import Embedded, Etcd
-from m3x.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,15 +23,6 @@ def test_relative_paths_of_the_store_are_below_the_data_directory(tmp_path: Path
     assert documented.store(tmp_path) == Etcd(
         ("dbnode01:2379",), cache_dir="/var/lib/m3kv", zone="embedded", service="m3aggregator"
     )
-
-
-def test_the_run_directory_is_private_short_and_removed(tmp_path: Path) -> None:
-    with _run_directory("") as path:
-        assert path.stat().st_mode & 0o777 == 0o700
-        assert len(str(path)) <= 70
-    assert not path.exists()
-    with pytest.raises(ConfigError, match="too long"), _run_directory(str(tmp_path / ("x" * 80))):
-        pass
 
 
 def test_routing_gives_each_process_its_part() -> None:

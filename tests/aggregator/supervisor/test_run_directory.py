@@ -1,0 +1,48 @@
+"""The private directory of an instance, and what becomes of those of killed ones."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from aggregator.supervisor.run_directory import run_directory
+from m3x.config import ConfigError
+
+
+def test_it_is_private_short_and_removed() -> None:
+    with run_directory("") as path:
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert len(str(path)) <= 70
+    assert not path.exists()
+
+
+def test_a_name_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too long"), run_directory(str(tmp_path / ("x" * 80))):
+        pass
+
+
+def test_directories_of_killed_instances_are_removed_and_no_others() -> None:
+    with tempfile.TemporaryDirectory(prefix="rd") as parent:
+        script = (
+            "import sys, time; from aggregator.supervisor.run_directory import run_directory\n"
+            "with run_directory(sys.argv[1]) as path: print(path, flush=True); time.sleep(3600)"
+        )
+        killed = subprocess.Popen([sys.executable, "-c", script, parent], stdout=subprocess.PIPE, text=True)
+        assert killed.stdout is not None
+        stale = Path(killed.stdout.readline().strip())
+        with run_directory(parent) as living:
+            assert stale.exists(), "its instance lives"
+            os.kill(killed.pid, signal.SIGKILL)
+            killed.wait()
+            killed.stdout.close()
+            foreign = Path(parent) / "m3agg-foreign"
+            foreign.mkdir()
+            (Path(parent) / "m3agg-link").symlink_to(living)
+            with run_directory(parent):
+                assert not stale.exists()
+                assert living.exists()
+                assert foreign.exists()
