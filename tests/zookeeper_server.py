@@ -39,15 +39,23 @@ def free_port() -> int:
 class ZooKeeperServer:
     """One server; its port and data survive ``kill`` and ``start``. Session timeouts may be between 0.2 s and a minute.
 
-    ``members``: how many servers its ensemble has on paper; of more than one, none of the others is ever there.
+    ``ensemble``: lines of the configuration that name all its members, of which this is number ``member``.
     """
 
-    def __init__(self, directory: Path, *, members: int = 1) -> None:
+    def __init__(self, directory: Path, *, ensemble: tuple[str, ...] = (), member: int = 0) -> None:
         self.directory = directory
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self._members = members
+        self._ensemble = ensemble
+        self._member = member
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def ensemble(cls, directory: Path, members: int = 3) -> "list[ZooKeeperServer]":
+        """The servers of one ensemble, not started yet."""
+        numbers = range(1, members + 1)
+        lines = tuple(f"server.{number}=127.0.0.1:{free_port()}:{free_port()}" for number in numbers)
+        return [cls(directory / f"zookeeper{number}", ensemble=lines, member=number) for number in numbers]
 
     @staticmethod
     def require() -> None:
@@ -65,10 +73,9 @@ class ZooKeeperServer:
         lines = [f"dataDir={data}", f"clientPort={self.port}", "clientPortAddress=127.0.0.1", f"tickTime={TICK_MS}"]
         lines += ["initLimit=50", "syncLimit=20", f"minSessionTimeout={2 * TICK_MS}", "maxSessionTimeout=60000"]
         lines += ["maxClientCnxns=0", "4lw.commands.whitelist=srvr", "preAllocSize=64", "snapCount=10000"]
-        if self._members > 1:
-            (data / "myid").write_text("1")
-            peers = range(1, self._members + 1)
-            lines += [f"server.{peer}=127.0.0.1:{free_port()}:{free_port()}" for peer in peers]
+        if self._ensemble:
+            (data / "myid").write_text(str(self._member))
+            lines += self._ensemble
         config = self.directory / "zoo.cfg"
         config.write_text("\n".join(lines) + "\n")
         command = [*JAVA, "-cp", f"{JAR}:/usr/share/java/slf4j-nop.jar", MAIN, str(config)]
@@ -78,6 +85,10 @@ class ZooKeeperServer:
     def start(self) -> "ZooKeeperServer":
         """Starts the process and waits until it serves."""
         self.launch()
+        return self.wait()
+
+    def wait(self) -> "ZooKeeperServer":
+        """Waits until it serves."""
         give_up = time.monotonic() + START_S
         while b"Zookeeper version" not in self.ask():
             if time.monotonic() > give_up or self._process is None or self._process.poll() is not None:

@@ -293,3 +293,146 @@ async def test_cancelling_a_call_does_no_harm(store):
     await asyncio.gather(*calls, return_exceptions=True)
     await store.set("a", b"last")
     assert (await store.get("a")).data == b"last"
+
+
+STRANGE = (
+    "/",
+    "//",
+    "a/",
+    "/a",
+    "a//b",
+    ".",
+    "..",
+    "a/../b",
+    "a b",
+    "é/😀",
+    "a\x07",
+    "a=b",
+    "50%",
+    "zookeeper",
+    "zookeeper/a",
+    "*",
+    "'",
+)
+
+
+async def test_keys_may_be_spelled_in_any_way(store):
+    for number, key in enumerate(STRANGE):
+        assert await store.set(key, b"%d" % number) == 1
+    for number, key in enumerate(STRANGE):
+        assert (await store.get(key)).data == b"%d" % number
+    assert [key for key, _ in await store.keys("")] == list(STRANGE)
+    assert [key for key, _ in await store.keys("/")] == ["/", "//", "/a"]
+    assert [key for key, _ in await store.keys("a/")] == ["a/", "a//b", "a/../b"]
+    for key in STRANGE:
+        await store.delete(key)
+    assert await store.keys("") == []
+
+
+async def test_a_value_may_be_any_bytes_and_some_hundred_kilobytes_of_them(connect):
+    writer, reader = await connect(), await connect()
+    data = bytes(range(256)) * 3000
+    watch = reader.watch("a")
+    await writer.set("a", data)
+    assert (await next_of(watch)).data == data
+    assert (await reader.keys("a"))[0][1].data == data
+
+
+async def test_writing_the_same_again_is_a_write(connect):
+    writer, reader = await connect(), await connect()
+    watch = reader.watch("a")
+    await writer.set("a", b"x")
+    first = await next_of(watch)
+    await writer.set("a", b"x")
+    second = await next_of(watch)
+    assert (second.data, second.version) == (b"x", 2)
+    assert second.create_revision == first.create_revision
+    assert second.mod_revision > first.mod_revision
+
+
+async def test_no_write_of_several_clients_is_lost(connect):
+    stores = [await connect() for _ in range(3)]
+
+    async def count(store):
+        """Adds one ten times, as a placement change does it."""
+        lost = 0
+        for _ in range(10):
+            while True:
+                value = await store.get("n")
+                try:
+                    await store.check_and_set("n", value.version, b"%d" % (int(value.data) + 1))
+                    break
+                except VersionMismatchError:
+                    lost += 1
+        return lost
+
+    await stores[0].set("n", b"0")
+    await asyncio.gather(*map(count, stores))
+    assert ((await stores[0].get("n")).data, (await stores[0].get("n")).version) == (b"30", 31)
+    versions = await asyncio.gather(*(store.set("plain", b"") for store in stores for _ in range(10)))
+    assert sorted(versions) == list(range(1, 31))
+
+
+async def test_put_if_may_create_its_key_and_depend_on_itself(store):
+    await store.set("lock", b"me")
+    lock = (await store.get("lock")).create_revision
+    assert await store.put_if("new/flush", b"1", "lock", lock) == 1
+    created = await store.get("new/flush")
+    assert await store.put_if("new/flush", b"2", "new/flush", created.create_revision) == 2
+    for wrong in (created.create_revision + 1, lock, -1):
+        with pytest.raises(ConditionFailedError, match="expected create revision"):
+            await store.put_if("new/flush", b"3", "new/flush", wrong)
+    with pytest.raises(ConditionFailedError, match="no such key"):
+        await store.put_if("flush", b"3", "missing", 1)
+    assert (await store.get("new/flush")).data == b"2"
+
+
+async def test_of_concurrent_creations_under_a_lease_one_wins(connect):
+    stores = [await connect() for _ in range(4)]
+    leases = [await store.grant(30) for store in stores]
+    assert len({lease.id for lease in leases}) == 4
+    assert all(lease.id > 0 for lease in leases)
+    tries = zip(stores, leases, strict=True)
+    found = await asyncio.gather(*(s.put_with_lease("k", b"%x" % lease.id, lease) for s, lease in tries))
+    assert len(set(found)) == 1
+    winner = [b"%x" % lease.id for lease in leases].index(found[0].data)
+    await leases[winner - 1].revoke()
+    assert await stores[0].get("k") == found[0]
+    await leases[winner].revoke()
+    await asyncio.wait_for(stores[winner - 1].wait_deleted("k", found[0].create_revision), LONG_S)
+    assert await missing(stores[winner - 1], "k")
+
+
+async def test_leases_of_one_client_end_one_by_one(store):
+    one, two = await store.grant(30), await store.grant(30)
+    await store.put_with_lease("a", b"", one)
+    await store.put_with_lease("b", b"", two)
+    await one.revoke()
+    await one.revoke()
+    assert [key for key, _ in await store.keys("")] == ["b"]
+    assert two.deadline_ns() > boot_ns()
+    with pytest.raises(ValueError, match="at least 1 s"):
+        await store.grant(0)
+
+
+async def test_a_watch_follows_a_key_from_lease_to_lease(connect):
+    owner, other = await connect(), await connect()
+    watch = other.watch("k")
+    for number in range(3):
+        lease = await owner.grant(30)
+        created = await owner.put_with_lease("k", b"%d" % number, lease)
+        assert await next_of(watch) == created
+        waiting = asyncio.ensure_future(other.wait_deleted("k", created.create_revision))
+        await lease.revoke()
+        assert await next_of(watch) is None
+        await asyncio.wait_for(waiting, LONG_S)
+
+
+async def test_many_keys_are_watched_at_once(connect):
+    writer, reader = await connect(), await connect()
+    watches = {f"many/{number}": reader.watch(f"many/{number}") for number in range(50)}
+    for key in watches:
+        await writer.set(key, key.encode())
+    assert [(await next_of(watch)).data.decode() for watch in watches.values()] == list(watches)
+    await writer.set("many/7", b"again")
+    assert (await next_of(watches["many/7"])).data == b"again"

@@ -10,6 +10,7 @@ from tests.relay import Relay
 from tests.zookeeper_server import ZooKeeperServer
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, VersionMismatchError, ZooKeeper, open_store
+from m3cluster.kv.zookeeper_lease import ZooKeeperLease
 from m3cluster.kv.zookeeper_session import Session
 from m3x.clock import boot_ns
 
@@ -159,7 +160,7 @@ async def test_a_server_that_refuses_is_named_with_advice(open_client):
 
 async def test_a_server_without_quorum_is_told_apart_by_the_advice(open_client, tmp_path):
     ZooKeeperServer.require()
-    server = ZooKeeperServer(tmp_path / "alone", members=3)
+    server = ZooKeeperServer.ensemble(tmp_path)[0]
     server.launch()
     try:
 
@@ -172,6 +173,49 @@ async def test_a_server_without_quorum_is_told_apart_by_the_advice(open_client, 
             await store.get("a")
     finally:
         server.kill()
+
+
+async def test_a_server_cut_off_from_its_ensemble_answers_pings_but_proves_no_life(open_client, tmp_path):
+    """The rest of the ensemble ends the session in time, whatever that server says; the deadline must not follow it."""
+    ZooKeeperServer.require()
+    servers = ZooKeeperServer.ensemble(tmp_path)
+    try:
+        for server in servers:
+            server.launch()
+        for server in servers:
+            await asyncio.to_thread(server.wait)
+        follower = next(server for server in servers if b"Mode: follower" in server.ask())
+        store = await open_client(follower, session_timeout_s=4)
+        await store.set("a", b"1")
+        lease = await store.grant(2)
+        first = lease.deadline_ns()
+
+        async def renewed():
+            return lease.deadline_ns() > first
+
+        await until(renewed)
+        for server in servers:
+            if server is not follower:
+                stop(server.pid)
+        stopped_ns = boot_ns()
+        answered_ns = 0
+        while boot_ns() < stopped_ns + lease.ttl_ns // 2:
+            # What needs no quorum, as a ping does not.
+            data, _ = await store._session.call(lambda client: client.get_async(store._paths.value("a")), "a")
+            assert data == b"1"
+            answered_ns = boot_ns()
+            assert lease.deadline_ns() < stopped_ns + lease.ttl_ns
+            await asyncio.sleep(0.05)
+        assert answered_ns > stopped_ns + lease.ttl_ns // 3
+        async with asyncio.timeout(LONG_S):
+            await lease.lost()
+        for server in servers:
+            if server is not follower:
+                server.resume()
+        assert await insist(store.set, "a", b"2") == 2
+    finally:
+        for server in servers:
+            server.kill()
 
 
 async def test_a_dead_or_silent_server_costs_nothing_while_another_one_lives(open_client, shared_zookeeper, silent):
@@ -503,3 +547,27 @@ async def test_a_version_must_be_the_one_expected_even_if_it_cannot_be(open_clie
     for version in (-1, 7, 1 << 31, 1 << 40):
         with pytest.raises(VersionMismatchError, match=f"expected version {version}, found 1"):
             await store.check_and_set("a", version, b"2")
+
+
+async def test_a_deadline_counts_from_the_proof_before_the_last_answered_one():
+    """The last one's server may not have told the leader yet."""
+
+    class Answering:
+        id, timeout_ns, asked_ns, credentials = 7, 1000, 50, None
+
+        async def transact(self, *_, **__):
+            if self.failing:
+                raise KVError("no")
+
+        failing = False
+
+    session = Answering()
+    lease = ZooKeeperLease(ZooKeeper(("a",)), session, "/m3", asyncio.Event())
+    assert lease.deadline_ns() == 50 + 1000
+    assert await lease._renew(300, 250) == 50 + 1000
+    assert await lease._renew(550, 250) == 300 + 1000
+    session.failing = True
+    with pytest.raises(KVError):
+        await lease._renew(800, 250)
+    session.failing = False
+    assert await lease._renew(900, 250) == 550 + 1000
