@@ -10,6 +10,7 @@ from starlette.routing import Route
 from coordinator.api.health import go_duration
 from coordinator.config import Namespace
 from coordinator.write import IngestTopic
+from m3cluster.kv import Store
 from m3msg.producer import Producer
 
 _BOOLEANS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
@@ -23,11 +24,13 @@ class Readiness:
         namespaces: Sequence[Namespace],
         topic: IngestTopic | None,
         producer: Producer | None,
+        store: Store,
         rule_problems: Callable[[], list[str]] = list,
     ) -> None:
         self._namespaces = [_describe(namespace) for namespace in namespaces]
         self._topic = topic
         self._producer = producer
+        self._store = store
         self._rule_problems = rule_problems
 
     def reasons(self) -> list[str]:
@@ -36,8 +39,10 @@ class Readiness:
         return [refusal] if refusal is not None else []
 
     def problems(self) -> list[str]:
-        """What is wrong although writes are accepted: consumers that cannot be used, shard counts that differ, broken rules."""
-        return [*(self._producer.problems() if self._producer is not None else []), *self._rule_problems()]
+        """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, broken rules."""
+        trouble = self._store.trouble()
+        producer = self._producer.problems() if self._producer is not None else []
+        return [*([trouble] if trouble is not None else []), *producer, *self._rule_problems()]
 
     def document(self, reads: bool, writes: bool) -> tuple[int, dict[str, Any]]:
         """Status and body."""

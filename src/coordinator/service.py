@@ -136,7 +136,9 @@ class Coordinator:
         topic, producer = await self._start_producer(stack, store)
         rules = RulesInEffect()
         kv_rules = await self._start_rules(stack, store, rules)
-        readiness = Readiness(config.namespaces, topic, producer, lambda: [*kv_rules.problems(), *rules.warnings()])
+        readiness = Readiness(
+            config.namespaces, topic, producer, store, lambda: [*kv_rules.problems(), *rules.warnings()]
+        )
         routes += [ready_route(readiness)]
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
         downsampler = self._downsampler(rules)

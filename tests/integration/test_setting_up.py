@@ -1,6 +1,8 @@
-"""docs/setting_up.md, followed as it stands: six curl calls, M3's own YAML, one of two aggregators dead, metrics out with the right values.
+"""docs/setting_up.md, followed as it stands with a real etcd: six curl calls, M3's own YAML, two aggregators, the right values out.
 
-Takes about three minutes: a placement cuts over at a whole minute, and M3's file keeps a past buffer of one minute.
+Every process starts before etcd and says what it waits for; one starts again when etcd has gone for good. Overlay files change addresses,
+endpoints of etcd and cacheDir only. Takes about two minutes: a placement cuts over at a whole minute, and M3's file keeps a past buffer of
+one minute.
 """
 
 import json
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from local_stack.prometheus import EQUAL, REGEX, remote_read, remote_write
+from tests.etcd_server import EtcdServer
+from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 10
@@ -48,52 +52,93 @@ def feed(base: str, carbon_port: int, seconds: int) -> int:
     return first
 
 
+@pytest.fixture
+def etcd(tmp_path):
+    """A server that is not started yet."""
+    server = EtcdServer(tmp_path / "etcd")
+    yield server
+    server.kill()
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_page_line_by_line(deployment, wait, http_get, tmp_path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        alive, dead = one.getsockname()[1], two.getsockname()[1]
-    deployment.start_coordinator(ROOT / "configs/m3coordinator.yml")
+def test_the_page_line_by_line(deployment, wait, http_get, etcd, tmp_path) -> None:
+    def section(cache: str) -> dict:
+        clusters = [{"zone": "embedded", "endpoints": [etcd.address]}]
+        return {"etcd": {"cacheDir": str(tmp_path / cache), "etcdClusters": clusters}}
+
+    # A file where the coordinator's cacheDir should be: a warning, nothing more.
+    (tmp_path / "coordinator-kv").write_text("")
+    coordinator = deployment.start_coordinator(
+        ROOT / "configs/m3coordinator.yml", clusterManagement=section("coordinator-kv")
+    )
+    ports = {name: free_port() for name in ("m3aggregator01", "m3aggregator02")}
+
+    def start(name: str):
+        return deployment.start_aggregator(
+            name,
+            ROOT / "configs/m3aggregator.yml",
+            f"127.0.0.1:{ports[name]}",
+            workers=1,
+            env={"M3AGGREGATOR_HOST_ID": f"{name}:6000"},
+            kvClient=section(f"{name}-kv"),
+        )
+
+    aggregators = [start(name) for name in ports]
+
+    def says_what_it_waits_for(url: str) -> bool:
+        status, text = http_get(f"{url}/ready")
+        return status >= 500 and f"waiting for etcd {etcd.address} since" in text and "is etcd running" in text
+
+    for url in (deployment.base, *(one.http for one in aggregators)):
+        wait(f"{url} says what it waits for", lambda url=url: says_what_it_waits_for(url))
+    etcd.start()
+    wait("the aggregators see etcd", lambda: "create it with POST" in http_get(f"{aggregators[0].http}/ready")[1])
+
     names = {
         "http://m3coordinator01:7201": deployment.base,
         '"m3coordinator01:7507"': f'"127.0.0.1:{deployment.ingest}"',
         '"port": 7507': f'"port": {deployment.ingest}',
-        '"endpoint": "m3aggregator01:6000"': f'"endpoint": "127.0.0.1:{alive}"',
-        '"endpoint": "m3aggregator02:6000"': f'"endpoint": "127.0.0.1:{dead}"',
+        **{f'"endpoint": "{name}:6000"': f'"endpoint": "127.0.0.1:{port}"' for name, port in ports.items()},
     }
     calls = curl_calls()
     assert len(calls) == 6
     answers = [run_call(call, names) for call in calls]
     assert len(answers[0]["placement"]["instances"]) == 2
     assert answers[2]["topic"]["consumerServices"][0]["consumptionType"] == "REPLICATED"
-    assert "cut over" in http_get(f"{deployment.base}/ready")[1]
+    wait("the cutover is known", lambda: "cut over" in http_get(f"{deployment.base}/ready")[1])
 
-    aggregator = deployment.start_aggregator(
-        "aggregator",
-        ROOT / "configs/m3aggregator.yml",
-        f"127.0.0.1:{alive}",
-        env={"M3AGGREGATOR_HOST_ID": "m3aggregator01:6000"},
-    )
-    wait("the shards cut over and an instance leads", aggregator.leads, 90)
+    wait("one instance leads", lambda: sum(one.leads() for one in aggregators) == 1, 90)
     wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 60)
+    for one in aggregators:
+        wait("every instance is ready", one.ready)
 
-    first = feed(deployment.base, deployment.carbon, 35)
-    start = (first // WINDOW_S + 1) * WINDOW_S
-    ends = [start + WINDOW_S, start + 2 * WINDOW_S]
+    first = feed(deployment.base, deployment.carbon, 22)
+    end = (first // WINDOW_S + 1) * WINDOW_S + WINDOW_S
 
     def values(name: str, value: str) -> dict[int, float]:
         kind = EQUAL if name == "__name__" else REGEX
-        points = remote_read(deployment.base, [(name, kind, value)], start * 1000, (first + 60) * 1000)
+        points = remote_read(deployment.base, [(name, kind, value)], (end - 1) * 1000, (first + 60) * 1000)
         merged: dict[int, float] = {}
         for stored in points.values():
             merged.update({time_ms // 1000: v for time_ms, v in stored.items()})
         return merged
 
-    wait("the windows reach storage", lambda: ends[-1] in values("__name__", "howto_total"), 150)
-    gauge, total = values("__name__", "howto_gauge"), values("__name__", "howto_total")
-    carbon = values("__g1__", "carbon")
-    for end in ends:
-        assert gauge[end] == (end - 1) % 97 / 4
-        assert total[end] == end - 1 - first
-        window = [second % 50 for second in range(end - WINDOW_S, end)]
-        assert carbon[end] == sum(window) / len(window)
-    assert deployment.stop() == {"coordinator": 0, "aggregator": 0}
+    wait("the window reaches storage", lambda: end in values("__name__", "howto_total"), 150)
+    wait("carbon reaches storage", lambda: end in values("__g1__", "carbon"), 30)
+    assert values("__name__", "howto_gauge")[end] == (end - 1) % 97 / 4
+    assert values("__name__", "howto_total")[end] == end - 1 - first
+    window = [second % 50 for second in range(end - WINDOW_S, end)]
+    assert values("__g1__", "carbon")[end] == sum(window) / len(window)
+    assert "cache cannot be written" in coordinator.log.read_text()
+
+    etcd.kill()
+    assert aggregators[1].process.stop() == 0
+    again = start("m3aggregator02")
+
+    def serves() -> bool:
+        shards = again.json("/shards")["shards"]
+        return len(shards) == 64 and all(shard["workerUp"] for shard in shards)
+
+    wait("it serves what the cache file says", serves)
+    wait("it says what it waits for", lambda: f"waiting for etcd {etcd.address}" in http_get(f"{again.http}/ready")[1])
+    assert set(deployment.stop().values()) == {0}

@@ -47,6 +47,8 @@ _LAST_ACKS_S = 0.3
 """How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
 _STALL_S = 3.0
 """An event loop that was not run for so long was stopped: samples of that time were stamped too late."""
+_MISSING_S = 1.0
+"""How long a key may take to be read before it counts as missing."""
 
 
 class Instance:
@@ -100,11 +102,6 @@ class Instance:
             "values": runtime.write_values_per_metric_limit_per_second,
             "new": runtime.write_new_metric_limit_cluster_per_second,
         }
-        self.problems.set(
-            "placement",
-            f"no placement yet under the key {self.keys.placement}: create it with POST "
-            f"/api/v1/services/m3aggregator/placement/init of a coordinator",
-        )
 
     # --- life
 
@@ -122,6 +119,7 @@ class Instance:
                     for name, key in self._topic_keys().items()
                 ),
             ]
+            watches.append(group.create_task(self._say_what_is_missing()))
             placed = group.create_task(self._placed.wait())
             stopping = group.create_task(self._stopping.wait())
             await asyncio.wait([placed, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -294,6 +292,26 @@ class Instance:
         elif seen.instance is not None:
             self._placed.set()
 
+    async def _say_what_is_missing(self) -> None:
+        """Keys that do not exist are only known as such while the store answers; until then it says itself what is wrong."""
+        output = self._topic_keys().get("output")
+        while self.view is None or (output is not None and self.output_topic is None):
+            await asyncio.sleep(_MISSING_S)
+            if self.store_trouble() is not None:
+                continue
+            if self.view is None:
+                self.problems.set(
+                    "placement",
+                    f"no placement yet under the key {self.keys.placement}: create it with POST "
+                    f"/api/v1/services/m3aggregator/placement/init of a coordinator",
+                )
+            if output is not None and self.output_topic is None:
+                self._topic_problem(output, None)
+
+    def store_trouble(self) -> str | None:
+        """Why the store does not answer; None: it does."""
+        return self._store.trouble()
+
     def _reroute(self) -> None:
         assert self.fleet is not None
         routing = self._route(len(self.fleet.workers))
@@ -316,8 +334,6 @@ class Instance:
 
     def _topic_changed(self, role: str) -> Callable[[Topic | None], None]:
         key = self._topic_keys()[role]
-        if role == "output":
-            self._topic_problem(key, None)
 
         def changed(topic: Topic | None) -> None:
             if role == "ingest":

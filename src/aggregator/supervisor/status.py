@@ -55,7 +55,19 @@ class InstanceStatus:
                 self._leadership(reasons, notes)
         self._processes(reasons)
         self._consumers(reasons, notes)
+        self._store(reasons, notes)
         return Readiness(not reasons, reasons, notes)
+
+    def _store(self, reasons: list[str], notes: list[str]) -> None:
+        """A store that does not answer explains what else is missing; while nothing is, it is only worth knowing."""
+        trouble = self._instance.store_trouble()
+        if trouble is None:
+            if self._instance.view is None and not reasons:
+                reasons.append("the placement has not been read yet")
+        elif reasons or self._instance.view is None:
+            reasons.insert(0, trouble)
+        else:
+            notes.insert(0, trouble)
 
     def _leadership(self, reasons: list[str], notes: list[str]) -> None:
         member = self._instance.shard_set

@@ -117,6 +117,8 @@ class IngestTopic:
         if self._failed is not None:
             return self._failed
         reason = self._verdict.refusal(self._now_ns())
+        if self._topic is None and (trouble := self._store.trouble()) is not None:
+            return trouble
         if reason is None and not self._producer.num_shards:
             return f"the producer of {self._name} is starting"
         return reason
@@ -176,13 +178,16 @@ class IngestTopic:
     async def _tick(self) -> None:
         """Shards are cut off when their time comes, too."""
         while True:
-            self._judge()
             await asyncio.sleep(_TICK_S)
+            self._judge()
 
     def _judge(self) -> None:
         now = self._now_ns()
         self._verdict = judge(self._name, self._topic, self._placements, now, self._ignore_cutover)
         refusal = self._verdict.refusal(now)
+        if self._topic is None and self._store.trouble() is not None:
+            # The store says so itself.
+            return
         said = self._verdict.reason if refusal is not None else "messages are accepted"
         if said != self._said:
             self._said = said

@@ -8,6 +8,7 @@
 ``tables``        the rules of both: versions, revisions, leases, conditions as SQL transactions
 ``sqlite_store``  the asyncio shell around them
 ``watching``      watches
+``contact``       whether a store answers, for logs and ``/ready``
 ``lease``         what the leases of all backends have in common
 
 ``etcd_config``   names an etcd v3 cluster; the rest of ``etcd_*`` is imported, and gRPC with it, when one is opened:

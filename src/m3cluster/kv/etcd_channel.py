@@ -34,7 +34,8 @@ class RPCError(KVError):
 
     def __init__(self, address: str, method: str, code: str, details: str, *, sent: bool = True) -> None:
         name = method.rpartition("/")[2] or "connecting"
-        super().__init__(f"etcd {address}: {name} failed: {details or 'no details'} ({code}){_advice(code, details)}")
+        self.advice = _advice(code, details)
+        super().__init__(f"etcd {address}: {name} failed: {details or 'no details'} ({code}){self.advice}")
         self.code = code
         self.details = details
         self.sent = sent

@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from m3cluster.kv import etcd_messages as messages
+from m3cluster.kv.contact import Contact
 from m3cluster.kv.etcd_channel import Channel, RPCError, credentials, open_channel
 from m3cluster.kv.etcd_config import Etcd
 from m3cluster.kv.store import KVError
@@ -78,6 +79,7 @@ class Connection:
     def __init__(self, config: Etcd, channels: list[Channel]) -> None:
         self._config = config
         self._channels = channels
+        self.contact = Contact(f"etcd {', '.join(channel.address for channel in channels)}")
         self._current = 0
 
     @property
@@ -107,11 +109,15 @@ class Connection:
                 await channel.ready(max(min(share_s, self._config.dial_timeout_s), 0.001))
                 left_s = give_up - loop.time()
                 timeout_s = max(left_s / (others + 1) if repeatable else left_s, 0.001)
-                return read_answer(channel.address, rpc, await channel.unary(rpc.method, body, timeout_s))
+                answer = read_answer(channel.address, rpc, await channel.unary(rpc.method, body, timeout_s))
+                self.contact.answered()
+                return answer
             except RPCError as error:
                 if not error.unreachable:
                     raise
                 self.move_on(channel)
+                if not others:
+                    self.contact.failed(f"{error.details} ({error.code}){error.advice}")
                 if error.sent and not repeatable:
                     details = f"{error.details}; the write may have been carried out"
                     raise RPCError(channel.address, rpc.method, error.code, details) from error

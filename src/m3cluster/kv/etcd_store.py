@@ -238,6 +238,10 @@ class EtcdStore:
             raise KVError(f"etcd {self._connection.name}: {key} is said to exist, but was not returned")
         return value
 
+    def trouble(self) -> str | None:
+        """Which endpoints do not answer, since when and why; None: etcd answers."""
+        return self._connection.contact.trouble()
+
     async def close(self) -> None:
         """Ends watches and leases of this client (leases are revoked) and frees the connection."""
         if self._closed:

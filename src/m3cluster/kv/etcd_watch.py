@@ -108,9 +108,10 @@ class WatchStream:
 
     def _serve_cached(self, key: str) -> None:
         state, value = self._keys.get(key), self._cache.get(key)
-        if state is not None and value is not None:
-            for watch in state.waiting - self._exact:
-                watch.offer(value)
+        if state is None or value is None:
+            return
+        if any([watch.offer(value) for watch in state.waiting - self._exact]):
+            log.info("using the value in the cache file", key=key, version=value.version)
 
     async def run(self) -> None:
         """The loop; runs until cancelled. Watches keep their last value while etcd does not answer."""
@@ -136,7 +137,7 @@ class WatchStream:
                 self._failures += 1
                 for key in list(self._keys):
                     self._serve_cached(key)
-                log.warning_limited("watches get no news, trying again", per_second=0.2, error=str(failure))
+                self._connection.contact.failed(str(failure))
                 await asyncio.sleep(_RETRY.delay(self._failures))
 
     async def _session(self, channel: Channel) -> None:
@@ -148,6 +149,7 @@ class WatchStream:
             state.lose_watch()
             # A cluster restored from a backup counts from lower revisions again.
             state.revision = 0
+        self._connection.contact.asked()
         await channel.ready(min(self._config.dial_timeout_s, self._config.request_timeout_s))
         stream = channel.stream(WATCH.method)
         self._heard_s = self._loop.time()
@@ -175,8 +177,9 @@ class WatchStream:
                 details = f"nothing heard for {now_s - self._heard_s:.1f} s"
                 raise RPCError(channel.address, WATCH.method, "DEADLINE_EXCEEDED", details)
             if self._asked_s is None and now_s - self._heard_s >= silence_s:
-                await self._send(stream, {"progress": {}})
+                # Before sending: the answer may be read before sending returns.
                 self._asked_s = now_s
+                await self._send(stream, {"progress": {}})
             since_s = self._heard_s if self._asked_s is None else self._asked_s
             try:
                 async with asyncio.timeout_at(since_s + silence_s):
@@ -228,9 +231,8 @@ class WatchStream:
         while True:
             answer = read_answer(channel.address, WATCH, await stream.read())
             self._heard_s, self._asked_s = self._loop.time(), None
-            if self._failures:
-                self._failures = 0
-                log.info("watches get news again", etcd=channel.address)
+            self._failures = 0
+            self._connection.contact.answered()
             if answer["canceled"]:
                 self._canceled(channel, answer)
             else:

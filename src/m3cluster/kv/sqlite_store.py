@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.store import KVError, Lease, Value
 from m3cluster.kv.tables import Tables
@@ -37,7 +38,7 @@ class SQLiteStore:
         self._leases: set[SQLiteLease] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._feed = Feed(self._poll, _POLL_S)
+        self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"))
         self.start(self._feed.run(), "watches")
         peers.add(self)
 
@@ -77,7 +78,9 @@ class SQLiteStore:
     async def _poll(
         self, known: dict[str, int], token: tuple[int, int]
     ) -> tuple[dict[str, Value | None], tuple[int, int]]:
-        return await self._run(self._tables.changes, known, token)
+        news = await self._run(self._tables.changes, known, token)
+        self._feed.contact.answered()
+        return news
 
     async def get(self, key: str) -> Value:
         """Raises ``KeyNotFoundError``."""
@@ -147,6 +150,10 @@ class SQLiteStore:
     async def revoke_lease(self, lease: "SQLiteLease") -> None:
         """Ends a lease; its keys vanish."""
         await self._write(self._tables.revoke, lease.id)
+
+    def trouble(self) -> str | None:
+        """Why watches get no news; None: they get them."""
+        return self._feed.contact.trouble()
 
     async def close(self) -> None:
         """Ends watches and leases of this client (leases are revoked) and frees the connection."""

@@ -109,5 +109,9 @@ class Store(Protocol):
     async def wait_deleted(self, key: str, create_revision: int) -> None:
         """Returns as soon as ``key`` does not exist with that create revision."""
 
+    def trouble(self) -> str | None:
+        """One line for people while the store does not answer: which, since when, why and what to look at. None: it answers, as far as
+        anybody has asked."""
+
     async def close(self) -> None:
         """Ends watches and leases of this client (leases are revoked) and frees the connection."""

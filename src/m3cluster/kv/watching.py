@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from m3cluster.kv.contact import Contact
 from m3cluster.kv.store import KVError, Value
 from m3cluster.kv.tables import UNKNOWN
-from m3x.log import logger
 
 __all__ = ["Feed", "LatestWatch", "until_deleted"]
-
-log = logger(__name__)
 
 
 class LatestWatch:
@@ -22,14 +20,15 @@ class LatestWatch:
         self._value: Value | None = None
         self._closed = False
 
-    def offer(self, value: Value | None) -> None:
-        """The key now has this value; None: it does not exist. What the reader has been told already is ignored."""
+    def offer(self, value: Value | None) -> bool:
+        """The key now has this value; None: it does not exist. False: the reader has been told that already."""
         revision = value.mod_revision if value else 0
         if revision == self._revision:
-            return
+            return False
         self._revision = revision
         self._value = value
         self._news.set()
+        return True
 
     def __aiter__(self) -> "LatestWatch":
         return self
@@ -74,9 +73,11 @@ Poll = Callable[[dict[str, int], Token], Awaitable[tuple[dict[str, Value | None]
 class Feed:
     """Feeds all watches of one store from one polling loop, which also runs at once when it is woken."""
 
-    def __init__(self, poll: Poll, period_s: float) -> None:
+    def __init__(self, poll: Poll, period_s: float, contact: Contact) -> None:
         self._poll = poll
         self._period_s = period_s
+        self.contact = contact
+        """Told here of failures; whoever polls tells it of answers."""
         self._watches: dict[str, set[LatestWatch]] = {}
         self._known: dict[str, int] = {}
         self._wake = asyncio.Event()
@@ -121,7 +122,7 @@ class Feed:
             try:
                 news, self._token = await self._poll(dict(self._known), self._token)
             except KVError as error:
-                log.warning_limited("watches get no news, the store does not answer", per_second=0.2, error=str(error))
+                self.contact.failed(str(error))
                 await asyncio.sleep(self._period_s)
                 self._wake.set()
                 continue

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 from kazoo.protocol.states import ZnodeStat
 
+from m3cluster.kv.contact import Contact
 from m3cluster.kv.store import (
     ConditionFailedError,
     KeyNotFoundError,
@@ -83,7 +84,7 @@ class ZooKeeperStore:
         self._leases: set[ZooKeeperLease] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._watcher = Watcher(self._look, config.watch_silence_s)
+        self._watcher = Watcher(self._look, config.watch_silence_s, Contact(f"zookeeper {config.name}"))
         self._session = self._new_session()
         self._start(self._watcher.feed.run(), "watches")
         self._start(self._replace_dead_sessions(), "session")
@@ -446,6 +447,10 @@ class ZooKeeperStore:
         raise self._contended(path)
 
     # The end.
+
+    def trouble(self) -> str | None:
+        """Why watches get no news; None: they get them."""
+        return self._watcher.feed.contact.trouble()
 
     async def close(self) -> None:
         """Ends watches and leases of this client (leases are revoked) and frees the connections."""

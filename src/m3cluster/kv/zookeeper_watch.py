@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from m3cluster.kv.contact import Contact
 from m3cluster.kv.store import KVError, Value
 from m3cluster.kv.tables import UNKNOWN
 from m3cluster.kv.watching import Feed, Token
@@ -36,13 +37,15 @@ class Report:
 class Watcher:
     """Feeds all watches of one store. ``read`` gives the value of a key and sets the report; it may raise ``KVError``."""
 
-    def __init__(self, read: Callable[[str, Report], Awaitable[Value | None]], silence_s: float) -> None:
+    def __init__(
+        self, read: Callable[[str, Report], Awaitable[Value | None]], silence_s: float, contact: Contact
+    ) -> None:
         self._read = read
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._stale: set[str] = set()
         self._all_stale_at = 0.0
-        self.feed = Feed(self._poll, silence_s)
+        self.feed = Feed(self._poll, silence_s, contact)
 
     def connected(self) -> None:
         """There is a new connection: what happened without it was not reported."""
@@ -75,8 +78,10 @@ class Watcher:
             elif (found.mod_revision if found else 0) != known[key]:
                 news[key] = found
         if failure is not None:
-            log.warning_limited("watches get no news, ZooKeeper does not answer", per_second=0.2, error=str(failure))
+            self.feed.contact.failed(str(failure))
             self._loop.call_later(_RETRY_S, self.feed.wake)
+        elif keys:
+            self.feed.contact.answered()
         return news, token
 
     async def _look(self, key: str) -> Value | KVError | None:

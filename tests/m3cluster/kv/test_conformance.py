@@ -256,6 +256,14 @@ async def test_a_plain_write_frees_a_key_from_its_lease(store):
     assert (await store.get("k")).data == b"2"
 
 
+async def test_a_store_that_answers_is_in_no_trouble(store):
+    watch = store.watch("k")
+    await store.set("k", b"1")
+    async with asyncio.timeout(LONG_S):
+        assert (await anext(watch)).data == b"1"
+    assert store.trouble() is None
+
+
 async def test_wait_deleted_returns_for_deletion_and_for_a_new_life(connect):
     one, two = await connect(), await connect()
     await asyncio.wait_for(one.wait_deleted("k", 7), LONG_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
+from m3cluster.kv.etcd_cache import Cache
 from m3cluster.kv.etcd_channel import Channel
 from m3cluster.kv.etcd_connection import TXN, Connection
+from m3cluster.kv.etcd_watch import WatchStream, _Key
 from m3x.clock import boot_ns
 
 LONG_S = 30
@@ -128,6 +131,36 @@ async def test_an_endpoint_that_refuses_is_named_with_advice(open_client):
         await store.set("a", b"")
     with pytest.raises(KVError, match="is etcd running"):
         await store.grant(5)
+
+
+async def test_waiting_is_said_aloud_with_what_and_since_when(open_client, new_etcd, capsys):
+    server = new_etcd()
+    store = await open_client(server)
+    assert store.trouble() is None
+    watch = store.watch("a")
+
+    async def trouble():
+        return store.trouble()
+
+    said = await until(trouble)
+    assert re.fullmatch(rf"waiting for etcd {server.address} since \d\d:\d\d:\d\d UTC: etcd .*is etcd running.*", said)
+    server.start()
+    await insist(store.set, "a", b"1")
+    await value_is(watch, b"1")
+    assert store.trouble() is None
+    log = capsys.readouterr().err
+    assert log.count("waiting for the store; ") == 1
+    assert log.count("the store answers again") == 1
+
+
+async def test_an_endpoint_that_says_nothing_is_named_as_well(open_client, silent):
+    store = await open_client(silent, dial_timeout_s=LONG_S, request_timeout_s=LONG_S)
+    store.watch("a")
+
+    async def trouble():
+        return store.trouble()
+
+    assert f"waiting for etcd {silent.address}" in await until(trouble)
 
 
 async def test_all_endpoints_are_named_when_none_answers(open_client):
@@ -503,3 +536,30 @@ def test_connection_names_all_its_endpoints():
     connection.move_on(channels[0])
     connection.move_on(channels[0])
     assert connection.current is channels[1]
+
+
+async def test_an_answer_that_is_read_before_its_question_returns_is_an_answer():
+    """The reader runs while the question is still being written."""
+
+    class Answering:
+        questions = 0
+
+        async def write(self, request):
+            await asyncio.sleep(0)
+            self.questions += 1
+            watches._heard_s, watches._asked_s = asyncio.get_running_loop().time(), None
+            await asyncio.sleep(0)
+
+    config = Etcd(("a:1",), watch_silence_s=0.02)
+    channel, stream = Channel("a:1", lambda: None, 1), Answering()
+    watches = WatchStream(Connection(config, [channel]), config, Cache(None))
+    watches._keys["k"] = _Key()
+    writing = asyncio.ensure_future(watches._write(channel, stream))
+
+    async def asked_often():
+        return writing.done() or stream.questions >= 5
+
+    await until(asked_often)
+    assert not writing.done()
+    writing.cancel()
+    await asyncio.wait([writing])
