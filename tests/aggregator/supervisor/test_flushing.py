@@ -3,7 +3,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.ipc import KIND_STANDARD, KIND_TIMED, Commit, Flush, Flushed, NewList, OwnedShard, Reopen
+from aggregator.ipc import (
+    KIND_FORWARDED,
+    KIND_STANDARD,
+    KIND_TIMED,
+    Commit,
+    Flush,
+    Flushed,
+    NewList,
+    OwnedShard,
+    Reopen,
+)
 from aggregator.supervisor.flushing import REPEAT_NS, Flushing, FlushRole, Send
 from aggregator.supervisor.schedule import ListId, ScheduleOptions
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
@@ -82,6 +92,46 @@ def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> No
     assert message.by_shard[0].standard == {10 * S: NOON}
     assert machine.saved(message, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON))]
     assert machine.saved(message, NOON) == []
+
+
+def test_flush_times_wait_for_forwarded_metrics_as_well_as_for_final_output() -> None:
+    """The two classes end in their own order; the list is flushed when both have."""
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    for forwarded in (True, False, True):
+        assert machine.part(0, Flushed(flush.id, last=False, values=5, forwarded=forwarded, policy_names=[]))
+    assert machine.in_hand
+    machine.last(0, flush.id, NOON)
+    assert not machine.in_hand
+    for _ in range(2):
+        machine.done(flush.id)
+        assert machine.message(range(4)).by_shard[0].standard == {10 * S: 0}
+    machine.done(flush.id)
+    assert machine.message(range(4)).by_shard[0].standard == {10 * S: NOON}
+
+
+def test_forwarded_lists_have_their_own_delay_times_and_discards() -> None:
+    forwarded = NewList(0, KIND_FORWARDED, 10 * S, 2, NOON)
+    machine = leader()
+    machine.new_lists(0, [forwarded], NOON)
+    (flush,) = flushes(machine.tick(NOON))
+    assert (flush.kind, flush.times_forwarded, flush.bounds[0].target_ns) == (KIND_FORWARDED, 2, NOON - 20 * S)
+    answer(machine, flush)
+    machine.done(flush.id)
+    message = machine.message(range(4))
+    assert message.by_shard[0].forwarded == {10 * S: {2: NOON - 20 * S}}
+
+    follower = Flushing(OPTIONS)
+    follower.worker_up(0, 1, owned(0, 1))
+    follower.follow()
+    assert follower.new_lists(0, [forwarded, NewList(0, KIND_FORWARDED, 10 * S, 1, NOON)], NOON) == []
+    sends = follower.kv_changed(message)
+    (discard,) = flushes(sends)
+    assert not discard.emit
+    assert (discard.kind, discard.times_forwarded) == (KIND_FORWARDED, 2)
+    assert [(b.shards, b.target_ns) for b in discard.bounds] == [([0], NOON - 20 * S)]
+    assert [s.command for s in sends[1:]] == [Commit(KIND_FORWARDED, 10 * S, 2, [0], NOON - 20 * S)]
 
 
 def test_unchanged_times_are_written_again_after_a_while() -> None:

@@ -84,6 +84,45 @@ def test_missed_ticks_run_once_and_the_schedule_does_not_drift() -> None:
     assert schedule.next_ns() == NOON + 63 * S
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 25 * S),
+            st.sampled_from([STANDARD_10S, STANDARD_1M, TIMED_10S, FORWARDED_10S]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_targets_are_those_of_a_queue_that_runs_every_missed_tick(events: list[tuple[int, ListId, bool]]) -> None:
+    """M3's leader (§8.2) takes the earliest bucket again and again while one is due; a repeated target flushes nothing (§6.4)."""
+    rules = options(past_ns=5 * S, timed_offset=True, forwarding_delay_ns=lambda resolution, times: 7 * S)
+    schedule = Schedule(rules)
+    queue: dict[ListId, int] = {}
+    offsets: dict[ListId, int] = {}
+    flushed: dict[ListId, int] = {}
+    now = NOON
+    for step, list_id, joins in events:
+        now += step
+        if joins:
+            fixed = {TIMED_10S: 5 * S, FORWARDED_10S: 7 * S}.get(list_id)
+            base = truncate(now, list_id.resolution_ns)
+            offsets.setdefault(list_id, now - base if fixed is None else fixed)
+            queue[list_id] = base + offsets[list_id]
+            schedule.join(list_id, now, now)
+        expected = []
+        while queue and min(queue.values()) <= now:
+            first = min(queue, key=lambda each: (queue[each], each))
+            queue[first] += first.resolution_ns
+            target = now - rules.delay_ns(first)
+            if flushed.get(first, -1) < target:
+                flushed[first] = target
+                expected.append(Tick(first, target))
+        assert [tick for tick in schedule.due(now)] == expected
+        assert schedule.next_ns() == min(queue.values(), default=None)
+
+
 def test_a_clock_that_jumps_back_does_not_flush_early() -> None:
     schedule = Schedule(options())
     schedule.join(STANDARD_10S, NOON, NOON)
