@@ -6,7 +6,7 @@ from m3ctl import kv
 from m3ctl.answers import Placement
 from m3ctl.client import CtlError, ask_all
 from m3ctl.cluster import AGGREGATOR, Cluster, Target
-from m3ctl.report import Report, Table, age, ranges
+from m3ctl.report import Report, Table, age
 
 __all__ = ["Member", "ShardSetState", "look", "show_leaders"]
 
@@ -78,13 +78,13 @@ def show_leaders(cluster: Cluster) -> Report:
     now_ns = cluster.now_ns()
     sets = look(cluster, placement)
     elected = kv.candidates(cluster.settings, [s.number for s in sets if s.number]) if cluster.settings.kv else {}
-    columns = ["shard set>", "shards", "instance", "state", "can lead", "address"]
+    columns = ["shard set>", "shards>", "instance", "state", "can lead", "address"]
     table = Table([*columns, "candidates in the KV"] if elected else columns)
     for one in sets:
         for member in one.members:
             row = [
                 str(one.number or "-"),
-                ranges(one.shards),
+                str(len(one.shards)),
                 member.target.id,
                 member.state or "no answer",
                 "-" if member.error else "yes" if member.can_lead else "no",

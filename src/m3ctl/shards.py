@@ -58,21 +58,16 @@ def show_shards(cluster: Cluster, *, each: bool, instance_id: str, shard: int | 
         rows += [_Row(target, one, served.get(one.id)) for one in sorted(chosen, key=lambda s: s.id)]
     report.data["shards"] = [_data(row) for row in rows]
     groups = ([row] for row in rows) if each else (list(group) for _, group in groupby(rows, key=lambda r: r.like))
-    table = Table(
-        (
-            "shards",
-            "instance",
-            "shard set>",
-            "state",
-            "cutover",
-            "worker>",
-            "entries>",
-            "windows>",
-            "last flush",
-            "lag>",
-        )
-    )
-    table.rows += [_shown(group, now_ns) for group in groups]
+    columns = ("instance", "shard set>", "state", "cutover", "worker>", "entries>", "windows>", "last flush", "lag>")
+    if each:
+        table = Table(("shard>", *columns))
+        table.rows += [(str(group[0].shard.id), *_shown(group, now_ns)) for group in groups]
+    else:
+        # Shard ids of a shard set are often scattered; the long column comes last.
+        table = Table(("shards>", *columns, "shard ids"))
+        table.rows += [
+            (str(len(group)), *_shown(group, now_ns), ranges(row.shard.id for row in group)) for group in groups
+        ]
     report.blocks.append(table)
     down = sorted({f"worker {r.served.worker} of {r.target.id}" for r in rows if r.served and not r.served.worker_up})
     if down:
@@ -87,7 +82,6 @@ def _shown(group: list[_Row], now_ns: int) -> tuple[str, ...]:
     served = [row.served for row in group if row.served is not None]
     cutover = first.shard.cutover_nanos
     return (
-        ranges(row.shard.id for row in group),
         first.target.id,
         str(first.target.shard_set or "-"),
         first.shard.state,

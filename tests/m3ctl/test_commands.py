@@ -114,15 +114,15 @@ def test_shards_of_ours(cluster, ctl) -> None:
     assert code == 0
     rows = [columns(line) for line in out.splitlines()[1:]]
     # Two workers share the four shards of each instance.
-    assert [(row[0], row[1], row[5], row[6], row[9]) for row in rows] == [
-        ("0-1", "m3aggregator01:6000", "0", "14", "1.5 s"),
-        ("2-3", "m3aggregator01:6000", "1", "14", "1.5 s"),
-        ("0-1", "m3aggregator02:6000", "0", "14", "1.5 s"),
-        ("2-3", "m3aggregator02:6000", "1", "14", "1.5 s"),
+    assert [(row[0], row[1], row[5], row[6], row[9], row[10]) for row in rows] == [
+        ("2", "m3aggregator01:6000", "0", "14", "1.5 s", "0-1"),
+        ("2", "m3aggregator01:6000", "1", "14", "1.5 s", "2-3"),
+        ("2", "m3aggregator02:6000", "0", "14", "1.5 s", "0-1"),
+        ("2", "m3aggregator02:6000", "1", "14", "1.5 s", "2-3"),
     ]
     assert len(ctl("shards", "--each")[1].splitlines()) == 9
     one = ctl("shards", "--instance", "m3aggregator02:6000", "--shard", "3")[1].splitlines()
-    assert [columns(line)[0] for line in one[1:]] == ["3"]
+    assert [columns(line)[-1] for line in one[1:]] == ["3"]
     assert json.loads(ctl("shards", "--json")[1])["shards"][0]["served"]["entries"] == 7
     assert ctl("shards", "--instance", "nobody")[0] == 1
 
@@ -131,8 +131,8 @@ def test_shards_of_gos_show_the_placement_and_say_why(ctl) -> None:
     code, out, _ = ctl("shards")
     assert code == 0
     rows = [columns(line) for line in out.splitlines()]
-    assert rows[1][:4] == ["0-3", "m3aggregator01:6000", "1", "INITIALIZING"]
-    assert rows[1][5:] == ["-", "-", "-", "-", "-"]
+    assert rows[1][:4] == ["4", "m3aggregator01:6000", "1", "INITIALIZING"]
+    assert rows[1][5:] == ["-", "-", "-", "-", "-", "0-3"]
     assert out.count("does not serve /shards (M3's own m3aggregator has no such page)") == 2
 
 
@@ -141,8 +141,8 @@ def test_leaders(ctl) -> None:
     assert code == 0
     rows = [columns(line) for line in out.splitlines()]
     assert [row[:5] for row in rows[1:]] == [
-        ["1", "0-3", "m3aggregator01:6000", "leader", "yes"],
-        ["1", "0-3", "m3aggregator02:6000", "follower", "yes"],
+        ["1", "4", "m3aggregator01:6000", "leader", "yes"],
+        ["1", "4", "m3aggregator02:6000", "follower", "yes"],
     ]
     found = json.loads(ctl("leaders", "--json")[1])
     assert found["shardSets"][0]["leader"] == "m3aggregator01:6000"
@@ -199,7 +199,7 @@ def test_named_aggregators_are_found_in_the_placement(cluster, ctl) -> None:
     url = cluster.aggregators[1].url
     for argument in (url, f"m3aggregator02:6000={url}", url.removeprefix("http://")):
         rows = ctl("leaders", "--aggregator", argument)[1].splitlines()[1:2]
-        assert [columns(row)[:4] for row in rows] == [["1", "0-3", "m3aggregator02:6000", "follower"]], argument
+        assert [columns(row)[:4] for row in rows] == [["1", "4", "m3aggregator02:6000", "follower"]], argument
     cluster.ours()
     assert "m3aggregator02:6000" in ctl("leaders", "--aggregator", f"http://localhost:{cluster.aggregators[1].port}")[1]
 
@@ -362,4 +362,4 @@ def test_the_command_itself(cluster) -> None:
     found = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (found.stderr, found.stdout.split()[0]) == ("", "SHARDS")
+    assert (found.stderr, found.stdout.split()[0]) == ("", "SHARD")

@@ -106,6 +106,14 @@ def no_leader(cluster) -> None:
     cluster.states = ["follower", "follower"]
 
 
+def swapped(cluster) -> None:
+    first, second = cluster.aggregators
+    first.answers["GET", "/shards"], second.answers["GET", "/shards"] = (
+        second.answers["GET", "/shards"],
+        first.answers["GET", "/shards"],
+    )
+
+
 def stuck(cluster) -> None:
     cluster.advance_ns = 0
 
@@ -167,6 +175,7 @@ def watched_in_no_time(cluster, monkeypatch) -> None:
         (instance_down, "instance m3aggregator02:6000", "/health cannot be reached", "http.listenAddress"),
         (not_ready, "instance m3aggregator02:6000", "not ready: workers 0 of 1 are not up", "see http://"),
         (clock_off, "instance m3aggregator01:6000", "s behind ours", "synchronise the clocks"),
+        (swapped, "instance m3aggregator01:6000", "another instance answers: m3aggregator02:6000", "aggregator.hostID"),
         (no_leader, "shard set 1", "has no leader", "wait for the lease"),
         (stuck, "shard set 1", "flush times of timed 10s did not advance in 11.0 s", "downstream has acknowledged"),
         (writes_refused, "coordinator", "does not take writes: no topic aggregator_ingest", "see the checks below"),

@@ -52,6 +52,9 @@ def _instance(cluster: Cluster, target: Target) -> list[Finding]:
             *found,
             ok(what, f"answers on {target.url} (M3's own m3aggregator: it has no /ready that could say more)"),
         ]
+    if text := _stranger(cluster, target):
+        fix = "give every instance its own host id (aggregator.hostID), and in the placement its own endpoint"
+        found.append(problem(what, text, fix))
     if ready.ready:
         return [
             *found,
@@ -59,6 +62,14 @@ def _instance(cluster: Cluster, target: Target) -> list[Finding]:
             *(note(what, text) for text in ready.notes if "serving" not in text),
         ]
     return [*found, *(problem(what, f"not ready: {reason}", f"see {target.url}/") for reason in ready.reasons)]
+
+
+def _stranger(cluster: Cluster, target: Target) -> str:
+    """Who else serves where the placement says that this instance does; empty: nobody else, or it does not tell."""
+    served = cluster.shards(target)
+    if served is None or target.instance is None or served.instance_id in ("", target.id):
+        return ""
+    return f"at its address {target.url} another instance answers: {served.instance_id}"
 
 
 def _refuses(instance: Instance, timeout_s: float) -> str:
