@@ -4,6 +4,7 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 
 | path | answer |
 |---|---|
+| ``/status`` | M3's, and ``"problems": [...]`` beside ``"status"`` while something is wrong with the set-up |
 | ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
 | ``/shards`` | ``{"instanceId", "shards", "lists"}``: per shard worker, state, entries, windows, flush, lag; per list its flush time |
 | ``/`` | the same as a page |
@@ -77,6 +78,9 @@ class StatusSource(Protocol):
     def election_state(self) -> str:
         """``follower``, ``pendingFollower`` or ``leader``."""
 
+    def set_up_problems(self) -> list[str]:
+        """What is wrong with the set-up, with the fix."""
+
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps."""
 
@@ -107,7 +111,9 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         if request.method != "GET":
             return _json(None, 400)
         flush = {"electionState": source.election_state(), "canLead": source.can_lead()}
-        return _json({"status": {"flushStatus": flush}})
+        problems = source.set_up_problems()
+        # M3's body to the byte as long as nothing is wrong.
+        return _json({"status": {"flushStatus": flush}} | ({"problems": problems} if problems else {}))
 
     async def resign(request: Request) -> Response:
         if request.method != "POST":

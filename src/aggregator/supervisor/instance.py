@@ -21,7 +21,16 @@ from aggregator.front.options import FrontOptions
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
-from aggregator.supervisor.placement import View, assign, nearest_ids, view
+from aggregator.supervisor.placement import View, assign, view
+from aggregator.supervisor.set_up import (
+    host_id_fault,
+    ingest_topic_warning,
+    no_placement_fault,
+    output_topic_fault,
+    replicas_warning,
+    shard_counts_fault,
+    try_endpoint,
+)
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.sinks import Sinks
 from aggregator.supervisor.timing import schedule_options
@@ -72,6 +81,8 @@ class Instance:
         self.owners: dict[int, int] = {}
         self.output_topic: Topic | None = None
         self.ingest_topic: Topic | None = None
+        self._ingest_known = False
+        """The topic was read, or there was time enough to read it."""
         self.complete_since_ns = wall_ns()
         """No sample since then was missed by a worker that was not there."""
         scope = self.scope.sub("forwarder")
@@ -142,7 +153,7 @@ class Instance:
             front_options=self._front_options,
             worker_options=self._worker_options,
         )
-        self._check_shard_counts()
+        self._check_ingest()
         log.info("starting processes", workers=workers, shards=len(routing.owned), shard_set=self.view.shard_set)
         producers = group.create_task(self.sinks.run(), name="producers")
         fleet = group.create_task(self.fleet.run(), name="processes")
@@ -152,6 +163,7 @@ class Instance:
             group.create_task(self._pump_loop(self.rollups), name="pump rollups"),
             group.create_task(self._look_loop(), name="look"),
             group.create_task(self._expire_loop(), name="expire"),
+            group.create_task(try_endpoint(lambda: self.view, self._listening, self._unreached), name="endpoint"),
             group.create_task(
                 follow(self._store, self.keys.values_limit, decode_limit, self._limit_changed("values"))
             ),
@@ -275,14 +287,10 @@ class Instance:
             return
         self.view = seen = view(placement, self.instance_id)
         if seen.instance is None:
-            near = ", ".join(nearest_ids(placement, self.instance_id)) or "none at all"
-            self.problems.set(
-                "placement",
-                f"instance {self.instance_id} is not in the placement of version {placement.version}, which has: {near}; "
-                f"set hostID/instanceID to one of these, or add this instance",
-            )
+            self.problems.set("placement", host_id_fault(seen))
         else:
             self.problems.set("placement", None)
+            self.problems.set("replicas", replicas_warning(seen), serious=False)
             left_s = seen.cutover_left_ns(wall_ns()) / 1e9
             if left_s > 0:
                 log.info("the placement is not cut over yet", seconds_left=round(left_s, 1))
@@ -295,18 +303,16 @@ class Instance:
     async def _say_what_is_missing(self) -> None:
         """Keys that do not exist are only known as such while the store answers; until then it says itself what is wrong."""
         output = self._topic_keys().get("output")
-        while self.view is None or (output is not None and self.output_topic is None):
+        while self.view is None or not self._ingest_known or (output is not None and self.output_topic is None):
             await asyncio.sleep(_MISSING_S)
             if self.store_trouble() is not None:
                 continue
             if self.view is None:
-                self.problems.set(
-                    "placement",
-                    f"no placement yet under the key {self.keys.placement}: create it with POST "
-                    f"/api/v1/services/m3aggregator/placement/init of a coordinator",
-                )
+                self.problems.set("placement", no_placement_fault(self.keys.placement))
             if output is not None and self.output_topic is None:
                 self._topic_problem(output, None)
+            self._ingest_known = True
+            self._check_ingest()
 
     def store_trouble(self) -> str | None:
         """Why the store does not answer; None: it does."""
@@ -318,7 +324,7 @@ class Instance:
         for worker in range(len(self.fleet.workers)):
             self.flushing.assign(worker, routing.of(worker))
         self.fleet.reroute(routing)
-        self._check_shard_counts()
+        self._check_ingest()
         self._wake.set()
 
     def _route(self, workers: int) -> Routing:
@@ -337,8 +343,8 @@ class Instance:
 
         def changed(topic: Topic | None) -> None:
             if role == "ingest":
-                self.ingest_topic = topic
-                self._check_shard_counts()
+                self.ingest_topic, self._ingest_known = topic, True
+                self._check_ingest()
                 return
             self._topic_problem(key, topic)
             before, self.output_topic = self.output_topic, topic or self.output_topic
@@ -348,27 +354,21 @@ class Instance:
         return changed
 
     def _topic_problem(self, key: str, topic: Topic | None) -> None:
-        name = key.rsplit("/", 1)[-1]
-        if topic is None:
-            text = f"topic {name} does not exist: create it with POST /api/v1/topic/init of a coordinator (Topic-Name: {name})"
-        elif not topic.consumer_services:
-            text = (
-                f"topic {name} has no consumer service: nobody gets what is aggregated; add one with POST /api/v1/topic"
-            )
-        else:
-            text = ""
-        self.problems.set("output topic", text or None)
+        self.problems.set("output topic", output_topic_fault(key.rsplit("/", 1)[-1], topic))
 
-    def _check_shard_counts(self) -> None:
-        topic, seen = self.ingest_topic, self.view
-        if topic is None or seen is None or topic.number_of_shards == seen.placement.num_shards:
-            self.problems.set("shard counts", None)
-            return
-        self.problems.set(
-            "shard counts",
-            f"topic {topic.name} has {topic.number_of_shards} shards and the placement {seen.placement.num_shards}: "
-            f"metrics would be lost; both must be equal",
-        )
+    def _check_ingest(self) -> None:
+        """What the topic and the placement of our input say together."""
+        self.problems.set("shard counts", shard_counts_fault(self.ingest_topic, self.view))
+        key = self._topic_keys().get("ingest")
+        if key is not None and self._ingest_known:
+            name, service = key.rsplit("/", 1)[-1], self.keys.placement.rsplit("/", 1)[-1]
+            self.problems.set("ingest topic", ingest_topic_warning(name, self.ingest_topic, service), serious=False)
+
+    def _listening(self) -> str:
+        return self.fleet.listening if self.fleet is not None else ""
+
+    def _unreached(self, text: str | None) -> None:
+        self.problems.set("endpoint", text, serious=False)
 
     def _limit_changed(self, name: str) -> Callable[[int | None], None]:
         default = self._limits[name]

@@ -28,6 +28,11 @@ class InstanceStatus:
         member = self._instance.shard_set
         return (member.state if member is not None else ElectionState.FOLLOWER).text
 
+    def set_up_problems(self) -> list[str]:
+        """What is wrong with the set-up, with the fix."""
+        problems = self._instance.problems
+        return [*problems.reasons.values(), *problems.warnings.values()]
+
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps."""
         member = self._instance.shard_set
@@ -43,14 +48,16 @@ class InstanceStatus:
         """What is missing comes first; the part of a reason before its bracket does not change with time."""
         one = self._instance
         reasons = list(one.problems.reasons.values())
-        notes: list[str] = []
+        notes = list(one.problems.warnings.values())
         seen = one.view
         if seen is not None and seen.instance is not None:
             left_s = seen.cutover_left_ns(wall_ns()) / 1e9
             if left_s > 0:
                 reasons.append(f"the placement is not cut over yet ({left_s:.0f} s left)")
             elif "INITIALIZING" in seen.states.values():
-                notes.append("serving; shards are marked AVAILABLE at the next placement change")
+                notes.append(
+                    "serving; INITIALIZING shards wait for nothing: they are marked AVAILABLE at the next placement change"
+                )
             if left_s <= 0:
                 self._leadership(reasons, notes)
         self._processes(reasons)

@@ -21,17 +21,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong with the set-up right now, by subject: said once in the log, and for as long as it lasts in ``/ready``."""
+    """What is wrong with the set-up right now, by subject: said once in the log, and for as long as it lasts in ``/ready``.
+
+    ``reasons`` keep the instance from serving or lose metrics, ``warnings`` do not.
+    """
 
     reasons: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
 
-    def set(self, subject: str, text: str | None) -> None:
-        """The problem with a subject; None: it is solved."""
+    def set(self, subject: str, text: str | None, *, serious: bool = True) -> None:
+        """The problem with a subject, always equally serious; None: it is solved."""
+        known = self.reasons if serious else self.warnings
         if text is None:
-            if self.reasons.pop(subject, None) is not None:
+            if known.pop(subject, None) is not None:
                 log.info("solved", subject=subject)
-        elif self.reasons.get(subject) != text:
-            self.reasons[subject] = text
+        elif known.get(subject) != text:
+            known[subject] = text
             log.warning(text, subject=subject)
 
 

@@ -19,9 +19,13 @@ class Source:
         self.ready = Readiness(True, [], ["serving; marked AVAILABLE at the next placement change"])
         self.resign_error: Exception | None = None
         self.resigned = 0
+        self.problems: list[str] = []
 
     def election_state(self) -> str:
         return self.state
+
+    def set_up_problems(self) -> list[str]:
+        return self.problems
 
     def can_lead(self) -> bool:
         return True
@@ -127,3 +131,9 @@ async def test_the_page_without_shards_and_before_the_cutover(client, source: So
 
 async def test_metrics_on_the_same_port_when_they_have_no_other(client) -> None:
     assert b"x_things" in (await client.get("/metrics")).content
+
+
+async def test_problems_stand_beside_m3s_status(client: httpx.AsyncClient, source: Source) -> None:
+    assert set((await client.get("/status")).json()) == {"status"}
+    source.problems = ["topic t does not exist: create it"]
+    assert (await client.get("/status")).json()["problems"] == source.problems

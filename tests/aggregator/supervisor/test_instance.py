@@ -336,6 +336,9 @@ async def test_a_wrong_set_up_is_said_aloud(rig: Rig) -> None:
             await asyncio.sleep(0.1)
             found = await reasons()
     assert "m3aggregator-locl" in found
+    problems = "\n".join((await rig.get("/status"))[1]["problems"])
+    assert "set hostID/instanceID to one of these" in problems
+    assert "topic aggregated_metrics does not exist: create it" in problems
     assert (await rig.get("/health")) == (200, {"state": "OK"})
     # Everything is repaired while the instance runs.
     await rig.store.set(placement_key(ENVIRONMENT, "m3aggregator"), data)
