@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     placement = command("placement", "who owns which shards")
     placement.add_argument("--service", choices=(AGGREGATOR, COORDINATOR, "m3db"), default=AGGREGATOR)
     topic = command("topic", "topics and their consumers")
-    topic.add_argument("topics", nargs="*", metavar="TOPIC", help=f"default: {' '.join(TOPICS)}")
+    topic.add_argument("topics", type=_word, nargs="*", metavar="TOPIC", help=f"default: {' '.join(TOPICS)}")
     shards = command("shards", "the shards of every instance: state, worker, entries, windows, last flush")
     shards.add_argument("--each", action="store_true", help="one row per shard; else equal neighbours share a row")
     shards.add_argument("--instance", default="", metavar="ID", help="only of this instance")
@@ -158,8 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command("flush-times", "up to where every list is flushed for good")
     check = command("doctor", "checks the whole set-up and says how to mend what is wrong")
-    check.add_argument("--ingest-topic", default=TOPICS[0], metavar="TOPIC", help=f"default: {TOPICS[0]}")
-    check.add_argument("--output-topic", default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")
+    check.add_argument("--ingest-topic", type=_word, default=TOPICS[0], metavar="TOPIC", help=f"default: {TOPICS[0]}")
+    check.add_argument("--output-topic", type=_word, default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")
     check.add_argument(
         "--wait",
         type=_seconds,
@@ -183,11 +183,15 @@ def _shared() -> argparse.ArgumentParser:
     )  # fmt: skip
     group.add_argument("--aggregator-port", type=_port, default=6001, metavar="N", help="default %(default)s")
     group.add_argument(
-        "--env", default=environ.get("M3CTL_ENV") or "default_env", metavar="ENV",
+        "--env", type=_word, default=environ.get("M3CTL_ENV") or "default_env", metavar="ENV",
         help="environment of placements and topics (default %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--zone", default=environ.get("M3CTL_ZONE") or "embedded", metavar="ZONE", help="default %(default)s"
+        "--zone",
+        type=_word,
+        default=environ.get("M3CTL_ZONE") or "embedded",
+        metavar="ZONE",
+        help="default %(default)s",
     )
     group.add_argument(
         "--timeout", type=_seconds, default=5.0, metavar="S", help="of every request (default %(default)g)"
@@ -223,6 +227,13 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
     return value
+
+
+def _word(text: str) -> str:
+    """What goes into a header of a request."""
+    if not (text.strip() and text.isprintable() and text.isascii()):
+        raise argparse.ArgumentTypeError(f"{text!r} is empty or has characters that M3's headers cannot carry")
+    return text
 
 
 def _port(text: str) -> int:

@@ -89,7 +89,8 @@ def request(
                 return _answer(url, error.code, error.read(_MAX_BODY_BYTES), error.headers.get("Date"))
     except TimeoutError as error:
         raise Unreachable(f"{url} did not answer within {timeout_s:g} s (--timeout)") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        # UnicodeError: a host name that cannot be one, such as a..b
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
             raise Unreachable(f"{url} did not answer within {timeout_s:g} s (--timeout)") from error

@@ -88,4 +88,4 @@ def _run(settings: Settings, look: Callable[[Store], Awaitable[Result]]) -> Resu
     try:
         return asyncio.run(opened())
     except KVError as error:
-        raise CtlError(f"{where(settings)}: {error}; is it running and reachable from here?") from error
+        raise CtlError(f"{where(settings)}: {error}") from error

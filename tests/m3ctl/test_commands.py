@@ -306,7 +306,7 @@ def test_an_etcd_that_is_not_there(ctl) -> None:
     code, _, err = ctl("flush-times", "--etcd", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert code == 1
     assert f"etcd 127.0.0.1:{port}" in err
-    assert "is it running and reachable from here?" in err
+    assert "is etcd running" in err
 
 
 @pytest.mark.parametrize(
@@ -318,6 +318,9 @@ def test_an_etcd_that_is_not_there(ctl) -> None:
         ["leaders", "--coordinator", "host:port"],
         ["leaders", "--aggregator", "=http://x:6001"],
         ["leaders", "--timeout", "nan"],
+        ["leaders", "--env", "a\nb"],
+        ["leaders", "--zone", " "],
+        ["topic", "ü"],
         ["leaders", "--timeout", "0"],
         ["leaders", "--aggregator-port", "0"],
         ["leaders", "--etcd", "x:1", "--embedded", "y"],
@@ -336,6 +339,11 @@ def test_wrong_arguments_are_exit_code_2(arguments, capsys) -> None:
         code = error.code
     assert code == 2
     assert capsys.readouterr().err
+
+
+def test_a_host_name_that_cannot_be_one(capsys) -> None:
+    assert main(["leaders", "--coordinator", "http://a..b:7201"]) == 1
+    assert "http://a..b:7201/api/v1/services/m3aggregator/placement cannot be reached" in capsys.readouterr().err
 
 
 def test_somebody_else_on_the_port(cluster, ctl) -> None:

@@ -79,8 +79,8 @@ def _refuses(instance: Instance, timeout_s: float) -> str:
         return f"{instance.endpoint!r} is not host:port"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
-    except OSError as error:
-        return error.strerror or str(error) or type(error).__name__
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ""
 
 
