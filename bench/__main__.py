@@ -1,4 +1,4 @@
-"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``) and ``engine`` (``bench.engine_bench``)."""
+"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``) and ``soak``."""
 
 import sys
 
@@ -14,7 +14,11 @@ def main() -> int:
         from bench.engine_bench import main as engine  # noqa: PLC0415
 
         return engine(rest)
-    print("usage: scripts/bench ingest|steady|engine [options]; each has --help", file=sys.stderr)
+    if command == "soak":
+        from bench.soak import main as soak  # noqa: PLC0415
+
+        return soak(rest)
+    print("usage: scripts/bench ingest|steady|engine|soak [options]; each has --help", file=sys.stderr)
     return 0 if command in ("--help", "-h") else 2
 
 

@@ -1,133 +1,170 @@
 """What the engine of one worker costs per sample and per flushed value, alone in this process on one core.
 
-    scripts/bench engine --kind gauge|timed|counter|timer --series N
+    scripts/bench engine --kind gauge --series 10000 [--pipeline rollup] [--policies 3]
+    scripts/bench engine --table [--series N]
 
 Frames are encoded beforehand, in random order of the series, and handed over in batches of 512 KiB as a front would. Every sample's time
 is the time of its batch; windows are 10 s long. Counts are checked: every message is acked, every series comes out once per window.
+``--table`` measures every kind of sample, every pipeline and one to three policies, one line each.
 """
 
 import argparse
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions, warm
-from m3metrics import encode_tags
-from m3metrics.codec import encode_staged_metadatas
-from m3metrics.kernels import (
-    encode_counter_samples,
-    encode_gauge_samples,
-    encode_timed_samples,
-    encode_timer_samples,
-    samples_size_bound,
-)
-from m3metrics.metadata import PipelineMetadata, StagedMetadata
-from m3metrics.policy import StoragePolicy
-from m3metrics.rows import METRIC_TEMPLATE
+from bench.messages import FORWARDED, KINDS, PIPELINES, ROLLUPS, TIMER_VALUES, Frames, build
+
+__all__ = ["START_NS", "WINDOW_NS", "Figures", "batches_of", "engine_of", "flush", "ingest", "main", "measure"]
 
 WINDOW_NS = 10_000_000_000
 START_NS = 1_700_000_000_000_000_000
-BATCH_BYTES = 512 * 1024
-TIMER_VALUES = 10
-_TYPES = {"counter": 1, "timer": 2, "gauge": 3, "timed": 3}
+NUM_SHARDS = 1024
+_BATCH_BYTES = 512 * 1024
+_DELAY_NS = 600_000_000_000
+"""How late timed and forwarded metrics may be: nothing is."""
+_LIST_KINDS = {"timed": ipc.KIND_TIMED, FORWARDED: ipc.KIND_FORWARDED}
+_TIMER_TYPES = 11
 
 
-def series_table(series: int, kind: str) -> tuple[NDArray[np.uint8], NDArray[np.void]]:
-    """Ids as a coordinator builds them, about 90 bytes long, and the templates of their samples."""
-    policies = (StoragePolicy.parse("10s:2d"),)
-    meta = encode_staged_metadatas((StagedMetadata(pipelines=(PipelineMetadata(storage_policies=policies),)),))
-    arena = bytearray(meta)
-    templates = np.zeros(series, METRIC_TEMPLATE)
-    for k in range(series):
-        at = len(arena)
-        name = b"http_requests_total_something%08d" % k
-        arena += encode_tags([(b"__name__", name), (b"dc", b"sjc1"), (b"host", b"host%04d" % (k % 1000))])
-        templates[k] = (at, len(arena) - at, 0, len(meta), 0, 0, _TYPES[kind], 0)
-    return np.frombuffer(arena, np.uint8), templates
+def engine_of(**options: int) -> Engine:
+    """An engine that owns all shards."""
+    engine = Engine(
+        EngineOptions(
+            num_shards=NUM_SHARDS,
+            topic_shards=64,
+            buffer_past_ns=_DELAY_NS,
+            forwarding_max_const_delay_ns=_DELAY_NS,
+            **options,
+        )
+    )
+    owned = [ipc.OwnedShard(shard, 0, (1 << 63) - 1) for shard in range(NUM_SHARDS)]
+    engine.set_shards(ipc.Shards(NUM_SHARDS, 64, owned), START_NS)
+    return engine
 
 
-def encode_batches(
-    kind: str, arena: NDArray[np.uint8], templates: NDArray[np.void], order: NDArray[np.int64], now_ns: int, seed: int
-) -> list[NDArray[np.uint8]]:
-    """The samples of ``order`` as m3msg frames, cut into batches."""
-    values = np.random.default_rng(seed).random(len(order) * (TIMER_VALUES if kind == "timer" else 1)) * 100 + 1
-    times = np.full(len(order), now_ns if kind == "timed" else 0, np.int64)
-    out = np.zeros(samples_size_bound(templates, order) + 8 * len(values) + 64, np.uint8)
-    offsets = np.zeros(len(order) + 1, np.int64)
-    if kind == "gauge":
-        encode_gauge_samples(arena, templates, order, times, values, out, offsets)
-    elif kind == "timed":
-        encode_timed_samples(arena, templates, order, times, values, out, offsets)
-    elif kind == "counter":
-        encode_counter_samples(arena, templates, order, times, values.astype(np.int64), out, offsets)
-    else:
-        cuts = np.arange(len(order) + 1, dtype=np.int64) * TIMER_VALUES
-        encode_timer_samples(arena, templates, order, times, values, cuts, out, offsets)
-    data = out.tobytes()
-    batches, batch = [], bytearray()
-    for k in range(len(order)):
-        value = data[offsets[k] : offsets[k + 1]]
-        meta = b"\x08\x2a\x10" + _varint(k + 1) + b"\x18" + _varint(now_ns)
-        body = b"\x0a" + _varint(len(meta)) + meta + b"\x12" + _varint(len(value)) + value
-        batch += len(body).to_bytes(4, "big") + body
-        if len(batch) >= BATCH_BYTES:
-            batches.append(np.frombuffer(bytes(batch), np.uint8))
-            batch = bytearray()
-    batches.append(np.frombuffer(bytes(batch), np.uint8))
-    return batches
+def batches_of(frames: Frames) -> list[NDArray[np.uint8]]:
+    """The messages cut into batches, without copying."""
+    rows = max(_BATCH_BYTES // frames.matrix.shape[1], 1)
+    return [frames.matrix[at : at + rows].reshape(-1) for at in range(0, len(frames.matrix), rows)]
 
 
-def _varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    return bytes([*out, n])
-
-
-def run(kind: str, series: int, windows: int) -> None:
-    """Measures (CPU time of this process) and prints."""
-    warm(lambda _: None)
-    engine = Engine(EngineOptions(num_shards=1024, topic_shards=64, buffer_past_ns=600_000_000_000))
-    owned = [ipc.OwnedShard(shard, 0, (1 << 63) - 1) for shard in range(1024)]
-    engine.set_shards(ipc.Shards(1024, 64, owned), START_NS)
-    arena, templates = series_table(series, kind)
-    rng = np.random.default_rng(1)
-    rounds = max(1, 300_000 // series)
-    costs = []
-    print(f"{kind}, {series} series: id of {int(templates['id_size'][0])} bytes")
-    for window in range(windows):
-        now_ns = START_NS + window * WINDOW_NS
-        order = np.concatenate([rng.permutation(series) for _ in range(rounds)])
-        batches = encode_batches(kind, arena, templates, order, now_ns, window)
-        begin = time.process_time()
-        messages = 0
-        for k, batch in enumerate(batches):
-            messages += engine.ingest(batch, np.array([len(batch)], np.int64), now_ns + k).messages
-        took = time.process_time() - begin
-        assert messages == len(order), (messages, len(order))
-        costs.append(took / len(order) * 1e9)
-        what = "new series" if window == 0 else "known"
-        print(f"  ingest {what:10}  {costs[-1]:8.1f} ns/message ({len(batches)} batches)")
-    used = engine.memory_bytes()
-    print(f"  memory with {windows} open windows: {used / series:8.1f} bytes/series ({used >> 20} MiB)")
-    if kind == "timer":
-        print(f"  {1000 * TIMER_VALUES / min(costs[1:]):8.1f} M values/s")
-    kind_number = ipc.KIND_TIMED if kind == "timed" else ipc.KIND_STANDARD
-    bounds = [ipc.ShardBounds([], START_NS + windows * WINDOW_NS, 0, (1 << 63) - 1)]
+def ingest(engine: Engine, frames: Frames, now_ns: int) -> float:
+    """CPU seconds for all messages at ``now_ns``."""
+    frames.stamp(now_ns)
+    batches = batches_of(frames)
+    messages = 0
     begin = time.process_time()
-    values = size = 0
-    for part in engine.flush(ipc.Flush(1, kind_number, WINDOW_NS, 0, True, bounds), START_NS + windows * WINDOW_NS):
-        if part.batch is not None:
-            values += len(part.batch)
-            size += part.batch.size_bytes
+    for k, batch in enumerate(batches):
+        messages += engine.ingest(batch, np.array([len(batch)], np.int64), now_ns + k).messages
     took = time.process_time() - begin
-    print(f"  flush  {values} values, {size / values:.0f} bytes each: {took / values * 1e9:8.1f} ns/value")
-    refused = {name: count for name, count in engine.stats()[0].items() if "errors{" in name}
+    assert messages == len(frames.matrix), (messages, len(frames.matrix))
+    return took
+
+
+def flush(engine: Engine, kind: str, number: int, target_ns: int, now_ns: int) -> tuple[float, int, int, int]:
+    """Flushes up to ``target_ns``: CPU seconds, final values, forwarded messages, bytes of both."""
+    bounds = [ipc.ShardBounds([], target_ns, 0, (1 << 63) - 1)]
+    list_kind = _LIST_KINDS.get(kind, ipc.KIND_STANDARD)
+    command = ipc.Flush(number, list_kind, WINDOW_NS, int(kind == FORWARDED), True, bounds)
+    count = {False: 0, True: 0}
+    size = 0
+    begin = time.process_time()
+    for part in engine.flush(command, now_ns):
+        if part.batch is not None:
+            count[part.forwarded] += len(part.batch)
+            size += part.batch.size_bytes
+    return time.process_time() - begin, count[False], count[True], size
+
+
+@dataclass
+class Figures:
+    """What one run found."""
+
+    kind: str
+    series: int
+    pipeline: str
+    policies: int
+    message_bytes: int
+    fresh_ns: float = 0.0
+    """Per message of a new series."""
+    known_ns: list[float] = field(default_factory=list)
+    """Per message, by window."""
+    bytes_per_series: list[float] = field(default_factory=list)
+    """By number of open windows."""
+    flushed: int = 0
+    forwarded: int = 0
+    flush_ns: float = 0.0
+    """Per value of a source series that was flushed."""
+    flush_bytes: int = 0
+
+    @property
+    def ingest_ns(self) -> float:
+        """Per message of a known series, the best window: machines are noisy."""
+        return min(self.known_ns)
+
+
+def measure(kind: str, series: int, windows: int, pipeline: str = "none", policies: int = 1) -> Figures:
+    """Feeds ``windows`` windows and flushes them. Raises ``AssertionError`` where counts are not what they must be."""
+    engine = engine_of()
+    rounds = max(1, min(300_000 // series, 100))
+    frames = build(kind, series, series * rounds, 10, policies=policies, pipeline=pipeline)
+    found = Figures(kind, series, pipeline, policies, frames.matrix.shape[1])
+    for window in range(windows):
+        took = ingest(engine, frames, START_NS + window * WINDOW_NS) / len(frames.matrix) * 1e9
+        if window == 0:
+            found.fresh_ns = took
+        else:
+            found.known_ns.append(took)
+        found.bytes_per_series.append(engine.memory_bytes() / series)
+    end_ns = START_NS + windows * WINDOW_NS
+    took_s, found.flushed, found.forwarded, found.flush_bytes = flush(engine, kind, 1, end_ns, end_ns)
+    refused = {name: count for name, count in engine.stats()[0].items() if "errors{" in name and count}
     assert not refused, refused
-    assert values == series * windows * (11 if kind == "timer" else 1), values
+    values = series * windows * (_TIMER_TYPES if kind == "timer" else 1)
+    found.flush_ns = took_s / values * 1e9
+    if pipeline == "none":
+        assert (found.flushed, found.forwarded) == (values, 0), (found, values)
+    else:
+        # The first window has nothing to be compared with; values that fall are no rate.
+        assert (found.forwarded if pipeline == "rollup" else found.flushed) > 0, found
+        assert found.forwarded <= min(series, ROLLUPS) * NUM_SHARDS * windows, found
+    return found
+
+
+def _report(found: Figures) -> None:
+    print(f"{found.kind}, {found.series} series, pipeline {found.pipeline}, {found.policies} policies:")
+    print(f"  ingest, new series  {found.fresh_ns:8.1f} ns/message of {found.message_bytes} bytes")
+    for took in found.known_ns:
+        print(f"  ingest, known       {took:8.1f} ns/message")
+    print(f"  memory by open windows: {', '.join(f'{n:.0f}' for n in found.bytes_per_series)} bytes/series")
+    if found.kind == "timer":
+        print(f"  {1000 * TIMER_VALUES / found.ingest_ns:8.1f} M values/s")
+    out = found.flushed + found.forwarded
+    print(
+        f"  flush {found.flushed} final values, {found.forwarded} forwarded messages, {found.flush_bytes / max(out, 1):.0f} bytes each: "
+        f"{found.flush_ns:.1f} ns per value of a series"
+    )
+
+
+def _table(series: int) -> None:
+    print(f"{series} series, ns of CPU; ids of 90 bytes, one policy unless said otherwise")
+    for kind in ("counter", "gauge", "timer", "timed", FORWARDED):
+        found = measure(kind, series, 3)
+        per_value = f" = {found.ingest_ns / TIMER_VALUES:.1f} a value" if kind == "timer" else ""
+        print(f"  ingest {kind:<22} {found.ingest_ns:8.1f} a message{per_value}", flush=True)
+    for pipeline in PIPELINES:
+        found = measure("gauge", series, 3, pipeline)
+        print(f"  flush  gauge, pipeline {pipeline:<9} {found.flush_ns:5.1f} a value", flush=True)
+    for policies in (1, 2, 3):
+        found = measure("gauge", series, 2, policies=policies)
+        print(f"  memory gauge, {policies} policies        {found.bytes_per_series[0]:8.0f} bytes a series", flush=True)
+    found = measure("timed", series, 8)
+    print(f"  memory timed, 8 open windows    {found.bytes_per_series[7]:8.0f} bytes a series", flush=True)
 
 
 def main(values: list[str] | None = None) -> int:
@@ -135,11 +172,22 @@ def main(values: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/bench engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=_TYPES, default="gauge")
+    parser.add_argument("--kind", choices=(*KINDS, FORWARDED), default="gauge")
+    parser.add_argument("--pipeline", choices=PIPELINES, default="none")
+    parser.add_argument("--policies", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=3)
-    arguments = parser.parse_args(values)
-    run(arguments.kind, arguments.series, arguments.windows)
+    parser.add_argument("--table", action="store_true", help="all kinds, pipelines and policies, a line each")
+    options = parser.parse_args(values)
+    if options.kind == FORWARDED and options.pipeline != "none":
+        parser.error("forwarded metrics carry their own pipeline: leave --pipeline out")
+    if options.windows < 2:
+        parser.error("--windows must be at least 2: the first one meets only new series")
+    warm(lambda _: None)
+    if options.table:
+        _table(options.series)
+    else:
+        _report(measure(options.kind, options.series, options.windows, options.pipeline, options.policies))
     return 0
 
 

@@ -14,7 +14,7 @@ import time
 from typing import IO, Any
 
 from bench.instance import Aggregator
-from bench.load import KINDS, TIMER_VALUES
+from bench.messages import KINDS, TIMER_VALUES
 
 
 class SinkProcess:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from bench.instance import NUM_SHARDS, Aggregator
-from bench.load import Connection, Frames, build, tagged_id
+from bench.load import Connection
+from bench.messages import Frames, build, tagged_id
 from bench.sink import Sink
 from tests.processes import stop
 
