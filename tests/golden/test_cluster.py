@@ -22,7 +22,7 @@ from vectors import Vector, cases, lines
 from coordinator.api import admin_routes, not_found
 from m3cluster import keys
 from m3cluster.flush_times import decode_flush_times, encode_flush_times
-from m3cluster.kv import KeyNotFoundError, MemoryServer, Value
+from m3cluster.kv import KeyNotFoundError, MemoryServer
 from m3cluster.placement import (
     NEVER_NS,
     CutoverTimes,
@@ -189,30 +189,11 @@ def steps_of(scenario: Vector) -> list[Vector]:
     return [s for s in scenario["steps"] if s.get("path", "").partition("?")[0] not in ELSEWHERE]
 
 
-class StoreWithHistory:
-    """The memory store, made to keep every version of a key, as etcd does."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._kept: dict[tuple[str, int], Value] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        written: int = await self._store.check_and_set(key, version, data)
-        self._kept[key, written] = await self._store.get(key)
-        return written
-
-    async def get_version(self, key: str, version: int) -> Value:
-        return self._kept[key, version]
-
-
 class Coordinator:
     """The routes over an empty memory store, with a clock that stands where the capture's stood."""
 
     def __init__(self, server: MemoryServer) -> None:
-        self.store: Any = StoreWithHistory(server.client())
+        self.store = server.client()
         self.now_ns = 0
         routes = admin_routes(self.store, clock=lambda: self.now_ns, rng=random.Random(1), kv_environment="coord_env")
         app = Starlette(routes=routes, exception_handlers={404: not_found})

@@ -49,7 +49,12 @@ _KEY_VALUE = Message(
 
 RANGE_REQUEST = Message(
     "etcdserverpb.RangeRequest",
-    (Field(1, "key", Kind.BYTES), Field(2, "range_end", Kind.BYTES), Field(8, "keys_only", Kind.BOOL)),
+    (
+        Field(1, "key", Kind.BYTES),
+        Field(2, "range_end", Kind.BYTES),
+        Field(4, "revision", Kind.INT64),
+        Field(8, "keys_only", Kind.BOOL),
+    ),
 )
 RANGE_RESPONSE = Message(
     "etcdserverpb.RangeResponse",

@@ -22,6 +22,7 @@ from m3cluster.kv.store import (
     KeyNotFoundError,
     KVError,
     Lease,
+    NotKeptError,
     Value,
     VersionMismatchError,
 )
@@ -109,6 +110,25 @@ class EtcdStore:
         self._cache.put(key, value)
         if value is None:
             raise KeyNotFoundError(f"key not found: {key}")
+        return value
+
+    async def get_version(self, key: str, version: int) -> Value:
+        """``KeepsHistory``: back from one revision to the one before it, as M3 does (reference/cluster.md §1.3)."""
+        value = await self.get(key)
+        if not 0 < version <= value.version:
+            raise KeyNotFoundError(f"{key} has no version {version}; the current one is {value.version}")
+        while value.version > version:
+            request = {"key": key_bytes(key), "revision": value.mod_revision - 1}
+            try:
+                answer = await self._call(rpc.RANGE, request, repeatable=True)
+            except RPCError as error:
+                if error.code == "OUT_OF_RANGE":
+                    raise NotKeptError(f"version {version} of {key} is not kept: etcd has compacted it") from error
+                raise
+            found = value_of(answer["kvs"])
+            if found is None or found.mod_revision >= value.mod_revision:
+                raise NotKeptError(f"etcd {self._connection.name}: {key} has no version before {value.version}")
+            value = found
         return value
 
     async def set(self, key: str, data: bytes) -> int:

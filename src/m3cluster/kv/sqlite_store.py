@@ -86,6 +86,10 @@ class SQLiteStore:
         """Raises ``KeyNotFoundError``."""
         return await self._run(self._tables.get, key)
 
+    async def get_version(self, key: str, version: int) -> Value:
+        """``KeepsHistory``."""
+        return await self._run(self._tables.get_version, key, version)
+
     async def set(self, key: str, data: bytes) -> int:
         """Unconditional write; returns the new version."""
         return await self._write(self._tables.set, key, bytes(data))

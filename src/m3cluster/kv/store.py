@@ -7,7 +7,7 @@ deletion resets to 0. Revisions grow with every write to the store and never go 
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class KVError(Exception):
@@ -16,6 +16,10 @@ class KVError(Exception):
 
 class KeyNotFoundError(KVError):
     """The key does not exist."""
+
+
+class NotKeptError(KVError):
+    """An earlier value of a key is not kept any more."""
 
 
 class VersionMismatchError(KVError):
@@ -115,3 +119,14 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Ends watches and leases of this client (leases are revoked) and frees the connection."""
+
+
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """What a store may offer besides ``Store``."""
+
+    async def get_version(self, key: str, version: int) -> Value:
+        """The value that a key had at a version, 1 or more, since it was last created.
+
+        Raises ``KeyNotFoundError`` if the key does not exist or has not had that version yet, ``NotKeptError`` if it is too old.
+        """

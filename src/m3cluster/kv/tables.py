@@ -1,8 +1,9 @@
 """The key-value rules on SQLite tables: versions, revisions, leases, conditions. No threads, no loop; each method is one transaction.
 
-``kv``     key → value, version, create and mod revision, lease
-``lease``  id → deadline on ``CLOCK_BOOTTIME`` and the boot it counts in, so that a reboot ends all leases
-``meta``   the revision, which grows with every change of keys
+``kv``       key → value, version, create and mod revision, lease
+``lease``    id → deadline on ``CLOCK_BOOTTIME`` and the boot it counts in, so that a reboot ends all leases
+``meta``     the revision, which grows with every change of keys
+``history``  the last values of keys that were overwritten, until the key is deleted
 
 Leases that are over vanish, with their keys, in front of whatever is asked next: nobody ever reads a key of a dead lease.
 """
@@ -14,7 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m3cluster.kv.store import ConditionFailedError, KeyNotFoundError, KVError, Value, VersionMismatchError
+from m3cluster.kv.store import (
+    ConditionFailedError,
+    KeyNotFoundError,
+    KVError,
+    NotKeptError,
+    Value,
+    VersionMismatchError,
+)
 
 __all__ = ["UNKNOWN", "Tables", "boot_id"]
 
@@ -31,6 +39,14 @@ CREATE TABLE IF NOT EXISTS lease (
 CREATE TABLE IF NOT EXISTS meta (id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL);
 INSERT OR IGNORE INTO meta VALUES (1, 1);
 """
+_HISTORY = """
+CREATE TABLE IF NOT EXISTS history (
+    key TEXT NOT NULL, version INTEGER NOT NULL, data BLOB NOT NULL, create_revision INTEGER NOT NULL, mod_revision INTEGER NOT NULL,
+    PRIMARY KEY (key, version)
+) WITHOUT ROWID;
+"""
+_VERSIONS_KEPT = 100
+"""Of each key, besides the current one."""
 _COLUMNS = "data, version, create_revision, mod_revision"
 _ALIVE = "id = ? AND boot_id = ? AND deadline_ns > ?"
 
@@ -63,6 +79,9 @@ class Tables:
         if not found:
             # One transaction: of several processes that open a new file at once all find it complete.
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
+        # Files of earlier releases have none.
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone():
+            self._db.executescript(_HISTORY)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -117,12 +136,17 @@ class Tables:
     def _write(self, key: str, data: bytes, old: Value | None, lease: int | None = None) -> Value:
         revision = self._next_revision()
         version, created = (old.version + 1, old.create_revision) if old else (1, revision)
+        if old is not None:
+            past = (key, old.version, old.data, old.create_revision, old.mod_revision)
+            self._db.execute("INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?)", past)
+            self._db.execute("DELETE FROM history WHERE key = ? AND version < ?", (key, version - _VERSIONS_KEPT))
         row = (key, data, version, created, revision, lease)
         self._db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?, ?, ?)", row)
         return Value(data, version, created, revision)
 
     def _remove(self, key: str) -> None:
         self._db.execute("DELETE FROM kv WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM history WHERE key = ?", (key,))
         self._next_revision()
 
     def get(self, key: str) -> Value:
@@ -132,6 +156,21 @@ class Tables:
         if value is None:
             raise KeyNotFoundError(f"key not found: {key}")
         return value
+
+    def get_version(self, key: str, version: int) -> Value:
+        """The value at a version since the key was created."""
+        value = self.get(key)
+        if version == value.version:
+            return value
+        if not 0 < version < value.version:
+            raise KeyNotFoundError(f"{key} has no version {version}; the current one is {value.version}")
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM history WHERE key = ? AND version = ? AND create_revision = ?",
+            (key, version, value.create_revision),
+        ).fetchone()
+        if row is None:
+            raise NotKeptError(f"version {version} of {key} is not kept: only the last {_VERSIONS_KEPT} are")
+        return Value(bytes(row[0]), *row[1:])
 
     def set(self, key: str, data: bytes) -> int:
         """Unconditional write; a lease of the key no longer holds it."""

@@ -23,7 +23,6 @@ from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3cluster.placement.options import PlacementOptions
 from m3cluster.placement.service import (
-    KeepsHistory,
     NoPlacementError,
     PlacementExistsError,
     PlacementService,
@@ -38,7 +37,6 @@ __all__ = [
     "CutoverTimes",
     "Instance",
     "InvalidPlacementError",
-    "KeepsHistory",
     "NoPlacementError",
     "Placement",
     "PlacementError",

@@ -3,12 +3,11 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from m3cluster.keys import placement_key
-from m3cluster.kv.store import KeyNotFoundError, Store, Value, VersionMismatchError
+from m3cluster.kv.store import KeepsHistory, KeyNotFoundError, NotKeptError, Store, Value, VersionMismatchError
 from m3cluster.placement.algorithm import choose
 from m3cluster.placement.codec import (
     decode_placement,
@@ -23,7 +22,6 @@ from m3cluster.placement.select import select_adding, select_initial, select_rep
 from m3cluster.placement.validate import validate
 
 __all__ = [
-    "KeepsHistory",
     "NoPlacementError",
     "PlacementExistsError",
     "PlacementService",
@@ -42,14 +40,6 @@ class PlacementExistsError(PlacementError):
 
 class VersionNotKeptError(PlacementError):
     """An earlier version that the store does not keep."""
-
-
-@runtime_checkable
-class KeepsHistory(Protocol):
-    """What a store may offer besides ``Store``."""
-
-    async def get_version(self, key: str, version: int) -> Value:
-        """The value that a key had at a version since it was last created. Raises ``KVError``, also if that is not kept any more."""
 
 
 async def read_placement(store: Store, key: str, *, is_staged: bool) -> Placement:
@@ -113,11 +103,15 @@ class PlacementService:
         if version > current.version:
             raise PlacementError("invalid number of placements returned: 0, expecting 1")
         if version < current.version:
-            if isinstance(self._store, KeepsHistory):
-                return _decoded(await self._store.get_version(self._key, version), is_staged=self._options.is_staged)
-            raise VersionNotKeptError(
-                f"version {version} of {self._key} is not kept; the current version is {current.version}"
-            )
+            if not isinstance(self._store, KeepsHistory):
+                raise VersionNotKeptError(
+                    f"version {version} of {self._key} is not kept; the current version is {current.version}"
+                )
+            try:
+                value = await self._store.get_version(self._key, version)
+            except NotKeptError as error:
+                raise VersionNotKeptError(str(error)) from error
+            return _decoded(value, is_staged=self._options.is_staged)
         return current
 
     async def init(self, candidates: Iterable[Instance], num_shards: int, replica_factor: int) -> Placement:

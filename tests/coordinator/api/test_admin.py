@@ -205,12 +205,15 @@ async def test_a_body_that_is_no_update_of_the_kvstore_is_400(client, store, bod
     assert await store.keys("") == []
 
 
-async def test_an_earlier_version_is_not_kept_and_says_so(client, store):
+async def test_earlier_versions_are_there_until_they_are_too_old(client, store):
     await client.post("/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR)
     key = "/placement/namespace/m3db-cluster-name/m3aggregator"
     await store.set(key, (await store.get(key)).data)
     base = "/api/v1/services/m3aggregator/placement"
     assert (await client.get(f"{base}?version=2")).json()["version"] == 2
+    assert (await client.get(f"{base}?version=1")).json()["version"] == 1
+    for _ in range(100):
+        await store.set(key, (await store.get(key)).data)
     answer = await client.get(f"{base}?version=1")
     assert (answer.status_code, answer.json()["status"]) == (501, "error")
     for text in ("1x", "²", "1_0", "--1", "9" * 5000):

@@ -5,6 +5,7 @@ from m3cluster.placement import (
     CutoverTimes,
     Instance,
     NoPlacementError,
+    Placement,
     PlacementError,
     PlacementExistsError,
     PlacementOptions,
@@ -73,11 +74,22 @@ async def test_versions(store):
     data = (await store.get(placements.key)).data
     await store.set(placements.key, data)
     assert (await placements.placement_for_version(2)).version == 2
-    with pytest.raises(VersionNotKeptError, match="current version is 2"):
-        await placements.placement_for_version(1)
+    assert (await placements.placement_for_version(1)).version == 1
     for version, message in ((0, "could not find version 0"), (3, "invalid number of placements returned: 0")):
         with pytest.raises(PlacementError, match=message):
             await placements.placement_for_version(version)
+
+
+async def test_a_store_without_history_has_the_last_version_only(store):
+    class Forgetful:
+        get, set, check_and_set = store.get, store.set, store.check_and_set
+
+    placements = service(Forgetful())
+    await store.set(placements.key, encode_staged_placement(Placement((), 4, 1)))
+    await store.set(placements.key, encode_staged_placement(Placement((), 4, 1)))
+    assert (await placements.placement_for_version(2)).version == 2
+    with pytest.raises(VersionNotKeptError, match="current version is 2"):
+        await placements.placement_for_version(1)
 
 
 async def test_a_stored_value_that_is_no_placement_is_an_error(store):
