@@ -242,6 +242,14 @@ class Cluster:
         members = [i for i in self.instances.values() if i.shard_set == shard_set and i.running]
         return next((i for i in members if i.leads()), None)
 
+    def candidates(self) -> int:
+        """Instances that lead or wait for the lead."""
+
+        async def read(store: Store) -> int:
+            return len(await store.keys("_ld/"))
+
+        return self.kv.do(read)
+
     def close(self) -> None:
         """Kills everything and removes the files."""
         for instance in self.instances.values():

@@ -103,7 +103,7 @@ class Drill:
     # --- before and after a fault
 
     def recover(self) -> None:
-        """Returns when both instances are there, one leads, and the other could."""
+        """Returns when both instances are there, one leads, and the other waits for the lead: it holds complete windows."""
         for instance in self.cluster.instances.values():
             if not instance.running:
                 instance.start()
@@ -111,6 +111,7 @@ class Drill:
         wait_until("the producer is connected", lambda: all(r.connected for r in replicas), 120)
         wait_until("somebody leads", self.cluster.leader, 120)
         wait_until("both could lead", self._all_could_lead, 180)
+        wait_until("both are candidates", lambda: self.cluster.candidates() == len(replicas), 180, every_s=0.5)
         wait_until("everything is acked", lambda: all(len(r.unacked) < 2000 for r in replicas), 60)
 
     def _all_could_lead(self) -> bool:

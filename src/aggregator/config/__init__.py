@@ -15,6 +15,7 @@ from aggregator.config.derived import (
     flush_jitters,
     kv_keys,
     new_metric_limit,
+    retained_bytes,
 )
 from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, HandlerConfig, JitterBucket
 from aggregator.config.host_id import host_id, instance_id
@@ -41,4 +42,5 @@ __all__ = [
     "kv_keys",
     "load_config",
     "new_metric_limit",
+    "retained_bytes",
 ]

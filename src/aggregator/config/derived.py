@@ -1,5 +1,6 @@
 """What follows from the configuration: jitter, forwarding delays, keys in KV, engine options (reference/aggregator_core.md §15.4)."""
 
+import os
 from dataclasses import dataclass
 
 from aggregator.config.blocks import MINUTE
@@ -17,6 +18,7 @@ __all__ = [
     "flush_jitters",
     "kv_keys",
     "problems_of",
+    "retained_bytes",
 ]
 
 _DEFAULT_PAST_NS = MINUTE
@@ -128,7 +130,14 @@ def engine_options(
         verbose_errors=section.verbose_errors,
         timer_samples_per_series_cap=own.timer_samples_per_series_cap,
         memory_limit_bytes=own.memory_limit_bytes // max(workers, 1),
+        retained_bytes=retained_bytes(config, workers),
     )
+
+
+def retained_bytes(config: ServiceConfig, workers: int) -> int:
+    """Bytes of windows of one worker above which old ones are given up that nobody has flushed, or whose delivery nobody has recorded."""
+    limit = config.instance.memory_limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return limit * 3 // 4 // max(workers, 1)
 
 
 def new_metric_limit(cluster_limit: int, num_shards: int, replica_factor: int) -> int:

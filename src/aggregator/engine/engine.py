@@ -402,7 +402,9 @@ class Engine:
     def _release(self, bucket: int) -> None:
         if self._tables.buckets[bucket]["flushing"]:
             return
-        windows = flush.releasable(self._tables, bucket, self._committed, self._owned, self._options.max_buffer_ns)
+        crowded = int(window_kernels.used_bytes(self._t)) > self._options.retained_bytes
+        kept_ns = self._options.max_buffer_ns if crowded else MAX_INT64
+        windows = flush.releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
         for window in windows.tolist():
             window_kernels.release_window(self._t, window)
         if self._tables.buckets[bucket]["tombstoned"]:

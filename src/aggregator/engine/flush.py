@@ -2,7 +2,8 @@
 
 Starting a flush closes every due window at once: from then on no sample changes what it will emit, so the parts can be taken whenever
 there is room for them, and ingest goes on between them. Windows stay after they have been emitted, in every role, until flush times in
-KV cover them (``Engine.commit``) or they are ``max_buffer_ns`` older than the last flush. Rules: reference/aggregator_core.md §6.3, §6.4.
+KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
+Rules: reference/aggregator_core.md §6.3, §6.4.
 """
 
 from collections.abc import Callable
@@ -245,13 +246,14 @@ def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, lists: NDArray
 
 
 def releasable(
-    tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], max_buffer_ns: int
+    tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], kept_ns: int
 ) -> NDArray[np.int64]:
-    """Flushed windows of a bucket that nobody needs any more: every shard with such a list has committed or by far passed them."""
+    """Flushed windows of a bucket that nobody needs any more: every shard with such a list has committed them, or has flushed
+    what is ``kept_ns`` younger."""
     born = owned[tables.list_born[bucket, owned] != 0]
     flushed = tables.emitted_through[bucket, born]
     through = int(
-        np.maximum(np.minimum(committed[bucket, born], flushed), flushed - max_buffer_ns).min(initial=(1 << 63) - 1)
+        np.maximum(np.minimum(committed[bucket, born], flushed), flushed - kept_ns).min(initial=(1 << 63) - 1)
     )
     windows = tables.windows[: int(tables.heads[H_WINDOWS])]
     end = windows["start"] + tables.buckets[bucket]["resolution"]

@@ -56,6 +56,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int = 0
     """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted,
     at twice as much the values of known ones, too."""
+    retained_bytes: int = 0
+    """Flushed windows that no flush time covers are kept for emitting again. When windows take more than this, those go that are
+    ``max_buffer_ns`` older than the last flush."""
 
     def forwarding_delay_ns(self, resolution_ns: int, times: int) -> int:
         """How late a metric that was forwarded ``times`` times may come, counted from the start of its window."""

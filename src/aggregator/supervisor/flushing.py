@@ -156,6 +156,28 @@ class Flushing:
             return []
         return [send for worker, one in self._workers.items() for send in self._discard(worker, one, one.lists)]
 
+    def give_up(self, before_ns: int, workers: Iterable[int]) -> list[Send]:
+        """As follower: throws away what these workers hold of windows up to ``before_ns``, though the KV does not say that it is flushed.
+
+        For a cluster that has had no leader for long, when memory is short (M3's forced flush; reference/aggregator_core.md §8.3).
+        """
+        if self.role is not FlushRole.FOLLOWER:
+            return []
+        sends: list[Send] = []
+        for worker in workers:
+            one = self._workers.get(worker)
+            for list_id in one.lists if one is not None else ():
+                assert one is not None
+                fresh = {shard: before_ns for shard in one.owned if before_ns > self._through(worker, list_id, shard)}
+                for shard in fresh:
+                    self._committed[worker, list_id, shard] = before_ns
+                sends += self._flush(worker, one, list_id, _by_target(fresh), emit=False)
+                sends += _commits(worker, one.epoch, list_id, fresh)
+        return sends
+
+    def _through(self, worker: int, list_id: ListId, shard: int) -> int:
+        return self._committed.get((worker, list_id, shard), 0)
+
     # --- flushing
 
     def tick(self, now_ns: int) -> list[Send]:

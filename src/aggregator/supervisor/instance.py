@@ -16,7 +16,7 @@ from pathlib import Path
 import zmq
 
 from aggregator import ipc
-from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, new_metric_limit
+from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, new_metric_limit, retained_bytes
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
@@ -540,6 +540,7 @@ class Instance:
                 relay=self._relay,
                 lost=self._out_of_term,
                 opened_ns=lambda: self.complete_since_ns,
+                crowded=self._crowded,
                 scope=self.scope,
             )
             member = asyncio.create_task(self.shard_set.run(), name=f"shard set {number}")
@@ -551,6 +552,11 @@ class Instance:
             finally:
                 member.cancel()
                 await asyncio.wait([member])
+
+    def _crowded(self) -> list[int]:
+        """Workers whose windows take more memory than is to be kept for an absent leader."""
+        limit = retained_bytes(self.config, len(self.worker_stats))
+        return [n for n, stats in self.worker_stats.items() if stats.gauges.get("engine.window-bytes", 0.0) > limit]
 
     def _current_view(self) -> View:
         assert self.view is not None

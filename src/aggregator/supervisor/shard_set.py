@@ -13,7 +13,7 @@ from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Store, Value
 from m3cluster.proto import DecodeError
-from m3x.clock import wall_ns
+from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.retry import Backoff
@@ -29,7 +29,8 @@ _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 
 class ShardSet:
-    """See the module; ``relay`` takes commands for workers, ``lost`` is called when what is to be emitted must not be any more."""
+    """See the module; ``relay`` takes commands for workers, ``lost`` is called when what is to be emitted must not be any more,
+    ``crowded`` names the workers whose memory is short."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class ShardSet:
         relay: Callable[[Iterable[Send]], None],
         lost: Callable[[], None],
         opened_ns: Callable[[], int],
+        crowded: Callable[[], Iterable[int]],
         scope: Scope,
     ) -> None:
         self.number = number
@@ -57,6 +59,9 @@ class ShardSet:
         self._relay = relay
         self._lost = lost
         self._opened_ns = opened_ns
+        self._crowded = crowded
+        self._news_ns = boot_ns()
+        """When the flush times in the KV were last seen to change."""
         self._scope = scope
         self._tasks: asyncio.TaskGroup | None = None
         self._led_since_ns = 0
@@ -114,6 +119,7 @@ class ShardSet:
                 self._tasks.create_task(self._follow_times(), name="flush times")
                 self._tasks.create_task(self._take_part(), name="election")
                 self._tasks.create_task(self._save_loop(), name="save")
+                self._tasks.create_task(self._give_up_loop(), name="give up")
         finally:
             self._flushing.rest()
             self._lost()
@@ -193,7 +199,22 @@ class ShardSet:
         finally:
             await watch.close()
 
+    async def _give_up_loop(self) -> None:
+        """No news from a leader for long, and memory is short: the oldest windows go (M3's forced flush, which looks at the time alone)."""
+        manager = self._config.aggregator.flush_manager
+        scope = self._scope.sub("flush-manager.follower")
+        while True:
+            await asyncio.sleep(max(manager.forced_flush_window_size.seconds, 0.1))
+            if self.state is not ElectionState.FOLLOWER or boot_ns() - self._news_ns < int(manager.max_buffer_size):
+                continue
+            sends = self._flushing.give_up(wall_ns() - int(manager.max_buffer_size), self._crowded())
+            if sends:
+                scope.count("forced-flush")
+                log.error_limited("no leader has flushed for long and memory is short: old windows are thrown away")
+                self._relay(sends)
+
     def _times_changed(self, value: Value | None) -> None:
+        self._news_ns = boot_ns()
         if value is None:
             self.times = None
             return

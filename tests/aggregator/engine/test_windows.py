@@ -153,14 +153,15 @@ def test_windows_stay_until_committed_and_can_be_emitted_again() -> None:
     assert windows(engine) == 1
 
 
-def test_what_nobody_commits_is_kept_no_longer_than_the_buffer() -> None:
-    o = options(max_buffer_ns=30 * SECOND)
+@pytest.mark.parametrize(("retained", "kept"), [(0, 4), (1 << 30, 10)])
+def test_what_nobody_commits_is_kept_until_it_is_old_and_memory_is_short(retained: int, kept: int) -> None:
+    o = options(max_buffer_ns=30 * SECOND, retained_bytes=retained)
     engine = engine_of(o)
     for k in range(10):
         at = NOW + k * 10 * SECOND
         send(engine, [counter(b"a", 1)], at)
         flush(engine, standard(at), at)
-    assert windows(engine) == 4
+    assert windows(engine) == kept
 
 
 def test_a_follower_counts_what_it_throws_away() -> None:

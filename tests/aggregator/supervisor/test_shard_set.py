@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
 from aggregator.ipc import KIND_STANDARD, Commit, Flush, NewList, OwnedShard
@@ -18,6 +19,7 @@ from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_fl
 from m3cluster.kv import KeyNotFoundError, Memory, MemoryServer, Store, open_store
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3x.clock import wall_ns
+from m3x.config import Duration
 from m3x.instrument import Registry
 
 S = 1_000_000_000
@@ -41,9 +43,14 @@ class Member:
     def __init__(self, name: str, store: Store) -> None:
         text = ROOT / "configs/local/m3aggregator.yml"
         config = load_config([text], {}).value
+        manager = replace(
+            config.aggregator.flush_manager, max_buffer_size=Duration(S), forced_flush_window_size=Duration(S // 10)
+        )
+        config = replace(config, aggregator=replace(config.aggregator, flush_manager=manager))
         self.sent: list[Send] = []
         self.losses = 0
         self.opened_ns = wall_ns()
+        self.crowded: list[int] = []
         self.store = store
         self.flushing = Flushing(schedule_options(config), 1)
         self.flushing.worker_up(0, 1, [OwnedShard(s, 0, NEVER_NS) for s in (0, 1)])
@@ -59,6 +66,7 @@ class Member:
             relay=self.relay,
             lost=self.lost,
             opened_ns=lambda: self.opened_ns,
+            crowded=lambda: self.crowded,
             scope=Registry().scope(),
         )
 
@@ -203,6 +211,23 @@ async def test_a_leader_without_a_successor_goes_on_whatever_it_lacks(server: Me
             await asyncio.sleep(0.05)
         assert a.leads
         assert a.member.elector.election.revision == revision
+
+
+async def test_a_follower_without_a_leader_gives_up_old_windows_only_when_memory_is_short(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        async with running(server, "b") as b:
+            await until(lambda: b.member.elector.leader == "a")
+            b.new_list()
+            begun = wall_ns()
+            # "a" has no list: it writes no flush times. Longer than maxBufferSize of this test, one second.
+            await until(lambda: wall_ns() > begun + 3 * S // 2)
+            assert not b.sent
+            b.crowded = [0]
+            await until(lambda: any(isinstance(s.command, Commit) for s in b.sent))
+            discard = next(s.command for s in b.sent if isinstance(s.command, Flush))
+            assert not discard.emit
+            assert begun - S < discard.bounds[0].target_ns <= wall_ns() - S
 
 
 async def test_flush_times_are_written_only_while_we_hold_the_key(server: MemoryServer) -> None:
