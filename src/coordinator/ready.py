@@ -7,13 +7,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from coordinator.api.answers import APIError, Methods
 from coordinator.api.health import go_duration
 from coordinator.config import Namespace
 from coordinator.write import IngestTopic
 from m3cluster.kv import Store
 from m3msg.producer import Producer
 
-_BOOLEANS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+_BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "FALSE", "false", "False"), False
+)
+"""What Go's ParseBool takes."""
 
 
 class Readiness:
@@ -44,13 +48,12 @@ class Readiness:
         producer = self._producer.problems() if self._producer is not None else []
         return [*([trouble] if trouble is not None else []), *producer, *self._rule_problems()]
 
-    def document(self, reads: bool, writes: bool) -> tuple[int, dict[str, Any]]:
-        """Status and body."""
+    def document(self, writes: bool = True) -> tuple[int, dict[str, Any]]:
+        """Status and body. What is not asked about counts as ready and is listed all the same, as in M3; reads always are."""
         body: dict[str, Any] = {}
         reasons = self.reasons() if writes else []
-        if reads and self._namespaces:
+        if self._namespaces:
             body["readyReads"] = self._namespaces
-        if writes and self._namespaces:
             body["notReadyWrites" if reasons else "readyWrites"] = self._namespaces
         if reasons:
             body["reasons"] = reasons
@@ -69,16 +72,16 @@ def _describe(namespace: Namespace) -> dict[str, Any]:
 
 
 def ready_route(readiness: Readiness) -> Route:
-    """The route; query parameters ``reads`` and ``writes`` leave one side out."""
+    """The route; query parameters ``reads`` and ``writes`` leave one side unasked."""
 
     async def ready(request: Request) -> Response:
-        wanted = []
+        asked = {}
         for name in ("reads", "writes"):
-            text = request.query_params.get(name, "true").lower()
+            text = request.query_params.get(name, "true")
             if text not in _BOOLEANS:
-                return JSONResponse({"status": "error", "error": f"{name}={text!r} is not true or false"}, 400)
-            wanted.append(_BOOLEANS[text])
-        status, body = readiness.document(*wanted)
+                raise APIError(400, f'strconv.ParseBool: parsing "{text}": invalid syntax')
+            asked[name] = _BOOLEANS[text]
+        status, body = readiness.document(asked["writes"])
         return JSONResponse(body, status)
 
-    return Route("/ready", ready, methods=["GET"])
+    return Route("/ready", Methods({"GET": ready}))

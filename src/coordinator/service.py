@@ -16,7 +16,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from coordinator.api import admin_routes, not_found
+from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
@@ -156,7 +156,7 @@ class Coordinator:
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
-        await self._start_http(stack, routes)
+        await self._start_http(stack, [*routes, routes_route(routes)])
         await self._start_carbon(stack, downsampler, cache, topic, direct)
 
     async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> KVRules:

@@ -12,6 +12,6 @@ May import ``m3cluster`` and ``m3x``.
 """
 
 from coordinator.api.answers import not_found
-from coordinator.api.routes import admin_routes
+from coordinator.api.routes import admin_routes, routes_route
 
-__all__ = ["admin_routes", "not_found"]
+__all__ = ["admin_routes", "not_found", "routes_route"]

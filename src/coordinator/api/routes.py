@@ -1,9 +1,12 @@
 """All routes of the admin API."""
 
+import json
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from coordinator.api.answers import Methods
 from coordinator.api.health import health_handler
@@ -14,7 +17,7 @@ from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import Store
 from m3x.clock import monotonic_ns, wall_ns
 
-__all__ = ["admin_routes"]
+__all__ = ["admin_routes", "routes_route"]
 
 
 def admin_routes(
@@ -69,3 +72,13 @@ def _placement_routes(context: AdminContext, service: str) -> list[Route]:
         Route(f"{base}/{{id}}", Methods({"DELETE": handlers.delete_one})),
         Route(base, Methods({"GET": handlers.get, "POST": handlers.add, "DELETE": handlers.delete})),
     ]
+
+
+def routes_route(routes: Sequence[BaseRoute]) -> Route:
+    """``GET /routes``: the paths that are served, as M3 lists its own (reference/cluster.md §14)."""
+    paths = list(dict.fromkeys(route.path for route in routes if isinstance(route, Route)))
+
+    async def listed(_request: Request) -> Response:
+        return PlainTextResponse(json.dumps({"routes": [*paths, "/routes"]}, separators=(",", ":")) + "\n")
+
+    return Route("/routes", Methods({"GET": listed}))
