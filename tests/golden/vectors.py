@@ -29,7 +29,7 @@ READERS = {
     "coordinator/filters.jsonl": "golden/test_filters.py",
     "coordinator/rules_match.jsonl.gz": "golden/test_rules.py",
     "cluster/kv_values.jsonl": "golden/test_cluster.py",
-    # Of the following, what is delivered can answer only a part; their readers have tables of the rest.
+    "cluster/etcd_requests.jsonl": "golden/test_etcd_requests.py",
     "cluster/admin_api.jsonl": "golden/test_cluster.py",
     "cluster/placements.jsonl": "golden/test_cluster.py",
     "engine/scripts.jsonl.gz": "aggregator/engine/test_scripts.py",
@@ -43,7 +43,6 @@ READERS = {
 LATER = {
     "engine/quantiles.jsonl": "timer quantiles as M3's stream gives them",
     "engine/aggregations.jsonl": "resend, expensive aggregations and their corner cases",
-    "cluster/etcd_requests.jsonl": "the etcd backend",
 }
 """What no module here reads yet, and with which change it will be."""
 
