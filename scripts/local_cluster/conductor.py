@@ -15,10 +15,12 @@ from local_stack.judge import judge_run
 from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
 from local_stack.windows import new_windows
 
+from local_cluster.family import signal_family
 from local_cluster.files import aggregator_files, coordinator_files
 from local_cluster.layout import Instance, Layout
 from local_cluster.leadership import Leadership
-from local_cluster.orders import HELP, Order, Typed, parse
+from local_cluster.orders import HELP, Typed, parse
+from local_cluster.orders import KV as KV_SERVER
 from local_cluster.servers import KV
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
@@ -45,9 +47,9 @@ class Conductor:
     replicas: int
     workers: int
     folder: Path
-    servers: list[Service] = field(default_factory=list)
-    """KV and coordinator, in the order of their start."""
-    aggregators: dict[int, Service] = field(default_factory=dict)
+    coordinator: Service | None = None
+    others: dict[int, Service] = field(default_factory=dict)
+    """The aggregators by number, and ``orders.KV``: the KV server, if there is one. Any of them may be killed."""
 
     def __post_init__(self) -> None:
         self.cluster = Cluster(Settings(self.layout.coordinator, environment=ENVIRONMENT, timeout_s=2.0))
@@ -63,14 +65,16 @@ class Conductor:
         require_free_ports(self.layout.coordinator_ports)
         for one in self.layout.instances:
             require_free_ports((one.m3msg, one.http, one.metrics), one.host)
-        self.kv.start(self.servers)
+        server = self.kv.start()
+        if server is not None:
+            self.others[KV_SERVER] = server
+            self.kv.wait(server)
         files = coordinator_files(self.layout, self.kv.section("m3coordinator"), self.folder)
-        coordinator = Service(
+        self.coordinator = coordinator = Service(
             "coordinator",
             ["coordinator", *_options(files), "--data-dir", str(self.folder)],
             self.folder / "coordinator.log",
         )
-        self.servers.append(coordinator)
         wait_for_http(coordinator, f"{self.layout.coordinator}/health")
         calls = cluster_calls(
             [one.placed() for one in self.layout.instances],
@@ -83,8 +87,8 @@ class Conductor:
         for one in self.layout.instances:
             self._start_aggregator(one)
         for one in self.layout.instances:
-            wait_for_http(self.aggregators[one.number], f"{one.url}/health")
-        self._wait_until_serving()
+            wait_for_http(self.others[one.number], f"{one.url}/health")
+        self._wait_until_serving(coordinator)
 
     def _require_our_placement(self) -> None:
         found = self.cluster.placement("m3aggregator").placement.instances
@@ -98,15 +102,15 @@ class Conductor:
     def _start_aggregator(self, one: Instance) -> None:
         files = aggregator_files(one, self.kv.section("m3aggregator"), self.folder)
         command = ["aggregator", *_options(files), "--workers", str(self.workers), "--data-dir", str(self.folder)]
-        self.aggregators[one.number] = Service(one.id, command, self.folder / f"{one.id}.log")
+        self.others[one.number] = Service(one.id, command, self.folder / f"{one.id}.log")
         self._gone.discard(one.number)
 
-    def _wait_until_serving(self) -> None:
+    def _wait_until_serving(self, coordinator: Service) -> None:
         """Says what it waits for, each thing once."""
         deadline = time.monotonic() + _SERVING_S
         said, waiting = "", ["the services"]
         while time.monotonic() < deadline:
-            for service in (*self.servers, *self.aggregators.values()):
+            for service in (coordinator, *self.others.values()):
                 service.check()
             waiting = self._missing()
             if not waiting:
@@ -143,13 +147,16 @@ class Conductor:
 
     def describe(self) -> str:
         """Where everything is, and how to look at it and break it."""
-        lines = ["", f"coordinator  {self.layout.coordinator}/   pid {self.servers[-1].process.pid}"]
+        assert self.coordinator is not None
+        lines = ["", f"coordinator  {self.layout.coordinator}/   pid {self.coordinator.process.pid}"]
+        if KV_SERVER in self.others:
+            lines.append(f"{self.others[KV_SERVER].name:<12} pid {self.others[KV_SERVER].process.pid}")
         numbers = self.leadership.numbers
         for one in self.layout.instances:
             number = numbers.get(one.id, 0)
             role = "leads" if self.leadership.leaders.get(number) == one.id else "follows"
             lines.append(
-                f"{one.id:<12} {one.url}/   pid {self.aggregators[one.number].process.pid}   shard set {number}, {role}"
+                f"{one.id:<12} {one.url}/   pid {self.others[one.number].process.pid}   shard set {number}, {role}"
             )
         lines += [
             "",
@@ -164,10 +171,10 @@ class Conductor:
 
     def live(self, feeder: Feeder | None, end: float | None) -> None:
         """Feeds, says what changes, carries out orders, until ``end`` or ``quit``. Raises ``StackError`` if the coordinator ends."""
+        assert self.coordinator is not None
         typed = Typed(0)
         while end is None or time.time() < end:
-            for service in self.servers:
-                service.check()
+            self.coordinator.check()
             self._say_who_ended()
             if feeder is not None:
                 self._feed(feeder)
@@ -195,11 +202,11 @@ class Conductor:
             _say(str(error))
 
     def _say_who_ended(self) -> None:
-        for one in self.layout.instances:
-            code = self.aggregators[one.number].process.poll()
-            if code is not None and one.number not in self._gone:
-                self._gone.add(one.number)
-                _say(f"{one.id} has ended with exit code {code}; start {one.number} brings it back")
+        for number, service in self.others.items():
+            code = service.process.poll()
+            if code is not None and number not in self._gone:
+                self._gone.add(number)
+                _say(f"{service.name} has ended with exit code {code}; start {number or 'kv'} brings it back")
 
     # --- orders
 
@@ -217,37 +224,43 @@ class Conductor:
         elif order.verb == "status":
             for number, leader in sorted(self.leadership.leaders.items()):
                 _say(f"shard set {number}: {leader or 'nobody'} leads")
-        else:
-            self._obey_for_instance(order)
+        elif order.instance == KV_SERVER and KV_SERVER not in self.others:
+            _say("the embedded KV is a file: there is no server")
+        elif order.instance is not None:
+            self._obey_for_one(order.verb, order.instance)
         return True
 
-    def _obey_for_instance(self, order: Order) -> None:
-        one = self.layout.instances[order.instance - 1]
-        service = self.aggregators[order.instance]
+    def _obey_for_one(self, verb: str, number: int) -> None:
+        service = self.others[number]
         runs = service.process.poll() is None
-        if order.verb == "start":
-            if runs:
-                _say(f"{one.id} runs")
-            else:
-                self._start_aggregator(one)
-                _say(f"{one.id} starts, pid {self.aggregators[order.instance].process.pid}")
-            return
-        if not runs:
-            _say(f"{one.id} does not run; start {one.number} brings it back")
-            return
-        pid = service.process.pid
-        if order.verb == "resign":
-            self._resign(one)
-        elif order.verb == "kill":
-            # Its other processes end with it.
-            os.kill(pid, signal.SIGKILL)
-            _say(f"kill -9 {one.id}")
-        elif order.verb == "term":
+        if verb == "start" and not runs:
+            self._start_again(number)
+        elif verb == "start":
+            _say(f"{service.name} runs")
+        elif not runs:
+            _say(f"{service.name} does not run; start {number or 'kv'} brings it back")
+        elif verb == "resign":
+            self._resign(self.layout.instances[number - 1])
+        elif verb == "term":
             service.terminate()
-            _say(f"SIGTERM to {one.id}")
+            _say(f"SIGTERM to {service.name}")
+        elif verb == "kill":
+            # Its other processes end with it.
+            os.kill(service.process.pid, signal.SIGKILL)
+            _say(f"kill -9 {service.name}")
         else:
-            os.killpg(pid, signal.SIGSTOP if order.verb == "pause" else signal.SIGCONT)
-            _say(f"{order.verb} {one.id}")
+            signal_family(service.process.pid, signal.SIGSTOP if verb == "pause" else signal.SIGCONT)
+            _say(f"{verb} {service.name}")
+
+    def _start_again(self, number: int) -> None:
+        if number == KV_SERVER:
+            server = self.kv.start()
+            assert server is not None
+            self.others[KV_SERVER] = server
+            self._gone.discard(KV_SERVER)
+        else:
+            self._start_aggregator(self.layout.instances[number - 1])
+        _say(f"{self.others[number].name} starts, pid {self.others[number].process.pid}")
 
     def _resign(self, one: Instance) -> None:
         try:
@@ -272,12 +285,15 @@ class Conductor:
     def end(self) -> int:
         """Ends everything, aggregators first; 0 if all that ran ended cleanly."""
         code = 0
-        running = [service for service in self.aggregators.values() if service.process.poll() is None]
-        for service in running:
+        running = {n: service for n, service in self.others.items() if service.process.poll() is None}
+        for service in running.values():
             # One that is paused could not hear the other signal.
-            os.killpg(service.process.pid, signal.SIGCONT)
+            signal_family(service.process.pid, signal.SIGCONT)
+        server = running.pop(KV_SERVER, None)
+        for service in running.values():
             service.terminate()
-        for service in (*running, *reversed(self.servers)):
+        rest = (one for one in (self.coordinator, server) if one is not None)
+        for service in (*running.values(), *rest):
             ended = service.stop()
             if ended not in _CLEAN.get(service.name, (0,)):
                 print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)

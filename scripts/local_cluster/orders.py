@@ -4,9 +4,12 @@ import os
 import select
 from dataclasses import dataclass
 
-__all__ = ["HELP", "Order", "Typed", "parse"]
+__all__ = ["HELP", "KV", "Order", "Typed", "parse"]
 
-HELP = """type a command and the number of an instance:
+KV = 0
+"""Stands for the KV server where an order names an instance."""
+
+HELP = """type a command and the number of an instance (or kv: the etcd or ZooKeeper server):
   kill N     kill -9, as a crash; start N brings it back
   term N     SIGTERM, an orderly end
   start N    starts it again
@@ -20,10 +23,10 @@ _ALONE = ("status", "help", "quit")
 
 @dataclass(frozen=True)
 class Order:
-    """A verb, and the instance it is for; 0: none."""
+    """A verb, and the instance it is for: its number, or ``KV``; None: it is for all."""
 
     verb: str
-    instance: int = 0
+    instance: int | None = None
 
 
 class Typed:
@@ -59,7 +62,9 @@ def parse(line: str, instances: int) -> Order | str | None:
         return Order(verb)
     if verb not in _OF_AN_INSTANCE:
         return f"{line.strip()!r} is no command; help shows them"
-    number = words[1].removeprefix("agg") if len(words) == 2 else ""
+    number = words[1].lower().removeprefix("agg") if len(words) == 2 else ""
+    if number == "kv" and verb != "resign":
+        return Order(verb, KV)
     if not number.isdecimal() or not 1 <= int(number) <= instances:
         return f"{verb} needs the number of an instance, 1 to {instances}"
     return Order(verb, int(number))

@@ -24,8 +24,11 @@ _ZOOKEEPER_MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 class KV(Protocol):
     """A KV that the services can be pointed at."""
 
-    def start(self, services: list[Service]) -> None:
-        """Starts what it needs, adds it to ``services`` and waits until it serves. Raises ``StackError``."""
+    def start(self) -> Service | None:
+        """Starts what it needs, or again what has ended; None: nothing is needed. Raises ``StackError``."""
+
+    def wait(self, service: Service) -> None:
+        """Until it serves. Raises ``StackError``."""
 
     def section(self, service: str) -> dict[str, Any]:
         """The section ``kvClient`` (aggregator) or ``clusterManagement`` (coordinator) of a service's file."""
@@ -40,8 +43,12 @@ class EmbeddedKV:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "kv.sqlite"
 
-    def start(self, services: list[Service]) -> None:
+    def start(self) -> Service | None:
         """Nothing to start."""
+        return None
+
+    def wait(self, service: Service) -> None:
+        """Nothing to wait for."""
 
     def section(self, service: str) -> dict[str, Any]:
         """The same for both services."""
@@ -59,7 +66,7 @@ class EtcdKV:
         self._folder = folder
         self._client, self._peer = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
 
-    def start(self, services: list[Service]) -> None:
+    def start(self) -> Service | None:
         """Needs ``etcd``."""
         binary = shutil.which("etcd")
         if binary is None:
@@ -70,9 +77,11 @@ class EtcdKV:
             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=local={peer}",
         ]  # fmt: skip
-        service = Service("etcd", command, self._folder / "etcd.log", program=[binary])
-        services.append(service)
-        _wait(service, lambda: _http_ok(f"{client}/health"))
+        return Service("etcd", command, self._folder / "etcd.log", program=[binary])
+
+    def wait(self, service: Service) -> None:
+        """Until it is healthy."""
+        _wait(service, lambda: _http_ok(f"http://{self._client}/health"))
 
     def section(self, service: str) -> dict[str, Any]:
         """M3's block; what the local files say of an embedded KV is taken back."""
@@ -94,7 +103,7 @@ class ZooKeeperKV:
         self._folder = folder
         self._port = free_port()
 
-    def start(self, services: list[Service]) -> None:
+    def start(self) -> Service | None:
         """Needs ``java`` and ZooKeeper's jars."""
         java = shutil.which("java")
         if java is None or not _ZOOKEEPER_JAR.exists():
@@ -109,8 +118,10 @@ class ZooKeeperKV:
         )
         classes = f"{_ZOOKEEPER_JAR}:/usr/share/java/slf4j-nop.jar"
         command = ["-Xmx96m", "-Dzookeeper.admin.enableServer=false", "-cp", classes, _ZOOKEEPER_MAIN, str(config)]
-        service = Service("zookeeper", command, self._folder / "zookeeper.log", program=[java])
-        services.append(service)
+        return Service("zookeeper", command, self._folder / "zookeeper.log", program=[java])
+
+    def wait(self, service: Service) -> None:
+        """Until it answers its four-letter words."""
         _wait(service, self._serves)
 
     def section(self, service: str) -> dict[str, Any]:

@@ -118,6 +118,10 @@ def stuck(cluster) -> None:
     cluster.advance_ns = 0
 
 
+def too_early(cluster) -> None:
+    cluster.coordinator.answers["GET", "/ready"] = (500, b'{"reasons":["the shards are cut over in 39 s"]}\n')
+
+
 def writes_refused(cluster) -> None:
     cluster.coordinator.answers["GET", "/ready"] = (500, b'{"reasons":["no topic aggregator_ingest"]}\n')
 
@@ -178,6 +182,7 @@ def watched_in_no_time(cluster, monkeypatch) -> None:
         (swapped, "instance m3aggregator01:6000", "another instance answers: m3aggregator02:6000", "aggregator.hostID"),
         (no_leader, "shard set 1", "has no leader", "wait for the lease"),
         (stuck, "shard set 1", "flush times of timed 10s did not advance in 11.0 s", "downstream has acknowledged"),
+        (too_early, "coordinator", "the shards are cut over in 39 s", "wait: a new placement"),
         (writes_refused, "coordinator", "does not take writes: no topic aggregator_ingest", "see the checks below"),
     ],
 )

@@ -1,15 +1,17 @@
 """The parts of scripts/cluster that need no processes: who is where, what is typed, who leads, and the files of the services."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from local_cluster.family import family, signal_family
 from local_cluster.files import aggregator_files, coordinator_files
 from local_cluster.layout import make_layout
 from local_cluster.leadership import Leadership
-from local_cluster.orders import Order, Typed, parse
+from local_cluster.orders import KV, Order, Typed, parse
 from local_cluster.servers import KINDS, kv_of
 from local_stack.processes import StackError
 
@@ -43,6 +45,8 @@ def test_free_ports_are_the_same_for_all_aggregators() -> None:
     [
         ("kill 1", Order("kill", 1)),
         ("  RESIGN agg2 ", Order("resign", 2)),
+        ("pause kv", Order("pause", KV)),
+        ("resign kv", "resign needs the number of an instance, 1 to 2"),
         ("status", Order("status")),
         ("", None),
         ("kill", "kill needs the number of an instance, 1 to 2"),
@@ -70,6 +74,21 @@ def test_lines_come_whole_and_the_end_is_seen() -> None:
         assert (typed.lines(1), typed.closed) == ([], True)
     finally:
         os.close(out)
+
+
+def test_the_family_of_a_process_has_its_descendants_in_sessions_of_their_own() -> None:
+    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); p.wait()"
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())
+        try:
+            assert family(process.pid) == [process.pid, grandchild]
+            assert grandchild in family(os.getpid())
+            signal_family(process.pid, signal.SIGSTOP)
+            signal_family(process.pid, signal.SIGCONT)
+        finally:
+            signal_family(process.pid, signal.SIGKILL)
+    assert family(process.pid) == [process.pid]
 
 
 class Watched:
@@ -122,7 +141,7 @@ def test_the_files_of_both_services_are_valid(kind: str, tmp_path: Path, capsys:
 def test_a_missing_server_is_named_with_its_package(kind: str, package: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackError, match=f"apt-get install {package} "):
-        kv_of(kind, tmp_path).start([])
+        kv_of(kind, tmp_path).start()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "note", "ok", "problem", "unknown"]
+__all__ = ["Finding", "note", "ok", "problem", "unknown", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +34,8 @@ def note(check: str, text: str) -> Finding:
 def unknown(check: str, text: str, fix: str = "") -> Finding:
     """Cannot be found out; ``fix``: how it could be."""
     return Finding("unknown", check, text, fix)
+
+
+def waiting(reason: str) -> str:
+    """The fix of what a service misses only because a new placement is not cut over yet; empty: it misses something else."""
+    return "wait: a new placement cuts over at the next whole minute" if "cut over" in reason else ""

@@ -6,7 +6,7 @@ from m3ctl import kv
 from m3ctl.answers import Instance, Placement
 from m3ctl.client import CtlError, Unreachable, ask_all
 from m3ctl.cluster import COORDINATOR, Cluster, Target
-from m3ctl.doctor.finding import Finding, note, ok, problem, unknown
+from m3ctl.doctor.finding import Finding, note, ok, problem, unknown, waiting
 from m3ctl.leaders import ShardSetState, look
 
 __all__ = ["check_instances", "check_leaders", "check_output_endpoints"]
@@ -61,7 +61,10 @@ def _instance(cluster: Cluster, target: Target) -> list[Finding]:
             ok(what, f"ready on {target.url}"),
             *(note(what, text) for text in ready.notes if "serving" not in text),
         ]
-    return [*found, *(problem(what, f"not ready: {reason}", f"see {target.url}/") for reason in ready.reasons)]
+    return [
+        *found,
+        *(problem(what, f"not ready: {reason}", waiting(reason) or f"see {target.url}/") for reason in ready.reasons),
+    ]
 
 
 def _stranger(cluster: Cluster, target: Target) -> str:

@@ -6,7 +6,7 @@ from m3ctl import kv
 from m3ctl.answers import Consumer, Placement, PlacementAnswer, TopicAnswer
 from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Missing
-from m3ctl.doctor.finding import Finding, note, ok, problem, unknown
+from m3ctl.doctor.finding import Finding, note, ok, problem, unknown, waiting
 from m3ctl.report import age, clock, ranges
 
 __all__ = ["check_aggregators", "check_coordinator", "check_kv", "check_output", "check_topic"]
@@ -28,7 +28,8 @@ def check_coordinator(cluster: Cluster) -> list[Finding]:
     except CtlError as error:
         return [*found, unknown("coordinator", f"/ready is not readable: {error}")]
     found += [
-        problem("coordinator", f"does not take writes: {reason}", "see the checks below") for reason in ready.reasons
+        problem("coordinator", f"does not take writes: {reason}", waiting(reason) or "see the checks below")
+        for reason in ready.reasons
     ]
     found += [problem("coordinator", text, "see the checks below") for text in ready.problems]
     return found
