@@ -12,11 +12,11 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import yaml
 
+from bench.ports import free_port
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Embedded, open_store
 from m3cluster.placement import encode_placement, encode_staged_placement
@@ -27,12 +27,6 @@ from m3x.process import cpu_seconds, resident_bytes
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = "namespace/m3db-cluster-name"
 NUM_SHARDS = 64
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on right now."""
-    with create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 async def prepare(kv: Path, endpoint: str, output: str) -> None:

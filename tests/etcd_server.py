@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.processes import free_port, stop
+from bench.ports import free_port
+from tests.processes import stop
 
 START_S = 60
 ATTEMPTS = 5

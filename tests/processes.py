@@ -1,15 +1,11 @@
-"""What tests with real processes need: stopping one for certain, and a port that stays free until it is used."""
+"""Processes that tests stop: a signal that has been sent has not yet been acted upon."""
 
 import os
-import random
 import signal
-import socket
 import time
 from pathlib import Path
 
 STOP_S = 30.0
-PORTS = range(10_000, 32_000)
-"""Below the ports that the system gives to outgoing connections (net.ipv4.ip_local_port_range)."""
 
 
 def stop(pid: int) -> None:
@@ -34,16 +30,3 @@ def running_threads(pid: int) -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return {thread: state for thread, state in states.items() if state not in "TZX"}
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on, and that no outgoing connection will be given either before a server takes it."""
-    source = random.SystemRandom()
-    while True:
-        port = source.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bench.ports import free_port
 
 START_S = 60
 JAR = Path("/usr/share/java/zookeeper.jar")
@@ -28,12 +29,6 @@ JAVA = [
 ]
 MAIN = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 TICK_MS = 100
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class ZooKeeperServer:

@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
-from bench.failover.kv import BACKENDS, ENVIRONMENT, KV, free_port
+from bench.failover.kv import BACKENDS, ENVIRONMENT, KV
 from bench.failover.plan import Timing
+from bench.ports import free_port
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Store
 from m3cluster.placement import encode_placement, encode_staged_placement

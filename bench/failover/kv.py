@@ -8,22 +8,17 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from socket import create_connection, create_server
+from socket import create_connection
 from typing import Any, TypeVar
 
 from bench.failover.relay import Relay
+from bench.ports import free_port
 from m3cluster.kv import Embedded, Store, StoreConfig, open_store
 
-__all__ = ["BACKENDS", "KV", "EmbeddedKV", "EtcdKV", "free_port"]
+__all__ = ["BACKENDS", "KV", "EmbeddedKV", "EtcdKV"]
 
 T = TypeVar("T")
 ENVIRONMENT = "namespace/m3db-cluster-name"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on right now."""
-    with create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class KV:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.processes import free_port
+from bench.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = "namespace/m3db-cluster-name"
@@ -26,14 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in Path(str(item.fspath)).parts:
             item.add_marker("integration")
-
-
-def free_ports(count: int) -> list[int]:
-    """As many different ports of loopback that nobody listens on."""
-    ports: set[int] = set()
-    while len(ports) < count:
-        ports.add(free_port())
-    return list(ports)
 
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:

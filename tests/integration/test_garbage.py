@@ -12,10 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from socket import create_server
 
 import cramjam
 import pytest
+from bench.ports import free_port
 from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import EQUAL, remote_read, remote_write
 
@@ -97,8 +97,7 @@ def stack(module_deployment, wait, http_get) -> Iterator[Stack]:
     """One stack for all tests of this file."""
     deployment = module_deployment
     deployment.start_coordinator(ROOT / "configs/local/m3coordinator.yml")
-    with create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     create(deployment.base, admin_calls("m3aggregator-local", address, f"127.0.0.1:{deployment.ingest}"))
     aggregator = deployment.start_aggregator("aggregator", ROOT / "configs/local/m3aggregator.yml", address)
     wait("an instance leads", aggregator.leads, 90)

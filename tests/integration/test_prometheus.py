@@ -7,8 +7,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import create_server
 
+from bench.ports import free_port
 from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import EQUAL, remote_read
 
@@ -29,12 +29,6 @@ remote_read:
   - url: {base}/api/v1/prom/remote/read
     read_recent: true
 """
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on right now."""
-    with create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from bench.ports import free_port
 from local_stack.prometheus import EQUAL, REGEX, remote_read, remote_write
 from tests.etcd_server import EtcdServer
-from tests.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 10

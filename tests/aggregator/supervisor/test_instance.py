@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from bench.ports import free_port
 from tests.processes import stop
 
 from m3cluster.flush_times import decode_flush_times
@@ -52,11 +52,6 @@ async def until(what: str, condition: Callable[[], object], timeout_s: float = 6
                 await asyncio.sleep(0.05)
     except TimeoutError:
         pytest.fail(f"{what}: not within {timeout_s:g} s")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def alive(pid: int) -> bool:

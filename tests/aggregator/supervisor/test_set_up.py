@@ -3,6 +3,7 @@
 import asyncio
 import socket
 
+from bench.ports import free_port
 from msgspec.structs import replace
 
 from aggregator.supervisor.placement import View, view
@@ -84,6 +85,7 @@ async def test_an_endpoint_that_nobody_can_reach() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"127.0.0.1:{server.getsockname()[1]}"
         assert await connect_error(endpoint) is None
+    endpoint = f"127.0.0.1:{free_port()}"
     error = await connect_error(endpoint)
     text = endpoint_warning(seen("a", endpoint=endpoint), "0.0.0.0:6000", error)
     assert text is not None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bench.ports import free_port
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
@@ -79,9 +80,7 @@ class Nobody:
     """An endpoint at which nothing listens."""
 
     def __init__(self):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
 
 
 class Silent:

@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from bench.ports import free_port
 from tests.processes import stop
 from tests.relay import Relay
 from tests.zookeeper_server import ZooKeeperServer
@@ -103,9 +104,7 @@ class Nobody:
     """An endpoint at which nothing listens."""
 
     def __init__(self):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
 
 
 class Silent:
