@@ -1,4 +1,5 @@
-"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``) and ``soak``."""
+"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak`` and
+``rules`` (``bench.rules_bench``)."""
 
 import sys
 
@@ -18,7 +19,11 @@ def main() -> int:
         from bench.soak import main as soak  # noqa: PLC0415
 
         return soak(rest)
-    print("usage: scripts/bench ingest|steady|engine|soak [options]; each has --help", file=sys.stderr)
+    if command == "rules":
+        from bench.rules_bench import main as rules  # noqa: PLC0415
+
+        return rules(rest)
+    print("usage: scripts/bench ingest|steady|engine|soak|rules [options]; each has --help", file=sys.stderr)
     return 0 if command in ("--help", "-h") else 2
 
 

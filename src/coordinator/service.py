@@ -168,7 +168,10 @@ class Coordinator:
         if section.rules is not None:
             rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()))
             if not section.matcher.require_namespace_watch_on_init:
-                await create_namespaces(store, self._environment)
+                try:
+                    await create_namespaces(store, self._environment)
+                except kv.KVError as error:
+                    log.warning("the empty list of namespaces of rules could not be written to KV", error=str(error))
         else:
             require = section.matcher.require_namespace_watch_on_init
             watcher = RuleWatcher(store, self._environment, kv_rules, require=require)

@@ -14,11 +14,12 @@ from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.downsample.rules import RulesInEffect
 from coordinator.downsample.tags import augmented
 from m3metrics.codec import encode_staged_metadatas
+from m3metrics.filters import TagsFilter
 from m3metrics.ids import Tags, coordinator_tags, encode_tags, matching_tags
 from m3metrics.metadata import DropResult, StagedMetadata, StagedMetadatas, apply_drop_policies, is_default
 from m3metrics.metric import DROP_TIMESTAMP_TAG, MetricType
 from m3metrics.policy import DropPolicy, StoragePolicy
-from m3metrics.rules import MatchedPipeline, MatchResult, staged_metadatas, stages_at
+from m3metrics.rules import MatchedPipeline, MatchedStage, MatchResult, staged_metadatas, stages_at
 
 NAMESPACE_TAG = "__m3_namespace__"
 _DEFAULT = DEFAULT_NAMESPACE.encode()
@@ -102,8 +103,12 @@ class Downsampler:
 
     @property
     def auto_metadatas(self) -> bytes | None:
-        """Metadatas of every metric where no rule can match; None: metrics have to be looked at one by one."""
-        return None if self._matching else self._auto_encoded
+        """Metadatas of a metric that no rule matches; None: such metrics are not sent."""
+        return self._auto_encoded
+
+    def filters(self) -> list[TagsFilter]:
+        """The filters of all rules in effect: a metric that matches none of them is sent with ``auto_metadatas``."""
+        return self._rules.filters(self._now_ns) if self._matching else []
 
     def advance(self, now_ns: int) -> int:
         """Lets rules change and come into effect; returns ``generation``."""
@@ -111,7 +116,7 @@ class Downsampler:
         if not (self._version == self._rules.version and begin <= now_ns < end):
             self._version = self._rules.version
             self._span = self._rules.span(now_ns)
-            self._matching = self._rules.any_in_effect(now_ns)
+            self._matching = bool(self._rules.filters(now_ns))
             self._encoded.clear()
             self.generation += 1
         self._now_ns = now_ns
@@ -163,7 +168,7 @@ class Downsampler:
         stages = stages_at(result.existing, self._now_ns)
         pipelines: list[MatchedPipeline] = []
         covered: list[StoragePolicy] = []
-        if stages and not is_default(staged_metadatas(stages)):
+        if not _is_default(stages):
             for stage in stages:
                 for pipeline in stage.pipelines:
                     if pipeline.metadata.is_mapping_rule:
@@ -190,12 +195,31 @@ class Downsampler:
         return encoded
 
 
+def _is_default(stages: Sequence[MatchedStage]) -> bool:
+    """``is_default`` of staged metadatas, or there are none."""
+    if len(stages) != 1:
+        return not stages
+    stage = stages[0]
+    return (
+        stage.cutover_ns == 0
+        and not stage.tombstoned
+        and len(stage.pipelines) == 1
+        and _is_default_pipeline(stage.pipelines)
+    )
+
+
+def _is_default_pipeline(pipelines: Sequence[MatchedPipeline]) -> bool:
+    return len(pipelines) == 1 and is_default(_one_stage(pipelines))
+
+
 def _covers(policies: Sequence[StoragePolicy], auto: MatchedPipeline) -> bool:
     (policy,) = auto.metadata.storage_policies
     return any(policy.equivalent(other) for other in policies)
 
 
 def _without_dropped(pipelines: Sequence[MatchedPipeline]) -> tuple[tuple[MatchedPipeline, ...], DropResult]:
+    if all(p.metadata.drop_policy == DropPolicy.NONE for p in pipelines):
+        return tuple(pipelines), DropResult.NONE
     _, result = apply_drop_policies(tuple(p.metadata for p in pipelines))
     if result is DropResult.APPLIED:
         return (), result
@@ -206,7 +230,7 @@ def _without_dropped(pipelines: Sequence[MatchedPipeline]) -> tuple[tuple[Matche
 
 def of_the_metric(own: Tags, pipelines: Sequence[MatchedPipeline]) -> list[tuple[bytes, StagedMetadatas]]:
     """Ids and metadatas of the metric itself: a pipeline whose rule has tags has an id of its own, all others share one."""
-    if not pipelines or (len(pipelines) == 1 and is_default(_one_stage(pipelines))):
+    if not pipelines or _is_default_pipeline(pipelines):
         return []
     tagged = [p for p in pipelines if p.tags or p.graphite_prefix]
     plain = [p for p in pipelines if not (p.tags or p.graphite_prefix)]

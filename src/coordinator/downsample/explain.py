@@ -77,13 +77,7 @@ def explain(
 def _mapping(snapshot: MappingSnapshot, matched: Tags) -> Document:
     rule = _rule("mapping", snapshot, matched)
     if rule["matches"]:
-        rule["asks"] = _pipeline(
-            PipelineMetadata(
-                aggregation_id=snapshot.aggregation_id,
-                storage_policies=snapshot.storage_policies,
-                drop_policy=snapshot.drop_policy,
-            )
-        )
+        rule["asks"] = _pipeline(snapshot.pipeline().metadata)
     return rule
 
 

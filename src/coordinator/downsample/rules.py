@@ -1,5 +1,6 @@
 """The rules in effect on this coordinator, by namespace. Filled once from the file, or kept up to date from KV."""
 
+from m3metrics.filters import TagsFilter
 from m3metrics.rules import ActiveRuleSet, RuleSet, ineffective
 from m3metrics.rules.active import NEVER_NS
 
@@ -33,9 +34,14 @@ class RulesInEffect:
         """The rules of a namespace; None: metrics are mapped as if no rule matched."""
         return self._active.get(namespace)
 
-    def any_in_effect(self, time_ns: int) -> bool:
-        """Whether any rule could match a metric."""
-        return any(any(active.in_effect(time_ns)) for active in self._active.values())
+    def filters(self, time_ns: int) -> list[TagsFilter]:
+        """The filters of all rules in effect, those of deleted ones included."""
+        return [
+            snapshot.filter
+            for active in self._active.values()
+            for snapshots in active.in_effect(time_ns)
+            for snapshot in snapshots
+        ]
 
     def span(self, time_ns: int) -> tuple[int, int]:
         """``[from, until)`` around ``time_ns`` without a cutover inside."""

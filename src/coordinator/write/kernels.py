@@ -4,6 +4,7 @@
 ``request_kernels``  the Prometheus WriteRequest → columns of series and samples
 ``cache_kernels``    the cache of series: find, insert, promote; samples × templates → columns for the encoder
 ``prepare_kernels``  the id of an ordinary gauge met for the first time
+``interest_kernels`` whether a rule may match a series
 ``carbon_kernels``   carbon lines → columns
 """
 
@@ -24,13 +25,16 @@ from coordinator.write.cache_kernels import (
     promote,
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
-from coordinator.write.prepare_kernels import prepare
+from coordinator.write.interest_kernels import PRESENT, TAG, WHOLE, interesting, name_hash, value_hash
+from coordinator.write.prepare_kernels import label_spans, prepare
 from coordinator.write.request_kernels import DONE, FULL_SAMPLES, FULL_SERIES, SERIES_ROW, check_labels, request
 from m3metrics.rows import METRIC_TEMPLATE
 
 __all__ = [
-    "ARENA", "DONE", "ENTRIES", "ENTRY", "FULL_SAMPLES", "FULL_SERIES", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TEMPLATES",
-    "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "keys", "prepare", "promote", "request", "warm",
+    "ARENA", "DONE", "ENTRIES", "ENTRY", "FULL_SAMPLES", "FULL_SERIES", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG",
+    "TEMPLATES", "WHOLE",
+    "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
+    "label_spans", "name_hash", "prepare", "promote", "request", "value_hash", "warm",
 ]  # fmt: skip
 
 
@@ -50,9 +54,14 @@ def warm() -> None:
     first, count, left = ranges
     find(slots, entries, arena, buf, at, size, contexts, first, count, left)
     spans = np.zeros((4, 4), np.int64)
+    label_spans(buf, 0, 0, spans)
+    asked = np.zeros(2, TAG), np.zeros(1, np.int32), np.zeros(2, np.uint64)
+    interesting(buf, spans, 1, *asked)
+    value_hash(buf, 0, 1, np.uint64(name_hash(buf, 0, 1)), 1)
     prepare(
-        slots, entries, arena, used, templates, hashes, 0, 0, buf, rows, at, size, contexts, spans, first, count, left
-    )
+        slots, entries, arena, used, templates, hashes, 0, 0,
+        buf, rows, at, size, contexts, spans, *asked, first, count, left,
+    )  # fmt: skip
     insert(slots, entries, arena, used, buf, 0, 1, contexts[0], 0, 1)
     promote(
         slots, entries, arena, templates, hashes, slots, entries, arena, used, templates, hashes,

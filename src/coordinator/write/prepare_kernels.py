@@ -5,6 +5,7 @@ import numpy as np
 from numba import njit
 
 from coordinator.write.cache_kernels import ARENA, ENTRIES, TEMPLATES, _probe, insert
+from coordinator.write.interest_kernels import interesting
 from coordinator.write.request_kernels import _chunk
 from m3x.kernels import base, copy_bytes, hash_bytes, load8, murmur3_32
 
@@ -24,7 +25,7 @@ def _less(buf, a, a_size, b, b_size):
 
 
 @njit(cache=True, nogil=True)
-def _labels(buf, at, size, spans):
+def label_spans(buf, at, size, spans):
     """Parses label fields in canonical shape into ``spans`` rows (name at, size, value at, size); their number, or -1: not canonical."""
     p = np.int64(at)
     end = np.int64(at) + np.int64(size)
@@ -125,13 +126,17 @@ def prepare(
     key_size,
     contexts,
     spans,
+    asked_tags,
+    asked_lengths,
+    asked_values,
     first,
     count,
     left,
 ):
     """Makes entry and template of each of ``rows`` that is an ordinary gauge: ``(rows handled, rows left in left)``.
 
-    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``; then the template has the id
+    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``, and none that a rule asks for
+    (``asked_…``: ``interest_kernels``); then the template has the id
     of M3's order, the staged metadatas at ``meta_at`` and no annotation. What is not ordinary goes to ``left``. It stops early (fewer
     rows handled than given) when the generation has no room.
     """
@@ -149,8 +154,12 @@ def prepare(
             first[i] = entries[known].first
             count[i] = entries[known].count
             continue
-        n_labels = _labels(buf, at, n, spans)
-        if n_labels <= 0 or not _sort(buf, spans, n_labels):
+        n_labels = label_spans(buf, at, n, spans)
+        if (
+            n_labels <= 0
+            or interesting(buf, spans, n_labels, asked_tags, asked_lengths, asked_values)
+            or not _sort(buf, spans, n_labels)
+        ):
             left[n_left] = i
             n_left += 1
             continue

@@ -23,6 +23,7 @@ from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, encode_samples
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
+from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError
 from coordinator.write.sink import MessageSink, RefusedError
@@ -124,6 +125,10 @@ class RemoteWriter:
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
         self._store_type = store_metrics_type
+        self._generation = -1
+        self._interest: Interest | None = None
+        """Which series a rule may match; None: all."""
+        self._spans = np.zeros((256, 4), np.int64)
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
         self._series = np.empty(1024, kernels.SERIES_ROW)
@@ -210,11 +215,19 @@ class RemoteWriter:
             self._next_context += 1
         return context
 
+    def _advance(self) -> None:
+        """Lets rules come into effect; what is remembered of the series is forgotten if they say something else now."""
+        generation = self._downsampler.advance(time.time_ns())
+        if generation != self._generation:
+            self._generation = generation
+            self._interest = Interest.of(self._downsampler.filters())
+        self._cache.expect(generation)
+
     def _downsample(
         self, request: Decoded, options: WriteOptions, num_shards: int, errors: Errors, passes: int
     ) -> None:
         """Everything to the aggregators, in chunks that the cache can hold."""
-        self._cache.expect(self._downsampler.advance(time.time_ns()))
+        self._advance()
         series = request.series
         rows = len(series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
@@ -256,13 +269,15 @@ class RemoteWriter:
             self._check_labels(request, key_at, key_size, missing)
 
         plain, plain_rows = self._downsampler.auto_metadatas, None
-        if options.map_tags or self._renames:
+        if options.map_tags or self._renames or self._interest is None:
             plain = None
         elif plain is not None:
             odd = contexts & np.uint64(0xFFFF if self._store_type else 0xFFF0)
             plain_rows = None if not odd.any() else odd == 0
         try:
-            first, count = self._cache.resolve(request.buf, key_at, key_size, contexts, make, plain, plain_rows, check)
+            first, count = self._cache.resolve(
+                request.buf, key_at, key_size, contexts, make, plain, plain_rows, check, self._interest
+            )
         except SeriesTooLargeError as error:
             raise BadRequestError(str(error)) from error
         batch = encode_samples(
@@ -303,10 +318,16 @@ class RemoteWriter:
     def _labels(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> tuple[Tags, bytes]:
         """Sorted, valid tags of a series and the value of its ``__name__``. Raises ``IdError``."""
         at, size = int(row["labels_at"]), int(row["labels_size"])
-        try:
-            labels = prompb.labels_of(buf[at : at + size].tobytes())
-        except UnmarshalError as error:
-            raise BadRequestError(str(error)) from error
+        data = buf[at : at + size]
+        found = kernels.label_spans(data, 0, size, self._spans)
+        if found >= 0:
+            text = data.tobytes()
+            labels = [(text[a : a + n], text[b : b + m]) for a, n, b, m in self._spans[:found].tolist()]
+        else:
+            try:
+                labels = prompb.labels_of(data.tobytes())
+            except UnmarshalError as error:
+                raise BadRequestError(str(error)) from error
         apply_map_tags(labels, options.map_tags)
         name = next((value for key, value in labels if key == b"__name__"), b"")
         graphite = int(row["source"]) == Source.GRAPHITE
@@ -388,7 +409,7 @@ class RemoteWriter:
 
     def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
         """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""
-        if self._downsampler.auto_metadatas is not None:
+        if not self._downsampler.filters():
             return False
         return self._appended(buf, row, options).drop_policy_applied
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from coordinator.downsample import TemplateSpec
 from coordinator.write import kernels
+from coordinator.write.interest import Interest
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.reserve import release, reserve
 
 _METADATA_BYTES = kernels.SHARED_BYTES
 _MAX_LABELS = 256
+_NO_INTEREST = Interest.none()
 _MAX_KNOWN_METADATAS = 4096
 """Staged metadatas of one generation that are looked for before they are stored again."""
 
@@ -28,6 +30,10 @@ class SeriesTooLargeError(ValueError):
 
 class TooManyMetadatasError(RuntimeError):
     """More different staged metadatas than the cache has room for."""
+
+
+_Seen = dict[tuple[bytes, int], tuple[int, int]]
+"""Key and context → templates."""
 
 
 class Maker(Protocol):
@@ -146,19 +152,23 @@ class SeriesCache:
         plain: bytes | None = None,
         plain_rows: NDArray[np.bool_] | None = None,
         check: Callable[[NDArray[np.int64]], None] | None = None,
+        interest: Interest | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The template range of every row: ``(first, count)``; count 0: nothing is sent.
 
         At most ``max_rows`` rows, their keys at most ``max_key_bytes``. Before anything is prepared ``check`` is called with the rows
         that the current generation does not know; it may raise. Then a row that is not known at all is prepared in compiled code if
-        ``plain`` (the staged metadatas of ordinary gauges) is given and ``plain_rows`` (None: all) has it, else by ``make``, which may
-        raise as well: nothing is lost then but this call. Raises ``SeriesTooLargeError``.
+        ``plain`` (the staged metadatas of ordinary gauges) is given, ``plain_rows`` (None: all) has it and it is not in ``interest``
+        (None: no series is), else by ``make``, which may raise as well: nothing is lost then but this call. Raises ``SeriesTooLargeError``.
         """
         rows = len(key_at)
         first, count = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         misses = np.empty(rows, np.int64)
         for _ in range(3):
-            if self._attempt(buf, key_at, key_size, contexts, make, plain, plain_rows, check, first, count, misses):
+            if self._attempt(
+                buf, key_at, key_size, contexts, make, plain, plain_rows, check, interest or _NO_INTEREST,
+                first, count, misses,
+            ):  # fmt: skip
                 return first, count
             self._rotate()
         raise SeriesTooLargeError(
@@ -192,6 +202,7 @@ class SeriesCache:
         plain: bytes | None,
         plain_rows: NDArray[np.bool_] | None,
         check: Callable[[NDArray[np.int64]], None] | None,
+        interest: Interest,
         first: NDArray[np.int64],
         count: NDArray[np.int64],
         misses: NDArray[np.int64],
@@ -221,12 +232,14 @@ class SeriesCache:
             at, size = self.metadata_range(plain)
             done, n = kernels.prepare(
                 now.slots, now.entries, now.arena, now.used, now.templates, now.hashes, at, size,
-                buf, ordinary, key_at, key_size, contexts, self._spans, first, count, left,
+                buf, ordinary, key_at, key_size, contexts, self._spans,
+                interest.tags, interest.lengths, interest.values, first, count, left,
             )  # fmt: skip
             if done < len(ordinary):
                 return False
             missing = np.sort(np.concatenate((others, left[:n])))
-        return all(self._make(int(i), buf, key_at, key_size, contexts, make, first, count) for i in missing)
+        seen: _Seen = {}
+        return all(self._make(int(i), buf, key_at, key_size, contexts, make, first, count, seen) for i in missing)
 
     def _make(
         self,
@@ -238,30 +251,22 @@ class SeriesCache:
         make: Maker,
         first: NDArray[np.int64],
         count: NDArray[np.int64],
+        seen: _Seen,
     ) -> bool:
-        """Prepares one row in Python; False: no room."""
-        one = slice(row, row + 1)
+        """Prepares one row in Python; False: no room. ``seen``: what this call has made of which key."""
         now = self._current
-        scratch = np.empty(1, np.int64)
+        at, size, context = int(key_at[row]), int(key_size[row]), contexts[row]
+        key = buf[at : at + size].tobytes(), int(context)
         # The same new series may stand twice in one call.
-        if not kernels.find(
-            now.slots,
-            now.entries,
-            now.arena,
-            buf,
-            key_at[one],
-            key_size[one],
-            contexts[one],
-            first[one],
-            count[one],
-            scratch,
-        ):
+        found = seen.get(key)
+        if found is not None:
+            first[row], count[row] = found
             return True
         specs = make(row)
         if specs is None:
             first[row] = count[row] = 0
             return True
-        room = int(key_size[row]) + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
+        room = size + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
         begin = int(now.used[kernels.TEMPLATES])
         if (
             now.used[kernels.ENTRIES] >= len(now.entries)
@@ -270,19 +275,17 @@ class SeriesCache:
         ):
             return False
         for k, spec in enumerate(specs, begin):
-            template = now.templates[k]
-            template["id_at"], template["id_size"] = self._put(spec.id)
-            template["annotation_at"], template["annotation_size"] = self._put(spec.annotation)
-            template["meta_at"], template["meta_size"] = self._put_metadatas(spec.metadatas)
-            template["metric_type"] = spec.metric_type
-            template["untimed"] = spec.untimed
+            ident, metadatas, annotation = (
+                self._put(spec.id), self._put_metadatas(spec.metadatas), self._put(spec.annotation)
+            )  # fmt: skip
+            now.templates[k] = (*ident, *metadatas, *annotation, spec.metric_type, spec.untimed)
             self.any_untimed |= spec.untimed
         kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
         now.used[kernels.TEMPLATES] = begin + len(specs)
-        first[row], count[row] = begin, len(specs)
+        first[row], count[row] = seen[key] = begin, len(specs)
         kernels.insert(
             now.slots, now.entries, now.arena, now.used,
-            buf, int(key_at[row]), int(key_size[row]), contexts[row], begin, len(specs),
+            buf, at, size, context, begin, len(specs),
         )  # fmt: skip
         return True
 
@@ -302,6 +305,8 @@ class SeriesCache:
     def _put(self, data: bytes) -> tuple[int, int]:
         now = self._current
         at = int(now.used[kernels.ARENA])
+        if not data:
+            return at, 0
         now.arena[at : at + len(data)] = np.frombuffer(data, np.uint8)
         now.used[kernels.ARENA] = at + len(data)
         return at, len(data)

@@ -88,18 +88,42 @@ class _Epoch:
     def __init__(self, mapping: Sequence[MappingSnapshot], rollup: Sequence[RollupSnapshot]) -> None:
         self.mapping = mapping
         self.rollup = rollup
+        self._pipelines = [snapshot.pipeline() for snapshot in mapping]
         snapshots: list[Snapshot] = [*mapping, *rollup]
         self._index = FilterIndex([snapshot.filter for snapshot in snapshots])
 
     def matching(self, first: Mapping[bytes, bytes]) -> tuple[list[MappingSnapshot], list[RollupSnapshot]]:
         """The snapshots whose filters match, in the order of their rules."""
-        mapping, rollup = [], []
-        for position in self._index.matching(first):
-            if position < len(self.mapping):
-                mapping.append(self.mapping[position])
-            else:
-                rollup.append(self.rollup[position - len(self.mapping)])
-        return mapping, rollup
+        positions = self._index.matching(first)
+        own = bisect.bisect_left(positions, len(self.mapping))
+        return (
+            [self.mapping[position] for position in positions[:own]],
+            [self.rollup[position - len(self.mapping)] for position in positions[own:]],
+        )
+
+    def evaluate(self, tags: Tags, first: Mapping[bytes, bytes]) -> "MatchResult":
+        """What the snapshots make of a metric."""
+        positions = self._index.matching(first)
+        own = bisect.bisect_left(positions, len(self.mapping))
+        mapped = positions[:own]
+        cutover_ns = max((self.mapping[position].cutover_ns for position in mapped), default=0)
+        pipelines = [self._pipelines[position] for position in mapped if not self.mapping[position].tombstoned]
+        rollup = [self.rollup[position - len(self.mapping)] for position in positions[own:]]
+        if not rollup:
+            stage = MatchedStage(cutover_ns=cutover_ns, pipelines=_unique(pipelines or [_DEFAULT]))
+            return MatchResult(existing=(stage,))
+        rollup_cutover_ns, keep_original, more, new = _rolled_up(rollup, tags)
+        stage = MatchedStage(
+            cutover_ns=max(cutover_ns, rollup_cutover_ns), pipelines=_unique([*(pipelines or [_DEFAULT]), *more])
+        )
+        rollups = sorted(
+            (
+                RollupMatch(ident, (MatchedStage(cutover_ns=rollup_cutover_ns, pipelines=(pipeline,)),))
+                for ident, pipeline in new
+            ),
+            key=lambda match: match.id,
+        )
+        return MatchResult(existing=(stage,), rollups=tuple(rollups), keep_original=keep_original)
 
 
 class ActiveRuleSet:
@@ -130,11 +154,11 @@ class ActiveRuleSet:
     def match(self, tags: Tags, from_ns: int, to_ns: int) -> MatchResult:
         """Over ``[from_ns, to_ns)``; ``tags`` are those of ``m3metrics.ids.matching_tags``."""
         first = dict(reversed(tags))
-        result = self._evaluate(tags, first, from_ns)
+        result = self._epoch(from_ns).evaluate(tags, first)
         for cutover in self.cutovers_ns[bisect.bisect_right(self.cutovers_ns, from_ns) :]:
             if cutover >= to_ns:
                 return msgspec.structs.replace(result, expire_at_ns=cutover)
-            later = self._evaluate(tags, first, cutover)
+            later = self._epoch(cutover).evaluate(tags, first)
             result = MatchResult(
                 existing=_joined(result.existing, later.existing, cutover),
                 rollups=_joined_rollups(result.rollups, later.rollups, cutover),
@@ -149,20 +173,6 @@ class ActiveRuleSet:
             epoch = self._epochs[number] = _Epoch(_all_at(self._mapping, time_ns), _all_at(self._rollup, time_ns))
         return epoch
 
-    def _evaluate(self, tags: Tags, first: Mapping[bytes, bytes], time_ns: int) -> MatchResult:
-        mapping, rollup = self._epoch(time_ns).matching(first)
-        cutover_ns, pipelines = _mapped(mapping)
-        rollup_cutover_ns, keep_original, own, new = _rolled_up(rollup, tags)
-        stage = MatchedStage(cutover_ns=max(cutover_ns, rollup_cutover_ns), pipelines=_unique([*pipelines, *own]))
-        rollups = sorted(
-            (
-                RollupMatch(ident, (MatchedStage(cutover_ns=rollup_cutover_ns, pipelines=(pipeline,)),))
-                for ident, pipeline in new
-            ),
-            key=lambda match: match.id,
-        )
-        return MatchResult(existing=(stage,), rollups=tuple(rollups), keep_original=keep_original)
-
 
 def _from(snapshots: Sequence[S], time_ns: int) -> Sequence[S]:
     """From the snapshot in effect at ``time_ns`` on; all, if there is none yet."""
@@ -174,25 +184,6 @@ def _from(snapshots: Sequence[S], time_ns: int) -> Sequence[S]:
 
 def _all_at(rules: Sequence[Sequence[S]], time_ns: int) -> list[S]:
     return [found for snapshots in rules if (found := snapshot_at(snapshots, time_ns)) is not None]
-
-
-def _mapped(matching: Sequence[MappingSnapshot]) -> tuple[int, list[MatchedPipeline]]:
-    """Latest cutover and the pipelines; without any the default one."""
-    cutover_ns = 0
-    pipelines = []
-    for snapshot in matching:
-        cutover_ns = max(cutover_ns, snapshot.cutover_ns)
-        if snapshot.tombstoned:
-            continue
-        metadata = PipelineMetadata(
-            aggregation_id=snapshot.aggregation_id,
-            storage_policies=snapshot.storage_policies,
-            drop_policy=snapshot.drop_policy,
-        )
-        pipelines.append(
-            MatchedPipeline(metadata=metadata, tags=snapshot.tags, graphite_prefix=snapshot.graphite_prefix)
-        )
-    return cutover_ns, pipelines or [_DEFAULT]
 
 
 def _rolled_up(

@@ -4,12 +4,23 @@ Every filter is filed under its most telling item: an exact value of a tag, else
 metric's tags lead to the files; what cannot be filed is always a candidate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from m3metrics.filters import NAME_TAG, TagsFilter
 from m3metrics.filters.pattern import ValuePattern
 
-__all__ = ["FilterIndex"]
+__all__ = ["FilterIndex", "telling_item"]
+
+
+def telling_item(
+    tags_filter: TagsFilter, among: Callable[[bytes], bool] = lambda _tag: True
+) -> tuple[bytes, ValuePattern] | None:
+    """The item of a filter that most metrics fail, a tag and the pattern of its value; None: no tag in ``among`` is asked for."""
+    items = [item for item in tags_filter.tags if among(item[0])]
+    # A missing name counts as the empty text: only a pattern that begins with something asks for one.
+    if tags_filter.name is not None and tags_filter.name.prefix and among(NAME_TAG):
+        items.append((NAME_TAG, tags_filter.name))
+    return max(items, key=lambda item: (item[1].equals is not None, len(item[1].prefix)), default=None)
 
 
 class FilterIndex:
@@ -23,14 +34,11 @@ class FilterIndex:
             self._add(position, tags_filter)
 
     def _add(self, position: int, tags_filter: TagsFilter) -> None:
-        items: list[tuple[bytes, ValuePattern]] = list(tags_filter.tags)
-        # A missing name counts as the empty text: only a pattern that begins with something asks for one.
-        if tags_filter.name is not None and tags_filter.name.prefix:
-            items.append((NAME_TAG, tags_filter.name))
-        if not items:
+        item = telling_item(tags_filter)
+        if item is None:
             self._always.append(position)
             return
-        tag, pattern = max(items, key=lambda item: (item[1].equals is not None, len(item[1].prefix)))
+        tag, pattern = item
         self._by_tag.setdefault(tag, _TagFile()).add(position, pattern)
 
     def matching(self, first: Mapping[bytes, bytes]) -> list[int]:

@@ -120,11 +120,14 @@ class MappingSnapshot(Snapshot, frozen=True, kw_only=True):
         if self.storage_policies and self.drop_policy != DropPolicy.NONE:
             raise RulesError("storage policies and a drop policy specified in mapping rule snapshot")
 
-    @property
-    def graphite_prefix(self) -> tuple[bytes, ...]:
-        """Path elements that go in front."""
+    def pipeline(self) -> "MatchedPipeline":
+        """What a metric gets that matches."""
         prefixes = [value for name, value in self.tags if name == GRAPHITE_PREFIX_TAG]
-        return tuple(prefixes[-1].split(b".")) if prefixes else ()
+        metadata = PipelineMetadata(
+            aggregation_id=self.aggregation_id, storage_policies=self.storage_policies, drop_policy=self.drop_policy
+        )
+        prefix = tuple(prefixes[-1].split(b".")) if prefixes else ()
+        return MatchedPipeline(metadata=metadata, tags=self.tags, graphite_prefix=prefix)
 
 
 class RollupSnapshot(Snapshot, frozen=True, kw_only=True):
