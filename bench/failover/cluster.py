@@ -205,7 +205,7 @@ class Cluster:
             zone="embedded",
             weight=1,
             endpoint=f"127.0.0.1:{one.port}",
-            hostname="127.0.0.1",
+            hostname=name,
             port=one.port,
             shards=shards,
             shard_set_id=one.shard_set,

@@ -9,12 +9,25 @@ planned, say), never move a window out of the judgement.
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.failover.load import COUNTERS, LASTS, SUMS
 
-__all__ = ["FAULTS", "FOLLOWER", "LEADER", "PHASES", "Absence", "Fault", "Plan", "Step", "Timing", "make_plan"]
+__all__ = [
+    "FAULTS",
+    "FOLLOWER",
+    "LEADER",
+    "PHASES",
+    "Absence",
+    "Fault",
+    "Plan",
+    "Step",
+    "Timing",
+    "make_plan",
+    "random_kv_faults",
+]
 
 PHASES = (0.3, 4.0, 9.5)
 """Moments of faults within a window of 10 s; scaled for other windows."""
@@ -128,11 +141,18 @@ def _absences(steps: Sequence[Step], timing: Timing) -> tuple[Absence, ...]:
             if step.action == "kill-worker":
                 # The supervisor starts another one.
                 back = [step.at_s]
-            found.append(Absence(step.who, step.at_s, back[0] + timing.restart_s if back else _FOREVER, memory=False))
+            end = _with_kv(back[0], steps) + timing.restart_s if back else _FOREVER
+            found.append(Absence(step.who, step.at_s, end, memory=False))
         elif step.action == "stop":
             back = [s.at_s for s in steps if s.action == "continue" and s.who == step.who and s.at_s > step.at_s]
             found.append(Absence(step.who, step.at_s, back[0] + _CATCH_UP_S, memory=True))
     return tuple(found)
+
+
+def _with_kv(start: float, steps: Sequence[Step]) -> float:
+    """When an instance that is started then has a KV to start with; it may be killed while the instance starts."""
+    back = [s.at_s for s in steps if s.action in {"kv-start", "kv-continue"}]
+    return max([start, *back])
 
 
 def _waits(steps: Sequence[Step], timing: Timing) -> list[tuple[float, float]]:
@@ -171,6 +191,31 @@ def _held(
         )
         for who in (LEADER, FOLLOWER)
     )  # fmt: skip
+
+
+def random_kv_faults(rng: random.Random, n: int) -> list[tuple[Fault, float]]:
+    """The KV killed and started again at random moments of a start-up, an election, a hand-over and a flush: faults and their phases
+    (windows of 10 s)."""
+    found = []
+    for i in range(n):
+        kind = ("start-up", "election", "hand-over", "flush")[i % 4]
+        killed, down = rng.uniform(0, 8), rng.choice((rng.uniform(0.2, 2), rng.uniform(2, 12)))
+        steps: tuple[Step, ...] = ()
+        phase = rng.uniform(0.3, 9.7)
+        if kind == "start-up":
+            steps = (Step(0, "kill", FOLLOWER), Step(0.2, "start", FOLLOWER))
+        elif kind == "election":
+            killed += 4.0
+            steps = (Step(0, "kill", LEADER), Step(0.2, "start", LEADER))
+        elif kind == "hand-over":
+            killed = rng.uniform(0.0, 0.1)
+            steps = (Step(0, "resign", LEADER),)
+        else:
+            killed, phase = 0.0, rng.choice((9.7, 9.9, 10.0, 10.05, 10.1))
+        steps += (Step(killed, "kv-kill"), Step(killed + down, "kv-start"))
+        name = f"{kind}: KV killed after {killed:.2f} s for {down:.2f} s"
+        found.append((Fault(name, steps, changes=False, backends=("etcd", "zookeeper")), phase))
+    return found
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -218,3 +263,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("KV killed 30 s", (Step(0, "kv-kill"), Step(30, "kv-start")), changes=False, backends=("etcd", "zookeeper")),
     Fault("session of the leader expires", (Step(0, "expire", LEADER),), changes=True, backends=("etcd", "zookeeper")),
 )
+
+SHORT = (("SIGTERM leader, restart", 0.3), ("leader killed at the first value", 4.0), ("KV killed 5 s", 9.5))
+"""Few faults that between them meet the hand-over, the lease, the flush times and the KV; phases of windows of 10 s."""

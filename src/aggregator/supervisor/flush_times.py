@@ -15,7 +15,7 @@ from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
 from aggregator.supervisor.schedule import ListId, truncate
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
-__all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed"]
+__all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows"]
 
 
 @dataclass(slots=True)
@@ -190,6 +190,24 @@ def can_lead(
             if not warm:
                 return False
     return True
+
+
+def incomplete_windows(message: ShardSetFlushTimes, opened_ns: int) -> int:
+    """How many windows (of list ids, not of shards) are not flushed and began before ``opened_ns``.
+
+    An instance that holds all samples since then and leads now emits them, and they may lack samples (docs/architecture.md §4).
+    """
+    oldest: dict[ListId, int] = {}
+    for times in message.by_shard.values():
+        for list_id, at in () if times.tombstoned else flushed_through(times):
+            if at:
+                oldest[list_id] = min(oldest.get(list_id, at), at)
+    count = 0
+    for list_id, at in oldest.items():
+        window = list_id.resolution_ns
+        last = truncate(opened_ns - 1, window) + window
+        count += max(last - truncate(at, window), 0) // window
+    return count
 
 
 def _put(times: ShardFlushTimes, list_id: ListId, at: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
 from aggregator.supervisor.election import ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
-from aggregator.supervisor.flush_times import can_lead
+from aggregator.supervisor.flush_times import can_lead, incomplete_windows
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
@@ -169,6 +169,12 @@ class ShardSet:
             self.times = times
             self._flushing.lead(times, wall_ns())
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
+            if (incomplete := incomplete_windows(times, self._opened_ns())) > 0:
+                self._scope.sub("flush-manager.leader").count("incomplete-windows", incomplete)
+                log.warning(
+                    "windows that began before this instance held them are emitted as they are; nobody else was there to lead",
+                    windows=incomplete,
+                )
 
     async def _read_times_at_last(self) -> ShardSetFlushTimes:
         attempt = 0

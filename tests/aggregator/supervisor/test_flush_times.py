@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
-from aggregator.supervisor.flush_times import FlushTimes, can_lead, has_flushed
+from aggregator.supervisor.flush_times import FlushTimes, can_lead, has_flushed, incomplete_windows
 from aggregator.supervisor.schedule import ListId
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 
@@ -171,3 +171,18 @@ def test_the_time_never_passes_an_open_flush(data: st.DataObject) -> None:
         incomplete = [f for f in targets if f not in ended or open_parts[f]]
         complete = [f for f in sorted(targets) if not incomplete or f < min(incomplete)]
         assert now == max((targets[f] for f in complete if ended[f]), default=0)
+
+
+@pytest.mark.parametrize(
+    ("flushed", "opened", "count"),
+    [(100, 100, 0), (100, 101, 1), (100, 110, 1), (100, 111, 2), (105, 111, 2), (130, 111, 0), (0, 500, 0)],
+)
+def test_windows_that_a_new_leader_lacks_samples_of(flushed: int, opened: int, count: int) -> None:
+    message = ShardSetFlushTimes(
+        {
+            7: ShardFlushTimes({10 * S: flushed * S}),
+            8: ShardFlushTimes({10 * S: (flushed + 50) * S if flushed else 0}),
+            9: ShardFlushTimes({10 * S: 10 * S}, tombstoned=True),
+        }
+    )
+    assert incomplete_windows(message, opened * S) == count
