@@ -6,14 +6,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from socket import create_connection
 from typing import Any, TypeVar
 
 from bench.failover.relay import Relay
 from bench.ports import free_port
-from m3cluster.kv import Embedded, Store, StoreConfig, open_store
+from m3cluster.kv import Embedded, Etcd, Store, StoreConfig, ZooKeeper, open_store
 
 __all__ = ["BACKENDS", "KV", "EmbeddedKV", "EtcdKV"]
 
@@ -137,9 +137,6 @@ class EtcdKV(ServerKV):
     def __init__(self, folder: Path) -> None:
         self._peer_port = free_port()
         super().__init__(folder)
-        # Imported here: the embedded KV must do without.
-        from m3cluster.kv.etcd_config import Etcd  # noqa: PLC0415
-
         self.store = Etcd((f"127.0.0.1:{self.port}",))
 
     def command(self) -> tuple[list[str], dict[str, str]]:
@@ -172,4 +169,74 @@ class EtcdKV(ServerKV):
         self.do(delete)
 
 
-BACKENDS: dict[str, Callable[[Path], KV]] = {"embedded": EmbeddedKV, "etcd": EtcdKV}
+class ZooKeeperKV(ServerKV):
+    """A single ZooKeeper, from Debian's jars."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.store = ZooKeeper((f"127.0.0.1:{self.port}",))
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        data = self.folder / "zookeeper"
+        data.mkdir(exist_ok=True)
+        config = self.folder / "zoo.cfg"
+        config.write_text(
+            f"dataDir={data}\nclientPort={self.port}\nclientPortAddress=127.0.0.1\ntickTime=100\nmaxClientCnxns=0\n"
+            "minSessionTimeout=200\nmaxSessionTimeout=60000\n4lw.commands.whitelist=srvr\npreAllocSize=64\n"
+        )
+        jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
+        return [
+            "java", "-Xmx96m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dzookeeper.admin.enableServer=false",
+            "-Dzookeeper.jmx.log4j.disable=true", "-Djava.awt.headless=true", "-cp", jars,
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(config),
+        ], {}  # fmt: skip
+
+    def answers(self) -> bool:
+        try:
+            with create_connection(("127.0.0.1", self.port), 1.0) as connection:
+                connection.sendall(b"srvr")
+                return b"Zookeeper version" in connection.recv(4096)
+        except OSError:
+            return False
+
+    def section(self, instance: str) -> dict[str, Any]:
+        return {"zookeeper": {"env": ENVIRONMENT, "zone": "embedded", "servers": [self.endpoint(instance)]}}
+
+    def expire(self, instance: str) -> None:
+        # Whoever presents the id and the password of a session may close it; to its owner it has expired then.
+        from kazoo.client import KazooClient  # noqa: PLC0415
+
+        reader = KazooClient(f"127.0.0.1:{self.port}")
+        reader.start()
+        sessions = [owner for owner, data in _owned(reader, "/") if instance.encode() in data]
+        reader.stop()
+        reader.close()
+        for session in sessions:
+            thief = KazooClient(f"127.0.0.1:{self.port}", client_id=(session, _password(session)))
+            thief.start()
+            thief.stop()
+            thief.close()
+
+
+def _owned(client: Any, path: str) -> Iterator[tuple[int, bytes]]:
+    """Session and data of all nodes that belong to sessions."""
+    for name in client.get_children(path):
+        below = f"{path.rstrip('/')}/{name}"
+        data, stat = client.get(below)
+        if stat.ephemeralOwner:
+            yield stat.ephemeralOwner, data
+        yield from _owned(client, below)
+
+
+def _password(session: int) -> bytes:
+    """A server that knows a session only from its log takes this as its password: 16 bytes of Java's ``Random``, seeded with its id."""
+    mask, multiplier = (1 << 48) - 1, 0x5DEECE66D
+    seed = ((session ^ 0xB3415C00) ^ multiplier) & mask
+    out = bytearray()
+    for _ in range(4):
+        seed = (seed * multiplier + 0xB) & mask
+        out += (seed >> 16 & 0xFFFFFFFF).to_bytes(4, "little")
+    return bytes(out)
+
+
+BACKENDS: dict[str, Callable[[Path], KV]] = {"embedded": EmbeddedKV, "etcd": EtcdKV, "zookeeper": ZooKeeperKV}
