@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     topic = command("topic", "topics and their consumers")
     topic.add_argument("topics", type=_word, nargs="*", metavar="TOPIC", help=f"default: {' '.join(TOPICS)}")
     shards = command("shards", "the shards of every instance: state, worker, entries, windows, last flush")
-    shards.add_argument("--each", action="store_true", help="one row per shard; else equal neighbours share a row")
+    shards.add_argument("--each", action="store_true", help="one row per shard; else shards that are alike share a row")
     shards.add_argument("--instance", default="", metavar="ID", help="only of this instance")
     shards.add_argument("--shard", type=int, metavar="N", help="only this shard")
     command("leaders", "who leads each shard set")

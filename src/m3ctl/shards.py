@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 
 import msgspec
 
@@ -24,7 +23,7 @@ class _Row:
 
     @property
     def like(self) -> tuple[object, ...]:
-        """Neighbours that are equal in this are shown as one row."""
+        """Shards that are equal in this share a row."""
         worker = (self.served.worker, self.served.worker_up) if self.served is not None else None
         return self.target.id, self.shard.state, self.shard.cutover_nanos, self.shard.cutoff_nanos, worker
 
@@ -57,16 +56,19 @@ def show_shards(cluster: Cluster, *, each: bool, instance_id: str, shard: int | 
         chosen = (one for one in owned if shard in (None, one.id))
         rows += [_Row(target, one, served.get(one.id)) for one in sorted(chosen, key=lambda s: s.id)]
     report.data["shards"] = [_data(row) for row in rows]
-    groups = ([row] for row in rows) if each else (list(group) for _, group in groupby(rows, key=lambda r: r.like))
+    groups: dict[object, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault((row.like, row.shard.id) if each else row.like, []).append(row)
     columns = ("instance", "shard set>", "state", "cutover", "worker>", "entries>", "windows>", "last flush", "lag>")
     if each:
         table = Table(("shard>", *columns))
-        table.rows += [(str(group[0].shard.id), *_shown(group, now_ns)) for group in groups]
+        table.rows += [(str(group[0].shard.id), *_shown(group, now_ns)) for group in groups.values()]
     else:
         # Shard ids of a shard set are often scattered; the long column comes last.
         table = Table(("shards>", *columns, "shard ids"))
         table.rows += [
-            (str(len(group)), *_shown(group, now_ns), ranges(row.shard.id for row in group)) for group in groups
+            (str(len(group)), *_shown(group, now_ns), ranges(row.shard.id for row in group))
+            for group in groups.values()
         ]
     report.blocks.append(table)
     down = sorted({f"worker {r.served.worker} of {r.target.id}" for r in rows if r.served and not r.served.worker_up})

@@ -1,16 +1,19 @@
 """Every command against M3's answers and ours: what it shows, its JSON, its exit code."""
 
+import asyncio
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from tests.etcd_server import EtcdServer
 
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, encode_flush_times
 from m3cluster.keys import election_prefix, flush_times_key
-from m3cluster.kv import Embedded, open_store
+from m3cluster.kv import Embedded, Etcd, StoreConfig, open_store
 from m3ctl.cli import main
 
 ENV = "gclu/api"
@@ -257,8 +260,20 @@ def test_flush_times_of_gos_need_the_kv(ctl) -> None:
     assert "--etcd, --zookeeper or --embedded" in out
 
 
-async def _write(path, times: ShardSetFlushTimes) -> None:
-    store = await open_store(Embedded(path))
+@pytest.fixture(params=["embedded", "etcd"])
+def kv(request: pytest.FixtureRequest, tmp_path) -> Iterator[tuple[StoreConfig, list[str]]]:
+    """A real KV, and the options with which the command reads it."""
+    if request.param == "embedded":
+        file = tmp_path / "kv.sqlite"
+        yield Embedded(file), ["--embedded", str(file)]
+        return
+    server = EtcdServer(tmp_path / "etcd").start()
+    yield Etcd((server.address,)), ["--etcd", server.address]
+    server.kill()
+
+
+async def _write(config: StoreConfig, times: ShardSetFlushTimes) -> None:
+    store = await open_store(config)
     try:
         await store.set(flush_times_key(ENV, 1), encode_flush_times(times))
         election = Election(store, election_prefix(ENV, "m3aggregator", "shardset/1/lock"), 10)
@@ -269,9 +284,8 @@ async def _write(path, times: ShardSetFlushTimes) -> None:
         await store.close()
 
 
-async def test_flush_times_and_candidates_from_the_kv(cluster, ctl, tmp_path) -> None:
-    import asyncio  # noqa: PLC0415 - the command has a loop of its own, so it runs in a thread
-
+async def test_flush_times_and_candidates_from_the_kv(cluster, ctl, kv) -> None:
+    config, options = kv
     at = 1_700_000_000 * SECOND_NS
     times = ShardSetFlushTimes(
         {
@@ -280,15 +294,15 @@ async def test_flush_times_and_candidates_from_the_kv(cluster, ctl, tmp_path) ->
             2: ShardFlushTimes(standard={10 * SECOND_NS: 1}, tombstoned=True),
         }
     )
-    file = tmp_path / "kv.sqlite"
-    await _write(file, times)
-    code, out, _ = await asyncio.to_thread(ctl, "flush-times", "--embedded", str(file))
+    await _write(config, times)
+    # The command has an event loop of its own.
+    code, out, _ = await asyncio.to_thread(ctl, "flush-times", *options)
     assert code == 0
     rows = [columns(line) for line in out.splitlines()[1:]]
     assert rows[0][:4] == ["1", "standard 10s", "2", "2023-11-14 22:13:20 UTC"]
     assert rows[0][5] == "2023-11-14 22:13:21 UTC"
     assert rows[1][:4] == ["1", "forwarded×1 10s", "1", "never"]
-    code, out, _ = await asyncio.to_thread(ctl, "leaders", "--embedded", str(file))
+    code, out, _ = await asyncio.to_thread(ctl, "leaders", *options)
     assert columns(out.splitlines()[1])[-1] == "m3aggregator01:6000"
 
 
