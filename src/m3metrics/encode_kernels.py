@@ -17,6 +17,8 @@ from m3x.kernels import base, double_bits, load8, load64, store64, varint_size
 
 AGGREGATED_OVERHEAD = 64
 """``encode_aggregated`` writes at most this many bytes on top of id, annotation and policy bytes."""
+FORWARDED_OVERHEAD = 160
+"""``put_forwarded`` writes at most this many bytes on top of id, annotation, metadata and both lists of values."""
 SAMPLE_OVERHEAD = 80
 """A metric sample takes at most this many bytes on top of id, annotation, metadata and (of timers) values."""
 
@@ -219,6 +221,65 @@ def encode_aggregated(
         np.uint64(policy_size),
     )
     return p + np.int64(end - start)
+
+
+@njit(cache=True, nogil=True)
+def put_forwarded(
+    a,
+    metric_type,
+    ident,
+    id_size,
+    time_ns,
+    values,
+    previous,
+    values_size,
+    annotation,
+    annotation_size,
+    version,
+    meta,
+    meta_size,
+    source,
+    times,
+    resend,
+    traffic,
+):
+    """Writes one FORWARDED_METRIC_WITH_METADATA message (m3msg.md §2.1-2.3) at the address ``a``; returns the address after it.
+
+    Every argument is ``uint64`` but ``time_ns`` and ``times`` (int64). ``values`` and ``previous`` are ``values_size`` bytes of packed
+    doubles each; ``meta`` holds the fields aggregation_id, storage_policy and pipeline of the ForwardMetadata.
+    """
+    metric_size = _bytes_field(id_size) + _int_field(time_ns) + _bytes_field(annotation_size)
+    metric_size += _2 * _bytes_field(values_size) + _int_field(np.int64(version))
+    if metric_type != _0:
+        metric_size += _2
+    routing_size = _int_field(np.int64(traffic))
+    metadata_size = meta_size + _int_field(np.int64(source)) + _int_field(times) + _length_field(routing_size)
+    if resend != _0:
+        metadata_size += _2
+    store8(a, np.uint64(0x08))
+    store8(a + _1, np.uint64(4))
+    a = _put_length(a + _2, np.uint64(0x2A), _length_field(metric_size) + _length_field(metadata_size))
+    a = _put_length(a, np.uint64(0x0A), metric_size)
+    if metric_type != _0:
+        store8(a, np.uint64(0x08))
+        store8(a + _1, metric_type)
+        a += _2
+    a = _put_bytes(a, np.uint64(0x12), ident, id_size)
+    a = _put_int(a, np.uint64(0x18), time_ns)
+    a = _put_bytes(a, np.uint64(0x22), values, values_size)
+    a = _put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
+    a = _put_bytes(a, np.uint64(0x32), previous, values_size)
+    a = _put_int(a, np.uint64(0x38), np.int64(version))
+    a = _put_length(a, np.uint64(0x12), metadata_size)
+    a = _copy(a, meta, meta_size)
+    a = _put_int(a, np.uint64(0x20), np.int64(source))
+    a = _put_int(a, np.uint64(0x28), times)
+    if resend != _0:
+        store8(a, np.uint64(0x30))
+        store8(a + _1, _1)
+        a += _2
+    a = _put_length(a, np.uint64(0x3A), routing_size)
+    return _put_int(a, np.uint64(0x08), np.int64(traffic))
 
 
 @njit(cache=True, nogil=True)

@@ -14,6 +14,7 @@ from numba import njit
 
 from m3metrics.encode_kernels import (
     AGGREGATED_OVERHEAD,
+    FORWARDED_OVERHEAD,
     SAMPLE_OVERHEAD,
     aggregated_size_bound,
     encode_aggregated,
@@ -23,6 +24,7 @@ from m3metrics.encode_kernels import (
     encode_timed_samples,
     encode_timer_samples,
     put_aggregated,
+    put_forwarded,
     samples_size_bound,
 )
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, METRIC_TEMPLATE, ROW_ODD, ROW_OK
@@ -30,6 +32,7 @@ from m3x.kernels import base, load8, load16, load64, load_double, murmur3_32
 
 __all__ = [
     "AGGREGATED_OVERHEAD",
+    "FORWARDED_OVERHEAD",
     "SAMPLE_OVERHEAD",
     "aggregated_size_bound",
     "decode_aggregated",
@@ -43,6 +46,7 @@ __all__ = [
     "encode_timed_samples",
     "encode_timer_samples",
     "put_aggregated",
+    "put_forwarded",
     "read_aggregated",
     "read_metric",
     "samples_size_bound",

@@ -32,7 +32,7 @@ READERS = {
     "cluster/etcd_requests.jsonl": "golden/test_etcd_requests.py",
     "cluster/admin_api.jsonl": "golden/test_cluster.py",
     "cluster/placements.jsonl": "golden/test_cluster.py",
-    "engine/scripts.jsonl.gz": "aggregator/engine/test_scripts.py",
+    "engine/scripts.jsonl.gz": "golden/test_engine_scripts.py",
     "coordinator/configs": "coordinator/write/test_golden_write.py",
     "coordinator/ingest_to_write.jsonl": "coordinator/ingest/test_golden_ingest.py",
     "coordinator/promql_smoke.jsonl": "coordinator/query/conftest.py",

@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import ipc
-from aggregator.engine import entry_kernels, flush, ingest_kernels, window_kernels
+from aggregator.engine import (
+    entry_kernels,
+    flush,
+    flush_plan,
+    index_kernels,
+    ingest_kernels,
+    state_kernels,
+    window_kernels,
+)
 from aggregator.engine.ingest_kernels import (
     BLOCK,
     HINT,
     NEED_INDEX,
     NEED_METADATA,
+    NEED_PASSTHROUGH,
     NEED_PLAIN,
     S_CALL,
     S_ROW,
@@ -24,9 +33,11 @@ from aggregator.engine.ingest_kernels import (
 )
 from aggregator.engine.metadata import MetadataTable
 from aggregator.engine.options import EngineOptions
+from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import (
     C_DISCARDED,
     C_EMITTED,
+    C_FORWARDED_OUT,
     C_MESSAGES,
     C_STALE_FLUSH,
     CATEGORIES,
@@ -59,6 +70,8 @@ from aggregator.engine.tables import (
     H_NEW_LISTS,
     H_NUM_SHARDS,
     H_PAGES,
+    H_SOURCES,
+    H_TIMER_SPLIT,
     H_VALUE_LIMIT,
     H_WARMUP,
     H_WINDOWS,
@@ -68,15 +81,17 @@ from aggregator.engine.tables import (
     MAX_SHARDS,
     PAGE_ROWS,
     RECORD,
+    SOURCE,
     addresses,
     reserve_ids,
     reserve_index,
     reserve_tables,
 )
-from m3metrics.codec import decode_metric, encode_metric
+from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
 from m3metrics.errors import MetricsError, UnrecognizedTypeError
 from m3metrics.policy import format_duration
 from m3metrics.rows import METRIC_ROW
+from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
 from m3x.reserve import release, reserve
 
@@ -132,6 +147,8 @@ class Engine:
         self._scratch = np.zeros(1, np.float64)
         self._state = np.zeros(STATE, np.int64)
         self._call = 0
+        self._flushes = 0
+        self._passthrough = Passthrough(self._tables.counts, self._topic_shards)
         self._active: dict[str, float] = {}
         self.recent_errors: list[tuple[str, str]] = []
         """Samples of refused metrics, (what was wrong, id as text): at most 64; whoever reports them clears the list."""
@@ -143,6 +160,7 @@ class Engine:
         heads[H_NEW_LIMIT] = options.new_metric_limit_per_shard_per_second
         heads[H_WARMUP] = options.new_metric_no_limit_warmup_ns
         heads[H_FUTURE] = options.buffer_future_ns
+        heads[H_TIMER_SPLIT] = options.max_timer_batch_size_per_write
         heads[H_LOG_CAP] = options.timer_samples_per_series_cap
         heads[H_MEMORY_LIMIT] = options.memory_limit_bytes
 
@@ -179,7 +197,7 @@ class Engine:
             if code == ingest_kernels.DONE:
                 break
             row = self._rows[int(state[S_ROW])]
-            if code == NEED_PLAIN:
+            if code in (NEED_PLAIN, NEED_PASSTHROUGH):
                 at = int(row["message_at"])
                 self._apply_odd(payload[at : at + int(row["message_size"])].tobytes(), now_ns)
                 state[S_ROW] += 1
@@ -213,10 +231,17 @@ class Engine:
         ingest_kernels.refuse(self._t, OTHER, detail, payload, id_at, id_size)
 
     def _apply_odd(self, message: bytes, now_ns: int) -> None:
-        """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied."""
+        """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied.
+
+        Passthrough metrics come here, too: they only have to be written anew.
+        """
         nothing = np.zeros(1, np.uint8)
         try:
-            data = np.frombuffer(bytearray(encode_metric(decode_metric(message))), np.uint8)
+            metric = decode_metric(message)
+            if isinstance(metric, TimedMetricWithStoragePolicy):
+                self._passthrough.add(metric)
+                return
+            data = np.frombuffer(bytearray(encode_metric(metric)), np.uint8)
         except MetricsError as error:
             detail = D_UNRECOGNIZED if isinstance(error, UnrecognizedTypeError) else D_DECODE
             self._refuse(detail, nothing, 0, 0)
@@ -226,7 +251,7 @@ class Engine:
         while True:
             call = int(self._state[S_CALL])
             code = ingest_kernels.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
-            if code == NEED_PLAIN:
+            if code in (NEED_PLAIN, NEED_PASSTHROUGH):
                 self._refuse(D_DECODE, nothing, 0, 0)
                 return
             if code == ingest_kernels.DONE or not self._provide(code, data, rows[0]):
@@ -237,7 +262,7 @@ class Engine:
         tables = self._tables
         size = int(tables.heads[H_INDEX_MASK]) + 1
         fresh = reserve_index(self._max_series)
-        entry_kernels.rehash(tables.entry_index, size, fresh, 2 * size - 1)
+        index_kernels.rehash(tables.entry_index, size, fresh, 2 * size - 1)
         tables.heads[H_INDEX_MASK] = 2 * size - 1
         tables.heads[H_INDEX_LIMIT] = int(2 * size * _LOAD)
         self._replace(entry_index=fresh)
@@ -254,6 +279,10 @@ class Engine:
                 self.recent_errors.append((DETAILS[int(row["detail"])].text, ident.decode("utf-8", "backslashreplace")))
         self._tables.heads[H_ERRORS] = 0
 
+    def take_passthrough(self) -> MessageBatch | None:
+        """The passthrough metrics since the last call, as AggregatedMetric messages; None: there are none."""
+        return self._passthrough.take()
+
     # --- commands
 
     def set_shards(self, command: ipc.Shards, now_ns: int) -> None:
@@ -261,6 +290,7 @@ class Engine:
         tables = self._tables
         options = self._options
         self._topic_shards = max(command.topic_shards, 1)
+        self._passthrough.topic_shards = self._topic_shards
         tables.heads[H_NUM_SHARDS] = max(command.num_shards, 1)
         shards = tables.shards
         was = set(self._owned.tolist())
@@ -354,27 +384,30 @@ class Engine:
         given up. There is always at least one part, the last one has ``last`` set.
         """
         bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
-        items: list[Any] = []
+        plan = flush_plan.Plan([], [])
         if bucket is not None:
             lists = self._owned[self._tables.list_born[bucket, self._owned] != 0]
             num_shards = int(self._tables.heads[H_NUM_SHARDS])
-            bounds = flush.shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
+            bounds = flush_plan.shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
             if not (bounds.reach()[lists] > self._tables.emitted_through[bucket, lists]).any():
                 self._tables.counts[C_STALE_FLUSH] += 1
-            items = flush.plan(self._tables, bucket, bounds, command.emit, lists)
+            planner = flush_plan.Planner(self._tables, self._t, bucket, lists, self._options.discard_nan)
+            self._flushes += 1
+            plan = planner.plan(bounds, command.emit, self._flushes)
         return flush.FlushRun(
             self._tables,
             self._t,
             self._options,
             self._topic_shards,
             bucket,
-            items,
+            plan,
             self._metadata.policy_names,
             self._flush_finished,
         )
 
-    def _flush_finished(self, bucket: int, emitted: int, discarded: int) -> None:
+    def _flush_finished(self, bucket: int, emitted: int, forwarded: int, discarded: int) -> None:
         self._tables.counts[C_EMITTED] += emitted
+        self._tables.counts[C_FORWARDED_OUT] += forwarded
         self._tables.counts[C_DISCARDED] += discarded
         self._release(bucket)
 
@@ -404,8 +437,10 @@ class Engine:
             return
         crowded = int(window_kernels.used_bytes(self._t)) > self._options.retained_bytes
         kept_ns = self._options.max_buffer_ns if crowded else MAX_INT64
-        windows = flush.releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
+        windows = flush_plan.releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
         for window in windows.tolist():
+            if self._tables.buckets[bucket]["stateful"]:
+                state_kernels.retire_window(self._t, window)
             window_kernels.release_window(self._t, window)
         if self._tables.buckets[bucket]["tombstoned"]:
             entry_kernels.collect_elements(self._t, bucket)
@@ -442,7 +477,9 @@ class Engine:
         count = np.zeros(len(owned), np.int64)
         for window in used:
             bucket = int(window["bucket"])
-            end = int(window["start"]) + int(tables.buckets[bucket]["resolution"])
+            if bucket >= MAX_BUCKETS:
+                continue
+            end = int(window["start"]) + int(tables.buckets[bucket]["due"])
             count += (tables.list_born[bucket, owned] != 0) & (tables.closed_through[bucket, owned] < end)
         n = max(int(tables.heads[H_BUCKETS]), 1)
         last = tables.emitted_through[:n, owned].max(axis=0, initial=0)
@@ -456,7 +493,7 @@ class Engine:
         totals = np.zeros(3 + MAX_BUCKETS, np.int64)
         entry_kernels.mark_entries(self._t, totals)
         self._active = {
-            f"tick.active-entries{{metric-type={_KIND_NAMES[kind]}}}": float(totals[kind]) for kind in (0, 1)
+            f"tick.active-entries{{metric-type={_KIND_NAMES[kind]}}}": float(totals[kind]) for kind in _KIND_NAMES
         }
         for bucket in range(int(self._tables.heads[H_BUCKETS])):
             row = self._tables.buckets[bucket]
@@ -476,5 +513,6 @@ class Engine:
             + int(heads[H_PAGES]) * PAGE_ROWS * RECORD.itemsize
             + int(heads[H_CHUNKS]) * LOG_CHUNK * 8
             + int(heads[H_ANNOTATION_BYTES])
+            + int(heads[H_SOURCES]) * SOURCE.itemsize
             + self._metadata.size_bytes
         )

@@ -1,19 +1,23 @@
 # mypy: ignore-errors
-"""Compiled work on entries and elements: find, make, give other aggregations, expire, collect.
-
-The index is open addressing with linear probing. A word is the high half of the key's hash above the entry's row + 1; the hash half
-also gives the home position, so that words can be moved without looking at entries. Deleting shifts the followers back: there are no
-gravestones.
-"""
+"""Compiled work on entries: find, make, give other aggregations, expire, collect. ``index_kernels`` tells how the index works."""
 
 import numpy as np
 from numba import njit
 
+from aggregator.engine.element_kernels import (
+    drop_slot,
+    find_key,
+    free_element,
+    has_state,
+    make_list,
+    new_element,
+    tombstone,
+    widen_element,
+)
+from aggregator.engine.index_kernels import insert, remove
 from aggregator.engine.reasons import C_COLLECTED, C_EXPIRED, C_NEW_ENTRIES, C_UPDATES, D_MEMORY, D_NONE
 from aggregator.engine.tables import (
     ELEMENT_DROPPED,
-    ELEMENT_FREE,
-    ELEMENT_LIVE,
     ELEMENT_TOMBSTONED,
     ENTRY_DEAD,
     ENTRY_FREE,
@@ -26,10 +30,8 @@ from aggregator.engine.tables import (
     H_LIVE,
     H_MAX_ENTRIES,
     H_MAX_IDS,
-    H_NEW_LISTS,
     H_NUM_SHARDS,
     H_WINDOWS,
-    MAX_ELEMENTS,
     MIN_INT64,
     SLOT_BITS,
 )
@@ -42,7 +44,6 @@ from aggregator.engine.view_kernels import (
     entry_index,
     heads,
     ids,
-    list_born,
     shards,
     specs,
     stage_specs,
@@ -83,43 +84,6 @@ def probe(t, half, category, metric_type, address, size):
             ):
                 return row
         at = (at + 1) & mask
-
-
-@njit(cache=True, nogil=True)
-def insert(words, mask, half, row):
-    """Puts an entry's row in the first free place from its home on."""
-    at = np.int64(half) & mask
-    while words[at] != np.uint64(0):
-        at = (at + 1) & mask
-    words[at] = (np.uint64(half) << _32) | np.uint64(row + 1)
-
-
-@njit(cache=True, nogil=True)
-def remove(words, mask, half, row):
-    """Takes an entry's row out and closes the gap."""
-    at = np.int64(half) & mask
-    while np.int64(words[at] & _LOW) - 1 != row:
-        at = (at + 1) & mask
-    gap = at
-    while True:
-        at = (at + 1) & mask
-        word = words[at]
-        if word == np.uint64(0):
-            break
-        home = np.int64(word >> _32) & mask
-        if ((at - home) & mask) >= ((at - gap) & mask):
-            words[gap] = word
-            gap = at
-    words[gap] = np.uint64(0)
-
-
-@njit(cache=True, nogil=True)
-def rehash(old, old_size, words, mask):
-    """Moves the words of ``old[:old_size]`` into the empty ``words`` with another mask."""
-    for at in range(old_size):
-        word = old[at]
-        if word != np.uint64(0):
-            insert(words, mask, word >> _32, np.int64(word & _LOW) - 1)
 
 
 @njit(cache=True, nogil=True)
@@ -172,79 +136,31 @@ def _free_entry(t, row):
 
 
 @njit(cache=True, nogil=True)
-def _make_list(t, b, shard, now_ns):
-    """The list of bucket ``b`` on a shard exists from its first element on."""
-    if list_born(t)[b, shard] == 0:
-        list_born(t)[b, shard] = max(now_ns, 1)
-        heads(t)[H_NEW_LISTS] += 1
+def _give_up(t, made):
+    """There is no room for a stage: what has been made for it goes again."""
+    for j in range(made):
+        x = elements(t)[np.int64(chain(t)[j])]
+        if x.spare == 2:
+            tombstone(t, np.int64(chain(t)[j]), ELEMENT_TOMBSTONED)
+        x.spare = np.uint8(0)
 
 
 @njit(cache=True, nogil=True)
-def _new_element(t, row, spec, attrs, now_ns):
-    """A live element of entry ``row``, not yet in its chain; returns its reference, or -1 if its bucket is full."""
-    b = np.int64(specs(t)[spec].bucket)
-    bucket = buckets(t)[b]
-    if bucket.free_slot != 0:
-        slot = bucket.free_slot - 1
-        bucket.free_slot = np.int64(elements(t)[(b << SLOT_BITS) | slot].next)
-    else:
-        slot = bucket.slots
-        if slot >= heads(t)[H_MAX_ENTRIES]:
-            return np.int64(-1)
-        bucket.slots = slot + 1
-    ref = (b << SLOT_BITS) | slot
-    x = elements(t)[ref]
-    x.entry = np.uint32(row)
-    x.spec = np.uint32(spec)
-    x.next = np.uint32(0)
-    x.attrs = np.uint16(attrs)
-    x.state = np.uint8(ELEMENT_LIVE)
-    x.spare = np.uint8(0)
-    e = entries(t)[row]
-    e.held += np.uint16(1)
-    _make_list(t, b, np.int64(e.shard), now_ns)
-    return ref
-
-
-@njit(cache=True, nogil=True)
-def _tombstone(t, ref, state):
-    x = elements(t)[ref]
-    bucket = buckets(t)[ref >> SLOT_BITS]
-    x.state = np.uint8(state)
-    x.next = np.uint32(bucket.sequence)
-    bucket.tombstoned += 1
-
-
-@njit(cache=True, nogil=True)
-def find_element(t, row, spec):
-    """Reference of the entry's element of that spec, or -1."""
-    ref = np.int64(entries(t)[row].element) - 1
-    while ref >= 0:
-        x = elements(t)[ref]
-        if np.int64(x.spec) == spec:
-            return ref
-        ref = np.int64(x.next) - 1
-    return np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
-def append_element(t, row, spec, attrs, now_ns):
-    """Adds one more element at the end of the entry's chain; returns its reference, or -1 if there is no room."""
-    e = entries(t)[row]
-    if np.int64(e.elements) >= MAX_ELEMENTS or np.int64(e.held) >= 65535:
-        return np.int64(-1)
-    ref = _new_element(t, row, spec, attrs, now_ns)
+def _widen(t, row, old, spec):
+    """``widen_element`` in the entry's chain."""
+    ref = widen_element(t, row, old, spec)
     if ref < 0:
         return ref
-    if e.elements == 0:
+    e = entries(t)[row]
+    if np.int64(e.element) - 1 == old:
         e.element = np.uint32(ref + 1)
         e.spec = np.uint32(spec)
     else:
-        last = np.int64(e.element) - 1
-        while elements(t)[last].next != 0:
-            last = np.int64(elements(t)[last].next) - 1
-        elements(t)[last].next = np.uint32(ref + 1)
-    e.elements += np.uint16(1)
+        before = np.int64(e.element) - 1
+        while np.int64(elements(t)[before].next) - 1 != old:
+            before = np.int64(elements(t)[before].next) - 1
+        elements(t)[before].next = np.uint32(ref + 1)
+    drop_slot(t, old)
     return ref
 
 
@@ -262,15 +178,16 @@ def apply_stage(t, row, stage, now_ns):
         return D_MEMORY
     for k in range(n):
         want = stage_specs(t)[first + k]
-        ref = find_element(t, row, np.int64(want.spec))
-        if ref < 0:
-            ref = _new_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
+        ref = find_key(t, row, np.int64(want.spec))
+        if ref >= 0 and has_state(t, np.int64(want.spec)) and not has_state(t, np.int64(elements(t)[ref].spec)):
+            ref = _widen(t, row, ref, np.int64(want.spec))
             if ref < 0:
-                for j in range(k):
-                    made = elements(t)[np.int64(chain(t)[j])]
-                    if made.spare == 2:
-                        _tombstone(t, np.int64(chain(t)[j]), ELEMENT_TOMBSTONED)
-                    made.spare = np.uint8(0)
+                _give_up(t, k)
+                return D_MEMORY
+        if ref < 0:
+            ref = new_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
+            if ref < 0:
+                _give_up(t, k)
                 return D_MEMORY
             elements(t)[ref].spare = np.uint8(2)
         else:
@@ -282,7 +199,7 @@ def apply_stage(t, row, stage, now_ns):
         x = elements(t)[ref]
         following = np.int64(x.next) - 1
         if x.spare == 0:
-            _tombstone(t, ref, ELEMENT_TOMBSTONED)
+            tombstone(t, ref, ELEMENT_TOMBSTONED)
         ref = following
     e.element = np.uint32(0)
     e.spec = np.uint32(0)
@@ -311,7 +228,7 @@ def refuse_stage(t, row, stage, now_ns):
     shard = np.int64(entries(t)[row].shard)
     for k in range(np.int64(s.specs)):
         spec = np.int64(stage_specs(t)[np.int64(s.specs_at) + k].spec)
-        _make_list(t, np.int64(specs(t)[spec].bucket), shard, now_ns)
+        make_list(t, np.int64(specs(t)[spec].bucket), shard, now_ns)
 
 
 @njit(cache=True, nogil=True)
@@ -324,7 +241,7 @@ def _kill(t, row, state):
     ref = np.int64(e.element) - 1
     while ref >= 0:
         following = np.int64(elements(t)[ref].next) - 1
-        _tombstone(t, ref, state)
+        tombstone(t, ref, state)
         ref = following
     e.element = np.uint32(0)
     e.elements = np.uint16(0)
@@ -380,13 +297,11 @@ def collect_elements(t, b):
     collected = 0
     for slot in range(bucket.slots):
         x = elements(t)[(b << SLOT_BITS) | slot]
-        if x.state < ELEMENT_TOMBSTONED or np.int64(x.next) >= oldest:
+        if x.state not in (ELEMENT_TOMBSTONED, ELEMENT_DROPPED) or np.int64(x.next) >= oldest:
             continue
-        x.state = np.uint8(ELEMENT_FREE)
-        x.next = np.uint32(bucket.free_slot)
-        bucket.free_slot = slot + 1
-        collected += 1
         row = np.int64(x.entry)
+        free_element(t, (b << SLOT_BITS) | slot)
+        collected += 1
         e = entries(t)[row]
         e.held -= np.uint16(1)
         if e.held == 0 and e.state == ENTRY_DEAD:

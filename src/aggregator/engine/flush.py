@@ -1,8 +1,9 @@
 """Flushes: which windows of a list id are due on which shards, and their values in parts.
 
-Starting a flush closes every due window at once: from then on no sample changes what it will emit, so the parts can be taken whenever
-there is room for them, and ingest goes on between them. Windows stay after they have been emitted, in every role, until flush times in
-KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
+Starting a flush closes every due window at once, and computes what elements with state put out (``flush_plan``): from then on no sample
+changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First come the
+final values, then what goes to rollups. Windows stay after they have been emitted, in every role, until flush times in KV cover them
+(``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
 Rules: reference/aggregator_core.md §6.3, §6.4.
 """
 
@@ -13,16 +14,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator import ipc
-from aggregator.engine import flush_kernels
-from aggregator.engine.flush_kernels import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE, CUR_NEED, CURSOR
+from aggregator.engine import flush_kernels, forward_kernels
+from aggregator.engine.flush_kernels import CUR_NEED, CURSOR
+from aggregator.engine.flush_plan import Plan, gather
 from aggregator.engine.options import EngineOptions
-from aggregator.engine.tables import H_WINDOWS, MIN_INT64, Tables
+from aggregator.engine.tables import H_NUM_SHARDS, Tables
 from m3msg.batch import MessageBatch
 
 PART_BYTES = 512 * 1024
 _PART_MESSAGES = 8192
-_NEVER = MIN_INT64
 
 
 class FlushPart(msgspec.Struct, frozen=True):
@@ -38,65 +38,6 @@ class FlushPart(msgspec.Struct, frozen=True):
     the shards of their rollup ids in the placement. A part is wholly the one or the other."""
 
 
-class Bounds(msgspec.Struct, frozen=True):
-    """Per shard (int64 arrays), in this order of time: discard up to, emit up to, discard up to. ``_NEVER``: nothing."""
-
-    before: NDArray[np.int64]
-    emit: NDArray[np.int64]
-    after: NDArray[np.int64]
-
-    def reach(self) -> NDArray[np.int64]:
-        """What the flush will have dealt with."""
-        return np.maximum(np.maximum(self.before, self.emit), self.after)
-
-    def actions(self, end_ns: int, flushed: NDArray[np.int64], late: bool) -> NDArray[np.uint8]:
-        """What happens to a window that ends at ``end_ns``, by shard; ``flushed``: through what each shard has been flushed before.
-
-        ``late``: to records written after their window had been flushed.
-        """
-        actions = np.zeros(len(flushed), np.uint8)
-        due = (end_ns <= flushed) if late else (end_ns > flushed)
-        for bound, action in ((self.before, ACTION_DISCARD), (self.emit, ACTION_EMIT), (self.after, ACTION_DISCARD)):
-            hit = due & (bound > flushed) & (end_ns <= bound) & (actions == ACTION_NONE)
-            actions[hit] = action
-        return actions
-
-
-def shard_bounds(command: ipc.Flush, lists: NDArray[np.int64], num_shards: int, max_buffer_ns: int) -> Bounds:
-    """Splits the bounds of a flush command into what is discarded and what is emitted (reference/aggregator_core.md §6.3).
-
-    ``lists``: the shards that have such a list; the others are not touched.
-    """
-    target = np.full(num_shards, _NEVER, np.int64)
-    cutover = np.zeros(num_shards, np.int64)
-    cutoff = np.zeros(num_shards, np.int64)
-    named = {shard for group in command.bounds for shard in group.shards}
-    for group in command.bounds:
-        chosen = group.shards or [shard for shard in lists.tolist() if shard not in named]
-        where = np.array([shard for shard in chosen if 0 <= shard < num_shards], np.int64)
-        target[where] = group.target_ns
-        cutover[where] = group.cutover_ns
-        cutoff[where] = group.cutoff_ns
-    mine = np.zeros(num_shards, bool)
-    mine[lists] = True
-    asked = mine & (target != _NEVER)
-    early = asked & (target <= cutover)
-    rest = asked & ~early
-    beyond = rest & (target > cutoff)
-    old = target - np.where(beyond, max_buffer_ns, 0)
-    before = np.where(early, target, np.where(rest & (cutover > 0), cutover, _NEVER))
-    emit = np.where(rest, np.where(beyond, cutoff, target), _NEVER)
-    after = np.where(beyond & (old > cutoff), old, _NEVER)
-    return Bounds(before, emit, after)
-
-
-class _Item(msgspec.Struct, frozen=True):
-    window: int
-    actions: NDArray[np.uint8]
-    uniform: int
-    late: bool
-
-
 class FlushRun:
     """One flush under way: an iterator over its parts. ``close`` gives it up; the engine then may release its windows."""
 
@@ -107,25 +48,28 @@ class FlushRun:
         options: EngineOptions,
         topic_shards: int,
         bucket: int | None,
-        items: list[_Item],
+        plan: Plan,
         policy_names: tuple[str, ...],
-        finished: Callable[[int, int, int], None],
+        finished: Callable[[int, int, int, int], None],
     ) -> None:
         self._tables = tables
         self._address = address
         self._options = options
         self._topic_shards = topic_shards
+        self._num_shards = int(tables.heads[H_NUM_SHARDS])
         self._bucket = bucket
-        self._items = items
+        self._plan = plan
         self._policy_names = policy_names
         self._finished = finished
         self._at = 0
+        self._rollups_at = 0
         self._cursor = np.zeros(CURSOR, np.int64)
         self._values = np.zeros(1, np.float64)
         self._starts = np.zeros(2, np.int64)
         self._gathered = -1
-        self._discarded = 0
+        self._discarded = plan.discarded
         self._emitted = 0
+        self._forwarded = 0
         self._done = False
         if bucket is not None:
             tables.buckets[bucket]["flushing"] += 1
@@ -136,127 +80,97 @@ class FlushRun:
     def __next__(self) -> FlushPart:
         if self._done:
             raise StopIteration
-        batch = self._fill()
-        if self._at < len(self._items):
-            return FlushPart(batch, last=False, discarded=0)
+        batch, forwarded = None, False
+        if self._at < len(self._plan.items):
+            batch = self._fill(self._put_final)
+        if batch is None and self._rollups_at < len(self._plan.rollups):
+            batch, forwarded = self._fill(self._put_rollups), True
+        if self._at < len(self._plan.items) or self._rollups_at < len(self._plan.rollups):
+            return FlushPart(batch, last=False, discarded=0, forwarded=forwarded)
         self.close()
-        return FlushPart(batch, last=True, discarded=self._discarded)
+        return FlushPart(batch, last=True, discarded=self._discarded, forwarded=forwarded)
 
     def close(self) -> None:
         """Ends the flush; what it has not given yet is not emitted. Closing twice does nothing."""
         if not self._done and self._bucket is not None:
             self._tables.buckets[self._bucket]["flushing"] -= 1
-            self._finished(self._bucket, self._emitted, self._discarded)
+            self._finished(self._bucket, self._emitted, self._forwarded, self._discarded)
         self._done = True
 
-    def _fill(self) -> MessageBatch | None:
+    def _fill(self, put: Callable[..., bool]) -> MessageBatch | None:
+        """A part: ``put`` encodes what comes next behind what is in the arrays already, and says whether to go on."""
         out = np.empty(PART_BYTES, np.uint8)
         offsets = np.zeros(_PART_MESSAGES + 1, np.int64)
         shards = np.empty(_PART_MESSAGES, np.uint32)
-        policies = np.empty(_PART_MESSAGES, np.uint16)
+        policies = np.zeros(_PART_MESSAGES, np.uint16)
         tally = np.zeros(2, np.int64)
-        while self._at < len(self._items):
-            item = self._items[self._at]
-            self._gather(item.window)
-            ended = flush_kernels.emit_window(
-                self._address,
-                item.window,
-                item.actions,
-                item.uniform,
-                item.late,
-                self._cursor,
-                self._values,
-                self._starts,
-                self._options.discard_nan,
-                self._topic_shards,
-                out,
-                offsets,
-                shards,
-                policies,
-                tally,
-            )
-            if ended:
-                self._at += 1
-            elif self._cursor[CUR_NEED] > len(out):
+        while put(out, offsets, shards, policies, tally):
+            if self._cursor[CUR_NEED] > len(out):
                 out = np.empty(int(self._cursor[CUR_NEED]), np.uint8)
-            else:
-                break
-        self._discarded += int(tally[1])
         n = int(tally[0])
-        self._emitted += n
         if n == 0:
             return None
-        end = int(offsets[n])
         return MessageBatch(
-            payload=out[:end],
+            payload=out[: int(offsets[n])],
             offsets=offsets[: n + 1],
             shards=shards[:n],
             policies=policies[:n],
             policy_names=self._policy_names,
         )
 
-    def _gather(self, window: int) -> None:
-        """Groups the timer samples of a window by slot, once."""
-        row = self._tables.windows[window]
-        if self._gathered == window or row["logged"] == 0:
-            if self._gathered != window:
-                self._no_log(window)
-            return
-        self._gathered = window
-        self._values = np.empty(int(row["logged"]), np.float64)
-        self._starts = np.empty(int(self._tables.buckets[self._bucket]["slots"]) + 2, np.int64)
-        flush_kernels.gather_log(self._address, window, self._values, self._starts)
+    def _put_final(self, out: Any, offsets: Any, shards: Any, policies: Any, tally: NDArray[np.int64]) -> bool:
+        if self._at >= len(self._plan.items):
+            return False
+        item = self._plan.items[self._at]
+        if self._gathered != item.window:
+            self._gathered = item.window
+            self._values, self._starts = gather(self._tables, self._address, item.window)
+        emitted, discarded = tally.tolist()
+        ended = flush_kernels.emit_window(
+            self._address,
+            item.window,
+            item.actions,
+            item.uniform,
+            item.late,
+            self._cursor,
+            self._values,
+            self._starts,
+            self._options.discard_nan,
+            self._topic_shards,
+            out,
+            offsets,
+            shards,
+            policies,
+            tally,
+        )
+        self._emitted += int(tally[0]) - emitted
+        self._discarded += int(tally[1]) - discarded
+        self._at += ended
+        return bool(ended or self._cursor[CUR_NEED] > len(out))
 
-    def _no_log(self, window: int) -> None:
-        """Timers that ask for quantiles may exist without a sample: every range is empty."""
-        self._gathered = window
-        slots = int(self._tables.buckets[self._bucket]["slots"])
-        if len(self._starts) < slots + 2 or self._starts[-1] != 0:
-            self._starts = np.zeros(slots + 2, np.int64)
-
-
-def plan(tables: Tables, bucket: int, bounds: Bounds, emit: bool, lists: NDArray[np.int64]) -> list[_Item]:
-    """Closes the due windows of a bucket and says what happens to each, oldest first; ``lists``: the shards that have such a list."""
-    row = tables.buckets[bucket]
-    resolution = int(row["resolution"])
-    shards = len(bounds.emit)
-    flushed = tables.emitted_through[bucket, :shards].copy()
-    if not emit:
-        bounds = Bounds(bounds.reach(), np.full(shards, _NEVER, np.int64), np.full(shards, _NEVER, np.int64))
-    items: list[tuple[int, bool, _Item]] = []
-    windows = tables.windows[: int(tables.heads[H_WINDOWS])]
-    ends = windows["start"] + resolution
-    oldest = flushed[lists].min(initial=(1 << 63) - 1)
-    due = ((ends > oldest) | (windows["late"] != 0)) & (ends <= bounds.reach().max(initial=_NEVER))
-    for number in np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket) & due).tolist():
-        start = int(windows[number]["start"])
-        for late in (True, False) if windows[number]["late"] else (False,):
-            actions = bounds.actions(start + resolution, flushed, late)
-            mine = actions[lists]
-            if mine.any():
-                uniform = int(mine[0]) if (mine == mine[0]).all() else ACTION_NONE
-                items.append((start, not late, _Item(number, actions, uniform, late)))
-    reach = np.maximum(flushed, bounds.reach())
-    tables.emitted_through[bucket, :shards] = reach
-    closed = tables.closed_through[bucket, :shards]
-    np.maximum(closed, reach, out=closed)
-    row["closed_max"] = closed.max(initial=0)
-    items.sort(key=lambda item: item[:2])
-    return [item for _, _, item in items]
-
-
-def releasable(
-    tables: Tables, bucket: int, committed: Any, owned: NDArray[np.int64], kept_ns: int
-) -> NDArray[np.int64]:
-    """Flushed windows of a bucket that nobody needs any more: every shard with such a list has committed them, or has flushed
-    what is ``kept_ns`` younger."""
-    born = owned[tables.list_born[bucket, owned] != 0]
-    flushed = tables.emitted_through[bucket, born]
-    through = int(
-        np.maximum(np.minimum(committed[bucket, born], flushed), flushed - kept_ns).min(initial=(1 << 63) - 1)
-    )
-    windows = tables.windows[: int(tables.heads[H_WINDOWS])]
-    end = windows["start"] + tables.buckets[bucket]["resolution"]
-    return np.flatnonzero(
-        (windows["used"] != 0) & (windows["bucket"] == bucket) & (end <= through) & (windows["late"] == 0)
-    )
+    def _put_rollups(self, out: Any, offsets: Any, shards: Any, policies: Any, tally: NDArray[np.int64]) -> bool:
+        if self._rollups_at >= len(self._plan.rollups):
+            return False
+        rollups = self._plan.rollups[self._rollups_at]
+        values = int(tally[1])
+        ended = forward_kernels.emit_forwarded(
+            self._address,
+            rollups.window,
+            rollups.time_ns,
+            rollups.rows,
+            rollups.order,
+            len(rollups.rows),
+            rollups.versions,
+            self._cursor,
+            self._num_shards,
+            np.empty(rollups.largest, np.float64),
+            np.empty(rollups.largest, np.float64),
+            out,
+            offsets,
+            shards,
+            policies,
+            tally,
+        )
+        self._forwarded += int(tally[1]) - values
+        self._rollups_at += ended
+        return bool(ended or self._cursor[CUR_NEED] > len(out))

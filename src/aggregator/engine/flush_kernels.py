@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
+from aggregator.engine.state_kernels import state_word
 from aggregator.engine.tables import (
     ELEMENT_DROPPED,
     LOG_CHUNK,
@@ -21,6 +22,8 @@ from aggregator.engine.tables import (
     RECORD_LATE,
     SLOT_BITS,
     SPEC_LOG,
+    SPEC_RESET,
+    SPEC_STATE,
 )
 from aggregator.engine.view_kernels import (
     annotation_bytes,
@@ -35,6 +38,7 @@ from aggregator.engine.view_kernels import (
     log_words,
     outputs,
     page_table,
+    record_words,
     records,
     specs,
     text,
@@ -193,6 +197,60 @@ def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_
 
 
 @njit(cache=True, nogil=True)
+def _put_value(
+    t, e, element, spec, o, annotation, time_ns, value, topic_shards, n, p, out, offsets, shard_column, policy_column
+):
+    """Encodes one value as message ``n`` at ``p``: ``(position after it, 0)``, or ``(p, bytes that it needs)`` where that is too much."""
+    policy = attrs(t)[np.int64(element.attrs)]
+    annotation_at = np.int64(0)
+    annotation_size = np.int64(0)
+    if annotation != 0:
+        note = annotations(t)[annotation - 1]
+        annotation_at = np.int64(note.at)
+        annotation_size = np.int64(note.size)
+    name_size = np.int64(spec.prefix_size) + np.int64(e.id_size) + np.int64(o.suffix_size)
+    need = name_size + annotation_size + np.int64(policy.size) + AGGREGATED_OVERHEAD
+    if n >= len(shard_column) or p + need > len(out):
+        return p, need
+    p = encode_aggregated(
+        out,
+        p,
+        0,
+        text(t),
+        np.int64(spec.prefix_at),
+        np.int64(spec.prefix_size),
+        ids(t),
+        e.id_at,
+        np.int64(e.id_size),
+        text(t),
+        np.int64(o.suffix_at),
+        np.int64(o.suffix_size),
+        time_ns,
+        value,
+        annotation_bytes(t),
+        annotation_at,
+        annotation_size,
+        text(t),
+        np.int64(policy.at),
+        np.int64(policy.size),
+    )
+    shard_column[n] = _message_shard(
+        out, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
+    )
+    policy_column[n] = spec.policy
+    offsets[n + 1] = p
+    return p, np.int64(0)
+
+
+@njit(cache=True, nogil=True)
+def _take_late_mark(t, w, i):
+    r = records(t)[i]
+    if r.flags & RECORD_LATE:
+        r.flags = np.uint16(RECORD_EXISTS)
+        windows(t)[w].late -= 1
+
+
+@njit(cache=True, nogil=True)
 def emit_window(
     t,
     w,
@@ -213,12 +271,14 @@ def emit_window(
     """Encodes records of window ``w`` from ``cursor`` on, behind what ``out`` holds already; returns whether the window is finished.
 
     ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
-    records marked so. ``tally`` (int64): messages in ``out``, values discarded. ``offsets[tally[0]]`` is the end of what is there.
+    records marked so. Of elements with state, what their state says is put out, whatever the action. ``tally`` (int64): messages in
+    ``out``, values discarded. ``offsets[tally[0]]`` is the end of what is there.
     """
     x = windows(t)[w]
     b = x.bucket
     bucket = buckets(t)[b]
-    time_ns = x.start + bucket.resolution
+    time_ns = x.start + bucket.stamp
+    zero_ns = time_ns + max(bucket.resolution // 2, np.int64(1))
     n = tally[0]
     p = offsets[n]
     slot = cursor[CUR_SLOT]
@@ -236,87 +296,79 @@ def emit_window(
             continue
         element = elements(t)[(b << SLOT_BITS) | slot]
         e = entries(t)[np.int64(element.entry)]
+        spec = specs(t)[np.int64(element.spec)]
+        state = spec.flags & SPEC_STATE != 0
+        mask = np.int64(records(t)[i + 1].annotation) if state else np.int64(0)
         action = uniform
         if element.state == ELEMENT_DROPPED:
             action = ACTION_NONE
+        elif state:
+            action = ACTION_EMIT if mask != 0 else ACTION_NONE
         elif uniform == ACTION_NONE:
             action = np.int64(actions[np.int64(e.shard)])
         if action == ACTION_NONE:
-            if element.state == ELEMENT_DROPPED and r.flags & RECORD_LATE:
-                r.flags = np.uint16(RECORD_EXISTS)
-                x.late -= 1
+            if element.state == ELEMENT_DROPPED and not state:
+                _take_late_mark(t, w, i)
             slot += 1
             continue
-        spec = specs(t)[np.int64(element.spec)]
-        k = cursor[CUR_OUTPUT]
-        if action == ACTION_DISCARD:
-            tally[1] += np.int64(spec.outputs)
-        else:
-            metric_type = np.int64(spec.metric_type)
-            policy = attrs(t)[np.int64(element.attrs)]
-            annotation_at = np.int64(0)
-            annotation_size = np.int64(0)
-            if r.annotation != 0:
-                note = annotations(t)[np.int64(r.annotation) - 1]
-                annotation_at = np.int64(note.at)
-                annotation_size = np.int64(note.size)
-            logged = spec.flags & SPEC_LOG
-            first = starts[slot] if logged else np.int64(0)
-            samples = starts[slot + 1] - first if logged else np.int64(0)
-            if k == 0 and samples > 1:
-                sort_range(values, first, first + samples)
-            while k < np.int64(spec.outputs):
-                o = outputs(t)[np.int64(spec.outputs_at) + k]
-                if metric_type == 3:
-                    value = gauge_value(r, o.kind)
-                elif metric_type == 1:
-                    value = counter_value(counter_records(t)[i], o.kind)
-                else:
-                    value = timer_value(r, o.kind, o.quantile, values, first, samples)
-                if discard_nan and value != value:
-                    tally[1] += 1
+        metric_type = np.int64(spec.metric_type)
+        logged = spec.flags & SPEC_LOG and not state
+        first = starts[slot] if logged else np.int64(0)
+        samples = starts[slot + 1] - first if logged else np.int64(0)
+        k = cursor[CUR_OUTPUT] >> 1
+        if k == 0 and samples > 1 and action == ACTION_EMIT:
+            sort_range(values, first, first + samples)
+        while k < np.int64(spec.outputs) and action == ACTION_EMIT:
+            o = outputs(t)[np.int64(spec.outputs_at) + k]
+            if state:
+                if not mask >> k & 1:
                     k += 1
                     continue
-                name_size = np.int64(spec.prefix_size) + np.int64(e.id_size) + np.int64(o.suffix_size)
-                need = name_size + annotation_size + np.int64(policy.size) + AGGREGATED_OVERHEAD
-                if n >= len(shard_column) or p + need > len(out):
+                value = record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
+            elif metric_type == 3:
+                value = gauge_value(r, o.kind)
+            elif metric_type == 1:
+                value = counter_value(counter_records(t)[i], o.kind)
+            else:
+                value = timer_value(r, o.kind, o.quantile, values, first, samples)
+            if discard_nan and value != value:
+                tally[1] += 1
+                k += 1
+                continue
+            # Twice where a zero follows; the lowest bit of the cursor says that the value itself is out.
+            for follows in range(cursor[CUR_OUTPUT] & 1, 2 if spec.flags & SPEC_RESET else 1):
+                p, need = _put_value(
+                    t,
+                    e,
+                    element,
+                    spec,
+                    o,
+                    np.int64(r.annotation),
+                    zero_ns if follows else time_ns,
+                    0.0 if follows else value,
+                    topic_shards,
+                    n,
+                    p,
+                    out,
+                    offsets,
+                    shard_column,
+                    policy_column,
+                )
+                if need != 0:
                     cursor[CUR_SLOT] = slot
-                    cursor[CUR_OUTPUT] = k
+                    cursor[CUR_OUTPUT] = k << 1 | follows
                     cursor[CUR_NEED] = need if n == 0 else 0
                     tally[0] = n
                     return False
-                p = encode_aggregated(
-                    out,
-                    p,
-                    0,
-                    text(t),
-                    np.int64(spec.prefix_at),
-                    np.int64(spec.prefix_size),
-                    ids(t),
-                    e.id_at,
-                    np.int64(e.id_size),
-                    text(t),
-                    np.int64(o.suffix_at),
-                    np.int64(o.suffix_size),
-                    time_ns,
-                    value,
-                    annotation_bytes(t),
-                    annotation_at,
-                    annotation_size,
-                    text(t),
-                    np.int64(policy.at),
-                    np.int64(policy.size),
-                )
-                shard_column[n] = _message_shard(
-                    out, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
-                )
-                policy_column[n] = spec.policy
                 n += 1
-                offsets[n] = p
-                k += 1
-        if r.flags & RECORD_LATE:
-            r.flags = np.uint16(RECORD_EXISTS)
-            x.late -= 1
+            cursor[CUR_OUTPUT] = 0
+            k += 1
+        if state:
+            records(t)[i + 1].annotation = np.uint32(0)
+        else:
+            if action == ACTION_DISCARD:
+                tally[1] += np.int64(spec.outputs)
+            _take_late_mark(t, w, i)
         cursor[CUR_OUTPUT] = 0
         slot += 1
     cursor[CUR_SLOT] = 0

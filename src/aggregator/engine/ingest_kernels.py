@@ -15,14 +15,24 @@ reference/aggregator_core.md §2-4.
 import numpy as np
 from numba import njit
 
+from aggregator.engine.element_kernels import append_element, find_element, find_key
 from aggregator.engine.entry_kernels import (
-    append_element,
     apply_stage,
     create_entry,
-    find_element,
     key_hash,
     probe,
     refuse_stage,
+)
+from aggregator.engine.forwarded_kernels import (
+    active_stage,
+    add_forwarded,
+    annotate,
+    category_of,
+    in_time,
+    locate_with_state,
+    resend_of,
+    stage_of,
+    to_int64,
 )
 from aggregator.engine.reasons import (
     C_COUNTERS,
@@ -38,6 +48,7 @@ from aggregator.engine.reasons import (
     C_NO_PIPELINES,
     C_NOT_WRITEABLE,
     C_PAST,
+    C_RESEND,
     C_RETRIED,
     C_STALE,
     C_SUCCESS,
@@ -50,10 +61,10 @@ from aggregator.engine.reasons import (
     D_CLOSED,
     D_DECODE,
     D_EMPTY_LIST,
-    D_FORWARDED,
     D_FRAME,
     D_FUTURE,
     D_MEMORY,
+    D_MIGRATION,
     D_NEW_LIMIT,
     D_NO_APPLICABLE,
     D_NO_PIPELINES,
@@ -61,13 +72,11 @@ from aggregator.engine.reasons import (
     D_NOT_OWNED,
     D_NOT_WRITEABLE,
     D_PAST,
-    D_UNRECOGNIZED,
     D_VALUE_LIMIT,
-    FORWARDED,
     OTHER,
-    TIMED,
     UNTIMED,
 )
+from aggregator.engine.state_kernels import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
 from aggregator.engine.tables import (
     ERRORS_KEPT,
     H_ERRORS,
@@ -78,15 +87,16 @@ from aggregator.engine.tables import (
     H_MEMORY_LIMIT,
     H_NEW_LIMIT,
     H_NUM_SHARDS,
+    H_TIMER_SPLIT,
     H_VALUE_LIMIT,
     H_WARMUP,
     META_INDEX,
-    MIN_INT64,
     PAGE_BITS,
     PAGE_ROWS,
     SLOT_BITS,
     SLOT_MASK,
     SPEC_LOG,
+    SPEC_STATE,
     STAGE_TOMBSTONED,
 )
 from aggregator.engine.view_kernels import (
@@ -114,7 +124,6 @@ from aggregator.engine.window_kernels import (
     add_counter,
     add_gauge,
     add_timer,
-    annotation_row,
     begin_record,
     locate,
     used_bytes,
@@ -131,8 +140,8 @@ MAX_FRAME = (1 << 32) - 1
 MAX_ACK_FRAME = 1 << 20
 SECOND = 1_000_000_000
 
-DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN = range(4)
-"""Why ``ingest`` returned: all is applied; unseen metadata bytes; the index is full; a message for the plain decoder."""
+DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH = range(5)
+"""Why ``ingest`` returned: all is applied; unseen metadata bytes; full index; a message for the plain decoder; a passthrough metric."""
 
 S_POSITION, S_SEGMENT, S_ROWS, S_ROW, S_ACKS, S_SEGMENT_ACKS, S_CALL, STATE = range(8)
 """Columns of ``state``. Row ``state[S_ROW]`` of the block is the one that Python has to help with."""
@@ -192,53 +201,106 @@ def link_metadata(t, row):
 
 
 @njit(cache=True, nogil=True)
-def _to_int64(value):
-    """Go's conversion on amd64: truncated; NaN and what does not fit give the smallest number."""
-    if value >= -9223372036854775808.0 and value < 9223372036854775808.0:
-        return np.int64(value)
-    return np.int64(MIN_INT64)
+def _late_or_early(t, b, time_ns, now_ns):
+    """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (reference/aggregator_core.md §4.7)."""
+    if time_ns > now_ns + heads(t)[H_FUTURE]:
+        counts(t)[C_FUTURE] += 1
+        return D_FUTURE
+    if time_ns < now_ns - buckets(t)[b].past_limit:
+        counts(t)[C_PAST] += 1
+        return D_PAST
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _detail_of(i):
+    """Why there is no record ``i``."""
+    if i == CLOSED:
+        return D_CLOSED
+    return D_MIGRATION if i == MIGRATION else D_MEMORY
+
+
+@njit(cache=True, nogil=True)
+def _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
+    """Adds the value of a message to record ``i``, and its annotation."""
+    metric_type = np.int64(spec.metric_type)
+    flags = np.int64(spec.flags)
+    timed = row.payload >= 5
+    if metric_type == 3:
+        add_gauge(t, i, row.value, time_ns, np.int64(0) if timed else call, flags)
+    elif metric_type == 1:
+        add_counter(t, i, to_int64(row.value) if timed else row.count, flags)
+    elif timed:
+        add_timer(t, i, w, slot, value_bits, 1, flags)
+    else:
+        add_timer(t, i, w, slot, base(buf) + np.uint64(row.values_at), np.int64(row.values_size) >> 3, flags)
+    annotate(t, i, row, buf)
 
 
 @njit(cache=True, nogil=True)
 def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
     """Adds the value of a message to one element; returns ``D_NONE`` or why not."""
+    spec = specs(t)[spec_row]
+    if spec.flags & SPEC_STATE:
+        return _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call)
     b = ref >> SLOT_BITS
     slot = ref & SLOT_MASK
-    spec = specs(t)[spec_row]
-    flags = np.int64(spec.flags)
+    logged = spec.flags & SPEC_LOG != 0
     time_ns = now_ns
     timed = row.payload >= 5
     if timed:
         time_ns = row.time_ns
-        if time_ns > now_ns + heads(t)[H_FUTURE]:
-            counts(t)[C_FUTURE] += 1
-            return D_FUTURE
-        if time_ns < now_ns - buckets(t)[b].past_limit:
-            counts(t)[C_PAST] += 1
-            return D_PAST
-    i, w = locate(t, b, slot, shard, time_ns, flags & SPEC_LOG != 0)
+        detail = _late_or_early(t, b, time_ns, now_ns)
+        if detail != D_NONE:
+            return detail
+    i, w = locate(t, b, slot, shard, time_ns, logged)
     if i == CLOSED and not timed:
         counts(t)[C_RETRIED] += 1
         time_ns = now_ns + buckets(t)[b].resolution
-        i, w = locate(t, b, slot, shard, time_ns, flags & SPEC_LOG != 0)
+        i, w = locate(t, b, slot, shard, time_ns, logged)
     if i < 0:
-        return D_CLOSED if i == CLOSED else D_MEMORY
-    metric_type = np.int64(spec.metric_type)
+        return _detail_of(i)
     if records(t)[i].flags == 0:
-        begin_record(t, i, w, b, shard, metric_type)
-    if metric_type == 3:
-        add_gauge(t, i, row.value, time_ns, np.int64(0) if timed else call, flags)
-    elif metric_type == 1:
-        add_counter(t, i, _to_int64(row.value) if timed else row.count, flags)
-    elif timed:
-        add_timer(t, i, w, slot, value_bits, 1, flags)
-    else:
-        add_timer(t, i, w, slot, base(buf) + np.uint64(row.values_at), np.int64(row.values_size) >> 3, flags)
-    if row.annotation_size != 0:
-        annotation = annotation_row(t, buf, np.int64(row.annotation_at), np.int64(row.annotation_size))
-        if annotation != 0:
-            records(t)[i].annotation = np.uint32(annotation)
+        begin_record(t, i, w, b, shard, np.int64(spec.metric_type))
+    _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
     return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, call):
+    """``_put`` in the window of ``time_ns``; ``D_NONE`` or why not."""
+    b = ref >> SLOT_BITS
+    slot = ref & SLOT_MASK
+    i, w = locate_with_state(t, b, slot, shard, spec, time_ns, resend == RESEND_ON)
+    if i < 0:
+        return _detail_of(i)
+    _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
+    mark_written(t, b, w, i, shard, resend)
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
+    """``_add`` for elements with state (reference/aggregator_core.md §4.5)."""
+    b = ref >> SLOT_BITS
+    if row.payload >= 5:
+        detail = _late_or_early(t, b, row.time_ns, now_ns)
+        if detail == D_NONE:
+            detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_KEPT, value_bits, buf, call)
+        return detail
+    if row.time_ns > 0 and resend_of(t, ref):
+        counts(t)[C_RESEND] += 1
+        detail = _late_or_early(t, b, row.time_ns, now_ns)
+        if detail == D_NONE:
+            detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_ON, value_bits, buf, np.int64(0))
+        if detail != D_MIGRATION:
+            return detail
+    detail = _put_with_state(t, ref, spec, shard, row, now_ns, RESEND_OFF, value_bits, buf, call)
+    if detail == D_CLOSED:
+        counts(t)[C_RETRIED] += 1
+        later = now_ns + buckets(t)[b].resolution
+        detail = _put_with_state(t, ref, spec, shard, row, later, RESEND_OFF, value_bits, buf, call)
+    return detail
 
 
 @njit(cache=True, nogil=True)
@@ -279,17 +341,6 @@ def _may_create(t, shard, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def _active_stage(t, meta, now_ns):
-    """Row of the stage that holds at ``now_ns``, -1 if none does."""
-    m = metas(t)[meta]
-    for k in range(np.int64(m.stages)):
-        s = stages(t)[np.int64(m.first_stage) + k]
-        if s.from_ns <= now_ns < s.until_ns:
-            return np.int64(m.first_stage) + k
-    return np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
 def _same_set(t, row, stage):
     """Whether the entry's aggregations are those of the stage, routing included."""
     e = entries(t)[row]
@@ -298,7 +349,7 @@ def _same_set(t, row, stage):
         return False
     for k in range(np.int64(s.specs)):
         want = stage_specs(t)[np.int64(s.specs_at) + k]
-        ref = find_element(t, row, np.int64(want.spec))
+        ref = find_key(t, row, np.int64(want.spec))
         if ref < 0 or np.uint32(elements(t)[ref].attrs) != want.attrs:
             return False
     return True
@@ -316,7 +367,7 @@ def _prepare(t, row, meta, payload, category, now_ns):
         if m.action == D_EMPTY_LIST:
             counts(t)[C_EMPTY_LIST] += 1
         return np.int64(m.action), False
-    stage = _active_stage(t, meta, now_ns)
+    stage = active_stage(t, meta, now_ns)
     if stage < 0:
         counts(t)[C_NO_APPLICABLE] += 1
         return np.int64(D_NO_APPLICABLE), False
@@ -327,11 +378,11 @@ def _prepare(t, row, meta, payload, category, now_ns):
     if s.action == D_NO_PIPELINES:
         counts(t)[C_NO_PIPELINES + category] += 1
         return np.int64(D_NO_PIPELINES), False
-    if payload == 5:
+    if payload in (4, 5):
         if s.action != 0:
             return np.int64(s.action), False
         want = stage_specs(t)[np.int64(s.specs_at)]
-        ref = find_element(t, row, np.int64(want.spec))
+        ref = find_key(t, row, np.int64(want.spec))
         if ref < 0:
             ref = append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
         if ref < 0:
@@ -360,6 +411,8 @@ def _count_kind(t, row):
     elif row.payload == 2:
         counts(t)[C_TIMER_BATCHES] += 1
         counts(t)[C_TIMERS] += np.int64(row.values_size) >> 3
+    elif row.payload == 4:
+        counts(t)[C_FORWARDED] += 1
     else:
         counts(t)[C_TIMED] += 1
 
@@ -376,14 +429,9 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     payload = np.int64(row.payload)
     id_at = np.int64(row.id_at)
     id_size = np.int64(row.id_size)
-    if payload == 4:
-        counts(t)[C_FORWARDED] += 1
-        refuse(t, FORWARDED, D_FORWARDED, buf, id_at, id_size)
-        return DONE
     if payload == 7:
-        refuse(t, OTHER, D_UNRECOGNIZED, buf, id_at, id_size)
-        return DONE
-    category = UNTIMED if payload <= 3 else TIMED
+        return NEED_PASSTHROUGH
+    category = category_of(payload)
     metric_type = np.int64(row.metric_type)
     key = (payload << 8) | metric_type
     address = base(buf) + np.uint64(id_at)
@@ -451,16 +499,25 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
         counts(t)[C_DROPPED_VALUES + category] += n
         refuse(t, category, D_VALUE_LIMIT, buf, id_at, id_size)
         return DONE
+    if payload == 2 and n == 0 and heads(t)[H_TIMER_SPLIT] > 0:
+        # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
+        counts(t)[C_SUCCESS + category] += 1
+        counts(t)[C_WRITE_SUCCESS] += 1
+        return DONE
     e.last_access = now_ns
     write = True
     detail = np.int64(D_NONE)
-    if not known:
+    if payload == 4:
+        detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
+    if not known and detail == D_NONE:
         detail, write = _prepare(t, at, meta, payload, category, now_ns)
     if write and detail == D_NONE:
         scratch[0] = row.value
         value_bits = base(scratch)
-        if payload == 5:
-            stage = _active_stage(t, meta, now_ns) if not known else np.int64(e.stage) - 1
+        if payload == 4:
+            detail = add_forwarded(t, at, np.int64(e.stage) - 1, shard, row, buf)
+        elif payload == 5:
+            stage = stage_of(t, at, meta, known, now_ns)
             spec = np.int64(stage_specs(t)[np.int64(stages(t)[stage].specs_at)].spec)
             detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
         elif e.elements == 1:
@@ -513,7 +570,7 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
         start = np.int64(f.value_at)
         if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
             row = rows[i]
-            category = UNTIMED if row.payload <= 3 else TIMED
+            category = category_of(np.int64(row.payload))
             half = key_hash(base(buf) + np.uint64(row.id_at), np.uint64(row.id_size), category, row.metric_type)
             hints[i].half = half
             prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
@@ -579,7 +636,7 @@ def ingest_one(t, buf, rows, hints, scratch, now_ns, call):
     """Applies the one MetricWithMetadatas message that ``buf`` is; returns ``DONE`` or ``NEED_*``."""
     if decode_metric(buf, 0, len(buf), rows, 0) == ROW_OK:
         row = rows[0]
-        category = UNTIMED if row.payload <= 3 else TIMED
+        category = category_of(np.int64(row.payload))
         address = base(buf) + np.uint64(row.id_at)
         hints[0].half = key_hash(address, np.uint64(row.id_size), category, row.metric_type)
         hints[0].row = np.int64(-1)

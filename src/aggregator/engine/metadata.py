@@ -5,12 +5,13 @@ Senders repeat the same few metadatas with every sample. ``MetadataTable.intern`
 needs Python.
 
 A *spec* stands for an aggregation key (aggregation id, storage policy, pipeline, times forwarded, prefix kind) of one metric type and
-category, reference/aggregator_core.md §4.4: two keys are equal when their specs are. ``attrs`` are what may change without changing the
-key: the routing policy.
+category, reference/aggregator_core.md §4.4: two keys are equal when their specs are, or are twins: the same key with and without state.
+``attrs`` are what may change without changing the key: routing policy and the resend flag. A *target* is what a rollup forwards to.
 """
 
 from typing import Any
 
+import mmh3
 import msgspec
 import numpy as np
 
@@ -19,6 +20,7 @@ from aggregator.engine.options import EngineOptions
 from aggregator.engine.reasons import (
     D_AGGREGATION_TYPES,
     D_DECODE,
+    D_DERIVATIVE,
     D_EMPTY_LIST,
     D_LISTS,
     D_METADATAS,
@@ -39,19 +41,38 @@ from aggregator.engine.tables import (
     MAX_INT64,
     MAX_METAS,
     MAX_SPECS,
+    MAX_WIDTH,
     MIN_INT64,
+    SPEC_BINARY,
     SPEC_EXPENSIVE,
     SPEC_LOG,
+    SPEC_RESET,
+    SPEC_STATE,
     STAGE_TOMBSTONED,
+    STATE_DOUBLES,
     TEXT_BYTES,
     Tables,
 )
-from aggregator.ipc import KIND_STANDARD, KIND_TIMED
+from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
-from m3metrics.codec import aggregated_policy_fields, decode_staged_metadatas, decode_timed_metadata
+from m3metrics.codec import (
+    aggregated_policy_fields,
+    decode_forward_metadata,
+    decode_staged_metadatas,
+    decode_timed_metadata,
+    encode_forward_metadata,
+)
 from m3metrics.errors import MetricsError
-from m3metrics.metadata import PipelineMetadata, StagedMetadata, StagedMetadatas, is_default, is_drop_policy_set
+from m3metrics.metadata import (
+    ForwardMetadata,
+    PipelineMetadata,
+    StagedMetadata,
+    StagedMetadatas,
+    is_default,
+    is_drop_policy_set,
+)
 from m3metrics.metric import MetricType
+from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType, with_resets
 from m3metrics.policy import StoragePolicy
 
 MAX_METADATA_BYTES = 1 << 16
@@ -62,22 +83,53 @@ _SPARE_OUTPUTS = 1 << 18
 _SPARE_POLICIES = 1 << 13
 """More than one metadata of ``MAX_METADATA_BYTES`` can need."""
 _MAX_POLICIES = 1 << 16
+FORWARDED_METRIC = 4
 PLAIN_TIMED = 5
 STAGED_TIMED = 6
 _YEAR_ONE_TO_EPOCH_NS = 62_135_596_800 * 1_000_000_000
 _SQUARES = (AggregationType.SUM_SQ, AggregationType.STDEV)
+_BINARY = (TransformationType.PER_SECOND, TransformationType.INCREASE)
 
 
 class Key(msgspec.Struct, frozen=True):
-    """An aggregation key, with what decides its list. Pipeline and times forwarded are empty as long as pipelines are refused."""
+    """An aggregation key, with what decides its list."""
 
     aggregation_id: int
     policy: StoragePolicy
     kind: int
-    """``KIND_STANDARD`` or ``KIND_TIMED``."""
+    """``KIND_STANDARD``, ``KIND_TIMED`` or ``KIND_FORWARDED``."""
     plain: bool
     """No prefix, no suffix."""
     metric_type: int
+    pipeline: AppliedPipeline = ()
+    times_forwarded: int = 0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a rollup forwards to: a metric and the aggregation key there (reference/aggregator_core.md §5.1)."""
+
+    id: bytes
+    metric_type: int
+    aggregation_id: int
+    policy: StoragePolicy
+    pipeline: AppliedPipeline
+    times_forwarded: int
+
+
+class _Steps(msgspec.Struct, frozen=True):
+    """A pipeline as an element reads it: what it does itself, and what follows from its first rollup on."""
+
+    local: tuple[TransformationType, ...]
+    rollup: RollupOp | None
+    rest: AppliedPipeline
+
+
+def _steps(pipeline: AppliedPipeline) -> _Steps:
+    for number, op in enumerate(pipeline):
+        if isinstance(op, RollupOp):
+            local = tuple(o.type for o in pipeline[:number] if isinstance(o, TransformationOp))
+            return _Steps(local, op, pipeline[number + 1 :])
+    return _Steps(tuple(o.type for o in pipeline if isinstance(o, TransformationOp)), None, ())
 
 
 class _Refused(Exception):
@@ -119,8 +171,9 @@ class MetadataTable:
         self._stages_used = 0
         self._stage_specs_used = 0
         self._text_at: dict[bytes, int] = {}
-        self._specs: dict[Key, int] = {}
-        self._attrs: dict[bytes, int] = {}
+        self._specs: dict[tuple[Key, bool], int] = {}
+        self._targets: dict[Target, int] = {}
+        self._attrs: dict[tuple[bytes, bool], int] = {}
         self._buckets: dict[tuple[int, int, int], int] = {}
         self._policies: dict[str, int] = {}
         self._prefixes = {
@@ -144,7 +197,7 @@ class MetadataTable:
         return self._text_used + 40 * self._outputs_used + 64 * self._stages_used + 8 * self._stage_specs_used
 
     def intern(self, data: bytes, payload: int, metric_type: int) -> int:
-        """Parses metadata bytes of a payload (1–3: staged of that untimed type, 5: timed, 6: staged timed); returns their row.
+        """Parses metadata bytes of a payload (1–3: staged of that untimed type, 4: forward, 5: timed, 6: staged timed); returns their row.
 
         Bytes that no metadata is made of get a row, too: metrics that carry them are refused with its ``action``. -1: there is no more
         room, the metric is to be refused with ``D_METADATAS``.
@@ -177,15 +230,21 @@ class MetadataTable:
         )
 
     def _parse(self, data: bytes, payload: int, metric_type: int, meta: Any) -> int:
+        source = times = 0
         try:
             if payload == PLAIN_TIMED:
                 timed = decode_timed_metadata(data)
-                pipeline = PipelineMetadata(
-                    aggregation_id=timed.aggregation_id,
-                    storage_policies=(timed.storage_policy,),
-                    traffic_types=timed.traffic_types,
+                stages = _one_stage(timed.aggregation_id, timed.storage_policy, (), False, timed.traffic_types)
+            elif payload == FORWARDED_METRIC:
+                forward = decode_forward_metadata(data)
+                source, times = forward.source_id, forward.num_forwarded_times
+                stages = _one_stage(
+                    forward.aggregation_id,
+                    forward.storage_policy,
+                    forward.pipeline,
+                    forward.resend_enabled,
+                    forward.traffic_types,
                 )
-                stages: StagedMetadatas = (StagedMetadata(cutover_ns=MIN_INT64, pipelines=(pipeline,)),)
             else:
                 stages = decode_staged_metadatas(data)
         except MetricsError:
@@ -201,10 +260,13 @@ class MetadataTable:
                 return D_ONLY_DROP
         for position, stage in enumerate(stages):
             until = min((later.cutover_ns for later in stages[position + 1 :]), default=MAX_INT64)
-            self._add_stage(stage, until, meta, payload, metric_type)
+            row = self._add_stage(stage, until, meta, payload, metric_type, times)
+            row["source"] = source
         return D_NONE
 
-    def _add_stage(self, stage: StagedMetadata, until_ns: int, meta: Any, payload: int, metric_type: int) -> None:
+    def _add_stage(
+        self, stage: StagedMetadata, until_ns: int, meta: Any, payload: int, metric_type: int, times: int
+    ) -> Any:
         row = self._tables.stages[self._stages_used]
         row["from_ns"] = stage.cutover_ns
         row["until_ns"] = until_ns
@@ -213,7 +275,7 @@ class MetadataTable:
         row["meta_size"] = meta["size"]
         row["key"] = payload << 8 | metric_type
         row["specs_at"] = self._stage_specs_used
-        action, specs = self._stage_specs(stage, payload, metric_type)
+        action, specs = self._stage_specs(stage, payload, metric_type, times)
         row["action"] = action
         row["specs"] = len(specs)
         for spec, attrs in specs.items():
@@ -221,8 +283,11 @@ class MetadataTable:
             self._stage_specs_used += 1
         self._stages_used += 1
         meta["stages"] += 1
+        return row
 
-    def _stage_specs(self, stage: StagedMetadata, payload: int, metric_type: int) -> tuple[int, dict[int, int]]:
+    def _stage_specs(
+        self, stage: StagedMetadata, payload: int, metric_type: int, times: int
+    ) -> tuple[int, dict[int, int]]:
         """Why the stage refuses its metrics (0: it does not), and its specs with their attrs, each key once.
 
         A stage with a key that is refused has the specs of the keys before it: M3 makes their lists before it fails.
@@ -231,24 +296,31 @@ class MetadataTable:
             return STAGE_TOMBSTONED, {}
         if not stage.pipelines:
             return D_NO_PIPELINES, {}
-        if any(pipeline.pipeline for pipeline in stage.pipelines):
-            return D_PIPELINE, {}
-        specs: dict[int, int] = {}
-        kind = KIND_STANDARD if payload < PLAIN_TIMED else KIND_TIMED
+        specs: dict[Key, tuple[int, int]] = {}
+        kind = KIND_STANDARD if payload < FORWARDED_METRIC else KIND_TIMED
+        if payload == FORWARDED_METRIC:
+            kind = KIND_FORWARDED
+        resets = self._options.add_to_reset and payload not in (FORWARDED_METRIC, PLAIN_TIMED)
+        detail = D_NONE
         try:
             for pipeline in stage.pipelines:
+                ops = with_resets(pipeline.pipeline) if resets else pipeline.pipeline
                 for policy in pipeline.storage_policies or self._defaults:
-                    key = Key(pipeline.aggregation_id, policy, kind, payload == PLAIN_TIMED, metric_type)
-                    specs.setdefault(self._spec(key), self._attrs_of(policy, pipeline.traffic_types))
+                    key = Key(pipeline.aggregation_id, policy, kind, payload == PLAIN_TIMED, metric_type, ops, times)
+                    if key in specs:
+                        continue
+                    resend = pipeline.resend_enabled
+                    attrs = self._attrs_of(policy, pipeline.traffic_types, resend)
+                    specs[key] = (self._spec(key, _has_state(key, resend)), attrs)
                     if len(specs) > MAX_ELEMENTS:
                         return D_LISTS, {}
         except _Refused as refused:
-            return refused.detail, specs
-        return D_NONE, specs
+            detail = refused.detail
+        return detail, dict(specs.values())
 
-    def _spec(self, key: Key) -> int:
-        if key in self._specs:
-            return self._specs[key]
+    def _spec(self, key: Key, state: bool) -> int:
+        if (key, state) in self._specs:
+            return self._specs[key, state]
         if key.metric_type not in (MetricType.COUNTER, MetricType.TIMER, MetricType.GAUGE):
             raise _Refused(D_METRIC_TYPE)
         metric_type = MetricType(key.metric_type)
@@ -258,33 +330,76 @@ class MetadataTable:
             raise _Refused(D_AGGREGATION_TYPES) from None
         if not all(is_valid_for(metric_type, kind) for kind in types):
             raise _Refused(D_AGGREGATION_TYPES)
+        steps = _steps(key.pipeline)
+        if sum(op in _BINARY for op in steps.local) > 1:
+            raise _Refused(D_DERIVATIVE)
         if key.policy.window_ns <= 0:
             raise _Refused(D_RESOLUTION)
+        adds = sum(op is TransformationType.ADD for op in steps.local)
+        width = 1 - -(len(types) + max(len(types), adds)) // STATE_DOUBLES if state else 1
+        if width >= MAX_WIDTH:
+            raise _Refused(D_PIPELINE)
         number = len(self._specs)
         if number >= MAX_SPECS:
             raise _Refused(D_METADATAS)
         row = self._tables.specs[number]
-        row["bucket"] = self._bucket(key.kind, key.policy.window_ns)
+        row["bucket"] = self._bucket(key.kind, key.policy.window_ns, key.times_forwarded)
         row["metric_type"] = metric_type
-        row["policy"] = self._policies.setdefault(str(key.policy), len(self._policies))
+        row["policy"] = self._policy(key.policy)
+        row["target"] = 0 if steps.rollup is None else self._target(key, steps) + 1
+        row["ops_at"] = self._text(bytes(steps.local))
+        row["ops"] = len(steps.local)
+        row["adds"] = adds
+        row["width"] = width
         prefix = b"" if key.plain else self._prefixes[metric_type]
         row["prefix_at"] = self._text(prefix)
         row["prefix_size"] = len(prefix)
         row["outputs_at"] = self._outputs_used
         row["outputs"] = len(types)
-        flags = SPEC_EXPENSIVE if any(kind in _SQUARES for kind in types) else 0
-        if metric_type is MetricType.TIMER and any(kind.quantile is not None for kind in types):
-            flags |= SPEC_LOG
-        row["flags"] = flags
+        row["flags"] = _flags(metric_type, types, steps, state)
         for kind in types:
             suffix = b"" if key.plain else self._types.type_string(metric_type, kind)
             quantile = -1.0 if kind.quantile is None else kind.quantile
             self._tables.outputs[self._outputs_used] = (quantile, self._text(suffix), len(suffix), int(kind))
             self._outputs_used += 1
-        self._specs[key] = number
+        twin = self._specs.get((key, not state))
+        row["twin"] = 0
+        if twin is not None:
+            row["twin"] = twin + 1
+            self._tables.specs[twin]["twin"] = number + 1
+        self._specs[key, state] = number
         return number
 
-    def _bucket(self, kind: int, resolution_ns: int, times_forwarded: int = 0) -> int:
+    def _policy(self, policy: StoragePolicy) -> int:
+        return self._policies.setdefault(str(policy), len(self._policies))
+
+    def _target(self, key: Key, steps: _Steps) -> int:
+        rollup = steps.rollup
+        assert rollup is not None
+        target = Target(
+            rollup.id, key.metric_type, rollup.aggregation_id, key.policy, steps.rest, key.times_forwarded + 1
+        )
+        if target in self._targets:
+            return self._targets[target]
+        number = len(self._targets)
+        metadata = ForwardMetadata(
+            aggregation_id=target.aggregation_id, storage_policy=target.policy, pipeline=target.pipeline
+        )
+        # The kernel writes the fields from source_id on; routing_policy, the last, is always there.
+        fields = encode_forward_metadata(metadata).removesuffix(b"\x3a\x00")
+        row = self._tables.targets[number]
+        row["id_at"] = self._text(target.id)
+        row["id_size"] = len(target.id)
+        row["meta_at"] = self._text(fields)
+        row["meta_size"] = len(fields)
+        row["hash"] = mmh3.hash(target.id, 0, signed=False)
+        row["times"] = _int32(target.times_forwarded)
+        row["policy"] = self._policy(target.policy)
+        row["metric_type"] = target.metric_type
+        self._targets[target] = number
+        return number
+
+    def _bucket(self, kind: int, resolution_ns: int, times_forwarded: int) -> int:
         key = (kind, resolution_ns, times_forwarded)
         if key in self._buckets:
             return self._buckets[key]
@@ -295,6 +410,11 @@ class MetadataTable:
         row["resolution"] = resolution_ns
         row["shift"] = _YEAR_ONE_TO_EPOCH_NS % resolution_ns
         row["past_limit"] = min(self._options.buffer_past_ns + resolution_ns, MAX_INT64)
+        delay = self._options.forwarding_delay_ns(resolution_ns, times_forwarded) if kind == KIND_FORWARDED else 0
+        row["delay"] = min(max(delay, MIN_INT64), MAX_INT64)
+        # A forwarded value bears the time of the end of its window, and that is the start of the window it goes to.
+        row["due"] = 1 if kind == KIND_FORWARDED else resolution_ns
+        row["stamp"] = 0 if kind == KIND_FORWARDED else resolution_ns
         row["window"] = -1
         row["kind"] = kind
         row["times_forwarded"] = times_forwarded
@@ -302,15 +422,15 @@ class MetadataTable:
         self._tables.heads[H_BUCKETS] = number + 1
         return number
 
-    def _attrs_of(self, policy: StoragePolicy, traffic_types: int) -> int:
+    def _attrs_of(self, policy: StoragePolicy, traffic_types: int, resend: bool) -> int:
         fields = aggregated_policy_fields(policy, traffic_types)
-        if fields in self._attrs:
-            return self._attrs[fields]
+        if (fields, resend) in self._attrs:
+            return self._attrs[fields, resend]
         number = len(self._attrs)
         if number >= MAX_ATTRS:
             raise _Refused(D_METADATAS)
-        self._tables.attrs[number] = (self._text(fields), len(fields))
-        self._attrs[fields] = number
+        self._tables.attrs[number] = (self._text(fields), len(fields), traffic_types, resend)
+        self._attrs[fields, resend] = number
         return number
 
     def _text(self, data: bytes) -> int:
@@ -322,3 +442,42 @@ class MetadataTable:
         self._text_used = at + len(data)
         self._text_at[data] = at
         return at
+
+
+def _one_stage(
+    aggregation_id: int, policy: StoragePolicy, pipeline: AppliedPipeline, resend: bool, traffic_types: int
+) -> StagedMetadatas:
+    """A metadata without stages as one that holds for ever."""
+    metadata = PipelineMetadata(
+        aggregation_id=aggregation_id,
+        storage_policies=(policy,),
+        pipeline=pipeline,
+        resend_enabled=resend,
+        traffic_types=traffic_types,
+    )
+    return (StagedMetadata(cutover_ns=MIN_INT64, pipelines=(metadata,)),)
+
+
+def _has_state(key: Key, resend: bool) -> bool:
+    """Whether elements of that key need more than a record per window. Batch timers have no client time: resending does not touch them."""
+    if key.pipeline or key.kind == KIND_FORWARDED:
+        return True
+    return resend and key.kind == KIND_STANDARD and key.metric_type != MetricType.TIMER
+
+
+def _flags(metric_type: MetricType, types: tuple[AggregationType, ...], steps: _Steps, state: bool) -> int:
+    flags = SPEC_EXPENSIVE if any(kind in _SQUARES for kind in types) else 0
+    if metric_type is MetricType.TIMER and any(kind.quantile is not None for kind in types):
+        flags |= SPEC_LOG
+    if state:
+        flags |= SPEC_STATE
+    if any(op in _BINARY for op in steps.local):
+        flags |= SPEC_BINARY
+    if steps.rollup is None and TransformationType.RESET in steps.local:
+        flags |= SPEC_RESET
+    return flags
+
+
+def _int32(number: int) -> int:
+    """As it travels."""
+    return (number + (1 << 31)) % (1 << 32) - (1 << 31)

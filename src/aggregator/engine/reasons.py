@@ -32,7 +32,7 @@ class Detail(NamedTuple):
     D_ONLY_DROP,
     D_AGGREGATION_TYPES,
     D_PIPELINE,
-    D_FORWARDED,
+    D_RESEND_TYPE,
     D_MEMORY,
     D_UNRECOGNIZED,
     D_DECODE,
@@ -40,7 +40,11 @@ class Detail(NamedTuple):
     D_LISTS,
     D_METADATAS,
     D_FRAME,
-) = range(24)
+    D_DERIVATIVE,
+    D_LATE,
+    D_MIGRATION,
+    D_PREVIOUS,
+) = range(28)
 
 DETAILS: tuple[Detail, ...] = (
     Detail("", ""),
@@ -58,8 +62,8 @@ DETAILS: tuple[Detail, ...] = (
     Detail("only default staged metadata provided", "not-categorized"),
     Detail("only drop policy staged metadata provided", "not-categorized"),
     Detail("invalid aggregation types", "not-categorized"),
-    Detail("pipelines with operations are not supported", "pipeline-not-supported"),
-    Detail("forwarded metrics are not supported", "pipeline-not-supported"),
+    Detail("pipeline has too many transformations", "not-categorized"),
+    Detail("only gauges support updating values", "not-categorized"),
     Detail("memory limit reached", "memory-limit"),
     Detail("unrecognized message type", "unrecognized-message-type"),
     Detail("message cannot be decoded", "decode"),
@@ -67,91 +71,75 @@ DETAILS: tuple[Detail, ...] = (
     Detail("too many different resolutions", "too-many-lists"),
     Detail("too many different metadatas", "too-many-metadatas"),
     Detail("no m3msg message in a frame", "frame"),
+    Detail("transformation derivative order is higher than supported 1", "not-categorized"),
+    Detail("arrived too late", "arrived-too-late"),
+    Detail("aggregation closed before resendEnabled migration", "aggregation-closed"),
+    Detail("fewer previous values than values", "not-categorized"),
 )
 
 UNTIMED, TIMED, FORWARDED, OTHER = range(4)
 CATEGORIES = ("addUntimed", "addTimed", "addForwarded", "ingest")
 """Rows of the matrix of error counts; ``ingest``: refused before it is known what it is."""
 
-C_COUNTERS = 0
-C_TIMERS = 1
-C_TIMER_BATCHES = 2
-C_GAUGES = 3
-C_FORWARDED = 4
-C_TIMED = 5
-C_SUCCESS = 6  # + category: 6, 7
-C_NOT_WRITEABLE = 8
-C_WRITE_SUCCESS = 9
-C_NEW_ENTRIES = 10
-C_NEW_WARMUP = 11
-C_NEW_REFUSED = 12
-C_RETRIED = 13
-C_OUT_OF_ORDER = 14
-C_VALUE_REFUSED = 15  # + category
-C_DROPPED_VALUES = 17  # + category
-C_STALE = 19
-C_TOMBSTONED = 20  # + category
-C_UPDATES = 22  # + category
-C_EMPTY_LIST = 24
-C_NO_APPLICABLE = 25
-C_NO_PIPELINES = 26  # + category
-C_FUTURE = 28
-C_PAST = 29
-C_EXPIRED = 30  # + category
-C_LOG_CAPPED = 32
-C_LOG_FULL = 33
-C_ANNOTATIONS_DROPPED = 34
-C_LATE_RECORDS = 35
-C_EMITTED = 36
-C_DISCARDED = 37
-C_STALE_FLUSH = 38
-C_COLLECTED = 39
-C_MESSAGES = 40
+_names: list[str] = []
 
-COUNTERS: tuple[str, ...] = (
-    "counters",
-    "timers",
-    "timer-batches",
-    "gauges",
-    "forwarded",
-    "timed",
-    "addUntimed.success",
-    "addTimed.success",
-    "shard.not-writeable-errors",
-    "shard.write-success",
-    "map.new-entries",
-    "map.no-rate-limit-warmup",
-    "map.new-metric-rate-limit-exceeded",
-    "entry.retried-values",
-    "aggregation.gauges.values-out-of-order",
-    "entry.value-rate-limit-exceeded{entry-type=untimed}",
-    "entry.value-rate-limit-exceeded{entry-type=timed}",
-    "entry.dropped-values{entry-type=untimed}",
-    "entry.dropped-values{entry-type=timed}",
-    "entry.stale-metadata{entry-type=untimed}",
-    "entry.tombstoned-metadata{entry-type=untimed}",
-    "entry.tombstoned-metadata{entry-type=timed}",
-    "entry.metadatas-updates{entry-type=untimed}",
-    "entry.metadatas-updates{entry-type=timed}",
-    "entry.empty-metadatas{entry-type=untimed}",
-    "entry.no-applicable-metadata{entry-type=untimed}",
-    "entry.no-pipelines-in-metadata{entry-type=untimed}",
-    "entry.no-pipelines-in-metadata{entry-type=timed}",
-    "entry.too-far-in-the-future{entry-type=timed}",
-    "entry.too-far-in-the-past{entry-type=timed}",
-    "tick.expired-entries{metric-type=standard}",
-    "tick.expired-entries{metric-type=timed}",
-    "timer.samples-beyond-cap",
-    "timer.samples-without-memory",
-    "annotations-dropped",
-    "late-records",
-    "list.flush.metric-consume-success{flush-type=local}",
-    "list.flush.metric-discarded{flush-type=local}",
-    "list.flush-before.stale",
-    "list.flush.elem-collected",
-    "messages",
-)
-"""Names of the counters by number. The category of a counter that has one is 0 for untimed, 1 for timed."""
+
+def _count(*names: str) -> int:
+    """Number of the first of some counters in a row: the only one, or one each for untimed, timed and forwarded metrics."""
+    _names.extend(names)
+    return len(_names) - len(names)
+
+
+def _each(name: str, tag: str = "entry-type", untimed: str = "untimed") -> int:
+    return _count(*(f"{name}{{{tag}={kind}}}" for kind in (untimed, "timed", "forwarded")))
+
+
+C_COUNTERS = _count("counters")
+C_TIMERS = _count("timers")
+C_TIMER_BATCHES = _count("timer-batches")
+C_GAUGES = _count("gauges")
+C_FORWARDED = _count("forwarded")
+C_TIMED = _count("timed")
+C_PASSTHROUGH = _count("passthrough")
+C_SUCCESS = _count("addUntimed.success", "addTimed.success", "addForwarded.success")
+C_PASSED = _count("addPassthrough.success")
+C_PASSED_FOLLOWER = _count("addPassthrough.follower-noop")
+C_PASSED_DROPPED = _count("addPassthrough.dropped")
+C_NOT_WRITEABLE = _count("shard.not-writeable-errors")
+C_WRITE_SUCCESS = _count("shard.write-success")
+C_NEW_ENTRIES = _count("map.new-entries")
+C_NEW_WARMUP = _count("map.no-rate-limit-warmup")
+C_NEW_REFUSED = _count("map.new-metric-rate-limit-exceeded")
+C_RETRIED = _count("entry.retried-values")
+C_RESEND = _count("entry.resend-enabled")
+C_OUT_OF_ORDER = _count("aggregation.gauges.values-out-of-order")
+C_VALUE_REFUSED = _each("entry.value-rate-limit-exceeded")
+C_DROPPED_VALUES = _each("entry.dropped-values")
+C_STALE = _count("entry.stale-metadata{entry-type=untimed}")
+C_TOMBSTONED = _each("entry.tombstoned-metadata")
+C_UPDATES = _each("entry.metadatas-updates")
+C_EMPTY_LIST = _count("entry.empty-metadatas{entry-type=untimed}")
+C_NO_APPLICABLE = _count("entry.no-applicable-metadata{entry-type=untimed}")
+C_NO_PIPELINES = _each("entry.no-pipelines-in-metadata")
+C_FUTURE = _count("entry.too-far-in-the-future{entry-type=timed}")
+C_PAST = _count("entry.too-far-in-the-past{entry-type=timed}")
+C_LATE = _count("entry.arrived-too-late{entry-type=forwarded}")
+C_DUPLICATES = _count("entry.duplicate-sources{entry-type=forwarded}")
+C_UPDATED_VALUES = _count("updated-values")
+C_EXPIRED = _each("tick.expired-entries", "metric-type", "standard")
+C_LOG_CAPPED = _count("timer.samples-beyond-cap")
+C_LOG_FULL = _count("timer.samples-without-memory")
+C_ANNOTATIONS_DROPPED = _count("annotations-dropped")
+C_LATE_RECORDS = _count("late-records")
+C_EMITTED = _count("list.flush.metric-consume-success{flush-type=local}")
+C_FORWARDED_OUT = _count("list.flush.metric-consumed{flush-type=forwarded}")
+C_DISCARDED = _count("list.flush.metric-discarded{flush-type=local}")
+C_STALE_FLUSH = _count("list.flush-before.stale")
+C_COLLECTED = _count("list.flush.elem-collected")
+C_MESSAGES = _count("messages")
+
+COUNTERS: tuple[str, ...] = tuple(_names)
+"""Names of the counters by number. Of one that each category has, the category is added to the number."""
 
 
 def error_name(category: int, reason: str) -> str:

@@ -10,10 +10,16 @@
 | pages | 4,096 records of a window, one for each slot | ``page_table[window, slot >> 12]`` |
 | records | what one element has aggregated in one window: one cache line | page · slot |
 | log | samples of timers that need quantiles, in chunks chained per window | window |
+| sources | which source has sent which versions to a record, a hash table per window | window, then slot and source |
+| targets | rollups: what elements forward to; ``group_index`` finds the group of a target on a shard | number |
 | metas, stages, stage_specs | interned metadata bytes, their stages, what a stage asks for | hash of the bytes |
 | specs, outputs, attrs | what is computed for an aggregation key and metric type; how it is emitted | number |
 
 A *list* in M3's sense is (shard, bucket): ``list_born``, ``closed_through`` and ``emitted_through`` are its state.
+
+An element that transforms, forwards or may be flushed again has *state* besides its record (``pipeline_kernels``): it takes ``width`` slots
+in a row, and what lies in a window's page at the slots behind its own is its state in that window (see ``STATE_*``). A group of elements
+that forward to one target has a slot of its own.
 """
 
 import ctypes
@@ -50,13 +56,19 @@ ANNOTATION_INDEX = 1 << 17
 ANNOTATION_BYTES = 1 << 26
 TEXT_BYTES = 1 << 30
 
+GROUP_INDEX = 1 << 10
+"""Words of the group index at first; it grows by itself."""
+MAX_GROUPS = 1 << 24
+MAX_SOURCES = 1 << 31
+
 MIN_INT64 = -(1 << 63)
 MAX_INT64 = (1 << 63) - 1
 
 ENTRY_FREE, ENTRY_LIVE, ENTRY_DEAD = range(3)
 """A dead entry is out of the index; its row and id live on until the last of its elements is gone."""
-ELEMENT_FREE, ELEMENT_LIVE, ELEMENT_TOMBSTONED, ELEMENT_DROPPED = range(4)
-"""A tombstoned element emits what it has; a dropped one (its shard went away) emits nothing more."""
+ELEMENT_FREE, ELEMENT_LIVE, ELEMENT_TOMBSTONED, ELEMENT_DROPPED, ELEMENT_STATE, ELEMENT_GROUP = range(6)
+"""A tombstoned element emits what it has; a dropped one (its shard went away) emits nothing more. ``ELEMENT_STATE``: a slot that holds
+the state of the element before it. ``ELEMENT_GROUP``: a group of elements that forward to one target."""
 RECORD_EXISTS = 1
 RECORD_LATE = 2
 """Written after its window had been flushed (possible only when the clock stepped back): emitted in the next pass."""
@@ -64,6 +76,32 @@ SPEC_EXPENSIVE = 1
 """Squares are kept."""
 SPEC_LOG = 2
 """Samples are kept, for quantiles."""
+SPEC_STATE = 4
+"""The element has state: it takes more than one slot."""
+SPEC_BINARY = 8
+"""A transformation looks at the window before."""
+SPEC_RESET = 16
+"""A zero follows half a window after every value."""
+
+STATE_DIRTY = 1
+"""Written since it was processed last."""
+STATE_FLUSHED = 2
+STATE_RESEND = 4
+"""Of the last write: the window stays open until nothing can be late any more."""
+STATE_RESEND_SEEN = 8
+"""``STATE_RESEND`` when it was processed last."""
+STATE_CLOSED = 16
+STATE_REMOVED = 32
+"""M3 has dropped the window: a value makes it anew."""
+STATE_CASCADE = 64
+"""The window before was flushed again: this one has to be, too."""
+STATE_LATE = 128
+"""Counted in the window's ``late``."""
+STATE_TOUCHED = 256
+"""A value came that was refused, or was there already: M3 then keeps the window among those to be looked at."""
+STATE_DOUBLES = 7
+"""Doubles of state in a slot; behind those of the first slot lie a mask of outputs to be emitted and the ``STATE_*`` bits."""
+MAX_WIDTH = 16
 
 ENTRY = np.dtype(
     [
@@ -109,13 +147,19 @@ BUCKET = np.dtype(
         ("start", np.int64),  # of the window used last
         ("window", np.int64),  # its row
         ("slots", np.int64),  # used so far, free ones included
-        ("free_slot", np.int64),  # slot + 1
         ("sequence", np.int64),  # windows made so far
         ("closed_max", np.int64),  # newest of closed_through over all shards
         ("flushing", np.int64),
         ("kind", np.int64),
         ("times_forwarded", np.int64),
         ("tombstoned", np.int64),  # elements that wait to be collected
+        ("due", np.int64),  # a window is due when this much after its start is not after the target
+        ("stamp", np.int64),  # time of its values after its start
+        ("delay", np.int64),  # how late forwarded values may come
+        ("base", np.int64),  # row + 1 of the window that keeps what elements with state need of released windows
+        ("stateful", np.int64),  # elements with state
+        ("made", np.int64),  # elements with state so far
+        ("resent", np.int64),  # 1: some window may have records that are flushed again
     ],
     align=True,
 )
@@ -131,6 +175,10 @@ WINDOW = np.dtype(
         ("log_used", np.int64),  # words of the last chunk
         ("logged", np.int64),  # samples
         ("pages", np.int64),
+        ("resend", np.int64),  # 1: a record may be flushed again
+        ("sources_at", np.int64),  # rows of ``sources``
+        ("sources_size", np.int64),
+        ("sources_used", np.int64),
     ],
     align=True,
 )
@@ -166,9 +214,15 @@ SPEC = np.dtype(
         ("outputs", np.uint32),
         ("prefix_at", np.uint32),
         ("prefix_size", np.uint32),
+        ("ops_at", np.uint32),  # transformations, a byte each
+        ("target", np.uint32),  # row + 1
+        ("twin", np.uint32),  # row + 1 of the same key with, or without, state
+        ("adds", np.uint16),  # transformations that keep a sum
+        ("ops", np.uint16),
         ("policy", np.uint16),  # for MessageBatch.policies
         ("metric_type", np.uint8),
         ("flags", np.uint8),
+        ("width", np.uint8),  # slots
     ],
     align=True,
 )
@@ -176,6 +230,22 @@ OUTPUT = np.dtype(
     [("quantile", np.float64), ("suffix_at", np.uint32), ("suffix_size", np.uint32), ("kind", np.int64)], align=True
 )
 TEXT_RANGE = np.dtype([("at", np.uint32), ("size", np.uint32)])
+ATTRS = np.dtype([("at", np.uint32), ("size", np.uint32), ("traffic", np.uint64), ("resend", np.uint64)], align=True)
+TARGET = np.dtype(
+    [
+        ("id_at", np.uint32),
+        ("id_size", np.uint32),
+        ("meta_at", np.uint32),  # aggregation id, policy and pipeline of a ForwardMetadata
+        ("meta_size", np.uint32),
+        ("hash", np.uint32),  # murmur3-32 of the id
+        ("times", np.int32),
+        ("policy", np.uint16),  # for MessageBatch.policies
+        ("metric_type", np.uint8),
+    ],
+    align=True,
+)
+SOURCE = np.dtype([("key", np.uint64), ("bits", np.uint64), ("block", np.uint32), ("used", np.uint32)], align=True)
+"""Versions ``64 * block`` to ``64 * block + 63`` of (slot << 32 | source)."""
 META = np.dtype(
     [
         ("at", np.uint32),
@@ -199,7 +269,7 @@ STAGE = np.dtype(
         ("specs", np.uint32),
         ("key", np.uint16),
         ("action", np.uint16),  # 0, STAGE_TOMBSTONED, or why its metrics are refused
-        ("spare", np.uint32),
+        ("source", np.uint32),  # of forwarded metrics
     ],
     align=True,
 )
@@ -254,12 +324,17 @@ STAGE_TOMBSTONED = 0xFFFF
     H_MAX_CHUNKS,
     H_MAX_ENTRIES,
     H_MAX_IDS,
+    H_MAX_SLOTS,
+    H_GROUP_MASK,
+    H_GROUPS,
+    H_SOURCES,
+    H_TIMER_SPLIT,
     HEADS,
-) = range(33)
+) = range(38)
 
 ERRORS_KEPT = 64
-NUM_DETAILS = 32
-MAX_COUNTS = 64
+NUM_DETAILS = 40
+MAX_COUNTS = 96
 
 
 class Tables(NamedTuple):
@@ -299,6 +374,12 @@ class Tables(NamedTuple):
     errors: Array
     recent: Array
     chain: Array
+    record_words: Array
+    free_slots: Array
+    group_index: Array
+    targets: Array
+    sources: Array
+    free_sources: Array
 
 
 TABLE_NAMES = Tables._fields
@@ -315,7 +396,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "log": np.dtype(np.float64),
     "specs": SPEC,
     "outputs": OUTPUT,
-    "attrs": TEXT_RANGE,
+    "attrs": ATTRS,
     "metas": META,
     "stages": STAGE,
     "stage_specs": STAGE_SPEC,
@@ -324,12 +405,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "annotation_bytes": np.dtype(np.uint8),
     "shards": SHARD,
     "recent": ERROR,
+    "record_words": np.dtype(np.float64),
+    "group_index": np.dtype(np.uint64),
+    "targets": TARGET,
+    "sources": SOURCE,
 }
 """Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
 DTYPES |= {
     name: np.dtype(np.int64) for name in ("heads", "log_words", "list_born", "closed_through", "emitted_through")
 }
-DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors")}
+DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {
     "window_ring": RING,
@@ -338,6 +423,7 @@ COLUMNS = {
     "closed_through": MAX_SHARDS,
     "emitted_through": MAX_SHARDS,
     "errors": NUM_DETAILS,
+    "free_slots": MAX_WIDTH,
 }
 """Columns of the tables with two dimensions."""
 
@@ -387,6 +473,8 @@ def reserve_tables(max_series: int) -> Tables:
     heads[H_MAX_PAGES] = pages
     heads[H_MAX_CHUNKS] = chunks
     heads[H_MAX_ENTRIES] = max_series
+    heads[H_MAX_SLOTS] = min(8 * max_series + PAGE_ROWS, 1 << SLOT_BITS)
+    heads[H_GROUP_MASK] = GROUP_INDEX - 1
     ids = reserve_ids(max_series)
     heads[H_MAX_IDS] = len(ids)
     return Tables(
@@ -407,7 +495,7 @@ def reserve_tables(max_series: int) -> Tables:
         free_chunks=reserve(chunks, np.uint32),
         specs=reserve(MAX_SPECS, SPEC),
         outputs=reserve(4 * MAX_SPECS, OUTPUT),
-        attrs=reserve(MAX_ATTRS + 1, TEXT_RANGE),
+        attrs=reserve(MAX_ATTRS + 1, ATTRS),
         metas=reserve(MAX_METAS, META),
         meta_index=reserve(META_INDEX, np.uint32),
         stages=reserve(2 * MAX_METAS, STAGE),
@@ -424,4 +512,10 @@ def reserve_tables(max_series: int) -> Tables:
         errors=np.zeros((4, NUM_DETAILS), np.int64),
         recent=np.zeros(ERRORS_KEPT, ERROR),
         chain=np.zeros(MAX_ELEMENTS, np.uint32),
+        record_words=records.view(np.float64),
+        free_slots=np.zeros((MAX_BUCKETS, MAX_WIDTH), np.int64),
+        group_index=reserve(1 << 27, np.uint64),
+        targets=reserve(MAX_SPECS, TARGET),
+        sources=reserve(MAX_SOURCES, SOURCE),
+        free_sources=np.zeros(64, np.int64),
     )

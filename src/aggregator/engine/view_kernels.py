@@ -2,7 +2,7 @@
 """How kernels see the tables: ``entries(t)``, ``records(t)`` … are arrays over the memory of ``tables.Tables``.
 
 ``t`` is one number: the address of the addresses of all tables (``tables.addresses``). So a kernel takes one argument instead of
-thirty-five arrays, functions hand it on for nothing, and nothing is reference-counted. Whoever calls a kernel keeps the tables alive.
+forty arrays, functions hand it on for nothing, and nothing is reference-counted. Whoever calls a kernel keeps the tables alive.
 """
 
 from llvmlite import ir
@@ -80,4 +80,10 @@ def _view(position, dtype, columns):
     errors,
     recent,
     chain,
+    record_words,
+    free_slots,
+    group_index,
+    targets,
+    sources,
+    free_sources,
 ) = (_view(k, DTYPES[name], COLUMNS.get(name, 0)) for k, name in enumerate(TABLE_NAMES))

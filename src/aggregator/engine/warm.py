@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from aggregator import ipc
-from aggregator.engine import entry_kernels, ingest_kernels
+from aggregator.engine import entry_kernels, index_kernels, ingest_kernels
 from aggregator.engine.engine import Engine
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.tables import addresses, reserve_tables
@@ -44,6 +44,6 @@ def warm(progress: Callable[[str], None]) -> None:
     tables = reserve_tables(1)
     where = addresses(tables)
     t = np.uint64(where.ctypes.data)
-    entry_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
+    index_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
     entry_kernels.compact_ids(t, tables.ids)
     ingest_kernels.refuse(t, 0, 0, tables.ids, 0, 0)

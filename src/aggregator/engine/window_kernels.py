@@ -16,6 +16,7 @@ from aggregator.engine.reasons import (
     C_LOG_FULL,
     C_OUT_OF_ORDER,
 )
+from aggregator.engine.source_kernels import release_sources
 from aggregator.engine.tables import (
     ANNOTATION_BYTES,
     ANNOTATION_INDEX,
@@ -92,35 +93,17 @@ def _over_limit(t):
 
 
 @njit(cache=True, nogil=True)
-def find_window(t, b, start, create):
-    """Row of the window of bucket ``b`` that begins at ``start``, made if asked for; -1 if there is none or no room."""
-    place = (start // buckets(t)[b].resolution) & (RING - 1)
-    w = np.int64(window_ring(t)[b, place])
-    if w >= 0:
-        x = windows(t)[w]
-        if x.used != 0 and x.bucket == b and x.start == start:
-            return w
-    free = np.int64(-1)
-    for w in range(heads(t)[H_WINDOWS]):
-        x = windows(t)[w]
-        if x.used == 0:
-            if free < 0:
-                free = w
-        elif x.bucket == b and x.start == start:
-            window_ring(t)[b, place] = w
-            return w
-    if not create:
+def new_window(t, b, start):
+    """A row for a window without records, -1 if there is no room."""
+    free = np.int64(0)
+    while free < heads(t)[H_WINDOWS] and windows(t)[free].used != 0:
+        free += 1
+    if free >= MAX_WINDOWS:
         return np.int64(-1)
-    if free < 0:
-        free = heads(t)[H_WINDOWS]
-        if free >= MAX_WINDOWS:
-            return np.int64(-1)
-        heads(t)[H_WINDOWS] = free + 1
-    bucket = buckets(t)[b]
-    bucket.sequence += 1
+    heads(t)[H_WINDOWS] = max(heads(t)[H_WINDOWS], free + 1)
     x = windows(t)[free]
     x.start = start
-    x.sequence = bucket.sequence
+    x.sequence = 0
     x.bucket = b
     x.used = 1
     x.late = 0
@@ -129,8 +112,34 @@ def find_window(t, b, start, create):
     x.log_used = 0
     x.logged = 0
     x.pages = 0
-    window_ring(t)[b, place] = free
+    x.resend = 0
+    x.sources_size = 0
+    x.sources_used = 0
     return free
+
+
+@njit(cache=True, nogil=True)
+def find_window(t, b, start, create):
+    """Row of the window of bucket ``b`` that begins at ``start``, made if asked for; -1 if there is none or no room."""
+    place = (start // buckets(t)[b].resolution) & (RING - 1)
+    w = np.int64(window_ring(t)[b, place])
+    if w >= 0:
+        x = windows(t)[w]
+        if x.used != 0 and x.bucket == b and x.start == start:
+            return w
+    for w in range(heads(t)[H_WINDOWS]):
+        x = windows(t)[w]
+        if x.used != 0 and x.bucket == b and x.start == start:
+            window_ring(t)[b, place] = w
+            return np.int64(w)
+    if not create:
+        return np.int64(-1)
+    w = new_window(t, b, start)
+    if w >= 0:
+        buckets(t)[b].sequence += 1
+        windows(t)[w].sequence = buckets(t)[b].sequence
+        window_ring(t)[b, place] = w
+    return w
 
 
 @njit(cache=True, nogil=True)
@@ -189,7 +198,7 @@ def _late_record(t, b, w, slot, shard, logged):
         for v in range(heads(t)[H_WINDOWS]):
             x = windows(t)[v]
             if x.used != 0 and x.bucket == b and x.start > start:
-                end = x.start + buckets(t)[b].resolution
+                end = x.start + buckets(t)[b].due
                 page = np.int64(page_table(t)[v, slot >> PAGE_BITS])
                 if end <= closed_through(t)[b, shard] and page != 0:
                     later = records(t)[((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))]
@@ -202,8 +211,8 @@ def _late_record(t, b, w, slot, shard, logged):
 
 
 @njit(cache=True, nogil=True)
-def locate(t, b, slot, shard, time_ns, logged):
-    """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``."""
+def window_of(t, b, time_ns):
+    """Row of the window of bucket ``b`` for a value of that time, -1 if there is no room."""
     bucket = buckets(t)[b]
     resolution = bucket.resolution
     start = bucket.start
@@ -212,10 +221,21 @@ def locate(t, b, slot, shard, time_ns, logged):
         start = window_start(time_ns, resolution, bucket.shift)
         w = find_window(t, b, start, True)
         if w < 0:
-            return np.int64(NO_ROOM), w
+            return w
         bucket.start = start
         bucket.window = w
-    if start + resolution <= bucket.closed_max and start + resolution <= closed_through(t)[b, shard]:
+    return w
+
+
+@njit(cache=True, nogil=True)
+def locate(t, b, slot, shard, time_ns, logged):
+    """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``. For elements without state."""
+    bucket = buckets(t)[b]
+    w = window_of(t, b, time_ns)
+    if w < 0:
+        return np.int64(NO_ROOM), w
+    start = bucket.start
+    if start + bucket.due <= bucket.closed_max and start + bucket.due <= closed_through(t)[b, shard]:
         return _late_record(t, b, w, slot, shard, logged), w
     return record_of(t, w, slot), w
 
@@ -223,13 +243,18 @@ def locate(t, b, slot, shard, time_ns, logged):
 @njit(cache=True, nogil=True)
 def begin_record(t, i, w, b, shard, metric_type):
     """First value of a record: zero sums, no extremes."""
-    flags = RECORD_EXISTS
+    clear_record(t, i, metric_type)
     x = windows(t)[w]
-    end = x.start + buckets(t)[b].resolution
+    end = x.start + buckets(t)[b].due
     if end <= buckets(t)[b].closed_max and end <= closed_through(t)[b, shard]:
-        flags |= RECORD_LATE
+        records(t)[i].flags |= np.uint16(RECORD_LATE)
         x.late += 1
         counts(t)[C_LATE_RECORDS] += 1
+
+
+@njit(cache=True, nogil=True)
+def clear_record(t, i, metric_type):
+    """A record without values."""
     if metric_type == 1:
         c = counter_records(t)[i]
         c.last = 0
@@ -251,7 +276,7 @@ def begin_record(t, i, w, b, shard, metric_type):
     r.count = 0
     r.annotation = np.uint32(0)
     r.call = np.uint16(0)
-    r.flags = np.uint16(flags)
+    r.flags = np.uint16(RECORD_EXISTS)
 
 
 @njit(cache=True, nogil=True)
@@ -289,6 +314,18 @@ def add_gauge(t, i, value, time_ns, call, flags):
         r.min = value
     if flags & SPEC_EXPENSIVE:
         r.sum_sq += value * value
+
+
+@njit(cache=True, nogil=True)
+def update_gauge(t, i, value, previous, time_ns, flags):
+    """Replaces a value of a gauge's record by another. Extremes and ``last`` do not forget the previous one (metrics.md §14.3)."""
+    r = records(t)[i]
+    if previous == previous:
+        r.sum -= previous
+        if flags & SPEC_EXPENSIVE:
+            r.sum_sq -= previous * previous
+    r.count -= 1
+    add_gauge(t, i, value, time_ns, np.int64(0), flags)
 
 
 @njit(cache=True, nogil=True)
@@ -427,6 +464,7 @@ def release_window(t, w):
         head[H_FREE_CHUNKS] += 1
         head[H_USED_CHUNKS] -= 1
         chunk = log_words(t)[(chunk - 1) * LOG_CHUNK]
+    release_sources(t, w)
     x.used = 0
     x.log_head = 0
     bucket = buckets(t)[x.bucket]

@@ -16,7 +16,6 @@ from m3metrics import codec
 from m3metrics.aggregation import compress
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata, TimedMetadata
 from m3metrics.metric import MetricType
-from m3metrics.pipeline import RollupOp
 from m3metrics.policy import StoragePolicy
 
 SECOND = 10**9
@@ -121,7 +120,6 @@ def random_stages(r: random.Random, now: int) -> tuple[StagedMetadata, ...]:
             if r.random() < 0.6
             else r.choice([0, 0, 2, 1 << 14]),
             storage_policies=tuple(r.sample(POLICIES, r.randint(0, 3))),
-            pipeline=(RollupOp(b"r", 0),) if r.random() < 0.03 else (),
             drop_policy=r.choice([0] * 12 + [1, 2]),
             traffic_types=r.choice([0, 0, 0, 3]),
         )

@@ -1,0 +1,170 @@
+# mypy: ignore-errors
+"""Compiled rollups: contributions of a window, grouped and encoded as ForwardedMetric messages (reference/aggregator_core.md §7).
+
+All values of a group for one window go into one message, in the order in which the elements came to be; flag and routing of the last one
+hold, and the last annotation that is not empty.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine.flush_kernels import CUR_NEED, CUR_SLOT
+from aggregator.engine.pipeline_kernels import begin_versions
+from aggregator.engine.tables import SLOT_BITS
+from aggregator.engine.view_kernels import (
+    annotation_bytes,
+    annotations,
+    attrs,
+    elements,
+    records,
+    targets,
+    text,
+    windows,
+)
+from aggregator.engine.window_kernels import record_of
+from m3metrics.kernels import FORWARDED_OVERHEAD, put_forwarded
+from m3x.kernels import base
+
+
+@njit(cache=True, nogil=True)
+def order_contributions(rows, n, counts, order):
+    """Fills ``order[:n]`` (int64, -1 before) with the rows by group, and by sequence within one; ``counts``: one more than slots, 0."""
+    for k in range(n):
+        counts[np.int64(rows[k].group) + 1] += 1
+    for g in range(1, len(counts)):
+        counts[g] += counts[g - 1]
+    for k in range(n):
+        g = np.int64(rows[k].group)
+        to = counts[g]
+        counts[g] = to + 1
+        # Rows come by slot; slots that are used again break the order of the elements.
+        while to > 0 and order[to - 1] >= 0:
+            before = rows[order[to - 1]]
+            if before.group != rows[k].group or before.sequence <= rows[k].sequence:
+                break
+            order[to] = order[to - 1]
+            to -= 1
+        order[to] = k
+
+
+@njit(cache=True, nogil=True)
+def group_end(rows, order, n, first):
+    """Where the group that begins at ``order[first]`` ends."""
+    last = first + 1
+    while last < n and rows[order[last]].group == rows[order[first]].group:
+        last += 1
+    return last
+
+
+@njit(cache=True, nogil=True)
+def count_versions(t, w, rows, order, n, versions):
+    """Numbers the messages of window ``w``: ``versions[k]`` for the group that begins at ``order[k]``.
+
+    0, or one more than the last for windows that may be flushed again; what is emitted again after a change of leaders keeps 0.
+    Returns the number of values in the largest message.
+    """
+    largest = 0
+    first = 0
+    while first < n:
+        last = group_end(rows, order, n, first)
+        row = rows[order[last - 1]]
+        versions[first] = np.uint32(0)
+        if row.resend:
+            g = record_of(t, w, np.int64(row.group))
+            if g >= 0:
+                r = records(t)[g]
+                begin_versions(t, w, np.int64(row.group), g)
+                if not row.again:
+                    versions[first] = np.uint32(r.count)
+                    r.count += 1
+                elif r.count == 0:
+                    r.count = 1
+        largest = max(largest, last - first)
+        first = last
+    return largest
+
+
+@njit(cache=True, nogil=True)
+def emit_forwarded(
+    t,
+    w,
+    time_ns,
+    rows,
+    order,
+    n,
+    versions,
+    cursor,
+    num_shards,
+    values,
+    previous,
+    out,
+    offsets,
+    shard_column,
+    policy_column,
+    tally,
+):
+    """Encodes the groups of window ``w`` from ``order[cursor[CUR_SLOT]]`` on, behind what ``out`` holds; returns whether that was all.
+
+    ``values``, ``previous``: float64, room for the largest group. ``tally[0]``: messages in ``out``, ``offsets[tally[0]]`` its end;
+    ``tally[1]``: values in them.
+    """
+    b = windows(t)[w].bucket
+    done = tally[0]
+    p = offsets[done]
+    first = cursor[CUR_SLOT]
+    cursor[CUR_NEED] = 0
+    while first < n:
+        last = group_end(rows, order, n, first)
+        row = rows[order[last - 1]]
+        group = elements(t)[(b << SLOT_BITS) | np.int64(row.group)]
+        target = targets(t)[np.int64(group.spec)]
+        note = np.int64(0)
+        for k in range(first, last):
+            values[k - first] = rows[order[k]].value
+            previous[k - first] = rows[order[k]].previous
+            if rows[order[k]].annotation != 0:
+                note = np.int64(rows[order[k]].annotation)
+        note_at = np.uint64(0)
+        note_size = np.uint64(0)
+        if note != 0:
+            a = annotations(t)[note - 1]
+            note_at = base(annotation_bytes(t)) + np.uint64(a.at)
+            note_size = np.uint64(a.size)
+        need = (
+            np.int64(target.id_size) + np.int64(target.meta_size) + np.int64(note_size) + 16 * (last - first)
+        ) + FORWARDED_OVERHEAD
+        if done >= len(shard_column) or p + need > len(out):
+            cursor[CUR_SLOT] = first
+            cursor[CUR_NEED] = need if done == 0 else 0
+            tally[0] = done
+            return False
+        start = base(out)
+        end = put_forwarded(
+            start + np.uint64(p),
+            np.uint64(target.metric_type),
+            base(text(t)) + np.uint64(target.id_at),
+            np.uint64(target.id_size),
+            time_ns,
+            base(values),
+            base(previous),
+            np.uint64(last - first) * np.uint64(8),
+            note_at,
+            note_size,
+            np.uint64(versions[first]),
+            base(text(t)) + np.uint64(target.meta_at),
+            np.uint64(target.meta_size),
+            np.uint64(group.entry),
+            np.int64(target.times),
+            np.uint64(row.resend),
+            np.uint64(attrs(t)[np.int64(row.attrs)].traffic),
+        )
+        p = np.int64(end - start)
+        shard_column[done] = target.hash % np.uint32(num_shards)
+        policy_column[done] = target.policy
+        done += 1
+        offsets[done] = p
+        tally[1] += last - first
+        first = last
+    cursor[CUR_SLOT] = 0
+    tally[0] = done
+    return True

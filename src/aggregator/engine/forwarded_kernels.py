@@ -1,0 +1,179 @@
+# mypy: ignore-errors
+"""Compiled ingest of forwarded metrics (reference/aggregator_core.md §4.8, §5.2), and what it shares with that of others."""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine.element_kernels import find_key
+from aggregator.engine.reasons import (
+    C_DUPLICATES,
+    C_LATE,
+    C_UPDATED_VALUES,
+    D_CLOSED,
+    D_LATE,
+    D_MEMORY,
+    D_NONE,
+    D_PREVIOUS,
+    D_RESEND_TYPE,
+    FORWARDED,
+    TIMED,
+    UNTIMED,
+)
+from aggregator.engine.source_kernels import FIRST, SEEN, see_source
+from aggregator.engine.state_kernels import RESEND_OFF, RESEND_ON, begin_state, mark_written, open_record
+from aggregator.engine.tables import (
+    MIN_INT64,
+    SLOT_BITS,
+    SLOT_MASK,
+    STATE_TOUCHED,
+)
+from aggregator.engine.view_kernels import (
+    attrs,
+    buckets,
+    counts,
+    elements,
+    entries,
+    metas,
+    records,
+    specs,
+    stage_specs,
+    stages,
+)
+from aggregator.engine.window_kernels import (
+    CLOSED,
+    NO_ROOM,
+    add_counter,
+    add_gauge,
+    add_timer,
+    annotation_row,
+    clear_record,
+    update_gauge,
+    window_of,
+)
+from m3x.kernels import base, load_double
+
+
+@njit(cache=True, nogil=True)
+def category_of(payload):
+    """UNTIMED, TIMED or FORWARDED."""
+    if payload <= 3:
+        return UNTIMED
+    return FORWARDED if payload == 4 else TIMED
+
+
+@njit(cache=True, nogil=True)
+def to_int64(value):
+    """Go's conversion on amd64: truncated; NaN and what does not fit give the smallest number."""
+    if value >= -9223372036854775808.0 and value < 9223372036854775808.0:
+        return np.int64(value)
+    return np.int64(MIN_INT64)
+
+
+@njit(cache=True, nogil=True)
+def resend_of(t, ref):
+    """Whether values of the element may be corrected later, as its metadata says."""
+    return attrs(t)[np.int64(elements(t)[ref].attrs)].resend != 0
+
+
+@njit(cache=True, nogil=True)
+def annotate(t, i, row, buf):
+    """The last annotation that is not empty holds."""
+    if row.annotation_size != 0:
+        annotation = annotation_row(t, buf, np.int64(row.annotation_at), np.int64(row.annotation_size))
+        if annotation != 0:
+            records(t)[i].annotation = np.uint32(annotation)
+
+
+@njit(cache=True, nogil=True)
+def locate_with_state(t, b, slot, shard, spec, time_ns, resend):
+    """``(record, window)`` for a value of that time, begun if it is new: the record's row, or ``CLOSED``, ``MIGRATION``, ``NO_ROOM``."""
+    w = window_of(t, b, time_ns)
+    if w < 0:
+        return np.int64(NO_ROOM), w
+    i = open_record(t, b, w, slot, shard, resend)
+    if i >= 0 and records(t)[i].flags == 0:
+        clear_record(t, i, np.int64(spec.metric_type))
+        begin_state(t, i, np.int64(spec.width))
+    return i, w
+
+
+@njit(cache=True, nogil=True)
+def active_stage(t, meta, now_ns):
+    """Row of the stage that holds at ``now_ns``, -1 if none does."""
+    m = metas(t)[meta]
+    for k in range(np.int64(m.stages)):
+        s = stages(t)[np.int64(m.first_stage) + k]
+        if s.from_ns <= now_ns < s.until_ns:
+            return np.int64(m.first_stage) + k
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def stage_of(t, row, meta, known, now_ns):
+    """Row of the stage of a message: of the entry ``row`` where its metadata is ``known``, else of the metadata row ``meta``."""
+    return np.int64(entries(t)[row].stage) - 1 if known else active_stage(t, meta, now_ns)
+
+
+@njit(cache=True, nogil=True)
+def in_time(t, stage, time_ns, now_ns):
+    """``D_NONE``, or ``D_LATE`` for a forwarded value that its list may have flushed already. One without a list is judged elsewhere."""
+    if stage < 0 or stages(t)[stage].action != 0:
+        return D_NONE
+    s = stages(t)[stage]
+    want = stage_specs(t)[np.int64(s.specs_at)]
+    bucket = buckets(t)[np.int64(specs(t)[np.int64(want.spec)].bucket)]
+    limit = bucket.past_limit if attrs(t)[np.int64(want.attrs)].resend != 0 else bucket.delay
+    if now_ns - time_ns > limit:
+        counts(t)[C_LATE] += 1
+        return D_LATE
+    return D_NONE
+
+
+@njit(cache=True, nogil=True)
+def add_forwarded(t, row, stage, shard, m, buf):
+    """Adds the values of the forwarded message ``m`` (METRIC_ROW) to the element of its stage; returns ``D_NONE`` or why not.
+
+    A version of a source that has come before is no error, and changes nothing.
+    """
+    s = stages(t)[stage]
+    want = stage_specs(t)[np.int64(s.specs_at)]
+    ref = find_key(t, row, np.int64(want.spec))
+    b = ref >> SLOT_BITS
+    slot = ref & SLOT_MASK
+    spec = specs(t)[np.int64(want.spec)]
+    n = np.int64(m.values_size) >> 3
+    if m.version > 0 and spec.metric_type != 3:
+        return D_RESEND_TYPE
+    if m.version > 0 and m.previous_size < m.values_size:
+        return D_PREVIOUS
+    resend = attrs(t)[np.int64(want.attrs)].resend != 0
+    i, w = locate_with_state(t, b, slot, shard, spec, m.time_ns, False)
+    if i < 0:
+        return D_CLOSED if i == CLOSED else D_MEMORY
+    seen = see_source(t, w, slot, np.int64(s.source), np.int64(m.version))
+    if seen != FIRST:
+        if seen == SEEN:
+            counts(t)[C_DUPLICATES] += 1
+            records(t)[i + 1].call |= np.uint16(STATE_TOUCHED)
+        return D_NONE if seen == SEEN else D_MEMORY
+    flags = np.int64(spec.flags)
+    values = base(buf) + np.uint64(m.values_at)
+    if m.version > 0:
+        counts(t)[C_UPDATED_VALUES] += 1
+        previous = base(buf) + np.uint64(m.previous_at)
+        for k in range(n):
+            at = np.uint64(8 * k)
+            update_gauge(t, i, load_double(values + at), load_double(previous + at), m.time_ns, flags)
+    elif spec.metric_type == 2:
+        add_timer(t, i, w, slot, values, n, flags)
+    else:
+        for k in range(n):
+            value = load_double(values + np.uint64(8 * k))
+            if spec.metric_type == 3:
+                add_gauge(t, i, value, m.time_ns, np.int64(0), flags)
+            else:
+                add_counter(t, i, to_int64(value), flags)
+    if m.version == 0:
+        annotate(t, i, m, buf)
+    mark_written(t, b, w, i, shard, RESEND_ON if resend else RESEND_OFF)
+    return D_NONE
