@@ -41,6 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="pairs at a time; each takes some of the phases")
     parser.add_argument("--resolution", type=int, default=10, help="seconds of a window (default: 10)")
     parser.add_argument("--ttl", type=int, default=10, help="seconds that the leader's lease lives (default: 10)")
+    parser.add_argument("--short", action="store_true", help="only a few faults, each at one phase")
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="instead: the KV killed at N random moments")
+    parser.add_argument("--seed", type=int, default=1, help="of --random (default: 1)")
     parser.add_argument(
         "--scaling", action="store_true", help="no faults: a second pair joins and leaves again, about six minutes"
     )
