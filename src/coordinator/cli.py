@@ -16,6 +16,7 @@ from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
 from m3metrics.errors import MetricsError
+from m3metrics.rules import ineffective
 from m3x import log
 from m3x.config import ConfigError, Loaded
 from m3x.version import VERSION
@@ -113,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{', '.join(options.files)}: the configuration is valid")
         for problem in unsupported:
             print(f"note: the coordinator will not start with it: {problem}")
+        section = loaded.value.downsample
+        if section is not None and section.rules is not None:
+            for warning in ineffective(rule_set_of(section.rules, 0)):
+                print(f"note: {warning}")
         return 0
     if unsupported:
         return _complain(unsupported)

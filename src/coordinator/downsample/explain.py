@@ -12,7 +12,7 @@ from m3metrics.metadata import DropResult, PipelineMetadata, StagedMetadatas
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import RollupOp
 from m3metrics.policy import drop_policy_text
-from m3metrics.rules import MappingSnapshot, RollupSnapshot
+from m3metrics.rules import MappingSnapshot, MatchedPipeline, RollupRuleOp, RollupSnapshot
 from m3metrics.rules.rollup import TargetError, apply_target
 
 MOST_NEAR_MISSES = 10
@@ -62,7 +62,7 @@ def explain(
         "namespace": _text(namespace),
         "ruleSetVersion": active.rule_set.version if active is not None else None,
         "enabled": downsampler.enabled,
-        "rules": [*(_mapping(snapshot, matched) for snapshot in mapping), *(_rollup(s, matched) for s in rollup)],
+        "rules": [*_mapping_rules(mapping, matched), *(_rollup(snapshot, matched) for snapshot in rollup)],
         "drop": _drop_text(decision),
         "withoutTimestamp": decision.drop_timestamp,
         "sent": [
@@ -74,11 +74,23 @@ def explain(
     }  # fmt: skip
 
 
-def _mapping(snapshot: MappingSnapshot, matched: Tags) -> Document:
-    rule = _rule("mapping", snapshot, matched)
-    if rule["matches"]:
-        rule["asks"] = _pipeline(snapshot.pipeline().metadata)
-    return rule
+def _mapping_rules(snapshots: Sequence[MappingSnapshot], matched: Tags) -> list[Document]:
+    rules: list[Document] = []
+    before: list[tuple[str, MatchedPipeline]] = []
+    for snapshot in snapshots:
+        rule = _rule("mapping", snapshot, matched)
+        rules.append(rule)
+        if not rule["matches"]:
+            continue
+        pipeline = snapshot.pipeline()
+        rule["asks"] = _pipeline(pipeline.metadata)
+        first = next((name for name, other in before if pipeline.same(other)), None)
+        if first is not None:
+            rule["ignored"] = (
+                f"rule {first!r} asks for the same; of such rules only the first counts, also if their tags differ"
+            )
+        before.append((snapshot.name, pipeline))
+    return rules
 
 
 def _rollup(snapshot: RollupSnapshot, matched: Tags) -> Document:
@@ -108,6 +120,16 @@ def _target(snapshot: RollupSnapshot, index: int, matched: Tags) -> Document:
     target = _pipeline(applied.metadata)
     if applied.rollup_id is not None:
         target["metric"] = _id_text(applied.rollup_id)
+    present = {name for name, _ in matched}
+    missing = [
+        _text(tag)
+        for op in snapshot.targets[index].ops
+        if isinstance(op, RollupRuleOp) and not op.exclude
+        for tag in op.tags
+        if tag not in present
+    ]
+    if missing:
+        target["without"] = missing
     return target
 
 
@@ -174,6 +196,8 @@ def render(document: Document) -> str:
         out.append(f"  {rule['kind']} rule {rule['name']!r}, filter {rule['filter']!r}")
         for part in [rule["asks"]] if "asks" in rule else rule["targets"]:
             out.append(f"    {_pipeline_line(part)}")
+        if "ignored" in rule:
+            out.append(f"    ignored: {rule['ignored']}")
     misses = sorted((rule for rule in rules if not rule["matches"]), key=lambda rule: len(rule["because"]))
     if misses:
         out.append(f"do not match{', nearest first' if len(misses) > MOST_NEAR_MISSES else ''}:")
@@ -206,4 +230,6 @@ def _pipeline_line(part: Document) -> str:
     line = f"{listed[0]} at {listed[1]}"
     if "metric" in part:
         line = f"rollup to {part['metric']}: {line}"
-    return line + "".join(f", then {step}" for step in part.get("then", ()))
+    line += "".join(f", then {step}" for step in part.get("then", ()))
+    # M3 notices only a missing tag that sorts before the metric's last one.
+    return line + "".join(f"; grouped without {tag}, which the metric does not have" for tag in part.get("without", ()))

@@ -17,6 +17,7 @@ from coordinator.config.rules import (
     RollupRuleConfig,
     RulePolicyConfig,
     RulesConfig,
+    RuleTagConfig,
     StepConfig,
     TransformationName,
     TransformConfig,
@@ -118,6 +119,27 @@ def test_a_drop_rule(downsampler: Downsampler) -> None:
     assert document["sent"] == []
     assert "__name__ is 'x', wanted !x" in render(document)
     assert "Nothing is sent to the aggregators." in render(document)
+
+
+def test_what_m3_does_without_a_word(downsampler: Downsampler) -> None:
+    mapping = [
+        MappingRuleConfig(
+            name=name, filter=FilterText("app:*"), storage_policies=POLICIES, tags=[RuleTagConfig(name="k", value=name)]
+        )
+        for name in ("one", "two")
+    ]
+    group = StepConfig(rollup=RollupConfig(metric_name=MetricName("new"), group_by=["zone"]))
+    rules = RulesConfig(mapping_rules=mapping, rollup_rules=[rollup("by zone", "app:*", group)])
+    downsampler.rules.put("default", rule_set_of(rules, 1))
+    downsampler.advance(2)
+    document = explain(downsampler, parse_metric("up{app=a}"))
+    one, two, by_zone = document["rules"]
+    assert "ignored" not in one
+    assert "rule 'one' asks for the same" in two["ignored"]
+    assert by_zone["targets"][0]["without"] == ["zone"]
+    text = render(document)
+    assert "ignored: rule 'one' asks for the same" in text
+    assert "grouped without zone, which the metric does not have" in text
 
 
 def test_the_explanation_is_what_happens(downsampler: Downsampler) -> None:

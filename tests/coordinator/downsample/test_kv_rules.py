@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher
 from m3cluster.keys import rule_namespaces_key, rule_set_key
-from m3cluster.kv import MemoryServer, Store
+from m3cluster.kv import MemoryServer, Store, Value
 from m3cluster.proto import encode
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import decode_staged_metadatas
@@ -159,6 +161,44 @@ async def test_a_broken_rule_set_leaves_the_last_good_one_in_effect(world: World
         await until(lambda: world.policies() == [AUTO])
         assert world.core.problems() == []
     assert world.registry.counter("rules_errors") == 4
+
+
+GOOD = rule_set("app:a* __name__:{x,y}") + encode(
+    RULE_SET,
+    {
+        "rollup_rules": [
+            {
+                "snapshots": [
+                    {
+                        "name": "r",
+                        "filter": "app:*",
+                        "targets_v2": [
+                            {
+                                "pipeline": {
+                                    "ops": [{"type": 3, "rollup": {"new_name": "{{ .MetricName }}", "tags": ["a"]}}]
+                                },
+                                "storage_policies": [POLICY],
+                            }
+                        ],
+                    }
+                ]
+            }
+        ]
+    },
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(GOOD)))
+def test_no_rule_set_stops_the_coordinator(changes: list[tuple[int, int]], size: int) -> None:
+    data = bytearray(GOOD)
+    for at, byte in changes:
+        data[at] = byte
+    rules = RulesInEffect()
+    core = KVRules(rules, Registry().scope("rules"), lambda: NOW_NS)
+    core.namespaces_changed(Value(namespaces("default"), 1, 1, 1))
+    core.rule_set_changed("default", Value(bytes(data[:size]), 1, 1, 2))
+    downsampler = Downsampler([TEN], rules, now_ns=NOW_NS)
+    assert downsampler.append([(b"__name__", b"x"), (b"app", b"a")]).specs or rules.filters(NOW_NS)
 
 
 async def test_broken_namespaces_change_nothing(world: World) -> None:
