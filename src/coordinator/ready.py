@@ -46,7 +46,20 @@ class Readiness:
         """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, broken rules."""
         trouble = self._store.trouble()
         producer = self._producer.problems() if self._producer is not None else []
-        return [*([trouble] if trouble is not None else []), *producer, *self._rule_problems()]
+        return [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._rule_problems()]
+
+    def _unreached(self) -> list[str]:
+        """Consumers that cannot be connected to: what is meant for them waits, and is dropped when its buffer is full."""
+        if self._producer is None:
+            return []
+        status = self._producer.status()
+        return [
+            f"topic {status.topic}: {one.instance} of {service.service} is not reached at {one.endpoint} "
+            f"({one.last_error or 'no connection yet'}): is it running, and is that its endpoint in the placement?"
+            for service in status.services
+            for one in service.instances
+            if not one.connected
+        ]
 
     def document(self, writes: bool = True) -> tuple[int, dict[str, Any]]:
         """Status and body. What is not asked about counts as ready and is listed all the same, as in M3; reads always are."""

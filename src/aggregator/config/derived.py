@@ -158,6 +158,7 @@ def problems_of(config: ServiceConfig) -> list[str]:
             StoragePolicy.parse(text)
         except ValueError as error:
             problems.append(f"aggregator.defaultStoragePolicies[{i}]: {error}")
+    problems += _foreign_zones(config)
     types = section.aggregation_types
     for name, metric_type, given in (
         ("defaultCounterAggregationTypes", MetricType.COUNTER, types.default_counter_aggregation_types),
@@ -173,6 +174,24 @@ def problems_of(config: ServiceConfig) -> list[str]:
             if not is_valid_for(metric_type, kind):
                 problems.append(f"aggregator.aggregationTypes.{name}: {text} is not possible for this metric type")
     return problems
+
+
+def _foreign_zones(config: ServiceConfig) -> list[str]:
+    """An instance has one etcd, that of its own zone; for the other stores a zone is a mere name."""
+    section, own = config.aggregator, config.kv_client.zone
+    if config.kv_client.embedded is not None or config.kv_client.zookeeper is not None:
+        return []
+    named = {
+        "aggregator.placementManager.kvConfig.zone": section.placement_manager.kv_config.zone,
+        "aggregator.flushTimesManager.kvConfig.zone": section.flush_times_manager.kv_config.zone,
+        "aggregator.electionManager.serviceID.zone": section.election_manager.service_id.zone,
+        "runtimeOptions.kvConfig.zone": config.runtime_options.kv_config.zone,
+    }
+    return [
+        f"{path}: an instance uses the etcd of one zone, that of kvClient ({own}); found {zone}"
+        for path, zone in named.items()
+        if zone not in ("", own)
+    ]
 
 
 def _names(given: str | list[str]) -> tuple[str, ...]:

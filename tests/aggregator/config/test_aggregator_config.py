@@ -145,6 +145,16 @@ def test_problems_name_the_place_and_what_was_expected(tmp_path: Path, text: str
     assert any(expected in line for line in problems(tmp_path, text)), problems(tmp_path, text)
 
 
+def test_a_zone_that_is_not_that_of_etcd_is_named(tmp_path: Path) -> None:
+    etcd = "kvClient: {etcd: {service: s, zone: embedded, etcdClusters: [{endpoints: ['a:1']}]}}\n"
+    other = "runtimeOptions: {kvConfig: {zone: z2}}\n"
+    (problem,) = problems(tmp_path, etcd + other)
+    assert problem.endswith(
+        "runtimeOptions.kvConfig.zone: an instance uses the etcd of one zone, that of kvClient (embedded); found z2"
+    )
+    assert load_text(tmp_path, MINIMAL + other).runtime_options.kv_config.zone == "z2"
+
+
 def test_an_overlay_changes_only_what_it_names(tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yml"
     overlay.write_text("kvClient: {embedded: {path: /kv}}\naggregator: {flushManager: {jitterEnabled: false}}\n")

@@ -19,7 +19,7 @@ from m3cluster.kv.etcd_connection import TXN, Connection
 from m3cluster.kv.etcd_watch import WatchStream, _Key
 from m3x.clock import boot_ns
 
-LONG_S = 30
+LONG_S = 60
 
 
 async def next_of(watch):

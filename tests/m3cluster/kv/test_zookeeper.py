@@ -15,7 +15,7 @@ from m3cluster.kv.zookeeper_lease import ZooKeeperLease
 from m3cluster.kv.zookeeper_session import Session
 from m3x.clock import boot_ns
 
-LONG_S = 30
+LONG_S = 60
 
 
 async def next_of(watch):
@@ -260,7 +260,8 @@ async def test_a_client_outlives_kill_and_restart(open_client, own_zookeeper):
 
 async def test_proofs_of_life_find_their_way_back(open_client, own_zookeeper):
     store = await open_client(own_zookeeper)
-    lease = await store.grant(10)
+    # Java may take more than ten seconds to start again where others want the processor too.
+    lease = await store.grant(30)
     own_zookeeper.kill()
     killed_ns = boot_ns()
     own_zookeeper.start()
