@@ -95,6 +95,7 @@ class Player:
                 forwarding_delay_ns=self.settings.forwarding_delay_ns,
                 max_jitter_ns=None,
                 timed_offset=o["timed_metrics_flush_offset_enabled"],
+                max_buffer_ns=o["flush_max_buffer_size_ns"],
             )
         )
         self.flushing.worker_up(0, 1, owned)
@@ -105,7 +106,8 @@ class Player:
         self.ids = itertools.count(1)
         self.outputs: list[tuple[Any, ...]] = []
         self.forwarded: list[tuple[Any, ...]] = []
-        self.flush_times: list[tuple[int, ShardSetFlushTimes]] = []
+        self.flush_times: dict[int, ShardSetFlushTimes] = {}
+        """By flush event."""
 
     def add(self, message: bytes, number: int, at: int) -> str:
         frame = frame_of(message)
@@ -132,8 +134,8 @@ class Player:
                 self._answer(sends, number, outputs, forwarded, at)
             if self.flushing.save_due(at):
                 message = self.flushing.message(self.shards)
-                self.flush_times.append((number, message))
                 self._answer(self.flushing.saved(message, at), number, outputs, forwarded, at)
+            self.flush_times[number] = self.flushing.times.message(self.shards)
         self.outputs += sorted(outputs, key=lambda row: row[1:4])
         for message in sorted(forwarded, key=forwarded_order):
             said = self.add(message, number, at)
@@ -372,3 +374,22 @@ def test_script(script: Vector) -> None:
         (f["event"], comparable(bytes.fromhex(f["msg"]), odd)) for f in script["forwarded"]
     ]
     assert [error for *_, error in player.forwarded] == [expected_error(f["err"]) for f in script["forwarded"]]
+    for times in script.get("flush_times") or []:
+        assert times_of(player.flush_times[times["event"]]) == times["shards"], times["event"]
+
+
+def times_of(message: ShardSetFlushTimes) -> dict[str, Any]:
+    """Flush times as the scripts write them."""
+
+    def text(times: dict[int, Any]) -> dict[str, Any]:
+        return {str(k): text(v) if isinstance(v, dict) else v for k, v in times.items()}
+
+    return {
+        str(shard): {
+            "standard": text(dict(times.standard)),
+            "timed": text(dict(times.timed)),
+            "forwarded": text(dict(times.forwarded)),
+            "tombstoned": times.tombstoned,
+        }
+        for shard, times in message.by_shard.items()
+    }

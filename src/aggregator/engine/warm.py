@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from aggregator import ipc
-from aggregator.engine import entry_kernels, index_kernels, ingest_kernels
+from aggregator.engine import element_kernels, entry_kernels, index_kernels, ingest_kernels, state_kernels
 from aggregator.engine.engine import Engine
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.tables import addresses, reserve_tables
-from m3metrics.codec import BatchTimerWithMetadatas, encode_metric
-from m3metrics.metadata import DEFAULT_STAGED_METADATAS
+from m3metrics.codec import BatchTimerWithMetadatas, GaugeWithMetadatas, encode_metric
+from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
+from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
 
 _NOW_NS = 1_000_000 * MINUTE_NS
 _NEVER_NS = (1 << 63) - 1
@@ -24,13 +25,18 @@ def _frame(value: bytes) -> bytes:
 def warm(progress: Callable[[str], None]) -> None:
     """Runs a small engine through every kernel; ``progress`` gets a line before each step."""
     engine = Engine(
-        EngineOptions(num_shards=1, topic_shards=1, default_storage_policies=("10s:2d",), entry_ttl_ns=1), max_series=1
+        EngineOptions(num_shards=1, topic_shards=1, default_storage_policies=("10s:2d",), entry_ttl_ns=1), max_series=2
     )
     engine.set_shards(ipc.Shards(1, 1, [ipc.OwnedShard(0, 0, _NEVER_NS)]), _NOW_NS)
     progress("aggregator.engine: ingest")
     timer = encode_metric(BatchTimerWithMetadatas(id=b"t", values=(1.0,), metadatas=DEFAULT_STAGED_METADATAS))
-    payload = np.frombuffer(_frame(timer) + _frame(b"\x08\x00"), np.uint8)
-    engine.ingest(payload, np.array([len(payload)], np.int64), _NOW_NS)
+    pipeline = (TransformationOp(TransformationType.PER_SECOND), RollupOp(b"r", 0))
+    stages = (StagedMetadata(pipelines=(PipelineMetadata(pipeline=pipeline, resend_enabled=True),)),)
+    gauge = encode_metric(GaugeWithMetadatas(id=b"g", value=1.0, metadatas=stages))
+    frames = (timer, gauge, b"\x08\x00")
+    for now_ns in (_NOW_NS, _NOW_NS + 10 * SECOND_NS):
+        payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
+        engine.ingest(payload, np.array([len(payload)], np.int64), now_ns)
     progress("aggregator.engine: flush")
     bounds = [ipc.ShardBounds([], _NOW_NS + MINUTE_NS, 0, _NEVER_NS)]
     for _ in engine.flush(ipc.Flush(0, ipc.KIND_STANDARD, 10 * SECOND_NS, 0, True, bounds), _NOW_NS):
@@ -46,4 +52,6 @@ def warm(progress: Callable[[str], None]) -> None:
     t = np.uint64(where.ctypes.data)
     index_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
     entry_kernels.compact_ids(t, tables.ids)
+    element_kernels.unregister_elements(t, 0)
+    state_kernels.retire_window(t, 0)
     ingest_kernels.refuse(t, 0, 0, tables.ids, 0, 0)

@@ -217,7 +217,9 @@ class Flushing:
         for send in given:
             assert isinstance(send.command, Flush)
             one.busy[list_id] = send.command.id
-            targets = dict.fromkeys((s for s in one.lists[list_id] if s in one.owned), target_ns)
+            owned = (one.owned[shard] for shard in one.lists[list_id] if shard in one.owned)
+            reach_ns = self.schedule.options.reach_ns
+            targets = {shard.id: reach_ns(target_ns, shard.cutover_ns, shard.cutoff_ns) for shard in owned}
             self.times.begin(send.command.id, worker, list_id, targets, counts=True)
         return sends + given
 

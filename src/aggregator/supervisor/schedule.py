@@ -63,6 +63,8 @@ class ScheduleOptions:
     max_jitter_ns: Callable[[int], int] | None
     """Interval → largest offset; None: jitter is off."""
     timed_offset: bool = False
+    max_buffer_ns: int = 300_000_000_000
+    """``flushManager.maxBufferSize``: so long what comes after a shard's cutoff is kept, for ownership may come back."""
 
     def delay_ns(self, list_id: ListId) -> int:
         """How far the target of a flush lies before the time of the flush."""
@@ -71,6 +73,12 @@ class ScheduleOptions:
         if list_id.kind == KIND_FORWARDED:
             return self.forwarding_delay_ns(list_id.resolution_ns, list_id.times_forwarded)
         return 0
+
+    def reach_ns(self, target_ns: int, cutover_ns: int, cutoff_ns: int) -> int:
+        """Up to where a flush deals with a list: not beyond the cutoff of its shard until that is long ago (reference §6.3)."""
+        if target_ns <= max(cutover_ns, cutoff_ns):
+            return target_ns
+        return max(target_ns - self.max_buffer_ns, cutoff_ns)
 
     def offset_ns(self, list_id: ListId, shard_set: int, created_ns: int) -> int:
         """Where in the interval the bucket of a list is flushed."""

@@ -23,4 +23,5 @@ def schedule_options(config: ServiceConfig) -> ScheduleOptions:
         forwarding_delay_ns=delay,
         max_jitter_ns=jitter if jitters else None,
         timed_offset=config.aggregator.timed_metrics_flush_offset_enabled,
+        max_buffer_ns=int(config.aggregator.flush_manager.max_buffer_size),
     )

@@ -182,3 +182,19 @@ def test_every_interval_is_served_once_at_most(steps: list[int], offset: int) ->
         assert following is not None
         assert now < following <= now + 10 * S or following == NOON + offset
     assert runs <= (now - NOON) // (10 * S) + 1
+
+
+@pytest.mark.parametrize(
+    ("target", "cutover", "cutoff", "reach"),
+    [
+        (50 * S, 60 * S, 900 * S, 50 * S),
+        (70 * S, 60 * S, 900 * S, 70 * S),
+        (910 * S, 60 * S, 900 * S, 900 * S),
+        (960 * S, 60 * S, 900 * S, 900 * S),
+        (961 * S, 60 * S, 900 * S, 901 * S),
+    ],
+)
+def test_a_flush_does_not_reach_beyond_the_cutoff_before_the_buffer_is_over(
+    target: int, cutover: int, cutoff: int, reach: int
+) -> None:
+    assert options(max_buffer_ns=60 * S).reach_ns(target, cutover, cutoff) == reach
