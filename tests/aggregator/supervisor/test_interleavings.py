@@ -1,0 +1,165 @@
+"""A pair of instances through random orders of faults, above all of the KV: it is killed, hangs, loses answers, cuts one of them off, at
+any moment of start-up, election, flush and hand-over. Whatever happens, nobody has to help: afterwards one of them leads, every window has
+arrived with its whole value, and nobody wrote while the other one might.
+
+The windows that are judged are those that a candidate holds completely. So an instance is ended only while the other one does and is in
+line, and a new one, which lacks the samples of open windows, begins only behind one that is in line and is left in peace until it has them.
+"""
+
+import asyncio
+import random
+
+import pytest
+from tests import virtual_time
+from tests.aggregator.supervisor.cluster_model import (
+    RESOLUTION,
+    Cluster,
+    ModelKV,
+    Node,
+    S,
+    placement_with,
+    put_placement,
+)
+
+from m3x import log
+from m3x.clock import wall_ns
+
+SEEDS = 60
+FAULTS_S = 45
+HEAL_S = 15
+
+
+def up(time_ns: int) -> int:
+    """To the next end of a window."""
+    return -(-time_ns // RESOLUTION) * RESOLUTION
+
+
+class Scenario:
+    """One run; everything random comes from ``seed``."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.log: list[str] = []
+
+    async def run(self) -> None:
+        self.kv = ModelKV(self.chance)
+        self.cluster = Cluster(self.chance, self.kv)
+        self.cluster.say = self.say
+        self.nodes = [Node(self.cluster, name) for name in "ab"]
+        self.first_ns = up(wall_ns() + 2 * S)
+        self.cutovers = {0: 0}
+        self.joined_ns = 0
+        # The KV may be away, and the placement missing, when everything starts.
+        await self.kv.turn(self.chance.choice(("up", "refuse", "hang", "lossy")))
+        for node in self.nodes:
+            node.start()
+        await asyncio.sleep(self.chance.uniform(0, 1.5))
+        put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers))
+        end = asyncio.get_running_loop().time() + FAULTS_S
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(self.chance.choice((0.1, 0.5, 1, 3, 6)))
+            await self.fault()
+        await self.heal()
+        await asyncio.sleep(HEAL_S)
+        self.judge()
+        for node in self.nodes:
+            await node.stop()
+        self.kv.server.close()
+
+    def say(self, text: str) -> None:
+        self.log.append(f"{(wall_ns() - self.first_ns) / S:7.2f} {text}")
+
+    async def fault(self) -> None:
+        alive = [node for node in self.nodes if node.alive]
+        if not all(self.holds_all(node) for node in alive):
+            return
+        kinds = ["refuse", "hang", "lossy", "up", "up", "cut", "mend", "downstream", "placement"]
+        kind = self.chance.choice(kinds + (["kill", "stop", "resign"] if len(alive) == 2 else ["start", "start"]))
+        if kind in ("refuse", "hang", "lossy", "up"):
+            self.say(f"KV {kind}")
+            await self.kv.turn(kind)
+        elif kind in ("cut", "mend"):
+            node = self.chance.choice(alive)
+            self.say(f"{kind} {node.name}")
+            node.store.cut = kind == "cut"
+        elif kind == "downstream":
+            self.cluster.accepting = not self.cluster.accepting
+            self.say(f"downstream accepts: {self.cluster.accepting}")
+        elif kind == "placement":
+            self.add_shard()
+        elif all(self.cluster.in_line(node) for node in alive) and self.cluster.covered().get(0):
+            # Empty flush times are those of a new cluster: whoever comes first may lead it.
+            await self.change(kind, self.chance.choice(alive))
+
+    def add_shard(self) -> None:
+        if len(self.cutovers) == 1:
+            self.cutovers[1] = up(wall_ns() + self.chance.choice((2, 5, 9)) * S)
+            self.say("placement")
+            put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers))
+
+    async def change(self, kind: str, node: Node) -> None:
+        """Ends a process, begins one, or has the leader resign."""
+        self.say(f"{kind} {node.name}")
+        if kind == "start":
+            next(node for node in self.nodes if not node.alive).start()
+        elif kind == "kill":
+            await node.kill()
+        elif kind == "stop":
+            await node.stop()
+        elif node.member is not None and node.member.leads:
+            await asyncio.gather(node.member.resign(), return_exceptions=True)
+
+    def holds_all(self, node: Node) -> bool:
+        """Whether a node has all samples of what is not delivered yet."""
+        covered = self.cluster.covered()
+        needed = [max(covered.get(shard, 0), self.first_ns, cutover) for shard, cutover in self.cutovers.items()]
+        # A flush time in the middle of a window does not cover it.
+        return node.worker.started_ns <= min(needed) // RESOLUTION * RESOLUTION
+
+    async def heal(self) -> None:
+        self.say("heal")
+        await self.kv.turn("up")
+        self.cluster.accepting = True
+        for node in self.nodes:
+            node.store.cut = False
+        while dead := [node for node in self.nodes if not node.alive]:
+            if all(self.cluster.in_line(node) for node in self.nodes if node.alive):
+                dead[0].start()
+            await asyncio.sleep(0.1)
+
+    def judge(self) -> None:
+        now = wall_ns()
+        assert len(self.cluster.leaders()) == 1, "nobody leads"
+        arrived: dict[tuple[int, int], list[bool]] = {}
+        terms = set()
+        for one in self.cluster.deliveries:
+            arrived.setdefault((one.shard, one.end_ns), []).append(one.whole)
+            assert (one.term, one.shard, one.end_ns) not in terms, f"{one} twice in one term"
+            terms.add((one.term, one.shard, one.end_ns))
+            covered = self.cluster.known[one.node, one.term][one.shard]
+            assert one.end_ns > covered, f"{one} although the KV covered {covered} when the term began"
+        for shard, cutover in self.cutovers.items():
+            for end in range(max(self.first_ns + RESOLUTION, cutover + RESOLUTION), now - 4 * S, RESOLUTION):
+                found = arrived.get((shard, end), [])
+                assert found, f"shard {shard}: the window that ends at {(end - self.first_ns) / S} s is missing"
+                assert all(found), (
+                    f"shard {shard}: the window that ends at {(end - self.first_ns) / S} s arrived incomplete"
+                )
+            assert all(s != shard or end > cutover for s, end in arrived), f"shard {shard} before its cutover"
+            assert self.cluster.covered()[shard] >= now - 8 * S, "flush times do not advance"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of lines would be all that the processor does."""
+    monkeypatch.setattr(log._output, "level", 100)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_nobody_has_to_help(seed: int) -> None:
+    scenario = Scenario(seed)
+    try:
+        virtual_time.run(scenario.run(), seed)
+    except BaseException:
+        print("\n".join(scenario.log))
+        raise
