@@ -286,7 +286,8 @@ class Drill:
                 found.append(
                     f"the machine is too slow: the {role} acked counters after their window, {late[0]:.1f} s after the moment"
                 )
-            for absence in gone:
+            # The producer stays connected to an instance whose worker was killed.
+            for absence in gone if all(step.action != "kill-worker" for step, _ in done) else ():
                 back = [(at - moment) / 1e9 for at in replica.connects if (at - moment) / 1e9 > absence.begin]
                 if not absence.memory and absence.end < float("inf") and (not back or back[-1] > absence.end):
                     found.append(f"the {role} was not back in time: {back} s, planned {absence.end:.1f} s")
