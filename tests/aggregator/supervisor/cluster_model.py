@@ -34,7 +34,7 @@ from aggregator.supervisor.timing import schedule_options
 from aggregator.supervisor.watching import follow, placement_of
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer
-from m3cluster.kv.sqlite_store import SQLiteStore
+from m3cluster.kv.sqlite_store import SQLiteLease, SQLiteStore
 from m3cluster.placement.codec import encode_staged_placement
 from m3cluster.placement.model import Instance, Placement, Shard, ShardState
 from m3x.clock import boot_ns, wall_ns
@@ -108,8 +108,20 @@ class ModelStore(SQLiteStore):
         await asyncio.sleep(chance.choice((0.0005, 0.002)))
         return result
 
+    async def grant(self, ttl_s: int) -> SQLiteLease:
+        """A lease of whose end a busy process learns late, if it learns of it only by being told."""
+        lease = await super().grant(ttl_s)
+        told, late_s = lease.lost, self._kv.chance.choice((0, 0, 2, 5))
 
-def placement_with(cutovers: dict[int, int], names: Iterable[str] = ("a", "b")) -> Placement:
+        async def lost() -> None:
+            await told()
+            await asyncio.sleep(late_s)
+
+        lease.lost = lost
+        return lease
+
+
+def placement_with(cutovers: dict[int, int], names: Iterable[str]) -> Placement:
     """Mirrored instances that hold these shards: shard → cutover; 0: they have always held it."""
     shards = tuple(
         Shard(shard, ShardState.INITIALIZING if cutover else ShardState.AVAILABLE, cutover_ns=cutover)

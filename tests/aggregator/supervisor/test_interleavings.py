@@ -1,9 +1,10 @@
-"""A pair of instances through random orders of faults, above all of the KV: it is killed, hangs, loses answers, cuts one of them off, at
-any moment of start-up, election, flush and hand-over. Whatever happens, nobody has to help: afterwards one of them leads, every window has
-arrived with its whole value, and nobody wrote while the other one might.
+"""Two or three instances through random orders of faults, above all of the KV: it is killed, hangs, loses answers, cuts one of them
+off, at any moment of start-up, election, flush and hand-over. Whatever happens, nobody has to help: afterwards one of them leads, every
+window has arrived with its whole value, and nobody wrote while another one might.
 
-The windows that are judged are those that a candidate holds completely. So an instance is ended only while the other one does and is in
-line, and a new one, which lacks the samples of open windows, begins only behind one that is in line and is left in peace until it has them.
+The windows that are judged are those that a candidate holds completely. So an instance is ended only while another one does and is in
+line, and a new one, which lacks the samples of open windows, begins only behind one that is in line. The KV is left in peace until it
+has them.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from m3x import log
 from m3x.clock import wall_ns
 
 SEEDS = 60
+NAMES = "abc"
 FAULTS_S = 45
 HEAL_S = 15
 
@@ -45,7 +47,7 @@ class Scenario:
         self.kv = ModelKV(self.chance)
         self.cluster = Cluster(self.chance, self.kv)
         self.cluster.say = self.say
-        self.nodes = [Node(self.cluster, name) for name in "ab"]
+        self.nodes = [Node(self.cluster, name) for name in NAMES[: self.chance.choice((2, 2, 3))]]
         self.first_ns = up(wall_ns() + 2 * S)
         self.cutovers = {0: 0}
         self.joined_ns = 0
@@ -54,7 +56,7 @@ class Scenario:
         for node in self.nodes:
             node.start()
         await asyncio.sleep(self.chance.uniform(0, 1.5))
-        put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers))
+        put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers, self.cluster.nodes))
         end = asyncio.get_running_loop().time() + FAULTS_S
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(self.chance.choice((0.1, 0.5, 1, 3, 6)))
@@ -71,10 +73,12 @@ class Scenario:
 
     async def fault(self) -> None:
         alive = [node for node in self.nodes if node.alive]
-        if not all(self.holds_all(node) for node in alive):
-            return
-        kinds = ["refuse", "hang", "lossy", "up", "up", "cut", "mend", "downstream", "placement"]
-        kind = self.chance.choice(kinds + (["kill", "stop", "resign"] if len(alive) == 2 else ["start", "start"]))
+        kinds = ["downstream", "placement"]
+        if all(self.holds_all(node) for node in alive):
+            kinds += ["refuse", "hang", "lossy", "up", "up", "cut", "mend"]
+        kinds += ["start", "start"] if len(alive) < len(self.nodes) else []
+        kinds += ["kill", "stop", "resign"] if len(alive) > 1 else []
+        kind = self.chance.choice(kinds)
         if kind in ("refuse", "hang", "lossy", "up"):
             self.say(f"KV {kind}")
             await self.kv.turn(kind)
@@ -87,21 +91,26 @@ class Scenario:
             self.say(f"downstream accepts: {self.cluster.accepting}")
         elif kind == "placement":
             self.add_shard()
-        elif all(self.cluster.in_line(node) for node in alive) and self.cluster.covered().get(0):
+        elif self.cluster.covered().get(0):
             # Empty flush times are those of a new cluster: whoever comes first may lead it.
-            await self.change(kind, self.chance.choice(alive))
+            await self.change(kind, self.chance.choice(alive), alive)
 
     def add_shard(self) -> None:
         if len(self.cutovers) == 1:
             self.cutovers[1] = up(wall_ns() + self.chance.choice((2, 5, 9)) * S)
             self.say("placement")
-            put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers))
+            put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.cutovers, self.cluster.nodes))
 
-    async def change(self, kind: str, node: Node) -> None:
-        """Ends a process, begins one, or has the leader resign."""
-        self.say(f"{kind} {node.name}")
+    async def change(self, kind: str, node: Node, alive: list[Node]) -> None:
+        """Begins a process, ends one, or has the leader resign: all that only behind a candidate that holds everything."""
+        if kind == "resign":
+            node = next((one for one in alive if one.member is not None and one.member.leads), node)
+        rest = [one for one in alive if one is not node or kind == "start"]
+        if not any(self.holds_all(one) and self.cluster.in_line(one) for one in rest):
+            return
+        self.say(f"{kind} {node.name}, holding all: {[one.name for one in alive if self.holds_all(one)]}")
         if kind == "start":
-            next(node for node in self.nodes if not node.alive).start()
+            next(one for one in self.nodes if not one.alive).start()
         elif kind == "kill":
             await node.kill()
         elif kind == "stop":
@@ -123,7 +132,7 @@ class Scenario:
         for node in self.nodes:
             node.store.cut = False
         while dead := [node for node in self.nodes if not node.alive]:
-            if all(self.cluster.in_line(node) for node in self.nodes if node.alive):
+            if any(node.alive and self.holds_all(node) and self.cluster.in_line(node) for node in self.nodes):
                 dead[0].start()
             await asyncio.sleep(0.1)
 
