@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = "gclu/kv"
 PREFIX = keys.election_prefix(ENVIRONMENT, "m3aggregator", "shardset/1/lock")
 LONG_S = 60
-TTL_S = 2
+TTL_S = 8
+"""Long enough for a loaded machine; one lease of a killed candidate runs out."""
 
 Write = tuple[Any, ...]
 COMPARE = re.compile(r'compare:<(target:CREATE )?key:"([^"]+)" (?:version|create_revision):(\d+) > ')
