@@ -106,6 +106,11 @@ class Downsampler:
         """Metadatas of a metric that no rule matches; None: such metrics are not sent."""
         return self._auto_encoded
 
+    @property
+    def matching(self) -> bool:
+        """Whether there is any rule in effect."""
+        return self._matching
+
     def filters(self) -> list[TagsFilter]:
         """The filters of all rules in effect: a metric that matches none of them is sent with ``auto_metadatas``."""
         return self._rules.filters(self._now_ns) if self._matching else []

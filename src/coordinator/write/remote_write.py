@@ -409,7 +409,7 @@ class RemoteWriter:
 
     def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
         """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""
-        if not self._downsampler.filters():
+        if not self._downsampler.matching:
             return False
         return self._appended(buf, row, options).drop_policy_applied
 
