@@ -41,7 +41,7 @@ __all__ = [
 
 KINDS = ("timed", "gauge", "counter", "timer")
 FORWARDED = "forwarded"
-PIPELINES = ("none", "persecond", "rollup")
+PIPELINES = ("none", "persecond", "rollup", "persecond-rollup")
 TIMER_VALUES = 10
 ROLLUPS = 1000
 """Series of a rolled up metric: the sources are spread over them."""
@@ -118,8 +118,8 @@ def build(
     """``count`` messages of ``kind``, one for each series from ``first`` on (again from 0 behind the last), in random order.
 
     Their policies are ``<resolution>s:48h``, then of six and thirty times that resolution. ``pipeline``: what happens to a series after
-    aggregation: nothing, PerSecond, or PerSecond and then Sum over the series of ``ROLLUPS``. Forwarded metrics of one series have a
-    source each.
+    aggregation: nothing, PerSecond, Sum over the series of one of ``ROLLUPS`` rollups, or PerSecond and then that. Forwarded metrics of one
+    series have a source each.
     """
     rng = np.random.default_rng(7 + first)
     numbers = first + np.arange(count)
@@ -145,7 +145,7 @@ def build(
     stamps = [14]
     if kind in ("timed", FORWARDED):
         stamps.append(head + message.index(varint_columns(np.array([now]), 9).tobytes()))
-    if pipeline == "rollup":
+    if pipeline.endswith("rollup"):
         at = head + message.index(_ROLLUP_MARK)
         digits = _digits(order % ROLLUPS)
         matrix[:, at : at + 8] = digits
@@ -178,11 +178,13 @@ def _difference(one: bytes, other: bytes) -> int:
 def _encoder(kind: str, resolution_s: int, now_ns: int, policies: int, pipeline: str) -> Callable[[int, int], bytes]:
     """``(value, source) -> message``."""
     wanted = tuple(StoragePolicy.parse(f"{resolution_s * k}s:48h") for k in _POLICY_FACTORS[:policies])
+    rollup = RollupOp(tagged_id(_ROLLUP_MARK, b"http_requests_rolled_up"), _SUM)
     per_second = TransformationOp(TransformationType.PER_SECOND)
     ops: dict[str, AppliedPipeline] = {
         "none": (),
         "persecond": (per_second,),
-        "rollup": (per_second, RollupOp(tagged_id(_ROLLUP_MARK, b"http_requests_rolled_up"), _SUM)),
+        "rollup": (rollup,),
+        "persecond-rollup": (per_second, rollup),
     }
     types = _LAST if kind == "timed" or (kind == "gauge" and pipeline != "none") else 0
     staged = (

@@ -1,9 +1,9 @@
 """Flushes: which windows of a list id are due on which shards, and their values in parts.
 
 Starting a flush closes every due window at once, and computes what elements with state put out (``flush_plan``): from then on no sample
-changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First come the
-final values, then what goes to rollups. Windows stay after they have been emitted, in every role, until flush times in KV cover them
-(``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
+changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First comes what
+goes to rollups, as it is too late soon, then the final values. Windows stay after they have been emitted, in every role, until flush
+times in KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
 Rules: reference/aggregator_core.md §6.3, §6.4.
 """
 
@@ -80,11 +80,11 @@ class FlushRun:
     def __next__(self) -> FlushPart:
         if self._done:
             raise StopIteration
-        batch, forwarded = None, False
-        if self._at < len(self._plan.items):
-            batch = self._fill(self._put_final)
-        if batch is None and self._rollups_at < len(self._plan.rollups):
-            batch, forwarded = self._fill(self._put_rollups), True
+        batch, forwarded = None, True
+        if self._rollups_at < len(self._plan.rollups):
+            batch = self._fill(self._put_rollups)
+        if batch is None and self._at < len(self._plan.items):
+            batch, forwarded = self._fill(self._put_final), False
         if self._at < len(self._plan.items) or self._rollups_at < len(self._plan.rollups):
             return FlushPart(batch, last=False, discarded=0, forwarded=forwarded)
         self.close()

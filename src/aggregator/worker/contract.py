@@ -68,7 +68,7 @@ class Engine(Protocol):
         """Lists that came to be since the last call."""
 
     def flush(self, command: ipc.Flush, now_ns: int) -> Iterator[Part]:
-        """Closes the due windows when first advanced; the parts follow, with ``ingest`` calls in between."""
+        """Closes the due windows when first advanced; the parts follow, forwarded ones first, with ``ingest`` calls in between."""
 
     def commit(self, command: ipc.Commit) -> None:
         """What was flushed up to there need not be kept."""
