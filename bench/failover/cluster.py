@@ -1,6 +1,7 @@
 """Aggregator instances as real processes on loopback, with one placement, both topics and one consumer of the output."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -161,7 +162,8 @@ class Aggregator:
         """``electionState`` and ``canLead``; empty while it does not answer."""
         try:
             status: dict[str, Any] = self.json("/status")["status"]["flushStatus"]
-        except OSError:
+        except (OSError, http.client.HTTPException, ValueError):
+            # It may be killed in the middle of an answer.
             return {}
         return status
 

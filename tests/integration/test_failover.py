@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.zookeeper_server import ZooKeeperServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +37,13 @@ def test_no_fault_loses_anything(real: Callable[[str], str], backend: str) -> No
     if backend != "embedded":
         real(backend)
     drill("--backend", backend, "--jobs", "3", timeout_s=2 * 3600)
+
+
+@pytest.mark.slow
+def test_zookeeper_sessions_and_outages_lose_nothing() -> None:
+    ZooKeeperServer.require()
+    faults = "session of the leader expires;leader cut off from the KV 30 s;KV killed 5 s"
+    drill("--backend", "zookeeper", "--faults", faults, "--jobs", "3", timeout_s=3600)
 
 
 @pytest.mark.slow
