@@ -341,6 +341,8 @@ class Engine:
             tables.heads[H_DEAD_IDS] = 0
             self._replace(ids=fresh)
         self._trim()
+        if not tables.buckets["flushing"].any():
+            self._metadata.sweep()
         self._count_active()
 
     def _trim(self) -> None:

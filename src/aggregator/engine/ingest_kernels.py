@@ -189,18 +189,6 @@ def find_metadata(t, buf, at, size, key):
 
 
 @njit(cache=True, nogil=True)
-def link_metadata(t, row):
-    """Enters metadata row ``row`` in the index over the metadata bytes."""
-    m = metas(t)[row]
-    half = hash_bytes(base(text(t)) + np.uint64(m.at), np.uint64(m.size), np.uint64(m.key)) >> _32
-    m.hash = np.uint32(half)
-    place = np.int64(half) & (META_INDEX - 1)
-    while meta_index(t)[place] != 0:
-        place = (place + 1) & (META_INDEX - 1)
-    meta_index(t)[place] = np.uint32(row + 1)
-
-
-@njit(cache=True, nogil=True)
 def _late_or_early(t, b, time_ns, now_ns):
     """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (reference/aggregator_core.md §4.7)."""
     if time_ns > now_ns + heads(t)[H_FUTURE]:

@@ -15,8 +15,9 @@ import mmh3
 import msgspec
 import numpy as np
 
-from aggregator.engine import ingest_kernels
+from aggregator.engine import metadata_kernels
 from aggregator.engine.options import EngineOptions
+from aggregator.engine.ranges import Numbers, Ranges, expand
 from aggregator.engine.reasons import (
     D_AGGREGATION_TYPES,
     D_DECODE,
@@ -33,7 +34,13 @@ from aggregator.engine.reasons import (
     D_RESOLUTION,
 )
 from aggregator.engine.tables import (
+    ELEMENT_DROPPED,
+    ELEMENT_GROUP,
+    ELEMENT_LIVE,
+    ELEMENT_TOMBSTONED,
+    ENTRY_LIVE,
     H_BUCKETS,
+    H_ENTRIES,
     H_METAS,
     MAX_ATTRS,
     MAX_BUCKETS,
@@ -42,12 +49,17 @@ from aggregator.engine.tables import (
     MAX_METAS,
     MAX_SPECS,
     MAX_WIDTH,
+    META,
     MIN_INT64,
+    OUTPUT,
+    SLOT_BITS,
     SPEC_BINARY,
     SPEC_EXPENSIVE,
     SPEC_LOG,
     SPEC_RESET,
     SPEC_STATE,
+    STAGE,
+    STAGE_SPEC,
     STAGE_TOMBSTONED,
     STATE_DOUBLES,
     TEXT_BYTES,
@@ -166,16 +178,21 @@ class MetadataTable:
         self._defaults = tuple(StoragePolicy.parse(text) for text in options.default_storage_policies)
         self._tables = tables
         self._address = address
-        self._text_used = 0
-        self._outputs_used = 0
-        self._stages_used = 0
-        self._stage_specs_used = 0
-        self._text_at: dict[bytes, int] = {}
-        self._specs: dict[tuple[Key, bool], int] = {}
-        self._targets: dict[Target, int] = {}
-        self._attrs: dict[tuple[bytes, bool], int] = {}
+        self._texts = Ranges(16)
+        self._outputs = Ranges()
+        self._stages = Ranges()
+        self._stage_specs = Ranges()
+        self._meta_rows = Ranges()
+        self._text_at: dict[bytes, tuple[int, int]] = {}
+        """Position in the text arena and users."""
+        self._outputs_at: dict[tuple[int, bool, tuple[AggregationType, ...]], int] = {}
+        self._specs: Numbers[tuple[Key, bool]] = Numbers()
+        self._targets: Numbers[Target] = Numbers()
+        self._attrs: Numbers[tuple[bytes, bool]] = Numbers()
+        self._policies: Numbers[str] = Numbers()
         self._buckets: dict[tuple[int, int, int], int] = {}
-        self._policies: dict[str, int] = {}
+        self._young: set[int] = set()
+        """Rows interned since the last sweep."""
         self._prefixes = {
             MetricType.COUNTER: options.counter_prefix.encode(),
             MetricType.TIMER: options.timer_prefix.encode(),
@@ -185,7 +202,7 @@ class MetadataTable:
     @property
     def policy_names(self) -> tuple[str, ...]:
         """Storage policies by the number that ``MessageBatch.policies`` uses."""
-        return tuple(self._policies)
+        return self._policies.names("")
 
     def bucket(self, kind: int, resolution_ns: int, times_forwarded: int) -> int | None:
         """Number of the bucket of a list id, None if nothing has used it yet."""
@@ -193,8 +210,14 @@ class MetadataTable:
 
     @property
     def size_bytes(self) -> int:
-        """Memory in the tables that only grow with new metadatas."""
-        return self._text_used + 40 * self._outputs_used + 64 * self._stages_used + 8 * self._stage_specs_used
+        """Memory of the tables here."""
+        rows = (
+            (self._meta_rows, META),
+            (self._stages, STAGE),
+            (self._stage_specs, STAGE_SPEC),
+            (self._outputs, OUTPUT),
+        )
+        return self._texts.used + sum(ranges.used * dtype.itemsize for ranges, dtype in rows)
 
     def intern(self, data: bytes, payload: int, metric_type: int) -> int:
         """Parses metadata bytes of a payload (1–3: staged of that untimed type, 4: forward, 5: timed, 6: staged timed); returns their row.
@@ -203,29 +226,30 @@ class MetadataTable:
         room, the metric is to be refused with ``D_METADATAS``.
         """
         heads = self._tables.heads
-        row = int(heads[H_METAS])
-        if len(data) > MAX_METADATA_BYTES or self._full(row):
+        if len(data) > MAX_METADATA_BYTES or self._full():
             return -1
+        row = self._meta_rows.take(1)
         meta = self._tables.metas[row]
         meta["at"] = self._text(data)
         meta["size"] = len(data)
         meta["key"] = payload << 8 | metric_type
-        meta["first_stage"] = self._stages_used
+        meta["first_stage"] = 0
         meta["stages"] = 0
         meta["action"] = self._parse(data, payload, metric_type, meta)
-        heads[H_METAS] = row + 1
-        ingest_kernels.link_metadata(self._address, row)
+        heads[H_METAS] = self._meta_rows.used
+        self._young.add(row)
+        metadata_kernels.link_metadata(self._address, row)
         return row
 
-    def _full(self, row: int) -> bool:
+    def _full(self) -> bool:
         """Whether one more metadata might not fit into some table."""
         tables = self._tables
         return (
-            row >= MAX_METAS - 1
-            or self._text_used + 2 * MAX_METADATA_BYTES > TEXT_BYTES
-            or self._stages_used + MAX_STAGES > len(tables.stages)
-            or self._stage_specs_used + _SPARE_SPECS > len(tables.stage_specs)
-            or self._outputs_used + _SPARE_OUTPUTS > len(tables.outputs)
+            self._meta_rows.used >= MAX_METAS - 1
+            or self._texts.used + 4 * MAX_METADATA_BYTES > TEXT_BYTES
+            or self._stages.used + MAX_STAGES > len(tables.stages)
+            or self._stage_specs.used + _SPARE_SPECS > len(tables.stage_specs)
+            or self._outputs.used + _SPARE_OUTPUTS > len(tables.outputs)
             or len(self._policies) + _SPARE_POLICIES > _MAX_POLICIES
         )
 
@@ -258,34 +282,32 @@ class MetadataTable:
                 return D_ONLY_DEFAULT
             if is_drop_policy_set(stages):
                 return D_ONLY_DROP
+        first = self._stages.take(len(stages))
+        meta["first_stage"] = first
         for position, stage in enumerate(stages):
             until = min((later.cutover_ns for later in stages[position + 1 :]), default=MAX_INT64)
-            row = self._add_stage(stage, until, meta, payload, metric_type, times)
+            row = self._tables.stages[first + position]
             row["source"] = source
+            row["until_ns"] = until
+            self._fill_stage(row, stage, meta, payload, metric_type, times)
         return D_NONE
 
-    def _add_stage(
-        self, stage: StagedMetadata, until_ns: int, meta: Any, payload: int, metric_type: int, times: int
-    ) -> Any:
-        row = self._tables.stages[self._stages_used]
+    def _fill_stage(
+        self, row: Any, stage: StagedMetadata, meta: Any, payload: int, metric_type: int, times: int
+    ) -> None:
         row["from_ns"] = stage.cutover_ns
-        row["until_ns"] = until_ns
         row["cutover"] = stage.cutover_ns
         row["meta_at"] = meta["at"]
         row["meta_size"] = meta["size"]
         row["key"] = payload << 8 | metric_type
-        row["specs_at"] = self._stage_specs_used
-        action, specs = self._stage_specs(stage, payload, metric_type, times)
-        row["action"] = action
+        row["action"], specs = self._specs_of(stage, payload, metric_type, times)
         row["specs"] = len(specs)
-        for spec, attrs in specs.items():
-            self._tables.stage_specs[self._stage_specs_used] = (spec, attrs)
-            self._stage_specs_used += 1
-        self._stages_used += 1
+        row["specs_at"] = at = self._stage_specs.take(len(specs))
+        for k, pair in enumerate(specs.items()):
+            self._tables.stage_specs[at + k] = pair
         meta["stages"] += 1
-        return row
 
-    def _stage_specs(
+    def _specs_of(
         self, stage: StagedMetadata, payload: int, metric_type: int, times: int
     ) -> tuple[int, dict[int, int]]:
         """Why the stage refuses its metrics (0: it does not), and its specs with their attrs, each key once.
@@ -319,8 +341,9 @@ class MetadataTable:
         return detail, dict(specs.values())
 
     def _spec(self, key: Key, state: bool) -> int:
-        if (key, state) in self._specs:
-            return self._specs[key, state]
+        known = self._specs.get((key, state))
+        if known is not None:
+            return known
         if key.metric_type not in (MetricType.COUNTER, MetricType.TIMER, MetricType.GAUGE):
             raise _Refused(D_METRIC_TYPE)
         metric_type = MetricType(key.metric_type)
@@ -339,13 +362,14 @@ class MetadataTable:
         width = 1 - -(len(types) + max(len(types), adds)) // STATE_DOUBLES if state else 1
         if width >= MAX_WIDTH:
             raise _Refused(D_PIPELINE)
-        number = len(self._specs)
-        if number >= MAX_SPECS:
+        bucket = self._bucket(key.kind, key.policy.window_ns, key.times_forwarded)
+        if len(self._specs) >= MAX_SPECS:
             raise _Refused(D_METADATAS)
+        number = self._specs.add((key, state))
         row = self._tables.specs[number]
-        row["bucket"] = self._bucket(key.kind, key.policy.window_ns, key.times_forwarded)
+        row["bucket"] = bucket
         row["metric_type"] = metric_type
-        row["policy"] = self._policy(key.policy)
+        row["policy"] = self._policies.number(str(key.policy))
         row["target"] = 0 if steps.rollup is None else self._target(key, steps) + 1
         row["ops_at"] = self._text(bytes(steps.local))
         row["ops"] = len(steps.local)
@@ -354,24 +378,26 @@ class MetadataTable:
         prefix = b"" if key.plain else self._prefixes[metric_type]
         row["prefix_at"] = self._text(prefix)
         row["prefix_size"] = len(prefix)
-        row["outputs_at"] = self._outputs_used
+        row["outputs_at"] = self._outputs_of(metric_type, key.plain, types)
         row["outputs"] = len(types)
         row["flags"] = _flags(metric_type, types, steps, state)
-        for kind in types:
-            suffix = b"" if key.plain else self._types.type_string(metric_type, kind)
-            quantile = -1.0 if kind.quantile is None else kind.quantile
-            self._tables.outputs[self._outputs_used] = (quantile, self._text(suffix), len(suffix), int(kind))
-            self._outputs_used += 1
         twin = self._specs.get((key, not state))
         row["twin"] = 0
         if twin is not None:
             row["twin"] = twin + 1
             self._tables.specs[twin]["twin"] = number + 1
-        self._specs[key, state] = number
         return number
 
-    def _policy(self, policy: StoragePolicy) -> int:
-        return self._policies.setdefault(str(policy), len(self._policies))
+    def _outputs_of(self, metric_type: MetricType, plain: bool, types: tuple[AggregationType, ...]) -> int:
+        """Where the outputs of these types begin; there are few different ones, and they stay."""
+        key = (int(metric_type), plain, types)
+        if key not in self._outputs_at:
+            self._outputs_at[key] = at = self._outputs.take(len(types))
+            for k, kind in enumerate(types):
+                suffix = b"" if plain else self._types.type_string(metric_type, kind)
+                quantile = -1.0 if kind.quantile is None else kind.quantile
+                self._tables.outputs[at + k] = (quantile, self._text(suffix), len(suffix), int(kind))
+        return self._outputs_at[key]
 
     def _target(self, key: Key, steps: _Steps) -> int:
         rollup = steps.rollup
@@ -379,9 +405,10 @@ class MetadataTable:
         target = Target(
             rollup.id, key.metric_type, rollup.aggregation_id, key.policy, steps.rest, key.times_forwarded + 1
         )
-        if target in self._targets:
-            return self._targets[target]
-        number = len(self._targets)
+        known = self._targets.get(target)
+        if known is not None:
+            return known
+        number = self._targets.add(target)
         metadata = ForwardMetadata(
             aggregation_id=target.aggregation_id, storage_policy=target.policy, pipeline=target.pipeline
         )
@@ -394,9 +421,8 @@ class MetadataTable:
         row["meta_size"] = len(fields)
         row["hash"] = mmh3.hash(target.id, 0, signed=False)
         row["times"] = _int32(target.times_forwarded)
-        row["policy"] = self._policy(target.policy)
+        row["policy"] = self._policies.number(str(target.policy))
         row["metric_type"] = target.metric_type
-        self._targets[target] = number
         return number
 
     def _bucket(self, kind: int, resolution_ns: int, times_forwarded: int) -> int:
@@ -424,24 +450,101 @@ class MetadataTable:
 
     def _attrs_of(self, policy: StoragePolicy, traffic_types: int, resend: bool) -> int:
         fields = aggregated_policy_fields(policy, traffic_types)
-        if (fields, resend) in self._attrs:
-            return self._attrs[fields, resend]
-        number = len(self._attrs)
-        if number >= MAX_ATTRS:
+        known = self._attrs.get((fields, resend))
+        if known is not None:
+            return known
+        if len(self._attrs) >= MAX_ATTRS:
             raise _Refused(D_METADATAS)
+        number = self._attrs.add((fields, resend))
         self._tables.attrs[number] = (self._text(fields), len(fields), traffic_types, resend)
-        self._attrs[fields, resend] = number
         return number
 
     def _text(self, data: bytes) -> int:
-        """Position of these bytes in the text arena."""
-        if data in self._text_at:
-            return self._text_at[data]
-        at = self._text_used
-        self._tables.text[at : at + len(data)] = bytearray(data)
-        self._text_used = at + len(data)
-        self._text_at[data] = at
+        """Position of these bytes in the text arena, with one more user."""
+        at, users = self._text_at.get(data, (-1, 0))
+        if users == 0:
+            at = self._texts.take(len(data))
+            self._tables.text[at : at + len(data)] = bytearray(data)
+        self._text_at[data] = (at, users + 1)
         return at
+
+    def _drop_text(self, at: int, size: int) -> None:
+        data = self._tables.text[at : at + size].tobytes()
+        at, users = self._text_at[data]
+        if users > 1:
+            self._text_at[data] = (at, users - 1)
+            return
+        del self._text_at[data]
+        self._texts.give(at, size)
+
+    # --- what nobody uses any more
+
+    def sweep(self) -> None:
+        """Gives back metadatas that no live entry has used last, but for those interned since the last sweep, and what only they use.
+
+        Not to be called while a flush is under way: it may still name what elements no longer do.
+        """
+        tables = self._tables
+        metas = tables.metas[: self._meta_rows.used]
+        entries = tables.entries[: int(tables.heads[H_ENTRIES])]
+        used = np.zeros(self._stages.used + 1, np.int64)
+        used[entries["stage"][(entries["state"] == ENTRY_LIVE) & (entries["stage"] != 0)].astype(np.int64) - 1] = 1
+        before = np.concatenate(([0], np.cumsum(used)))
+        first = metas["first_stage"].astype(np.int64)
+        held = before[first + metas["stages"]] > before[first]
+        rows = np.flatnonzero((metas["key"] != 0) & ~held)
+        dropped = [row for row in rows.tolist() if row not in self._young]
+        self._young.clear()
+        for row in dropped:
+            self._drop_meta(row)
+        self._drop_unused()
+        metadata_kernels.link_all(self._address)
+
+    def _drop_meta(self, row: int) -> None:
+        meta = self._tables.metas[row]
+        first, n = int(meta["first_stage"]), int(meta["stages"])
+        for stage in self._tables.stages[first : first + n]:
+            self._stage_specs.give(int(stage["specs_at"]), int(stage["specs"]))
+        self._stages.give(first, n)
+        self._drop_text(int(meta["at"]), int(meta["size"]))
+        self._meta_rows.give(row, 1)
+        meta["key"] = 0
+        meta["stages"] = 0
+
+    def _drop_unused(self) -> None:
+        """Gives back specs, targets, attributes and policies that neither an element nor a metadata uses."""
+        tables = self._tables
+        metas = tables.metas[: self._meta_rows.used]
+        metas = metas[metas["key"] != 0]
+        stages = tables.stages[expand(metas["first_stage"].astype(np.int64), metas["stages"].astype(np.int64))]
+        pairs = tables.stage_specs[expand(stages["specs_at"].astype(np.int64), stages["specs"].astype(np.int64))]
+        specs, attrs = set(pairs["spec"].tolist()), set(pairs["attrs"].tolist())
+        targets: set[int] = set()
+        for bucket in range(len(self._buckets)):
+            first = bucket << SLOT_BITS
+            elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
+            own = elements[np.isin(elements["state"], (ELEMENT_LIVE, ELEMENT_TOMBSTONED, ELEMENT_DROPPED))]
+            specs.update(np.unique(own["spec"]).tolist())
+            attrs.update(np.unique(own["attrs"]).tolist())
+            targets.update(np.unique(elements["spec"][elements["state"] == ELEMENT_GROUP]).tolist())
+        targets.update(int(tables.specs[spec]["target"]) - 1 for spec in specs)
+        for spec in self._specs.keep(specs):
+            self._drop_spec(spec)
+        for target in self._targets.keep(targets):
+            row = tables.targets[target]
+            self._drop_text(int(row["id_at"]), int(row["id_size"]))
+            self._drop_text(int(row["meta_at"]), int(row["meta_size"]))
+        for number in self._attrs.keep(attrs):
+            self._drop_text(int(tables.attrs[number]["at"]), int(tables.attrs[number]["size"]))
+        policies = {int(tables.specs[spec]["policy"]) for spec in specs}
+        self._policies.keep(policies | {int(tables.targets[t]["policy"]) for t in targets if t >= 0})
+
+    def _drop_spec(self, spec: int) -> None:
+        row = self._tables.specs[spec]
+        self._drop_text(int(row["ops_at"]), int(row["ops"]))
+        self._drop_text(int(row["prefix_at"]), int(row["prefix_size"]))
+        if row["twin"]:
+            self._tables.specs[int(row["twin"]) - 1]["twin"] = 0
 
 
 def _one_stage(

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from aggregator import ipc
-from aggregator.engine import element_kernels, entry_kernels, index_kernels, ingest_kernels, state_kernels
+from aggregator.engine import (
+    element_kernels,
+    entry_kernels,
+    index_kernels,
+    ingest_kernels,
+    metadata_kernels,
+    state_kernels,
+)
 from aggregator.engine.engine import Engine
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.tables import addresses, reserve_tables
@@ -53,5 +60,6 @@ def warm(progress: Callable[[str], None]) -> None:
     index_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
     entry_kernels.compact_ids(t, tables.ids)
     element_kernels.unregister_elements(t, 0)
+    metadata_kernels.link_all(t)
     state_kernels.retire_window(t, 0)
     ingest_kernels.refuse(t, 0, 0, tables.ids, 0, 0)

@@ -299,6 +299,29 @@ def test_rollups_that_come_and_go_give_their_memory_back() -> None:
     assert used[-1] <= used[5] * 1.2
 
 
+def test_metadatas_that_come_and_go_are_forgotten() -> None:
+    engine = engine_of(options(entry_ttl_ns=5 * SECOND), max_series=1 << 13)
+    keeper = stages(OPS[T.PER_SECOND], RollupOp(b"kept" * 30, SUM))
+    used = []
+    for k in range(12):
+        at = NOW + k * 10 * SECOND
+        rollups = [stages(OPS[T.ADD], RollupOp(b"%02d-%03d" % (k, i) * 9, SUM)) for i in range(200)]
+        other = stages(types=SUM | 1 << (k % 2 + 2), resend=k % 3 == 0)
+        messages = [gauge(b"m%d-%d" % (k, i), 1.0 + i, metadata) for i, metadata in enumerate(rollups)]
+        assert send(engine, [*messages, gauge(b"k", k * 10.0, keeper), gauge(b"o", 1.0, other)], at) == []
+        final, sent = run(engine, standard(at + 10 * SECOND), at + 10 * SECOND)
+        values = {m.id: m.values for m in sent}
+        assert {name: values[name] for name in values if not name.startswith(b"kept")} == {
+            b"%02d-%03d" % (k, i) * 9: (1.0 + i,) for i in range(200)
+        }
+        assert values.get(b"kept" * 30) == ((1.0,) if k else None)
+        assert len(final) == 2
+        commit(engine, at + 10 * SECOND)
+        engine.expire(at + 4 * SECOND)
+        used.append(engine._metadata.size_bytes)
+    assert used[-1] == used[4]
+
+
 def test_a_metric_that_becomes_correctable_keeps_what_it_has() -> None:
     engine = engine_of(options())
     send(engine, [gauge(b"a", 1.0, stages(types=SUM))], NOW)
