@@ -13,7 +13,7 @@ from typing import Any
 
 from local_stack.cluster import admin_calls, create
 from local_stack.demo import WINDOW_S, Feeder
-from local_stack.judge import FLUSH_DELAY_S, MIN_WINDOWS, judge_run
+from local_stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
 from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
 from local_stack.windows import get, new_windows
 
@@ -83,7 +83,10 @@ def _arguments() -> argparse.Namespace:
         parser.error("--workers must be at least 1")
     if options.wrong_value and options.no_demo:
         parser.error("--wrong-value needs the demo stream")
-    shortest = 1 if options.no_demo else (MIN_WINDOWS + 1) * WINDOW_S + FLUSH_DELAY_S
+    shortest = 1
+    if not options.no_demo:
+        values = (MIN_WINDOWS + 1) * WINDOW_S + FLUSH_DELAY_S
+        shortest = max(values, (MIN_ROLLUP_WINDOWS + 1) * WINDOW_S + ROLLUP_DELAY_S)
     if options.duration is not None and not shortest <= options.duration < float("inf"):
         parser.error(f"--duration must be at least {shortest} seconds: {MIN_WINDOWS} whole windows must be out by then")
     return options
@@ -201,7 +204,7 @@ def _print_windows(since: int) -> int:
 
 def _check(began: int, end: float) -> int:
     """Judges, prints; the exit code."""
-    verdict = judge_run(COORDINATOR, began, end)
+    verdict = judge_run(COORDINATOR, began, end, MIN_WINDOWS, MIN_ROLLUP_WINDOWS)
     print(verdict)
     return 0 if verdict.good else 1
 

@@ -7,6 +7,9 @@ Every series gives one sample a second. Values are multiples of 1/4, so that sum
 | ``demo_requests_total{host,code}`` × 60 | Prometheus remote write | Last (auto-mapping of a metric without rules) |
 | ``demo_temperature{room}`` × 60 | Prometheus remote write | Last |
 | ``demo.{last,mean,max,sum}.host-N`` × 20 each | carbon | what the carbon rule of configs/local/m3coordinator.yml says |
+
+The rollup rule of that file makes two more series, ``demo_requests_by_code{code}``: PerSecond of each ``demo_requests_total``, summed over
+the hosts.
 """
 
 import socket
@@ -70,6 +73,35 @@ def all_series() -> list[Series]:
 def expected(series: Series, window_start_s: int) -> float:
     """Value that must be stored for the window ``[start, start + 10 s)``."""
     return series.window([series.value(second) for second in range(window_start_s, window_start_s + WINDOW_S)])
+
+
+@dataclass(frozen=True)
+class Rollup:
+    """A series that a rollup rule makes of others."""
+
+    labels: Labels
+    """As stored: sorted by name."""
+    sources: tuple[Series, ...]
+
+
+def all_rollups() -> list[Rollup]:
+    """What the rollup rule of configs/local/m3coordinator.yml makes of the demo's series."""
+    result = []
+    for code in ("200", "500"):
+        labels = {"__name__": "demo_requests_by_code", "__rollup__": "true", "code": code}
+        sources = tuple(series for series in all_series() if ("code", code) in series.labels)
+        result.append(Rollup(tuple(sorted(labels.items())), sources))
+    return result
+
+
+def expected_rollup(rollup: Rollup, window_start_s: int) -> float | None:
+    """Value of the window ``[start, start + 10 s)``; None: no value, as no source has a rate (all have been reset)."""
+    rates = []
+    for series in rollup.sources:
+        before, now = series.value(window_start_s - 1), series.value(window_start_s + WINDOW_S - 1)
+        if now >= before:
+            rates.append((now - before) / WINDOW_S)
+    return sum(rates) if rates else None
 
 
 class Feeder:
