@@ -61,7 +61,8 @@ def test_rate_and_increase_by_code(deployment, wait, http_get) -> None:
     create(deployment.base, admin_calls("m3aggregator-local", f"127.0.0.1:{m3msg}", f"127.0.0.1:{deployment.ingest}"))
     aggregator = deployment.start_aggregator(
         "aggregator", ROOT / "configs/local/m3aggregator.yml", f"127.0.0.1:{m3msg}",
-        aggregator={"forwarding": {"maxConstDelay": "30s"}},
+        # Room for a machine that stands still for some seconds; the forwarding delay of the file would cost half a minute more.
+        aggregator={"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}},
     )  # fmt: skip
     wait("an instance leads", aggregator.leads, 90)
     wait("its processes are up", aggregator.ready, 60)
