@@ -25,6 +25,8 @@ _MAX_ATTEMPT_S = 5.0
 """One attempt to connect is not waited for longer: after a network failure a new one succeeds sooner than TCP's own repetitions."""
 _RENEW_S = 5.0
 """A connection that does not answer is replaced at most this often."""
+_ENDED = (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError)
+"""What gRPC raises, besides its own errors with a status, for a call that ended a moment ago."""
 _REQUIRE_LEADER = (("hasleader", "true"),)
 """A member cut off from its cluster then refuses a call instead of answering from the past."""
 
@@ -171,6 +173,8 @@ class Channel:
             raise self._error(method, error) from None
         except grpc.aio.UsageError as error:
             raise RPCError(self.address, method, "CANCELLED", str(error), sent=False) from error
+        except grpc.aio.InternalError as error:
+            raise RPCError(self.address, method, "UNAVAILABLE", str(error)) from error
         except asyncio.CancelledError:
             self._raise_if_closed(method)
             raise
@@ -215,7 +219,7 @@ class Stream:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
             raise self._channel._error(self._method, error) from None
-        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except _ENDED as error:
             raise self._ended(str(error)) from None
 
     async def end_writing(self) -> None:
@@ -224,7 +228,7 @@ class Stream:
             await self._call.done_writing()
         except grpc.aio.AioRpcError as error:
             raise self._channel._error(self._method, error) from None
-        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except _ENDED as error:
             raise self._ended(str(error)) from None
 
     async def read(self) -> bytes:
@@ -233,7 +237,7 @@ class Stream:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise self._channel._error(self._method, error) from None
-        except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+        except _ENDED as error:
             raise self._ended(str(error)) from None
         except asyncio.CancelledError:
             self._channel._raise_if_closed(self._method)

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from bench.ports import free_port
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
 from m3cluster.kv.etcd_cache import Cache
-from m3cluster.kv.etcd_channel import Channel
+from m3cluster.kv.etcd_channel import Channel, Stream
 from m3cluster.kv.etcd_connection import TXN, Connection
 from m3cluster.kv.etcd_watch import WatchStream, _Key
 from m3x.clock import boot_ns
@@ -562,3 +564,19 @@ async def test_an_answer_that_is_read_before_its_question_returns_is_an_answer()
     assert not writing.done()
     writing.cancel()
     await asyncio.wait([writing])
+
+
+@pytest.mark.parametrize("error", [grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError])
+async def test_whatever_grpc_raises_for_a_stream_that_has_ended_is_an_error_of_ours(error):
+    """A batch of operations that fails because the call ended under it is neither a status nor a misuse for gRPC."""
+
+    class Ended:
+        async def fail(self, *_):
+            raise error('Failed "execute_batch"')
+
+        write = done_writing = read = fail
+
+    stream = Stream(Channel("a:1", lambda: None, 1), "/etcdserverpb.Lease/LeaseKeepAlive", Ended())
+    for call in (lambda: stream.write(b""), stream.end_writing, stream.read):
+        with pytest.raises(KVError, match="LeaseKeepAlive failed: Failed"):
+            await call()

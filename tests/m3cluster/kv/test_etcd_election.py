@@ -9,8 +9,9 @@ from m3cluster.election import Election
 from m3cluster.kv import Etcd, open_store
 
 PREFIX = "_ld/env/m3aggregator/shardset/1/lock"
-LONG_S = 40
-TTL_S = 2
+LONG_S = 60
+TTL_S = 8
+"""Long enough for candidates on a loaded machine not to lose it by themselves."""
 
 # Appends one line "boot-ns name revision" per moment in which it may act as leader, each judged against the deadline right before.
 CANDIDATE = """

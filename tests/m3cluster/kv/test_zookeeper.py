@@ -542,7 +542,7 @@ async def test_closing_ends_calls_and_cancelling_is_a_cancellation(open_client, 
 
 
 async def test_a_version_must_be_the_one_expected_even_if_it_cannot_be(open_client, shared_zookeeper):
-    store = await open_client(shared_zookeeper)
+    store = await open_client(shared_zookeeper, connect_timeout_s=LONG_S)
     await store.set("a", b"1")
     for version in (-1, 7, 1 << 31, 1 << 40):
         with pytest.raises(VersionMismatchError, match=f"expected version {version}, found 1"):
