@@ -16,11 +16,12 @@ from pathlib import Path
 import zmq
 
 from aggregator import ipc
-from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, new_metric_limit, retained_bytes
+from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, retained_bytes
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
+from aggregator.supervisor.limits import Limits
 from aggregator.supervisor.placement import View, assign, view
 from aggregator.supervisor.set_up import (
     host_id_fault,
@@ -108,11 +109,7 @@ class Instance:
         self._placed = asyncio.Event()
         self._wake = asyncio.Event()
         self._ending = False
-        runtime = config.runtime_options
-        self._limits = {
-            "values": runtime.write_values_per_metric_limit_per_second,
-            "new": runtime.write_new_metric_limit_cluster_per_second,
-        }
+        self._limits = Limits(config, self._limits_changed)
 
     # --- life
 
@@ -164,12 +161,8 @@ class Instance:
             group.create_task(self._look_loop(), name="look"),
             group.create_task(self._expire_loop(), name="expire"),
             group.create_task(try_endpoint(lambda: self.view, self._listening, self._unreached), name="endpoint"),
-            group.create_task(
-                follow(self._store, self.keys.values_limit, decode_limit, self._limit_changed("values"))
-            ),
-            group.create_task(
-                follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limit_changed("new"))
-            ),
+            group.create_task(follow(self._store, self.keys.values_limit, decode_limit, self._limits.values_changed)),
+            group.create_task(follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limits.new_changed)),
         ]  # fmt: skip
         # Loading them with the first output would hold up a takeover by a second or two.
         await asyncio.to_thread(load_producer_kernels)
@@ -370,24 +363,13 @@ class Instance:
     def _unreached(self, text: str | None) -> None:
         self.problems.set("endpoint", text, serious=False)
 
-    def _limit_changed(self, name: str) -> Callable[[int | None], None]:
-        default = self._limits[name]
-
-        def changed(limit: int | None) -> None:
-            self._limits[name] = default if limit is None else limit
-            log.info("limit changed", limit=name, per_second=self._limits[name])
-            if self.fleet is not None:
-                self.fleet.broadcast(self._runtime_options())
-
-        return changed
+    def _limits_changed(self) -> None:
+        if self.fleet is not None:
+            self.fleet.broadcast(self._runtime_options())
 
     def _runtime_options(self) -> ipc.RuntimeOptions:
         assert self.view is not None
-        placement = self.view.placement
-        return ipc.RuntimeOptions(
-            self._limits["values"],
-            new_metric_limit(self._limits["new"], placement.num_shards, placement.replica_factor),
-        )
+        return self._limits.options(self.view.placement)
 
     # --- what the processes say
 

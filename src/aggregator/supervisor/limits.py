@@ -1,0 +1,38 @@
+"""Limits that change at run time: those of the configuration until the KV names others (reference/aggregator_core.md §14)."""
+
+from collections.abc import Callable
+
+from aggregator.config import ServiceConfig, new_metric_limit
+from aggregator.ipc import RuntimeOptions
+from m3cluster.placement.model import Placement
+from m3x.log import logger
+
+__all__ = ["Limits"]
+
+log = logger(__name__)
+
+
+class Limits:
+    """Values per metric and new metrics, per second; ``changed`` is called when the KV has changed one of them."""
+
+    def __init__(self, config: ServiceConfig, changed: Callable[[], None]) -> None:
+        self._values = self._default_values = config.runtime_options.write_values_per_metric_limit_per_second
+        self._new = self._default_new = config.runtime_options.write_new_metric_limit_cluster_per_second
+        self._changed = changed
+
+    def values_changed(self, limit: int | None) -> None:
+        """What the KV says of values per metric; None: nothing (any more)."""
+        self._values = self._default_values if limit is None else limit
+        log.info("limit changed", limit="values", per_second=self._values)
+        self._changed()
+
+    def new_changed(self, limit: int | None) -> None:
+        """What the KV says of new metrics of the whole cluster; None: nothing (any more)."""
+        self._new = self._default_new if limit is None else limit
+        log.info("limit changed", limit="new", per_second=self._new)
+        self._changed()
+
+    def options(self, placement: Placement) -> RuntimeOptions:
+        """The command for workers."""
+        new = new_metric_limit(self._new, placement.num_shards, placement.replica_factor)
+        return RuntimeOptions(self._values, new)
