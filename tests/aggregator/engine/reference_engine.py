@@ -1,7 +1,7 @@
 """The engine once more in plain Python, small and slow: what the compiled one is held to.
 
-It follows M3 literally (reference/aggregator_core.md §2-6): elements own their windows, a pass closes what it consumes and removes the
-closed window before it. Nothing is kept to be emitted again. Input are decoded metrics.
+It follows M3 literally (reference/aggregator_core.md §2-7): elements own their windows (``reference_element``), a pass closes what it
+consumes and removes the closed window before it. Nothing is kept to be emitted again. Input are encoded metrics.
 """
 
 import math
@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from reference_element import Element, Out
 
 from aggregator import ipc
 from aggregator.engine.metadata import types_options
@@ -17,135 +17,20 @@ from aggregator.engine.options import EngineOptions
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, is_valid_for
 from m3metrics.errors import MetricsError
-from m3metrics.metadata import PipelineMetadata, StagedMetadata, is_default, is_drop_policy_set
+from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata, is_default, is_drop_policy_set
 from m3metrics.metric import MetricType
+from m3metrics.pipeline import RollupOp, TransformationType
 from m3metrics.policy import StoragePolicy
 from m3metrics.shard import shard_of
 
 A = AggregationType
-
-
-def wrap(n: int) -> int:
-    return (n + (1 << 63)) % (1 << 64) - (1 << 63)
+ListKey = tuple[int, int, int, int]
+"""Shard, kind, resolution, times forwarded."""
+MIGRATION = "aggregation closed before resendEnabled migration"
 
 
 def to_int64(x: float) -> int:
     return int(x) if -(2.0**63) <= x < 2.0**63 else -(1 << 63)
-
-
-def stdev(n: int, squares: float, total: float) -> float:
-    pairs = n * (n - 1)
-    if pairs == 0:
-        return 0.0
-    with np.errstate(all="ignore"):
-        return float(np.sqrt((np.float64(n) * squares - np.float64(total) * total) / np.float64(pairs)))
-
-
-def window_start(time_ns: int, resolution: int) -> int:
-    return time_ns - (time_ns + 62_135_596_800 * 10**9) % resolution
-
-
-@dataclass
-class Window:
-    values: list[Any] = field(default_factory=list)
-    times: list[tuple[int, int]] = field(default_factory=list)
-    """Time and batch of each value; untimed values of a batch came one after another. Batch 0: timed."""
-    annotation: bytes = b""
-    closed: bool = False
-    dirty: bool = False
-
-    def value(self, metric_type: MetricType, kind: AggregationType, types: tuple[AggregationType, ...]) -> float:
-        squares_kept = A.SUM_SQ in types or A.STDEV in types
-        if metric_type is MetricType.COUNTER:
-            return self._counter(kind, squares_kept)
-        n = len(self.values)
-        total = squares = 0.0
-        for x in self.values:
-            if metric_type is MetricType.GAUGE and math.isnan(x):
-                continue
-            total += x
-            squares += x * x if squares_kept else 0.0
-        real = sorted(x for x in self.values if not math.isnan(x))
-        if metric_type is MetricType.TIMER and kind.quantile is not None:
-            if not real:
-                return 0.0
-            q, m = kind.quantile, len(real)
-            return real[min(int(q * m), m - 1)] if m <= 3 else real[math.ceil(q * m) - 1]
-        nothing = 0.0 if metric_type is MetricType.TIMER and n == 0 else math.nan
-        return {
-            A.LAST: self._last(),
-            A.SUM: total,
-            A.SUM_SQ: squares,
-            A.COUNT: float(n),
-            A.MEAN: total / n if n else 0.0,
-            A.MIN: min(real, default=nothing),
-            A.MAX: max(real, default=nothing),
-            A.STDEV: stdev(n, squares, total),
-        }[kind]
-
-    def _last(self) -> float:
-        last, last_at, last_batch = 0.0, -math.inf, 0
-        for x, (at, batch) in zip(self.values, self.times, strict=True):
-            if at > last_at or (at == last_at and batch == last_batch != 0):
-                last, last_at, last_batch = x, at, batch
-        return last
-
-    def _counter(self, kind: AggregationType, squares_kept: bool) -> float:
-        total, n = wrap(sum(self.values)), len(self.values)
-        squares = wrap(sum(x * x for x in self.values)) if squares_kept else 0
-        return {
-            A.SUM: float(total),
-            A.SUM_SQ: float(squares),
-            A.COUNT: float(n),
-            A.MEAN: float(total) / n,
-            A.MIN: float(min(self.values)),
-            A.MAX: float(max(self.values)),
-            A.STDEV: stdev(n, float(squares), float(total)),
-        }[kind]
-
-
-@dataclass
-class Element:
-    """One aggregation of a metric; sits in the list (shard, kind, resolution)."""
-
-    ident: bytes
-    metric_type: MetricType
-    types: tuple[AggregationType, ...]
-    key: tuple[Any, ...]
-    plain: bool
-    traffic: int
-    windows: dict[int, Window] = field(default_factory=dict)
-    tombstoned: bool = False
-
-    @property
-    def policy(self) -> StoragePolicy:
-        return self.key[1]
-
-    def add(self, start: int, value: Any, at: tuple[int, int], annotation: bytes) -> bool:
-        """False: the window is closed."""
-        window = self.windows.setdefault(start, Window())
-        if window.closed:
-            return False
-        if self.metric_type is MetricType.TIMER:
-            window.values += value
-            window.times += [at] * len(value)
-        else:
-            window.values.append(value)
-            window.times.append(at)
-        window.dirty = True
-        window.annotation = annotation or window.annotation
-        return True
-
-    def consume(self, before: int) -> list[tuple[int, Window]]:
-        resolution = self.policy.window_ns
-        due = [(s, w) for s, w in sorted(self.windows.items()) if s + resolution <= before]
-        out = [(s, w) for s, w in due if w.dirty]
-        for _, window in due:
-            window.dirty = False
-            window.closed = True
-        for start, _ in due[:-1]:
-            del self.windows[start]
-        return out
 
 
 @dataclass
@@ -153,12 +38,21 @@ class Entry:
     shard: int
     last_access: int = 0
     cutover: int = -(1 << 63)
-    elements: list[Element] = field(default_factory=list)
+    elements: list[tuple[Any, Element]] = field(default_factory=list)
+    """By key."""
     rate: tuple[int, int] = (0, 0)
 
 
+@dataclass
+class List:
+    elements: list[Element] = field(default_factory=list)
+    flushed: int = 0
+    versions: dict[Any, dict[int, int]] = field(default_factory=dict)
+    """By target, while it has members; by time."""
+
+
 class ReferenceEngine:
-    """``add`` returns the text of the first thing that is wrong, or nothing; ``flush`` the outputs of a list id."""
+    """``add`` returns the text of the first thing that is wrong, or nothing; ``flush`` the outputs of a list id and what is forwarded."""
 
     def __init__(self, options: EngineOptions, shards: list[ipc.OwnedShard]) -> None:
         self.options = options
@@ -166,8 +60,7 @@ class ReferenceEngine:
         self.defaults = tuple(StoragePolicy.parse(p) for p in options.default_storage_policies)
         self.owned = {shard.id: shard for shard in shards}
         self.entries: dict[tuple[int, MetricType, bytes], Entry] = {}
-        self.lists: dict[tuple[int, int, int], list[Element]] = {}
-        self.flushed: dict[tuple[int, int, int], int] = {}
+        self.lists: dict[ListKey, List] = {}
         self.batch = 0
 
     def add_batch(self, messages: list[bytes], now: int) -> list[str]:
@@ -180,22 +73,21 @@ class ReferenceEngine:
             metric = codec.decode_metric(message)
         except MetricsError as error:
             return "unrecognized message type" if "unrecognized" in str(error) else "message cannot be decoded"
-        if isinstance(metric, codec.ForwardedMetricWithMetadata):
-            return "forwarded metrics are not supported"
         if isinstance(metric, codec.TimedMetricWithStoragePolicy):
-            return "unrecognized message type"
-        timed = isinstance(metric, codec.TimedMetricWithMetadata | codec.TimedMetricWithMetadatas)
-        if timed:
-            kind, values = metric.metric_type, [metric.value]
-            value = to_int64(metric.value) if kind is MetricType.COUNTER else metric.value
-        elif isinstance(metric, codec.CounterWithMetadatas):
-            kind, value, values = MetricType.COUNTER, metric.value, [metric.value]
+            return ""
+        category = 0
+        if isinstance(metric, codec.CounterWithMetadatas):
+            kind, values = MetricType.COUNTER, [metric.value]
         elif isinstance(metric, codec.GaugeWithMetadatas):
-            kind, value, values = MetricType.GAUGE, metric.value, [metric.value]
+            kind, values = MetricType.GAUGE, [metric.value]
+        elif isinstance(metric, codec.BatchTimerWithMetadatas):
+            kind, values = MetricType.TIMER, list(metric.values)
+        elif isinstance(metric, codec.ForwardedMetricWithMetadata):
+            category, kind, values = 2, metric.metric_type, list(metric.values)
         else:
-            kind, value, values = MetricType.TIMER, None, list(metric.values)
-        if kind is MetricType.TIMER:
-            value = values
+            category, kind, values = 1, metric.metric_type, [metric.value]
+        if kind is MetricType.COUNTER and category:
+            values = [to_int64(v) for v in values]
         shard = shard_of(metric.id, self.options.num_shards)
         if shard not in self.owned:
             return "aggregator shard is not owned"
@@ -203,34 +95,42 @@ class ReferenceEngine:
         earliest = max(bounds.cutover_ns - self.options.buffer_before_cutover_ns, 0)
         if not earliest <= now < bounds.cutoff_ns + self.options.buffer_after_cutoff_ns:
             return "aggregator shard is not writeable"
-        entry = self.entries.setdefault((int(timed), kind, metric.id), Entry(shard))
+        entry = self.entries.setdefault((category, kind, metric.id), Entry(shard))
         limit = self.options.values_per_metric_limit_per_second
         second, used = entry.rate
-        entry.rate = (now // 10**9, (used if second == now // 10**9 else 0) + len(values))
+        cost = len(values) if isinstance(metric, codec.BatchTimerWithMetadatas) else 1
+        entry.rate = (now // 10**9, (used if second == now // 10**9 else 0) + cost)
         if limit and entry.rate[1] > limit:
             return "write value rate limit is exceeded"
         entry.last_access = now
+        if isinstance(metric, codec.ForwardedMetricWithMetadata):
+            return self._add_forwarded(entry, metric, values, now)
         if isinstance(metric, codec.TimedMetricWithMetadata):
-            return self._add_plain(entry, metric, kind, value, now)
-        error, write = self._update(entry, metric, kind, timed, now)
+            return self._add_plain(entry, metric, kind, values, now)
+        error, write = self._update(entry, metric, kind, category == 1, now)
         if error or not write:
             return error
-        errors = [self._write(element, metric, value, timed, now) for element in entry.elements]
+        errors = [self._write(element, metric, values, category == 1, now) for _, element in entry.elements]
         return next((error for error in errors if error), "")
 
-    def _write(self, element: Element, metric: Any, value: Any, timed: bool, now: int) -> str:
-        resolution = element.policy.window_ns
+    def _in_time(self, element: Element, time_ns: int, now: int) -> str:
+        if time_ns - now > self.options.buffer_future_ns:
+            return "too far in the future"
+        return "too far in the past" if now - time_ns > element.past_ns else ""
+
+    def _write(self, element: Element, metric: Any, values: list[Any], timed: bool, now: int) -> str:
         if timed:
-            if metric.time_ns - now > self.options.buffer_future_ns:
-                return "too far in the future"
-            if now - metric.time_ns > self.options.buffer_past_ns + resolution:
-                return "too far in the past"
-            start = window_start(metric.time_ns, resolution)
-            return "" if element.add(start, value, (metric.time_ns, 0), metric.annotation) else "aggregation is closed"
-        for at in (now, now + resolution):
-            if element.add(window_start(at, resolution), value, (at, self.batch), metric.annotation):
-                return ""
-        return "aggregation is closed"
+            wrong = self._in_time(element, metric.time_ns, now)
+            return wrong or element.put(metric.time_ns, values, 0, metric.annotation, None)
+        client_ns = 0 if isinstance(metric, codec.BatchTimerWithMetadatas) else metric.client_time_ns
+        if element.resend and client_ns > 0:
+            wrong = self._in_time(element, client_ns, now) or element.put(client_ns, values, 0, metric.annotation, True)
+            if wrong != MIGRATION:
+                return wrong
+        wrong = element.put(now, values, self.batch, metric.annotation, False)
+        if wrong:
+            wrong = element.put(now + element.policy.window_ns, values, self.batch, metric.annotation, False)
+        return wrong
 
     def _update(self, entry: Entry, metric: Any, kind: MetricType, timed: bool, now: int) -> tuple[str, bool]:
         stages = metric.metadatas
@@ -249,68 +149,130 @@ class ReferenceEngine:
             return "no pipelines in metadata", False
         if entry.cutover > stage.cutover_ns:
             return "", True
-        if any(p.pipeline for p in stage.pipelines):
-            return "pipelines with operations are not supported", False
-        wanted: dict[tuple[Any, ...], PipelineMetadata] = {}
+        wanted: dict[Any, PipelineMetadata] = {}
+        list_kind = ipc.KIND_TIMED if timed else ipc.KIND_STANDARD
         for pipeline in stage.pipelines:
             for policy in pipeline.storage_policies or self.defaults:
-                wanted.setdefault((pipeline.aggregation_id, policy, timed, False), pipeline)
+                wanted.setdefault((pipeline.aggregation_id, policy, pipeline.pipeline, list_kind, 0, False), pipeline)
+        fresh = []
         try:
-            fresh = [self._element(entry, metric.id, kind, key, p.traffic_types) for key, p in wanted.items()]
+            for key, pipeline in wanted.items():
+                fresh.append((key, self._element(entry, metric.id, kind, key, pipeline)))
         except ValueError as error:
+            for _, element in fresh:
+                # M3 leaves it without an owner; here only its list stays (docs/compatibility.md).
+                if not any(element is own for _, own in entry.elements):
+                    element.tombstoned = True
             return str(error), False
-        for element, pipeline in zip(fresh, wanted.values(), strict=True):
-            element.traffic = pipeline.traffic_types
-        for element in entry.elements:
-            element.tombstoned = element not in fresh
+        for (_, element), pipeline in zip(fresh, wanted.values(), strict=True):
+            element.traffic, element.resend = pipeline.traffic_types, pipeline.resend_enabled
+        for _, element in entry.elements:
+            element.tombstoned = not any(element is new for _, new in fresh)
         entry.elements = fresh
         entry.cutover = stage.cutover_ns
         return "", True
 
-    def _element(self, entry: Entry, ident: bytes, kind: MetricType, key: tuple[Any, ...], traffic: int) -> Element:
-        for element in entry.elements:
-            if element.key == key:
+    def _element(self, entry: Entry, ident: bytes, kind: MetricType, key: Any, attributes: Any) -> Element:
+        for own, element in entry.elements:
+            if own == key:
                 return element
+        aggregation_id, policy, pipeline, list_kind, times, plain = key
         if kind is MetricType.UNKNOWN:
             raise ValueError("invalid metric type")
         try:
-            types = self.types.types_of(kind, key[0])
+            types = self.types.types_of(kind, aggregation_id)
         except MetricsError:
             types = (A.LAST,) if kind is not MetricType.GAUGE else (A.MEDIAN,)
         if not all(is_valid_for(kind, t) for t in types):
             raise ValueError("invalid aggregation types")
-        element = Element(ident, kind, types, key, key[3], traffic)
-        list_id = (ipc.KIND_TIMED if key[2] else ipc.KIND_STANDARD, key[1].window_ns)
-        self.lists.setdefault((entry.shard, *list_id), []).append(element)
+        element = Element(
+            ident=ident,
+            metric_type=kind,
+            types=types,
+            policy=policy,
+            pipeline=pipeline,
+            plain=plain,
+            forwarded=list_kind == ipc.KIND_FORWARDED,
+            traffic=attributes.traffic_types,
+            resend=getattr(attributes, "resend_enabled", False),
+            past_ns=self.options.buffer_past_ns + policy.window_ns,
+        )
+        derivatives = [op for op in element.local if op in (TransformationType.PER_SECOND, TransformationType.INCREASE)]
+        if len(derivatives) > 1:
+            raise ValueError("transformation derivative order is higher than supported 1")
+        self.lists.setdefault((entry.shard, list_kind, policy.window_ns, times), List()).elements.append(element)
         return element
 
-    def _add_plain(self, entry: Entry, metric: Any, kind: MetricType, value: Any, now: int) -> str:
-        key = (metric.metadata.aggregation_id, metric.metadata.storage_policy, True, True)
+    def _append(self, entry: Entry, ident: bytes, kind: MetricType, key: Any, attributes: Any) -> Element:
+        element = self._element(entry, ident, kind, key, attributes)
+        if not any(element is own for _, own in entry.elements):
+            entry.elements.append((key, element))
+        return element
+
+    def _add_plain(self, entry: Entry, metric: Any, kind: MetricType, values: list[Any], now: int) -> str:
+        key = (metric.metadata.aggregation_id, metric.metadata.storage_policy, (), ipc.KIND_TIMED, 0, True)
         try:
-            element = self._element(entry, metric.id, kind, key, metric.metadata.traffic_types)
+            element = self._append(entry, metric.id, kind, key, metric.metadata)
         except ValueError as error:
             return str(error)
-        if element not in entry.elements:
-            entry.elements.append(element)
-        return self._write(element, metric, value, True, now)
+        return self._write(element, metric, values, True, now)
+
+    def _add_forwarded(self, entry: Entry, m: codec.ForwardedMetricWithMetadata, values: list[Any], now: int) -> str:
+        meta: ForwardMetadata = m.metadata
+        resolution, times = meta.storage_policy.window_ns, meta.num_forwarded_times
+        limit = self.options.forwarding_delay_ns(resolution, times)
+        if meta.resend_enabled:
+            limit = self.options.buffer_past_ns + resolution
+        key = (meta.aggregation_id, meta.storage_policy, meta.pipeline, ipc.KIND_FORWARDED, times, False)
+        known = any(own == key for own, _ in entry.elements)
+        try:
+            if not known:  # here a metadata is judged before the time, for it is judged once
+                self._element(Entry(-1), m.id, m.metric_type, key, meta)
+                del self.lists[-1, ipc.KIND_FORWARDED, resolution, times]
+        except ValueError as error:
+            return str(error)
+        if now - m.time_ns > limit:
+            return "arrived too late"
+        element = self._append(entry, m.id, m.metric_type, key, meta)
+        if m.version and m.metric_type is not MetricType.GAUGE:
+            return "only gauges support updating values"
+        window = element.window(m.time_ns)
+        if window.closed:
+            return "aggregation is closed"
+        seen = window.sources.setdefault(meta.source_id, set())
+        if m.version in seen:
+            return ""
+        seen.add(m.version)
+        for k, value in enumerate(values):
+            if m.version:
+                window.update(value, m.prev_values[k], (m.time_ns, 0))
+            else:
+                window.add(value, (m.time_ns, 0))
+        if not m.version:
+            window.annotation = m.annotation or window.annotation
+        window.dirty = True
+        window.resend = meta.resend_enabled
+        return ""
 
     def expire(self, now: int) -> None:
         for key, entry in list(self.entries.items()):
             if now - entry.last_access > self.options.entry_ttl_ns:
-                for element in entry.elements:
+                for _, element in entry.elements:
                     element.tombstoned = True
                 del self.entries[key]
 
-    def flush(self, command: ipc.Flush) -> list[tuple[Any, ...]]:
-        out: list[tuple[Any, ...]] = []
+    def flush(self, command: ipc.Flush) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+        final: list[tuple[Any, ...]] = []
+        sent: list[bytes] = []
         named = {shard for group in command.bounds for shard in group.shards}
         for group in command.bounds:
             for shard in group.shards or sorted(set(self.owned) - named):
+                key = (shard, command.kind, command.resolution_ns, command.times_forwarded)
                 for before, emit in self._passes(group):
-                    out += self._flush_before(
-                        (shard, command.kind, command.resolution_ns), before, emit and command.emit
-                    )
-        return out
+                    rows, messages = self._flush_before(key, before, emit and command.emit)
+                    final += rows
+                    sent += messages
+        return final, sent
 
     def _passes(self, group: ipc.ShardBounds) -> list[tuple[int, bool]]:
         if group.target_ns <= group.cutover_ns:
@@ -323,44 +285,80 @@ class ReferenceEngine:
             passes.append((group.target_ns - self.options.max_buffer_ns, False))
         return passes
 
-    def _flush_before(self, list_id: tuple[int, int, int], before: int, emit: bool) -> list[tuple[Any, ...]]:
-        if list_id not in self.lists or self.flushed.get(list_id, 0) >= before:
-            return []
-        self.flushed[list_id] = before
-        out = []
-        for element in self.lists[list_id]:
-            for start, window in element.consume(before):
-                if emit:
-                    out += self._outputs(element, start, window)
-        self.lists[list_id] = [
-            e for e in self.lists[list_id] if not e.tombstoned or any(w.dirty for w in e.windows.values())
-        ]
-        return out
+    def _flush_before(self, key: ListKey, before: int, emit: bool) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+        one = self.lists.get(key)
+        if one is None or one.flushed >= before:
+            return [], []
+        one.flushed = before
+        final: list[tuple[Any, ...]] = []
+        buckets: dict[Any, list[tuple[Element, Out]]] = {}
+        for element in one.elements:
+            for out in element.consume(before, self.options.discard_nan):
+                if element.rollup is None:
+                    final += self._outputs(element, out) if emit else []
+                else:
+                    buckets.setdefault((target_of(element, key[3]), out.start), []).append((element, out))
+        sent = [self._message(key, one, *place, rows, emit) for place, rows in buckets.items()]
+        one.elements = [e for e in one.elements if not e.tombstoned or e.dirty]
+        members = {target_of(e, key[3]) for e in one.elements if e.rollup is not None}
+        one.versions = {target: by_time for target, by_time in one.versions.items() if target in members}
+        return final, sent if emit else []
 
-    def _outputs(self, element: Element, start: int, window: Window) -> list[tuple[Any, ...]]:
+    def _message(
+        self, key: ListKey, one: List, target: Any, start: int, rows: list[tuple[Element, Out]], emit: bool
+    ) -> bytes:
+        element, last = rows[-1]
+        version = 0
+        # A follower counts versions along, more than the leader may send where a window is correctable for some members only.
+        if last.resend if emit else any(out.resend for _, out in rows):
+            versions = one.versions.setdefault(target, {})
+            version = versions.get(start, 0)
+            versions[start] = version + 1
+        rollup = element.rollup
+        assert rollup is not None
+        return codec.encode_metric(
+            codec.ForwardedMetricWithMetadata(
+                metric_type=element.metric_type,
+                id=rollup.id,
+                time_ns=element.stamp(start),
+                values=tuple(out.value for _, out in rows),
+                prev_values=tuple(out.previous for _, out in rows),
+                annotation=next((out.annotation for _, out in reversed(rows) if out.annotation), b""),
+                version=version,
+                metadata=ForwardMetadata(
+                    aggregation_id=rollup.aggregation_id,
+                    storage_policy=element.policy,
+                    pipeline=element.rest,
+                    source_id=key[0],
+                    num_forwarded_times=key[3] + 1,
+                    resend_enabled=last.resend,
+                    traffic_types=element.traffic,
+                ),
+            )
+        )
+
+    def _outputs(self, element: Element, out: Out) -> list[tuple[Any, ...]]:
         prefix = {
             MetricType.COUNTER: self.options.counter_prefix,
             MetricType.TIMER: self.options.timer_prefix,
             MetricType.GAUGE: self.options.gauge_prefix,
         }[element.metric_type].encode()
-        out = []
-        for kind in element.types:
-            value = window.value(element.metric_type, kind, element.types)
-            if self.options.discard_nan and math.isnan(value):
-                continue
-            ident = prefix + element.ident + self.types.type_string(element.metric_type, kind)
-            end = start + element.policy.window_ns
-            out.append(
-                (
-                    element.ident if element.plain else ident,
-                    end,
-                    str(element.policy),
-                    bits(value),
-                    window.annotation,
-                    element.traffic,
-                )
-            )
-        return out
+        suffix = self.types.type_string(element.metric_type, element.types[out.number])
+        ident = element.ident if element.plain else prefix + element.ident + suffix
+        at = element.stamp(out.start)
+        points = [(at, out.value)]
+        if TransformationType.RESET in element.local:
+            points.append((at + max(element.policy.window_ns // 2, 1), 0.0))
+        return [
+            (ident, time_ns, str(element.policy), bits(value), out.annotation, element.traffic)
+            for time_ns, value in points
+        ]
+
+
+def target_of(element: Element, times: int) -> tuple[Any, ...]:
+    rollup = element.rollup
+    assert isinstance(rollup, RollupOp)
+    return (element.metric_type, rollup.id, rollup.aggregation_id, element.policy, element.rest, times)
 
 
 def bits(value: float) -> str:

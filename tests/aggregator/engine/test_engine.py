@@ -1,6 +1,7 @@
 """The engine against the plain one in ``reference_engine``: random streams of metrics, commands and flushes, compared by bits."""
 
 import itertools
+import math
 import random
 from typing import Any
 
@@ -14,8 +15,15 @@ from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
 from m3metrics import codec
 from m3metrics.aggregation import compress
-from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata, TimedMetadata
+from m3metrics.metadata import (
+    DEFAULT_STAGED_METADATAS,
+    ForwardMetadata,
+    PipelineMetadata,
+    StagedMetadata,
+    TimedMetadata,
+)
 from m3metrics.metric import MetricType
+from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy
 
 SECOND = 10**9
@@ -38,6 +46,7 @@ def options(**changes: Any) -> EngineOptions:
         "buffer_past_ns": 20 * SECOND,
         "buffer_future_ns": 15 * SECOND,
         "max_buffer_ns": 120 * SECOND,
+        "forwarding_max_const_delay_ns": 10 * SECOND,
         "entry_ttl_ns": 90 * SECOND,
     }
     return EngineOptions(**(base | changes))
@@ -94,18 +103,30 @@ def acked(data: bytes) -> list[int]:
 
 
 def flush(engine: Engine, command: ipc.Flush, now: int) -> list[tuple[Any, ...]]:
-    out = []
+    """What a flush puts out without rollups."""
+    out, sent = flush_both(engine, command, now)
+    assert sent == []
+    return out
+
+
+def flush_both(engine: Engine, command: ipc.Flush, now: int) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+    """Final values, and messages for rollups."""
+    out: list[tuple[Any, ...]] = []
+    sent: list[bytes] = []
     last = False
     for part in engine.flush(command, now):
         assert not last
         last = part.last
         batch = part.batch
         for k in range(0 if batch is None else len(batch)):
+            if part.forwarded:
+                sent.append(batch.payload[batch.offsets[k] : batch.offsets[k + 1]].tobytes())
+                continue
             m = codec.decode_aggregated(batch.payload[batch.offsets[k] : batch.offsets[k + 1]].tobytes())
             assert batch.policy_names[batch.policies[k]] == str(m.storage_policy)
             out.append((m.id, m.time_ns, str(m.storage_policy), bits(m.value), m.annotation, m.traffic_types))
     assert last
-    return out
+    return out, sent
 
 
 def flush_all(kind: int, resolution_s: int, target: int, emit: bool = True, **bounds: Any) -> ipc.Flush:
@@ -113,13 +134,53 @@ def flush_all(kind: int, resolution_s: int, target: int, emit: bool = True, **bo
     return ipc.Flush(1, kind, resolution_s * SECOND, 0, emit, [group])
 
 
-def random_stages(r: random.Random, now: int) -> tuple[StagedMetadata, ...]:
+def random_pipeline(r: random.Random) -> AppliedPipeline:
+    """Transformations, now and then with a rollup or two."""
+    kinds = list(TransformationType)
+
+    def some() -> list[TransformationOp | RollupOp]:
+        return [TransformationOp(r.choice(kinds)) for _ in range(r.choice([0, 1, 1, 2]))]
+
+    if r.random() < 0.5:
+        return tuple(some()) if r.random() < 0.5 else ()
+    ops = [*some(), RollupOp(r.choice([b"r1", b"r2"]), compress(r.sample(BASIC, r.randint(1, 2))))]
+    if r.random() < 0.3:
+        ops += [*some(), RollupOp(b"top", r.choice([0, 1 << 7, 1 << 3]))]
+    return tuple(ops + (some() if r.random() < 0.3 else []))
+
+
+def random_forwarded(r: random.Random, now: int) -> codec.ForwardedMetricWithMetadata:
+    n = r.randint(0, 3)
+    metadata = ForwardMetadata(
+        aggregation_id=compress(r.sample(BASIC, r.randint(1, 3))),
+        storage_policy=r.choice(POLICIES[:3]),
+        pipeline=r.choice([(), (), (TransformationOp(TransformationType.INCREASE),), (RollupOp(b"top", 1 << 7),)]),
+        source_id=r.randint(0, 3),
+        num_forwarded_times=r.choice([1, 1, 2]),
+        resend_enabled=r.random() < 0.4,
+        traffic_types=0,
+    )
+    return codec.ForwardedMetricWithMetadata(
+        metric_type=r.choice([MetricType.GAUGE] * 3 + [MetricType.COUNTER, MetricType.TIMER]),
+        id=r.choice([b"r1", b"r2", b"x"]),
+        time_ns=now - r.choice([0, 1, 7, 12, 25, 40]) * SECOND,
+        values=tuple(r.choice(SPECIAL) for _ in range(n)),
+        prev_values=tuple(r.choice([0.0, 1.5, math.nan]) for _ in range(n)),
+        annotation=r.choice([b"", b"f"]),
+        version=r.choice([0, 0, 0, 1, 2, 70]),
+        metadata=metadata,
+    )
+
+
+def random_stages(r: random.Random, now: int, pipelines: bool) -> tuple[StagedMetadata, ...]:
     def pipeline() -> PipelineMetadata:
         return PipelineMetadata(
             aggregation_id=compress(r.sample(BASIC, r.randint(1, 4)))
             if r.random() < 0.6
             else r.choice([0, 0, 2, 1 << 14]),
             storage_policies=tuple(r.sample(POLICIES, r.randint(0, 3))),
+            pipeline=random_pipeline(r) if pipelines else (),
+            resend_enabled=pipelines and r.random() < 0.3,
             drop_policy=r.choice([0] * 12 + [1, 2]),
             traffic_types=r.choice([0, 0, 0, 3]),
         )
@@ -136,18 +197,24 @@ def random_stages(r: random.Random, now: int) -> tuple[StagedMetadata, ...]:
     return tuple(stage() for _ in range(r.choice([1, 1, 1, 2, 3, 0])))
 
 
-def random_metric(r: random.Random, pool: list[Any], now: int, timers: bool) -> Any:
+def random_metric(r: random.Random, pool: list[Any], now: int, everything: bool) -> Any:
+    """Without ``everything``: no timers, no pipelines, nothing forwarded."""
     ident = r.choice(IDS)
-    stages = r.choice(pool) if r.random() < 0.9 else random_stages(r, now)
+    stages = r.choice(pool) if r.random() < 0.9 else random_stages(r, now, everything)
     annotation = r.choice([b"", b"", b"note", b"x" * 40])
     value = r.choice(SPECIAL) if r.random() < 0.5 else r.uniform(-100, 100)
     time_ns = now + r.choice([0, 1, -SECOND, -9 * SECOND, -25 * SECOND, -40 * SECOND, 12 * SECOND, 20 * SECOND])
-    kind = r.choice([MetricType.COUNTER, MetricType.GAUGE, MetricType.TIMER if timers else MetricType.GAUGE])
-    match r.randint(0, 4):
+    kind = r.choice([MetricType.COUNTER, MetricType.GAUGE, MetricType.TIMER if everything else MetricType.GAUGE])
+    client_ns = r.choice([0, time_ns])
+    match r.randint(0, 5 if everything else 4):
+        case 5:
+            return random_forwarded(r, now)
         case 0:
             count = r.choice([0, 1, -1, 5, (1 << 62), -(1 << 63), (1 << 63) - 1])
-            return codec.CounterWithMetadatas(id=ident, value=count, annotation=annotation, metadatas=stages)
-        case 1 if timers:
+            return codec.CounterWithMetadatas(
+                id=ident, value=count, annotation=annotation, metadatas=stages, client_time_ns=client_ns
+            )
+        case 1 if everything:
             # The values of a timer add up in one order only if the order is theirs: both sides see the same batches.
             values = tuple(
                 r.uniform(0, 50) if r.random() < 0.95 else r.choice(SPECIAL) for _ in range(r.randint(0, 40))
@@ -165,7 +232,9 @@ def random_metric(r: random.Random, pool: list[Any], now: int, timers: bool) -> 
                 metric_type=kind, id=ident, time_ns=time_ns, value=value, annotation=annotation, metadatas=stages
             )
         case _:
-            return codec.GaugeWithMetadatas(id=ident, value=value, annotation=annotation, metadatas=stages)
+            return codec.GaugeWithMetadatas(
+                id=ident, value=value, annotation=annotation, metadatas=stages, client_time_ns=client_ns
+            )
 
 
 def play(seed: int, steps: int, *, backwards: bool) -> None:
@@ -179,8 +248,9 @@ def play(seed: int, steps: int, *, backwards: bool) -> None:
     if shards[0].cutover_ns:
         o = options(buffer_before_cutover_ns=20 * SECOND, buffer_after_cutoff_ns=10 * SECOND, max_buffer_ns=30 * SECOND)
     engine, plain = engine_of(o, shards), ReferenceEngine(o, shards)
-    pool = [random_stages(r, NOW) for _ in range(5)]
+    pool = [random_stages(r, NOW, not backwards) for _ in range(5)]
     now = NOW
+    back: list[bytes] = []
     for _ in range(steps):
         now += r.choice([1, SECOND // 3, SECOND, 4 * SECOND])
         if backwards and r.random() < 0.1:
@@ -190,25 +260,49 @@ def play(seed: int, steps: int, *, backwards: bool) -> None:
             messages = [
                 codec.encode_metric(random_metric(r, pool, now, not backwards)) for _ in range(r.randint(1, 12))
             ]
+            messages, back = [*messages, *back], []
             assert send(engine, messages, now, r.randint(1, 3)) == plain.add_batch(messages, now)
         elif action < 0.97:
-            kind, resolution = r.choice([0, 1]), r.choice([10, 60, 7])
-            delay = 0 if kind == 0 else o.buffer_past_ns + resolution * SECOND
+            kind, resolution = r.choice([0, 1, 2]), r.choice([10, 60, 7])
+            times = r.choice([1, 1, 2]) if kind == 2 else 0
+            delay = [
+                0,
+                o.buffer_past_ns + resolution * SECOND,
+                o.forwarding_delay_ns(resolution * SECOND, times),
+            ][kind]
             cutover, cutoff = shards[0].cutover_ns, shards[0].cutoff_ns
             groups = [ipc.ShardBounds([], now - delay, cutover, cutoff)]
             if r.random() < 0.3:
                 groups.append(ipc.ShardBounds([2], now - delay - 9 * SECOND, cutover, cutoff))
-            command = ipc.Flush(1, kind, resolution * SECOND, 0, r.random() < 0.85, groups)
-            assert sorted(flush(engine, command, now)) == sorted(plain.flush(command))
+            command = ipc.Flush(1, kind, resolution * SECOND, times, r.random() < 0.85, groups)
+            back += compare_flush(engine, plain, command, now)
             if not backwards and r.random() < 0.3:
-                engine.commit(ipc.Commit(kind, resolution * SECOND, 0, [], now - delay))
+                engine.commit(ipc.Commit(kind, resolution * SECOND, times, [], now - delay))
         else:
             engine.expire(now)
             plain.expire(now)
-    for kind in (0, 1):
+    for kind, times in ((0, 0), (1, 0), (2, 1), (2, 2)):
         for resolution in (10, 60, 7):
-            command = flush_all(kind, resolution, now + 300 * SECOND, cutoff=NEVER)
-            assert sorted(flush(engine, command, now)) == sorted(plain.flush(command))
+            group = ipc.ShardBounds([], now + 300 * SECOND, 0, NEVER)
+            command = ipc.Flush(1, kind, resolution * SECOND, times, True, [group])
+            compare_flush(engine, plain, command, now)
+
+
+def compare_flush(engine: Engine, plain: ReferenceEngine, command: ipc.Flush, now: int) -> list[bytes]:
+    """The same flush in both engines; returns what is forwarded."""
+    out, sent = flush_both(engine, command, now)
+    wanted, to_send = plain.flush(command)
+    assert sorted(out) == sorted(wanted)
+    assert sorted(map(alike, sent)) == sorted(map(alike, to_send))
+    return sorted(sent)
+
+
+def alike(message: bytes) -> str:
+    """A forwarded message as text, every NaN and every zero alike."""
+    m = codec.decode_metric(message)
+    assert isinstance(m, codec.ForwardedMetricWithMetadata)
+    values, previous = ([bits(x) for x in row] for row in (m.values, m.prev_values))
+    return f"{m.id!r} {m.metric_type} {m.time_ns} {values} {previous} {m.annotation!r} {m.version} {m.metadata}"
 
 
 @settings(max_examples=60)
