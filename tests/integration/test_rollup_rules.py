@@ -65,7 +65,7 @@ def test_rate_and_increase_by_code(deployment, wait, http_get) -> None:
         aggregator={"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}},
     )  # fmt: skip
     wait("an instance leads", aggregator.leads, 90)
-    wait("its processes are up", aggregator.ready, 60)
+    wait("its processes are up", aggregator.ready, 150)
     wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
     feeder = Feeder(deployment.base)
 
