@@ -19,7 +19,7 @@ buffer:
   cleanupRetry: {initialBackoff: 1m}
 writer:
   topicName: aggregator_ingest
-  topicServiceOverride: {zone: z, environment: e, namespace: n}
+  topicServiceOverride: {zone: z, environment: e, namespace: names}
   topicWatchInitTimeout: 1s
   placement: {isStaged: true, isSharded: true, isMirrored: true, allowPartialReplace: true, allowAllZones: true,
               addAllCandidates: true, shardStateMode: 1, skipPortMirroring: true, validZone: z}
@@ -63,7 +63,7 @@ def read(tmp_path: Path, text: str) -> ProducerOptions:
 def test_every_key_of_m3_loads(tmp_path: Path):
     options = read(tmp_path, EVERY_KEY)
     assert options.buffer.on_full_strategy == "returnError"
-    assert options.writer.topic_service_override.namespace == "n"
+    assert options.writer.topic_service_override.namespace == "names"
     assert options.writer.placement.is_staged
     assert options.writer.placement_service_override.namespaces.placement == "/placement"
     assert options.writer.connection.num_connections == 2
