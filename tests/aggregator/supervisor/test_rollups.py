@@ -1,11 +1,17 @@
 """Rollups through a real instance: out of its workers, over m3msg to its own front, and out again under the rollup's id."""
 
+import os
+import signal
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import httpx
 import pytest
-from tests.aggregator.supervisor.instance_rig import Rig, S, until
+from bench.load import Connection
+from bench.messages import build
+from tests.aggregator.supervisor.instance_rig import SHARDS, Rig, S, until
 
 from m3metrics.aggregation import AggregationType
 from m3metrics.codec.unaggregated import Metric, TimedMetricWithMetadatas
@@ -13,6 +19,7 @@ from m3metrics.metadata import PipelineMetadata, StagedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy
+from m3metrics.shard import shard_of
 
 pytestmark = pytest.mark.integration
 
@@ -110,6 +117,74 @@ async def test_rollups_of_one_and_two_stages_are_exact(rig: Rig) -> None:
     began = time.monotonic()
     assert await rig.stop() == 0, rig.log()
     assert time.monotonic() - began < 14, "the end has waited for forwarded metrics that nobody could take"
+
+
+async def test_a_killed_worker_costs_no_rollups_of_the_others(rig: Rig) -> None:
+    await rig.start(**TIMES)
+    await rig.until_ready()
+    _, body = await rig.get("/shards")
+    owner = {row["shard"]: row["worker"] for row in body["shards"]}
+
+    def of_worker(number: int, name: str, count: int) -> list[int]:
+        shards = ((i, shard_of(b"%s.%d" % (name.encode(), i), SHARDS)) for i in range(10_000))
+        return [i for i, shard in shards if owner[shard] == number][:count]
+
+    # All sources are of worker 0, so that nothing but its own worker matters to the rollup that is lost.
+    mine, others = of_worker(0, "source", SOURCES), of_worker(0, "other", SOURCES)
+    (kept,), (lost,) = ([f"rolled.{i}" for i in of_worker(number, "rolled", 1)] for number in (0, 1))
+    live = Feed(("source", mine, (RollupOp(kept.encode(), SUM),)), ("other", others, (RollupOp(lost.encode(), SUM),)))
+    forwarded = await figure(rig, "aggregator_forwarder_messages", output="forwarded")
+    ends = []
+    for window in range(14):
+        ends.append(await feed(rig, window, live))
+        if window == 5:
+            assert await figure(rig, "aggregator_forwarder_messages", output="forwarded") > forwarded
+            os.kill(rig.worker(1), signal.SIGKILL)
+    await until("acks", lambda: rig.client.again() or not rig.client.unacked)
+    expected = {end: [sum(rate_of(i, window) for i in mine)] for window, end in enumerate(ends) if window}
+    await until("all windows", lambda: len(rig.recorder.of(kept)) >= len(ends) - 1)
+    assert rig.recorder.of(kept) == expected
+    last = sum(rate_of(i, len(ends) - 1) for i in others)
+    await until("the rollup of the worker that came back", lambda: rig.recorder.of(lost).get(ends[-1]) == [last])
+    assert await rig.stop() == 0, rig.log()
+
+
+async def test_flushing_does_not_wait_for_its_own_input(rig: Rig) -> None:
+    """A buffer that holds a thousandth of one flush, at full load: nothing stands still, nothing is lost."""
+    client = {
+        "producer": {
+            "buffer": {"maxBufferSize": 8192, "maxMessageSize": 4096, "forwardedBufferSize": 4096},
+        }
+    }
+    await rig.start(client={"m3msg": client}, forwarding={"maxConstDelay": "12s", "maxSingleDelay": "0s"})
+    await rig.until_ready()
+    frames = build("counter", 20_000, 20_000, 1, pipeline="rollup")
+    connections = [Connection(("127.0.0.1", rig.ports[0]), frames)]
+    until_s = time.monotonic() + 4
+    writers = [threading.Thread(target=c.replay, args=(until_s, 0.0, 0)) for c in connections]
+    for writer in writers:
+        writer.start()
+    await until("the load", lambda: not any(writer.is_alive() for writer in writers))
+    await until("acks", lambda: all(c.acked == c.sent for c in connections))
+    sent = sum(c.replays * frames.value_sum for c in connections)
+    assert sent > 0
+    totals: dict[str, float] = defaultdict(float)
+
+    def all_out() -> bool:
+        totals.clear()
+        for (name, _), values in list(rig.recorder.values.items()):
+            totals[name] += values[-1]
+        return sum(totals.values()) >= sent
+
+    await until("all rollups", all_out)
+    assert sum(totals.values()) == sent
+    assert len(totals) == 1000
+    messages = await figure(rig, "aggregator_forwarder_messages", output="forwarded")
+    assert messages > 10_000
+    assert await figure(rig, "aggregator_forwarder_lost", output="forwarded") == 0
+    for connection in connections:
+        connection.close()
+    assert await rig.stop() == 0, rig.log()
 
 
 async def test_rollups_without_a_client_are_lost_aloud(rig: Rig) -> None:
