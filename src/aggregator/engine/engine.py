@@ -335,7 +335,7 @@ class Engine:
         entry_kernels.expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
         self._release_all()
         dead = int(tables.heads[H_DEAD_IDS])
-        if dead > _COMPACT_FROM and 2 * dead > int(tables.heads[H_IDS]):
+        if dead > _COMPACT_FROM and 3 * dead > int(tables.heads[H_IDS]):
             fresh = reserve_ids(self._max_series)
             tables.heads[H_IDS] = entry_kernels.compact_ids(self._t, fresh)
             tables.heads[H_DEAD_IDS] = 0
