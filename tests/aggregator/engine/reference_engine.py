@@ -19,7 +19,7 @@ from m3metrics.aggregation import AggregationType, is_valid_for
 from m3metrics.errors import MetricsError
 from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata, is_default, is_drop_policy_set
 from m3metrics.metric import MetricType
-from m3metrics.pipeline import RollupOp, TransformationType
+from m3metrics.pipeline import RollupOp, TransformationType, with_resets
 from m3metrics.policy import StoragePolicy
 from m3metrics.shard import shard_of
 
@@ -61,6 +61,8 @@ class ReferenceEngine:
         self.owned = {shard.id: shard for shard in shards}
         self.entries: dict[tuple[int, MetricType, bytes], Entry] = {}
         self.lists: dict[ListKey, List] = {}
+        self.created: dict[int, tuple[int, int, int]] = {}
+        """Per shard: time of the first metric, the second of the last one, metrics made in it."""
         self.batch = 0
 
     def add_batch(self, messages: list[bytes], now: int) -> list[str]:
@@ -82,6 +84,8 @@ class ReferenceEngine:
             kind, values = MetricType.GAUGE, [metric.value]
         elif isinstance(metric, codec.BatchTimerWithMetadatas):
             kind, values = MetricType.TIMER, list(metric.values)
+            if not values and self.options.max_timer_batch_size_per_write > 0:
+                return ""  # cut into slices, of which there are none
         elif isinstance(metric, codec.ForwardedMetricWithMetadata):
             category, kind, values = 2, metric.metric_type, list(metric.values)
         else:
@@ -95,7 +99,9 @@ class ReferenceEngine:
         earliest = max(bounds.cutover_ns - self.options.buffer_before_cutover_ns, 0)
         if not earliest <= now < bounds.cutoff_ns + self.options.buffer_after_cutoff_ns:
             return "aggregator shard is not writeable"
-        entry = self.entries.setdefault((category, kind, metric.id), Entry(shard))
+        if (category, kind, metric.id) not in self.entries and not self._may_create(shard, now):
+            return "write new metric rate limit is exceeded"
+        entry = self.entries.setdefault((category, kind, metric.id), Entry(shard, now))
         limit = self.options.values_per_metric_limit_per_second
         second, used = entry.rate
         cost = len(values) if isinstance(metric, codec.BatchTimerWithMetadatas) else 1
@@ -112,6 +118,15 @@ class ReferenceEngine:
             return error
         errors = [self._write(element, metric, values, category == 1, now) for _, element in entry.elements]
         return next((error for error in errors if error), "")
+
+    def _may_create(self, shard: int, now: int) -> bool:
+        first, second, used = self.created.setdefault(shard, (now, 0, 0))
+        if now < first + self.options.new_metric_no_limit_warmup_ns:
+            return True
+        used = (used if second == now // 10**9 else 0) + 1
+        self.created[shard] = (first, now // 10**9, used)
+        limit = self.options.new_metric_limit_per_shard_per_second
+        return limit == 0 or used <= limit
 
     def _in_time(self, element: Element, time_ns: int, now: int) -> str:
         if time_ns - now > self.options.buffer_future_ns:
@@ -153,7 +168,8 @@ class ReferenceEngine:
         list_kind = ipc.KIND_TIMED if timed else ipc.KIND_STANDARD
         for pipeline in stage.pipelines:
             for policy in pipeline.storage_policies or self.defaults:
-                wanted.setdefault((pipeline.aggregation_id, policy, pipeline.pipeline, list_kind, 0, False), pipeline)
+                ops = with_resets(pipeline.pipeline) if self.options.add_to_reset else pipeline.pipeline
+                wanted.setdefault((pipeline.aggregation_id, policy, ops, list_kind, 0, False), pipeline)
         fresh = []
         try:
             for key, pipeline in wanted.items():
