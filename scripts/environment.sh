@@ -49,11 +49,11 @@ prepare_environment() {
 # Compiles the kernels once per state of the sources; numba keeps the result beside them.
 prepare_kernels() {
     local stamp=.venv/kernels wanted
-    wanted=$(find src -name '*kernels*.py' -type f -exec cksum {} + | sort | cksum)
+    wanted=$(.venv/bin/python scripts/kernel_sources.py)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    # A cached kernel does not notice that a kernel it has inlined from another file changed.
+    # A cached kernel does not notice that a kernel or a constant from another file changed.
     find src -name '*.nb[ic]' -delete
     .venv/bin/python -m aggregator.warmup --also coordinator.warmup
     printf '%s' "$wanted" >"$stamp"

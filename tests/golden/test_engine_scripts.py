@@ -45,6 +45,7 @@ def engine_options(o: dict[str, Any]) -> EngineOptions:
         for name in ("counter", "timer", "gauge")
     }
     return EngineOptions(
+        passthrough=True,
         num_shards=o["num_shards"],
         topic_shards=TOPIC_SHARDS,
         default_storage_policies=tuple(o["default_storage_policies"]),

@@ -239,7 +239,11 @@ class Engine:
         try:
             metric = decode_metric(message)
             if isinstance(metric, TimedMetricWithStoragePolicy):
-                self._passthrough.add(metric)
+                if self._options.passthrough:
+                    self._passthrough.add(metric)
+                else:
+                    ident = np.frombuffer(bytearray(metric.id or b"?"), np.uint8)
+                    self._refuse(D_UNRECOGNIZED, ident, 0, len(metric.id))
                 return
             data = np.frombuffer(bytearray(encode_metric(metric)), np.uint8)
         except MetricsError as error:

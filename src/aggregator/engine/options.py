@@ -56,6 +56,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int = 0
     """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted,
     at twice as much the values of known ones, too."""
+    passthrough: bool = False
+    """Whether passthrough metrics are taken (``Engine.take_passthrough``). The service refuses them, as M3 does over m3msg."""
     retained_bytes: int = 0
     """Flushed windows that no flush time covers are kept for emitting again. When windows take more than this, those go that are
     ``max_buffer_ns`` older than the last flush."""

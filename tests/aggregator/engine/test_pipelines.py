@@ -5,9 +5,9 @@ import random
 from typing import Any
 
 import pytest
+from engine_calls import NOW, SECOND, engine_of, flush_all, options, send
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import NOW, SECOND, engine_of, flush_all, options, send
 
 from aggregator import ipc
 from aggregator.engine import Engine
@@ -258,8 +258,9 @@ def test_several_stages_of_rollups() -> None:
     assert {(m.time_ns, m.metadata.num_forwarded_times, m.metadata.aggregation_id) for m in sent} == {(NOW, 2, 1 << 3)}
 
 
-def test_passthrough_goes_out_as_it_is() -> None:
-    engine = engine_of(options())
+@pytest.mark.parametrize("taken", [True, False])
+def test_passthrough_goes_out_as_it_is_where_it_is_taken(taken: bool) -> None:
+    engine = engine_of(options(passthrough=taken))
     metric = codec.TimedMetricWithStoragePolicy(
         metric_type=MetricType.GAUGE,
         id=b"x",
@@ -269,7 +270,12 @@ def test_passthrough_goes_out_as_it_is() -> None:
         storage_policy=TEN,
         traffic_types=9,
     )
-    assert send(engine, [codec.encode_metric(metric)] * 2, NOW) == []
+    said = send(engine, [codec.encode_metric(metric)] * 2, NOW)
+    if not taken:
+        assert said == ["unrecognized message type"] * 2
+        assert engine.take_passthrough() is None
+        return
+    assert said == []
     batch = engine.take_passthrough()
     assert batch is not None
     rows = [

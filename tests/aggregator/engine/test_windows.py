@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_calls import NEVER, NOW, SECOND, acked, all_shards, engine_of, flush, flush_all, options, send
 from engine_frames import frame
-from test_engine import NEVER, NOW, SECOND, acked, all_shards, engine_of, flush, flush_all, options, send
 
 from aggregator import ipc
 from aggregator.engine import Engine
