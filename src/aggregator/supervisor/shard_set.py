@@ -246,13 +246,18 @@ class ShardSet:
         view = self._view()
         try:
             # A Go leader that was stopped may have written since without a condition: its times are never gone behind.
-            self._flushing.kv_changed(await self._read_times())
+            written = await self._read_times()
+            if not self.may_write() or election.revision != revision:
+                # The term ended meanwhile, and with it the times to write; our key may still be there.
+                return True
+            self._flushing.kv_changed(written)
             message = self._flushing.message(view.owned, view.redirects)
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:
             scope.count("errors")
             log.error("flush times were not written: the election key is not ours any more", key=key)
-            self.elector.lease_lost()
+            if election.revision == revision:
+                self.elector.lease_lost()
             return True
         except KVError as error:
             scope.count("errors")

@@ -259,6 +259,34 @@ async def test_a_write_that_finds_the_key_gone_ends_the_term(server: MemoryServe
         await until(lambda: a.member.elector.election.revision > before and a.leads)
 
 
+async def test_a_term_that_ends_while_flush_times_are_read_writes_none(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        a.new_list()
+        target = a.flush_once()
+        await until(lambda: any(isinstance(s.command, Commit) and s.command.through_ns == target for s in a.sent))
+        kept = await stored(a)
+        read, key = a.member._read_times, a.member.elector.election.key
+
+        async def no_resignation() -> None:
+            """The KV does not take the deletion of our key."""
+
+        async def ended_meanwhile() -> ShardSetFlushTimes:
+            times = await read()
+            a.member.elector.lease_lost()
+            return times
+
+        with monkeypatch.context() as patched:
+            patched.setattr(a.member.elector.election, "resign", no_resignation)
+            patched.setattr(a.member, "_read_times", ended_meanwhile)
+            await a.member._save()
+        assert not a.leads
+        assert (await a.store.get(key)).data == b"a"
+        assert await stored(a) == kept
+
+
 async def test_times_of_another_writer_are_never_gone_behind(server: MemoryServer) -> None:
     async with running(server, "a") as a:
         await until(lambda: a.leads)
