@@ -3,6 +3,18 @@
 
 import sys
 
+from m3x.version import VERSION
+
+_USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the options
+
+  ingest   messages as fast as an instance acknowledges them
+  steady   every series once per window: ingest, flush and forward together
+  engine   the engine of one worker alone: per sample and per flushed value
+  soak     whether memory comes back when series come and go
+  rules    what rules cost the coordinator per new series and per sample
+
+  --help, --version"""
+
 
 def main() -> int:
     """Dispatches to the benchmark."""
@@ -23,8 +35,12 @@ def main() -> int:
         from bench.rules_bench import main as rules  # noqa: PLC0415
 
         return rules(rest)
-    print("usage: scripts/bench ingest|steady|engine|soak|rules [options]; each has --help", file=sys.stderr)
-    return 0 if command in ("--help", "-h") else 2
+    if command == "--version":
+        print(f"scripts/bench {VERSION}")
+        return 0
+    wanted = command in ("--help", "-h")
+    print(_USAGE, file=sys.stdout if wanted else sys.stderr)
+    return 0 if wanted else 2
 
 
 if __name__ == "__main__":

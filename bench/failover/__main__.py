@@ -17,9 +17,12 @@ from bench.failover.drill import Outcome, drill
 from bench.failover.kv import BACKENDS
 from bench.failover.plan import FAULTS, PHASES, SHORT, Fault, Timing, random_kv_faults
 from bench.failover.scaling import scaling
+from m3x.version import VERSION
 
 _REPEATS = 2
 """An invalid run says nothing about the fault: it is repeated so often."""
+_SHORTEST_TTL_S = 3
+"""A leader stops a second before its lease is over."""
 _COLUMNS = (
     "fault", "at", "judged", "missing", "wrong", "doubled", "delay p50", "p99", "max", "hand-over", "after back", "result",
 )  # fmt: skip
@@ -37,7 +40,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="TEXT[;TEXT…]",
         help="only faults of these names, or whose name contains one of these",
     )
-    parser.add_argument("--phases", default="", metavar="S[,S…]", help="seconds into a window (default: 0.3, 4, 9.5)")
+    parser.add_argument(
+        "--phases", type=_seconds, default=[], metavar="S[,S…]", help="seconds into a window (default: 0.3, 4, 9.5)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="pairs at a time; each takes some of the phases")
     parser.add_argument("--resolution", type=int, default=10, help="seconds of a window (default: 10)")
     parser.add_argument("--ttl", type=int, default=10, help="seconds that the leader's lease lives (default: 10)")
@@ -50,7 +55,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the faults and end")
     parser.add_argument("--json", action="store_true", help="a line of JSON per fault instead of a table")
     parser.add_argument("--keep-logs", metavar="DIR", default="", help="copy the logs of a failed fault there")
-    return parser.parse_args(arguments)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    options = parser.parse_args(arguments)
+    if min(options.jobs, options.resolution) < 1 or options.ttl < _SHORTEST_TTL_S or options.random < 0:
+        parser.error(f"--jobs and --resolution must be at least 1, --ttl {_SHORTEST_TTL_S}, and --random not negative")
+    if not chosen(options):
+        parser.error(f"--faults {options.faults!r} names none of the faults on {options.backend}: see --list")
+    return options
+
+
+def _seconds(text: str) -> list[float]:
+    try:
+        phases = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds separated by commas, like 0.3,4,9.5") from None
+    if not all(0 <= phase < float("inf") for phase in phases):
+        raise argparse.ArgumentTypeError("must not be negative")
+    return phases
 
 
 def chosen(options: argparse.Namespace) -> list[Fault]:
@@ -200,7 +221,7 @@ def main() -> int:
     if options.scaling:
         return run_scaling(options)
     scale = options.resolution / 10
-    phases = [float(p) for p in options.phases.split(",") if p] or [PHASES[0], PHASES[1] * scale, PHASES[2] * scale]
+    phases = options.phases or [PHASES[0], PHASES[1] * scale, PHASES[2] * scale]
     if not options.json and not part:
         print("| " + " | ".join(_COLUMNS) + " |\n|" + "---|" * len(_COLUMNS), flush=True)
     return (

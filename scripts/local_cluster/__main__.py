@@ -18,6 +18,7 @@ from local_cluster.layout import make_layout
 from local_cluster.orders import HELP
 from local_cluster.servers import KINDS, kv_of
 from m3ctl.client import CtlError
+from m3x.version import VERSION
 
 _MAX_INSTANCES = 40
 
@@ -112,6 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="keep state and logs here (default: a temporary directory)"
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     options = parser.parse_args()
     if options.rf < 1 or options.workers < 1:
         parser.error("--rf and --workers must be at least 1")

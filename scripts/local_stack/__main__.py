@@ -16,6 +16,7 @@ from local_stack.demo import WINDOW_S, Feeder
 from local_stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
 from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
 from local_stack.windows import get, new_windows
+from m3x.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "http://127.0.0.1:7201"
@@ -78,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--wrong-value", action="store_true", help="feed one wrong series on purpose: the check must fail"
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     options = parser.parse_args()
     if options.workers < 1:
         parser.error("--workers must be at least 1")

@@ -1,4 +1,4 @@
-"""Order, credits and waiting between the front and its workers (docs/architecture.md §10): a state machine without I/O.
+"""Order, credits and waiting between the front and its workers (docs/architecture.md §4): a state machine without I/O.
 
 Each worker has one ordered stream of batches and commands. Batches need credit: at most ``credit_bytes`` are on the way to, or at, a
 worker without its ack. What may not go yet waits in the stream's queue, commands in their place between the batches.

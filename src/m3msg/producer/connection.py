@@ -1,7 +1,7 @@
 """The asyncio side of one link: dials, reads acks, writes what the link has, dials again.
 
 Writes go straight to a non-blocking socket, not through a transport, because the right to write is checked directly before every
-single socket write (docs/architecture.md §10, Fencing), and because nothing may be buffered behind the link's back.
+single socket write (docs/architecture.md §4, Fencing), and because nothing may be buffered behind the link's back.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The queue of one consumer instance: its parcels in order of age, its connections, its bytes and its figures.
 
 A lane is bounded by bytes, apart for final output and for forwarded (rollup) messages; beyond the limit it loses its own oldest parcels,
-counted, and nobody else's (docs/architecture.md §10).
+counted, and nobody else's (docs/architecture.md §4).
 """
 
 from collections import Counter

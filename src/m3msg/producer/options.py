@@ -72,7 +72,7 @@ class CodecOptions(Section, frozen=True):
 
 
 class BufferOptions(Section, frozen=True):
-    """``buffer``: bytes held until they are acked, for each consumer instance on its own (docs/architecture.md §10)."""
+    """``buffer``: bytes held until they are acked, for each consumer instance on its own (docs/architecture.md §4)."""
 
     on_full_strategy: Literal["dropOldest", "returnError"] = "dropOldest"
     """returnError: ``produce`` refuses where no replica of a shard has room; dropOldest: it never refuses."""
