@@ -145,7 +145,7 @@ class Coordinator:
         routes += rules_routes(downsampler)
         direct = EmbeddedDirectStore(storage) if storage is not None else None
         if storage is not None:
-            routes += query_routes(storage)
+            routes += query_routes(storage, int(config.lookback_duration) // 1_000_000)
         if config.backend != "noop-etcd":
             writer = RemoteWriter(
                 downsampler, cache, topic, self._scope.tagged(handler="remote-write"),

@@ -176,7 +176,7 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     run_directory: str = ""
     """Sockets and option files of the processes of this instance; empty: a private temporary directory."""
     data_directory: str = ""
-    """What survives a restart; empty: nothing is kept."""
+    """Where relative paths of the file are taken from, unless ``--data-dir`` is given; empty: the working directory."""
     memory_limit_bytes: int = 0
     """Windows and timer logs of all workers together; 0: no limit."""
     timer_samples_per_series_cap: int = 1 << 20

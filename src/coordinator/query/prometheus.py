@@ -23,16 +23,20 @@ from m3x.clock import wall_ns
 __all__ = ["LOOKBACK_MS", "PrometheusAPI"]
 
 LOOKBACK_MS = 300_000
-"""How old a value may be that an instant takes; a series whose resolution is coarser has that long."""
+"""Default of ``lookbackDuration``."""
 _MAX_STEPS = 11_000
 _Item = TypeVar("_Item")
 
 
 class PrometheusAPI:
-    """The handlers; each takes a request and answers, or raises ``QueryError`` or ``StoreError``."""
+    """The handlers; each takes a request and answers, or raises ``QueryError`` or ``StoreError``.
 
-    def __init__(self, store: Store) -> None:
+    ``lookback_ms``: how old a value may be that an instant takes; a series whose resolution is coarser has that long.
+    """
+
+    def __init__(self, store: Store, lookback_ms: int = LOOKBACK_MS) -> None:
         self._store = store
+        self._lookback_ms = lookback_ms
 
     async def query(self, request: Request) -> Response:
         """``/api/v1/query``."""
@@ -44,8 +48,10 @@ class PrometheusAPI:
         if selector.range_ms:
             found = await self._store.select(selector.matchers, at_ms - selector.range_ms + 1, at_ms, policies=policies)
             return await _stream(raw_matrix(found))
-        found = await self._store.select(selector.matchers, at_ms, at_ms, lookback_ms=LOOKBACK_MS, policies=policies)
-        return await _stream(vector(found, time_ms, at_ms, LOOKBACK_MS))
+        found = await self._store.select(
+            selector.matchers, at_ms, at_ms, lookback_ms=self._lookback_ms, policies=policies
+        )
+        return await _stream(vector(found, time_ms, at_ms, self._lookback_ms))
 
     async def query_range(self, request: Request) -> Response:
         """``/api/v1/query_range``."""
@@ -69,10 +75,10 @@ class PrometheusAPI:
             selector.matchers,
             first_ms,
             first_ms + (steps - 1) * look_step_ms,
-            lookback_ms=LOOKBACK_MS,
+            lookback_ms=self._lookback_ms,
             policies=policies_of(request, self._store),
         )
-        return await _stream(matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, LOOKBACK_MS))
+        return await _stream(matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, self._lookback_ms))
 
     async def labels(self, request: Request) -> Response:
         """``/api/v1/labels``."""

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite import Graphite
-from coordinator.query.prometheus import PrometheusAPI
+from coordinator.query.prometheus import LOOKBACK_MS, PrometheusAPI
 from coordinator.query.remote_read import RemoteRead
 from coordinator.query.rendering import error_body
 from coordinator.query.windows import Windows
@@ -22,9 +22,10 @@ _log = logger(__name__)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def query_routes(store: Store) -> list[Route]:
+def query_routes(store: Store, lookback_ms: int = LOOKBACK_MS) -> list[Route]:
     """Routes over ``store`` (reference/coordinator.md §14.1), to be served on the event loop that owns it."""
-    prometheus, remote, graphite, windows = PrometheusAPI(store), RemoteRead(store), Graphite(store), Windows(store)
+    prometheus, remote = PrometheusAPI(store, lookback_ms), RemoteRead(store)
+    graphite, windows = Graphite(store), Windows(store)
     both = ["GET", "POST"]
     routes = [
         Route(f"{prefix}/api/v1/{name}", _guarded(handler), methods=both)

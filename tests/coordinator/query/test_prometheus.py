@@ -8,8 +8,9 @@ from typing import Any
 import cramjam
 import httpx
 import pytest
+from starlette.applications import Starlette
 
-from coordinator.query import parse_selector
+from coordinator.query import parse_selector, query_routes
 from coordinator.query.errors import QueryError
 from coordinator.query.rendering import number_text, time_text
 from coordinator.store import Store
@@ -87,6 +88,19 @@ async def test_instant_vector_looks_back_five_minutes(client: httpx.AsyncClient,
         answer = await client.get("/api/v1/query", params={"query": "a", "time": time})
         found = [one["value"] for one in answer.json()["data"]["result"]]
         assert found == ([] if expected is None else [[time, expected]])
+
+
+async def test_lookback_duration_is_configurable(store: Store, fill: Fill, base_s: int) -> None:
+    await fill([({"__name__": "a"}, [(base_s - 60, 1.0)])])
+    for lookback_ms, found in [(60_000, 0), (61_000, 1)]:
+        transport = httpx.ASGITransport(app=Starlette(routes=query_routes(store, lookback_ms)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
+            for path, params in [
+                ("query", {"time": base_s}),
+                ("query_range", {"start": base_s, "end": base_s, "step": 10}),
+            ]:
+                answer = await client.get(f"/api/v1/{path}", params={"query": "a", **params})
+                assert len(answer.json()["data"]["result"]) == found, (path, lookback_ms)
 
 
 async def test_a_coarse_series_is_looked_back_for_its_resolution(
