@@ -17,7 +17,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 import yaml
@@ -336,7 +336,10 @@ class _Builder:
         except msgspec.ValidationError as error:
             if hint is float and isinstance(value, int) and not isinstance(value, bool):
                 return float(value)
-            self._problem(node, path, f"{_plain_message(str(error))} (found {node.text or _kind(value)!r})")
+            expected = (
+                f"expected one of {', '.join(map(repr, get_args(hint)))}" if get_origin(hint) is Literal else None
+            )
+            self._problem(node, path, f"{expected or _plain_message(str(error))} (found {node.text or _kind(value)!r})")
             return None
 
     def _text(self, hint: type[Text], text: str, node: _Node, path: str) -> Text | None:

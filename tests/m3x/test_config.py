@@ -77,6 +77,12 @@ def test_impossible_values_and_duplicates_are_problems(tmp_path: Path) -> None:
         load([write(tmp_path, "name: a\nname: b\n")], Root)
 
 
+def test_a_choice_names_what_may_be_chosen(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("name: a\nmode: slow\n")
+    with pytest.raises(ConfigError, match="a.yml:2: mode: expected one of 'fast', 'safe' \\(found 'slow'\\)"):
+        load([tmp_path / "a.yml"], Root)
+
+
 def test_text_fields_take_what_yaml_reads_as_another_type(tmp_path: Path) -> None:
     assert load([write(tmp_path, "name: 0600\n")], Root).value.name == "0600"
     assert load([write(tmp_path, "name: no\n")], Root).value.name == "false"
