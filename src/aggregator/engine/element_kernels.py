@@ -33,7 +33,6 @@ from aggregator.engine.tables import (
     SPEC_STATE,
     STATE_CLOSED,
     STATE_DIRTY,
-    STATE_FLUSHED,
     STATE_REMOVED,
     STATE_TOUCHED,
 )
@@ -76,7 +75,8 @@ def _take_slots(t, b, width):
         return free - 1
     bucket = buckets(t)[b]
     slot = bucket.slots
-    while (slot & (PAGE_ROWS - 1)) + width > PAGE_ROWS:
+    while (slot & (PAGE_ROWS - 1)) + width > PAGE_ROWS and slot < heads(t)[H_MAX_SLOTS]:
+        bucket.slots = slot + 1
         _give_slots(t, b, slot, 1)
         slot += 1
     if slot + width > heads(t)[H_MAX_SLOTS]:
@@ -308,7 +308,8 @@ def append_element(t, row, spec, attrs, now_ns):
 def widen_element(t, row, old, spec):
     """Gives an element without state the slots of ``spec``, its twin with state; returns its new reference, or -1 if there is no room.
 
-    Its records move with it. The slot it leaves keeps the chain's ``next`` for the caller.
+    Its records move with it, but for those of windows that are closed: these are put out, once more if need be, from where they are. Here
+    they only say that the window is closed. The slot it leaves keeps the chain's ``next`` for the caller.
     """
     ref = _take_element(t, row, spec)
     if ref < 0:
@@ -330,22 +331,16 @@ def widen_element(t, row, old, spec):
             continue
         for k in range(8):
             record_words(t)[(i << 3) + k] = record_words(t)[(source << 3) + k]
-        records(t)[source].flags = np.uint16(0)
         records(t)[i].flags = np.uint16(RECORD_EXISTS)
         begin_state(t, i, np.int64(specs(t)[spec].width))
         if x.start + buckets(t)[b].due <= closed_through(t)[b, shard]:
-            records(t)[i + 1].call = np.uint16(STATE_FLUSHED | STATE_CLOSED)
+            records(t)[i + 1].call = np.uint16(STATE_CLOSED)
         else:
+            records(t)[source].flags = np.uint16(0)
             mark_written(t, b, w, i, shard, RESEND_OFF)
     elements(t)[ref].attrs = elements(t)[old].attrs
     elements(t)[ref].next = elements(t)[old].next
     return ref
-
-
-@njit(cache=True, nogil=True)
-def drop_slot(t, old):
-    """Gives back the slot that ``widen_element`` has emptied."""
-    _give_slots(t, old >> SLOT_BITS, old & SLOT_MASK, 1)
 
 
 @njit(cache=True, nogil=True)

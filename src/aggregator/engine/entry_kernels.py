@@ -5,7 +5,6 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine.element_kernels import (
-    drop_slot,
     find_key,
     free_element,
     has_state,
@@ -147,7 +146,7 @@ def _give_up(t, made):
 
 @njit(cache=True, nogil=True)
 def _widen(t, row, old, spec):
-    """``widen_element`` in the entry's chain."""
+    """``widen_element`` in the entry's chain; the old element stays until the windows that it has closed are gone."""
     ref = widen_element(t, row, old, spec)
     if ref < 0:
         return ref
@@ -160,7 +159,8 @@ def _widen(t, row, old, spec):
         while np.int64(elements(t)[before].next) - 1 != old:
             before = np.int64(elements(t)[before].next) - 1
         elements(t)[before].next = np.uint32(ref + 1)
-    drop_slot(t, old)
+    e.held += np.uint16(1)
+    tombstone(t, old, ELEMENT_TOMBSTONED)
     return ref
 
 

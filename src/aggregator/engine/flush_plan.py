@@ -190,7 +190,7 @@ class Planner:
         if n == 0:
             return [], lost
         rows = rows[:n]
-        places = np.full(n, -1, np.int64)
+        places = np.empty(n, np.int64)
         counts = np.zeros(int(bucket["slots"]) + 1, np.int64)
         forward_kernels.order_contributions(rows, n, counts, places)
         versions = np.zeros(n, np.uint32)

@@ -27,33 +27,47 @@ from m3x.kernels import base
 
 
 @njit(cache=True, nogil=True)
-def order_contributions(rows, n, counts, order):
-    """Fills ``order[:n]`` (int64, -1 before) with the rows by group, and by sequence within one; ``counts``: one more than slots, 0."""
-    for k in range(n):
-        counts[np.int64(rows[k].group) + 1] += 1
-    for g in range(1, len(counts)):
-        counts[g] += counts[g - 1]
-    for k in range(n):
-        g = np.int64(rows[k].group)
-        to = counts[g]
-        counts[g] = to + 1
-        # Rows come by slot; slots that are used again break the order of the elements.
-        while to > 0 and order[to - 1] >= 0:
-            before = rows[order[to - 1]]
-            if before.group != rows[k].group or before.sequence <= rows[k].sequence:
-                break
-            order[to] = order[to - 1]
-            to -= 1
-        order[to] = k
-
-
-@njit(cache=True, nogil=True)
 def group_end(rows, order, n, first):
     """Where the group that begins at ``order[first]`` ends."""
     last = first + 1
     while last < n and rows[order[last]].group == rows[order[first]].group:
         last += 1
     return last
+
+
+@njit(cache=True, nogil=True)
+def _sort_group(rows, order, first, last):
+    """Sorts ``order[first:last]`` by sequence if it is not sorted; what has the same sequence stays in order."""
+    sequences = np.empty(last - first, np.uint32)
+    ascending = True
+    for k in range(first, last):
+        sequences[k - first] = rows[order[k]].sequence
+        ascending &= k == first or sequences[k - first - 1] <= sequences[k - first]
+    if ascending:
+        return
+    moved = order[first:last].copy()
+    places = np.argsort(sequences, kind="mergesort")
+    for k in range(first, last):
+        order[k] = moved[places[k - first]]
+
+
+@njit(cache=True, nogil=True)
+def order_contributions(rows, n, counts, order):
+    """Fills ``order[:n]`` (int64) with the rows by group, and by sequence within one; ``counts``: one more than slots, 0."""
+    for k in range(n):
+        counts[np.int64(rows[k].group) + 1] += 1
+    for g in range(1, len(counts)):
+        counts[g] += counts[g - 1]
+    for k in range(n):
+        g = np.int64(rows[k].group)
+        order[counts[g]] = k
+        counts[g] += 1
+    # Rows come by slot; slots that are used again, the last one given back first, turn the order of the elements around.
+    first = 0
+    while first < n:
+        last = group_end(rows, order, n, first)
+        _sort_group(rows, order, first, last)
+        first = last
 
 
 @njit(cache=True, nogil=True)

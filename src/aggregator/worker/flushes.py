@@ -6,6 +6,7 @@ it, then that class waits. Flushes of one list give their parts in order; those 
 metrics, which come too late soon, do not wait for a consumer of final output that is away.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,6 +53,16 @@ class Flushes:
         """Starts a flush: closes its windows now."""
         key = (command.kind, command.resolution_ns, command.times_forwarded)
         self._running.append(_Running(command.id, key, parts, next(parts, None)))
+
+    def give_up(self, list_key: ListKey) -> None:
+        """Nobody waits any more for what the flushes of a list still have to put out: they only answer that they have ended.
+
+        Their output is made and thrown away, so that none of it counts as still to come from a later flush.
+        """
+        for running in self._running:
+            if running.list_key == list_key:
+                deque(running.parts, maxlen=0)
+                running.parts, running.next_part = iter(()), None
 
     def credit(self, nbytes: int, *, forwarded: bool) -> None:
         """The supervisor takes more."""

@@ -136,6 +136,8 @@ class Worker:
                 self._flush(command)
             case ipc.Reopen():
                 self._taken.append(command.id)
+                # It begins a term: flushes of an earlier one would put out what the flush after it has to.
+                self._flushes.give_up((command.kind, command.resolution_ns, command.times_forwarded))
                 self._engine.reopen(
                     command.kind, command.resolution_ns, command.since_ns, times_forwarded=command.times_forwarded
                 )

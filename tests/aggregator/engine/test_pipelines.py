@@ -2,8 +2,10 @@
 
 import math
 import random
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 from engine_calls import NOW, SECOND, engine_of, flush_all, options, send
 from hypothesis import given, settings
@@ -11,6 +13,10 @@ from hypothesis import strategies as st
 
 from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.engine.forward_kernels import order_contributions
+from aggregator.engine.pipeline_kernels import CONTRIBUTION
+from aggregator.engine.tables import PAGE_ROWS
+from aggregator.worker.flushes import Flushes
 from m3metrics import codec
 from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata
 from m3metrics.metric import MetricType
@@ -192,6 +198,23 @@ def test_a_flush_that_is_broken_off_is_emitted_as_a_whole_afterwards() -> None:
     assert sorted(final) == [(i, NOW + 10 * SECOND, 1.0) for i in sorted(ids)]
 
 
+def test_a_flush_of_an_earlier_term_takes_nothing_from_one_of_the_next() -> None:
+    engine = engine_of(options(), max_series=1 << 15)
+    ids = [b"metric-%06d" % k for k in range(12_000)]
+    send(engine, [gauge(i, -1.0, stages(OPS[T.ABSOLUTE])) for i in ids], NOW)
+    flushes = Flushes(1)
+    command = standard(NOW + 10 * SECOND)
+    flushes.start(command, engine.flush(command, NOW + 10 * SECOND))
+    assert not flushes.take()[0].last
+    assert not flushes.ready
+    flushes.give_up((command.kind, command.resolution_ns, command.times_forwarded))
+    engine.reopen(command.kind, command.resolution_ns, 0)
+    assert flushes.take()[0] == ipc.Flushed(1, True, 0, False, [])
+    final, _ = run(engine, command, NOW + 11 * SECOND)
+    assert sorted(final) == [(i, NOW + 10 * SECOND, 1.0) for i in sorted(ids)]
+    assert not len(flushes)
+
+
 def test_corrections_are_sent_with_what_they_correct() -> None:
     engine = engine_of(options())
     metadata = stages(OPS[T.ABSOLUTE], RollupOp(b"r", SUM), resend=True, types=SUM)
@@ -335,6 +358,48 @@ def test_a_metric_that_becomes_correctable_keeps_what_it_has() -> None:
     assert run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)[0] == [(b"a", NOW + 10 * SECOND, 3.0)]
     send(engine, [gauge(b"a", 4.0, stages(types=SUM, resend=True), NOW + 3)], NOW + 11 * SECOND)
     assert run(engine, standard(NOW + 20 * SECOND), NOW + 20 * SECOND)[0] == [(b"a", NOW + 10 * SECOND, 7.0)]
+
+
+def test_a_metric_that_becomes_correctable_keeps_what_is_still_to_be_emitted() -> None:
+    engine = engine_of(options())
+    send(engine, [gauge(b"a", 1.0, stages(types=SUM))], NOW)
+    parts = engine.flush(standard(NOW + 10 * SECOND), NOW + 10 * SECOND)
+    correctable = [gauge(b"a", 2.0, stages(types=SUM, resend=True), NOW + 10 * SECOND)]
+    assert send(engine, correctable, NOW + 11 * SECOND) == []
+    (batch,) = [part.batch for part in parts if part.batch is not None]
+    row = codec.decode_aggregated(batch.payload.tobytes())
+    assert (row.id, row.time_ns, row.value) == (b"a", NOW + 10 * SECOND, 1.0)
+    engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, 0)
+    assert run(engine, standard(NOW + 20 * SECOND), NOW + 20 * SECOND)[0] == [
+        (b"a", NOW + 10 * SECOND, 1.0),
+        (b"a", NOW + 20 * SECOND, 2.0),
+    ]
+    commit(engine, NOW + 20 * SECOND)
+    run(engine, standard(NOW + 60 * SECOND), NOW + 60 * SECOND)
+    assert engine.stats()[0]["list.flush.elem-collected"] == 1
+
+
+def test_elements_find_no_room_at_the_end_of_the_slots_and_share_none() -> None:
+    engine = engine_of(options(), max_series=512)
+    plain, wide = stages(types=SUM), stages(OPS[T.ABSOLUTE], types=SUM)
+    assert send(engine, [gauge(b"first", 1.0, plain)], NOW) == []
+    engine._tables.buckets[0]["slots"] = 2 * PAGE_ROWS - 1
+    messages = [gauge(b"w%d" % k, 1.0, wide) for k in range(3)] + [gauge(b"p%d" % k, k + 1.0, plain) for k in range(3)]
+    assert len(send(engine, messages, NOW)) == 5
+    final, _ = run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)
+    assert sorted((name, value) for name, _, value in final) == [(b"first", 1.0), (b"p0", 1.0)]
+
+
+def test_contributions_come_in_the_order_of_their_elements_whatever_their_slots() -> None:
+    n = 100_000
+    rows = np.zeros(n, CONTRIBUTION)
+    rows["group"] = np.arange(n) % 2
+    rows["sequence"] = np.arange(n)[::-1] // 4
+    order = np.empty(n, np.int64)
+    began = time.process_time()
+    order_contributions(rows, n, np.zeros(4, np.int64), order)
+    assert time.process_time() - began < 3.0
+    assert order.tolist() == np.lexsort((np.arange(n), rows["sequence"], rows["group"])).tolist()
 
 
 def test_broken_forwarded_metrics_never_raise() -> None:

@@ -113,6 +113,20 @@ def test_flushes_of_one_list_answer_in_order(rig: Any) -> None:
     assert [header.id for header, _ in rig.heard(ipc.Flushed)] == [1, 3, 1, 1, 2, 2, 2]
 
 
+def test_a_term_that_begins_ends_the_flushes_of_the_list_from_before(rig: Any) -> None:
+    rig.start(output_window_bytes=1)
+    rig.shards()
+    rig.flush(1, parts=3, size=64 * KIB)
+    rig.until(ipc.Flushed, 1)
+    rig.order(ipc.Reopen(2, ipc.KIND_STANDARD, 64 * KIB, 3, 77))
+    rig.flush(3, parts=3, size=64 * KIB)
+    rig.say(ipc.OutputCredit(1 << 30))
+    rig.until(ipc.Flushed, 1 + 1 + 4)
+    assert [(header.id, header.values) for header, _ in rig.heard(ipc.Flushed)] == [(1, 2), (1, 0)] + [(3, 2)] * 3 + [
+        (3, 0)
+    ]
+
+
 def test_a_long_flush_lets_batches_through(rig: Any) -> None:
     rig.start(output_window_bytes=1 << 40)
     rig.shards()
