@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if section is not None and section.rules is not None:
             for warning in ineffective(rule_set_of(section.rules, 0)):
                 print(f"note: {warning}")
+        if loaded.meaningless:
+            print(f"without effect here: {', '.join(loaded.meaningless)}")
         return 0
     if unsupported:
         return _complain(unsupported)

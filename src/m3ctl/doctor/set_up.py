@@ -21,7 +21,13 @@ def check_coordinator(cluster: Cluster) -> list[Finding]:
     try:
         cluster.health()
     except CtlError as error:
-        return [problem("coordinator", str(error), "start it, or name another one with --coordinator")]
+        return [
+            problem(
+                "coordinator",
+                str(error).removeprefix("coordinator: "),
+                "start it, or name another one with --coordinator",
+            )
+        ]
     found = [ok("coordinator", f"{url} answers")]
     try:
         ready = cluster.coordinator_ready()
