@@ -90,6 +90,8 @@ from m3metrics.policy import StoragePolicy
 MAX_METADATA_BYTES = 1 << 16
 """A metadata that is longer is refused: no rule set makes one, and parsing it is not the hot path's."""
 MAX_STAGES = 256
+_SPARE_TEXT = 2 * MAX_METADATA_BYTES
+"""More than one spec can need. Those of one metadata together may need much more: what follows a rollup is kept for every policy."""
 _SPARE_SPECS = 1 << 16
 _SPARE_OUTPUTS = 1 << 18
 _SPARE_POLICIES = 1 << 13
@@ -362,6 +364,8 @@ class MetadataTable:
         width = 1 - -(len(types) + max(len(types), adds)) // STATE_DOUBLES if state else 1
         if width >= MAX_WIDTH:
             raise _Refused(D_PIPELINE)
+        if self._texts.used + _SPARE_TEXT > TEXT_BYTES:
+            raise _Refused(D_METADATAS)
         bucket = self._bucket(key.kind, key.policy.window_ns, key.times_forwarded)
         if len(self._specs) >= MAX_SPECS:
             raise _Refused(D_METADATAS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.forward_kernels import order_contributions
+from aggregator.engine.metadata import MAX_METADATA_BYTES
 from aggregator.engine.pipeline_kernels import CONTRIBUTION
 from aggregator.engine.tables import PAGE_ROWS
 from aggregator.worker.flushes import Flushes
@@ -400,6 +401,19 @@ def test_contributions_come_in_the_order_of_their_elements_whatever_their_slots(
     order_contributions(rows, n, np.zeros(4, np.int64), order)
     assert time.process_time() - began < 3.0
     assert order.tolist() == np.lexsort((np.arange(n), rows["sequence"], rows["group"])).tolist()
+
+
+def test_a_metadata_that_needs_more_text_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 8 * MAX_METADATA_BYTES
+    monkeypatch.setattr("aggregator.engine.metadata.TEXT_BYTES", limit)
+    engine = engine_of(options())
+    pipeline = (RollupOp(b"r", SUM), *[RollupOp(b"%0200d" % k, SUM) for k in range(100)])
+    policies = tuple(StoragePolicy.parse(f"10s:{days}d") for days in range(1, 200))
+    greedy = (StagedMetadata(pipelines=(PipelineMetadata(storage_policies=policies, pipeline=pipeline),)),)
+    messages = [gauge(b"b", 1.0, stages(types=SUM)), gauge(b"a", 1.0, greedy)]
+    assert send(engine, messages, NOW) == ["too many different metadatas"]
+    assert engine._metadata._texts.used <= limit
+    assert run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)[0] == [(b"b", NOW + 10 * SECOND, 1.0)]
 
 
 def test_broken_forwarded_metrics_never_raise() -> None:
