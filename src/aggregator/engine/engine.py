@@ -50,6 +50,8 @@ from aggregator.engine.reasons import (
     error_name,
 )
 from aggregator.engine.tables import (
+    ELEMENT_DROPPED,
+    ELEMENT_TOMBSTONED,
     ENTRY,
     H_ANNOTATION_BYTES,
     H_BUCKETS,
@@ -81,6 +83,7 @@ from aggregator.engine.tables import (
     MAX_SHARDS,
     PAGE_ROWS,
     RECORD,
+    SLOT_BITS,
     SOURCE,
     addresses,
     reserve_ids,
@@ -312,6 +315,7 @@ class Engine:
         self._owned = np.array(owned, np.int64)
         if was:
             entry_kernels.reshard_entries(self._t)
+            self._drop_tombstoned()
         for gone in was - set(owned):
             for table in (
                 tables.list_born,
@@ -323,6 +327,16 @@ class Engine:
                 table[:, gone] = 0
             shards[gone]["first_insert"] = 0
         self._release_all()
+
+    def _drop_tombstoned(self) -> None:
+        """Elements that wait to be collected emit nothing more, either, where their shard is gone."""
+        tables = self._tables
+        for bucket in range(int(tables.heads[H_BUCKETS])):
+            first = bucket << SLOT_BITS
+            elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
+            waiting = np.flatnonzero(elements["state"] == ELEMENT_TOMBSTONED)
+            gone = tables.shards["owned"][tables.entries["shard"][elements["entry"][waiting]]] == 0
+            elements["state"][waiting[gone]] = ELEMENT_DROPPED
 
     def set_runtime(self, command: ipc.RuntimeOptions) -> None:
         """Takes over new limits; what has been used of the old ones is forgotten."""

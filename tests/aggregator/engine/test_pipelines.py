@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_calls import NOW, SECOND, engine_of, flush_all, options, send
+from engine_calls import NOW, SECOND, all_shards, engine_of, flush_all, options, send
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -414,6 +414,18 @@ def test_a_metadata_that_needs_more_text_than_there_is_is_refused(monkeypatch: p
     assert send(engine, messages, NOW) == ["too many different metadatas"]
     assert engine._metadata._texts.used <= limit
     assert run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)[0] == [(b"b", NOW + 10 * SECOND, 1.0)]
+
+
+@pytest.mark.parametrize("ops", [(), (OPS[T.ABSOLUTE],)])
+def test_what_rules_took_away_emits_nothing_once_its_shard_is_gone(ops: tuple[TransformationOp, ...]) -> None:
+    engine = engine_of(options())
+    names = {shard_of(name, 4): name for name in (b"m%d" % k for k in range(99))}
+    send(engine, [gauge(names[shard], 5.0, stages(*ops, types=SUM)) for shard in (1, 3)], NOW)
+    other = (StagedMetadata(cutover_ns=NOW - 5, pipelines=stages(*ops, types=1 << 2)[0].pipelines),)
+    assert send(engine, [gauge(names[shard], 6.0, other) for shard in (1, 3)], NOW + 1) == []
+    engine.set_shards(ipc.Shards(4, 16, all_shards(3)), NOW + 2)
+    final, _ = run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)
+    assert sorted(final) == [(names[1], NOW + 10 * SECOND, 5.0), (names[1], NOW + 10 * SECOND, 6.0)]
 
 
 def test_broken_forwarded_metrics_never_raise() -> None:
