@@ -181,6 +181,8 @@ def main(values: list[str] | None = None) -> int:
     options = parser.parse_args(values)
     if options.kind == FORWARDED and options.pipeline != "none":
         parser.error("forwarded metrics carry their own pipeline: leave --pipeline out")
+    if options.series < 1:
+        parser.error("--series must be at least 1")
     if options.windows < 2:
         parser.error("--windows must be at least 2: the first one meets only new series")
     warm(lambda _: None)

@@ -59,7 +59,13 @@ def arguments(command: str, values: list[str]) -> argparse.Namespace:
         "--rate", type=float, default=0.0, help="messages a second; steady: default one per series and window"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    return parser.parse_args(values)
+    options = parser.parse_args(values)
+    resolution = options.resolution.removesuffix("s")
+    if not resolution.isdecimal() or int(resolution) < 1:
+        parser.error(f"--resolution {options.resolution!r}: expected whole seconds, like 10s")
+    if min(options.series, options.workers, options.connections) < 1 or not 0 < options.seconds < float("inf"):
+        parser.error("--series, --workers and --connections must be at least 1, and --seconds above 0")
+    return options
 
 
 def run(command: str, values: list[str]) -> int:

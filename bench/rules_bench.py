@@ -130,6 +130,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--matching", type=int, default=5, help="per cent of the series that match a rule")
     parser.add_argument("--series", type=int, default=50_000)
     options = parser.parse_args(arguments)
+    if options.rules < 0 or options.series < 1 or not 0 <= options.matching <= 100:
+        parser.error("--matching is per cent, from 0 to 100; --series must be at least 1, and --rules not negative")
     asyncio.run(measure(options.rules, requests(_PER_REQUEST, options.matching), _PER_REQUEST))
     bodies = requests(options.series, options.matching)
     new, known = asyncio.run(measure(options.rules, bodies, options.series))

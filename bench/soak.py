@@ -68,6 +68,8 @@ def main(values: list[str] | None = None) -> int:
     options = parser.parse_args(values)
     if options.windows <= REFERENCE_WINDOW or not 0.0 <= options.replaced <= 1.0:
         parser.error(f"--windows must be above {REFERENCE_WINDOW} and --replaced between 0 and 1")
+    if options.series < 1:
+        parser.error("--series must be at least 1")
     warm(lambda _: None)
     print(
         f"{options.kind}, {options.series} series, pipeline {options.pipeline}, {options.replaced:.0%} replaced every window"
