@@ -23,6 +23,9 @@ settings.register_profile(
 settings.load_profile("project")
 
 _DEPLOYMENTS = "deployments"
+_WAITING = ("test_cluster_script", "test_failover", "test_rollup_rules", "test_setting_up")
+_REAL = ("test_rollups",)
+"""Modules outside ``integration`` that run whole instances under load."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,12 +38,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
-    # With several test processes each file stays in one of them. Whole deployments run one after another, from the start on: most of
-    # their time they wait, and the rest of the tests run beside them.
-    items.sort(key=lambda item: _group(item) != _DEPLOYMENTS)
+    # With several test processes each file stays in one of them. Two rows of deployments begin at once, the rest runs beside them: what
+    # mostly waits for placements, windows and leases, and what loads the machine.
+    items.sort(key=lambda item: not _group(item).startswith(_DEPLOYMENTS))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
-    return _DEPLOYMENTS if "integration" in item.path.parts else item.path.stem
+    if item.path.stem in _WAITING:
+        return f"{_DEPLOYMENTS} that wait"
+    if item.path.stem in _REAL or "integration" in item.path.parts:
+        return f"{_DEPLOYMENTS} under load"
+    return item.path.stem
