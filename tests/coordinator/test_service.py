@@ -37,6 +37,8 @@ ingest: {m3msg: {server: {listenAddress: 127.0.0.1:0}}}
 IGNORE_CUTOVER = (
     "downsample: {remoteAggregator: {client: {m3msg: {producer: {writer: {ignoreCutoffCutover: true}}}}}}\n"
 )
+RULES_IN_KV = IGNORE_CUTOVER.replace("downsample: {", "downsample: {rules: null, ")
+"""Rules of the file would win."""
 
 
 class Aggregator:
@@ -153,7 +155,7 @@ async def test_rules_in_kv_change_while_it_runs(start: Callable[..., Any], tmp_p
         )
 
     server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
-    async with server, start(IGNORE_CUTOVER) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+    async with server, start(RULES_IN_KV) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
         await _set_up(client, server.port)
         operator = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
         namespaces = parse_json(NAMESPACES, json.dumps({"namespaces": [{"name": "default", "snapshots": [{}]}]}))
@@ -232,7 +234,7 @@ async def test_a_producer_that_fails_ends_the_service_and_nothing_is_accepted_me
     monkeypatch.setattr(Producer, "_ticks", ticks)
     aggregator = Aggregator()
     server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
-    async with server, start(IGNORE_CUTOVER) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+    async with server, start(RULES_IN_KV) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
         await _set_up(client, server.port)
         body = _body(1.0, 0, __name__="up")
         while (await client.post(WRITE, content=body)).status_code != 200:  # noqa: ASYNC110 - seen from outside
