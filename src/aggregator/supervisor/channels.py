@@ -87,4 +87,7 @@ class Channel:
         else:
             self._again()
         if not self._closed and self._waiting:
+            waiting = len(self._waiting)
             self._flush()
+            if len(self._waiting) < waiting:
+                self._again()
