@@ -32,6 +32,7 @@ __all__ = [
     "iterate_tags",
     "iterate_tags_unchecked",
     "matching_tags",
+    "readable_id",
     "rollup_id",
 ]
 
@@ -92,6 +93,26 @@ def iterate_tags_unchecked(data: bytes) -> Iterator[Tag]:
 def decode_tags(data: bytes) -> Tags:
     """All tags of an id. Raises ``IdError``."""
     return list(iterate_tags(data))
+
+
+def readable_id(data: bytes) -> str:
+    """An id as people write it, for messages: ``name{tag="value"}`` of encoded tags, as far as they go; any other id as it is."""
+    if len(data) < _HEADER.size or _HEADER.unpack_from(data)[0] != _MAGIC:
+        return _text(data)
+    name, pairs, end = "", [], ""
+    try:
+        for tag, value in iterate_tags(data):
+            if tag == NAME_TAG:
+                name = _text(value)
+            else:
+                pairs.append(f'{_text(tag)}="{_text(value)}"')
+    except IdError:
+        end = "…"
+    return f"{name}{{{', '.join(pairs)}{end}}}"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _uint(data: bytes, at: int, magic: bool = False) -> tuple[int, int]:

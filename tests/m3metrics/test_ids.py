@@ -67,3 +67,18 @@ def test_graphite_order_and_id() -> None:
 def test_escapes_beyond_the_basic_plane() -> None:
     tags = [(b"a", '\U000e0001"'.encode()), (b"b", "🙂".encode())]
     assert series_ids.quoted_id(tags) == '{a="\\U000e0001\\"",b="🙂"}'.encode()
+
+
+def test_ids_as_people_write_them() -> None:
+    ident = ids.encode_tags([(b"__name__", b"up"), (b"job", b"a"), (b"zone", b"\xff")])
+    assert ids.readable_id(ident) == 'up{job="a", zone="\\xff"}'
+    assert ids.readable_id(ident[:-2]) == 'up{job="a"…}'
+    assert ids.readable_id(ids.encode_tags([])) == "{}"
+    assert ids.readable_id(b"stats.counts.a") == "stats.counts.a"
+    assert ids.readable_id(b"\xff") == "\\xff"
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_can_be_read_aloud(data: bytes) -> None:
+    assert isinstance(ids.readable_id(data), str)
+    assert isinstance(ids.readable_id(b"\x75\x27" + data), str)

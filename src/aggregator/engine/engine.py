@@ -92,6 +92,7 @@ from aggregator.engine.tables import (
 )
 from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
 from m3metrics.errors import MetricsError, UnrecognizedTypeError
+from m3metrics.ids import readable_id
 from m3metrics.policy import format_duration
 from m3metrics.rows import METRIC_ROW
 from m3msg.batch import MessageBatch
@@ -283,7 +284,7 @@ class Engine:
         for row in self._tables.recent[:n]:
             if len(self.recent_errors) < len(self._tables.recent):
                 ident = bytes(row["id"][: int(row["size"])])
-                self.recent_errors.append((DETAILS[int(row["detail"])].text, ident.decode("utf-8", "backslashreplace")))
+                self.recent_errors.append((DETAILS[int(row["detail"])].text, readable_id(ident)))
         self._tables.heads[H_ERRORS] = 0
 
     def take_passthrough(self) -> MessageBatch | None:
