@@ -305,7 +305,13 @@ class FrontStats(_Message, frozen=True, tag="front_stats"):
     gauges: dict[str, float]
 
 
-FromFront = Listening | Stale | FrontStats
+class Stalled(_Message, frozen=True, tag="stalled"):
+    """The front was not run for so long: what producers sent meanwhile is stamped too late."""
+
+    seconds: float
+
+
+FromFront = Listening | Stale | FrontStats | Stalled
 
 
 def data_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int) -> str:

@@ -44,6 +44,8 @@ class KVKeys:
     flush_times_format: str
     """With ``%d`` for the shard set id."""
     election_format: str
+    complete_since_format: str
+    """Ours, beside the flush times: instances tell there since when they hold all samples."""
     values_limit: str
     new_metrics_limit: str
 
@@ -54,6 +56,10 @@ class KVKeys:
     def election(self, shard_set: int) -> str:
         """Prefix of the candidates' keys."""
         return self.election_format.replace("%d", str(shard_set))
+
+    def complete_since(self, shard_set: int) -> str:
+        """Prefix of the keys that tell since when instances hold all samples."""
+        return self.complete_since_format.replace("%d", str(shard_set))
 
 
 def kv_keys(config: ServiceConfig) -> KVKeys:
@@ -75,6 +81,7 @@ def kv_keys(config: ServiceConfig) -> KVKeys:
         placement=key(placement.kv_config.namespace, placement.kv_config.environment, placement.placement_watcher.key),
         flush_times_format=key(times.kv_config.namespace, times.kv_config.environment, times.flush_times_key_fmt),
         election_format=election,
+        complete_since_format=key(times.kv_config.namespace, times.kv_config.environment, "shardset/%d/complete-since"),
         values_limit=key(
             runtime.kv_config.namespace,
             runtime.kv_config.environment,

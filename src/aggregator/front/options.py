@@ -25,6 +25,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
     stall_ns: int = 2 * SECOND_NS
     """A worker that owes acks and has given none for this long no longer holds the others back (``front.flow``)."""
+    stopped_ns: int = 2 * SECOND_NS
+    """A front that had no turn for this long was stopped: it says so (``ipc.Stalled``)."""
     batch_bytes: int = MIB
     """A batch is sent when it has this size; a single larger frame travels alone."""
     batch_delay_ns: int = 5_000_000

@@ -23,7 +23,7 @@ from aggregator.front.flow import Batch, Flow, WorkerStream
 from aggregator.front.intake import Intake
 from aggregator.front.options import FrontOptions
 from m3x import log, process
-from m3x.clock import monotonic_ns, wall_ns
+from m3x.clock import boot_ns, monotonic_ns, wall_ns
 
 _log = log.logger(__name__)
 
@@ -60,6 +60,7 @@ class Front:
         self._stats_at_ns = 0
         self._drain_until_ns = 0
         self._drained = False
+        self._turned_ns = boot_ns()
         self._poll = select.epoll()
         self._poll.register(self._supervisor.fd, select.EPOLLIN)
         self._poll.register(self._clients.readers.fileno(), 0)
@@ -88,6 +89,7 @@ class Front:
     def _turn(self) -> None:
         ready = {fd for fd, _ in self._poll.poll(self._timeout_ns(monotonic_ns()) / 1e9)}
         mono = monotonic_ns()
+        self._look_for_stall()
         for message in self._supervisor.receive():
             self._command(message, mono)
         for worker, link in list(self._links.items()):
@@ -116,6 +118,14 @@ class Front:
         self._supervisor.flush()
         if self._drain_until_ns:
             self._check_drained(mono)
+
+    def _look_for_stall(self) -> None:
+        """Says before anything else is done that this process was stopped: what is read from here on lay about."""
+        before_ns, self._turned_ns = self._turned_ns, boot_ns()
+        if self._turned_ns - before_ns > self._options.stopped_ns:
+            seconds = (self._turned_ns - before_ns) / 1e9
+            _log.warning("this process did not run for a while; samples of that time are stamped late", seconds=seconds)
+            self._supervisor.send(ipc.Stalled(seconds))
 
     def _timeout_ns(self, mono: int) -> int:
         if self._supervisor.readable():

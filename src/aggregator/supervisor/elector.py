@@ -58,8 +58,8 @@ class Elector:
         self.machine = ElectionMachine()
         self.leader = ""
         """Who leads, as last read from the KV; empty: unknown or nobody."""
-        self.others = False
-        """Whether another candidate's key exists, as last read from the KV."""
+        self.others: frozenset[str] = frozenset()
+        """The other candidates, as last read from the KV."""
         self._election = election
         self._options = options
         self._scope = scope
@@ -68,6 +68,12 @@ class Elector:
         self._term = 0
         """Counts campaigns, so that the end of an earlier one is not taken for that of the current one."""
         self._wake = asyncio.Event()
+        self._ending = False
+
+    @property
+    def value(self) -> str:
+        """What our key says."""
+        return self._options.value
 
     @property
     def election(self) -> Election:
@@ -82,17 +88,24 @@ class Elector:
         """Campaigns until cancelled; then gives up the key and the lease."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                while True:
-                    self._wake.clear()
-                    if await self._look():
-                        self._handle(Checked(self._options.wanted()))
-                    self._handle(Tick())
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), self._options.check_interval_s)
-                    except TimeoutError:
-                        continue
+                try:
+                    await self._take_part()
+                finally:
+                    # From here on the group takes no more tasks.
+                    self._ending = True
         finally:
             await asyncio.shield(self.close())
+
+    async def _take_part(self) -> None:
+        while True:
+            self._wake.clear()
+            if await self._look():
+                self._handle(Checked(self._options.wanted()))
+            self._handle(Tick())
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._options.check_interval_s)
+            except TimeoutError:
+                continue
 
     async def close(self) -> None:
         """Resigns and revokes the lease: another candidate leads at once."""
@@ -131,7 +144,7 @@ class Elector:
         if self.machine.is_leader and self._tasks is not None:
             self._term += 1
             self._handle(LeaseLost())
-            self._tasks.create_task(self._do_resign(), name="resign")
+            self._act(Resign())
 
     # --- the machine
 
@@ -158,6 +171,9 @@ class Elector:
 
     def _act(self, action: Action) -> None:
         assert self._tasks is not None
+        if self._ending:
+            # Key and lease are given up anyway.
+            return
         match action:
             case StartCampaign():
                 self._term += 1
@@ -207,7 +223,7 @@ class Elector:
             return False
         value = candidates[0] if candidates else None
         self.leader = value or ""
-        self.others = any(name != self._options.value for name in candidates)
+        self.others = frozenset(candidates) - {self._options.value}
         valid = value is not None and value != self._options.value and value in self._options.peers()
         self._handle(LeaderSeen(value, valid))
         machine = self.machine

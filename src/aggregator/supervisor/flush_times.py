@@ -15,7 +15,7 @@ from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
 from aggregator.supervisor.schedule import ListId, truncate
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
-__all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows"]
+__all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows", "lacks_more"]
 
 
 @dataclass(slots=True)
@@ -208,6 +208,24 @@ def incomplete_windows(message: ShardSetFlushTimes, opened_ns: int) -> int:
         last = truncate(opened_ns - 1, window) + window
         count += max(last - truncate(at, window), 0) // window
     return count
+
+
+def lacks_more(
+    message: ShardSetFlushTimes | None, own_ns: int, other_ns: int, *, longest_ns: int | None = None
+) -> bool:
+    """Whether who holds all samples since ``own_ns`` lacks some of a window that is not flushed and that who does since ``other_ns`` holds.
+
+    ``longest_ns``: lists of longer windows are not looked at.
+    """
+    for times in message.by_shard.values() if message is not None else ():
+        for list_id, at in () if times.tombstoned else flushed_through(times):
+            window = list_id.resolution_ns
+            if longest_ns is not None and window > longest_ns:
+                continue
+            whole_from = truncate(own_ns - 1, window) + window
+            if whole_from > at and whole_from > truncate(other_ns - 1, window) + window:
+                return True
+    return False
 
 
 def _put(times: ShardFlushTimes, list_id: ListId, at: int) -> None:

@@ -17,6 +17,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, retained_bytes
+from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
@@ -55,8 +56,8 @@ _LOOK_S = 0.25
 _AGAIN_S = 0.1
 _LAST_ACKS_S = 0.3
 """How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
-_STALL_S = 3.0
-"""An event loop that was not run for so long was stopped: samples of that time were stamped too late."""
+_RECONNECT_NS = 10_000_000_000
+"""Producers that connect so soon after a front began to listen send what they kept for the one before: it is stamped too late."""
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
 
@@ -85,7 +86,7 @@ class Instance:
         self._ingest_known = False
         """The topic was read, or there was time enough to read it."""
         self.complete_since_ns = wall_ns()
-        """No sample since then was missed by a worker that was not there."""
+        """No sample since then was missed or stamped too late: workers and front were there, and producers connected."""
         scope = self.scope.sub("forwarder")
         self.output = Forwarder(self._done, partial(self._credit, forwarded=False), scope, "final")
         self.rollups = Forwarder(self._done, partial(self._credit, forwarded=True), scope, "forwarded")
@@ -110,6 +111,8 @@ class Instance:
         self._wake = asyncio.Event()
         self._ending = False
         self._limits = Limits(config, self._limits_changed)
+        self._listens_ns = 0
+        self._connections = 0.0
 
     # --- life
 
@@ -402,11 +405,19 @@ class Instance:
         match message:
             case ipc.Listening():
                 log.info("accepting metrics", address=message.address)
+                self._listens_ns, self._connections = boot_ns(), 0.0
+                self._incomplete()
             case ipc.FrontStats():
+                before, self._connections = self._connections, message.gauges.get(OPEN_CONNECTIONS, 0.0)
+                if self._connections > before and boot_ns() - self._listens_ns < _RECONNECT_NS:
+                    self._incomplete()
                 # M3 keeps the server's figures outside of the aggregator's scope.
                 self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
             case ipc.Stale():
                 self._undelivered(message)
+            case ipc.Stalled():
+                log.warning("the front was stopped: open windows may be incomplete", seconds=round(message.seconds, 1))
+                self._incomplete()
 
     def _undelivered(self, message: ipc.Stale) -> None:
         assert self.fleet is not None
@@ -444,7 +455,7 @@ class Instance:
         """Samples may have been missed, or stamped too late, until now."""
         self.complete_since_ns = wall_ns()
         if self.shard_set is not None:
-            self.shard_set.elector.look()
+            self.shard_set.look()
 
     def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
         tags = self.config.metrics.scope.tags
@@ -547,7 +558,7 @@ class Instance:
     async def _flush_loop(self) -> None:
         while True:
             now_ns = wall_ns()
-            if self.may_write() and not self._ending:
+            if self.shard_set is not None and self.shard_set.may_flush() and not self._ending:
                 self._relay(self.flushing.tick(now_ns))
             next_ns = self.flushing.schedule.next_ns()
             wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
@@ -568,12 +579,7 @@ class Instance:
         """Things that time alone changes."""
         cut_over: int | None = None
         while True:
-            before_ns = boot_ns()
             await asyncio.sleep(_LOOK_S)
-            stalled_s = (boot_ns() - before_ns) / 1e9
-            if stalled_s > _STALL_S:
-                log.warning("this process did not run for a while: open windows may be incomplete", seconds=stalled_s)
-                self._incomplete()
             seen = self.view
             if seen is None or seen.instance is None or cut_over == seen.placement.version:
                 continue

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
 from aggregator.supervisor.election import ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
-from aggregator.supervisor.flush_times import can_lead, incomplete_windows
+from aggregator.supervisor.flush_times import can_lead, incomplete_windows, lacks_more
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
@@ -63,15 +64,20 @@ class ShardSet:
         self._news_ns = boot_ns()
         """When the flush times in the KV were last seen to change."""
         self._scope = scope
-        self._tasks: asyncio.TaskGroup | None = None
+        self._elected = asyncio.Event()
+        """A term is confirmed and has not begun yet."""
         self._led_since_ns = 0
         """When the last term began."""
         section = config.aggregator.election_manager
         self._offset_ns = int(section.shard_cutoff_check_offset)
+        self._expected_ns = 0
+        """Since when somebody who holds more is expected to lead; 0: nobody."""
+        self._longest_expected_ns = 3 * section.election.ttl_s * 1_000_000_000
+        name = section.leader_value or instance_id
         self.elector = Elector(
             Election(store, keys.election(number), section.election.ttl_s),
             ElectorOptions(
-                value=section.leader_value or instance_id,
+                value=name,
                 shard_set=number,
                 peers=lambda: view().peers(),
                 wanted=self._wanted,
@@ -80,6 +86,9 @@ class ShardSet:
             ),
             scope.sub("election-manager"),
             self._role_changed,
+        )
+        self._holdings = Holdings(
+            store, keys.complete_since(number), name, section.election.ttl_s, self._held_since, self._heard
         )
 
     @property
@@ -100,6 +109,10 @@ class ShardSet:
         """Whether leader output may be written right now."""
         return self.elector.may_write()
 
+    def may_flush(self) -> bool:
+        """Whether windows may be flushed as leader right now: not while another instance that holds more is about to lead."""
+        return self.may_write() and not self._holds_back()
+
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
         if self.elector.machine.is_leader:
@@ -115,33 +128,83 @@ class ShardSet:
         """Takes part until cancelled; then the lease is gone."""
         self._relay(self._flushing.follow())
         try:
-            async with asyncio.TaskGroup() as self._tasks:
-                self._tasks.create_task(self._follow_times(), name="flush times")
-                self._tasks.create_task(self._take_part(), name="election")
-                self._tasks.create_task(self._save_loop(), name="save")
-                self._tasks.create_task(self._give_up_loop(), name="give up")
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_times(), name="flush times")
+                tasks.create_task(self._holdings.run(), name="complete since")
+                tasks.create_task(self._take_part(), name="election")
+                tasks.create_task(self._term_loop(), name="terms")
+                tasks.create_task(self._save_loop(), name="save")
+                tasks.create_task(self._give_up_loop(), name="give up")
         finally:
             self._flushing.rest()
             self._lost()
 
     async def _take_part(self) -> None:
-        """Campaigns, but not before the flush times are known: they tell whether windows lack samples here."""
+        """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere."""
         self.times = await self._read_times_at_last()
+        await self._holdings.known.wait()
         await self.elector.run()
 
-    def _wanted(self) -> bool | None:
-        """M3's rule; and an instance that lacks samples of open windows does not compete with one that may have them.
+    def look(self) -> None:
+        """Since when all samples are held here has changed."""
+        self._holdings.look()
+        self.elector.look()
 
-        One that leads already goes on, unless it has come to lack them while it led (a worker died, the process was stopped): then it
-        gives the lead to whoever waits for it.
-        """
+    def _heard(self) -> None:
+        self._expected_ns = 0
+        self.elector.look()
+
+    def _held_since(self) -> int | None:
+        """What we tell the others: nothing, if the placement does not want us to lead."""
         wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
-        if not wanted or not self.elector.others or self._warm():
+        return None if wanted is False else self._opened_ns()
+
+    def _wanted(self) -> bool | None:
+        """M3's rule; and an instance that lacks samples of open windows does not compete with one that holds more, or may."""
+        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+        if not wanted or self._warm():
+            self._expected_ns = 0
             return wanted
-        if self.leads and self._opened_ns() <= self._led_since_ns:
+        gives_way = self._leader_gives_way() if self.leads else self._stands_back()
+        if gives_way:
+            log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
+        return not gives_way
+
+    def _leader_gives_way(self) -> bool:
+        """To a candidate that holds more; to one that does not say what it holds, if we have come to lack samples in this term."""
+        others = self.elector.others
+        if self._more(others):
             return True
-        log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
-        return False
+        return self._opened_ns() > self._led_since_ns and not others <= self._holdings.since.keys()
+
+    def _stands_back(self) -> bool:
+        """From every candidate but those that hold no more than we do; for a while also from who holds more and is none yet."""
+        others = self.elector.others
+        if not others <= self._holdings.since.keys() or self._more(others):
+            return True
+        return self._expects()
+
+    def _holds_back(self) -> bool:
+        return (self._leader_gives_way() or self._expects()) and not self._warm()
+
+    def _more(self, names: Iterable[str]) -> bool:
+        """Whether one of ``names`` holds more of the windows that are not flushed than we do."""
+        opened_ns, since = self._opened_ns(), self._holdings.since
+        earlier = [since[name] for name in names if since.get(name, opened_ns) < opened_ns]
+        return bool(earlier) and lacks_more(self.times, opened_ns, min(earlier), longest_ns=_LONGEST_AWAITED_NS)
+
+    def _expects(self) -> bool:
+        """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
+
+        After a while nobody is expected any more.
+        """
+        peers = self._view().peers() - {self.elector.value}
+        silent = not self._holdings.settled() and not peers <= self._holdings.since.keys()
+        if not silent and not self._more(peers):
+            self._expected_ns = 0
+            return False
+        self._expected_ns = self._expected_ns or boot_ns()
+        return boot_ns() - self._expected_ns < self._longest_expected_ns
 
     def _warm(self) -> bool:
         past_ns = buffer_past_ns(self._config)
@@ -151,15 +214,20 @@ class ShardSet:
 
     def _role_changed(self) -> None:
         if self.state is ElectionState.LEADER:
-            assert self._tasks is not None
             self._led_since_ns = wall_ns()
-            self._tasks.create_task(self._begin_term(), name="term")
+            self._elected.set()
             return
         self._lost()
         if self.state is ElectionState.FOLLOWER:
             self._relay(self._flushing.follow())
         else:
             self._flushing.rest()
+
+    async def _term_loop(self) -> None:
+        while True:
+            await self._elected.wait()
+            self._elected.clear()
+            await self._begin_term()
 
     async def _begin_term(self) -> None:
         """Reads the flush times that this term starts from; nothing is emitted before."""

@@ -190,8 +190,10 @@ class Cluster:
     deliveries: list[Delivery] = field(default_factory=list)
     nodes: dict[str, "Node"] = field(default_factory=dict)
     accepting: bool = True
-    say: Callable[[str], None] = lambda _: None
     """Whether downstream takes messages."""
+    say: Callable[[str], None] = lambda _: None
+    arrived: Callable[[Delivery], None] = lambda _: None
+    """Told of every delivery."""
     known: dict[tuple[str, int], dict[int, int]] = field(default_factory=dict)
     """(node, term) → shard → what the KV covered when that term first emitted."""
 
@@ -239,7 +241,7 @@ class Node:
         self.member = None
         self._view: View | None = None
         self._commands: asyncio.Queue[Send | frozenset[int]] = asyncio.Queue()
-        self._parts: list[tuple[int, list[tuple[int, int]]]] = []
+        self._parts: list[tuple[int, list[tuple[int, int, bool]]]] = []
         self._task = asyncio.create_task(self._run(), name=f"node {self.name}")
 
     async def kill(self) -> None:
@@ -250,6 +252,18 @@ class Node:
     async def stop(self) -> None:
         """Resigns on its way."""
         await self._end()
+
+    def lose_worker(self) -> None:
+        """The worker dies and another one is there at once: it holds nothing."""
+        assert self._view is not None
+        assert self.member is not None
+        self.worker = Worker()
+        while not self._commands.empty():
+            self._commands.get_nowait()
+        self.flushing.worker_down(0)
+        self.flushing.worker_up(0, 1, self._view.owned.values())
+        self._make_lists()
+        self.member.look()
 
     async def _end(self) -> None:
         task, self._task = self._task, None
@@ -316,7 +330,10 @@ class Node:
         chance = self._cluster.chance
         while True:
             told = await self._commands.get()
+            worker = self.worker
             await asyncio.sleep(chance.choice((0.001, 0.02, 0.3)))
+            if worker is not self.worker:
+                continue
             if isinstance(told, frozenset):
                 self._new_lists(told)
                 continue
@@ -327,7 +344,7 @@ class Node:
                 if isinstance(command, Reopen):
                     self._relay(self.flushing.last(0, command.id, wall_ns()))
                 continue
-            out = self.worker.flush(command)
+            out = [(shard, end, worker.whole(end)) for shard, end in worker.flush(command)]
             cut = chance.randrange(len(out) + 1)
             for part in (out[:cut], out[cut:]):
                 if part and self.flushing.part(0, Flushed(command.id, False, len(part), False, [])):
@@ -337,7 +354,7 @@ class Node:
 
     async def _flush_loop(self) -> None:
         while True:
-            if self.may_write():
+            if self.member is not None and self.member.may_flush():
                 self._relay(self.flushing.tick(wall_ns()))
             await asyncio.sleep(0.1)
 
@@ -363,7 +380,7 @@ class Node:
             acks.add(ack)
             ack.add_done_callback(acks.discard)
 
-    async def _write(self, windows: list[tuple[int, int]]) -> None:
+    async def _write(self, windows: list[tuple[int, int, bool]]) -> None:
         assert self.member is not None
         term = self.member.elector.election.revision
         leaders = self._cluster.leaders()
@@ -372,8 +389,10 @@ class Node:
             self._cluster.known[self.name, term] = self.started_from()
             self._cluster.say(f"{self.name} emits in term {term}, from {self.started_from()}")
         self._cluster.say(f"{self.name} emits {windows}")
-        for shard, end in windows:
-            self._cluster.deliveries.append(Delivery(wall_ns(), self.name, term, shard, end, self.worker.whole(end)))
+        for shard, end, whole in windows:
+            one = Delivery(wall_ns(), self.name, term, shard, end, whole)
+            self._cluster.deliveries.append(one)
+            self._cluster.arrived(one)
 
     def started_from(self) -> dict[int, int]:
         """What the term's first reading of the KV covered."""

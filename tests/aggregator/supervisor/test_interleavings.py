@@ -15,6 +15,7 @@ from tests import virtual_time
 from tests.aggregator.supervisor.cluster_model import (
     RESOLUTION,
     Cluster,
+    Delivery,
     ModelKV,
     Node,
     S,
@@ -212,3 +213,129 @@ def test_an_instance_that_lacks_samples_does_not_stand_in_the_way_of_one_that_ha
     assert leads == warm
     assert len(whole) > 3
     assert all(whole)
+
+
+class Losses:
+    """Processes that are killed, ended and started at random, workers that die, downstream and perhaps the KV that go away.
+
+    No matter how little anybody holds: nobody emits a part of a window that somebody else there holds completely, and what is held
+    completely for long enough arrives.
+    """
+
+    LONG_S = 30
+
+    def __init__(self, seed: int, *, kv_faults: bool = False) -> None:
+        self.chance = random.Random(seed)
+        self.kv_faults = kv_faults
+        self.log: list[str] = []
+        self.lives: list[tuple[str, int, list[int]]] = []
+        """Name, since when that worker held everything, and when it was gone (empty: it is there)."""
+        self.faults: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.log.append(f"{(wall_ns() - self.first_ns) / S:7.2f} {text}")
+
+    def begun(self, node: Node) -> None:
+        self.lives.append((node.name, node.worker.started_ns, []))
+
+    def gone(self, node: Node) -> None:
+        next(ends for name, _, ends in self.lives if name == node.name and not ends).append(wall_ns())
+
+    async def run(self) -> None:
+        self.kv = ModelKV(self.chance)
+        self.cluster = Cluster(self.chance, self.kv)
+        self.first_ns = up(wall_ns())
+        self.cluster.say = self.say
+        self.cluster.arrived = self.arrived
+        self.nodes = [Node(self.cluster, name) for name in NAMES[: self.chance.choice((2, 2, 3))]]
+        put_placement(self.kv, self.nodes[0].keys.placement, placement_with({0: 0}, self.cluster.nodes))
+        for node in self.nodes:
+            node.start()
+            self.begun(node)
+            await asyncio.sleep(self.chance.choice((0, 0.7, 3)))
+        while not self.cluster.covered().get(0):  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.1)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 60
+        while loop.time() < end:
+            await asyncio.sleep(self.chance.choice((0.1, 0.5, 1, 3, 6)))
+            await self.fault()
+        await asyncio.sleep(self.LONG_S + 4)
+        self.judge()
+        for node in self.nodes:
+            if node.alive:
+                await node.stop()
+        self.kv.server.close()
+
+    async def fault(self) -> None:
+        alive = [node for node in self.nodes if node.alive]
+        kinds = ["start", "start"] if len(alive) < len(self.nodes) else []
+        kinds += ["kill", "stop"] if len(alive) > 1 else []
+        kinds += ["refuse", "hang"] if self.kv_faults and self.kv.mode == "up" else []
+        kind = self.chance.choice([*kinds, "resign", "lose", "downstream"])
+        node = self.chance.choice(alive)
+        if kind == "start":
+            node = next(one for one in self.nodes if not one.alive)
+            node.start()
+            self.begun(node)
+        elif kind == "lose" and node.member is not None:
+            self.gone(node)
+            node.lose_worker()
+            self.begun(node)
+        elif kind == "kill":
+            self.gone(node)
+            await node.kill()
+        elif kind == "stop":
+            self.gone(node)
+            await node.stop()
+        elif kind == "resign" and node.member is not None and node.member.leads:
+            await asyncio.gather(node.member.resign(), return_exceptions=True)
+        elif kind == "downstream" and self.cluster.accepting:
+            self.cluster.accepting = False
+            asyncio.get_running_loop().call_later(self.chance.uniform(1, 6), self.accept)
+        elif kind in ("refuse", "hang"):
+            await self.kv.turn(kind)
+            self.back = asyncio.create_task(self.answer(self.chance.uniform(0.5, 8)))
+        self.say(f"{kind} {node.name}")
+
+    async def answer(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self.kv.turn("up")
+        self.say("KV up")
+
+    def accept(self) -> None:
+        self.cluster.accepting = True
+
+    def arrived(self, one: Delivery) -> None:
+        start = one.end_ns - RESOLUTION
+        holders = [name for name, since, ends in self.lives if since <= start and not ends]
+        if not one.whole and holders:
+            self.faults.append(f"{one.node} emits a part of {(one.end_ns - self.first_ns) / S} s, which {holders} hold")
+
+    def judge(self) -> None:
+        assert not self.faults, self.faults
+        whole = {one.end_ns for one in self.cluster.deliveries if one.whole}
+        long_ns, now_ns = self.LONG_S * S, wall_ns()
+        for end in range(self.first_ns + RESOLUTION, now_ns - long_ns, RESOLUTION):
+            held = any(s <= end - RESOLUTION and (e or [now_ns])[0] >= end + long_ns for _, s, e in self.lives)
+            assert not held or end in whole, f"the window that ends at {(end - self.first_ns) / S} s is missing"
+
+
+def lose(seed: int, *, kv_faults: bool) -> None:
+    losses = Losses(seed, kv_faults=kv_faults)
+    try:
+        virtual_time.run(losses.run(), seed)
+    except BaseException:
+        print("\n".join(losses.log))
+        raise
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_who_holds_more_leads(seed: int) -> None:
+    lose(seed, kv_faults=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10 * SEEDS))
+def test_who_holds_more_leads_though_the_kv_comes_and_goes(seed: int) -> None:
+    lose(seed, kv_faults=True)

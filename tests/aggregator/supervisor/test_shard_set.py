@@ -27,6 +27,7 @@ HOUR = 3600 * S
 ROOT = Path(__file__).resolve().parents[3]
 SHARDS = tuple(Shard(i, ShardState.AVAILABLE) for i in range(2))
 PLACEMENT = Placement(tuple(Instance(id=i, shards=SHARDS, shard_set_id=1) for i in ("a", "b")), num_shards=2)
+HELD = "_kv/namespace/m3db-cluster-name/shardset/1/complete-since"
 KEY = "_kv/namespace/m3db-cluster-name/shardset/1/flush"
 
 
@@ -118,6 +119,18 @@ async def stored(member: Member) -> ShardSetFlushTimes:
         return ShardSetFlushTimes()
 
 
+async def until_held(by: Member, name: str, since_ns: int) -> None:
+    """Until the KV says since when ``name`` holds all samples."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                if int((await by.store.get(f"{HELD}/{name}")).data) == since_ns:
+                    return
+            except KeyNotFoundError:
+                pass
+            await asyncio.sleep(0.02)
+
+
 async def test_one_leads_the_other_follows_and_takes_over(server: MemoryServer) -> None:
     async with running(server, "a") as a:
         await until(lambda: a.leads)
@@ -144,7 +157,10 @@ async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryS
     times = {0: ShardFlushTimes({S: wall_ns() - HOUR, HOUR: wall_ns() - 2 * HOUR})}
     async with running(server, "a") as a:
         await until(lambda: a.leads)
+        a.opened_ns = wall_ns() - 3 * HOUR
         await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes(times)))
+        a.member.look()
+        await until_held(a, "a", a.opened_ns)
         async with running(server, "b") as b:
             await until(lambda: b.member.times is not None and b.member.elector.others)
             await until(lambda: b.member.elector.leader == "a")
@@ -159,6 +175,65 @@ async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryS
     async with running(server, "b") as b:
         # Nobody else is there: it leads, cold as it is.
         await until(lambda: b.leads)
+
+
+async def cold_pair(server: MemoryServer, a: Member, b: Member, *, lead_s: int) -> None:
+    """Neither holds everything, ``b`` since ``lead_s`` earlier than ``a``."""
+    await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
+    a.opened_ns = wall_ns() - 60 * S
+    b.opened_ns = a.opened_ns - lead_s * S
+    for one in (a, b):
+        one.member.look()
+    await until_held(a, "a", a.opened_ns)
+    await until_held(a, "b", b.opened_ns)
+
+
+async def test_of_two_cold_ones_the_one_that_holds_more_takes_the_lead(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        async with running(server, "b") as b:
+            await until(lambda: b.member.times is not None and b.member.elector.others)
+            await cold_pair(server, a, b, lead_s=10)
+            await until(lambda: b.leads)
+            assert not a.member.may_flush()
+            assert b.member.may_flush()
+            # The other one stays behind, and leads when this one has gone.
+            await asyncio.sleep(1.5)
+            assert await b.member.elector.election.candidates() == ["b"]
+        await until(lambda: a.leads and a.member.may_flush())
+
+
+async def test_of_two_that_hold_the_same_both_are_candidates(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        async with running(server, "b") as b:
+            await until(lambda: b.member.times is not None and b.member.elector.others)
+            await cold_pair(server, a, b, lead_s=0)
+            await until(lambda: b.member.elector.election.revision)
+            await asyncio.sleep(1.5)
+            assert a.leads
+            assert a.member.may_flush()
+            assert await a.member.elector.election.candidates() == ["a", "b"]
+
+
+async def test_a_leader_waits_with_flushing_for_one_that_holds_more_but_not_for_ever(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
+        await until(lambda: a.member.times is not None and a.member.times.by_shard)
+        # It says that it holds everything, and never becomes a candidate.
+        monkeypatch.setattr(a.member, "_longest_expected_ns", S)
+        await a.store.set(f"{HELD}/b", b"%d" % (wall_ns() - 2 * HOUR))
+        a.opened_ns = wall_ns()
+        a.member.look()
+        await until(lambda: not a.member.may_flush())
+        assert a.leads
+        begun = wall_ns()
+        await until(a.member.may_flush)
+        assert wall_ns() - begun > S // 2
+        assert a.leads
 
 
 @asynccontextmanager

@@ -1,0 +1,146 @@
+"""Since when the instances of one shard set hold all samples: they tell each other through the KV (docs/architecture.md §4).
+
+Each keeps one key, ``…/shardset/{number}/complete-since/{instance id}``, bound to a lease as its election key is; the value is the time in
+nanoseconds since the epoch, in decimal. Of two instances the one with the earlier time holds every window that the other holds, so that it
+is known who should lead where nobody holds everything (``flush_times.lacks_more``). M3's instances have no such key and do not look at it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from m3cluster.kv import KVError, Lease, Store
+from m3x.clock import boot_ns
+from m3x.log import logger
+
+__all__ = ["Holdings"]
+
+log = logger(__name__)
+
+_EVERY_S = 1.0
+_REVOKE_S = 5.0
+_SLOW_NS = 2_000_000_000
+"""A round that took longer met a KV that did not answer for a while."""
+_SETTLE_NS = 5_000_000_000
+"""So long after the KV was away, or we were, others may not have said again that they are there."""
+
+
+class Holdings:
+    """The key of one instance and those of the others; ``changed`` is called when another one said something new.
+
+    ``since_ns``: since when we hold all samples; None: we take no part, our key goes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        name: str,
+        ttl_s: int,
+        since_ns: Callable[[], int | None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.since: dict[str, int] = {}
+        """Since when each other instance holds all samples, as last read."""
+        self.known = asyncio.Event()
+        """Set once the others were read."""
+        self._store = store
+        self._prefix = prefix
+        self._name = name
+        self._key = f"{prefix}/{name}"
+        self._ttl_s = ttl_s
+        self._since_ns = since_ns
+        self._changed = changed
+        self._lease: Lease | None = None
+        self._told: bytes | None = None
+        self._revision = 0
+        self._away_ns = boot_ns()
+        """When the KV last did not answer, or may not have."""
+        self._wake = asyncio.Event()
+
+    def look(self) -> None:
+        """Our time has changed: tells it at once."""
+        self._wake.set()
+
+    def settled(self) -> bool:
+        """Whether the KV has answered for so long that whoever is there has said so."""
+        return boot_ns() - self._away_ns >= _SETTLE_NS
+
+    async def run(self) -> None:
+        """Tells and reads until cancelled; then our key is gone."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._round()
+                try:
+                    await asyncio.wait_for(self._wake.wait(), _EVERY_S)
+                except TimeoutError:
+                    continue
+        finally:
+            await asyncio.shield(self._leave())
+
+    async def _round(self) -> None:
+        begun_ns = boot_ns()
+        try:
+            await self._tell()
+            await self._read()
+        except KVError as error:
+            self._away_ns = boot_ns()
+            log.warning_limited("cannot tell or read who holds which windows", prefix=self._prefix, error=str(error))
+            return
+        if boot_ns() - begun_ns > _SLOW_NS:
+            self._away_ns = boot_ns()
+        self.known.set()
+
+    async def _tell(self) -> None:
+        since_ns = self._since_ns()
+        if since_ns is None:
+            await self._forget()
+            return
+        data = b"%d" % since_ns
+        if self._lease is None or boot_ns() >= self._lease.deadline_ns():
+            if self._lease is not None:
+                self._away_ns = boot_ns()
+            await self._forget()
+            self._lease = await self._store.grant(self._ttl_s)
+        if data == self._told:
+            return
+        await self._forget()
+        own = await self._store.put_with_lease(self._key, data, self._lease)
+        if own.data != data:
+            # That of an earlier process of this instance, or ours from before an answer that was lost.
+            await self._store.delete_if(self._key, own.create_revision)
+            own = await self._store.put_with_lease(self._key, data, self._lease)
+        if own.data == data:
+            self._told, self._revision = data, own.create_revision
+
+    async def _forget(self) -> None:
+        if self._revision:
+            await self._store.delete_if(self._key, self._revision)
+            self._told, self._revision = None, 0
+
+    async def _read(self) -> None:
+        found: dict[str, int] = {}
+        own = False
+        for key, value in await self._store.keys(self._prefix + "/"):
+            name = key[len(self._prefix) + 1 :]
+            if name == self._name:
+                own = value.create_revision == self._revision
+                continue
+            try:
+                found[name] = int(value.data)
+            except ValueError:
+                log.warning_limited("not a time in nanoseconds; left out", key=key, value=repr(value.data[:40]))
+        if not own:
+            self._told, self._revision = None, 0
+        if found != self.since:
+            self.since = found
+            self._changed()
+
+    async def _leave(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            await asyncio.wait_for(lease.revoke(), _REVOKE_S)
+        except (TimeoutError, KVError) as error:
+            log.warning("our key could not be taken away; it ends with its lease", key=self._key, error=str(error))
