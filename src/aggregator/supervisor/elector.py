@@ -219,7 +219,7 @@ class Elector:
             candidates = await self._election.candidates()
         except KVError as error:
             self._scope.sub("verify").count("leader-errors")
-            log.warning_limited("cannot read who leads", error=str(error))
+            log.warning_limited("cannot read who leads", per_second=0.1, error=str(error))
             return False
         value = candidates[0] if candidates else None
         self.leader = value or ""

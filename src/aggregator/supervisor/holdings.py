@@ -85,7 +85,9 @@ class Holdings:
             await self._read()
         except KVError as error:
             self._away_ns = boot_ns()
-            log.warning_limited("cannot tell or read who holds which windows", prefix=self._prefix, error=str(error))
+            log.warning_limited(
+                "cannot tell or read who holds which windows", per_second=0.1, prefix=self._prefix, error=str(error)
+            )
             return
         if boot_ns() - begun_ns > _SLOW_NS:
             self._away_ns = boot_ns()

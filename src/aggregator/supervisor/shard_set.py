@@ -12,7 +12,7 @@ from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
-from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Store, Value
+from m3cluster.kv import ConditionFailedError, KVError, Store, Value
 from m3cluster.proto import DecodeError
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Scope
@@ -70,6 +70,8 @@ class ShardSet:
         """When the last term began."""
         section = config.aggregator.election_manager
         self._offset_ns = int(section.shard_cutoff_check_offset)
+        self.gives_way = False
+        """Whether we do not compete for the lead because we lack samples of open windows."""
         self._expected_ns = 0
         """Since when somebody who holds more is expected to lead; 0: nobody."""
         self._longest_expected_ns = 3 * section.election.ttl_s * 1_000_000_000
@@ -163,12 +165,12 @@ class ShardSet:
         """M3's rule; and an instance that lacks samples of open windows does not compete with one that holds more, or may."""
         wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
         if not wanted or self._warm():
-            self._expected_ns = 0
+            self._expected_ns, self.gives_way = 0, False
             return wanted
-        gives_way = self._leader_gives_way() if self.leads else self._stands_back()
-        if gives_way:
+        self.gives_way = self._leader_gives_way() if self.leads else self._stands_back()
+        if self.gives_way:
             log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
-        return not gives_way
+        return not self.gives_way
 
     def _leader_gives_way(self) -> bool:
         """To a candidate that holds more; to one that does not say what it holds, if we have come to lack samples in this term."""
@@ -255,10 +257,12 @@ class ShardSet:
                 await asyncio.sleep(_RETRY.delay(attempt))
 
     async def _read_times(self) -> ShardSetFlushTimes:
-        try:
-            return decode_flush_times((await self._store.get(self._key)).data)
-        except KeyNotFoundError:
+        """What the KV holds now: ``Store.get`` may answer from a cache."""
+        found = dict(await self._store.keys(self._key)).get(self._key)
+        if found is None:
             return ShardSetFlushTimes()
+        try:
+            return decode_flush_times(found.data)
         except DecodeError as error:
             log.error("the flush times in the KV cannot be decoded; starting afresh", key=self._key, error=str(error))
             return ShardSetFlushTimes()

@@ -1,5 +1,7 @@
 """What the HTTP server shows of an instance."""
 
+import time
+
 from aggregator import ipc
 from aggregator.http import ListRow, Readiness, ShardRow
 from aggregator.supervisor.election import ElectionState
@@ -87,6 +89,12 @@ class InstanceStatus:
             reasons.append(f"shard set {member.number} has no leader yet")
         else:
             notes.append(f"{member.state.text}; {leader} leads shard set {member.number}")
+        if member.gives_way:
+            since = time.strftime("%H:%M:%S", time.gmtime(self._instance.complete_since_ns / 1e9))
+            notes.append(
+                f"no candidate for the lead until the windows that began before {since} UTC, which lack samples here, are flushed, "
+                "or nobody who holds more of them is there"
+            )
 
     def _processes(self, reasons: list[str]) -> None:
         fleet = self._instance.fleet

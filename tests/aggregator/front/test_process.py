@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -234,6 +235,25 @@ def test_a_stopped_worker_does_not_stop_the_others(rig: Any, load: Any) -> None:
     assert resident_bytes(rig.front.pid) < memory + 32 * MIB
     os.kill(stopped.process.pid, signal.SIGCONT)
     rig.wait_for(lambda: running.acked[1] > of_stopped + 50_000, "the stopped worker to go on")
+
+
+def test_a_front_that_was_stopped_says_so_before_it_reads_on(rig: Any) -> None:
+    rig.start(1, stopped_ns=2_000_000_000)
+    worker = rig.up(0, 1)
+    client = rig.connect()
+    client.send(rig.frame(b"a", 1))
+    assert client.acks(1) == [1]
+    # Without anything to do it has its turns, too.
+    time.sleep(2.5)
+    assert not rig.heard(ipc.Stalled)
+    stop(rig.front.pid)
+    client.send(rig.frame(b"b", 2))
+    time.sleep(2.5)
+    os.kill(rig.front.pid, signal.SIGCONT)
+    assert client.acks(2) == [1, 2]
+    (stalled,) = rig.wait_for(lambda: rig.heard(ipc.Stalled), "the front to say that it was stopped")
+    assert 2 < stalled.seconds < 60
+    assert len(batches(worker.seen())) > 0
 
 
 def test_a_killed_worker_comes_back_while_the_others_go_on(rig: Any, load: Any) -> None:

@@ -105,6 +105,25 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
     assert await rig.stop() == 0, rig.log()
 
 
+async def test_who_was_stopped_lacks_samples_but_not_a_supervisor_whose_front_read_on(rig: Rig) -> None:
+    await rig.start()
+    await rig.until_ready()
+    assert rig.process is not None
+
+    async def stopped(pid: int) -> int:
+        """Stops a process for longer than a front may be without a turn; how often the instance said that the front was stopped."""
+        await asyncio.to_thread(stop, pid)
+        await asyncio.sleep(2.5)
+        os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(1.0)
+        await rig.until_ready()
+        return rig.log().count("the front was stopped")
+
+    assert await stopped(rig.process.pid) == 0
+    assert await stopped(rig.children("aggregator.front")[0]) == 1
+    assert await rig.stop() == 0, rig.log()
+
+
 async def test_a_wrong_set_up_is_said_aloud(rig: Rig) -> None:
     await rig.store.delete(topic_key(ENVIRONMENT, "aggregated_metrics"))
     data = (await rig.store.get(placement_key(ENVIRONMENT, "m3aggregator"))).data
