@@ -17,7 +17,7 @@ ATTEMPTS = 5
 
 
 class EtcdServer:
-    """A real etcd of one member on loopback; its ports and data survive ``kill`` and ``start``."""
+    """A real etcd on loopback, of one member unless ``form_cluster`` joins several; its ports and data survive ``kill`` and ``start``."""
 
     def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
         self.directory = directory
@@ -53,6 +53,18 @@ class EtcdServer:
         command += ["--heartbeat-interval=50", "--election-timeout=250", *self._options]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @classmethod
+    def form_cluster(cls, servers: "list[EtcdServer]") -> None:
+        """Starts servers that were never started as members of one cluster, and waits until they serve."""
+        members = ",".join(f"t{i}={server._peer}" for i, server in enumerate(servers))
+        for i, server in enumerate(servers):
+            server._options = (*server._options, f"--name=t{i}", f"--initial-cluster={members}")
+            server.launch()
+        for server in servers:
+            if not server._serves():
+                pytest.fail(f"etcd does not serve: {server.log()}")
+            server._served = True
 
     def start(self) -> "EtcdServer":
         """Starts the process and waits until it serves. The first start takes other ports where somebody was faster to take these."""

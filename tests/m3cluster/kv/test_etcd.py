@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from bench.ports import free_port
+from tests.etcd_server import EtcdServer
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
@@ -190,6 +191,40 @@ async def test_a_silent_endpoint_alone_is_an_error_in_time(open_client, silent):
     store = await open_client(silent, dial_timeout_s=0.2)
     with pytest.raises(KVError, match="no connection within 0.2 s"):
         await store.get("a")
+
+
+async def test_a_cluster_of_three_serves_on_whichever_member_dies(open_client, new_etcd):
+    members = [new_etcd() for _ in range(3)]
+    EtcdServer.form_cluster(members)
+    store = await open_client(*members)
+    lease = await store.grant(10)
+    own = await store.put_with_lease("a/leased", b"here", lease)
+    watch = store.watch("a/watched")
+    for number, member in enumerate(members):
+        member.kill()
+        # A write that was under way may have been carried out: then it is made once more.
+        await insist(store.set, "a/watched", b"%d" % number)
+        await value_is(watch, b"%d" % number)
+        before_ns = lease.deadline_ns()
+
+        async def kept(before_ns=before_ns):
+            return lease.deadline_ns() > before_ns
+
+        await until(kept)
+        assert [(key, value.create_revision) for key, value in await insist(store.keys, "a/leased")] == [
+            ("a/leased", own.create_revision)
+        ]
+        member.start()
+    # One of three cannot decide anything: that is an error in time, and the lease's end cannot be known.
+    for member in members[:2]:
+        member.kill()
+    with pytest.raises(KVError):
+        await store.set("a/watched", b"lost")
+    for member in members[:2]:
+        member.launch()
+    await insist(store.set, "a/watched", b"again")
+    await value_is(watch, b"again")
+    await lease.revoke()
 
 
 async def test_a_client_outlives_kill_and_restart(open_client, own_etcd):
