@@ -19,6 +19,7 @@ from aggregator import ipc
 from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, retained_bytes
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
+from aggregator.supervisor.completeness import Completeness
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
@@ -43,7 +44,7 @@ from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
 from m3msg.producer import warm as load_producer_kernels
-from m3x.clock import boot_ns, wall_ns
+from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
 
@@ -56,8 +57,6 @@ _LOOK_S = 0.25
 _AGAIN_S = 0.1
 _LAST_ACKS_S = 0.3
 """How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
-_RECONNECT_NS = 10_000_000_000
-"""Producers that connect so soon after a front began to listen send what they kept for the one before: it is stamped too late."""
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
 
@@ -85,8 +84,7 @@ class Instance:
         self.ingest_topic: Topic | None = None
         self._ingest_known = False
         """The topic was read, or there was time enough to read it."""
-        self.complete_since_ns = wall_ns()
-        """No sample since then was missed or stamped too late: workers and front were there, and producers connected."""
+        self.completeness = Completeness(self._look)
         scope = self.scope.sub("forwarder")
         self.output = Forwarder(self._done, partial(self._credit, forwarded=False), scope, "final")
         self.rollups = Forwarder(self._done, partial(self._credit, forwarded=True), scope, "forwarded")
@@ -111,8 +109,6 @@ class Instance:
         self._wake = asyncio.Event()
         self._ending = False
         self._limits = Limits(config, self._limits_changed)
-        self._listens_ns = 0
-        self._connections = 0.0
 
     # --- life
 
@@ -387,7 +383,7 @@ class Instance:
     def worker_gone(self, worker: int, epoch: int) -> None:
         """``FleetOwner``."""
         self.flushing.worker_down(worker)
-        self._incomplete()
+        self.completeness.missed()
         self.worker_stats.pop(worker, None)
         self.registry.forget(f"worker {worker}")
 
@@ -405,19 +401,16 @@ class Instance:
         match message:
             case ipc.Listening():
                 log.info("accepting metrics", address=message.address)
-                self._listens_ns, self._connections = boot_ns(), 0.0
-                self._incomplete()
+                self.completeness.listening()
             case ipc.FrontStats():
-                before, self._connections = self._connections, message.gauges.get(OPEN_CONNECTIONS, 0.0)
-                if self._connections > before and boot_ns() - self._listens_ns < _RECONNECT_NS:
-                    self._incomplete()
+                self.completeness.connections(message.gauges.get(OPEN_CONNECTIONS, 0.0))
                 # M3 keeps the server's figures outside of the aggregator's scope.
                 self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
             case ipc.Stale():
                 self._undelivered(message)
             case ipc.Stalled():
                 log.warning("the front was stopped: open windows may be incomplete", seconds=round(message.seconds, 1))
-                self._incomplete()
+                self.completeness.missed()
 
     def _undelivered(self, message: ipc.Stale) -> None:
         assert self.fleet is not None
@@ -438,7 +431,7 @@ class Instance:
         """``FleetOwner``."""
         match message:
             case ipc.Ready():
-                self._incomplete()
+                self.completeness.missed()
                 log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
             case ipc.Lists():
                 self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
@@ -451,9 +444,7 @@ class Instance:
                 self.worker_stats[worker] = message
                 self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
 
-    def _incomplete(self) -> None:
-        """Samples may have been missed, or stamped too late, until now."""
-        self.complete_since_ns = wall_ns()
+    def _look(self) -> None:
         if self.shard_set is not None:
             self.shard_set.look()
 
@@ -532,7 +523,7 @@ class Instance:
                 view=self._current_view,
                 relay=self._relay,
                 lost=self._out_of_term,
-                opened_ns=lambda: self.complete_since_ns,
+                opened_ns=lambda: self.completeness.since_ns,
                 crowded=self._crowded,
                 scope=self.scope,
             )

@@ -90,7 +90,7 @@ class InstanceStatus:
         else:
             notes.append(f"{member.state.text}; {leader} leads shard set {member.number}")
         if member.gives_way:
-            since = time.strftime("%H:%M:%S", time.gmtime(self._instance.complete_since_ns / 1e9))
+            since = time.strftime("%H:%M:%S", time.gmtime(self._instance.completeness.since_ns / 1e9))
             notes.append(
                 f"no candidate for the lead until the windows that began before {since} UTC, which lack samples here, are flushed, "
                 "or nobody who holds more of them is there"
