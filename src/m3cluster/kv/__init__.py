@@ -10,6 +10,7 @@
 ``watching``      watches
 ``contact``       whether a store answers, for logs and ``/ready``
 ``lease``         what the leases of all backends have in common
+``tasks``         the background tasks of a store
 
 ``etcd_config``   names an etcd v3 cluster; the rest of ``etcd_*`` is imported, and gRPC with it, when one is opened:
                   ``etcd_store`` the operations (open this first), ``etcd_connection`` endpoints and failover, ``etcd_channel`` gRPC,

@@ -5,8 +5,6 @@ watches give cached values if there is a cache, and everything goes on within tw
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from m3cluster.kv import etcd_connection as rpc
 from m3cluster.kv.etcd_cache import Cache
@@ -26,6 +24,7 @@ from m3cluster.kv.store import (
     Value,
     VersionMismatchError,
 )
+from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import LatestWatch, until_deleted
 from m3cluster.proto import MessageValue
 from m3x.clock import boot_ns
@@ -62,23 +61,12 @@ class EtcdStore:
         self._connection = connection
         self._cache = cache
         self._leases: set[EtcdLease] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(f"etcd {connection.name}")
         self._closed = False
         self._watches = WatchStream(connection, config, cache)
-        self._start(self._watches.run(), "watches")
+        self._tasks.start(self._watches.run(), "watches")
         if cache.enabled:
-            self._start(cache.run(), "cache")
-
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs ``work`` until it ends or the store is closed."""
-        task = asyncio.get_running_loop().create_task(work, name=f"kv etcd {self._connection.name}: {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the store ended", exception=error, task=task.get_name())
+            self._tasks.start(cache.run(), "cache")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -229,7 +217,7 @@ class EtcdStore:
         self._check_open()
         lease = EtcdLease(self._connection, answer["id"], answer["ttl"], sent_ns)
         self._leases.add(lease)
-        self._start(self._keep(lease), f"lease {lease.id:x}")
+        self._tasks.start(self._keep(lease), f"lease {lease.id:x}")
         return lease
 
     async def _keep(self, lease: EtcdLease) -> None:
@@ -287,8 +275,6 @@ class EtcdStore:
         for lease in list(self._leases):
             lease.end()
         self._watches.end()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         await self._cache.save()
         await self._connection.close()

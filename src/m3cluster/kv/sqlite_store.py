@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.store import KVError, Lease, Value
 from m3cluster.kv.tables import Tables
+from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import Feed, LatestWatch, until_deleted
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -36,23 +37,11 @@ class SQLiteStore:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._leases: set[SQLiteLease] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(name)
         self._closed = False
         self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"))
-        self.start(self._feed.run(), "watches")
+        self._tasks.start(self._feed.run(), "watches")
         peers.add(self)
-
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Runs ``work`` until it ends or the store is closed."""
-        task = self._loop.create_task(work, name=f"kv {self._name}: {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the store ended", exception=error, task=task.get_name(), store=self._name)
 
     async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
         if self._closed:
@@ -134,7 +123,7 @@ class SQLiteStore:
         lease_id = await self._run(self._tables.grant, ttl_s * SECOND_NS)
         lease = SQLiteLease(self, lease_id, ttl_s * SECOND_NS, sent_ns)
         self._leases.add(lease)
-        self.start(self._keep(lease), f"lease {lease_id:x}")
+        self._tasks.start(self._keep(lease), f"lease {lease_id:x}")
         return lease
 
     async def _keep(self, lease: "SQLiteLease") -> None:
@@ -178,9 +167,7 @@ class SQLiteStore:
 
     async def _stop(self) -> None:
         self._feed.end()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         self._peers.discard(self)
         if self._executor is not None and not self._closed:
             await self._run(self._tables.close)

@@ -22,7 +22,7 @@ longer than its session can live is replaced: a ZooKeeper restored from a backup
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
@@ -37,6 +37,7 @@ from m3cluster.kv.store import (
     Value,
     VersionMismatchError,
 )
+from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import LatestWatch
 from m3cluster.kv.zookeeper_config import ZooKeeper
 from m3cluster.kv.zookeeper_kazoo import Client
@@ -82,26 +83,15 @@ class ZooKeeperStore:
         self._config = config
         self._paths = Paths(config.chroot)
         self._leases: set[ZooKeeperLease] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(f"zookeeper {config.name}")
         self._closed = False
         self._watcher = Watcher(self._look, config.watch_silence_s, Contact(f"zookeeper {config.name}"))
         self._session = self._new_session()
-        self._start(self._watcher.feed.run(), "watches")
-        self._start(self._replace_dead_sessions(), "session")
+        self._tasks.start(self._watcher.feed.run(), "watches")
+        self._tasks.start(self._replace_dead_sessions(), "session")
 
     def _new_session(self) -> Session:
         return Session(self._config, self._config.session_timeout_s, on_connected=self._watcher.connected)
-
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs ``work`` until it ends or the store is closed."""
-        task = asyncio.get_running_loop().create_task(work, name=f"kv zookeeper {self._config.name}: {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the store ended", exception=error, task=task.get_name())
 
     def _check_open(self) -> None:
         if self._closed:
@@ -419,7 +409,7 @@ class ZooKeeperStore:
                 granted_s=lease.ttl_ns / 10**9,
             )
         self._leases.add(lease)
-        self._start(self._keep(lease), f"lease {lease.id:x}")
+        self._tasks.start(self._keep(lease), f"lease {lease.id:x}")
         return lease
 
     async def _keep(self, lease: ZooKeeperLease) -> None:
@@ -477,7 +467,5 @@ class ZooKeeperStore:
             return
         self._closed = True
         self._watcher.feed.end()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         await self._session.close()
