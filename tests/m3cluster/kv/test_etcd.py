@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 from bench.ports import free_port
 from tests.etcd_server import EtcdServer
+from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
@@ -21,40 +22,6 @@ from m3cluster.kv.etcd_channel import Channel, Stream
 from m3cluster.kv.etcd_connection import TXN, Connection
 from m3cluster.kv.etcd_watch import WatchStream, _Key
 from m3x.clock import boot_ns
-
-LONG_S = 60
-
-
-async def next_of(watch):
-    async with asyncio.timeout(LONG_S):
-        return await anext(watch)
-
-
-async def until(condition):
-    async with asyncio.timeout(LONG_S):
-        while not (result := await condition()):  # noqa: ASYNC110 - the state of a server has no event
-            await asyncio.sleep(0.02)
-    return result
-
-
-async def value_is(watch, data):
-    """Reads until the watch gives ``data``."""
-    async with asyncio.timeout(LONG_S):
-        async for value in watch:
-            if (value and value.data) == data:
-                return value
-
-
-async def insist(call, *arguments):
-    """Repeats a call until etcd is there."""
-
-    async def attempt():
-        try:
-            return (await call(*arguments),)
-        except KVError:
-            return None
-
-    return (await until(attempt))[0]
 
 
 @pytest.fixture

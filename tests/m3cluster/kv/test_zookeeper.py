@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from bench.ports import free_port
+from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
 from tests.processes import stop
 from tests.relay import Relay
 from tests.zookeeper_server import ZooKeeperServer
@@ -14,40 +15,6 @@ from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Versio
 from m3cluster.kv.zookeeper_lease import ZooKeeperLease
 from m3cluster.kv.zookeeper_session import Session
 from m3x.clock import boot_ns
-
-LONG_S = 60
-
-
-async def next_of(watch):
-    async with asyncio.timeout(LONG_S):
-        return await anext(watch)
-
-
-async def until(condition):
-    async with asyncio.timeout(LONG_S):
-        while not (result := await condition()):  # noqa: ASYNC110 - the state of a server has no event
-            await asyncio.sleep(0.02)
-    return result
-
-
-async def value_is(watch, data):
-    """Reads until the watch gives ``data``."""
-    async with asyncio.timeout(LONG_S):
-        async for value in watch:
-            if (value and value.data) == data:
-                return value
-
-
-async def insist(call, *arguments):
-    """Repeats a call until ZooKeeper is there."""
-
-    async def attempt():
-        try:
-            return (await call(*arguments),)
-        except KVError:
-            return None
-
-    return (await until(attempt))[0]
 
 
 async def vanished(store, key):

@@ -4,9 +4,9 @@ import asyncio
 import itertools
 import os
 import signal
-import sys
 
 import pytest
+from tests.m3cluster.kv.candidates import Candidates
 from tests.processes import stop
 
 from m3cluster.election import Election
@@ -19,98 +19,34 @@ LONG_S = 30
 TTL_S = 2
 PREFIX = election_prefix("prod", "m3aggregator", "shardset/0/election")
 
-# Writes a line every few milliseconds while it is the leader, each judged against the deadline right before.
-CANDIDATE = """
-import asyncio, os, sys
-from m3cluster.election import Election
-from m3cluster.kv import ZooKeeper, open_store
-from m3x.clock import boot_ns
-
-async def main(address, out, prefix, name, ttl_s):
-    store = await open_store(ZooKeeper((address,), session_timeout_s=2, connect_timeout_s=1))
-    election = Election(store, prefix, int(ttl_s))
-    file = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    while True:
-        await election.campaign(name)
-        while True:
-            now = boot_ns()
-            if now >= election.deadline_ns():
-                break
-            os.write(file, f"{now} {name} {election.revision}\\n".encode())
-            await asyncio.sleep(0.01)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-async def until(condition):
-    async with asyncio.timeout(LONG_S):
-        while not (result := condition()):  # noqa: ASYNC110 - looks at files of other processes
-            await asyncio.sleep(0.02)
-    return result
-
-
-def acts(path):
-    """Complete lines of all candidates: time, name, term."""
-    if not path.exists():
-        return []
-    lines = [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [(int(now), name, int(term)) for now, name, term in lines]
-
 
 async def test_processes_lead_one_after_the_other_and_never_at_the_same_time(own_zookeeper, tmp_path):
-    out = tmp_path / "acts"
-    processes = {}
-
-    async def candidate(name):
-        processes[name] = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CANDIDATE, own_zookeeper.address, str(out), PREFIX, name, str(TTL_S)
-        )
-
-    store = await open_store(ZooKeeper((own_zookeeper.address,)))
-    observer = Election(store, PREFIX, TTL_S)
-
-    async def candidates(number):
-        async with asyncio.timeout(LONG_S):
-            while len(await observer.candidates()) < number:  # noqa: ASYNC110 - keys of other processes
-                await asyncio.sleep(0.02)
-
-    async def leads(name):
-        seen = len(acts(out))
-        await until(lambda: any(who == name for _, who, _ in acts(out)[seen:]))
-
-    try:
-        await candidate("a")
-        await leads("a")
-        await candidate("b")
-        await candidates(2)
+    config = ZooKeeper((own_zookeeper.address,), session_timeout_s=2, connect_timeout_s=1)
+    async with Candidates(config, tmp_path / "acts", PREFIX, TTL_S) as candidates:
+        await candidates.start("a")
+        await candidates.leads("a")
+        await candidates.start("b")
+        await candidates.number(2)
         # Killed: the other one leads once the session is over.
-        processes["a"].send_signal(signal.SIGKILL)
-        await leads("b")
-        assert await observer.leader() == "b"
+        candidates.kill("a")
+        await candidates.leads("b")
+        assert await candidates.observer.leader() == "b"
         # Stopped, and woken when the other one leads: whatever it still does must have been judged before.
-        await candidate("c")
-        await candidates(2)
-        stop(processes["b"].pid)
-        await leads("c")
-        processes["b"].send_signal(signal.SIGCONT)
-        await candidates(2)
-        assert await observer.leader() == "c"
+        await candidates.start("c")
+        await candidates.number(2)
+        stopped = candidates.processes["b"]
+        stop(stopped.pid)
+        await candidates.leads("c")
+        stopped.send_signal(signal.SIGCONT)
+        await candidates.number(2)
+        assert await candidates.observer.leader() == "c"
         # Whoever leads after a restart of ZooKeeper.
         own_zookeeper.kill()
         own_zookeeper.start()
-        seen = len(acts(out))
-        await until(lambda: len(acts(out)) > seen + 10)
-    finally:
-        for process in processes.values():
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-        await store.close()
-    done = sorted(acts(out))
-    assert [name for name, _ in itertools.groupby(name for _, name, _ in done)][:3] == ["a", "b", "c"]
+        await candidates.somebody_acts()
+    assert candidates.terms()[:3] == ["a", "b", "c"]
     # Every term is one stretch of time, and the terms are in the order of their revisions.
-    terms = [term for term, _ in itertools.groupby(term for _, _, term in done)]
+    terms = [term for term, _ in itertools.groupby(term for _, _, term in sorted(candidates.acts()))]
     assert terms == sorted(set(terms))
 
 

@@ -9,16 +9,12 @@ import struct
 import pytest
 from kazoo.protocol.serialization import Create
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
+from tests.m3cluster.kv.waiting import next_of
 
 from m3cluster.kv import KeyNotFoundError, KVError, VersionMismatchError, ZooKeeper, open_store
 
 LONG_S = 30
 ANSWERS = 150
-
-
-async def next_of(watch):
-    async with asyncio.timeout(LONG_S):
-        return await anext(watch)
 
 
 @pytest.fixture
