@@ -7,7 +7,6 @@ one minute.
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -60,8 +59,9 @@ def etcd(tmp_path):
     server.kill()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_page_line_by_line(deployment, wait, http_get, etcd, tmp_path) -> None:
+def test_the_page_line_by_line(deployment, wait, http_get, etcd, real, tmp_path) -> None:
+    real("curl")
+
     def section(cache: str) -> dict:
         clusters = [{"zone": "embedded", "endpoints": [etcd.address]}]
         return {"etcd": {"cacheDir": str(tmp_path / cache), "etcdClusters": clusters}}

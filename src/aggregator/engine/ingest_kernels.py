@@ -34,20 +34,17 @@ from aggregator.engine.forwarded_kernels import (
     stage_of,
     to_int64,
 )
+from aggregator.engine.limit_kernels import late_or_early, may_create, within_value_limit
 from aggregator.engine.reasons import (
     C_COUNTERS,
     C_DROPPED_VALUES,
     C_EMPTY_LIST,
     C_FORWARDED,
-    C_FUTURE,
     C_GAUGES,
     C_MESSAGES,
-    C_NEW_REFUSED,
-    C_NEW_WARMUP,
     C_NO_APPLICABLE,
     C_NO_PIPELINES,
     C_NOT_WRITEABLE,
-    C_PAST,
     C_RESEND,
     C_RETRIED,
     C_STALE,
@@ -62,16 +59,13 @@ from aggregator.engine.reasons import (
     D_DECODE,
     D_EMPTY_LIST,
     D_FRAME,
-    D_FUTURE,
     D_MEMORY,
     D_MIGRATION,
-    D_NEW_LIMIT,
     D_NO_APPLICABLE,
     D_NO_PIPELINES,
     D_NONE,
     D_NOT_OWNED,
     D_NOT_WRITEABLE,
-    D_PAST,
     D_VALUE_LIMIT,
     OTHER,
     UNTIMED,
@@ -80,16 +74,11 @@ from aggregator.engine.state_kernels import MIGRATION, RESEND_KEPT, RESEND_OFF, 
 from aggregator.engine.tables import (
     ERRORS_KEPT,
     H_ERRORS,
-    H_FUTURE,
     H_INDEX_LIMIT,
     H_INDEX_MASK,
     H_LIVE,
-    H_MEMORY_LIMIT,
-    H_NEW_LIMIT,
     H_NUM_SHARDS,
     H_TIMER_SPLIT,
-    H_VALUE_LIMIT,
-    H_WARMUP,
     META_INDEX,
     PAGE_BITS,
     PAGE_ROWS,
@@ -126,7 +115,6 @@ from aggregator.engine.window_kernels import (
     add_timer,
     begin_record,
     locate,
-    used_bytes,
 )
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
@@ -138,7 +126,6 @@ BLOCK = 256
 MAX_FRAME = (1 << 32) - 1
 """The front has checked the size of every frame."""
 MAX_ACK_FRAME = 1 << 20
-SECOND = 1_000_000_000
 
 DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH = range(5)
 """Why ``ingest`` returned: all is applied; unseen metadata bytes; full index; a message for the plain decoder; a passthrough metric."""
@@ -189,18 +176,6 @@ def find_metadata(t, buf, at, size, key):
 
 
 @njit(cache=True, nogil=True)
-def _late_or_early(t, b, time_ns, now_ns):
-    """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (reference/aggregator_core.md §4.7)."""
-    if time_ns > now_ns + heads(t)[H_FUTURE]:
-        counts(t)[C_FUTURE] += 1
-        return D_FUTURE
-    if time_ns < now_ns - buckets(t)[b].past_limit:
-        counts(t)[C_PAST] += 1
-        return D_PAST
-    return D_NONE
-
-
-@njit(cache=True, nogil=True)
 def _detail_of(i):
     """Why there is no record ``i``."""
     if i == CLOSED:
@@ -238,7 +213,7 @@ def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
     timed = row.payload >= 5
     if timed:
         time_ns = row.time_ns
-        detail = _late_or_early(t, b, time_ns, now_ns)
+        detail = late_or_early(t, b, time_ns, now_ns)
         if detail != D_NONE:
             return detail
     i, w = locate(t, b, slot, shard, time_ns, logged)
@@ -272,13 +247,13 @@ def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
     """``_add`` for elements with state (reference/aggregator_core.md §4.5)."""
     b = ref >> SLOT_BITS
     if row.payload >= 5:
-        detail = _late_or_early(t, b, row.time_ns, now_ns)
+        detail = late_or_early(t, b, row.time_ns, now_ns)
         if detail == D_NONE:
             detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_KEPT, value_bits, buf, call)
         return detail
     if row.time_ns > 0 and resend_of(t, ref):
         counts(t)[C_RESEND] += 1
-        detail = _late_or_early(t, b, row.time_ns, now_ns)
+        detail = late_or_early(t, b, row.time_ns, now_ns)
         if detail == D_NONE:
             detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_ON, value_bits, buf, np.int64(0))
         if detail != D_MIGRATION:
@@ -289,43 +264,6 @@ def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
         later = now_ns + buckets(t)[b].resolution
         detail = _put_with_state(t, ref, spec, shard, row, later, RESEND_OFF, value_bits, buf, call)
     return detail
-
-
-@njit(cache=True, nogil=True)
-def _within_value_limit(t, e, n, now_ns):
-    """Whether ``n`` more values of this second are allowed; refused ones count too (reference/aggregator_core.md §3)."""
-    limit = heads(t)[H_VALUE_LIMIT]
-    if limit <= 0:
-        return True
-    second = np.uint32(now_ns // SECOND)
-    used = n
-    if e.rate_second == second:
-        used += np.int64(e.rate_count)
-    e.rate_second = second
-    e.rate_count = np.uint32(min(used, np.int64(0xFFFFFFFF)))
-    return used <= limit
-
-
-@njit(cache=True, nogil=True)
-def _may_create(t, shard, now_ns):
-    """``D_NONE`` if a new entry is allowed on a shard now: rate limit with its warm-up, memory."""
-    s = shards(t)[shard]
-    if s.first_insert == 0:
-        s.first_insert = now_ns
-    if now_ns < s.first_insert + heads(t)[H_WARMUP]:
-        counts(t)[C_NEW_WARMUP] += 1
-    elif heads(t)[H_NEW_LIMIT] > 0:
-        second = now_ns // SECOND
-        if s.rate_second != second:
-            s.rate_second = second
-            s.rate_count = 0
-        s.rate_count += 1
-        if s.rate_count > heads(t)[H_NEW_LIMIT]:
-            counts(t)[C_NEW_REFUSED] += 1
-            return D_NEW_LIMIT
-    if heads(t)[H_MEMORY_LIMIT] > 0 and used_bytes(t) >= heads(t)[H_MEMORY_LIMIT]:
-        return D_MEMORY
-    return D_NONE
 
 
 @njit(cache=True, nogil=True)
@@ -472,7 +410,7 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
         refuse(t, category, D_NOT_WRITEABLE, buf, id_at, id_size)
         return DONE
     if at < 0:
-        detail = _may_create(t, shard, now_ns)
+        detail = may_create(t, shard, now_ns)
         if detail == D_NONE:
             at = create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns)
             if at < 0:
@@ -482,7 +420,7 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
             return DONE
     e = entries(t)[at]
     n = np.int64(row.values_size) >> 3 if payload == 2 else np.int64(1)
-    if not _within_value_limit(t, e, n, now_ns):
+    if not within_value_limit(t, e, n, now_ns):
         counts(t)[C_VALUE_REFUSED + category] += 1
         counts(t)[C_DROPPED_VALUES + category] += n
         refuse(t, category, D_VALUE_LIMIT, buf, id_at, id_size)

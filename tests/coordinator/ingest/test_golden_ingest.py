@@ -5,13 +5,13 @@ a storage that fails that often.
 """
 
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.golden.vectors import REQUIRED, ROOT
 
 from coordinator.ingest import Ingester, IngestOptions
 from coordinator.store import Store, StoreError, StoreOptions, WriteBatch, Written, open_store
@@ -20,7 +20,6 @@ from m3metrics.series_ids import graphite_id, normalized_tags, quoted_id
 from m3x.instrument import Registry
 from m3x.retry import Backoff
 
-ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[4] / "shared" / "golden")
 VECTORS = ROOT / "coordinator" / "ingest_to_write.jsonl"
 
 OUTSIDE_RETENTION = {"time 0", "time -5000000000", "time 4102444800000000000", "time 9223372036854775807"}
@@ -56,7 +55,7 @@ def cases() -> list[Any]:
 
 
 def test_the_vectors_are_there() -> None:
-    if not VECTORS.exists() and os.environ.get("REQUIRE_GOLDEN") != "1":
+    if not VECTORS.exists() and not REQUIRED:
         pytest.skip(f"no golden vectors in {ROOT} (set GOLDEN_DIR)")
     assert {one.values[0]["config"] for one in cases()} == set(CONFIGS)
 

@@ -1,7 +1,6 @@
 """A store behind its HTTP routes, filled as the databases of the recorded requests were."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from starlette.applications import Starlette
+from tests.golden.vectors import REQUIRED, ROOT
 
 from coordinator.query import query_routes
 from coordinator.store import Store, StoreOptions, WriteBatch, open_store
@@ -19,7 +19,6 @@ from m3metrics.policy import StoragePolicy
 BASE_S = 1_795_374_690
 """Time of the recorded requests."""
 PREFIX = "gc1795374690"
-ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[4] / "shared" / "golden")
 
 Points = Sequence[tuple[int, float]]
 Fill = Callable[..., Awaitable[None]]
@@ -117,6 +116,6 @@ def base_s() -> int:
 def golden() -> list[dict[str, Any]]:
     """The recorded requests."""
     path = ROOT / "coordinator" / "promql_smoke.jsonl"
-    if not path.exists() and os.environ.get("REQUIRE_GOLDEN") != "1":
+    if not path.exists() and not REQUIRED:
         pytest.skip(f"no golden vectors in {ROOT} (set GOLDEN_DIR)")
     return [json.loads(line) for line in path.read_text().splitlines()]
