@@ -142,11 +142,21 @@ def _absences(steps: Sequence[Step], timing: Timing) -> tuple[Absence, ...]:
                 # The supervisor starts another one.
                 back = [step.at_s]
             end = _with_kv(back[0], steps) + timing.restart_s if back else _FOREVER
-            found.append(Absence(step.who, step.at_s, end, memory=False))
+            begin = _serves_until(step, steps, timing) if step.action == "terminate" else step.at_s
+            found.append(Absence(step.who, begin, end, memory=False))
         elif step.action == "stop":
             back = [s.at_s for s in steps if s.action == "continue" and s.who == step.who and s.at_s > step.at_s]
             found.append(Absence(step.who, step.at_s, back[0] + _CATCH_UP_S, memory=True))
     return tuple(found)
+
+
+def _serves_until(end: Step, steps: Sequence[Step], timing: Timing) -> float:
+    """When an instance that is told to end is gone: if the other one was restarted a moment ago, not before that holds all open windows."""
+    other = FOLLOWER if end.who == LEADER else LEADER
+    starts = [s.at_s for s in steps if s.action == "start" and s.who == other and s.at_s < end.at_s]
+    if not starts:
+        return end.at_s
+    return max(end.at_s, starts[-1] + timing.restart_s + timing.resolution_s + timing.due_s(1))
 
 
 def _with_kv(start: float, steps: Sequence[Step]) -> float:
@@ -226,6 +236,16 @@ FAULTS: tuple[Fault, ...] = (
         (Step(0, "terminate", LEADER), Step(1, "start", LEADER)),
         changes=True,
         hand_over_s=1.0,
+    ),
+    Fault(
+        "rolling restart, 10 s apart",
+        (
+            Step(0, "terminate", FOLLOWER),
+            Step(0.5, "start", FOLLOWER),
+            Step(10, "terminate", LEADER),
+            Step(50, "start", LEADER),
+        ),
+        changes=True,
     ),
     Fault("POST /resign", (Step(0, "resign", LEADER),), changes=True, hand_over_s=1.0),
     Fault("kill -9 follower, restart", (Step(0, "kill", FOLLOWER), Step(0.5, "start", FOLLOWER)), changes=False),

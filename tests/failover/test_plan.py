@@ -50,6 +50,20 @@ def test_a_stopped_replica_lacks_the_windows_of_that_time_only() -> None:
     assert left_out(plan(*steps)) == [[1], [1]]
 
 
+def test_who_is_told_to_end_waits_for_one_that_was_just_restarted() -> None:
+    steps = (
+        Step(0, "terminate", FOLLOWER),
+        Step(1, "start", FOLLOWER),
+        Step(10, "terminate", LEADER),
+        Step(60, "start", LEADER),
+    )
+    made = plan(*steps)
+    assert left_out(made) == [[], []]
+    # The follower is back 20 s after its start at the latest, and the timed windows of before that are flushed 25 s later.
+    assert [a.begin for a in made.absences if a.who == LEADER] == [1 + 20 + 25]
+    assert [a.begin for a in plan(Step(10, "terminate", LEADER)).absences] == [10]
+
+
 def test_a_value_that_waits_for_a_new_leader_is_settled_later() -> None:
     # Window 0 (timed) is due 15 s after its end, when nobody leads yet; the follower that holds it is killed before it can.
     steps = (Step(0, "kill", LEADER), Step(0, "start", LEADER), Step(12, "kill", FOLLOWER))

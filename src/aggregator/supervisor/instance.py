@@ -20,6 +20,7 @@ from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, re
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.completeness import Completeness
+from aggregator.supervisor.ending import end
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
@@ -55,8 +56,6 @@ log = logger(__name__)
 _PUMP_S = 0.02
 _LOOK_S = 0.25
 _AGAIN_S = 0.1
-_LAST_ACKS_S = 0.3
-"""How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
 
@@ -107,7 +106,8 @@ class Instance:
         self._stopping = asyncio.Event()
         self._placed = asyncio.Event()
         self._wake = asyncio.Event()
-        self._ending = False
+        self.ending = False
+        """No more flushes begin."""
         self._limits = Limits(config, self._limits_changed)
 
     # --- life
@@ -171,54 +171,13 @@ class Instance:
         if wait_s:
             log.info("serving on before the end", seconds=wait_s)
             await asyncio.sleep(wait_s)
-        await self._shut_down(shard_set, tasks)
-        producers.cancel()
-        await asyncio.wait([fleet, producers])
-
-    async def _shut_down(self, shard_set: "asyncio.Task[None]", tasks: "list[asyncio.Task[None]]") -> None:
-        """Gives the lead away, stops accepting, ends the processes.
-
-        Whoever can take over does so at once: it holds the same windows, and what was emitted here without its delivery being written
-        down is emitted there again. Where nobody waits for the lead, it is kept until what was emitted is delivered and written down.
-        """
-        assert self.fleet is not None
-        timeout_s = self.config.instance.shutdown_timeout.seconds
-        log.info("shutting down", timeout_s=timeout_s)
-        alone = self.shard_set is not None and self.shard_set.leads and not await self.shard_set.has_successor()
-        if not alone:
-            self._ending = True
-            await self._delivered(_LAST_ACKS_S)
-            shard_set.cancel()
-            await asyncio.wait([shard_set])
-        elif self.rolls_up:
-            await self._rolled_up(timeout_s)
-        await self.fleet.drain(min(timeout_s, 10.0))
-        if alone:
-            await self._delivered(timeout_s)
-            shard_set.cancel()
-            await asyncio.wait([shard_set])
+        await end(self, shard_set)
         for task in tasks:
             task.cancel()
         await self.fleet.stop(5.0)
         await self.sinks.close()
-
-    async def _rolled_up(self, timeout_s: float) -> None:
-        """Begins no more flushes and waits until the forwarded metrics of those before are done: our own front will take none later."""
-        self._ending = True
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while asyncio.get_running_loop().time() < deadline and self.may_write():
-            if not (self.flushing.in_hand or self.rollups.waiting_bytes or self.sinks.pending_rollups):
-                return
-            await asyncio.sleep(_PUMP_S)
-
-    async def _delivered(self, timeout_s: float) -> None:
-        """Waits until all that was emitted is done and written down, as long as we lead."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while asyncio.get_running_loop().time() < deadline and self.may_write():
-            waiting = self.output.waiting_bytes + self.rollups.waiting_bytes + self.sinks.pending
-            if not waiting and not self.flushing.save_due(self.flushing.saved_ns):
-                return
-            await asyncio.sleep(0.05)
+        producers.cancel()
+        await asyncio.wait([fleet, producers])
 
     # --- options of the processes
 
@@ -549,7 +508,7 @@ class Instance:
     async def _flush_loop(self) -> None:
         while True:
             now_ns = wall_ns()
-            if self.shard_set is not None and self.shard_set.may_flush() and not self._ending:
+            if self.shard_set is not None and self.shard_set.may_flush() and not self.ending:
                 self._relay(self.flushing.tick(now_ns))
             next_ns = self.flushing.schedule.next_ns()
             wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)

@@ -107,6 +107,10 @@ class ShardSet:
         """Whether another instance of the shard set waits for the lead."""
         return await self.elector.has_successor()
 
+    def has_company(self) -> bool:
+        """Whether another instance of the shard set is there, whatever it holds."""
+        return bool(self._holdings.since.keys() & self._view().peers())
+
     def may_write(self) -> bool:
         """Whether leader output may be written right now."""
         return self.elector.may_write()

@@ -1,0 +1,86 @@
+"""How an instance ends without a loss: who goes on, and what is delivered before (docs/architecture.md §4).
+
+Whoever can take over the lead does so at once: it holds the same windows, and what was emitted here without its delivery being written
+down is emitted there again. Another instance that is there, but lacks samples of open windows (it was restarted a moment ago), is waited
+for while everything goes on: that is a rolling restart. Where nobody is there, the lead is kept until what was emitted is delivered and
+written down.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from m3x.log import logger
+
+if TYPE_CHECKING:
+    from aggregator.supervisor.instance import Instance
+
+__all__ = ["end"]
+
+log = logger(__name__)
+
+_LAST_ACKS_S = 0.3
+"""How long a leader that is told to end waits for acks of what it has just emitted, before another one takes over."""
+_LOOK_S = 0.25
+_DRAIN_S = 10.0
+
+
+async def end(one: "Instance", shard_set: "asyncio.Task[None]") -> None:
+    """Gives the lead away or delivers, and stops accepting; ``shard_set`` is our membership, cancelled here."""
+    assert one.fleet is not None
+    timeout_s = one.config.instance.shutdown_timeout.seconds
+    log.info("shutting down", timeout_s=timeout_s)
+    begun = _now()
+    alone = one.shard_set is not None and one.shard_set.leads and not await _succeeded(one, timeout_s)
+    # The time is for all of it, but what was emitted is not given up because somebody was waited for.
+    timeout_s = max(timeout_s - (_now() - begun), timeout_s / 3)
+    if not alone:
+        one.ending = True
+        await _delivered(one, _LAST_ACKS_S)
+        await _leave(shard_set)
+    elif one.rolls_up:
+        await _rolled_up(one, timeout_s)
+    await one.fleet.drain(min(timeout_s, _DRAIN_S))
+    if alone:
+        await _delivered(one, timeout_s)
+        await _leave(shard_set)
+
+
+async def _succeeded(one: "Instance", timeout_s: float) -> bool:
+    """Whether somebody is there who takes the lead over; waits for one that is there and will be able to."""
+    assert one.shard_set is not None
+    deadline = _now() + timeout_s
+    while one.shard_set.leads and not await one.shard_set.has_successor():
+        if not one.shard_set.has_company() or _now() >= deadline:
+            return False
+        log.info_limited("serving on until another instance holds all open windows", per_second=0.2)
+        await asyncio.sleep(_LOOK_S)
+    return True
+
+
+async def _leave(shard_set: "asyncio.Task[None]") -> None:
+    shard_set.cancel()
+    await asyncio.wait([shard_set])
+
+
+async def _rolled_up(one: "Instance", timeout_s: float) -> None:
+    """Begins no more flushes and waits until the forwarded metrics of those before are done: our own front will take none later."""
+    one.ending = True
+    deadline = _now() + timeout_s
+    while _now() < deadline and one.may_write():
+        if not (one.flushing.in_hand or one.rollups.waiting_bytes or one.sinks.pending_rollups):
+            return
+        await asyncio.sleep(0.02)
+
+
+async def _delivered(one: "Instance", timeout_s: float) -> None:
+    """Waits until all that was emitted is done and written down, as long as we lead."""
+    deadline = _now() + timeout_s
+    while _now() < deadline and one.may_write():
+        waiting = one.output.waiting_bytes + one.rollups.waiting_bytes + one.sinks.pending
+        if not waiting and not one.flushing.save_due(one.flushing.saved_ns):
+            return
+        await asyncio.sleep(0.05)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
