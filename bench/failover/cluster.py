@@ -69,8 +69,6 @@ class Aggregator:
         config["http"]["listenAddress"] = f"127.0.0.1:{self.http}"
         config["metrics"]["prometheus"]["listenAddress"] = f"127.0.0.1:{free_port()}"
         config["kvClient"] = kv.section(self.name)
-        # One that is told to end while the other one has just been restarted waits until that one holds everything.
-        config["instance"] = {"shutdownTimeout": "60s"}
         section = config["aggregator"]
         section["hostID"]["value"] = self.name
         section["bufferDurationForPastTimedMetric"] = f"{timing.past_s}s"

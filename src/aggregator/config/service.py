@@ -182,10 +182,12 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     timer_samples_per_series_cap: int = 1 << 20
     shutdown_timeout: Duration = Duration(15 * SECOND)
     """SIGTERM: longest wait for acknowledgements of what was emitted."""
+    hand_over_timeout: Duration = Duration(60 * SECOND)
+    """SIGTERM: longest wait for an instance that is there, but was restarted a moment ago and lacks open windows."""
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.memory_limit_bytes < 0 or self.shutdown_timeout < 0:
-            raise ValueError("workers, memoryLimitBytes and shutdownTimeout must not be negative")
+        if min(self.workers, self.memory_limit_bytes, self.shutdown_timeout, self.hand_over_timeout) < 0:
+            raise ValueError("workers, memoryLimitBytes, shutdownTimeout and handOverTimeout must not be negative")
         if self.timer_samples_per_series_cap < 1:
             raise ValueError("timerSamplesPerSeriesCap must be at least 1")
 

@@ -29,10 +29,7 @@ async def end(one: "Instance", shard_set: "asyncio.Task[None]") -> None:
     assert one.fleet is not None
     timeout_s = one.config.instance.shutdown_timeout.seconds
     log.info("shutting down", timeout_s=timeout_s)
-    begun = _now()
-    alone = one.shard_set is not None and one.shard_set.leads and not await _succeeded(one, timeout_s)
-    # The time is for all of it, but what was emitted is not given up because somebody was waited for.
-    timeout_s = max(timeout_s - (_now() - begun), timeout_s / 3)
+    alone = one.shard_set is not None and one.shard_set.leads and not await _succeeded(one)
     if not alone:
         one.ending = True
         await _delivered(one, _LAST_ACKS_S)
@@ -45,10 +42,10 @@ async def end(one: "Instance", shard_set: "asyncio.Task[None]") -> None:
         await _leave(shard_set)
 
 
-async def _succeeded(one: "Instance", timeout_s: float) -> bool:
+async def _succeeded(one: "Instance") -> bool:
     """Whether somebody is there who takes the lead over; waits for one that is there and will be able to."""
     assert one.shard_set is not None
-    deadline = _now() + timeout_s
+    deadline = _now() + one.config.instance.hand_over_timeout.seconds
     while one.shard_set.leads and not await one.shard_set.has_successor():
         if not one.shard_set.has_company() or _now() >= deadline:
             return False

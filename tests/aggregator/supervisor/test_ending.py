@@ -20,7 +20,8 @@ class Stub:
         self.successor = False
         self.company = company
         self.asked = 0
-        self.config = SimpleNamespace(instance=SimpleNamespace(shutdown_timeout=SimpleNamespace(seconds=timeout_s)))
+        seconds = SimpleNamespace(seconds=timeout_s)
+        self.config = SimpleNamespace(instance=SimpleNamespace(shutdown_timeout=seconds, hand_over_timeout=seconds))
         self.fleet = SimpleNamespace(drain=self.drain)
         self.shard_set = SimpleNamespace(
             leads=leads, has_successor=self.has_successor, has_company=lambda: self.company
