@@ -268,6 +268,7 @@ FAULTS: tuple[Fault, ...] = (
         hand_over_s=1.0,
     ),
     Fault("SIGSTOP leader 20 s", (Step(0, "stop", LEADER), Step(20, "continue", LEADER)), changes=True),
+    Fault("SIGSTOP leader 4 s", (Step(0, "stop", LEADER), Step(4, "continue", LEADER)), changes=True),
     Fault("SIGSTOP follower 20 s", (Step(0, "stop", FOLLOWER), Step(20, "continue", FOLLOWER)), changes=False),
     Fault("leader's worker killed", (Step(0, "kill-worker", LEADER),), changes=True),
     Fault(

@@ -226,6 +226,12 @@ class Election:
         self._leave_key()
         await self._clear()
 
+    async def clear(self) -> None:
+        """Deletes keys that we have given up and that may still be there: they would hold up everybody behind them for as long as our
+        lease lives. Raises ``KVError``; then it is to be tried again."""
+        if self._left:
+            await self._clear()
+
     async def leader(self) -> str | None:
         """The value of the candidate that leads now; None without candidates. Raises ``KVError``."""
         candidates = await self._store.keys(self._prefix + "/")

@@ -67,6 +67,7 @@ def kv_keys(config: ServiceConfig) -> KVKeys:
     default = config.kv_client.environment
     section = config.aggregator
     placement, times = section.placement_manager, section.flush_times_manager
+    folder, _, last = times.flush_times_key_fmt.rpartition("/")
     service, runtime = section.election_manager.service_id, config.runtime_options
     election = "/".join(
         part
@@ -81,7 +82,11 @@ def kv_keys(config: ServiceConfig) -> KVKeys:
         placement=key(placement.kv_config.namespace, placement.kv_config.environment, placement.placement_watcher.key),
         flush_times_format=key(times.kv_config.namespace, times.kv_config.environment, times.flush_times_key_fmt),
         election_format=election,
-        complete_since_format=key(times.kv_config.namespace, times.kv_config.environment, "shardset/%d/complete-since"),
+        complete_since_format=key(
+            times.kv_config.namespace,
+            times.kv_config.environment,
+            "/".join(filter(None, (folder, "complete-since", last))),
+        ),
         values_limit=key(
             runtime.kv_config.namespace,
             runtime.kv_config.environment,

@@ -34,6 +34,8 @@ _CONNECTIONS_PER_ROUND = 256
 _FULL_ROUND_BYTES = 65536
 """A round that brings this much is followed by the next one at once."""
 _FAREWELL_MS = 1000
+_REFUSE_NS = 1_000_000_000
+"""For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
 
 
 class Front:
@@ -61,6 +63,7 @@ class Front:
         self._drain_until_ns = 0
         self._drained = False
         self._turned_ns = boot_ns()
+        self._refuse_until_ns = 0
         self._poll = select.epoll()
         self._poll.register(self._supervisor.fd, select.EPOLLIN)
         self._poll.register(self._clients.readers.fileno(), 0)
@@ -126,6 +129,7 @@ class Front:
             seconds = (self._turned_ns - before_ns) / 1e9
             _log.warning("this process did not run for a while; samples of that time are stamped late", seconds=seconds)
             self._supervisor.send(ipc.Stalled(seconds))
+            self._refuse_until_ns = self._turned_ns + _REFUSE_NS
 
     def _timeout_ns(self, mono: int) -> int:
         if self._supervisor.readable():
@@ -188,6 +192,9 @@ class Front:
     def _command(self, message: ipc.ToFront, mono: int) -> None:
         match message:
             case ipc.Relay():
+                if self._refuses(message.command):
+                    self._stale(message.worker, message.epoch, message.command)
+                    return
                 self._intake.cut(message.worker, mono)
                 stream = self._flow.stream(message.worker)
                 if not stream.order(message.command, message.epoch, self.stamp(), mono):
@@ -203,6 +210,11 @@ class Front:
                 self._listen()
             case ipc.Drain():
                 self._drain(message.timeout_ns)
+
+    def _refuses(self, command: ipc.Command) -> bool:
+        """Whether a window would be emitted before what lay about while this process was stopped is read; the supervisor decides anew."""
+        emits = isinstance(command, ipc.Reopen) or (isinstance(command, ipc.Flush) and command.emit)
+        return emits and self._turned_ns < self._refuse_until_ns
 
     def _worker_up(self, message: ipc.WorkerUp, mono: int) -> None:
         stream = self._flow.stream(message.worker)

@@ -96,7 +96,8 @@ class Child:
         if self._process is None or self._process.returncode is not None:
             return True
         try:
-            await asyncio.wait_for(self._process.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
         except TimeoutError:
             return False
         return True

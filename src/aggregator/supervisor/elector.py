@@ -34,6 +34,8 @@ MARGIN_NS = 1_000_000_000
 
 
 _SUCCESSOR_S = 0.5
+_PAUSE_S = 0.05
+"""Between two looks at the KV, however often somebody asks for one (a pending follower does so all the time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,13 @@ class Elector:
         while True:
             self._wake.clear()
             if await self._look():
+                await self._clear()
                 self._handle(Checked(self._options.wanted()))
             self._handle(Tick())
+            await asyncio.sleep(_PAUSE_S)
             try:
-                await asyncio.wait_for(self._wake.wait(), self._options.check_interval_s)
+                async with asyncio.timeout(self._options.check_interval_s):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 
@@ -111,7 +116,8 @@ class Elector:
         """Resigns and revokes the lease: another candidate leads at once."""
         self._set_state(ElectionState.FOLLOWER)
         try:
-            await asyncio.wait_for(self._election.close(), 5.0)
+            async with asyncio.timeout(5.0):
+                await self._election.close()
         except (TimeoutError, KVError) as error:
             log.warning("the election was not left in order; the lease ends by its TTL", error=str(error))
 
@@ -208,10 +214,20 @@ class Elector:
 
     async def _do_resign(self) -> None:
         try:
-            await asyncio.wait_for(self._election.resign(), self._options.resign_timeout_s)
+            async with asyncio.timeout(self._options.resign_timeout_s):
+                await self._election.resign()
         except (TimeoutError, KVError) as error:
             self._scope.sub("resign").count("errors")
             log.warning("our election key could not be deleted; it ends with its lease", error=str(error))
+
+    async def _clear(self) -> None:
+        """What could not be deleted when we resigned."""
+        try:
+            async with asyncio.timeout(self._options.resign_timeout_s):
+                await self._election.clear()
+        except (TimeoutError, KVError) as error:
+            self._scope.sub("resign").count("errors")
+            log.warning_limited("our old election key cannot be deleted", per_second=0.1, error=str(error))
 
     async def _look(self) -> bool:
         """Who leads, who else is a candidate? Also the answer to ``VerifyLeader``. False: the KV does not tell."""

@@ -60,6 +60,9 @@ class FleetOwner(Protocol):
     def worker_gone(self, worker: int, epoch: int) -> None:
         """An incarnation has ended."""
 
+    def front_gone(self) -> None:
+        """The front has ended: nothing is taken any more, and commands that were relayed through it may be lost."""
+
     def front_replaced(self) -> None:
         """A new front runs: commands that were relayed through the old one may be lost."""
 
@@ -179,6 +182,7 @@ class Fleet:
 
     def _front_gone(self, epoch: int, code: int) -> None:
         self.listening = ""
+        self._owner.front_gone()
         if self._front_channel is not None:
             self._front_channel.close()
             self._front_channel = None

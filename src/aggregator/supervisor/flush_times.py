@@ -96,6 +96,15 @@ class FlushTimes:
         flush.open_parts -= 1
         return self._advance()
 
+    def all(self) -> list[tuple[tuple[ListId, int], int]]:
+        """Every (list, shard) with its time."""
+        return list(self._times.items())
+
+    def forget(self, list_id: ListId, shard: int) -> None:
+        """As if that list had never been."""
+        self._times.pop((list_id, shard), None)
+        self._emitted.pop((list_id, shard), None)
+
     def emitted(self, list_id: ListId, shard: int) -> int:
         """Up to where this instance has handed out all output of that list, or the KV says that somebody has."""
         return self._emitted.get((list_id, shard), 0)

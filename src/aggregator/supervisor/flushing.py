@@ -30,6 +30,10 @@ REPEAT_NS = 30 * 1_000_000_000
 """Unchanged flush times are written again this often, so that followers do not take silence for the leader's end."""
 
 
+RECONNECT_NS = 3 * 1_000_000_000
+"""So long after a new front was started its producers are given to send what they kept."""
+
+
 class FlushRole(enum.Enum):
     """What this instance does with windows that are due."""
 
@@ -68,6 +72,8 @@ class Flushing:
         self.schedule = Schedule(options, shard_set)
         self.times = FlushTimes()
         self.saved_ns = 0
+        self._led_ns = 0
+        """When the term began."""
         self._unsaved = False
         self._kv = ShardSetFlushTimes()
         self._committed: dict[tuple[int, ListId, int], int] = {}
@@ -114,6 +120,7 @@ class Flushing:
     def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> None:
         """A term begins; ``kv`` are the flush times as read from the KV in this term."""
         self.role = FlushRole.LEADER
+        self._led_ns = now_ns
         self._kv = kv
         self.times = FlushTimes(kv)
         self.schedule.restart(now_ns)
@@ -302,14 +309,22 @@ class Flushing:
         """All messages of one part are done."""
         self._note(self.times.done(flush_id))
 
-    def again(self, worker: int) -> list[Send]:
+    def again(self, worker: int, now_ns: int) -> list[Send]:
         """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids.
 
-        So are the newest commits, which are never answered; a second time they do nothing.
+        So are the newest commits, which are never answered; a second time they do nothing. What emits is not: the front may have died
+        before it had read the samples that belong in those windows. It is done when producers have connected again, whether or not the
+        worker has done it already.
         """
         one = self._workers.get(worker)
         if one is None:
             return []
+        for command in list(one.given.values()):
+            if isinstance(command, Reopen) or command.emit:
+                self.refused(worker, command.id)
+                one.older.add(_list_of(command))
+                one.seeded.discard(_list_of(command))
+                self.schedule.also_at(_list_of(command), now_ns + RECONNECT_NS)
         sends = [Send(worker, one.epoch, command) for command in one.given.values()]
         committed: dict[ListId, dict[int, int]] = {}
         for (owner, list_id, shard), through in self._committed.items():
@@ -338,6 +353,26 @@ class Flushing:
         """
         self._unsaved = False
         return self.times.message(owned, redirects)
+
+    def forget_unused(self, now_ns: int) -> None:
+        """Leaves out of the message what no worker has and nobody can still add to: lists of rules that are gone, of hosts that are gone.
+
+        Nothing would ever advance them, and every instance that starts would wait for windows of them. What another instance may still
+        hold of them it keeps.
+        """
+        options = self.schedule.options
+        have = {
+            (list_id, shard)
+            for one in self._workers.values()
+            for list_id, shards in one.lists.items()
+            for shard in shards
+        }
+        if now_ns - self._led_ns < options.max_buffer_ns:
+            return
+        for (list_id, shard), at in self.times.all():
+            age_ns = now_ns - options.delay_ns(list_id) - at
+            if (list_id, shard) not in have and age_ns > max(options.max_buffer_ns, 2 * list_id.resolution_ns):
+                self.times.forget(list_id, shard)
 
     def not_saved(self) -> None:
         """The write failed and is to be tried again."""

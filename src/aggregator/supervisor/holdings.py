@@ -2,11 +2,13 @@
 
 Each keeps one key, ``…/shardset/{number}/complete-since/{instance id}``, bound to a lease as its election key is; the value is the time in
 nanoseconds since the epoch, in decimal. Of two instances the one with the earlier time holds every window that the other holds, so that it
-is known who should lead where nobody holds everything (``flush_times.lacks_more``). M3's instances have no such key and do not look at it.
+is known who should lead where nobody holds everything (``flush_times.lacks_more``); the clocks of the hosts should agree, as for everything
+else here. M3's instances have no such key and do not look at it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from m3cluster.kv import KVError, Lease, Store
 from m3x.clock import boot_ns
@@ -72,7 +74,8 @@ class Holdings:
                 self._wake.clear()
                 await self._round()
                 try:
-                    await asyncio.wait_for(self._wake.wait(), _EVERY_S)
+                    async with asyncio.timeout(_EVERY_S):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
         finally:
@@ -80,45 +83,48 @@ class Holdings:
 
     async def _round(self) -> None:
         begun_ns = boot_ns()
+        told = await self._tried(self._tell())
+        read = await self._tried(self._read())
+        if not (told and read) or boot_ns() - begun_ns > _SLOW_NS:
+            self._away_ns = boot_ns()
+        if read:
+            self.known.set()
+
+    async def _tried(self, call: Coroutine[Any, Any, None]) -> bool:
         try:
-            await self._tell()
-            await self._read()
+            await call
         except KVError as error:
-            self._away_ns = boot_ns()
             log.warning_limited(
-                "cannot tell or read who holds which windows", per_second=0.1, prefix=self._prefix, error=str(error)
+                "cannot say or read who holds which windows", per_second=0.1, prefix=self._prefix, error=str(error)
             )
-            return
-        if boot_ns() - begun_ns > _SLOW_NS:
-            self._away_ns = boot_ns()
-        self.known.set()
+            return False
+        return True
 
     async def _tell(self) -> None:
         since_ns = self._since_ns()
         if since_ns is None:
-            await self._forget()
+            if self._lease is not None:
+                await self._forget()
             return
         data = b"%d" % since_ns
         if self._lease is None or boot_ns() >= self._lease.deadline_ns():
             if self._lease is not None:
                 self._away_ns = boot_ns()
-            await self._forget()
+            self._told = None
             self._lease = await self._store.grant(self._ttl_s)
         if data == self._told:
             return
         await self._forget()
         own = await self._store.put_with_lease(self._key, data, self._lease)
-        if own.data != data:
-            # That of an earlier process of this instance, or ours from before an answer that was lost.
-            await self._store.delete_if(self._key, own.create_revision)
-            own = await self._store.put_with_lease(self._key, data, self._lease)
         if own.data == data:
             self._told, self._revision = data, own.create_revision
 
     async def _forget(self) -> None:
-        if self._revision:
-            await self._store.delete_if(self._key, self._revision)
-            self._told, self._revision = None, 0
+        """Takes our key away: that of an earlier process or lease too, and one that was written though the answer was lost."""
+        self._told, self._revision = None, 0
+        own = dict(await self._store.keys(self._key)).get(self._key)
+        if own is not None:
+            await self._store.delete_if(self._key, own.create_revision)
 
     async def _read(self) -> None:
         found: dict[str, int] = {}
@@ -133,7 +139,7 @@ class Holdings:
             except ValueError:
                 log.warning_limited("not a time in nanoseconds; left out", key=key, value=repr(value.data[:40]))
         if not own:
-            self._told, self._revision = None, 0
+            self._told = None
         if found != self.since:
             self.since = found
             self._changed()
@@ -143,6 +149,7 @@ class Holdings:
         if lease is None:
             return
         try:
-            await asyncio.wait_for(lease.revoke(), _REVOKE_S)
+            async with asyncio.timeout(_REVOKE_S):
+                await lease.revoke()
         except (TimeoutError, KVError) as error:
             log.warning("our key could not be taken away; it ends with its lease", key=self._key, error=str(error))

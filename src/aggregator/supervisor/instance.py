@@ -26,6 +26,7 @@ from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
 from aggregator.supervisor.limits import Limits
 from aggregator.supervisor.placement import View, assign, view
+from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.set_up import (
     host_id_fault,
     ingest_topic_warning,
@@ -56,6 +57,8 @@ log = logger(__name__)
 _PUMP_S = 0.02
 _LOOK_S = 0.25
 _AGAIN_S = 0.1
+_REFUSED_NS = 1_500_000_000
+"""A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
 
@@ -346,12 +349,16 @@ class Instance:
         self.worker_stats.pop(worker, None)
         self.registry.forget(f"worker {worker}")
 
+    def front_gone(self) -> None:
+        """``FleetOwner``."""
+        self.completeness.missed()
+
     def front_replaced(self) -> None:
         """``FleetOwner``."""
         assert self.fleet is not None
         self.registry.forget("front")
         for worker in range(len(self.fleet.workers)):
-            self._relay(self.flushing.again(worker))
+            self._relay(self.flushing.again(worker, wall_ns()))
         self.fleet.broadcast(self._runtime_options())
 
     def from_front(self, message: ipc.FromFront) -> None:
@@ -378,6 +385,9 @@ class Instance:
             return
         if isinstance(message.command, ipc.Flush | ipc.Reopen):
             self.flushing.refused(message.worker, message.command.id)
+            flush = message.command
+            list_id = ListId(flush.kind, flush.resolution_ns, flush.times_forwarded)
+            self.flushing.schedule.also_at(list_id, wall_ns() + _REFUSED_NS)
         elif isinstance(message.command, ipc.Shards):
             asyncio.get_running_loop().call_later(_AGAIN_S, self.fleet.tell_shards, message.worker)
         else:
@@ -468,6 +478,7 @@ class Instance:
 
     async def _shard_set_loop(self) -> None:
         """One membership at a time; a placement that moves us to another shard set ends it and begins the next."""
+        joined_ns = 0
         while True:
             assert self.view is not None
             number = self.view.shard_set
@@ -482,7 +493,7 @@ class Instance:
                 view=self._current_view,
                 relay=self._relay,
                 lost=self._out_of_term,
-                opened_ns=lambda: self.completeness.since_ns,
+                opened_ns=partial(self._complete_since, joined_ns),
                 crowded=self._crowded,
                 scope=self.scope,
             )
@@ -495,6 +506,11 @@ class Instance:
             finally:
                 member.cancel()
                 await asyncio.wait([member])
+            # What that shard set was sent before is not here.
+            joined_ns = wall_ns()
+
+    def _complete_since(self, joined_ns: int) -> int:
+        return max(self.completeness.since_ns, joined_ns)
 
     def _crowded(self) -> list[int]:
         """Workers whose windows take more memory than is to be kept for an absent leader."""
@@ -514,7 +530,8 @@ class Instance:
             wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -98,6 +98,12 @@ class ScheduleOptions:
 class _Bucket:
     offset_ns: int
     next_ns: int
+    extra_ns: int | None = None
+    """A flush between two regular ones."""
+
+    def due_ns(self) -> int:
+        """The earlier of the two."""
+        return self.next_ns if self.extra_ns is None else min(self.next_ns, self.extra_ns)
 
 
 @dataclass(slots=True)
@@ -122,19 +128,26 @@ class Schedule:
         for list_id, bucket in self._buckets.items():
             bucket.next_ns = truncate(now_ns, list_id.resolution_ns) + bucket.offset_ns
 
+    def also_at(self, list_id: ListId, at_ns: int) -> None:
+        """One flush more than regular, for one that was not done."""
+        if (bucket := self._buckets.get(list_id)) is not None:
+            bucket.extra_ns = at_ns
+
     def due(self, now_ns: int) -> list[Tick]:
         """The buckets whose time has come, earliest first; each is due again in its next interval that is still to come."""
-        ready = sorted((b.next_ns, list_id) for list_id, b in self._buckets.items() if b.next_ns <= now_ns)
+        ready = sorted((b.due_ns(), list_id) for list_id, b in self._buckets.items() if b.due_ns() <= now_ns)
         ticks = []
         for _, list_id in ready:
             bucket, interval = self._buckets[list_id], list_id.resolution_ns
-            bucket.next_ns += (max(now_ns - bucket.next_ns, 0) // interval + 1) * interval
+            bucket.extra_ns = None
+            if bucket.next_ns <= now_ns:
+                bucket.next_ns += ((now_ns - bucket.next_ns) // interval + 1) * interval
             ticks.append(Tick(list_id, now_ns - self.options.delay_ns(list_id)))
         return ticks
 
     def next_ns(self) -> int | None:
         """When the earliest bucket is due; None without lists."""
-        return min((b.next_ns for b in self._buckets.values()), default=None)
+        return min((b.due_ns() for b in self._buckets.values()), default=None)
 
     def lists(self) -> Iterable[ListId]:
         """All lists that ever joined."""

@@ -66,14 +66,13 @@ class ShardSet:
         self._scope = scope
         self._elected = asyncio.Event()
         """A term is confirmed and has not begun yet."""
-        self._led_since_ns = 0
-        """When the last term began."""
         section = config.aggregator.election_manager
         self._offset_ns = int(section.shard_cutoff_check_offset)
         self.gives_way = False
         """Whether we do not compete for the lead because we lack samples of open windows."""
+        self._expected: frozenset[str] = frozenset()
         self._expected_ns = 0
-        """Since when somebody who holds more is expected to lead; 0: nobody."""
+        """Who holds more and is expected to lead, and since when; 0: nobody."""
         self._longest_expected_ns = 3 * section.election.ttl_s * 1_000_000_000
         name = section.leader_value or instance_id
         self.elector = Elector(
@@ -90,7 +89,7 @@ class ShardSet:
             self._role_changed,
         )
         self._holdings = Holdings(
-            store, keys.complete_since(number), name, section.election.ttl_s, self._held_since, self._heard
+            store, keys.complete_since(number), name, section.election.ttl_s, self._held_since, self.elector.look
         )
 
     @property
@@ -148,16 +147,16 @@ class ShardSet:
     async def _take_part(self) -> None:
         """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere."""
         self.times = await self._read_times_at_last()
-        await self._holdings.known.wait()
+        try:
+            async with asyncio.timeout(self._longest_expected_ns / 1e9):
+                await self._holdings.known.wait()
+        except TimeoutError:
+            log.warning("it cannot be told who holds which windows; taking part in the election without it")
         await self.elector.run()
 
     def look(self) -> None:
         """Since when all samples are held here has changed."""
         self._holdings.look()
-        self.elector.look()
-
-    def _heard(self) -> None:
-        self._expected_ns = 0
         self.elector.look()
 
     def _held_since(self) -> int | None:
@@ -169,7 +168,7 @@ class ShardSet:
         """M3's rule; and an instance that lacks samples of open windows does not compete with one that holds more, or may."""
         wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
         if not wanted or self._warm():
-            self._expected_ns, self.gives_way = 0, False
+            self._expected, self._expected_ns, self.gives_way = frozenset(), 0, False
             return wanted
         self.gives_way = self._leader_gives_way() if self.leads else self._stands_back()
         if self.gives_way:
@@ -177,18 +176,14 @@ class ShardSet:
         return not self.gives_way
 
     def _leader_gives_way(self) -> bool:
-        """To a candidate that holds more; to one that does not say what it holds, if we have come to lack samples in this term."""
+        """To a candidate that holds more, or that does not say what it holds (M3's)."""
         others = self.elector.others
-        if self._more(others):
-            return True
-        return self._opened_ns() > self._led_since_ns and not others <= self._holdings.since.keys()
+        return self._more(others) or (self._holdings.settled() and not others <= self._holdings.since.keys())
 
     def _stands_back(self) -> bool:
         """From every candidate but those that hold no more than we do; for a while also from who holds more and is none yet."""
         others = self.elector.others
-        if not others <= self._holdings.since.keys() or self._more(others):
-            return True
-        return self._expects()
+        return not others <= self._holdings.since.keys() or self._more(others) or self._expects()
 
     def _holds_back(self) -> bool:
         return (self._leader_gives_way() or self._expects()) and not self._warm()
@@ -202,14 +197,17 @@ class ShardSet:
     def _expects(self) -> bool:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
 
-        After a while nobody is expected any more.
+        After a while nobody is expected any more; then only somebody else who holds more is news.
         """
         peers = self._view().peers() - {self.elector.value}
         silent = not self._holdings.settled() and not peers <= self._holdings.since.keys()
-        if not silent and not self._more(peers):
-            self._expected_ns = 0
+        more = frozenset(name for name in peers if self._more([name]))
+        if not silent and not more:
+            self._expected, self._expected_ns = frozenset(), 0
             return False
-        self._expected_ns = self._expected_ns or boot_ns()
+        if not self._expected_ns or not more <= self._expected:
+            self._expected_ns = boot_ns()
+        self._expected |= more
         return boot_ns() - self._expected_ns < self._longest_expected_ns
 
     def _warm(self) -> bool:
@@ -220,7 +218,6 @@ class ShardSet:
 
     def _role_changed(self) -> None:
         if self.state is ElectionState.LEADER:
-            self._led_since_ns = wall_ns()
             self._elected.set()
             return
         self._lost()
@@ -246,7 +243,7 @@ class ShardSet:
             if (incomplete := incomplete_windows(times, self._opened_ns())) > 0:
                 self._scope.sub("flush-manager.leader").count("incomplete-windows", incomplete)
                 log.warning(
-                    "windows that began before this instance held them are emitted as they are; nobody else was there to lead",
+                    "windows that began before this instance held them are emitted as they are; nobody who holds more leads",
                     windows=incomplete,
                 )
 
@@ -327,6 +324,7 @@ class ShardSet:
                 # The term ended meanwhile, and with it the times to write; our key may still be there.
                 return True
             self._flushing.kv_changed(written)
+            self._flushing.forget_unused(wall_ns())
             message = self._flushing.message(view.owned, view.redirects)
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:

@@ -89,10 +89,10 @@ class InstanceStatus:
             reasons.append(f"shard set {member.number} has no leader yet")
         else:
             notes.append(f"{member.state.text}; {leader} leads shard set {member.number}")
-        if member.gives_way:
+        if member.gives_way or (member.may_write() and not member.may_flush()):
             since = time.strftime("%H:%M:%S", time.gmtime(self._instance.completeness.since_ns / 1e9))
             notes.append(
-                f"no candidate for the lead until the windows that began before {since} UTC, which lack samples here, are flushed, "
+                f"leaves the lead to others until the windows that began before {since} UTC, which lack samples here, are flushed, "
                 "or nobody who holds more of them is there"
             )
 

@@ -69,7 +69,7 @@ class ModelKV:
         self.server = MemoryServer()
 
     async def turn(self, mode: str) -> None:
-        """``up``, ``refuse`` (connection refused), ``hang`` (no answer), ``lossy`` (writes are made, answers get lost)."""
+        """``up``, ``refuse`` (connection refused), ``hang`` (no answer), ``lossy`` (of writes, or of their answers)."""
         if self.mode in ("refuse", "hang") and mode in ("up", "lossy") and self.chance.random() < 0.5:
             # A restarted server gives every lease its whole time again.
             tables = self.server._tables
@@ -102,6 +102,8 @@ class ModelStore(SQLiteStore):
                 raise KVError("no answer")
         if self.dead or self._kv.mode == "refuse":
             raise KVError("connection refused")
+        if self._kv.mode == "lossy" and operation.__name__ not in _READS and chance.random() < 0.15:
+            raise KVError("the request was lost")
         result = await super()._run(operation, *arguments)
         if self._kv.mode == "lossy" and operation.__name__ not in _READS and chance.random() < 0.3:
             raise KVError("the answer was lost")

@@ -14,7 +14,7 @@ from aggregator.ipc import (
     OwnedShard,
     Reopen,
 )
-from aggregator.supervisor.flushing import REPEAT_NS, Flushing, FlushRole, Send
+from aggregator.supervisor.flushing import RECONNECT_NS, REPEAT_NS, Flushing, FlushRole, Send
 from aggregator.supervisor.schedule import ListId, ScheduleOptions
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
@@ -208,10 +208,38 @@ def test_shards_of_a_worker_that_is_down_are_not_tombstoned() -> None:
 def test_a_new_front_gets_the_open_commands_again() -> None:
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
-    sends = machine.tick(NOON)
-    assert machine.again(0) == sends
-    answer(machine, flushes(sends)[0])
-    assert machine.again(0) == []
+    (flush,) = flushes(machine.tick(NOON))
+    # It may not have read all samples of that window before it died: the next tick emits it, whether or not the worker has done so.
+    assert machine.again(0, NOON) == []
+    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert machine.tick(NOON + RECONNECT_NS - 1) == []
+    reopen, later = (send.command for send in machine.tick(NOON + RECONNECT_NS))
+    assert isinstance(reopen, Reopen)
+    assert reopen.since_ns == 0
+    assert isinstance(later, Flush)
+    assert later.emit
+    assert later.bounds[0].target_ns == NOON + RECONNECT_NS
+    machine.last(0, reopen.id, NOON + RECONNECT_NS)
+    answer(machine, later)
+    # Regular flushes stay where they were.
+    assert machine.tick(NOON + 10 * S - 1) == []
+    assert [f.bounds[0].target_ns for f in flushes(machine.tick(NOON + 10 * S))] == [NOON + 10 * S]
+
+
+def test_a_new_front_gets_what_is_to_be_discarded_again() -> None:
+    machine = Flushing(OPTIONS)
+    machine.worker_up(0, 1, owned(0, 1))
+    machine.follow()
+    machine.new_lists(0, [new_list(0)], NOON)
+    sends = [
+        s
+        for s in machine.kv_changed(ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON})}))
+        if isinstance(s.command, Flush)
+    ]
+    assert len(sends) == 1
+    assert [s for s in machine.again(0, NOON) if isinstance(s.command, Flush)] == sends
+    machine.last(0, sends[0].command.id, NOON)
+    assert [s for s in machine.again(0, NOON) if isinstance(s.command, Flush)] == []
 
 
 def test_a_new_front_gets_the_newest_commits_again() -> None:
@@ -222,8 +250,26 @@ def test_a_new_front_gets_the_newest_commits_again() -> None:
         answer(machine, flush, at=at)
         machine.done(flush.id)
         machine.saved(machine.message(range(4)), at)
-    assert machine.again(0) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON + 10 * S))]
-    assert machine.again(1) == []
+    assert machine.again(0, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON + 10 * S))]
+    assert machine.again(1, NOON) == []
+
+
+def test_lists_that_nobody_has_any_more_leave_the_message() -> None:
+    """A rule that is gone: nothing would ever advance its list, and whoever starts would wait for windows of it."""
+    gone, kept = ListId(KIND_FORWARDED, 60 * S, 1), {10 * S: NOON - 3600 * S}
+    kv = ShardSetFlushTimes({0: ShardFlushTimes(kept, forwarded={gone.resolution_ns: {1: NOON - 3600 * S}})})
+    machine = leader(kv)
+    machine.new_lists(0, [new_list(0)], NOON)
+    # Its samples may come yet.
+    machine.forget_unused(NOON + 10 * S)
+    assert machine.message(range(4)).by_shard[0] == kv.by_shard[0]
+    machine.kv_changed(kv)
+    machine.forget_unused(NOON + 301 * S)
+    # What a worker has stays, however old.
+    assert machine.message(range(4)).by_shard[0] == ShardFlushTimes(kept)
+    # It comes back as a new one.
+    machine.new_lists(0, [NewList(0, KIND_FORWARDED, 60 * S, 1, NOON + 302 * S)], NOON + 302 * S)
+    assert machine.message(range(4)).by_shard[0].forwarded == {60 * S: {1: 0}}
 
 
 def test_a_refused_flush_is_covered_by_the_next_tick() -> None:
@@ -283,10 +329,16 @@ def test_what_a_lost_term_did_not_deliver_is_emitted_again_in_the_next() -> None
     assert not seed.emit
     assert {s: b.target_ns for b in seed.bounds for s in b.shards} == {0: NOON - 10 * S, 1: NOON - 11 * S}
     assert again.emit
-    assert [send.command for send in machine.again(0)] == sends
-    machine.last(0, seed.id, NOON + 20 * S)
+    # A new front is given only what throws away; the rest follows with the next tick, as in the first place.
+    assert [send.command for send in machine.again(0, NOON + 21 * S)] == [seed]
+    sends = [send.command for send in machine.tick(NOON + 21 * S + RECONNECT_NS)]
+    assert [type(command) for command in sends] == [Reopen, Flush, Flush]
+    assert sends[0].since_ns == NOON - 11 * S
+    again = sends[2]
+    for one in (seed, sends[1]):
+        machine.last(0, one.id, NOON + 24 * S)
     answer(machine, again)
-    assert machine.again(0) == []
+    assert machine.again(0, NOON) == []
     assert not any(isinstance(send.command, Reopen) for send in machine.tick(NOON + 30 * S))
 
 

@@ -271,7 +271,7 @@ class Losses:
         alive = [node for node in self.nodes if node.alive]
         kinds = ["start", "start"] if len(alive) < len(self.nodes) else []
         kinds += ["kill", "stop"] if len(alive) > 1 else []
-        kinds += ["refuse", "hang"] if self.kv_faults and self.kv.mode == "up" else []
+        kinds += ["refuse", "hang", "lossy"] if self.kv_faults and self.kv.mode == "up" else []
         kind = self.chance.choice([*kinds, "resign", "lose", "downstream"])
         node = self.chance.choice(alive)
         if kind == "start":
@@ -293,7 +293,7 @@ class Losses:
         elif kind == "downstream" and self.cluster.accepting:
             self.cluster.accepting = False
             asyncio.get_running_loop().call_later(self.chance.uniform(1, 6), self.accept)
-        elif kind in ("refuse", "hang"):
+        elif kind in ("refuse", "hang", "lossy"):
             await self.kv.turn(kind)
             self.back = asyncio.create_task(self.answer(self.chance.uniform(0.5, 8)))
         self.say(f"{kind} {node.name}")
@@ -314,6 +314,8 @@ class Losses:
 
     def judge(self) -> None:
         assert not self.faults, self.faults
+        assert len(self.cluster.leaders()) == 1, "nobody leads"
+        assert self.cluster.covered()[0] >= wall_ns() - 8 * S, "flush times do not advance"
         whole = {one.end_ns for one in self.cluster.deliveries if one.whole}
         long_ns, now_ns = self.LONG_S * S, wall_ns()
         for end in range(self.first_ns + RESOLUTION, now_ns - long_ns, RESOLUTION):
