@@ -237,7 +237,7 @@ def test_a_stopped_worker_does_not_stop_the_others(rig: Any, load: Any) -> None:
     rig.wait_for(lambda: running.acked[1] > of_stopped + 50_000, "the stopped worker to go on")
 
 
-def test_a_front_that_was_stopped_says_so_before_it_reads_on(rig: Any) -> None:
+def test_a_front_that_was_stopped_says_so_and_emits_nothing_before_it_has_read_on(rig: Any) -> None:
     rig.start(1, stopped_ns=2_000_000_000)
     worker = rig.up(0, 1)
     client = rig.connect()
@@ -248,11 +248,23 @@ def test_a_front_that_was_stopped_says_so_before_it_reads_on(rig: Any) -> None:
     assert not rig.heard(ipc.Stalled)
     stop(rig.front.pid)
     client.send(rig.frame(b"b", 2))
+    rig.say(ipc.Relay(0, 1, FLUSH))
     time.sleep(2.5)
     os.kill(rig.front.pid, signal.SIGCONT)
     assert client.acks(2) == [1, 2]
     (stalled,) = rig.wait_for(lambda: rig.heard(ipc.Stalled), "the front to say that it was stopped")
     assert 2 < stalled.seconds < 60
+    (stale,) = rig.wait_for(lambda: rig.heard(ipc.Stale), "the flush to be refused")
+    assert stale.command == FLUSH
+
+    def flushes() -> list[Any]:
+        return [h for h, _ in worker.seen() if isinstance(h, ipc.Order) and isinstance(h.command, ipc.Flush)]
+
+    assert not flushes()
+    # A second later all goes on.
+    time.sleep(1.2)
+    rig.say(ipc.Relay(0, 1, FLUSH))
+    rig.wait_for(flushes, "the flush")
     assert len(batches(worker.seen())) > 0
 
 

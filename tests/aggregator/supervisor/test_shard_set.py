@@ -15,8 +15,9 @@ from aggregator.supervisor.flushing import Flushing, FlushRole, Send
 from aggregator.supervisor.placement import view
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.timing import schedule_options
+from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
-from m3cluster.kv import KeyNotFoundError, Memory, MemoryServer, Store, open_store
+from m3cluster.kv import KeyNotFoundError, KVError, Lease, Memory, MemoryServer, Store, Value, open_store
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3x.clock import wall_ns
 from m3x.config import Duration
@@ -271,6 +272,70 @@ async def test_a_leader_that_has_come_to_lack_samples_gives_the_lead_away(server
         await until(lambda: b.leads)
         await until(lambda: a.member.state is ElectionState.FOLLOWER)
         assert not await b.member.has_successor()
+
+
+async def test_a_key_that_could_not_be_deleted_holds_nobody_up(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with warm_pair(server) as (a, b):
+        key, delete_if, tries = a.member.elector.election.key, a.store.delete_if, 0
+
+        async def lost_at_first(name: str, revision: int) -> bool:
+            nonlocal tries
+            tries += name == key
+            if name == key and tries < 3:
+                raise KVError("the request was lost")
+            return await delete_if(name, revision)
+
+        monkeypatch.setattr(a.store, "delete_if", lost_at_first)
+        a.opened_ns = wall_ns()
+        a.member.look()
+        await until(lambda: b.leads)
+        assert tries >= 3
+
+
+async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        a.opened_ns = wall_ns() - 3 * HOUR
+        await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
+        election = Election(a.store, a.member.elector.election.key.rpartition("/")[0], 10)
+        campaign = asyncio.create_task(election.campaign("b"))
+        await until(lambda: a.member.elector.others)
+        # It does not say what it holds. That is no reason as long as we hold everything.
+        await asyncio.sleep(1.5)
+        assert a.leads
+        a.opened_ns = wall_ns()
+        a.member.look()
+        async with asyncio.timeout(10):
+            await campaign
+        assert not a.leads
+        await election.close()
+
+
+async def test_who_may_not_say_what_it_holds_takes_part_all_the_same(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    store = await open_store(Memory(server))
+    put = store.put_with_lease
+
+    async def forbidden(key: str, data: bytes, lease: Lease) -> Value:
+        if key.startswith(HELD):
+            raise KVError("permission denied")
+        return await put(key, data, lease)
+
+    monkeypatch.setattr(store, "put_with_lease", forbidden)
+    member = Member("a", store)
+    task = asyncio.create_task(member.member.run())
+    await until(lambda: member.leads)
+    assert member.member.may_flush()
+    task.cancel()
+    await asyncio.wait([task])
+    await store.close()
 
 
 async def test_a_leader_without_a_successor_goes_on_whatever_it_lacks(server: MemoryServer) -> None:
