@@ -3,22 +3,10 @@
 import asyncio
 
 import pytest
+from tests.m3cluster.kv.waiting import LONG_S, next_of, until
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Value, VersionMismatchError
 from m3x.clock import boot_ns
-
-LONG_S = 20
-
-
-async def next_of(watch):
-    async with asyncio.timeout(LONG_S):
-        return await anext(watch)
-
-
-async def until(condition):
-    async with asyncio.timeout(LONG_S):
-        while not await condition():  # noqa: ASYNC110 - the state of a store has no event
-            await asyncio.sleep(0.01)
 
 
 async def missing(store, key):
