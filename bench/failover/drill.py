@@ -274,14 +274,14 @@ class Drill:
             gone = [a for a in plan.absences if a.who == role]
             for at, _ in replica.breaks:
                 when = (at - moment) / 1e9
-                if when > -plan.phase_s and not any(a.begin - 0.1 <= when <= a.end + 1.0 for a in gone):
+                if when > -plan.phase_s and not any(a.may_be_gone(when) for a in gone):
                     found.append(f"the producer lost its connection to the {role} {when:.1f} s after the moment")
             late = [
                 when
                 for at in replica.late_acks
                 if (when := (at - moment) / 1e9) > -self.timing.resolution_s - plan.phase_s
             ]
-            late = [when for when in late if not any(a.begin <= when <= a.end + 1.0 for a in gone)]
+            late = [when for when in late if not any(a.may_be_gone(when) for a in gone)]
             if late:
                 found.append(
                     f"the machine is too slow: the {role} acked counters after their window, {late[0]:.1f} s after the moment"

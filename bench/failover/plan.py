@@ -91,6 +91,12 @@ class Absence:
     begin: float
     end: float
     memory: bool
+    leaves: float = math.inf
+    """From when it may be gone, if that is before ``begin``: it leaves as soon as another one holds what it held."""
+
+    def may_be_gone(self, when: float) -> bool:
+        """Whether it need not be there at that time, or a moment before or after."""
+        return min(self.begin, self.leaves) - 0.1 <= when <= self.end + 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,7 @@ def _absences(steps: Sequence[Step], timing: Timing) -> tuple[Absence, ...]:
                 back = [step.at_s]
             end = _with_kv(back[0], steps) + timing.restart_s if back else _FOREVER
             begin = _serves_until(step, steps, timing) if step.action == "terminate" else step.at_s
-            found.append(Absence(step.who, begin, end, memory=False))
+            found.append(Absence(step.who, begin, end, memory=False, leaves=step.at_s))
         elif step.action == "stop":
             back = [s.at_s for s in steps if s.action == "continue" and s.who == step.who and s.at_s > step.at_s]
             found.append(Absence(step.who, step.at_s, back[0] + _CATCH_UP_S, memory=True))
