@@ -103,16 +103,24 @@ class Drill:
     # --- before and after a fault
 
     def recover(self) -> None:
-        """Returns when both instances are there, one leads, and the other waits for the lead: it holds complete windows."""
+        """Returns when both instances are there, one leads, and the other waits for the lead: it holds complete windows.
+
+        In a new cluster without flush times everybody could lead; what that means shows when windows of every list were flushed.
+        """
+        begun = len(self.consumer.arrivals)
         for instance in self.cluster.instances.values():
             if not instance.running:
                 instance.start()
         replicas = list(self.load.replicas.values())
         wait_until("the producer is connected", lambda: all(r.connected for r in replicas), 120)
         wait_until("somebody leads", self.cluster.leader, 120)
+        wait_until("a timed window arrives", lambda: self._timed_since(begun), 180, every_s=0.5)
         wait_until("both could lead", self._all_could_lead, 180)
         wait_until("both are candidates", lambda: self.cluster.candidates() == len(replicas), 180, every_s=0.5)
         wait_until("everything is acked", lambda: all(len(r.unacked) < 2000 for r in replicas), 60)
+
+    def _timed_since(self, begun: int) -> bool:
+        return any(b".timed." in ident for ident, *_ in self.consumer.arrivals[begun:])
 
     def _all_could_lead(self) -> bool:
         return all(i.flush_status().get("canLead") for i in self.cluster.instances.values())
