@@ -338,6 +338,6 @@ def test_who_holds_more_leads(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10 * SEEDS))
+@pytest.mark.parametrize("seed", range(4 * SEEDS))
 def test_who_holds_more_leads_though_the_kv_comes_and_goes(seed: int) -> None:
     lose(seed, kv_faults=True)
