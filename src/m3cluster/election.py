@@ -107,7 +107,7 @@ class Election:
     async def _attempt(self, value: bytes) -> bool:
         """One candidacy under one lease; False if the lease was lost on the way."""
         lease = await self._living_lease()
-        await self._clear()
+        await self.clear()
         self._key = f"{self._prefix}/{lease.id:x}"
         own = await self._store.put_with_lease(self._key, value, lease)
         if own.data != value:
@@ -147,8 +147,9 @@ class Election:
         if revision:
             self._left[self._key] = revision
 
-    async def _clear(self) -> None:
-        """Deletes the keys that we have left. Raises ``KVError``; then it is to be tried again."""
+    async def clear(self) -> None:
+        """Deletes the keys that we have given up and that may still be there: they would hold up everybody behind them for as long as our
+        lease lives. Raises ``KVError``; then it is to be tried again."""
         for key, revision in list(self._left.items()):
             await self._store.delete_if(key, revision)
             self._left.pop(key, None)
@@ -179,7 +180,7 @@ class Election:
         """Takes our key away if it is still ours."""
         self._leave_key()
         try:
-            await self._clear()
+            await self.clear()
             if self._closed:
                 await self._revoke()
         except KVError as error:
@@ -224,13 +225,7 @@ class Election:
         """
         self._step_down()
         self._leave_key()
-        await self._clear()
-
-    async def clear(self) -> None:
-        """Deletes keys that we have given up and that may still be there: they would hold up everybody behind them for as long as our
-        lease lives. Raises ``KVError``; then it is to be tried again."""
-        if self._left:
-            await self._clear()
+        await self.clear()
 
     async def leader(self) -> str | None:
         """The value of the candidate that leads now; None without candidates. Raises ``KVError``."""

@@ -28,8 +28,6 @@ __all__ = ["FlushRole", "Flushing", "Send"]
 
 REPEAT_NS = 30 * 1_000_000_000
 """Unchanged flush times are written again this often, so that followers do not take silence for the leader's end."""
-
-
 RECONNECT_NS = 3 * 1_000_000_000
 """So long after a new front was started its producers are given to send what they kept."""
 
@@ -321,10 +319,11 @@ class Flushing:
             return []
         for command in list(one.given.values()):
             if isinstance(command, Reopen) or command.emit:
+                list_id = _list_of(command)
                 self.refused(worker, command.id)
-                one.older.add(_list_of(command))
-                one.seeded.discard(_list_of(command))
-                self.schedule.also_at(_list_of(command), now_ns + RECONNECT_NS)
+                one.older.add(list_id)
+                one.seeded.discard(list_id)
+                self.schedule.also_at(list_id, now_ns + RECONNECT_NS)
         sends = [Send(worker, one.epoch, command) for command in one.given.values()]
         committed: dict[ListId, dict[int, int]] = {}
         for (owner, list_id, shard), through in self._committed.items():
@@ -361,14 +360,14 @@ class Flushing:
         hold of them it keeps.
         """
         options = self.schedule.options
+        if now_ns - self._led_ns < options.max_buffer_ns:
+            return
         have = {
             (list_id, shard)
             for one in self._workers.values()
             for list_id, shards in one.lists.items()
             for shard in shards
         }
-        if now_ns - self._led_ns < options.max_buffer_ns:
-            return
         for (list_id, shard), at in self.times.all():
             age_ns = now_ns - options.delay_ns(list_id) - at
             if (list_id, shard) not in have and age_ns > max(options.max_buffer_ns, 2 * list_id.resolution_ns):

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from m3cluster.kv import KVError, Lease, Store
+from m3cluster.kv import KVError, Lease, Store, get_uncached
 from m3x.clock import boot_ns
 from m3x.log import logger
 
@@ -122,7 +122,7 @@ class Holdings:
     async def _forget(self) -> None:
         """Takes our key away: that of an earlier process or lease too, and one that was written though the answer was lost."""
         self._told, self._revision = None, 0
-        own = dict(await self._store.keys(self._key)).get(self._key)
+        own = await get_uncached(self._store, self._key)
         if own is not None:
             await self._store.delete_if(self._key, own.create_revision)
 

@@ -12,7 +12,7 @@ from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
-from m3cluster.kv import ConditionFailedError, KVError, Store, Value
+from m3cluster.kv import ConditionFailedError, KVError, Store, Value, get_uncached
 from m3cluster.proto import DecodeError
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Scope
@@ -73,6 +73,8 @@ class ShardSet:
         self._expected: frozenset[str] = frozenset()
         self._expected_ns = 0
         """Who holds more and is expected to lead, and since when; 0: nobody."""
+        self._compared: tuple[ShardSetFlushTimes | None, int, int, bool] = (None, 0, 0, False)
+        """The last answer of ``lacks_more``, behind what was asked."""
         self._longest_expected_ns = 3 * section.election.ttl_s * 1_000_000_000
         name = section.leader_value or instance_id
         self.elector = Elector(
@@ -122,8 +124,9 @@ class ShardSet:
         """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
         if self.elector.machine.is_leader:
             return True
-        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
-        return bool(wanted) and can_lead(self.times, self._opened_ns(), wall_ns(), buffer_past_ns(self._config))
+        return bool(self._eligible()) and can_lead(
+            self.times, self._opened_ns(), wall_ns(), buffer_past_ns(self._config)
+        )
 
     async def resign(self) -> None:
         """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
@@ -161,12 +164,15 @@ class ShardSet:
 
     def _held_since(self) -> int | None:
         """What we tell the others: nothing, if the placement does not want us to lead."""
-        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
-        return None if wanted is False else self._opened_ns()
+        return None if self._eligible() is False else self._opened_ns()
+
+    def _eligible(self) -> bool | None:
+        """``campaign_wanted`` now."""
+        return campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
 
     def _wanted(self) -> bool | None:
         """M3's rule; and an instance that lacks samples of open windows does not compete with one that holds more, or may."""
-        wanted = campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
+        wanted = self._eligible()
         if not wanted or self._warm():
             self._expected, self._expected_ns, self.gives_way = frozenset(), 0, False
             return wanted
@@ -192,7 +198,14 @@ class ShardSet:
         """Whether one of ``names`` holds more of the windows that are not flushed than we do."""
         opened_ns, since = self._opened_ns(), self._holdings.since
         earlier = [since[name] for name in names if since.get(name, opened_ns) < opened_ns]
-        return bool(earlier) and lacks_more(self.times, opened_ns, min(earlier), longest_ns=_LONGEST_AWAITED_NS)
+        if not earlier:
+            return False
+        times, own_ns, other_ns, _ = self._compared
+        if times is not self.times or (own_ns, other_ns) != (opened_ns, min(earlier)):
+            # Asked before every flush, and thousands of shards take milliseconds.
+            lacks = lacks_more(self.times, opened_ns, min(earlier), longest_ns=_LONGEST_AWAITED_NS)
+            self._compared = (self.times, opened_ns, min(earlier), lacks)
+        return self._compared[3]
 
     def _expects(self) -> bool:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
@@ -258,8 +271,7 @@ class ShardSet:
                 await asyncio.sleep(_RETRY.delay(attempt))
 
     async def _read_times(self) -> ShardSetFlushTimes:
-        """What the KV holds now: ``Store.get`` may answer from a cache."""
-        found = dict(await self._store.keys(self._key)).get(self._key)
+        found = await get_uncached(self._store, self._key)
         if found is None:
             return ShardSetFlushTimes()
         try:

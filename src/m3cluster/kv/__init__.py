@@ -39,6 +39,7 @@ from m3cluster.kv.store import (
     Value,
     VersionMismatchError,
     Watch,
+    get_uncached,
 )
 from m3cluster.kv.zookeeper_config import ZooKeeper
 
@@ -60,5 +61,6 @@ __all__ = [
     "VersionMismatchError",
     "Watch",
     "ZooKeeper",
+    "get_uncached",
     "open_store",
 ]

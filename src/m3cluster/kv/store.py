@@ -121,6 +121,11 @@ class Store(Protocol):
         """Ends watches and leases of this client (leases are revoked) and frees the connection."""
 
 
+async def get_uncached(store: Store, key: str) -> Value | None:
+    """What the store holds now; None: no such key. ``Store.get`` may answer from a cache while the store is away. Raises ``KVError``."""
+    return dict(await store.keys(key)).get(key)
+
+
 @runtime_checkable
 class KeepsHistory(Protocol):
     """What a store may offer besides ``Store``."""

@@ -178,7 +178,7 @@ async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryS
         await until(lambda: b.leads)
 
 
-async def cold_pair(server: MemoryServer, a: Member, b: Member, *, lead_s: int) -> None:
+async def cold_pair(a: Member, b: Member, *, lead_s: int) -> None:
     """Neither holds everything, ``b`` since ``lead_s`` earlier than ``a``."""
     await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
     a.opened_ns = wall_ns() - 60 * S
@@ -194,7 +194,7 @@ async def test_of_two_cold_ones_the_one_that_holds_more_takes_the_lead(server: M
         await until(lambda: a.leads)
         async with running(server, "b") as b:
             await until(lambda: b.member.times is not None and b.member.elector.others)
-            await cold_pair(server, a, b, lead_s=10)
+            await cold_pair(a, b, lead_s=10)
             await until(lambda: b.leads)
             assert b.member.may_flush()
             # The other one stays behind, and leads when this one has gone.
@@ -208,7 +208,7 @@ async def test_of_two_that_hold_the_same_both_are_candidates(server: MemoryServe
         await until(lambda: a.leads)
         async with running(server, "b") as b:
             await until(lambda: b.member.times is not None and b.member.elector.others)
-            await cold_pair(server, a, b, lead_s=0)
+            await cold_pair(a, b, lead_s=0)
             await until(lambda: b.member.elector.election.revision)
             await asyncio.sleep(1.5)
             assert a.leads
