@@ -177,8 +177,9 @@ class Lists(_Message, frozen=True, tag="lists"):
 class Flushed(_Message, frozen=True, tag="flushed"):
     """A part of the answer to ``Flush``. Frames: the columns of a ``MessageBatch``.
 
-    They are payload uint8, offsets int64, shards uint32, policies uint16 (empty: none). A flush without output has one part with
-    ``last`` set and no frames. Parts wait in the worker until output credit of their class allows them.
+    They are payload uint8, offsets int64, shards uint32, policies uint16 (empty: none), origins uint32: the shard of the placement that
+    each message comes from (empty: not told). A flush without output has one part with ``last`` set and no frames. Parts wait in the
+    worker until output credit of their class allows them.
     """
 
     id: int

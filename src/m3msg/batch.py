@@ -25,6 +25,9 @@ class MessageBatch:
     """Shape ``(n,)``: index into ``policy_names``, for storage policy filters; None: messages have no policy."""
     policy_names: tuple[str, ...] = ()
     """Storage policies as text, ``10s:2d``."""
+    origins: NDArray[np.uint32] | None = None
+    """Shape ``(n,)``: what of its owner each message belongs to (an aggregator: the shard whose window it comes from). The producer tells
+    of which origins messages are still awaited (``Awaited``); None: nobody asks."""
     token: Any = field(default=None)
     """What the owner wants back when all messages of the batch are done."""
 

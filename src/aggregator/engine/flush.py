@@ -103,8 +103,9 @@ class FlushRun:
         offsets = np.zeros(_PART_MESSAGES + 1, np.int64)
         shards = np.empty(_PART_MESSAGES, np.uint32)
         policies = np.zeros(_PART_MESSAGES, np.uint16)
+        origins = np.empty(_PART_MESSAGES, np.uint32)
         tally = np.zeros(2, np.int64)
-        while put(out, offsets, shards, policies, tally):
+        while put(out, offsets, shards, policies, origins, tally):
             if self._cursor[CUR_NEED] > len(out):
                 out = np.empty(int(self._cursor[CUR_NEED]), np.uint8)
         n = int(tally[0])
@@ -116,9 +117,12 @@ class FlushRun:
             shards=shards[:n],
             policies=policies[:n],
             policy_names=self._policy_names,
+            origins=origins[:n],
         )
 
-    def _put_final(self, out: Any, offsets: Any, shards: Any, policies: Any, tally: NDArray[np.int64]) -> bool:
+    def _put_final(
+        self, out: Any, offsets: Any, shards: Any, policies: Any, origins: Any, tally: NDArray[np.int64]
+    ) -> bool:
         if self._at >= len(self._plan.items):
             return False
         item = self._plan.items[self._at]
@@ -141,6 +145,7 @@ class FlushRun:
             offsets,
             shards,
             policies,
+            origins,
             tally,
         )
         self._emitted += int(tally[0]) - emitted
@@ -148,7 +153,9 @@ class FlushRun:
         self._at += ended
         return bool(ended or self._cursor[CUR_NEED] > len(out))
 
-    def _put_rollups(self, out: Any, offsets: Any, shards: Any, policies: Any, tally: NDArray[np.int64]) -> bool:
+    def _put_rollups(
+        self, out: Any, offsets: Any, shards: Any, policies: Any, origins: Any, tally: NDArray[np.int64]
+    ) -> bool:
         if self._rollups_at >= len(self._plan.rollups):
             return False
         rollups = self._plan.rollups[self._rollups_at]
@@ -169,6 +176,7 @@ class FlushRun:
             offsets,
             shards,
             policies,
+            origins,
             tally,
         )
         self._forwarded += int(tally[1]) - values

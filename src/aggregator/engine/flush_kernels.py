@@ -198,7 +198,22 @@ def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_
 
 @njit(cache=True, nogil=True)
 def _put_value(
-    t, e, element, spec, o, annotation, time_ns, value, topic_shards, n, p, out, offsets, shard_column, policy_column
+    t,
+    e,
+    element,
+    spec,
+    o,
+    annotation,
+    time_ns,
+    value,
+    topic_shards,
+    n,
+    p,
+    out,
+    offsets,
+    shard_column,
+    policy_column,
+    origin_column,
 ):
     """Encodes one value as message ``n`` at ``p``: ``(position after it, 0)``, or ``(p, bytes that it needs)`` where that is too much."""
     policy = attrs(t)[np.int64(element.attrs)]
@@ -238,6 +253,7 @@ def _put_value(
         out, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
     )
     policy_column[n] = spec.policy
+    origin_column[n] = e.shard
     offsets[n + 1] = p
     return p, np.int64(0)
 
@@ -266,6 +282,7 @@ def emit_window(
     offsets,
     shard_column,
     policy_column,
+    origin_column,
     tally,
 ):
     """Encodes records of window ``w`` from ``cursor`` on, behind what ``out`` holds already; returns whether the window is finished.
@@ -353,6 +370,7 @@ def emit_window(
                     offsets,
                     shard_column,
                     policy_column,
+                    origin_column,
                 )
                 if need != 0:
                     cursor[CUR_SLOT] = slot

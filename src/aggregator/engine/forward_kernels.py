@@ -115,6 +115,7 @@ def emit_forwarded(
     offsets,
     shard_column,
     policy_column,
+    origin_column,
     tally,
 ):
     """Encodes the groups of window ``w`` from ``order[cursor[CUR_SLOT]]`` on, behind what ``out`` holds; returns whether that was all.
@@ -175,6 +176,7 @@ def emit_forwarded(
         p = np.int64(end - start)
         shard_column[done] = target.hash % np.uint32(num_shards)
         policy_column[done] = target.policy
+        origin_column[done] = group.entry
         done += 1
         offsets[done] = p
         tally[1] += last - first

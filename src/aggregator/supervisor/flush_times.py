@@ -1,14 +1,16 @@
 """Up to where each list is flushed for good: the watermark that is kept in the KV (docs/architecture.md §4, "Flush times").
 
 Pure. Every flush of a list by a worker is a ``_Flush``: its messages are handed out in parts, each part is *done* when nobody will send it
-again (acked, refused by a filter, or given up). A flush is complete when its last part has come and all parts are done; the time of a list
-advances over complete flushes in the order in which they were begun, never past one that is still open.
+again (acked, refused by a filter, or given up); of a part that takes long it is known which shards' messages are still awaited. A flush is
+through on a shard when its last part has come and no part awaits messages of that shard; the time of a shard's list advances over such
+flushes in the order in which they were begun, never past one that is still open there. What one shard waits for holds no other back.
 
 Times are per (list, shard), as in M3's message (reference/aggregator_core.md §9), and never go back.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
@@ -18,15 +20,31 @@ from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 __all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows", "lacks_more"]
 
 
+_NOTHING: frozenset[int] = frozenset()
+
+
 @dataclass(slots=True)
 class _Flush:
+    worker: int
     list_id: ListId
-    targets: Mapping[int, int]
-    """Shard → target."""
+    targets: dict[int, int]
+    """Shard → target, of the shards whose times have not advanced to it."""
     counts: bool
     """Whether completion advances the times: not for a flush that was broken off, or that threw its output away."""
-    open_parts: int = 0
+    parts: dict[int, frozenset[int] | None] = field(default_factory=dict)
+    """Those that are not done, and the shards whose messages they await; None: those of all that it has."""
     ended: bool = False
+
+    def awaits(self) -> frozenset[int] | None:
+        """The shards on which it is not through; None: perhaps on all."""
+        if not self.ended:
+            return None
+        found = _NOTHING
+        for shards in self.parts.values():
+            if shards is None:
+                return None
+            found |= shards
+        return found
 
 
 @dataclass(slots=True)
@@ -38,6 +56,7 @@ class FlushTimes:
     _emitted: dict[tuple[ListId, int], int] = field(default_factory=dict)
     _flushes: dict[int, _Flush] = field(default_factory=dict)
     _order: dict[tuple[int, ListId], deque[int]] = field(default_factory=dict)
+    _part_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         self.learn(self.base)
@@ -59,7 +78,7 @@ class FlushTimes:
 
     def begin(self, flush_id: int, worker: int, list_id: ListId, targets: Mapping[int, int], *, counts: bool) -> None:
         """A flush command was given; flushes of one worker and list are numbered in the order in which they are given."""
-        self._flushes[flush_id] = _Flush(list_id, targets, counts)
+        self._flushes[flush_id] = _Flush(worker, list_id, dict(targets), counts)
         self._order.setdefault((worker, list_id), deque()).append(flush_id)
 
     def is_open(self, flush_id: int) -> bool:
@@ -67,12 +86,13 @@ class FlushTimes:
         flush = self._flushes.get(flush_id)
         return flush is not None and not flush.ended
 
-    def part(self, flush_id: int) -> bool:
-        """Output of that flush was handed on; False: the flush is not known or has ended, and nobody waits for the part."""
+    def part(self, flush_id: int) -> int:
+        """Output of that flush was handed on: a number for ``done``; 0: the flush is not known or has ended, nobody waits for the part."""
         if not self.is_open(flush_id):
-            return False
-        self._flushes[flush_id].open_parts += 1
-        return True
+            return 0
+        number = next(self._part_ids)
+        self._flushes[flush_id].parts[number] = None
+        return number
 
     def last(self, flush_id: int, *, whole: bool = True) -> dict[tuple[ListId, int], int]:
         """No more parts will come; ``whole`` False: because the worker is gone. Returns what advanced."""
@@ -86,19 +106,26 @@ class FlushTimes:
             for shard, target in flush.targets.items():
                 key = (flush.list_id, shard)
                 self._emitted[key] = max(self._emitted.get(key, 0), target)
-        return self._advance()
+        return self._advance(flush)
 
-    def done(self, flush_id: int) -> dict[tuple[ListId, int], int]:
-        """One part of that flush is done. Returns what advanced."""
+    def done(self, flush_id: int, part: int, awaited: frozenset[int] = _NOTHING) -> dict[tuple[ListId, int], int]:
+        """A part of that flush is done, but for messages of the ``awaited`` shards. Returns what advanced."""
         flush = self._flushes.get(flush_id)
-        if flush is None or flush.open_parts == 0:
+        if flush is None or part not in flush.parts:
             return {}
-        flush.open_parts -= 1
-        return self._advance()
+        if awaited:
+            flush.parts[part] = awaited
+        else:
+            del flush.parts[part]
+        return self._advance(flush)
 
-    def all(self) -> list[tuple[tuple[ListId, int], int]]:
-        """Every (list, shard) with its time."""
-        return list(self._times.items())
+    def lists(self) -> list[tuple[ListId, int]]:
+        """Every list that has a time, with its shard."""
+        return list(self._times)
+
+    def shards(self, list_id: ListId, among: Iterable[int]) -> set[int]:
+        """Those shards on which that list has a time."""
+        return {shard for shard in among if (list_id, shard) in self._times}
 
     def forget(self, list_id: ListId, shard: int) -> None:
         """As if that list had never been."""
@@ -113,10 +140,10 @@ class FlushTimes:
         """Up to where that list is flushed for good; 0: never."""
         return self._times.get((list_id, shard), 0)
 
-    def lag_ns(self, now_ns: int) -> int:
-        """Age of the oldest target that is handed out and not done; 0: none."""
-        targets = [max(f.targets.values(), default=now_ns) for f in self._flushes.values() if f.ended and f.counts]
-        return max(now_ns - min(targets, default=now_ns), 0)
+    @property
+    def open_flushes(self) -> int:
+        """Flushes that are not through everywhere."""
+        return len(self._flushes)
 
     def message(self, owned: Iterable[int], redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
         """What goes into the KV: every list of every shard ever seen; shards that are not ``owned`` are tombstoned.
@@ -136,20 +163,41 @@ class FlushTimes:
                 by_shard[shard] = ShardFlushTimes(mirrored.standard, mirrored.timed, mirrored.forwarded, tombstoned)
         return ShardSetFlushTimes(by_shard)
 
-    def _advance(self) -> dict[tuple[ListId, int], int]:
+    def _advance(self, changed: _Flush) -> dict[tuple[ListId, int], int]:
+        """Goes through the flushes of one worker and list in their order; what is through everywhere is forgotten."""
         advanced: dict[tuple[ListId, int], int] = {}
-        for order, ids in list(self._order.items()):
-            while ids and self._flushes[ids[0]].ended and self._flushes[ids[0]].open_parts == 0:
-                flush = self._flushes.pop(ids.popleft())
-                if not flush.counts:
-                    continue
-                for shard, target in flush.targets.items():
-                    key = (flush.list_id, shard)
-                    if target > self._times.get(key, -1):
-                        self._times[key] = advanced[key] = target
-            if not ids:
-                del self._order[order]
+        order = (changed.worker, changed.list_id)
+        ids, kept, waiting = self._order[order], deque[int](), _NOTHING
+        while ids:
+            flush = self._flushes[ids[0]]
+            awaits = flush.awaits()
+            if awaits is None:
+                break
+            kept.append(ids.popleft())
+            waiting |= awaits
+            for shard in flush.targets.keys() - waiting:
+                target = flush.targets.pop(shard)
+                key = (flush.list_id, shard)
+                if flush.counts and target > self._times.get(key, -1):
+                    self._times[key] = advanced[key] = target
+            if not flush.counts:
+                flush.targets.clear()
+            if not flush.parts:
+                self._forget(kept)
+        self._order[order] = kept + ids
+        if not self._order[order]:
+            del self._order[order]
         return advanced
+
+    def _forget(self, kept: deque[int]) -> None:
+        """The last of ``kept`` is done: if shards wait for an earlier one, that takes its targets over where it is done as well."""
+        flush = self._flushes[kept[-1]]
+        before = self._flushes[kept[-2]] if len(kept) > 1 else None
+        if flush.targets:
+            if before is None or before.parts:
+                return
+            before.targets |= flush.targets
+        del self._flushes[kept.pop()]
 
 
 def flushed_through(times: ShardFlushTimes) -> list[tuple[ListId, int]]:
@@ -172,12 +220,19 @@ def has_flushed(message: ShardSetFlushTimes | None, shard: int, until_ns: int) -
 
 
 def can_lead(
-    message: ShardSetFlushTimes | None, opened_ns: int, now_ns: int, past_ns: int, *, longest_ns: int | None = None
+    message: ShardSetFlushTimes | None,
+    opened_ns: int,
+    now_ns: int,
+    past_ns: int,
+    *,
+    longest_ns: int | None = None,
+    unfed_ns: int | None = None,
 ) -> bool:
     """Whether an instance that holds all samples since ``opened_ns`` could lead without gaps (reference §8.4).
 
-    ``past_ns``: how late timed samples may be, without the resolution. ``longest_ns``: lists of longer windows are not looked at. None
-    or empty flush times: a new cluster, True.
+    ``past_ns``: how late timed samples may be, without the resolution. ``longest_ns``: lists of longer windows are not looked at.
+    ``unfed_ns``: nor are lists whose times have stood still for so long, and for two windows: their leader does not flush them, so nobody
+    feeds them. None or empty flush times: a new cluster, True.
     """
     if message is None or not message.by_shard:
         return True
@@ -187,6 +242,8 @@ def can_lead(
         for list_id, at in flushed_through(times):
             window = list_id.resolution_ns
             if longest_ns is not None and window > longest_ns:
+                continue
+            if unfed_ns is not None and at and now_ns - past_ns - at > max(unfed_ns, window) + 2 * window:
                 continue
             start = truncate(opened_ns, window)
             if at == 0:

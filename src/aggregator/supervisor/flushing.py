@@ -7,6 +7,9 @@ worker before this one), so that nothing is emitted twice; before that, where th
 keeps in the KV are discarded up to.
 Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
 
+A leader flushes every list that it or the KV knows, on all of its workers: where nobody feeds a list any more (its rule, or its host, is
+gone) the flush puts nothing out and its time goes on, so that nobody waits for windows that will never come.
+
 A worker has at most one flush per list in hand that emits: while its output waits, a tick that comes is remembered and runs afterwards at
 the target of that moment. Methods return the commands to send; the shell (``instance``) sends them, reports what comes back, and writes
 ``message()`` into the KV.
@@ -20,14 +23,16 @@ from typing import NamedTuple
 
 from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
 from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions
+from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions, truncate
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 
-__all__ = ["FlushRole", "Flushing", "Send"]
+__all__ = ["LONGEST_AWAITED_NS", "FlushRole", "Flushing", "Send"]
 
 REPEAT_NS = 30 * 1_000_000_000
 """Unchanged flush times are written again this often, so that followers do not take silence for the leader's end."""
+LONGEST_AWAITED_NS = 120 * 1_000_000_000
+"""Of lists with longer windows it is not looked at who holds them (docs/architecture.md §4): they would keep an instance cold for hours."""
 RECONNECT_NS = 3 * 1_000_000_000
 """So long after a new front was started its producers are given to send what they kept."""
 
@@ -70,8 +75,10 @@ class Flushing:
         self.schedule = Schedule(options, shard_set)
         self.times = FlushTimes()
         self.saved_ns = 0
-        self._led_ns = 0
-        """When the term began."""
+        self._complete_since_ns = 0
+        """As the last tick said."""
+        self._unfed: dict[tuple[ListId, int], int] = {}
+        """Lists of the flush times that no worker has, or had when it was looked: since when, in this term."""
         self._unsaved = False
         self._kv = ShardSetFlushTimes()
         self._committed: dict[tuple[int, ListId, int], int] = {}
@@ -118,10 +125,12 @@ class Flushing:
     def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> None:
         """A term begins; ``kv`` are the flush times as read from the KV in this term."""
         self.role = FlushRole.LEADER
-        self._led_ns = now_ns
         self._kv = kv
         self.times = FlushTimes(kv)
+        self._unfed = dict.fromkeys(self.times.lists(), now_ns)
         self.schedule.restart(now_ns)
+        for list_id in {list_id for list_id, _ in self.times.lists()} - set(self.schedule.lists()):
+            self.schedule.join(list_id, now_ns, now_ns)
         self.saved_ns, self._unsaved = now_ns, False
         for one in self._workers.values():
             one.seeded.clear()
@@ -185,17 +194,31 @@ class Flushing:
 
     # --- flushing
 
-    def tick(self, now_ns: int) -> list[Send]:
-        """Gives the flushes that are due."""
+    def tick(self, now_ns: int, complete_since_ns: int = 0) -> list[Send]:
+        """Gives the flushes that are due; ``complete_since_ns``: since when this instance holds all samples."""
         if self.role is not FlushRole.LEADER:
             return []
+        self._complete_since_ns = complete_since_ns
         return [
             send
             for list_id, target_ns in self.schedule.due(now_ns)
             for worker, one in self._workers.items()
-            if list_id in one.lists
+            if self._flushed_shards(one, list_id)
             for send in self._emit(worker, one, list_id, target_ns)
         ]
+
+    def _flushed_shards(self, one: _Worker, list_id: ListId) -> set[int]:
+        """The shards whose times a flush of that list moves on: those on which the worker has it, and those on which nobody feeds it.
+
+        Of the latter with long windows only where we would know: another instance may hold what is not flushed.
+        """
+        fed = one.lists.get(list_id, set()) & one.owned.keys()
+        unfed = self.times.shards(list_id, one.owned.keys() - fed)
+        if list_id.resolution_ns > LONGEST_AWAITED_NS:
+            window = list_id.resolution_ns
+            whole_from_ns = truncate(self._complete_since_ns - 1, window) + window
+            unfed = {shard for shard in unfed if self.times.time(list_id, shard) >= whole_from_ns}
+        return fed | unfed
 
     def _emit(self, worker: int, one: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
         if list_id in one.busy:
@@ -222,7 +245,7 @@ class Flushing:
         for send in given:
             assert isinstance(send.command, Flush)
             one.busy[list_id] = send.command.id
-            owned = (one.owned[shard] for shard in one.lists[list_id] if shard in one.owned)
+            owned = (one.owned[shard] for shard in self._flushed_shards(one, list_id))
             reach_ns = self.schedule.options.reach_ns
             targets = {shard.id: reach_ns(target_ns, shard.cutover_ns, shard.cutoff_ns) for shard in owned}
             self.times.begin(send.command.id, worker, list_id, targets, counts=True)
@@ -258,10 +281,10 @@ class Flushing:
         """Whether output of some flush is still to come."""
         return any(one.busy for one in self._workers.values())
 
-    def part(self, worker: int, answer: Flushed) -> bool:
-        """Output of a flush came, with values; False: nobody waits for it (its term is over), throw it away."""
+    def part(self, worker: int, answer: Flushed) -> int:
+        """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over), throw it away."""
         one = self._workers.get(worker)
-        return one is not None and answer.id in one.given and self.times.part(answer.id)
+        return self.times.part(answer.id) if one is not None and answer.id in one.given else 0
 
     def last(self, worker: int, flush_id: int, now_ns: int) -> list[Send]:
         """The last part of a flush came."""
@@ -303,9 +326,9 @@ class Flushing:
             del one.busy[list_id]
         one.postponed.discard(list_id)
 
-    def done(self, flush_id: int) -> None:
-        """All messages of one part are done."""
-        self._note(self.times.done(flush_id))
+    def done(self, flush_id: int, part: int, awaited: frozenset[int] = frozenset()) -> None:
+        """The messages of one part are done, but for those of the ``awaited`` shards."""
+        self._note(self.times.done(flush_id, part, awaited))
 
     def again(self, worker: int, now_ns: int) -> list[Send]:
         """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids.
@@ -354,24 +377,22 @@ class Flushing:
         return self.times.message(owned, redirects)
 
     def forget_unused(self, now_ns: int) -> None:
-        """Leaves out of the message what no worker has and nobody can still add to: lists of rules that are gone, of hosts that are gone.
-
-        Nothing would ever advance them, and every instance that starts would wait for windows of them. What another instance may still
-        hold of them it keeps.
-        """
-        options = self.schedule.options
-        if now_ns - self._led_ns < options.max_buffer_ns:
-            return
+        """Leaves out of the message what no worker has had for long: lists of rules that are gone, of hosts that are gone."""
         have = {
             (list_id, shard)
             for one in self._workers.values()
             for list_id, shards in one.lists.items()
             for shard in shards
         }
-        for (list_id, shard), at in self.times.all():
-            age_ns = now_ns - options.delay_ns(list_id) - at
-            if (list_id, shard) not in have and age_ns > max(options.max_buffer_ns, 2 * list_id.resolution_ns):
+        for key in self.times.lists():
+            list_id, shard = key
+            if key in have:
+                self._unfed.pop(key, None)
+            elif now_ns - self._unfed.setdefault(key, now_ns) > max(
+                self.schedule.options.max_buffer_ns, 2 * list_id.resolution_ns
+            ):
                 self.times.forget(list_id, shard)
+                del self._unfed[key]
 
     def not_saved(self) -> None:
         """The write failed and is to be tried again."""

@@ -1,14 +1,15 @@
 """From workers' output to sinks: parts of flushes in, messages to the m3msg producers out, and the news when they are done.
 
 Parts wait in one queue, bounded by the output credit that workers have; a part goes on when every sink has room, and then its bytes are
-given back as credit. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and a sink of their own, so that neither
-class holds the other up.
+given back as credit. A sink that is away (none of its consumers can be reached) does not hold the others up: it loses what exceeds its
+buffer, counted and named; where all are away, parts wait. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and
+a sink of their own, so that neither class holds the other up.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from m3msg.batch import MessageBatch
 from m3x.instrument import Scope
 from m3x.log import logger
 
-__all__ = ["Blackhole", "Ended", "Forwarder", "LoggingSink", "Nowhere", "Part", "Sink"]
+__all__ = ["Blackhole", "Ended", "Forwarder", "LoggingSink", "Nowhere", "Part", "Settled", "Sink"]
 
 log = logger(__name__)
 
@@ -32,10 +33,23 @@ class Ended:
     lost: int = 0
     fenced: int = 0
     """Not sent because the right to write was lost."""
+    example: Mapping[str, str] = field(default_factory=dict)
+    """One of the lost ones, for the log: topic, consumer, reason, metric, policy."""
+
+
+class Settled(Protocol):
+    """Hears of a part that its messages are done but for those of some shards; with none left it is done."""
+
+    def __call__(self, flush_id: int, part: int, awaited: frozenset[int]) -> None:
+        """``awaited``: shards of the placement."""
 
 
 class Sink(Protocol):
     """Takes batches; calls what it was made with when all messages of one are done."""
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody takes anything from it, and has not for a while."""
 
     def room(self, nbytes: int) -> bool:
         """Whether a batch of that size may be delivered now."""
@@ -47,32 +61,37 @@ class Sink(Protocol):
 class Part:
     """One part of a flush on its way; the token of its batch."""
 
-    __slots__ = ("batch", "epoch", "flush_id", "left", "nbytes", "worker")
+    __slots__ = ("awaited", "batch", "epoch", "flush_id", "nbytes", "number", "worker")
 
-    def __init__(self, worker: int, epoch: int, flush_id: int, batch: MessageBatch) -> None:
+    def __init__(self, worker: int, epoch: int, flush_id: int, number: int, batch: MessageBatch) -> None:
         self.worker = worker
         self.epoch = epoch
         self.flush_id = flush_id
+        self.number = number
+        """That of ``Flushing.part``."""
         self.batch = batch
         self.nbytes = batch.size_bytes
-        self.left = 0
-        """Sinks that are not done with it."""
+        self.awaited: dict[Sink, frozenset[int] | None] = {}
+        """Sinks that are not done with it, and the shards of which they await messages; None: perhaps all."""
         batch.token = self
 
 
 def batch_of(header: Flushed, frames: Sequence[zmq.Frame]) -> MessageBatch:
     """The arrays of a part, without copying. Raises ``ValueError`` if they do not fit together."""
     if len(frames) < 3:
-        raise ValueError(f"a part with {header.values} values needs 4 frames, found {len(frames)}")
+        raise ValueError(f"a part with {header.values} values needs 5 frames, found {len(frames)}")
     payload = np.frombuffer(frames[0].buffer, np.uint8)
     offsets = np.frombuffer(frames[1].buffer, np.int64)
     shards = np.frombuffer(frames[2].buffer, np.uint32)
     policies = np.frombuffer(frames[3].buffer, np.uint16) if len(frames) > 3 and len(frames[3].buffer) else None
+    origins = np.frombuffer(frames[4].buffer, np.uint32) if len(frames) > 4 and len(frames[4].buffer) else None
     if len(offsets) != header.values + 1 or len(shards) != header.values:
         raise ValueError(f"{header.values} values announced, {len(offsets)} offsets and {len(shards)} shards found")
     if policies is not None and len(policies) != header.values:
         raise ValueError(f"{header.values} values announced, {len(policies)} policies found")
-    return MessageBatch(payload, offsets, shards, policies, tuple(header.policy_names))
+    if origins is not None and len(origins) != header.values:
+        raise ValueError(f"{header.values} values announced, {len(origins)} origins found")
+    return MessageBatch(payload, offsets, shards, policies, tuple(header.policy_names), origins)
 
 
 class Forwarder:
@@ -80,13 +99,16 @@ class Forwarder:
 
     def __init__(
         self,
-        done: Callable[[int, Ended], None],
+        settled: Settled,
+        fenced: Callable[[], None],
         credit: Callable[[int, int, int], None],
         scope: Scope,
         output: str = "final",
     ) -> None:
+        """``fenced``: called when messages were not sent because the right to write was lost."""
         self.sinks: list[Sink] = []
-        self._done = done
+        self._settled = settled
+        self._fenced = fenced
         self._credit = credit
         self._scope = scope.tagged(output=output)
         self._output = output
@@ -117,9 +139,9 @@ class Forwarder:
 
     def pump(self) -> None:
         """Hands on what sinks have room for; call it again when they may have more."""
-        while self._queue and self.sinks and all(sink.room(self._queue[0].nbytes) for sink in self.sinks):
+        while self._queue and self._has_room(self._queue[0].nbytes):
             part = self._queue.popleft()
-            part.left = len(self.sinks)
+            part.awaited = dict.fromkeys(self.sinks)
             self._scope.count("messages", len(part.batch))
             self._scope.count("bytes", part.nbytes)
             for sink in self.sinks:
@@ -130,22 +152,47 @@ class Forwarder:
         else:
             self.held_up.clear()
 
-    def ended(self, part: Part, result: Ended) -> None:
+    def _has_room(self, nbytes: int) -> bool:
+        waited_for = [sink for sink in self.sinks if not sink.away] or self.sinks
+        return bool(waited_for) and all(sink.room(nbytes) for sink in waited_for)
+
+    def awaits(self, sink: Sink, part: Part, shards: frozenset[int]) -> None:
+        """A sink waits for messages of those shards only; they may be others than before."""
+        if sink in part.awaited:
+            part.awaited[sink] = shards
+            self._tell(part)
+
+    def ended(self, sink: Sink, part: Part, result: Ended) -> None:
         """A sink is done with a batch."""
         if result.lost:
             self._scope.count("lost", result.lost)
             log.warning_limited(
-                "output was given up: no consumer has taken it", messages=result.lost, output=self._output
+                "output was given up: no consumer has taken it",
+                messages=result.lost,
+                output=self._output,
+                example=dict(result.example),
             )
-        part.left -= 1
-        if part.left == 0 or result.fenced:
-            self._done(part.flush_id, result)
+        if result.fenced:
+            self._fenced()
+        elif sink in part.awaited:
+            del part.awaited[sink]
+            self._tell(part)
+
+    def _tell(self, part: Part) -> None:
+        awaited: frozenset[int] = frozenset()
+        for shards in part.awaited.values():
+            if shards is None:
+                return
+            awaited |= shards
+        self._settled(part.flush_id, part.number, awaited)
 
 
 class Blackhole:
     """``staticBackend: {type: blackhole}``: everything is done at once."""
 
-    def __init__(self, ended: Callable[[Part, Ended], None]) -> None:
+    away = False
+
+    def __init__(self, ended: Callable[[Sink, Part, Ended], None]) -> None:
         self._ended = ended
 
     def room(self, _nbytes: int) -> bool:
@@ -154,13 +201,15 @@ class Blackhole:
 
     def deliver(self, batch: MessageBatch) -> None:
         """Forgets it."""
-        self._ended(batch.token, Ended(len(batch)))
+        self._ended(self, batch.token, Ended(len(batch)))
 
 
 class Nowhere:
     """For output that has nowhere to go: all of it is lost, and ``told`` says so."""
 
-    def __init__(self, ended: Callable[[Part, Ended], None], told: Callable[[], None]) -> None:
+    away = False
+
+    def __init__(self, ended: Callable[[Sink, Part, Ended], None], told: Callable[[], None]) -> None:
         self._ended = ended
         self._told = told
 
@@ -171,13 +220,17 @@ class Nowhere:
     def deliver(self, batch: MessageBatch) -> None:
         """Loses it."""
         self._told()
-        self._ended(batch.token, Ended(0, lost=len(batch)))
+        self._ended(self, batch.token, Ended(0, lost=len(batch)))
 
 
 class LoggingSink:
     """``staticBackend: {type: logging}``: a line per metric."""
 
-    def __init__(self, ended: Callable[[Part, Ended], None], describe: Callable[[bytes], dict[str, object]]) -> None:
+    away = False
+
+    def __init__(
+        self, ended: Callable[[Sink, Part, Ended], None], describe: Callable[[bytes], dict[str, object]]
+    ) -> None:
         self._ended = ended
         self._describe = describe
 
@@ -190,4 +243,4 @@ class LoggingSink:
         for i in range(len(batch)):
             payload = batch.payload[int(batch.offsets[i]) : int(batch.offsets[i + 1])].tobytes()
             log.info("aggregated metric with policy", **self._describe(payload))
-        self._ended(batch.token, Ended(len(batch)))
+        self._ended(self, batch.token, Ended(len(batch)))

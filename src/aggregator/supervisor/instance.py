@@ -23,7 +23,7 @@ from aggregator.supervisor.completeness import Completeness
 from aggregator.supervisor.ending import end
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.forwarder import Ended, Forwarder, Part, batch_of
+from aggregator.supervisor.forwarder import Forwarder, Part, batch_of
 from aggregator.supervisor.limits import Limits
 from aggregator.supervisor.placement import View, assign, view
 from aggregator.supervisor.schedule import ListId
@@ -88,8 +88,9 @@ class Instance:
         """The topic was read, or there was time enough to read it."""
         self.completeness = Completeness(self._look)
         scope = self.scope.sub("forwarder")
-        self.output = Forwarder(self._done, partial(self._credit, forwarded=False), scope, "final")
-        self.rollups = Forwarder(self._done, partial(self._credit, forwarded=True), scope, "forwarded")
+        done, fenced = self.flushing.done, self._lease_lost
+        self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
+        self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded")
         self.rolls_up = False
         """Whether a forwarded metric ever came out of a worker."""
         self.sinks = Sinks(
@@ -426,8 +427,8 @@ class Instance:
             batch = batch_of(message, frames)
             forwarder = self.rollups if message.forwarded else self.output
             self.rolls_up = self.rolls_up or message.forwarded
-            if self.flushing.part(worker, message):
-                forwarder.offer(Part(worker, epoch, message.id, batch))
+            if part := self.flushing.part(worker, message):
+                forwarder.offer(Part(worker, epoch, message.id, part, batch))
             else:
                 self.scope.sub("forwarder").count("out-of-term", len(batch))
                 forwarder.refuse(worker, epoch, batch.size_bytes)
@@ -440,13 +441,10 @@ class Instance:
         """Asked by the producers before every write."""
         return self.shard_set is not None and self.shard_set.may_write()
 
-    def _done(self, flush_id: int, result: Ended) -> None:
-        if result.fenced:
-            # What was not sent is not flushed: the term is over, whoever leads next emits it.
-            if self.shard_set is not None:
-                self.shard_set.elector.lease_lost()
-            return
-        self.flushing.done(flush_id)
+    def _lease_lost(self) -> None:
+        """What was not sent is not flushed: the term is over, whoever leads next emits it."""
+        if self.shard_set is not None:
+            self.shard_set.elector.lease_lost()
 
     def _credit(self, worker: int, epoch: int, nbytes: int, *, forwarded: bool) -> None:
         if self.fleet is not None:
@@ -525,7 +523,7 @@ class Instance:
         while True:
             now_ns = wall_ns()
             if self.shard_set is not None and self.shard_set.may_flush() and not self.ending:
-                self._relay(self.flushing.tick(now_ns))
+                self._relay(self.flushing.tick(now_ns, self.shard_set.complete_since_ns()))
             next_ns = self.flushing.schedule.next_ns()
             wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
             self._wake.clear()
@@ -545,8 +543,14 @@ class Instance:
     async def _look_loop(self) -> None:
         """Things that time alone changes."""
         cut_over: int | None = None
+        aside: dict[str, str] = {}
         while True:
             await asyncio.sleep(_LOOK_S)
+            # The example may be another one each time; what was said first stays.
+            now = self.sinks.left_aside()
+            for subject in now.keys() ^ aside.keys():
+                self.problems.set(subject, now.get(subject), serious=False)
+            aside = now
             seen = self.view
             if seen is None or seen.instance is None or cut_over == seen.placement.version:
                 continue

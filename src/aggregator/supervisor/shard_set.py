@@ -7,7 +7,7 @@ from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
 from aggregator.supervisor.election import ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
 from aggregator.supervisor.flush_times import can_lead, incomplete_windows, lacks_more
-from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing import LONGEST_AWAITED_NS, Flushing, FlushRole, Send
 from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
@@ -24,8 +24,6 @@ __all__ = ["ShardSet"]
 log = logger(__name__)
 
 _SAVE_EVERY_S = 0.1
-_LONGEST_AWAITED_NS = 120 * 1_000_000_000
-"""Incomplete windows of longer lists do not delay a campaign (docs/architecture.md §4)."""
 _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 
@@ -122,11 +120,7 @@ class ShardSet:
 
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
-        if self.elector.machine.is_leader:
-            return True
-        return bool(self._eligible()) and can_lead(
-            self.times, self._opened_ns(), wall_ns(), buffer_past_ns(self._config)
-        )
+        return self.elector.machine.is_leader or (bool(self._eligible()) and self._holds(None))
 
     async def resign(self) -> None:
         """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
@@ -203,7 +197,7 @@ class ShardSet:
         times, own_ns, other_ns, _ = self._compared
         if times is not self.times or (own_ns, other_ns) != (opened_ns, min(earlier)):
             # Asked before every flush, and thousands of shards take milliseconds.
-            lacks = lacks_more(self.times, opened_ns, min(earlier), longest_ns=_LONGEST_AWAITED_NS)
+            lacks = lacks_more(self.times, opened_ns, min(earlier), longest_ns=LONGEST_AWAITED_NS)
             self._compared = (self.times, opened_ns, min(earlier), lacks)
         return self._compared[3]
 
@@ -224,8 +218,27 @@ class ShardSet:
         return boot_ns() - self._expected_ns < self._longest_expected_ns
 
     def _warm(self) -> bool:
-        past_ns = buffer_past_ns(self._config)
-        return can_lead(self.times, self._opened_ns(), wall_ns(), past_ns, longest_ns=_LONGEST_AWAITED_NS)
+        return self._holds(LONGEST_AWAITED_NS)
+
+    def _holds(self, longest_ns: int | None) -> bool:
+        """Whether nobody holds more of the windows up to that length that are not flushed; lists that nobody feeds do not count.
+
+        A list whose time stands still for long is one: a leader of ours flushes it all the same (``Flushing``), M3's does not. Not for
+        the leader, who would know, nor if another instance says that it holds more: the list's consumers may be away.
+        """
+        now_ns, past_ns = wall_ns(), buffer_past_ns(self._config)
+        unfed_ns = int(self._config.aggregator.flush_manager.max_buffer_size)
+        if can_lead(self.times, self._opened_ns(), now_ns, past_ns, longest_ns=longest_ns):
+            return True
+        return (
+            not self.leads
+            and can_lead(self.times, self._opened_ns(), now_ns, past_ns, longest_ns=longest_ns, unfed_ns=unfed_ns)
+            and not self._more(self._view().peers())
+        )
+
+    def complete_since_ns(self) -> int:
+        """Since when this instance holds all samples of the shard set."""
+        return self._opened_ns()
 
     # --- role
 

@@ -13,6 +13,7 @@ from m3msg.batch import MessageBatch
 _COPY_BELOW = 65536
 _NO_PAYLOAD = np.zeros(0, np.uint8)
 _NO_POLICIES = np.zeros(0, np.uint16)
+_NO_ORIGINS = np.zeros(0, np.uint32)
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -90,7 +91,9 @@ class SupervisorLink:
         frames: list[bytes | memoryview] = [ipc.encode(message)]
         if batch is not None:
             policies = _NO_POLICIES if batch.policies is None else batch.policies
-            frames += [batch.payload[: batch.offsets[-1]].data, batch.offsets.data, batch.shards.data, policies.data]
+            origins = _NO_ORIGINS if batch.origins is None else batch.origins
+            frames += [batch.payload[: batch.offsets[-1]].data, batch.offsets.data, batch.shards.data]
+            frames += [policies.data, origins.data]
         self._unsent.append(frames)
         self.flush()
 

@@ -6,7 +6,7 @@ socket), ``block`` (messages and how they end), ``rows`` and ``kernels`` (column
 socket side of a link, ``options`` the YAML section, ``status`` what the status page shows. Imports m3x, m3cluster, m3metrics.policy.
 """
 
-from m3msg.producer.block import Done, Moment
+from m3msg.producer.block import Awaited, Done, Loss, Moment
 from m3msg.producer.core import ProducerCore, TopicError
 from m3msg.producer.filters import (
     Filter,
@@ -23,11 +23,13 @@ from m3msg.producer.status import InstanceStatus, ProducerStatus, ServiceStatus
 from m3msg.producer.writers import PlacementError
 
 __all__ = [
+    "Awaited",
     "Codecs",
     "Done",
     "Filter",
     "FilterError",
     "InstanceStatus",
+    "Loss",
     "Moment",
     "PercentageFilter",
     "PlacementError",

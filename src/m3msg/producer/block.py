@@ -15,12 +15,21 @@ from numpy.typing import NDArray
 
 from m3msg.batch import MessageBatch
 from m3msg.producer.kernels import collect, judge
-from m3msg.producer.rows import COPY_ROW, OUTCOME_ACKED, OUTCOME_FENCED, OUTCOME_FILTERED, OUTCOME_LOST, RUN_ROW
+from m3msg.producer.rows import (
+    BIT_ACKED,
+    BIT_PENDING,
+    COPY_ROW,
+    OUTCOME_ACKED,
+    OUTCOME_FENCED,
+    OUTCOME_FILTERED,
+    OUTCOME_LOST,
+    RUN_ROW,
+)
 
 if TYPE_CHECKING:
     from m3msg.producer.lane import Lane
 
-__all__ = ["NO_MASK", "Block", "Delivery", "Done", "Moment", "Parcel", "Share"]
+__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Share"]
 
 NO_MASK = np.zeros(0, np.uint8)
 """A mask that lets everything through."""
@@ -33,6 +42,23 @@ class Moment(NamedTuple):
     """Unix time: sentAtNanos, cutover, cutoff."""
     steady_ns: int
     """A clock that is never set: retries, TTLs."""
+
+
+class Loss(NamedTuple):
+    """A message that was given up, as an example of others."""
+
+    reason: str
+    consumer: str
+    """Instance that it was meant for; empty: none."""
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Of a batch only messages of these ``origins`` are still awaited: all others have ended, or were overtaken (``Lane``)."""
+
+    token: Any
+    origins: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,8 @@ class Done:
     """Messages that no service wanted."""
     fenced: int = 0
     """Messages removed because the right to write was lost: whoever leads now sends them."""
+    loss: Loss | None = field(default=None, compare=False)
+    """One of the lost ones."""
 
 
 @dataclass(slots=True)
@@ -55,9 +83,26 @@ class Delivery:
     """A batch on its way: in how many blocks it still is, and what has become of its messages."""
 
     token: Any
+    origins: NDArray[np.uint32] | None = None
+    """Of the batch."""
     parts: int = 0
     ends: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     """Messages per ``OUTCOME_*``."""
+    loss: Loss | None = None
+    awaited: "dict[Block, frozenset[int]]" = field(default_factory=dict)
+    """Origins that a block still waits for, of each block that has said so."""
+    told: frozenset[int] | None = None
+    """What the owner of the batch was told last."""
+
+    def news(self) -> Awaited | None:
+        """What the owner does not know yet of the origins that are awaited."""
+        if len(self.awaited) < self.parts:
+            return None
+        origins = frozenset().union(*self.awaited.values())
+        if origins == self.told:
+            return None
+        self.told = origins
+        return Awaited(self.token, origins)
 
     def done(self) -> Done:
         """The event; only valid once ``parts`` is 0."""
@@ -67,6 +112,7 @@ class Delivery:
             lost=self.ends[OUTCOME_LOST],
             filtered=self.ends[OUTCOME_FILTERED],
             fenced=self.ends[OUTCOME_FENCED],
+            loss=self.loss,
         )
 
 
@@ -74,14 +120,15 @@ class Block:
     """Messages that travel together, for all consumer services; the columns are those of ``MessageBatch``."""
 
     __slots__ = (
-        "_emit", "_left", "created_ns", "deliveries", "fenced", "forwarded", "offsets", "payload", "policies", "refused", "shards",
+        "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "forwarded", "loss", "offsets", "payload", "policies",
+        "refused", "shards",
     )  # fmt: skip
 
     def __init__(
         self,
         batch: MessageBatch,
         *,
-        deliveries: Sequence[tuple[Delivery, int, int]],
+        deliveries: Sequence[tuple[Delivery, int, int, int]],
         created_ns: int,
         fenced: bool,
         forwarded: bool,
@@ -93,13 +140,17 @@ class Block:
         self.policies = batch.policies
         """Numbers of the core's policy table."""
         self.deliveries = deliveries
-        """Which rows belong to which batch."""
+        """Which rows belong to which batch: its delivery, the first row, the one behind the last, and where the batch has the first."""
         self.created_ns = created_ns
         """Steady clock."""
         self.fenced = fenced
         self.forwarded = forwarded
         self.refused = NO_MASK
         """uint8 per message: 0 where it can go nowhere (too large, invalid shard); empty: all may go."""
+        self.loss: Loss | None = None
+        """The first message that was given up."""
+        self.changed = True
+        """Whether copies ended, or were overtaken, since ``look``."""
         self._emit = emit
         self._left: list[Share] | None = None
 
@@ -125,13 +176,42 @@ class Block:
         for share in self._left:
             share.close()
         self._left = None
-        for delivery, first, last in self.deliveries:
+        for delivery, first, last, _ in self.deliveries:
             for end, count in enumerate(np.bincount(outcome[first:last], minlength=4).tolist()):
                 delivery.ends[end] += count
+                if count and end == OUTCOME_LOST and delivery.loss is None:
+                    delivery.loss = self.loss or self._nowhere(first + int(np.argmax(outcome[first:last] == end)))
             delivery.parts -= 1
+            delivery.awaited.pop(self, None)
             if delivery.parts == 0:
                 self._emit(delivery.done())
         self.deliveries = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether every message has."""
+        return self._left is None
+
+    def value(self, row: int) -> bytes:
+        """The payload of a message."""
+        return self.payload[int(self.offsets[row]) : int(self.offsets[row + 1])].tobytes()
+
+    def _nowhere(self, row: int) -> Loss:
+        return Loss("no consumer takes its shard", "", self.value(row))
+
+    def look(self) -> None:
+        """Tells the deliveries which of their origins are still awaited here."""
+        if not self.changed:
+            return
+        self.changed = False
+        n = len(self)
+        waits = np.zeros(n, np.bool_)
+        for share in self._left or ():
+            waits |= share.awaited(n)
+        for delivery, first, last, at in self.deliveries:
+            if delivery.origins is not None:
+                found = delivery.origins[at : at + last - first][waits[first:last]]
+                delivery.awaited[self] = frozenset(np.unique(found).tolist())
 
 
 class Share:
@@ -162,6 +242,16 @@ class Share:
         that another one has acked (architecture §10)."""
         return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ())
 
+    def awaited(self, n: int) -> NDArray[np.bool_]:
+        """Which of the ``n`` messages of the block are: as ``ended`` and ``judge`` say, but for copies that were overtaken."""
+        firm, weak, aside = (np.zeros(n, np.uint8) for _ in range(3))
+        for parcel in self._parcels or ():
+            reached = parcel.lane.reachable or not self.replicated
+            collect(parcel.rows, aside if parcel.overtaken else firm if reached else weak)
+        acked = ((firm | weak | aside) & BIT_ACKED) != 0
+        waits: NDArray[np.bool_] = (firm & BIT_PENDING != 0) | ((weak & BIT_PENDING != 0) & ~acked)
+        return waits
+
     def result(self, n: int) -> NDArray[np.uint8]:
         """``BIT_*`` per message of the block."""
         result = np.zeros(n, np.uint8)
@@ -173,7 +263,10 @@ class Share:
 class Parcel:
     """The copies of one block's messages that are in the queue of one lane."""
 
-    __slots__ = ("block", "cost", "lane", "links", "next", "pending", "previous", "rows", "runs", "share")
+    __slots__ = (
+        "acked_ns", "block", "cost", "lane", "links", "next", "overtaken", "pending", "previous", "rows", "runs", "sent_ns", "share",
+        "unsent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -196,6 +289,14 @@ class Parcel:
         """Bytes that count in the buffer of the lane until the parcel is done."""
         self.links: list[int] = np.searchsorted(rows["link"], np.arange(lane.num_links + 1)).tolist()
         """Rows of connection ``k`` are ``[links[k], links[k + 1])``."""
+        self.unsent = 0
+        """Connections that have not sent all of their rows, a bit each."""
+        self.sent_ns = 0
+        """Steady clock: since when all rows are on the wire; 0: not all are."""
+        self.acked_ns = 0
+        """When a row was acked last."""
+        self.overtaken = False
+        """Whether the consumer left what is pending aside and acked what came after it (``Lane``)."""
         self.previous: Parcel | None = None
         self.next: Parcel | None = None
         share.add(self)

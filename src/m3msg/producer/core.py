@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from m3cluster.placement.model import Placement
 from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch
-from m3msg.producer.block import NO_MASK, Block, Delivery, Done, Moment
+from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
 from m3msg.producer.lane import LaneSettings
 from m3msg.producer.link import Link
@@ -37,6 +37,8 @@ _BLOCK_BYTES = 256 << 10
 _LARGEST_BLOCK_BYTES = 1 << 20
 _LEAST_WRITE_BUFFER_BYTES = 256 << 10
 _STALL_NS = 10_000_000_000
+_AWAIT_NS = 1_000_000_000
+"""A batch is usually done sooner; after this time its owner is told which of its origins are still awaited."""
 
 
 class TopicError(ValueError):
@@ -73,7 +75,7 @@ class ProducerCore:
         """Of the topic; 0 until it is known, and fixed from then on."""
         self.services: dict[ServiceID, ServiceWriter] = {}
         self.dirty: set[Link] = set()
-        self.events: deque[Done] = deque()
+        self.events: deque[Done | Awaited] = deque()
         self.figures: Counter[tuple[str, str]] = Counter()
         """Counters since they were last taken; those of the services are theirs."""
         self.policies = PolicyTable()
@@ -83,6 +85,8 @@ class ProducerCore:
         self._local = local
         self._stall_ns = stall_ns
         self._open: dict[_Kind, _Open] = {}
+        self._watched: deque[Block] = deque()
+        """Blocks with origins, in the order of their making; ended ones are taken out from time to time."""
         self._block_bytes = min(max(options.buffer.max_buffer_size // 8, 4096), _LARGEST_BLOCK_BYTES)
 
     # --- topic and placements ---
@@ -166,14 +170,21 @@ class ProducerCore:
     def room(self, forwarded: bool = False) -> int:
         """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known.
 
-        Of forwarded messages: before one of its instances that can be reached, and is not this very service, has no free buffer.
+        Of forwarded messages: before one of its instances that can be reached, and is not this very service, has no free buffer. A shard
+        all of whose instances are away, or a service that is, holds the others back only where everything is away.
         """
         if not self.num_shards:
             return 0
         limit = UNBOUNDED if forwarded else self.options.buffer.max_buffer_size
-        free = min((s.free(forwarded) for s in self.services.values()), default=limit)
+        some = not self.away
+        free = min((s.free(forwarded, leave_out_away=some) for s in self.services.values()), default=limit)
         waiting = sum(o.size_bytes for (_, f), o in self._open.items() if f == forwarded)
         return max(min(free, limit) - waiting, 0)
+
+    @property
+    def away(self) -> bool:
+        """Whether no consumer can be reached, for longer than a reconnect takes, or none is known."""
+        return all(service.away for service in self.services.values())
 
     def produce(self, batch: MessageBatch, now: Moment, *, fenced: bool = False, forwarded: bool = False) -> bool:
         """Takes a batch, as a whole or not at all; its arrays must not change afterwards.
@@ -189,7 +200,7 @@ class ProducerCore:
             return False
         self._count("buffer-bytes-added", size)
         self.holds_fenced |= fenced
-        delivery = Delivery(batch.token)
+        delivery = Delivery(batch.token, batch.origins)
         kind = _Kind(fenced, forwarded)
         if len(batch) == 0:
             self.events.append(delivery.done())
@@ -228,7 +239,7 @@ class ProducerCore:
             offsets.append(batch.offsets[1:] - batch.offsets[0] + base)
             base += batch.size_bytes
             delivery.parts = 1
-            deliveries.append((delivery, at, at + len(batch)))
+            deliveries.append((delivery, at, at + len(batch), 0))
             at += len(batch)
         joined = MessageBatch(
             np.concatenate([b.payload[b.offsets[0] : b.offsets[-1]] for b in waiting.batches]),
@@ -268,10 +279,10 @@ class ProducerCore:
                 batch.shards[first:last],
                 None if policies is None else policies[first:last],
             )
-            self._dispatch(part, [(delivery, 0, last - first)], kind, now)
+            self._dispatch(part, [(delivery, 0, last - first, first)], kind, now)
 
     def _dispatch(
-        self, batch: MessageBatch, deliveries: list[tuple[Delivery, int, int]], kind: _Kind, now: Moment
+        self, batch: MessageBatch, deliveries: list[tuple[Delivery, int, int, int]], kind: _Kind, now: Moment
     ) -> None:
         """``batch.policies`` are numbers of the policy table here."""
         block = Block(
@@ -283,9 +294,15 @@ class ProducerCore:
             emit=self.events.append,
         )
         block.refused = self._refused(batch.offsets, batch.shards)
+        if len(block.refused):
+            first = int(np.argmin(block.refused))
+            known = batch.shards[first] < self.num_shards
+            block.loss = Loss("message-too-large" if known else "invalid-shard", "", block.value(first))
         block.dispatched([service.enqueue(block, now) for service in self.services.values()])
         for service in self.services.values():
             service.react(now)
+        if not block.ended and any(delivery.origins is not None for delivery, *_ in deliveries):
+            self._watched.append(block)
 
     def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
         largest = min(
@@ -318,6 +335,20 @@ class ProducerCore:
         """Time passes: retries, TTLs, instances that do not answer. Some ten times a second."""
         for service in self.services.values():
             service.tick(now)
+        self._tell_awaited(now)
+
+    def _tell_awaited(self, now: Moment) -> None:
+        while self._watched and self._watched[0].ended:
+            self._watched.popleft()
+        deliveries: dict[int, Delivery] = {}
+        for block in self._watched:
+            if block.created_ns + _AWAIT_NS > now.steady_ns:
+                break
+            block.look()
+            deliveries.update((id(delivery), delivery) for delivery, *_ in block.deliveries)
+        for delivery in deliveries.values():
+            if delivery.origins is not None and (news := delivery.news()) is not None:
+                self.events.append(news)
 
     def react(self, now: Moment) -> None:
         """After links changed: backlogs of shared services move, batches whose last awaited replica went away end."""

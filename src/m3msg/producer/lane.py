@@ -2,19 +2,22 @@
 
 A lane is bounded by bytes, apart for final output and for forwarded (rollup) messages; beyond the limit it loses its own oldest parcels,
 counted, and nobody else's (docs/architecture.md §4).
+
+A message is *overtaken* when its consumer, which is there, has had it for a while, leaves it unacked, and acks what was sent after it: M3's
+ingest server does so with values that it cannot write. It is sent again until its TTL, but nobody waits for it any more.
 """
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from m3msg.producer.block import Moment, Parcel
+from m3msg.producer.block import Loss, Moment, Parcel
 from m3msg.producer.kernels import mark_acks, settle
 from m3msg.producer.link import Link
-from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW
+from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW, WAITING
 
 __all__ = ["Lane", "LaneSettings"]
 
@@ -25,6 +28,8 @@ _REASONS = {
     FENCED: "fenced",
     ABANDONED: "producer-closed",
 }
+_OVERTAKEN_NS = 2_000_000_000
+"""So long after a later message was acked, and nothing else of its parcel, a message counts as overtaken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Lane:
         figures: Counter[tuple[str, str]],
         dirty: set[Link],
         on_changed: Callable[["Lane"], None],
-        on_strange_acks: Callable[["Lane", NDArray[np.void], int], None],
+        on_strange_acks: Callable[["Lane", NDArray[np.void], int, Moment], None],
     ) -> None:
         self.endpoint = endpoint
         self.instance = instance
@@ -87,6 +92,8 @@ class Lane:
         """Connected and answering. What is not reachable is not waited for where another replica has acked."""
         self.stalled = False
         """Connected but not answering."""
+        self.away = True
+        """Not reachable for longer than ``stall_ns``, or never yet: its full buffer delays nobody."""
         self.oldest: Parcel | None = None
         self.newest: Parcel | None = None
         self._figures = figures
@@ -94,6 +101,14 @@ class Lane:
         self._on_changed = on_changed
         self._on_strange_acks = on_strange_acks
         self._progress_ns = 0
+        self._gone_ns = 0
+        """Since when it is not reachable; 0: it is, or not known yet."""
+        self._newest_acked_ns = 0
+        """Of all parcels of which a row was acked, the latest ``sent_ns``."""
+        self._acked: deque[tuple[int, int]] = deque()
+        """When that advanced, and to what, where that is not long ago."""
+        self._passed_ns = 0
+        """What was sent up to here has been followed by an ack of something sent as late, ``_OVERTAKEN_NS`` ago."""
 
     # --- figures and signals ---
 
@@ -120,7 +135,10 @@ class Lane:
     def _set_reachable(self, reachable: bool) -> None:
         if reachable != self.reachable:
             self.reachable = reachable
-            self._progress_ns = 0
+            self._progress_ns = self._gone_ns = 0
+            self.away = self.away and not reachable
+            for parcel in self.parcels():
+                parcel.block.changed = True
             self._on_changed(self)
 
     # --- shards ---
@@ -137,6 +155,14 @@ class Lane:
         return served
 
     # --- parcels ---
+
+    def parcels(self) -> Iterator[Parcel]:
+        """What is queued, oldest first; the one that was given last may be taken out meanwhile."""
+        parcel = self.oldest
+        while parcel is not None:
+            following = parcel.next
+            yield parcel
+            parcel = following
 
     def limit(self, forwarded: bool) -> int:
         """Bytes that this class of messages may hold."""
@@ -182,8 +208,11 @@ class Lane:
 
     def give_up(self, parcel: Parcel, state: int) -> int:
         """Ends what is pending in the parcel; returns how many messages that were."""
+        reason = _REASONS[state]
+        if parcel.block.loss is None and state in (DROPPED, EXPIRED, ABANDONED):
+            parcel.block.loss = self._example(parcel, reason)
         count, freed = settle(parcel.rows, 0, len(parcel.rows), state, self.inflight)
-        self.count("message-dropped", count, f"reason={_REASONS[state]}")
+        self.count("message-dropped", count, f"reason={reason}")
         if state == DROPPED:
             self.dropped += count
             self.count("buffer-message-dropped", count)
@@ -199,6 +228,26 @@ class Lane:
             if parcel.block.fenced or not fenced_only:
                 self.give_up(parcel, state)
             parcel = following
+
+    def _example(self, parcel: Parcel, reason: str) -> Loss:
+        first = int(np.argmax(parcel.rows["state"] <= WAITING))
+        return Loss(reason, self.instance, parcel.block.value(int(parcel.rows["message"][first])))
+
+    def overtaken(self) -> dict[int, tuple[int, bytes]]:
+        """What was overtaken and is still sent again: number of the policy → messages, and the payload of the oldest; -1: no policy."""
+        found: dict[int, tuple[int, bytes]] = {}
+        for parcel in self.parcels():
+            if not parcel.overtaken:
+                continue
+            block = parcel.block
+            messages = parcel.rows["message"][parcel.rows["state"] <= WAITING]
+            numbers = (
+                np.full(len(messages), -1) if block.policies is None else block.policies[messages].astype(np.int64)
+            )
+            for number, at, count in zip(*np.unique(numbers, return_index=True, return_counts=True), strict=True):
+                before, example = found.get(int(number), (0, b""))
+                found[int(number)] = (before + int(count), example or block.value(int(messages[at])))
+        return found
 
     def take_out(self, parcel: Parcel) -> None:
         """Unlinks a parcel of which nothing is pending here any more."""
@@ -219,6 +268,7 @@ class Lane:
 
     def _ended(self, parcel: Parcel, count: int) -> None:
         parcel.pending -= count
+        parcel.block.changed = True
         self.pending -= count
         if parcel.pending == 0:
             self.take_out(parcel)
@@ -239,12 +289,12 @@ class Lane:
         self.link_changed()
         self._progress_ns = now.steady_ns
         self.stalled = False
-        left, link.hint = self.mark(acks, n, link.hint)
+        left, link.hint = self.mark(acks, n, link.hint, now)
         if left:
-            self._on_strange_acks(self, acks, left)
+            self._on_strange_acks(self, acks, left, now)
         self.touch(link)
 
-    def mark(self, acks: NDArray[np.void], n: int, hint: Parcel | None) -> tuple[int, Parcel | None]:
+    def mark(self, acks: NDArray[np.void], n: int, hint: Parcel | None, now: Moment) -> tuple[int, Parcel | None]:
         """Looks through all parcels, from ``hint`` on, for the acked messages. Returns how many acks belong to none (they are at the
         front of ``acks`` then), and the parcel of the last one found."""
         start = hint or self.oldest
@@ -255,6 +305,10 @@ class Lane:
             if left < n:
                 found = parcel
                 self.count("message-acked", marked)
+                parcel.acked_ns = now.steady_ns
+                if parcel.sent_ns > self._newest_acked_ns:
+                    self._newest_acked_ns = parcel.sent_ns
+                    self._acked.append((now.steady_ns, parcel.sent_ns))
                 self._ended(parcel, marked)
                 if found.pending == 0:
                     found = following
@@ -277,11 +331,32 @@ class Lane:
             link.tick(now)
             if link.connected and link.needs_fill:
                 self.touch(link)
+        self._notice_overtaken(now)
         if self.pending == 0:
             self._progress_ns = 0
-        elif self._progress_ns and now.steady_ns - self._progress_ns > self.settings.stall_ns:
+        elif self._progress_ns and now.steady_ns - self._progress_ns > self.settings.stall_ns and self._expects_acks():
             self.stalled = self.stalled or self.reachable
             self._set_reachable(False)
+        if not self.reachable:
+            self._gone_ns = self._gone_ns or now.steady_ns
+            self.away = self.away or now.steady_ns - self._gone_ns > self.settings.stall_ns
+
+    def _notice_overtaken(self, now: Moment) -> None:
+        while self._acked and self._acked[0][0] + _OVERTAKEN_NS <= now.steady_ns:
+            self._passed_ns = self._acked.popleft()[1]
+        if not self.reachable or not self._passed_ns:
+            return
+        for parcel in self.parcels():
+            if (
+                0 < parcel.sent_ns <= self._passed_ns
+                and parcel.acked_ns + _OVERTAKEN_NS <= now.steady_ns
+                and not parcel.overtaken
+            ):
+                parcel.overtaken = parcel.block.changed = True
+                self.count("message-overtaken", parcel.pending)
+
+    def _expects_acks(self) -> bool:
+        return not all(parcel.overtaken for parcel in self.parcels())
 
     def close(self) -> None:
         """The instance is not in the placement any more."""

@@ -102,6 +102,8 @@ class Link:
                 again += sent_before
                 if pending:
                     self._queue.append(Piece(parcel, first, last, 1))
+                    parcel.unsent |= 1 << self.index
+                    parcel.sent_ns = 0
             parcel = parcel.next
         lane.inflight[self.index] = 0
         lane.count("message-retry", again)
@@ -121,6 +123,7 @@ class Link:
         first, last = parcel.links[self.index], parcel.links[self.index + 1]
         if first < last:
             self._queue.append(Piece(parcel, first, last, 1))
+            parcel.unsent |= 1 << self.index
             self.lane.touch(self)
 
     def ended(self, parcel: Parcel) -> None:
@@ -181,6 +184,10 @@ class Link:
                 piece.first = row
                 break
             self._queue.popleft()
+            if piece.attempt == 1:
+                parcel.unsent &= ~(1 << self.index)
+                if not parcel.unsent:
+                    parcel.sent_ns = now.steady_ns
         self._end = end
         return end > 0
 

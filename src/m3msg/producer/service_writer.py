@@ -113,12 +113,12 @@ class ServiceWriter:
 
     # --- what is acked ---
 
-    def _on_strange_acks(self, lane: Lane, acks: NDArray[np.void], n: int) -> None:
+    def _on_strange_acks(self, lane: Lane, acks: NDArray[np.void], n: int, now: Moment) -> None:
         """Acks whose messages are not in the queue of the instance that sent them: moved away meanwhile, or done long ago."""
         if self._moved:
             for other in self.all_lanes():
                 if n and other is not lane:
-                    n, _ = other.mark(acks, n, None)
+                    n, _ = other.mark(acks, n, None, now)
         self._count("ack-ignored", n)
 
     # --- instances ---
@@ -156,6 +156,7 @@ class ServiceWriter:
             if n:
                 new = Parcel(parcel.share, target or source, rows[:n], runs, size_bytes=size, pending=pending)
                 parcel.pending -= pending
+                parcel.block.changed = True
                 source.pending -= pending
                 if parcel.pending == 0:
                     source.take_out(parcel)
@@ -181,11 +182,9 @@ class ServiceWriter:
         for source, target, shards in self.writers.reassign(self.lanes):
             self._move(source, target, shards)
         for lane in changed:
-            parcel = lane.oldest
-            while parcel is not None and not lane.reachable:
-                following = parcel.next
-                parcel.block.check()
-                parcel = following
+            if not lane.reachable:
+                for parcel in lane.parcels():
+                    parcel.block.check()
 
     def tick(self, now: Moment) -> None:
         """Time passes."""
@@ -214,11 +213,17 @@ class ServiceWriter:
 
     # --- room ---
 
-    def free(self, forwarded: bool) -> int:
+    @property
+    def away(self) -> bool:
+        """Whether none of its instances can be reached, for longer than a reconnect takes."""
+        return all(lane.away for group in self.writers.groups() for lane in group)
+
+    def free(self, forwarded: bool, *, leave_out_away: bool = False) -> int:
         """Bytes that every shard can take on at least one of its lanes; ``UNBOUNDED`` where nothing limits it.
 
-        Forwarded messages come too late soon: a shard none of whose instances is reachable does not hold them back (its lanes lose their
-        oldest ones), nor does one that this very service has.
+        ``leave_out_away``: a shard all of whose instances are away does not count; its lanes lose their oldest messages. Forwarded
+        messages come too late soon: a shard none of whose instances is reachable does not hold them back, nor does one that this very
+        service has.
         """
         room = UNBOUNDED
         for group in self.writers.groups():
@@ -227,6 +232,8 @@ class ServiceWriter:
                 if any(lane.local for lane in group):
                     continue
                 lanes = tuple(lane for lane in group if lane.reachable)
+            elif leave_out_away and all(lane.away for lane in group):
+                continue
             room = min(room, max((lane.free(forwarded) for lane in lanes), default=UNBOUNDED))
         return room
 

@@ -9,7 +9,7 @@ from m3cluster.kv.store import KVError, Store, Value
 from m3cluster.placement.model import Placement
 from m3cluster.topic import ServiceID, Topic
 from m3msg.batch import MessageBatch
-from m3msg.producer.block import Done, Moment
+from m3msg.producer.block import Awaited, Done, Moment
 from m3msg.producer.connection import Connection
 from m3msg.producer.core import ProducerCore, TopicError
 from m3msg.producer.filters import Filter
@@ -79,6 +79,8 @@ class Producer:
         self.core = ProducerCore(options, static_filters=static_filters, local=local)
         self.on_done = on_done
         """May be set later, before ``produce``."""
+        self.on_awaited: Callable[[Awaited], None] | None = None
+        """Hears what is still awaited of batches with origins that take long."""
         self._options = options
         self._store = store
         self._may_write = may_write
@@ -195,6 +197,11 @@ class Producer:
         self.core.flush(self.now())
         self.changed()
 
+    @property
+    def away(self) -> bool:
+        """Whether no consumer can be reached, for longer than a reconnect takes, or none is known."""
+        return self.core.away
+
     def room(self, *, forwarded: bool = False) -> int:
         """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known."""
         return 0 if self._closed else self.core.room(forwarded)
@@ -254,9 +261,12 @@ class Producer:
 
     def _tell(self) -> None:
         while self.core.events:
-            done = self.core.events.popleft()
-            if self.on_done is not None:
-                self.on_done(done)
+            event = self.core.events.popleft()
+            if isinstance(event, Awaited):
+                if self.on_awaited is not None:
+                    self.on_awaited(event)
+            elif self.on_done is not None:
+                self.on_done(event)
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -426,7 +436,7 @@ class Producer:
             self._options.writer.topic_name,
             self.core.num_shards,
             self.problems(),
-            [service_status(writer) for writer in self.core.services.values()],
+            [service_status(writer, self.core.policies.names) for writer in self.core.services.values()],
         )
 
 

@@ -1,10 +1,22 @@
 """What ``/status`` and ``/ready`` show of a producer."""
 
+from collections.abc import Sequence
+
 import msgspec
 
+from m3msg.producer.lane import Lane
 from m3msg.producer.service_writer import ServiceWriter
 
-__all__ = ["InstanceStatus", "ProducerStatus", "ServiceStatus", "service_status"]
+__all__ = ["InstanceStatus", "Overtaken", "ProducerStatus", "ServiceStatus", "service_status"]
+
+
+class Overtaken(msgspec.Struct, frozen=True):
+    """Messages that an instance leaves unacked, though it acks what was sent after them."""
+
+    policy: str
+    messages: int
+    example: bytes
+    """The payload of the oldest."""
 
 
 class InstanceStatus(msgspec.Struct, frozen=True):
@@ -23,6 +35,7 @@ class InstanceStatus(msgspec.Struct, frozen=True):
     dropped: int
     """Messages given up because the buffer was full, since the instance is known."""
     last_error: str
+    overtaken: list["Overtaken"] = []
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
@@ -47,21 +60,9 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     services: list[ServiceStatus]
 
 
-def service_status(writer: ServiceWriter) -> ServiceStatus:
-    """The state of one service."""
-    instances = [
-        InstanceStatus(
-            endpoint=lane.endpoint,
-            instance=lane.instance,
-            connected=lane.reachable,
-            connections=f"{lane.connected_links}/{len(lane.links)}",
-            queued_bytes=sum(lane.held),
-            unacked=lane.pending,
-            dropped=lane.dropped,
-            last_error=_last_error(lane.stalled, [link.last_error for link in lane.links if link.last_error]),
-        )
-        for lane in writer.lanes.values()
-    ]
+def service_status(writer: ServiceWriter, policies: Sequence[str]) -> ServiceStatus:
+    """The state of one service; ``policies``: names by number."""
+    instances = [_instance_status(lane, policies) for lane in writer.lanes.values()]
     spare = writer.writers.spare
     return ServiceStatus(
         str(writer.service.service_id),
@@ -69,6 +70,23 @@ def service_status(writer: ServiceWriter) -> ServiceStatus:
         writer.has_placement,
         instances,
         spare.pending if spare is not None else 0,
+    )
+
+
+def _instance_status(lane: Lane, policies: Sequence[str]) -> InstanceStatus:
+    return InstanceStatus(
+        endpoint=lane.endpoint,
+        instance=lane.instance,
+        connected=lane.reachable,
+        connections=f"{lane.connected_links}/{len(lane.links)}",
+        queued_bytes=sum(lane.held),
+        unacked=lane.pending,
+        dropped=lane.dropped,
+        last_error=_last_error(lane.stalled, [link.last_error for link in lane.links if link.last_error]),
+        overtaken=[
+            Overtaken(policies[number] if number >= 0 else "", messages, example)
+            for number, (messages, example) in lane.overtaken().items()
+        ],
     )
 
 

@@ -88,15 +88,19 @@ def run(engine: Engine, command: ipc.Flush, now: int) -> tuple[list[tuple[bytes,
         for k in range(0 if batch is None else len(batch)):
             assert batch is not None
             assert batch.policies is not None
+            assert batch.origins is not None
             message = batch.payload[batch.offsets[k] : batch.offsets[k + 1]].tobytes()
             if part.forwarded:
                 metric = codec.decode_metric(message)
                 assert codec.encode_metric(metric) == message
                 assert batch.shards[k] == shard_of(metric.id, 4)
                 assert batch.policy_names[batch.policies[k]] == "10s:2d"
+                assert batch.origins[k] == metric.metadata.source_id, "the shard that it comes from"
                 sent.append(metric)
             else:
                 row = codec.decode_aggregated(message)
+                # Of gauges; counters and timers have a name around their id.
+                assert row.id.startswith(b"stats.") or batch.origins[k] == shard_of(row.id, 4)
                 final.append((row.id, row.time_ns, row.value))
     return final, sent
 

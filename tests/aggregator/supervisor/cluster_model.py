@@ -243,7 +243,8 @@ class Node:
         self.member = None
         self._view: View | None = None
         self._commands: asyncio.Queue[Send | frozenset[int]] = asyncio.Queue()
-        self._parts: list[tuple[int, list[tuple[int, int, bool]]]] = []
+        self._parts: list[tuple[int, int, list[tuple[int, int, bool]]]] = []
+        """Flush, number of the part, and its windows."""
         self._task = asyncio.create_task(self._run(), name=f"node {self.name}")
 
     async def kill(self) -> None:
@@ -349,8 +350,8 @@ class Node:
             out = [(shard, end, worker.whole(end)) for shard, end in worker.flush(command)]
             cut = chance.randrange(len(out) + 1)
             for part in (out[:cut], out[cut:]):
-                if part and self.flushing.part(0, Flushed(command.id, False, len(part), False, [])):
-                    self._parts.append((command.id, part))
+                if part and (number := self.flushing.part(0, Flushed(command.id, False, len(part), False, []))):
+                    self._parts.append((command.id, number, part))
                 await asyncio.sleep(chance.choice((0.0, 0.05)))
             self._relay(self.flushing.last(0, command.id, wall_ns()))
 
@@ -376,9 +377,9 @@ class Node:
                 assert self.member is not None
                 self.member.elector.lease_lost()
                 continue
-            flush_id, windows = self._parts.pop(0)
+            flush_id, number, windows = self._parts.pop(0)
             await self._write(windows)
-            ack = asyncio.create_task(self._acked(flush_id))
+            ack = asyncio.create_task(self._acked(flush_id, number))
             acks.add(ack)
             ack.add_done_callback(acks.discard)
 
@@ -401,10 +402,10 @@ class Node:
         base = FlushTimes(self.flushing.times.base)
         return {shard: base.time(LIST, shard) for shard in range(NUM_SHARDS)}
 
-    async def _acked(self, flush_id: int) -> None:
+    async def _acked(self, flush_id: int, number: int) -> None:
         await asyncio.sleep(self._cluster.chance.choice((0.005, 0.05, 0.8)))
         if self.alive:
-            self.flushing.done(flush_id)
+            self.flushing.done(flush_id, number)
 
 
 def put_placement(kv: ModelKV, key: str, placement: Placement) -> None:

@@ -1,6 +1,6 @@
 """The watermark: it advances over complete flushes in order, never past an open one, and never back."""
 
-import itertools
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -19,11 +19,11 @@ TIMED = ListId(KIND_TIMED, 10 * S)
 def test_a_time_waits_for_all_parts_and_for_the_last_one() -> None:
     times = FlushTimes()
     times.begin(1, 0, LIST, {7: 100}, counts=True)
-    assert times.part(1)
-    assert times.part(1)
-    assert times.done(1) == {}
+    first, second = times.part(1), times.part(1)
+    assert times.done(1, first) == {}
     assert times.last(1) == {}
-    assert times.done(1) == {(LIST, 7): 100}
+    assert times.done(1, first) == {}
+    assert times.done(1, second) == {(LIST, 7): 100}
     assert times.time(LIST, 7) == 100
     assert not times.part(1)
 
@@ -36,13 +36,14 @@ def test_a_flush_without_output_is_complete_at_once() -> None:
 
 def test_a_later_target_waits_for_an_earlier_one() -> None:
     times = FlushTimes()
+    parts = {}
     for flush_id, target in ((1, 100), (2, 110)):
         times.begin(flush_id, 0, LIST, {7: target}, counts=True)
-        times.part(flush_id)
+        parts[flush_id] = times.part(flush_id)
         times.last(flush_id)
-    assert times.done(2) == {}
+    assert times.done(2, parts[2]) == {}
     assert times.time(LIST, 7) == 0
-    assert times.done(1) == {(LIST, 7): 110}
+    assert times.done(1, parts[1]) == {(LIST, 7): 110}
 
 
 def test_other_workers_and_lists_do_not_wait() -> None:
@@ -57,12 +58,12 @@ def test_other_workers_and_lists_do_not_wait() -> None:
 def test_a_broken_off_flush_does_not_count_but_its_messages_hold_back_later_ones() -> None:
     times = FlushTimes()
     times.begin(1, 0, LIST, {7: 100}, counts=True)
-    times.part(1)
+    part = times.part(1)
     assert times.last(1, whole=False) == {}
     times.begin(2, 0, LIST, {7: 110}, counts=True)
     assert times.last(2) == {}
     assert times.emitted(LIST, 7) == 110
-    assert times.done(1) == {(LIST, 7): 110}
+    assert times.done(1, part) == {(LIST, 7): 110}
 
 
 def test_what_was_thrown_away_is_not_flushed() -> None:
@@ -141,36 +142,70 @@ def test_can_lead_as_in_m3(times: ShardFlushTimes, opened_s: int, now_s: int, ex
     assert can_lead(ShardSetFlushTimes(), 0, 0, 0)
 
 
+@dataclass
+class Begun:
+    """A flush of the model: what each of its parts awaits."""
+
+    target: int
+    parts: dict[int, set[int]] = field(default_factory=dict)
+    ended: bool = False
+    counts: bool = True
+
+    def through(self, shard: int) -> bool:
+        return self.ended and all(shard not in awaited for awaited in self.parts.values())
+
+
 @given(st.data())
-def test_the_time_never_passes_an_open_flush(data: st.DataObject) -> None:
-    times, ids = FlushTimes(), itertools.count(1)
-    open_parts: dict[int, int] = {}
-    ended: dict[int, bool] = {}
-    targets: dict[int, int] = {}
-    before = 0
+def test_the_time_of_a_shard_never_passes_a_flush_that_is_open_on_it_and_waits_for_nothing_else(
+    data: st.DataObject,
+) -> None:
+    shards = (7, 8, 9)
+    times, begun = FlushTimes(), dict[int, Begun]()
+    before = dict.fromkeys(shards, 0)
     for step in range(data.draw(st.integers(1, 60))):
-        choice = data.draw(st.sampled_from(["begin", "part", "last", "break", "done"]))
+        choice = data.draw(st.sampled_from(["begin", "part", "last", "break", "done", "narrow", "narrow"]))
         if choice == "begin":
-            flush_id = next(ids)
-            targets[flush_id], open_parts[flush_id] = 100 + step, 0
-            times.begin(flush_id, 0, LIST, {7: 100 + step}, counts=True)
-        elif targets:
-            flush_id = data.draw(st.sampled_from(sorted(targets)))
-            if choice == "part" and flush_id not in ended:
-                assert times.part(flush_id)
-                open_parts[flush_id] += 1
-            elif choice in ("last", "break") and flush_id not in ended:
-                ended[flush_id] = choice == "last"
+            begun[step] = Begun(100 + step)
+            times.begin(step, 0, LIST, dict.fromkeys(shards, 100 + step), counts=True)
+        elif begun:
+            flush_id = data.draw(st.sampled_from(sorted(begun)))
+            flush = begun[flush_id]
+            if choice == "part" and not flush.ended:
+                part = times.part(flush_id)
+                assert part
+                flush.parts[part] = set(shards)
+            elif choice in ("last", "break") and not flush.ended:
+                flush.ended, flush.counts = True, choice == "last"
                 times.last(flush_id, whole=choice == "last")
-            elif choice == "done" and open_parts[flush_id]:
-                open_parts[flush_id] -= 1
-                times.done(flush_id)
-        now = times.time(LIST, 7)
-        assert now >= before
-        before = now
-        incomplete = [f for f in targets if f not in ended or open_parts[f]]
-        complete = [f for f in sorted(targets) if not incomplete or f < min(incomplete)]
-        assert now == max((targets[f] for f in complete if ended[f]), default=0)
+            elif choice in ("done", "narrow") and flush.parts:
+                part = data.draw(st.sampled_from(sorted(flush.parts)))
+                # Messages that move to another consumer are awaited again.
+                left = data.draw(st.sets(st.sampled_from(shards))) if choice == "narrow" else set()
+                times.done(flush_id, part, frozenset(left))
+                flush.parts[part] = left
+                if not left:
+                    del flush.parts[part]
+        for shard in shards:
+            now = times.time(LIST, shard)
+            in_order = [begun[flush_id] for flush_id in sorted(begun)]
+            open_at = next((k for k, flush in enumerate(in_order) if not flush.through(shard)), len(begun))
+            assert now == max([before[shard], *(flush.target for flush in in_order[:open_at] if flush.counts)])
+            before[shard] = now
+
+
+def test_a_shard_that_waits_for_long_keeps_little_and_goes_on_at_once() -> None:
+    times = FlushTimes()
+    for flush_id in range(1, 1001):
+        times.begin(flush_id, 0, LIST, {7: flush_id, 8: flush_id}, counts=True)
+        part = times.part(flush_id)
+        times.last(flush_id)
+        if flush_id == 1:
+            assert times.done(1, first := part, frozenset([7])) == {(LIST, 8): 1}
+        else:
+            assert times.done(flush_id, part) == {(LIST, 8): flush_id}
+    assert times.open_flushes == 2
+    assert times.done(1, first) == {(LIST, 7): 1000}
+    assert times.open_flushes == 0
 
 
 @pytest.mark.parametrize(

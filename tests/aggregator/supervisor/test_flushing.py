@@ -1,5 +1,7 @@
 """Who flushes what: commands of a leader and a follower, driven with a fake clock."""
 
+from typing import NamedTuple
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,10 +47,23 @@ def flushes(sends: list[Send]) -> list[Flush]:
     return [send.command for send in sends if isinstance(send.command, Flush)]
 
 
-def answer(machine: Flushing, flush: Flush, worker: int = 0, values: int = 5, at: int = NOON) -> list[Send]:
-    if values:
-        assert machine.part(worker, Flushed(flush.id, last=True, values=values, forwarded=False, policy_names=[]))
-    return machine.last(worker, flush.id, at)
+def part_of(machine: Flushing, flush: Flush, worker: int = 0, *, forwarded: bool = False) -> int:
+    """Hands out a part of a flush."""
+    return machine.part(worker, Flushed(flush.id, last=True, values=5, forwarded=forwarded, policy_names=[]))
+
+
+class Answered(NamedTuple):
+    """What came of the answer to a flush."""
+
+    part: int
+    sends: list[Send]
+
+
+def answer(machine: Flushing, flush: Flush, worker: int = 0, values: int = 5, at: int = NOON) -> Answered:
+    """The flush is answered in one part, without values in none."""
+    part = part_of(machine, flush, worker) if values else 0
+    assert part or not values
+    return Answered(part, machine.last(worker, flush.id, at))
 
 
 def test_a_leader_flushes_each_worker_that_has_the_list() -> None:
@@ -84,9 +99,9 @@ def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> No
     assert machine.save_due(NOON)
     assert machine.message(range(4)).by_shard[0].standard == {10 * S: 0}
     (flush,) = flushes(machine.tick(NOON))
-    answer(machine, flush)
+    part = answer(machine, flush).part
     assert not machine.save_due(NOON)
-    machine.done(flush.id)
+    machine.done(flush.id, part)
     assert machine.save_due(NOON)
     message = machine.message(range(4))
     assert message.by_shard[0].standard == {10 * S: NOON}
@@ -99,15 +114,14 @@ def test_flush_times_wait_for_forwarded_metrics_as_well_as_for_final_output() ->
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
     (flush,) = flushes(machine.tick(NOON))
-    for forwarded in (True, False, True):
-        assert machine.part(0, Flushed(flush.id, last=False, values=5, forwarded=forwarded, policy_names=[]))
+    parts = [part_of(machine, flush, forwarded=forwarded) for forwarded in (True, False, True)]
     assert machine.in_hand
     machine.last(0, flush.id, NOON)
     assert not machine.in_hand
-    for _ in range(2):
-        machine.done(flush.id)
+    for part in parts[:2]:
+        machine.done(flush.id, part)
         assert machine.message(range(4)).by_shard[0].standard == {10 * S: 0}
-    machine.done(flush.id)
+    machine.done(flush.id, parts[2])
     assert machine.message(range(4)).by_shard[0].standard == {10 * S: NOON}
 
 
@@ -117,8 +131,7 @@ def test_forwarded_lists_have_their_own_delay_times_and_discards() -> None:
     machine.new_lists(0, [forwarded], NOON)
     (flush,) = flushes(machine.tick(NOON))
     assert (flush.kind, flush.times_forwarded, flush.bounds[0].target_ns) == (KIND_FORWARDED, 2, NOON - 20 * S)
-    answer(machine, flush)
-    machine.done(flush.id)
+    machine.done(flush.id, answer(machine, flush).part)
     message = machine.message(range(4))
     assert message.by_shard[0].forwarded == {10 * S: {2: NOON - 20 * S}}
 
@@ -148,9 +161,9 @@ def test_a_tick_waits_for_the_flush_before_it() -> None:
     (first,) = flushes(machine.tick(NOON))
     assert machine.tick(NOON + 10 * S) == []
     assert machine.tick(NOON + 20 * S) == []
-    (second,) = flushes(answer(machine, first, at=NOON + 23 * S))
+    (second,) = flushes(answer(machine, first, at=NOON + 23 * S).sends)
     assert second.bounds[0].target_ns == NOON + 23 * S
-    assert answer(machine, second, at=NOON + 24 * S) == []
+    assert answer(machine, second, at=NOON + 24 * S).sends == []
 
 
 def test_a_new_leader_discards_what_is_covered_and_then_emits() -> None:
@@ -170,7 +183,7 @@ def test_a_restarted_worker_does_not_emit_again_what_the_one_before_it_emitted()
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
     (flush,) = flushes(machine.tick(NOON))
-    answer(machine, flush)
+    part = answer(machine, flush).part
     machine.worker_down(0)
     machine.worker_up(0, 2, owned(0, 1))
     machine.new_lists(0, [new_list(0, NOON + 3 * S)], NOON + 3 * S)
@@ -182,7 +195,7 @@ def test_a_restarted_worker_does_not_emit_again_what_the_one_before_it_emitted()
     # Its messages are still on their way: nothing is flushed for good before they are done.
     answer(machine, again, values=0)
     assert machine.times.time(LIST, 0) == 0
-    machine.done(flush.id)
+    machine.done(flush.id, part)
     assert machine.times.time(LIST, 0) == NOON + 3 * S
 
 
@@ -191,7 +204,7 @@ def test_a_worker_that_died_while_flushing_leaves_no_gap_behind() -> None:
     machine.new_lists(0, [new_list(0)], NOON)
     (flush,) = flushes(machine.tick(NOON))
     machine.worker_down(0)
-    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert not part_of(machine, flush)
     assert machine.times.time(LIST, 0) == 0
     assert machine.tick(NOON + 10 * S) == []
 
@@ -211,7 +224,7 @@ def test_a_new_front_gets_the_open_commands_again() -> None:
     (flush,) = flushes(machine.tick(NOON))
     # It may not have read all samples of that window before it died: the next tick emits it, whether or not the worker has done so.
     assert machine.again(0, NOON) == []
-    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert not part_of(machine, flush)
     assert machine.tick(NOON + RECONNECT_NS - 1) == []
     reopen, later = (send.command for send in machine.tick(NOON + RECONNECT_NS))
     assert isinstance(reopen, Reopen)
@@ -247,8 +260,7 @@ def test_a_new_front_gets_the_newest_commits_again() -> None:
     machine.new_lists(0, [new_list(0)], NOON)
     for at in (NOON, NOON + 10 * S):
         (flush,) = flushes(machine.tick(at))
-        answer(machine, flush, at=at)
-        machine.done(flush.id)
+        machine.done(flush.id, answer(machine, flush, at=at).part)
         machine.saved(machine.message(range(4)), at)
     assert machine.again(0, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON + 10 * S))]
     assert machine.again(1, NOON) == []
@@ -306,9 +318,9 @@ def test_output_of_a_term_that_is_over_is_thrown_away() -> None:
     machine.new_lists(0, [new_list(0)], NOON)
     (flush,) = flushes(machine.tick(NOON))
     machine.follow()
-    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert not part_of(machine, flush)
     machine.lead(ShardSetFlushTimes(), NOON + S)
-    assert not machine.part(0, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[]))
+    assert not part_of(machine, flush)
     assert len(flushes(machine.tick(NOON + S))) == 1
 
 
@@ -379,16 +391,13 @@ def test_what_is_flushed_for_good_was_emitted_and_done(data: st.DataObject) -> N
                 unanswered += [(s.worker, s.command) for s in machine.tick(now) if isinstance(s.command, Flush)]
             case "answer" if unanswered:
                 worker, flush = unanswered.pop(0)
-                if flush.emit and machine.part(
-                    worker, Flushed(flush.id, last=True, values=1, forwarded=False, policy_names=[])
-                ):
-                    undone[flush.id] = flush.bounds[0].target_ns
+                if flush.emit and (part := part_of(machine, flush, worker)):
+                    undone[flush.id] = part
                 more = machine.last(worker, flush.id, now)
                 unanswered += [(s.worker, s.command) for s in more if isinstance(s.command, Flush)]
             case "done" if undone:
                 flush_id = data.draw(st.sampled_from(sorted(undone)))
-                del undone[flush_id]
-                machine.done(flush_id)
+                machine.done(flush_id, undone.pop(flush_id))
             case "die":
                 worker = data.draw(st.sampled_from([0, 1]))
                 epochs[worker] += 1

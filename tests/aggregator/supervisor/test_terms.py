@@ -85,8 +85,8 @@ class Replica:
         )
         self.engine.set_shards(ipc.Shards(SHARDS, SHARDS, OWNED), NOON)
         self.flushing.worker_up(0, 1, OWNED)
-        self.out: list[tuple[int, list[tuple[bytes, int, float]]]] = []
-        """Flush id and values of each part on its way."""
+        self.out: list[tuple[int, int, list[tuple[bytes, int, float]]]] = []
+        """Flush id, number and values of each part on its way."""
         self.delivers = True
         """Whether downstream takes what this replica emits."""
         self.records = True
@@ -119,10 +119,10 @@ class Replica:
                 other.send(other.flushing.kv_changed(self.cluster.times))
 
     def deliver(self, parts: int) -> None:
-        for flush_id, values in self.out[:parts]:
+        for flush_id, number, values in self.out[:parts]:
             for ident, at, value in values:
                 self.cluster.arrived[ident, at].append(value)
-            self.flushing.done(flush_id)
+            self.flushing.done(flush_id, number)
         del self.out[:parts]
 
     def send(self, sends: list[Send]) -> None:
@@ -141,8 +141,8 @@ class Replica:
                 answer = ipc.Flushed(command.id, part.last, len(part.batch), False, [])
                 offsets = part.batch.offsets.tolist()
                 values = [decode_aggregated(part.batch.payload[a:b].tobytes()) for a, b in itertools.pairwise(offsets)]
-                if self.flushing.part(0, answer):
-                    self.out.append((command.id, [(v.id, v.time_ns, v.value) for v in values]))
+                if number := self.flushing.part(0, answer):
+                    self.out.append((command.id, number, [(v.id, v.time_ns, v.value) for v in values]))
         self.send(self.flushing.last(0, command.id, self.cluster.now))
 
 

@@ -117,7 +117,7 @@ class Rig:
 
     def diary(self, part: tuple[Any, list[bytes]]) -> list[Any]:
         """What the fake engine had seen when it closed the windows of a flush."""
-        payload, offsets, _, _ = part[1]
+        payload, offsets, *_ = part[1]
         return json.loads(payload[: np.frombuffer(offsets, np.int64)[1]])
 
     def close(self) -> None:

@@ -84,6 +84,7 @@ class Diary:
                 np.array([1, 2], np.uint32),
                 None if k else np.zeros(2, np.uint16),
                 ("10s:2d",),
+                None if k else np.array([3, 4], np.uint32),
             )
             yield Part(batch, False, 0, command.kind == ipc.KIND_FORWARDED)
         yield Part(None, True, 5)

@@ -45,9 +45,9 @@ def test_commands_take_effect_in_their_place(rig: Any) -> None:
     ]
     frames = rig.heard(ipc.Flushed)[0][1]
     assert flushed[0].policy_names == ["10s:2d"]
-    assert [len(frame) for frame in frames] == [4096, 24, 8, 4]
+    assert [len(frame) for frame in frames] == [4096, 24, 8, 4, 8]
+    assert [len(frame) for frame in rig.heard(ipc.Flushed)[1][1]] == [4096, 24, 8, 0, 0]
     assert np.frombuffer(frames[2], np.uint32).tolist() == [1, 2]
-    assert [len(frame) for frame in rig.heard(ipc.Flushed)[1][1]] == [4096, 24, 8, 0]
 
 
 def test_stamps_never_decrease(rig: Any) -> None:
