@@ -174,6 +174,7 @@ class ListRow(msgspec.Struct, frozen=True, rename="camel"):
     resolution_ns: int
     shards: int
     flushed_through_ns: int
+    newest_flushed_through_ns: int | None = None
 
 
 class Shards(msgspec.Struct, frozen=True, rename="camel"):

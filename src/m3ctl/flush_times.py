@@ -97,7 +97,15 @@ def read_lists(cluster: Cluster, sets: Iterable[ShardSetState]) -> tuple[list[Li
             continue
         target, answer = served[0]
         found += [
-            ListTimes(one.number, row.name, row.resolution_ns, row.shards, row.flushed_through_ns, None, target.id)
+            ListTimes(
+                one.number,
+                row.name,
+                row.resolution_ns,
+                row.shards,
+                row.flushed_through_ns,
+                row.newest_flushed_through_ns,
+                target.id,
+            )
             for row in answer.lists
         ]
     return found, silent

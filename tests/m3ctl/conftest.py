@@ -100,6 +100,8 @@ class FakeCluster:
         self.flushed_ns = self.now_ns - 20_000_000_000
         self.advance_ns = 10_000_000_000
         """By which the flush times grow with every look."""
+        self.lists: list[dict[str, Any]] = []
+        """Further lists of ``/shards``."""
         answers = self.coordinator.answers
         answers["GET", "/health"] = (200, b'{"uptime":"1m2.5s","now":"2026-01-02 03:04:05.6 +0000 UTC m=+62.5"}\n')
         answers["GET", "/ready"] = (200, b"{}\n")
@@ -195,8 +197,12 @@ class FakeCluster:
             for i in range(self.num_shards)
         ]  # fmt: skip
         lists = [
-            {"name": "timed 10s", "resolutionNs": 10_000_000_000, "shards": 4, "flushedThroughNs": self.flushed_ns}
-        ]
+            {
+                "name": "timed 10s", "resolutionNs": 10_000_000_000, "shards": 4, "flushedThroughNs": self.flushed_ns,
+                "newestFlushedThroughNs": self.flushed_ns,
+            },
+            *({**row, "newestFlushedThroughNs": self.flushed_ns if row.get("moves") else 5} for row in self.lists),
+        ]  # fmt: skip
         return {"instanceId": self.ids[number], "shards": rows, "lists": lists}
 
 

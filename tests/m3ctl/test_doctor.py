@@ -29,6 +29,23 @@ def test_a_good_cluster_of_ours(cluster, ctl) -> None:
     assert out.splitlines()[-1].startswith("found: ")
 
 
+@pytest.mark.parametrize(
+    ("moves", "text"),
+    [
+        (True, "advance on some of its 4 shards, the oldest is flushed through"),
+        (False, "stand still ("),
+    ],
+)
+def test_lists_that_nobody_feeds_are_no_problem(cluster, ctl, monkeypatch, moves, text) -> None:
+    cluster.ours().lists = [
+        {"name": "standard 10s", "resolutionNs": 10_000_000_000, "shards": 4, "flushedThroughNs": 5, "moves": moves}
+    ]
+    watched_in_no_time(cluster, monkeypatch)
+    code, out, _ = ctl("doctor", "--json", "--wait", "11")
+    assert (code, findings(out, "problem")) == (0, [])
+    assert any("flush times of standard 10s" in t and text in t for _, t, _ in findings(out, "note"))
+
+
 def test_a_good_cluster_of_gos_leaves_only_the_flush_times_unknown(ctl) -> None:
     code, out, _ = ctl("doctor", "--json")
     assert code == 0

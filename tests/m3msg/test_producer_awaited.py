@@ -25,22 +25,9 @@ def batch(batch_of):
     return make
 
 
-class Choosy:
-    """Makes a consumer leave some values unacked, as M3's ingest server does with what it cannot write."""
-
-    def __init__(self, pair, endpoint, refused=(STUCK,)):
-        self.pair, self.refused = pair, refused
-        self.consumer = pair.consumers[endpoint]
-        self.consumer.acks = False
-        self.endpoint = endpoint
-
-    def ack(self):
-        """Acks all that has come but for the refused values."""
-        held, self.consumer.held = self.consumer.held, []
-        for link, batch in held:
-            batch.ack(np.array([batch.value(i) not in self.refused for i in range(len(batch.rows))]))
-            link.on_received(self.consumer.cores[link.index].take_acks(), self.pair.now)
-        self.pair.collect()
+def refuse(pair, endpoint, *values):
+    """The consumer never acks these values."""
+    pair.consumers[endpoint].refuses = lambda value: value in values
 
 
 def awaited(pair):
@@ -51,10 +38,9 @@ def awaited(pair):
     return told
 
 
-def wait(pair, seconds, then=lambda: None):
+def wait(pair, seconds):
     for _ in range(round(seconds * 10)):
         pair.advance(0.1)
-        then()
 
 
 def test_a_batch_that_is_soon_done_is_only_done(joined, batch):
@@ -125,14 +111,13 @@ def test_what_another_service_still_has_to_take_is_awaited(joined, batch):
 @pytest.mark.parametrize("apart", [False, True], ids=["in one batch", "in batches of their own"])
 def test_a_message_that_its_consumer_leaves_aside_is_overtaken_and_awaited_no_more(joined, batch, apart):
     pair = joined(SHARED, {"a": ALL}, writer=RETRY)
-    choosy = Choosy(pair, "a")
+    refuse(pair, "a", STUCK)
     if apart:
         pair.produce(batch([STUCK], [1]))
         pair.produce(batch([b"x", b"y"], [2, 3], "other"))
     else:
         pair.produce(batch([b"x", STUCK, b"y"], [0, 1, 2]))
     pair.step()
-    choosy.ack()
     wait(pair, 1.9)
     assert awaited(pair)["t"] == {11}
     wait(pair, 0.2)
@@ -141,18 +126,18 @@ def test_a_message_that_its_consumer_leaves_aside_is_overtaken_and_awaited_no_mo
     # It is sent again all the same.
     wait(pair, 5)
     assert pair.consumers["a"].values[STUCK] > 1
-    choosy.refused = ()
-    choosy.ack()
-    assert isinstance(awaited(pair)["t"], Done)
+    refuse(pair, "a")
+    wait(pair, 10)
+    assert awaited(pair)["t"] == Done("t", acked=1 if apart else 3, lost=0, filtered=0)
 
 
 def test_it_goes_on_to_be_so_window_after_window_and_holds_nothing_else(joined, batch):
     """One stuck value in every flush, on a connection of its own: the instance is not taken for dead."""
     pair = joined(SHARED, {"a": ALL}, num_connections=4, writer=RETRY, ttl_s=60)
-    choosy = Choosy(pair, "a")
+    refuse(pair, "a", STUCK)
     for window in range(12):
         pair.produce(batch([STUCK, b"x"], [1, 2], window))
-        wait(pair, 10, choosy.ack)
+        wait(pair, 10)
         assert awaited(pair)[window] == set()
         assert all(
             lane.reachable and not lane.stalled for s in pair.core.services.values() for lane in s.lanes.values()
@@ -190,24 +175,24 @@ def test_a_slow_consumer_overtakes_nothing(joined, batch):
 
 def test_what_waits_for_a_connection_is_not_overtaken(joined, batch):
     pair = joined(SHARED, {"a": ALL}, num_connections=2)
-    choosy = Choosy(pair, "a")
+    refuse(pair, "a", STUCK)
     pair.produce(batch([STUCK], [1], "lost"))
     pair.step()
     pair.disconnect("a")
     pair.links("a")[0].on_connected()
     pair.produce(batch([b"x"], [0], "other"))
     pair.step()
-    choosy.ack()
     wait(pair, 5)
     assert awaited(pair)["lost"] == {11}
 
 
 def test_what_moves_to_another_consumer_is_awaited_again(joined, batch):
     pair = joined(SHARED, {"a": ALL, "b": ALL}, writer=RETRY)
-    choosy = [Choosy(pair, endpoint) for endpoint in "ab"]
+    for endpoint in "ab":
+        refuse(pair, endpoint, STUCK)
     pair.produce(batch([b"x"] * 4 + [STUCK] * 4, [*ALL, *ALL]))
     pair.step()
-    wait(pair, 3, lambda: [one.ack() for one in choosy])
+    wait(pair, 3)
     assert awaited(pair) == {"t": set()}
     owner = max("ab", key=lambda endpoint: pair.consumers[endpoint].values[STUCK])
     pair.disconnect(owner)
@@ -217,12 +202,11 @@ def test_what_moves_to_another_consumer_is_awaited_again(joined, batch):
 
 def test_status_names_policy_and_example_of_what_was_overtaken(joined, batch):
     pair = joined(SHARED, {"a": ALL})
-    choosy = Choosy(pair, "a", refused=(STUCK, b"other"))
+    refuse(pair, "a", STUCK, b"other")
     policies, names = np.array([0, 1, 2], np.uint16), ("10s:2d", "1m:40d", "10s:31d")
     pair.produce(batch([b"x", b"other", STUCK], [0, 1, 1], policies=policies, policy_names=names), flush=False)
     pair.produce(batch([STUCK], [1], "again", policies=policies[2:], policy_names=names))
     pair.step()
-    choosy.ack()
     wait(pair, 2.5)
     (service,) = pair.core.services.values()
     (one,) = service_status(service, pair.core.policies.names).instances

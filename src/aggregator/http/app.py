@@ -60,12 +60,13 @@ class ShardRow(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ListRow(msgspec.Struct, frozen=True, rename="camel"):
-    """One list id: how many shards have it, and how far it is flushed for good."""
+    """One list id: how many shards have it, and how far it is flushed for good on all of them, and on the one that is furthest."""
 
     name: str
     resolution_ns: int
     shards: int
     flushed_through_ns: int
+    newest_flushed_through_ns: int
 
 
 class StatusSource(Protocol):

@@ -73,9 +73,15 @@ def _lists(rows: list[ListRow], now_ns: int) -> str:
     if not rows:
         return "<p>None yet: a list comes to be with the first metric of its resolution.</p>"
     return _table(
-        ("list", "shards", "flushed through", "age"),
+        ("list", "shards", "flushed through", "age", "newest shard"),
         (
-            (escape(row.name), str(row.shards), _clock(row.flushed_through_ns), _age(row.flushed_through_ns, now_ns))
+            (
+                escape(row.name),
+                str(row.shards),
+                _clock(row.flushed_through_ns),
+                _age(row.flushed_through_ns, now_ns),
+                _clock(row.newest_flushed_through_ns),
+            )
             for row in rows
         ),
     )

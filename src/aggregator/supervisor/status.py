@@ -157,12 +157,14 @@ class InstanceStatus:
         return rows
 
     def lists(self) -> list[ListRow]:
-        """Our lists with the oldest flush time among their shards."""
+        """Our lists with the oldest and the newest flush time among their shards."""
         by_list: dict[ListId, list[int]] = {}
         for times in self._safe_times().values():
             for list_id, at in times:
                 by_list.setdefault(list_id, []).append(at)
-        return [ListRow(str(i), i.resolution_ns, len(times), min(times)) for i, times in sorted(by_list.items())]
+        return [
+            ListRow(str(i), i.resolution_ns, len(times), min(times), max(times)) for i, times in sorted(by_list.items())
+        ]
 
     def _safe_times(self) -> dict[int, list[tuple[ListId, int]]]:
         member = self._instance.shard_set

@@ -174,8 +174,9 @@ class Lane:
         """Bytes that are left for this class; negative when over the limit."""
         return self.limit(forwarded) - self.held[forwarded]
 
-    def add(self, parcel: Parcel) -> None:
-        """Takes a parcel in order of age and drops the oldest of its class that exceed the limit."""
+    def add(self, parcel: Parcel, *, moved: bool = False) -> None:
+        """Takes a parcel in order of age and drops the oldest of its class that exceed the limit; not for one that another lane held
+        until now: what two instances were to get may be more than one buffer, and nothing new comes in before there is room again."""
         behind = self.newest
         while behind is not None and behind.block.created_ns > parcel.block.created_ns:
             behind = behind.previous
@@ -195,7 +196,7 @@ class Lane:
         self.pending += parcel.pending
         for link in self.links:
             link.enqueue(parcel)
-        if self.held[forwarded] > self.limit(forwarded):
+        if not moved and self.held[forwarded] > self.limit(forwarded):
             self._drop_oldest(forwarded, parcel)
 
     def _drop_oldest(self, forwarded: bool, newcomer: Parcel) -> None:

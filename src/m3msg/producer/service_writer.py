@@ -166,7 +166,7 @@ class ServiceWriter:
         for new in moved:
             if target is not None:
                 self._moved = True
-                target.add(new)
+                target.add(new, moved=True)
             else:
                 count, _ = settle(new.rows, 0, len(new.rows), CLOSED, source.inflight)
                 new.pending = 0
@@ -219,7 +219,8 @@ class ServiceWriter:
         return all(lane.away for group in self.writers.groups() for lane in group)
 
     def free(self, forwarded: bool, *, leave_out_away: bool = False) -> int:
-        """Bytes that every shard can take on at least one of its lanes; ``UNBOUNDED`` where nothing limits it.
+        """Bytes that every shard can take on at least one of its lanes that are reachable, or of all where none is; ``UNBOUNDED`` where
+        nothing limits it.
 
         ``leave_out_away``: a shard all of whose instances are away does not count; its lanes lose their oldest messages. Forwarded
         messages come too late soon: a shard none of whose instances is reachable does not hold them back, nor does one that this very
@@ -227,14 +228,12 @@ class ServiceWriter:
         """
         room = UNBOUNDED
         for group in self.writers.groups():
-            lanes = group
-            if forwarded:
-                if any(lane.local for lane in group):
-                    continue
-                lanes = tuple(lane for lane in group if lane.reachable)
-            elif leave_out_away and all(lane.away for lane in group):
+            lanes = [lane for lane in group if lane.reachable]
+            if not lanes and (forwarded or (leave_out_away and all(lane.away for lane in group))):
                 continue
-            room = min(room, max((lane.free(forwarded) for lane in lanes), default=UNBOUNDED))
+            if forwarded and any(lane.local for lane in group):
+                continue
+            room = min(room, max((lane.free(forwarded) for lane in lanes or group), default=UNBOUNDED))
         return room
 
     def _count(self, name: str, n: int, tag: str = "") -> None:

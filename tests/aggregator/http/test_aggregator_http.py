@@ -42,7 +42,7 @@ class Source:
         return [ShardRow(3, 1, False, "INITIALIZING", 60, 7, 2, 0, 0, 0)]
 
     def lists(self) -> list[ListRow]:
-        return [ListRow("timed 10s", 10_000_000_000, 1, 1_767_355_200_000_000_000)]
+        return [ListRow("timed 10s", 10_000_000_000, 2, 1_767_355_190_000_000_000, 1_767_355_200_000_000_000)]
 
     def facts(self) -> list[tuple[str, str]]:
         return [("placement version", "3")]

@@ -5,7 +5,8 @@ KV's rules. Models are what surrounds them:
 
 ``ModelKV``   a memory KV that can refuse, hang, lose answers, cut one client off, and restart (leases then last their whole time again)
 ``Worker``    windows of two seconds of every shard, flushed by the rules of the engine (its ``shard_bounds`` and ``Bounds``)
-``Node``      an instance: one worker, a producer that asks ``may_write`` before every write, a downstream that acks
+``Node``      an instance: one worker, a producer that asks ``may_write`` before every write, a downstream that acks (or, for some of the
+              shards, is away)
 ``Cluster``   nodes on one KV, and what arrived downstream
 """
 
@@ -193,6 +194,8 @@ class Cluster:
     nodes: dict[str, "Node"] = field(default_factory=dict)
     accepting: bool = True
     """Whether downstream takes messages."""
+    away: set[int] = field(default_factory=set)
+    """Shards whose consumer is away."""
     say: Callable[[str], None] = lambda _: None
     arrived: Callable[[Delivery], None] = lambda _: None
     """Told of every delivery."""
@@ -245,6 +248,8 @@ class Node:
         self._commands: asyncio.Queue[Send | frozenset[int]] = asyncio.Queue()
         self._parts: list[tuple[int, int, list[tuple[int, int, bool]]]] = []
         """Flush, number of the part, and its windows."""
+        self._kept: list[tuple[int, int, list[tuple[int, int, bool]]]] = []
+        """The same of what consumers that are away will get."""
         self._task = asyncio.create_task(self._run(), name=f"node {self.name}")
 
     async def kill(self) -> None:
@@ -299,12 +304,16 @@ class Node:
                 instance_id=self.name,
                 view=lambda: self._view,
                 relay=self._relay,
-                lost=self._parts.clear,
+                lost=self._drop,
                 opened_ns=lambda: self.worker.started_ns,
                 crowded=list,
                 scope=Registry().scope(),
             )
             await self.member.run()
+
+    def _drop(self) -> None:
+        self._parts.clear()
+        self._kept.clear()
 
     def _placed(self, placement: Placement | None) -> None:
         if placement is None:
@@ -366,6 +375,7 @@ class Node:
         cluster = self._cluster
         acks: set[asyncio.Task[None]] = set()
         while True:
+            self._deliver_kept()
             if not self._parts or not cluster.accepting:
                 await asyncio.sleep(0.1)
                 continue
@@ -373,13 +383,17 @@ class Node:
             if not self._parts:
                 continue
             if not self.may_write():
-                self._parts.clear()
+                self._drop()
                 assert self.member is not None
                 self.member.elector.lease_lost()
                 continue
             flush_id, number, windows = self._parts.pop(0)
-            await self._write(windows)
-            ack = asyncio.create_task(self._acked(flush_id, number))
+            kept = [window for window in windows if window[0] in cluster.away]
+            await self._write([window for window in windows if window not in kept])
+            if kept:
+                self._kept.append((flush_id, number, kept))
+            awaited = frozenset(shard for shard, *_ in kept)
+            ack = asyncio.create_task(self._acked(flush_id, number, awaited))
             acks.add(ack)
             ack.add_done_callback(acks.discard)
 
@@ -402,10 +416,19 @@ class Node:
         base = FlushTimes(self.flushing.times.base)
         return {shard: base.time(LIST, shard) for shard in range(NUM_SHARDS)}
 
-    async def _acked(self, flush_id: int, number: int) -> None:
+    def _deliver_kept(self) -> None:
+        """A consumer that is back gets its backlog."""
+        kept, self._kept = self._kept, []
+        for flush_id, number, windows in kept:
+            if any(shard in self._cluster.away for shard, *_ in windows):
+                self._kept.append((flush_id, number, windows))
+            else:
+                self._parts.insert(0, (flush_id, number, windows))
+
+    async def _acked(self, flush_id: int, number: int, awaited: frozenset[int]) -> None:
         await asyncio.sleep(self._cluster.chance.choice((0.005, 0.05, 0.8)))
         if self.alive:
-            self.flushing.done(flush_id, number)
+            self.flushing.done(flush_id, number, awaited)
 
 
 def put_placement(kv: ModelKV, key: str, placement: Placement) -> None:

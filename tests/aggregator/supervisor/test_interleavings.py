@@ -224,9 +224,12 @@ class Losses:
 
     LONG_S = 30
 
-    def __init__(self, seed: int, *, kv_faults: bool = False) -> None:
+    def __init__(self, seed: int, *, kv_faults: bool = False, shard_faults: bool = False) -> None:
         self.chance = random.Random(seed)
         self.kv_faults = kv_faults
+        self.shard_faults = shard_faults
+        """Whether the consumer of one of two shards comes and goes; else there is one shard."""
+        self.shards = {0: 0, 1: 0} if shard_faults else {0: 0}
         self.log: list[str] = []
         self.lives: list[tuple[str, int, list[int]]] = []
         """Name, since when that worker held everything, and when it was gone (empty: it is there)."""
@@ -248,7 +251,7 @@ class Losses:
         self.cluster.say = self.say
         self.cluster.arrived = self.arrived
         self.nodes = [Node(self.cluster, name) for name in NAMES[: self.chance.choice((2, 2, 3))]]
-        put_placement(self.kv, self.nodes[0].keys.placement, placement_with({0: 0}, self.cluster.nodes))
+        put_placement(self.kv, self.nodes[0].keys.placement, placement_with(self.shards, self.cluster.nodes))
         for node in self.nodes:
             node.start()
             self.begun(node)
@@ -272,6 +275,7 @@ class Losses:
         kinds = ["start", "start"] if len(alive) < len(self.nodes) else []
         kinds += ["kill", "stop"] if len(alive) > 1 else []
         kinds += ["refuse", "hang", "lossy"] if self.kv_faults and self.kv.mode == "up" else []
+        kinds += ["away", "away"] if self.shard_faults and not self.cluster.away else []
         kind = self.chance.choice([*kinds, "resign", "lose", "downstream"])
         node = self.chance.choice(alive)
         if kind == "start":
@@ -293,6 +297,9 @@ class Losses:
         elif kind == "downstream" and self.cluster.accepting:
             self.cluster.accepting = False
             asyncio.get_running_loop().call_later(self.chance.uniform(1, 6), self.accept)
+        elif kind == "away":
+            self.cluster.away.add(1)
+            asyncio.get_running_loop().call_later(self.chance.uniform(1, 15), self.cluster.away.clear)
         elif kind in ("refuse", "hang", "lossy"):
             await self.kv.turn(kind)
             self.back = asyncio.create_task(self.answer(self.chance.uniform(0.5, 8)))
@@ -315,16 +322,17 @@ class Losses:
     def judge(self) -> None:
         assert not self.faults, self.faults
         assert len(self.cluster.leaders()) == 1, "nobody leads"
-        assert self.cluster.covered()[0] >= wall_ns() - 8 * S, "flush times do not advance"
-        whole = {one.end_ns for one in self.cluster.deliveries if one.whole}
+        assert min(self.cluster.covered()[s] for s in self.shards) >= wall_ns() - 8 * S, "flush times do not advance"
+        whole = {(one.shard, one.end_ns) for one in self.cluster.deliveries if one.whole}
         long_ns, now_ns = self.LONG_S * S, wall_ns()
         for end in range(self.first_ns + RESOLUTION, now_ns - long_ns, RESOLUTION):
             held = any(s <= end - RESOLUTION and (e or [now_ns])[0] >= end + long_ns for _, s, e in self.lives)
-            assert not held or end in whole, f"the window that ends at {(end - self.first_ns) / S} s is missing"
+            for shard in self.shards if held else ():
+                assert (shard, end) in whole, f"shard {shard}: {(end - self.first_ns) / S} s is missing"
 
 
-def lose(seed: int, *, kv_faults: bool) -> None:
-    losses = Losses(seed, kv_faults=kv_faults)
+def lose(seed: int, **faults: bool) -> None:
+    losses = Losses(seed, **faults)
     try:
         virtual_time.run(losses.run(), seed)
     except BaseException:
@@ -334,7 +342,12 @@ def lose(seed: int, *, kv_faults: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_who_holds_more_leads(seed: int) -> None:
-    lose(seed, kv_faults=False)
+    lose(seed)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_who_holds_more_leads_though_the_consumer_of_a_shard_comes_and_goes(seed: int) -> None:
+    lose(seed, shard_faults=True)
 
 
 @pytest.mark.slow
