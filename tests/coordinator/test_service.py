@@ -18,10 +18,12 @@ from m3cluster import kv
 from m3cluster.keys import DEFAULT_ENVIRONMENT, rule_namespaces_key, rule_set_key
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
-from m3metrics.codec import decode_metric
+from m3metrics.codec import AggregatedMetric, decode_metric, encode_aggregated
 from m3metrics.codec.wire import marshal
-from m3metrics.ids import decode_tags
+from m3metrics.ids import ROLLUP_TAG, decode_tags, encode_tags
+from m3metrics.policy import StoragePolicy
 from m3msg.consumer import ConsumerServer, ReceivedBatch
+from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
 from m3msg.producer import Producer
 
 ROOT = Path(__file__).parents[2]
@@ -57,8 +59,8 @@ def start(tmp_path: Path) -> Callable[..., Any]:
     def make(more: str = "") -> Any:
         overlay = tmp_path / "overlay.yml"
         overlay.write_text(OVERLAY + more)
-        config = load_coordinator([ROOT / "configs/local/m3coordinator.yml", overlay]).value
-        return running(config, tmp_path)
+        loaded = load_coordinator([ROOT / "configs/local/m3coordinator.yml", overlay])
+        return running(loaded.value, tmp_path, loaded.places)
 
     return make
 
@@ -176,6 +178,46 @@ async def test_rules_in_kv_change_while_it_runs(start: Callable[..., Any], tmp_p
         (rule,) = answer.json()["rules"]
         assert (rule["name"], rule["matches"], answer.json()["ruleSetVersion"]) == ("by code", True, 2)
         await operator.close()
+
+
+IN_VAIN = """
+downsample:
+  rules:
+    mappingRules: []
+    rollupRules:
+      - {name: by code, filter: 'app:*', transforms: [{rollup: {metricName: n}}], storagePolicies: [{resolution: 10s, retention: 744h}]}
+  remoteAggregator: {client: {m3msg: {producer: {writer: {ignoreCutoffCutover: true}}}}}
+"""
+
+
+async def test_a_rule_without_a_namespace_is_named_and_what_comes_of_it_is_acked(start: Callable[..., Any]) -> None:
+    metric = AggregatedMetric(
+        id=encode_tags([(b"__name__", b"n"), ROLLUP_TAG]), time_ns=time.time_ns(), value=1.0,
+        storage_policy=StoragePolicy.parse("10s:31d"),
+    )  # fmt: skip
+    aggregator = Aggregator()
+    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    async with server, start(IN_VAIN) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+        await _set_up(client, server.port)
+        while (ready := await client.get("/ready")).status_code != 200 or len(ready.json()["problems"]) > 1:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.02)
+        (warning,) = ready.json()["problems"]
+        assert "overlay.yml:11: downsample.rules.rollupRules[0].storagePolicies[0]: rollup rule 'by code'" in warning
+        reader, writer = await asyncio.open_connection("127.0.0.1", coordinator.ports["ingest"])
+        writer.write(encode_message(Message(Metadata(3, 7, 5), encode_aggregated(metric))))
+        acked: list[int] = []
+        rest = b""
+        while not acked:
+            payloads, rest = split(rest + await reader.read(4096))
+            acked = [one.id for payload in payloads for one in decode_ack(payload)]
+        assert acked == [7]
+        writer.close()
+        problems = (await client.get("/ready")).json()["problems"]
+        assert len(problems) == 2
+        named = next(line for line in problems if line.startswith("ingest: "))
+        assert "1 message of policy 10s:31d not stored" in named
+        assert 'like n{__rollup__="true"}' in named
+        assert "asked for by rollup rule 'by code' of namespace 'default'" in named
 
 
 async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ _KEPT_WINDOWS = 3
 """A problem is listed for five minutes, or three windows of the policy if they take longer, after its last value."""
 _LOGGED_EVERY_NS = 60 * _SECOND
 _MOST_LISTED = 20
+_MOST_RULES = 5
 _MOST_POLICIES = 1000
 """Beyond it further policies share one entry, so that what comes in cannot fill the memory."""
 
@@ -102,7 +103,9 @@ class Refusals:
 
     def rules(self, refused: Refused) -> str:
         """The rules that ask for the policy; empty: none is known."""
-        return ", ".join(self._asked_by(refused.policy)) if refused.policy is not None else ""
+        found = self._asked_by(refused.policy) if refused.policy is not None else ()
+        more = [f"{len(found) - _MOST_RULES} more"] if len(found) > _MOST_RULES else []
+        return ", ".join([*found[:_MOST_RULES], *more])
 
     def problems(self, now_ns: int) -> list[str]:
         """One line for each kind of which something has come lately, with what to do; the latest first."""
