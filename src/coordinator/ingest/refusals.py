@@ -15,6 +15,8 @@ _KEPT_WINDOWS = 3
 _LOGGED_EVERY_NS = 60 * _SECOND
 _MOST_LISTED = 20
 _MOST_RULES = 5
+_LONGEST = 1000
+"""Bytes of an id and characters of an error that are shown."""
 _MOST_POLICIES = 1000
 """Beyond it further policies share one entry, so that what comes in cannot fill the memory."""
 
@@ -91,7 +93,8 @@ class Refusals:
                 key, policy = (reason, 0, 0), None
             known = self._entries.setdefault(key, Refused(reason, policy, now_ns))
         known.messages += messages
-        known.last_ns, known.error, known.metric, known.peer = now_ns, error, readable_id(metric), peer
+        known.last_ns, known.peer = now_ns, peer
+        known.error, known.metric = error[:_LONGEST], readable_id(metric[:_LONGEST])
         return known
 
     def to_be_logged(self, refused: Refused, now_ns: int) -> bool:

@@ -60,3 +60,12 @@ def test_however_many_policies_come_memory_and_lines_are_bounded() -> None:
     lines = refusals.problems(SECOND)
     assert lines[-1] == "ingest: values are not stored for 981 more reasons or storage policies"
     assert len(lines) == 21
+
+
+def test_long_ids_and_errors_are_cut() -> None:
+    refusals = Refusals()
+    metric = encode_tags([(b"__name__", b"n"), (b"long", b"x" * 60_000)])
+    refusals.note(Reason.BAD_ID, 1, 0, error="y" * 60_000, metric=metric)
+    (line,) = refusals.problems(0)
+    assert "like n{…}: yyy" in line
+    assert len(line) < 2000
