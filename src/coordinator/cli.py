@@ -12,11 +12,11 @@ from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.appender import NAMESPACE_TAG
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
+from coordinator.downsample.policies import storage_judge
 from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
-from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
+from coordinator.write.carbon_rules import CarbonRulesError, compile_rules, unstored
 from m3metrics.errors import MetricsError
-from m3metrics.rules import ineffective
 from m3x import log
 from m3x.config import ConfigError, Loaded
 from m3x.version import VERSION
@@ -100,6 +100,18 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
     return 0
 
 
+def _warnings(loaded: Loaded[CoordinatorConfig]) -> list[str]:
+    """What the file asks for in vain, one line each."""
+    config = loaded.value
+    judge = storage_judge(config)
+    rules, section = RulesInEffect(judge), config.downsample
+    if section is not None and section.rules is not None:
+        rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, 0), loaded.places)
+    ingester = config.carbon.ingester
+    carbon = compile_rules(ingester, config.namespaces) if ingester is not None else []
+    return [*rules.warnings(), *unstored(carbon, judge, loaded.places)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
     options = _parser().parse_args(arguments)
@@ -114,10 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{', '.join(options.files)}: the configuration is valid")
         for problem in unsupported:
             print(f"note: the coordinator will not start with it: {problem}")
-        section = loaded.value.downsample
-        if section is not None and section.rules is not None:
-            for warning in ineffective(rule_set_of(section.rules, 0)):
-                print(f"note: {warning}")
+        for warning in _warnings(loaded):
+            print(f"warning: {warning}")
         if loaded.meaningless:
             print(f"without effect here: {', '.join(loaded.meaningless)}")
         return 0
@@ -132,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if loaded.meaningless:
         logger.debug("keys without effect", keys=loaded.meaningless)
     try:
-        asyncio.run(serve(loaded.value, options.data_dir))
+        asyncio.run(serve(loaded.value, options.data_dir, loaded.places))
     except ServiceError as error:
         print(f"m3coordinator: {error}", file=sys.stderr)
         return 1

@@ -29,13 +29,13 @@ class Readiness:
         topic: IngestTopic | None,
         producer: Producer | None,
         store: Store,
-        rule_problems: Callable[[], list[str]] = list,
+        more_problems: Callable[[], list[str]] = list,
     ) -> None:
         self._namespaces = [_describe(namespace) for namespace in namespaces]
         self._topic = topic
         self._producer = producer
         self._store = store
-        self._rule_problems = rule_problems
+        self._more_problems = more_problems
 
     def reasons(self) -> list[str]:
         """Why writes are refused now, one line each; empty: they are not."""
@@ -43,10 +43,10 @@ class Readiness:
         return [refusal] if refusal is not None else []
 
     def problems(self) -> list[str]:
-        """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, broken rules."""
+        """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, and more."""
         trouble = self._store.trouble()
         producer = self._producer.problems() if self._producer is not None else []
-        return [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._rule_problems()]
+        return [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._more_problems()]
 
     def _unreached(self) -> list[str]:
         """Consumers that cannot be connected to: what is meant for them waits, and is dropped when its buffer is full."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
-from coordinator.downsample.policies import policy_of
+from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
 from coordinator.downsample.routes import rules_routes
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
@@ -37,11 +37,11 @@ from coordinator.write import (
     SeriesCache,
     remote_write_routes,
 )
-from coordinator.write.carbon_rules import compile_rules
+from coordinator.write.carbon_rules import compile_rules, unstored
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
-from m3x.config import parse_address
+from m3x.config import Places, parse_address
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
 from m3x.web import metrics_app
@@ -61,15 +61,18 @@ class StartError(ServiceError):
     """The coordinator cannot start; the message says why and what to do."""
 
 
-async def serve(config: CoordinatorConfig, data_dir: Path) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without."""
+async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None = None) -> None:
+    """Runs until SIGTERM or SIGINT; ``places`` are those of the configuration's sections.
+
+    Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Nothing is listened on yet, so that no first sample waits for it; after scripts/run this only loads what numba keeps.
     await asyncio.to_thread(warm, lambda step: log.debug("preparing kernels", part=step))
-    async with running(config, data_dir) as coordinator:
+    async with running(config, data_dir, places) as coordinator:
         log.info("the coordinator is up")
         await coordinator.wait(stop)
         log.info("ending: no more is accepted; waiting for what is under way")
@@ -77,9 +80,11 @@ async def serve(config: CoordinatorConfig, data_dir: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator["Coordinator"]:
+async def running(
+    config: CoordinatorConfig, data_dir: Path, places: Places | None = None
+) -> AsyncIterator["Coordinator"]:
     """A coordinator that listens, until the context ends. Raises ``StartError``."""
-    coordinator = Coordinator(config, data_dir)
+    coordinator = Coordinator(config, data_dir, places or Places())
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
@@ -91,11 +96,14 @@ async def running(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator["C
 class Coordinator:
     """The parts of one coordinator; ``ports`` has the bound ones by listener: http, metrics, carbon, ingest."""
 
-    def __init__(self, config: CoordinatorConfig, data_dir: Path) -> None:
+    def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places) -> None:
         self.config = config
         self.registry = Registry()
         self.ports: dict[str, int] = {}
         self._data_dir = data_dir
+        self._places = places
+        self._problems: list[Callable[[], list[str]]] = []
+        """What has something to say in ``/ready``."""
         self._scope = self.registry.scope(config.metrics.scope.prefix)
         if config.metrics.scope.tags:
             self._scope = self._scope.tagged(**config.metrics.scope.tags)
@@ -132,12 +140,16 @@ class Coordinator:
         store = await kv.open_store(config.cluster_management.store(self._data_dir))
         stack.push_async_callback(store.close)
         routes: list[BaseRoute] = []
-        storage = await self._start_storage(stack)
+        rules = RulesInEffect(storage_judge(config))
+        storage = await self._start_storage(stack, rules)
         topic, producer = await self._start_producer(stack, store)
-        rules = RulesInEffect()
-        kv_rules = await self._start_rules(stack, store, rules)
+        await self._start_rules(stack, store, rules)
         readiness = Readiness(
-            config.namespaces, topic, producer, store, lambda: [*kv_rules.problems(), *rules.warnings()]
+            config.namespaces,
+            topic,
+            producer,
+            store,
+            lambda: [line for problems in self._problems for line in problems()],
         )
         routes += [ready_route(readiness)]
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
@@ -159,14 +171,16 @@ class Coordinator:
         await self._start_http(stack, [*routes, routes_route(routes)])
         await self._start_carbon(stack, downsampler, cache, topic, direct)
 
-    async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> KVRules:
+    async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
         """Rules of the file, or else those in KV from now on."""
         section = self.config.downsample
-        kv_rules = KVRules(rules, self._scope.sub("rules"))
         if section is None:
-            return kv_rules
+            return
+        self._problems.append(rules.warnings)
         if section.rules is not None:
-            rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()))
+            rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()), self._places)
+            for warning in rules.warnings():
+                log.warning(warning)
             if not section.matcher.require_namespace_watch_on_init:
                 try:
                     await create_namespaces(store, self._environment)
@@ -174,12 +188,11 @@ class Coordinator:
                     log.warning("the empty list of namespaces of rules could not be written to KV", error=str(error))
         else:
             require = section.matcher.require_namespace_watch_on_init
+            kv_rules = KVRules(rules, self._scope.sub("rules"))
+            self._problems.append(kv_rules.problems)
             watcher = RuleWatcher(store, self._environment, kv_rules, require=require)
             await watcher.load()
             await stack.enter_async_context(self._background(watcher.run(), "rules"))
-        for warning in rules.warnings():
-            log.warning(warning)
-        return kv_rules
 
     def _downsampler(self, rules: RulesInEffect) -> Downsampler:
         section = self.config.downsample
@@ -190,7 +203,7 @@ class Coordinator:
             untimed_rollups=section.untimed_rollups, now_ns=time.time_ns(),
         )  # fmt: skip
 
-    async def _start_storage(self, stack: contextlib.AsyncExitStack) -> Store | None:
+    async def _start_storage(self, stack: contextlib.AsyncExitStack, rules: RulesInEffect) -> Store | None:
         config = self.config
         policies = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
         if config.backend == "noop-etcd":
@@ -213,16 +226,17 @@ class Coordinator:
             max_retries=section.ingester.retry.max_retries or 2,
             retry_forever=section.ingester.retry.forever,
             blackhole_policies=section.m3msg.handler.blackholes,
+            # Namespaces of the file do not change while it runs.
+            no_namespace_grace_ns=0 if config.namespaces else int(section.no_namespace_grace),
             consumer=section.m3msg.consumer,
             keep_alive_ns=int(section.m3msg.server.keep_alive_period),
         )
-        writable = [
-            policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated and not n.read_only
-        ]
         server = IngestServer(
-            section.m3msg.server.listen_address, storage, writable, ingest_options, self._scope.sub("ingest-m3msg")
-        )
+            section.m3msg.server.listen_address, storage, writable_policies(config.namespaces), ingest_options,
+            self._scope.sub("ingest-m3msg"), asked_by=rules.asking_for,
+        )  # fmt: skip
         await stack.enter_async_context(server)
+        self._problems.append(server.problems)
         self.ports["ingest"] = server.port
         log.info("taking aggregated metrics", port=server.port)
         return storage
@@ -266,6 +280,10 @@ class Coordinator:
             return
         scope: Scope = self._scope.sub("ingest-carbon")
         rules = compile_rules(ingester, self.config.namespaces)
+        warnings = unstored(rules, storage_judge(self.config), self._places)
+        self._problems.append(lambda: warnings)
+        for warning in warnings:
+            log.warning(warning)
         core = CarbonIngester(rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct)
         host, port = parse_address(ingester.listen_address)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))

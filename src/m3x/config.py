@@ -22,7 +22,18 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 import msgspec
 import yaml
 
-__all__ = ["Address", "ConfigError", "Duration", "Loaded", "Meaningless", "Section", "Text", "load", "parse_address"]
+__all__ = [
+    "Address",
+    "ConfigError",
+    "Duration",
+    "Loaded",
+    "Meaningless",
+    "Places",
+    "Section",
+    "Text",
+    "load",
+    "parse_address",
+]
 
 _UNITS_NS = {
     "ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60 * 1_000_000_000, "h": 3600 * 1_000_000_000,
@@ -96,6 +107,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 S = TypeVar("S", bound=Section)
 
 
+class Places(dict[str, str]):
+    """Where the sections of a configuration stand: path (``downsample.rules.rollupRules[0]``) → ``file:line``."""
+
+    def named(self, path: str, text: str) -> str:
+        """``text`` as a line about that section; its place is left out where it is not known."""
+        place = self.get(path)
+        return f"{place}: {path}: {text}" if place is not None else f"{path}: {text}"
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[S]):
     """A configuration that is free of problems."""
@@ -103,6 +123,7 @@ class Loaded(Generic[S]):
     value: S
     meaningless: list[str]
     """Paths of keys that were accepted without effect."""
+    places: Places
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -133,7 +154,7 @@ def load(files: Sequence[str | Path], cls: type[S], environ: Mapping[str, str] |
     value = builder.section(cls, tree, "")
     if builder.problems or value is None:
         raise ConfigError(builder.problems)
-    return Loaded(value, builder.meaningless)
+    return Loaded(value, builder.meaningless, builder.places)
 
 
 @dataclass(slots=True)
@@ -240,6 +261,7 @@ class _Builder:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.meaningless: list[str] = []
+        self.places = Places()
 
     def _problem(self, node: _Node, path: str, text: str) -> None:
         self.problems.append(f"{node.file}:{node.line}: {path or '(top level)'}: {text}")
@@ -250,6 +272,7 @@ class _Builder:
         if not isinstance(node.value, dict):
             self._problem(node, path, f"expected a mapping, found {_kind(node.value)}")
             return None
+        self.places[path] = f"{node.file}:{node.line}"
         hints = typing.get_type_hints(cls, include_extras=True)
         fields = {f.encode_name: f for f in msgspec.structs.fields(cls)}
         before = len(self.problems)
@@ -309,6 +332,7 @@ class _Builder:
             value = trial.value(choice, node, path)
             if not trial.problems:
                 self.meaningless += trial.meaningless
+                self.places |= trial.places
                 return value
             trials.append(trial)
         # Report against the alternative that fits the shape of what was written.

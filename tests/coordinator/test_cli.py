@@ -112,6 +112,47 @@ def _run(arguments: list[str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+IN_VAIN = """
+clusters:
+  - namespaces:
+      - {namespace: ten, type: aggregated, resolution: 10s, retention: 48h}
+      - {namespace: old, type: aggregated, resolution: 1m, retention: 960h, readOnly: true}
+carbon: {ingester: {rules: [
+  {pattern: ^a, policies: [{resolution: 10s, retention: 48h}]},
+  {pattern: ^b, policies: [{resolution: 1m, retention: 960h}]}]}}
+downsample:
+  rules:
+    mappingRules:
+      - {filter: 'app:*', storagePolicies: [{resolution: 10s, retention: 48h}]}
+    rollupRules:
+      - name: by code
+        filter: app:*
+        transforms: [{rollup: {metricName: n}}]
+        storagePolicies:
+          - {resolution: 10s, retention: 48h}
+          - {resolution: 10s, retention: 744h}
+"""
+
+
+def test_what_no_namespace_can_store_is_a_warning_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(IN_VAIN)
+    assert main(["-f", LOCAL, "-f", str(file), "--check-config"]) == 0
+    rule, carbon = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert rule.startswith(
+        f"warning: {file}:19: downsample.rules.rollupRules[0].storagePolicies[1]: rollup rule 'by code' asks for 10s:31d: no "
+    )
+    assert carbon.startswith(
+        f"warning: {file}:8: carbon.ingester.rules[1]: the rule asks for 1m@1s:40d: its namespace is read"
+    )
+    writer = tmp_path / "writer.yml"
+    writer.write_text("ingest: null\n")
+    assert main(["-f", LOCAL, "-f", str(file), "-f", str(writer), "--check-config"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text("downsample:\n  rules:\n    mappingRules: [{name: noise, filter: 'app:noise*', drop: true}]\n")

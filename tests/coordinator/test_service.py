@@ -1,9 +1,10 @@
 """The whole coordinator in one process: set up through its own admin API, metrics in, messages out, values read back."""
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from m3cluster import kv
 from m3cluster.keys import DEFAULT_ENVIRONMENT, rule_namespaces_key, rule_set_key
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
-from m3metrics.codec import decode_metric
+from m3metrics.codec import AggregatedMetric, decode_metric, encode_aggregated
 from m3metrics.codec.wire import marshal
-from m3metrics.ids import decode_tags
+from m3metrics.ids import ROLLUP_TAG, decode_tags, encode_tags
+from m3metrics.policy import StoragePolicy
 from m3msg.consumer import ConsumerServer, ReceivedBatch
+from m3msg.frames import Message, Metadata, decode_ack, encode_message
 from m3msg.producer import Producer
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +58,11 @@ class Aggregator:
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., Any]:
     def make(more: str = "") -> Any:
-        overlay = tmp_path / "overlay.yml"
-        overlay.write_text(OVERLAY + more)
-        config = load_coordinator([ROOT / "configs/local/m3coordinator.yml", overlay]).value
-        return running(config, tmp_path)
+        overlays = {"overlay.yml": OVERLAY, "more.yml": more}
+        for name, text in overlays.items():
+            (tmp_path / name).write_text(text)
+        loaded = load_coordinator([ROOT / "configs/local/m3coordinator.yml", *(tmp_path / name for name in overlays)])
+        return running(loaded.value, tmp_path, loaded.places)
 
     return make
 
@@ -176,6 +180,65 @@ async def test_rules_in_kv_change_while_it_runs(start: Callable[..., Any], tmp_p
         (rule,) = answer.json()["rules"]
         assert (rule["name"], rule["matches"], answer.json()["ruleSetVersion"]) == ("by code", True, 2)
         await operator.close()
+
+
+IN_VAIN = """
+downsample:
+  rules:
+    mappingRules: []
+    rollupRules:
+      - {name: by code, filter: 'app:*', transforms: [{rollup: {metricName: n}}], storagePolicies: [{resolution: 10s, retention: 744h}]}
+  remoteAggregator: {client: {m3msg: {producer: {writer: {ignoreCutoffCutover: true}}}}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def _sending_aggregated(coordinator: Coordinator, policy: str) -> AsyncIterator[asyncio.StreamReader]:
+    """Sends a value to the ingest server, as message 7."""
+    metric = AggregatedMetric(
+        id=encode_tags([(b"__name__", b"n"), ROLLUP_TAG]), time_ns=time.time_ns(), value=1.0,
+        storage_policy=StoragePolicy.parse(policy),
+    )  # fmt: skip
+    reader, writer = await asyncio.open_connection("127.0.0.1", coordinator.ports["ingest"])
+    writer.write(encode_message(Message(Metadata(3, 7, 5), encode_aggregated(metric))))
+    yield reader
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_rule_without_a_namespace_is_named_and_what_comes_of_it_is_acked(start: Callable[..., Any]) -> None:
+    aggregator = Aggregator()
+    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    async with server, start(IN_VAIN) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
+        await _set_up(client, server.port)
+        while (ready := await client.get("/ready")).status_code != 200 or len(ready.json()["problems"]) > 1:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.02)
+        (warning,) = ready.json()["problems"]
+        assert "more.yml:6: downsample.rules.rollupRules[0].storagePolicies[0]: rollup rule 'by code'" in warning
+        async with _sending_aggregated(coordinator, "10s:31d") as reader:
+            size = int.from_bytes(await reader.readexactly(4), "big")
+            assert [one.id for one in decode_ack(await reader.readexactly(size))] == [7]
+        problems = (await client.get("/ready")).json()["problems"]
+        assert len(problems) == 2
+        named = next(line for line in problems if line.startswith("ingest: "))
+        assert "1 message of policy 10s:31d not stored" in named
+        assert 'like n{__rollup__="true"}' in named
+        assert "asked for by rollup rule 'by code' of namespace 'default'" in named
+        metrics = await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")
+        assert 'coordinator_ingest_m3msg_ingest_refused_total{reason="no-namespace"} 1.0' in metrics.text
+
+
+@pytest.mark.parametrize("grace", ["1h", "1ms"])
+async def test_without_namespaces_in_the_file_values_wait_for_the_grace(start: Callable[..., Any], grace: str) -> None:
+    def refused(error_type: str) -> float:
+        return float(coordinator.registry.counter("coordinator_ingest_m3msg_ingest_error", error_type=error_type))
+
+    async with start(f"clusters: []\ncarbon: {{ingester: null}}\ningest: {{noNamespaceGrace: {grace}}}") as coordinator:
+        async with _sending_aggregated(coordinator, "10s:2d"):
+            await _until(lambda: refused("internal_error") == 1)
+        if grace == "1ms":
+            async with _sending_aggregated(coordinator, "10s:2d"):
+                await _until(lambda: refused("non_retryable_error") == 1)
 
 
 async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:

@@ -143,6 +143,11 @@ def writes_refused(cluster) -> None:
     cluster.coordinator.answers["GET", "/ready"] = (500, b'{"reasons":["no topic aggregator_ingest"]}\n')
 
 
+def values_not_stored(cluster) -> None:
+    body = {"problems": ["ingest: 5 messages of policy 10s:31d not stored: no namespace; add the namespace"]}
+    cluster.coordinator.answers["GET", "/ready"] = (200, json.dumps(body).encode())
+
+
 def watched_in_no_time(cluster, monkeypatch) -> None:
     """The clock of the command moves by what it would have slept."""
     now = [cluster.now_ns]
@@ -200,6 +205,7 @@ def watched_in_no_time(cluster, monkeypatch) -> None:
         (no_leader, "shard set 1", "has no leader", "wait for the lease"),
         (stuck, "shard set 1", "flush times of timed 10s did not advance in 11.0 s", "downstream has acknowledged"),
         (too_early, "coordinator", "the shards are cut over in 39 s", "wait: a new placement"),
+        (values_not_stored, "coordinator", "5 messages of policy 10s:31d not stored", "as it says"),
         (writes_refused, "coordinator", "does not take writes: no topic aggregator_ingest", "see the checks below"),
     ],
 )

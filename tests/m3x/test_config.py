@@ -143,3 +143,19 @@ def test_addresses() -> None:
     for text in ("localhost", "a:b", "a:70000", ""):
         with pytest.raises(ValueError, match="expected host:port"):
             parse_address(text)
+
+
+def test_where_sections_stand_is_kept_through_merging(tmp_path: Path) -> None:
+    first = write(
+        tmp_path, "name: one\nretry:\n  maxRetries: 7\nretries:\n- jitter: true\n- jitter: false\neither: {}\n"
+    )
+    second = write(tmp_path, "\nretries:\n\n- maxRetries: 1\n", "b.yml")
+    places = load([first, second], Root).places
+    assert {path: Path(place).name for path, place in places.items()} == {
+        "": "b.yml:2",
+        "retry": "a.yml:3",
+        "retries[0]": "b.yml:4",
+        "either": "a.yml:7",
+    }
+    assert places.named("retry", "too many") == f"{first}:3: retry: too many"
+    assert places.named("pool", "unknown") == "pool: unknown"

@@ -4,7 +4,7 @@ from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 from m3msg.consumer.options import ConsumerOptions, ServerOptions
 from m3msg.producer.options import RetryOptions
-from m3x.config import Meaningless, Section
+from m3x.config import Duration, Meaningless, Section
 
 
 class IngesterConfig(Section, frozen=True):
@@ -55,3 +55,9 @@ class IngestConfig(Section, frozen=True):
 
     ingester: IngesterConfig
     m3msg: M3MsgServerConfig
+    no_namespace_grace: Duration = Duration(60_000_000_000)
+    """Our own key: where namespaces are not those of the file, so long values without one are left unacknowledged, as it may come."""
+
+    def __post_init__(self) -> None:
+        if self.no_namespace_grace < 0:
+            raise ValueError(f"noNamespaceGrace must not be negative, found {self.no_namespace_grace}")

@@ -1,12 +1,12 @@
 """From the tags of a series to what is sent to the aggregators: metric id, staged metadatas, metric type.
 
 ``appender``   one series → what is sent of it (open this first)
-``policies``   what namespaces ask for where no rule does
+``policies``   what namespaces ask for where no rule does, and which policies they store
 ``rules``      the rules in effect; ``rule_file`` makes them of the configuration, ``kv_rules`` follows them in KV
 ``tags``       ids of metrics whose rule adds tags
 ``explain``    which rules match a metric, and why; ``routes`` over HTTP
 
-Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics`` and ``coordinator.config`` only.
+Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics``, ``coordinator.config`` and ``m3x`` only.
 """
 
 from coordinator.downsample.appender import Appended, Downsampler, TemplateSpec

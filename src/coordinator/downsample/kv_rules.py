@@ -103,6 +103,8 @@ class KVRules:
             mapping_rules=len(rule_set.mapping_rules),
             rollup_rules=len(rule_set.rollup_rules),
         )
+        for warning in self._rules.warnings_of(name):
+            log.warning(warning)
         self._remove_what_is_over()
 
     def _is_over(self, name: str) -> bool:

@@ -1,11 +1,12 @@
-"""Which aggregations and storage policies a metric gets when no rule says otherwise (reference/coordinator.md §3.2, §3.6, §10)."""
+"""Storage policies: which a metric gets when no rule says otherwise (reference/coordinator.md §3.2, §3.6, §10), and which are stored."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from coordinator.config import CoordinatorConfig
 from coordinator.config.cluster import Namespace
 from m3metrics.aggregation import AggregationType, compress
 from m3metrics.metadata import PipelineMetadata, StagedMetadata, StagedMetadatas
-from m3metrics.policy import UNITS, StoragePolicy
+from m3metrics.policy import UNITS, StoragePolicy, format_duration
 
 
 def policy_of(resolution_ns: int, retention_ns: int) -> StoragePolicy:
@@ -31,3 +32,34 @@ def auto_mapping(namespaces: Iterable[Namespace]) -> StagedMetadatas:
 def override(kind: AggregationType, policies: Iterable[StoragePolicy]) -> StagedMetadatas:
     """One pipeline with one aggregation type: what a carbon rule makes of a metric."""
     return _staged([PipelineMetadata(aggregation_id=compress([kind]), storage_policies=tuple(policies))])
+
+
+PolicyJudge = Callable[[StoragePolicy], str]
+"""Why values of a policy are not stored; empty: they are, as far as is known."""
+
+
+def writable_policies(namespaces: Iterable[Namespace]) -> list[StoragePolicy]:
+    """Of the aggregated namespaces that may be written."""
+    return [policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated and not n.read_only]
+
+
+def storage_judge(config: CoordinatorConfig) -> PolicyJudge:
+    """Judges what this coordinator's ingest server would do with values. One that takes none back need not own any namespace."""
+    if config.ingest is None or config.backend == "noop-etcd" or not config.namespaces:
+        return lambda _: ""
+    writable = writable_policies(config.namespaces)
+    placed = [*writable, *config.ingest.m3msg.handler.blackholes]
+    listed = ", ".join(f"{format_duration(p.window_ns)}:{format_duration(p.retention_ns)}" for p in writable) or "none"
+    known = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
+
+    def judge(policy: StoragePolicy) -> str:
+        if any(policy.equivalent(one) for one in placed):
+            return ""
+        if any(policy.equivalent(one) for one in known):
+            return "its namespace is read-only, so its values are not stored; remove readOnly, or correct the rule"
+        return (
+            f"no aggregated namespace has this resolution and retention (those that may be written: {listed}), so its values are not "
+            "stored; add the namespace to clusters[].namespaces, or correct the rule"
+        )
+
+    return judge

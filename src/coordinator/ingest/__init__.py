@@ -1,7 +1,7 @@
 """Port 7507: aggregated values from aggregators over m3msg into the store.
 
 Open ``server`` first (``IngestServer``, and the ``Ingester`` behind it without a socket); ``translate`` turns messages into
-columns. Imports ``coordinator.store``, ``m3msg``, ``m3metrics`` and ``m3x`` only.
+columns; ``refusals`` remembers what was not stored. Imports ``coordinator.store``, ``m3msg``, ``m3metrics`` and ``m3x`` only.
 """
 
 from coordinator.ingest.server import Ingester, IngestOptions, IngestServer

@@ -1,23 +1,45 @@
 """The ingest server: aggregated values over m3msg into the store (reference/coordinator.md §11, m3msg.md §21).
 
-What is acked, and when: a value whose write is committed; a value for a blackholed policy; a value that storage refuses for good
-(outside of retention). Everything else stays unacked, so that the aggregator sends it again until it gives up: bytes that are no
-``AggregatedMetric``, ids that are no tag set, policies without a namespace, and whatever a failing store did not take after the
-retries. All of it is counted by reason.
+What is acknowledged: everything that sending again cannot help. An aggregator waits with the flush times of a list until all of its
+messages are acknowledged or have outlived their time; one that can never be stored would hold those of all others back.
+
+=========================================  =======================  ==========================================================
+what arrives                               acked?                   counters
+=========================================  =======================  ==========================================================
+a value, committed                         yes                      ``ingest-success``
+a value of a blackholed policy             yes                      ``metric.dropped{reason=blackhole-policy}``
+bytes that are no ``AggregatedMetric``,    yes (M3: no)             ``metric.dropped{reason=decode-error}``
+or with a policy that cannot be
+an id that is no tag set                   yes (M3: no)             ``ingest-refused{reason=bad-id}``, non-retryable
+outside of the policy's retention          yes                      ``ingest-refused{reason=outside-retention}``, non-retryable
+a new series, the store being full         yes                      ``ingest-refused{reason=too-many-series}``, non-retryable
+a policy without a namespace               yes, once that is sure   ``ingest-refused{reason=no-namespace}``, non-retryable;
+                                           (M3: no)                 until then the same with internal
+a policy whose namespace is read-only      the same                 ``ingest-refused{reason=read-only-namespace}``, the same
+storage fails, after all retries           no                       ``ingest-refused{reason=storage}``, internal
+=========================================  =======================  ==========================================================
+
+*Non-retryable* and *internal* are ``ingest-error{error_type=non_retryable_error}`` and ``{error_type=internal_error}``, as in M3. That
+there is no namespace is sure at once where namespaces are those of the file, and after ``ingest.noNamespaceGrace`` where they may
+still come (``IngestOptions.no_namespace_grace_ns``). All that is not stored is named with an example, the policy and the rules that ask
+for it in the log (once a minute and kind) and by ``problems``, for ``/ready``, until nothing of it has come for some minutes
+(``refusals``). A frame that is no message ends its connection, unacked (``m3msg.consumer``).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.ingest.translate import Intake, Translator, Verdict
+from coordinator.ingest.refusals import AskedBy, Reason, Refusals
+from coordinator.ingest.translate import Rejected, Translator, Verdict
 from coordinator.store import Refusal, StoreError, WriteBatch, Written
-from m3metrics.policy import StoragePolicy
+from m3metrics.policy import StoragePolicy, format_duration
 from m3msg.consumer import ConsumerOptions, ConsumerServer, ReceivedBatch
+from m3x.clock import monotonic_ns
 from m3x.config import parse_address
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -27,10 +49,18 @@ __all__ = ["IngestOptions", "IngestServer", "Ingester", "Sink"]
 
 _log = logger(__name__)
 
+_REJECTED = {
+    Verdict.DECODE_ERROR: Reason.DECODE_ERROR,
+    Verdict.NO_NAMESPACE: Reason.NO_NAMESPACE,
+    Verdict.READ_ONLY: Reason.READ_ONLY,
+}
 _NOT_WRITTEN = {
-    Refusal.BAD_ID: "bad-id",
-    Refusal.OUTSIDE_RETENTION: "outside-retention",
-    Refusal.TOO_MANY_SERIES: "too-many-series",
+    Refusal.BAD_ID: (Reason.BAD_ID, "the id is no tag set"),
+    Refusal.OUTSIDE_RETENTION: (
+        Reason.OUTSIDE_RETENTION,
+        "older than its policy's retention, or too far in the future",
+    ),
+    Refusal.TOO_MANY_SERIES: (Reason.TOO_MANY_SERIES, "the store has as many series as it may"),
 }
 
 
@@ -52,23 +82,65 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = 2
     retry_forever: bool = False
     blackhole_policies: tuple[StoragePolicy, ...] = ()
+    no_namespace_grace_ns: int = 0
+    """How long values of a policy without a namespace are left unacked, from the first one on; 0: namespaces do not change."""
     consumer: ConsumerOptions = ConsumerOptions()
     keep_alive_ns: int = 10_000_000_000
 
 
-class Ingester:
-    """Writes batches and acks them; ``policies`` are the namespaces that may be written."""
+class _Namespaces:
+    """Which storage policies are written, thrown away, or have no place."""
 
-    def __init__(self, store: Sink, policies: Sequence[StoragePolicy], options: IngestOptions, scope: Scope) -> None:
+    def __init__(self, store: Sink, policies: Iterable[StoragePolicy], blackhole: Sequence[StoragePolicy]) -> None:
+        self._store = store
+        self._blackhole = blackhole
+        self._writable = {(policy.window_ns, policy.retention_ns) for policy in policies}
+
+    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
+        """See ``coordinator.ingest.translate.Namespaces``; the precision does not matter."""
+        if any(policy.equivalent(one) for one in self._blackhole):
+            return Verdict.BLACKHOLE, 0, ""
+        retention, resolution = format_duration(policy.retention_ns), format_duration(policy.window_ns)
+        index = self._store.policy_index(policy.window_ns, policy.retention_ns)
+        if index < 0:
+            text = f"no configured cluster namespace for: retention={retention}, resolution={resolution}"
+            return Verdict.NO_NAMESPACE, 0, text
+        if (policy.window_ns, policy.retention_ns) not in self._writable:
+            return (
+                Verdict.READ_ONLY,
+                0,
+                f"cannot write to read only namespace: retention={retention}, resolution={resolution}",
+            )
+        return Verdict.WRITE, index, ""
+
+
+class Ingester:
+    """Writes batches and acks them. ``policies`` are the namespaces that may be written; ``asked_by`` finds the rules behind a policy."""
+
+    def __init__(
+        self,
+        store: Sink,
+        policies: Iterable[StoragePolicy],
+        options: IngestOptions,
+        scope: Scope,
+        *,
+        asked_by: AskedBy = lambda _: (),
+        clock: Callable[[], int] = monotonic_ns,
+    ) -> None:
         self._store = store
         self._options = options
         self._scope = scope
-        writable = {(policy.window_ns, policy.retention_ns) for policy in policies}
+        self._clock = clock
+        self._refusals = Refusals(asked_by)
+        self.set_namespaces(policies)
 
-        def policy_index(window_ns: int, retention_ns: int) -> int:
-            return store.policy_index(window_ns, retention_ns) if (window_ns, retention_ns) in writable else -1
+    def set_namespaces(self, policies: Iterable[StoragePolicy]) -> None:
+        """From now on these may be written."""
+        self._translator = Translator(_Namespaces(self._store, policies, self._options.blackhole_policies))
 
-        self._translator = Translator(policy_index, options.blackhole_policies)
+    def problems(self) -> list[str]:
+        """What has come lately and was not stored, one line each, for ``/ready``."""
+        return self._refusals.problems(self._clock())
 
     async def handle(self, batch: ReceivedBatch) -> None:
         """The handler of the m3msg server."""
@@ -81,17 +153,18 @@ class Ingester:
     ) -> NDArray[np.bool_]:
         """Writes the messages ``buf[starts[i]:ends[i]]``; which of them are to be acked. Never raises for what is in them."""
         intake = self._translator.translate(buf, starts, ends)
-        self._count(intake, peer)
         acked: NDArray[np.bool_] = intake.verdicts == Verdict.BLACKHOLE
+        self._count(intake.verdicts)
+        for rejected in intake.rejected:
+            acked[rejected.rows] = self._reject(rejected, peer)
         if len(intake.rows):
-            written = await self._write(intake.batch)
-            if written is None:
-                self._scope.tagged(error_type="internal_error").count("ingest-error", len(intake.rows))
-            else:
-                acked[intake.rows] = self._judge(written, peer)
+            written = await self._write(intake.batch, peer)
+            if written is not None:
+                acked[intake.rows] = True
+                self._judge(intake.batch, written, peer)
         return acked
 
-    async def _write(self, batch: WriteBatch) -> Written | None:
+    async def _write(self, batch: WriteBatch, peer: str) -> Written | None:
         """None: it failed after all retries."""
         attempt = 0
         while True:
@@ -100,66 +173,63 @@ class Ingester:
             except StoreError as error:
                 attempt += 1
                 if attempt > self._options.max_retries and not self._options.retry_forever:
-                    self._scope.tagged(reason="storage").count("ingest-refused", len(batch.id_at))
-                    _log.error_limited(
-                        "values could not be stored; they stay unacked and will be sent again",
-                        values=len(batch.id_at),
-                        attempts=attempt,
-                        error=str(error),
-                    )
+                    count, text = len(batch.id_at), f"{error} (tried {attempt} times)"
+                    self._refuse(Reason.STORAGE, count, text, peer, metric=_id(batch, 0), final=False)
                     return None
                 await asyncio.sleep(self._options.retry.delay(attempt))
 
-    def _judge(self, written: Written, peer: str) -> NDArray[np.bool_]:
-        """Which rows of a committed batch are acked."""
+    def _judge(self, batch: WriteBatch, written: Written, peer: str) -> None:
+        """Counts and names the rows of a committed batch, all of which are final."""
         refusals = written.refusals
-        success: NDArray[np.bool_] = refusals == Refusal.WRITTEN
-        if success.all():
-            self._scope.count("ingest-success", len(success))
-            return success
-        final: NDArray[np.bool_] = refusals == Refusal.OUTSIDE_RETENTION
-        self._scope.count("ingest-success", int(success.sum()))
-        self._scope.tagged(error_type="non_retryable_error").count("ingest-error", int(final.sum()))
-        self._scope.tagged(error_type="internal_error").count("ingest-error", int((~(success | final)).sum()))
-        for code, reason in _NOT_WRITTEN.items():
-            self._scope.tagged(reason=reason).count("ingest-refused", int((refusals == code).sum()))
-        if written.errors:
-            _log.warning_limited(
-                "values with ids that are no tag set are not stored, nor acked",
-                peer=peer,
-                count=len(written.errors),
-                first=written.errors[0][1],
-            )
-        if final.any():
-            _log.warning_limited(
-                "values outside of their policy's retention are acked and not stored", peer=peer, count=int(final.sum())
-            )
-        if (refusals == Refusal.TOO_MANY_SERIES).any():
-            _log.error_limited("values of new series are not stored: the store has as many series as it may", peer=peer)
-        return success | final
+        self._scope.count("ingest-success", int((refusals == Refusal.WRITTEN).sum()))
+        if not refusals.any():
+            return
+        errors = dict(written.errors)
+        for code, (reason, text) in _NOT_WRITTEN.items():
+            rows = np.flatnonzero(refusals == code)
+            if len(rows):
+                first = int(rows[0])
+                self._refuse(reason, len(rows), errors.get(first, text), peer, metric=_id(batch, first))
 
-    def _count(self, intake: Intake, peer: str) -> None:
-        verdicts, metric = intake.verdicts, self._scope.sub("metric")
-        undecodable = int((verdicts == Verdict.DECODE_ERROR).sum())
-        metric.count("accepted", len(verdicts) - undecodable)
-        if undecodable:
-            metric.tagged(reason="decode-error").count("dropped", undecodable)
+    def _reject(self, rejected: Rejected, peer: str) -> bool:
+        """Counts and names messages that are not written; whether they are acked."""
+        reason, count = _REJECTED[rejected.verdict], len(rejected.rows)
+        if rejected.policy is None:
+            self._scope.sub("metric").tagged(reason=reason).count("dropped", count)
+        return self._refuse(reason, count, rejected.text, peer, metric=rejected.metric, policy=rejected.policy)
+
+    def _refuse(
+        self, reason: str, count: int, error: str, peer: str, *, metric: bytes, policy: StoragePolicy | None = None,
+        final: bool = True,
+    ) -> bool:  # fmt: skip
+        """Counts and names what is not stored. ``final``, unless it may be written yet as a namespace can still come."""
+        now_ns = self._clock()
+        refused = self._refusals.note(reason, count, now_ns, error=error, metric=metric, peer=peer, policy=policy)
+        if policy is not None:
+            final = now_ns - refused.since_ns >= self._options.no_namespace_grace_ns
+        if reason != Reason.DECODE_ERROR:
+            error_type = "non_retryable_error" if final else "internal_error"
+            self._scope.tagged(error_type=error_type).count("ingest-error", count)
+            self._scope.tagged(reason=reason).count("ingest-refused", count)
+        if self._refusals.to_be_logged(refused, now_ns):
+            _log.warning(
+                "values are acknowledged and not stored" if final else "values are not stored; they will be sent again",
+                reason=reason, error=error, policy=str(policy or ""), metric=refused.metric,
+                rules=self._refusals.rules(refused), peer=peer, messages=refused.messages,
+            )  # fmt: skip
+        return final
+
+    def _count(self, verdicts: NDArray[np.uint8]) -> None:
+        metric = self._scope.sub("metric")
+        metric.count("accepted", int((verdicts != Verdict.DECODE_ERROR).sum()))
         blackholed = int((verdicts == Verdict.BLACKHOLE).sum())
         if blackholed:
             metric.tagged(reason="blackhole-policy").count("dropped", blackholed)
-        homeless = int((verdicts == Verdict.NO_NAMESPACE).sum())
-        if homeless:
-            self._scope.tagged(error_type="internal_error").count("ingest-error", homeless)
-            self._scope.tagged(reason="no-namespace").count("ingest-refused", homeless)
-        for row, text in intake.errors:
-            if verdicts[row] == Verdict.DECODE_ERROR:
-                _log.warning_limited("could not decode metric from message; it stays unacked", peer=peer, error=text)
-            else:
-                _log.warning_limited(
-                    "could not write a value; add the namespace to clusters[].namespaces or a blackhole policy",
-                    peer=peer,
-                    error=text,
-                )
+
+
+def _id(batch: WriteBatch, row: int) -> bytes:
+    at = int(batch.id_at[row])
+    return batch.buf[at : at + int(batch.id_size[row])].tobytes()
 
 
 class IngestServer:
@@ -169,12 +239,14 @@ class IngestServer:
         self,
         address: str,
         store: Sink,
-        policies: Sequence[StoragePolicy],
+        policies: Iterable[StoragePolicy],
         options: IngestOptions,
         scope: Scope,
+        *,
+        asked_by: AskedBy = lambda _: (),
     ) -> None:
         host, port = parse_address(address)
-        self._ingester = Ingester(store, policies, options, scope)
+        self._ingester = Ingester(store, policies, options, scope, asked_by=asked_by)
         self._server = ConsumerServer(
             host,
             port,
@@ -188,6 +260,10 @@ class IngestServer:
     def port(self) -> int:
         """The bound port."""
         return self._server.port
+
+    def problems(self) -> list[str]:
+        """See ``Ingester.problems``."""
+        return self._ingester.problems()
 
     async def __aenter__(self) -> Self:
         """Listens. Raises ``OSError`` where the address cannot be had."""

@@ -4,8 +4,8 @@ Messages of the shape that aggregators send are decoded by a kernel; their polic
 a message that is like earlier ones costs no Python. Everything else is decoded by the plain codec, one by one.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +15,41 @@ from coordinator.store.id_table import IdTable
 from m3metrics.codec import decode_aggregated, decode_storage_policy, encode_storage_policy
 from m3metrics.errors import CodecError
 from m3metrics.kernels import decode_aggregated as decode_rows
-from m3metrics.policy import StoragePolicy, format_duration
+from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, ROW_OK
 
-__all__ = ["Intake", "Translator", "Verdict"]
+__all__ = ["Intake", "Namespaces", "Rejected", "Translator", "Verdict"]
 
 _MAX_POLICIES = 4096
+"""Beyond it all are judged anew, so that what comes in cannot fill the memory."""
 
 
 class Verdict:
-    """What is to happen with a message (reference/coordinator.md §11.2)."""
+    """What is to happen with a message; which of them are acknowledged: ``coordinator.ingest.server``."""
 
     WRITE = 0
     BLACKHOLE = 1
-    """Acknowledged and thrown away."""
+    """To be thrown away (reference/coordinator.md §11.2)."""
     DECODE_ERROR = 2
-    """Not acknowledged: the sender repeats it until it gives up."""
+    """No ``AggregatedMetric``, or one whose storage policy cannot be."""
     NO_NAMESPACE = 3
-    """Storage has no namespace of exactly that resolution and retention; not acknowledged, in case one is configured yet."""
+    """There is no namespace of exactly that resolution and retention."""
+    READ_ONLY = 4
+    """There is, and nothing may be written to it."""
+
+
+@dataclass(slots=True)
+class Rejected:
+    """Messages of a batch that are not written, all for one reason."""
+
+    verdict: int
+    """A constant of ``Verdict``."""
+    rows: NDArray[np.int64]
+    text: str
+    """What is wrong with the first of them."""
+    policy: StoragePolicy | None = None
+    metric: bytes = b""
+    """Id of the first; empty where it cannot be read."""
 
 
 @dataclass(slots=True)
@@ -45,42 +62,58 @@ class Intake:
     """The messages to be written, ascending."""
     batch: WriteBatch
     """One row for each of ``rows``."""
-    errors: list[tuple[int, str]]
-    """Messages with ``DECODE_ERROR`` or ``NO_NAMESPACE`` and what is wrong with them, at most one per text."""
+    rejected: list[Rejected]
+    """The messages that are neither written nor thrown away: one entry per storage policy, and one for what cannot be decoded."""
+
+
+class Namespaces(Protocol):
+    """Where values of a storage policy go."""
+
+    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
+        """A constant of ``Verdict``, the index of the store's policy (``WRITE``), what is wrong (neither ``WRITE`` nor ``BLACKHOLE``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A storage policy as its bytes came."""
+
+    verdict: int
+    index: int
+    text: str
+    policy: StoragePolicy | None
 
 
 class Translator:
-    """``policy_index(window_ns, retention_ns)`` is the store's; ``blackhole`` are policies to be thrown away, their precision ignored."""
+    """Asks ``namespaces`` once for each policy; when they change, a new one is needed."""
 
-    def __init__(self, policy_index: Callable[[int, int], int], blackhole: Iterable[StoragePolicy] = ()) -> None:
-        self._policy_index = policy_index
-        self._blackhole = tuple(blackhole)
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._forget()
+
+    def _forget(self) -> None:
         self._policies = IdTable()
-        self._verdicts = np.zeros(_MAX_POLICIES, np.uint8)
-        self._indexes = np.zeros(_MAX_POLICIES, np.int64)
-        self._texts: list[str] = []
+        self._judged: list[_Judged] = []
+        self._verdicts = np.zeros(0, np.uint8)
+        self._indexes = np.zeros(0, np.int64)
 
     def translate(self, buf: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Intake:
         """``buf[starts[i]:ends[i]]`` are the messages; ``buf`` is writable."""
         count = len(starts)
         rows = np.zeros(count, AGGREGATED_ROW)
         verdicts = np.zeros(count, np.uint8)
-        texts: dict[str, int] = {}
+        rejected: list[Rejected] = []
         if decode_rows(buf, starts, ends, count, rows):
-            buf = self._decode_odd(buf, rows, verdicts, texts)
+            buf, undecodable = self._decode_odd(buf, rows)
+            if undecodable:
+                broken = np.array(list(undecodable), np.int64)
+                verdicts[broken] = Verdict.DECODE_ERROR
+                rejected.append(Rejected(Verdict.DECODE_ERROR, broken, next(iter(undecodable.values()))))
         sound = np.flatnonzero(verdicts == Verdict.WRITE)
-        at, size = rows["policy_at"][sound].astype(np.int64), rows["policy_size"][sound].astype(np.int64)
-        numbers, unknown = self._policies.find(buf, at, size)
-        if unknown:
-            if len(self._policies) + unknown > _MAX_POLICIES:
-                self._policies, self._texts = IdTable(), []
-                numbers = np.full(len(at), -1, np.int64)
-            for row in np.flatnonzero(numbers < 0)[:_MAX_POLICIES].tolist():
-                numbers[row] = self._policy(buf[at[row] : at[row] + size[row]].tobytes())
-        verdicts[sound] = np.where(numbers < 0, Verdict.DECODE_ERROR, self._verdicts[numbers])
-        for row in np.flatnonzero((verdicts[sound] != Verdict.WRITE) & (numbers >= 0)).tolist():
-            if self._texts[numbers[row]]:
-                texts.setdefault(self._texts[numbers[row]], int(sound[row]))
+        numbers = self._numbers(
+            buf, rows["policy_at"][sound].astype(np.int64), rows["policy_size"][sound].astype(np.int64)
+        )
+        verdicts[sound] = self._verdicts[numbers]
+        rejected += self._rejected(buf, rows, sound, numbers)
         kept = np.flatnonzero(verdicts == Verdict.WRITE)
         chosen = rows if len(kept) == count else rows[kept]
         return Intake(
@@ -95,53 +128,59 @@ class Translator:
                 values=np.ascontiguousarray(chosen["value"]),
                 policies=self._indexes[numbers[verdicts[sound] == Verdict.WRITE]],
             ),
-            errors=[(row, text) for text, row in texts.items()],
+            rejected=rejected,
         )
 
-    def _policy(self, data: bytes) -> int:
-        """Number of those policy bytes, which may be new."""
-        (known,) = self._policies.find_keys([data]).tolist()
-        if known >= 0:
-            return int(known)
-        number = len(self._policies)
-        self._verdicts[number], self._indexes[number], text = self._judge(data)
-        self._texts.append(text)
-        self._policies.add([data], [number])
-        return number
+    def _numbers(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of the policies ``buf[at[i]:at[i] + size[i]]``; those not seen before are judged."""
+        numbers, unknown = self._policies.find(buf, at, size)
+        if not unknown:
+            return numbers
+        if len(self._policies) > _MAX_POLICIES:
+            self._forget()
+            numbers = np.full(len(at), -1, np.int64)
+        fresh = list(
+            dict.fromkeys(buf[at[i] : at[i] + size[i]].tobytes() for i in np.flatnonzero(numbers < 0).tolist())
+        )
+        self._policies.add(fresh, range(len(self._judged), len(self._judged) + len(fresh)))
+        self._judged += map(self._judge, fresh)
+        self._verdicts = np.array([one.verdict for one in self._judged], np.uint8)
+        self._indexes = np.array([one.index for one in self._judged], np.int64)
+        return self._policies.find(buf, at, size)[0]
 
-    def _judge(self, data: bytes) -> tuple[int, int, str]:
+    def _judge(self, data: bytes) -> _Judged:
         try:
             policy = decode_storage_policy(data)
         except CodecError as error:
-            return Verdict.DECODE_ERROR, 0, str(error)
-        if any(policy.equivalent(one) for one in self._blackhole):
-            return Verdict.BLACKHOLE, 0, ""
-        index = self._policy_index(policy.window_ns, policy.retention_ns)
-        if index < 0:
-            retention, resolution = format_duration(policy.retention_ns), format_duration(policy.window_ns)
-            return (
-                Verdict.NO_NAMESPACE,
-                0,
-                f"no configured cluster namespace for: retention={retention}, resolution={resolution}",
-            )
-        return Verdict.WRITE, index, ""
+            return _Judged(Verdict.DECODE_ERROR, 0, str(error), None)
+        return _Judged(*self._namespaces.verdict(policy), policy)
 
-    def _decode_odd(
-        self,
-        buf: NDArray[np.uint8],
-        rows: NDArray[np.void],
-        verdicts: NDArray[np.uint8],
-        texts: dict[str, int],
-    ) -> NDArray[np.uint8]:
-        """Fills the rows that the kernel left to us; returns the buffer with their ids and policies behind the rest."""
+    def _rejected(
+        self, buf: NDArray[np.uint8], rows: NDArray[np.void], sound: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> list[Rejected]:
+        """One entry for each policy of the batch that is not written nor thrown away."""
+        bad = np.flatnonzero(self._verdicts[numbers] > Verdict.BLACKHOLE)
+        if len(bad) == 0:
+            return []
+        by_policy = bad[np.argsort(numbers[bad], kind="stable")]
+        found = []
+        for group in np.split(by_policy, np.flatnonzero(np.diff(numbers[by_policy])) + 1):
+            judged, row = self._judged[numbers[group[0]]], rows[sound[group[0]]]
+            at = int(row["id_at"])
+            metric = buf[at : at + int(row["id_size"])].tobytes()
+            found.append(Rejected(judged.verdict, sound[group], judged.text, judged.policy, metric))
+        return found
+
+    def _decode_odd(self, buf: NDArray[np.uint8], rows: NDArray[np.void]) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """Fills the rows that the kernel left to us. The buffer with their ids and policies behind the rest; what is wrong with which."""
         more = bytearray()
+        undecodable: dict[int, str] = {}
         for row in np.flatnonzero(rows["status"] != ROW_OK).tolist():
             at, size = int(rows[row]["message_at"]), int(rows[row]["message_size"])
             try:
                 metric = decode_aggregated(buf[at : at + size].tobytes())
             except CodecError as error:
-                verdicts[row] = Verdict.DECODE_ERROR
-                texts.setdefault(str(error), row)
+                undecodable[row] = str(error)
                 continue
             for field, data in (("id", metric.id), ("policy", encode_storage_policy(metric.storage_policy))):
                 rows[row][f"{field}_at"] = len(buf) + len(more)
@@ -149,7 +188,7 @@ class Translator:
                 more += data
             rows[row]["time_ns"] = metric.time_ns
             rows[row]["value"] = metric.value
-        return np.concatenate([buf, np.frombuffer(more, np.uint8)]) if more else buf
+        return (np.concatenate([buf, np.frombuffer(more, np.uint8)]) if more else buf), undecodable
 
 
 def _milliseconds(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:

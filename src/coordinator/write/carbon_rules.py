@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from coordinator.config.carbon import CarbonIngesterConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
-from coordinator.downsample.policies import override, policy_of
+from coordinator.downsample.policies import PolicyJudge, override, policy_of
 from m3metrics.aggregation import AggregationType, parse_type
 from m3metrics.errors import PolicyError
 from m3metrics.ids import Tags
 from m3metrics.metadata import StagedMetadatas
 from m3metrics.policy import StoragePolicy
+from m3x.config import Places
 
 _CLEAN = re.compile(rb"[0-9A-Za-z.\-_:#]")
 _POSIX_CLASSES = {
@@ -48,6 +49,17 @@ def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace])
     """The rules of the file. Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them."""
     rules = [CarbonRuleConfig(pattern=".*")] if config.rules is None else config.rules
     return [_compile(index, rule, config.rules is None, namespaces) for index, rule in enumerate(rules)]
+
+
+def unstored(rules: Sequence[CarbonRule], judge: PolicyJudge, places: Places) -> list[str]:
+    """Policies of rules whose values do not come to storage when the aggregators give them back (read-only namespaces), one line each."""
+    return [
+        places.named(f"carbon.ingester.rules[{index}]", f"the rule asks for {policy}: {reason}")
+        for index, rule in enumerate(rules)
+        if rule.metadatas is not None
+        for policy in rule.policies
+        if (reason := judge(policy))
+    ]
 
 
 def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace]) -> CarbonRule:

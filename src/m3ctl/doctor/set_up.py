@@ -37,7 +37,10 @@ def check_coordinator(cluster: Cluster) -> list[Finding]:
         problem("coordinator", f"does not take writes: {reason}", waiting(reason) or "see the checks below")
         for reason in ready.reasons
     ]
-    found += [problem("coordinator", text, "see the checks below") for text in ready.problems]
+    found += [
+        problem("coordinator", text, "as it says; of topics and consumers the checks below say more")
+        for text in ready.problems
+    ]
     return found
 
 

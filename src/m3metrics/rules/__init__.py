@@ -5,12 +5,14 @@
 ``rollup``    ids of rolled-up metrics; the operations of a rule applied to one metric
 ``active``    the rules in effect: a metric's tags → staged metadatas and rollup ids, over a range of time
 ``index``     which rules can match at all, without trying every filter
+``effect``    which storage policies rules ask for, and what of them has no effect
 
 Pure, like all of ``m3metrics``: time is an argument, messages come as decoded dictionaries.
 """
 
 from m3metrics.rules.active import ActiveRuleSet, MatchedStage, MatchResult, RollupMatch, staged_metadatas, stages_at
 from m3metrics.rules.convert import namespaces_from, rule_set_from
+from m3metrics.rules.effect import AskedPolicy, Ineffective, asked_policies, ineffective
 from m3metrics.rules.model import (
     AggregateOp,
     MappingRule,
@@ -23,12 +25,13 @@ from m3metrics.rules.model import (
     RollupTarget,
     RulesError,
     RuleSet,
-    ineffective,
 )
 
 __all__ = [
     "ActiveRuleSet",
     "AggregateOp",
+    "AskedPolicy",
+    "Ineffective",
     "MappingRule",
     "MappingSnapshot",
     "MatchResult",
@@ -42,6 +45,7 @@ __all__ = [
     "RollupTarget",
     "RuleSet",
     "RulesError",
+    "asked_policies",
     "ineffective",
     "namespaces_from",
     "rule_set_from",

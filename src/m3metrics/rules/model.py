@@ -32,7 +32,6 @@ __all__ = [
     "RuleSet",
     "RulesError",
     "Snapshot",
-    "ineffective",
     "snapshot_at",
 ]
 
@@ -194,20 +193,6 @@ class MatchedPipeline(msgspec.Struct, frozen=True, kw_only=True):
             and mine.drop_policy == theirs.drop_policy
             and mine.resend_enabled == theirs.resend_enabled
         )
-
-
-def ineffective(rule_set: RuleSet) -> list[str]:
-    """Targets of live rules that M3 loads and then skips for every metric, one line each."""
-    found = []
-    for rule in rule_set.rollup_rules:
-        if not rule.snapshots or rule.snapshots[-1].tombstoned:
-            continue
-        for target in rule.snapshots[-1].targets:
-            if any(isinstance(op, AggregateOp) for op in target.ops[1:]):
-                found.append(
-                    f"rollup rule {rule.snapshots[-1].name!r} has no effect: aggregate is possible as the first operation only"
-                )
-    return found
 
 
 S = TypeVar("S", bound=Snapshot)

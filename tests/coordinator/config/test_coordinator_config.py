@@ -92,6 +92,11 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
             "missing m3msg options",
         ),
         ("tagOptions: {idScheme: graphite}", "tagOptions.idScheme", "graphite"),
+        (
+            "ingest: {noNamespaceGrace: -1s, ingester: {workerPoolSize: 1}, m3msg: {server: {listenAddress: 'a:1'}}}",
+            "ingest",
+            "noNamespaceGrace must not be negative",
+        ),
         ("carbon: {ingester: {rules: [{pattern: 5, continue: maybe}]}}", "carbon.ingester.rules[0].continue", "bool"),
         (
             "clusters: [{namespaces: [{namespace: a, type: aggregated, retention: 6h}]}]",

@@ -17,6 +17,7 @@ from m3cluster.kv import MemoryServer, Store, Value
 from m3cluster.proto import encode
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import decode_staged_metadatas
+from m3metrics.policy import StoragePolicy
 from m3x.instrument import Registry
 
 SECOND = 10**9
@@ -78,6 +79,10 @@ class World:
 AUTO, RULE = "10s:2d", "1m:1d"
 
 
+def no_minutes(policy: StoragePolicy) -> str:
+    return "no minutes here" if policy.window_ns == 60 * SECOND else ""
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     server = MemoryServer()
@@ -124,6 +129,21 @@ async def test_an_empty_list_of_namespaces_is_written_as_m3_does(world: World) -
     assert (value.data, value.version) == (b"", 1)
     await world.watcher.load()
     assert (await world.operator.get(rule_namespaces_key(ENV))).version == 1
+
+
+async def test_warnings_follow_the_rules(world: World) -> None:
+    rules = RulesInEffect(no_minutes)
+    core = KVRules(rules, world.registry.scope("rules"), lambda: NOW_NS)
+    core.namespaces_changed(Value(namespaces("default"), 1, 1, 1))
+    core.rule_set_changed("default", Value(rule_set("app:a"), 1, 1, 1))
+    assert rules.warnings() == ["mapping rule 'keep' asks for 1m:1d: no minutes here (rules of namespace 'default')"]
+    assert rules.asking_for(StoragePolicy.parse("1m@1s:1d")) == ["mapping rule 'keep' of namespace 'default'"]
+    assert rules.asking_for(StoragePolicy.parse("1m:2d")) == []
+    core.rule_set_changed("default", Value(encode(RULE_SET, {"namespace": "default"}), 2, 2, 1))
+    assert rules.warnings() == []
+    core.rule_set_changed("default", Value(rule_set("app:a"), 3, 3, 1))
+    core.namespaces_changed(Value(namespaces("default", tombstoned_for=3), 2, 2, 1))
+    assert rules.warnings() == []
 
 
 async def test_rules_change_on_a_live_coordinator(world: World) -> None:

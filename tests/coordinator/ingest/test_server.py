@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from coordinator.ingest import IngestOptions, IngestServer
-from coordinator.store import Matcher, MatchOp, Store, StoreError, WriteBatch, Written, open_store
+from coordinator.ingest import Ingester, IngestOptions, IngestServer
+from coordinator.store import Matcher, MatchOp, Store, StoreError, StoreOptions, WriteBatch, Written, open_store
+from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.policy import StoragePolicy
 from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
 from m3x.instrument import Registry
@@ -77,12 +80,12 @@ class Producer:
 
 
 @pytest.fixture
-async def setup(tmp_path: Path) -> AsyncIterator[tuple[Flaky, int, Registry]]:
+async def setup(tmp_path: Path) -> AsyncIterator[tuple[Flaky, IngestServer, Registry]]:
     registry = Registry()
     async with open_store(tmp_path / "m.duckdb", POLICIES) as store:
         flaky = Flaky(store)
         async with IngestServer("127.0.0.1:0", flaky, POLICIES[:1], OPTIONS, registry.scope("ingest-m3msg")) as server:
-            yield flaky, server.port, registry
+            yield flaky, server, registry
 
 
 async def values(store: Store, name: bytes) -> list[float]:
@@ -91,10 +94,12 @@ async def values(store: Store, name: bytes) -> list[float]:
     return result
 
 
-async def test_values_are_acked_when_they_are_committed(setup: tuple[Flaky, int, Registry], message: Make) -> None:
-    flaky, port, registry = setup
+async def test_values_are_acked_when_they_are_committed(
+    setup: tuple[Flaky, IngestServer, Registry], message: Make
+) -> None:
+    flaky, server, registry = setup
     now = time.time_ns()
-    async with Producer(port) as producer:
+    async with Producer(server.port) as producer:
         flaky.go.clear()
         await producer.send(message("a", now - 10**10, 1.0), message("a", now, 2.0), message("b", now, 3.0))
         async with asyncio.timeout(20):
@@ -108,12 +113,12 @@ async def test_values_are_acked_when_they_are_committed(setup: tuple[Flaky, int,
     assert registry.counter("ingest_m3msg_ingest_success") == 3
 
 
-async def test_what_cannot_be_stored_stays_unacked_and_is_counted(
-    setup: tuple[Flaky, int, Registry], message: Make
+async def test_what_can_never_be_stored_is_acked_and_counted_and_named(
+    setup: tuple[Flaky, IngestServer, Registry], message: Make
 ) -> None:
-    flaky, port, registry = setup
+    flaky, server, registry = setup
     now = time.time_ns()
-    async with Producer(port) as producer:
+    async with Producer(server.port) as producer:
         await producer.send(
             b"\xff garbage",
             message("a", now, 1.0, "10s:2d"),  # no such namespace
@@ -121,31 +126,114 @@ async def test_what_cannot_be_stored_stays_unacked_and_is_counted(
             message("a", now, 1.0, "1s@1ms:1h"),  # thrown away
             message("a", now - 7 * 3600 * 10**9, 1.0),  # too old
             message("a", now, 1.0)[:-20] + b"x" * 20,
+            encode_aggregated(AggregatedMetric(id=b"no tags", time_ns=now, value=1.0, storage_policy=POLICIES[0])),
             message("ok", now, 2.0),
         )
-        await producer.wait(4, 5, 7)
+        await producer.wait(*range(1, 9))
     assert await values(flaky.store, b"a") == []
     assert await values(flaky.store, b"ok") == [2.0]
 
     def count(name: str, **tags: str) -> float:
         return registry.counter(f"ingest_m3msg_{name}", **tags)
 
-    assert count("metric_accepted") == 5
+    assert count("metric_accepted") == 6
     assert count("metric_dropped", reason="decode-error") == 2
     assert count("metric_dropped", reason="blackhole-policy") == 1
-    assert count("ingest_refused", reason="no-namespace") == 2
-    assert count("ingest_refused", reason="outside-retention") == 1
-    assert count("ingest_error", error_type="internal_error") == 2
-    assert count("ingest_error", error_type="non_retryable_error") == 1
+    refused = ["no-namespace", "read-only-namespace", "outside-retention", "bad-id"]
+    assert [count("ingest_refused", reason=reason) for reason in refused] == [1, 1, 1, 1]
+    assert count("ingest_error", error_type="internal_error") == 0
+    assert count("ingest_error", error_type="non_retryable_error") == 4
     assert count("ingest_success") == 1
+    problems = server.problems()
+    assert len(problems) == 5
+    (homeless,) = [line for line in problems if "10s:2d" in line]
+    assert "no configured cluster namespace for: retention=2d, resolution=10s" in homeless
+    assert 'like a{host="x"}' in homeless
+    assert "add the namespace to clusters[].namespaces" in homeless
+
+
+async def test_new_series_of_a_full_store_are_acked(tmp_path: Path, message: Make, pack: Callable[..., Any]) -> None:
+    registry, now = Registry(), time.time_ns()
+    async with open_store(tmp_path / "m.duckdb", POLICIES, StoreOptions(max_series=1)) as store:
+        ingester = Ingester(store, POLICIES, OPTIONS, registry.scope("x"))
+        acked = await ingester.ingest(*pack([message("a", now, 1.0), message("b", now, 1.0)]))
+        assert acked.tolist() == [True, True]
+        assert await values(store, b"a") == [1.0]
+    assert registry.counter("x_ingest_refused", reason="too-many-series") == 1
+    (problem,) = ingester.problems()
+    assert 'like b{host="x"}' in problem
+
+
+class Growing:
+    """A store to which namespaces are added."""
+
+    def __init__(self, *policies: StoragePolicy) -> None:
+        self.policies = [*policies]
+        self.written = 0
+
+    def policy_index(self, window_ns: int, retention_ns: int) -> int:
+        found = [i for i, p in enumerate(self.policies) if (p.window_ns, p.retention_ns) == (window_ns, retention_ns)]
+        return found[0] if found else -1
+
+    async def write(self, batch: WriteBatch) -> Written:
+        self.written += len(batch.id_at)
+        return Written(np.zeros(len(batch.id_at), np.uint8), [])
+
+
+class Patient:
+    """An ingester that gives namespaces a minute to appear, and its clock."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000
+        self.registry = Registry()
+        self.store = Growing(POLICIES[0])
+        options = msgspec.structs.replace(OPTIONS, no_namespace_grace_ns=60 * 10**9)
+        self.ingester = Ingester(
+            self.store, POLICIES[:1], options, self.registry.scope("x"), clock=lambda: self.now_s * 10**9
+        )
+
+    def count(self, error_type: str) -> float:
+        return self.registry.counter("x_ingest_error", error_type=error_type)
+
+
+async def test_where_a_namespace_may_still_come_values_wait_for_it_and_are_given_up_after_the_grace(
+    message: Make, pack: Callable[..., Any]
+) -> None:
+    patient = Patient()
+    homeless = pack([message("a", 0, 1.0, "1m:2d"), message("b", 0, 1.0, "1m@1s:2d"), message("c", 0, 1.0)])
+    for second, expected in ((1000, False), (1059, False), (1060, True), (1300, True)):
+        patient.now_s = second
+        assert (await patient.ingester.ingest(*homeless)).tolist() == [expected, expected, True]
+    assert patient.count("internal_error") == 4
+    assert patient.count("non_retryable_error") == 4
+    assert patient.registry.counter("x_ingest_refused", reason="no-namespace") == 8
+    assert "8 messages of policy 1m:2d not stored" in patient.ingester.problems()[0]
+
+
+async def test_the_grace_of_each_policy_begins_with_its_first_value(message: Make, pack: Callable[..., Any]) -> None:
+    patient = Patient()
+    await patient.ingester.ingest(*pack([message("a", 0, 1.0, "1m:2d")]))
+    patient.now_s += 60
+    both = pack([message("a", 0, 1.0, "1m:2d"), message("a", 0, 1.0, "5m:2d")])
+    assert (await patient.ingester.ingest(*both)).tolist() == [True, False]
+
+
+async def test_a_namespace_that_appears_is_written_at_once(message: Make, pack: Callable[..., Any]) -> None:
+    patient = Patient()
+    homeless = pack([message("a", 0, 1.0, "1m:2d")])
+    assert (await patient.ingester.ingest(*homeless)).tolist() == [False]
+    patient.store.policies.append(POLICIES[1])
+    patient.ingester.set_namespaces(POLICIES)
+    assert (await patient.ingester.ingest(*homeless)).tolist() == [True]
+    assert patient.store.written == 1
 
 
 async def test_a_store_that_fails_is_tried_again_a_bounded_number_of_times(
-    setup: tuple[Flaky, int, Registry], message: Make
+    setup: tuple[Flaky, IngestServer, Registry], message: Make
 ) -> None:
-    flaky, port, registry = setup
+    flaky, server, registry = setup
     now = time.time_ns()
-    async with Producer(port) as producer:
+    async with Producer(server.port) as producer:
         flaky.failures = 2
         await producer.send(message("a", now, 1.0))
         await producer.wait(1)
@@ -159,12 +247,13 @@ async def test_a_store_that_fails_is_tried_again_a_bounded_number_of_times(
         await producer.wait(1, 3)
     assert await values(flaky.store, b"b") == [2.0]
     assert registry.counter("ingest_m3msg_ingest_refused", reason="storage") == 1
+    assert "no space left (tried 3 times)" in server.problems()[0]
 
 
-async def test_two_suffixes_are_one_series(setup: tuple[Flaky, int, Registry], message: Make) -> None:
-    flaky, port, _ = setup
+async def test_two_suffixes_are_one_series(setup: tuple[Flaky, IngestServer, Registry], message: Make) -> None:
+    flaky, server, _ = setup
     now = time.time_ns()
-    async with Producer(port) as producer:
+    async with Producer(server.port) as producer:
         await producer.send(
             *(message("t", now, float(i), suffix=suffix) for i, suffix in enumerate([b".p50", b".p99"]))
         )
@@ -172,10 +261,10 @@ async def test_two_suffixes_are_one_series(setup: tuple[Flaky, int, Registry], m
     assert await values(flaky.store, b"t") == [1.0]
 
 
-async def test_garbage_ends_only_its_own_connection(setup: tuple[Flaky, int, Registry], message: Make) -> None:
-    _, port, _ = setup
-    async with Producer(port) as good:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def test_garbage_ends_only_its_own_connection(setup: tuple[Flaky, IngestServer, Registry], message: Make) -> None:
+    _, server, _ = setup
+    async with Producer(server.port) as good:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"\xff" * 64)
         async with asyncio.timeout(20):
             assert await reader.read() == b""
@@ -184,10 +273,10 @@ async def test_garbage_ends_only_its_own_connection(setup: tuple[Flaky, int, Reg
         await good.wait(1)
 
 
-async def test_an_address_in_use_is_named(setup: tuple[Flaky, int, Registry]) -> None:
-    flaky, port, registry = setup
-    with pytest.raises(OSError, match=str(port)):
-        async with IngestServer(f"127.0.0.1:{port}", flaky, POLICIES, OPTIONS, registry.scope("x")):
+async def test_an_address_in_use_is_named(setup: tuple[Flaky, IngestServer, Registry]) -> None:
+    flaky, server, registry = setup
+    with pytest.raises(OSError, match=str(server.port)):
+        async with IngestServer(f"127.0.0.1:{server.port}", flaky, POLICIES, OPTIONS, registry.scope("x")):
             pass
 
 

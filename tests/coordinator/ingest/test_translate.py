@@ -11,19 +11,27 @@ from hypothesis import strategies as st
 from coordinator.ingest.translate import Translator, Verdict
 from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.codec.wire import varint
+from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
 
 POLICIES = [StoragePolicy.parse(text) for text in ("10s:6h", "1m:2d")]
 
 
-def policy_index(window_ns: int, retention_ns: int) -> int:
-    keys = [(policy.window_ns, policy.retention_ns) for policy in POLICIES]
-    return keys.index((window_ns, retention_ns)) if (window_ns, retention_ns) in keys else -1
+class FewNamespaces:
+    """Those of ``POLICIES``; what is kept for a second is thrown away."""
+
+    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
+        if policy.window_ns == 10**9:
+            return Verdict.BLACKHOLE, 0, ""
+        for index, one in enumerate(POLICIES):
+            if one.equivalent(policy):
+                return Verdict.WRITE, index, ""
+        return Verdict.NO_NAMESPACE, 0, f"nowhere to put {policy}"
 
 
 @pytest.fixture
 def translator() -> Translator:
-    return Translator(policy_index, [StoragePolicy.parse("1s@1ns:1h")])
+    return Translator(FewNamespaces())
 
 
 def test_verdicts_and_columns(translator: Translator, message: Callable[..., bytes], pack: Callable[..., Any]) -> None:
@@ -47,9 +55,11 @@ def test_verdicts_and_columns(translator: Translator, message: Callable[..., byt
         assert intake.batch.values[0] == 1.5
         assert intake.batch.values[1] == -2.0
         assert np.isnan(intake.batch.values[2])
-        texts = dict(intake.errors)
-        assert texts[4] == "no configured cluster namespace for: retention=2d, resolution=10s"
-        assert set(texts) == {2, 4, 6}
+        undecodable, homeless = intake.rejected
+        assert undecodable.rows.tolist() == [2, 6]
+        assert (homeless.rows.tolist(), homeless.text) == ([4], "nowhere to put 10s:2d")
+        assert homeless.policy == StoragePolicy.parse("10s:2d")
+        assert decode_tags(homeless.metric)[-1] == (b"__name__", b"d")
         at, size = intake.batch.id_at[2], intake.batch.id_size[2]
         assert intake.batch.buf[at : at + size].tobytes().endswith(b".p99")
 
@@ -72,7 +82,7 @@ def test_the_plain_path_gives_what_the_kernel_gives(listed: list[tuple[Aggregate
     ends = np.cumsum([len(one) for one in messages], dtype=np.int64)
     starts = ends - np.array([len(one) for one in messages], np.int64)
     buf = np.frombuffer(bytearray(b"".join(messages)) or bytearray(1), np.uint8)
-    intake = Translator(policy_index).translate(buf, starts, ends)
+    intake = Translator(FewNamespaces()).translate(buf, starts, ends)
     known = [metric for metric, _ in listed if metric.storage_policy in POLICIES]
     batch = intake.batch
     assert [batch.buf[a : a + n].tobytes() for a, n in zip(batch.id_at, batch.id_size, strict=True)] == [
@@ -98,3 +108,16 @@ def test_any_number_of_policies_may_be_named(translator: Translator, pack: Calla
         )
         intake = translator.translate(buf, starts, ends)
         assert intake.verdicts.tolist() == [Verdict.NO_NAMESPACE] * 3000 + [Verdict.WRITE]
+
+
+def test_a_large_first_batch_is_judged_as_a_whole(
+    translator: Translator, message: Callable[..., bytes], pack: Callable[..., Any]
+) -> None:
+    policies = ["10s:6h", "10s:2d", "1s:1h", "7s:1h"]
+    intake = translator.translate(*pack([message("a", 0, 1.0, policies[i % 4]) for i in range(20_000)]))
+    verdicts = [Verdict.WRITE, Verdict.NO_NAMESPACE, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE]
+    assert intake.verdicts.tolist() == verdicts * 5000
+    assert [rejected.rows.tolist() for rejected in intake.rejected] == [
+        list(range(1, 20_000, 4)),
+        list(range(3, 20_000, 4)),
+    ]

@@ -175,6 +175,11 @@ async def test_policies_are_apart_and_the_finest_that_covers_answers(tmp_path: P
         assert instant == {b"coarse": [(-60, 20.0)], b"both": [(-60, 10.0)]}
 
 
+async def test_a_store_without_policies_has_nothing_to_expire(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "m.duckdb", []) as store:
+        await store.expire()
+
+
 async def test_retention_hides_at_once_and_deletes(tmp_path: Path, batch: Batch, sid: Sid) -> None:
     clock = Clock()
     async with open_store(tmp_path / "m.duckdb", POLICIES, clock=clock) as store:

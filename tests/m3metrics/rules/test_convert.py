@@ -7,7 +7,7 @@ import pytest
 from m3cluster.proto import decode, encode
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.aggregation import AggregationType, compress
-from m3metrics.rules import Namespace, RulesError, RuleSet, ineffective, namespaces_from, rule_set_from
+from m3metrics.rules import Namespace, RulesError, RuleSet, namespaces_from, rule_set_from
 from m3metrics.rules.model import RollupRuleOp, RollupTarget, snapshot_at
 
 SECOND = 10**9
@@ -105,13 +105,6 @@ def test_targets_are_required_unless_the_rule_was_deleted() -> None:
     with pytest.raises(RulesError, match="no target"):
         rollup()
     assert rollup(tombstoned=True).rollup_rules[0].snapshots[0].targets == ()
-
-
-def test_what_can_never_have_an_effect_is_named() -> None:
-    middle = target({"type": 3, "rollup": {"new_name": "n"}}, {"type": 1, "aggregation": {"type": 7}})
-    (text,) = ineffective(rollup(targets_v2=[middle]))
-    assert "'r'" in text
-    assert ineffective(rollup(targets_v2=[target({"type": 1, "aggregation": {"type": 7}})])) == []
 
 
 def test_the_snapshot_in_effect_is_chosen_by_position() -> None:
