@@ -24,7 +24,8 @@ _REPEATS = 2
 _SHORTEST_TTL_S = 3
 """A leader stops a second before its lease is over."""
 _COLUMNS = (
-    "fault", "at", "judged", "missing", "wrong", "doubled", "delay p50", "p99", "max", "hand-over", "after back", "result",
+    "fault", "at", "judged", "missing", "wrong", "doubled", "delay p50", "p99", "max", "hand-over", "after back", "named",
+    "result",
 )  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def row(outcome: Outcome) -> dict[str, Any]:
         "delay_max": round(verdict.delay_s(1.0), 3),
         "hand_over_s": None if outcome.hand_over_s is None else round(outcome.hand_over_s, 2),
         "after_back_s": None if outcome.after_back_s is None else round(outcome.after_back_s, 2),
+        "named_s": None if outcome.named_s is None else round(outcome.named_s, 2),
         "invalid": outcome.invalid,
         "failures": outcome.failures,
     }
@@ -116,7 +118,8 @@ def line(record: dict[str, Any]) -> str:
         record["fault"], f"{record['phase']:g} s", f"{record['judged']}/{total}", record["missing"], record["wrong"],
         record["doubled"], f"{record['delay_p50']:.2f} s", f"{record['delay_p99']:.2f} s", f"{record['delay_max']:.2f} s",
         "–" if record["hand_over_s"] is None else f"{record['hand_over_s']:.2f} s",
-        "–" if record["after_back_s"] is None else f"{record['after_back_s']:.2f} s", result,
+        "–" if record["after_back_s"] is None else f"{record['after_back_s']:.2f} s",
+        "–" if record["named_s"] is None else f"{record['named_s']:.2f} s", result,
     ]  # fmt: skip
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 

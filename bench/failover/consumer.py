@@ -21,7 +21,7 @@ Arrival = tuple[bytes, int, float, int]
 
 
 class Consumer:
-    """Listens on a port of loopback that stays the same while it refuses; everything it takes is acked."""
+    """Listens on a port of loopback that stays the same while it refuses; what it takes is acked, but for values of ``ignored`` ids."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -29,6 +29,10 @@ class Consumer:
         self.arrivals: list[Arrival] = []
         self.slow_s = 0.0
         """Pause before each read."""
+        self.ignored: frozenset[bytes] = frozenset()
+        """Ids whose values it takes and never acks."""
+        self.ignored_ns = 0
+        """When the first such value arrived (Unix ns)."""
         self._rows = np.zeros(_ROWS, FRAME_ROW)
         self._metrics = np.zeros(_ROWS, AGGREGATED_ROW)
         self._acks = np.zeros(ack_size_bound(_ROWS), np.uint8)
@@ -110,18 +114,26 @@ class Consumer:
         while status == SCAN_FULL:
             n, at, status = scan_frames(buf, at, len(buf), MAX_FRAME, self._rows)
             if n:
-                self._record(data, n)
-                end = build_acks(buf, self._rows, n, self._acks, 0, MAX_FRAME)
+                kept = self._record(data, n)
+                rows = self._rows if len(kept) == n else self._rows[kept]
+                end = build_acks(buf, rows, len(kept), self._acks, 0, MAX_FRAME)
                 connection.sendall(self._acks[:end])
         return data[at:]
 
-    def _record(self, data: bytes, n: int) -> None:
+    def _record(self, data: bytes, n: int) -> list[int]:
+        """Remembers the values; returns which of the messages are to be acked."""
         now = time.time_ns()
         rows = self._rows[:n]
         starts = rows["value_at"].astype(np.int64)
         decode_aggregated(np.frombuffer(data, np.uint8), starts, starts + rows["value_size"], n, self._metrics)
+        kept = []
         with self._came:
-            for m in self._metrics[:n]:
+            for k, m in enumerate(self._metrics[:n]):
                 ident = data[m["id_at"] : m["id_at"] + m["id_size"]]
+                if ident in self.ignored:
+                    self.ignored_ns = self.ignored_ns or now
+                    continue
+                kept.append(k)
                 self.arrivals.append((ident, int(m["time_ns"]), float(m["value"]), now))
             self._came.notify_all()
+        return kept

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bench.failover.cluster import NUM_SHARDS, Aggregator, Cluster, wait_until
 from bench.failover.consumer import Consumer
 from bench.failover.judge import Verdict, judge
-from bench.failover.load import COUNTERS, PER_SECOND, Load, Replica
+from bench.failover.load import COUNTERS, PER_SECOND, STUCK_IDS, Load, Replica
 from bench.failover.plan import FOLLOWER, LEADER, Fault, Plan, Step, Timing, make_plan
 
 __all__ = ["Drill", "Outcome", "drill"]
@@ -21,6 +21,8 @@ _QUICK_FOR_S = 3.0
 _GRACE_S = 10.0
 """Values that are not there when all should be are waited for so much longer; their delay shows it."""
 _LATE_STEP_S = 0.5
+_NAMED_S = 30.0
+"""So long after a value that nobody acknowledges went out, its policy is to be named in ``/ready`` of the leader."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class Outcome:
     """From the first step until another instance said that it leads; None: none did."""
     after_back_s: float | None
     """From the end of the refusal until the last value that was due by then had arrived; None: nothing was refused."""
+    named_s: float | None = None
+    """From the first value that nobody acknowledges until its policy was named; None: there was none."""
     invalid: list[str] = field(default_factory=list)
     """Why the run says nothing: something took longer than the plan had assumed."""
 
@@ -52,6 +56,8 @@ class Outcome:
             found.append("the lead did not change")
         if fault.hand_over_s and self.hand_over_s is not None and self.hand_over_s > fault.hand_over_s:
             found.append(f"handing over took {self.hand_over_s:.2f} s")
+        if self.named_s is not None and self.named_s > _NAMED_S:
+            found.append(f"the policy that nobody stores was named after {self.named_s:.1f} s")
         if self.after_back_s is not None and self.after_back_s > 10.0:
             found.append(f"the last value came {self.after_back_s:.1f} s after downstream was back")
         return found
@@ -125,11 +131,25 @@ class Drill:
     def _all_could_lead(self) -> bool:
         return all(i.flush_status().get("canLead") for i in self.cluster.instances.values())
 
+    def _begin_stuck(self) -> float:
+        """Sends values that nobody acknowledges, until the leader says so; returns how long it took from the first of them."""
+        self.consumer.ignored, self.consumer.ignored_ns, self.load.stuck = STUCK_IDS, 0, True
+        wait_until("a value that nobody acknowledges goes out", lambda: self.consumer.ignored_ns, 120)
+        policy = f"{self.timing.resolution_s}s:31d"
+
+        def named() -> bool:
+            leader = self.cluster.leader()
+            return leader is not None and any(policy in note for note in leader.json("/ready")["notes"])
+
+        wait_until("the leader names its policy", named, 2 * _NAMED_S)
+        return (time.time_ns() - self.consumer.ignored_ns) / 1e9
+
     # --- a fault
 
     def run(self, fault: Fault, phase_s: float) -> Outcome:
         """One fault at one phase of a window."""
         self.recover()
+        named_s = self._begin_stuck() if fault.stuck else None
         timing, load = self.timing, self.load
         plan = make_plan(fault, phase_s, timing)
         resolution_ns = load.resolution_ns
@@ -151,7 +171,9 @@ class Drill:
         finally:
             for watch in watches.values():
                 watch.close()
+            load.stuck = False
         roles, done = times
+        outcome.named_s = named_s
         outcome.hand_over_s = watches[roles[FOLLOWER].name].leads_since(_hand_over_begins(done, moment))
         outcome.after_back_s = self._after_back(done, begun, starts)
         outcome.invalid = self._invalid(plan, moment, roles, done)

@@ -14,16 +14,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from m3metrics.codec import TimedMetricWithMetadatas, encode_metric
 from m3metrics.codec.metadata import encode_staged_metadatas
 from m3metrics.kernels import encode_counter_samples, encode_timed_samples, shards_of
 from m3metrics.metadata import PipelineMetadata, StagedMetadata
+from m3metrics.metric import MetricType
+from m3metrics.pipeline import RollupOp
 from m3metrics.policy import StoragePolicy
 from m3metrics.rows import METRIC_TEMPLATE
+from m3metrics.shard import shard_of
 from m3msg.frames import Message, Metadata, encode_message
 from m3msg.kernels import scan_acks
 from m3msg.rows import ACK_ROW, MAX_FRAME
 
-__all__ = ["COUNTERS", "GUARD_S", "KINDS", "LASTS", "PER_SECOND", "SUMS", "Load", "Replica", "kind_of"]
+__all__ = ["COUNTERS", "GUARD_S", "KINDS", "LASTS", "PER_SECOND", "STUCK_IDS", "SUMS", "Load", "Replica", "kind_of"]
 
 COUNTERS, SUMS, LASTS = 200, 50, 50
 KINDS = ("untimed counter", "timed sum", "timed last")
@@ -36,6 +40,9 @@ _SUM, _LAST = 7, 1
 _ALWAYS = (1 << 63) - 1
 _REDIAL_S = 0.1
 _SPAN = COUNTERS + SUMS + LASTS
+STUCK_IDS = frozenset({b"drill.stuck.0", b"drill.stuck.1", b"drill.stuck.rollup"})
+"""Series of a policy that nobody stores: two timed lasts, and a rollup of two sums."""
+STUCK_EVERY_S = 5
 
 
 def kind_of(series: int) -> str:
@@ -75,6 +82,7 @@ class Load:
         self.ids = [b"drill.%s.%03d" % (kind_of(i).replace(" ", ".").encode(), i) for i in range(_SPAN)]
         self.number = {ident: i for i, ident in enumerate(self.ids)}
         self.shards = _shards(self.ids, num_shards)
+        self._num_shards = num_shards
         self.replicas: dict[str, Replica] = {}
         self.expected: dict[int, NDArray[np.float64]] = {}
         """Window start (Unix ns) → value per series; NaN: nothing was sent."""
@@ -82,6 +90,9 @@ class Load:
         """The largest delay of a tick that was sent with its untimed samples."""
         self.left_out = 0
         """Ticks whose untimed samples were not sent to anybody, because the machine was too late for the guard."""
+        self.stuck = False
+        """Whether samples are sent that come out under ``STUCK_IDS``."""
+        self._policy = StoragePolicy.parse(f"{resolution_s}s:31d")
         self._encoder = _Encoder(self.ids, resolution_s)
         self._next_id = 0
         self._ends: dict[int, int] = {}
@@ -163,6 +174,31 @@ class Load:
             if replica.connected and data:
                 replica.out += data
                 self._write(replica)
+        self._next_id += _SPAN
+        if self.stuck and tick % (STUCK_EVERY_S * PER_SECOND) == 0:
+            self._send_stuck(at_ns, now_ns)
+
+    def _send_stuck(self, at_ns: int, now_ns: int) -> None:
+        """To every replica. The ids of these messages are those of timed samples, so that nobody takes their acks for a counter's."""
+        for k in range(4):
+            rollup = (RollupOp(b"drill.stuck.rollup", 1 << _SUM),) if k >= 2 else ()
+            pipeline = PipelineMetadata(
+                aggregation_id=1 << (_SUM if k >= 2 else _LAST), storage_policies=(self._policy,), pipeline=rollup
+            )
+            metric = TimedMetricWithMetadatas(
+                metric_type=MetricType.GAUGE,
+                id=b"drill.stuck.%d" % k,
+                time_ns=at_ns,
+                value=1.0,
+                metadatas=(StagedMetadata(pipelines=(pipeline,)),),
+            )
+            ident = self._next_id + COUNTERS + k
+            shard = shard_of(metric.id, self._num_shards)
+            frame = encode_message(Message(Metadata(1 + shard, ident, now_ns), encode_metric(metric)))
+            for replica in self.replicas.values():
+                replica.unacked[ident] = frame
+                if replica.connected:
+                    replica.out += frame
         self._next_id += _SPAN
 
     def _expect(self, start: int, first: int, values: NDArray[np.int64]) -> None:

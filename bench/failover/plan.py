@@ -64,6 +64,9 @@ class Fault:
     backends: tuple[str, ...] = ("embedded", "etcd", "zookeeper")
     hand_over_s: float = 0.0
     """Limit for the time from the first step to the new leader; 0: the lease decides."""
+    stuck: bool = False
+    """Whether values go through that the consumer never acknowledges, as M3's ingest server does with a policy that it has no namespace
+    for; some of them rollups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +291,23 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("KV killed 5 s", (Step(0, "kv-kill"), Step(5, "kv-start")), changes=False, backends=("etcd", "zookeeper")),
     Fault("KV killed 30 s", (Step(0, "kv-kill"), Step(30, "kv-start")), changes=False, backends=("etcd", "zookeeper")),
+    *(
+        Fault(name + (", a policy that nobody stores" if stuck else ""), steps, changes=True, stuck=stuck)
+        for name, steps, both in (
+            (
+                "rolling restart, 14 s apart",
+                (
+                    Step(0, "terminate", FOLLOWER),
+                    Step(0.5, "start", FOLLOWER),
+                    Step(14, "terminate", LEADER),
+                    Step(54, "start", LEADER),
+                ),
+                True,
+            ),
+            ("kill -9 leader, restart", (Step(0, "kill", LEADER), Step(0.5, "start", LEADER)), False),
+        )
+        for stuck in ((False, True) if both else (True,))
+    ),
     Fault("session of the leader expires", (Step(0, "expire", LEADER),), changes=True, backends=("etcd", "zookeeper")),
 )
 
