@@ -21,7 +21,10 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 
 
 class Readiness:
-    """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent."""
+    """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent.
+
+    ``obstacle``: why ordinary writes have nowhere to go, by the coordinator's file; None: they have.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,9 @@ class Readiness:
         producer: Producer | None,
         store: Store,
         rule_problems: Callable[[], list[str]] = list,
+        obstacle: str | None = None,
     ) -> None:
+        self._obstacle = obstacle
         self._namespaces = [_describe(namespace) for namespace in namespaces]
         self._topic = topic
         self._producer = producer
@@ -40,7 +45,7 @@ class Readiness:
     def reasons(self) -> list[str]:
         """Why writes are refused now, one line each; empty: they are not."""
         refusal = self._topic.refusal() if self._topic is not None else None
-        return [refusal] if refusal is not None else []
+        return [reason for reason in (self._obstacle, refusal) if reason is not None]
 
     def problems(self) -> list[str]:
         """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, broken rules."""

@@ -37,7 +37,7 @@ from coordinator.write import (
     SeriesCache,
     remote_write_routes,
 )
-from coordinator.write.carbon_rules import compile_rules
+from coordinator.write.carbon_rules import rules_in
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
@@ -136,22 +136,24 @@ class Coordinator:
         topic, producer = await self._start_producer(stack, store)
         rules = RulesInEffect()
         kv_rules = await self._start_rules(stack, store, rules)
-        readiness = Readiness(
-            config.namespaces, topic, producer, store, lambda: [*kv_rules.problems(), *rules.warnings()]
-        )
-        routes += [ready_route(readiness)]
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
-        downsampler = self._downsampler(rules)
+        downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += rules_routes(downsampler)
-        direct = EmbeddedDirectStore(storage) if storage is not None else None
+        direct = EmbeddedDirectStore(storage, config.namespaces) if storage is not None else None
         if storage is not None:
             routes += query_routes(storage, int(config.lookback_duration) // 1_000_000)
-        if config.backend != "noop-etcd":
+        obstacle = None
+        if config.takes_samples:
             writer = RemoteWriter(
                 downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
             )  # fmt: skip
             routes += remote_write_routes(writer)
+            obstacle = writer.refusal()
+        readiness = Readiness(
+            config.namespaces, topic, producer, store, lambda: [*kv_rules.problems(), *rules.warnings()], obstacle
+        )
+        routes += [ready_route(readiness)]
         routes += admin_routes(
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
@@ -181,19 +183,10 @@ class Coordinator:
             log.warning(warning)
         return kv_rules
 
-    def _downsampler(self, rules: RulesInEffect) -> Downsampler:
-        section = self.config.downsample
-        if section is None:
-            return Downsampler(self.config.namespaces)
-        return Downsampler(
-            self.config.namespaces, rules, namespace_tag=section.matcher.namespace_tag,
-            untimed_rollups=section.untimed_rollups, now_ns=time.time_ns(),
-        )  # fmt: skip
-
     async def _start_storage(self, stack: contextlib.AsyncExitStack) -> Store | None:
         config = self.config
         policies = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
-        if config.backend == "noop-etcd":
+        if not config.takes_samples:
             return None
         for namespace in config.namespaces:
             if not namespace.aggregated:
@@ -262,10 +255,10 @@ class Coordinator:
         direct: EmbeddedDirectStore | None,
     ) -> None:
         ingester = self.config.carbon.ingester
-        if ingester is None or self.config.backend == "noop-etcd":
+        if ingester is None or not self.config.takes_samples:
             return
         scope: Scope = self._scope.sub("ingest-carbon")
-        rules = compile_rules(ingester, self.config.namespaces)
+        rules = rules_in(self.config)
         core = CarbonIngester(rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct)
         host, port = parse_address(ingester.listen_address)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))

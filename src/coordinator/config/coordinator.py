@@ -167,6 +167,20 @@ class CoordinatorConfig(Section, frozen=True):
         """The namespaces of storage, in the order of the file."""
         return namespaces_of(self.clusters)
 
+    @property
+    def takes_samples(self) -> bool:
+        """Whether there is any way in for samples; without, the coordinator administrates only."""
+        return self.backend != "noop-etcd"
+
+    @property
+    def no_aggregators(self) -> str | None:
+        """Why nothing can be sent to aggregators with this file; None: it can."""
+        if not self.takes_samples:
+            return f"a coordinator with backend: {self.backend} administrates only"
+        if self.downsample is None:
+            return "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file"
+        return None
+
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""
         problems = []

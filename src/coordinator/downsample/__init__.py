@@ -6,7 +6,7 @@
 ``tags``       ids of metrics whose rule adds tags
 ``explain``    which rules match a metric, and why; ``routes`` over HTTP
 
-Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics`` and ``coordinator.config`` only.
+Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics``, ``coordinator.config`` and ``coordinator.not_kept`` only.
 """
 
 from coordinator.downsample.appender import Appended, Downsampler, TemplateSpec

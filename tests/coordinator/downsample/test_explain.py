@@ -118,7 +118,7 @@ def test_a_drop_rule(downsampler: Downsampler) -> None:
     assert document["drop"].startswith("dropped")
     assert document["sent"] == []
     assert "__name__ is 'x', wanted !x" in render(document)
-    assert "Nothing is sent to the aggregators." in render(document)
+    assert "Nothing is sent to the aggregators: a drop rule matches, and no rollup rule does." in render(document)
 
 
 def test_what_m3_does_without_a_word(downsampler: Downsampler) -> None:

@@ -179,15 +179,11 @@ def test_headers_that_make_no_sense(headers: dict[str, str], error: str) -> None
     assert str(caught.value).startswith(error)
 
 
-async def test_unaggregated_only_sends_nothing(make_writer: Callable[..., RemoteWriter], sink: Any) -> None:
-    options = parse_options({"M3-Metrics-Type": "unaggregated"})
-    assert (await make_writer().write(body(series({"__name__": "up"}, 1.0)), options)).status_code == 200
-    assert (await make_writer().write(body(series({"__name__": ""}, 1.0)), options)).status_code == 400
-    assert sink.metrics == []
-
-
 class _Nowhere:
     """A sink for property tests, which get no fixtures."""
+
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
 
     def ready(self, nbytes: int) -> int | None:
         return 8

@@ -17,7 +17,7 @@ def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
     buf = np.frombuffer(bytearray(body) or bytearray(1), np.uint8)[: len(body)]
     series = np.zeros(len(body) + 1, kernels.SERIES_ROW)
     times, values = np.zeros(len(body) + 1, np.int64), np.zeros(len(body) + 1, np.float64)
-    status, rows, used = kernels.request(buf, series, times, values)
+    status, rows, used = kernels.request(buf, series, times, values, np.zeros(kernels.OTHERS, np.int64))
     result = []
     for row in series[:rows]:
         at, size = int(row["message_at"]), int(row["message_size"])
@@ -174,7 +174,8 @@ def test_random_bytes(body: bytes) -> None:
 def test_asks_for_room() -> None:
     body = marshal(prompb.WRITE_REQUEST, {"timeseries": [{"samples": [{"value": 1.0}] * 3}] * 2})
     buf = np.frombuffer(bytearray(body), np.uint8)
+    others = np.zeros(kernels.OTHERS, np.int64)
     one, few = np.zeros(1, kernels.SERIES_ROW), np.zeros(2, kernels.SERIES_ROW)
-    assert kernels.request(buf, one, np.zeros(6, np.int64), np.zeros(6))[0] == kernels.FULL_SERIES
-    assert kernels.request(buf, few, np.zeros(5, np.int64), np.zeros(5))[0] == kernels.FULL_SAMPLES
-    assert kernels.request(buf, few, np.zeros(6, np.int64), np.zeros(6)) == (kernels.DONE, 2, 6)
+    assert kernels.request(buf, one, np.zeros(6, np.int64), np.zeros(6), others)[0] == kernels.FULL_SERIES
+    assert kernels.request(buf, few, np.zeros(5, np.int64), np.zeros(5), others)[0] == kernels.FULL_SAMPLES
+    assert kernels.request(buf, few, np.zeros(6, np.int64), np.zeros(6), others) == (kernels.DONE, 2, 6)

@@ -9,7 +9,7 @@ import pytest
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.write import RemoteWriter, SeriesCache
-from coordinator.write.direct import DirectSeries
+from coordinator.write.direct import DirectSeries, RefusedSample
 from coordinator.write.options import WriteOptions
 from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import GaugeWithMetadatas, TimedMetricWithMetadatas, decode_metric
@@ -37,6 +37,9 @@ SUM = 1 << 7
 
 
 class Sink:
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
+
     def __init__(self) -> None:
         self.metrics: list[Any] = []
 
@@ -61,10 +64,10 @@ class Storage:
     def __init__(self) -> None:
         self.names: list[bytes] = []
 
-    def accepts(self, policy: StoragePolicy | None) -> bool:
-        return policy is None
+    def refusal(self, policy: StoragePolicy | None) -> str | None:
+        return None if policy is None else "unaggregated only"
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
         self.names += [dict(one.tags)[b"__name__"] for one in series]
         return []
 
