@@ -14,6 +14,7 @@ from coordinator.downsample.explain import MetricTextError, explain, parse_metri
 from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
+from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3metrics.rules import ineffective
 from m3x import log
@@ -60,12 +61,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
-    """Raises ``ConfigError``."""
+    """What the service would start with. Raises ``ConfigError``."""
     loaded = load_coordinator(files)
     try:
         rules_in(loaded.value)
+        check_store(loaded.value.cluster_management.store(None))
     except CarbonRulesError as error:
         raise ConfigError([str(error)]) from error
+    except KVError as error:
+        raise ConfigError([f"clusterManagement: {error}"]) from error
     return loaded
 
 

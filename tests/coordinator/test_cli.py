@@ -61,6 +61,12 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
             "there is no aggregated namespace 1s:1h",
         ),
+        ("listenAddress: 0.0.0.0:7203", "listenAddress and metrics.prometheus.listenAddress must differ"),
+        (
+            "clusterManagement: {etcd: {service: x, etcdClusters: [{endpoints: [e], tls: {crtPath: /none, keyPath: /none, "
+            "caCrtPath: /none}}]}}",
+            "clusterManagement: cannot read etcd's TLS CA file /none",
+        ),
         ("carbon: {ingester: {}}", "carbon.ingester aggregates, but no aggregators are configured"),
         (
             f"{NAMESPACE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
