@@ -11,6 +11,7 @@ from coordinator.config import Namespace
 from coordinator.not_kept import Reason
 from coordinator.store import Refusal, Store, StoreError, WriteBatch
 from m3cluster.placement.times import go_duration
+from m3metrics.errors import IdError
 from m3metrics.ids import Tags, encode_tags
 from m3metrics.policy import StoragePolicy
 
@@ -79,20 +80,41 @@ class EmbeddedDirectStore:
 
     async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
         """See ``DirectStore``."""
-        series = [one for one in series if len(one.times_ms)]
-        if policy is None or not series:
-            return []
-        ids = [encode_tags([*one.tags, SCHEME_TAG] if one.graphite else one.tags) for one in series]
+        if policy is None:
+            raise DirectWriteError(self.refusal(None))
+        refused: list[RefusedSample] = []
+        ids: list[bytes] = []
+        kept: list[DirectSeries] = []
+        rows: list[NDArray[np.int64]] = []
+        row = 0
+        for one in series:
+            samples = np.arange(row, row + len(one.times_ms))
+            row += len(samples)
+            try:
+                ids.append(encode_tags([*one.tags, SCHEME_TAG] if one.graphite else one.tags))
+            except IdError as error:
+                refused += [RefusedSample(k, Reason.INVALID_LABELS, str(error)) for k in samples.tolist()]
+                continue
+            kept.append(one)
+            rows.append(samples)
+        if any(len(samples) for samples in rows):
+            refused += await self._write(policy, ids, kept, np.concatenate(rows))
+        return refused
+
+    async def _write(
+        self, policy: StoragePolicy, ids: list[bytes], series: list[DirectSeries], rows: NDArray[np.int64]
+    ) -> list[RefusedSample]:
+        """Writes ``series``, which have ``ids`` and whose samples are called ``rows``."""
         sizes = np.array([len(one) for one in ids], np.int64)
         counts = [len(one.times_ms) for one in series]
-        total = sum(counts)
+        index = self._store.policy_index(policy.window_ns, policy.retention_ns)
         batch = WriteBatch(
             buf=np.frombuffer(bytearray(b"".join(ids)), np.uint8),
             id_at=np.repeat(np.cumsum(sizes) - sizes, counts),
             id_size=np.repeat(sizes, counts),
             time_ms=np.concatenate([one.times_ms for one in series]),
             values=np.concatenate([one.values for one in series]),
-            policies=np.full(total, self._store.policy_index(policy.window_ns, policy.retention_ns), np.int64),
+            policies=np.full(len(rows), index, np.int64),
         )
         try:
             written = await self._store.write(batch)
@@ -100,7 +122,7 @@ class EmbeddedDirectStore:
             raise DirectWriteError(str(error)) from error
         texts = dict(written.errors)
         refused = []
-        for row in np.flatnonzero(written.refusals).tolist():
-            reason, text = _REFUSALS[int(written.refusals[row])]
-            refused.append(RefusedSample(row, reason, texts.get(row, text)))
+        for k in np.flatnonzero(written.refusals).tolist():
+            reason, text = _REFUSALS[int(written.refusals[k])]
+            refused.append(RefusedSample(int(rows[k]), reason, texts.get(k, text)))
         return refused
