@@ -371,7 +371,7 @@ class Store:
 
     async def _forget_unseen(self, now_s: int) -> NDArray[np.uint32]:
         """Leaves series out that were not written for the longest retention, unless they are few; their numbers in the database."""
-        longest_ns = max(StoragePolicy.parse(name).retention_ns for name in self._database.policies())
+        longest_ns = max((StoragePolicy.parse(name).retention_ns for name in self._database.policies()), default=0)
         async with self._committing:
             unseen = self._index.unseen_since(now_s - (longest_ns + self.options.max_future_ns) // _SECOND)
             # It costs time for each series that stays.

@@ -11,6 +11,8 @@ UNDERSTOOD = (
     "Remote Write 1.0 is: Content-Type: application/x-protobuf;proto=prometheus.WriteRequest, Content-Encoding: snappy"
 )
 _TYPE = "application/x-protobuf"
+_UNSAID = {"", "application/x-www-form-urlencoded"}
+"""The second is what curl and others send when nobody has said anything."""
 _MESSAGE = "prometheus.WriteRequest"
 _MESSAGE_2 = "io.prometheus.write.v2.Request"
 _ENCODING = "snappy"
@@ -25,7 +27,7 @@ def unfamiliar(headers: Mapping[str, str]) -> str:
     """What the headers say the body is, where that is nothing we understand; empty: they say what we understand, or nothing."""
     kind, message = _type_of(headers)
     encoding = headers.get("Content-Encoding", "").strip().lower()
-    if kind not in {"", _TYPE} or message not in {"", _MESSAGE}:
+    if kind not in _UNSAID | {_TYPE} or message not in {"", _MESSAGE}:
         return f"Content-Type: {headers['Content-Type'].strip()}"
     return "" if encoding in {"", _ENCODING} else f"Content-Encoding: {encoding}"
 

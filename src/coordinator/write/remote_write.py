@@ -237,7 +237,7 @@ class RemoteWriter:
             return self._decode(body, options)
         except BadRequestError as error:
             if options.unfamiliar:
-                raise UnsupportedMediaError(options.unfamiliar) from error
+                raise UnsupportedMediaError(f"{options.unfamiliar} ({error})") from error
             raise
 
     def _decode(self, body: bytes, options: WriteOptions) -> Decoded:

@@ -312,7 +312,7 @@ POSTS = {
         set_up=SetUp(buffer={"maxBufferSize": 9000, "maxMessageSize": 1000}),
     ),
     "unknown-m3-type": Post(body(GOOD, series("up", 1.0, m3_type=9)), says="invalid M3 metric type: 9"),
-    "corrupt": Post(b"\x05nonsense", says="snappy: corrupt input"),
+    "corrupt": Post(b"\x05nonsense", {"Content-Type": "application/x-www-form-urlencoded"}, "snappy: corrupt input"),
     "not-protobuf": Post(packed(b"\x0a\x05\x0a"), says="unexpected EOF"),
     "huge": Post(varint((64 << 20) + 1) + b"\x00", says="decoded block is too large"),
     # content types
@@ -320,9 +320,11 @@ POSTS = {
         V2, {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}, "Remote Write 1.0 is: "
     ),
     "remote-write-2-as-1": Post(V2, {"Content-Type": "application/x-protobuf"}, "like one of Remote Write 2.0"),
-    "other-type": Post(b"{}", {"Content-Type": "application/json"}, "Content-Type: application/json is not understood"),
+    "other-type": Post(
+        b"{}", {"Content-Type": "application/json"}, "Content-Type: application/json (snappy: corrupt input) is not"
+    ),
     "other-encoding": Post(
-        bytes(cramjam.gzip.compress(b"x")), {"Content-Encoding": "gzip"}, "Content-Encoding: gzip is not"
+        bytes(cramjam.gzip.compress(b"x")), {"Content-Encoding": "gzip"}, "Content-Encoding: gzip (snappy: corrupt input) is not"
     ),
     "readable-all-the-same": Post(headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"}),
     # rules

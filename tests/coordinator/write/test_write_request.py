@@ -179,3 +179,22 @@ def test_asks_for_room() -> None:
     assert kernels.request(buf, one, np.zeros(6, np.int64), np.zeros(6), others)[0] == kernels.FULL_SERIES
     assert kernels.request(buf, few, np.zeros(5, np.int64), np.zeros(5), others)[0] == kernels.FULL_SAMPLES
     assert kernels.request(buf, few, np.zeros(6, np.int64), np.zeros(6), others) == (kernels.DONE, 2, 6)
+
+
+def test_what_is_not_a_sample_is_counted_once() -> None:
+    label, exemplar, histogram = b"\x0a\x04\x0a\x02ab", b"\x1a\x00", b"\x22\x00"
+    series = label + exemplar + histogram + exemplar
+    body = (b"\x0a" + varint(len(series)) + series) * 2 + b"\x1a\x00" + b"\x2a\x00"
+    buf, others = np.frombuffer(bytearray(body), np.uint8), np.zeros(kernels.OTHERS, np.int64)
+    for room, status in ((1, kernels.FULL_SERIES), (2, kernels.DONE)):
+        rows = np.zeros(room, kernels.SERIES_ROW)
+        assert kernels.request(buf, rows, np.zeros(1, np.int64), np.zeros(1), others)[0] == status
+    assert {
+        name: int(others[index])
+        for name, index in (
+            ("exemplars", kernels.EXEMPLARS),
+            ("histograms", kernels.HISTOGRAMS),
+            ("metadata", kernels.METADATA),
+            ("unknown", kernels.UNKNOWN),
+        )
+    } == {"exemplars": 4, "histograms": 2, "metadata": 1, "unknown": 1}
