@@ -110,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(unsupported)
     if options.check_config:
         print(f"{', '.join(options.files)}: the configuration is valid")
+        obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle
+        if obstacle is not None and loaded.value.takes_samples:
+            print(f"note: remote writes will be answered with 503: {obstacle}")
         section = loaded.value.downsample
         if section is not None and section.rules is not None:
             for warning in ineffective(rule_set_of(section.rules, 0)):

@@ -150,6 +150,8 @@ class Coordinator:
             )  # fmt: skip
             routes += remote_write_routes(writer)
             obstacle = writer.refusal()
+            if obstacle is not None:
+                log.warning("remote writes are answered with 503", reason=obstacle)
         readiness = Readiness(
             config.namespaces, topic, producer, store, lambda: [*kv_rules.problems(), *rules.warnings()], obstacle
         )
@@ -225,7 +227,6 @@ class Coordinator:
     ) -> tuple[IngestTopic | None, Producer | None]:
         downsample = self.config.downsample
         if downsample is None or downsample.remote_aggregator.client.m3msg is None:
-            log.warning("no downsample.remoteAggregator configured: nothing is sent to aggregators")
             return None, None
         options = downsample.remote_aggregator.client.m3msg.producer
         producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)

@@ -90,6 +90,15 @@ def test_what_cannot_start(
     assert error.count("\n") == 1
 
 
+def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for backend, note in (("embedded", True), ("noop-etcd", False)):
+        file = tmp_path / "file.yml"
+        file.write_text(f"backend: {backend}\n{NAMESPACE}")
+        assert main(["-f", str(file), "--check-config"]) == 0
+        out = capsys.readouterr().out
+        assert ("note: remote writes will be answered with 503: no aggregators are configured" in out) == note
+
+
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     ports = tmp_path / "ports.yml"
     ports.write_text(FREE_PORTS.replace("listenAddress: 127.0.0.1:0", "listenAddress: 192.0.2.1:7201", 1))

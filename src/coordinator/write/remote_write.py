@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cramjam
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -25,15 +24,10 @@ from coordinator.not_kept import NotKept, Reason
 from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
+from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
 from coordinator.write.interest import Interest
-from coordinator.write.options import (
-    BadRequestError,
-    UnsupportedMediaError,
-    WriteOptions,
-    apply_map_tags,
-    parse_options,
-)
+from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
@@ -45,41 +39,16 @@ from m3msg.batch import joined_messages
 from m3x.instrument import Scope
 from m3x.log import logger
 
-MAX_BODY_BYTES = 64 << 20
-"""Largest body, before and after decompression."""
-
 _FIRST_MAPPED_CONTEXT = 2
 _MAX_MAPPED_CONTEXTS = 1024
 _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
 _ORDINARY = WriteOptions()
-_OTHERS = {
-    kernels.EXEMPLARS: Reason.EXEMPLAR,
-    kernels.HISTOGRAMS: Reason.NATIVE_HISTOGRAM,
-    kernels.METADATA: Reason.METADATA,
-}
-
 log = logger(__name__)
 
 
 class FailedError(Exception):
     """The whole request failed with an error that trying again may cure; answered with 500."""
-
-
-@dataclass(slots=True)
-class Decoded:
-    """A request in columns."""
-
-    buf: NDArray[np.uint8]
-    series: NDArray[Any]
-    times_ms: NDArray[np.int64]
-    values: NDArray[np.float64]
-    others: dict[Reason, int]
-    """What is in the request besides samples."""
-
-    def samples(self, rows: Any = slice(None)) -> int:
-        """The samples of some series; of all."""
-        return int(self.series["samples"][rows].sum(dtype=np.int64))
 
 
 @dataclass(slots=True)
@@ -117,23 +86,6 @@ def error_response(status: int, text: str, headers: dict[str, str] | None = None
     return Response(bytes(body) + b"\n", status, headers, media_type="application/json")
 
 
-def decompress(body: bytes) -> NDArray[np.uint8]:
-    """Snappy's block format. Raises ``BadRequestError``."""
-    try:
-        size = cramjam.snappy.decompress_raw_len(body)
-        if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"snappy: decoded block is too large: {size} bytes, limit is {MAX_BODY_BYTES}")
-        out = np.empty(size, np.uint8)
-        written = cramjam.snappy.decompress_raw_into(body, out.data)
-    except (cramjam.DecompressionError, OverflowError, ValueError) as error:
-        if isinstance(error, BadRequestError):
-            raise
-        raise BadRequestError("snappy: corrupt input") from error
-    if written != size:
-        raise BadRequestError("snappy: corrupt input")
-    return out
-
-
 class RemoteWriter:
     """Turns bodies into batches. One per process; used from its event loop only."""
 
@@ -164,9 +116,7 @@ class RemoteWriter:
         self._spans = np.zeros((256, 4), np.int64)
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
-        self._series = np.empty(1024, kernels.SERIES_ROW)
-        self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
-        self._others = np.zeros(kernels.OTHERS, np.int64)
+        self._decoder = RequestDecoder()
 
     async def handle(self, request: Request) -> Response:
         """Answers one HTTP request."""
@@ -207,7 +157,7 @@ class RemoteWriter:
 
     async def write(self, body: bytes, options: WriteOptions) -> Response:
         """Writes one compressed request. Raises ``BadRequestError``, ``RefusedError``, ``FailedError``."""
-        request = self.decode(body, options)
+        request = self._decoder.decode(body, options)
         outcome = Outcome()
         if len(request.series):
             refusal = self.refusal(options)
@@ -230,48 +180,6 @@ class RemoteWriter:
             for reason, samples in outcome.not_kept.items():
                 self._not_kept.count(reason, samples)
         return response
-
-    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
-        """The request in columns, valid until the next call; sound down to the labels. Raises ``BadRequestError``, ``FailedError``."""
-        try:
-            return self._decode(body, options)
-        except BadRequestError as error:
-            if options.unfamiliar:
-                raise UnsupportedMediaError(f"{options.unfamiliar} ({error})") from error
-            raise
-
-    def _decode(self, body: bytes, options: WriteOptions) -> Decoded:
-        if not body:
-            raise BadRequestError("snappy: corrupt input")
-        buf = decompress(body)
-        others = self._others
-        while True:
-            status, rows, samples = kernels.request(buf, self._series, self._times, self._values, others)
-            if status == kernels.FULL_SERIES:
-                self._series = np.empty(2 * len(self._series), kernels.SERIES_ROW)
-            elif status == kernels.FULL_SAMPLES:
-                size = 2 * len(self._times)
-                self._times, self._values = np.empty(size, np.int64), np.empty(size, np.float64)
-            else:
-                break
-        if status != kernels.DONE:
-            raise BadRequestError(prompb.error_of(buf.tobytes()))
-        if rows == 0 and others[kernels.METADATA] == 0 and others[kernels.UNKNOWN]:
-            raise UnsupportedMediaError(
-                "a body without any timeseries, but with other fields, like one of Remote Write 2.0,"
-            )
-        series = self._series[:rows]
-        if series["scattered"].any():
-            try:
-                buf = _gather_labels(buf, series)
-            except UnmarshalError as error:
-                raise BadRequestError(prompb.error_of(buf.tobytes())) from error
-        if options.prom_type is not None:
-            series["prom_type"] = options.prom_type
-        found = (
-            {reason: int(others[index]) for index, reason in _OTHERS.items() if others[index]} if others.any() else {}
-        )
-        return Decoded(buf, series, self._times[:samples], self._values[:samples], found)
 
     def _context(self, options: WriteOptions) -> int:
         """A number for everything outside the series that decides over its templates; numbers are never used twice."""
@@ -301,7 +209,7 @@ class RemoteWriter:
         if num_shards is None:
             num_shards = await self._sink.admit(nbytes)
             # The scratch arrays may have been used by another request meanwhile.
-            request = self.decode(body, options)
+            request = self._decoder.decode(body, options)
         self._advance()
         encoded = self._encode(request, options, num_shards, outcome)
         if encoded.batches:
@@ -488,21 +396,6 @@ class RemoteWriter:
         if not self._downsampler.matching:
             return False
         return self._appended(buf, row, options).drop_policy_applied
-
-
-def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:
-    """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there.
-
-    Raises ``UnmarshalError`` for labels that are none.
-    """
-    parts, end = [buf], len(buf)
-    for row in np.flatnonzero(series["scattered"]):
-        at, size = int(series["message_at"][row]), int(series["message_size"][row])
-        labels = np.frombuffer(prompb.label_fields(buf[at : at + size].tobytes()), np.uint8)
-        parts.append(labels)
-        series["labels_at"][row], series["labels_size"][row] = end, len(labels)
-        end += len(labels)
-    return np.concatenate(parts)
 
 
 async def _body(request: Request) -> bytes:
