@@ -3,7 +3,7 @@
 Everything here happens before the first message is given to anybody: what cannot be sent is known by then.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from coordinator.downsample import TemplateSpec
 from coordinator.not_kept import Reason
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
-from coordinator.write.series_cache import Maker, SeriesCache, SeriesTooLargeError
+from coordinator.write.series_cache import Maker, Prepared, RowNumbers, SeriesCache, SeriesTooLargeError
 from m3metrics.kernels import SAMPLE_OVERHEAD, encode_timed_samples, samples_size_bound
 from m3metrics.kernels import encode_samples as encode_mixed
 from m3msg.batch import MessageBatch
@@ -28,7 +28,7 @@ class BatchTooLargeError(ValueError):
     """The messages of one request are more than the producer can hold at all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Columns:
     """Series (or lines) and their samples."""
 
@@ -45,14 +45,14 @@ class Columns:
     values: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Preparation:
     """How series that the cache does not know are prepared: the arguments of ``SeriesCache.resolve``, rows being those of all columns."""
 
     make: Maker
     plain: bytes | None = None
     plain_rows: NDArray[np.bool_] | None = None
-    check: Callable[[NDArray[np.int64]], None] | None = None
+    check: Callable[[RowNumbers], None] | None = None
     interest: Interest | None = None
 
 
@@ -78,7 +78,7 @@ class Encoded:
 class Encoder:
     """Encodes through one cache. ``largest_message`` and ``largest_batch``: bytes that the sink takes (see ``MessageSink``)."""
 
-    def __init__(self, cache: SeriesCache, largest_message: int, largest_batch: int = UNBOUNDED) -> None:
+    def __init__(self, cache: SeriesCache, largest_message: int = UNBOUNDED, largest_batch: int = UNBOUNDED) -> None:
         self._cache = cache
         self._largest_message = largest_message
         self._largest_batch = largest_batch
@@ -96,7 +96,7 @@ class Encoder:
     ) -> None:
         """Rows ``[begin, end)``; halves where they do not fit into the cache together."""
 
-        def make(row: int) -> Sequence[TemplateSpec] | Reason | None:
+        def make(row: int) -> Prepared:
             made = preparation.make(begin + row)
             if made is None or isinstance(made, Reason):
                 return made
@@ -109,7 +109,7 @@ class Encoder:
                 return None
             return made
 
-        def check(rows: NDArray[np.int64]) -> None:
+        def check(rows: RowNumbers) -> None:
             if preparation.check is not None:
                 preparation.check(begin + rows)
 
@@ -129,7 +129,7 @@ class Encoder:
             self._encode(columns, preparation, num_shards, middle, end, result)
             return
         result.count[part] = count
-        if not count.all():
+        if np.count_nonzero(count) < len(count):
             nothing = count == 0
             result.unsent[part][nothing] = first[nothing]
             result.any_unsent = True

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from coordinator.downsample import Downsampler, TemplateSpec
 from coordinator.not_kept import NotKept, Reason
 from coordinator.write import kernels
-from coordinator.write.batches import SECOND_NS, UNBOUNDED, Columns, Encoded, Encoder, Preparation, pieces
+from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Preparation, pieces
 from coordinator.write.carbon_line import CarbonLineError, parse_line
 from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
-from coordinator.write.series_cache import SeriesCache
+from coordinator.write.series_cache import Prepared, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
 from m3metrics.policy import StoragePolicy
@@ -77,7 +77,7 @@ class CarbonIngester:
         self._scope = scope
         self._cleanup = cleanup
         self._not_kept = NotKept(scope)
-        self._encoder = Encoder(cache, sink.largest_message if sink is not None else UNBOUNDED)
+        self._encoder = Encoder(cache, sink.largest_message) if sink is not None else Encoder(cache)
         self._direct = direct if any(rule.metadatas is None for rule in rules) else None
         self._path_at, self._path_size = np.empty(_LINES, np.uint32), np.empty(_LINES, np.uint32)
         self._values, self._times = np.empty(_LINES, np.float64), np.empty(_LINES, np.int64)
@@ -145,7 +145,7 @@ class CarbonIngester:
             begin = int(path_at[row])
             return data[begin : begin + int(path_size[row])].tobytes()
 
-        def make(row: int) -> Sequence[TemplateSpec] | Reason | None:
+        def make(row: int) -> Prepared:
             try:
                 return self.specs_of(path_of(row))
             except ValueError as error:

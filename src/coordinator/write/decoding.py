@@ -103,7 +103,7 @@ class RequestDecoder:
         if options.prom_type is not None:
             series["prom_type"] = options.prom_type
         decoded = Decoded(buf, series, self._times[:samples], self._values[:samples], {})
-        if others.any():
+        if any(others.tolist()):
             decoded.others = {reason: int(others[index]) for index, reason in _OTHERS.items() if others[index]}
         return decoded
 

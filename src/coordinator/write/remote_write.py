@@ -6,8 +6,6 @@ the error texts are M3's.
 """
 
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator.config.coordinator import TagOptionsConfig
-from coordinator.downsample import Appended, Downsampler, TemplateSpec
+from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
 from coordinator.not_kept import NotKept, Reason
 from coordinator.write import kernels, prompb
@@ -28,7 +26,7 @@ from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
-from coordinator.write.series_cache import SeriesCache
+from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags
@@ -60,8 +58,12 @@ class Outcome:
     last_bad: str = ""
     retryable: int = 0
     last_retryable: str = ""
-    not_kept: Counter[Reason] = field(default_factory=Counter)
+    not_kept: dict[Reason, int] = field(default_factory=dict)
     """Samples, by reason."""
+
+    def lose(self, reason: Reason, samples: int) -> None:
+        """So many samples are not kept."""
+        self.not_kept[reason] = self.not_kept.get(reason, 0) + samples
 
     def refuse(self, text: str, times: int = 1) -> None:
         """A series is bad."""
@@ -117,6 +119,7 @@ class RemoteWriter:
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
         self._decoder = RequestDecoder()
+        self._encoder = Encoder(cache, sink.largest_message, sink.largest_batch) if sink is not None else Encoder(cache)
 
     async def handle(self, request: Request) -> Response:
         """Answers one HTTP request."""
@@ -169,11 +172,11 @@ class RemoteWriter:
                 self._validate(request, options, outcome)
             else:
                 asked = Reason.NO_AGGREGATED_NAMESPACE if options.downsample else Reason.NOTHING_ASKED
-                outcome.not_kept[asked] += request.samples()
+                outcome.lose(asked, request.samples())
             if options.store:
                 await self._store(request, options, outcome)
-        if request.others:
-            outcome.not_kept.update(request.others)
+        for reason, number in request.others.items():
+            outcome.lose(reason, number)
         response = outcome.response()
         if response.status_code < 500:
             # All others are sent again.
@@ -221,7 +224,6 @@ class RemoteWriter:
 
     def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
         """The messages of a request; what makes none goes to ``outcome``. Raises ``BadRequestError``, ``FailedError``."""
-        assert self._sink is not None
         series = request.series
         rows = len(series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
@@ -232,7 +234,7 @@ class RemoteWriter:
             self._raise_attributes(series[wrong])
         invalid: dict[int, str] = {}
 
-        def make(row: int) -> Sequence[TemplateSpec] | Reason | None:
+        def make(row: int) -> Prepared:
             try:
                 appended = self._appended(request.buf, series[row], options)
             except IdError as error:
@@ -240,7 +242,7 @@ class RemoteWriter:
                 return None
             return appended.specs if appended.unsent is None else appended.unsent
 
-        def check(missing: NDArray[np.int64]) -> None:
+        def check(missing: RowNumbers) -> None:
             self._check_labels(request, key_at, key_size, missing)
 
         plain, plain_rows = self._downsampler.auto_metadatas, None
@@ -252,9 +254,10 @@ class RemoteWriter:
         columns = Columns(
             request.buf, key_at, key_size, contexts, series, request.times_ms, MILLISECOND_NS, request.values
         )
-        encoder = Encoder(self._cache, self._sink.largest_message, self._sink.largest_batch)
         try:
-            encoded = encoder.encode(columns, Preparation(make, plain, plain_rows, check, self._interest), num_shards)
+            encoded = self._encoder.encode(
+                columns, Preparation(make, plain, plain_rows, check, self._interest), num_shards
+            )
         except BatchTooLargeError as error:
             raise BadRequestError(str(error)) from error
         self._account(request, options, encoded, invalid, outcome)
@@ -271,14 +274,14 @@ class RemoteWriter:
             outcome.refuse(text, 1 + options.store)
         for text in encoded.too_large.values():
             outcome.refuse(text)
-        outcome.not_kept[Reason.INVALID_LABELS] += request.samples(list(invalid))
+        outcome.lose(Reason.INVALID_LABELS, request.samples(list(invalid)))
         kept = {Reason.NO_RULE, Reason.TOO_LARGE} if options.store and self._storage_refusal(None) is None else set()
         if Reason.TOO_LARGE not in kept:
-            outcome.not_kept[Reason.TOO_LARGE] += request.samples(list(encoded.too_large))
+            outcome.lose(Reason.TOO_LARGE, request.samples(list(encoded.too_large)))
         for code in np.unique(encoded.unsent[encoded.unsent > 0]).tolist():
             reason = Reason.of_code(code)
             if reason not in kept:
-                outcome.not_kept[reason] += request.samples(encoded.unsent == code)
+                outcome.lose(reason, request.samples(encoded.unsent == code))
 
     def _check_labels(
         self,
@@ -353,7 +356,7 @@ class RemoteWriter:
                 self._labels(request.buf, row, options)
             except IdError as error:
                 outcome.refuse(str(error))
-                outcome.not_kept[Reason.INVALID_LABELS] += int(row["samples"])
+                outcome.lose(Reason.INVALID_LABELS, int(row["samples"]))
 
     def _storage_refusal(self, policy: StoragePolicy | None) -> str | None:
         """Why nothing can be written to the namespace of ``policy``; None: it can."""
@@ -389,7 +392,7 @@ class RemoteWriter:
             return
         for _, reason, text in refused:
             outcome.refuse(text)
-            outcome.not_kept[reason] += 1
+            outcome.lose(reason, 1)
 
     def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
         """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""

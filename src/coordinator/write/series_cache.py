@@ -38,11 +38,17 @@ _Seen = dict[tuple[bytes, int], tuple[int, int]]
 """Key and context → templates."""
 
 
+# By name, since functions that are made for every request would build these types anew each time.
+Prepared = Sequence[TemplateSpec] | Reason | None
+"""What to send for a series, or why nothing; None: nothing, and do not remember it (it is not valid)."""
+RowNumbers = NDArray[np.int64]
+
+
 class Maker(Protocol):
     """Prepares a series that the cache does not know."""
 
-    def __call__(self, row: int) -> Sequence[TemplateSpec] | Reason | None:
-        """What to send for series ``row``, or why nothing; None: nothing, and do not remember it (it is not valid)."""
+    def __call__(self, row: int) -> Prepared:
+        """What becomes of series ``row``."""
 
 
 class _Generation:
@@ -153,7 +159,7 @@ class SeriesCache:
         make: Maker,
         plain: bytes | None = None,
         plain_rows: NDArray[np.bool_] | None = None,
-        check: Callable[[NDArray[np.int64]], None] | None = None,
+        check: Callable[[RowNumbers], None] | None = None,
         interest: Interest | None = None,
         largest: int = _UNBOUNDED,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -207,7 +213,7 @@ class SeriesCache:
         make: Maker,
         plain: bytes | None,
         plain_rows: NDArray[np.bool_] | None,
-        check: Callable[[NDArray[np.int64]], None] | None,
+        check: Callable[[RowNumbers], None] | None,
         interest: Interest,
         largest: int,
         first: NDArray[np.int64],
