@@ -37,7 +37,7 @@ from coordinator.write import (
     SeriesCache,
     remote_write_routes,
 )
-from coordinator.write.carbon_rules import rules_in
+from coordinator.write.carbon_rules import CarbonRulesError, rules_in
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
@@ -83,7 +83,7 @@ async def running(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator["C
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
-        except (kv.KVError, StoreError, RuleInitError, OSError) as error:
+        except (kv.KVError, StoreError, RuleInitError, CarbonRulesError, OSError) as error:
             raise StartError(str(error)) from error
         yield coordinator
 
@@ -127,7 +127,7 @@ class Coordinator:
             await asyncio.gather(task, return_exceptions=True)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError``, ``RuleInitError`` or ``OSError``."""
+        """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
         config = self.config
         store = await kv.open_store(config.cluster_management.store(self._data_dir))
         stack.push_async_callback(store.close)
