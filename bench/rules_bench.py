@@ -43,6 +43,9 @@ _PER_REQUEST = 1000
 class Sink:
     """Counts."""
 
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
+
     def __init__(self) -> None:
         self.messages = 0
 

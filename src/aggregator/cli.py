@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aggregator.config import ServiceConfig, instance_id, load_config
+from m3cluster.kv import KVError, check_store
 from m3x.config import ConfigError, Loaded
 from m3x.version import VERSION
 
@@ -25,17 +26,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _USAGE_ERROR
     try:
         loaded = load_config(options.file)
+        data_dir = options.data_dir or _directory(loaded.value.instance.data_directory)
+        check_store(loaded.value.kv_client.store(data_dir))
+        identity = instance_id(loaded.value.aggregator, loaded.value.server.server.listen_address)
         if options.check_config:
             return _report(loaded)
-        identity = instance_id(loaded.value.aggregator, loaded.value.server.server.listen_address)
         from aggregator.supervisor import run  # noqa: PLC0415 - what only a check needs should start at once
 
         return run(
             loaded,
             identity,
             workers=options.workers or loaded.value.instance.workers or os.cpu_count() or 1,
-            data_dir=options.data_dir or _directory(loaded.value.instance.data_directory),
+            data_dir=data_dir,
         )
+    except KVError as error:
+        print(f"kvClient: {error}", file=sys.stderr)
+        return _USAGE_ERROR
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -67,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="where relative paths of the configuration are taken from"
     )
-    parser.add_argument("--check-config", action="store_true", help="say whether the configuration is valid, and exit")
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="say whether an instance would start with it, and exit (2: it would not)",
+    )
     parser.add_argument("--version", action="version", version=f"m3aggregator {VERSION}")
     return parser
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
-from coordinator.downsample.appender import NAMESPACE_TAG
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
 from coordinator.downsample.policies import storage_judge
 from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
-from coordinator.write.carbon_rules import CarbonRulesError, compile_rules, unstored
+from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
+from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import log
 from m3x.config import ConfigError, Loaded
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         help="relative paths of the configuration are below it (default: ./data)",
     )
     parser.add_argument(
-        "--check-config", action="store_true", help="read the configuration, report every problem, and end"
+        "--check-config",
+        action="store_true",
+        help="say whether the coordinator would start with the configuration, and end (2: it would not)",
     )
     parser.add_argument(
         "--explain",
@@ -59,14 +61,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
-    """Raises ``ConfigError``."""
+    """What the service would start with. Raises ``ConfigError``."""
     loaded = load_coordinator(files)
-    ingester = loaded.value.carbon.ingester
-    if ingester is not None:
-        try:
-            compile_rules(ingester, loaded.value.namespaces)
-        except CarbonRulesError as error:
-            raise ConfigError([str(error)]) from error
+    try:
+        rules_in(loaded.value)
+        check_store(loaded.value.cluster_management.store(None))
+    except CarbonRulesError as error:
+        raise ConfigError([str(error)]) from error
+    except KVError as error:
+        raise ConfigError([f"clusterManagement: {error}"]) from error
     return loaded
 
 
@@ -85,15 +88,8 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
     else:
         note = f"note: the file has no downsample.rules; for the rules in KV ask a running coordinator: GET {PATH}?metric=…"
         print(note, file=sys.stderr)
-    downsampler = Downsampler(
-        config.namespaces,
-        rules,
-        namespace_tag=section.matcher.namespace_tag if section is not None else NAMESPACE_TAG,
-        untimed_rollups=section is not None and section.untimed_rollups,
-        now_ns=now_ns,
-    )
     try:
-        document = explain(downsampler, parse_metric(metric))
+        document = explain(Downsampler.of(config, rules, now_ns), parse_metric(metric))
     except (MetricTextError, MetricsError) as error:
         return _complain([f"m3coordinator: {error}"])
     print(render(document), end="")
@@ -107,9 +103,7 @@ def _warnings(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     rules, section = RulesInEffect(judge), config.downsample
     if section is not None and section.rules is not None:
         rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, 0), loaded.places)
-    ingester = config.carbon.ingester
-    carbon = compile_rules(ingester, config.namespaces) if ingester is not None else []
-    return [*rules.warnings(), *unstored(carbon, judge, loaded.places)]
+    return [*rules.warnings(), *unstored(rules_in(config), judge, loaded.places)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,17 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.explain is not None:
         return _explain(loaded.value, options.explain)
     unsupported = loaded.value.unsupported()
+    if unsupported:
+        return _complain(unsupported)
     if options.check_config:
         print(f"{', '.join(options.files)}: the configuration is valid")
-        for problem in unsupported:
-            print(f"note: the coordinator will not start with it: {problem}")
+        obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle
+        if obstacle is not None and loaded.value.takes_samples:
+            print(f"warning: remote writes will be answered with 503: {obstacle}")
         for warning in _warnings(loaded):
             print(f"warning: {warning}")
         if loaded.meaningless:
             print(f"without effect here: {', '.join(loaded.meaningless)}")
         return 0
-    if unsupported:
-        return _complain(unsupported)
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)
     # Imported late: --help and --check-config need no compiled loops.

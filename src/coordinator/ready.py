@@ -21,7 +21,10 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 
 
 class Readiness:
-    """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent."""
+    """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent.
+
+    ``obstacle``: why ordinary writes have nowhere to go, by the coordinator's file; None: they have.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,9 @@ class Readiness:
         producer: Producer | None,
         store: Store,
         more_problems: Callable[[], list[str]] = list,
+        obstacle: str | None = None,
     ) -> None:
+        self._obstacle = obstacle
         self._namespaces = [_describe(namespace) for namespace in namespaces]
         self._topic = topic
         self._producer = producer
@@ -40,10 +45,13 @@ class Readiness:
     def reasons(self) -> list[str]:
         """Why writes are refused now, one line each; empty: they are not."""
         refusal = self._topic.refusal() if self._topic is not None else None
-        return [refusal] if refusal is not None else []
+        return [reason for reason in (self._obstacle, refusal) if reason is not None]
 
-    def problems(self) -> list[str]:
-        """What is wrong although writes are accepted: the KV silent, consumers not usable, shard counts that differ, and more."""
+    def problems(self, writes: bool = True) -> list[str]:
+        """What is wrong although the coordinator serves. Of writes, while they are accepted: the KV silent, consumers not usable, shard
+        counts that differ; always: rules and values that come to nothing."""
+        if not writes:
+            return self._more_problems()
         trouble = self._store.trouble()
         producer = self._producer.problems() if self._producer is not None else []
         return [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._more_problems()]
@@ -70,7 +78,7 @@ class Readiness:
             body["notReadyWrites" if reasons else "readyWrites"] = self._namespaces
         if reasons:
             body["reasons"] = reasons
-        elif writes and (problems := self.problems()):
+        if problems := self.problems(writes and not reasons):
             body["problems"] = problems
         return (500 if reasons else 200), body
 

@@ -37,7 +37,7 @@ from coordinator.write import (
     SeriesCache,
     remote_write_routes,
 )
-from coordinator.write.carbon_rules import compile_rules, unstored
+from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
@@ -88,7 +88,7 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
-        except (kv.KVError, StoreError, RuleInitError, OSError) as error:
+        except (kv.KVError, StoreError, RuleInitError, CarbonRulesError, OSError) as error:
             raise StartError(str(error)) from error
         yield coordinator
 
@@ -135,7 +135,7 @@ class Coordinator:
             await asyncio.gather(task, return_exceptions=True)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``StoreError``, ``RuleInitError`` or ``OSError``."""
+        """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
         config = self.config
         store = await kv.open_store(config.cluster_management.store(self._data_dir))
         stack.push_async_callback(store.close)
@@ -144,26 +144,31 @@ class Coordinator:
         storage = await self._start_storage(stack, rules)
         topic, producer = await self._start_producer(stack, store)
         await self._start_rules(stack, store, rules)
+        cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
+        downsampler = Downsampler.of(config, rules, time.time_ns())
+        routes += rules_routes(downsampler)
+        direct = EmbeddedDirectStore(storage, config.namespaces) if storage is not None else None
+        if storage is not None:
+            routes += query_routes(storage, int(config.lookback_duration) // 1_000_000)
+        obstacle = None
+        if config.takes_samples:
+            writer = RemoteWriter(
+                downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
+                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
+            )  # fmt: skip
+            routes += remote_write_routes(writer)
+            obstacle = writer.refusal()
+            if obstacle is not None:
+                log.warning("remote writes are answered with 503", reason=obstacle)
         readiness = Readiness(
             config.namespaces,
             topic,
             producer,
             store,
             lambda: [line for problems in self._problems for line in problems()],
+            obstacle,
         )
         routes += [ready_route(readiness)]
-        cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
-        downsampler = self._downsampler(rules)
-        routes += rules_routes(downsampler)
-        direct = EmbeddedDirectStore(storage) if storage is not None else None
-        if storage is not None:
-            routes += query_routes(storage, int(config.lookback_duration) // 1_000_000)
-        if config.backend != "noop-etcd":
-            writer = RemoteWriter(
-                downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
-                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
-            )  # fmt: skip
-            routes += remote_write_routes(writer)
         routes += admin_routes(
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
@@ -194,19 +199,10 @@ class Coordinator:
             await watcher.load()
             await stack.enter_async_context(self._background(watcher.run(), "rules"))
 
-    def _downsampler(self, rules: RulesInEffect) -> Downsampler:
-        section = self.config.downsample
-        if section is None:
-            return Downsampler(self.config.namespaces)
-        return Downsampler(
-            self.config.namespaces, rules, namespace_tag=section.matcher.namespace_tag,
-            untimed_rollups=section.untimed_rollups, now_ns=time.time_ns(),
-        )  # fmt: skip
-
     async def _start_storage(self, stack: contextlib.AsyncExitStack, rules: RulesInEffect) -> Store | None:
         config = self.config
         policies = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
-        if config.backend == "noop-etcd":
+        if not config.takes_samples:
             return None
         for namespace in config.namespaces:
             if not namespace.aggregated:
@@ -246,7 +242,6 @@ class Coordinator:
     ) -> tuple[IngestTopic | None, Producer | None]:
         downsample = self.config.downsample
         if downsample is None or downsample.remote_aggregator.client.m3msg is None:
-            log.warning("no downsample.remoteAggregator configured: nothing is sent to aggregators")
             return None, None
         options = downsample.remote_aggregator.client.m3msg.producer
         producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
@@ -276,10 +271,10 @@ class Coordinator:
         direct: EmbeddedDirectStore | None,
     ) -> None:
         ingester = self.config.carbon.ingester
-        if ingester is None or self.config.backend == "noop-etcd":
+        if ingester is None or not self.config.takes_samples:
             return
         scope: Scope = self._scope.sub("ingest-carbon")
-        rules = compile_rules(ingester, self.config.namespaces)
+        rules = rules_in(self.config)
         warnings = unstored(rules, storage_judge(self.config), self._places)
         self._problems.append(lambda: warnings)
         for warning in warnings:

@@ -1,5 +1,6 @@
 """Messages in columns: what producers take and workers give. Never one object per message."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,3 +39,16 @@ class MessageBatch:
     def size_bytes(self) -> int:
         """Payload bytes of all messages."""
         return int(self.offsets[-1] - self.offsets[0])
+
+
+def joined_messages(batches: Sequence[MessageBatch]) -> MessageBatch:
+    """The messages of all batches (at least one) in one, without policies and token."""
+    offsets, base = [np.zeros(1, np.int64)], 0
+    for batch in batches:
+        offsets.append(batch.offsets[1:] - batch.offsets[0] + base)
+        base += batch.size_bytes
+    return MessageBatch(
+        np.concatenate([batch.payload[batch.offsets[0] : batch.offsets[-1]] for batch in batches]),
+        np.concatenate(offsets),
+        np.concatenate([batch.shards for batch in batches]),
+    )

@@ -31,6 +31,7 @@ __all__ = [
     "Places",
     "Section",
     "Text",
+    "check_listeners",
     "load",
     "parse_address",
 ]
@@ -41,6 +42,7 @@ _UNITS_NS = {
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _ONE_LETTER_BOOLEANS = {"y": True, "Y": True, "n": False, "N": False}
 """M3's YAML reader takes these for booleans, PyYAML does not."""
+_ALL_INTERFACES = {"0.0.0.0", "::"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
 
@@ -132,6 +134,20 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address; expected host:port")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def check_listeners(addresses: Mapping[str, str]) -> None:
+    """``addresses``: those that one process listens on, by their keys; empty ones do not count. Raises ``ValueError`` naming the keys of
+    two that are the same."""
+    seen: list[tuple[str, str, int]] = []
+    for key, text in addresses.items():
+        if not text:
+            continue
+        host, port = parse_address(text)
+        for other, other_host, other_port in seen:
+            if port == other_port != 0 and (host == other_host or {host, other_host} & _ALL_INTERFACES):
+                raise ValueError(f"{other} and {key} must differ: both listen on port {port}")
+        seen.append((key, host, port))
 
 
 def load(files: Sequence[str | Path], cls: type[S], environ: Mapping[str, str] | None = None) -> Loaded[S]:

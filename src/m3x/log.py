@@ -28,7 +28,7 @@ class _Output:
 _output = _Output()
 
 
-def configure(level: str = "info", *, stream: TextIO | None = None, **fields: Any) -> None:
+def configure(level: str = "info", stream: TextIO | None = None, /, **fields: Any) -> None:
     """Sets the level (``debug``, ``info``, ``warn``, ``error``), the stream and fields that every line carries (``process="front"``)."""
     if level.lower() not in LEVELS:
         raise ValueError(f"unknown log level {level!r}; expected one of {', '.join(sorted(set(LEVELS) - {'warning'}))}")

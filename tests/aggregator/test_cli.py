@@ -24,7 +24,10 @@ def test_a_file_is_required(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["configs/m3aggregator.yml", "configs/local/m3aggregator.yml"])
-def test_the_shipped_files_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_files_are_valid(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("M3AGGREGATOR_HOST_ID", "m3aggregator01")
     assert main(["-f", str(ROOT / name), "--check-config"]) == 0
     assert "the configuration is valid" in capsys.readouterr().out
 
@@ -47,10 +50,37 @@ def test_a_file_that_is_not_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(path) in capsys.readouterr().err
 
 
-def test_a_host_id_that_is_not_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+ETCD = "etcdClusters: [{endpoints: ['e:2379'], tls: {crtPath: /none, keyPath: /none, caCrtPath: /none}}]"
+
+
+@pytest.mark.parametrize("check", [[], ["--check-config"]])
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("", "the environment variable M3AGGREGATOR_HOST_ID is not set"),
+        ("aggregator: {hostID: {resolver: file, file: {path: /none}}}", "aggregator.hostID.file: /none cannot be read"),
+        ("aggregator: {flush: {handlers: [{staticBackend: {type: kafka}}]}}", "aggregator.flush.handlers[0]"),
+        ("aggregator: {flush: {handlers: []}}", "no handler configuration"),
+        (f"instance: {{runDirectory: /{'x' * 80}}}", "runDirectory is too long for the names of sockets"),
+        ("http: {listenAddress: '127.0.0.1:6000'}", "must differ: both listen on port 6000"),
+        (f"kvClient: {{etcd: {{service: m3aggregator, {ETCD}}}}}", "cannot read etcd's TLS CA file /none"),
+    ],
+)
+def test_what_cannot_start_is_refused_and_says_so_when_checked(
+    more: str,
+    expected: str,
+    check: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.delenv("M3AGGREGATOR_HOST_ID", raising=False)
-    assert main(["-f", str(ROOT / "configs/m3aggregator.yml")]) == 2
-    assert "M3AGGREGATOR_HOST_ID" in capsys.readouterr().err
+    overlay = tmp_path / "overlay.yml"
+    overlay.write_text(more)
+    assert main(["-f", str(ROOT / "configs/m3aggregator.yml"), "-f", str(overlay), *check]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
 
 
 def test_workers_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ IDS = ["m3aggregator01:6000", "m3aggregator02:6000"]
 
 
 @pytest.mark.parametrize(("main", "file"), [(aggregator.cli.main, AGGREGATOR), (coordinator.cli.main, COORDINATOR)])
-def test_the_files_are_valid(main, file, capsys) -> None:
+def test_the_files_are_valid(main, file, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("M3AGGREGATOR_HOST_ID", IDS[0])
     assert main(["-f", str(file), "--check-config"]) == 0
     out, err = capsys.readouterr()
     assert err == ""

@@ -19,6 +19,9 @@ metrics: {prometheus: {listenAddress: 127.0.0.1:0}}
 carbon: {ingester: {listenAddress: 127.0.0.1:0}}
 ingest: {m3msg: {server: {listenAddress: 127.0.0.1:0}}}
 """
+NAMESPACE = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 6h}]}]\n"
+AGGREGATED = "{policies: [{resolution: 10s, retention: 6h}]}"
+DIRECT = "{aggregation: {enabled: false}, policies: [{resolution: 10s, retention: 6h}]}"
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +50,7 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
     assert [line.split(": ")[1] for line in lines] == ["nonsense", "logging"]
 
 
+@pytest.mark.parametrize("check", [[], ["--check-config"]])
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -57,23 +61,42 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
             "there is no aggregated namespace 1s:1h",
         ),
+        ("listenAddress: 0.0.0.0:7203", "listenAddress and metrics.prometheus.listenAddress must differ"),
+        (
+            "clusterManagement: {etcd: {service: x, etcdClusters: [{endpoints: [e], tls: {crtPath: /none, keyPath: /none, "
+            "caCrtPath: /none}}]}}",
+            "clusterManagement: cannot read etcd's TLS CA file /none",
+        ),
+        ("carbon: {ingester: {}}", "carbon.ingester aggregates, but no aggregators are configured"),
+        (
+            f"{NAMESPACE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
+            "carbon.ingester.rules[1] aggregates, but no aggregators are configured",
+        ),
+        (
+            f"{NAMESPACE.replace('6h', '6h, readOnly: true')}carbon: {{ingester: {{rules: [{DIRECT}]}}}}",
+            "carbon.ingester.rules[0]: the namespace of 10s:6h is readOnly",
+        ),
     ],
 )
-def test_what_cannot_start(text: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_start(
+    text: str | None, expected: str, check: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "file.yml"
     if text is not None:
         file.write_text(text)
-    assert main([] if text is None else ["-f", str(file)]) == 2
+    assert main([*check, *([] if text is None else ["-f", str(file)])]) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
 
 
-def test_what_cannot_start_is_a_note_when_only_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "file.yml"
-    file.write_text("backend: m3db")
-    assert main(["-f", str(file), "--check-config"]) == 0
-    assert "note: the coordinator will not start with it: backend" in capsys.readouterr().out
+def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for backend, note in (("embedded", True), ("noop-etcd", False)):
+        file = tmp_path / "file.yml"
+        file.write_text(f"backend: {backend}\n{NAMESPACE}")
+        assert main(["-f", str(file), "--check-config"]) == 0
+        out = capsys.readouterr().out
+        assert ("warning: remote writes will be answered with 503: no aggregators are configured" in out) == note
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -160,7 +183,7 @@ def test_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*files, "--explain", "up{app=noise1}"]) == 0
     out = capsys.readouterr().out
     assert "mapping rule 'noise', filter 'app:noise*'" in out
-    assert "Nothing is sent to the aggregators." in out
+    assert "Nothing is sent to the aggregators: a drop rule matches" in out
     assert main([*files, "--explain", "{"]) == 2
     without_rules = str(ROOT / "configs/cluster/m3coordinator.yml")
     assert main(["-f", without_rules, "--explain", "up"]) == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from m3msg.producer.options import MessageRetryOptions, ProducerOptions, StaticRetryOptions, WriterOptions
+from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import ConfigError, Duration, load
 
 EVERY_KEY = """
@@ -79,6 +80,21 @@ def test_defaults_are_those_of_m3(tmp_path: Path):
     assert options.writer.connection.dial_timeout == Duration.parse("5s")
     assert options.writer.placement_service_override.namespaces.placement == "_sd.placement"
     assert options.writer.encoder.max_message_size == 4194304
+
+
+@pytest.mark.parametrize(
+    ("more", "largest"),
+    [
+        ("", 1 << 20),
+        ("buffer: {maxMessageSize: 1000}", 1000),
+        ("writer: {encoder: {maxMessageSize: 1000}}", 1000 - FRAME_OVERHEAD),
+    ],
+)
+def test_the_largest_message_fits_into_buffer_and_frame(tmp_path: Path, more: str, largest: int):
+    (tmp_path / "more.yml").write_text(more)
+    (tmp_path / "topic.yml").write_text("writer: {topicName: t}")
+    options = load([tmp_path / "topic.yml", tmp_path / "more.yml"], ProducerOptions).value
+    assert options.largest_message == largest
 
 
 @pytest.mark.parametrize(

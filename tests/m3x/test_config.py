@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3x.config import ConfigError, Duration, Meaningless, Section, load, parse_address
+from m3x.config import ConfigError, Duration, Meaningless, Section, check_listeners, load, parse_address
 
 
 class Retry(Section):
@@ -159,3 +159,10 @@ def test_where_sections_stand_is_kept_through_merging(tmp_path: Path) -> None:
     }
     assert places.named("retry", "too many") == f"{first}:3: retry: too many"
     assert places.named("pool", "unknown") == "pool: unknown"
+
+
+def test_two_listeners_on_one_port_are_named() -> None:
+    check_listeners({"a": "127.0.0.1:1", "b": "127.0.0.2:1", "c": "0.0.0.0:0", "d": ":0", "e": ""})
+    for other in ("127.0.0.1:1", "0.0.0.0:1", ":1", "[::]:1"):
+        with pytest.raises(ValueError, match="a and b must differ: both listen on port 1"):
+            check_listeners({"a": "127.0.0.1:1", "b": other})

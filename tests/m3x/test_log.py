@@ -10,7 +10,7 @@ from m3x import log
 
 def test_lines_are_json_with_fields() -> None:
     stream = io.StringIO()
-    log.configure("info", stream=stream, process="front")
+    log.configure("info", stream, process="front")
     try:
         out = log.logger("x")
         out.debug("not shown")
@@ -27,7 +27,7 @@ def test_limited_lines_say_how_many_were_left_out(monkeypatch: pytest.MonkeyPatc
     stream = io.StringIO()
     now = [100.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
-    log.configure("info", stream=stream)
+    log.configure("info", stream)
     try:
         out = log.logger("x")
         for _ in range(5):
@@ -44,3 +44,13 @@ def test_limited_lines_say_how_many_were_left_out(monkeypatch: pytest.MonkeyPatc
 def test_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown log level 'loud'"):
         log.configure("loud")
+
+
+def test_fields_may_have_any_name() -> None:
+    stream = io.StringIO()
+    log.configure("info", stream, level="high", stream="left")
+    try:
+        log.logger("x").info("hello")
+    finally:
+        log.configure("info")
+    assert json.loads(stream.getvalue())["stream"] == "left"

@@ -20,9 +20,10 @@ from aggregator.config.derived import (
 from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, HandlerConfig, JitterBucket
 from aggregator.config.host_id import host_id, instance_id
 from aggregator.config.loading import load_config
-from aggregator.config.service import KVClientConfig, MetricsConfig, ServiceConfig
+from aggregator.config.service import LONGEST_RUN_DIRECTORY, KVClientConfig, MetricsConfig, ServiceConfig
 
 __all__ = [
+    "LONGEST_RUN_DIRECTORY",
     "AggregatorSection",
     "ClientConfig",
     "DynamicBackendConfig",

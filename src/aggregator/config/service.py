@@ -4,6 +4,7 @@ M3 gives defaults per top-level section, all or nothing: the default of a *field
 defaults *inside* a section class are what it uses for a key omitted from a section that is present.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,9 +12,10 @@ import msgspec
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
 from aggregator.config.blocks import MINUTE, SECOND, CodecConfig, KVOverride
 from m3cluster.kv.sections import StoreSection
-from m3x.config import Address, Duration, Meaningless, Section, parse_address
+from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
 
 __all__ = [
+    "LONGEST_RUN_DIRECTORY",
     "HTTPConfig",
     "InstanceSection",
     "KVClientConfig",
@@ -22,6 +24,10 @@ __all__ = [
     "RuntimeOptionsConfig",
     "ServiceConfig",
 ]
+
+
+LONGEST_RUN_DIRECTORY = 55
+"""Unix socket paths end at 107 characters; the directory that an instance makes below it, and its sockets' names, take the rest."""
 
 
 class LoggingConfig(Section, frozen=True, kw_only=True):
@@ -190,6 +196,11 @@ class InstanceSection(Section, frozen=True, kw_only=True):
             raise ValueError("workers, memoryLimitBytes, shutdownTimeout and handOverTimeout must not be negative")
         if self.timer_samples_per_series_cap < 1:
             raise ValueError("timerSamplesPerSeriesCap must be at least 1")
+        if self.run_directory and len(str(Path(self.run_directory).resolve())) > LONGEST_RUN_DIRECTORY:
+            raise ValueError(
+                f"runDirectory is too long for the names of sockets: {self.run_directory!r} has more than "
+                f"{LONGEST_RUN_DIRECTORY} characters"
+            )
 
 
 class ServiceConfig(Section, frozen=True, kw_only=True):
@@ -212,6 +223,14 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.rawtcp is not None and self.m3msg is None:
             raise ValueError("rawtcp is not available; configure m3msg instead, and point clients of type m3msg to it")
+        prometheus = self.metrics.prometheus
+        check_listeners(
+            {
+                "m3msg.server.listenAddress": self.server.server.listen_address,
+                "http.listenAddress": self.http.listen_address,
+                "metrics.prometheus.listenAddress": prometheus.listen_address if prometheus is not None else "",
+            }
+        )
 
     @property
     def server(self) -> M3MsgConfig:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from aggregator.config import LONGEST_RUN_DIRECTORY
 from m3x import log
 from m3x.config import ConfigError
 
@@ -23,24 +24,21 @@ _log = log.logger(__name__)
 
 _PREFIX = "m3agg-"
 _LOCK = "lock"
-_LONGEST_SOCKET_DIR = 70
-"""Unix socket paths end at 107 characters; the names of ours take up to 30."""
 
 
 @contextlib.contextmanager
 def run_directory(configured: str) -> Iterator[Path]:
     """A fresh directory below ``configured`` (empty: the system's place for such), removed at the end.
 
-    Raises ``ConfigError`` where its name would be too long for sockets.
+    Raises ``ConfigError`` where it cannot be made.
     """
     parent = Path(configured).resolve() if configured else Path(tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    if len(str(parent / f"{_PREFIX}12345678")) > _LONGEST_SOCKET_DIR:
-        if configured:
-            raise ConfigError(
-                [f"instance.runDirectory: {configured} is too long for the names of sockets; use a shorter path"]
-            )
+    if not configured and len(str(parent)) > LONGEST_RUN_DIRECTORY:
         parent = Path("/tmp")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"instance.runDirectory: {parent} cannot be made: {error.strerror}"]) from error
     _remove_stale(parent)
     path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:

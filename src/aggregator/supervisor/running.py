@@ -26,7 +26,7 @@ _log = log.logger(__name__)
 def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None) -> int:
     """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up."""
     config = loaded.value
-    log.configure(config.logging.level, process="supervisor", **config.logging.fields)
+    log.configure(config.logging.level, **{**config.logging.fields, "process": "supervisor"})
     for path in loaded.meaningless:
         _log.debug("this key has no effect here", key=path)
     if config.rawtcp is not None:

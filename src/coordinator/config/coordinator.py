@@ -11,7 +11,17 @@ from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.ingest import IngestConfig
 from coordinator.config.rules import RulesConfig
-from m3x.config import Address, ConfigError, Duration, Loaded, Meaningless, Section, load, parse_address
+from m3x.config import (
+    Address,
+    ConfigError,
+    Duration,
+    Loaded,
+    Meaningless,
+    Section,
+    check_listeners,
+    load,
+    parse_address,
+)
 from m3x.log import LEVELS
 
 
@@ -161,11 +171,34 @@ class CoordinatorConfig(Section, frozen=True):
         if self.lookback_duration < 0:
             raise ValueError("lookbackDuration must not be negative")
         namespaces_of(self.clusters)
+        listeners = {
+            "listenAddress": self.listen_address,
+            "metrics.prometheus.listenAddress": self.metrics.prometheus.listen_address,
+        }
+        if self.takes_samples and self.carbon.ingester is not None:
+            listeners["carbon.ingester.listenAddress"] = self.carbon.ingester.listen_address
+        if self.takes_samples and self.ingest is not None:
+            listeners["ingest.m3msg.server.listenAddress"] = self.ingest.m3msg.server.listen_address
+        check_listeners(listeners)
 
     @property
     def namespaces(self) -> tuple[Namespace, ...]:
         """The namespaces of storage, in the order of the file."""
         return namespaces_of(self.clusters)
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether there is any way in for samples; without, the coordinator administrates only."""
+        return self.backend != "noop-etcd"
+
+    @property
+    def no_aggregators(self) -> str | None:
+        """Why nothing can be sent to aggregators with this file; None: it can."""
+        if not self.takes_samples:
+            return f"a coordinator with backend: {self.backend} administrates only"
+        if self.downsample is None:
+            return "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file"
+        return None
 
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""

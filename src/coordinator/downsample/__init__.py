@@ -6,7 +6,7 @@
 ``tags``       ids of metrics whose rule adds tags
 ``explain``    which rules match a metric, and why; ``routes`` over HTTP
 
-Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics``, ``coordinator.config`` and ``m3x`` only.
+Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics``, ``coordinator.config``, ``coordinator.not_kept`` and ``m3x`` only.
 """
 
 from coordinator.downsample.appender import Appended, Downsampler, TemplateSpec

@@ -5,14 +5,17 @@ aggregators, which know no rules. What no rule covers is mapped to the aggregate
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
 from coordinator.config.cluster import Namespace
+from coordinator.config.coordinator import CoordinatorConfig
 from coordinator.downsample.policies import auto_mapping
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.downsample.rules import RulesInEffect
 from coordinator.downsample.tags import augmented
+from coordinator.not_kept import Reason
 from m3metrics.codec import encode_staged_metadatas
 from m3metrics.filters import TagsFilter
 from m3metrics.ids import Tags, coordinator_tags, encode_tags, matching_tags
@@ -22,6 +25,9 @@ from m3metrics.policy import DropPolicy, StoragePolicy
 from m3metrics.rules import MatchedPipeline, MatchedStage, MatchResult, staged_metadatas, stages_at
 
 NAMESPACE_TAG = "__m3_namespace__"
+NO_AGGREGATED_NAMESPACE = (
+    "there is no aggregated namespace: add one with type: aggregated to clusters[].namespaces in the coordinator's file"
+)
 _DEFAULT = DEFAULT_NAMESPACE.encode()
 _NO_MATCH = MatchResult()
 
@@ -45,6 +51,8 @@ class Appended(msgspec.Struct, frozen=True):
     drop_policy_applied: bool = False
     """A drop rule has matched, even one without effect: the series is not written unaggregated either."""
     drop_timestamp: bool = False
+    unsent: Reason | None = None
+    """Why there are no ``specs``; None: there are."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -58,9 +66,14 @@ class Decision(msgspec.Struct, frozen=True):
     drop_result: DropResult
     drop_timestamp: bool
 
+    @property
+    def unsent(self) -> Reason:
+        """Why nothing is sent, if nothing is."""
+        return Reason.DROP_RULE if self.drop_result is DropResult.APPLIED else Reason.NO_RULE
+
 
 class Downsampler:
-    """Maps series for one set of namespaces."""
+    """Maps series for one set of namespaces. ``no_aggregators`` says why there is nobody to send to, whatever comes out; None: there is."""
 
     def __init__(
         self,
@@ -70,7 +83,9 @@ class Downsampler:
         namespace_tag: str = NAMESPACE_TAG,
         untimed_rollups: bool = False,
         now_ns: int = 0,
+        no_aggregators: str | None = None,
     ) -> None:
+        self._no_aggregators = no_aggregators
         self._enabled = any(n.aggregated for n in namespaces)
         staged = auto_mapping(namespaces)
         self._auto = tuple(MatchedPipeline(metadata=p) for stage in staged for p in stage.pipelines)
@@ -86,6 +101,17 @@ class Downsampler:
         """Grows whenever the same series may map to something else than before."""
         self.advance(now_ns)
 
+    @classmethod
+    def of(cls, config: CoordinatorConfig, rules: RulesInEffect, now_ns: int) -> Self:
+        """The one that a coordinator with this file has."""
+        section = config.downsample
+        if section is None:
+            return cls(config.namespaces, rules, no_aggregators=config.no_aggregators, now_ns=now_ns)
+        return cls(
+            config.namespaces, rules, namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups,
+            no_aggregators=config.no_aggregators, now_ns=now_ns,
+        )  # fmt: skip
+
     @property
     def rules(self) -> RulesInEffect:
         """The rules that are matched."""
@@ -100,6 +126,11 @@ class Downsampler:
     def enabled(self) -> bool:
         """Whether there is any aggregated namespace; without one nothing is sent, whatever rules say."""
         return self._enabled
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why this coordinator can send nothing at all to aggregators, whatever rules say; None: it can."""
+        return self._no_aggregators or (None if self._enabled else NO_AGGREGATED_NAMESPACE)
 
     @property
     def auto_metadatas(self) -> bytes | None:
@@ -144,7 +175,7 @@ class Downsampler:
         if not tags:
             raise ValueError("no tags provided")
         if not self._enabled:
-            return Appended()
+            return Appended(unsent=Reason.NO_AGGREGATED_NAMESPACE)
         matched = matching_tags(tags, metric_type.name.lower(), prom_type)
         own = coordinator_tags(matched)
         if metadatas is not None:
@@ -154,7 +185,8 @@ class Downsampler:
             TemplateSpec(ident, self._encode(staged), metric_type, annotation, decision.drop_timestamp)
             for ident, staged in (*of_the_metric(own, decision.pipelines), *decision.rollups)
         ]
-        return Appended(tuple(specs), decision.drop_result is not DropResult.NONE, decision.drop_timestamp)
+        unsent = None if specs else decision.unsent
+        return Appended(tuple(specs), decision.drop_result is not DropResult.NONE, decision.drop_timestamp, unsent)
 
     def match(self, matched: Tags) -> MatchResult:
         """What the rules alone say; ``matched`` are those of ``m3metrics.ids.matching_tags``."""

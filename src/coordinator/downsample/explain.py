@@ -56,6 +56,11 @@ def explain(
     mapping, rollup = active.in_effect(downsampler.now_ns) if active is not None else ((), ())
     decision = downsampler.decide(matched)
     own = coordinator_tags(matched)
+    obstacle = downsampler.obstacle
+    sent = [
+        *(_sent(i, m, rollup=False) for i, m in (of_the_metric(own, decision.pipelines) if tags else ())),
+        *(_sent(ident, metadatas, rollup=True) for ident, metadatas in decision.rollups),
+    ]
     return {
         "metric": _metric_text(tags),
         "matchedBy": {_text(name): _text(value) for name, value in matched},
@@ -65,13 +70,9 @@ def explain(
         "rules": [*_mapping_rules(mapping, matched), *(_rollup(snapshot, matched) for snapshot in rollup)],
         "drop": _drop_text(decision),
         "withoutTimestamp": decision.drop_timestamp,
-        "sent": [
-            *(_sent(i, m, rollup=False) for i, m in (of_the_metric(own, decision.pipelines) if tags else ())),
-            *(_sent(ident, metadatas, rollup=True) for ident, metadatas in decision.rollups),
-        ]
-        if downsampler.enabled
-        else [],
-    }  # fmt: skip
+        "sent": sent if obstacle is None else [],
+        "unsent": obstacle or (None if sent else decision.unsent.text),
+    }
 
 
 def _mapping_rules(snapshots: Sequence[MappingSnapshot], matched: Tags) -> list[Document]:
@@ -208,10 +209,8 @@ def render(document: Document) -> str:
     out += [f"{document['drop']}.", ""]
     if document["withoutTimestamp"]:
         out.append("Samples are sent without their timestamps.")
-    if not document["enabled"]:
-        out.append("Nothing is sent to the aggregators: there is no aggregated namespace.")
-    elif not document["sent"]:
-        out.append("Nothing is sent to the aggregators.")
+    if document["unsent"] is not None:
+        out.append(f"Nothing is sent to the aggregators: {document['unsent']}.")
     for sent in document["sent"]:
         out.append(f"sent{' rolled up' if sent['rolledUp'] else ''}: {sent['metric']}")
         out += [f"  {_pipeline_line(pipeline)}" for pipeline in sent["pipelines"]]

@@ -1,8 +1,9 @@
 """What comes in: Prometheus remote write and carbon, turned into messages for the aggregators.
 
-Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``kernels`` are the compiled
-loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes, ``sink`` is what messages are given to. Imports
-``coordinator.downsample``, ``coordinator.config``, ``coordinator.store`` and the ``m3*`` packages.
+Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``options`` and ``media`` read
+headers, ``decoding`` bodies; ``kernels`` are the compiled loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes,
+``sink`` is what messages are given to, ``direct`` is storage without aggregators. Which input gets which answer: docs/answers.md.
+Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.store`` and the ``m3*`` packages.
 """
 
 from coordinator.write.carbon import CarbonIngester, CarbonServer

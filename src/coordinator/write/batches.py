@@ -1,47 +1,215 @@
-"""Samples in columns → one batch of encoded messages."""
+"""Samples in columns → encoded messages, in batches; and which series are too large for that.
 
+Everything here happens before the first message is given to anybody: what cannot be sent is known by then.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.downsample import TemplateSpec
+from coordinator.not_kept import Reason
 from coordinator.write import kernels
-from coordinator.write.series_cache import SeriesCache
+from coordinator.write.interest import Interest
+from coordinator.write.series_cache import Maker, Prepared, RowNumbers, SeriesCache, SeriesTooLargeError
+from m3metrics.kernels import SAMPLE_OVERHEAD, encode_timed_samples, samples_size_bound
 from m3metrics.kernels import encode_samples as encode_mixed
-from m3metrics.kernels import encode_timed_samples, samples_size_bound
 from m3msg.batch import MessageBatch
 
 MILLISECOND_NS = 1_000_000
 SECOND_NS = 1_000_000_000
+UNBOUNDED = 1 << 62
+
+
+class BatchTooLargeError(ValueError):
+    """The messages of one request are more than the producer can hold at all."""
+
+
+@dataclass(slots=True)
+class Columns:
+    """Series (or lines) and their samples."""
+
+    buf: NDArray[np.uint8]
+    key_at: NDArray[np.uint32]
+    key_size: NDArray[np.uint32]
+    """Ranges of ``buf``."""
+    contexts: NDArray[np.uint64]
+    series: NDArray[Any]
+    """``kernels.SERIES_ROW``: their samples are rows of ``times`` and ``values``."""
+    times: NDArray[np.int64]
+    """Counting ``unit_ns``."""
+    unit_ns: int
+    values: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Preparation:
+    """How series that the cache does not know are prepared: the arguments of ``SeriesCache.resolve``, rows being those of all columns."""
+
+    make: Maker
+    plain: bytes | None = None
+    plain_rows: NDArray[np.bool_] | None = None
+    check: Callable[[RowNumbers], None] | None = None
+    interest: Interest | None = None
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What came of the rows of ``Columns``."""
+
+    count: NDArray[np.int64]
+    """Messages per sample of each row; 0: none."""
+    unsent: NDArray[np.int64]
+    """Where ``count`` is 0: the code of the ``Reason``, or 0 where ``make`` gave none, or the row is ``too_large``."""
+    any_unsent: bool = False
+    batches: list[MessageBatch] = field(default_factory=list)
+    too_large: dict[int, str] = field(default_factory=dict)
+    """Rows that make no message, and why."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all messages."""
+        return sum(batch.size_bytes for batch in self.batches)
+
+
+class Encoder:
+    """Encodes through one cache. ``largest_message`` and ``largest_batch``: bytes that the sink takes (see ``MessageSink``)."""
+
+    def __init__(self, cache: SeriesCache, largest_message: int = UNBOUNDED, largest_batch: int = UNBOUNDED) -> None:
+        self._cache = cache
+        self._largest_message = largest_message
+        self._largest_batch = largest_batch
+
+    def encode(self, columns: Columns, preparation: Preparation, num_shards: int) -> Encoded:
+        """One message per sample and template. Raises ``BatchTooLargeError``, and whatever ``preparation`` raises."""
+        rows = len(columns.key_at)
+        result = Encoded(np.zeros(rows, np.int64), np.zeros(rows, np.int64))
+        for begin, end in _chunks(columns.key_size, self._cache):
+            self._encode(columns, preparation, num_shards, begin, end, result)
+        return result
+
+    def _encode(
+        self, columns: Columns, preparation: Preparation, num_shards: int, begin: int, end: int, result: Encoded
+    ) -> None:
+        """Rows ``[begin, end)``; halves where they do not fit into the cache together."""
+
+        def make(row: int) -> Prepared:
+            made = preparation.make(begin + row)
+            if made is None or isinstance(made, Reason):
+                return made
+            largest = max((_size_bound(spec) for spec in made), default=0)
+            if largest > self._largest_message:
+                result.too_large[begin + row] = (
+                    f"series too large: its messages have up to {largest} bytes, the aggregators are sent at most "
+                    f"{self._largest_message} (producer: buffer.maxMessageSize, writer.encoder.maxMessageSize)"
+                )
+                return None
+            return made
+
+        def check(rows: RowNumbers) -> None:
+            if preparation.check is not None:
+                preparation.check(begin + rows)
+
+        part, plain_rows = slice(begin, end), preparation.plain_rows
+        try:
+            first, count = self._cache.resolve(
+                columns.buf, columns.key_at[part], columns.key_size[part], columns.contexts[part],
+                make, preparation.plain, None if plain_rows is None else plain_rows[part], check, preparation.interest,
+                self._largest_message - SAMPLE_OVERHEAD,
+            )  # fmt: skip
+        except SeriesTooLargeError as error:
+            if end - begin == 1:
+                result.too_large[begin] = str(error)
+                return
+            middle = (begin + end) // 2
+            self._encode(columns, preparation, num_shards, begin, middle, result)
+            self._encode(columns, preparation, num_shards, middle, end, result)
+            return
+        result.count[part] = count
+        if np.count_nonzero(count) < len(count):
+            nothing = count == 0
+            result.unsent[part][nothing] = first[nothing]
+            result.any_unsent = True
+        batch = encode_samples(
+            self._cache, columns, part, first, count, num_shards, self._largest_batch - result.size_bytes
+        )
+        if batch is not None:
+            result.batches.append(batch)
 
 
 def encode_samples(
     cache: SeriesCache,
-    series: NDArray[Any],
+    columns: Columns,
+    part: slice,
     first: NDArray[np.int64],
     count: NDArray[np.int64],
-    times: NDArray[np.int64],
-    unit_ns: int,
-    values: NDArray[np.float64],
     num_shards: int,
+    most_bytes: int,
 ) -> MessageBatch | None:
     """One message per sample and template, timed or untimed as the template says; None if there is none.
 
-    ``series``: ``kernels.SERIES_ROW`` rows whose samples are rows of ``times`` (counting ``unit_ns``) and ``values``; ``first`` and
-    ``count``: what ``cache.resolve`` just returned for them.
+    ``first`` and ``count``: what ``cache.resolve`` just returned for the rows ``part`` of ``columns``. Raises ``BatchTooLargeError``
+    where they could have more than ``most_bytes``.
     """
+    series = columns.series[part]
     total = int((count * series["samples"]).sum())
     if total == 0:
         return None
+    _bound(total * SAMPLE_OVERHEAD, most_bytes)
     series_index, time_ns = np.empty(total, np.int64), np.empty(total, np.int64)
     sample_values, shards = np.empty(total, np.float64), np.empty(total, np.uint32)
     templates = cache.templates
     kernels.expand(
-        series, len(series), first, count, cache.hashes, templates, times, unit_ns, num_shards, values,
+        series, len(series), first, count, cache.hashes, templates, columns.times, columns.unit_ns, num_shards, columns.values,
         series_index, time_ns, sample_values, shards,
     )  # fmt: skip
     encode, room = (encode_mixed, 8 * total) if cache.any_untimed else (encode_timed_samples, 0)
-    payload = np.empty(samples_size_bound(templates, series_index) + room, np.uint8)
+    size = samples_size_bound(templates, series_index) + room
+    _bound(size, most_bytes)
+    payload = np.empty(size, np.uint8)
     offsets = np.empty(total + 1, np.int64)
     used = encode(cache.arena, templates, series_index, time_ns, sample_values, payload, offsets)
     return MessageBatch(payload[:used], offsets, shards)
+
+
+def pieces(batch: MessageBatch, most_bytes: int) -> Iterator[tuple[MessageBatch, slice]]:
+    """The batch cut into parts of at most ``most_bytes``, but at least one message each, and which messages they have."""
+    begin = 0
+    while begin < len(batch):
+        end = int(np.searchsorted(batch.offsets, batch.offsets[begin] + most_bytes, side="right")) - 1
+        end = min(max(end, begin + 1), len(batch))
+        yield (
+            MessageBatch(batch.payload, batch.offsets[begin : end + 1], batch.shards[begin:end]),
+            slice(begin, end),
+        )
+        begin = end
+
+
+def _size_bound(spec: TemplateSpec) -> int:
+    return len(spec.id) + len(spec.metadatas) + len(spec.annotation) + SAMPLE_OVERHEAD
+
+
+def _bound(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise BatchTooLargeError(
+            f"the request makes up to {size} bytes of messages, and the buffer towards the aggregators has room for {most_bytes}: "
+            "send fewer samples in a request (max_samples_per_send), or raise producer.buffer.maxBufferSize"
+        )
+
+
+def _chunks(key_size: NDArray[np.uint32], cache: SeriesCache) -> list[tuple[int, int]]:
+    """Row ranges that one ``resolve`` can take."""
+    rows = len(key_size)
+    if rows <= cache.max_rows and int(key_size.sum(dtype=np.int64)) <= cache.max_key_bytes:
+        return [(0, rows)]
+    chunks, begin, size = [], 0, 0
+    for row in range(rows):
+        if row > begin and (row - begin >= cache.max_rows or size + int(key_size[row]) > cache.max_key_bytes):
+            chunks.append((begin, row))
+            begin, size = row, 0
+        size += int(key_size[row])
+    chunks.append((begin, rows))
+    return chunks

@@ -17,7 +17,10 @@ ENTRY = np.dtype(
         ("key_at", np.uint32),
         ("key_size", np.uint32),
         ("context", np.uint64),  # what besides the key bytes decides over the templates
-        ("first", np.int32),  # templates [first, first + count)
+        (
+            "first",
+            np.int32,
+        ),  # templates [first, first + count); without any, the code of the reason why nothing is sent
         ("count", np.int32),
     ],
     align=True,
@@ -228,7 +231,8 @@ def promote(
             or used[ARENA] + need > len(arena)
         ):
             return j, n_left
-        first[i] = used[TEMPLATES]
+        # Without templates it is the reason for that.
+        first[i] = used[TEMPLATES] if copied > 0 else begin
         count[i] = copied
         for t in range(begin, begin + copied):
             come = old_templates[t]

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.downsample import Downsampler, TemplateSpec
+from coordinator.not_kept import NotKept, Reason
 from coordinator.write import kernels
-from coordinator.write.batches import SECOND_NS, encode_samples
+from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Preparation, pieces
 from coordinator.write.carbon_line import CarbonLineError, parse_line
 from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
-from coordinator.write.series_cache import SeriesCache
+from coordinator.write.series_cache import Prepared, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
 from m3metrics.policy import StoragePolicy
@@ -35,6 +36,8 @@ _Direct = dict[StoragePolicy, list[tuple[int, DirectSeries]]]
 
 _READ_BYTES = 64 << 10
 _LINES = 4096
+_PIECES = 8
+"""A batch of so many times less than the buffer is taken whenever the sink is ready for it."""
 _MAX_SECONDS = (1 << 63) // 1_000_000_000
 """Times beyond wrap around in nanoseconds; storage would refuse them."""
 
@@ -73,6 +76,8 @@ class CarbonIngester:
         self._sink = sink
         self._scope = scope
         self._cleanup = cleanup
+        self._not_kept = NotKept(scope)
+        self._encoder = Encoder(cache, sink.largest_message) if sink is not None else Encoder(cache)
         self._direct = direct if any(rule.metadatas is None for rule in rules) else None
         self._path_at, self._path_size = np.empty(_LINES, np.uint32), np.empty(_LINES, np.uint32)
         self._values, self._times = np.empty(_LINES, np.float64), np.empty(_LINES, np.int64)
@@ -91,12 +96,14 @@ class CarbonIngester:
             if lines == 0:
                 return at
             at = int(end)
-            fates, direct = self._take(data, lines, odd, num_shards)
+            fates, encoded, direct = self._take(data, lines, odd, num_shards)
+            await self._send(encoded, fates)
             for policy, series in direct.items():
                 await self._write_direct(policy, series, fates)
             for name, fate in (("success", _Fate.TAKEN), ("error", _Fate.LOST), ("unmatched", _Fate.UNMATCHED)):
                 if number := int((fates == fate).sum()):
                     self._scope.count(name, number)
+            self._not_kept.count(Reason.NO_RULE, int((fates == _Fate.UNMATCHED).sum()))
 
     async def _admit(self, nbytes: int) -> int:
         """The shard count, as soon as messages are taken."""
@@ -114,8 +121,8 @@ class CarbonIngester:
 
     def _take(
         self, data: NDArray[np.uint8], lines: int, odd: int, num_shards: int
-    ) -> tuple[NDArray[np.uint8], _Direct]:
-        """Sends the lines in the columns; returns a ``_Fate`` for each that can be read, and what goes to storage directly."""
+    ) -> tuple[NDArray[np.uint8], Encoded, _Direct]:
+        """The lines in the columns: a ``_Fate`` for each that can be read, their messages, and what goes to storage directly."""
         keep = np.ones(lines, np.bool_)
         for k in range(odd):
             row = int(self._odd[k])
@@ -129,55 +136,70 @@ class CarbonIngester:
                 keep[row] = False
         rows = np.flatnonzero(keep)
         good = len(rows)
-        fates = np.zeros(good, np.uint8)
-        if not good:
-            return fates, {}
-        values, times = self._values[:lines], self._times[:lines]
         path_at, path_size = self._path_at[:lines][keep], self._path_size[:lines][keep]
         series = self._series[:good]
         series["sample_from"], series["samples"] = rows, 1
+        bad: dict[int, str] = {}
 
-        def make(row: int) -> list[TemplateSpec] | None:
+        def path_of(row: int) -> bytes:
             begin = int(path_at[row])
-            path = data[begin : begin + int(path_size[row])].tobytes()
+            return data[begin : begin + int(path_size[row])].tobytes()
+
+        def make(row: int) -> Prepared:
             try:
-                return self.specs_of(path)
+                return self.specs_of(path_of(row))
             except ValueError as error:
-                if fates[row] != _Fate.REJECTED:
-                    fates[row] = _Fate.REJECTED
-                    self.reject("bad_path", str(error), path)
+                bad[row] = str(error)
                 return None
 
-        for begin in range(0, good, self._cache.max_rows):
-            part = slice(begin, min(begin + self._cache.max_rows, good))
-            key_at, key_size = path_at[part], path_size[part]
-            first, count = self._cache.resolve(
-                data, key_at, key_size, self._contexts[: len(key_at)], _Shifted(make, begin)
-            )
-            batch = encode_samples(self._cache, series[part], first, count, times, SECOND_NS, values, num_shards)
-            if batch is None:
-                continue
-            fate = _Fate.TAKEN
-            if self._sink is None or not self._sink.produce(batch):
-                fate = _Fate.LOST
-                reason = "no aggregators are configured" if self._sink is None else "the aggregators take nothing"
-                log.error_limited("carbon lines lost", reason=reason, lines=int((count > 0).sum()))
-            fates[part][count > 0] = fate
-        return fates, self._direct_of(data, path_at, path_size, rows, fates) if self._direct is not None else {}
+        columns = Columns(
+            data,
+            path_at,
+            path_size,
+            self._contexts[:good],
+            series,
+            self._times[:lines],
+            SECOND_NS,
+            self._values[:lines],
+        )
+        encoded = self._encoder.encode(columns, Preparation(make), num_shards)
+        fates = np.where(encoded.count > 0, np.uint8(_Fate.TAKEN), np.uint8(_Fate.UNMATCHED))
+        for reason, texts in (("bad_path", bad), ("too_large", encoded.too_large)):
+            for row, text in texts.items():
+                fates[row] = _Fate.REJECTED
+                self.reject(reason, text, path_of(row))
+        direct = self._direct_of(data, path_at, path_size, rows, fates) if self._direct is not None else {}
+        return fates, encoded, direct
+
+    async def _send(self, encoded: Encoded, fates: NDArray[np.uint8]) -> None:
+        """Gives the messages to the aggregators, in pieces that find room however small the buffer is; waits for it."""
+        rows = np.repeat(np.arange(len(fates)), encoded.count)
+        for batch in encoded.batches:
+            assert self._sink is not None
+            for piece, part in pieces(batch, self._sink.largest_batch // _PIECES):
+                await self._admit(piece.size_bytes)
+                if not self._sink.produce(piece):
+                    fates[rows[part]] = _Fate.LOST
+                    self._not_kept.count(Reason.BUFFER_FULL, len(piece))
+                    log.error_limited("carbon lines lost", reason=Reason.BUFFER_FULL.text, messages=len(piece))
+            rows = rows[len(batch) :]
 
     def reject(self, reason: str, text: str, line: bytes) -> None:
         """Counts and logs a line that is skipped."""
         self._scope.tagged(reason=reason).count("malformed")
         log.warning_limited("carbon line skipped", reason=text, line=line[:200].decode(errors="replace"))
 
-    def specs_of(self, path: bytes) -> list[TemplateSpec]:
+    def specs_of(self, path: bytes) -> list[TemplateSpec] | Reason:
         """What the aggregators get for a path by the rules that match. Raises ``ValueError`` for a path that makes no tags."""
         if self._cleanup:
             path = clean_path(path)
         tags = [*tags_of(path), SCHEME_TAG]
+        matching = self._matching(path)
+        if not matching:
+            return Reason.NO_RULE
         return [
             spec
-            for rule in self._matching(path)
+            for rule in matching
             if rule.metadatas is not None
             for spec in self._downsampler.append(tags, metadatas=rule.metadatas).specs
         ]
@@ -215,10 +237,12 @@ class CarbonIngester:
                 tags = tags_of(path)
             except (ValueError, IdError):
                 fates[line] = max(fates[line], _Fate.LOST)
+                self._not_kept.count(Reason.INVALID_LABELS, 1)
                 continue
             seconds = int(self._times[row])
             if abs(seconds) > _MAX_SECONDS:
                 fates[line] = max(fates[line], _Fate.LOST)
+                self._not_kept.count(Reason.OUTSIDE_RETENTION, 1)
                 continue
             fates[line] = max(fates[line], _Fate.TAKEN)
             times_ms = np.array([seconds * 1000])
@@ -236,23 +260,14 @@ class CarbonIngester:
             refused = await self._direct.write(policy, [one for _, one in series])
         except DirectWriteError as error:
             fates[lines] = _Fate.LOST
+            self._not_kept.count(Reason.STORAGE_FAILED, len(series))
             log.error_limited("carbon lines could not be stored", lines=len(series), error=str(error))
             return
         if refused:
-            fates[lines[[k for k, _ in refused]]] = _Fate.LOST
-            log.warning_limited("carbon lines refused by storage", lines=len(refused), last=refused[-1][1])
-
-
-class _Shifted:
-    """``make`` for a part of the rows."""
-
-    def __init__(self, make: Any, begin: int) -> None:
-        self._make = make
-        self._begin = begin
-
-    def __call__(self, row: int) -> list[TemplateSpec] | None:
-        specs: list[TemplateSpec] | None = self._make(self._begin + row)
-        return specs
+            fates[lines[[sample.row for sample in refused]]] = _Fate.LOST
+            for sample in refused:
+                self._not_kept.count(sample.reason, 1)
+            log.warning_limited("carbon lines refused by storage", lines=len(refused), last=refused[-1].text)
 
 
 class CarbonServer:

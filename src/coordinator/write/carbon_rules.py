@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from coordinator.config.carbon import CarbonIngesterConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
+from coordinator.config.coordinator import CoordinatorConfig
+from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.policies import PolicyJudge, override, policy_of
 from m3metrics.aggregation import AggregationType, parse_type
 from m3metrics.errors import PolicyError
@@ -45,6 +47,25 @@ class CarbonRule:
         return self.pattern is None or self.pattern.search(path) is not None
 
 
+def rules_in(config: CoordinatorConfig) -> list[CarbonRule]:
+    """The carbon rules of a coordinator's file; none where it takes no carbon lines. Raises ``CarbonRulesError``.
+
+    Lines have no answer, so that a rule which nothing could ever come of is an error: aggregation without aggregators.
+    """
+    ingester = config.carbon.ingester
+    if ingester is None:
+        return []
+    rules = compile_rules(ingester, config.namespaces)
+    if not config.takes_samples:
+        return []
+    obstacle = Downsampler.of(config, RulesInEffect(), 0).obstacle
+    aggregating = [index for index, rule in enumerate(rules) if rule.metadatas is not None]
+    if aggregating and obstacle is not None:
+        where = "carbon.ingester" if ingester.rules is None else f"carbon.ingester.rules[{aggregating[0]}]"
+        raise CarbonRulesError(f"{where} aggregates, but {obstacle}")
+    return rules
+
+
 def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace]) -> list[CarbonRule]:
     """The rules of the file. Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them."""
     rules = [CarbonRuleConfig(pattern=".*")] if config.rules is None else config.rules
@@ -70,6 +91,7 @@ def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces:
         (policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated),
         key=lambda policy: (policy.window_ns, policy.retention_ns),
     )
+    read_only = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.read_only}
     policies = known if all_policies else [policy_of(int(p.resolution), int(p.retention)) for p in rule.policies]
     for policy in policies:
         if policies.count(policy) > 1:
@@ -77,6 +99,10 @@ def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces:
         if policy not in known:
             listed = ", ".join(map(str, known)) or "none"
             raise CarbonRulesError(f"{where}: there is no aggregated namespace {policy}; there are: {listed}")
+        if policy in read_only and not rule.aggregation.enabled:
+            raise CarbonRulesError(
+                f"{where}: the namespace of {policy} is readOnly, so that nothing can be written to it"
+            )
     if not rule.aggregation.enabled and len({policy.window_ns for policy in policies}) > 1:
         raise CarbonRulesError(f"{where}: without aggregation all policies must have one resolution")
     policies = sorted(policies, key=lambda policy: (policy.window_ns, policy.retention_ns))

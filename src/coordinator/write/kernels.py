@@ -27,12 +27,24 @@ from coordinator.write.cache_kernels import (
 from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.interest_kernels import PRESENT, TAG, WHOLE, interesting, name_hash, value_hash
 from coordinator.write.prepare_kernels import label_spans, prepare
-from coordinator.write.request_kernels import DONE, FULL_SAMPLES, FULL_SERIES, SERIES_ROW, check_labels, request
+from coordinator.write.request_kernels import (
+    DONE,
+    EXEMPLARS,
+    FULL_SAMPLES,
+    FULL_SERIES,
+    HISTOGRAMS,
+    METADATA,
+    OTHERS,
+    SERIES_ROW,
+    UNKNOWN,
+    check_labels,
+    request,
+)
 from m3metrics.rows import METRIC_TEMPLATE
 
 __all__ = [
-    "ARENA", "DONE", "ENTRIES", "ENTRY", "FULL_SAMPLES", "FULL_SERIES", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG",
-    "TEMPLATES", "WHOLE",
+    "ARENA", "DONE", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS", "PRESENT",
+    "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG", "TEMPLATES", "UNKNOWN", "WHOLE",
     "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
     "label_spans", "name_hash", "prepare", "promote", "request", "value_hash", "warm",
 ]  # fmt: skip
@@ -44,7 +56,7 @@ def warm() -> None:
         bytearray(b"\x0a\x14\x0a\x06\x0a\x01a\x12\x01b\x12\x0a\x09\0\0\0\0\0\0\0\0\x0ba 1 1\n"), np.uint8
     )
     series, times, values = np.zeros(2, SERIES_ROW), np.zeros(2, np.int64), np.zeros(2, np.float64)
-    request(buf[:22], series, times, values)
+    request(buf[:22], series, times, values, np.zeros(OTHERS, np.int64))
     at, size, contexts = np.zeros(1, np.uint32), np.ones(1, np.uint32), np.zeros(1, np.uint64)
     keys(series, 1, 0, at, size, contexts)
     rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)
@@ -60,7 +72,7 @@ def warm() -> None:
     value_hash(buf, 0, 1, np.uint64(name_hash(buf, 0, 1)), 1)
     prepare(
         slots, entries, arena, used, templates, hashes, 0, 0,
-        buf, rows, at, size, contexts, spans, *asked, first, count, left,
+        buf, rows, at, size, contexts, spans, *asked, 1, first, count, left,
     )  # fmt: skip
     insert(slots, entries, arena, used, buf, 0, 1, contexts[0], 0, 1)
     promote(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.write.attributes import PromType, parse_prom_type
+from coordinator.write.media import UNDERSTOOD, is_remote_write_2, unfamiliar
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 
@@ -16,7 +17,18 @@ PROM_TYPE = "Prometheus-Metric-Type"
 
 
 class BadRequestError(ValueError):
-    """The request cannot be accepted as it is; answered with 400 and this text."""
+    """The request cannot be accepted as it is; answered with ``status`` and this text."""
+
+    status = 400
+
+
+class UnsupportedMediaError(BadRequestError):
+    """The body is not what can be read here; the text names what can."""
+
+    status = 415
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found} is not understood; {UNDERSTOOD}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +44,14 @@ class WriteOptions:
     """Labels to replace, or to add."""
     prom_type: PromType | None = None
     """The type of every series of the request."""
+    unfamiliar: str = ""
+    """What the headers say the body is, where that is not understood."""
 
 
 def parse_options(headers: Mapping[str, str]) -> WriteOptions:
     """Raises ``BadRequestError`` with M3's text. ``headers`` are looked up in M3's spelling."""
+    if is_remote_write_2(headers):
+        raise UnsupportedMediaError(unfamiliar(headers))
     downsample, store, policy = True, True, None
     metrics_type = headers.get(METRICS_TYPE, "").strip()
     if metrics_type == "unaggregated":
@@ -55,7 +71,8 @@ def parse_options(headers: Mapping[str, str]) -> WriteOptions:
         store, policy = False, None
     elif write_type not in {"", "default"}:
         raise BadRequestError(f"unrecognized write type: {write_type}")
-    return WriteOptions(downsample, store, policy, _map_tags(headers.get(MAP_TAGS, "")), _prom_type(headers))
+    map_tags = _map_tags(headers.get(MAP_TAGS, ""))
+    return WriteOptions(downsample, store, policy, map_tags, _prom_type(headers), unfamiliar(headers))
 
 
 def _prom_type(headers: Mapping[str, str]) -> PromType | None:

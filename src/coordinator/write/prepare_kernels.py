@@ -129,14 +129,15 @@ def prepare(
     asked_tags,
     asked_lengths,
     asked_values,
+    largest,
     first,
     count,
     left,
 ):
     """Makes entry and template of each of ``rows`` that is an ordinary gauge: ``(rows handled, rows left in left)``.
 
-    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``, and none that a rule asks for
-    (``asked_…``: ``interest_kernels``); then the template has the id
+    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``, none that a rule asks for
+    (``asked_…``: ``interest_kernels``), and id and metadatas of at most ``largest`` bytes; then the template has the id
     of M3's order, the staged metadatas at ``meta_at`` and no annotation. What is not ordinary goes to ``left``. It stops early (fewer
     rows handled than given) when the generation has no room.
     """
@@ -165,7 +166,7 @@ def prepare(
             continue
         start = used[ARENA]
         end = _put_id(arena, start, buf, spans, n_labels)
-        if end < 0:
+        if end < 0 or end - start + meta_size > largest:
             left[n_left] = i
             n_left += 1
             continue

@@ -6,11 +6,9 @@ the error texts are M3's.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import cramjam
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -18,29 +16,32 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator.config.coordinator import TagOptionsConfig
-from coordinator.downsample import Appended, Downsampler, TemplateSpec
+from coordinator.downsample import Appended, Downsampler
+from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
+from coordinator.not_kept import NotKept, Reason
 from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
-from coordinator.write.batches import MILLISECOND_NS, encode_samples
+from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
+from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
-from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError
+from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags
 from m3metrics.metric import PROM_TYPES
+from m3metrics.policy import StoragePolicy
 from m3metrics.series_ids import normalized_tags, validate_tags
+from m3msg.batch import joined_messages
 from m3x.instrument import Scope
 from m3x.log import logger
-
-MAX_BODY_BYTES = 64 << 20
-"""Largest body, before and after decompression."""
 
 _FIRST_MAPPED_CONTEXT = 2
 _MAX_MAPPED_CONTEXTS = 1024
 _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
+_ORDINARY = WriteOptions()
 log = logger(__name__)
 
 
@@ -49,23 +50,25 @@ class FailedError(Exception):
 
 
 @dataclass(slots=True)
-class Decoded:
-    """A request in columns."""
-
-    buf: NDArray[np.uint8]
-    series: NDArray[Any]
-    times_ms: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class Errors:
-    """What went wrong with single series, as M3 counts it: once per pass."""
+class Outcome:
+    """What became of a request whose answer is not decided by one thing alone."""
 
     bad: int = 0
+    """Series that will never be accepted, as M3 counts them: once per pass."""
     last_bad: str = ""
     retryable: int = 0
     last_retryable: str = ""
+    not_kept: dict[Reason, int] = field(default_factory=dict)
+    """Samples, by reason."""
+
+    def lose(self, reason: Reason, samples: int) -> None:
+        """So many samples are not kept."""
+        self.not_kept[reason] = self.not_kept.get(reason, 0) + samples
+
+    def refuse(self, text: str, times: int = 1) -> None:
+        """A series is bad."""
+        self.bad += times
+        self.last_bad = text
 
     def response(self) -> Response:
         """Status and text (§8.5)."""
@@ -83,23 +86,6 @@ def error_response(status: int, text: str, headers: dict[str, str] | None = None
     """M3's error document."""
     body = JSONResponse({"status": "error", "error": text}).body
     return Response(bytes(body) + b"\n", status, headers, media_type="application/json")
-
-
-def decompress(body: bytes) -> NDArray[np.uint8]:
-    """Snappy's block format. Raises ``BadRequestError``."""
-    try:
-        size = cramjam.snappy.decompress_raw_len(body)
-        if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"snappy: decoded block is too large: {size} bytes, limit is {MAX_BODY_BYTES}")
-        out = np.empty(size, np.uint8)
-        written = cramjam.snappy.decompress_raw_into(body, out.data)
-    except (cramjam.DecompressionError, OverflowError, ValueError) as error:
-        if isinstance(error, BadRequestError):
-            raise
-        raise BadRequestError("snappy: corrupt input") from error
-    if written != size:
-        raise BadRequestError("snappy: corrupt input")
-    return out
 
 
 class RemoteWriter:
@@ -120,6 +106,7 @@ class RemoteWriter:
         self._cache = cache
         self._sink = sink
         self._scope = scope
+        self._not_kept = NotKept(scope)
         self._direct = direct
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
@@ -131,8 +118,8 @@ class RemoteWriter:
         self._spans = np.zeros((256, 4), np.int64)
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
-        self._series = np.empty(1024, kernels.SERIES_ROW)
-        self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
+        self._decoder = RequestDecoder()
+        self._encoder = Encoder(cache, sink.largest_message, sink.largest_batch) if sink is not None else Encoder(cache)
 
     async def handle(self, request: Request) -> Response:
         """Answers one HTTP request."""
@@ -141,7 +128,7 @@ class RemoteWriter:
             options = parse_options(request.headers)
             response = await self.write(await _body(request), options)
         except BadRequestError as error:
-            response = error_response(400, str(error))
+            response = error_response(error.status, str(error))
         except RefusedError as error:
             response = error_response(503, error.reason, {"Retry-After": str(error.retry_after_s)})
         except FailedError as error:
@@ -158,50 +145,44 @@ class RemoteWriter:
         self._scope.record("write_batch_latency", time.monotonic() - started)
         return response
 
+    def refusal(self, options: WriteOptions = _ORDINARY) -> str | None:
+        """Why this coordinator can keep nothing of such requests, by its file; None: it can, or nothing is asked for."""
+        if options.policy is not None or not (options.downsample or options.store):
+            return None
+        obstacle = self._downsampler.obstacle if options.downsample else None
+        if options.downsample and obstacle is None:
+            return None
+        unaggregated = self._storage_refusal(None)
+        if options.store:
+            return unaggregated and "; ".join(filter(None, (obstacle, unaggregated)))
+        # Where there is an unaggregated namespace only, M3 answers 200 to a request that leaves it out.
+        return None if obstacle == NO_AGGREGATED_NAMESPACE and unaggregated is None else obstacle
+
     async def write(self, body: bytes, options: WriteOptions) -> Response:
         """Writes one compressed request. Raises ``BadRequestError``, ``RefusedError``, ``FailedError``."""
-        request = self.decode(body, options)
-        errors = Errors()
-        if options.downsample and self._downsampler.enabled and self._sink is not None:
-            if len(request.series):
-                nbytes = len(request.buf) + _METADATA_BYTES * len(request.values)
-                num_shards = self._sink.ready(nbytes)
-                if num_shards is None:
-                    num_shards = await self._sink.admit(nbytes)
-                    # The scratch arrays may have been used by another request meanwhile.
-                    request = self.decode(body, options)
-                self._downsample(request, options, num_shards, errors, passes=1 + options.store)
-        elif options.store:
-            self._validate(request, options, errors)
-        if options.store and self._direct is not None:
-            await self._store(request, options, errors)
-        return errors.response()
-
-    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
-        """The request in columns, valid until the next call; sound down to the labels. Raises ``BadRequestError``, ``FailedError``."""
-        if not body:
-            raise BadRequestError("snappy: corrupt input")
-        buf = decompress(body)
-        while True:
-            status, rows, samples = kernels.request(buf, self._series, self._times, self._values)
-            if status == kernels.FULL_SERIES:
-                self._series = np.empty(2 * len(self._series), kernels.SERIES_ROW)
-            elif status == kernels.FULL_SAMPLES:
-                size = 2 * len(self._times)
-                self._times, self._values = np.empty(size, np.int64), np.empty(size, np.float64)
+        request = self._decoder.decode(body, options)
+        outcome = Outcome()
+        if len(request.series):
+            refusal = self.refusal(options)
+            if refusal is not None:
+                raise RefusedError(f"{refusal}; nothing was accepted")
+            if options.downsample and self._downsampler.obstacle is None:
+                request = await self._downsample(body, request, options, outcome)
+            elif options.store:
+                self._validate(request, options, outcome)
             else:
-                break
-        if status != kernels.DONE:
-            raise BadRequestError(prompb.error_of(buf.tobytes()))
-        series = self._series[:rows]
-        if series["scattered"].any():
-            try:
-                buf = _gather_labels(buf, series)
-            except UnmarshalError as error:
-                raise BadRequestError(prompb.error_of(buf.tobytes())) from error
-        if options.prom_type is not None:
-            series["prom_type"] = options.prom_type
-        return Decoded(buf, series, self._times[:samples], self._values[:samples])
+                asked = Reason.NO_AGGREGATED_NAMESPACE if options.downsample else Reason.NOTHING_ASKED
+                outcome.lose(asked, request.samples())
+            if options.store:
+                await self._store(request, options, outcome)
+        for reason, number in request.others.items():
+            outcome.lose(reason, number)
+        response = outcome.response()
+        if response.status_code < 500:
+            # All others are sent again.
+            for reason, samples in outcome.not_kept.items():
+                self._not_kept.count(reason, samples)
+        return response
 
     def _context(self, options: WriteOptions) -> int:
         """A number for everything outside the series that decides over its templates; numbers are never used twice."""
@@ -223,49 +204,45 @@ class RemoteWriter:
             self._interest = Interest.of(self._downsampler.filters())
         self._cache.expect(generation)
 
-    def _downsample(
-        self, request: Decoded, options: WriteOptions, num_shards: int, errors: Errors, passes: int
-    ) -> None:
-        """Everything to the aggregators, in chunks that the cache can hold."""
+    async def _downsample(self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome) -> Decoded:
+        """Everything to the aggregators, or nothing. Returns the request, as its columns are good for no more than one step."""
+        assert self._sink is not None
+        nbytes = len(request.buf) + _METADATA_BYTES * len(request.values)
+        num_shards = self._sink.ready(nbytes)
+        if num_shards is None:
+            num_shards = await self._sink.admit(nbytes)
+            # The scratch arrays may have been used by another request meanwhile.
+            request = self._decoder.decode(body, options)
         self._advance()
+        encoded = self._encode(request, options, num_shards, outcome)
+        if encoded.batches:
+            batch = encoded.batches[0] if len(encoded.batches) == 1 else joined_messages(encoded.batches)
+            if not self._sink.produce(batch):
+                raise RefusedError("the buffer towards the aggregators is full; nothing was accepted, send it again")
+            self._scope.count("ingest_samples", len(batch))
+        return request
+
+    def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
+        """The messages of a request; what makes none goes to ``outcome``. Raises ``BadRequestError``, ``FailedError``."""
         series = request.series
         rows = len(series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
         contexts = np.empty(rows, np.uint64)
         wrong = kernels.keys(series, rows, self._context(options), key_at, key_size, contexts)
-        chunks = _chunks(key_size, self._cache)
-        if wrong >= 0 or len(chunks) > 1:
-            # Nothing may have been sent when the request as a whole turns out to be bad.
-            self._check_labels(request, key_at, key_size, self._cache.find(request.buf, key_at, key_size, contexts))
         if wrong >= 0:
+            self._check_labels(request, key_at, key_size, self._cache.find(request.buf, key_at, key_size, contexts))
             self._raise_attributes(series[wrong])
-        for begin, end in chunks:
-            part = slice(begin, end)
-            self._send(request, options, part, key_at[part], key_size[part], contexts[part], num_shards, errors, passes)
+        invalid: dict[int, str] = {}
 
-    def _send(
-        self,
-        request: Decoded,
-        options: WriteOptions,
-        part: slice,
-        key_at: NDArray[np.uint32],
-        key_size: NDArray[np.uint32],
-        contexts: NDArray[np.uint64],
-        num_shards: int,
-        errors: Errors,
-        passes: int,
-    ) -> None:
-        series = request.series[part]
-
-        def make(row: int) -> Sequence[TemplateSpec] | None:
+        def make(row: int) -> Prepared:
             try:
-                return self._prepare(request.buf, series[row], options)
+                appended = self._appended(request.buf, series[row], options)
             except IdError as error:
-                errors.bad += passes
-                errors.last_bad = str(error)
+                invalid[row] = str(error)
                 return None
+            return appended.specs if appended.unsent is None else appended.unsent
 
-        def check(missing: NDArray[np.int64]) -> None:
+        def check(missing: RowNumbers) -> None:
             self._check_labels(request, key_at, key_size, missing)
 
         plain, plain_rows = self._downsampler.auto_metadatas, None
@@ -274,20 +251,37 @@ class RemoteWriter:
         elif plain is not None:
             odd = contexts & np.uint64(0xFFFF if self._store_type else 0xFFF0)
             plain_rows = None if not odd.any() else odd == 0
-        try:
-            first, count = self._cache.resolve(
-                request.buf, key_at, key_size, contexts, make, plain, plain_rows, check, self._interest
-            )
-        except SeriesTooLargeError as error:
-            raise BadRequestError(str(error)) from error
-        batch = encode_samples(
-            self._cache, series, first, count, request.times_ms, MILLISECOND_NS, request.values, num_shards
+        columns = Columns(
+            request.buf, key_at, key_size, contexts, series, request.times_ms, MILLISECOND_NS, request.values
         )
-        if batch is not None:
-            assert self._sink is not None
-            if not self._sink.produce(batch):
-                raise RefusedError("the buffer towards the aggregators is full; send it again")
-            self._scope.count("ingest_samples", len(batch))
+        try:
+            encoded = self._encoder.encode(
+                columns, Preparation(make, plain, plain_rows, check, self._interest), num_shards
+            )
+        except BatchTooLargeError as error:
+            raise BadRequestError(str(error)) from error
+        self._account(request, options, encoded, invalid, outcome)
+        return encoded
+
+    def _account(
+        self, request: Decoded, options: WriteOptions, encoded: Encoded, invalid: dict[int, str], outcome: Outcome
+    ) -> None:
+        """What is not sent, and why."""
+        if not (invalid or encoded.too_large or encoded.any_unsent):
+            return
+        for text in invalid.values():
+            # As in M3 once for each pass.
+            outcome.refuse(text, 1 + options.store)
+        for text in encoded.too_large.values():
+            outcome.refuse(text)
+        outcome.lose(Reason.INVALID_LABELS, request.samples(list(invalid)))
+        kept = {Reason.NO_RULE, Reason.TOO_LARGE} if options.store and self._storage_refusal(None) is None else set()
+        if Reason.TOO_LARGE not in kept:
+            outcome.lose(Reason.TOO_LARGE, request.samples(list(encoded.too_large)))
+        for code in np.unique(encoded.unsent[encoded.unsent > 0]).tolist():
+            reason = Reason.of_code(code)
+            if reason not in kept:
+                outcome.lose(reason, request.samples(encoded.unsent == code))
 
     def _check_labels(
         self,
@@ -338,10 +332,6 @@ class RemoteWriter:
         validate_tags(tags, self._tags.allow_tag_name_duplicates, graphite or self._tags.allow_tag_value_empty)
         return tags, name
 
-    def _prepare(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Sequence[TemplateSpec]:
-        """What the aggregators get of one series. Raises ``IdError``."""
-        return self._appended(buf, row, options).specs
-
     def _appended(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Appended:
         """What becomes of one series. Raises ``IdError``."""
         tags, name = self._labels(buf, row, options)
@@ -352,7 +342,7 @@ class RemoteWriter:
             tags = [*tags, SCHEME_TAG]
         return self._downsampler.append(tags, metric_type, PROM_TYPES[prom_type], annotation=annotation)
 
-    def _validate(self, request: Decoded, options: WriteOptions, errors: Errors) -> None:
+    def _validate(self, request: Decoded, options: WriteOptions, outcome: Outcome) -> None:
         """The checks of the storage pass where there is no other; only with ``M3-Metrics-Type`` or without aggregated namespaces."""
         rows = len(request.series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
@@ -365,26 +355,23 @@ class RemoteWriter:
             try:
                 self._labels(request.buf, row, options)
             except IdError as error:
-                errors.bad += 1
-                errors.last_bad = str(error)
+                outcome.refuse(str(error))
+                outcome.lose(Reason.INVALID_LABELS, int(row["samples"]))
 
-    async def _store(self, request: Decoded, options: WriteOptions, errors: Errors) -> None:
+    def _storage_refusal(self, policy: StoragePolicy | None) -> str | None:
+        """Why nothing can be written to the namespace of ``policy``; None: it can."""
+        return self._direct.refusal(policy) if self._direct is not None else "this coordinator has no storage"
+
+    async def _store(self, request: Decoded, options: WriteOptions, outcome: Outcome) -> None:
         """The storage pass: every valid series to the namespace of the request."""
-        assert self._direct is not None
-        if not self._direct.accepts(options.policy):
-            if options.policy is not None:
-                text = (
-                    "no configured cluster namespace for: "
-                    f"retention={_go_duration(options.policy.retention_ns)}, "
-                    f"resolution={_go_duration(options.policy.window_ns)}"
-                )
-            else:
-                text = "unaggregated namespace is not yet initialized"
+        refusal = self._storage_refusal(options.policy)
+        if refusal is not None:
             # Without an unaggregated namespace ordinary writes go to the aggregators only.
-            if not options.downsample and len(request.series):
-                errors.retryable += len(request.series)
-                errors.last_retryable = text
+            if options.policy is not None:
+                outcome.retryable += len(request.series)
+                outcome.last_retryable = refusal
             return
+        assert self._direct is not None
         batch = []
         for row in request.series:
             try:
@@ -400,55 +387,18 @@ class RemoteWriter:
         try:
             refused = await self._direct.write(options.policy, batch)
         except DirectWriteError as error:
-            errors.retryable += len(batch)
-            errors.last_retryable = str(error)
+            outcome.retryable += len(batch)
+            outcome.last_retryable = str(error)
             return
-        if refused:
-            errors.bad += len(refused)
-            errors.last_bad = refused[-1][1]
+        for _, reason, text in refused:
+            outcome.refuse(text)
+            outcome.lose(reason, 1)
 
     def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
         """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""
         if not self._downsampler.matching:
             return False
         return self._appended(buf, row, options).drop_policy_applied
-
-
-def _go_duration(ns: int) -> str:
-    """``48h0m0s``: as Go prints a duration, for whole seconds."""
-    seconds = ns // 1_000_000_000
-    hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
-
-
-def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:
-    """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there.
-
-    Raises ``UnmarshalError`` for labels that are none.
-    """
-    parts, end = [buf], len(buf)
-    for row in np.flatnonzero(series["scattered"]):
-        at, size = int(series["message_at"][row]), int(series["message_size"][row])
-        labels = np.frombuffer(prompb.label_fields(buf[at : at + size].tobytes()), np.uint8)
-        parts.append(labels)
-        series["labels_at"][row], series["labels_size"][row] = end, len(labels)
-        end += len(labels)
-    return np.concatenate(parts)
-
-
-def _chunks(key_size: NDArray[np.uint32], cache: SeriesCache) -> list[tuple[int, int]]:
-    """Row ranges that one ``resolve`` can take."""
-    rows = len(key_size)
-    if rows <= cache.max_rows and int(key_size.sum(dtype=np.int64)) <= cache.max_key_bytes:
-        return [(0, rows)]
-    chunks, begin, size = [], 0, 0
-    for row in range(rows):
-        if row > begin and (row - begin >= cache.max_rows or size + int(key_size[row]) > cache.max_key_bytes):
-            chunks.append((begin, row))
-            begin, size = row, 0
-        size += int(key_size[row])
-    chunks.append((begin, rows))
-    return chunks
 
 
 async def _body(request: Request) -> bytes:

@@ -17,6 +17,8 @@ SERIES_ROW = np.dtype(
         ("m3_type", np.int32),  # field 101
         ("source", np.int32),  # field 102
         ("prom_type", np.int32),  # field 1001
+        ("exemplars", np.int32),  # how many it has
+        ("histograms", np.int32),  # native ones
         ("scattered", np.int32),  # 1: something stands between the label fields, so that labels_* says nothing
     ],
     align=True,
@@ -26,6 +28,10 @@ SERIES_ROW = np.dtype(
 DONE, FULL_SERIES, FULL_SAMPLES = 0, 1, 2
 ERROR_END, ERROR_OVERFLOW, ERROR_TAG, ERROR_WIRE, ERROR_LENGTH, ERROR_GROUP = 3, 4, 5, 6, 7, 8
 """Status of ``request``: too little room in the output, or why the bytes are not a WriteRequest."""
+
+EXEMPLARS, HISTOGRAMS, METADATA, UNKNOWN = 0, 1, 2, 3
+OTHERS = 4
+"""``others`` of ``request``: exemplars and native histograms of all series, metadata records, and fields no WriteRequest has."""
 
 
 @njit(cache=True, nogil=True)
@@ -168,10 +174,14 @@ def _plain_sample(b, p, end, times_ms, values, k):
 
 @njit(cache=True, nogil=True)
 def _other(buf, at, end, row):
-    """Any field of a TimeSeries but labels and samples, attributes into ``row``; the position after it, or a negative status."""
+    """Any field of a TimeSeries but labels and samples, attributes and counts into ``row``; the position after it, or a negative status."""
     number, wire, p = _field(buf, at, end)
     if p < 0:
         return p
+    if number == 3:
+        row.exemplars += 1
+    elif number == 4:
+        row.histograms += 1
     if number == 101 or number == 102 or number == 1001:  # noqa: PLR1714 - a set would be built in the loop
         if wire != 0:
             return np.int64(-ERROR_WIRE)
@@ -200,6 +210,8 @@ def _time_series(buf, p, end, row, times_ms, values, used):
     row.source = 0
     row.prom_type = 0
     row.scattered = 0
+    row.exemplars = 0
+    row.histograms = 0
     begin = used
     labels_at = p
     labels_end = p
@@ -251,17 +263,19 @@ def _time_series(buf, p, end, row, times_ms, values, used):
 
 
 @njit(cache=True, nogil=True)
-def request(buf, series, times_ms, values):
+def request(buf, series, times_ms, values, others):
     """Decodes a WriteRequest: ``(status, series, samples)``.
 
-    ``buf``: uint8. ``series``: ``SERIES_ROW`` rows; ``times_ms`` (int64) and ``values`` (float64): a row per sample, in order. With status
-    ``FULL_SERIES`` or ``FULL_SAMPLES`` call again with more room. Labels are not looked into: whoever meets a series for the first time
-    does (``prepare``), and repeated ones are known by their bytes.
+    ``buf``: uint8. ``series``: ``SERIES_ROW`` rows; ``times_ms`` (int64) and ``values`` (float64): a row per sample, in order; ``others``
+    (int64, ``OTHERS``): how many there are of what is neither. With status ``FULL_SERIES`` or ``FULL_SAMPLES`` call again with more
+    room. Labels are not looked into: whoever meets a series for the first time does (``prepare``), and repeated ones are known by their
+    bytes.
     """
     p = np.int64(0)
     end = np.int64(len(buf))
     rows = np.int64(0)
     used = np.int64(0)
+    others[:] = 0
     while p < end:
         number, wire, p = _field(buf, p, end)
         if p < 0:
@@ -277,8 +291,11 @@ def request(buf, series, times_ms, values):
             status, used = _time_series(buf, inner, p, series[rows], times_ms, values, used)
             if status != 0:
                 return status, rows, used
+            others[EXEMPLARS] += series[rows].exemplars
+            others[HISTOGRAMS] += series[rows].histograms
             rows += 1
         else:
+            others[METADATA if number == 3 else UNKNOWN] += 1
             p = _skip_group(buf, p, end) if wire == 3 else _skip(buf, p, end, wire)
             if p < 0:
                 return -p, rows, used

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.downsample import TemplateSpec
+from coordinator.not_kept import Reason
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
 from m3metrics.rows import METRIC_TEMPLATE
@@ -19,6 +20,7 @@ from m3x.reserve import release, reserve
 
 _METADATA_BYTES = kernels.SHARED_BYTES
 _MAX_LABELS = 256
+_UNBOUNDED = 1 << 62
 _NO_INTEREST = Interest.none()
 _MAX_KNOWN_METADATAS = 4096
 """Staged metadatas of one generation that are looked for before they are stored again."""
@@ -36,11 +38,17 @@ _Seen = dict[tuple[bytes, int], tuple[int, int]]
 """Key and context → templates."""
 
 
+# By name, since functions that are made for every request would build these types anew each time.
+Prepared = Sequence[TemplateSpec] | Reason | None
+"""What to send for a series, or why nothing; None: nothing, and do not remember it (it is not valid)."""
+RowNumbers = NDArray[np.int64]
+
+
 class Maker(Protocol):
     """Prepares a series that the cache does not know."""
 
-    def __call__(self, row: int) -> Sequence[TemplateSpec] | None:
-        """What to send for series ``row``; None: nothing, and do not remember it (its labels are not valid)."""
+    def __call__(self, row: int) -> Prepared:
+        """What becomes of series ``row``."""
 
 
 class _Generation:
@@ -151,28 +159,32 @@ class SeriesCache:
         make: Maker,
         plain: bytes | None = None,
         plain_rows: NDArray[np.bool_] | None = None,
-        check: Callable[[NDArray[np.int64]], None] | None = None,
+        check: Callable[[RowNumbers], None] | None = None,
         interest: Interest | None = None,
+        largest: int = _UNBOUNDED,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The template range of every row: ``(first, count)``; count 0: nothing is sent.
+        """The template range of every row: ``(first, count)``; count 0: nothing is sent, and ``first`` is the code of the ``Reason``, or
+        0 where ``make`` gave none.
 
         At most ``max_rows`` rows, their keys at most ``max_key_bytes``. Before anything is prepared ``check`` is called with the rows
         that the current generation does not know; it may raise. Then a row that is not known at all is prepared in compiled code if
-        ``plain`` (the staged metadatas of ordinary gauges) is given, ``plain_rows`` (None: all) has it and it is not in ``interest``
-        (None: no series is), else by ``make``, which may raise as well: nothing is lost then but this call. Raises ``SeriesTooLargeError``.
+        ``plain`` (the staged metadatas of ordinary gauges) is given, ``plain_rows`` (None: all) has it, it is not in ``interest``
+        (None: no series is) and its id and ``plain`` have at most ``largest`` bytes, else by ``make``, which may raise as well: nothing is
+        lost then but this call. Raises ``SeriesTooLargeError``.
         """
         rows = len(key_at)
         first, count = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         misses = np.empty(rows, np.int64)
         for _ in range(3):
             if self._attempt(
-                buf, key_at, key_size, contexts, make, plain, plain_rows, check, interest or _NO_INTEREST,
+                buf, key_at, key_size, contexts, make, plain, plain_rows, check, interest or _NO_INTEREST, largest,
                 first, count, misses,
             ):  # fmt: skip
                 return first, count
             self._rotate()
         raise SeriesTooLargeError(
-            f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache; raise writeCache.maxBytes"
+            f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache of "
+            f"{2 * len(self._current.arena)} bytes; raise writeCache.maxBytes"
         )
 
     def find(
@@ -201,8 +213,9 @@ class SeriesCache:
         make: Maker,
         plain: bytes | None,
         plain_rows: NDArray[np.bool_] | None,
-        check: Callable[[NDArray[np.int64]], None] | None,
+        check: Callable[[RowNumbers], None] | None,
         interest: Interest,
+        largest: int,
         first: NDArray[np.int64],
         count: NDArray[np.int64],
         misses: NDArray[np.int64],
@@ -233,7 +246,7 @@ class SeriesCache:
             done, n = kernels.prepare(
                 now.slots, now.entries, now.arena, now.used, now.templates, now.hashes, at, size,
                 buf, ordinary, key_at, key_size, contexts, self._spans,
-                interest.tags, interest.lengths, interest.values, first, count, left,
+                interest.tags, interest.lengths, interest.values, largest, first, count, left,
             )  # fmt: skip
             if done < len(ordinary):
                 return False
@@ -262,10 +275,11 @@ class SeriesCache:
         if found is not None:
             first[row], count[row] = found
             return True
-        specs = make(row)
-        if specs is None:
+        made = make(row)
+        if made is None:
             first[row] = count[row] = 0
             return True
+        specs: Sequence[TemplateSpec] = () if isinstance(made, Reason) else made
         room = size + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
         begin = int(now.used[kernels.TEMPLATES])
         if (
@@ -282,6 +296,8 @@ class SeriesCache:
             self.any_untimed |= spec.untimed
         kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
         now.used[kernels.TEMPLATES] = begin + len(specs)
+        if not specs:
+            begin = made.code if isinstance(made, Reason) else 0
         first[row], count[row] = seen[key] = begin, len(specs)
         kernels.insert(
             now.slots, now.entries, now.arena, now.used,

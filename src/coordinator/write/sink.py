@@ -17,6 +17,14 @@ class RefusedError(Exception):
 class MessageSink(Protocol):
     """Takes batches of messages for the aggregators."""
 
+    @property
+    def largest_message(self) -> int:
+        """Bytes of the largest message that is taken."""
+
+    @property
+    def largest_batch(self) -> int:
+        """Bytes of the largest batch of which nothing is lost where no message is acknowledged yet."""
+
     def ready(self, nbytes: int) -> int | None:
         """The topic's shard count if about ``nbytes`` of payload are taken at once, else None."""
 

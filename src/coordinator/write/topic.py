@@ -66,6 +66,10 @@ class IngestTopic:
         self._placement_namespace = writer.placement_service_override.namespaces.placement
         self._staged = writer.placement.is_staged
         self._ignore_cutover = writer.ignore_cutoff_cutover
+        self.largest_message = options.largest_message
+        """See ``MessageSink``."""
+        self.largest_batch = options.buffer.max_buffer_size
+        """See ``MessageSink``."""
         self._most_bytes = options.buffer.max_buffer_size // 4
         self._producer = producer
         self._now_ns = now_ns

@@ -27,7 +27,7 @@ Imports ``m3x`` and ``m3cluster.proto`` only.
 
 from m3cluster.kv.etcd_config import Etcd, EtcdTLS
 from m3cluster.kv.memory import MemoryServer
-from m3cluster.kv.open import Embedded, Memory, StoreConfig, open_store
+from m3cluster.kv.open import Embedded, Memory, StoreConfig, check_store, open_store
 from m3cluster.kv.store import (
     ConditionFailedError,
     KeepsHistory,
@@ -61,6 +61,7 @@ __all__ = [
     "VersionMismatchError",
     "Watch",
     "ZooKeeper",
+    "check_store",
     "get_uncached",
     "open_store",
 ]

@@ -9,7 +9,7 @@ from m3cluster.kv.memory import MemoryServer
 from m3cluster.kv.store import Store
 from m3cluster.kv.zookeeper_config import ZooKeeper
 
-__all__ = ["Embedded", "Memory", "StoreConfig", "open_store"]
+__all__ = ["Embedded", "Memory", "StoreConfig", "check_store", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,14 @@ class Memory:
 
 
 StoreConfig = Embedded | Memory | Etcd | ZooKeeper
+
+
+def check_store(config: StoreConfig) -> None:
+    """Raises ``KVError`` for what ``open_store`` would refuse whether the store is up or not: files of TLS that cannot be used."""
+    if isinstance(config, Etcd) and config.tls is not None:
+        from m3cluster.kv.etcd_channel import credentials  # noqa: PLC0415 - gRPC, see open_store
+
+        credentials(config.tls)
 
 
 async def open_store(config: StoreConfig) -> Store:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from m3cluster.placement.model import Placement
 from m3cluster.topic import ConsumptionType, ServiceID, Topic
-from m3msg.batch import MessageBatch
+from m3msg.batch import MessageBatch, joined_messages
 from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
 from m3msg.producer.lane import LaneSettings
@@ -233,20 +233,13 @@ class ProducerCore:
         if len(waiting.batches) == 1:
             self._split(waiting.batches[0], waiting.deliveries[0], kind, now)
             return
-        deliveries, at, base = [], 0, 0
-        offsets = [np.zeros(1, np.int64)]
+        deliveries, at = [], 0
         for batch, delivery in zip(waiting.batches, waiting.deliveries, strict=True):
-            offsets.append(batch.offsets[1:] - batch.offsets[0] + base)
-            base += batch.size_bytes
             delivery.parts = 1
             deliveries.append((delivery, at, at + len(batch), 0))
             at += len(batch)
-        joined = MessageBatch(
-            np.concatenate([b.payload[b.offsets[0] : b.offsets[-1]] for b in waiting.batches]),
-            np.concatenate(offsets),
-            np.concatenate([b.shards for b in waiting.batches]),
-            self._joined_policies(waiting.batches),
-        )
+        joined = joined_messages(waiting.batches)
+        joined.policies = self._joined_policies(waiting.batches)
         self._dispatch(joined, deliveries, kind, now)
 
     def _joined_policies(self, batches: list[MessageBatch]) -> NDArray[np.uint16] | None:
@@ -305,10 +298,7 @@ class ProducerCore:
             self._watched.append(block)
 
     def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        largest = min(
-            self.options.buffer.max_message_size, self.options.writer.encoder.max_message_size - FRAME_OVERHEAD
-        )
-        large = np.diff(offsets) > largest
+        large = np.diff(offsets) > self.options.largest_message
         strange = shards >= self.num_shards
         if not (large.any() or strange.any()):
             return NO_MASK

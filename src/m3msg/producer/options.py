@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import Duration, Meaningless, Section
 from m3x.retry import Backoff
 
@@ -218,3 +219,8 @@ class ProducerOptions(Section, frozen=True):
 
     writer: WriterOptions
     buffer: BufferOptions = BufferOptions()
+
+    @property
+    def largest_message(self) -> int:
+        """Payload bytes of the largest message that a producer takes; it counts larger ones, and they are lost."""
+        return min(self.buffer.max_message_size, self.writer.encoder.max_message_size - FRAME_OVERHEAD)

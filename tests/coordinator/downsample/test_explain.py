@@ -118,7 +118,7 @@ def test_a_drop_rule(downsampler: Downsampler) -> None:
     assert document["drop"].startswith("dropped")
     assert document["sent"] == []
     assert "__name__ is 'x', wanted !x" in render(document)
-    assert "Nothing is sent to the aggregators." in render(document)
+    assert "Nothing is sent to the aggregators: a drop rule matches, and no rollup rule does." in render(document)
 
 
 def test_what_m3_does_without_a_word(downsampler: Downsampler) -> None:
@@ -159,3 +159,24 @@ async def test_over_http(downsampler: Downsampler) -> None:
         for wrong in ({}, {"metric": "{"}, {"metric": "up", "type": "x"}, {"metric": "up", "promType": "x"}):
             refused = await client.get("/api/v1/rules/match", params=wrong)
             assert (refused.status_code, refused.json()["status"]) == (400, "error")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "no_aggregators", "expected"),
+    [
+        ([Namespace("agg", 10 * SECOND, 48 * 3600 * SECOND)], "no aggregators are configured", "no aggregators are"),
+        ([Namespace("raw", 0, 48 * 3600 * SECOND)], None, "there is no aggregated namespace"),
+        (
+            [Namespace("agg", 10 * SECOND, 48 * 3600 * SECOND, downsample_all=False)],
+            None,
+            "no rule asks for it, and no namespace takes metrics without a rule",
+        ),
+    ],
+)
+def test_nothing_is_said_to_be_sent_where_nothing_can_be(
+    namespaces: list[Namespace], no_aggregators: str | None, expected: str
+) -> None:
+    document = explain(Downsampler(namespaces, no_aggregators=no_aggregators), parse_metric("up"))
+    assert document["sent"] == []
+    assert document["unsent"].startswith(expected)
+    assert f"Nothing is sent to the aggregators: {expected}" in render(document)

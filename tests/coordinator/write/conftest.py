@@ -18,6 +18,9 @@ TEN_SECONDS = Namespace("ten", 10 * 10**9, 6 * 3600 * 10**9)
 class RecordingSink:
     """Keeps what is produced; refuses while ``refusal`` is set."""
 
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
+
     def __init__(self) -> None:
         self.metrics: list[TimedMetricWithMetadatas] = []
         self.shards: list[int] = []

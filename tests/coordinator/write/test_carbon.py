@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler
+from coordinator.not_kept import Reason
 from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
 from coordinator.write.carbon import MAX_LINE_BYTES
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
 from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile_rules, tags_of
-from coordinator.write.direct import DirectSeries, DirectWriteError
+from coordinator.write.direct import DirectSeries, DirectWriteError, RefusedSample
 from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
@@ -259,13 +260,15 @@ class _Storage:
 
     broken = False
 
-    def accepts(self, _: StoragePolicy | None) -> bool:
-        return True
+    def refusal(self, _: StoragePolicy | None) -> str | None:
+        return None
 
-    async def write(self, _: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+    async def write(self, _: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
         if self.broken:
             raise DirectWriteError("disk full")
-        return [(i, "negative") for i, one in enumerate(series) if one.values[0] < 0]
+        return [
+            RefusedSample(i, Reason.OUTSIDE_RETENTION, "negative") for i, one in enumerate(series) if one.values[0] < 0
+        ]
 
 
 async def test_every_line_is_counted_once(

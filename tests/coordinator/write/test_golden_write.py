@@ -27,8 +27,9 @@ from coordinator.config.coordinator import CoordinatorConfig, load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remote_write_routes
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
-from coordinator.write.direct import DirectSeries
+from coordinator.write.direct import DirectSeries, RefusedSample
 from coordinator.write.prompb import WRITE_REQUEST
+from m3cluster.placement.times import go_duration
 from m3cluster.proto import decode
 from m3cluster.proto.rules import RULE_SET
 from m3metrics.codec import (
@@ -86,6 +87,9 @@ pytestmark = pytest.mark.skipif(not VECTORS.exists() and not REQUIRED, reason=f"
 class Recorder:
     """Plays the ingest topic, with the 64 shards of the capture."""
 
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
+
     def __init__(self) -> None:
         self.messages: Counter[tuple[int, str]] = Counter()
 
@@ -109,10 +113,13 @@ class Storage:
         self._known = {(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated}
         self.written: list[tuple[str, DirectSeries]] = []
 
-    def accepts(self, policy: StoragePolicy | None) -> bool:
-        return policy is None or (policy.window_ns, policy.retention_ns) in self._known
+    def refusal(self, policy: StoragePolicy | None) -> str | None:
+        if policy is None or (policy.window_ns, policy.retention_ns) in self._known:
+            return None
+        retention, resolution = go_duration(policy.retention_ns), go_duration(policy.window_ns)
+        return f"no configured cluster namespace for: retention={retention}, resolution={resolution}"
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
         self.written += [(str(policy), one) for one in series]
         return []
 

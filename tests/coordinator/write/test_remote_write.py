@@ -14,9 +14,10 @@ from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Downsampler
 from coordinator.write import RemoteWriter, SeriesCache, remote_write_routes
+from coordinator.write.decoding import MAX_BODY_BYTES, RequestDecoder
 from coordinator.write.options import BadRequestError, WriteOptions, parse_options
 from coordinator.write.prompb import WRITE_REQUEST
-from coordinator.write.remote_write import MAX_BODY_BYTES, FailedError
+from coordinator.write.remote_write import FailedError
 from m3metrics.codec.wire import marshal, varint
 from m3metrics.ids import decode_tags
 from m3msg.batch import MessageBatch
@@ -179,15 +180,11 @@ def test_headers_that_make_no_sense(headers: dict[str, str], error: str) -> None
     assert str(caught.value).startswith(error)
 
 
-async def test_unaggregated_only_sends_nothing(make_writer: Callable[..., RemoteWriter], sink: Any) -> None:
-    options = parse_options({"M3-Metrics-Type": "unaggregated"})
-    assert (await make_writer().write(body(series({"__name__": "up"}, 1.0)), options)).status_code == 200
-    assert (await make_writer().write(body(series({"__name__": ""}, 1.0)), options)).status_code == 400
-    assert sink.metrics == []
-
-
 class _Nowhere:
     """A sink for property tests, which get no fixtures."""
+
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
 
     def ready(self, nbytes: int) -> int | None:
         return 8
@@ -215,9 +212,9 @@ async def test_no_body_breaks_the_writer(data: bytes) -> None:
         assert answer.status_code in {200, 400}
 
 
-async def test_broken_labels_that_are_scattered_are_a_bad_request(make_writer: Callable[..., RemoteWriter]) -> None:
+def test_broken_labels_that_are_scattered_are_a_bad_request() -> None:
     # Two label fields with another field between them; the second says that it is longer than it is.
     series = b"\x0a\x04\x0a\x02ab" + b"\xa8\x06\x01" + b"\x0a\x04\x0a\x09ab"
     body = bytes(cramjam.snappy.compress_raw(b"\x0a" + bytes([len(series)]) + series))
     with pytest.raises(BadRequestError, match="unexpected EOF"):
-        make_writer().decode(body, WriteOptions())
+        RequestDecoder().decode(body, WriteOptions())

@@ -17,7 +17,7 @@ def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
     buf = np.frombuffer(bytearray(body) or bytearray(1), np.uint8)[: len(body)]
     series = np.zeros(len(body) + 1, kernels.SERIES_ROW)
     times, values = np.zeros(len(body) + 1, np.int64), np.zeros(len(body) + 1, np.float64)
-    status, rows, used = kernels.request(buf, series, times, values)
+    status, rows, used = kernels.request(buf, series, times, values, np.zeros(kernels.OTHERS, np.int64))
     result = []
     for row in series[:rows]:
         at, size = int(row["message_at"]), int(row["message_size"])
@@ -174,7 +174,27 @@ def test_random_bytes(body: bytes) -> None:
 def test_asks_for_room() -> None:
     body = marshal(prompb.WRITE_REQUEST, {"timeseries": [{"samples": [{"value": 1.0}] * 3}] * 2})
     buf = np.frombuffer(bytearray(body), np.uint8)
+    others = np.zeros(kernels.OTHERS, np.int64)
     one, few = np.zeros(1, kernels.SERIES_ROW), np.zeros(2, kernels.SERIES_ROW)
-    assert kernels.request(buf, one, np.zeros(6, np.int64), np.zeros(6))[0] == kernels.FULL_SERIES
-    assert kernels.request(buf, few, np.zeros(5, np.int64), np.zeros(5))[0] == kernels.FULL_SAMPLES
-    assert kernels.request(buf, few, np.zeros(6, np.int64), np.zeros(6)) == (kernels.DONE, 2, 6)
+    assert kernels.request(buf, one, np.zeros(6, np.int64), np.zeros(6), others)[0] == kernels.FULL_SERIES
+    assert kernels.request(buf, few, np.zeros(5, np.int64), np.zeros(5), others)[0] == kernels.FULL_SAMPLES
+    assert kernels.request(buf, few, np.zeros(6, np.int64), np.zeros(6), others) == (kernels.DONE, 2, 6)
+
+
+def test_what_is_not_a_sample_is_counted_once() -> None:
+    label, exemplar, histogram = b"\x0a\x04\x0a\x02ab", b"\x1a\x00", b"\x22\x00"
+    series = label + exemplar + histogram + exemplar
+    body = (b"\x0a" + varint(len(series)) + series) * 2 + b"\x1a\x00" + b"\x2a\x00"
+    buf, others = np.frombuffer(bytearray(body), np.uint8), np.zeros(kernels.OTHERS, np.int64)
+    for room, status in ((1, kernels.FULL_SERIES), (2, kernels.DONE)):
+        rows = np.zeros(room, kernels.SERIES_ROW)
+        assert kernels.request(buf, rows, np.zeros(1, np.int64), np.zeros(1), others)[0] == status
+    assert {
+        name: int(others[index])
+        for name, index in (
+            ("exemplars", kernels.EXEMPLARS),
+            ("histograms", kernels.HISTOGRAMS),
+            ("metadata", kernels.METADATA),
+            ("unknown", kernels.UNKNOWN),
+        )
+    } == {"exemplars": 4, "histograms": 2, "metadata": 1, "unknown": 1}

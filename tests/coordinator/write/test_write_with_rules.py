@@ -1,6 +1,6 @@
 """Remote write with rules: once per series, changes on the way, untimed samples, the unaggregated namespace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cramjam
@@ -9,7 +9,7 @@ import pytest
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.write import RemoteWriter, SeriesCache
-from coordinator.write.direct import DirectSeries
+from coordinator.write.direct import DirectSeries, RefusedSample
 from coordinator.write.options import WriteOptions
 from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import GaugeWithMetadatas, TimedMetricWithMetadatas, decode_metric
@@ -37,6 +37,9 @@ SUM = 1 << 7
 
 
 class Sink:
+    largest_message = 1 << 20
+    largest_batch = 100 << 20
+
     def __init__(self) -> None:
         self.metrics: list[Any] = []
 
@@ -61,10 +64,10 @@ class Storage:
     def __init__(self) -> None:
         self.names: list[bytes] = []
 
-    def accepts(self, policy: StoragePolicy | None) -> bool:
-        return policy is None
+    def refusal(self, policy: StoragePolicy | None) -> str | None:
+        return None if policy is None else "unaggregated only"
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[tuple[int, str]]:
+    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
         self.names += [dict(one.tags)[b"__name__"] for one in series]
         return []
 
@@ -93,10 +96,12 @@ def rules() -> RulesInEffect:
 
 
 @pytest.fixture
-def make_writer(sink: Sink, rules: RulesInEffect) -> Callable[..., RemoteWriter]:
-    def make(direct: Storage | None = None, **more: bool) -> RemoteWriter:
-        downsampler = Downsampler([TEN_SECONDS], rules, **more)
-        return RemoteWriter(downsampler, SeriesCache(4096, 8 << 20), sink, Registry().scope("test"), direct=direct)
+def make_writer(sink: Sink, rules: RulesInEffect, registry: Registry) -> Callable[..., RemoteWriter]:
+    def make(
+        direct: Storage | None = None, namespaces: Sequence[Namespace] = (TEN_SECONDS,), **more: bool
+    ) -> RemoteWriter:
+        downsampler = Downsampler(namespaces, rules, **more)
+        return RemoteWriter(downsampler, SeriesCache(4096, 8 << 20), sink, registry.scope("test"), direct=direct)
 
     return make
 
@@ -173,3 +178,41 @@ async def test_a_drop_rule_keeps_series_out_of_the_unaggregated_namespace(
     rules.put("default", dropped("host:a"))
     await writer.write(body(REQUESTS, OTHER), WriteOptions())
     assert storage.names == [b"requests", b"other", b"other"]
+
+
+async def test_what_an_unaggregated_namespace_keeps_is_not_counted_as_lost(
+    make_writer: Callable[..., RemoteWriter], sink: Sink, rules: RulesInEffect, registry: Registry
+) -> None:
+    storage, quiet = Storage(), Namespace("quiet", 10**10, 6 * 3600 * 10**9, downsample_all=False)
+    rules.put("default", dropped("host:a"))
+    assert (await make_writer(storage, [quiet]).write(body(REQUESTS, OTHER), WriteOptions())).status_code == 200
+    # Both passes leave the dropped one out; no rule asks for the other, which is stored as it is.
+    assert (storage.names, sink.metrics) == ([b"other"], [])
+    counted = {reason: registry.counter("test_samples_not_kept", reason=reason) for reason in ("drop-rule", "no-rule")}
+    assert counted == {"drop-rule": 1, "no-rule": 0}
+
+
+async def test_aggregation_alone_is_nothing_without_aggregated_namespaces(
+    make_writer: Callable[..., RemoteWriter], sink: Sink, registry: Registry
+) -> None:
+    storage = Storage()
+    writer = make_writer(storage, [])
+    assert (await writer.write(body(OTHER), WriteOptions(store=False))).status_code == 200
+    assert (storage.names, sink.metrics) == ([], [])
+    assert registry.counter("test_samples_not_kept", reason="no-aggregated-namespace") == 1
+    assert (await writer.write(body(OTHER), WriteOptions())).status_code == 200
+    assert storage.names == [b"other"]
+
+
+async def test_reasons_are_remembered_with_the_series(
+    make_writer: Callable[..., RemoteWriter], rules: RulesInEffect, registry: Registry
+) -> None:
+    rules.put("default", dropped("host:a"))
+    writer = make_writer()
+    for _ in range(3):
+        await writer.write(body(REQUESTS), WriteOptions())
+    # Two generations of new series push it out of the cache, or to the other half of it.
+    for wave in range(2):
+        await writer.write(body(*({"__name__": f"w{wave}", "n": str(i)} for i in range(1500))), WriteOptions())
+        await writer.write(body(REQUESTS), WriteOptions())
+    assert registry.counter("test_samples_not_kept", reason="drop-rule") == 5

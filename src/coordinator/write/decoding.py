@@ -1,0 +1,123 @@
+"""The body of a remote write → columns: snappy, and Prometheus' ``WriteRequest`` (reference/coordinator.md §8.1, §8.2)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cramjam
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.not_kept import Reason
+from coordinator.write import kernels, prompb
+from coordinator.write.options import BadRequestError, UnsupportedMediaError, WriteOptions
+from m3metrics.errors import UnmarshalError
+
+MAX_BODY_BYTES = 64 << 20
+"""Largest body, before and after decompression."""
+
+_OTHERS = {
+    kernels.EXEMPLARS: Reason.EXEMPLAR,
+    kernels.HISTOGRAMS: Reason.NATIVE_HISTOGRAM,
+    kernels.METADATA: Reason.METADATA,
+}
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A request in columns."""
+
+    buf: NDArray[np.uint8]
+    series: NDArray[Any]
+    times_ms: NDArray[np.int64]
+    values: NDArray[np.float64]
+    others: dict[Reason, int]
+    """What is in the request besides samples."""
+
+    def samples(self, rows: Any = slice(None)) -> int:
+        """The samples of some series; of all."""
+        return int(self.series["samples"][rows].sum(dtype=np.int64))
+
+
+def decompress(body: bytes) -> NDArray[np.uint8]:
+    """Snappy's block format. Raises ``BadRequestError``."""
+    try:
+        size = cramjam.snappy.decompress_raw_len(body)
+        if size > MAX_BODY_BYTES:
+            raise BadRequestError(f"snappy: decoded block is too large: {size} bytes, limit is {MAX_BODY_BYTES}")
+        out = np.empty(size, np.uint8)
+        written = cramjam.snappy.decompress_raw_into(body, out.data)
+    except (cramjam.DecompressionError, OverflowError, ValueError) as error:
+        if isinstance(error, BadRequestError):
+            raise
+        raise BadRequestError("snappy: corrupt input") from error
+    if written != size:
+        raise BadRequestError("snappy: corrupt input")
+    return out
+
+
+class RequestDecoder:
+    """Decodes into columns that it keeps and uses again."""
+
+    def __init__(self) -> None:
+        self._series = np.empty(1024, kernels.SERIES_ROW)
+        self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
+        self._others = np.zeros(kernels.OTHERS, np.int64)
+
+    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
+        """The request in columns, valid until the next call; sound down to the labels. Raises ``BadRequestError``."""
+        try:
+            return self._decode(body, options)
+        except UnsupportedMediaError:
+            raise
+        except BadRequestError as error:
+            if options.unfamiliar:
+                raise UnsupportedMediaError(f"{options.unfamiliar} ({error})") from error
+            raise
+
+    def _decode(self, body: bytes, options: WriteOptions) -> Decoded:
+        if not body:
+            raise BadRequestError("snappy: corrupt input")
+        buf = decompress(body)
+        others = self._others
+        while True:
+            status, rows, samples = kernels.request(buf, self._series, self._times, self._values, others)
+            if status == kernels.FULL_SERIES:
+                self._series = np.empty(2 * len(self._series), kernels.SERIES_ROW)
+            elif status == kernels.FULL_SAMPLES:
+                size = 2 * len(self._times)
+                self._times, self._values = np.empty(size, np.int64), np.empty(size, np.float64)
+            else:
+                break
+        if status != kernels.DONE:
+            raise BadRequestError(prompb.error_of(buf.tobytes()))
+        if rows == 0 and others[kernels.METADATA] == 0 and others[kernels.UNKNOWN]:
+            raise UnsupportedMediaError(
+                "a body without any timeseries, but with other fields, like one of Remote Write 2.0,"
+            )
+        series = self._series[:rows]
+        if series["scattered"].any():
+            try:
+                buf = _gather_labels(buf, series)
+            except UnmarshalError as error:
+                raise BadRequestError(prompb.error_of(buf.tobytes())) from error
+        if options.prom_type is not None:
+            series["prom_type"] = options.prom_type
+        decoded = Decoded(buf, series, self._times[:samples], self._values[:samples], {})
+        if any(others.tolist()):
+            decoded.others = {reason: int(others[index]) for index, reason in _OTHERS.items() if others[index]}
+        return decoded
+
+
+def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:
+    """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there.
+
+    Raises ``UnmarshalError`` for labels that are none.
+    """
+    parts, end = [buf], len(buf)
+    for row in np.flatnonzero(series["scattered"]):
+        at, size = int(series["message_at"][row]), int(series["message_size"][row])
+        labels = np.frombuffer(prompb.label_fields(buf[at : at + size].tobytes()), np.uint8)
+        parts.append(labels)
+        series["labels_at"][row], series["labels_size"][row] = end, len(labels)
+        end += len(labels)
+    return np.concatenate(parts)

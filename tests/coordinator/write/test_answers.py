@@ -1,0 +1,550 @@
+"""docs/answers.md row by row: what is answered, where the samples end, and what is counted, with real parts up to the producer.
+
+The page is the expectation: status, destinations and counters are read from its rows, and every row has a case here.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cramjam
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from coordinator.cli import main
+from coordinator.config import load_coordinator
+from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
+from coordinator.config.cluster import Namespace
+from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.downsample.policies import policy_of
+from coordinator.not_kept import Reason
+from coordinator.service import running
+from coordinator.store import Store, StoreError, StoreOptions, open_store
+from coordinator.write import (
+    CarbonIngester,
+    CarbonServer,
+    EmbeddedDirectStore,
+    IngestTopic,
+    RemoteWriter,
+    SeriesCache,
+    remote_write_routes,
+)
+from coordinator.write.carbon_rules import compile_rules
+from coordinator.write.prompb import WRITE_REQUEST
+from coordinator.write.readiness import Verdict
+from m3cluster.kv import MemoryServer
+from m3metrics.aggregation import AggregationType, compress
+from m3metrics.codec.wire import marshal, varint
+from m3metrics.filters import compile_filter
+from m3metrics.policy import DropPolicy, StoragePolicy
+from m3metrics.rules import (
+    MappingRule,
+    MappingSnapshot,
+    RollupRule,
+    RollupRuleOp,
+    RollupSnapshot,
+    RollupTarget,
+    RuleSet,
+)
+from m3msg.batch import MessageBatch
+from m3msg.producer import ProducerOptions
+from m3x.config import Duration
+from m3x.instrument import Registry
+
+PAGE = Path(__file__).parents[3] / "docs/answers.md"
+PATH = "/api/v1/prom/remote/write"
+SECOND, HOUR = 10**9, 3600 * 10**9
+NOW_MS = time.time_ns() // 1_000_000
+OLD_MS = NOW_MS - 72 * 3_600_000
+TEN = Namespace("ten", 10 * SECOND, 48 * HOUR)
+QUIET = Namespace("quiet", 10 * SECOND, 48 * HOUR, downsample_all=False)
+READ_ONLY = Namespace("past", 10 * SECOND, 48 * HOUR, read_only=True)
+NO_AGGREGATORS = "no aggregators are configured"
+DIRECT = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
+NAN = float("nan")
+
+
+class Row(NamedTuple):
+    """A row of the page."""
+
+    status: str
+    """The status, or ``none`` for what has no answer, or ``exit 2``."""
+    ends: Counter[str]
+    counted: Counter[str]
+
+
+def _counters(text: str) -> Counter[str]:
+    """`` `name` 2, `other` `` → how often each."""
+    return Counter({name: int(times or 1) for name, times in re.findall(r"`([^`]+)`(?: (\d+))?", text)})
+
+
+def rows() -> dict[str, Row]:
+    """The rows of all tables of the page, by key."""
+    found = {}
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if not line.startswith("| `") or len(cells) != 5:
+            continue
+        key, _, answer, ends, counted = cells
+        destinations = Counter({place: int(n) for place, n in re.findall(r"(aggregators|storage): (\d+)", ends)})
+        status = re.match(r"none|exit 2|\d{3}", answer)
+        assert status is not None, line
+        assert key.strip("`") not in found, f"{key} stands twice"
+        found[key.strip("`")] = Row(status[0], destinations, _counters(counted))
+    return found
+
+
+# --- the world around a request ---
+
+
+class Producer:
+    """Plays the producer behind the ingest topic: counts messages."""
+
+    num_shards = 64
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.free = 1 << 30
+        self.takes = True
+
+    def produce(self, batch: MessageBatch) -> bool:
+        if self.takes:
+            self.messages += len(batch)
+        return self.takes
+
+    def room(self) -> int:
+        return self.free
+
+    async def wait_room(self, nbytes: int = 1) -> None:
+        while self.free < nbytes:  # noqa: ASYNC110 - nobody else waits
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class World:
+    """Real parts around one request."""
+
+    registry: Registry
+    producer: Producer
+    topic: IngestTopic
+    store: Store
+    direct: EmbeddedDirectStore
+    downsampler: Downsampler
+    cache: SeriesCache
+    namespaces: list[Namespace]
+    stored: Registry
+
+    async def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        scope = self.registry.scope("coordinator").tagged(handler="remote-write")
+        writer = RemoteWriter(self.downsampler, self.cache, self.topic, scope, direct=self.direct)
+        app = Starlette(routes=list(remote_write_routes(writer)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return await client.post(PATH, content=body, headers=headers)
+
+    def carbon(self, *rules: CarbonRuleConfig) -> CarbonIngester:
+        compiled = compile_rules(CarbonIngesterConfig(rules=list(rules)), self.namespaces)
+        scope = self.registry.scope("coordinator").sub("ingest-carbon")
+        return CarbonIngester(compiled, self.downsampler, self.cache, self.topic, scope, direct=self.direct)
+
+    def counted(self) -> Counter[str]:
+        """All counters, named as on the page."""
+        found: Counter[str] = Counter()
+        for family in self.registry.collect():
+            for sample in family.samples:
+                if family.type == "counter" and sample.value:
+                    tags = ",".join(f'{k}="{v}"' for k, v in sample.labels.items() if k != "handler")
+                    name = re.sub(r"^coordinator_(ingest_carbon_)?|_total$", "", sample.name)
+                    found[name + (f"{{{tags}}}" if tags else "")] += int(sample.value)
+        return found
+
+    def ends(self) -> Counter[str]:
+        return +Counter(aggregators=self.producer.messages, storage=int(self.stored.counter("store_rows")))
+
+
+@dataclass
+class SetUp:
+    """What is particular about the coordinator of a case."""
+
+    namespaces: list[Namespace] = field(default_factory=lambda: [TEN])
+    rules: RuleSet | None = None
+    no_aggregators: str | None = None
+    verdict: Verdict = field(default_factory=lambda: Verdict(0))
+    store: StoreOptions = field(default_factory=StoreOptions)
+    cache_bytes: int = 64 << 20
+    buffer: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[World, pytest.MonkeyPatch], None] = lambda _world, _patch: None
+
+
+@asynccontextmanager
+async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    patch.setattr("coordinator.write.topic.judge", lambda *_: set_up.verdict)
+    patch.setattr("coordinator.write.topic.ROOM_TIMEOUT_S", 0.02)
+    options = msgspec.convert({"writer": {"topicName": "aggregator_ingest"}, "buffer": set_up.buffer}, ProducerOptions)
+    registry, stored, producer, rules = Registry(), Registry(), Producer(), RulesInEffect()
+    if set_up.rules is not None:
+        rules.put("default", set_up.rules)
+    policies = [policy_of(n.resolution_ns, n.retention_ns) for n in set_up.namespaces if n.aggregated]
+    async with AsyncExitStack() as stack:
+        kv = MemoryServer().client()
+        stack.push_async_callback(kv.close)
+        store = await stack.enter_async_context(
+            open_store(directory / "store.duckdb", policies, set_up.store, stored.scope("store"))
+        )
+        world = World(
+            registry,
+            producer,
+            IngestTopic(kv, options, "env", producer),
+            store,
+            EmbeddedDirectStore(store, set_up.namespaces),
+            Downsampler(set_up.namespaces, rules, no_aggregators=set_up.no_aggregators, now_ns=time.time_ns()),
+            SeriesCache(4096, set_up.cache_bytes),
+            set_up.namespaces,
+            stored,
+        )
+        set_up.change(world, patch)
+        yield world
+
+
+# --- requests ---
+
+
+def series(name: str = "up", *values: float, at_ms: int = NOW_MS, **more: Any) -> dict[str, Any]:
+    labels = [{"name": b"__name__", "value": name.encode()}]
+    labels += [{"name": k.encode(), "value": v.encode()} for k, v in more.pop("labels", ())]
+    samples = [{"value": value, "timestamp": at_ms + i * 1000} for i, value in enumerate(values)]
+    return {"labels": labels, "samples": samples, **more}
+
+
+def packed(data: bytes) -> bytes:
+    return bytes(cramjam.snappy.compress_raw(data))
+
+
+def body(*many: dict[str, Any]) -> bytes:
+    return packed(marshal(WRITE_REQUEST, {"timeseries": list(many)}))
+
+
+def with_field(number: int, content: bytes = b"\x08\x01") -> bytes:
+    """A series without samples, but with a field of that number."""
+    label = marshal(WRITE_REQUEST, {"timeseries": [series("up")]})[2:]
+    inner = label + varint(number << 3 | 2) + varint(len(content)) + content
+    return packed(b"\x0a" + varint(len(inner)) + inner)
+
+
+GOOD = series("good", 1.0)
+ORDINARY = body(series("up", 1.0))
+MANY = [(f"l{i}", "x") for i in range(65_535)]
+LARGE = series("large", 1.0, labels=[(f"l{i}", "x" * 60_000) for i in range(20)])
+METADATA = packed(b"\x1a\x04\x08\x01\x12\x00")
+V2 = packed(b"\x22\x00" + b"\x22\x02up" + b"\x2a\x04\x0a\x02\x00\x01")
+
+
+def dropping(rollup: bool = False) -> RuleSet:
+    drop = MappingSnapshot(
+        name="d", cutover_ns=1, filter=compile_filter("__name__:up"), drop_policy=DropPolicy.IF_ONLY_MATCH
+    )
+    target = RollupTarget(
+        (RollupRuleOp.create(b"all", [], compress([AggregationType.SUM])),), (StoragePolicy.parse("10s:48h"),)
+    )
+    rolled = RollupSnapshot(name="r", cutover_ns=1, filter=compile_filter("__name__:up"), targets=(target,))
+    return RuleSet(
+        namespace="default",
+        mapping_rules=(MappingRule("d", (drop,)),),
+        rollup_rules=(RollupRule("r", (rolled,)),) if rollup else (),
+    )
+
+
+def map_tags(tag: str, value: str) -> dict[str, str]:
+    return {"M3-Map-Tags-JSON": f'{{"tagMappers":[{{"write":{{"tag":"{tag}","value":"{value}"}}}}]}}'}
+
+
+def failing_store(world: World, patch: pytest.MonkeyPatch) -> None:
+    async def write(_batch: Any) -> Any:
+        raise StoreError("disk full")
+
+    patch.setattr(world.store, "write", write)
+
+
+def full_buffer(world: World, _patch: pytest.MonkeyPatch) -> None:
+    world.producer.free = 0
+
+
+def refusing_producer(world: World, _patch: pytest.MonkeyPatch) -> None:
+    world.producer.takes = False
+
+
+class Post(NamedTuple):
+    """A remote write."""
+
+    body: bytes = ORDINARY
+    headers: dict[str, str] = {}
+    says: str = ""
+    """A part of the answer."""
+    set_up: SetUp = SetUp()
+
+
+POSTS = {
+    # what is in the body
+    "samples": Post(body(series("up", 1.0, 2.0))),
+    "no-series": Post(packed(b"")),
+    "no-samples": Post(body(series("up"))),
+    "nan": Post(body(series("up", NAN))),
+    "metadata": Post(METADATA),
+    "native-histogram": Post(with_field(4)),
+    "exemplar": Post(with_field(3)),
+    "duplicate-label": Post(body(GOOD, series("up", 1.0, labels=[("k", "1"), ("k", "2")])), says="duplicate"),
+    "empty-label": Post(body(GOOD, series("up", 1.0, labels=[("k", "")])), says="tag value empty"),
+    "too-many-labels": Post(body(GOOD, series("up", 1.0, labels=MANY)), says="too many tags to encode"),
+    "long-label": Post(body(GOOD, series("up", 1.0, labels=[("k", "x" * 65_536)])), says="label literal is too long"),
+    "too-large": Post(body(GOOD, LARGE), says="are sent at most 1048576"),
+    "larger-than-cache": Post(body(GOOD, LARGE), says="raise writeCache.maxBytes", set_up=SetUp(cache_bytes=4 << 20)),
+    "larger-than-buffer": Post(
+        body(series("up", *[1.0] * 100)),
+        says="the buffer towards the aggregators has room for 9000",
+        set_up=SetUp(buffer={"maxBufferSize": 9000, "maxMessageSize": 1000}),
+    ),
+    "unknown-m3-type": Post(body(GOOD, series("up", 1.0, m3_type=9)), says="invalid M3 metric type: 9"),
+    "corrupt": Post(b"\x05nonsense", {"Content-Type": "application/x-www-form-urlencoded"}, "snappy: corrupt input"),
+    "not-protobuf": Post(packed(b"\x0a\x05\x0a"), says="unexpected EOF"),
+    "huge": Post(varint((64 << 20) + 1) + b"\x00", says="decoded block is too large"),
+    # content types
+    "remote-write-2": Post(
+        V2, {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}, "Remote Write 1.0 is: "
+    ),
+    "remote-write-2-as-1": Post(V2, {"Content-Type": "application/x-protobuf"}, "like one of Remote Write 2.0"),
+    "other-type": Post(
+        b"{}", {"Content-Type": "application/json"}, "Content-Type: application/json (snappy: corrupt input) is not"
+    ),
+    "other-encoding": Post(
+        bytes(cramjam.gzip.compress(b"x")), {"Content-Encoding": "gzip"}, "Content-Encoding: gzip (snappy: corrupt input) is not"
+    ),
+    "readable-all-the-same": Post(headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"}),
+    # rules
+    "drop-rule": Post(set_up=SetUp(rules=dropping())),
+    "drop-rule-and-rollup": Post(set_up=SetUp(rules=dropping(rollup=True))),
+    "no-rule": Post(set_up=SetUp([QUIET])),
+    "read-only-namespaces": Post(set_up=SetUp([READ_ONLY])),
+    "no-aggregated-namespace": Post(says="there is no aggregated namespace", set_up=SetUp([])),
+    # headers
+    "no-aggregators": Post(says=NO_AGGREGATORS, set_up=SetUp(no_aggregators=NO_AGGREGATORS)),
+    "no-aggregators-aggregate": Post(
+        headers={"M3-Write-Type": "aggregate"}, says=NO_AGGREGATORS, set_up=SetUp(no_aggregators=NO_AGGREGATORS)
+    ),
+    "no-aggregators-direct": Post(headers=DIRECT, set_up=SetUp(no_aggregators=NO_AGGREGATORS)),
+    "unaggregated": Post(headers={"M3-Metrics-Type": "unaggregated"}, says="unaggregated namespace is not yet"),
+    "unaggregated-with-policy": Post(
+        headers={**DIRECT, "M3-Metrics-Type": "unaggregated"}, says="should not be set for unaggregated metrics"
+    ),
+    "direct": Post(headers=DIRECT),
+    "direct-nan": Post(body(series("up", NAN)), DIRECT),
+    "direct-too-old": Post(body(GOOD, series("up", 1.0, at_ms=OLD_MS)), DIRECT, "too far in past or in future"),
+    "direct-in-the-future": Post(
+        body(GOOD, series("up", 1.0, at_ms=NOW_MS + 7_200_000)), DIRECT, "too far in past or in future"
+    ),
+    "direct-invalid-labels": Post(body(GOOD, series("up", 1.0, labels=[("k", "")])), DIRECT, "tag value empty"),
+    "direct-too-many-labels": Post(body(GOOD, series("up", 1.0, labels=MANY)), DIRECT, "too many tags to encode"),
+    "direct-no-namespace": Post(
+        headers={**DIRECT, "M3-Storage-Policy": "1m:48h"},
+        says="no configured cluster namespace for: retention=48h0m0s, resolution=1m0s",
+    ),
+    "direct-read-only": Post(
+        headers=DIRECT,
+        says="cannot write to read only namespace past (10s:48h0m0s)",
+        set_up=SetUp([READ_ONLY]),
+    ),
+    "direct-without-policy": Post(headers={"M3-Metrics-Type": "aggregated"}, says="could not parse storage policy"),
+    "direct-storage-full": Post(
+        body(GOOD, series("up", 1.0)), DIRECT, "as many series as it may", SetUp(store=StoreOptions(max_series=1))
+    ),
+    "direct-storage-fails": Post(headers=DIRECT, says="disk full", set_up=SetUp(change=failing_store)),
+    "aggregate": Post(headers={"M3-Write-Type": "aggregate"}),
+    "aggregated-aggregate": Post(headers={**DIRECT, "M3-Write-Type": "aggregate"}),
+    "unaggregated-aggregate": Post(headers={"M3-Metrics-Type": "unaggregated", "M3-Write-Type": "aggregate"}),
+    "policy-alone": Post(headers={"M3-Storage-Policy": "1m:48h"}),
+    "map-tags": Post(headers=map_tags("zone", "eu")),
+    "map-tags-to-nothing": Post(headers=map_tags("__name__", ""), says="tag value empty"),
+    "map-tags-unsupported": Post(
+        headers={"M3-Map-Tags-JSON": '{"tagMappers":[{"drop":{"tag":"a"}}]}'}, says="Drop operation is not yet"
+    ),
+    "unknown-metrics-type": Post(headers={"M3-Metrics-Type": "x"}, says="unrecognized metrics type: x"),
+    "unknown-write-type": Post(headers={"M3-Write-Type": "x"}, says="unrecognized write type: x"),
+    "unknown-prometheus-type": Post(headers={"Prometheus-Metric-Type": "x"}, says="unknown prom metric type x"),
+    # the way to the aggregators
+    "no-topic": Post(says="does not exist yet", set_up=SetUp(verdict=Verdict(None, "the topic does not exist yet"))),
+    "before-cutover": Post(says="cut over, in", set_up=SetUp(verdict=Verdict(1 << 62, "the shards are cut over"))),
+    "producer-failed": Post(
+        says="out of order", set_up=SetUp(change=lambda world, _patch: world.topic.fail("out of order"))
+    ),
+    "buffer-full": Post(says="nothing was accepted, send it again", set_up=SetUp(change=full_buffer)),
+    "producer-refuses": Post(says="nothing was accepted, send it again", set_up=SetUp(change=refusing_producer)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", POSTS)
+async def test_remote_write(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    post, row = POSTS[key], rows()[key]
+    async with world_of(post.set_up, tmp_path, monkeypatch) as world:
+        answer = await world.post(post.body, post.headers)
+        assert (str(answer.status_code), world.ends(), world.counted()) == row
+        assert post.says in answer.text
+        assert ("retry-after" in answer.headers) == (row.status == "503")
+
+
+# --- carbon ---
+
+AT = NOW_MS // 1000
+POLICY = CarbonPolicyConfig(resolution=Duration(10 * SECOND), retention=Duration(48 * HOUR))
+MEAN = CarbonRuleConfig(pattern="^a", policies=[POLICY])
+ON = CarbonRuleConfig(pattern="^a", policies=[POLICY], continue_=True)
+RAW = CarbonRuleConfig(pattern="^raw", aggregation=AggregationConfig(enabled=False), policies=[POLICY])
+
+
+class Line(NamedTuple):
+    """Carbon lines."""
+
+    data: bytes
+    set_up: SetUp = SetUp()
+    rules: tuple[CarbonRuleConfig, ...] = (MEAN, RAW)
+
+
+LINES = {
+    "line": Line(b"a.b 1 %d\n" % AT),
+    "line-malformed": Line(b"a.b 1\n"),
+    "line-bad-path": Line(b"a..b 1 %d\n" % AT),
+    "line-too-large": Line(
+        b"a.%s 1 %d\n" % (b"x" * 2000, AT), SetUp(buffer={"maxMessageSize": 1000, "maxBufferSize": 1 << 20})
+    ),
+    "line-larger-than-cache": Line(
+        b".".join([b"a" * 60_000] * 4) + b" 1 %d\n" % AT, SetUp(cache_bytes=1 << 20), (ON,) * 5
+    ),
+    "line-too-long": Line(b"a.%s 1 %d\n" % (b"x" * (400 << 10), AT)),
+    "line-unmatched": Line(b"other 1 %d\n" % AT),
+    "line-direct": Line(b"raw.b 1 %d\n" % AT),
+    "line-direct-too-old": Line(b"raw.b 1 %d\n" % (OLD_MS // 1000)),
+    "line-direct-storage-fails": Line(b"raw.b 1 %d\n" % AT, SetUp(change=failing_store)),
+    "line-producer-refuses": Line(b"a.b 1 %d\n" % AT, SetUp(change=refusing_producer)),
+}
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+async def _send(world: World, data: bytes, *rules: CarbonRuleConfig) -> None:
+    """Sends over TCP, and waits until the server has read it all."""
+    scope = world.registry.scope("coordinator").sub("ingest-carbon")
+    async with CarbonServer(world.carbon(*rules), scope).serve("127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("key", LINES)
+async def test_carbon(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, row = LINES[key], rows()[key]
+    async with world_of(line.set_up, tmp_path, monkeypatch) as world:
+        await _send(world, line.data, *line.rules)
+        assert ("none", world.ends(), world.counted()) == row
+
+
+# --- what needs more than one request ---
+
+Check = Callable[[str, Path, pytest.MonkeyPatch], Awaitable[None]]
+
+
+async def _line_waits(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    set_up = SetUp(verdict=Verdict(None, "no topic"))
+    async with world_of(set_up, directory, patch) as world:
+        data = np.frombuffer(bytearray(b"a.b 1 %d\n" % AT), np.uint8)
+        waiting = asyncio.create_task(world.carbon(MEAN).ingest(data))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert (world.ends(), world.counted()) == (Counter(), Counter())
+        world.topic._verdict = Verdict(0)
+        assert await waiting == len(data)
+        assert ("none", world.ends(), world.counted()) == rows()[key]
+
+
+def _overlay(directory: Path, text: str) -> Path:
+    path = directory / "coordinator.yml"
+    path.write_text(f"listenAddress: 127.0.0.1:0\nmetrics: {{prometheus: {{listenAddress: 127.0.0.1:0}}}}\n{text}")
+    return path
+
+
+async def _administration_only(key: str, directory: Path, _patch: pytest.MonkeyPatch) -> None:
+    config = load_coordinator([_overlay(directory, "backend: noop-etcd\n")]).value
+    async with (
+        running(config, directory) as coordinator,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{coordinator.ports['http']}") as client,
+    ):
+        answer = await client.post(PATH, content=ORDINARY)
+        assert (str(answer.status_code), Counter(), Counter()) == rows()[key]
+        assert (await client.get("/ready")).status_code == 200
+
+
+async def _refused_at_start(key: str, directory: Path, _patch: pytest.MonkeyPatch) -> None:
+    clusters = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 48h, readOnly: true}]}]\n"
+    rule = {
+        "line-no-aggregators": "{policies: [{resolution: 10s, retention: 48h}]}",
+        "line-direct-read-only": "{aggregation: {enabled: false}, policies: [{resolution: 10s, retention: 48h}]}",
+    }[key]
+    path = _overlay(directory, f"{clusters}carbon: {{ingester: {{rules: [{rule}]}}}}\n")
+    for check in ([], ["--check-config"]):
+        assert main(["-f", str(path), *check]) == 2
+    assert rows()[key] == ("exit 2", Counter(), Counter())
+
+
+MORE: dict[str, Check] = {
+    "line-waits": _line_waits,
+    "administration-only": _administration_only,
+    "line-no-aggregators": _refused_at_start,
+    "line-direct-read-only": _refused_at_start,
+}
+
+
+@pytest.mark.parametrize("key", MORE)
+async def test_more(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await MORE[key](key, tmp_path, monkeypatch)
+
+
+def test_every_row_of_the_page_has_its_case_and_the_other_way_round() -> None:
+    assert sorted(rows()) == sorted([*POSTS, *LINES, *MORE])
+
+
+def test_every_reason_is_explained() -> None:
+    explained = re.findall(r"^\| `([^`]+)` \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(Reason)
+
+
+async def test_a_coordinator_without_aggregators_says_so(tmp_path: Path) -> None:
+    """In its own process, as an operator meets it: 503, ``/ready`` with the reason, rules that say that nothing is sent."""
+    clusters = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 48h}]}]\n"
+    config = load_coordinator([_overlay(tmp_path, clusters)]).value
+    async with (
+        running(config, tmp_path) as coordinator,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{coordinator.ports['http']}") as client,
+    ):
+        refused = await client.post(PATH, content=ORDINARY)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert NO_AGGREGATORS in refused.json()["error"]
+        ready = await client.get("/ready")
+        assert ready.status_code == 500
+        assert NO_AGGREGATORS in ready.json()["reasons"][0]
+        assert (await client.get("/ready?writes=false")).status_code == 200
+        explained = (await client.get("/api/v1/rules/match", params={"metric": "up"})).json()
+        assert (explained["sent"], NO_AGGREGATORS in explained["unsent"]) == ([], True)
+        assert (await client.post(PATH, content=ORDINARY, headers=DIRECT)).status_code == 200
+        metrics = (await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")).text
+        assert 'coordinator_write_errors_total{code="5XX",handler="remote-write"} 1.0' in metrics
