@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
+from aggregator.supervisor.candidacy import Candidacy, Facts
 from aggregator.supervisor.election import ElectionState, campaign_wanted
 from aggregator.supervisor.elector import Elector, ElectorOptions
-from aggregator.supervisor.flush_times import can_lead, incomplete_windows, lacks_more
-from aggregator.supervisor.flushing import LONGEST_AWAITED_NS, Flushing, FlushRole, Send
+from aggregator.supervisor.flush_times import incomplete_windows
+from aggregator.supervisor.flushing import Flushing, FlushRole, Send
 from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
@@ -68,12 +69,14 @@ class ShardSet:
         self._offset_ns = int(section.shard_cutoff_check_offset)
         self.gives_way = False
         """Whether we do not compete for the lead because we lack samples of open windows."""
-        self._expected: frozenset[str] = frozenset()
-        self._expected_ns = 0
-        """Who holds more and is expected to lead, and since when; 0: nobody."""
-        self._compared: tuple[ShardSetFlushTimes | None, int, int, bool] = (None, 0, 0, False)
-        """The last answer of ``lacks_more``, behind what was asked."""
-        self._longest_expected_ns = 3 * section.election.ttl_s * 1_000_000_000
+        self._patience_s = 3 * section.election.ttl_s
+        self.candidacy = Candidacy(
+            past_ns=buffer_past_ns(config),
+            unfed_ns=int(config.aggregator.flush_manager.max_buffer_size),
+            patience_ns=self._patience_s * 1_000_000_000,
+        )
+        self._again: asyncio.TimerHandle | None = None
+        """Looks when the decision changes by time alone."""
         name = section.leader_value or instance_id
         self.elector = Elector(
             Election(store, keys.election(number), section.election.ttl_s),
@@ -116,11 +119,12 @@ class ShardSet:
 
     def may_flush(self) -> bool:
         """Whether windows may be flushed as leader right now: not while another instance that holds more is about to lead."""
-        return self.may_write() and not self._holds_back()
+        return self.may_write() and self.candidacy.look(self._facts()).flushes
 
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
-        return self.elector.machine.is_leader or (bool(self._eligible()) and self._holds(None))
+        facts = self._facts()
+        return facts.leads or (bool(facts.eligible) and self.candidacy.holds(facts))
 
     async def resign(self) -> None:
         """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
@@ -138,6 +142,8 @@ class ShardSet:
                 tasks.create_task(self._save_loop(), name="save")
                 tasks.create_task(self._give_up_loop(), name="give up")
         finally:
+            if self._again is not None:
+                self._again.cancel()
             self._flushing.rest()
             self._lost()
 
@@ -145,7 +151,7 @@ class ShardSet:
         """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere."""
         self.times = await self._read_times_at_last()
         try:
-            async with asyncio.timeout(self._longest_expected_ns / 1e9):
+            async with asyncio.timeout(self._patience_s):
                 await self._holdings.known.wait()
         except TimeoutError:
             log.warning("it cannot be told who holds which windows; taking part in the election without it")
@@ -164,77 +170,33 @@ class ShardSet:
         """``campaign_wanted`` now."""
         return campaign_wanted(self._view(), wall_ns(), self._offset_ns, self.times)
 
+    def _facts(self) -> Facts:
+        """Now, for the candidacy."""
+        return Facts(
+            steady_ns=boot_ns(),
+            wall_ns=wall_ns(),
+            eligible=self._eligible(),
+            leads=self.leads,
+            times=self.times,
+            complete_since_ns=self._opened_ns(),
+            since=self._holdings.since,
+            settled=self._holdings.settled(),
+            candidates=self.elector.others,
+            peers=frozenset(self._view().peers()) - {self.elector.value},
+        )
+
     def _wanted(self) -> bool | None:
         """M3's rule; and an instance that lacks samples of open windows does not compete with one that holds more, or may."""
-        wanted = self._eligible()
-        if not wanted or self._warm():
-            self._expected, self._expected_ns, self.gives_way = frozenset(), 0, False
-            return wanted
-        self.gives_way = self._leader_gives_way() if self.leads else self._stands_back()
-        if self.gives_way:
+        facts = self._facts()
+        decision = self.candidacy.look(facts)
+        self.gives_way = decision.gives_way
+        if decision.gives_way:
             log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
-        return not self.gives_way
-
-    def _leader_gives_way(self) -> bool:
-        """To a candidate that holds more, or that does not say what it holds (M3's)."""
-        others = self.elector.others
-        return self._more(others) or (self._holdings.settled() and not others <= self._holdings.since.keys())
-
-    def _stands_back(self) -> bool:
-        """From every candidate but those that hold no more than we do; for a while also from who holds more and is none yet."""
-        others = self.elector.others
-        return not others <= self._holdings.since.keys() or self._more(others) or self._expects()
-
-    def _holds_back(self) -> bool:
-        return (self._leader_gives_way() or self._expects()) and not self._warm()
-
-    def _more(self, names: Iterable[str]) -> bool:
-        """Whether one of ``names`` holds more of the windows that are not flushed than we do."""
-        opened_ns, since = self._opened_ns(), self._holdings.since
-        earlier = [since[name] for name in names if since.get(name, opened_ns) < opened_ns]
-        if not earlier:
-            return False
-        times, own_ns, other_ns, _ = self._compared
-        if times is not self.times or (own_ns, other_ns) != (opened_ns, min(earlier)):
-            # Asked before every flush, and thousands of shards take milliseconds.
-            lacks = lacks_more(self.times, opened_ns, min(earlier), longest_ns=LONGEST_AWAITED_NS)
-            self._compared = (self.times, opened_ns, min(earlier), lacks)
-        return self._compared[3]
-
-    def _expects(self) -> bool:
-        """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
-
-        After a while nobody is expected any more; then only somebody else who holds more is news.
-        """
-        peers = self._view().peers() - {self.elector.value}
-        silent = not self._holdings.settled() and not peers <= self._holdings.since.keys()
-        more = frozenset(name for name in peers if self._more([name]))
-        if not silent and not more:
-            self._expected, self._expected_ns = frozenset(), 0
-            return False
-        if not self._expected_ns or not more <= self._expected:
-            self._expected_ns = boot_ns()
-        self._expected |= more
-        return boot_ns() - self._expected_ns < self._longest_expected_ns
-
-    def _warm(self) -> bool:
-        return self._holds(LONGEST_AWAITED_NS)
-
-    def _holds(self, longest_ns: int | None) -> bool:
-        """Whether nobody holds more of the windows up to that length that are not flushed; lists that nobody feeds do not count.
-
-        A list whose time stands still for long is one: a leader of ours flushes it all the same (``Flushing``), M3's does not. Not for
-        the leader, who would know, nor if another instance says that it holds more: the list's consumers may be away.
-        """
-        now_ns, past_ns = wall_ns(), buffer_past_ns(self._config)
-        unfed_ns = int(self._config.aggregator.flush_manager.max_buffer_size)
-        if can_lead(self.times, self._opened_ns(), now_ns, past_ns, longest_ns=longest_ns):
-            return True
-        return (
-            not self.leads
-            and can_lead(self.times, self._opened_ns(), now_ns, past_ns, longest_ns=longest_ns, unfed_ns=unfed_ns)
-            and not self._more(self._view().peers())
-        )
+        if self._again is not None:
+            self._again.cancel()
+        wait_s = None if decision.again_ns is None else (decision.again_ns - facts.steady_ns) / 1e9
+        self._again = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self.elector.look)
+        return decision.wanted
 
     def complete_since_ns(self) -> int:
         """Since when this instance holds all samples of the shard set."""

@@ -224,7 +224,7 @@ async def test_a_leader_waits_with_flushing_for_one_that_holds_more_but_not_for_
         await a.store.set(KEY, encode_flush_times(ShardSetFlushTimes({0: ShardFlushTimes({S: wall_ns() - HOUR})})))
         await until(lambda: a.member.times is not None and a.member.times.by_shard)
         # It says that it holds everything, and never becomes a candidate.
-        monkeypatch.setattr(a.member, "_longest_expected_ns", S)
+        monkeypatch.setattr(a.member.candidacy, "patience_ns", S)
         await a.store.set(f"{HELD}/b", b"%d" % (wall_ns() - 2 * HOUR))
         a.opened_ns = wall_ns()
         a.member.look()
