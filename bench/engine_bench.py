@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions, warm
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from bench.messages import FORWARDED, KINDS, PIPELINES, ROLLUPS, TIMER_VALUES, Frames, build
 
 __all__ = ["START_NS", "WINDOW_NS", "Figures", "batches_of", "engine_of", "flush", "ingest", "main", "measure"]
@@ -27,7 +28,7 @@ NUM_SHARDS = 1024
 _BATCH_BYTES = 512 * 1024
 _DELAY_NS = 600_000_000_000
 """How late timed and forwarded metrics may be: nothing is."""
-_LIST_KINDS = {"timed": ipc.KIND_TIMED, FORWARDED: ipc.KIND_FORWARDED}
+_LIST_KINDS = {"timed": KIND_TIMED, FORWARDED: KIND_FORWARDED}
 _TIMER_TYPES = 11
 
 
@@ -69,8 +70,8 @@ def ingest(engine: Engine, frames: Frames, now_ns: int) -> float:
 def flush(engine: Engine, kind: str, number: int, target_ns: int, now_ns: int) -> tuple[float, int, int, int]:
     """Flushes up to ``target_ns``: CPU seconds, final values, forwarded messages, bytes of both."""
     bounds = [ipc.ShardBounds([], target_ns, 0, (1 << 63) - 1)]
-    list_kind = _LIST_KINDS.get(kind, ipc.KIND_STANDARD)
-    command = ipc.Flush(number, list_kind, WINDOW_NS, int(kind == FORWARDED), True, bounds)
+    list_kind = _LIST_KINDS.get(kind, KIND_STANDARD)
+    command = ipc.Flush(number, ListId(list_kind, WINDOW_NS, int(kind == FORWARDED)), True, bounds)
     count = {False: 0, True: 0}
     size = 0
     begin = time.process_time()

@@ -14,6 +14,7 @@ import numpy as np
 
 from aggregator import ipc
 from aggregator.engine import warm
+from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
 from bench.engine_bench import NUM_SHARDS, START_NS, WINDOW_NS, engine_of, flush, ingest
 from bench.messages import KINDS, PIPELINES, build
 from m3x.process import resident_bytes
@@ -32,7 +33,7 @@ def soak(
     frames = build(kind, series, series, 10, pipeline=pipeline)
     numbers = frames.series.copy()
     rng = np.random.default_rng(3)
-    list_kind = ipc.KIND_TIMED if kind == "timed" else ipc.KIND_STANDARD
+    list_kind = KIND_TIMED if kind == "timed" else KIND_STANDARD
     next_number = series
     levels: list[tuple[int, int]] = []
     for window in range(1, windows + 1):
@@ -43,7 +44,7 @@ def soak(
         frames.name(numbers)
         ingest(engine, frames, now_ns)
         flush(engine, kind, window, now_ns, now_ns)
-        engine.commit(ipc.Commit(list_kind, WINDOW_NS, 0, list(range(NUM_SHARDS)), now_ns))
+        engine.commit(ipc.Commit(ListId(list_kind, WINDOW_NS), list(range(NUM_SHARDS)), now_ns))
         engine.expire(now_ns)
         levels.append((engine.memory_bytes(), resident_bytes()))
         if window == 1 or window % REFERENCE_WINDOW == 0:

@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from aggregator.lists import ListId
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
     """Base of all messages: encoded as arrays, tagged by class name."""
@@ -39,14 +41,11 @@ class ShardBounds(_Message, frozen=True):
 
 
 class Flush(_Message, frozen=True, tag="flush"):
-    """Flush one list id (kind, resolution, times forwarded) of all shards of a worker up to the bounds of each shard."""
+    """Flush one list of all shards of a worker up to the bounds of each shard."""
 
     id: int
     """Echoed in ``Flushed``; unique for the life of the supervisor."""
-    kind: int
-    """``KIND_STANDARD``, ``KIND_TIMED`` or ``KIND_FORWARDED``."""
-    resolution_ns: int
-    times_forwarded: int
+    list_id: ListId
     emit: bool
     """True: as leader; False: as follower, everything due is consumed and thrown away (state advances alike)."""
     bounds: list[ShardBounds]
@@ -57,9 +56,7 @@ class Reopen(_Message, frozen=True, tag="reopen"):
 
     id: int
     """From the same numbers as ``Flush.id``."""
-    kind: int
-    resolution_ns: int
-    times_forwarded: int
+    list_id: ListId
     since_ns: int
     """Up to here the KV covers the list on every shard of the worker; 0: nothing is covered."""
 
@@ -67,9 +64,7 @@ class Reopen(_Message, frozen=True, tag="reopen"):
 class Commit(_Message, frozen=True, tag="commit"):
     """Flush times in KV now cover this list up to ``through_ns`` for these shards: what was kept to emit again may go."""
 
-    kind: int
-    resolution_ns: int
-    times_forwarded: int
+    list_id: ListId
     shards: list[int]
     through_ns: int
 
@@ -102,10 +97,6 @@ class Expire(_Message, frozen=True, tag="expire"):
 
 
 Command = Flush | Reopen | Commit | Shards | RuntimeOptions | Expire
-
-KIND_STANDARD = 0
-KIND_TIMED = 1
-KIND_FORWARDED = 2
 
 # --- front → worker -----------------------------------------------------------------------------------------------------------------
 
@@ -159,12 +150,10 @@ class Ready(_Message, frozen=True, tag="ready"):
 
 
 class NewList(_Message, frozen=True):
-    """A list (kind, resolution, times forwarded) that came to be on a shard; ``now_ns`` is the stamp of the batch that made it."""
+    """A list that came to be on a shard; ``now_ns`` is the stamp of the batch that made it."""
 
     shard: int
-    kind: int
-    resolution_ns: int
-    times_forwarded: int
+    list_id: ListId
     now_ns: int
 
 

@@ -25,8 +25,11 @@ from vectors import Vector, from_bits, lines
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
 from aggregator.engine.metadata import types_options
+from aggregator.lists import ListId
 from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.schedule import ListId, ScheduleOptions
+from aggregator.supervisor.schedule import (
+    ScheduleOptions,
+)
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, TypesOptions, quantiles_of
@@ -122,7 +125,7 @@ class Player:
         assert result.messages == 1
         assert len(result.acks) == result.ack_sizes.sum() > 4
         lists = self.engine.new_lists()
-        self.lists += sorted({ListId(n.kind, n.resolution_ns, n.times_forwarded) for n in lists} - {*self.lists})
+        self.lists += sorted({n.list_id for n in lists} - {*self.lists})
         self._answer(self.flushing.new_lists(0, lists, at), number, [], [])
         passed = self.engine.take_passthrough()
         if passed is not None:
@@ -155,7 +158,7 @@ class Player:
         o = self.options
         for list_id in list(self.lists):
             bounds = [ipc.ShardBounds([], at - delay(list_id), o["shard_cutover_ns"], o["shard_cutoff_ns"])]
-            command = ipc.Flush(next(self.ids), *list_id, emit=True, bounds=bounds)
+            command = ipc.Flush(next(self.ids), list_id, emit=True, bounds=bounds)
             self._run(command, number, at, outputs, forwarded)
 
     def _answer(
@@ -170,7 +173,7 @@ class Player:
                 if not self.steps_back:
                     self.engine.commit(order)
             elif isinstance(order, ipc.Reopen):
-                self.engine.reopen(order.kind, order.resolution_ns, order.since_ns, order.times_forwarded)
+                self.engine.reopen(order)
                 self._answer(self.flushing.last(0, order.id, at), number, outputs, forwarded, at)
             elif isinstance(order, ipc.Flush):
                 for answer in self._run(order, number, at, outputs, forwarded):

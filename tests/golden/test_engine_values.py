@@ -18,6 +18,7 @@ from aggregator.engine import Engine, EngineOptions
 from aggregator.engine import flush_kernels as values_of
 from aggregator.engine import window_kernels as accumulate
 from aggregator.engine.tables import SPEC_EXPENSIVE, addresses, reserve_tables
+from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, compress, parse_type, parse_types
 from m3metrics.metadata import PipelineMetadata, StagedMetadata
@@ -155,7 +156,7 @@ def timers(rows: list[tuple[Vector, list[tuple[list[float], bytes]]]]) -> list[d
     assert engine.recent_errors == []
     found: list[dict[str, tuple[float, bytes]]] = [{} for _ in rows]
     bounds = [ipc.ShardBounds([], NOW + 60 * SECOND, 0, (1 << 63) - 1)]
-    for part in engine.flush(ipc.Flush(1, ipc.KIND_STANDARD, 10 * SECOND, 0, True, bounds), NOW):
+    for part in engine.flush(ipc.Flush(1, ListId(KIND_STANDARD, 10 * SECOND), True, bounds), NOW):
         batch = part.batch
         for k in range(0 if batch is None else len(batch)):
             assert batch is not None

@@ -90,6 +90,7 @@ from aggregator.engine.tables import (
     reserve_index,
     reserve_tables,
 )
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
 from m3metrics.errors import MetricsError, UnrecognizedTypeError
 from m3metrics.ids import readable_id
@@ -105,7 +106,7 @@ _LOAD = 0.6
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
-_KIND_NAMES = {ipc.KIND_STANDARD: "standard", ipc.KIND_TIMED: "timed", ipc.KIND_FORWARDED: "forwarded"}
+_KIND_NAMES = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: "forwarded"}
 
 
 @dataclass(slots=True)
@@ -385,17 +386,10 @@ class Engine:
         for bucket in range(int(tables.heads[H_BUCKETS])):
             born = self._owned[tables.list_born[bucket, self._owned] != 0]
             row = tables.buckets[bucket]
+            list_id = ListId(int(row["kind"]), int(row["resolution"]), int(row["times_forwarded"]))
             for shard in born[~self._reported[bucket, born]].tolist():
                 self._reported[bucket, shard] = True
-                lists.append(
-                    ipc.NewList(
-                        shard=shard,
-                        kind=int(row["kind"]),
-                        resolution_ns=int(row["resolution"]),
-                        times_forwarded=int(row["times_forwarded"]),
-                        now_ns=int(tables.list_born[bucket, shard]),
-                    )
-                )
+                lists.append(ipc.NewList(shard, list_id, now_ns=int(tables.list_born[bucket, shard])))
         return lists
 
     def flush(self, command: ipc.Flush, now_ns: int) -> flush.FlushRun:
@@ -404,7 +398,7 @@ class Engine:
         A target that has been flushed before puts nothing out. The parts may be taken at any time; call ``close`` on a run that is
         given up. There is always at least one part, the last one has ``last`` set.
         """
-        bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
+        bucket = self._metadata.bucket(command.list_id)
         plan = flush_plan.Plan([], [])
         if bucket is not None:
             lists = self._owned[self._tables.list_born[bucket, self._owned] != 0]
@@ -434,7 +428,7 @@ class Engine:
 
     def commit(self, command: ipc.Commit) -> None:
         """Flush times in KV cover this list up to ``through_ns``: its windows up to there are not needed any more."""
-        bucket = self._metadata.bucket(command.kind, command.resolution_ns, command.times_forwarded)
+        bucket = self._metadata.bucket(command.list_id)
         if bucket is None:
             return
         where = (
@@ -443,15 +437,15 @@ class Engine:
         self._committed[bucket, where] = np.maximum(self._committed[bucket, where], command.through_ns)
         self._release(bucket)
 
-    def reopen(self, kind: int, resolution_ns: int, since_ns: int, times_forwarded: int = 0) -> None:
-        """The next flush of this list id emits again what is still kept of windows that end after ``since_ns``.
+    def reopen(self, command: ipc.Reopen) -> None:
+        """The next flush of this list emits again what is still kept of windows that end after ``since_ns``.
 
         They stay closed for samples: what is emitted again is what was emitted before.
         """
-        bucket = self._metadata.bucket(kind, resolution_ns, times_forwarded)
+        bucket = self._metadata.bucket(command.list_id)
         if bucket is not None:
             emitted = self._tables.emitted_through[bucket]
-            np.minimum(emitted, since_ns, out=emitted)
+            np.minimum(emitted, command.since_ns, out=emitted)
 
     def _release(self, bucket: int) -> None:
         if self._tables.buckets[bucket]["flushing"]:

@@ -65,7 +65,13 @@ from aggregator.engine.tables import (
     TEXT_BYTES,
     Tables,
 )
-from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
+from aggregator.lists import (
+    KIND_FORWARDED,
+    KIND_STANDARD,
+    KIND_TIMED,
+    YEAR_ONE_NS,
+    ListId,
+)
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
 from m3metrics.codec import (
     aggregated_policy_fields,
@@ -100,7 +106,6 @@ _MAX_POLICIES = 1 << 16
 FORWARDED_METRIC = 4
 PLAIN_TIMED = 5
 STAGED_TIMED = 6
-_YEAR_ONE_TO_EPOCH_NS = 62_135_596_800 * 1_000_000_000
 _SQUARES = (AggregationType.SUM_SQ, AggregationType.STDEV)
 _BINARY = (TransformationType.PER_SECOND, TransformationType.INCREASE)
 
@@ -192,7 +197,7 @@ class MetadataTable:
         self._targets: Numbers[Target] = Numbers()
         self._attrs: Numbers[tuple[bytes, bool]] = Numbers()
         self._policies: Numbers[str] = Numbers()
-        self._buckets: dict[tuple[int, int, int], int] = {}
+        self._buckets: dict[ListId, int] = {}
         self._young: set[int] = set()
         """Rows interned since the last sweep."""
         self._prefixes = {
@@ -206,9 +211,9 @@ class MetadataTable:
         """Storage policies by the number that ``MessageBatch.policies`` uses."""
         return self._policies.names("")
 
-    def bucket(self, kind: int, resolution_ns: int, times_forwarded: int) -> int | None:
-        """Number of the bucket of a list id, None if nothing has used it yet."""
-        return self._buckets.get((kind, resolution_ns, times_forwarded))
+    def bucket(self, list_id: ListId) -> int | None:
+        """Number of the bucket of a list, None if nothing has used it yet."""
+        return self._buckets.get(list_id)
 
     @property
     def size_bytes(self) -> int:
@@ -366,7 +371,7 @@ class MetadataTable:
             raise _Refused(D_PIPELINE)
         if self._texts.used + _SPARE_TEXT > TEXT_BYTES:
             raise _Refused(D_METADATAS)
-        bucket = self._bucket(key.kind, key.policy.window_ns, key.times_forwarded)
+        bucket = self._bucket(ListId(key.kind, key.policy.window_ns, key.times_forwarded))
         if len(self._specs) >= MAX_SPECS:
             raise _Refused(D_METADATAS)
         number = self._specs.add((key, state))
@@ -429,16 +434,16 @@ class MetadataTable:
         row["metric_type"] = target.metric_type
         return number
 
-    def _bucket(self, kind: int, resolution_ns: int, times_forwarded: int) -> int:
-        key = (kind, resolution_ns, times_forwarded)
-        if key in self._buckets:
-            return self._buckets[key]
+    def _bucket(self, list_id: ListId) -> int:
+        if list_id in self._buckets:
+            return self._buckets[list_id]
+        kind, resolution_ns, times_forwarded = list_id
         number = len(self._buckets)
         if number >= MAX_BUCKETS:
             raise _Refused(D_LISTS)
         row = self._tables.buckets[number]
         row["resolution"] = resolution_ns
-        row["shift"] = _YEAR_ONE_TO_EPOCH_NS % resolution_ns
+        row["shift"] = YEAR_ONE_NS % resolution_ns
         row["past_limit"] = min(self._options.buffer_past_ns + resolution_ns, MAX_INT64)
         delay = self._options.forwarding_delay_ns(resolution_ns, times_forwarded) if kind == KIND_FORWARDED else 0
         row["delay"] = min(max(delay, MIN_INT64), MAX_INT64)
@@ -448,7 +453,7 @@ class MetadataTable:
         row["window"] = -1
         row["kind"] = kind
         row["times_forwarded"] = times_forwarded
-        self._buckets[key] = number
+        self._buckets[list_id] = number
         self._tables.heads[H_BUCKETS] = number + 1
         return number
 

@@ -16,6 +16,7 @@ from aggregator.engine import (
 from aggregator.engine.engine import Engine
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.tables import addresses, reserve_tables
+from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics.codec import BatchTimerWithMetadatas, GaugeWithMetadatas, encode_metric
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
@@ -45,11 +46,12 @@ def warm(progress: Callable[[str], None]) -> None:
         payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
         engine.ingest(payload, np.array([len(payload)], np.int64), now_ns)
     progress("aggregator.engine: flush")
+    list_id = ListId(KIND_STANDARD, 10 * SECOND_NS)
     bounds = [ipc.ShardBounds([], _NOW_NS + MINUTE_NS, 0, _NEVER_NS)]
-    for _ in engine.flush(ipc.Flush(0, ipc.KIND_STANDARD, 10 * SECOND_NS, 0, True, bounds), _NOW_NS):
+    for _ in engine.flush(ipc.Flush(0, list_id, True, bounds), _NOW_NS):
         pass
     progress("aggregator.engine: maintenance")
-    engine.commit(ipc.Commit(ipc.KIND_STANDARD, 10 * SECOND_NS, 0, [], _NOW_NS + MINUTE_NS))
+    engine.commit(ipc.Commit(list_id, [], _NOW_NS + MINUTE_NS))
     engine.expire(_NOW_NS + MINUTE_NS)
     engine.set_runtime(ipc.RuntimeOptions(0, 0))
     engine.set_shards(ipc.Shards(1, 1, [ipc.OwnedShard(0, 0, _NEVER_NS)]), _NOW_NS)

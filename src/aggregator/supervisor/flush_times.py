@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
-from aggregator.supervisor.schedule import ListId, truncate
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId, truncate
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
 __all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows", "lacks_more"]

@@ -21,9 +21,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
+from aggregator.ipc import (
+    Command,
+    Commit,
+    Flush,
+    Flushed,
+    NewList,
+    OwnedShard,
+    Reopen,
+    ShardBounds,
+)
+from aggregator.lists import ListId, truncate
 from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions, truncate
+from aggregator.supervisor.schedule import (
+    Schedule,
+    ScheduleOptions,
+)
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 
@@ -111,10 +124,9 @@ class Flushing:
             return []
         created: dict[ListId, int] = {}
         for new in lists:
-            list_id = ListId(new.kind, new.resolution_ns, new.times_forwarded)
-            one.lists.setdefault(list_id, set()).add(new.shard)
-            created[list_id] = min(created.get(list_id, new.now_ns), new.now_ns)
-            if self.role is FlushRole.LEADER and self.times.add_list(list_id, [new.shard]):
+            one.lists.setdefault(new.list_id, set()).add(new.shard)
+            created[new.list_id] = min(created.get(new.list_id, new.now_ns), new.now_ns)
+            if self.role is FlushRole.LEADER and self.times.add_list(new.list_id, [new.shard]):
                 self._unsaved = True
         for list_id, created_ns in created.items():
             self.schedule.join(list_id, created_ns, now_ns)
@@ -230,7 +242,7 @@ class Flushing:
             covered = {shard: self.times.emitted(list_id, shard) for shard in one.owned}
             if list_id in one.older:
                 one.older.discard(list_id)
-                reopen = Reopen(next(self._ids), *list_id, since_ns=min(covered.values(), default=0))
+                reopen = Reopen(next(self._ids), list_id, since_ns=min(covered.values(), default=0))
                 one.given[reopen.id] = reopen
                 sends.append(Send(worker, one.epoch, reopen))
             sends += self._flush(worker, one, list_id, _by_target(covered), emit=False)
@@ -256,7 +268,7 @@ class Flushing:
     ) -> list[Send]:
         if not bounds:
             return []
-        command = Flush(next(self._ids), *list_id, emit=emit, bounds=bounds)
+        command = Flush(next(self._ids), list_id, emit=emit, bounds=bounds)
         one.given[command.id] = command
         return [Send(worker, one.epoch, command)]
 
@@ -292,8 +304,8 @@ class Flushing:
         if one is None or flush_id not in one.given:
             return []
         command = one.given.pop(flush_id)
-        list_id = _list_of(command)
-        for reopen in [c for c in one.given.values() if isinstance(c, Reopen) and _list_of(c) == list_id]:
+        list_id = command.list_id
+        for reopen in [c for c in one.given.values() if isinstance(c, Reopen) and c.list_id == list_id]:
             del one.given[reopen.id]
         if isinstance(command, Reopen) or not command.emit:
             return []
@@ -311,7 +323,7 @@ class Flushing:
         command = one.given.pop(flush_id, None) if one is not None else None
         if one is None or command is None:
             return
-        list_id = _list_of(command)
+        list_id = command.list_id
         if isinstance(command, Reopen):
             one.older.add(list_id)
             one.seeded.discard(list_id)
@@ -342,7 +354,7 @@ class Flushing:
             return []
         for command in list(one.given.values()):
             if isinstance(command, Reopen) or command.emit:
-                list_id = _list_of(command)
+                list_id = command.list_id
                 self.refused(worker, command.id)
                 one.older.add(list_id)
                 one.seeded.discard(list_id)
@@ -417,10 +429,6 @@ class Flushing:
         return sends
 
 
-def _list_of(command: Flush | Reopen) -> ListId:
-    return ListId(command.kind, command.resolution_ns, command.times_forwarded)
-
-
 def _by_target(targets: Mapping[int, int]) -> list[ShardBounds]:
     """Bounds that reach up to each shard's target, whatever its cutover; shards without one are left out."""
     groups: dict[int, list[int]] = {}
@@ -434,4 +442,4 @@ def _commits(worker: int, epoch: int, list_id: ListId, through: Mapping[int, int
     groups: dict[int, list[int]] = {}
     for shard, at in through.items():
         groups.setdefault(at, []).append(shard)
-    return [Send(worker, epoch, Commit(*list_id, sorted(shards), at)) for at, shards in sorted(groups.items())]
+    return [Send(worker, epoch, Commit(list_id, sorted(shards), at)) for at, shards in sorted(groups.items())]

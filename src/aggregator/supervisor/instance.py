@@ -26,7 +26,6 @@ from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Forwarder, Part, batch_of
 from aggregator.supervisor.limits import Limits
 from aggregator.supervisor.placement import View, assign, view
-from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.set_up import (
     host_id_fault,
     ingest_topic_warning,
@@ -386,9 +385,7 @@ class Instance:
             return
         if isinstance(message.command, ipc.Flush | ipc.Reopen):
             self.flushing.refused(message.worker, message.command.id)
-            flush = message.command
-            list_id = ListId(flush.kind, flush.resolution_ns, flush.times_forwarded)
-            self.flushing.schedule.also_at(list_id, wall_ns() + _REFUSED_NS)
+            self.flushing.schedule.also_at(message.command.list_id, wall_ns() + _REFUSED_NS)
         elif isinstance(message.command, ipc.Shards):
             asyncio.get_running_loop().call_later(_AGAIN_S, self.fleet.tell_shards, message.worker)
         else:

@@ -20,24 +20,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
+from aggregator.lists import KIND_FORWARDED, KIND_TIMED, ListId, truncate
 
-__all__ = ["ListId", "Schedule", "ScheduleOptions", "Tick", "truncate"]
-
-_YEAR_ONE_NS = 62_135_596_800 * 1_000_000_000
-"""From 0001-01-01T00:00Z to the Unix epoch: Go truncates times from there."""
-
-
-class ListId(NamedTuple):
-    """Names a list within a shard."""
-
-    kind: int
-    resolution_ns: int
-    times_forwarded: int = 0
-
-    def __str__(self) -> str:
-        name = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: f"forwarded×{self.times_forwarded}"}
-        return f"{name[self.kind]} {self.resolution_ns / 1e9:g}s"
+__all__ = ["Schedule", "ScheduleOptions", "Tick"]
 
 
 class Tick(NamedTuple):
@@ -45,11 +30,6 @@ class Tick(NamedTuple):
 
     list_id: ListId
     target_ns: int
-
-
-def truncate(time_ns: int, interval_ns: int) -> int:
-    """Down to a multiple of the interval since the year 1, as Go does it (weeks and odd intervals differ from the Unix epoch)."""
-    return time_ns - (time_ns + _YEAR_ONE_NS) % interval_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Engine(Protocol):
     def commit(self, command: ipc.Commit) -> None:
         """What was flushed up to there need not be kept."""
 
-    def reopen(self, kind: int, resolution_ns: int, since_ns: int, times_forwarded: int = 0) -> None:
+    def reopen(self, command: ipc.Reopen) -> None:
         """The next flush of the list emits again what is still kept of windows that end after ``since_ns``."""
 
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:

@@ -11,19 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aggregator import ipc
+from aggregator.lists import ListId
 from aggregator.worker.contract import Part
 
 MAX_RUNNING = 256
 """Further flushes are refused: each one holds a part in memory."""
 
-ListKey = tuple[int, int, int]
-"""Kind, resolution, times forwarded."""
-
 
 @dataclass(slots=True)
 class _Running:
     id: int
-    list_key: ListKey
+    list_id: ListId
     parts: Iterator[Part]
     next_part: Part | None
 
@@ -51,16 +49,15 @@ class Flushes:
 
     def start(self, command: ipc.Flush, parts: Iterator[Part]) -> None:
         """Starts a flush: closes its windows now."""
-        key = (command.kind, command.resolution_ns, command.times_forwarded)
-        self._running.append(_Running(command.id, key, parts, next(parts, None)))
+        self._running.append(_Running(command.id, command.list_id, parts, next(parts, None)))
 
-    def give_up(self, list_key: ListKey) -> None:
+    def give_up(self, list_id: ListId) -> None:
         """Nobody waits any more for what the flushes of a list still have to put out: they only answer that they have ended.
 
         Their output is made and thrown away, so that none of it counts as still to come from a later flush.
         """
         for running in self._running:
-            if running.list_key == list_key:
+            if running.list_id == list_id:
                 deque(running.parts, maxlen=0)
                 running.parts, running.next_part = iter(()), None
 
@@ -90,15 +87,15 @@ class Flushes:
 
     def _next(self) -> _Running | None:
         """The oldest flush that has credit for its next part and no older one of its list before it."""
-        waiting: set[ListKey] = set()
+        waiting: set[ListId] = set()
         for running in self._running:
-            if running.list_key in waiting:
+            if running.list_id in waiting:
                 continue
             if running.next_part is None:
                 running.next_part = next(running.parts, None)
             if self._may_go(running.next_part):
                 return running
-            waiting.add(running.list_key)
+            waiting.add(running.list_id)
         return None
 
     def _may_go(self, part: Part | None) -> bool:

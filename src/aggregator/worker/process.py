@@ -15,6 +15,7 @@ import zmq
 from numpy.typing import NDArray
 
 from aggregator import ipc
+from aggregator.lists import KINDS
 from aggregator.worker.contract import Engine, Result
 from aggregator.worker.flushes import Flushes
 from aggregator.worker.links import Context, FrontLink, SupervisorLink
@@ -29,7 +30,6 @@ _STATS_NS = 1_000_000_000
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
 _REMEMBERED_COMMANDS = 4096
-_KINDS = (ipc.KIND_STANDARD, ipc.KIND_TIMED, ipc.KIND_FORWARDED)
 
 
 class Worker:
@@ -137,10 +137,8 @@ class Worker:
             case ipc.Reopen():
                 self._taken.append(command.id)
                 # It begins a term: flushes of an earlier one would put out what the flush after it has to.
-                self._flushes.give_up((command.kind, command.resolution_ns, command.times_forwarded))
-                self._engine.reopen(
-                    command.kind, command.resolution_ns, command.since_ns, times_forwarded=command.times_forwarded
-                )
+                self._flushes.give_up(command.list_id)
+                self._engine.reopen(command)
             case ipc.Commit():
                 self._engine.commit(command)
             case ipc.Shards():
@@ -154,8 +152,8 @@ class Worker:
     def _flush(self, command: ipc.Flush) -> None:
         if not self._has_shards:
             self._refuse(command, "this worker has not been told its shards")
-        elif command.kind not in _KINDS:
-            self._refuse(command, f"unknown list kind {command.kind}; expected one of {_KINDS}")
+        elif command.list_id.kind not in KINDS:
+            self._refuse(command, f"unknown list kind {command.list_id.kind}; expected one of {KINDS}")
         elif self._flushes.full:
             self._refuse(command, f"{len(self._flushes)} flushes wait for output credit")
         else:

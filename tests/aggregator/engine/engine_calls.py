@@ -9,6 +9,7 @@ from reference_engine import bits
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
+from aggregator.lists import ListId
 from m3metrics import codec
 
 SECOND = 10**9
@@ -112,4 +113,4 @@ def flush_both(engine: Engine, command: ipc.Flush, now: int) -> tuple[list[tuple
 
 def flush_all(kind: int, resolution_s: int, target: int, emit: bool = True, **bounds: Any) -> ipc.Flush:
     group = ipc.ShardBounds([], target, bounds.get("cutover", 0), bounds.get("cutoff", NEVER))
-    return ipc.Flush(1, kind, resolution_s * SECOND, 0, emit, [group])
+    return ipc.Flush(1, ListId(kind, resolution_s * SECOND), emit, [group])

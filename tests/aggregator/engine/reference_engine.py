@@ -14,6 +14,7 @@ from reference_element import Element, Out
 from aggregator import ipc
 from aggregator.engine.metadata import types_options
 from aggregator.engine.options import EngineOptions
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, is_valid_for
 from m3metrics.errors import MetricsError
@@ -165,7 +166,7 @@ class ReferenceEngine:
         if entry.cutover > stage.cutover_ns:
             return "", True
         wanted: dict[Any, PipelineMetadata] = {}
-        list_kind = ipc.KIND_TIMED if timed else ipc.KIND_STANDARD
+        list_kind = KIND_TIMED if timed else KIND_STANDARD
         for pipeline in stage.pipelines:
             for policy in pipeline.storage_policies or self.defaults:
                 ops = with_resets(pipeline.pipeline) if self.options.add_to_reset else pipeline.pipeline
@@ -208,7 +209,7 @@ class ReferenceEngine:
             policy=policy,
             pipeline=pipeline,
             plain=plain,
-            forwarded=list_kind == ipc.KIND_FORWARDED,
+            forwarded=list_kind == KIND_FORWARDED,
             traffic=attributes.traffic_types,
             resend=getattr(attributes, "resend_enabled", False),
             past_ns=self.options.buffer_past_ns + policy.window_ns,
@@ -226,7 +227,7 @@ class ReferenceEngine:
         return element
 
     def _add_plain(self, entry: Entry, metric: Any, kind: MetricType, values: list[Any], now: int) -> str:
-        key = (metric.metadata.aggregation_id, metric.metadata.storage_policy, (), ipc.KIND_TIMED, 0, True)
+        key = (metric.metadata.aggregation_id, metric.metadata.storage_policy, (), KIND_TIMED, 0, True)
         try:
             element = self._append(entry, metric.id, kind, key, metric.metadata)
         except ValueError as error:
@@ -239,12 +240,12 @@ class ReferenceEngine:
         limit = self.options.forwarding_delay_ns(resolution, times)
         if meta.resend_enabled:
             limit = self.options.buffer_past_ns + resolution
-        key = (meta.aggregation_id, meta.storage_policy, meta.pipeline, ipc.KIND_FORWARDED, times, False)
+        key = (meta.aggregation_id, meta.storage_policy, meta.pipeline, KIND_FORWARDED, times, False)
         known = any(own == key for own, _ in entry.elements)
         try:
             if not known:  # here a metadata is judged before the time, for it is judged once
                 self._element(Entry(-1), m.id, m.metric_type, key, meta)
-                del self.lists[-1, ipc.KIND_FORWARDED, resolution, times]
+                del self.lists[-1, KIND_FORWARDED, resolution, times]
         except ValueError as error:
             return str(error)
         if now - m.time_ns > limit:
@@ -283,7 +284,7 @@ class ReferenceEngine:
         named = {shard for group in command.bounds for shard in group.shards}
         for group in command.bounds:
             for shard in group.shards or sorted(set(self.owned) - named):
-                key = (shard, command.kind, command.resolution_ns, command.times_forwarded)
+                key = (shard, *command.list_id)
                 for before, emit in self._passes(group):
                     rows, messages = self._flush_before(key, before, emit and command.emit)
                     final += rows

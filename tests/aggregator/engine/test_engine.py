@@ -11,6 +11,7 @@ from reference_engine import ReferenceEngine, bits
 
 from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.lists import ListId
 from m3metrics import codec
 from m3metrics.aggregation import compress
 from m3metrics.metadata import (
@@ -170,17 +171,17 @@ def play(seed: int, steps: int, *, backwards: bool) -> None:
             groups = [ipc.ShardBounds([], now - delay, cutover, cutoff)]
             if r.random() < 0.3:
                 groups.append(ipc.ShardBounds([2], now - delay - 9 * SECOND, cutover, cutoff))
-            command = ipc.Flush(1, kind, resolution * SECOND, times, r.random() < 0.85, groups)
+            command = ipc.Flush(1, ListId(kind, resolution * SECOND, times), r.random() < 0.85, groups)
             back += compare_flush(engine, plain, command, now)
             if not backwards and r.random() < 0.3:
-                engine.commit(ipc.Commit(kind, resolution * SECOND, times, [], now - delay))
+                engine.commit(ipc.Commit(ListId(kind, resolution * SECOND, times), [], now - delay))
         else:
             engine.expire(now)
             plain.expire(now)
     for kind, times in ((0, 0), (1, 0), (2, 1), (2, 2)):
         for resolution in (10, 60, 7):
             group = ipc.ShardBounds([], now + 300 * SECOND, 0, NEVER)
-            command = ipc.Flush(1, kind, resolution * SECOND, times, True, [group])
+            command = ipc.Flush(1, ListId(kind, resolution * SECOND, times), True, [group])
             compare_flush(engine, plain, command, now)
 
 

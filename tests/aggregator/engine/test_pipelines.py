@@ -17,6 +17,7 @@ from aggregator.engine.forward_kernels import order_contributions
 from aggregator.engine.metadata import MAX_METADATA_BYTES
 from aggregator.engine.pipeline_kernels import CONTRIBUTION
 from aggregator.engine.tables import PAGE_ROWS
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from aggregator.worker.flushes import Flushes
 from m3metrics import codec
 from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata
@@ -27,6 +28,7 @@ from m3metrics.shard import shard_of
 
 TEN = StoragePolicy.parse("10s:2d")
 SUM = 1 << 7
+STANDARD = ListId(KIND_STANDARD, 10 * SECOND)
 T = TransformationType
 OPS = {kind: TransformationOp(kind) for kind in TransformationType}
 
@@ -106,16 +108,16 @@ def run(engine: Engine, command: ipc.Flush, now: int) -> tuple[list[tuple[bytes,
 
 
 def standard(target: int, emit: bool = True) -> ipc.Flush:
-    return flush_all(ipc.KIND_STANDARD, 10, target, emit)
+    return flush_all(KIND_STANDARD, 10, target, emit)
 
 
 def forward_list(target: int, emit: bool = True) -> ipc.Flush:
     group = ipc.ShardBounds([], target, 0, (1 << 63) - 1)
-    return ipc.Flush(1, ipc.KIND_FORWARDED, 10 * SECOND, 1, emit, [group])
+    return ipc.Flush(1, ListId(KIND_FORWARDED, 10 * SECOND, 1), emit, [group])
 
 
-def commit(engine: Engine, through: int, kind: int = ipc.KIND_STANDARD, times: int = 0) -> None:
-    engine.commit(ipc.Commit(kind, 10 * SECOND, times, [], through))
+def commit(engine: Engine, through: int, kind: int = KIND_STANDARD, times: int = 0) -> None:
+    engine.commit(ipc.Commit(ListId(kind, 10 * SECOND, times), [], through))
 
 
 def test_a_rollup_sends_one_message_per_shard_with_all_values() -> None:
@@ -176,7 +178,7 @@ def test_what_is_emitted_again_is_what_was_emitted() -> None:
             commit(engine, at + 10 * SECOND)
         else:
             emitted += [*final, *sent]
-    engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, NOW + 10 * SECOND)
+    engine.reopen(ipc.Reopen(9, STANDARD, NOW + 10 * SECOND))
     final, sent = run(engine, standard(NOW + 50 * SECOND), NOW + 50 * SECOND)
     assert sorted(map(repr, [*final, *sent])) == sorted(map(repr, emitted))
     # Emitting again has not disturbed what comes after.
@@ -198,7 +200,7 @@ def test_a_flush_that_is_broken_off_is_emitted_as_a_whole_afterwards() -> None:
     parts = engine.flush(standard(NOW + 10 * SECOND), NOW + 10 * SECOND)
     assert not next(parts).last
     parts.close()
-    engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, 0)
+    engine.reopen(ipc.Reopen(9, STANDARD, 0))
     final, _ = run(engine, standard(NOW + 10 * SECOND), NOW + 11 * SECOND)
     assert sorted(final) == [(i, NOW + 10 * SECOND, 1.0) for i in sorted(ids)]
 
@@ -212,8 +214,8 @@ def test_a_flush_of_an_earlier_term_takes_nothing_from_one_of_the_next() -> None
     flushes.start(command, engine.flush(command, NOW + 10 * SECOND))
     assert not flushes.take()[0].last
     assert not flushes.ready
-    flushes.give_up((command.kind, command.resolution_ns, command.times_forwarded))
-    engine.reopen(command.kind, command.resolution_ns, 0)
+    flushes.give_up(command.list_id)
+    engine.reopen(ipc.Reopen(9, command.list_id, 0))
     assert flushes.take()[0] == ipc.Flushed(1, True, 0, False, [])
     final, _ = run(engine, command, NOW + 11 * SECOND)
     assert sorted(final) == [(i, NOW + 10 * SECOND, 1.0) for i in sorted(ids)]
@@ -326,7 +328,7 @@ def test_rollups_that_come_and_go_give_their_memory_back() -> None:
         run(engine, standard(at + 10 * SECOND), at + 10 * SECOND)
         run(engine, forward_list(at + 1), at + 10 * SECOND)
         commit(engine, at + 10 * SECOND)
-        commit(engine, at + 1, ipc.KIND_FORWARDED, 1)
+        commit(engine, at + 1, KIND_FORWARDED, 1)
         engine.expire(at + 10 * SECOND)
         used.append(engine.memory_bytes())
     assert engine.stats()[1]["engine.entries"] == 0
@@ -374,7 +376,7 @@ def test_a_metric_that_becomes_correctable_keeps_what_is_still_to_be_emitted() -
     (batch,) = [part.batch for part in parts if part.batch is not None]
     row = codec.decode_aggregated(batch.payload.tobytes())
     assert (row.id, row.time_ns, row.value) == (b"a", NOW + 10 * SECOND, 1.0)
-    engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, 0)
+    engine.reopen(ipc.Reopen(9, STANDARD, 0))
     assert run(engine, standard(NOW + 20 * SECOND), NOW + 20 * SECOND)[0] == [
         (b"a", NOW + 10 * SECOND, 1.0),
         (b"a", NOW + 20 * SECOND, 2.0),
@@ -489,7 +491,7 @@ def test_random_rates_against_plain_arithmetic(seed: int) -> None:
         final, _ = run(engine, standard(at + 10 * SECOND, emit), at + 10 * SECOND)
         assert sorted(final) == (sorted(wanted) if emit else [])
         if emit and r.random() < 0.3:
-            engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, at)
+            engine.reopen(ipc.Reopen(9, STANDARD, at))
             assert sorted(run(engine, standard(at + 10 * SECOND), at + 10 * SECOND)[0]) == sorted(wanted)
         if r.random() < 0.5:
             commit(engine, at + 10 * SECOND)

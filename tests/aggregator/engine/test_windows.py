@@ -11,6 +11,7 @@ from engine_frames import frame
 
 from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics import codec
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.metric import MetricType
@@ -37,11 +38,11 @@ def windows(engine: Engine) -> float:
 
 
 def standard(target: int, **bounds: Any) -> ipc.Flush:
-    return flush_all(ipc.KIND_STANDARD, 10, target, **bounds)
+    return flush_all(KIND_STANDARD, 10, target, **bounds)
 
 
 def commit(engine: Engine, through: int) -> None:
-    engine.commit(ipc.Commit(ipc.KIND_STANDARD, 10 * SECOND, 0, [], through))
+    engine.commit(ipc.Commit(ListId(KIND_STANDARD, 10 * SECOND), [], through))
 
 
 def test_a_paused_flush_emits_what_was_there_when_it_began() -> None:
@@ -95,7 +96,7 @@ def test_the_same_target_twice_is_stale() -> None:
 
 def test_an_unknown_list_has_one_empty_part() -> None:
     engine = engine_of(options())
-    (part,) = list(engine.flush(flush_all(ipc.KIND_TIMED, 3, NOW), NOW))
+    (part,) = list(engine.flush(flush_all(KIND_TIMED, 3, NOW), NOW))
     assert (part.batch, part.last, part.discarded) == (None, True, 0)
 
 
@@ -105,7 +106,7 @@ def test_a_flush_does_not_touch_shards_without_such_a_list() -> None:
     send(engine, [counter(ids[0], 1)], NOW)
     named = ipc.ShardBounds([0, 1], NOW + 20 * SECOND, 0, NEVER)
     everyone_else = ipc.ShardBounds([], NOW + 20 * SECOND, 0, NEVER)
-    command = ipc.Flush(1, ipc.KIND_STANDARD, 10 * SECOND, 0, True, [named, everyone_else])
+    command = ipc.Flush(1, ListId(KIND_STANDARD, 10 * SECOND), True, [named, everyone_else])
     assert len(flush(engine, command, NOW + 20 * SECOND)) == 1
     # The clock has stepped back: the lists of shards 1 and 2 are new and have not been flushed yet, that of shard 0 has.
     send(engine, [counter(ids[shard], 1) for shard in (0, 1, 2)], NOW + 5 * SECOND)
@@ -120,7 +121,7 @@ def test_a_refused_update_makes_the_lists_of_the_keys_before_the_wrong_one() -> 
     wrong = PipelineMetadata(aggregation_id=1 << 14, storage_policies=(minute,))
     stages = (StagedMetadata(pipelines=(good, wrong, PipelineMetadata(storage_policies=(minute,)))),)
     assert send(engine, [gauge(b"a", 1.0, stages)] * 2, NOW) == ["invalid aggregation types"] * 2
-    made = [(new.shard, new.resolution_ns, new.now_ns) for new in engine.new_lists()]
+    made = [(new.shard, new.list_id.resolution_ns, new.now_ns) for new in engine.new_lists()]
     shard = shard_of(b"a", 4)
     assert sorted(made) == [(shard, 7 * SECOND, NOW), (shard, 10 * SECOND, NOW)]
     assert windows(engine) == 0
@@ -140,7 +141,7 @@ def test_windows_stay_until_committed_and_can_be_emitted_again() -> None:
     commit(engine, NOW + 15 * SECOND)
     assert windows(engine) == 3
     assert flush(engine, standard(NOW + 41 * SECOND), NOW) == []
-    engine.reopen(ipc.KIND_STANDARD, 10 * SECOND, NOW + 20 * SECOND)
+    engine.reopen(ipc.Reopen(9, ListId(KIND_STANDARD, 10 * SECOND), NOW + 20 * SECOND))
     assert send(engine, [counter(b"a", 50)], NOW + 35 * SECOND) == []  # goes into the window that begins at +40 s
     again = flush(engine, standard(NOW + 41 * SECOND), NOW)
     sums = {row[1]: row[3] for row in again if row[0] == b"stats.counts.asum"}
@@ -416,7 +417,7 @@ def test_timed_metrics_of_every_type(kind: MetricType) -> None:
         metric_type=kind, id=b"x", time_ns=NOW + 3 * SECOND, value=2.75, metadatas=TEN
     )
     assert send(engine, [codec.encode_metric(metric)] * 2, NOW + 3 * SECOND) == []
-    rows = flush(engine, flush_all(ipc.KIND_TIMED, 10, NOW + 10 * SECOND), NOW + 40 * SECOND)
+    rows = flush(engine, flush_all(KIND_TIMED, 10, NOW + 10 * SECOND), NOW + 40 * SECOND)
     assert len(rows) == (11 if kind is MetricType.TIMER else 1)
     want = {MetricType.COUNTER: 4.0, MetricType.TIMER: 5.5, MetricType.GAUGE: 2.75}[kind]
     assert rows[0][3] == np.float64(want).tobytes()[::-1].hex()

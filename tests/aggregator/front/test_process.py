@@ -11,9 +11,10 @@ import pytest
 from tests.processes import stop
 
 from aggregator import ipc
+from aggregator.lists import KIND_STANDARD, ListId
 from m3x.process import resident_bytes
 
-FLUSH = ipc.Flush(7, ipc.KIND_STANDARD, 10**10, 0, True, [ipc.ShardBounds([], 10**18, 0, 2**62)])
+FLUSH = ipc.Flush(7, ListId(KIND_STANDARD, 10**10), True, [ipc.ShardBounds([], 10**18, 0, 2**62)])
 MIB = 1 << 20
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aggregator import ipc
+from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics.codec import decode_aggregated
 from m3x.clock import wall_ns
 
@@ -18,7 +19,7 @@ SECOND = 1_000_000_000
 def flush(rig: Any, worker: Any, number: int, target_ns: int) -> Counter[bytes]:
     """Flushes a worker's standard 10 s lists up to ``target_ns``; sums by id."""
     bounds = [ipc.ShardBounds([], target_ns, 0, 2**62)]
-    command = ipc.Flush(number, ipc.KIND_STANDARD, 10 * SECOND, 0, True, bounds)
+    command = ipc.Flush(number, ListId(KIND_STANDARD, 10 * SECOND), True, bounds)
     rig.say(ipc.Relay(worker.worker, worker.epoch, command))
 
     def parts() -> list[Any]:

@@ -25,11 +25,17 @@ import numpy as np
 from aggregator.config import ServiceConfig, kv_keys, load_config
 from aggregator.engine.flush_kernels import ACTION_EMIT
 from aggregator.engine.flush_plan import shard_bounds
-from aggregator.ipc import KIND_STANDARD, Commit, Flush, Flushed, NewList, Reopen
+from aggregator.ipc import (
+    Commit,
+    Flush,
+    Flushed,
+    NewList,
+    Reopen,
+)
+from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.flush_times import FlushTimes
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.placement import View, view
-from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.timing import schedule_options
 from aggregator.supervisor.watching import follow, placement_of
@@ -330,7 +336,7 @@ class Node:
 
     def _new_lists(self, shards: frozenset[int]) -> None:
         self.worker.lists |= shards
-        lists = [NewList(shard, KIND_STANDARD, RESOLUTION, 0, wall_ns()) for shard in sorted(shards)]
+        lists = [NewList(shard, LIST, wall_ns()) for shard in sorted(shards)]
         self._relay(self.flushing.new_lists(0, lists, wall_ns()))
 
     def _relay(self, sends: Iterable[Send]) -> None:

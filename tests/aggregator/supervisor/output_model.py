@@ -14,10 +14,13 @@ from tests.m3msg.producer_pair import Joined
 from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.options import EngineOptions, forwarding_delay_ns
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from aggregator.supervisor.flush_times import FlushTimes
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Forwarder, Part
-from aggregator.supervisor.schedule import ListId, ScheduleOptions
+from aggregator.supervisor.schedule import (
+    ScheduleOptions,
+)
 from aggregator.supervisor.sinks import ProducerSink
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
@@ -37,8 +40,8 @@ S = 1_000_000_000
 NOON = 1_767_355_200 * S
 SHARDS = 4
 ALL = range(SHARDS)
-STANDARD = ListId(ipc.KIND_STANDARD, 10 * S)
-ROLLED_UP = ListId(ipc.KIND_FORWARDED, 10 * S, 1)
+STANDARD = ListId(KIND_STANDARD, 10 * S)
+ROLLED_UP = ListId(KIND_FORWARDED, 10 * S, 1)
 SINGLE_NS = 5 * S
 """``forwarding.maxSingleDelay``; the constant delay is 0."""
 SUM = 1 << 7
@@ -229,7 +232,7 @@ class Tier:
             if engine is None:
                 continue
             if isinstance(command, ipc.Reopen):
-                engine.reopen(command.kind, command.resolution_ns, command.since_ns, command.times_forwarded)
+                engine.reopen(command)
                 self.flushing.last(send.worker, command.id, self.now)
             elif isinstance(command, ipc.Commit):
                 engine.commit(command)

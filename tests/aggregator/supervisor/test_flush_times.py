@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flush_times import FlushTimes, can_lead, has_flushed, incomplete_windows
-from aggregator.supervisor.schedule import ListId
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 
 S = 1_000_000_000

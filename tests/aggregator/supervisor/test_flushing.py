@@ -6,9 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.ipc import (
-    KIND_FORWARDED,
-    KIND_STANDARD,
-    KIND_TIMED,
     Commit,
     Flush,
     Flushed,
@@ -16,8 +13,11 @@ from aggregator.ipc import (
     OwnedShard,
     Reopen,
 )
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flushing import RECONNECT_NS, REPEAT_NS, Flushing, FlushRole, Send
-from aggregator.supervisor.schedule import ListId, ScheduleOptions
+from aggregator.supervisor.schedule import (
+    ScheduleOptions,
+)
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 
@@ -32,7 +32,7 @@ def owned(*shards: int, cutover: int = 0) -> list[OwnedShard]:
 
 
 def new_list(shard: int, at: int = NOON, kind: int = KIND_STANDARD) -> NewList:
-    return NewList(shard, kind, 10 * S, 0, at)
+    return NewList(shard, ListId(kind, 10 * S), at)
 
 
 def leader(kv: ShardSetFlushTimes | None = None) -> Flushing:
@@ -105,7 +105,7 @@ def test_flush_times_follow_done_messages_and_are_committed_after_the_kv() -> No
     assert machine.save_due(NOON)
     message = machine.message(range(4))
     assert message.by_shard[0].standard == {10 * S: NOON}
-    assert machine.saved(message, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON))]
+    assert machine.saved(message, NOON) == [Send(0, 1, Commit(LIST, [0], NOON))]
     assert machine.saved(message, NOON) == []
 
 
@@ -126,11 +126,11 @@ def test_flush_times_wait_for_forwarded_metrics_as_well_as_for_final_output() ->
 
 
 def test_forwarded_lists_have_their_own_delay_times_and_discards() -> None:
-    forwarded = NewList(0, KIND_FORWARDED, 10 * S, 2, NOON)
+    forwarded = NewList(0, ListId(KIND_FORWARDED, 10 * S, 2), NOON)
     machine = leader()
     machine.new_lists(0, [forwarded], NOON)
     (flush,) = flushes(machine.tick(NOON))
-    assert (flush.kind, flush.times_forwarded, flush.bounds[0].target_ns) == (KIND_FORWARDED, 2, NOON - 20 * S)
+    assert (flush.list_id, flush.bounds[0].target_ns) == (ListId(KIND_FORWARDED, 10 * S, 2), NOON - 20 * S)
     machine.done(flush.id, answer(machine, flush).part)
     message = machine.message(range(4))
     assert message.by_shard[0].forwarded == {10 * S: {2: NOON - 20 * S}}
@@ -138,13 +138,13 @@ def test_forwarded_lists_have_their_own_delay_times_and_discards() -> None:
     follower = Flushing(OPTIONS)
     follower.worker_up(0, 1, owned(0, 1))
     follower.follow()
-    assert follower.new_lists(0, [forwarded, NewList(0, KIND_FORWARDED, 10 * S, 1, NOON)], NOON) == []
+    assert follower.new_lists(0, [forwarded, NewList(0, ListId(KIND_FORWARDED, 10 * S, 1), NOON)], NOON) == []
     sends = follower.kv_changed(message)
     (discard,) = flushes(sends)
     assert not discard.emit
-    assert (discard.kind, discard.times_forwarded) == (KIND_FORWARDED, 2)
+    assert discard.list_id == ListId(KIND_FORWARDED, 10 * S, 2)
     assert [(b.shards, b.target_ns) for b in discard.bounds] == [([0], NOON - 20 * S)]
-    assert [s.command for s in sends[1:]] == [Commit(KIND_FORWARDED, 10 * S, 2, [0], NOON - 20 * S)]
+    assert [s.command for s in sends[1:]] == [Commit(ListId(KIND_FORWARDED, 10 * S, 2), [0], NOON - 20 * S)]
 
 
 def test_unchanged_times_are_written_again_after_a_while() -> None:
@@ -262,7 +262,7 @@ def test_a_new_front_gets_the_newest_commits_again() -> None:
         (flush,) = flushes(machine.tick(at))
         machine.done(flush.id, answer(machine, flush, at=at).part)
         machine.saved(machine.message(range(4)), at)
-    assert machine.again(0, NOON) == [Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON + 10 * S))]
+    assert machine.again(0, NOON) == [Send(0, 1, Commit(LIST, [0], NOON + 10 * S))]
     assert machine.again(1, NOON) == []
 
 
@@ -280,7 +280,7 @@ def test_lists_that_nobody_has_any_more_leave_the_message() -> None:
     # What a worker has stays, however old.
     assert machine.message(range(4)).by_shard[0] == ShardFlushTimes(kept)
     # It comes back as a new one.
-    machine.new_lists(0, [NewList(0, KIND_FORWARDED, 60 * S, 1, NOON + 302 * S)], NOON + 302 * S)
+    machine.new_lists(0, [NewList(0, ListId(KIND_FORWARDED, 60 * S, 1), NOON + 302 * S)], NOON + 302 * S)
     assert machine.message(range(4)).by_shard[0].forwarded == {60 * S: {1: 0}}
 
 
@@ -305,8 +305,8 @@ def test_a_follower_discards_up_to_the_leaders_times() -> None:
     assert not flush.emit
     assert [(b.shards, b.target_ns) for b in flush.bounds] == [([1], NOON - 10 * S), ([0], NOON)]
     assert sends[1:] == [
-        Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [1], NOON - 10 * S)),
-        Send(0, 1, Commit(KIND_STANDARD, 10 * S, 0, [0], NOON)),
+        Send(0, 1, Commit(LIST, [1], NOON - 10 * S)),
+        Send(0, 1, Commit(LIST, [0], NOON)),
     ]
     assert machine.kv_changed(kv) == []
     assert machine.tick(NOON + 60 * S) == []

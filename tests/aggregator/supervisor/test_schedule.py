@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.ipc import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
-from aggregator.supervisor.schedule import ListId, Schedule, ScheduleOptions, Tick, truncate
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId, truncate
+from aggregator.supervisor.schedule import (
+    Schedule,
+    ScheduleOptions,
+    Tick,
+)
 
 MS = 1_000_000
 S = 1_000 * MS

@@ -9,7 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
-from aggregator.ipc import KIND_STANDARD, Commit, Flush, NewList, OwnedShard
+from aggregator.ipc import (
+    Commit,
+    Flush,
+    NewList,
+    OwnedShard,
+)
+from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.election import ElectionState
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
 from aggregator.supervisor.placement import view
@@ -83,7 +89,7 @@ class Member:
         return self.flushing.role is FlushRole.LEADER
 
     def new_list(self) -> None:
-        self.relay(self.flushing.new_lists(0, [NewList(0, KIND_STANDARD, S, 0, wall_ns())], wall_ns()))
+        self.relay(self.flushing.new_lists(0, [NewList(0, ListId(KIND_STANDARD, S), wall_ns())], wall_ns()))
 
     def flush_once(self) -> int:
         """Flushes the list with one message that is done at once; the target."""

@@ -17,9 +17,8 @@ from tests.aggregator.supervisor.output_model import (
     ids_of,
 )
 
-from aggregator import ipc
+from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flush_times import can_lead, lacks_more
-from aggregator.supervisor.schedule import ListId
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.topic import ConsumptionType
 from m3metrics.codec import decode_aggregated
@@ -27,7 +26,7 @@ from m3metrics.codec import decode_aggregated
 SHARED, REPLICATED = ConsumptionType.SHARED, ConsumptionType.REPLICATED
 ROOT = Path(__file__).resolve().parents[3]
 TESTS: dict[str, Callable[[], None]] = {}
-HOUR = ListId(ipc.KIND_STANDARD, 3600 * S)
+HOUR = ListId(KIND_STANDARD, 3600 * S)
 
 
 def row(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -245,7 +244,7 @@ def quiet() -> None:
 @row("a list that nobody feeds any more after a restart: its rule is gone, or its host")
 def unfed() -> None:
     tier = Tier(one_consumer())
-    gone = ListId(ipc.KIND_TIMED, 30 * S)
+    gone = ListId(KIND_TIMED, 30 * S)
     kept = ShardFlushTimes({10 * S: NOON - 10 * S, 3600 * S: NOON - 3600 * S}, {30 * S: NOON - 60 * S})
     tier.times = ShardSetFlushTimes(dict.fromkeys(ALL, kept))
     tier.lead()

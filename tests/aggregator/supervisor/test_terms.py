@@ -12,7 +12,9 @@ from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.options import EngineOptions
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send
-from aggregator.supervisor.schedule import ScheduleOptions
+from aggregator.supervisor.schedule import (
+    ScheduleOptions,
+)
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 from m3metrics.codec import CounterWithMetadatas, TimedMetricWithMetadatas, decode_aggregated, encode_metric
@@ -129,7 +131,7 @@ class Replica:
         for send in sends:
             command = send.command
             if isinstance(command, ipc.Reopen):
-                self.engine.reopen(command.kind, command.resolution_ns, command.since_ns, command.times_forwarded)
+                self.engine.reopen(command)
             elif isinstance(command, ipc.Commit):
                 self.engine.commit(command)
             elif isinstance(command, ipc.Flush):

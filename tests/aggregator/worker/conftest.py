@@ -17,6 +17,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.engine.options import EngineOptions
+from aggregator.lists import ListId
 from aggregator.worker import WorkerOptions
 
 WAIT_S = 60.0
@@ -89,7 +90,7 @@ class Rig:
 
     def flush(self, number: int, parts: int, size: int = 4096, now_ns: int = 0, kind: int = 0) -> None:
         """A flush that the fake engine answers with so many parts."""
-        self.order(ipc.Flush(number, kind, size, parts, True, []), now_ns)
+        self.order(ipc.Flush(number, ListId(kind, size, parts), True, []), now_ns)
 
     def acked(self) -> tuple[ipc.Acked, bytes]:
         head, body = self.acks.recv_multipart()

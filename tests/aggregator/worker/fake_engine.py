@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import ipc
+from aggregator.lists import KIND_FORWARDED, ListId
 from aggregator.worker import WorkerOptions, run
 from m3msg.batch import MessageBatch
 from m3x.process import die_with_parent
@@ -46,7 +47,7 @@ class Diary:
         if b"boom" in text:
             raise RuntimeError("the engine fails")
         if b"list" in text:
-            self.lists.append(ipc.NewList(3, 0, 10**10, 0, now_ns))
+            self.lists.append(ipc.NewList(3, ListId(0, 10**10), now_ns))
         if b"bad" in text:
             self.recent_errors.append(("decode-error", "id bad"))
         self.entries.append(["batch", now_ns, text.decode()])
@@ -75,8 +76,8 @@ class Diary:
     def flush(self, command: ipc.Flush, now_ns: int) -> Iterator[Part]:
         self.entries.append(["close", now_ns, command.id])
         diary = json.dumps(self.entries).encode()
-        for k in range(command.times_forwarded):
-            payload = np.zeros(command.resolution_ns, np.uint8)
+        for k in range(command.list_id.times_forwarded):
+            payload = np.zeros(command.list_id.resolution_ns, np.uint8)
             payload[: len(diary)] = np.frombuffer(diary, np.uint8)
             batch = MessageBatch(
                 payload,
@@ -86,7 +87,7 @@ class Diary:
                 ("10s:2d",),
                 None if k else np.array([3, 4], np.uint32),
             )
-            yield Part(batch, False, 0, command.kind == ipc.KIND_FORWARDED)
+            yield Part(batch, False, 0, command.list_id.kind == KIND_FORWARDED)
         yield Part(None, True, 5)
 
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from aggregator import ipc
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 
 KIB = 1024
 
@@ -28,7 +29,7 @@ def test_commands_take_effect_in_their_place(rig: Any) -> None:
     rig.flush(1, parts=2, now_ns=12)
     rig.batch(b"b", now_ns=13)
     rig.order(ipc.Expire(), 14)
-    rig.order(ipc.Commit(0, 10, 0, [], 99), 15)
+    rig.order(ipc.Commit(ListId(0, 10), [], 99), 15)
     rig.flush(2, parts=1, now_ns=16)
     before = [["shards", 0, 16], ["batch", 10, "a"], ["runtime", 7], ["close", 12, 1]]
     assert rig.diary(rig.until(ipc.Flushed, 1)) == before
@@ -87,7 +88,7 @@ def test_neither_class_of_output_waits_for_the_credit_of_the_other(rig: Any) -> 
     rig.start(output_window_bytes=100 * KIB)
     rig.shards()
     rig.flush(1, parts=5, size=64 * KIB)
-    rig.flush(2, parts=4, size=64 * KIB, kind=ipc.KIND_FORWARDED)
+    rig.flush(2, parts=4, size=64 * KIB, kind=KIND_FORWARDED)
     rig.flush(3, parts=1, size=32 * KIB)
     rig.until(ipc.Flushed, 4)
     rig.say(ipc.OutputCredit(10 * 64 * KIB, True))
@@ -104,7 +105,7 @@ def test_flushes_of_one_list_answer_in_order(rig: Any) -> None:
     rig.start(output_window_bytes=1)
     rig.shards()
     rig.flush(1, parts=2, size=64 * KIB)
-    rig.order(ipc.Flush(2, ipc.KIND_STANDARD, 64 * KIB, 2, False, []))
+    rig.order(ipc.Flush(2, ListId(KIND_STANDARD, 64 * KIB, 2), False, []))
     rig.flush(3, parts=0, size=64 * KIB)
     rig.until(ipc.Flushed, 2)
     assert [(header.id, header.last) for header, _ in rig.heard(ipc.Flushed)] == [(1, False), (3, True)]
@@ -118,7 +119,7 @@ def test_a_term_that_begins_ends_the_flushes_of_the_list_from_before(rig: Any) -
     rig.shards()
     rig.flush(1, parts=3, size=64 * KIB)
     rig.until(ipc.Flushed, 1)
-    rig.order(ipc.Reopen(2, ipc.KIND_STANDARD, 64 * KIB, 3, 77))
+    rig.order(ipc.Reopen(2, ListId(KIND_STANDARD, 64 * KIB, 3), 77))
     rig.flush(3, parts=3, size=64 * KIB)
     rig.say(ipc.OutputCredit(1 << 30))
     rig.until(ipc.Flushed, 1 + 1 + 4)
@@ -160,7 +161,7 @@ def test_lists_stats_and_sampled_errors(rig: Any) -> None:
     rig.start()
     rig.shards()
     rig.batch(b"list bad", now_ns=77)
-    assert rig.until(ipc.Lists)[0].lists == [ipc.NewList(3, 0, 10**10, 0, 77)]
+    assert rig.until(ipc.Lists)[0].lists == [ipc.NewList(3, ListId(0, 10**10), 77)]
 
     def counted() -> bool:
         stats = rig.heard(ipc.WorkerStats)
@@ -180,7 +181,7 @@ def test_a_command_that_comes_again_is_carried_out_once(rig: Any) -> None:
     rig.start()
     rig.shards()
     for _ in range(2):
-        rig.order(ipc.Reopen(1, 0, 10, 2, 77))
+        rig.order(ipc.Reopen(1, ListId(0, 10, 2), 77))
         rig.flush(2, parts=1)
     rig.flush(3, parts=1)
     rig.until(ipc.Flushed, 4)
