@@ -66,8 +66,9 @@ class Diary:
     def commit(self, command: ipc.Commit) -> None:
         self.entries.append(["commit", command.through_ns])
 
-    def reopen(self, kind: int, resolution_ns: int, since_ns: int, times_forwarded: int = 0) -> None:
-        self.entries.append(["reopen", kind, resolution_ns, since_ns, times_forwarded])
+    def reopen(self, command: ipc.Reopen) -> None:
+        kind, resolution_ns, times_forwarded = command.list_id
+        self.entries.append(["reopen", kind, resolution_ns, command.since_ns, times_forwarded])
 
     def new_lists(self) -> list[ipc.NewList]:
         out, self.lists = self.lists, []
