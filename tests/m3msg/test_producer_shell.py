@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from m3cluster.keys import placement_key, topic_key
-from m3cluster.kv.memory import MemoryServer
+from m3cluster.kv.sqlite.memory import MemoryServer
 from m3cluster.placement import Instance, Placement, Shard, ShardState, encode_placement, encode_staged_placement
 from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic, encode_topic
 from m3msg.batch import MessageBatch

@@ -6,9 +6,9 @@ A service's own section (``kvClient``, ``clusterManagement``) is a ``StoreSectio
 from pathlib import Path
 
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
-from m3cluster.kv.etcd_config import Etcd, EtcdTLS
+from m3cluster.kv.etcd.config import Etcd, EtcdTLS
 from m3cluster.kv.open import Embedded, StoreConfig
-from m3cluster.kv.zookeeper_config import ZooKeeper
+from m3cluster.kv.zookeeper.config import ZooKeeper
 from m3x.config import Duration, Meaningless, Section
 
 __all__ = ["EmbeddedSection", "EtcdClusterSection", "EtcdSection", "StoreSection", "ZooKeeperSection"]

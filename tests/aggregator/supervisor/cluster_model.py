@@ -35,7 +35,7 @@ from aggregator.supervisor.timing import schedule_options
 from aggregator.supervisor.watching import follow, placement_of
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer
-from m3cluster.kv.sqlite_store import SQLiteLease, SQLiteStore
+from m3cluster.kv.sqlite.store import SQLiteLease, SQLiteStore
 from m3cluster.placement.codec import encode_staged_placement
 from m3cluster.placement.model import Instance, Placement, Shard, ShardState
 from m3x.clock import boot_ns, wall_ns

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import SECOND_NS, KeptLease
+from m3cluster.kv.rules import Tables
 from m3cluster.kv.store import KVError, Lease, Value
-from m3cluster.kv.tables import Tables
 from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import Feed, LatestWatch, until_deleted
 from m3x.clock import boot_ns

@@ -39,12 +39,12 @@ from m3cluster.kv.store import (
 )
 from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import LatestWatch
-from m3cluster.kv.zookeeper_config import ZooKeeper
-from m3cluster.kv.zookeeper_kazoo import Client
-from m3cluster.kv.zookeeper_lease import ZooKeeperLease
-from m3cluster.kv.zookeeper_paths import Paths
-from m3cluster.kv.zookeeper_session import Session
-from m3cluster.kv.zookeeper_watch import Report, Watcher
+from m3cluster.kv.zookeeper.client import Client
+from m3cluster.kv.zookeeper.config import ZooKeeper
+from m3cluster.kv.zookeeper.lease import ZooKeeperLease
+from m3cluster.kv.zookeeper.paths import Paths
+from m3cluster.kv.zookeeper.session import Session
+from m3cluster.kv.zookeeper.watch import Report, Watcher
 from m3x.clock import boot_ns
 from m3x.log import logger
 

@@ -6,15 +6,15 @@ watches give cached values if there is a cache, and everything goes on within tw
 
 import asyncio
 
-from m3cluster.kv import etcd_connection as rpc
-from m3cluster.kv.etcd_cache import Cache
-from m3cluster.kv.etcd_channel import RPCError
-from m3cluster.kv.etcd_config import Etcd
-from m3cluster.kv.etcd_connection import RPC, Connection, connect
-from m3cluster.kv.etcd_lease import EtcdLease
-from m3cluster.kv.etcd_messages import COMPARE_CREATE, COMPARE_VERSION
-from m3cluster.kv.etcd_values import key_bytes, key_text, prefix_end, read_response, value_of
-from m3cluster.kv.etcd_watch import WatchStream
+from m3cluster.kv.etcd import connection as rpc
+from m3cluster.kv.etcd.cache import Cache
+from m3cluster.kv.etcd.channel import RPCError
+from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.etcd.connection import RPC, Connection, connect
+from m3cluster.kv.etcd.lease import EtcdLease
+from m3cluster.kv.etcd.messages import COMPARE_CREATE, COMPARE_VERSION
+from m3cluster.kv.etcd.values import key_bytes, key_text, prefix_end, read_response, value_of
+from m3cluster.kv.etcd.watch import WatchStream
 from m3cluster.kv.store import (
     ConditionFailedError,
     KeyNotFoundError,
