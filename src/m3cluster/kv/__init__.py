@@ -4,8 +4,10 @@
 ``open``       ``open_store(Embedded(path))``: the store that a configuration names
 ``sections``   the YAML that names one, the same in both services
 ``rules``      versions, revisions, leases, conditions as SQL transactions: what every store does, where we carry it out ourselves
+``leased``     what the stores have in common: watches, leases, and the end of both
 ``lease``      what the leases of all stores have in common
 ``watching``   watches
+``refusals``   what stores say when they refuse
 ``contact``    whether a store answers, for logs and ``/ready``
 ``tasks``      the background tasks of a store
 
