@@ -327,6 +327,18 @@ async def test_bad_values_in_kv_change_nothing(cluster: Cluster):
     await until(lambda: producer.problems() == [])
 
 
+async def test_a_topic_that_m3_would_refuse_changes_nothing(cluster: Cluster):
+    recorder = await cluster.recorder()
+    await cluster.topic(ConsumptionType.SHARED)
+    await cluster.place(recorder.endpoint)
+    producer = cluster.producer()
+    assert await producer.start()
+    await cluster.topic(ConsumptionType.UNKNOWN)
+    await until(lambda: "invalid consumption type" in " ".join(producer.problems()))
+    producer.produce(batch_of(10))
+    await until(lambda: cluster.acked == 10)
+
+
 async def test_room_shrinks_and_comes_back(cluster: Cluster):
     recorder = await cluster.recorder()
     recorder.acks = False
