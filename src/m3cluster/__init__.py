@@ -2,6 +2,7 @@
 
 ``keys``         the keys of everything that is stored
 ``kv``           the store: interface and backends (open ``kv/store.py`` first)
+``following``    the one way to follow a key
 ``topic``        topics and their consumer services
 ``placement``    placements: model, bytes, validation, making them
 ``flush_times``  flush times of a shard set

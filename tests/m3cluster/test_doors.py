@@ -11,6 +11,7 @@ import pytest
         "m3cluster.keys",
         "m3cluster.topic",
         "m3cluster.flush_times",
+        "m3cluster.following",
         "m3cluster.election",
         "m3cluster.kv",
         "m3cluster.placement",

@@ -39,9 +39,9 @@ from aggregator.supervisor.set_up import (
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.sinks import Sinks
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import Problems, decode_limit, follow, placement_of, topic_of
+from aggregator.supervisor.watching import Problems, decode_limit, placement_of, topic_of
 from aggregator.worker.options import WorkerOptions
-from m3cluster.keys import topic_key
+from m3cluster.following import follow
 from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
@@ -230,10 +230,7 @@ class Instance:
                 break
         if section.client.m3msg is not None:
             writers["ingest"] = section.client.m3msg.producer.writer
-        return {
-            name: topic_key(writer.topic_service_override.environment or default, writer.topic_name)
-            for name, writer in writers.items()
-        }
+        return {name: writer.topic_key(default) for name, writer in writers.items()}
 
     def _placement(self, placement: Placement | None) -> None:
         if placement is None:

@@ -1,22 +1,18 @@
-"""Keys of the KV that an instance follows, decoded: placement, topics, flush times, limits."""
+"""What an instance follows in the KV, decoded, and what it finds wrong there."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from m3cluster.kv import Store, Value
+from m3cluster.kv import Value
 from m3cluster.placement.codec import decode_staged_placement
 from m3cluster.placement.model import Placement
-from m3cluster.proto import DecodeError, decode
+from m3cluster.proto import decode
 from m3cluster.proto.messages import INT64_PROTO
 from m3cluster.topic import Topic, decode_topic
 from m3x.log import logger
 
-__all__ = ["Problems", "decode_limit", "follow", "placement_of", "topic_of"]
+__all__ = ["Problems", "decode_limit", "placement_of", "topic_of"]
 
 log = logger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -38,26 +34,6 @@ class Problems:
         elif known.get(subject) != text:
             known[subject] = text
             log.warning(text, subject=subject)
-
-
-async def follow(
-    store: Store, key: str, decode_value: Callable[[Value], T], changed: Callable[[T | None], None]
-) -> None:
-    """Calls ``changed`` with every value of a key (None: deleted); a value that cannot be decoded is logged and left out."""
-    watch = store.watch(key)
-    try:
-        async for value in watch:
-            if value is None:
-                changed(None)
-                continue
-            try:
-                decoded = decode_value(value)
-            except (DecodeError, ValueError) as error:
-                log.error("a value in the KV cannot be decoded and is left out", key=key, error=str(error))
-                continue
-            changed(decoded)
-    finally:
-        await watch.close()
 
 
 def placement_of(value: Value) -> Placement:

@@ -2,27 +2,26 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from coordinator.write.readiness import Verdict, judge
 from coordinator.write.sink import RefusedError
-from m3cluster.keys import placement_key, topic_key
-from m3cluster.kv import KVError, Store, Value
+from m3cluster.following import follow
+from m3cluster.keys import placement_key
+from m3cluster.kv import Store
 from m3cluster.placement import Placement, decode_placement, decode_staged_placement
-from m3cluster.proto import DecodeError
 from m3cluster.topic import ServiceID, Topic, decode_topic
 from m3msg.batch import MessageBatch
 from m3msg.producer import ProducerClosedError
 from m3msg.producer.options import ProducerOptions
 from m3x.clock import wall_ns
 from m3x.log import logger
-from m3x.retry import Backoff
 
 ROOM_TIMEOUT_S = 5.0
 """How long a request waits for room in the producer's buffer before the sender is told to come again."""
 
 _TICK_S = 1.0
-_RETRY = Backoff(1.0, 2.0, 30.0)
 
 log = logger(__name__)
 
@@ -61,7 +60,7 @@ class IngestTopic:
         writer = options.writer
         self._store = store
         self._name = writer.topic_name
-        self._key = topic_key(writer.topic_service_override.environment or environment, writer.topic_name)
+        self._key = writer.topic_key(environment)
         self._environment = environment
         self._placement_namespace = writer.placement_service_override.namespaces.placement
         self._staged = writer.placement.is_staged
@@ -75,6 +74,7 @@ class IngestTopic:
         self._now_ns = now_ns
         self._topic: Topic | None = None
         self._placements: dict[ServiceID, Placement | None] = {}
+        self._following: dict[ServiceID, asyncio.Task[None]] = {}
         self._verdict: Verdict = judge(self._name, None, {}, now_ns())
         self._said = ""
         self._failed: str | None = None
@@ -129,55 +129,34 @@ class IngestTopic:
 
     async def run(self) -> None:
         """Follows topic and placements until cancelled."""
-        attempt = 0
-        while True:
-            try:
-                await self._follow()
-            except* KVError as group:
-                attempt += 1
-                log.error("lost sight of the topic; trying again", topic=self._name, error=str(group.exceptions[0]))
-            await asyncio.sleep(_RETRY.delay(max(attempt, 1)))
-
-    async def _follow(self) -> None:
-        followers: dict[ServiceID, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tick(), name="ingest topic readiness")
-            watch = self._store.watch(self._key)
-            try:
-                async for value in watch:
-                    self._on_topic(value)
-                    wanted = {c.service_id for c in self._topic.consumer_services} if self._topic else set()
-                    for service in wanted - followers.keys():
-                        followers[service] = group.create_task(self._follow_placement(service))
-                    for service in followers.keys() - wanted:
-                        followers.pop(service).cancel()
-                        self._placements.pop(service, None)
-                    self._judge()
-            finally:
-                await watch.close()
+            await follow(
+                self._store,
+                self._key,
+                lambda value: decode_topic(value.data, value.version),
+                partial(self._topic_changed, group),
+            )
 
-    def _on_topic(self, value: Value | None) -> None:
-        if value is None:
-            self._topic = None
-            return
-        try:
-            self._topic = decode_topic(value.data, value.version)
-        except DecodeError as error:
-            log.error("the topic cannot be decoded; the last good one counts", topic=self._name, error=str(error))
+    def _topic_changed(self, group: asyncio.TaskGroup, topic: Topic | None) -> None:
+        self._topic = topic
+        wanted = {consumer.service_id for consumer in topic.consumer_services} if topic is not None else set()
+        for service in wanted - self._following.keys():
+            self._following[service] = group.create_task(self._follow_placement(service))
+        for service in self._following.keys() - wanted:
+            self._following.pop(service).cancel()
+            self._placements.pop(service, None)
+        self._judge()
 
     async def _follow_placement(self, service: ServiceID) -> None:
         key = placement_key(service.environment or self._environment, service.name, self._placement_namespace)
         decode = decode_staged_placement if self._staged else decode_placement
-        watch = self._store.watch(key)
-        try:
-            async for value in watch:
-                try:
-                    self._placements[service] = None if value is None else decode(value.data, value.version)
-                except DecodeError as error:
-                    log.error("a placement cannot be decoded; the last good one counts", key=key, error=str(error))
-                self._judge()
-        finally:
-            await watch.close()
+
+        def changed(placement: Placement | None) -> None:
+            self._placements[service] = placement
+            self._judge()
+
+        await follow(self._store, key, lambda value: decode(value.data, value.version), changed)
 
     async def _tick(self) -> None:
         """Shards are cut off when their time comes, too."""

@@ -18,13 +18,12 @@ from m3msg.producer.filters import (
 )
 from m3msg.producer.kernels import warm
 from m3msg.producer.options import ProducerOptions
-from m3msg.producer.shell import Codecs, Producer, ProducerClosedError
+from m3msg.producer.shell import Producer, ProducerClosedError
 from m3msg.producer.status import InstanceStatus, ProducerStatus, ServiceStatus
 from m3msg.producer.writers import PlacementError
 
 __all__ = [
     "Awaited",
-    "Codecs",
     "Done",
     "Filter",
     "FilterError",

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from m3cluster.keys import topic_key
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import Duration, Meaningless, Section
 from m3x.retry import Backoff
@@ -204,6 +205,11 @@ class WriterOptions(Section, frozen=True):
             raise ValueError("topicName must not be empty")
         if self.static_message_retry is not None and self.message_retry is not None:
             raise ValueError("messageRetry and staticMessageRetry exclude each other")
+
+    def topic_key(self, environment: str) -> str:
+        """The topic's key in the KV; ``environment`` is the service's own."""
+        place = self.topic_service_override
+        return topic_key(place.environment or environment, self.topic_name, place.namespace)
 
     def retry_delay_ns(self) -> Callable[[int], int]:
         """From the number of attempts made to the wait before the next one (reference/m3msg.md §15.2, §15.3)."""

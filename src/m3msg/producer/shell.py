@@ -1,13 +1,14 @@
 """The producer as a service uses it: the core, its connections, its watches and its clock on one asyncio loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from m3cluster.kv.store import KVError, Store, Value
-from m3cluster.placement.model import Placement
-from m3cluster.topic import ServiceID, Topic
+from m3cluster.following import follow
+from m3cluster.keys import placement_key
+from m3cluster.kv import Store
+from m3cluster.placement import Placement, decode_placement, decode_staged_placement
+from m3cluster.topic import ServiceID, Topic, decode_topic
 from m3msg.batch import MessageBatch
 from m3msg.producer.block import Awaited, Done, Moment
 from m3msg.producer.connection import Connection
@@ -16,13 +17,11 @@ from m3msg.producer.filters import Filter
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions
 from m3msg.producer.status import ProducerStatus, service_status
-from m3msg.producer.writers import PlacementError
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
-from m3x.retry import Backoff
 
-__all__ = ["Codecs", "Producer", "ProducerClosedError"]
+__all__ = ["Producer", "ProducerClosedError"]
 
 log = logger(__name__)
 
@@ -30,27 +29,10 @@ _TICK_S = 0.1
 _REPORT_TICKS = 10
 _LINGER_S = 0.003
 """How long small batches wait for others to be joined with."""
-_WATCH_RETRY = Backoff(0.5, 2.0, 10.0)
 
 
 class ProducerClosedError(RuntimeError):
     """The producer takes nothing any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codecs:
-    """How stored bytes become models: ``(bytes, version) -> model``. Both raise ``ValueError`` on bytes that they cannot read."""
-
-    topic: Callable[[bytes, int], Topic]
-    placement: Callable[[bytes, int], Placement]
-
-
-def stored_codecs(staged: bool) -> Codecs:
-    """M3's formats (reference/m3msg.md §5, §6)."""
-    from m3cluster.placement.codec import decode_placement, decode_staged_placement  # noqa: PLC0415
-    from m3cluster.topic import decode_topic  # noqa: PLC0415
-
-    return Codecs(decode_topic, decode_staged_placement if staged else decode_placement)
 
 
 class Producer:
@@ -72,7 +54,6 @@ class Producer:
         scope: Scope | None = None,
         on_done: Callable[[Done], None] | None = None,
         environment: str = "default_env",
-        codecs: Codecs | None = None,
         static_filters: Mapping[ServiceID, Sequence[Filter]] | None = None,
         local: frozenset[str] = frozenset(),
     ) -> None:
@@ -86,7 +67,6 @@ class Producer:
         self._may_write = may_write
         self._scope = scope if scope is not None else Registry().scope()
         self._environment = environment
-        self._codecs = codecs
         self._connections: dict[Link, tuple[Connection, asyncio.Task[None]]] = {}
         self._watches: dict[ServiceID, asyncio.Task[None]] = {}
         self._endpoints: dict[tuple[str, str], bool] = {}
@@ -107,8 +87,6 @@ class Producer:
     async def start(self) -> bool:
         """Starts watching and connecting; waits for the topic and the placements of its services, at most ``topicWatchInitTimeout`` and
         ``placementWatchInitTimeout``. False: they are not there yet (``status`` says what is missing); the producer goes on waiting."""
-        if self._codecs is None:
-            self._codecs = stored_codecs(self._options.writer.placement.is_staged)
         started = asyncio.get_running_loop().create_future()
         self._runner = asyncio.create_task(self._run(started), name=f"producer {self._options.writer.topic_name}")
         await started
@@ -282,28 +260,28 @@ class Producer:
     # --- topic, placements, connections ---
 
     async def _follow_topic(self) -> None:
-        name, override = self._options.writer.topic_name, self._options.writer.topic_service_override
-        key = join_key(override.namespace or "/topic", override.environment or self._environment, name)
-        self._problems["topic"] = f"topic {name!r} is not in KV (key {key}); create it with POST /api/v1/topic/init"
-        async for value in self._values(key):
-            if value is None:
-                log.warning("the topic was deleted; the producer goes on with what it was", topic=name)
-                continue
-            self._on_topic(value)
-            self._news.set()
+        writer = self._options.writer
+        key = writer.topic_key(self._environment)
+        self._problems["topic"] = (
+            f"topic {writer.topic_name!r} is not in KV (key {key}); create it with POST /api/v1/topic/init"
+        )
+        await follow(
+            self._store,
+            key,
+            lambda value: decode_topic(value.data, value.version),
+            self._topic_changed,
+            lambda value, error: self._topic_refused(value.version, error),
+        )
 
-    def _on_topic(self, value: Value) -> None:
-        assert self._codecs is not None
+    def _topic_changed(self, topic: Topic | None) -> None:
         name = self._options.writer.topic_name
+        if topic is None:
+            log.warning("the topic was deleted; the producer goes on with what it was", topic=name)
+            return
         try:
-            problems = self.core.set_topic(self._codecs.topic(value.data, value.version), self.now())
+            problems = self.core.set_topic(topic, self.now())
         except ValueError as error:
-            kind = "topic-update-error" if isinstance(error, TopicError) else "invalid-topic"
-            self._scope.count(kind)
-            self._problems["topic"] = f"topic {name!r} (version {value.version}) cannot be used: {error}"
-            log.error(
-                "the topic cannot be used; nothing changes", topic=name, version=value.version, problem=str(error)
-            )
+            self._topic_refused(topic.version, error)
             return
         self._scope.count("topic-update-error" if problems else "topic-update-success")
         self._problems.pop("topic", None)
@@ -315,6 +293,14 @@ class Producer:
             log.error("a consumer service of the topic cannot be followed", topic=name, problem=problem)
         self._scope.gauge("num-consumer-services", len(self.core.services))
         self._reconcile()
+        self._news.set()
+
+    def _topic_refused(self, version: int, error: ValueError) -> None:
+        name = self._options.writer.topic_name
+        self._scope.count("topic-update-error" if isinstance(error, TopicError) else "invalid-topic")
+        self._problems["topic"] = f"topic {name!r} (version {version}) cannot be used: {error}"
+        log.error("the topic cannot be used; nothing changes", topic=name, version=version, problem=str(error))
+        self._news.set()
 
     def _reconcile(self) -> None:
         """Brings watches and connections in line with the core."""
@@ -336,48 +322,44 @@ class Producer:
 
     async def _follow_placement(self, service: ServiceID) -> None:
         namespace = self._options.writer.placement_service_override.namespaces.placement
-        key = join_key(namespace, service.environment or self._environment, service.name)
-        problem = f"placement {service}"
-        self._problems[problem] = (
+        key = placement_key(service.environment or self._environment, service.name, namespace)
+        decode = decode_staged_placement if self._options.writer.placement.is_staged else decode_placement
+        self._problems[f"placement {service}"] = (
             f"consumer service {service} has no placement (key {key}); create it with POST …/placement/init"
         )
-        async for value in self._values(key):
-            if value is None:
-                log.warning("a placement was deleted; the producer goes on with what it was", service=str(service))
-                continue
-            assert self._codecs is not None
-            try:
-                placement = self._codecs.placement(value.data, value.version)
-                self.core.set_placement(service, placement, self.now())
-            except (PlacementError, ValueError) as error:
-                self._service_scope(service).count("placement-error")
-                self._problems[problem] = f"placement of {service} (version {value.version}) cannot be used: {error}"
-                log.error("a placement cannot be used", service=str(service), version=value.version, problem=str(error))
-                continue
-            self._service_scope(service).count("placement-update")
-            self._problems.pop(problem, None)
-            if placement.is_sharded and placement.num_shards != self.core.num_shards:
-                self._problems[problem] = (
-                    f"placement of {service} has {placement.num_shards} shards and the topic {self.core.num_shards}: "
-                    "messages of the others go nowhere; both must be equal"
-                )
-                log.error("shard counts differ", problem=self._problems[problem])
-            self._reconcile()
-            self._news.set()
+        await follow(
+            self._store,
+            key,
+            lambda value: decode(value.data, value.version),
+            partial(self._placement_changed, service),
+            lambda value, error: self._placement_refused(service, value.version, error),
+        )
 
-    async def _values(self, key: str) -> AsyncIterator[Value | None]:
-        """The values of a key, for ever: a watch that fails is begun again."""
-        attempt = 0
-        while True:
-            try:
-                async with _closing_watch(self._store, key) as values:
-                    async for value in values:
-                        attempt = 0
-                        yield value
-            except KVError as error:
-                log.warning_limited("a watch failed and is begun again", key=key, reason=str(error))
-            attempt += 1
-            await asyncio.sleep(_WATCH_RETRY.delay(attempt))
+    def _placement_changed(self, service: ServiceID, placement: Placement | None) -> None:
+        if placement is None:
+            log.warning("a placement was deleted; the producer goes on with what it was", service=str(service))
+            return
+        problem = f"placement {service}"
+        try:
+            self.core.set_placement(service, placement, self.now())
+        except ValueError as error:
+            self._placement_refused(service, placement.version, error)
+            return
+        self._service_scope(service).count("placement-update")
+        self._problems.pop(problem, None)
+        if placement.is_sharded and placement.num_shards != self.core.num_shards:
+            self._problems[problem] = (
+                f"placement of {service} has {placement.num_shards} shards and the topic {self.core.num_shards}: "
+                "messages of the others go nowhere; both must be equal"
+            )
+            log.error("shard counts differ", problem=self._problems[problem])
+        self._reconcile()
+        self._news.set()
+
+    def _placement_refused(self, service: ServiceID, version: int, error: ValueError) -> None:
+        self._service_scope(service).count("placement-error")
+        self._problems[f"placement {service}"] = f"placement of {service} (version {version}) cannot be used: {error}"
+        log.error("a placement cannot be used", service=str(service), version=version, problem=str(error))
 
     # --- time and figures ---
 
@@ -438,17 +420,3 @@ class Producer:
             self.problems(),
             [service_status(writer, self.core.policies.names) for writer in self.core.services.values()],
         )
-
-
-@asynccontextmanager
-async def _closing_watch(store: Store, key: str) -> AsyncIterator[AsyncIterator[Value | None]]:
-    watch = store.watch(key)
-    try:
-        yield watch.__aiter__()
-    finally:
-        await watch.close()
-
-
-def join_key(namespace: str, environment: str, name: str) -> str:
-    """A full key; an empty environment leaves no segment behind (reference/cluster.md §0)."""
-    return "/".join(part for part in (namespace, environment, name) if part)

@@ -32,8 +32,9 @@ from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import follow, placement_of
+from aggregator.supervisor.watching import placement_of
 from m3cluster.flush_times import decode_flush_times
+from m3cluster.following import follow
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer
 from m3cluster.kv.sqlite.store import SQLiteLease, SQLiteStore
 from m3cluster.placement.codec import encode_staged_placement
