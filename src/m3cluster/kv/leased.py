@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import KeptLease
-from m3cluster.kv.store import KVError
+from m3cluster.kv.store import KVError, Store
 from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import LatestWatch, until_deleted
 from m3x.log import logger
@@ -27,8 +27,11 @@ class Watches(Protocol):
         """Ends all of them."""
 
 
-class LeasedStore(ABC, Generic[L]):
-    """A store (``Store``) as far as it is the same for all; ``name`` is for people: ``etcd dbnode01:2379``."""
+class LeasedStore(Store, ABC, Generic[L]):
+    """A store as far as it is the same for all; ``name`` is for people: ``etcd dbnode01:2379``.
+
+    Here and in the stores, methods without words of their own have those of ``Store``.
+    """
 
     _REVOKE_S: float | None = None
     """How long closing waits for the revocation of leases, in seconds; None: each of them has a limit of its own."""
@@ -46,25 +49,17 @@ class LeasedStore(ABC, Generic[L]):
             raise KVError(f"the client of {self._name} has been closed")
 
     async def set_if_not_exists(self, key: str, data: bytes) -> int:
-        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
         return await self.check_and_set(key, 0, data)
 
-    @abstractmethod
-    async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
-
     def watch(self, key: str) -> LatestWatch:
-        """A new watch of one key."""
         return self._watches.watch(key)
 
     async def wait_deleted(self, key: str, create_revision: int) -> None:
-        """Returns as soon as ``key`` does not exist with that create revision."""
         self._check_open()
         watch = self._watches.watch(key, report_missing=True)
         await until_deleted(watch, key, create_revision, f"the client of {self._name}")
 
     async def grant(self, ttl_s: int) -> L:
-        """A new lease, kept alive until revoked or lost."""
         if ttl_s <= 0:
             raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
         lease = await self._grant(ttl_s)
@@ -83,11 +78,9 @@ class LeasedStore(ABC, Generic[L]):
             self._leases.discard(lease)
 
     def trouble(self) -> str | None:
-        """Why the store does not answer, and since when; None: it does."""
         return self._contact.trouble()
 
     async def close(self) -> None:
-        """Ends watches and leases of this client (leases are revoked) and frees the connection."""
         if self._closed:
             return
         try:

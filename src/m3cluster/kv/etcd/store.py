@@ -103,7 +103,6 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return value
 
     async def set(self, key: str, data: bytes) -> int:
-        """Unconditional write; returns the new version."""
         data = bytes(data)
         answer = await self._call(rpc.PUT, {"key": key_bytes(key), "value": data, "prev_kv": True})
         return self._written(key, data, answer, answer).version
@@ -121,14 +120,12 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return None, value_of(read_response(answer, 0, "range")["kvs"])
 
     async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
         written, found = await self._put_under(_version_is(key, version), key, bytes(data), key)
         if written is None:
             raise version_mismatch(key, version, found)
         return written.version
 
     async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
-        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
         found = None
         # A key that does not exist has create revision 0 for etcd: that is never what is meant here.
         if create_revision > 0:
@@ -139,7 +136,6 @@ class EtcdStore(LeasedStore[EtcdLease]):
         raise condition_failed(key, other_key, create_revision, found)
 
     async def delete(self, key: str) -> Value:
-        """Returns the last value; raises ``KeyNotFoundError``."""
         answer = await self._call(rpc.DELETE_RANGE, {"key": key_bytes(key), "prev_kv": True})
         self._cache.put(key, None)
         value = value_of(answer["prev_kvs"])
@@ -148,7 +144,6 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return value
 
     async def delete_if(self, key: str, create_revision: int) -> bool:
-        """Deletes at an expected create revision; returns whether it did."""
         if create_revision <= 0:
             return False
         delete = {"delete_range": {"key": key_bytes(key)}}
@@ -159,7 +154,6 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return bool(answer["succeeded"])
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
-        """All keys that start with ``prefix``, in order of create revision."""
         start = key_bytes(prefix)
         request = {"key": start or b"\0", "range_end": prefix_end(start)}
         answer = await self._call(rpc.RANGE, request, repeatable=True)
@@ -181,7 +175,6 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return EtcdLease(self._connection, answer["id"], answer["ttl"], sent_ns)
 
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
-        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
         data = bytes(data)
         put = {"put": {"key": key_bytes(key), "value": data, "lease": lease.id}}
         look = {"range": {"key": key_bytes(key)}}

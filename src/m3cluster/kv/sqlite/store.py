@@ -66,7 +66,6 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         return news
 
     async def get(self, key: str) -> Value:
-        """Raises ``KeyNotFoundError``."""
         return await self._run(self._tables.get, key)
 
     async def get_version(self, key: str, version: int) -> Value:
@@ -74,27 +73,21 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         return await self._run(self._tables.get_version, key, version)
 
     async def set(self, key: str, data: bytes) -> int:
-        """Unconditional write; returns the new version."""
         return await self._write(self._tables.set, key, bytes(data))
 
     async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
         return await self._write(self._tables.check_and_set, key, version, bytes(data))
 
     async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
-        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
         return await self._write(self._tables.put_if, key, bytes(data), other_key, create_revision)
 
     async def delete(self, key: str) -> Value:
-        """Returns the last value; raises ``KeyNotFoundError``."""
         return await self._write(self._tables.delete, key)
 
     async def delete_if(self, key: str, create_revision: int) -> bool:
-        """Deletes at an expected create revision; returns whether it did."""
         return await self._write(self._tables.delete_if, key, create_revision)
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
-        """All keys that start with ``prefix``, in order of create revision."""
         return await self._run(self._tables.keys, prefix)
 
     async def _grant(self, ttl_s: int) -> "SQLiteLease":
@@ -103,7 +96,6 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         return SQLiteLease(self, lease_id, ttl_s * SECOND_NS, sent_ns)
 
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
-        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
         return await self._write(self._tables.put_with_lease, key, bytes(data), lease.id)
 
     async def refresh_lease(self, lease: "SQLiteLease") -> bool:

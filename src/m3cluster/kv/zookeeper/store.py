@@ -65,10 +65,6 @@ def _value(data: bytes | None, stat: ZnodeStat) -> Value:
     return Value(data or b"", stat.version + 1, stat.czxid, stat.mzxid)
 
 
-def _create_folder(path: str, client: Client) -> Any:
-    return client.create_async(path)
-
-
 class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
     """One client of one ensemble (``Store``). Create it inside a running loop; use it on that loop only."""
 
@@ -147,9 +143,8 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
         """Makes what every creation needs: the folders of ``path`` and the clock."""
         for folder in (*self._paths.parents(path), self._paths.clock):
             try:
-                await session.call(
-                    functools.partial(_create_folder, folder), folder, refusals=(NodeExistsError, NoNodeError)
-                )
+                make = functools.partial(Client.create_async, path=folder)
+                await session.call(make, folder, refusals=(NodeExistsError, NoNodeError))
             except NodeExistsError:
                 continue
             except NoNodeError:
@@ -211,7 +206,6 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
     # The interface.
 
     async def get(self, key: str) -> Value:
-        """Raises ``KeyNotFoundError``."""
         value = await self._find(self._paths.value(key))
         if value is None:
             raise not_found(key)
@@ -235,7 +229,6 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
         raise self._contended(path)
 
     async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
         path, data = self._paths.value(key), self._checked(key, data)
         try:
             if version == 0:
@@ -252,7 +245,6 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
         raise version_mismatch(key, version, found)
 
     async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
-        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
         path, other_path, data = self._paths.value(key), self._paths.value(other_key), self._checked(key, data)
         exists = True
         for _ in range(_ATTEMPTS):
@@ -300,14 +292,12 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
         raise self._contended(path)
 
     async def delete(self, key: str) -> Value:
-        """Returns the last value; raises ``KeyNotFoundError``."""
         value = await self._delete(self._paths.value(key), None)
         if value is None:
             raise not_found(key)
         return value
 
     async def delete_if(self, key: str, create_revision: int) -> bool:
-        """Deletes at an expected create revision; returns whether it did."""
         return await self._delete(self._paths.value(key), create_revision) is not None
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
@@ -372,7 +362,6 @@ class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
         return lease
 
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
-        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
         path, data = self._paths.value(key), self._checked(key, data)
         held = next((own for own in self._leases if own is lease), None)
         for _ in range(_ATTEMPTS):
