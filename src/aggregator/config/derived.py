@@ -3,11 +3,12 @@
 import os
 from dataclasses import dataclass
 
-from aggregator.config.blocks import MINUTE, KVOverride
+from aggregator.config.blocks import MINUTE
 from aggregator.config.flush import FlushManagerConfig
 from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions
 from m3cluster.keys import election_prefix, kv_key
+from m3cluster.kv.sections import KVOverride
 from m3metrics.aggregation import is_valid_for, parse_type
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
