@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from m3cluster.kv import KVError, Store, Value
@@ -28,6 +29,7 @@ async def follow(
     A value that ``decode`` refuses with a ``ValueError`` changes nothing: it is said in the log, or to ``unusable``, and the last good
     one counts. A watch that ends is begun again; the value that has been told already is not told again.
     """
+    refuse = unusable or partial(_refused, key)
     told, attempt = 0, 0
     while True:
         try:
@@ -39,7 +41,7 @@ async def follow(
                     if value is None:
                         changed(None)
                     elif revision != told:
-                        _tell(key, value, decode, changed, unusable)
+                        _tell(value, decode, changed, refuse)
                     told = revision
             finally:
                 await watch.close()
@@ -50,21 +52,21 @@ async def follow(
 
 
 def _tell(
-    key: str,
     value: Value,
     decode: Callable[[Value], T],
     changed: Callable[[T | None], None],
-    unusable: Callable[[Value, ValueError], None] | None,
+    refuse: Callable[[Value, ValueError], None],
 ) -> None:
     try:
         decoded = decode(value)
     except ValueError as error:
-        if unusable is not None:
-            unusable(value, error)
-        else:
-            log.error(
-                "a value in the KV cannot be used; the last good one counts",
-                key=key, version=value.version, problem=str(error),
-            )  # fmt: skip
-        return
-    changed(decoded)
+        refuse(value, error)
+    else:
+        changed(decoded)
+
+
+def _refused(key: str, value: Value, error: ValueError) -> None:
+    problem = str(error)
+    log.error(
+        "a value in the KV cannot be used; the last good one counts", key=key, version=value.version, problem=problem
+    )

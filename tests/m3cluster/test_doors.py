@@ -10,6 +10,7 @@ import pytest
     [
         "m3cluster.keys",
         "m3cluster.topic",
+        "m3cluster.topology",
         "m3cluster.flush_times",
         "m3cluster.following",
         "m3cluster.election",

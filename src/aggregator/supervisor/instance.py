@@ -39,12 +39,13 @@ from aggregator.supervisor.set_up import (
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.sinks import Sinks
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import Problems, decode_limit, placement_of, topic_of
+from aggregator.supervisor.watching import Problems, decode_limit
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
+from m3cluster.topology import staged_placement_of, topic_of
 from m3msg.producer import warm as load_producer_kernels
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
@@ -124,7 +125,7 @@ class Instance:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
             watches = [
-                group.create_task(follow(self._store, self.keys.placement, placement_of, self._placement)),
+                group.create_task(follow(self._store, self.keys.placement, staged_placement_of, self._placement)),
                 *(
                     group.create_task(follow(self._store, key, topic_of, self._topic_changed(name)))
                     for name, key in self._topic_keys().items()

@@ -3,14 +3,11 @@
 from dataclasses import dataclass, field
 
 from m3cluster.kv import Value
-from m3cluster.placement.codec import decode_staged_placement
-from m3cluster.placement.model import Placement
 from m3cluster.proto import decode
 from m3cluster.proto.messages import INT64_PROTO
-from m3cluster.topic import Topic, decode_topic
 from m3x.log import logger
 
-__all__ = ["Problems", "decode_limit", "placement_of", "topic_of"]
+__all__ = ["Problems", "decode_limit"]
 
 log = logger(__name__)
 
@@ -34,16 +31,6 @@ class Problems:
         elif known.get(subject) != text:
             known[subject] = text
             log.warning(text, subject=subject)
-
-
-def placement_of(value: Value) -> Placement:
-    """Decodes a staged placement."""
-    return decode_staged_placement(value.data, value.version)
-
-
-def topic_of(value: Value) -> Topic:
-    """Decodes a topic."""
-    return decode_topic(value.data, value.version)
 
 
 def decode_limit(value: Value) -> int:

@@ -2,20 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from m3cluster.following import follow
-from m3cluster.keys import placement_key
 from m3cluster.kv import Store
-from m3cluster.placement import Placement, decode_placement, decode_staged_placement
-from m3cluster.topic import ServiceID, Topic, decode_topic
+from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
 from m3msg.producer.block import Awaited, Done, Moment
 from m3msg.producer.connection import Connection
-from m3msg.producer.core import ProducerCore, TopicError
+from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions
+from m3msg.producer.set_up import SetUp
 from m3msg.producer.status import ProducerStatus, service_status
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
@@ -63,24 +60,24 @@ class Producer:
         self.on_awaited: Callable[[Awaited], None] | None = None
         """Hears what is still awaited of batches with origins that take long."""
         self._options = options
-        self._store = store
         self._may_write = may_write
         self._scope = scope if scope is not None else Registry().scope()
-        self._environment = environment
         self._connections: dict[Link, tuple[Connection, asyncio.Task[None]]] = {}
-        self._watches: dict[ServiceID, asyncio.Task[None]] = {}
         self._endpoints: dict[tuple[str, str], bool] = {}
-        self._problems: dict[str, str] = {}
         self._runner: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._news = asyncio.Event()
-        """Topic or placements were looked at."""
         self._stop = asyncio.Event()
         self._progress = asyncio.Event()
         self._scheduled = False
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
         self._scopes: dict[tuple[str, str], Scope] = {}
+        self._set_up = SetUp(
+            self.core, options.writer, store, environment,
+            now=self.now, reconcile=self._reconcile, scope=self._scope, service_scope=self._service_scope,
+        )  # fmt: skip
+        self.topology = self._set_up.topology
+        """Followed from ``start`` to ``close``."""
 
     # --- life ---
 
@@ -92,20 +89,17 @@ class Producer:
         await started
         writer = self._options.writer
         seen = await self._wait_for(lambda: self.core.num_shards > 0, writer.topic_watch_init_timeout.seconds)
-        seen = seen and await self._wait_for(self._placed, writer.placement_watch_init_timeout.seconds)
+        seen = seen and await self._wait_for(self._set_up.placed, writer.placement_watch_init_timeout.seconds)
         for problem in self.problems():
             log.warning("the producer waits", topic=writer.topic_name, problem=problem)
         return seen
-
-    def _placed(self) -> bool:
-        return all(service.has_placement for service in self.core.services.values())
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
-                    self._news.clear()
-                    await self._news.wait()
+                    self._set_up.news.clear()
+                    await self._set_up.news.wait()
         except TimeoutError:
             return False
         return True
@@ -142,11 +136,11 @@ class Producer:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                tasks = [group.create_task(self._follow_topic()), group.create_task(self._ticks())]
+                tasks = [group.create_task(self._set_up.run()), group.create_task(self._ticks())]
                 started.set_result(None)
                 await self._stop.wait()
                 self.core.close()
-                for task in (*tasks, *self._watches.values(), *(task for _, task in self._connections.values())):
+                for task in (*tasks, *(task for _, task in self._connections.values())):
                     task.cancel()
         finally:
             self._group = None
@@ -202,10 +196,6 @@ class Producer:
         """Whether leader output may be written at this instant."""
         return self._may_write is None or self._may_write()
 
-    def write_forbidden(self) -> None:
-        """Removes everything that needs the right to write."""
-        self.drop_unsent_fenced()
-
     def drop_unsent_fenced(self) -> None:
         """The right to write is lost: all unsent and unacked fenced messages are gone when this returns."""
         self.core.drop_unsent_fenced()
@@ -257,60 +247,11 @@ class Producer:
         if self.core.dirty or self.core.events:
             self.changed()
 
-    # --- topic, placements, connections ---
-
-    async def _follow_topic(self) -> None:
-        writer = self._options.writer
-        key = writer.topic_key(self._environment)
-        self._problems["topic"] = (
-            f"topic {writer.topic_name!r} is not in KV (key {key}); create it with POST /api/v1/topic/init"
-        )
-        await follow(
-            self._store,
-            key,
-            lambda value: decode_topic(value.data, value.version),
-            self._topic_changed,
-            lambda value, error: self._topic_refused(value.version, error),
-        )
-
-    def _topic_changed(self, topic: Topic | None) -> None:
-        name = self._options.writer.topic_name
-        if topic is None:
-            log.warning("the topic was deleted; the producer goes on with what it was", topic=name)
-            return
-        try:
-            problems = self.core.set_topic(topic, self.now())
-        except ValueError as error:
-            self._topic_refused(topic.version, error)
-            return
-        self._scope.count("topic-update-error" if problems else "topic-update-success")
-        self._problems.pop("topic", None)
-        if not self.core.services:
-            self._problems["topic"] = f"topic {name!r} has no consumer services; add one with POST /api/v1/topic"
-        elif problems:
-            self._problems["topic"] = "; ".join(problems)
-        for problem in problems:
-            log.error("a consumer service of the topic cannot be followed", topic=name, problem=problem)
-        self._scope.gauge("num-consumer-services", len(self.core.services))
-        self._reconcile()
-        self._news.set()
-
-    def _topic_refused(self, version: int, error: ValueError) -> None:
-        name = self._options.writer.topic_name
-        self._scope.count("topic-update-error" if isinstance(error, TopicError) else "invalid-topic")
-        self._problems["topic"] = f"topic {name!r} (version {version}) cannot be used: {error}"
-        log.error("the topic cannot be used; nothing changes", topic=name, version=version, problem=str(error))
-        self._news.set()
+    # --- connections ---
 
     def _reconcile(self) -> None:
-        """Brings watches and connections in line with the core."""
+        """Brings connections in line with the core."""
         assert self._group is not None
-        for service in self.core.services:
-            if service not in self._watches:
-                self._watches[service] = self._group.create_task(self._follow_placement(service))
-        for service in set(self._watches) - set(self.core.services):
-            self._watches.pop(service).cancel()
-            self._problems.pop(f"placement {service}", None)
         wanted = self.core.links()
         for link in wanted:
             if link not in self._connections:
@@ -319,47 +260,6 @@ class Producer:
         for link in set(self._connections) - set(wanted):
             self._connections.pop(link)[1].cancel()
         self.changed()
-
-    async def _follow_placement(self, service: ServiceID) -> None:
-        namespace = self._options.writer.placement_service_override.namespaces.placement
-        key = placement_key(service.environment or self._environment, service.name, namespace)
-        decode = decode_staged_placement if self._options.writer.placement.is_staged else decode_placement
-        self._problems[f"placement {service}"] = (
-            f"consumer service {service} has no placement (key {key}); create it with POST …/placement/init"
-        )
-        await follow(
-            self._store,
-            key,
-            lambda value: decode(value.data, value.version),
-            partial(self._placement_changed, service),
-            lambda value, error: self._placement_refused(service, value.version, error),
-        )
-
-    def _placement_changed(self, service: ServiceID, placement: Placement | None) -> None:
-        if placement is None:
-            log.warning("a placement was deleted; the producer goes on with what it was", service=str(service))
-            return
-        problem = f"placement {service}"
-        try:
-            self.core.set_placement(service, placement, self.now())
-        except ValueError as error:
-            self._placement_refused(service, placement.version, error)
-            return
-        self._service_scope(service).count("placement-update")
-        self._problems.pop(problem, None)
-        if placement.is_sharded and placement.num_shards != self.core.num_shards:
-            self._problems[problem] = (
-                f"placement of {service} has {placement.num_shards} shards and the topic {self.core.num_shards}: "
-                "messages of the others go nowhere; both must be equal"
-            )
-            log.error("shard counts differ", problem=self._problems[problem])
-        self._reconcile()
-        self._news.set()
-
-    def _placement_refused(self, service: ServiceID, version: int, error: ValueError) -> None:
-        self._service_scope(service).count("placement-error")
-        self._problems[f"placement {service}"] = f"placement of {service} (version {version}) cannot be used: {error}"
-        log.error("a placement cannot be used", service=str(service), version=version, problem=str(error))
 
     # --- time and figures ---
 
@@ -410,7 +310,7 @@ class Producer:
 
     def problems(self) -> list[str]:
         """What is wrong with the set-up, and what to do about it."""
-        return [self._problems[key] for key in sorted(self._problems)]
+        return self._set_up.problems()
 
     def status(self) -> ProducerStatus:
         """For ``/status`` and ``/ready``."""
