@@ -24,8 +24,9 @@ from aggregator.supervisor.ending import end
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Forwarder, Part, batch_of
-from aggregator.supervisor.limits import Limits
+from aggregator.supervisor.limits import Limits, limit_of
 from aggregator.supervisor.placement import View, assign, view
+from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.set_up import (
     host_id_fault,
@@ -39,7 +40,6 @@ from aggregator.supervisor.set_up import (
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.sinks import Sinks
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import Problems, decode_limit
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import Store
@@ -165,8 +165,8 @@ class Instance:
             group.create_task(self._look_loop(), name="look"),
             group.create_task(self._expire_loop(), name="expire"),
             group.create_task(try_endpoint(lambda: self.view, self._listening, self._unreached), name="endpoint"),
-            group.create_task(follow(self._store, self.keys.values_limit, decode_limit, self._limits.values_changed)),
-            group.create_task(follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limits.new_changed)),
+            group.create_task(follow(self._store, self.keys.values_limit, limit_of, self._limits.values_changed)),
+            group.create_task(follow(self._store, self.keys.new_metrics_limit, limit_of, self._limits.new_changed)),
         ]  # fmt: skip
         # Loading them with the first output would hold up a takeover by a second or two.
         await asyncio.to_thread(load_producer_kernels)

@@ -8,9 +8,9 @@ from aggregator.config import load_config
 from aggregator.ipc import KIND_TIMED, OwnedShard
 from aggregator.supervisor.fleet import Routing
 from aggregator.supervisor.instance import _tagged
+from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.schedule import ListId
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import Problems
 from m3cluster.kv import Embedded, Etcd
 
 ROOT = Path(__file__).resolve().parents[3]

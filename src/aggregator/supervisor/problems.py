@@ -1,13 +1,10 @@
-"""What an instance follows in the KV, decoded, and what it finds wrong there."""
+"""What an instance finds wrong with its set-up."""
 
 from dataclasses import dataclass, field
 
-from m3cluster.kv import Value
-from m3cluster.proto import decode
-from m3cluster.proto.messages import INT64_PROTO
 from m3x.log import logger
 
-__all__ = ["Problems", "decode_limit"]
+__all__ = ["Problems"]
 
 log = logger(__name__)
 
@@ -31,8 +28,3 @@ class Problems:
         elif known.get(subject) != text:
             known[subject] = text
             log.warning(text, subject=subject)
-
-
-def decode_limit(value: Value) -> int:
-    """Decodes a limit; a negative one counts as none."""
-    return max(int(decode(INT64_PROTO, value.data)["value"]), 0)
