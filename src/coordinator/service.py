@@ -245,7 +245,7 @@ class Coordinator:
             return None, None
         options = downsample.remote_aggregator.client.m3msg.producer
         producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
-        topic = IngestTopic(store, options, self._environment, producer)
+        topic = IngestTopic(options, producer)
         stack.push_async_callback(_close_producer, producer)
         await stack.enter_async_context(self._background(_run_producer(producer, topic), "producer"))
         await stack.enter_async_context(self._background(topic.run(), "ingest topic"))

@@ -2,7 +2,9 @@
 
 ``keys``         the keys of everything that is stored
 ``kv``           the store: interface and backends (open ``kv/store.py`` first)
+``following``    the one way to follow a key
 ``topic``        topics and their consumer services
+``topology``     a topic and the placements of its services, followed
 ``placement``    placements: model, bytes, validation, making them
 ``flush_times``  flush times of a shard set
 ``election``     leader election on leases

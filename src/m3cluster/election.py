@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from m3cluster.kv.store import KVError, Lease, Store
+from m3cluster.kv import KVError, Lease, Store
 from m3x.clock import boot_ns
 from m3x.log import logger
 from m3x.retry import Backoff

@@ -5,9 +5,7 @@ __all__ = [
     "DEFAULT_ZONE",
     "election_prefix",
     "flush_times_key",
-    "heartbeat_key",
     "kv_key",
-    "metadata_key",
     "placement_key",
     "rule_namespaces_key",
     "rule_set_key",
@@ -30,9 +28,9 @@ def kv_key(environment: str, key: str, namespace: str = "_kv") -> str:
     return f"{_join(namespace or '_kv', environment)}/{key}"
 
 
-def topic_key(environment: str, topic: str) -> str:
-    """``/topic/{env}/{topic}``."""
-    return _join("/topic", environment, topic)
+def topic_key(environment: str, topic: str, namespace: str = "/topic") -> str:
+    """``/topic/{env}/{topic}``, or ``{namespace}/{env}/{topic}`` for a store with a namespace of its own."""
+    return _join(namespace or "/topic", environment, topic)
 
 
 def placement_key(environment: str, service: str, namespace: str | None = None) -> str:
@@ -40,16 +38,6 @@ def placement_key(environment: str, service: str, namespace: str | None = None) 
     if namespace is None:
         namespace = "/placement" if service == _AGGREGATOR else "_sd.placement"
     return _join(namespace, environment, service)
-
-
-def metadata_key(environment: str, service: str, namespace: str = "_sd.metadata") -> str:
-    """``_sd.metadata/{env}/{service}``."""
-    return _join(namespace, environment, service)
-
-
-def heartbeat_key(environment: str, service: str, instance: str) -> str:
-    """``_hb/{env}/{service}/{instance}``."""
-    return _join("_hb", environment, service, instance)
 
 
 def election_prefix(environment: str, service: str, election: str) -> str:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-class TopicError(Exception):
+class TopicError(ValueError):
     """A topic that M3 would refuse; the message is M3's."""
 
 

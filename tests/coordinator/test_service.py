@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from coordinator.config import load_coordinator
 from coordinator.service import Coordinator, ServiceError, StartError, running
 from coordinator.write.prompb import WRITE_REQUEST
 from m3cluster import kv
-from m3cluster.keys import DEFAULT_ENVIRONMENT, rule_namespaces_key, rule_set_key
+from m3cluster.keys import DEFAULT_ENVIRONMENT, placement_key, rule_namespaces_key, rule_set_key, topic_key
+from m3cluster.kv.leased import LeasedStore
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import AggregatedMetric, decode_metric, encode_aggregated
@@ -309,3 +311,29 @@ async def test_a_producer_that_fails_ends_the_service_and_nothing_is_accepted_me
         assert refused.status_code == 503
         assert "has failed" in refused.json()["error"]
         assert (await client.get("/ready")).status_code == 500
+
+
+async def test_each_key_of_the_kv_is_watched_once(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: Counter[str] = Counter()
+    watch = LeasedStore.watch
+
+    def counted(store: LeasedStore[Any], key: str) -> Any:
+        watched[key] += 1
+        return watch(store, key)
+
+    monkeypatch.setattr(LeasedStore, "watch", counted)
+    aggregator, environment = Aggregator(), ENVIRONMENT["Cluster-Environment-Name"]
+    async with (
+        ConsumerServer("127.0.0.1", 0, aggregator.handle) as server,
+        start(RULES_IN_KV) as coordinator,
+        _client(coordinator) as client,
+    ):
+        await _set_up(client, server.port)
+        async with asyncio.timeout(20):
+            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - seen from outside
+                await asyncio.sleep(0.02)
+    assert watched == {
+        topic_key(environment, "aggregator_ingest"): 1,
+        placement_key(environment, "m3aggregator"): 1,
+        rule_namespaces_key(DEFAULT_ENVIRONMENT): 1,
+    }

@@ -27,9 +27,7 @@ from aggregator.engine import Engine, EngineOptions
 from aggregator.engine.metadata import types_options
 from aggregator.lists import ListId
 from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.schedule import (
-    ScheduleOptions,
-)
+from aggregator.supervisor.schedule import ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, TypesOptions, quantiles_of

@@ -25,8 +25,8 @@ from coordinator.api import admin_routes
 from m3cluster import keys
 from m3cluster.election import Election
 from m3cluster.kv import Etcd, KVError, open_store
-from m3cluster.kv import etcd_connection as rpc
-from m3cluster.kv.etcd_messages import COMPARE_CREATE
+from m3cluster.kv.etcd import connection as rpc
+from m3cluster.kv.etcd.messages import COMPARE_CREATE
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = "gclu/kv"

@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 
 from m3cluster.keys import placement_key, topic_key
-from m3cluster.kv.memory import MemoryServer
+from m3cluster.kv.sqlite.memory import MemoryServer
 from m3cluster.placement import Instance, Placement, Shard, ShardState, encode_placement, encode_staged_placement
-from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic, encode_topic
+from m3cluster.topic import ConsumerService, ConsumptionType, Filters, ServiceID, Topic, encode_topic
 from m3msg.batch import MessageBatch
 from m3msg.consumer import ConsumerServer, ReceivedBatch
 from m3msg.producer import Done, Producer, ProducerClosedError, ProducerOptions
@@ -325,6 +325,33 @@ async def test_bad_values_in_kv_change_nothing(cluster: Cluster):
     await cluster.topic(ConsumptionType.SHARED)
     await cluster.place(recorder.endpoint)
     await until(lambda: producer.problems() == [])
+
+
+async def test_a_topic_that_m3_would_refuse_changes_nothing(cluster: Cluster):
+    recorder = await cluster.recorder()
+    await cluster.topic(ConsumptionType.SHARED)
+    await cluster.place(recorder.endpoint)
+    producer = cluster.producer()
+    assert await producer.start()
+    await cluster.topic(ConsumptionType.UNKNOWN)
+    await until(lambda: "invalid consumption type" in " ".join(producer.problems()))
+    producer.produce(batch_of(10))
+    await until(lambda: cluster.acked == 10)
+
+
+async def test_a_service_that_can_be_followed_at_last_has_its_placement(cluster: Cluster):
+    recorder = await cluster.recorder()
+    broken = ConsumerService(SERVICE, ConsumptionType.SHARED, filters=Filters(shard_set="nonsense"))
+    await cluster.store.set(topic_key("env", "t"), encode_topic(Topic("t", SHARDS, (broken,))))
+    await cluster.place(recorder.endpoint)
+    producer = cluster.producer()
+    assert await producer.start()
+    await until(lambda: SERVICE in producer.topology.placements)
+    assert [problem for problem in producer.problems() if "consumer service" in problem] == producer.problems() != []
+    await cluster.topic(ConsumptionType.SHARED)
+    await until(lambda: producer.problems() == [])
+    producer.produce(batch_of(10))
+    await until(lambda: cluster.acked == 10)
 
 
 async def test_room_shrinks_and_comes_back(cluster: Cluster):

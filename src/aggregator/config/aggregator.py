@@ -7,8 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from aggregator.config.blocks import MINUTE, SECOND, KVOverride
+from aggregator.config.blocks import MINUTE, SECOND
 from aggregator.config.flush import ElectionManagerConfig, FlushConfig, FlushManagerConfig, FlushTimesManagerConfig
+from m3cluster.kv.sections import KVOverride
 from m3msg.producer.options import (
     PlacementNamespaces,
     PlacementOptions,

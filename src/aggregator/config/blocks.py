@@ -46,14 +46,6 @@ class ServiceIDConfig(Section, frozen=True, kw_only=True):
     zone: str = ""
 
 
-class KVOverride(Section, frozen=True, kw_only=True):
-    """``kvConfig`` and ``topicServiceOverride``: what is empty is the KV client's own."""
-
-    zone: str = ""
-    environment: str = ""
-    namespace: str = ""
-
-
 class CodecConfig(Section, frozen=True, kw_only=True):
     """Largest frame, length prefix included."""
 

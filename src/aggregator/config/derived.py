@@ -7,6 +7,8 @@ from aggregator.config.blocks import MINUTE
 from aggregator.config.flush import FlushManagerConfig
 from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions
+from m3cluster.keys import election_prefix, kv_key
+from m3cluster.kv.sections import KVOverride
 from m3metrics.aggregation import is_valid_for, parse_type
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
@@ -69,34 +71,19 @@ def kv_keys(config: ServiceConfig) -> KVKeys:
     placement, times = section.placement_manager, section.flush_times_manager
     folder, _, last = times.flush_times_key_fmt.rpartition("/")
     service, runtime = section.election_manager.service_id, config.runtime_options
-    election = "/".join(
-        part
-        for part in ("_ld", service.environment, service.name or "m3aggregator", section.election_manager.election_key_fmt)
-        if part
-    )  # fmt: skip
 
-    def key(namespace: str, environment: str, name: str) -> str:
-        return f"{namespace or '_kv'}/{environment or default}/{name}"
+    def key(place: KVOverride, name: str) -> str:
+        return kv_key(place.environment or default, name, place.namespace)
 
     return KVKeys(
-        placement=key(placement.kv_config.namespace, placement.kv_config.environment, placement.placement_watcher.key),
-        flush_times_format=key(times.kv_config.namespace, times.kv_config.environment, times.flush_times_key_fmt),
-        election_format=election,
-        complete_since_format=key(
-            times.kv_config.namespace,
-            times.kv_config.environment,
-            "/".join(filter(None, (folder, "complete-since", last))),
+        placement=key(placement.kv_config, placement.placement_watcher.key),
+        flush_times_format=key(times.kv_config, times.flush_times_key_fmt),
+        election_format=election_prefix(
+            service.environment, service.name or "m3aggregator", section.election_manager.election_key_fmt
         ),
-        values_limit=key(
-            runtime.kv_config.namespace,
-            runtime.kv_config.environment,
-            runtime.write_values_per_metric_limit_per_second_key,
-        ),
-        new_metrics_limit=key(
-            runtime.kv_config.namespace,
-            runtime.kv_config.environment,
-            runtime.write_new_metric_limit_cluster_per_second_key,
-        ),
+        complete_since_format=key(times.kv_config, "/".join(filter(None, (folder, "complete-since", last)))),
+        values_limit=key(runtime.kv_config, runtime.write_values_per_metric_limit_per_second_key),
+        new_metrics_limit=key(runtime.kv_config, runtime.write_new_metric_limit_cluster_per_second_key),
     )
 
 

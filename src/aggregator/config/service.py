@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
-from aggregator.config.blocks import MINUTE, SECOND, CodecConfig, KVOverride
-from m3cluster.kv.sections import StoreSection
+from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
+from m3cluster.kv.sections import KVOverride, StoreSection
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
 
 __all__ = [

@@ -21,12 +21,7 @@ from aggregator.engine.reasons import (
 )
 from aggregator.engine.source_kernels import FIRST, SEEN, see_source
 from aggregator.engine.state_kernels import RESEND_OFF, RESEND_ON, begin_state, mark_written, open_record
-from aggregator.engine.tables import (
-    MIN_INT64,
-    SLOT_BITS,
-    SLOT_MASK,
-    STATE_TOUCHED,
-)
+from aggregator.engine.tables import MIN_INT64, SLOT_BITS, SLOT_MASK, STATE_TOUCHED
 from aggregator.engine.view_kernels import (
     attrs,
     buckets,

@@ -16,13 +16,7 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine.element_kernels import append_element, find_element, find_key
-from aggregator.engine.entry_kernels import (
-    apply_stage,
-    create_entry,
-    key_hash,
-    probe,
-    refuse_stage,
-)
+from aggregator.engine.entry_kernels import apply_stage, create_entry, key_hash, probe, refuse_stage
 from aggregator.engine.forwarded_kernels import (
     active_stage,
     add_forwarded,
@@ -108,14 +102,7 @@ from aggregator.engine.view_kernels import (
     stages,
     text,
 )
-from aggregator.engine.window_kernels import (
-    CLOSED,
-    add_counter,
-    add_gauge,
-    add_timer,
-    begin_record,
-    locate,
-)
+from aggregator.engine.window_kernels import CLOSED, add_counter, add_gauge, add_timer, begin_record, locate
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
 from m3msg.kernels import build_acks, scan_frames

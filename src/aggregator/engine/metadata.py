@@ -65,13 +65,7 @@ from aggregator.engine.tables import (
     TEXT_BYTES,
     Tables,
 )
-from aggregator.lists import (
-    KIND_FORWARDED,
-    KIND_STANDARD,
-    KIND_TIMED,
-    YEAR_ONE_NS,
-    ListId,
-)
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, YEAR_ONE_NS, ListId
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
 from m3metrics.codec import (
     aggregated_policy_fields,

@@ -9,13 +9,7 @@ never read. Sums follow reference/metrics.md §14, window starts reference/aggre
 import numpy as np
 from numba import njit
 
-from aggregator.engine.reasons import (
-    C_ANNOTATIONS_DROPPED,
-    C_LATE_RECORDS,
-    C_LOG_CAPPED,
-    C_LOG_FULL,
-    C_OUT_OF_ORDER,
-)
+from aggregator.engine.reasons import C_ANNOTATIONS_DROPPED, C_LATE_RECORDS, C_LOG_CAPPED, C_LOG_FULL, C_OUT_OF_ORDER
 from aggregator.engine.source_kernels import release_sources
 from aggregator.engine.tables import (
     ANNOTATION_BYTES,

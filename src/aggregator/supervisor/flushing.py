@@ -21,22 +21,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.ipc import (
-    Command,
-    Commit,
-    Flush,
-    Flushed,
-    NewList,
-    OwnedShard,
-    Reopen,
-    ShardBounds,
-)
+from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
 from aggregator.lists import ListId, truncate
 from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.schedule import (
-    Schedule,
-    ScheduleOptions,
-)
+from aggregator.supervisor.schedule import Schedule, ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 

@@ -24,8 +24,9 @@ from aggregator.supervisor.ending import end
 from aggregator.supervisor.fleet import Fleet, Routing
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Forwarder, Part, batch_of
-from aggregator.supervisor.limits import Limits
+from aggregator.supervisor.limits import Limits, limit_of
 from aggregator.supervisor.placement import View, assign, view
+from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.set_up import (
     host_id_fault,
     ingest_topic_warning,
@@ -38,12 +39,12 @@ from aggregator.supervisor.set_up import (
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.sinks import Sinks
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import Problems, decode_limit, follow, placement_of, topic_of
 from aggregator.worker.options import WorkerOptions
-from m3cluster.keys import topic_key
+from m3cluster.following import follow
 from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
+from m3cluster.topology import staged_placement_of, topic_of
 from m3msg.producer import warm as load_producer_kernels
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
@@ -123,7 +124,7 @@ class Instance:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
             watches = [
-                group.create_task(follow(self._store, self.keys.placement, placement_of, self._placement)),
+                group.create_task(follow(self._store, self.keys.placement, staged_placement_of, self._placement)),
                 *(
                     group.create_task(follow(self._store, key, topic_of, self._topic_changed(name)))
                     for name, key in self._topic_keys().items()
@@ -163,8 +164,8 @@ class Instance:
             group.create_task(self._look_loop(), name="look"),
             group.create_task(self._expire_loop(), name="expire"),
             group.create_task(try_endpoint(lambda: self.view, self._listening, self._unreached), name="endpoint"),
-            group.create_task(follow(self._store, self.keys.values_limit, decode_limit, self._limits.values_changed)),
-            group.create_task(follow(self._store, self.keys.new_metrics_limit, decode_limit, self._limits.new_changed)),
+            group.create_task(follow(self._store, self.keys.values_limit, limit_of, self._limits.values_changed)),
+            group.create_task(follow(self._store, self.keys.new_metrics_limit, limit_of, self._limits.new_changed)),
         ]  # fmt: skip
         # Loading them with the first output would hold up a takeover by a second or two.
         await asyncio.to_thread(load_producer_kernels)
@@ -229,10 +230,7 @@ class Instance:
                 break
         if section.client.m3msg is not None:
             writers["ingest"] = section.client.m3msg.producer.writer
-        return {
-            name: topic_key(writer.topic_service_override.environment or default, writer.topic_name)
-            for name, writer in writers.items()
-        }
+        return {name: writer.topic_key(default) for name, writer in writers.items()}
 
     def _placement(self, placement: Placement | None) -> None:
         if placement is None:

@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 from aggregator.config import ServiceConfig, new_metric_limit
 from aggregator.ipc import RuntimeOptions
+from m3cluster.kv import Value
 from m3cluster.placement.model import Placement
+from m3cluster.proto import decode
+from m3cluster.proto.messages import INT64_PROTO
 from m3x.log import logger
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "limit_of"]
 
 log = logger(__name__)
 
@@ -36,3 +39,8 @@ class Limits:
         """The command for workers."""
         new = new_metric_limit(self._new, placement.num_shards, placement.replica_factor)
         return RuntimeOptions(self._values, new)
+
+
+def limit_of(value: Value) -> int:
+    """The limit that a key holds; a negative one counts as none. Raises ``ValueError``."""
+    return max(int(decode(INT64_PROTO, value.data)["value"]), 0)

@@ -13,6 +13,7 @@ from aggregator.supervisor.holdings import Holdings
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
+from m3cluster.following import follow
 from m3cluster.kv import ConditionFailedError, KVError, Store, Value, get_uncached
 from m3cluster.proto import DecodeError
 from m3x.clock import boot_ns, wall_ns
@@ -135,7 +136,10 @@ class ShardSet:
         self._relay(self._flushing.follow())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow_times(), name="flush times")
+                tasks.create_task(
+                    follow(self._store, self._key, _times_of, self._times_changed, self._times_unusable),
+                    name="flush times",
+                )
                 tasks.create_task(self._holdings.run(), name="complete since")
                 tasks.create_task(self._take_part(), name="election")
                 tasks.create_task(self._term_loop(), name="terms")
@@ -250,20 +254,12 @@ class ShardSet:
         if found is None:
             return ShardSetFlushTimes()
         try:
-            return decode_flush_times(found.data)
+            return _times_of(found)
         except DecodeError as error:
             log.error("the flush times in the KV cannot be decoded; starting afresh", key=self._key, error=str(error))
             return ShardSetFlushTimes()
 
     # --- flush times
-
-    async def _follow_times(self) -> None:
-        watch = self._store.watch(self._key)
-        try:
-            async for value in watch:
-                self._times_changed(value)
-        finally:
-            await watch.close()
 
     async def _give_up_loop(self) -> None:
         """No news from a leader for long, and memory is short: the oldest windows go (M3's forced flush, which looks at the time alone)."""
@@ -279,18 +275,16 @@ class ShardSet:
                 log.error_limited("no leader has flushed for long and memory is short: old windows are thrown away")
                 self._relay(sends)
 
-    def _times_changed(self, value: Value | None) -> None:
+    def _times_changed(self, times: ShardSetFlushTimes | None) -> None:
         self._news_ns = boot_ns()
-        if value is None:
-            self.times = None
-            return
-        try:
-            self.times = decode_flush_times(value.data)
-        except DecodeError as error:
-            self._scope.sub("flush-times-manager").count("flush-times-unmarshal-errors")
-            log.error("flush times in the KV cannot be decoded; left out", key=self._key, error=str(error))
-            return
-        self._relay(self._flushing.kv_changed(self.times))
+        self.times = times
+        if times is not None:
+            self._relay(self._flushing.kv_changed(times))
+
+    def _times_unusable(self, value: Value, error: ValueError) -> None:
+        self._news_ns = boot_ns()
+        self._scope.sub("flush-times-manager").count("flush-times-unmarshal-errors")
+        log.error("flush times in the KV cannot be decoded; left out", key=self._key, error=str(error))
 
     async def _save_loop(self) -> None:
         attempt = 0
@@ -329,3 +323,7 @@ class ShardSet:
         if self._flushing.role is FlushRole.LEADER and election.revision == revision:
             self._relay(self._flushing.saved(message, wall_ns()))
         return True
+
+
+def _times_of(value: Value) -> ShardSetFlushTimes:
+    return decode_flush_times(value.data)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from coordinator.downsample.rules import RulesInEffect
+from m3cluster.following import follow
 from m3cluster.keys import rule_namespaces_key, rule_set_key
 from m3cluster.kv import KeyNotFoundError, KVError, Store, Value, VersionMismatchError
 from m3cluster.proto import DecodeError, decode
@@ -20,7 +21,6 @@ from m3x.log import logger
 
 INIT_TIMEOUT_S = 10.0
 """How long the start waits for the first values."""
-_RETRY_S = 1.0
 
 log = logger(__name__)
 
@@ -172,7 +172,7 @@ class RuleWatcher:
                 self._rules.namespaces_changed(value)
                 self._watch(group)
 
-            await self._follow(rule_namespaces_key(self._environment), changed)
+            await follow(self._store, rule_namespaces_key(self._environment), _as_it_is, changed)
 
     def _watch(self, group: asyncio.TaskGroup) -> None:
         wanted = self._rules.watched
@@ -183,25 +183,13 @@ class RuleWatcher:
             def changed(value: Value | None, name: str = name) -> None:
                 self._rules.rule_set_changed(name, value)
 
-            follow = self._follow(rule_set_key(self._environment, name), changed)
-            self._watching[name] = group.create_task(follow, name=f"rules of {name}")
+            following = follow(self._store, rule_set_key(self._environment, name), _as_it_is, changed)
+            self._watching[name] = group.create_task(following, name=f"rules of {name}")
 
-    async def _follow(self, key: str, changed: Callable[[Value | None], None]) -> None:
-        """Calls ``changed`` with every value, for good: a watch that ends with an error is opened again."""
-        version = -1
-        while True:
-            watch = self._store.watch(key)
-            try:
-                async for value in watch:
-                    if value is None or value.mod_revision != version:
-                        version = value.mod_revision if value is not None else -1
-                        changed(value)
-            except KVError as error:
-                log.error_limited("a watch of rules has ended and is opened again", key=key, error=str(error))
-            finally:
-                with contextlib.suppress(KVError):
-                    await watch.close()
-            await asyncio.sleep(_RETRY_S)
+
+def _as_it_is(value: Value) -> Value:
+    """``KVRules`` reads values itself: what it says of a broken one depends on what is in effect."""
+    return value
 
 
 async def create_namespaces(store: Store, environment: str) -> None:

@@ -1,70 +1,40 @@
-"""The ingest topic: follows topic and placements, and refuses with a reason while nothing can be sent."""
+"""The ingest topic: judges topic and placements, and refuses with a reason while nothing can be sent."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from coordinator.write.readiness import Verdict, judge
 from coordinator.write.sink import RefusedError
-from m3cluster.keys import placement_key, topic_key
-from m3cluster.kv import KVError, Store, Value
-from m3cluster.placement import Placement, decode_placement, decode_staged_placement
-from m3cluster.proto import DecodeError
-from m3cluster.topic import ServiceID, Topic, decode_topic
+from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
-from m3msg.producer import ProducerClosedError
+from m3msg.producer import Producer, ProducerClosedError
 from m3msg.producer.options import ProducerOptions
 from m3x.clock import wall_ns
 from m3x.log import logger
-from m3x.retry import Backoff
 
 ROOM_TIMEOUT_S = 5.0
 """How long a request waits for room in the producer's buffer before the sender is told to come again."""
 
 _TICK_S = 1.0
-_RETRY = Backoff(1.0, 2.0, 30.0)
 
 log = logger(__name__)
-
-
-class Producer(Protocol):
-    """What is needed of ``m3msg.producer.Producer``."""
-
-    @property
-    def num_shards(self) -> int:
-        """Of the topic; 0 while it is not known."""
-
-    def produce(self, batch: MessageBatch) -> bool:
-        """Takes a batch, or not."""
-
-    def room(self) -> int:
-        """Payload bytes that can be produced now."""
-
-    async def wait_room(self, nbytes: int = 1) -> None:
-        """Returns when there is room. Raises ``ProducerClosedError`` where there will be none."""
 
 
 class IngestTopic:
     """The ``MessageSink`` of a coordinator; ``run`` it as long as it is used.
 
-    The producer follows the topic by itself; this looks at the same keys to tell senders whether their messages would arrive.
+    It judges the topology that the producer follows, to tell senders whether their messages would arrive.
     """
 
     def __init__(
         self,
-        store: Store,
         options: ProducerOptions,
-        environment: str,
         producer: Producer,
         now_ns: Callable[[], int] = wall_ns,
     ) -> None:
         writer = options.writer
-        self._store = store
+        self._topology = producer.topology
         self._name = writer.topic_name
-        self._key = topic_key(writer.topic_service_override.environment or environment, writer.topic_name)
-        self._environment = environment
-        self._placement_namespace = writer.placement_service_override.namespaces.placement
-        self._staged = writer.placement.is_staged
         self._ignore_cutover = writer.ignore_cutoff_cutover
         self.largest_message = options.largest_message
         """See ``MessageSink``."""
@@ -73,11 +43,10 @@ class IngestTopic:
         self._most_bytes = options.buffer.max_buffer_size // 4
         self._producer = producer
         self._now_ns = now_ns
-        self._topic: Topic | None = None
-        self._placements: dict[ServiceID, Placement | None] = {}
         self._verdict: Verdict = judge(self._name, None, {}, now_ns())
         self._said = ""
         self._failed: str | None = None
+        self._topology.listeners.append(self._judge)
 
     def fail(self, reason: str) -> None:
         """From now on everything is refused."""
@@ -121,75 +90,24 @@ class IngestTopic:
         if self._failed is not None:
             return self._failed
         reason = self._verdict.refusal(self._now_ns())
-        if self._topic is None and (trouble := self._store.trouble()) is not None:
+        if self._topology.topic is None and (trouble := self._topology.trouble()) is not None:
             return trouble
         if reason is None and not self._producer.num_shards:
             return f"the producer of {self._name} is starting"
         return reason
 
     async def run(self) -> None:
-        """Follows topic and placements until cancelled."""
-        attempt = 0
-        while True:
-            try:
-                await self._follow()
-            except* KVError as group:
-                attempt += 1
-                log.error("lost sight of the topic; trying again", topic=self._name, error=str(group.exceptions[0]))
-            await asyncio.sleep(_RETRY.delay(max(attempt, 1)))
-
-    async def _follow(self) -> None:
-        followers: dict[ServiceID, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tick(), name="ingest topic readiness")
-            watch = self._store.watch(self._key)
-            try:
-                async for value in watch:
-                    self._on_topic(value)
-                    wanted = {c.service_id for c in self._topic.consumer_services} if self._topic else set()
-                    for service in wanted - followers.keys():
-                        followers[service] = group.create_task(self._follow_placement(service))
-                    for service in followers.keys() - wanted:
-                        followers.pop(service).cancel()
-                        self._placements.pop(service, None)
-                    self._judge()
-            finally:
-                await watch.close()
-
-    def _on_topic(self, value: Value | None) -> None:
-        if value is None:
-            self._topic = None
-            return
-        try:
-            self._topic = decode_topic(value.data, value.version)
-        except DecodeError as error:
-            log.error("the topic cannot be decoded; the last good one counts", topic=self._name, error=str(error))
-
-    async def _follow_placement(self, service: ServiceID) -> None:
-        key = placement_key(service.environment or self._environment, service.name, self._placement_namespace)
-        decode = decode_staged_placement if self._staged else decode_placement
-        watch = self._store.watch(key)
-        try:
-            async for value in watch:
-                try:
-                    self._placements[service] = None if value is None else decode(value.data, value.version)
-                except DecodeError as error:
-                    log.error("a placement cannot be decoded; the last good one counts", key=key, error=str(error))
-                self._judge()
-        finally:
-            await watch.close()
-
-    async def _tick(self) -> None:
-        """Shards are cut off when their time comes, too."""
+        """Judges until cancelled: shards are cut off when their time comes, too."""
         while True:
             await asyncio.sleep(_TICK_S)
             self._judge()
 
-    def _judge(self) -> None:
+    def _judge(self, _: ServiceID | None = None) -> None:
         now = self._now_ns()
-        self._verdict = judge(self._name, self._topic, self._placements, now, self._ignore_cutover)
+        topology = self._topology
+        self._verdict = judge(self._name, topology.topic, topology.placements, now, self._ignore_cutover)
         refusal = self._verdict.refusal(now)
-        if self._topic is None and self._store.trouble() is not None:
+        if topology.topic is None and topology.trouble() is not None:
             # The store says so itself.
             return
         said = self._verdict.reason if refusal is not None else "messages are accepted"

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from m3cluster.kv.embedded import open_embedded
-from m3cluster.kv.etcd_config import Etcd
-from m3cluster.kv.memory import MemoryServer
+from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.sqlite.embedded import open_embedded
+from m3cluster.kv.sqlite.memory import MemoryServer
 from m3cluster.kv.store import Store
-from m3cluster.kv.zookeeper_config import ZooKeeper
+from m3cluster.kv.zookeeper.config import ZooKeeper
 
 __all__ = ["Embedded", "Memory", "StoreConfig", "check_store", "open_store"]
 
@@ -32,7 +32,7 @@ StoreConfig = Embedded | Memory | Etcd | ZooKeeper
 def check_store(config: StoreConfig) -> None:
     """Raises ``KVError`` for what ``open_store`` would refuse whether the store is up or not: files of TLS that cannot be used."""
     if isinstance(config, Etcd) and config.tls is not None:
-        from m3cluster.kv.etcd_channel import credentials  # noqa: PLC0415 - gRPC, see open_store
+        from m3cluster.kv.etcd.channel import credentials  # noqa: PLC0415 - gRPC, see open_store
 
         credentials(config.tls)
 
@@ -46,12 +46,12 @@ async def open_store(config: StoreConfig) -> Store:
         return config.server.client()
     if isinstance(config, Etcd):
         # gRPC is large, slow to import and not needed by the others.
-        from m3cluster.kv.etcd_store import open_etcd  # noqa: PLC0415
+        from m3cluster.kv.etcd.store import open_etcd  # noqa: PLC0415
 
         return await open_etcd(config)
     if isinstance(config, ZooKeeper):
         # kazoo brings threads and is not needed by the others.
-        from m3cluster.kv.zookeeper_store import open_zookeeper  # noqa: PLC0415
+        from m3cluster.kv.zookeeper.store import open_zookeeper  # noqa: PLC0415
 
         return await open_zookeeper(config)
     return await open_embedded(config.path)

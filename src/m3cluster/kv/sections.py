@@ -6,18 +6,26 @@ A service's own section (``kvClient``, ``clusterManagement``) is a ``StoreSectio
 from pathlib import Path
 
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
-from m3cluster.kv.etcd_config import Etcd, EtcdTLS
+from m3cluster.kv.etcd.config import Etcd, EtcdTLS
 from m3cluster.kv.open import Embedded, StoreConfig
-from m3cluster.kv.zookeeper_config import ZooKeeper
+from m3cluster.kv.zookeeper.config import ZooKeeper
 from m3x.config import Duration, Meaningless, Section
 
-__all__ = ["EmbeddedSection", "EtcdClusterSection", "EtcdSection", "StoreSection", "ZooKeeperSection"]
+__all__ = ["EmbeddedSection", "EtcdClusterSection", "EtcdSection", "KVOverride", "StoreSection", "ZooKeeperSection"]
 
 _SECOND = 1_000_000_000
 _SHORTEST_PING = Duration(10 * _SECOND)
 """Go's gRPC, and so M3, never pings more often; etcd hangs up on who does."""
 _PING_TIMEOUT = Duration(20 * _SECOND)
 """What Go's gRPC takes for a ping timeout of 0."""
+
+
+class KVOverride(Section, frozen=True, kw_only=True):
+    """``kvConfig`` and ``topicServiceOverride``: where in the KV something is; what is empty is the KV client's own."""
+
+    zone: str = ""
+    environment: str = ""
+    namespace: str = ""
 
 
 class KeepAliveSection(Section, frozen=True, kw_only=True):

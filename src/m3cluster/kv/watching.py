@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from m3cluster.kv.contact import Contact
+from m3cluster.kv.rules import UNKNOWN
 from m3cluster.kv.store import KVError, Value
-from m3cluster.kv.tables import UNKNOWN
 
 __all__ = ["Feed", "LatestWatch", "until_deleted"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from m3cluster.keys import placement_key
-from m3cluster.kv.store import KeepsHistory, KeyNotFoundError, NotKeptError, Store, Value, VersionMismatchError
+from m3cluster.kv import KeepsHistory, KeyNotFoundError, NotKeptError, Store, Value, VersionMismatchError
 from m3cluster.placement.algorithm import choose
 from m3cluster.placement.codec import (
     decode_placement,

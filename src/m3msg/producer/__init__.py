@@ -3,7 +3,8 @@
 Open ``shell`` for the class that services use, ``core`` for the state machine behind it. Below the core: ``service_writer`` (one consumer
 service), ``writers`` (which instance takes which shard), ``lane`` (the queue of one instance), ``link`` (one connection without its
 socket), ``block`` (messages and how they end), ``rows`` and ``kernels`` (columns and compiled loops), ``filters``. ``connection`` is the
-socket side of a link, ``options`` the YAML section, ``status`` what the status page shows. Imports m3x, m3cluster, m3metrics.policy.
+socket side of a link, ``set_up`` what the KV says, ``options`` the YAML section, ``status`` what the status page shows. Imports m3x,
+m3cluster, m3metrics.policy.
 """
 
 from m3msg.producer.block import Awaited, Done, Loss, Moment
@@ -18,13 +19,12 @@ from m3msg.producer.filters import (
 )
 from m3msg.producer.kernels import warm
 from m3msg.producer.options import ProducerOptions
-from m3msg.producer.shell import Codecs, Producer, ProducerClosedError
+from m3msg.producer.shell import Producer, ProducerClosedError
 from m3msg.producer.status import InstanceStatus, ProducerStatus, ServiceStatus
 from m3msg.producer.writers import PlacementError
 
 __all__ = [
     "Awaited",
-    "Codecs",
     "Done",
     "Filter",
     "FilterError",

@@ -32,7 +32,7 @@ class Host(Protocol):
 
     def may_write(self) -> bool: ...
 
-    def write_forbidden(self) -> None:
+    def drop_unsent_fenced(self) -> None:
         """The right to write is gone: called instead of a write."""
 
     def changed(self) -> None:
@@ -176,7 +176,7 @@ class Connection:
             if not link.fill(self._host.now()):
                 return False
             if link.out_fenced and not self._host.may_write():
-                self._host.write_forbidden()
+                self._host.drop_unsent_fenced()
                 return False
             try:
                 link.wrote(self._socket.send(link.unwritten))

@@ -8,13 +8,15 @@ from typing import Literal
 
 import msgspec
 
+from m3cluster.keys import topic_key
+from m3cluster.kv.sections import KVOverride
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import Duration, Meaningless, Section
 from m3x.retry import Backoff
 
 __all__ = [
     "BufferOptions", "CodecOptions", "ConnectionOptions", "MessageRetryOptions", "ProducerOptions", "RetryOptions",
-    "ServiceOverrideOptions", "StaticRetryOptions", "WriterOptions",
+    "StaticRetryOptions", "WriterOptions",
 ]  # fmt: skip
 
 _SECOND = 1_000_000_000
@@ -136,14 +138,6 @@ class ConnectionOptions(Section, frozen=True):
             raise ValueError("windowSize must be positive")
 
 
-class ServiceOverrideOptions(Section, frozen=True):
-    """Where in KV the topic lives, if not in the client's own zone and environment."""
-
-    zone: str = ""
-    environment: str = ""
-    namespace: str = ""
-
-
 class PlacementNamespaces(Section, frozen=True):
     """KV namespaces of placements and service metadata."""
 
@@ -175,7 +169,7 @@ class WriterOptions(Section, frozen=True):
     """``writer``: the topic, its placements and how messages travel."""
 
     topic_name: str
-    topic_service_override: ServiceOverrideOptions = ServiceOverrideOptions()
+    topic_service_override: KVOverride = KVOverride()
     topic_watch_init_timeout: Duration = Duration(2 * _SECOND)
     placement: PlacementOptions = PlacementOptions()
     placement_service_override: PlacementServiceOverride = PlacementServiceOverride()
@@ -204,6 +198,11 @@ class WriterOptions(Section, frozen=True):
             raise ValueError("topicName must not be empty")
         if self.static_message_retry is not None and self.message_retry is not None:
             raise ValueError("messageRetry and staticMessageRetry exclude each other")
+
+    def topic_key(self, environment: str) -> str:
+        """The topic's key in the KV; ``environment`` is the service's own."""
+        place = self.topic_service_override
+        return topic_key(place.environment or environment, self.topic_name, place.namespace)
 
     def retry_delay_ns(self) -> Callable[[int], int]:
         """From the number of attempts made to the wait before the next one (reference/m3msg.md §15.2, §15.3)."""

@@ -1,28 +1,24 @@
 """The producer as a service uses it: the core, its connections, its watches and its clock on one asyncio loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
-from m3cluster.kv.store import KVError, Store, Value
-from m3cluster.placement.model import Placement
-from m3cluster.topic import ServiceID, Topic
+from m3cluster.kv import Store
+from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
 from m3msg.producer.block import Awaited, Done, Moment
 from m3msg.producer.connection import Connection
-from m3msg.producer.core import ProducerCore, TopicError
+from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions
+from m3msg.producer.set_up import SetUp
 from m3msg.producer.status import ProducerStatus, service_status
-from m3msg.producer.writers import PlacementError
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
-from m3x.retry import Backoff
 
-__all__ = ["Codecs", "Producer", "ProducerClosedError"]
+__all__ = ["Producer", "ProducerClosedError"]
 
 log = logger(__name__)
 
@@ -30,27 +26,10 @@ _TICK_S = 0.1
 _REPORT_TICKS = 10
 _LINGER_S = 0.003
 """How long small batches wait for others to be joined with."""
-_WATCH_RETRY = Backoff(0.5, 2.0, 10.0)
 
 
 class ProducerClosedError(RuntimeError):
     """The producer takes nothing any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codecs:
-    """How stored bytes become models: ``(bytes, version) -> model``. Both raise ``ValueError`` on bytes that they cannot read."""
-
-    topic: Callable[[bytes, int], Topic]
-    placement: Callable[[bytes, int], Placement]
-
-
-def stored_codecs(staged: bool) -> Codecs:
-    """M3's formats (reference/m3msg.md §5, §6)."""
-    from m3cluster.placement.codec import decode_placement, decode_staged_placement  # noqa: PLC0415
-    from m3cluster.topic import decode_topic  # noqa: PLC0415
-
-    return Codecs(decode_topic, decode_staged_placement if staged else decode_placement)
 
 
 class Producer:
@@ -72,7 +51,6 @@ class Producer:
         scope: Scope | None = None,
         on_done: Callable[[Done], None] | None = None,
         environment: str = "default_env",
-        codecs: Codecs | None = None,
         static_filters: Mapping[ServiceID, Sequence[Filter]] | None = None,
         local: frozenset[str] = frozenset(),
     ) -> None:
@@ -82,52 +60,46 @@ class Producer:
         self.on_awaited: Callable[[Awaited], None] | None = None
         """Hears what is still awaited of batches with origins that take long."""
         self._options = options
-        self._store = store
         self._may_write = may_write
         self._scope = scope if scope is not None else Registry().scope()
-        self._environment = environment
-        self._codecs = codecs
         self._connections: dict[Link, tuple[Connection, asyncio.Task[None]]] = {}
-        self._watches: dict[ServiceID, asyncio.Task[None]] = {}
         self._endpoints: dict[tuple[str, str], bool] = {}
-        self._problems: dict[str, str] = {}
         self._runner: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._news = asyncio.Event()
-        """Topic or placements were looked at."""
         self._stop = asyncio.Event()
         self._progress = asyncio.Event()
         self._scheduled = False
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
         self._scopes: dict[tuple[str, str], Scope] = {}
+        self._set_up = SetUp(
+            self.core, options.writer, store, environment,
+            now=self.now, reconcile=self._reconcile, scope=self._scope, service_scope=self._service_scope,
+        )  # fmt: skip
+        self.topology = self._set_up.topology
+        """Followed from ``start`` to ``close``."""
 
     # --- life ---
 
     async def start(self) -> bool:
         """Starts watching and connecting; waits for the topic and the placements of its services, at most ``topicWatchInitTimeout`` and
         ``placementWatchInitTimeout``. False: they are not there yet (``status`` says what is missing); the producer goes on waiting."""
-        if self._codecs is None:
-            self._codecs = stored_codecs(self._options.writer.placement.is_staged)
         started = asyncio.get_running_loop().create_future()
         self._runner = asyncio.create_task(self._run(started), name=f"producer {self._options.writer.topic_name}")
         await started
         writer = self._options.writer
         seen = await self._wait_for(lambda: self.core.num_shards > 0, writer.topic_watch_init_timeout.seconds)
-        seen = seen and await self._wait_for(self._placed, writer.placement_watch_init_timeout.seconds)
+        seen = seen and await self._wait_for(self._set_up.placed, writer.placement_watch_init_timeout.seconds)
         for problem in self.problems():
             log.warning("the producer waits", topic=writer.topic_name, problem=problem)
         return seen
-
-    def _placed(self) -> bool:
-        return all(service.has_placement for service in self.core.services.values())
 
     async def _wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
-                    self._news.clear()
-                    await self._news.wait()
+                    self._set_up.news.clear()
+                    await self._set_up.news.wait()
         except TimeoutError:
             return False
         return True
@@ -164,11 +136,11 @@ class Producer:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                tasks = [group.create_task(self._follow_topic()), group.create_task(self._ticks())]
+                tasks = [group.create_task(self._set_up.run()), group.create_task(self._ticks())]
                 started.set_result(None)
                 await self._stop.wait()
                 self.core.close()
-                for task in (*tasks, *self._watches.values(), *(task for _, task in self._connections.values())):
+                for task in (*tasks, *(task for _, task in self._connections.values())):
                     task.cancel()
         finally:
             self._group = None
@@ -224,10 +196,6 @@ class Producer:
         """Whether leader output may be written at this instant."""
         return self._may_write is None or self._may_write()
 
-    def write_forbidden(self) -> None:
-        """Removes everything that needs the right to write."""
-        self.drop_unsent_fenced()
-
     def drop_unsent_fenced(self) -> None:
         """The right to write is lost: all unsent and unacked fenced messages are gone when this returns."""
         self.core.drop_unsent_fenced()
@@ -279,52 +247,11 @@ class Producer:
         if self.core.dirty or self.core.events:
             self.changed()
 
-    # --- topic, placements, connections ---
-
-    async def _follow_topic(self) -> None:
-        name, override = self._options.writer.topic_name, self._options.writer.topic_service_override
-        key = join_key(override.namespace or "/topic", override.environment or self._environment, name)
-        self._problems["topic"] = f"topic {name!r} is not in KV (key {key}); create it with POST /api/v1/topic/init"
-        async for value in self._values(key):
-            if value is None:
-                log.warning("the topic was deleted; the producer goes on with what it was", topic=name)
-                continue
-            self._on_topic(value)
-            self._news.set()
-
-    def _on_topic(self, value: Value) -> None:
-        assert self._codecs is not None
-        name = self._options.writer.topic_name
-        try:
-            problems = self.core.set_topic(self._codecs.topic(value.data, value.version), self.now())
-        except ValueError as error:
-            kind = "topic-update-error" if isinstance(error, TopicError) else "invalid-topic"
-            self._scope.count(kind)
-            self._problems["topic"] = f"topic {name!r} (version {value.version}) cannot be used: {error}"
-            log.error(
-                "the topic cannot be used; nothing changes", topic=name, version=value.version, problem=str(error)
-            )
-            return
-        self._scope.count("topic-update-error" if problems else "topic-update-success")
-        self._problems.pop("topic", None)
-        if not self.core.services:
-            self._problems["topic"] = f"topic {name!r} has no consumer services; add one with POST /api/v1/topic"
-        elif problems:
-            self._problems["topic"] = "; ".join(problems)
-        for problem in problems:
-            log.error("a consumer service of the topic cannot be followed", topic=name, problem=problem)
-        self._scope.gauge("num-consumer-services", len(self.core.services))
-        self._reconcile()
+    # --- connections ---
 
     def _reconcile(self) -> None:
-        """Brings watches and connections in line with the core."""
+        """Brings connections in line with the core."""
         assert self._group is not None
-        for service in self.core.services:
-            if service not in self._watches:
-                self._watches[service] = self._group.create_task(self._follow_placement(service))
-        for service in set(self._watches) - set(self.core.services):
-            self._watches.pop(service).cancel()
-            self._problems.pop(f"placement {service}", None)
         wanted = self.core.links()
         for link in wanted:
             if link not in self._connections:
@@ -333,51 +260,6 @@ class Producer:
         for link in set(self._connections) - set(wanted):
             self._connections.pop(link)[1].cancel()
         self.changed()
-
-    async def _follow_placement(self, service: ServiceID) -> None:
-        namespace = self._options.writer.placement_service_override.namespaces.placement
-        key = join_key(namespace, service.environment or self._environment, service.name)
-        problem = f"placement {service}"
-        self._problems[problem] = (
-            f"consumer service {service} has no placement (key {key}); create it with POST …/placement/init"
-        )
-        async for value in self._values(key):
-            if value is None:
-                log.warning("a placement was deleted; the producer goes on with what it was", service=str(service))
-                continue
-            assert self._codecs is not None
-            try:
-                placement = self._codecs.placement(value.data, value.version)
-                self.core.set_placement(service, placement, self.now())
-            except (PlacementError, ValueError) as error:
-                self._service_scope(service).count("placement-error")
-                self._problems[problem] = f"placement of {service} (version {value.version}) cannot be used: {error}"
-                log.error("a placement cannot be used", service=str(service), version=value.version, problem=str(error))
-                continue
-            self._service_scope(service).count("placement-update")
-            self._problems.pop(problem, None)
-            if placement.is_sharded and placement.num_shards != self.core.num_shards:
-                self._problems[problem] = (
-                    f"placement of {service} has {placement.num_shards} shards and the topic {self.core.num_shards}: "
-                    "messages of the others go nowhere; both must be equal"
-                )
-                log.error("shard counts differ", problem=self._problems[problem])
-            self._reconcile()
-            self._news.set()
-
-    async def _values(self, key: str) -> AsyncIterator[Value | None]:
-        """The values of a key, for ever: a watch that fails is begun again."""
-        attempt = 0
-        while True:
-            try:
-                async with _closing_watch(self._store, key) as values:
-                    async for value in values:
-                        attempt = 0
-                        yield value
-            except KVError as error:
-                log.warning_limited("a watch failed and is begun again", key=key, reason=str(error))
-            attempt += 1
-            await asyncio.sleep(_WATCH_RETRY.delay(attempt))
 
     # --- time and figures ---
 
@@ -428,7 +310,7 @@ class Producer:
 
     def problems(self) -> list[str]:
         """What is wrong with the set-up, and what to do about it."""
-        return [self._problems[key] for key in sorted(self._problems)]
+        return self._set_up.problems()
 
     def status(self) -> ProducerStatus:
         """For ``/status`` and ``/ready``."""
@@ -438,17 +320,3 @@ class Producer:
             self.problems(),
             [service_status(writer, self.core.policies.names) for writer in self.core.services.values()],
         )
-
-
-@asynccontextmanager
-async def _closing_watch(store: Store, key: str) -> AsyncIterator[AsyncIterator[Value | None]]:
-    watch = store.watch(key)
-    try:
-        yield watch.__aiter__()
-    finally:
-        await watch.close()
-
-
-def join_key(namespace: str, environment: str, name: str) -> str:
-    """A full key; an empty environment leaves no segment behind (reference/cluster.md §0)."""
-    return "/".join(part for part in (namespace, environment, name) if part)

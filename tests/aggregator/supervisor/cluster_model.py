@@ -25,25 +25,20 @@ import numpy as np
 from aggregator.config import ServiceConfig, kv_keys, load_config
 from aggregator.engine.flush_kernels import ACTION_EMIT
 from aggregator.engine.flush_plan import shard_bounds
-from aggregator.ipc import (
-    Commit,
-    Flush,
-    Flushed,
-    NewList,
-    Reopen,
-)
+from aggregator.ipc import Commit, Flush, Flushed, NewList, Reopen
 from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.flush_times import FlushTimes
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.timing import schedule_options
-from aggregator.supervisor.watching import follow, placement_of
 from m3cluster.flush_times import decode_flush_times
+from m3cluster.following import follow
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer
-from m3cluster.kv.sqlite_store import SQLiteLease, SQLiteStore
+from m3cluster.kv.sqlite.store import SQLiteLease, SQLiteStore
 from m3cluster.placement.codec import encode_staged_placement
 from m3cluster.placement.model import Instance, Placement, Shard, ShardState
+from m3cluster.topology import staged_placement_of
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
 
@@ -290,7 +285,7 @@ class Node:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             loops: list[Coroutine[Any, Any, None]] = [
-                follow(self.store, self.keys.placement, placement_of, self._placed),
+                follow(self.store, self.keys.placement, staged_placement_of, self._placed),
                 self._work(),
                 self._flush_loop(),
                 self._produce(),

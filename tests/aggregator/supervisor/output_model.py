@@ -18,9 +18,7 @@ from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from aggregator.supervisor.flush_times import FlushTimes
 from aggregator.supervisor.flushing import Flushing, Send
 from aggregator.supervisor.forwarder import Forwarder, Part
-from aggregator.supervisor.schedule import (
-    ScheduleOptions,
-)
+from aggregator.supervisor.schedule import ScheduleOptions
 from aggregator.supervisor.sinks import ProducerSink
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS

@@ -9,12 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
-from aggregator.ipc import (
-    Commit,
-    Flush,
-    NewList,
-    OwnedShard,
-)
+from aggregator.ipc import Commit, Flush, NewList, OwnedShard
 from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.election import ElectionState
 from aggregator.supervisor.flushing import Flushing, FlushRole, Send

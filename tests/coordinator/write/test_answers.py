@@ -42,6 +42,7 @@ from coordinator.write.carbon_rules import compile_rules
 from coordinator.write.prompb import WRITE_REQUEST
 from coordinator.write.readiness import Verdict
 from m3cluster.kv import MemoryServer
+from m3cluster.topology import Topology
 from m3metrics.aggregation import AggregationType, compress
 from m3metrics.codec.wire import marshal, varint
 from m3metrics.filters import compile_filter
@@ -112,6 +113,7 @@ class Producer:
     num_shards = 64
 
     def __init__(self) -> None:
+        self.topology: Topology
         self.messages = 0
         self.free = 1 << 30
         self.takes = True
@@ -196,13 +198,14 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
     async with AsyncExitStack() as stack:
         kv = MemoryServer().client()
         stack.push_async_callback(kv.close)
+        producer.topology = Topology(kv, "/topic/env/aggregator_ingest", "env", placement_namespace="/placement")
         store = await stack.enter_async_context(
             open_store(directory / "store.duckdb", policies, set_up.store, stored.scope("store"))
         )
         world = World(
             registry,
             producer,
-            IngestTopic(kv, options, "env", producer),
+            IngestTopic(options, producer),  # type: ignore[arg-type]
             store,
             EmbeddedDirectStore(store, set_up.namespaces),
             Downsampler(set_up.namespaces, rules, no_aggregators=set_up.no_aggregators, now_ns=time.time_ns()),

@@ -9,12 +9,15 @@ import pytest
 from coordinator.write import IngestTopic, RefusedError
 from coordinator.write.readiness import Verdict
 from m3cluster import kv
+from m3cluster.keys import topic_key
+from m3cluster.topology import Topology
 from m3msg.batch import MessageBatch
 from m3msg.producer import ProducerClosedError, ProducerOptions
 
 
 class ClosedProducer:
     num_shards = 64
+    topology: Topology
 
     def produce(self, batch: MessageBatch) -> bool:
         return True
@@ -30,7 +33,10 @@ class ClosedProducer:
 async def topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[IngestTopic]:
     monkeypatch.setattr("coordinator.write.topic.judge", lambda *_: Verdict(0))
     store = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
-    yield IngestTopic(store, msgspec.convert({"writer": {"topicName": "x"}}, ProducerOptions), "env", ClosedProducer())
+    options = msgspec.convert({"writer": {"topicName": "x"}}, ProducerOptions)
+    producer = ClosedProducer()
+    producer.topology = Topology(store, topic_key("env", "x"), "env", placement_namespace="_sd.placement")
+    yield IngestTopic(options, producer)  # type: ignore[arg-type]
     await store.close()
 
 

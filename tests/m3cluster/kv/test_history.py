@@ -3,7 +3,7 @@
 import pytest
 
 from m3cluster.kv import KeepsHistory, KeyNotFoundError, NotKeptError
-from m3cluster.kv.tables import _VERSIONS_KEPT
+from m3cluster.kv.rules import _VERSIONS_KEPT
 
 WITH_HISTORY = ("memory", "embedded", "etcd")
 

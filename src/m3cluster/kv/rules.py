@@ -15,14 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m3cluster.kv.store import (
-    ConditionFailedError,
-    KeyNotFoundError,
-    KVError,
-    NotKeptError,
-    Value,
-    VersionMismatchError,
-)
+from m3cluster.kv.refusals import condition_failed, lease_ended, no_version, not_found, version_mismatch
+from m3cluster.kv.store import KVError, NotKeptError, Value
 
 __all__ = ["UNKNOWN", "Tables", "boot_id"]
 
@@ -154,7 +148,7 @@ class Tables:
         self._fresh()
         value = self._find(key)
         if value is None:
-            raise KeyNotFoundError(f"key not found: {key}")
+            raise not_found(key)
         return value
 
     def get_version(self, key: str, version: int) -> Value:
@@ -163,7 +157,7 @@ class Tables:
         if version == value.version:
             return value
         if not 0 < version < value.version:
-            raise KeyNotFoundError(f"{key} has no version {version}; the current one is {value.version}")
+            raise no_version(key, version, value.version)
         row = self._db.execute(
             f"SELECT {_COLUMNS} FROM history WHERE key = ? AND version = ? AND create_revision = ?",
             (key, version, value.create_revision),
@@ -181,20 +175,16 @@ class Tables:
         """Write at an expected version."""
         with self._change():
             old = self._find(key)
-            found = old.version if old else 0
-            if found != version:
-                raise VersionMismatchError(f"{key}: expected version {version}, found {found}")
+            if (old.version if old else 0) != version:
+                raise version_mismatch(key, version, old)
             return self._write(key, data, old).version
 
     def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
         """Write under the condition that another key still is what it was."""
         with self._change():
             other = self._find(other_key)
-            found = other.create_revision if other else 0
-            if found != create_revision or not found:
-                raise ConditionFailedError(
-                    f"{key}: expected create revision {create_revision} of {other_key}, found {found or 'no such key'}"
-                )
+            if other is None or other.create_revision != create_revision:
+                raise condition_failed(key, other_key, create_revision, other)
             return self._write(key, data, self._find(key)).version
 
     def delete(self, key: str) -> Value:
@@ -202,7 +192,7 @@ class Tables:
         with self._change():
             old = self._find(key)
             if old is None:
-                raise KeyNotFoundError(f"key not found: {key}")
+                raise not_found(key)
             self._remove(key)
             return old
 
@@ -250,7 +240,7 @@ class Tables:
         with self._change() as now_ns:
             alive = self._db.execute(f"SELECT 1 FROM lease WHERE {_ALIVE}", (lease, self._boot, now_ns)).fetchone()
             if not alive:
-                raise KVError(f"{key}: lease {lease:x} has ended; ask for a new one")
+                raise lease_ended(key, lease)
             return self._find(key) or self._write(key, data, None, lease)
 
     def changes(self, known: dict[str, int], token: tuple[int, int]) -> tuple[dict[str, Value | None], tuple[int, int]]:

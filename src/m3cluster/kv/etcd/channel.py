@@ -13,7 +13,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import grpc.aio  # type: ignore[import-untyped]
 
-from m3cluster.kv.etcd_config import Etcd, EtcdTLS
+from m3cluster.kv.etcd.config import Etcd, EtcdTLS
 from m3cluster.kv.store import KVError
 
 __all__ = ["Channel", "RPCError", "Stream", "credentials", "open_channel"]

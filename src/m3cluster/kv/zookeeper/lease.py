@@ -17,8 +17,8 @@ from typing import Any
 
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.store import KVError
-from m3cluster.kv.zookeeper_config import ZooKeeper
-from m3cluster.kv.zookeeper_session import Session
+from m3cluster.kv.zookeeper.config import ZooKeeper
+from m3cluster.kv.zookeeper.session import Session
 from m3x.log import logger
 
 __all__ = ["ZooKeeperLease"]

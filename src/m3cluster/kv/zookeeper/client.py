@@ -6,6 +6,8 @@ kazoo runs three threads per client. These classes are called on them and touch 
   timeout, so a client that asks often never notices the silence.
 * kazoo keeps the session timeout that was granted to itself, and when the request for the session was sent.
 * A host that swallows packets would hold the attempt to connect for a whole session timeout.
+
+That takes privates of kazoo; tests/m3cluster/kv/zookeeper/test_client.py names them, for the day when a release moves one.
 """
 
 import contextlib

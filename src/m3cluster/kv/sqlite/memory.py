@@ -2,8 +2,8 @@
 
 import sqlite3
 
-from m3cluster.kv.sqlite_store import SQLiteStore
-from m3cluster.kv.tables import Tables
+from m3cluster.kv.rules import Tables
+from m3cluster.kv.sqlite.store import SQLiteStore
 from m3x.clock import boot_ns
 
 __all__ = ["MemoryServer"]

@@ -8,10 +8,10 @@ someone else's.
 import asyncio
 from dataclasses import dataclass
 
-from m3cluster.kv import etcd_messages as messages
 from m3cluster.kv.contact import Contact
-from m3cluster.kv.etcd_channel import Channel, RPCError, credentials, open_channel
-from m3cluster.kv.etcd_config import Etcd
+from m3cluster.kv.etcd import messages
+from m3cluster.kv.etcd.channel import Channel, RPCError, credentials, open_channel
+from m3cluster.kv.etcd.config import Etcd
 from m3cluster.kv.store import KVError
 from m3cluster.proto import DecodeError, Message, MessageValue, decode, encode
 

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from m3cluster.kv import Etcd, KVError, open_store
-from m3cluster.kv.etcd_connection import (
+from m3cluster.kv.etcd.connection import (
     DELETE_RANGE,
     LEASE_GRANT,
     LEASE_KEEP_ALIVE,
@@ -19,7 +19,7 @@ from m3cluster.kv.etcd_connection import (
     TXN,
     WATCH,
 )
-from m3cluster.kv.etcd_values import key_bytes, key_text, prefix_end
+from m3cluster.kv.etcd.values import key_bytes, key_text, prefix_end
 from m3cluster.proto import encode
 
 LONG_S = 30

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3cluster.kv.contact import Contact
+from m3cluster.kv.rules import UNKNOWN
 from m3cluster.kv.store import KVError, Value
-from m3cluster.kv.tables import UNKNOWN
 from m3cluster.kv.watching import Feed, Token
 from m3x.log import logger
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from m3cluster.kv import Embedded, KVError, open_store
-from m3cluster.kv.tables import Tables
+from m3cluster.kv.rules import Tables
 
 LONG_S = 30
 
@@ -92,7 +92,7 @@ async def test_many_processes_write_one_file(path):
 
 
 async def test_a_held_lock_is_an_error_that_says_so_and_does_not_stop_the_loop(path, monkeypatch):
-    monkeypatch.setattr("m3cluster.kv.embedded.BUSY_S", 0.2)
+    monkeypatch.setattr("m3cluster.kv.sqlite.embedded.BUSY_S", 0.2)
     store = await open_store(Embedded(path))
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

@@ -22,8 +22,8 @@ from kazoo.exceptions import (
 from kazoo.protocol.states import KazooState
 
 from m3cluster.kv.store import KVError
-from m3cluster.kv.zookeeper_config import ZooKeeper
-from m3cluster.kv.zookeeper_kazoo import Client, Handler
+from m3cluster.kv.zookeeper.client import Client, Handler
+from m3cluster.kv.zookeeper.config import ZooKeeper
 from m3x.log import logger
 
 __all__ = ["Session", "UnreachableError"]

@@ -12,7 +12,7 @@ from tests.processes import stop
 from m3cluster.election import Election
 from m3cluster.keys import election_prefix
 from m3cluster.kv import ConditionFailedError, KVError, ZooKeeper, open_store
-from m3cluster.kv.zookeeper_session import Session
+from m3cluster.kv.zookeeper.session import Session
 from m3x.clock import boot_ns
 
 LONG_S = 30

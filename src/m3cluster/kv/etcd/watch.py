@@ -9,12 +9,12 @@ A stream that says nothing for a while is asked for its progress; one that does 
 
 import asyncio
 
-from m3cluster.kv.etcd_cache import Cache
-from m3cluster.kv.etcd_channel import Channel, RPCError, Stream
-from m3cluster.kv.etcd_config import Etcd
-from m3cluster.kv.etcd_connection import TXN, WATCH, Connection, read_answer
-from m3cluster.kv.etcd_messages import EVENT_DELETE
-from m3cluster.kv.etcd_values import key_bytes, read_response, value_of
+from m3cluster.kv.etcd.cache import Cache
+from m3cluster.kv.etcd.channel import Channel, RPCError, Stream
+from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.etcd.connection import TXN, WATCH, Connection, read_answer
+from m3cluster.kv.etcd.messages import EVENT_DELETE
+from m3cluster.kv.etcd.values import key_bytes, read_response, value_of
 from m3cluster.kv.store import KVError, Value
 from m3cluster.kv.watching import LatestWatch
 from m3cluster.proto import MessageValue, encode

@@ -6,8 +6,8 @@ of the client are waiting for.
 
 import asyncio
 
-from m3cluster.kv.etcd_channel import RPCError
-from m3cluster.kv.etcd_connection import LEASE_REVOKE, Connection
+from m3cluster.kv.etcd.channel import RPCError
+from m3cluster.kv.etcd.connection import LEASE_REVOKE, Connection
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.store import KVError
 from m3x.clock import boot_ns

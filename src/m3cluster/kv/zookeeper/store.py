@@ -29,22 +29,15 @@ from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 from kazoo.protocol.states import ZnodeStat
 
 from m3cluster.kv.contact import Contact
-from m3cluster.kv.store import (
-    ConditionFailedError,
-    KeyNotFoundError,
-    KVError,
-    Lease,
-    Value,
-    VersionMismatchError,
-)
-from m3cluster.kv.tasks import Tasks
-from m3cluster.kv.watching import LatestWatch
-from m3cluster.kv.zookeeper_config import ZooKeeper
-from m3cluster.kv.zookeeper_kazoo import Client
-from m3cluster.kv.zookeeper_lease import ZooKeeperLease
-from m3cluster.kv.zookeeper_paths import Paths
-from m3cluster.kv.zookeeper_session import Session
-from m3cluster.kv.zookeeper_watch import Report, Watcher
+from m3cluster.kv.leased import LeasedStore
+from m3cluster.kv.refusals import condition_failed, lease_ended, not_found, version_mismatch
+from m3cluster.kv.store import KVError, Lease, Value
+from m3cluster.kv.zookeeper.client import Client
+from m3cluster.kv.zookeeper.config import ZooKeeper
+from m3cluster.kv.zookeeper.lease import ZooKeeperLease
+from m3cluster.kv.zookeeper.paths import Paths
+from m3cluster.kv.zookeeper.session import Session
+from m3cluster.kv.zookeeper.watch import Report, Watcher
 from m3x.clock import boot_ns
 from m3x.log import logger
 
@@ -72,30 +65,21 @@ def _value(data: bytes | None, stat: ZnodeStat) -> Value:
     return Value(data or b"", stat.version + 1, stat.czxid, stat.mzxid)
 
 
-def _create_folder(path: str, client: Client) -> Any:
-    return client.create_async(path)
-
-
-class ZooKeeperStore:
+class ZooKeeperStore(LeasedStore[ZooKeeperLease]):
     """One client of one ensemble (``Store``). Create it inside a running loop; use it on that loop only."""
 
     def __init__(self, config: ZooKeeper) -> None:
+        name = f"zookeeper {config.name}"
+        self._watcher = Watcher(self._look, config.watch_silence_s, Contact(name))
+        super().__init__(name, self._watcher.feed, self._watcher.feed.contact)
         self._config = config
         self._paths = Paths(config.chroot)
-        self._leases: set[ZooKeeperLease] = set()
-        self._tasks = Tasks(f"zookeeper {config.name}")
-        self._closed = False
-        self._watcher = Watcher(self._look, config.watch_silence_s, Contact(f"zookeeper {config.name}"))
         self._session = self._new_session()
         self._tasks.start(self._watcher.feed.run(), "watches")
         self._tasks.start(self._replace_dead_sessions(), "session")
 
     def _new_session(self) -> Session:
         return Session(self._config, self._config.session_timeout_s, on_connected=self._watcher.connected)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise KVError(f"the client of zookeeper {self._config.name} has been closed")
 
     async def _replace_dead_sessions(self) -> None:
         limit_s = 1.5 * self._config.session_timeout_s + self._config.connect_timeout_s
@@ -159,9 +143,8 @@ class ZooKeeperStore:
         """Makes what every creation needs: the folders of ``path`` and the clock."""
         for folder in (*self._paths.parents(path), self._paths.clock):
             try:
-                await session.call(
-                    functools.partial(_create_folder, folder), folder, refusals=(NodeExistsError, NoNodeError)
-                )
+                make = functools.partial(Client.create_async, path=folder)
+                await session.call(make, folder, refusals=(NodeExistsError, NoNodeError))
             except NodeExistsError:
                 continue
             except NoNodeError:
@@ -188,9 +171,7 @@ class ZooKeeperStore:
         raise self._contended(path)
 
     def _contended(self, path: str) -> KVError:
-        return KVError(
-            f"zookeeper {self._config.name}: {path}: others changed it in each of {_ATTEMPTS} attempts; nothing was written"
-        )
+        return KVError(f"{self._name}: {path}: others changed it in each of {_ATTEMPTS} attempts; nothing was written")
 
     async def _freed(self, path: str, data: bytes, stat: ZnodeStat) -> int:
         """The version of what was just written. A plain write frees a key from its lease: an ephemeral node becomes a lasting one."""
@@ -225,10 +206,9 @@ class ZooKeeperStore:
     # The interface.
 
     async def get(self, key: str) -> Value:
-        """Raises ``KeyNotFoundError``."""
         value = await self._find(self._paths.value(key))
         if value is None:
-            raise KeyNotFoundError(f"key not found: {key}")
+            raise not_found(key)
         return value
 
     async def set(self, key: str, data: bytes) -> int:
@@ -248,12 +228,7 @@ class ZooKeeperStore:
                     continue
         raise self._contended(path)
 
-    async def set_if_not_exists(self, key: str, data: bytes) -> int:
-        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
-        return await self.check_and_set(key, 0, data)
-
     async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
         path, data = self._paths.value(key), self._checked(key, data)
         try:
             if version == 0:
@@ -267,19 +242,15 @@ class ZooKeeperStore:
         except _REFUSALS:
             pass
         found = await self._find(path)
-        raise VersionMismatchError(f"{key}: expected version {version}, found {found.version if found else 0}")
+        raise version_mismatch(key, version, found)
 
     async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
-        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
         path, other_path, data = self._paths.value(key), self._paths.value(other_key), self._checked(key, data)
         exists = True
         for _ in range(_ATTEMPTS):
             clock, other = await self._pinned(other_path)
             if other is None or other.create_revision != create_revision:
-                raise ConditionFailedError(
-                    f"{key}: expected create revision {create_revision} of {other_key}, "
-                    f"found {other.create_revision if other else 'no such key'}"
-                )
+                raise condition_failed(key, other_key, create_revision, other)
 
             def add(transaction: Any, clock: int = clock, exists: bool = exists) -> None:
                 transaction.check(self._paths.clock, clock)
@@ -321,14 +292,12 @@ class ZooKeeperStore:
         raise self._contended(path)
 
     async def delete(self, key: str) -> Value:
-        """Returns the last value; raises ``KeyNotFoundError``."""
         value = await self._delete(self._paths.value(key), None)
         if value is None:
-            raise KeyNotFoundError(f"key not found: {key}")
+            raise not_found(key)
         return value
 
     async def delete_if(self, key: str, create_revision: int) -> bool:
-        """Deletes at an expected create revision; returns whether it did."""
         return await self._delete(self._paths.value(key), create_revision) is not None
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
@@ -367,28 +336,10 @@ class ZooKeeperStore:
                 keys += await self._list([*segments, segment], "")
         return keys
 
-    def watch(self, key: str) -> LatestWatch:
-        """A new watch of one key."""
-        return self._watcher.feed.watch(key)
-
-    async def wait_deleted(self, key: str, create_revision: int) -> None:
-        """Returns as soon as ``key`` does not exist with that create revision."""
-        self._check_open()
-        watch = self._watcher.feed.watch(key, report_missing=True)
-        try:
-            async for value in watch:
-                if value is None or value.create_revision != create_revision:
-                    return
-        finally:
-            watch.end()
-        raise KVError(f"the client of zookeeper {self._config.name} was closed while waiting for the deletion of {key}")
-
     # Leases.
 
-    async def grant(self, ttl_s: int) -> ZooKeeperLease:
-        """A new lease: a session of its own, whose timeout the servers may raise or lower to what they allow."""
-        if ttl_s <= 0:
-            raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
+    async def _grant(self, ttl_s: int) -> ZooKeeperLease:
+        """A session of its own, whose timeout the servers may raise or lower to what they allow."""
         self._check_open()
         lost = asyncio.Event()
         session = Session(self._config, ttl_s, on_lost=lost.set)
@@ -398,7 +349,7 @@ class ZooKeeperStore:
             self._check_open()
             lease = ZooKeeperLease(self._config, session, self._paths.top, lost)
             if boot_ns() >= lease.deadline_ns():
-                raise KVError(f"zookeeper {self._config.name}: a lease of {ttl_s} s was over before it was granted")
+                raise KVError(f"{self._name}: a lease of {ttl_s} s was over before it was granted")
         except BaseException:
             await session.close()
             raise
@@ -408,23 +359,14 @@ class ZooKeeperStore:
                 asked_s=ttl_s,
                 granted_s=lease.ttl_ns / 10**9,
             )
-        self._leases.add(lease)
-        self._tasks.start(self._keep(lease), f"lease {lease.id:x}")
         return lease
 
-    async def _keep(self, lease: ZooKeeperLease) -> None:
-        try:
-            await lease.keep_alive()
-        finally:
-            self._leases.discard(lease)
-
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
-        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
         path, data = self._paths.value(key), self._checked(key, data)
         held = next((own for own in self._leases if own is lease), None)
         for _ in range(_ATTEMPTS):
             if held is None or not held.deadline_ns():
-                raise KVError(f"{key}: lease {lease.id:x} has ended; ask for a new one")
+                raise lease_ended(key, lease.id)
             with contextlib.suppress(NodeExistsError):
                 await self._create(held.session, path, data, ephemeral=True)
             try:
@@ -438,34 +380,11 @@ class ZooKeeperStore:
 
     # The end.
 
-    def trouble(self) -> str | None:
-        """Why watches get no news; None: they get them."""
-        return self._watcher.feed.contact.trouble()
-
-    async def close(self) -> None:
-        """Ends watches and leases of this client (leases are revoked) and frees the connections."""
-        if self._closed:
-            return
-        await asyncio.gather(*(self._revoke(lease) for lease in list(self._leases)))
-        await self._end()
-
-    async def _revoke(self, lease: ZooKeeperLease) -> None:
-        try:
-            await lease.revoke()
-        except KVError as error:
-            log.warning("a lease could not be revoked; it ends by its TTL", lease=f"{lease.id:x}", error=str(error))
-
     async def abandon(self) -> None:
         """Frees everything as ``close`` does, but leaves the leases to their TTL, as a process that dies would."""
-        if self._closed:
-            return
+        # Before their tasks learn that they are over and end their sessions.
         await asyncio.gather(*(lease.abandon() for lease in list(self._leases)))
-        await self._end()
+        await super().abandon()
 
-    async def _end(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._watcher.feed.end()
-        await self._tasks.end()
+    async def _disconnect(self) -> None:
         await self._session.close()

@@ -12,8 +12,8 @@ from tests.relay import Relay
 from tests.zookeeper_server import ZooKeeperServer
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, VersionMismatchError, ZooKeeper, open_store
-from m3cluster.kv.zookeeper_lease import ZooKeeperLease
-from m3cluster.kv.zookeeper_session import Session
+from m3cluster.kv.zookeeper.lease import ZooKeeperLease
+from m3cluster.kv.zookeeper.session import Session
 from m3x.clock import boot_ns
 
 

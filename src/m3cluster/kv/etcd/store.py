@@ -4,28 +4,18 @@ Nothing is connected before it is needed, so a client can be opened while etcd i
 watches give cached values if there is a cache, and everything goes on within two seconds of etcd's return.
 """
 
-import asyncio
-
-from m3cluster.kv import etcd_connection as rpc
-from m3cluster.kv.etcd_cache import Cache
-from m3cluster.kv.etcd_channel import RPCError
-from m3cluster.kv.etcd_config import Etcd
-from m3cluster.kv.etcd_connection import RPC, Connection, connect
-from m3cluster.kv.etcd_lease import EtcdLease
-from m3cluster.kv.etcd_messages import COMPARE_CREATE, COMPARE_VERSION
-from m3cluster.kv.etcd_values import key_bytes, key_text, prefix_end, read_response, value_of
-from m3cluster.kv.etcd_watch import WatchStream
-from m3cluster.kv.store import (
-    ConditionFailedError,
-    KeyNotFoundError,
-    KVError,
-    Lease,
-    NotKeptError,
-    Value,
-    VersionMismatchError,
-)
-from m3cluster.kv.tasks import Tasks
-from m3cluster.kv.watching import LatestWatch, until_deleted
+from m3cluster.kv.etcd import connection as rpc
+from m3cluster.kv.etcd.cache import Cache
+from m3cluster.kv.etcd.channel import RPCError
+from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.etcd.connection import RPC, Connection, connect
+from m3cluster.kv.etcd.lease import EtcdLease
+from m3cluster.kv.etcd.messages import COMPARE_CREATE, COMPARE_VERSION
+from m3cluster.kv.etcd.values import key_bytes, key_text, prefix_end, read_response, value_of
+from m3cluster.kv.etcd.watch import WatchStream
+from m3cluster.kv.leased import LeasedStore
+from m3cluster.kv.refusals import condition_failed, lease_ended, no_version, not_found, version_mismatch
+from m3cluster.kv.store import KVError, Lease, NotKeptError, Value
 from m3cluster.proto import MessageValue
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -33,9 +23,6 @@ from m3x.log import logger
 __all__ = ["EtcdStore", "open_etcd"]
 
 log = logger(__name__)
-
-_REVOKE_S = 2.0
-"""How long closing waits for the revocation of leases; what is not revoked by then ends by its TTL."""
 
 
 async def open_etcd(config: Etcd) -> "EtcdStore":
@@ -54,23 +41,19 @@ def _created_at(key: str, revision: int) -> MessageValue:
     return {"target": COMPARE_CREATE, "key": key_bytes(key), "create_revision": revision}
 
 
-class EtcdStore:
+class EtcdStore(LeasedStore[EtcdLease]):
     """One client of one cluster (``Store``). Create it inside a running loop; use it on that loop only."""
 
+    _REVOKE_S = 2.0
+
     def __init__(self, config: Etcd, connection: Connection, cache: Cache) -> None:
+        watches = WatchStream(connection, config, cache)
+        super().__init__(f"etcd {connection.name}", watches, connection.contact)
         self._connection = connection
         self._cache = cache
-        self._leases: set[EtcdLease] = set()
-        self._tasks = Tasks(f"etcd {connection.name}")
-        self._closed = False
-        self._watches = WatchStream(connection, config, cache)
-        self._tasks.start(self._watches.run(), "watches")
+        self._tasks.start(watches.run(), "watches")
         if cache.enabled:
             self._tasks.start(cache.run(), "cache")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise KVError(f"the client of etcd {self._connection.name} has been closed")
 
     async def _call(self, method: RPC, request: MessageValue, *, repeatable: bool = False) -> MessageValue:
         self._check_open()
@@ -97,14 +80,14 @@ class EtcdStore:
         value = value_of(answer["kvs"])
         self._cache.put(key, value)
         if value is None:
-            raise KeyNotFoundError(f"key not found: {key}")
+            raise not_found(key)
         return value
 
     async def get_version(self, key: str, version: int) -> Value:
         """``KeepsHistory``: back from one revision to the one before it, as M3 does (reference/cluster.md §1.3)."""
         value = await self.get(key)
         if not 0 < version <= value.version:
-            raise KeyNotFoundError(f"{key} has no version {version}; the current one is {value.version}")
+            raise no_version(key, version, value.version)
         while value.version > version:
             request = {"key": key_bytes(key), "revision": value.mod_revision - 1}
             try:
@@ -115,19 +98,14 @@ class EtcdStore:
                 raise
             found = value_of(answer["kvs"])
             if found is None or found.mod_revision >= value.mod_revision:
-                raise NotKeptError(f"etcd {self._connection.name}: {key} has no version before {value.version}")
+                raise NotKeptError(f"{self._name}: {key} has no version before {value.version}")
             value = found
         return value
 
     async def set(self, key: str, data: bytes) -> int:
-        """Unconditional write; returns the new version."""
         data = bytes(data)
         answer = await self._call(rpc.PUT, {"key": key_bytes(key), "value": data, "prev_kv": True})
         return self._written(key, data, answer, answer).version
-
-    async def set_if_not_exists(self, key: str, data: bytes) -> int:
-        """Raises ``VersionMismatchError`` if the key exists; returns 1."""
-        return await self.check_and_set(key, 0, data)
 
     async def _put_under(
         self, condition: MessageValue, key: str, data: bytes, otherwise: str
@@ -142,14 +120,12 @@ class EtcdStore:
         return None, value_of(read_response(answer, 0, "range")["kvs"])
 
     async def check_and_set(self, key: str, version: int, data: bytes) -> int:
-        """Writes at an expected version (0: must not exist), else ``VersionMismatchError``."""
         written, found = await self._put_under(_version_is(key, version), key, bytes(data), key)
         if written is None:
-            raise VersionMismatchError(f"{key}: expected version {version}, found {found.version if found else 0}")
+            raise version_mismatch(key, version, found)
         return written.version
 
     async def put_if(self, key: str, data: bytes, other_key: str, create_revision: int) -> int:
-        """Writes while ``other_key`` has that create revision, else ``ConditionFailedError``."""
         found = None
         # A key that does not exist has create revision 0 for etcd: that is never what is meant here.
         if create_revision > 0:
@@ -157,22 +133,17 @@ class EtcdStore:
             written, found = await self._put_under(condition, key, bytes(data), other_key)
             if written is not None:
                 return written.version
-        raise ConditionFailedError(
-            f"{key}: expected create revision {create_revision} of {other_key}, "
-            f"found {found.create_revision if found else 'no such key'}"
-        )
+        raise condition_failed(key, other_key, create_revision, found)
 
     async def delete(self, key: str) -> Value:
-        """Returns the last value; raises ``KeyNotFoundError``."""
         answer = await self._call(rpc.DELETE_RANGE, {"key": key_bytes(key), "prev_kv": True})
         self._cache.put(key, None)
         value = value_of(answer["prev_kvs"])
         if value is None:
-            raise KeyNotFoundError(f"key not found: {key}")
+            raise not_found(key)
         return value
 
     async def delete_if(self, key: str, create_revision: int) -> bool:
-        """Deletes at an expected create revision; returns whether it did."""
         if create_revision <= 0:
             return False
         delete = {"delete_range": {"key": key_bytes(key)}}
@@ -183,7 +154,6 @@ class EtcdStore:
         return bool(answer["succeeded"])
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
-        """All keys that start with ``prefix``, in order of create revision."""
         start = key_bytes(prefix)
         request = {"key": start or b"\0", "range_end": prefix_end(start)}
         answer = await self._call(rpc.RANGE, request, repeatable=True)
@@ -194,40 +164,17 @@ class EtcdStore:
         # Keys of one transaction share a revision; their names then decide.
         return sorted(found, key=lambda pair: (pair[1].create_revision, pair[0]))
 
-    def watch(self, key: str) -> LatestWatch:
-        """A new watch of one key."""
-        return self._watches.watch(key)
-
-    async def wait_deleted(self, key: str, create_revision: int) -> None:
-        """Returns as soon as ``key`` does not exist with that create revision."""
-        self._check_open()
-        watch = self._watches.watch(key, report_missing=True)
-        await until_deleted(watch, key, create_revision, f"the client of etcd {self._connection.name}")
-
-    async def grant(self, ttl_s: int) -> EtcdLease:
-        """A new lease, kept alive every TTL/3 until revoked or lost."""
-        if ttl_s <= 0:
-            raise ValueError(f"a lease needs a TTL of at least 1 s, not {ttl_s}")
+    async def _grant(self, ttl_s: int) -> EtcdLease:
         sent_ns = boot_ns()
         # A lease whose grant was not answered has no keys and ends by itself: asking again does no harm.
         answer = await self._call(rpc.LEASE_GRANT, {"ttl": ttl_s}, repeatable=True)
         if answer["id"] <= 0 or answer["ttl"] <= 0 or answer["error"]:
             reason = answer["error"] or f"lease {answer['id']} of {answer['ttl']} s"
-            raise KVError(f"etcd {self._connection.name}: no lease of {ttl_s} s granted: {reason}")
+            raise KVError(f"{self._name}: no lease of {ttl_s} s granted: {reason}")
         self._check_open()
-        lease = EtcdLease(self._connection, answer["id"], answer["ttl"], sent_ns)
-        self._leases.add(lease)
-        self._tasks.start(self._keep(lease), f"lease {lease.id:x}")
-        return lease
-
-    async def _keep(self, lease: EtcdLease) -> None:
-        try:
-            await lease.keep_alive()
-        finally:
-            self._leases.discard(lease)
+        return EtcdLease(self._connection, answer["id"], answer["ttl"], sent_ns)
 
     async def put_with_lease(self, key: str, data: bytes, lease: Lease) -> Value:
-        """Creates ``key`` bound to ``lease`` if it does not exist; returns the value that is there afterwards."""
         data = bytes(data)
         put = {"put": {"key": key_bytes(key), "value": data, "lease": lease.id}}
         look = {"range": {"key": key_bytes(key)}}
@@ -236,45 +183,16 @@ class EtcdStore:
             answer = await self._call(rpc.TXN, request)
         except RPCError as error:
             if error.code == "NOT_FOUND":
-                raise KVError(f"{key}: lease {lease.id:x} has ended; ask for a new one") from error
+                raise lease_ended(key, lease.id) from error
             raise
         if answer["succeeded"]:
             revision = int(answer["header"]["revision"])
             return Value(data, 1, revision, revision)
         value = value_of(read_response(answer, 0, "range")["kvs"])
         if value is None:
-            raise KVError(f"etcd {self._connection.name}: {key} is said to exist, but was not returned")
+            raise KVError(f"{self._name}: {key} is said to exist, but was not returned")
         return value
 
-    def trouble(self) -> str | None:
-        """Which endpoints do not answer, since when and why; None: etcd answers."""
-        return self._connection.contact.trouble()
-
-    async def close(self) -> None:
-        """Ends watches and leases of this client (leases are revoked) and frees the connection."""
-        if self._closed:
-            return
-        try:
-            async with asyncio.timeout(_REVOKE_S):
-                await asyncio.gather(*(self._revoke(lease) for lease in list(self._leases)))
-        except TimeoutError:
-            log.warning("leases could not be revoked in time; they end by their TTL", etcd=self._connection.name)
-        await self.abandon()
-
-    async def _revoke(self, lease: EtcdLease) -> None:
-        try:
-            await lease.revoke()
-        except KVError as error:
-            log.warning("a lease could not be revoked; it ends by its TTL", lease=f"{lease.id:x}", error=str(error))
-
-    async def abandon(self) -> None:
-        """Frees everything as ``close`` does, but leaves the leases to their TTL, as a process that dies would."""
-        if self._closed:
-            return
-        self._closed = True
-        for lease in list(self._leases):
-            lease.end()
-        self._watches.end()
-        await self._tasks.end()
+    async def _disconnect(self) -> None:
         await self._cache.save()
         await self._connection.close()

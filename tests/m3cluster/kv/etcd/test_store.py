@@ -17,10 +17,10 @@ from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
 from tests.relay import Relay
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
-from m3cluster.kv.etcd_cache import Cache
-from m3cluster.kv.etcd_channel import Channel, Stream
-from m3cluster.kv.etcd_connection import TXN, Connection
-from m3cluster.kv.etcd_watch import WatchStream, _Key
+from m3cluster.kv.etcd.cache import Cache
+from m3cluster.kv.etcd.channel import Channel, Stream
+from m3cluster.kv.etcd.connection import TXN, Connection
+from m3cluster.kv.etcd.watch import WatchStream, _Key
 from m3x.clock import boot_ns
 
 

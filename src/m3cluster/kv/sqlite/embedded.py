@@ -14,9 +14,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from m3cluster.kv.sqlite_store import SQLiteStore
+from m3cluster.kv.rules import Tables, boot_id
+from m3cluster.kv.sqlite.store import SQLiteStore
 from m3cluster.kv.store import KVError
-from m3cluster.kv.tables import Tables, boot_id
 from m3x.clock import boot_ns
 
 __all__ = ["BUSY_S", "open_embedded"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3cluster import keys
-from m3cluster.kv.zookeeper_paths import Paths
+from m3cluster.kv.zookeeper.paths import Paths
 
 CHARACTERS = st.one_of(st.sampled_from("/%=.az\x00\x7f\u00e9\ud7ff\ue000\ufffe😀\udcff"), st.characters(codec="utf-8"))
 KEYS = st.one_of(

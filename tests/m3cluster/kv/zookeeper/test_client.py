@@ -1,0 +1,57 @@
+"""What of kazoo is overridden though kazoo promises none of it: a release that moves one of these is to fail here, by name."""
+
+import inspect
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.serialization import Connect
+
+from m3cluster.kv.zookeeper.client import Client, Handler
+
+OVERRIDDEN = [
+    (ConnectionHandler, "__init__", ["self", "client", "retry_sleeper", "logger"]),
+    (ConnectionHandler, "_invoke", ["self", "timeout", "request", "xid"]),
+    (SequentialThreadingHandler, "spawn", ["self", "func", "args", "kwargs"]),
+    (SequentialThreadingHandler, "create_connection", ["self", "args", "kwargs"]),
+]
+CALLED = [
+    (ConnectionHandler, "_connect", {"_invoke", "create_connection", "time_out"}),
+    (ConnectionHandler, "start", {"spawn"}),
+    (KazooClient, "start_async", {"_connection"}),
+    (KazooClient, "stop", {"_connection"}),
+    (KazooClient, "close", {"_connection"}),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "parameters"), OVERRIDDEN)
+def test_what_is_overridden_takes_what_it_took(owner, name, parameters):
+    found = list(inspect.signature(getattr(owner, name)).parameters)
+    assert found[: len(parameters)] == parameters
+
+
+@pytest.mark.parametrize(("owner", "name", "used"), CALLED)
+def test_kazoo_calls_what_is_overridden(owner, name, used):
+    assert used <= set(getattr(owner, name).__code__.co_names)
+
+
+def test_the_connection_of_a_client_is_ours():
+    handler = Handler(1.0, lambda: None)
+    plain, ours = KazooClient(), Client("127.0.0.1:1", 4.0, handler, None)
+    assert type(plain._connection) is ConnectionHandler
+    assert isinstance(ours._connection, ConnectionHandler)
+    assert type(ours._connection) is not ConnectionHandler
+    assert ours._connection.client is ours
+    assert ours._connection.retry_sleeper is not ours._conn_retry
+    assert ours._conn_retry.max_tries == -1
+
+
+def test_the_answer_to_the_request_for_a_session_names_its_timeout(monkeypatch):
+    asked = Connect(0, 0, 4000, 0, b"", None)
+    monkeypatch.setattr(ConnectionHandler, "_invoke", lambda *_: (asked._replace(time_out=6000), 0))
+    client = Client("127.0.0.1:1", 4.0, Handler(1.0, lambda: None), None)
+    assert client.asked_ns == 0
+    client._connection._invoke(1.0, asked)
+    assert client.granted_ms == 6000
+    assert client.asked_ns > 0
