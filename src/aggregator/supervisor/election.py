@@ -191,11 +191,11 @@ class ElectionMachine:
         return [StartCampaign()]
 
 
-def campaign_wanted(one: View, now_ns: int, cutoff_offset_ns: int, times: ShardSetFlushTimes | None) -> bool | None:
+def campaign_wanted(view: View, now_ns: int, cutoff_offset_ns: int, times: ShardSetFlushTimes | None) -> bool | None:
     """Whether an instance should campaign (reference §10.3); None: shards are cut over and off in a way that M3 calls unexpected."""
-    if one.instance is None:
+    if view.instance is None:
         return False
-    shards = one.owned.values()
+    shards = view.owned.values()
     if not shards:
         return True
     if any(s.cutover_ns <= now_ns < s.cutoff_ns - cutoff_offset_ns for s in shards):
@@ -206,4 +206,4 @@ def campaign_wanted(one: View, now_ns: int, cutoff_offset_ns: int, times: ShardS
         return None
     if all(has_flushed(times, s.id, s.cutoff_ns) for s in shards):
         return False
-    return not has_replacement(one)
+    return not has_replacement(view)
