@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lab.ports import free_port
 
-from bench.ports import free_port
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Embedded, open_store
 from m3cluster.placement import encode_placement, encode_staged_placement

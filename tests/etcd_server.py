@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from bench.ports import free_port
+from lab.ports import free_port
 from tests.processes import stop
 
 START_S = 60

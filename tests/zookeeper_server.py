@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.ports import free_port
+from lab.ports import free_port
 
 START_S = 60
 JAR = Path("/usr/share/java/zookeeper.jar")

@@ -2,25 +2,21 @@
 
 import contextlib
 import http.client
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lab.http import get_json, request
+from lab.ports import free_port
 
 from bench.failover.kv import BACKENDS, ENVIRONMENT, KV
 from bench.failover.plan import Timing
-from bench.ports import free_port
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Store
 from m3cluster.placement import encode_placement, encode_staged_placement
@@ -28,25 +24,10 @@ from m3cluster.placement.model import Instance as PlacedInstance
 from m3cluster.placement.model import Placement, Shard, ShardState
 from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic, encode_topic
 
-__all__ = ["NUM_SHARDS", "Aggregator", "Cluster", "wait_until"]
+__all__ = ["NUM_SHARDS", "Aggregator", "Cluster"]
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SHARDS = 16
-
-
-def wait_until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
-    """The first true result of ``condition``; errors of connections count as not yet."""
-    deadline, last = time.monotonic() + timeout_s, None
-    while time.monotonic() < deadline:
-        try:
-            last = condition()
-        except OSError as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(every_s)
-    raise TimeoutError(f"{what}: not within {timeout_s:g} s (last: {last!r})")
 
 
 class Aggregator:
@@ -146,17 +127,11 @@ class Aggregator:
 
     def json(self, path: str, timeout_s: float = 2.0) -> Any:
         """A page of its HTTP server, whatever its status. Raises ``OSError``."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=timeout_s) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            return json.load(error)
+        return get_json(f"http://127.0.0.1:{self.http}{path}", timeout_s)
 
-    def post(self, path: str, timeout_s: float = 30.0) -> Any:
+    def post(self, path: str, timeout_s: float = 30.0) -> None:
         """POST without a body. Raises ``OSError``."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", method="POST")
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return json.load(answer)
+        request("POST", f"http://127.0.0.1:{self.http}{path}", timeout_s=timeout_s)
 
     def flush_status(self) -> dict[str, Any]:
         """``electionState`` and ``canLead``; empty while it does not answer."""

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench.failover.cluster import NUM_SHARDS, Aggregator, Cluster, wait_until
+from lab.waiting import wait_until
+
+from bench.failover.cluster import NUM_SHARDS, Aggregator, Cluster
 from bench.failover.consumer import Consumer
 from bench.failover.judge import Verdict, judge
 from bench.failover.load import COUNTERS, PER_SECOND, STUCK_IDS, Load, Replica

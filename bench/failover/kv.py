@@ -11,8 +11,9 @@ from pathlib import Path
 from socket import create_connection
 from typing import Any, TypeVar
 
-from bench.failover.relay import Relay
-from bench.ports import free_port
+from lab.ports import free_port
+from lab.relay import RelayThread
+
 from m3cluster.kv import Embedded, Etcd, Store, StoreConfig, ZooKeeper, open_store
 
 __all__ = ["BACKENDS", "KV", "EmbeddedKV", "EtcdKV"]
@@ -67,7 +68,7 @@ class ServerKV(KV):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.relays: dict[str, Relay] = {}
+        self.relays: dict[str, RelayThread] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -100,15 +101,15 @@ class ServerKV(KV):
     def endpoint(self, instance: str) -> str:
         """``host:port`` of the relay of an instance."""
         if instance not in self.relays:
-            self.relays[instance] = Relay(("127.0.0.1", self.port))
-        return f"127.0.0.1:{self.relays[instance].port}"
+            self.relays[instance] = RelayThread(f"127.0.0.1:{self.port}")
+        return self.relays[instance].address
 
     def fault(self, action: str, instance: str) -> None:
         assert self._process is not None
         if action == "cut":
-            self.relays[instance].cut()
+            self.relays[instance].hold_all()
         elif action == "join":
-            self.relays[instance].join()
+            self.relays[instance].release()
         elif action == "kv-start":
             self.start()
         elif action == "expire":

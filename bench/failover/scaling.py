@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from lab.waiting import wait_until
 
-from bench.failover.cluster import NUM_SHARDS, Cluster, wait_until
+from bench.failover.cluster import NUM_SHARDS, Cluster
 from bench.failover.consumer import Consumer
 from bench.failover.judge import Verdict, judge
 from bench.failover.kv import ENVIRONMENT

@@ -1,18 +1,15 @@
-"""The drill's own producer, consumer, relay and thief of sessions: a drill is worth what they are."""
+"""The drill's own producer, consumer and thief of sessions: a drill is worth what they are."""
 
 import contextlib
 import math
 import socket
 import threading
-import time
-from collections.abc import Callable
 
 import numpy as np
-import pytest
 from bench.failover.consumer import Consumer
 from bench.failover.kv import _password
 from bench.failover.load import COUNTERS, GUARD_S, Load, Replica
-from bench.failover.relay import Relay
+from lab.waiting import wait_until
 
 from m3metrics.codec import CounterWithMetadatas, decode_metric
 from m3metrics.codec.aggregated import AggregatedMetric, encode_aggregated
@@ -22,37 +19,9 @@ from m3msg.frames import Message, Metadata, decode_ack, decode_message, encode_a
 S = 1_000_000_000
 
 
-def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_java_s_random_bytes() -> None:
     # new java.util.Random(0).nextBytes(…): a session with this id has seed 0.
     assert _password(0xB3415C00)[:8] == bytes([0x60, 0xB4, 0x20, 0xBB, 0x38, 0x51, 0xD9, 0xD4])
-
-
-def test_a_relay_that_is_cut_keeps_connections_and_what_was_sent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        relay = Relay(("127.0.0.1", server.getsockname()[1]))
-        with socket.create_connection(("127.0.0.1", relay.port)) as client:
-            inner, _ = server.accept()
-            with inner:
-                client.sendall(b"before")
-                assert inner.recv(100) == b"before"
-                relay.cut()
-                client.sendall(b"while cut")
-                inner.settimeout(0.3)
-                with pytest.raises(TimeoutError):
-                    inner.recv(100)
-                relay.join()
-                inner.settimeout(10)
-                assert inner.recv(100) == b"while cut"
-                inner.sendall(b"back")
-                assert client.recv(100) == b"back"
-        relay.close()
 
 
 def test_a_consumer_records_acks_and_refuses() -> None:
@@ -76,9 +45,9 @@ def test_a_consumer_records_acks_and_refuses() -> None:
                 return True
             return False
 
-        until(refused)
+        wait_until("dialling fails", refused)
         consumer.accept()
-        until(lambda: not refused())
+        wait_until("dialling works again", lambda: not refused())
     finally:
         consumer.close()
 
@@ -139,15 +108,15 @@ def test_a_producer_holds_what_is_not_acked_and_knows_what_it_sent() -> None:
     load.add(Replica("a", server.address))
     load.start()
     try:
-        until(lambda: len(server.messages) > 600)
+        wait_until("messages come", lambda: len(server.messages) > 600)
         server.hang_up()
         server.acks = True
-        until(lambda: server.repeats > 600)
+        wait_until("they come again", lambda: server.repeats > 600)
         assert len(load.replicas["a"].breaks) == 1
         done = max(load.expected)
-        until(lambda: max(load.expected) > done)
+        wait_until("the next window is done", lambda: max(load.expected) > done)
         last = max(load.replicas["a"].unacked, default=0)
-        until(lambda: min(list(load.replicas["a"].unacked), default=last + 1) > last)
+        wait_until("it is acked", lambda: min(list(load.replicas["a"].unacked), default=last + 1) > last)
     finally:
         load.stop()
         server.close()

@@ -7,16 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from bench.ports import free_ports
+from lab.http import get
+from lab.ports import free_ports
+from lab.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = "namespace/m3db-cluster-name"
@@ -26,22 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in Path(str(item.fspath)).parts:
             item.add_marker("integration")
-
-
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """Returns the first true result of ``condition``; connection errors count as not yet."""
-    deadline = time.monotonic() + timeout_s
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            result = condition()
-            if result:
-                return result
-            last = result
-        except OSError as error:
-            last = error
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {timeout_s:g} s (last: {last!r})")
 
 
 class Process:
@@ -134,7 +118,7 @@ class Deployment:
                 pytest.fail(f"{process.name} ended with {process.popen.returncode}; log:\n{process.tail()}")
             return get(url)[0] == 200
 
-        wait_for(f"{process.name} answers on {url}", answers, 60)
+        wait_until(f"{process.name} answers on {url}", answers, 60)
 
     def stop(self) -> dict[str, int]:
         """Ends everything; exit codes by name."""
@@ -142,7 +126,7 @@ class Deployment:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Instant query through the coordinator."""
-        status, body = get(f"{self.base}/api/v1/query?query={urllib.request.quote(expression)}")
+        status, body = get(f"{self.base}/api/v1/query?query={urllib.parse.quote(expression)}")
         assert status == 200, body
         return json.loads(body)["data"]["result"]
 
@@ -164,15 +148,6 @@ class Aggregator:
     def leads(self) -> bool:
         """Whether ``/status`` says leader."""
         return bool(self.json("/status")["status"]["flushStatus"]["electionState"] == "leader")
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body of a GET; errors of HTTP are answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 @contextlib.contextmanager
@@ -206,8 +181,8 @@ def module_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Depl
 
 @pytest.fixture(scope="session")
 def wait() -> Callable[..., Any]:
-    """``wait_for`` for test modules."""
-    return wait_for
+    """``wait_until`` for test modules."""
+    return wait_until
 
 
 @pytest.fixture(scope="session")

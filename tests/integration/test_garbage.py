@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cramjam
 import pytest
-from bench.ports import free_port
+from lab.ports import free_port
 from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import EQUAL, remote_read, remote_write
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.ports import free_port
+from lab.ports import free_port
 from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import remote_write
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.ports import free_port
+from lab.ports import free_port
 from local_stack.cluster import admin_calls, create
 from local_stack.prometheus import EQUAL, remote_read
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.ports import free_port
+from lab.ports import free_port
 from local_stack.prometheus import EQUAL, REGEX, remote_read, remote_write
 from tests.etcd_server import EtcdServer
 

@@ -3,14 +3,14 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from bench.ports import free_port
+from lab.ports import free_port
 
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Store
@@ -27,15 +27,6 @@ ENVIRONMENT = "namespace/m3db-cluster-name"
 ID = "m3aggregator-local"
 SHARDS = 16
 S = 1_000_000_000
-
-
-async def until(what: str, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - conditions of other processes
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"{what}: not within {timeout_s:g} s")
 
 
 def alive(pid: int) -> bool:

@@ -7,7 +7,8 @@ import time
 
 import httpx
 import pytest
-from tests.aggregator.supervisor.instance_rig import ENVIRONMENT, ID, SHARDS, Rig, S, alive, until
+from lab.waiting import until
+from tests.aggregator.supervisor.instance_rig import ENVIRONMENT, ID, SHARDS, Rig, S, alive
 from tests.processes import stop
 
 from m3cluster.flush_times import decode_flush_times
@@ -47,12 +48,12 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     for _ in range(5):
         rig.client.send([CounterWithMetadatas(id=b"counter.%d" % i, value=i, metadatas=POLICY) for i in range(20)])
         await asyncio.sleep(0.3)
-    await until("acks", lambda: not rig.client.unacked)
-    await until("gauges", lambda: all(rig.recorder.of(f"gauge.{i}") for i in range(40)))
+    await until(lambda: not rig.client.unacked, what="acks")
+    await until(lambda: all(rig.recorder.of(f"gauge.{i}") for i in range(40)), what="gauges")
     assert {f"gauge.{i}": rig.recorder.of(f"gauge.{i}") for i in range(40)} == {
         f"gauge.{i}": {end: [200.0 + i]} for i in range(40)
     }
-    await until("counters", lambda: all(rig.recorder.total(f"counter.{i}") == 5 * i for i in range(20)))
+    await until(lambda: all(rig.recorder.total(f"counter.{i}") == 5 * i for i in range(20)), what="counters")
 
     status, body = await rig.get("/shards")
     shards = body["shards"]
@@ -82,7 +83,7 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
     await rig.start()
     await rig.until_ready()
     rig.client.send(gauges(time.time_ns(), 1.0, "before"))
-    await until("output", lambda: all(rig.recorder.of(f"before.{i}") for i in range(40)))
+    await until(lambda: all(rig.recorder.of(f"before.{i}") for i in range(40)), what="output")
     for module in ("aggregator.worker", "aggregator.front"):
         before = rig.children(module)
         os.kill(before[0], signal.SIGKILL)
@@ -91,14 +92,14 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
             now = rig.children(module)
             return before[0] not in now and len(now) == len(before)
 
-        await until("a new process", replaced)
+        await until(replaced, what="a new process")
         await rig.until_ready()
         _, body = await rig.get("/shards")
         assert all(row["workerUp"] for row in body["shards"])
         name = module.rsplit(".", 1)[-1]
         rig.client.send(gauges(time.time_ns(), 7.0, name))
-        await until("acks", lambda: rig.client.again() or not rig.client.unacked)
-        await until("output", lambda n=name: all(rig.recorder.of(f"{n}.{i}") for i in range(40)))
+        await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")
+        await until(lambda n=name: all(rig.recorder.of(f"{n}.{i}") for i in range(40)), what="output")
         assert [list(rig.recorder.of(f"{name}.{i}").values())[-1][-1] for i in range(40)] == [
             7.0 + i for i in range(40)
         ]
@@ -161,8 +162,8 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     # Something that cannot be delivered keeps the orderly end waiting.
     stop(rig.children("aggregator.front")[0])
     rig.process.terminate()
-    await until("the first signal", lambda: "shutting down" in rig.log())
+    await until(lambda: "shutting down" in rig.log(), what="the first signal")
     rig.process.terminate()
     await asyncio.wait_for(rig.process.wait(), 20)
     assert rig.process.returncode == 1
-    await until("no process is left", lambda: not any(map(alive, pids)))
+    await until(lambda: not any(map(alive, pids)), what="no process is left")

@@ -5,10 +5,11 @@ import socket
 import threading
 
 import pytest
-from bench.ports import free_port
-from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
+from lab.ports import free_port
+from lab.relay import Relay
+from lab.waiting import until
+from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, value_is
 from tests.processes import stop
-from tests.relay import Relay
 from tests.zookeeper_server import ZooKeeperServer
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, VersionMismatchError, ZooKeeper, open_store
