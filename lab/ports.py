@@ -11,19 +11,24 @@ __all__ = ["free_port", "free_ports", "require_free_ports"]
 LOOPBACK = "127.0.0.1"
 PORTS = range(10_000, 32_000)
 """Below the ports that the system gives to outgoing connections (net.ipv4.ip_local_port_range)."""
+_TRIES = 1000
 
 
 def free_port(hosts: Sequence[str] = (LOOPBACK,)) -> int:
-    """A port that nobody listens on at any of ``hosts``, and that no outgoing connection is given before the server takes it."""
+    """A port that nobody listens on at any of ``hosts``, and that no outgoing connection is given before the server takes it.
+
+    Raises ``LabError`` if none is found.
+    """
     source = random.SystemRandom()
-    while True:
+    for _ in range(_TRIES):
         port = source.choice(PORTS)
         if all(_is_free(host, port) for host in hosts):
             return port
+    raise LabError(f"no port that is free on {', '.join(hosts)} was found")
 
 
 def free_ports(count: int, hosts: Sequence[str] = (LOOPBACK,)) -> list[int]:
-    """As many different ones."""
+    """As many different ones. Raises as ``free_port``."""
     ports: set[int] = set()
     while len(ports) < count:
         ports.add(free_port(hosts))

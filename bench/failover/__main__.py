@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from lab.kv import KINDS
+
 from bench.failover.drill import Outcome, drill
-from bench.failover.kv import BACKENDS
 from bench.failover.plan import FAULTS, PHASES, SHORT, Fault, Timing, random_kv_faults
 from bench.failover.scaling import scaling
 from m3x.version import VERSION
@@ -34,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/failover", description="Failover drill: faults on a pair of real aggregators under load, judged window by window."
     )  # fmt: skip
-    parser.add_argument("--backend", choices=sorted(BACKENDS), default="embedded", help="the KV (default: embedded)")
+    parser.add_argument("--backend", choices=KINDS, default="embedded", help="the KV (default: embedded)")
     parser.add_argument(
         "--faults",
         default="",

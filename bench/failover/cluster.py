@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 from lab.http import get_json, request
+from lab.kv import ENVIRONMENT
 from lab.ports import free_port
 
-from bench.failover.kv import BACKENDS, ENVIRONMENT, KV
+from bench.failover.kv import FaultyKV
 from bench.failover.plan import Timing
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Store
@@ -33,7 +34,7 @@ NUM_SHARDS = 16
 class Aggregator:
     """One instance: its configuration, and its processes while they run."""
 
-    def __init__(self, name: str, folder: Path, kv: KV, timing: Timing, shard_set: int, group: str) -> None:
+    def __init__(self, name: str, folder: Path, kv: FaultyKV, timing: Timing, shard_set: int, group: str) -> None:
         self.name, self.shard_set, self.group = name, shard_set, group
         self.port, self.http = free_port(), free_port()
         self.log = folder / f"{name}.log"
@@ -43,7 +44,7 @@ class Aggregator:
         self._config = folder / f"{name}.yml"
         self._config.write_text(yaml.safe_dump(self._settings(kv, timing)))
 
-    def _settings(self, kv: KV, timing: Timing) -> dict[str, Any]:
+    def _settings(self, kv: FaultyKV, timing: Timing) -> dict[str, Any]:
         """The local configuration of the project with other addresses, its own id, and flushes at the very moment when they are due."""
         config: dict[str, Any] = yaml.safe_load((ROOT / "configs/local/m3aggregator.yml").read_text())
         config["m3msg"]["server"]["listenAddress"] = f"127.0.0.1:{self.port}"
@@ -158,7 +159,7 @@ class Cluster:
     def __init__(self, backend: str, timing: Timing, consumer: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="m3drill-"))
         self.timing = timing
-        self.kv = BACKENDS[backend](self.folder)
+        self.kv = FaultyKV(backend, self.folder)
         self.instances: dict[str, Aggregator] = {}
         self._consumer = consumer
 

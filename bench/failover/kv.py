@@ -1,222 +1,96 @@
-"""The KVs that a drill can run on: what the configuration of an instance says, how the drill itself reads it, and its faults."""
+"""The KV of a drill: every instance reaches its server through a relay of its own, so that one of them can be cut off; and its faults."""
 
-import asyncio
-import os
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from socket import create_connection
 from typing import Any, TypeVar
 
-from lab.ports import free_port
+from lab.kv import KV, kv_of
 from lab.relay import RelayThread
 
-from m3cluster.kv import Embedded, Etcd, Store, StoreConfig, ZooKeeper, open_store
+from m3cluster.kv import Store
 
-__all__ = ["BACKENDS", "KV", "EmbeddedKV", "EtcdKV"]
+__all__ = ["FaultyKV"]
 
 T = TypeVar("T")
-ENVIRONMENT = "namespace/m3db-cluster-name"
 
 
-class KV:
-    """Base: a KV without faults."""
+class FaultyKV:
+    """A KV of the given kind (``lab.kv.KINDS``), serving; its log and data are in ``folder``."""
 
-    store: StoreConfig
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._kind = kind
+        self._kv: KV = kv_of(kind, folder)
+        self._relays: dict[str, RelayThread] = {}
+        if self._kv.server is not None:
+            self._kv.server.start()
 
     def section(self, instance: str) -> dict[str, Any]:
         """``kvClient`` of an instance."""
-        raise NotImplementedError
+        server = self._kv.server
+        if server is None:
+            return self._kv.section(instance)
+        if instance not in self._relays:
+            self._relays[instance] = RelayThread(server.address)
+        return self._kv.section(instance, self._relays[instance].address)
 
     def do(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        """Runs something on a client of its own."""
-
-        async def run() -> T:
-            store = await open_store(self.store)
-            try:
-                return await work(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(run())
+        """Runs something on a client of its own that no fault cuts off."""
+        return self._kv.do(work)
 
     def fault(self, action: str, instance: str) -> None:
         """Carries out a step of a plan that concerns the KV."""
-        raise NotImplementedError(action)
-
-    def close(self) -> None:
-        """Ends its processes."""
-
-
-class EmbeddedKV(KV):
-    """The SQLite file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "kv.sqlite"
-        self.store = Embedded(self._path)
-
-    def section(self, instance: str) -> dict[str, Any]:
-        return {"embedded": {"path": str(self._path)}}
-
-
-class ServerKV(KV):
-    """A server process on loopback; every instance reaches it through a relay of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.relays: dict[str, RelayThread] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        """How to start it, and its environment."""
-        raise NotImplementedError
-
-    def answers(self) -> bool:
-        """Whether it serves."""
-        try:
-            create_connection(("127.0.0.1", self.port), 0.5).close()
-        except OSError:
-            return False
-        return True
-
-    def start(self, timeout_s: float = 30.0) -> None:
-        """Starts it and waits until it serves."""
-        command, environment = self.command()
-        with (self.folder / "kv.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **environment},
-            )  # fmt: skip
-        deadline = time.monotonic() + timeout_s
-        while not self.answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} does not serve: {(self.folder / 'kv.log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def endpoint(self, instance: str) -> str:
-        """``host:port`` of the relay of an instance."""
-        if instance not in self.relays:
-            self.relays[instance] = RelayThread(f"127.0.0.1:{self.port}")
-        return self.relays[instance].address
-
-    def fault(self, action: str, instance: str) -> None:
-        assert self._process is not None
+        server = self._kv.server
+        assert server is not None, f"{action} needs a server"
         if action == "cut":
-            self.relays[instance].hold_all()
+            self._relays[instance].hold_all()
         elif action == "join":
-            self.relays[instance].release()
-        elif action == "kv-start":
-            self.start()
+            self._relays[instance].release()
         elif action == "expire":
-            self.expire(instance)
+            self._expire(instance, server.address)
         else:
-            number = {"kv-stop": signal.SIGSTOP, "kv-continue": signal.SIGCONT, "kv-kill": signal.SIGKILL}[action]
-            os.killpg(self._process.pid, number)
-            if action == "kv-kill":
-                self._process.wait()
+            {
+                "kv-start": server.start,
+                "kv-stop": server.stop,
+                "kv-continue": server.resume,
+                "kv-kill": server.kill,
+            }[action]()
 
-    def expire(self, instance: str) -> None:
+    def _expire(self, instance: str, address: str) -> None:
         """Ends the session of an instance that leads or would like to."""
-        raise NotImplementedError
+        if self._kind == "zookeeper":
+            _steal_sessions(address, instance)
+        else:
+            self.do(lambda store: _delete_candidate(store, instance))
 
     def close(self) -> None:
-        for relay in self.relays.values():
+        """Ends its server and relays."""
+        for relay in self._relays.values():
             relay.close()
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if self._kv.server is not None:
+            self._kv.server.kill()
 
 
-class EtcdKV(ServerKV):
-    """A single etcd."""
-
-    def __init__(self, folder: Path) -> None:
-        self._peer_port = free_port()
-        super().__init__(folder)
-        self.store = Etcd((f"127.0.0.1:{self.port}",))
-
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
-        return [
-            shutil.which("etcd") or "etcd", "--data-dir", str(self.folder / "etcd"), "--name", "drill",
-            "--listen-client-urls", client, "--advertise-client-urls", client,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"drill={peer}",
-            "--log-level", "warn",
-        ], {}  # fmt: skip
-
-    def section(self, instance: str) -> dict[str, Any]:
-        return {
-            "etcd": {
-                "env": ENVIRONMENT,
-                "zone": "embedded",
-                "service": "m3aggregator",
-                "cacheDir": str(self.folder / f"cache-{instance}"),
-                "etcdClusters": [{"zone": "embedded", "endpoints": [self.endpoint(instance)]}],
-            }
-        }
-
-    def expire(self, instance: str) -> None:
-        async def delete(store: Store) -> None:
-            # Without its key nobody leads; what the lease is worth does not matter any more.
-            for key, value in await store.keys("_ld/"):
-                if value.data == instance.encode():
-                    await store.delete_if(key, value.create_revision)
-
-        self.do(delete)
+async def _delete_candidate(store: Store, instance: str) -> None:
+    # Without its key nobody leads; what the lease is worth does not matter any more.
+    for key, value in await store.keys("_ld/"):
+        if value.data == instance.encode():
+            await store.delete_if(key, value.create_revision)
 
 
-class ZooKeeperKV(ServerKV):
-    """A single ZooKeeper, from Debian's jars."""
+def _steal_sessions(address: str, instance: str) -> None:
+    """Whoever presents the id and the password of a session may close it; to its owner it has expired then."""
+    from kazoo.client import KazooClient  # noqa: PLC0415 - only drills on ZooKeeper need it
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.store = ZooKeeper((f"127.0.0.1:{self.port}",))
-
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        data = self.folder / "zookeeper"
-        data.mkdir(exist_ok=True)
-        config = self.folder / "zoo.cfg"
-        config.write_text(
-            f"dataDir={data}\nclientPort={self.port}\nclientPortAddress=127.0.0.1\ntickTime=100\nmaxClientCnxns=0\n"
-            "minSessionTimeout=200\nmaxSessionTimeout=60000\n4lw.commands.whitelist=srvr\npreAllocSize=64\n"
-        )
-        jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
-        return [
-            "java", "-Xmx96m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dzookeeper.admin.enableServer=false",
-            "-Dzookeeper.jmx.log4j.disable=true", "-Djava.awt.headless=true", "-cp", jars,
-            "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(config),
-        ], {}  # fmt: skip
-
-    def answers(self) -> bool:
-        try:
-            with create_connection(("127.0.0.1", self.port), 1.0) as connection:
-                connection.sendall(b"srvr")
-                return b"Zookeeper version" in connection.recv(4096)
-        except OSError:
-            return False
-
-    def section(self, instance: str) -> dict[str, Any]:
-        return {"zookeeper": {"env": ENVIRONMENT, "zone": "embedded", "servers": [self.endpoint(instance)]}}
-
-    def expire(self, instance: str) -> None:
-        # Whoever presents the id and the password of a session may close it; to its owner it has expired then.
-        from kazoo.client import KazooClient  # noqa: PLC0415
-
-        reader = KazooClient(f"127.0.0.1:{self.port}")
-        reader.start()
-        sessions = [owner for owner, data in _owned(reader, "/") if instance.encode() in data]
-        reader.stop()
-        reader.close()
-        for session in sessions:
-            thief = KazooClient(f"127.0.0.1:{self.port}", client_id=(session, _password(session)))
-            thief.start()
-            thief.stop()
-            thief.close()
+    reader = KazooClient(address)
+    reader.start()
+    sessions = [owner for owner, data in _owned(reader, "/") if instance.encode() in data]
+    reader.stop()
+    reader.close()
+    for session in sessions:
+        thief = KazooClient(address, client_id=(session, _password(session)))
+        thief.start()
+        thief.stop()
+        thief.close()
 
 
 def _owned(client: Any, path: str) -> Iterator[tuple[int, bytes]]:
@@ -238,6 +112,3 @@ def _password(session: int) -> bytes:
         seed = (seed * multiplier + 0xB) & mask
         out += (seed >> 16 & 0xFFFFFFFF).to_bytes(4, "little")
     return bytes(out)
-
-
-BACKENDS: dict[str, Callable[[Path], KV]] = {"embedded": EmbeddedKV, "etcd": EtcdKV, "zookeeper": ZooKeeperKV}

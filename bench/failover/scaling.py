@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from lab.kv import ENVIRONMENT
 from lab.waiting import wait_until
 
 from bench.failover.cluster import NUM_SHARDS, Cluster
 from bench.failover.consumer import Consumer
 from bench.failover.judge import Verdict, judge
-from bench.failover.kv import ENVIRONMENT
 from bench.failover.load import COUNTERS, Load, Replica
 from bench.failover.plan import Timing
 from m3cluster.kv import Store

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from lab.errors import LabError
+from lab.kv import KINDS, kv_of
 from local_stack.demo import WINDOW_S, Feeder
 from local_stack.judge import FLUSH_DELAY_S
-from local_stack.processes import StackError
 
 from local_cluster.conductor import MIN_WINDOWS, Conductor
 from local_cluster.layout import make_layout
 from local_cluster.orders import HELP
-from local_cluster.servers import KINDS, kv_of
 from m3ctl.client import CtlError
 from m3x.version import VERSION
 
@@ -45,13 +45,13 @@ def main() -> int:
     conductor: Conductor | None = None
     try:
         layout = make_layout(options.instances, options.rf, free_ports=options.free_ports)
-        conductor = Conductor(layout, kv_of(options.kv, folder), options.rf, options.workers, folder)
+        conductor = Conductor(layout, kv_of(options.kv, folder, ends_with_us=True), options.rf, options.workers, folder)
         code = _run(options, conductor)
     except _Interrupted:
         print("\nending", flush=True)
         # A run with a duration that did not come to its end has shown nothing.
         code = 1 if options.duration is not None else 0
-    except (StackError, CtlError) as error:
+    except (LabError, CtlError) as error:
         print(f"error: {error}", file=sys.stderr)
     finally:
         # A second Ctrl-C must not leave processes behind.

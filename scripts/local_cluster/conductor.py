@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local_stack.cluster import ENVIRONMENT, cluster_calls, create
+from lab.errors import LabError
+from lab.kv import ENVIRONMENT, KV
+from lab.kv_servers import ServerMissing
+from lab.ports import require_free_ports
+from lab.processes import Process, family, module_command, send_signal
+from local_stack.cluster import cluster_calls, create
 from local_stack.demo import Feeder
 from local_stack.judge import judge_run
-from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
 from local_stack.windows import new_windows
 
-from local_cluster.family import signal_family
 from local_cluster.files import aggregator_files, coordinator_files
 from local_cluster.layout import Instance, Layout
 from local_cluster.leadership import Leadership
 from local_cluster.orders import HELP, Typed, parse
 from local_cluster.orders import KV as KV_SERVER
-from local_cluster.servers import KV
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
 from m3ctl.resign import resign
@@ -34,6 +36,7 @@ MIN_WINDOWS = 1
 _SERVING_S = 150.0
 """The cutover of a new placement is up to a minute away, and a machine may be slow."""
 _RESIGN_S = 70.0
+_END_S = 20.0
 _CLEAN = {"etcd": (0, -signal.SIGTERM), "zookeeper": (0, 128 + signal.SIGTERM)}
 """Exit codes of an end by SIGTERM; ours end with 0."""
 
@@ -47,8 +50,8 @@ class Conductor:
     replicas: int
     workers: int
     folder: Path
-    coordinator: Service | None = None
-    others: dict[int, Service] = field(default_factory=dict)
+    coordinator: Process | None = None
+    others: dict[int, Process] = field(default_factory=dict)
     """The aggregators by number, and ``orders.KV``: the KV server, if there is one. Any of them may be killed."""
 
     def __post_init__(self) -> None:
@@ -61,21 +64,21 @@ class Conductor:
     # --- start
 
     def start(self) -> None:
-        """Everything up, placements and topics made, a leader in every shard set. Raises ``StackError``."""
+        """Everything up, placements and topics made, a leader in every shard set. Raises ``LabError``."""
         require_free_ports(self.layout.coordinator_ports)
         for one in self.layout.instances:
             require_free_ports((one.m3msg, one.http, one.metrics), one.host)
-        server = self.kv.start()
-        if server is not None:
-            self.others[KV_SERVER] = server
-            self.kv.wait(server)
+        if self.kv.server is not None:
+            try:
+                self.kv.server.start()
+            except ServerMissing as error:
+                raise LabError(f"{error}, or use --kv embedded") from None
+            self.others[KV_SERVER] = self.kv.server.running_process()
         files = coordinator_files(self.layout, self.kv.section("m3coordinator"), self.folder)
-        self.coordinator = coordinator = Service(
-            "coordinator",
-            ["coordinator", *_options(files), "--data-dir", str(self.folder)],
-            self.folder / "coordinator.log",
-        )
-        wait_for_http(coordinator, f"{self.layout.coordinator}/health")
+        command = module_command("coordinator", *_options(files), "--data-dir", str(self.folder))
+        log = self.folder / "coordinator.log"
+        self.coordinator = coordinator = Process("coordinator", command, log, ends_with_us=True)
+        coordinator.wait_for_http(f"{self.layout.coordinator}/health")
         calls = cluster_calls(
             [one.placed() for one in self.layout.instances],
             f"127.0.0.1:{self.layout.ingest}",
@@ -87,25 +90,26 @@ class Conductor:
         for one in self.layout.instances:
             self._start_aggregator(one)
         for one in self.layout.instances:
-            wait_for_http(self.others[one.number], f"{one.url}/health")
+            self.others[one.number].wait_for_http(f"{one.url}/health")
         self._wait_until_serving(coordinator)
 
     def _require_our_placement(self) -> None:
         found = self.cluster.placement("m3aggregator").placement.instances
         placed = {(i.id, i.endpoint) for i in found.values()}
         if placed != {(one.id, one.placed().endpoint) for one in self.layout.instances}:
-            raise StackError(
+            raise LabError(
                 f"the KV in {self.folder} holds the placement of another cluster ({', '.join(sorted(found))}): "
                 "give --data-dir a new directory, or the options that made it"
             )
 
     def _start_aggregator(self, one: Instance) -> None:
         files = aggregator_files(one, self.kv.section("m3aggregator"), self.folder)
-        command = ["aggregator", *_options(files), "--workers", str(self.workers), "--data-dir", str(self.folder)]
-        self.others[one.number] = Service(one.id, command, self.folder / f"{one.id}.log")
+        command = module_command("aggregator", *_options(files), "--workers", str(self.workers))
+        command += ["--data-dir", str(self.folder)]
+        self.others[one.number] = Process(one.id, command, self.folder / f"{one.id}.log", ends_with_us=True)
         self._gone.discard(one.number)
 
-    def _wait_until_serving(self, coordinator: Service) -> None:
+    def _wait_until_serving(self, coordinator: Process) -> None:
         """Says what it waits for, each thing once."""
         deadline = time.monotonic() + _SERVING_S
         said, waiting = "", ["the services"]
@@ -122,7 +126,7 @@ class Conductor:
                 print(f"  waiting for {text}", flush=True)
                 said = key
             time.sleep(0.3)
-        raise StackError(
+        raise LabError(
             f"not serving after {_SERVING_S:g} s; still waiting for {'; '.join(waiting)}; logs: {self.folder}"
         )
 
@@ -148,16 +152,14 @@ class Conductor:
     def describe(self) -> str:
         """Where everything is, and how to look at it and break it."""
         assert self.coordinator is not None
-        lines = ["", f"coordinator  {self.layout.coordinator}/   pid {self.coordinator.process.pid}"]
+        lines = ["", f"coordinator  {self.layout.coordinator}/   pid {self.coordinator.pid}"]
         if KV_SERVER in self.others:
-            lines.append(f"{self.others[KV_SERVER].name:<12} pid {self.others[KV_SERVER].process.pid}")
+            lines.append(f"{self.others[KV_SERVER].name:<12} pid {self.others[KV_SERVER].pid}")
         numbers = self.leadership.numbers
         for one in self.layout.instances:
             number = numbers.get(one.id, 0)
             role = "leads" if self.leadership.leaders.get(number) == one.id else "follows"
-            lines.append(
-                f"{one.id:<12} {one.url}/   pid {self.others[one.number].process.pid}   shard set {number}, {role}"
-            )
+            lines.append(f"{one.id:<12} {one.url}/   pid {self.others[one.number].pid}   shard set {number}, {role}")
         lines += [
             "",
             "look at it from another terminal:",
@@ -170,7 +172,7 @@ class Conductor:
         return "\n".join(lines)
 
     def live(self, feeder: Feeder | None, end: float | None) -> None:
-        """Feeds, says what changes, carries out orders, until ``end`` or ``quit``. Raises ``StackError`` if the coordinator ends."""
+        """Feeds, says what changes, carries out orders, until ``end`` or ``quit``. Raises ``LabError`` if the coordinator ends."""
         assert self.coordinator is not None
         typed = Typed(0)
         while end is None or time.time() < end:
@@ -203,7 +205,7 @@ class Conductor:
 
     def _say_who_ended(self) -> None:
         for number, service in self.others.items():
-            code = service.process.poll()
+            code = service.exit_code
             if code is not None and number not in self._gone:
                 self._gone.add(number)
                 _say(f"{service.name} has ended with exit code {code}; start {number or 'kv'} brings it back")
@@ -232,7 +234,7 @@ class Conductor:
 
     def _obey_for_one(self, verb: str, number: int) -> None:
         service = self.others[number]
-        runs = service.process.poll() is None
+        runs = service.running
         if verb == "start" and not runs:
             self._start_again(number)
         elif verb == "start":
@@ -246,21 +248,21 @@ class Conductor:
             _say(f"SIGTERM to {service.name}")
         elif verb == "kill":
             # Its other processes end with it.
-            os.kill(service.process.pid, signal.SIGKILL)
+            os.kill(service.pid, signal.SIGKILL)
             _say(f"kill -9 {service.name}")
         else:
-            signal_family(service.process.pid, signal.SIGSTOP if verb == "pause" else signal.SIGCONT)
+            sent = signal.SIGSTOP if verb == "pause" else signal.SIGCONT
+            send_signal(family(service.pid), sent)
             _say(f"{verb} {service.name}")
 
     def _start_again(self, number: int) -> None:
         if number == KV_SERVER:
-            server = self.kv.start()
-            assert server is not None
-            self.others[KV_SERVER] = server
+            assert self.kv.server is not None
+            self.others[KV_SERVER] = self.kv.server.launch()
             self._gone.discard(KV_SERVER)
         else:
             self._start_aggregator(self.layout.instances[number - 1])
-        _say(f"{self.others[number].name} starts, pid {self.others[number].process.pid}")
+        _say(f"{self.others[number].name} starts, pid {self.others[number].pid}")
 
     def _resign(self, one: Instance) -> None:
         try:
@@ -285,16 +287,16 @@ class Conductor:
     def end(self) -> int:
         """Ends everything, aggregators first; 0 if all that ran ended cleanly."""
         code = 0
-        running = {n: service for n, service in self.others.items() if service.process.poll() is None}
+        running = {n: service for n, service in self.others.items() if service.running}
         for service in running.values():
             # One that is paused could not hear the other signal.
-            signal_family(service.process.pid, signal.SIGCONT)
+            send_signal(family(service.pid), signal.SIGCONT)
         server = running.pop(KV_SERVER, None)
         for service in running.values():
             service.terminate()
         rest = (one for one in (self.coordinator, server) if one is not None)
         for service in (*running.values(), *rest):
-            ended = service.stop()
+            ended = service.stop(_END_S)
             if ended not in _CLEAN.get(service.name, (0,)):
                 print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
                 code = 1

@@ -4,15 +4,12 @@ With ``free_ports`` they still have their own addresses, but ports that nobody u
 hosts whose ports are equal.
 """
 
-import socket
 from dataclasses import dataclass
 
+from lab.ports import free_ports as ports_of
 from local_stack.cluster import AggregatorInstance
-from local_stack.processes import StackError
 
-__all__ = ["Instance", "Layout", "free_port", "make_layout"]
-
-_TRIES = 50
+__all__ = ["Instance", "Layout", "make_layout"]
 
 
 @dataclass(frozen=True)
@@ -64,38 +61,12 @@ class Layout:
 
 
 def make_layout(instances: int, replicas: int, *, free_ports: bool) -> Layout:
-    """``instances`` is a multiple of ``replicas``. Raises ``StackError``."""
+    """``instances`` is a multiple of ``replicas``."""
     hosts = [f"127.0.0.{10 + number}" for number in range(1, instances + 1)]
-    m3msg, http, metrics = _free_for_all(hosts, 3) if free_ports else [6000, 6001, 6002]
-    own = _free_for_all(["127.0.0.1"], 4) if free_ports else [7201, 7203, 7204, 7507]
+    m3msg, http, metrics = ports_of(3, hosts) if free_ports else [6000, 6001, 6002]
+    own = ports_of(4) if free_ports else [7201, 7203, 7204, 7507]
     made = tuple(
         Instance(number, host, m3msg, http, metrics, f"group-{chr(ord('a') + (number - 1) % replicas)}")
         for number, host in enumerate(hosts, 1)
     )
     return Layout(own[0], own[1], own[2], own[3], made)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on right now."""
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def _free_for_all(hosts: list[str], count: int) -> list[int]:
-    """Ports that are free on every host."""
-    found: list[int] = []
-    for _ in range(_TRIES):
-        port = free_port(hosts[0])
-        if port not in found and all(_is_free(host, port) for host in hosts):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise StackError(f"no {count} ports that are free on {', '.join(hosts)} were found")
-
-
-def _is_free(host: str, port: int) -> bool:
-    try:
-        socket.create_server((host, port)).close()
-    except OSError:
-        return False
-    return True

@@ -11,17 +11,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lab.errors import LabError
+from lab.http import try_get
+from lab.ports import require_free_ports
+from lab.processes import Process, module_command
+
 from local_stack.cluster import admin_calls, create
 from local_stack.demo import WINDOW_S, Feeder
 from local_stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
-from local_stack.processes import Service, StackError, require_free_ports, wait_for_http
-from local_stack.windows import get, new_windows
+from local_stack.windows import new_windows
 from m3x.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
+_END_S = 20.0
 PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
 
 
@@ -38,7 +43,7 @@ def main() -> int:
     options = _arguments()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
-    services: list[Service] = []
+    services: list[Process] = []
     code = 0
     try:
         code = _run(options, services)
@@ -46,12 +51,12 @@ def main() -> int:
         print("\nending")
         # A second Ctrl-C must not leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except StackError as error:
+    except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     finally:
         for service in reversed(services):
-            ended = service.stop()
+            ended = service.stop(_END_S)
             if ended != 0:
                 print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
                 code = code or 1
@@ -94,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     return options
 
 
-def _run(options: argparse.Namespace, services: list[Service]) -> int:
+def _run(options: argparse.Namespace, services: list[Process]) -> int:
     require_free_ports(PORTS)
     _start(options, services)
     _wait_until_serving(services)
@@ -113,42 +118,29 @@ def _run(options: argparse.Namespace, services: list[Service]) -> int:
     return _check(began, end)
 
 
-def _start(options: argparse.Namespace, services: list[Service]) -> None:
+def _start(options: argparse.Namespace, services: list[Process]) -> None:
     data: Path = options.data_dir.resolve()
     logs = data / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StackError(f"--data-dir {data} cannot be used: {error.strerror}") from error
+        raise LabError(f"--data-dir {data} cannot be used: {error.strerror}") from error
     print(f"data and logs in {data}")
     local = ROOT / "configs/local"
-    coordinator = Service(
-        "coordinator",
-        ["coordinator", "-f", str(local / "m3coordinator.yml"), "--data-dir", str(data)],
-        logs / "coordinator.log",
-    )
+    command = module_command("coordinator", "-f", str(local / "m3coordinator.yml"), "--data-dir", str(data))
+    coordinator = Process("coordinator", command, logs / "coordinator.log", ends_with_us=True)
     services.append(coordinator)
-    wait_for_http(coordinator, f"{COORDINATOR}/health")
+    coordinator.wait_for_http(f"{COORDINATOR}/health")
     for line in create(COORDINATOR, admin_calls(INSTANCE_ID, "127.0.0.1:6000", "127.0.0.1:7507")):
         print(f"  {line}")
-    aggregator = Service(
-        "aggregator",
-        [
-            "aggregator",
-            "-f",
-            str(local / "m3aggregator.yml"),
-            "--data-dir",
-            str(data),
-            "--workers",
-            str(options.workers),
-        ],
-        logs / "aggregator.log",
-    )
+    command = module_command("aggregator", "-f", str(local / "m3aggregator.yml"), "--data-dir", str(data))
+    command += ["--workers", str(options.workers)]
+    aggregator = Process("aggregator", command, logs / "aggregator.log", ends_with_us=True)
     services.append(aggregator)
-    wait_for_http(aggregator, f"{AGGREGATOR}/health")
+    aggregator.wait_for_http(f"{AGGREGATOR}/health")
 
 
-def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> None:
+def _wait_until_serving(services: list[Process], timeout_s: float = 150.0) -> None:
     """Until all shards are cut over, a leader exists and the coordinator takes writes; says what it waits for, each thing once."""
     deadline = time.monotonic() + timeout_s
     said, waiting = "", ["both services"]
@@ -156,11 +148,11 @@ def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> No
         waiting = []
         for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
             service.check()
-            status, body = get(f"{url}/ready")
+            status, body = try_get(f"{url}/ready")
             if status != 200:
                 waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
         if not waiting:
-            status, body = get(f"{AGGREGATOR}/status")
+            status, body = try_get(f"{AGGREGATOR}/status")
             if status == 200 and json.loads(body)["status"]["flushStatus"]["electionState"] == "leader":
                 return
             waiting = ["aggregator: no leader yet"]
@@ -170,7 +162,7 @@ def _wait_until_serving(services: list[Service], timeout_s: float = 150.0) -> No
             print(f"  waiting for {'; '.join(waiting)}", flush=True)
             said = key
         time.sleep(0.2)
-    raise StackError(f"not serving after {timeout_s:g} s; still waiting for {'; '.join(waiting)}")
+    raise LabError(f"not serving after {timeout_s:g} s; still waiting for {'; '.join(waiting)}")
 
 
 def _reasons(body: str) -> list[str]:
@@ -182,7 +174,7 @@ def _reasons(body: str) -> list[str]:
     return [str(reason) for reason in reasons] if reasons else [body.strip()]
 
 
-def _live(services: list[Service], feeder: Feeder | None, end: float | None) -> None:
+def _live(services: list[Process], feeder: Feeder | None, end: float | None) -> None:
     """Feeds and prints every window that reaches storage, until ``end``."""
     since = 0
     while end is None or time.time() < end:

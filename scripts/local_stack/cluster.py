@@ -1,15 +1,14 @@
 """The admin calls of the how-to "Setting up M3Aggregator", with the names of this machine; what exists is left alone."""
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from local_stack.processes import StackError
+from lab.errors import LabError
+from lab.http import request
+from lab.kv import ENVIRONMENT, ZONE
 
-ENVIRONMENT = "namespace/m3db-cluster-name"
 NUM_SHARDS = 64
 _TTL_NS = "300000000000"
 
@@ -28,7 +27,7 @@ class AdminCall:
 def _consumer_service(name: str, consumption: str) -> dict[str, Any]:
     return {
         "consumerService": {
-            "serviceId": {"name": name, "environment": ENVIRONMENT, "zone": "embedded"},
+            "serviceId": {"name": name, "environment": ENVIRONMENT, "zone": ZONE},
             "consumptionType": consumption,
             "messageTtlNanos": _TTL_NS,
         }
@@ -49,7 +48,7 @@ class AggregatorInstance:
         """As the request has it."""
         host, port = self.endpoint.rsplit(":", 1)
         return {
-            "id": self.id, "isolation_group": self.isolation_group, "zone": "embedded", "weight": 100,
+            "id": self.id, "isolation_group": self.isolation_group, "zone": ZONE, "weight": 100,
             "endpoint": self.endpoint, "hostname": host, "port": int(port), "metadata": {"debugPort": self.http_port},
         }  # fmt: skip
 
@@ -72,7 +71,7 @@ def cluster_calls(
     coordinator = {
         "instances": [
             {
-                "id": "m3coordinator-local", "zone": "embedded",
+                "id": "m3coordinator-local", "zone": ZONE,
                 "endpoint": ingest_endpoint, "hostname": ingest_host, "port": int(ingest_port),
             }
         ]
@@ -101,41 +100,35 @@ def cluster_calls(
 
 
 def create(base_url: str, calls: list[AdminCall]) -> list[str]:
-    """Makes every call whose result does not exist yet; returns one line per call. Raises ``StackError`` with M3's error text."""
+    """Makes every call whose result does not exist yet; returns one line per call. Raises ``LabError`` with M3's error text."""
     lines = []
     for call in calls:
         if _exists(base_url, call):
             lines.append(f"{call.what}: exists")
             continue
-        _request(base_url, "POST", call.path, call.topic, call.body)
+        status, answer = _request(base_url, "POST", call.path, call.topic, call.body)
+        if status != 200:
+            raise LabError(f"POST {call.path} was answered with {status}: {answer}")
         lines.append(f"{call.what}: created")
     return lines
 
 
 def _exists(base_url: str, call: AdminCall) -> bool:
-    try:
-        answer = _request(base_url, "GET", call.exists, call.topic, None)
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return False
-        raise
+    status, answer = _request(base_url, "GET", call.exists, call.topic, None)
+    if status == 404:
+        return False
+    if status != 200:
+        raise LabError(f"GET {call.exists} was answered with {status}: {answer}")
     if "consumerService" in call.body:
         name = call.body["consumerService"]["serviceId"]["name"]
-        return any(s["serviceId"]["name"] == name for s in answer["topic"]["consumerServices"])
+        return any(s["serviceId"]["name"] == name for s in json.loads(answer)["topic"]["consumerServices"])
     return True
 
 
-def _request(base_url: str, method: str, path: str, topic: str, body: dict[str, Any] | None) -> Any:
+def _request(base_url: str, method: str, path: str, topic: str, body: dict[str, Any] | None) -> tuple[int, str]:
     headers = {"Cluster-Environment-Name": ENVIRONMENT, "Content-Type": "application/json"}
     if topic:
         headers["Topic-Name"] = topic
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(base_url + path, data=data, headers=headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        if method == "GET":
-            raise
-        text = error.read().decode(errors="replace").strip()
-        raise StackError(f"{method} {path} was answered with {error.code}: {text}") from error
+    status, answer = request(method, base_url + path, data, headers)
+    return status, answer.decode(errors="replace").strip()

@@ -1,10 +1,9 @@
 """A small client of Prometheus' remote write and remote read protocols (snappy-compressed protobuf, ``prompb``)."""
 
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 
 import cramjam
+from lab.http import request
 
 from m3metrics.codec.wire import Field, Kind, Message, Values, marshal, unmarshal
 
@@ -69,10 +68,7 @@ def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_m
 
 def _post(url: str, body: bytes) -> bytes:
     headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
-    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        text = error.read()[:300].decode(errors="replace").strip()
-        raise OSError(f"{url} answered {error.code}: {text}") from error
+    status, answer = request("POST", url, body, headers, timeout_s=30)
+    if status >= 300:
+        raise OSError(f"{url} answered {status}: {answer[:300].decode(errors='replace').strip()}")
+    return answer

@@ -2,15 +2,15 @@
 
 import json
 import time
-import urllib.error
-import urllib.request
 
-__all__ = ["get", "new_windows"]
+from lab.http import try_get
+
+__all__ = ["new_windows"]
 
 
 def new_windows(base_url: str, since: int) -> tuple[list[str], int]:
     """One line per window committed after ``since``, and what to ask from the next time."""
-    status, body = get(f"{base_url}/api/v1/windows?since={since}")
+    status, body = try_get(f"{base_url}/api/v1/windows?since={since}")
     if status != 200:
         return [], since
     answer = json.loads(body)
@@ -20,14 +20,3 @@ def new_windows(base_url: str, since: int) -> tuple[list[str], int]:
         shown = ", ".join(f"{one['series']}={one['value']}" for one in window["samples"][:3])
         lines.append(f"{at}  {window['policy']:<8} {window['count']:>6} values  {shown}")
     return lines, int(answer["next"])
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body; 0 and the reason if nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
-    except OSError as error:
-        return 0, str(error)

@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+from lab.kv_servers import EtcdServer
 from lab.waiting import until
 from starlette.applications import Starlette
-from tests.etcd_server import EtcdServer
+from tests.real_servers import require_server
 from vectors import Vector, lines
 
 from aggregator.config import kv_keys, load_config
@@ -129,7 +130,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    EtcdServer.binary()
+    require_server(EtcdServer)
     server = EtcdServer(tmp_path_factory.mktemp("etcd"))
     try:
         yield server.start()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.zookeeper_server import ZooKeeperServer
+from lab.kv_servers import ZooKeeperServer
+from tests.real_servers import require_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +42,7 @@ def test_no_fault_loses_anything(real: Callable[[str], str], backend: str) -> No
 
 @pytest.mark.slow
 def test_zookeeper_sessions_and_outages_lose_nothing() -> None:
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     faults = "session of the leader expires;leader cut off from the KV 30 s;KV killed 5 s"
     drill("--backend", "zookeeper", "--faults", faults, "--jobs", "3", timeout_s=3600)
 

@@ -14,7 +14,7 @@ from bench.instance import NUM_SHARDS, Aggregator
 from bench.load import Connection
 from bench.messages import Frames, build, tagged_id
 from bench.sink import Sink
-from tests.processes import stop
+from lab.processes import stop
 
 from m3metrics.kernels import shards_of
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab.processes import stop
 from lab.waiting import until
-from tests.processes import stop
 
 from m3cluster.election import CampaignEndedError, Election, ElectionError
 from m3cluster.kv import ConditionFailedError, Embedded, MemoryServer, open_store

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from local_cluster.family import family, signal_family
+from lab.errors import LabError
+from lab.kv import KINDS, kv_of
+from lab.processes import family, send_signal
 from local_cluster.files import aggregator_files, coordinator_files
 from local_cluster.layout import make_layout
 from local_cluster.leadership import Leadership
 from local_cluster.orders import KV, Order, Typed, parse
-from local_cluster.servers import KINDS, kv_of
-from local_stack.processes import StackError
 
 import aggregator.cli
 import coordinator.cli
@@ -84,10 +84,10 @@ def test_the_family_of_a_process_has_its_descendants_in_sessions_of_their_own() 
         try:
             assert family(process.pid) == [process.pid, grandchild]
             assert grandchild in family(os.getpid())
-            signal_family(process.pid, signal.SIGSTOP)
-            signal_family(process.pid, signal.SIGCONT)
+            send_signal(family(process.pid), signal.SIGSTOP)
+            send_signal(family(process.pid), signal.SIGCONT)
         finally:
-            signal_family(process.pid, signal.SIGKILL)
+            send_signal(family(process.pid), signal.SIGKILL)
     assert family(process.pid) == [process.pid]
 
 
@@ -140,8 +140,10 @@ def test_the_files_of_both_services_are_valid(kind: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize(("kind", "package"), [("etcd", "etcd-server"), ("zookeeper", "zookeeper")])
 def test_a_missing_server_is_named_with_its_package(kind: str, package: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StackError, match=f"apt-get install {package} "):
-        kv_of(kind, tmp_path).start()
+    server = kv_of(kind, tmp_path).server
+    assert server is not None
+    with pytest.raises(LabError, match=f"apt-get install {package} "):
+        server.start()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import time
 
 import httpx
 import pytest
+from lab.processes import stop
 from lab.waiting import until
 from tests.aggregator.supervisor.instance_rig import ENVIRONMENT, ID, SHARDS, Rig, S, alive
-from tests.processes import stop
 
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.keys import flush_times_key, placement_key, topic_key
