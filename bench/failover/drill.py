@@ -141,7 +141,7 @@ class Drill:
 
         def named() -> bool:
             leader = self.cluster.leader()
-            return leader is not None and any(policy in note for note in leader.json("/ready")["notes"])
+            return leader is not None and any(policy in note for note in leader.json("/ready", 2.0)["notes"])
 
         wait_until("the leader names its policy", named, 2 * _NAMED_S)
         return (time.time_ns() - self.consumer.ignored_ns) / 1e9
@@ -345,7 +345,7 @@ def drill(backend: str, timing: Timing) -> Iterator[Drill]:
         with Cluster(backend, timing, consumer.address) as cluster:
             for name in ("a", "b"):
                 instance = cluster.add(name, 1, name)
-                load.add(Replica(name, instance.address))
+                load.add(Replica(name, instance.socket_address))
             cluster.prepare()
             for instance in cluster.instances.values():
                 instance.start()

@@ -59,7 +59,7 @@ class Scaling:
         for name, group in (("a2", "a"), ("b2", "b")):
             instance = self.cluster.add(name, 2, group)
             instance.start()
-            self.load.add(Replica(name, instance.address, cutover_ns=np.full(len(self.load.ids), _NEVER)))
+            self.load.add(Replica(name, instance.socket_address, cutover_ns=np.full(len(self.load.ids), _NEVER)))
         placed = [self.cluster.placed(name) for name in ("a2", "b2")]
         cutover = self._at_cutover(lambda service: service.add(placed))
         if self.cluster.leader(2) is None:
@@ -74,7 +74,6 @@ class Scaling:
             self.load.remove(name)
             instance = self.cluster.instances[name]
             instance.terminate()
-            assert instance.process is not None
             if (code := instance.process.wait(60)) != 0:
                 raise RuntimeError(f"{name} ended with {code}")
         return cutover
@@ -129,7 +128,7 @@ def scaling(backend: str, timing: Timing) -> Iterator[Scaling]:
         with Cluster(backend, timing, consumer.address) as cluster:
             for name, group in (("a1", "a"), ("b1", "b")):
                 instance = cluster.add(name, 1, group)
-                load.add(Replica(name, instance.address))
+                load.add(Replica(name, instance.socket_address))
             cluster.prepare()
             for instance in cluster.instances.values():
                 instance.start()

@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Conductor:
                 raise LabError(f"{error}, or use --kv embedded") from None
             self.others[KV_SERVER] = self.kv.server.running_process()
         files = coordinator_files(self.layout, self.kv.section("m3coordinator"), self.folder)
-        command = module_command("coordinator", *_options(files), "--data-dir", str(self.folder))
+        command = module_command("coordinator", *files, "--data-dir", str(self.folder))
         log = self.folder / "coordinator.log"
         self.coordinator = coordinator = Process("coordinator", command, log, ends_with_us=True)
         coordinator.wait_for_http(f"{self.layout.coordinator}/health")
@@ -104,7 +103,7 @@ class Conductor:
 
     def _start_aggregator(self, one: Instance) -> None:
         files = aggregator_files(one, self.kv.section("m3aggregator"), self.folder)
-        command = module_command("aggregator", *_options(files), "--workers", str(self.workers))
+        command = module_command("aggregator", *files, "--workers", str(self.workers))
         command += ["--data-dir", str(self.folder)]
         self.others[one.number] = Process(one.id, command, self.folder / f"{one.id}.log", ends_with_us=True)
         self._gone.discard(one.number)
@@ -301,10 +300,6 @@ class Conductor:
                 print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
                 code = 1
         return code
-
-
-def _options(files: Sequence[Path]) -> list[str]:
-    return [word for file in files for word in ("-f", str(file))]
 
 
 def _say(text: str) -> None:

@@ -55,8 +55,8 @@ class Layout:
         return f"http://127.0.0.1:{self.http}"
 
     @property
-    def coordinator_ports(self) -> tuple[int, ...]:
-        """All ports of the coordinator."""
+    def coordinator_ports(self) -> tuple[int, int, int, int]:
+        """All ports of the coordinator: HTTP, metrics, carbon, m3msg."""
         return self.http, self.metrics, self.carbon, self.ingest
 
 

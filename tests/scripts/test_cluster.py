@@ -130,9 +130,9 @@ def test_changes_of_leadership_are_said_once_and_counted(monkeypatch: pytest.Mon
 def test_the_files_of_both_services_are_valid(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout, kv = make_layout(2, 2, free_ports=True), kv_of(kind, tmp_path)
     files = coordinator_files(layout, kv.section("m3coordinator"), tmp_path)
-    assert coordinator.cli.main([*(w for f in files for w in ("-f", str(f))), "--check-config"]) == 0
+    assert coordinator.cli.main([*files, "--check-config"]) == 0
     files = aggregator_files(layout.instances[1], kv.section("m3aggregator"), tmp_path)
-    assert aggregator.cli.main([*(w for f in files for w in ("-f", str(f))), "--check-config"]) == 0
+    assert aggregator.cli.main([*files, "--check-config"]) == 0
     assert "note:" not in capsys.readouterr().out
     assert kv.m3ctl().startswith(f"--{kind} ")
 

@@ -7,9 +7,10 @@ import time
 
 import httpx
 import pytest
+from lab.kv import ENVIRONMENT
 from lab.processes import stop
 from lab.waiting import until
-from tests.aggregator.supervisor.instance_rig import ENVIRONMENT, ID, SHARDS, Rig, S, alive
+from tests.aggregator.supervisor.instance_rig import ID, SHARDS, Rig, S, alive
 
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.keys import flush_times_key, placement_key, topic_key
@@ -66,7 +67,7 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     page = (await rig.http.get("/")).text
     assert ID in page
     async with httpx.AsyncClient() as metrics:
-        text = (await metrics.get(f"http://127.0.0.1:{rig.ports[2]}/metrics")).text
+        text = (await metrics.get(rig.instance.metrics_url)).text
     assert "m3aggregator_aggregator_election_manager_election_state 3.0" in text
     assert "m3msg_server_message_received" in text
 
@@ -109,7 +110,6 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
 async def test_who_was_stopped_lacks_samples_but_not_a_supervisor_whose_front_read_on(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
-    assert rig.process is not None
 
     async def stopped(pid: int) -> int:
         """Stops a process for longer than a front may be without a turn; how often the instance said that the front was stopped."""
@@ -158,12 +158,10 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
     pids = rig.children("aggregator.worker")
-    assert rig.process is not None
     # Something that cannot be delivered keeps the orderly end waiting.
     stop(rig.children("aggregator.front")[0])
-    rig.process.terminate()
+    rig.process.popen.terminate()
     await until(lambda: "shutting down" in rig.log(), what="the first signal")
-    rig.process.terminate()
-    await asyncio.wait_for(rig.process.wait(), 20)
-    assert rig.process.returncode == 1
+    rig.process.popen.terminate()
+    assert await asyncio.to_thread(rig.process.wait, 20) == 1
     await until(lambda: not any(map(alive, pids)), what="no process is left")

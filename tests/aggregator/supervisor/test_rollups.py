@@ -77,7 +77,7 @@ class Feed:
 async def figure(rig: Rig, name: str, **labels: str) -> float:
     """Sum of a counter's series that have these labels."""
     async with httpx.AsyncClient() as client:
-        text = (await client.get(f"http://127.0.0.1:{rig.ports[2]}/metrics")).text
+        text = (await client.get(rig.instance.metrics_url)).text
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(
         float(line.rsplit(" ", 1)[1])
@@ -160,7 +160,7 @@ async def test_flushing_does_not_wait_for_its_own_input(rig: Rig) -> None:
     await rig.start(client={"m3msg": client}, forwarding={"maxConstDelay": "12s", "maxSingleDelay": "0s"})
     await rig.until_ready()
     frames = build("counter", 20_000, 20_000, 1, pipeline="rollup")
-    connections = [Connection(("127.0.0.1", rig.ports[0]), frames)]
+    connections = [Connection(rig.instance.socket_address, frames)]
     until_s = time.monotonic() + 4
     writers = [threading.Thread(target=c.replay, args=(until_s, 0.0, 0)) for c in connections]
     for writer in writers:
