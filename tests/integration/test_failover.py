@@ -1,4 +1,4 @@
-"""The failover drill (``bench/failover``) on real processes and a real etcd: a few faults always, all of them with ``--slow``."""
+"""The failover drill (``lab/failover``) on real processes and a real etcd: a few faults always, all of them with ``--slow``."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def drill(*options: str, timeout_s: float) -> None:
     """Runs the drill; fails with what it printed unless every fault has passed."""
-    command = [sys.executable, "-m", "bench.failover", *options]
+    command = [sys.executable, "-m", "lab.failover", *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = process.communicate(timeout=timeout_s)

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from lab.kv import KV, kv_of
 from lab.relay import RelayThread
-
 from m3cluster.kv import Store
 
 __all__ = ["FaultyKV"]

@@ -1,7 +1,7 @@
 """Which windows a fault may cost, derived from its times alone."""
 
 import pytest
-from bench.failover.plan import FAULTS, FOLLOWER, LEADER, PHASES, Fault, Plan, Step, Timing, make_plan
+from lab.failover.plan import FAULTS, FOLLOWER, LEADER, PHASES, Fault, Plan, Step, Timing, make_plan
 
 TIMING = Timing()
 

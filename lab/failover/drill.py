@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lab.failover.cluster import NUM_SHARDS, Aggregator, Cluster
+from lab.failover.consumer import Consumer
+from lab.failover.judge import Verdict, judge
+from lab.failover.load import COUNTERS, PER_SECOND, STUCK_IDS, Load, Replica
+from lab.failover.plan import FOLLOWER, LEADER, Fault, Plan, Step, Timing, make_plan
 from lab.waiting import wait_until
-
-from bench.failover.cluster import NUM_SHARDS, Aggregator, Cluster
-from bench.failover.consumer import Consumer
-from bench.failover.judge import Verdict, judge
-from bench.failover.load import COUNTERS, PER_SECOND, STUCK_IDS, Load, Replica
-from bench.failover.plan import FOLLOWER, LEADER, Fault, Plan, Step, Timing, make_plan
 
 __all__ = ["Drill", "Outcome", "drill"]
 
@@ -298,9 +297,9 @@ class Drill:
     ) -> list[str]:
         found = []
         for step, at in done:
-            late = (at - moment) / 1e9 - step.at_s
-            if late > _LATE_STEP_S and step.action not in {"kill-at-value", "kv-start"}:
-                found.append(f"{step.action} came {late:.1f} s late")
+            late_s = (at - moment) / 1e9 - step.at_s
+            if late_s > _LATE_STEP_S and step.action not in {"kill-at-value", "kv-start"}:
+                found.append(f"{step.action} came {late_s:.1f} s late")
         for role, instance in roles.items():
             replica = self.load.replicas[instance.name]
             gone = [a for a in plan.absences if a.who == role]

@@ -1,4 +1,4 @@
-"""``python -m bench.failover``: runs faults on a pair of real aggregators and prints a table."""
+"""``python -m lab.failover``: runs faults on a pair of real aggregators and prints a table."""
 
 import argparse
 import contextlib
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from lab.failover.drill import Outcome, drill
+from lab.failover.plan import FAULTS, PHASES, SHORT, Fault, Timing, random_kv_faults
+from lab.failover.scaling import scaling
 from lab.kv import KINDS
-
-from bench.failover.drill import Outcome, drill
-from bench.failover.plan import FAULTS, PHASES, SHORT, Fault, Timing, random_kv_faults
-from bench.failover.scaling import scaling
 from m3x.version import VERSION
 
 _REPEATS = 2
@@ -204,7 +203,7 @@ def run_apart(options: argparse.Namespace, phases: list[float]) -> int:
     jobs = []
     for k in range(min(options.jobs, len(phases))):
         mine = ",".join(f"{phase:g}" for phase in phases[k :: options.jobs])
-        jobs.append(subprocess.Popen([sys.executable, "-m", "bench.failover", "--part", *common, "--phases", mine]))
+        jobs.append(subprocess.Popen([sys.executable, "-m", "lab.failover", "--part", *common, "--phases", mine]))
         time.sleep(1.0)
     try:
         return max(job.wait() for job in jobs)

@@ -6,9 +6,9 @@ import socket
 import threading
 
 import numpy as np
-from bench.failover.consumer import Consumer
-from bench.failover.kv import _password
-from bench.failover.load import COUNTERS, GUARD_S, Load, Replica
+from lab.failover.consumer import Consumer
+from lab.failover.kv import _password
+from lab.failover.load import COUNTERS, GUARD_S, Load, Replica
 from lab.waiting import wait_until
 
 from m3metrics.codec import CounterWithMetadatas, decode_metric

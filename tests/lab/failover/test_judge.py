@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from bench.failover.judge import Verdict, judge
+from lab.failover.judge import Verdict, judge
 
 S = 1_000_000_000
 RESOLUTION = 10 * S

@@ -5,11 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lab.cluster import member, write_cluster
-
-from bench.failover.kv import FaultyKV
-from bench.failover.plan import Timing
 from lab import instances
+from lab.cluster import member, write_cluster
+from lab.failover.kv import FaultyKV
+from lab.failover.plan import Timing
 from m3cluster.kv import Store
 from m3cluster.placement.model import Instance
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.failover.consumer import Arrival
-from bench.failover.load import COUNTERS
+from lab.failover.consumer import Arrival
+from lab.failover.load import COUNTERS
 
 __all__ = ["Verdict", "judge"]
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from lab.failover.cluster import NUM_SHARDS, Cluster
+from lab.failover.consumer import Consumer
+from lab.failover.judge import Verdict, judge
+from lab.failover.load import COUNTERS, Load, Replica
+from lab.failover.plan import Timing
 from lab.kv import ENVIRONMENT
 from lab.waiting import wait_until
-
-from bench.failover.cluster import NUM_SHARDS, Cluster
-from bench.failover.consumer import Consumer
-from bench.failover.judge import Verdict, judge
-from bench.failover.load import COUNTERS, Load, Replica
-from bench.failover.plan import Timing
 from m3cluster.kv import Store
 from m3cluster.placement.model import Placement
 from m3cluster.placement.options import PlacementOptions

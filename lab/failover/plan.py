@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.failover.load import COUNTERS, LASTS, SUMS
+from lab.failover.load import COUNTERS, LASTS, SUMS
 
 __all__ = [
     "FAULTS",

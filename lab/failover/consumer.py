@@ -117,7 +117,7 @@ class Consumer:
                 kept = self._record(data, n)
                 rows = self._rows if len(kept) == n else self._rows[kept]
                 end = build_acks(buf, rows, len(kept), self._acks, 0, MAX_FRAME)
-                connection.sendall(self._acks[:end])
+                connection.sendall(self._acks[:end].data)
         return data[at:]
 
     def _record(self, data: bytes, n: int) -> list[int]:
