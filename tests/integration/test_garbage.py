@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cramjam
 import pytest
+from lab.admin_calls import admin_calls, create
 from lab.ports import free_port
-from local_stack.cluster import admin_calls, create
-from local_stack.prometheus import EQUAL, remote_read, remote_write
+from lab.prometheus import EQUAL, remote_read, remote_write
 
 from m3msg.frames import Message, Metadata, encode_message
 

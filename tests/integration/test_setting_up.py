@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from lab.kv_servers import EtcdServer
 from lab.ports import free_port
-from local_stack.prometheus import EQUAL, REGEX, remote_read, remote_write
+from lab.prometheus import EQUAL, REGEX, remote_read, remote_write
 from tests.real_servers import require_server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import FrameType
 
 from lab.errors import LabError
+from lab.interactive.conductor import MIN_WINDOWS, Conductor
+from lab.interactive.layout import make_layout
+from lab.interactive.orders import HELP
 from lab.kv import KINDS, kv_of
-from local_stack.demo import WINDOW_S, Feeder
-from local_stack.judge import FLUSH_DELAY_S
-
-from local_cluster.conductor import MIN_WINDOWS, Conductor
-from local_cluster.layout import make_layout
-from local_cluster.orders import HELP
+from lab.stack.demo import WINDOW_S, Feeder
+from lab.stack.judge import FLUSH_DELAY_S
 from m3ctl.client import CtlError
 from m3x.version import VERSION
 

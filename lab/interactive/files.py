@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cluster import LOCAL, aggregator_overlay, coordinator_overlay, overlaid
-
-from local_cluster.layout import Instance, Layout
+from lab.interactive.layout import Instance, Layout
 
 __all__ = ["aggregator_files", "coordinator_files"]
 

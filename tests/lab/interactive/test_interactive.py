@@ -7,21 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab.cluster import ROOT
 from lab.errors import LabError
+from lab.interactive.files import aggregator_files, coordinator_files
+from lab.interactive.layout import make_layout
+from lab.interactive.leadership import Leadership
+from lab.interactive.orders import KV, Order, Typed, parse
 from lab.kv import KINDS, kv_of
 from lab.processes import family, send_signal
-from local_cluster.files import aggregator_files, coordinator_files
-from local_cluster.layout import make_layout
-from local_cluster.leadership import Leadership
-from local_cluster.orders import KV, Order, Typed, parse
 
 import aggregator.cli
 import coordinator.cli
 from m3ctl.answers import Placement
 from m3ctl.cluster import Target
 from m3ctl.leaders import Member, ShardSetState
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_aggregator_has_m3s_ports_on_an_address_of_its_own() -> None:
@@ -97,7 +96,7 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.leaders: list[str] = []
         self.now = 0.0
-        monkeypatch.setattr("local_cluster.leadership.look", lambda *_: [self._state()])
+        monkeypatch.setattr("lab.interactive.leadership.look", lambda *_: [self._state()])
         self.leadership = Leadership(None, clock=lambda: self.now, _placement=Placement())  # type: ignore[arg-type]
 
     def _state(self) -> ShardSetState:
@@ -159,9 +158,8 @@ def test_a_missing_server_is_named_with_its_package(kind: str, package: str, tmp
 )
 def test_wrong_arguments_are_exit_code_2(arguments: list[str], said: str) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "local_cluster", *arguments],
-        capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        [sys.executable, "-m", "lab.interactive", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
     )  # fmt: skip
     assert found.returncode == 2
     assert said in found.stderr

@@ -6,8 +6,8 @@ hosts whose ports are equal.
 
 from dataclasses import dataclass
 
+from lab.admin_calls import AggregatorInstance
 from lab.ports import free_ports as ports_of
-from local_stack.cluster import AggregatorInstance
 
 __all__ = ["Instance", "Layout", "make_layout"]
 

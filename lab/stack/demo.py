@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from local_stack.prometheus import Labels, remote_write
+from lab.prometheus import Labels, remote_write
 
 WINDOW_S = 10
 _PROMETHEUS_EACH = 60

@@ -1,8 +1,8 @@
 """What scripts/run calls right: every series, every window, and the rollups of them."""
 
-from local_stack.demo import WINDOW_S, all_rollups, all_series, expected, expected_rollup
-from local_stack.judge import judge
-from local_stack.prometheus import Points
+from lab.prometheus import Points
+from lab.stack.demo import WINDOW_S, all_rollups, all_series, expected, expected_rollup
+from lab.stack.judge import judge
 
 FIRST = 1_767_355_200
 

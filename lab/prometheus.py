@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 import cramjam
-from lab.http import request
 
+from lab.http import request
 from m3metrics.codec.wire import Field, Kind, Message, Values, marshal, unmarshal
 
 Labels = tuple[tuple[str, str], ...]

@@ -11,18 +11,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lab.admin_calls import admin_calls, create
+from lab.cluster import LOCAL, ROOT
 from lab.errors import LabError
 from lab.http import try_get
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
-
-from local_stack.cluster import admin_calls, create
-from local_stack.demo import WINDOW_S, Feeder
-from local_stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
-from local_stack.windows import new_windows
+from lab.stack.demo import WINDOW_S, Feeder
+from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
+from lab.stack.windows import new_windows
 from m3x.version import VERSION
 
-ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
@@ -126,14 +125,13 @@ def _start(options: argparse.Namespace, services: list[Process]) -> None:
     except OSError as error:
         raise LabError(f"--data-dir {data} cannot be used: {error.strerror}") from error
     print(f"data and logs in {data}")
-    local = ROOT / "configs/local"
-    command = module_command("coordinator", "-f", str(local / "m3coordinator.yml"), "--data-dir", str(data))
+    command = module_command("coordinator", "-f", str(LOCAL / "m3coordinator.yml"), "--data-dir", str(data))
     coordinator = Process("coordinator", command, logs / "coordinator.log", ends_with_us=True)
     services.append(coordinator)
     coordinator.wait_for_http(f"{COORDINATOR}/health")
     for line in create(COORDINATOR, admin_calls(INSTANCE_ID, "127.0.0.1:6000", "127.0.0.1:7507")):
         print(f"  {line}")
-    command = module_command("aggregator", "-f", str(local / "m3aggregator.yml"), "--data-dir", str(data))
+    command = module_command("aggregator", "-f", str(LOCAL / "m3aggregator.yml"), "--data-dir", str(data))
     command += ["--workers", str(options.workers)]
     aggregator = Process("aggregator", command, logs / "aggregator.log", ends_with_us=True)
     services.append(aggregator)

@@ -7,8 +7,8 @@ judged is the last that the aggregator must have flushed by now.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from local_stack.demo import WINDOW_S, all_rollups, all_series, expected, expected_rollup
-from local_stack.prometheus import EQUAL, REGEX, Labels, Points, remote_read
+from lab.prometheus import EQUAL, REGEX, Labels, Points, remote_read
+from lab.stack.demo import WINDOW_S, all_rollups, all_series, expected, expected_rollup
 
 MIN_WINDOWS = 3
 FLUSH_DELAY_S = 20

@@ -8,21 +8,20 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.admin_calls import cluster_calls, create
 from lab.errors import LabError
+from lab.interactive.files import aggregator_files, coordinator_files
+from lab.interactive.layout import Instance, Layout
+from lab.interactive.leadership import Leadership
+from lab.interactive.orders import HELP, Typed, parse
+from lab.interactive.orders import KV as KV_SERVER
 from lab.kv import ENVIRONMENT, KV
 from lab.kv_servers import ServerMissing
 from lab.ports import require_free_ports
 from lab.processes import Process, family, module_command, send_signal
-from local_stack.cluster import cluster_calls, create
-from local_stack.demo import Feeder
-from local_stack.judge import judge_run
-from local_stack.windows import new_windows
-
-from local_cluster.files import aggregator_files, coordinator_files
-from local_cluster.layout import Instance, Layout
-from local_cluster.leadership import Leadership
-from local_cluster.orders import HELP, Typed, parse
-from local_cluster.orders import KV as KV_SERVER
+from lab.stack.demo import Feeder
+from lab.stack.judge import judge_run
+from lab.stack.windows import new_windows
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
 from m3ctl.resign import resign
