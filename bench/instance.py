@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from lab import instances
 from lab.cluster import member, write_cluster
 from lab.kv import kv_of
 from lab.waiting import wait_until
 
-from lab import instances
 from m3x.process import cpu_seconds, resident_bytes
 
 NUM_SHARDS = 64

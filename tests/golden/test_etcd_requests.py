@@ -19,8 +19,8 @@ import pytest
 from lab.kv_servers import EtcdServer
 from lab.waiting import until
 from starlette.applications import Starlette
+from tests.golden.vectors import Vector, lines
 from tests.real_servers import require_server
-from vectors import Vector, lines
 
 from aggregator.config import kv_keys, load_config
 from coordinator.api import admin_routes
