@@ -174,8 +174,8 @@ class Player:
                 self._answer(self.flushing.last(0, order.id, at), number, outputs, forwarded, at)
             elif isinstance(order, ipc.Flush):
                 for answer in self._run(order, number, at, outputs, forwarded):
-                    if answer.values and self.flushing.part(0, answer):
-                        self.flushing.done(answer.id)
+                    if answer.values and (part := self.flushing.part(0, answer)):
+                        self.flushing.done(answer.id, part)
                 self._answer(self.flushing.last(0, order.id, at), number, outputs, forwarded, at)
 
     def _run(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -133,6 +133,10 @@ class RemoteWriter:
             response = error_response(503, error.reason, {"Retry-After": str(error.retry_after_s)})
         except FailedError as error:
             response = error_response(500, f"retryable_errors: count=1, last={error}")
+        except Exception as error:
+            # A mistake of ours; the sender keeps the samples and comes again.
+            log.error("a remote write ended with an unexpected error", exception=error)
+            response = error_response(500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}")
         if response.status_code == 200:
             self._scope.count("write_success")
         else:
@@ -402,13 +406,16 @@ class RemoteWriter:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body. Raises ``BadRequestError`` beyond ``MAX_BODY_BYTES``."""
+    """The whole body. Raises ``BadRequestError`` beyond ``MAX_BODY_BYTES``, and where the client goes away before its end."""
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"request body is larger than {MAX_BODY_BYTES} bytes")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise BadRequestError(f"request body is larger than {MAX_BODY_BYTES} bytes")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise BadRequestError(f"the connection ended after {size} bytes of the body") from None
     return b"".join(chunks)
 
 

@@ -273,6 +273,11 @@ def failing_store(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world.store, "write", write)
 
 
+def broken_downsampler(world: World, patch: pytest.MonkeyPatch) -> None:
+    """A mistake that nobody has thought of."""
+    patch.setattr(Downsampler, "advance", lambda *_: 1 // 0)
+
+
 def full_buffer(world: World, _patch: pytest.MonkeyPatch) -> None:
     world.producer.free = 0
 
@@ -364,6 +369,7 @@ POSTS = {
     "direct-storage-full": Post(
         body(GOOD, series("up", 1.0)), DIRECT, "as many series as it may", SetUp(store=StoreOptions(max_series=1))
     ),
+    "unexpected": Post(says="unexpected ZeroDivisionError", set_up=SetUp(change=broken_downsampler)),
     "direct-storage-fails": Post(headers=DIRECT, says="disk full", set_up=SetUp(change=failing_store)),
     "aggregate": Post(headers={"M3-Write-Type": "aggregate"}),
     "aggregated-aggregate": Post(headers={**DIRECT, "M3-Write-Type": "aggregate"}),

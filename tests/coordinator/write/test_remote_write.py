@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import TagOptionsConfig
@@ -55,6 +56,20 @@ async def test_samples_become_timed_gauges(client: httpx.AsyncClient, sink: Any)
     assert (answer.status_code, answer.content) == (200, b"")
     assert [(m.value, m.time_ns) for m in sink.metrics] == [(1.5, TIME_MS * 10**6), (2.5, (TIME_MS + 1000) * 10**6)]
     assert dict(decode_tags(sink.metrics[0].id)) == {b"__name__": b"up", b"job": b"a"}
+
+
+async def test_a_body_that_ends_early_keeps_nothing_and_is_counted(
+    make_writer: Callable[..., RemoteWriter], sink: Any, registry: Registry
+) -> None:
+    parts = [{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    answer = await make_writer().handle(Request({"type": "http", "method": "POST", "headers": []}, receive))
+    assert (answer.status_code, b"after 4 bytes of the body" in answer.body) == (400, True)
+    assert registry.counter("test_write_errors", code="4XX") == 1
+    assert sink.metrics == []
 
 
 async def test_refused_writes_are_503_with_retry_after(client: httpx.AsyncClient, sink: Any) -> None:
