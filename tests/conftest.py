@@ -1,15 +1,11 @@
 """Settings of the whole test suite."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-
-import vectors
+from tests.golden import vectors
 
 # Without the vectors captured from the real M3 their readers are left out; golden/test_vectors.py says so, or fails where they must be.
 if not vectors.present():

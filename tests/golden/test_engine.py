@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectors import Vector, bits, cases, from_bits, same_bits
+from tests.golden.vectors import Vector, bits, cases, from_bits, same_bits
 
 from m3metrics import aggregation, codec, kernels, metric, policy
 from m3metrics.aggregation import AggregationType, TypesOptions

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from reference_engine import ReferenceEngine
-from vectors import Vector, from_bits, lines
+from tests.aggregator.engine.reference_engine import ReferenceEngine
+from tests.golden.vectors import Vector, from_bits, lines
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions

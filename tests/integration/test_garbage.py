@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cramjam
 import pytest
-from bench.ports import free_port
-from local_stack.cluster import admin_calls, create
-from local_stack.prometheus import EQUAL, remote_read, remote_write
+from lab.admin_calls import admin_calls, create
+from lab.ports import free_port
+from lab.prometheus import EQUAL, remote_read, remote_write
 
 from m3msg.frames import Message, Metadata, encode_message
 
@@ -115,7 +115,7 @@ def test_garbage_to_m3msg_ports(stack: Stack, wait) -> None:
         throw(f"127.0.0.1:{stack.deployment.ingest}", data)
         throw(stack.address, encode_message(Message(Metadata(1, 1, 1), b"\x08\x03")) + data)
         assert stack.aggregator.ready(), name
-    log = stack.aggregator.process.log.read_text() + stack.deployment.processes["coordinator"].log.read_text()
+    log = stack.aggregator.process.log_file.read_text() + stack.deployment.processes["coordinator"].log_file.read_text()
     assert "longest" in log or "longer than" in log
     assert "Traceback" not in log
     for probe in probes:

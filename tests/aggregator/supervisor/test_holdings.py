@@ -1,10 +1,11 @@
 """Since when instances hold all samples, as they tell each other through the KV."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from lab.waiting import until
 
 from aggregator.supervisor.holdings import Holdings
 from m3cluster.kv import KeyNotFoundError, KVError, Memory, MemoryServer, Store, open_store
@@ -43,12 +44,6 @@ async def running(server: MemoryServer, name: str, since_ns: int | None) -> Asyn
         task.cancel()
         await asyncio.wait([task])
         await store.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - conditions of other tasks
-            await asyncio.sleep(0.01)
 
 
 async def test_each_knows_what_the_others_hold(server: MemoryServer) -> None:

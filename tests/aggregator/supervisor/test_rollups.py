@@ -11,7 +11,8 @@ import httpx
 import pytest
 from bench.load import Connection
 from bench.messages import build
-from tests.aggregator.supervisor.instance_rig import SHARDS, Rig, S, until
+from lab.waiting import until
+from tests.aggregator.supervisor.instance_rig import SHARDS, Rig, S
 
 from m3metrics.aggregation import AggregationType
 from m3metrics.codec.unaggregated import Metric, TimedMetricWithMetadatas
@@ -56,7 +57,7 @@ def sample(name: str, source: int, window: int, at_ns: int, pipeline: AppliedPip
 async def feed(rig: Rig, window: int, metrics_at: "Feed") -> int:
     """Sends a window's samples within it, as time goes by; returns its end."""
     at_ns = metrics_at.begin_ns + window * S
-    await until("the next second", lambda: time.time_ns() >= at_ns + S // 10)
+    await until(lambda: time.time_ns() >= at_ns + S // 10, what="the next second")
     rig.client.send(
         sample(name, source, window, at_ns + S // 10, pipeline)
         for name, sources, pipeline in metrics_at.metrics
@@ -76,7 +77,7 @@ class Feed:
 async def figure(rig: Rig, name: str, **labels: str) -> float:
     """Sum of a counter's series that have these labels."""
     async with httpx.AsyncClient() as client:
-        text = (await client.get(f"http://127.0.0.1:{rig.ports[2]}/metrics")).text
+        text = (await client.get(rig.instance.metrics_url)).text
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(
         float(line.rsplit(" ", 1)[1])
@@ -96,7 +97,7 @@ async def test_rollups_of_one_and_two_stages_are_exact(rig: Rig) -> None:
         metrics.append((f"two-{group}", sources, twice))
     live = Feed(*metrics)
     ends = [await feed(rig, window, live) for window in range(WINDOWS)]
-    await until("acks", lambda: not rig.client.unacked)
+    await until(lambda: not rig.client.unacked, what="acks")
     sums = {
         group: {
             end: [sum(rate_of(i, window) for i in range(group, SOURCES, 3))]
@@ -106,7 +107,7 @@ async def test_rollups_of_one_and_two_stages_are_exact(rig: Rig) -> None:
         for group in range(3)
     }
     highest = {end: [max(sums[group][end][0] for group in range(3))] for end in ends[1:]}
-    await until("the second stage", lambda: len(rig.recorder.of("highest")) >= WINDOWS - 1)
+    await until(lambda: len(rig.recorder.of("highest")) >= WINDOWS - 1, what="the second stage")
     assert {group: rig.recorder.of(f"rolled.{group}") for group in range(3)} == sums
     assert rig.recorder.of("highest") == highest
     assert set(rig.recorder.names()) == {"highest", "rolled.0", "rolled.1", "rolled.2"}
@@ -140,12 +141,12 @@ async def test_a_killed_worker_costs_no_rollups_of_the_others(rig: Rig) -> None:
         if window == 5:
             assert await figure(rig, "aggregator_forwarder_messages", output="forwarded") > forwarded
             os.kill(rig.worker(1), signal.SIGKILL)
-    await until("acks", lambda: rig.client.again() or not rig.client.unacked)
+    await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")
     expected = {end: [sum(rate_of(i, window) for i in mine)] for window, end in enumerate(ends) if window}
-    await until("all windows", lambda: len(rig.recorder.of(kept)) >= len(ends) - 1)
+    await until(lambda: len(rig.recorder.of(kept)) >= len(ends) - 1, what="all windows")
     assert rig.recorder.of(kept) == expected
     last = sum(rate_of(i, len(ends) - 1) for i in others)
-    await until("the rollup of the worker that came back", lambda: rig.recorder.of(lost).get(ends[-1]) == [last])
+    await until(lambda: rig.recorder.of(lost).get(ends[-1]) == [last], what="the rollup of the worker that came back")
     assert await rig.stop() == 0, rig.log()
 
 
@@ -159,13 +160,13 @@ async def test_flushing_does_not_wait_for_its_own_input(rig: Rig) -> None:
     await rig.start(client={"m3msg": client}, forwarding={"maxConstDelay": "12s", "maxSingleDelay": "0s"})
     await rig.until_ready()
     frames = build("counter", 20_000, 20_000, 1, pipeline="rollup")
-    connections = [Connection(("127.0.0.1", rig.ports[0]), frames)]
+    connections = [Connection(rig.instance.socket_address, frames)]
     until_s = time.monotonic() + 4
     writers = [threading.Thread(target=c.replay, args=(until_s, 0.0, 0)) for c in connections]
     for writer in writers:
         writer.start()
-    await until("the load", lambda: not any(writer.is_alive() for writer in writers))
-    await until("acks", lambda: all(c.acked == c.sent for c in connections))
+    await until(lambda: not any(writer.is_alive() for writer in writers), what="the load")
+    await until(lambda: all(c.acked == c.sent for c in connections), what="acks")
     sent = sum(c.replays * frames.value_sum for c in connections)
     assert sent > 0
     totals: dict[str, float] = defaultdict(float)
@@ -176,7 +177,7 @@ async def test_flushing_does_not_wait_for_its_own_input(rig: Rig) -> None:
             totals[name] += values[-1]
         return sum(totals.values()) >= sent
 
-    await until("all rollups", all_out)
+    await until(all_out, what="all rollups")
     assert sum(totals.values()) == sent
     assert len(totals) == 1000
     messages = await figure(rig, "aggregator_forwarder_messages", output="forwarded")
@@ -202,5 +203,5 @@ async def test_rollups_without_a_client_are_lost_aloud(rig: Rig) -> None:
         assert time.monotonic() < deadline
     assert await figure(rig, "aggregator_forwarder_lost", output="forwarded") > 0
     # Other metrics do not suffer.
-    await until("the others", lambda: all(rig.recorder.of(f"plain.{i}") for i in range(3)))
+    await until(lambda: all(rig.recorder.of(f"plain.{i}") for i in range(3)), what="the others")
     assert await rig.stop() == 0, rig.log()

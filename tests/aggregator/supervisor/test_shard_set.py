@@ -1,11 +1,12 @@
 """Members of one shard set on one KV: who leads, what is written down, and what happens when the lead is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from lab.waiting import until
 from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
@@ -92,12 +93,6 @@ class Member:
         for command in sends:
             self.flushing.last(0, command.id, wall_ns())
         return sends[-1].bounds[0].target_ns
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - conditions of other tasks
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

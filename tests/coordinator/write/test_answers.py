@@ -443,12 +443,6 @@ LINES = {
 }
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
-
-
 async def _send(world: World, data: bytes, *rules: CarbonRuleConfig) -> None:
     """Sends over TCP, and waits until the server has read it all."""
     scope = world.registry.scope("coordinator").sub("ingest-carbon")
