@@ -19,9 +19,9 @@ from lab.kv import ENVIRONMENT, KV
 from lab.kv_servers import ServerMissing
 from lab.ports import require_free_ports
 from lab.processes import Process, family, module_command, send_signal
+from lab.stack.board import Watcher, as_line
 from lab.stack.demo import Feeder
 from lab.stack.judge import judge_run
-from lab.stack.windows import new_windows
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
 from m3ctl.resign import resign
@@ -57,7 +57,7 @@ class Conductor:
         self.leadership = Leadership(self.cluster)
         self._gone: set[int] = set()
         """Aggregators whose end has been said."""
-        self._since = 0
+        self._watcher = Watcher(self.layout.coordinator, feeds=True)
 
     # --- start
 
@@ -190,9 +190,8 @@ class Conductor:
             feeder.feed()
         except OSError as error:
             _say(f"feeding failed, will try again: {error}")
-        lines, self._since = new_windows(self.layout.coordinator, self._since)
-        for line in lines:
-            print(f"{'':10}{line}", flush=True)
+        for row in self._watcher.look():
+            print(f"{'':10}{as_line(row, self._watcher.board, feeder.sent)}", flush=True)
 
     def _say_changes(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """``scripts/run``: see ``--help``."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -11,15 +12,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.live import Live
+
 from lab.admin_calls import admin_calls, create
 from lab.cluster import LOCAL, ROOT
 from lab.errors import LabError
 from lab.http import try_get
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
+from lab.stack.board import Watcher, as_line, as_table
 from lab.stack.demo import WINDOW_S, Feeder
 from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
-from lab.stack.windows import new_windows
 from m3x.version import VERSION
 
 COORDINATOR = "http://127.0.0.1:7201"
@@ -173,8 +176,16 @@ def _reasons(body: str) -> list[str]:
 
 
 def _live(services: list[Process], feeder: Feeder | None, end: float | None) -> None:
-    """Feeds and prints every window that reaches storage, until ``end``."""
-    since = 0
+    """Feeds and shows every window once it is complete, until ``end``: in a table on a terminal, else a line each."""
+    watcher = Watcher(COORDINATOR, feeds=feeder is not None)
+    terminal = Live(auto_refresh=False) if sys.stdout.isatty() else None
+    with terminal or contextlib.nullcontext():
+        _watch(services, feeder, end, watcher, terminal)
+
+
+def _watch(
+    services: list[Process], feeder: Feeder | None, end: float | None, watcher: Watcher, terminal: Live | None
+) -> None:
     while end is None or time.time() < end:
         for service in services:
             service.check()
@@ -183,15 +194,13 @@ def _live(services: list[Process], feeder: Feeder | None, end: float | None) -> 
                 feeder.feed()
             except OSError as error:
                 print(f"  feeding failed, will try again: {error}", file=sys.stderr)
-        since = _print_windows(since)
+        complete, sent = watcher.look(), feeder.sent if feeder is not None else 0
+        if terminal is not None:
+            terminal.update(as_table(watcher.board, sent), refresh=True)
+        else:
+            for row in complete:
+                print(as_line(row, watcher.board, sent), flush=True)
         time.sleep(max(0.05, 1.05 - time.time() % 1))
-
-
-def _print_windows(since: int) -> int:
-    lines, since = new_windows(COORDINATOR, since)
-    for line in lines:
-        print(line, flush=True)
-    return since
 
 
 def _check(began: int, end: float) -> int:
