@@ -41,6 +41,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long each suite took, all processes together."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folders = Path(report.nodeid.partition("::")[0]).parts[1:-1]
+                suite = "/".join(folders[:2])
+                seconds[suite] = seconds.get(suite, 0.0) + report.duration
+    terminalreporter.section("time per suite", sep="-")
+    for suite, took in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{took:8.1f} s  {suite or '.'}")
+
+
 def _group(item: pytest.Item) -> str:
     if item.path.stem in _WAITING:
         return f"{_DEPLOYMENTS} that wait"
