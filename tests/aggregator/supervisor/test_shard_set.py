@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from aggregator.config import kv_keys, load_config
 from aggregator.ipc import Commit, Flush, NewList, OwnedShard
 from aggregator.lists import KIND_STANDARD, ListId
-from aggregator.supervisor.election import ElectionState
-from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.election.machine import ElectionState
+from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.placement import view
 from aggregator.supervisor.shard_set import ShardSet
-from aggregator.supervisor.timing import schedule_options
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 from m3cluster.kv import KeyNotFoundError, KVError, Lease, Memory, MemoryServer, Store, Value, open_store

@@ -2,7 +2,7 @@
 
 from aggregator.config import ServiceConfig, buffer_past_ns, flush_jitters
 from aggregator.engine.options import forwarding_delay_ns, max_jitter_ns
-from aggregator.supervisor.schedule import ScheduleOptions
+from aggregator.supervisor.flushing.schedule import ScheduleOptions
 
 __all__ = ["schedule_options"]
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from aggregator.config import load_config
-from aggregator.supervisor.forwarder import Forwarder, Part
-from aggregator.supervisor.sinks import Sinks
+from aggregator.supervisor.output.forwarder import Forwarder, Part
+from aggregator.supervisor.output.sinks import Sinks
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Embedded, Store, open_store
 from m3cluster.placement.codec import encode_staged_placement
@@ -20,7 +20,7 @@ from m3msg.batch import MessageBatch
 from m3msg.consumer import ConsumerServer, ReceivedBatch
 from m3x.instrument import Registry
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 ENVIRONMENT = "namespace/m3db-cluster-name"
 SHARDS = 4
 BUFFER = {"maxBufferSize": 8192, "maxMessageSize": 4096, "forwardedBufferSize": 4096}

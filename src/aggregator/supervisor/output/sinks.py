@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from aggregator.config import DynamicBackendConfig, HandlerConfig, ServiceConfig, ServiceIDConfig
-from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, Sink
+from aggregator.supervisor.output.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, Sink
 from m3cluster.kv import Store
 from m3cluster.topic import ServiceID
 from m3metrics.codec.aggregated import decode_aggregated

@@ -18,13 +18,13 @@ from tests.aggregator.supervisor.output_model import (
 )
 
 from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
-from aggregator.supervisor.flush_times import can_lead, lacks_more
+from aggregator.supervisor.flushing.flush_times import can_lead, lacks_more
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.topic import ConsumptionType
 from m3metrics.codec import decode_aggregated
 
 SHARED, REPLICATED = ConsumptionType.SHARED, ConsumptionType.REPLICATED
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 TESTS: dict[str, Callable[[], None]] = {}
 HOUR = ListId(KIND_STANDARD, 3600 * S)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from lab.waiting import until
 
-from aggregator.supervisor.holdings import Holdings
+from aggregator.supervisor.election.holdings import Holdings
 from m3cluster.kv import KeyNotFoundError, KVError, Memory, MemoryServer, Store, open_store
 
 PREFIX = "_kv/env/shardset/1/complete-since"

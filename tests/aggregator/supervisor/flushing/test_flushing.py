@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from aggregator.ipc import Commit, Flush, Flushed, NewList, OwnedShard, Reopen
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
-from aggregator.supervisor.flushing import RECONNECT_NS, REPEAT_NS, Flushing, FlushRole, Send
-from aggregator.supervisor.schedule import ScheduleOptions
+from aggregator.supervisor.flushing.commands import RECONNECT_NS, REPEAT_NS, Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.schedule import ScheduleOptions
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 

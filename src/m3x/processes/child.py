@@ -20,7 +20,7 @@ _GRACE_S = 2.0
 
 
 class Child:
-    """One process of this instance, in successive incarnations (epochs 1, 2, …).
+    """One process of a service, in successive incarnations (epochs 1, 2, …).
 
     ``prepare(epoch)`` makes what an incarnation needs and returns its module and options file; ``gone(epoch, code)`` clears up.
     """
@@ -71,7 +71,7 @@ class Child:
                 await asyncio.shield(self._process.wait())
 
     async def _spawn(self, command: Sequence[str]) -> asyncio.subprocess.Process:
-        # A session of its own: Ctrl-C reaches only the supervisor, which ends the others in order.
+        # A session of its own: Ctrl-C reaches only the parent, which ends the others in order.
         return await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=None, stderr=None, start_new_session=True
         )

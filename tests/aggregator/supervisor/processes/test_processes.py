@@ -11,8 +11,8 @@ import pytest
 import zmq
 from lab.waiting import until
 
-from aggregator.supervisor.channels import Channel
-from aggregator.supervisor.children import Child
+from aggregator.supervisor.processes.channels import Channel
+from m3x.processes.child import Child
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aggregator.supervisor.election import (
+from aggregator.supervisor.election.machine import (
     Action,
     CampaignEnded,
     Checked,

@@ -7,7 +7,7 @@ from typing import Any
 
 import zmq
 
-from aggregator.supervisor.channels import Channel
+from aggregator.supervisor.processes.channels import Channel
 
 
 class AnswersAtOnce:

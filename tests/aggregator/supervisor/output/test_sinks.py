@@ -5,8 +5,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from aggregator.supervisor.forwarder import Ended
-from aggregator.supervisor.sinks import ProducerSink
+from aggregator.supervisor.output.forwarder import Ended
+from aggregator.supervisor.output.sinks import ProducerSink
 from m3msg.batch import MessageBatch
 from m3msg.producer import Awaited, Done
 from m3msg.producer.options import BufferOptions

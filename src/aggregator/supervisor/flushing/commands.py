@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
 from aggregator.lists import ListId, truncate
-from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.schedule import Schedule, ScheduleOptions
+from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.schedule import Schedule, ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 

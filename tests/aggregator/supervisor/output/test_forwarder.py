@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aggregator.ipc import Flushed
-from aggregator.supervisor.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, batch_of
+from aggregator.supervisor.output.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, batch_of
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
 

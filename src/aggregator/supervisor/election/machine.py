@@ -10,7 +10,7 @@ of its shard set is seen; when its lease is lost it is follower at once.
 import enum
 from dataclasses import dataclass
 
-from aggregator.supervisor.flush_times import has_flushed
+from aggregator.supervisor.flushing.flush_times import has_flushed
 from aggregator.supervisor.placement import View, has_replacement
 from m3cluster.flush_times import ShardSetFlushTimes
 

@@ -15,11 +15,11 @@ import zmq
 
 from aggregator import ipc
 from aggregator.front.options import FrontOptions
-from aggregator.supervisor.channels import Channel
-from aggregator.supervisor.children import Child
-from aggregator.supervisor.flushing import Send
+from aggregator.supervisor.flushing.commands import Send
+from aggregator.supervisor.processes.channels import Channel
 from aggregator.worker.options import WorkerOptions
 from m3x.log import logger
+from m3x.processes.child import Child
 
 __all__ = ["Fleet", "FleetOwner", "Routing"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.supervisor.candidacy import Candidacy, Decision, Facts
+from aggregator.supervisor.election.candidacy import Candidacy, Decision, Facts
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
 S = 1_000_000_000

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId, truncate
-from aggregator.supervisor.schedule import Schedule, ScheduleOptions, Tick
+from aggregator.supervisor.flushing.schedule import Schedule, ScheduleOptions, Tick
 
 MS = 1_000_000
 S = 1_000 * MS

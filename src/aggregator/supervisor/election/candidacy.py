@@ -20,8 +20,8 @@ A leader that lacks windows flushes nothing while it gives way, or waits for som
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggregator.supervisor.flush_times import can_lead, lacks_more
-from aggregator.supervisor.flushing import LONGEST_AWAITED_NS
+from aggregator.supervisor.flushing.commands import LONGEST_AWAITED_NS
+from aggregator.supervisor.flushing.flush_times import can_lead, lacks_more
 from m3cluster.flush_times import ShardSetFlushTimes
 
 __all__ = ["Candidacy", "Decision", "Facts"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.supervisor.election import (
+from aggregator.supervisor.election.machine import (
     CampaignEnded,
     CampaignState,
     Checked,

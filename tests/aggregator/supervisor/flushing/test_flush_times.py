@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
-from aggregator.supervisor.flush_times import FlushTimes, can_lead, has_flushed, incomplete_windows
+from aggregator.supervisor.flushing.flush_times import FlushTimes, can_lead, has_flushed, incomplete_windows
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 
 S = 1_000_000_000

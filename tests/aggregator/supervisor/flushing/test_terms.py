@@ -11,8 +11,8 @@ import pytest
 from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.options import EngineOptions
-from aggregator.supervisor.flushing import Flushing, FlushRole, Send
-from aggregator.supervisor.schedule import ScheduleOptions
+from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.schedule import ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 from m3metrics.codec import CounterWithMetadatas, TimedMetricWithMetadatas, decode_aggregated, encode_metric

@@ -3,7 +3,7 @@
 import pytest
 
 from aggregator.supervisor import completeness
-from aggregator.supervisor.completeness import Completeness
+from aggregator.supervisor.election.completeness import Completeness
 
 S = 1_000_000_000
 
