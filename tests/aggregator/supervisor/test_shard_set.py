@@ -293,7 +293,7 @@ async def test_a_key_that_could_not_be_deleted_holds_nobody_up(
 async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", S // 10)
     async with running(server, "a") as a:
         await until(lambda: a.leads)
         a.opened_ns = wall_ns() - 3 * HOUR
@@ -315,7 +315,7 @@ async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
 async def test_who_may_not_say_what_it_holds_takes_part_all_the_same(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", S // 10)
     store = await open_store(Memory(server))
     put = store.put_with_lease
 

@@ -99,7 +99,7 @@ async def test_what_is_not_a_time_is_left_out(server: MemoryServer) -> None:
 async def test_after_an_outage_others_are_given_time_to_say_again_that_they_are_there(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", 700_000_000)
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", 700_000_000)
     async with running(server, "a", 5) as a:
         # A new process knows no more than one that comes back.
         assert not a.holdings.settled()
