@@ -48,7 +48,7 @@ class Aggregator:
         self._process: Process | None = None
         self._env = dict(env or {})
         sections = {**aggregator_overlay(self.address, listen, metrics, kv), **(overlay or {})}
-        files = overlaid(config, sections, folder / f"{name}.yml")
+        files = overlaid(config, sections, folder / f"{name}-overlay.yml")
         self._command = module_command("aggregator", *files, "--workers", str(workers))
 
     @property

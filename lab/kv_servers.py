@@ -54,15 +54,11 @@ class KVServer:
         """``host:port`` for clients."""
         return f"127.0.0.1:{self.port}"
 
-    def running_process(self) -> Process:
-        """Its process, which was launched."""
-        assert self.process is not None
-        return self.process
-
     @property
     def pid(self) -> int:
-        """Of that process."""
-        return self.running_process().pid
+        """Of its process, which was launched."""
+        assert self.process is not None
+        return self.process.pid
 
     def launch(self) -> Process:
         """Starts the process without waiting for it to serve."""

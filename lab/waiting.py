@@ -2,11 +2,14 @@
 
 import asyncio
 import inspect
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["until", "wait_until"]
+from lab.errors import LabError
+
+__all__ = ["until", "wait_aloud", "wait_until"]
 
 
 def wait_until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
@@ -25,6 +28,19 @@ def wait_until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0,
                 return last
         time.sleep(every_s)
     raise TimeoutError(f"{what}: not within {timeout_s:g} s (last: {last!r})")
+
+
+def wait_aloud(missing: Callable[[], list[str]], timeout_s: float, every_s: float = 0.2) -> None:
+    """Returns when nothing is missing, and prints what is, each thing once. Raises ``LabError`` when the time is up."""
+    deadline, said = time.monotonic() + timeout_s, ""
+    while waiting := "; ".join(dict.fromkeys(missing())):
+        if time.monotonic() > deadline:
+            raise LabError(f"not serving after {timeout_s:g} s; still waiting for {waiting}")
+        # The time left changes every second; the reason is said once.
+        if (key := re.sub(r"\d+", "", waiting)) != said:
+            print(f"  waiting for {waiting}", flush=True)
+            said = key
+        time.sleep(every_s)
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.01, what: str = "") -> Any:

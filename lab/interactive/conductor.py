@@ -1,7 +1,6 @@
 """Starts the cluster, watches it, carries out what is typed, judges it, ends it."""
 
 import os
-import re
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from lab.processes import Process, family, module_command, send_signal
 from lab.stack.board import Watcher, as_line
 from lab.stack.demo import Feeder
 from lab.stack.judge import judge_run
+from lab.waiting import wait_aloud
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
 from m3ctl.resign import resign
@@ -68,10 +68,10 @@ class Conductor:
             require_free_ports((one.m3msg, one.http, one.metrics), one.host)
         if self.kv.server is not None:
             try:
-                self.kv.server.start()
+                self.others[KV_SERVER] = self.kv.server.launch()
             except ServerMissing as error:
                 raise LabError(f"{error}, or use --kv embedded") from None
-            self.others[KV_SERVER] = self.kv.server.running_process()
+            self.kv.server.wait()
         files = coordinator_files(self.layout, self.kv.section("m3coordinator"), self.folder)
         command = module_command("coordinator", *files, "--data-dir", str(self.folder))
         log = self.folder / "coordinator.log"
@@ -89,7 +89,10 @@ class Conductor:
             self._start_aggregator(one)
         for one in self.layout.instances:
             self.others[one.number].wait_for_http(f"{one.url}/health")
-        self._wait_until_serving(coordinator)
+        try:
+            wait_aloud(self._missing, _SERVING_S)
+        except LabError as error:
+            raise LabError(f"{error}; logs: {self.folder}") from None
 
     def _require_our_placement(self) -> None:
         found = self.cluster.placement("m3aggregator").placement.instances
@@ -107,28 +110,11 @@ class Conductor:
         self.others[one.number] = Process(one.id, command, self.folder / f"{one.id}.log", ends_with_us=True)
         self._gone.discard(one.number)
 
-    def _wait_until_serving(self, coordinator: Process) -> None:
-        """Says what it waits for, each thing once."""
-        deadline = time.monotonic() + _SERVING_S
-        said, waiting = "", ["the services"]
-        while time.monotonic() < deadline:
-            for service in (coordinator, *self.others.values()):
-                service.check()
-            waiting = self._missing()
-            if not waiting:
-                return
-            text = "; ".join(dict.fromkeys(waiting))
-            # The time left changes every second; the reason is said once.
-            key = re.sub(r"\d+", "", text)
-            if key != said:
-                print(f"  waiting for {text}", flush=True)
-                said = key
-            time.sleep(0.3)
-        raise LabError(
-            f"not serving after {_SERVING_S:g} s; still waiting for {'; '.join(waiting)}; logs: {self.folder}"
-        )
-
     def _missing(self) -> list[str]:
+        """What it waits for until it serves. Raises ``LabError`` if a service has ended."""
+        assert self.coordinator is not None
+        for service in (self.coordinator, *self.others.values()):
+            service.check()
         try:
             placed = self.cluster.placement("m3aggregator").placement.instances.values()
             left_s = (max(one.cutover_ns for one in placed) - time.time_ns()) / 1e9

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -23,12 +22,13 @@ from lab.processes import Process, module_command
 from lab.stack.board import Watcher, as_line, as_table
 from lab.stack.demo import WINDOW_S, Feeder
 from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
+from lab.waiting import wait_aloud
 from m3x.version import VERSION
 
 COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
-_END_S = 20.0
+_SERVING_S, _END_S = 150.0, 20.0
 PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
 
 
@@ -104,7 +104,7 @@ def _arguments() -> argparse.Namespace:
 def _run(options: argparse.Namespace, services: list[Process]) -> int:
     require_free_ports(PORTS)
     _start(options, services)
-    _wait_until_serving(services)
+    wait_aloud(lambda: _missing(services), _SERVING_S)
     query = "up" if options.no_demo else "demo_temperature"
     print(
         f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
@@ -141,29 +141,19 @@ def _start(options: argparse.Namespace, services: list[Process]) -> None:
     aggregator.wait_for_http(f"{AGGREGATOR}/health")
 
 
-def _wait_until_serving(services: list[Process], timeout_s: float = 150.0) -> None:
-    """Until all shards are cut over, a leader exists and the coordinator takes writes; says what it waits for, each thing once."""
-    deadline = time.monotonic() + timeout_s
-    said, waiting = "", ["both services"]
-    while time.monotonic() < deadline:
-        waiting = []
-        for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
-            service.check()
-            status, body = try_get(f"{url}/ready")
-            if status != 200:
-                waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
-        if not waiting:
-            status, body = try_get(f"{AGGREGATOR}/status")
-            if status == 200 and json.loads(body)["status"]["flushStatus"]["electionState"] == "leader":
-                return
+def _missing(services: list[Process]) -> list[str]:
+    """What it waits for until all shards are cut over, a leader exists and the coordinator takes writes. Raises ``LabError``."""
+    waiting = []
+    for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
+        service.check()
+        status, body = try_get(f"{url}/ready")
+        if status != 200:
+            waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
+    if not waiting:
+        status, body = try_get(f"{AGGREGATOR}/status")
+        if status != 200 or json.loads(body)["status"]["flushStatus"]["electionState"] != "leader":
             waiting = ["aggregator: no leader yet"]
-        # The time left changes every second; the reason is said once.
-        key = re.sub(r"\d+", "", "; ".join(waiting))
-        if key != said:
-            print(f"  waiting for {'; '.join(waiting)}", flush=True)
-            said = key
-        time.sleep(0.2)
-    raise LabError(f"not serving after {timeout_s:g} s; still waiting for {'; '.join(waiting)}")
+    return waiting
 
 
 def _reasons(body: str) -> list[str]:

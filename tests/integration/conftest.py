@@ -38,7 +38,7 @@ class Deployment:
         """Starts it from ``config`` with an overlay of addresses and paths; returns when it answers."""
         ports = (self.http, self.coordinator_metrics, self.carbon, self.ingest)
         overlay = {**coordinator_overlay(ports, self.kv.section("m3coordinator"), self.folder), **more}
-        files = overlaid(config, overlay, self.folder / "coordinator.yml")
+        files = overlaid(config, overlay, self.folder / "coordinator-overlay.yml")
         command = module_command("coordinator", *files, "--data-dir", str(self.folder / "coordinator"))
         process = Process("coordinator", command, self.folder / "coordinator.log")
         self.processes["coordinator"] = process

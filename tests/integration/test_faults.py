@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ from bench.instance import NUM_SHARDS, Aggregator
 from bench.load import Connection
 from bench.messages import Frames, build, tagged_id
 from bench.sink import Sink
+from lab.http import get
 from lab.processes import stop
 
 from m3metrics.kernels import shards_of
@@ -78,8 +78,7 @@ def workers_by_shard(aggregator: Aggregator) -> dict[int, int]:
 
 def figure(aggregator: Aggregator, name: str) -> float:
     """Sum of the figures of that name on the metrics page."""
-    with urllib.request.urlopen(aggregator.metrics_url, timeout=10) as page:
-        lines = page.read().decode().splitlines()
+    lines = get(aggregator.metrics_url)[1].splitlines()
     return sum(float(line.split()[-1]) for line in lines if name in line and line[0] != "#")
 
 

@@ -8,13 +8,12 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import cramjam
 import pytest
+from lab import http
 from lab.admin_calls import admin_calls, create
 from lab.ports import free_port
 from lab.prometheus import EQUAL, remote_read, remote_write
@@ -63,12 +62,8 @@ def request(
     url: str, body: bytes | None, method: str = "POST", headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Status and text of the answer."""
-    made = urllib.request.Request(url, data=body, method=method, headers=headers or {})
-    try:
-        with urllib.request.urlopen(made, timeout=10) as answer:
-            return answer.status, answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
+    status, answer = http.request(method, url, body, headers)
+    return status, answer.decode(errors="replace")
 
 
 class Stack:

@@ -139,7 +139,7 @@ def test_the_page_line_by_line(deployment, wait, http_get, etcd, real, tmp_path)
     assert values("__name__", "howto_total")[end] == end - 1 - first
     window = [second % 50 for second in range(end - WINDOW_S, end)]
     assert values("__g1__", "carbon")[end] == sum(window) / len(window)
-    assert "cache cannot be written" in coordinator.log.read_text()
+    assert "cache cannot be written" in coordinator.log_file.read_text()
 
     etcd.kill()
     assert aggregators[1].process.stop() == 0

@@ -1,7 +1,6 @@
 """The parts of scripts/cluster that need no processes: who is where, what is typed, who leads, and the files of the services."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from lab.interactive.layout import make_layout
 from lab.interactive.leadership import Leadership
 from lab.interactive.orders import KV, Order, Typed, parse
 from lab.kv import KINDS, kv_of
-from lab.processes import family, send_signal
 
 import aggregator.cli
 import coordinator.cli
@@ -73,21 +71,6 @@ def test_lines_come_whole_and_the_end_is_seen() -> None:
         assert (typed.lines(1), typed.closed) == ([], True)
     finally:
         os.close(out)
-
-
-def test_the_family_of_a_process_has_its_descendants_in_sessions_of_their_own() -> None:
-    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); p.wait()"
-    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        grandchild = int(process.stdout.readline())
-        try:
-            assert family(process.pid) == [process.pid, grandchild]
-            assert grandchild in family(os.getpid())
-            send_signal(family(process.pid), signal.SIGSTOP)
-            send_signal(family(process.pid), signal.SIGCONT)
-        finally:
-            send_signal(family(process.pid), signal.SIGKILL)
-    assert family(process.pid) == [process.pid]
 
 
 class Watched:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aggregator.supervisor import completeness
+from aggregator.supervisor.election import completeness
 from aggregator.supervisor.election.completeness import Completeness
 
 S = 1_000_000_000
