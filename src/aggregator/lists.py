@@ -5,14 +5,13 @@ A list (kind, resolution, times forwarded) exists once per shard; M3 calls it a 
 
 from typing import NamedTuple
 
-__all__ = ["KINDS", "KIND_FORWARDED", "KIND_STANDARD", "KIND_TIMED", "YEAR_ONE_NS", "ListId", "truncate"]
+from m3x.golang import YEAR_ONE_NS
+
+__all__ = ["KINDS", "KIND_FORWARDED", "KIND_STANDARD", "KIND_TIMED", "ListId", "truncate"]
 
 KIND_STANDARD, KIND_TIMED, KIND_FORWARDED = KINDS = (0, 1, 2)
 """Untimed metrics, timed ones, and rollups of either."""
 _NAMES = ("standard", "timed", "forwarded")
-
-YEAR_ONE_NS = 62_135_596_800 * 1_000_000_000
-"""From 0001-01-01T00:00Z to the Unix epoch: Go truncates times from there."""
 
 
 class ListId(NamedTuple):

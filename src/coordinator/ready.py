@@ -8,16 +8,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator.api.answers import APIError, Methods
-from coordinator.api.health import go_duration
 from coordinator.config import Namespace
 from coordinator.write import IngestTopic
 from m3cluster.kv import Store
 from m3msg.producer import Producer
-
-_BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
-    ("0", "f", "F", "FALSE", "false", "False"), False
-)
-"""What Go's ParseBool takes."""
+from m3x.golang import go_duration, parse_bool
 
 
 class Readiness:
@@ -98,10 +93,10 @@ def ready_route(readiness: Readiness) -> Route:
     async def ready(request: Request) -> Response:
         asked = {}
         for name in ("reads", "writes"):
-            text = request.query_params.get(name, "true")
-            if text not in _BOOLEANS:
-                raise APIError(400, f'strconv.ParseBool: parsing "{text}": invalid syntax')
-            asked[name] = _BOOLEANS[text]
+            try:
+                asked[name] = parse_bool(request.query_params.get(name, "true"))
+            except ValueError as error:
+                raise APIError(400, str(error)) from error
         status, body = readiness.document(asked["writes"])
         return JSONResponse(body, status)
 

@@ -10,4 +10,5 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``process``     parent death, signals, CPU and memory of a process
 ``retry``       M3's backoff rule
 ``clock``       wall and boot-time clocks in nanoseconds
+``golang``      values as Go writes, reads and rounds them
 """

@@ -6,6 +6,7 @@ Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,31 +17,10 @@ __all__ = ["Registry", "Scope"]
 
 _Labels = tuple[tuple[str, str], ...]
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
+_Key = tuple[str, _Labels]
 _BUCKETS = (
-    0.001,
-    0.002,
-    0.004,
-    0.006,
-    0.008,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.2,
-    0.4,
-    0.6,
-    0.8,
-    1,
-    1.5,
-    2,
-    3,
-    5,
-    10,
-    30,
-    60,
-)
+    0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 30, 60,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -49,21 +29,28 @@ class _Histogram:
     total: float = 0.0
 
 
+@dataclass(slots=True)
+class _Figures:
+    """What this process itself has counted."""
+
+    counters: dict[_Key, float] = field(default_factory=dict)
+    gauges: dict[_Key, float] = field(default_factory=dict)
+    histograms: dict[_Key, _Histogram] = field(default_factory=dict)
+
+
 class Registry:
     """All figures of a service."""
 
     def __init__(self) -> None:
-        self._counters: dict[tuple[str, _Labels], float] = {}
-        self._gauges: dict[tuple[str, _Labels], float] = {}
-        self._histograms: dict[tuple[str, _Labels], _Histogram] = {}
+        self._own = _Figures()
         self._merged: dict[str, tuple[str, Mapping[str, float], Mapping[str, float]]] = {}
-        self._retired: dict[tuple[str, _Labels], float] = {}
+        self._retired: dict[_Key, float] = {}
         self._prometheus = CollectorRegistry(auto_describe=False)
         self._prometheus.register(self)
 
     def scope(self, prefix: str = "") -> "Scope":
         """A scope that writes into this registry."""
-        return Scope(self, prefix, ())
+        return Scope(self._own, prefix, ())
 
     def merge(
         self, source: str, counters: Mapping[str, float], gauges: Mapping[str, float], *, prefix: str = ""
@@ -100,7 +87,7 @@ class Registry:
             family = families.setdefault(key, GaugeMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, GaugeMetricFamily)
             family.add_metric([v for _, v in labels], value)
-        for (name, labels), histogram in sorted(self._histograms.items()):
+        for (name, labels), histogram in sorted(self._own.histograms.items()):
             key = f"h {name} {[k for k, _ in labels]}"
             family = families.setdefault(key, HistogramMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, HistogramMetricFamily)
@@ -111,8 +98,8 @@ class Registry:
             family.add_metric([v for _, v in labels], buckets, histogram.total)
         return families.values()
 
-    def _sums(self) -> tuple[dict[tuple[str, _Labels], float], dict[tuple[str, _Labels], float]]:
-        counters, gauges = dict(self._counters), dict(self._gauges)
+    def _sums(self) -> tuple[dict[_Key, float], dict[_Key, float]]:
+        counters, gauges = dict(self._own.counters), dict(self._own.gauges)
         for key, value in self._retired.items():
             counters[key] = counters.get(key, 0.0) + value
         for prefix, more_counters, more_gauges in self._merged.values():
@@ -124,47 +111,40 @@ class Registry:
                 gauges[key] = gauges.get(key, 0.0) + value
         return counters, gauges
 
-    def _count(self, name: str, labels: _Labels, n: float) -> None:
-        key = (name, labels)
-        self._counters[key] = self._counters.get(key, 0.0) + n
-
-    def _set(self, name: str, labels: _Labels, value: float) -> None:
-        self._gauges[(name, labels)] = value
-
-    def _record(self, name: str, labels: _Labels, seconds: float) -> None:
-        histogram = self._histograms.setdefault((name, labels), _Histogram())
-        histogram.total += seconds
-        index = next((i for i, bound in enumerate(_BUCKETS) if seconds <= bound), len(_BUCKETS))
-        histogram.counts[index] += 1
-
 
 class Scope:
     """A name prefix and tags; everything written through it lands in its registry."""
 
-    def __init__(self, registry: Registry, prefix: str, labels: _Labels) -> None:
-        self._registry = registry
+    def __init__(self, figures: _Figures, prefix: str, labels: _Labels) -> None:
+        self._figures = figures
         self._prefix = _sanitise(prefix)
         self._tags = labels
 
     def sub(self, name: str) -> "Scope":
         """The scope below this one."""
-        return Scope(self._registry, _join(self._prefix, name), self._tags)
+        return Scope(self._figures, _join(self._prefix, name), self._tags)
 
     def tagged(self, **tags: str) -> "Scope":
         """This scope with more tags."""
-        return Scope(self._registry, self._prefix, _labels({**dict(self._tags), **tags}))
+        return Scope(self._figures, self._prefix, _labels({**dict(self._tags), **tags}))
 
     def count(self, name: str, n: float = 1) -> None:
         """Adds to a counter."""
-        self._registry._count(_join(self._prefix, name), self._tags, n)
+        key = self._key(name)
+        self._figures.counters[key] = self._figures.counters.get(key, 0.0) + n
 
     def gauge(self, name: str, value: float) -> None:
         """Sets a gauge."""
-        self._registry._set(_join(self._prefix, name), self._tags, value)
+        self._figures.gauges[self._key(name)] = value
 
     def record(self, name: str, seconds: float) -> None:
         """Adds a duration to a histogram."""
-        self._registry._record(_join(self._prefix, name), self._tags, seconds)
+        histogram = self._figures.histograms.setdefault(self._key(name), _Histogram())
+        histogram.total += seconds
+        histogram.counts[bisect_left(_BUCKETS, seconds)] += 1
+
+    def _key(self, name: str) -> _Key:
+        return _join(self._prefix, name), self._tags
 
 
 def _sanitise(name: str) -> str:
@@ -179,7 +159,7 @@ def _labels(tags: Mapping[str, str]) -> _Labels:
     return tuple(sorted((_sanitise(key), str(value)) for key, value in tags.items()))
 
 
-def _key(prefix: str, name: str) -> tuple[str, _Labels]:
+def _key(prefix: str, name: str) -> _Key:
     base, brace, rest = name.partition("{")
     tags = dict(pair.partition("=")[::2] for pair in rest.rstrip("}").split(",") if pair) if brace else {}
     return _join(_sanitise(prefix), base), _labels(tags)

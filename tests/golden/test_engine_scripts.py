@@ -70,11 +70,9 @@ def engine_options(o: dict[str, Any]) -> EngineOptions:
         discard_nan=o["discard_nan"],
         add_to_reset=o["add_to_reset"],
         max_timer_batch_size_per_write=o["max_timer_batch_size_per_write"],
-        timed_metrics_flush_offset_enabled=o["timed_metrics_flush_offset_enabled"],
         values_per_metric_limit_per_second=o["write_values_per_metric_limit_per_second"],
         new_metric_limit_per_shard_per_second=o["write_new_metric_limit_per_shard_per_second"],
         new_metric_no_limit_warmup_ns=o["write_new_metric_no_limit_warmup_ns"],
-        verbose_errors=o["verbose_errors"],
     )
 
 

@@ -157,6 +157,7 @@ class AggregatorSection(Section, frozen=True, kw_only=True):
     host_id: HostIDConfig = msgspec.field(default=HostIDConfig(), name="hostID")
     instance_id: InstanceIDConfig = msgspec.field(default=InstanceIDConfig(), name="instanceID")
     verbose_errors: bool = False
+    """Without effect: what is wrong with a sample is always told in full."""
     metric_prefix: str = "stats."
     counter_prefix: str = "counts."
     timer_prefix: str = "timers."

@@ -32,11 +32,6 @@ class RetryConfig(Section, frozen=True, kw_only=True):
             jitter=self.jitter,
         )
 
-    @property
-    def retries(self) -> int:
-        """How often to try again; M3's 0 is 2."""
-        return self.max_retries or 2
-
 
 class ServiceIDConfig(Section, frozen=True, kw_only=True):
     """``serviceID: {name, environment, zone}``."""

@@ -17,6 +17,7 @@ __all__ = [
     "KVKeys",
     "buffer_past_ns",
     "engine_options",
+    "entry_check_interval_ns",
     "flush_jitters",
     "kv_keys",
     "problems_of",
@@ -36,6 +37,11 @@ def flush_jitters(manager: FlushManagerConfig) -> tuple[tuple[int, float], ...]:
 def buffer_past_ns(config: ServiceConfig) -> int:
     """How late a timed sample may be, without the resolution that M3 adds."""
     return int(config.aggregator.buffer_duration_for_past_timed_metric) or _DEFAULT_PAST_NS
+
+
+def entry_check_interval_ns(config: ServiceConfig) -> int:
+    """How often idle entries are collected."""
+    return int(config.aggregator.entry_check_interval) or 60 * MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +121,15 @@ def engine_options(
         forwarding_max_const_delay_ns=int(section.forwarding.max_const_delay),
         flush_jitters=flush_jitters(manager),
         entry_ttl_ns=int(section.entry_ttl) or 60 * MINUTE,
-        entry_check_interval_ns=int(section.entry_check_interval) or 60 * MINUTE,
         discard_nan=section.discard_nan_aggregated_values,
         add_to_reset=section.add_to_reset,
         max_timer_batch_size_per_write=section.max_timer_batch_size_per_write,
-        timed_metrics_flush_offset_enabled=section.timed_metrics_flush_offset_enabled,
         writes_ignore_cutoff_cutover=section.writes_ignore_cutoff_cutover,
         values_per_metric_limit_per_second=runtime.write_values_per_metric_limit_per_second,
         new_metric_limit_per_shard_per_second=new_metric_limit(
             runtime.write_new_metric_limit_cluster_per_second, num_shards, replica_factor
         ),
         new_metric_no_limit_warmup_ns=int(runtime.write_new_metric_no_limit_warmup_duration),
-        verbose_errors=section.verbose_errors,
         timer_samples_per_series_cap=own.timer_samples_per_series_cap,
         memory_limit_bytes=own.memory_limit_bytes // max(workers, 1),
         retained_bytes=retained_bytes(config, workers),

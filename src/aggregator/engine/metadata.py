@@ -65,7 +65,7 @@ from aggregator.engine.tables import (
     TEXT_BYTES,
     Tables,
 )
-from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, YEAR_ONE_NS, ListId
+from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
 from m3metrics.codec import (
     aggregated_policy_fields,
@@ -86,6 +86,7 @@ from m3metrics.metadata import (
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType, with_resets
 from m3metrics.policy import StoragePolicy
+from m3x.golang import YEAR_ONE_NS
 
 MAX_METADATA_BYTES = 1 << 16
 """A metadata that is longer is refused: no rule set makes one, and parsing it is not the hot path's."""

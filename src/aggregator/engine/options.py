@@ -40,16 +40,13 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     flush_jitters: tuple[tuple[int, float], ...] = ()
     """(interval, largest part of it) in order of interval, as ``flushManager.maxJitters``; empty: jitter is off."""
     entry_ttl_ns: int = 60 * MINUTE_NS
-    entry_check_interval_ns: int = 60 * MINUTE_NS
     discard_nan: bool = True
     add_to_reset: bool = False
     max_timer_batch_size_per_write: int = 0
-    timed_metrics_flush_offset_enabled: bool = False
     writes_ignore_cutoff_cutover: bool = False
     values_per_metric_limit_per_second: int = 0
     new_metric_limit_per_shard_per_second: int = 0
     new_metric_no_limit_warmup_ns: int = 0
-    verbose_errors: bool = False
     timer_samples_per_series_cap: int = 1 << 20
     """Quantiles are exact up to this many samples per series and window;
     further ones count in every other aggregation type, not in them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import zmq
 
 from aggregator import ipc
-from aggregator.config import KVKeys, ServiceConfig, engine_options, kv_keys, retained_bytes
+from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, kv_keys, retained_bytes
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.election.completeness import Completeness
@@ -554,7 +554,7 @@ class Instance:
                 log.info("all shards are cut over", version=cut_over, shards=len(seen.owned))
 
     async def _expire_loop(self) -> None:
-        interval_s = (int(self.config.aggregator.entry_check_interval) or 3600 * 10**9) / 1e9
+        interval_s = entry_check_interval_ns(self.config) / 1e9
         while True:
             await asyncio.sleep(interval_s)
             if self.fleet is not None:

@@ -3,11 +3,10 @@
 Started by the supervisor as ``python -m aggregator.worker --options FILE``. Imports ``aggregator.ipc``, ``aggregator.engine``,
 ``m3msg.batch`` and ``m3x``. Open ``process`` first.
 
-``options``   what the supervisor says at start
-``process``   the loop: the ordered stream, acks, flush output, reports
-``flushes``   running flushes and output credit: a state machine without I/O
-``contract``  what is asked of an engine
-``links``     the ZeroMQ sockets
+``options``  what the supervisor says at start
+``process``  the loop: the ordered stream, acks, flush output, reports
+``flushes``  running flushes and output credit: a state machine without I/O
+``links``    the ZeroMQ sockets
 """
 
 from aggregator.worker.options import WorkerOptions

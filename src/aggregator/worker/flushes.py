@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aggregator import ipc
+from aggregator.engine import FlushPart
 from aggregator.lists import ListId
-from aggregator.worker.contract import Part
 
 MAX_RUNNING = 256
 """Further flushes are refused: each one holds a part in memory."""
@@ -22,8 +22,8 @@ MAX_RUNNING = 256
 class _Running:
     id: int
     list_id: ListId
-    parts: Iterator[Part]
-    next_part: Part | None
+    parts: Iterator[FlushPart]
+    next_part: FlushPart | None
 
 
 class Flushes:
@@ -47,7 +47,7 @@ class Flushes:
         """Whether ``take`` has something to give."""
         return self._next() is not None
 
-    def start(self, command: ipc.Flush, parts: Iterator[Part]) -> None:
+    def start(self, command: ipc.Flush, parts: Iterator[FlushPart]) -> None:
         """Starts a flush: closes its windows now."""
         self._running.append(_Running(command.id, command.list_id, parts, next(parts, None)))
 
@@ -68,7 +68,7 @@ class Flushes:
         else:
             self.final_credit_bytes += nbytes
 
-    def take(self) -> tuple[ipc.Flushed, Part | None]:
+    def take(self) -> tuple[ipc.Flushed, FlushPart | None]:
         """The next part and its header; None: an end without output. Raises ``LookupError`` when not ``ready``."""
         running = self._next()
         if running is None:
@@ -98,7 +98,7 @@ class Flushes:
             waiting.add(running.list_id)
         return None
 
-    def _may_go(self, part: Part | None) -> bool:
+    def _may_go(self, part: FlushPart | None) -> bool:
         if part is None or part.batch is None:
             return True
         return (self.forwarded_credit_bytes if part.forwarded else self.final_credit_bytes) > 0

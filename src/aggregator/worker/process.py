@@ -15,8 +15,8 @@ import zmq
 from numpy.typing import NDArray
 
 from aggregator import ipc
+from aggregator.engine import Engine, IngestResult
 from aggregator.lists import KINDS
-from aggregator.worker.contract import Engine, Result
 from aggregator.worker.flushes import Flushes
 from aggregator.worker.links import Context, FrontLink, SupervisorLink
 from aggregator.worker.options import WorkerOptions
@@ -125,7 +125,7 @@ class Worker:
     def _make_durable(self, batch: ipc.Batch, payload: NDArray[np.uint8]) -> None:
         """Where an applied batch is journaled before it is acked. Until there is a journal, applied is enough."""
 
-    def _ack(self, batch: ipc.Batch, payload: NDArray[np.uint8], result: Result) -> None:
+    def _ack(self, batch: ipc.Batch, payload: NDArray[np.uint8], result: IngestResult) -> None:
         self._front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
 
     def _command(self, command: ipc.Command) -> None:

@@ -4,6 +4,7 @@
 ``placement``  placement handlers
 ``topic``      topic handlers
 ``kvstore``    ``/api/v1/kvstore``
+``context``    what handlers work on: the store, where it is asked, time and chance
 ``requests``   the bodies as tables
 ``health``     ``/health``
 ``answers``    what all of them share: headers, errors, M3's JSON

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coordinator.api.answers import APIError, body_of
-from coordinator.api.placement import AdminContext
+from coordinator.api.context import AdminContext
 from coordinator.api.requests import QUERY_LIMITS
 from m3cluster.keys import kv_key
 from m3cluster.kv import KeyNotFoundError

@@ -1,14 +1,13 @@
 """Placement handlers (reference/cluster.md §12)."""
 
 import contextlib
-import random
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from coordinator.api.answers import APIError, body_of, environment_of, header, message_answer, zone_of
+from coordinator.api.context import AdminContext
 from coordinator.api.requests import (
     PLACEMENT_ADD_REQUEST,
     PLACEMENT_REMOVE_REQUEST,
@@ -16,8 +15,8 @@ from coordinator.api.requests import (
     PLACEMENT_SET_REQUEST,
     PLACEMENT_SET_RESPONSE,
 )
-from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE, flush_times_key
-from m3cluster.kv import KeyNotFoundError, Store
+from m3cluster.keys import flush_times_key
+from m3cluster.kv import KeyNotFoundError
 from m3cluster.placement import (
     CutoverTimes,
     Instance,
@@ -32,36 +31,10 @@ from m3cluster.placement import (
 from m3cluster.placement.codec import instance_from_message, placement_from_message, placement_to_message
 from m3cluster.proto import DecodeError, MessageValue, parse_json
 from m3cluster.proto.messages import PLACEMENT_GET_RESPONSE, PLACEMENT_INIT_REQUEST
-from m3x.clock import wall_ns
 
-__all__ = ["SERVICES", "AdminContext", "PlacementHandlers"]
+__all__ = ["SERVICES", "PlacementHandlers"]
 
 SERVICES = ("m3db", "m3aggregator", "m3coordinator")
-
-
-@dataclass(frozen=True, slots=True)
-class AdminContext:
-    """What the handlers work on.
-
-    ``zones`` are the zones that ``store`` stands for; any other one is an error. ``window_ns`` is the unit that shard cutovers of
-    m3aggregator are rounded up to: the largest resolution, a minute if there is none.
-    """
-
-    store: Store
-    environment: str = DEFAULT_ENVIRONMENT
-    zone: str = DEFAULT_ZONE
-    zones: Collection[str] = field(default_factory=lambda: (DEFAULT_ZONE,))
-    window_ns: int = 60 * 1_000_000_000
-    clock: Callable[[], int] = wall_ns
-    rng: random.Random | None = None
-    kv_environment: str = ""
-    """The environment of ``/api/v1/kvstore``; empty: ``environment``."""
-
-    def store_of(self, zone: str) -> Store:
-        """The store of a zone; raises ``APIError`` with M3's text if there is none."""
-        if zone not in self.zones:
-            raise APIError(500, f"no etcd cluster found for zone: {zone}")
-        return self.store
 
 
 class PlacementHandlers:

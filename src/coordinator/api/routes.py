@@ -9,9 +9,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from coordinator.api.answers import Methods
+from coordinator.api.context import AdminContext
 from coordinator.api.health import health_handler
 from coordinator.api.kvstore import KVStoreHandlers
-from coordinator.api.placement import SERVICES, AdminContext, PlacementHandlers
+from coordinator.api.placement import SERVICES, PlacementHandlers
 from coordinator.api.topic import TopicHandlers
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import Store

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coordinator.api.answers import APIError, body_of, environment_of, header, message_answer, zone_of
-from coordinator.api.placement import AdminContext
+from coordinator.api.context import AdminContext
 from coordinator.api.requests import TOPIC_UPDATE_REQUEST
 from m3cluster.keys import topic_key
 from m3cluster.kv import KeyNotFoundError, Store, VersionMismatchError

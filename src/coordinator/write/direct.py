@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from coordinator.config import Namespace
 from coordinator.not_kept import Reason
 from coordinator.store import Refusal, Store, StoreError, WriteBatch
-from m3cluster.placement.times import go_duration
 from m3metrics.errors import IdError
 from m3metrics.ids import Tags, encode_tags
 from m3metrics.policy import StoragePolicy
+from m3x.golang import go_duration
 
 SCHEME_TAG = (b"__option_id_scheme__", b"graphite")
 """Tells storage that the tags are the parts of a Graphite path; not stored."""

@@ -16,7 +16,6 @@ from m3metrics.codec.metadata import (
     encode_forward_metadata,
     encode_staged_metadatas,
     encode_storage_policy,
-    encode_timed_metadata,
 )
 from m3metrics.codec.stream import decode_records, encode_record
 from m3metrics.codec.unaggregated import (
@@ -58,6 +57,5 @@ __all__ = [
     "encode_record",
     "encode_staged_metadatas",
     "encode_storage_policy",
-    "encode_timed_metadata",
     "payload_number",
 ]

@@ -212,11 +212,6 @@ def decode_timed_metadata(data: bytes) -> TimedMetadata:
     return timed_metadata_from(unmarshal(TIMED_METADATA, data))
 
 
-def encode_timed_metadata(metadata: TimedMetadata) -> bytes:
-    """Inverse of ``decode_timed_metadata``."""
-    return marshal(TIMED_METADATA, timed_metadata_values(metadata))
-
-
 def decode_storage_policy(data: bytes) -> StoragePolicy:
     """The content of a StoragePolicy message. Raises ``CodecError``."""
     return storage_policy_from(unmarshal(STORAGE_POLICY, data))

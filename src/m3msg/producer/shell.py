@@ -11,7 +11,7 @@ from m3msg.producer.connection import Connection
 from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
 from m3msg.producer.link import Link
-from m3msg.producer.options import ProducerOptions
+from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3msg.producer.set_up import SetUp
 from m3msg.producer.status import ProducerStatus, service_status
 from m3x.clock import monotonic_ns, wall_ns
@@ -30,6 +30,82 @@ _LINGER_S = 0.003
 
 class ProducerClosedError(RuntimeError):
     """The producer takes nothing any more."""
+
+
+class _Host:
+    """The core's connections on the loop, and what they ask and say (``connection.Host``). ``tell`` is called after every change."""
+
+    def __init__(
+        self, core: ProducerCore, writer: WriterOptions, may_write: Callable[[], bool] | None, tell: Callable[[], None]
+    ) -> None:
+        self.group: asyncio.TaskGroup | None = None
+        """Runs the connections; None: not started, or ended."""
+        self.connections: dict[Link, tuple[Connection, asyncio.Task[None]]] = {}
+        self._core = core
+        self._writer = writer
+        self._may_write = may_write
+        self._tell = tell
+        self._endpoints: dict[tuple[str, str], bool] = {}
+        self._scheduled = False
+
+    def now(self) -> Moment:
+        """Both clocks."""
+        return Moment(wall_ns(), monotonic_ns())
+
+    def may_write(self) -> bool:
+        """Whether leader output may be written at this instant."""
+        return self._may_write is None or self._may_write()
+
+    def drop_unsent_fenced(self) -> None:
+        """See ``Producer.drop_unsent_fenced``."""
+        self._core.drop_unsent_fenced()
+        self.changed()
+
+    def reached(self, link: Link) -> None:
+        """Says once what an endpoint's state has become."""
+        lane, topic = link.lane, self._writer.topic_name
+        key = (lane.endpoint, lane.instance)
+        if lane.reachable:
+            if self._endpoints.get(key) is not True:
+                self._endpoints[key] = True
+                log.info("connected", topic=topic, consumer=lane.instance, endpoint=lane.endpoint)
+        elif link.last_error and not link.closed and self._endpoints.get(key) is not False:
+            self._endpoints[key] = False
+            log.warning(
+                "consumer not connected; its messages wait in its buffer",
+                topic=topic, consumer=lane.instance, endpoint=lane.endpoint, reason=link.last_error,
+            )  # fmt: skip
+
+    def changed(self) -> None:
+        """Something happened in the core: tells events now, and writes in the next round of the loop."""
+        self._core.react(self.now())
+        self._tell()
+        if not self._scheduled and self.group is not None and self._core.dirty:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        dirty = list(self._core.dirty)
+        self._core.dirty.clear()
+        for link in dirty:
+            entry = self.connections.get(link)
+            if entry is not None and entry[0].pump():
+                self._core.dirty.add(link)
+        if self._core.dirty or self._core.events:
+            self.changed()
+
+    def reconcile(self) -> None:
+        """Brings connections in line with the core."""
+        assert self.group is not None
+        wanted = self._core.links()
+        for link in wanted:
+            if link not in self.connections:
+                connection = Connection(link, self, self._writer.connection)
+                self.connections[link] = (connection, self.group.create_task(connection.run()))
+        for link in set(self.connections) - set(wanted):
+            self.connections.pop(link)[1].cancel()
+        self.changed()
 
 
 class Producer:
@@ -60,21 +136,17 @@ class Producer:
         self.on_awaited: Callable[[Awaited], None] | None = None
         """Hears what is still awaited of batches with origins that take long."""
         self._options = options
-        self._may_write = may_write
         self._scope = scope if scope is not None else Registry().scope()
-        self._connections: dict[Link, tuple[Connection, asyncio.Task[None]]] = {}
-        self._endpoints: dict[tuple[str, str], bool] = {}
         self._runner: asyncio.Task[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
         self._progress = asyncio.Event()
-        self._scheduled = False
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
         self._scopes: dict[tuple[str, str], Scope] = {}
+        self._host = _Host(self.core, options.writer, may_write, self._tell)
         self._set_up = SetUp(
             self.core, options.writer, store, environment,
-            now=self.now, reconcile=self._reconcile, scope=self._scope, service_scope=self._service_scope,
+            now=self._host.now, reconcile=self._host.reconcile, scope=self._scope, service_scope=self._service_scope,
         )  # fmt: skip
         self.topology = self._set_up.topology
         """Followed from ``start`` to ``close``."""
@@ -114,8 +186,8 @@ class Producer:
         if self._closed:
             return
         self._closed = True
-        self.core.flush(self.now())
-        self.changed()
+        self.core.flush(self._host.now())
+        self._host.changed()
         try:
             async with asyncio.timeout(timeout_s):
                 while self.core.pending and self._runner is not None and not self._runner.done():
@@ -135,15 +207,15 @@ class Producer:
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
+                self._host.group = group
                 tasks = [group.create_task(self._set_up.run()), group.create_task(self._ticks())]
                 started.set_result(None)
                 await self._stop.wait()
                 self.core.close()
-                for task in (*tasks, *(task for _, task in self._connections.values())):
+                for task in (*tasks, *(task for _, task in self._host.connections.values())):
                     task.cancel()
         finally:
-            self._group = None
+            self._host.group = None
             self._report()
             self._progress.set()
 
@@ -157,17 +229,17 @@ class Producer:
     def produce(self, batch: MessageBatch, *, fenced: bool = False, forwarded: bool = False) -> bool:
         """Takes a batch as a whole or not at all, and never blocks; its arrays must not change afterwards. See ``ProducerCore.produce``
         for when it says False."""
-        if self._closed or not self.core.produce(batch, self.now(), fenced=fenced, forwarded=forwarded):
+        if self._closed or not self.core.produce(batch, self._host.now(), fenced=fenced, forwarded=forwarded):
             return False
         if self.core.has_unsealed and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._flush)
-        self.changed()
+        self._host.changed()
         return True
 
     def _flush(self) -> None:
         self._linger = None
-        self.core.flush(self.now())
-        self.changed()
+        self.core.flush(self._host.now())
+        self._host.changed()
 
     @property
     def away(self) -> bool:
@@ -186,46 +258,9 @@ class Producer:
             self._progress.clear()
             await self._progress.wait()
 
-    # --- what connections ask and say ---
-
-    def now(self) -> Moment:
-        """Both clocks."""
-        return Moment(wall_ns(), monotonic_ns())
-
-    def may_write(self) -> bool:
-        """Whether leader output may be written at this instant."""
-        return self._may_write is None or self._may_write()
-
     def drop_unsent_fenced(self) -> None:
         """The right to write is lost: all unsent and unacked fenced messages are gone when this returns."""
-        self.core.drop_unsent_fenced()
-        self.changed()
-
-    def reached(self, link: Link) -> None:
-        """Says once what an endpoint's state has become."""
-        lane = link.lane
-        key = (lane.endpoint, lane.instance)
-        if lane.reachable:
-            if self._endpoints.get(key) is not True:
-                self._endpoints[key] = True
-                log.info(
-                    "connected", topic=self._options.writer.topic_name, consumer=lane.instance, endpoint=lane.endpoint
-                )
-        elif link.last_error and not link.closed and self._endpoints.get(key) is not False:
-            self._endpoints[key] = False
-            log.warning(
-                "consumer not connected; its messages wait in its buffer",
-                topic=self._options.writer.topic_name, consumer=lane.instance, endpoint=lane.endpoint, reason=link.last_error,
-            )  # fmt: skip
-
-    def changed(self) -> None:
-        """Something happened in the core: tells events now, and writes in the next round of the loop."""
-        self.core.react(self.now())
-        self._tell()
-        self._progress.set()
-        if not self._scheduled and self._group is not None and self.core.dirty:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        self._host.drop_unsent_fenced()
 
     def _tell(self) -> None:
         while self.core.events:
@@ -235,31 +270,7 @@ class Producer:
                     self.on_awaited(event)
             elif self.on_done is not None:
                 self.on_done(event)
-
-    def _pump(self) -> None:
-        self._scheduled = False
-        dirty = list(self.core.dirty)
-        self.core.dirty.clear()
-        for link in dirty:
-            entry = self._connections.get(link)
-            if entry is not None and entry[0].pump():
-                self.core.dirty.add(link)
-        if self.core.dirty or self.core.events:
-            self.changed()
-
-    # --- connections ---
-
-    def _reconcile(self) -> None:
-        """Brings connections in line with the core."""
-        assert self._group is not None
-        wanted = self.core.links()
-        for link in wanted:
-            if link not in self._connections:
-                connection = Connection(link, self, self._options.writer.connection)
-                self._connections[link] = (connection, self._group.create_task(connection.run()))
-        for link in set(self._connections) - set(wanted):
-            self._connections.pop(link)[1].cancel()
-        self.changed()
+        self._progress.set()
 
     # --- time and figures ---
 
@@ -267,13 +278,13 @@ class Producer:
         n = 0
         while True:
             await asyncio.sleep(_TICK_S)
-            now = self.now()
-            if self.core.holds_fenced and not self.may_write():
+            now = self._host.now()
+            if self.core.holds_fenced and not self._host.may_write():
                 self.drop_unsent_fenced()
             self.core.tick(now)
-            for connection, _ in self._connections.values():
+            for connection, _ in self._host.connections.values():
                 connection.tick(now)
-            self.changed()
+            self._host.changed()
             n += 1
             if n % _REPORT_TICKS == 0:
                 self._report()

@@ -8,6 +8,7 @@ from aggregator.config import (
     FlushManagerConfig,
     JitterBucket,
     engine_options,
+    entry_check_interval_ns,
     flush_jitters,
     instance_id,
     kv_keys,
@@ -94,7 +95,7 @@ def test_absent_sections_have_the_service_defaults(tmp_path: Path) -> None:
     assert (options.buffer_past_ns, options.buffer_future_ns) == (10 * MINUTE, 10 * MINUTE)
     assert options.buffer_after_cutoff_ns == 10 * MINUTE
     assert options.counter_prefix == ""
-    assert options.entry_check_interval_ns == 10 * MINUTE
+    assert entry_check_interval_ns(config) == 10 * MINUTE
     assert config.http.read_timeout == Duration(60 * SECOND)
     assert config.metrics.prometheus is not None
     assert config.metrics.prometheus.listen_address == "0.0.0.0:6002"
@@ -110,7 +111,7 @@ def test_present_sections_have_the_code_defaults(tmp_path: Path) -> None:
     assert options.buffer_after_cutoff_ns == 60 * MINUTE
     assert options.counter_prefix == "stats.counts."
     assert options.gauge_transform == "noop"
-    assert options.entry_check_interval_ns == 60 * MINUTE
+    assert entry_check_interval_ns(config) == 60 * MINUTE
     assert config.http.read_timeout == Duration(10 * SECOND)
     assert config.aggregator.instance_id.type == "host_id_port"
     assert config.aggregator.election_manager.election.ttl_s == 60

@@ -29,7 +29,6 @@ from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remote_
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
 from coordinator.write.direct import DirectSeries, RefusedSample
 from coordinator.write.prompb import WRITE_REQUEST
-from m3cluster.placement.times import go_duration
 from m3cluster.proto import decode
 from m3cluster.proto.rules import RULE_SET
 from m3metrics.codec import (
@@ -44,6 +43,7 @@ from m3metrics.policy import StoragePolicy, parse_duration
 from m3metrics.rules import rule_set_from
 from m3msg.batch import MessageBatch
 from m3x.config import ConfigError, Duration
+from m3x.golang import go_duration
 from m3x.instrument import Registry
 
 GOLDEN = ROOT / "coordinator"

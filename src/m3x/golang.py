@@ -1,0 +1,51 @@
+"""Values as Go writes, reads and rounds them, where M3's answers, keys and windows show it."""
+
+from datetime import UTC, datetime
+
+__all__ = ["SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_time", "parse_bool"]
+
+SECOND_NS = 1_000_000_000
+YEAR_ONE_NS = 62_135_596_800 * SECOND_NS
+"""From 0001-01-01T00:00Z to the Unix epoch: Go truncates times from there."""
+
+_BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "FALSE", "false", "False"), False
+)
+
+
+def parse_bool(text: str) -> bool:
+    """What Go's ``strconv.ParseBool`` makes of a text. Raises ``ValueError`` with its words."""
+    if text not in _BOOLEANS:
+        raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return _BOOLEANS[text]
+
+
+def go_duration(duration_ns: int) -> str:
+    """A duration as Go prints it: ``1h2m3.5s``, ``1.5ms``, ``250ns``."""
+    if duration_ns == 0:
+        return "0s"
+    sign, rest = ("-", -duration_ns) if duration_ns < 0 else ("", duration_ns)
+    if rest < SECOND_NS:
+        for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+            if rest < size * 1000:
+                return f"{sign}{_fraction(rest, size)}{unit}"
+    minutes, rest = divmod(rest, 60 * SECOND_NS)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{_fraction(rest, SECOND_NS)}s"
+    if hours:
+        return f"{sign}{hours}h{minutes}m{seconds}"
+    return f"{sign}{minutes}m{seconds}" if minutes else f"{sign}{seconds}"
+
+
+def _fraction(value: int, unit: int) -> str:
+    whole, part = divmod(value, unit)
+    digits = str(part).rjust(len(str(unit)) - 1, "0").rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def go_time(unix_ns: int) -> str:
+    """A time as Go prints it: ``2026-01-02 03:04:05.6 +0000 UTC``."""
+    seconds, nanos = divmod(unix_ns, SECOND_NS)
+    digits = f".{nanos:09d}".rstrip("0") if nanos else ""
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}{digits} +0000 UTC"
