@@ -16,13 +16,13 @@ from m3cluster.proto import Field as ClusterField
 from m3cluster.proto import Kind as ClusterKind
 from m3cluster.proto import Message as ClusterMessage
 from m3metrics.codec.messages import AGGREGATED_METRIC, BATCH_TIMER, METRIC_WITH_METADATAS, STORAGE_POLICY, TIMED_METRIC
-from m3metrics.codec.wire import marshal, unmarshal, varint
 from m3metrics.errors import UnmarshalError
 from m3metrics.kernels import decode_aggregated
 from m3metrics.rows import AGGREGATED_ROW, ROW_ODD, ROW_OK
 from m3msg.frames import FrameError, Metadata, decode_message
 from m3msg.kernels import scan_frames
 from m3msg.rows import FRAME_ROW, MAX_FRAME, SCAN_MORE
+from m3x.protobuf import marshal, unmarshal, varint
 
 INNER = ClusterMessage("t.Inner", (ClusterField(1, "n", ClusterKind.INT64), ClusterField(2, "s", ClusterKind.STRING)))
 OUTER = ClusterMessage(
