@@ -2,6 +2,11 @@
 
 ``schema``   what a message table is made of: ``Message``, ``Field``, ``Kind``, and the ``Rules`` of its family (open this first)
 ``plain``    ``marshal``, ``unmarshal``, ``varint``: the authority
+``reading``  compiled: varint, length, tag, skipping; for ``GENERATED`` messages
+``writing``  compiled: varint, length, fields, their sizes
+``words``    compiled: the seven bits a byte of a varint, together and apart
+
+The compiled modules are imported from where they are, so that whoever needs a table only does not load numba.
 
 Own code instead of the protobuf runtime: bytes must be laid out as Go's generated code lays them out, errors have Go's texts, and the hot
 paths are compiled. The tables of messages stay with the packages that own them: ``m3metrics.codec.messages``, ``m3cluster.proto``,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from coordinator.write import kernels as write_kernels
+from coordinator.write import prompb
 from m3cluster.proto import DecodeError, Enum, decode, encode
 from m3cluster.proto import Field as ClusterField
 from m3cluster.proto import Kind as ClusterKind
@@ -18,7 +19,7 @@ from m3cluster.proto import Message as ClusterMessage
 from m3metrics.codec.messages import AGGREGATED_METRIC, BATCH_TIMER, METRIC_WITH_METADATAS, STORAGE_POLICY, TIMED_METRIC
 from m3metrics.errors import UnmarshalError
 from m3metrics.kernels import decode_aggregated
-from m3metrics.rows import AGGREGATED_ROW, ROW_ODD, ROW_OK
+from m3metrics.rows import AGGREGATED_ROW, ROW_OK
 from m3msg.frames import FrameError, Metadata, decode_message
 from m3msg.kernels import scan_frames
 from m3msg.rows import FRAME_ROW, MAX_FRAME, SCAN_MORE
@@ -247,14 +248,14 @@ def test_the_tenth_byte_in_compiled_readers() -> None:
     message = b"\x0a" + bytes([len(timed)]) + timed
     metric = np.zeros(1, AGGREGATED_ROW)
     decode_aggregated(np.frombuffer(message, np.uint8), np.zeros(1, int), np.array([len(message)]), 1, metric)
-    assert metric[0]["status"] == ROW_ODD  # the plain decoder is asked, and keeps the low 64 bits
-    message = message.replace(TENTH_2, TENTH_2[:9] + b"\x01")
-    decode_aggregated(np.frombuffer(message, np.uint8), np.zeros(1, int), np.array([len(message)]), 1, metric)
-    assert (metric[0]["status"], metric[0]["time_ns"]) == (ROW_OK, 5 - (1 << 63))
+    assert unmarshal(AGGREGATED_METRIC, message)["metric"]["timed_metric"] == {"time_nanos": 5}
+    assert (metric[0]["status"], metric[0]["time_ns"]) == (ROW_OK, 5)
 
     sample = b"\x10" + TENTH_2
     series = b"\x12" + bytes([len(sample)]) + sample
-    body = np.frombuffer(b"\x0a" + bytes([len(series)]) + series, np.uint8)
-    columns = np.zeros(1, write_kernels.SERIES_ROW), np.zeros(1, np.int64), np.zeros(1)
-    status, _, _ = write_kernels.request(body, *columns, np.zeros(write_kernels.OTHERS, np.int64))
-    assert status not in (write_kernels.DONE, write_kernels.FULL_SERIES, write_kernels.FULL_SAMPLES)
+    body = b"\x0a" + bytes([len(series)]) + series
+    rows, times, values = np.zeros(1, write_kernels.SERIES_ROW), np.zeros(1, np.int64), np.zeros(1)
+    others = np.zeros(write_kernels.OTHERS, np.int64)
+    status, _, _ = write_kernels.request(np.frombuffer(body, np.uint8), rows, times, values, others)
+    assert prompb.decode(body) == [{"samples": [{"timestamp": 5}]}]
+    assert (status, times[0]) == (write_kernels.DONE, 5)
