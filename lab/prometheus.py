@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import cramjam
 
 from lab.http import request
-from m3metrics.codec.wire import Field, Kind, Message, Values, marshal, unmarshal
+from m3metrics.codec.messages import message
+from m3x.protobuf import Field, Kind, MessageValue, marshal, unmarshal
 
 Labels = tuple[tuple[str, str], ...]
 Points = dict[Labels, dict[int, float]]
@@ -13,21 +14,26 @@ Points = dict[Labels, dict[int, float]]
 
 EQUAL, NOT_EQUAL, REGEX, NOT_REGEX = range(4)
 
-_LABEL = Message("Label", {1: Field("name", Kind.BYTES), 2: Field("value", Kind.BYTES)})
-_SAMPLE = Message("Sample", {1: Field("value", Kind.DOUBLE), 2: Field("timestamp", Kind.INT64)})
-_SERIES = Message(
-    "TimeSeries", {1: Field("labels", Kind.MESSAGES, _LABEL), 2: Field("samples", Kind.MESSAGES, _SAMPLE)}
+_LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+_SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+_SERIES = message(
+    "TimeSeries",
+    Field(1, "labels", Kind.MESSAGE, _LABEL, repeated=True),
+    Field(2, "samples", Kind.MESSAGE, _SAMPLE, repeated=True),
 )
-_WRITE = Message("WriteRequest", {1: Field("timeseries", Kind.MESSAGES, _SERIES)})
-_MATCHER = Message(
-    "LabelMatcher", {1: Field("type", Kind.INT32), 2: Field("name", Kind.BYTES), 3: Field("value", Kind.BYTES)}
+_WRITE = message("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_MATCHER = message(
+    "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-_QUERY = Message(
-    "Query", {1: Field("start", Kind.INT64), 2: Field("end", Kind.INT64), 3: Field("matchers", Kind.MESSAGES, _MATCHER)}
+_QUERY = message(
+    "Query",
+    Field(1, "start", Kind.INT64),
+    Field(2, "end", Kind.INT64),
+    Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
 )
-_READ = Message("ReadRequest", {1: Field("queries", Kind.MESSAGES, _QUERY)})
-_RESULT = Message("QueryResult", {1: Field("timeseries", Kind.MESSAGES, _SERIES)})
-_ANSWER = Message("ReadResponse", {1: Field("results", Kind.MESSAGES, _RESULT)})
+_READ = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
+_RESULT = message("QueryResult", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_ANSWER = message("ReadResponse", Field(1, "results", Kind.MESSAGE, _RESULT, repeated=True))
 
 
 def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:
@@ -49,7 +55,7 @@ def remote_write(base_url: str, samples: Iterable[tuple[Labels, float, int]]) ->
 
 def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_ms: int, end_ms: int) -> Points:
     """Raw samples of the series that match all of (name, kind, value), both times included."""
-    query: Values = {
+    query: MessageValue = {
         "start": start_ms,
         "end": end_ms,
         "matchers": [{"type": kind, "name": name.encode(), "value": value.encode()} for name, kind, value in matchers],

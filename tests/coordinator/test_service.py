@@ -23,12 +23,12 @@ from m3cluster.kv.leased import LeasedStore
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import AggregatedMetric, decode_metric, encode_aggregated
-from m3metrics.codec.wire import marshal
 from m3metrics.ids import ROLLUP_TAG, decode_tags, encode_tags
 from m3metrics.policy import StoragePolicy
 from m3msg.consumer import ConsumerServer, ReceivedBatch
 from m3msg.frames import Message, Metadata, decode_ack, encode_message
 from m3msg.producer import Producer
+from m3x.protobuf import marshal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}

@@ -44,7 +44,6 @@ from coordinator.write.readiness import Verdict
 from m3cluster.kv import MemoryServer
 from m3cluster.topology import Topology
 from m3metrics.aggregation import AggregationType, compress
-from m3metrics.codec.wire import marshal, varint
 from m3metrics.filters import compile_filter
 from m3metrics.policy import DropPolicy, StoragePolicy
 from m3metrics.rules import (
@@ -60,6 +59,7 @@ from m3msg.batch import MessageBatch
 from m3msg.producer import ProducerOptions
 from m3x.config import Duration
 from m3x.instrument import Registry
+from m3x.protobuf import marshal, varint
 
 PAGE = Path(__file__).parents[3] / "docs/answers.md"
 PATH = "/api/v1/prom/remote/write"
