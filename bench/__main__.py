@@ -3,6 +3,8 @@
 
 import sys
 
+from lab.errors import LabError
+
 from m3x.version import VERSION
 
 _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the options
@@ -44,4 +46,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(f"error: {error}")

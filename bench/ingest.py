@@ -77,7 +77,7 @@ def run(command: str, values: list[str]) -> int:
     try:
         with Aggregator(options.workers, sink.address) as aggregator:
             load = [
-                sys.executable, "-m", "bench.load", "--target", aggregator.target, "--kind", options.kind, "--series", str(options.series),
+                sys.executable, "-m", "bench.load", "--target", aggregator.address, "--kind", options.kind, "--series", str(options.series),
                 "--seconds", str(options.seconds), "--connections", str(options.connections), "--resolution", str(resolution_s),
                 "--rate", str(rate),
             ]  # fmt: skip

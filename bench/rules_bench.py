@@ -19,7 +19,6 @@ from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.write import RemoteWriter, SeriesCache
 from coordinator.write.options import WriteOptions
 from coordinator.write.prompb import WRITE_REQUEST
-from m3metrics.codec.wire import marshal
 from m3metrics.filters import compile_filter
 from m3metrics.pipeline import TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy
@@ -34,6 +33,7 @@ from m3metrics.rules import (
 )
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
+from m3x.protobuf import marshal
 
 _SUM = 1 << 7
 _POLICIES = (StoragePolicy.parse("10s:2d"),)

@@ -1,15 +1,11 @@
 """Settings of the whole test suite."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-
-import vectors
+from tests.golden import vectors
 
 # Without the vectors captured from the real M3 their readers are left out; golden/test_vectors.py says so, or fails where they must be.
 if not vectors.present():
@@ -43,6 +39,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: not _group(item).startswith(_DEPLOYMENTS))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long each suite took, all processes together."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folders = Path(report.nodeid.partition("::")[0]).parts[1:-1]
+                suite = "/".join(folders[:2])
+                seconds[suite] = seconds.get(suite, 0.0) + report.duration
+    terminalreporter.section("time per suite", sep="-")
+    for suite, took in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{took:8.1f} s  {suite or '.'}")
 
 
 def _group(item: pytest.Item) -> str:

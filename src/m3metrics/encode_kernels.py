@@ -2,18 +2,23 @@
 """Compiled encoders of the messages that carry metrics; public through ``m3metrics.kernels``. Formats: reference/m3msg.md §2.1-2.6.
 
 They write what M3's own encoder writes: zero values (``-0.0`` too) and empty bytes are left out, sub-messages never. The caller
-provides the room that the size bounds name.
-
-Inside, only addresses (``uint64``) are passed on: an array handed to a function that is not inlined has its references counted
-atomically, which would cost several times the work itself.
+provides the room that the size bounds name. Inside, only addresses (``uint64``) are passed on (``m3x.protobuf.writing`` says why).
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
-from m3x.kernels import base, double_bits, load8, load64, store64, varint_size
+from m3x.kernels import base, store8
+from m3x.protobuf.writing import (
+    bytes_size,
+    int_size,
+    length_size,
+    put_bytes,
+    put_double,
+    put_int,
+    put_length,
+    put_raw,
+)
 
 AGGREGATED_OVERHEAD = 64
 """``encode_aggregated`` writes at most this many bytes on top of id, annotation and policy bytes."""
@@ -25,103 +30,8 @@ SAMPLE_OVERHEAD = 80
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _2 = np.uint64(2)
-_7 = np.uint64(7)
 _8 = np.uint64(8)
 _9 = np.uint64(9)
-_80 = np.uint64(0x80)
-
-
-@intrinsic
-def store8(_context, _address, _value):
-    """``store8(address, value)``: one byte, the lowest of a ``uint64``."""
-
-    def generate(context, builder, _s, args):
-        byte = ir.IntType(8)
-        builder.store(builder.trunc(args[1], byte), builder.inttoptr(args[0], byte.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), generate
-
-
-@njit(cache=True, nogil=True)
-def _copy(a, source, n):
-    """Copies ``n`` bytes (uint64) from ``source`` to ``a``; returns the address after them."""
-    if n >= _8:
-        last = n - _8
-        k = _0
-        while k < last:
-            store64(a + k, load64(source + k))
-            k += _8
-        store64(a + last, load64(source + last))
-    else:
-        k = _0
-        while k < n:
-            store8(a + k, np.uint64(load8(source + k)))
-            k += _1
-    return a + n
-
-
-@njit(cache=True, nogil=True)
-def _put_varint(a, value):
-    """Writes a ``uint64``; returns the address after it."""
-    while value >= _80:
-        store8(a, value | _80)
-        value >>= _7
-        a += _1
-    store8(a, value)
-    return a + _1
-
-
-@njit(cache=True, nogil=True)
-def _put_length(a, tag, n):
-    """A tag (uint64) and the length behind it; returns the address after them."""
-    store8(a, tag)
-    return _put_varint(a + _1, n)
-
-
-@njit(cache=True, nogil=True)
-def _put_double(a, tag, value):
-    """A double field, left out when zero (either sign); returns the address after it."""
-    if value == 0.0:
-        return a
-    store8(a, tag)
-    store64(a + _1, double_bits(value))
-    return a + _9
-
-
-@njit(cache=True, nogil=True)
-def _put_int(a, tag, value):
-    """An int64 field as plain varint, left out when zero; returns the address after it."""
-    if value == 0:
-        return a
-    store8(a, tag)
-    return _put_varint(a + _1, np.uint64(value))
-
-
-@njit(cache=True, nogil=True)
-def _put_bytes(a, tag, source, n):
-    """A bytes field, left out when empty; returns the address after it."""
-    if n == _0:
-        return a
-    return _copy(_put_length(a, tag, n), source, n)
-
-
-@njit(cache=True, nogil=True)
-def _length_field(n):
-    """Bytes of a tag, a length and what it announces."""
-    return _1 + np.uint64(varint_size(n)) + n
-
-
-@njit(cache=True, nogil=True)
-def _bytes_field(n):
-    """Bytes that ``_put_bytes`` writes."""
-    return _0 if n == _0 else _length_field(n)
-
-
-@njit(cache=True, nogil=True)
-def _int_field(value):
-    """Bytes that ``_put_int`` writes."""
-    return _0 if value == 0 else _1 + np.uint64(varint_size(np.uint64(value)))
 
 
 @njit(cache=True, nogil=True)
@@ -152,26 +62,26 @@ def put_aggregated(
     Writes at the address ``a`` and returns the address after the message.
     """
     name_size = prefix_size + id_size + suffix_size
-    metric_size = _bytes_field(name_size) + _int_field(time_ns) + _bytes_field(annotation_size)
+    metric_size = bytes_size(name_size) + int_size(time_ns) + bytes_size(annotation_size)
     if metric_type != _0:
         metric_size += _2
     if value != 0.0:
         metric_size += _9
-    a = _put_length(a, np.uint64(0x0A), _length_field(metric_size) + policy_size)
-    a = _put_length(a, np.uint64(0x0A), metric_size)
+    a = put_length(a, np.uint64(0x0A), length_size(metric_size) + policy_size)
+    a = put_length(a, np.uint64(0x0A), metric_size)
     if metric_type != _0:
         store8(a, np.uint64(0x08))
         store8(a + _1, metric_type)
         a += _2
     if name_size != _0:
-        a = _put_length(a, np.uint64(0x12), name_size)
-        a = _copy(a, prefix, prefix_size)
-        a = _copy(a, ident, id_size)
-        a = _copy(a, suffix, suffix_size)
-    a = _put_int(a, np.uint64(0x18), time_ns)
-    a = _put_double(a, np.uint64(0x21), value)
-    a = _put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
-    return _copy(a, policy, policy_size)
+        a = put_length(a, np.uint64(0x12), name_size)
+        a = put_raw(a, prefix, prefix_size)
+        a = put_raw(a, ident, id_size)
+        a = put_raw(a, suffix, suffix_size)
+    a = put_int(a, np.uint64(0x18), time_ns)
+    a = put_double(a, np.uint64(0x21), value)
+    a = put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
+    return put_raw(a, policy, policy_size)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -248,38 +158,38 @@ def put_forwarded(
     Every argument is ``uint64`` but ``time_ns`` and ``times`` (int64). ``values`` and ``previous`` are ``values_size`` bytes of packed
     doubles each; ``meta`` holds the fields aggregation_id, storage_policy and pipeline of the ForwardMetadata.
     """
-    metric_size = _bytes_field(id_size) + _int_field(time_ns) + _bytes_field(annotation_size)
-    metric_size += _2 * _bytes_field(values_size) + _int_field(np.int64(version))
+    metric_size = bytes_size(id_size) + int_size(time_ns) + bytes_size(annotation_size)
+    metric_size += _2 * bytes_size(values_size) + int_size(np.int64(version))
     if metric_type != _0:
         metric_size += _2
-    routing_size = _int_field(np.int64(traffic))
-    metadata_size = meta_size + _int_field(np.int64(source)) + _int_field(times) + _length_field(routing_size)
+    routing_size = int_size(np.int64(traffic))
+    metadata_size = meta_size + int_size(np.int64(source)) + int_size(times) + length_size(routing_size)
     if resend != _0:
         metadata_size += _2
     store8(a, np.uint64(0x08))
     store8(a + _1, np.uint64(4))
-    a = _put_length(a + _2, np.uint64(0x2A), _length_field(metric_size) + _length_field(metadata_size))
-    a = _put_length(a, np.uint64(0x0A), metric_size)
+    a = put_length(a + _2, np.uint64(0x2A), length_size(metric_size) + length_size(metadata_size))
+    a = put_length(a, np.uint64(0x0A), metric_size)
     if metric_type != _0:
         store8(a, np.uint64(0x08))
         store8(a + _1, metric_type)
         a += _2
-    a = _put_bytes(a, np.uint64(0x12), ident, id_size)
-    a = _put_int(a, np.uint64(0x18), time_ns)
-    a = _put_bytes(a, np.uint64(0x22), values, values_size)
-    a = _put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
-    a = _put_bytes(a, np.uint64(0x32), previous, values_size)
-    a = _put_int(a, np.uint64(0x38), np.int64(version))
-    a = _put_length(a, np.uint64(0x12), metadata_size)
-    a = _copy(a, meta, meta_size)
-    a = _put_int(a, np.uint64(0x20), np.int64(source))
-    a = _put_int(a, np.uint64(0x28), times)
+    a = put_bytes(a, np.uint64(0x12), ident, id_size)
+    a = put_int(a, np.uint64(0x18), time_ns)
+    a = put_bytes(a, np.uint64(0x22), values, values_size)
+    a = put_bytes(a, np.uint64(0x2A), annotation, annotation_size)
+    a = put_bytes(a, np.uint64(0x32), previous, values_size)
+    a = put_int(a, np.uint64(0x38), np.int64(version))
+    a = put_length(a, np.uint64(0x12), metadata_size)
+    a = put_raw(a, meta, meta_size)
+    a = put_int(a, np.uint64(0x20), np.int64(source))
+    a = put_int(a, np.uint64(0x28), times)
     if resend != _0:
         store8(a, np.uint64(0x30))
         store8(a + _1, _1)
         a += _2
-    a = _put_length(a, np.uint64(0x3A), routing_size)
-    return _put_int(a, np.uint64(0x08), np.int64(traffic))
+    a = put_length(a, np.uint64(0x3A), routing_size)
+    return put_int(a, np.uint64(0x08), np.int64(traffic))
 
 
 @njit(cache=True, nogil=True)
@@ -302,34 +212,34 @@ def _put_sample(a, payload, arena, t, time_ns, count, value, values, values_size
     id_size = np.uint64(t.id_size)
     annotation_size = np.uint64(t.annotation_size)
     meta_size = np.uint64(t.meta_size)
-    metric_size = _bytes_field(id_size) + _bytes_field(annotation_size) + _int_field(time_ns)
-    metric_size += _int_field(count) + _bytes_field(values_size)
+    metric_size = bytes_size(id_size) + bytes_size(annotation_size) + int_size(time_ns)
+    metric_size += int_size(count) + bytes_size(values_size)
     if value != 0.0:
         metric_size += _9
     if timed and t.metric_type != 0:
         metric_size += _2
     store8(a, np.uint64(0x08))
     store8(a + _1, payload)
-    a = _put_length(a + _2, payload * _8 + np.uint64(10), _length_field(metric_size) + _length_field(meta_size))
-    a = _put_length(a, np.uint64(0x0A), metric_size)
+    a = put_length(a + _2, payload * _8 + np.uint64(10), length_size(metric_size) + length_size(meta_size))
+    a = put_length(a, np.uint64(0x0A), metric_size)
     if timed:
         if t.metric_type != 0:
             store8(a, np.uint64(0x08))
             store8(a + _1, np.uint64(t.metric_type))
             a += _2
-        a = _put_bytes(a, np.uint64(0x12), arena + np.uint64(t.id_at), id_size)
-        a = _put_int(a, np.uint64(0x18), time_ns)
-        a = _put_double(a, np.uint64(0x21), value)
-        a = _put_bytes(a, np.uint64(0x2A), arena + np.uint64(t.annotation_at), annotation_size)
+        a = put_bytes(a, np.uint64(0x12), arena + np.uint64(t.id_at), id_size)
+        a = put_int(a, np.uint64(0x18), time_ns)
+        a = put_double(a, np.uint64(0x21), value)
+        a = put_bytes(a, np.uint64(0x2A), arena + np.uint64(t.annotation_at), annotation_size)
     else:
-        a = _put_bytes(a, np.uint64(0x0A), arena + np.uint64(t.id_at), id_size)
-        a = _put_int(a, np.uint64(0x10), count)
-        a = _put_double(a, np.uint64(0x11), value)
-        a = _put_bytes(a, np.uint64(0x12), values, values_size)
-        a = _put_bytes(a, np.uint64(0x1A), arena + np.uint64(t.annotation_at), annotation_size)
-        a = _put_int(a, np.uint64(0x20), time_ns)
-    a = _put_length(a, np.uint64(0x12), meta_size)
-    return _copy(a, arena + np.uint64(t.meta_at), meta_size)
+        a = put_bytes(a, np.uint64(0x0A), arena + np.uint64(t.id_at), id_size)
+        a = put_int(a, np.uint64(0x10), count)
+        a = put_double(a, np.uint64(0x11), value)
+        a = put_bytes(a, np.uint64(0x12), values, values_size)
+        a = put_bytes(a, np.uint64(0x1A), arena + np.uint64(t.annotation_at), annotation_size)
+        a = put_int(a, np.uint64(0x20), time_ns)
+    a = put_length(a, np.uint64(0x12), meta_size)
+    return put_raw(a, arena + np.uint64(t.meta_at), meta_size)
 
 
 @njit(cache=True, nogil=True)

@@ -28,7 +28,9 @@ from m3metrics.encode_kernels import (
     samples_size_bound,
 )
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, METRIC_TEMPLATE, ROW_ODD, ROW_OK
-from m3x.kernels import base, load8, load16, load64, load_double, murmur3_32
+from m3x.kernels import base, load8, load64, load_double, murmur3_32
+from m3x.protobuf.reading import chunk, varint
+from m3x.protobuf.words import CONTINUE, gather
 
 __all__ = [
     "AGGREGATED_OVERHEAD",
@@ -59,46 +61,7 @@ _1 = np.uint64(1)
 _2 = np.uint64(2)
 _7 = np.uint64(7)
 _9 = np.uint64(9)
-_7F = np.uint64(0x7F)
-_80 = np.uint64(0x80)
 _MAX_U32 = np.uint64(0xFFFFFFFF)
-
-
-@njit(cache=True, nogil=True)
-def _varint(a, e):
-    """Returns ``(value, address after it)``; the address is 0 where the varint runs past ``e`` or into a tenth byte above 1."""
-    value = _0
-    shift = _0
-    while a < e:
-        byte = np.uint64(load8(a))
-        a += _1
-        if shift == np.uint64(63) and byte > _1:
-            return _0, _0
-        value |= (byte & _7F) << shift
-        if byte < _80:
-            return value, a
-        shift += _7
-    return _0, _0
-
-
-@njit(cache=True, nogil=True)
-def _chunk(a, e):
-    """A length and the room for it: ``(address of the bytes, their length)``; the address is 0 where they do not fit before ``e``."""
-    if a + _2 <= e:
-        word = np.uint64(load16(a))
-        if word & _80 == _0:
-            n = word & _7F
-            a += _1
-        elif word & np.uint64(0x8000) == _0:
-            n = (word & _7F) | ((word >> _1) & np.uint64(0x3F80))
-            a += _2
-        else:
-            n, a = _varint(a, e)
-    else:
-        n, a = _varint(a, e)
-    if a == _0 or n > e - a:
-        return _0, _0
-    return a, n
 
 
 @njit(cache=True, nogil=True)
@@ -114,10 +77,10 @@ def _untimed(origin, payload, a, e, row):
     value = 0.0
     time_ns = np.int64(0)
     if a < e and load8(a) == 0x0A:
-        id_at, id_size = _chunk(a + _1, e)
-        if id_at == _0:
+        id_at, a = chunk(a + _1, e)
+        id_size = a - id_at
+        if a == _0:
             return False
-        a = id_at + id_size
     if payload == 3:
         if a < e and load8(a) == 0x11:
             if e - a < _9:
@@ -126,22 +89,22 @@ def _untimed(origin, payload, a, e, row):
             a += _9
     elif payload == 1:
         if a < e and load8(a) == 0x10:
-            raw, a = _varint(a + _1, e)
+            raw, a = varint(a + _1, e)
             if a == _0:
                 return False
             count = np.int64(raw)
     elif a < e and load8(a) == 0x12:
-        values_at, values_size = _chunk(a + _1, e)
-        if values_at == _0 or values_size & _7 != _0:
+        values_at, a = chunk(a + _1, e)
+        values_size = a - values_at
+        if a == _0 or values_size & _7 != _0:
             return False
-        a = values_at + values_size
     if a < e and load8(a) == 0x1A:
-        annotation_at, annotation_size = _chunk(a + _1, e)
-        if annotation_at == _0:
+        annotation_at, a = chunk(a + _1, e)
+        annotation_size = a - annotation_at
+        if a == _0:
             return False
-        a = annotation_at + annotation_size
     if a < e and load8(a) == 0x20:
-        raw, a = _varint(a + _1, e)
+        raw, a = varint(a + _1, e)
         if a == _0:
             return False
         if payload != 2:
@@ -185,53 +148,44 @@ def _timed(origin, payload, a, e, row):
             return False
         a += _2
     if a < e and load8(a) == 0x12:
-        id_at, id_size = _chunk(a + _1, e)
-        if id_at == _0:
-            return False
-        a = id_at + id_size
-    if a < e and load8(a) == 0x18:
-        if e - a > np.uint64(9) and load8(a + _9) < 128:
-            # The nine bytes of a present-day time; other sizes take the loop.
-            word = load64(a + _1)
-            if word & np.uint64(0x8080808080808080) == np.uint64(0x8080808080808080):
-                word &= np.uint64(0x7F7F7F7F7F7F7F7F)
-                word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> _1)
-                word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> _2)
-                word = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> np.uint64(4))
-                time_ns = np.int64(word | (np.uint64(load8(a + _9)) << np.uint64(56)))
-                a += np.uint64(10)
-            else:
-                raw, a = _varint(a + _1, e)
-                time_ns = np.int64(raw)
-        else:
-            raw, a = _varint(a + _1, e)
-            time_ns = np.int64(raw)
+        id_at, a = chunk(a + _1, e)
+        id_size = a - id_at
         if a == _0:
             return False
+    if a < e and load8(a) == 0x18:
+        # The nine bytes of a present-day time; other sizes take the loop.
+        if e - a > _9 and load8(a + _9) < 128 and ~load64(a + _1) & CONTINUE == _0:
+            time_ns = np.int64(gather(load64(a + _1)) | (np.uint64(load8(a + _9)) << np.uint64(56)))
+            a += np.uint64(10)
+        else:
+            raw, a = varint(a + _1, e)
+            if a == _0:
+                return False
+            time_ns = np.int64(raw)
     if payload == 4:
         if a < e and load8(a) == 0x22:
-            values_at, values_size = _chunk(a + _1, e)
-            if values_at == _0 or values_size & _7 != _0:
+            values_at, a = chunk(a + _1, e)
+            values_size = a - values_at
+            if a == _0 or values_size & _7 != _0:
                 return False
-            a = values_at + values_size
     elif a < e and load8(a) == 0x21:
         if e - a < _9:
             return False
         value = load_double(a + _1)
         a += _9
     if a < e and load8(a) == 0x2A:
-        annotation_at, annotation_size = _chunk(a + _1, e)
-        if annotation_at == _0:
+        annotation_at, a = chunk(a + _1, e)
+        annotation_size = a - annotation_at
+        if a == _0:
             return False
-        a = annotation_at + annotation_size
     if payload == 4:
         if a < e and load8(a) == 0x32:
-            previous_at, previous_size = _chunk(a + _1, e)
-            if previous_at == _0 or previous_size & _7 != _0:
+            previous_at, a = chunk(a + _1, e)
+            previous_size = a - previous_at
+            if a == _0 or previous_size & _7 != _0:
                 return False
-            a = previous_at + previous_size
         if a < e and load8(a) == 0x38:
-            version, a = _varint(a + _1, e)
+            version, a = varint(a + _1, e)
             if a == _0 or version > _MAX_U32:
                 return False
     if a != e:
@@ -265,29 +219,22 @@ def read_metric(origin, start, end, row):
     payload = load8(a + _1)
     if payload < 1 or payload > 7 or load8(a + _2) != (payload + 1) * 8 + 2:
         return ROW_ODD
-    a, n = _chunk(a + np.uint64(3), e)
-    if n == _0 or a + n != e or load8(a) != 0x0A:
+    a, tail = chunk(a + np.uint64(3), e)
+    if tail != e or a == e or load8(a) != 0x0A:
         return ROW_ODD
-    a, n = _chunk(a + _1, e)
-    if a == _0:
+    a, rest = chunk(a + _1, e)
+    if rest == _0 or rest >= e or load8(rest) != 0x12:
         return ROW_ODD
-    rest = a + n
-    if rest == e or load8(rest) != 0x12:
-        return ROW_ODD
-    meta, meta_size = _chunk(rest + _1, e)
-    if meta == _0:
+    meta, tail = chunk(rest + _1, e)
+    if tail == _0:
         return ROW_ODD
     if payload == 7:
-        tail = meta + meta_size
         if tail != e:
             if load8(tail) != 0x1A:
                 return ROW_ODD
-            tail, routing_size = _chunk(tail + _1, e)
-            if tail == _0 or tail + routing_size != e:
-                return ROW_ODD
+            _, tail = chunk(tail + _1, e)
         meta = rest
-        meta_size = e - rest
-    elif meta + meta_size != e:
+    if tail != e:
         return ROW_ODD
     if payload <= 3:
         if not _untimed(origin, payload, a, rest, row):
@@ -295,7 +242,7 @@ def read_metric(origin, start, end, row):
     elif not _timed(origin, payload, a, rest, row):
         return ROW_ODD
     row.meta_at = np.uint32(meta - origin)
-    row.meta_size = np.uint32(meta_size)
+    row.meta_size = np.uint32(e - meta)
     row.payload = payload
     row.spare = np.uint8(0)
     row.status = np.uint8(ROW_OK)
@@ -334,40 +281,36 @@ def read_aggregated(origin, start, end, row):
     row.status = np.uint8(ROW_ODD)
     if e - a < np.uint64(4) or load8(a) != 0x0A:
         return ROW_ODD
-    a, n = _chunk(a + _1, e)
-    if a == _0:
+    a, close = chunk(a + _1, e)
+    if close == _0:
         return ROW_ODD
-    close = a + n
     encode_ns = _0
     if close != e:
         if load8(close) != 0x10:
             return ROW_ODD
-        encode_ns, tail = _varint(close + _1, e)
+        encode_ns, tail = varint(close + _1, e)
         if tail != e:
             return ROW_ODD
     if a == close or load8(a) != 0x0A:
         return ROW_ODD
-    a, n = _chunk(a + _1, close)
-    if a == _0:
+    a, e = chunk(a + _1, close)
+    if e == _0 or e >= close or load8(e) != 0x12:
         return ROW_ODD
-    e = a + n
-    if e == close or load8(e) != 0x12:
+    policy, tail = chunk(e + _1, close)
+    if tail == _0:
         return ROW_ODD
-    policy, policy_size = _chunk(e + _1, close)
-    if policy == _0:
-        return ROW_ODD
+    policy_size = tail - policy
     traffic = _0
-    tail = policy + policy_size
     if tail != close:
         if load8(tail) != 0x1A:
             return ROW_ODD
-        tail, n = _chunk(tail + _1, close)
-        if tail == _0 or tail + n != close:
+        tail, stop = chunk(tail + _1, close)
+        if stop != close:
             return ROW_ODD
-        if n != _0:
+        if tail != close:
             if load8(tail) != 0x08:
                 return ROW_ODD
-            traffic, tail = _varint(tail + _1, close)
+            traffic, tail = varint(tail + _1, close)
             if tail != close:
                 return ROW_ODD
     metric_type = np.uint8(0)
@@ -379,13 +322,13 @@ def read_aggregated(origin, start, end, row):
     id_at = _0
     id_size = _0
     if a < e and load8(a) == 0x12:
-        id_at, id_size = _chunk(a + _1, e)
-        if id_at == _0:
+        id_at, a = chunk(a + _1, e)
+        id_size = a - id_at
+        if a == _0:
             return ROW_ODD
-        a = id_at + id_size
     time_ns = _0
     if a < e and load8(a) == 0x18:
-        time_ns, a = _varint(a + _1, e)
+        time_ns, a = varint(a + _1, e)
         if a == _0:
             return ROW_ODD
     value = 0.0
@@ -397,10 +340,10 @@ def read_aggregated(origin, start, end, row):
     annotation_at = _0
     annotation_size = _0
     if a < e and load8(a) == 0x2A:
-        annotation_at, annotation_size = _chunk(a + _1, e)
-        if annotation_at == _0:
+        annotation_at, a = chunk(a + _1, e)
+        annotation_size = a - annotation_at
+        if a == _0:
             return ROW_ODD
-        a = annotation_at + annotation_size
     if a != e:
         return ROW_ODD
     row.value = value

@@ -16,14 +16,15 @@ Reading follows M3's generated code, not protobuf's usual leniency: a known fiel
 merges, repeated values replace, unknown fields are skipped, groups included.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from m3msg.rows import MAX_FRAME, PREFIX
+from m3x.protobuf import GENERATED, Field, Kind, MessageValue, marshal, unmarshal
+from m3x.protobuf import Message as Table
 
 __all__ = ["FrameError", "Message", "Metadata", "decode_ack", "decode_message", "encode_ack", "encode_message", "split"]
-
-_VARINT, _FIXED64, _BYTES, _START, _END, _FIXED32 = range(6)
 
 
 class FrameError(ValueError):
@@ -47,15 +48,24 @@ class Message(NamedTuple):
     value: bytes = b""
 
 
+_RULES = replace(GENERATED, error=lambda message, reason, _detail: FrameError(f"{message}: {reason}"))
+_METADATA = Table(
+    "Metadata", tuple(Field(number, name, Kind.UINT64) for number, name in enumerate(Metadata._fields, 1)), _RULES
+)
+_MESSAGE = Table(
+    "Message", (Field(1, "metadata", Kind.MESSAGE, _METADATA, embedded=True), Field(2, "value", Kind.BYTES)), _RULES
+)
+_ACK = Table("Ack", (Field(1, "metadata", Kind.MESSAGE, _METADATA, repeated=True),), _RULES)
+
+
 def encode_message(message: Message) -> bytes:
     """The whole frame, length prefix included."""
-    value = b"\x12" + _varint(len(message.value)) + message.value if message.value else b""
-    return _frame(_metadata_field(message.metadata) + value)
+    return _frame(_MESSAGE, {"metadata": message.metadata._asdict(), "value": message.value})
 
 
-def encode_ack(metadatas: list[Metadata] | tuple[Metadata, ...]) -> bytes:
+def encode_ack(metadatas: Iterable[Metadata]) -> bytes:
     """One ack frame that echoes ``metadatas``."""
-    return _frame(b"".join(map(_metadata_field, metadatas)))
+    return _frame(_ACK, {"metadata": [metadata._asdict() for metadata in metadatas]})
 
 
 def split(data: bytes, max_frame: int = MAX_FRAME) -> tuple[list[bytes], bytes]:
@@ -74,102 +84,15 @@ def split(data: bytes, max_frame: int = MAX_FRAME) -> tuple[list[bytes], bytes]:
 
 def decode_message(payload: bytes) -> Message:
     """The message in a frame's payload. Raises ``FrameError``."""
-    metadata, value = Metadata(), b""
-    for number, field in _fields(payload, {1: _BYTES, 2: _BYTES}):
-        if number == 1:
-            metadata = _decode_metadata(bytes(field), metadata)
-        elif number == 2:
-            value = bytes(field)
-    return Message(metadata, value)
+    values = unmarshal(_MESSAGE, payload)
+    return Message(Metadata(**values.get("metadata", {})), values.get("value", b""))
 
 
 def decode_ack(payload: bytes) -> list[Metadata]:
     """The metadatas in an ack frame's payload. Raises ``FrameError``."""
-    return [_decode_metadata(bytes(field), Metadata()) for n, field in _fields(payload, {1: _BYTES}) if n == 1]
+    return [Metadata(**metadata) for metadata in unmarshal(_ACK, payload).get("metadata", ())]
 
 
-def _frame(payload: bytes) -> bytes:
+def _frame(table: Table, values: MessageValue) -> bytes:
+    payload = marshal(table, values)
     return len(payload).to_bytes(PREFIX, "big") + payload
-
-
-def _metadata_field(metadata: Metadata) -> bytes:
-    content = b"".join(
-        bytes([number << 3]) + _varint(value) for number, value in enumerate(metadata, start=1) if value != 0
-    )
-    return b"\x0a" + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _decode_metadata(content: bytes, before: Metadata) -> Metadata:
-    values = list(before)
-    for number, field in _fields(content, {1: _VARINT, 2: _VARINT, 3: _VARINT}):
-        if number <= 3:
-            assert isinstance(field, int)
-            values[number - 1] = field
-    return Metadata(*values)
-
-
-def _fields(data: bytes, known: dict[int, int]) -> Iterator[tuple[int, int | bytes]]:
-    """Every field of a message: number and value; unknown ones come as ``b""``."""
-    at = 0
-    while at < len(data):
-        tag, at = _read_varint(data, at)
-        number, wire = tag >> 3 & 0xFFFFFFFF, tag & 7
-        if wire == _END or not 0 < number < 1 << 31:
-            raise FrameError(f"tag {tag:#x} is not a field")
-        if number not in known:
-            at = _skip(data, at, wire)
-            yield number, b""
-            continue
-        if wire != known[number]:
-            raise FrameError(f"field {number} has wire type {wire}, expected {known[number]}")
-        value, at = _read_varint(data, at)
-        if wire == _VARINT:
-            yield number, value
-            continue
-        if value > len(data) - at:
-            raise FrameError(f"field {number} of {value} bytes runs past the end")
-        yield number, data[at : at + value]
-        at += value
-
-
-def _skip(data: bytes, at: int, wire: int) -> int:
-    depth = 0
-    while True:
-        if wire == _VARINT:
-            _, at = _read_varint(data, at)
-        elif wire in (_FIXED64, _FIXED32):
-            at += 8 if wire == _FIXED64 else 4
-        elif wire == _BYTES:
-            size, at = _read_varint(data, at)
-            at += size
-        elif wire in (_START, _END):
-            depth += 1 if wire == _START else -1
-        else:
-            raise FrameError(f"wire type {wire} does not exist")
-        if at > len(data) or depth < 0:
-            raise FrameError("an unknown field runs past the end")
-        if depth == 0:
-            return at
-        tag, at = _read_varint(data, at)
-        wire = tag & 7
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for i in range(10):
-        if at + i >= len(data):
-            raise FrameError("a varint runs past the end")
-        byte = data[at + i]
-        value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
-    raise FrameError("a varint is longer than ten bytes")

@@ -11,55 +11,73 @@ import numpy as np
 from numba import njit
 
 from m3msg.rows import ACK_ROW, FRAME_ROW, MAX_FRAME, PREFIX, SCAN_FULL, SCAN_MALFORMED, SCAN_MORE, SCAN_OVERSIZE
-from m3x.kernels import base, load8, load16, load32, load64, put_be32, put_varint, store64, varint_size
-from m3x.wire_kernels import field_number, skip_field, swap32, varint
+from m3x.kernels import base, load8, load16, load32, store8
+from m3x.protobuf.reading import BYTES, VARINT, chunk, field, short_size, skip, skip_varint, varint
+from m3x.protobuf.words import swap32
+from m3x.protobuf.writing import int_size, put_be32, put_int, put_raw
 
-__all__ = ["ACK_BOUND", "ack_size_bound", "build_acks", "read_message", "scan_acks", "scan_frames", "warm"]
+__all__ = [
+    "ACK_BOUND", "LEAST_USUAL", "ack_size_bound", "build_acks", "frame_end", "message_value", "read_message", "scan_acks",
+    "scan_frames", "warm",
+]  # fmt: skip
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _2 = np.uint64(2)
-_4 = np.uint64(4)
 _7 = np.uint64(7)
 _8 = np.uint64(8)
+_16 = np.uint64(16)
+_PREFIX = np.uint64(PREFIX)
+_TAG_1, _TAG_2 = np.uint64(0x0A), np.uint64(0x12)
+"""Length-delimited fields 1 and 2."""
+_SHARD, _ID, _SENT_AT = np.uint64(0x08), np.uint64(0x10), np.uint64(0x18)
+"""The tags of a Metadata."""
+
+LEAST_USUAL = np.uint64(32)
+"""Shorter messages take the general walk, so that the short one may read a little ahead of what it checks."""
 
 ACK_BOUND = 35
 """Largest number of bytes that one message takes in an ack frame: tag, length, three tags, three varints of ten bytes."""
 
 
 @njit(cache=True, nogil=True)
-def _metadata(a, e, row):
-    """Merges the Metadata in ``[a, e)`` into ``row`` (fields ``shard`` and ``id``, and ``sent_at`` of a frame); whether it is legal."""
-    shard = row.shard
-    ident = row.id
-    sent = _0
-    has_sent = False
+def frame_end(a, e, limit):
+    """The frame at ``a``: ``(address after it, its size, SCAN_*)``, all but the status ``uint64``; the size counts the prefix.
+
+    The address is 0 where the frame does not end before ``e`` (``SCAN_MORE``; its size is 4 while it is not known) and where its payload is
+    longer than ``limit`` (``SCAN_OVERSIZE``, as soon as the prefix is there).
+    """
+    if a + _PREFIX > e:
+        return _0, _PREFIX, SCAN_MORE
+    size = swap32(load32(a))
+    after = a + _PREFIX + size
+    if size > limit:
+        return _0, size + _PREFIX, SCAN_OVERSIZE
+    if after > e:
+        return _0, size + _PREFIX, SCAN_MORE
+    return after, size + _PREFIX, SCAN_MORE
+
+
+@njit(cache=True, nogil=True)
+def _metadata(a, e, shard, ident, sent):
+    """Merges the Metadata in ``[a, e)`` into the other three: ``(whether it is legal, shard, id, sentAtNanos)``."""
     while a < e:
-        tag, a = varint(a, e)
+        number, wire, a = field(a, e)
         if a == _0:
-            return False, shard, ident, sent, has_sent
-        number = field_number(tag)
-        wire = tag & _7
-        if wire == _4 or number <= 0:
-            return False, shard, ident, sent, has_sent
-        if number <= 3:
-            if wire != _0:
-                return False, shard, ident, sent, has_sent
-            value, a = varint(a, e)
-            if a == _0:
-                return False, shard, ident, sent, has_sent
-            if number == 1:
-                shard = value
-            elif number == 2:
-                ident = value
-            else:
-                sent = value
-                has_sent = True
+            return False, shard, ident, sent
+        if number > 3:
+            a = skip(a, e, wire)
+        elif wire != VARINT:
+            return False, shard, ident, sent
+        elif number == 1:
+            shard, a = varint(a, e)
+        elif number == 2:
+            ident, a = varint(a, e)
         else:
-            a = skip_field(a, e, wire)
-            if a == _0:
-                return False, shard, ident, sent, has_sent
-    return True, shard, ident, sent, has_sent
+            sent, a = varint(a, e)
+        if a == _0:
+            return False, shard, ident, sent
+    return True, shard, ident, sent
 
 
 @njit(cache=True, nogil=True)
@@ -73,35 +91,24 @@ def _message(a, e, origin, row):
     row.value_at = e - origin
     row.value_size = 0
     while a < e:
-        tag, a = varint(a, e)
+        number, wire, a = field(a, e)
         if a == _0:
             return False
-        number = field_number(tag)
-        wire = tag & _7
-        if wire == _4 or number <= 0:
+        if number > 2:
+            a = skip(a, e, wire)
+        elif wire != BYTES:
             return False
-        if number <= 2:
-            if wire != _2:
-                return False
-            n, a = varint(a, e)
-            if a == _0 or n > e - a:
-                return False
-            if number == 1:
-                good, shard, ident, sent, has_sent = _metadata(a, a + n, row)
+        else:
+            start, a = chunk(a, e)
+            if a != _0 and number == 1:
+                good, row.shard, row.id, row.sent_at = _metadata(start, a, row.shard, row.id, row.sent_at)
                 if not good:
                     return False
-                row.shard = shard
-                row.id = ident
-                if has_sent:
-                    row.sent_at = sent
-            else:
-                row.value_at = a - origin
-                row.value_size = n
-            a += n
-        else:
-            a = skip_field(a, e, wire)
-            if a == _0:
-                return False
+            elif a != _0:
+                row.value_at = start - origin
+                row.value_size = a - start
+        if a == _0:
+            return False
     return True
 
 
@@ -114,7 +121,7 @@ def _short_metadata(a, e):
     if a + _2 > e:
         return _0, _0, _0, _0
     head = load16(a)
-    if head & np.uint64(0x80FF) != np.uint64(0x0A):
+    if head & np.uint64(0x80FF) != _TAG_1:
         return _0, _0, _0, _0
     m = a + _2
     after = m + (head >> _8)
@@ -123,15 +130,15 @@ def _short_metadata(a, e):
     shard = _0
     ident = _0
     sent = _0
-    if m < after and load8(m) == np.uint64(0x08):
+    if m < after and load8(m) == _SHARD:
         shard, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
-    if m < after and load8(m) == np.uint64(0x10):
+    if m < after and load8(m) == _ID:
         ident, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
-    if m < after and load8(m) == np.uint64(0x18):
+    if m < after and load8(m) == _SENT_AT:
         sent, m = varint(m + _1, after)
         if m == _0:
             return _0, _0, _0, _0
@@ -146,17 +153,15 @@ def _canonical(a, e, origin, row):
     after, shard, ident, sent = _short_metadata(a, e)
     if after == _0:
         return False
-    if after == e:
-        row.value_at = e - origin
-        row.value_size = 0
-    else:
-        if load8(after) != np.uint64(0x12):
+    start = e
+    if after != e:
+        if load8(after) != _TAG_2:
             return False
-        n, v = varint(after + _1, e)
-        if v == _0 or n != e - v:
+        start, stop = chunk(after + _1, e)
+        if stop != e:
             return False
-        row.value_at = v - origin
-        row.value_size = n
+    row.value_at = start - origin
+    row.value_size = e - start
     row.shard = shard
     row.id = ident
     row.sent_at = sent
@@ -175,6 +180,54 @@ def read_message(a, e, origin, row):
 
 
 @njit(cache=True, nogil=True)
+def _usual_value(a, e):
+    """``(start, stop)`` of the value in the Message at ``[a, e)``; start 0: not the shape that encoders write.
+
+    ``_canonical`` for whoever needs no metadata: its varints are skipped.
+    """
+    if e - a < LEAST_USUAL:
+        return _0, _0
+    head = np.uint64(load16(a))
+    if head & np.uint64(0x80FF) != _TAG_1:
+        return _0, _0
+    p = a + _2
+    after = p + (head >> _8)
+    # Behind the metadata: a tag and a length here, and so much more that nothing below can read past ``e``.
+    if after + _16 > e:
+        return _0, _0
+    last = _0
+    while p < after:
+        tag = np.uint64(load8(p))
+        if tag <= last or tag > _SENT_AT or tag & _7 != VARINT:
+            return _0, _0
+        last = tag
+        p = skip_varint(p + _1)
+        if p == _0:
+            return _0, _0
+    if p != after or load8(p) != _TAG_2:
+        return _0, _0
+    n, p = short_size(p + _1)
+    if p == _0 or p + n != e:
+        return _0, _0
+    return p, e
+
+
+@njit(cache=True, nogil=True)
+def message_value(a, e, origin, row):
+    """``(start, stop)``, addresses, of the value in the Message at ``[a, e)``, an absent one is empty; start 0: it is none.
+
+    ``row`` (a record of ``FRAME_ROW``) is room for the general parser, ``origin`` an address at or before ``a``.
+    """
+    at, stop = _usual_value(a, e)
+    if at != _0:
+        return at, stop
+    if not read_message(a, e, origin, row):
+        return _0, _0
+    at = origin + np.uint64(row.value_at)
+    return at, at + np.uint64(row.value_size)
+
+
+@njit(cache=True, nogil=True)
 def scan_frames(buf, start, end, max_frame, rows):
     """Finds the complete Message frames in ``buf[start:end]`` (uint8; positions below 4 GiB) and fills ``rows`` (``FRAME_ROW``).
 
@@ -186,24 +239,19 @@ def scan_frames(buf, start, end, max_frame, rows):
     e = origin + np.uint64(end)
     limit = np.uint64(max_frame)
     n = 0
-    while a + _4 <= e:
-        size = swap32(load32(a))
-        if size > limit:
-            return n, np.int64(a - origin), SCAN_OVERSIZE
-        body = a + _4
-        if size > e - body:
-            break
+    while True:
+        after, size, status = frame_end(a, e, limit)
+        if after == _0:
+            return n, np.int64(a - origin), status
         if n == len(rows):
             return n, np.int64(a - origin), SCAN_FULL
-        after = body + size
         row = rows[n]
-        if not read_message(body, after, origin, row):
+        if not read_message(a + _PREFIX, after, origin, row):
             return n, np.int64(a - origin), SCAN_MALFORMED
         row.frame_at = a - origin
-        row.frame_size = size + _4
+        row.frame_size = size
         n += 1
         a = after
-    return n, np.int64(a - origin), SCAN_MORE
 
 
 def ack_size_bound(n: int, max_frame: int = MAX_FRAME) -> int:
@@ -221,56 +269,48 @@ def build_acks(buf, rows, n, out, at, max_frame):
     """
     source = base(buf)
     target = base(out)
-    size = np.int64(len(buf))
-    frame = np.int64(at)
-    p = frame + PREFIX
+    limit = np.uint64(max_frame)
+    frame = target + np.uint64(at)
+    p = frame + _PREFIX
     for i in range(n):
         row = rows[i]
-        m = np.int64(row.meta_size)
-        if m > 0:
-            need = m
-        else:
-            body = 0
-            if row.shard != _0:
-                body += 1 + varint_size(row.shard)
-            if row.id != _0:
-                body += 1 + varint_size(row.id)
-            if row.sent_at != _0:
-                body += 1 + varint_size(row.sent_at)
-            need = 2 + body
-        if p + need - frame - PREFIX > max_frame:
-            put_be32(out, frame, p - frame - PREFIX)
+        echo = np.uint64(row.meta_size)
+        need = echo
+        if echo == _0:
+            need = _2 + int_size(row.shard) + int_size(row.id) + int_size(row.sent_at)
+        if p + need - frame - _PREFIX > limit:
+            put_be32(frame, p - frame - _PREFIX)
             frame = p
-            p += PREFIX
-        if m > 0:
-            come = np.int64(row.meta_at)
-            k = np.int64(0)
-            if come + m + 8 <= size:  # eight bytes at a time, into bytes that the next entry overwrites
-                while k < m:
-                    store64(target + np.uint64(p + k), load64(source + np.uint64(come + k)))
-                    k += 8
-            else:
-                while k < m:
-                    out[p + k] = buf[come + k]
-                    k += 1
-            p += m
+            p += _PREFIX
+        if echo != _0:
+            p = put_raw(p, source + np.uint64(row.meta_at), echo)
         else:
-            out[p] = np.uint8(0x0A)
-            out[p + 1] = np.uint8(need - 2)
-            p += 2
-            if row.shard != _0:
-                out[p] = np.uint8(0x08)
-                p = put_varint(out, p + 1, row.shard)
-            if row.id != _0:
-                out[p] = np.uint8(0x10)
-                p = put_varint(out, p + 1, row.id)
-            if row.sent_at != _0:
-                out[p] = np.uint8(0x18)
-                p = put_varint(out, p + 1, row.sent_at)
-    if p == frame + PREFIX:
-        return frame
-    put_be32(out, frame, p - frame - PREFIX)
-    return p
+            store8(p, _TAG_1)
+            store8(p + _1, need - _2)
+            p = put_int(p + _2, _SHARD, row.shard)
+            p = put_int(p, _ID, row.id)
+            p = put_int(p, _SENT_AT, row.sent_at)
+    if p == frame + _PREFIX:
+        return np.int64(frame - target)
+    put_be32(frame, p - frame - _PREFIX)
+    return np.int64(p - target)
+
+
+@njit(cache=True, nogil=True)
+def _ack_field(a, e):
+    """Reads any field of an Ack at ``a``: ``(address after it, whether it is a metadata, its shard, its id)``; address 0: not legal."""
+    number, wire, a = field(a, e)
+    if a == _0:
+        return _0, False, _0, _0
+    if number != 1:
+        return skip(a, e, wire), False, _0, _0
+    if wire != BYTES:
+        return _0, False, _0, _0
+    start, stop = chunk(a, e)
+    if stop == _0:
+        return _0, False, _0, _0
+    good, shard, ident, _sent = _metadata(start, stop, _0, _0, _0)
+    return stop if good else _0, True, shard, ident
 
 
 @njit(cache=True, nogil=True)
@@ -285,59 +325,29 @@ def scan_acks(buf, start, end, max_frame, rows):
     e = origin + np.uint64(end)
     limit = np.uint64(max_frame)
     n = 0
-    while a + _4 <= e:
-        size = swap32(load32(a))
-        if size > limit:
-            return n, np.int64(a - origin), SCAN_OVERSIZE
-        body = a + _4
-        if size > e - body:
-            break
-        after = body + size
+    while True:
+        after, _size, status = frame_end(a, e, limit)
+        if after == _0:
+            return n, np.int64(a - origin), status
         k = n
-        q = body
+        q = a + _PREFIX
         while q < after:
             following, shard, ident, _sent = _short_metadata(q, after)
-            if following != _0:
-                if k == len(rows):
-                    return n, np.int64(a - origin), SCAN_FULL
-                row = rows[k]
-                row.shard = shard
-                row.id = ident
-                k += 1
-                q = following
-                continue
-            tag, q = varint(q, after)
+            found = following != _0
+            if not found:
+                following, found, shard, ident = _ack_field(q, after)
+            q = following
             if q == _0:
                 return n, np.int64(a - origin), SCAN_MALFORMED
-            number = field_number(tag)
-            wire = tag & _7
-            if wire == _4 or number <= 0:
-                return n, np.int64(a - origin), SCAN_MALFORMED
-            if number == 1:
-                if wire != _2:
-                    return n, np.int64(a - origin), SCAN_MALFORMED
-                length, q = varint(q, after)
-                if q == _0 or length > after - q:
-                    return n, np.int64(a - origin), SCAN_MALFORMED
+            if found:
                 if k == len(rows):
                     return n, np.int64(a - origin), SCAN_FULL
                 row = rows[k]
-                row.shard = _0
-                row.id = _0
-                good, shard, ident, _sent, _has = _metadata(q, q + length, row)
-                if not good:
-                    return n, np.int64(a - origin), SCAN_MALFORMED
                 row.shard = shard
                 row.id = ident
                 k += 1
-                q += length
-            else:
-                q = skip_field(q, after, wire)
-                if q == _0:
-                    return n, np.int64(a - origin), SCAN_MALFORMED
         n = k
         a = after
-    return n, np.int64(a - origin), SCAN_MORE
 
 
 def warm():

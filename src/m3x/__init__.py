@@ -2,6 +2,7 @@
 
 Imports nothing of the project. One module per subject; open the one you need:
 
+``protobuf``    message tables, the plain codec, compiled readers and writers
 ``kernels``     compiled memory and protobuf wire primitives that all hot loops are made of
 ``reserve``     large arrays whose memory is committed by touching it
 ``config``      YAML files → typed structs, every problem reported with file, line and path

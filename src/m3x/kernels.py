@@ -1,9 +1,8 @@
 # mypy: ignore-errors
-"""Compiled primitives: unaligned loads, prefetch, comparison, copy, and protobuf varints.
+"""Compiled primitives: unaligned loads and stores, prefetch, comparison, copy and hashes. Protobuf is in ``m3x.protobuf``.
 
 Everything here is ``@njit`` and small enough to be inlined into the kernels that call it. Addresses are ``uint64`` (``base(array)``
-plus an offset); a caller checks bounds before it loads. Varints follow the protobuf encoding: seven bits a byte, low group first,
-at most ten bytes.
+plus an offset); a caller checks bounds before it loads.
 """
 
 import numpy as np
@@ -11,11 +10,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-TRUNCATED = -1
-"""``read_varint`` ran past the end."""
-OVERFLOW = -2
-"""``read_varint`` found more than ten bytes, or a tenth byte above 1."""
 
 
 def _load(bits: int, signature: types.Type):
@@ -64,27 +58,26 @@ def copy32(_context, _target, _source):
     return types.void(types.uint64, types.uint64), generate
 
 
-@intrinsic
-def store8(_context, _address, _value):
-    """``store8(address, value: uint8)``."""
+def _store(bits: int):
+    @intrinsic
+    def store(_context, _address, _value):
+        def generate(context, builder, _s, args):
+            number = ir.IntType(bits)
+            value = builder.trunc(args[1], number) if bits < 64 else args[1]
+            builder.store(value, builder.inttoptr(args[0], number.as_pointer()), align=1)
+            return context.get_dummy_value()
 
-    def generate(context, builder, _s, args):
-        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
-        return context.get_dummy_value()
+        return types.void(types.uint64, types.uint64), generate
 
-    return types.void(types.uint64, types.uint8), generate
+    return store
 
 
-@intrinsic
-def store64(_context, _address, _value):
-    """``store64(address, value)``: eight bytes, little endian, any alignment."""
-
-    def generate(context, builder, _s, args):
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        builder.store(args[1], pointer, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), generate
+store64 = _store(64)
+"""``store64(address, value)``: eight bytes, little endian, any alignment."""
+store32 = _store(32)
+"""``store32(address, value)``: the lowest four bytes of a ``uint64``, little endian, any alignment."""
+store8 = _store(8)
+"""``store8(address, value)``: the lowest byte of a ``uint64``."""
 
 
 @intrinsic
@@ -95,16 +88,6 @@ def double_bits(_context, _value):
         return builder.bitcast(args[0], ir.IntType(64))
 
     return types.uint64(types.float64), generate
-
-
-@intrinsic
-def bits_double(_context, _value):
-    """``bits_double(word) -> float64``: the double with that IEEE-754 pattern."""
-
-    def generate(_c, builder, _s, args):
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.uint64), generate
 
 
 @intrinsic
@@ -178,68 +161,6 @@ def copy_bytes(target, at, source, start, n):
         target[at + k] = source[start + k]
         k += 1
     return at + n
-
-
-@njit(cache=True, nogil=True)
-def read_varint(buf, p, end):
-    """Returns ``(value: uint64, position after it)``; the position is ``TRUNCATED`` or ``OVERFLOW`` on failure."""
-    if p < end and buf[p] < 128:
-        return np.uint64(buf[p]), p + 1
-    value = np.uint64(0)
-    shift = np.uint64(0)
-    count = 0
-    while p < end:
-        byte = np.uint64(buf[p])
-        p += 1
-        count += 1
-        if count == 10 and byte > np.uint64(1):
-            return np.uint64(0), OVERFLOW
-        value |= (byte & np.uint64(0x7F)) << shift
-        if byte < np.uint64(128):
-            return value, p
-        if count == 10:
-            return np.uint64(0), OVERFLOW
-        shift += np.uint64(7)
-    return np.uint64(0), TRUNCATED
-
-
-@njit(cache=True, nogil=True)
-def varint_size(value):
-    """Bytes that ``put_varint`` writes for ``value`` (uint64)."""
-    n = 1
-    value = np.uint64(value)
-    while value >= np.uint64(128):
-        value >>= np.uint64(7)
-        n += 1
-    return n
-
-
-@njit(cache=True, nogil=True)
-def put_varint(buf, p, value):
-    """Writes ``value`` (uint64; negative numbers as two's complement) at ``p``; returns the position after it."""
-    value = np.uint64(value)
-    while value >= np.uint64(128):
-        buf[p] = np.uint8((value & np.uint64(0x7F)) | np.uint64(0x80))
-        value >>= np.uint64(7)
-        p += 1
-    buf[p] = np.uint8(value)
-    return p + 1
-
-
-@njit(cache=True, nogil=True)
-def read_be32(buf, p):
-    """The unsigned big-endian 32-bit number at ``p`` (length prefix of an m3msg frame, reference/m3msg.md §1.2)."""
-    return (np.int64(buf[p]) << 24) | (np.int64(buf[p + 1]) << 16) | (np.int64(buf[p + 2]) << 8) | np.int64(buf[p + 3])
-
-
-@njit(cache=True, nogil=True)
-def put_be32(buf, p, value):
-    """Writes ``value`` as an unsigned big-endian 32-bit number at ``p``; returns ``p + 4``."""
-    buf[p] = np.uint8((value >> 24) & 0xFF)
-    buf[p + 1] = np.uint8((value >> 16) & 0xFF)
-    buf[p + 2] = np.uint8((value >> 8) & 0xFF)
-    buf[p + 3] = np.uint8(value & 0xFF)
-    return p + 4
 
 
 @njit(cache=True, nogil=True)

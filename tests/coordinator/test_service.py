@@ -12,6 +12,7 @@ from typing import Any
 import cramjam
 import httpx
 import pytest
+from lab.waiting import until
 
 from coordinator.config import load_coordinator
 from coordinator.service import Coordinator, ServiceError, StartError, running
@@ -22,12 +23,12 @@ from m3cluster.kv.leased import LeasedStore
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import NAMESPACES, RULE_SET
 from m3metrics.codec import AggregatedMetric, decode_metric, encode_aggregated
-from m3metrics.codec.wire import marshal
 from m3metrics.ids import ROLLUP_TAG, decode_tags, encode_tags
 from m3metrics.policy import StoragePolicy
 from m3msg.consumer import ConsumerServer, ReceivedBatch
 from m3msg.frames import Message, Metadata, decode_ack, encode_message
 from m3msg.producer import Producer
+from m3x.protobuf import marshal
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}
@@ -99,12 +100,6 @@ async def _set_up(client: httpx.AsyncClient, port: int) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.01)
-
-
 async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., Any]) -> None:
     aggregator = Aggregator()
     now_ms = time.time_ns() // 1_000_000
@@ -128,7 +123,7 @@ async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., A
         await carbon.drain()
         carbon.close()
         await carbon.wait_closed()
-        await _until(lambda: len(aggregator.metrics) == 2)
+        await until(lambda: len(aggregator.metrics) == 2)
     by_value = {metric.value: metric for metric in aggregator.metrics}
     assert dict(decode_tags(by_value[1.5].id)) == {b"__name__": b"up", b"job": b"x"}
     assert by_value[1.5].time_ns == now_ms * 1_000_000
@@ -237,10 +232,10 @@ async def test_without_namespaces_in_the_file_values_wait_for_the_grace(start: C
 
     async with start(f"clusters: []\ncarbon: {{ingester: null}}\ningest: {{noNamespaceGrace: {grace}}}") as coordinator:
         async with _sending_aggregated(coordinator, "10s:2d"):
-            await _until(lambda: refused("internal_error") == 1)
+            await until(lambda: refused("internal_error") == 1)
         if grace == "1ms":
             async with _sending_aggregated(coordinator, "10s:2d"):
-                await _until(lambda: refused("non_retryable_error") == 1)
+                await until(lambda: refused("non_retryable_error") == 1)
 
 
 async def test_writes_wait_for_the_cutover(start: Callable[..., Any]) -> None:

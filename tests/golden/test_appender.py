@@ -9,7 +9,7 @@ file); here a metric that is to be dropped is dropped.
 from typing import Any
 
 import pytest
-from vectors import Vector, lines, raw
+from tests.golden.vectors import Vector, lines, raw
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from starlette.applications import Starlette
-from vectors import Vector, cases, lines
+from tests.golden.vectors import Vector, cases, lines
 
 from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.config import Namespace

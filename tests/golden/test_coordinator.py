@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from vectors import Vector, cases, raw
+from tests.golden.vectors import Vector, cases, raw
 
 from m3metrics import ids, series_ids
 from m3metrics.errors import IdError

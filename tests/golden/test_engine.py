@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectors import Vector, bits, cases, from_bits, same_bits
+from tests.golden.vectors import Vector, bits, cases, from_bits, same_bits
 
 from m3metrics import aggregation, codec, kernels, metric, policy
 from m3metrics.aggregation import AggregationType, TypesOptions
 from m3metrics.codec.messages import METRIC_WITH_METADATAS
-from m3metrics.codec.wire import unmarshal
 from m3metrics.errors import CodecError, PolicyError
 from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata, StagedMetadatas, TimedMetadata
 from m3metrics.metric import MetricType
@@ -17,6 +16,7 @@ from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, Tran
 from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, METRIC_TEMPLATE, ROW_ODD, ROW_OK
 from m3metrics.shard import shard_of
+from m3x.protobuf import unmarshal
 
 CODEC = cases("engine/codec.jsonl", "case")
 VALID = [case for case in CODEC if not case.values[0]["err"]]

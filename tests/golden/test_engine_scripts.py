@@ -1,6 +1,6 @@
 """Whole scripts captured from M3 (golden/engine/scripts.jsonl.gz): what went in, what came out, what was forwarded, which errors.
 
-Events go to the real engine. Mode "manager" drives the supervisor's machine of flushes (``supervisor.flushing``) with jitter off,
+Events go to the real engine. Mode "manager" drives the supervisor's machine of flushes (``supervisor.flushing.commands``) with jitter off,
 through the messages that worker and supervisor exchange; mode "direct" flushes every list that exists once. As the scripts ask, what is
 forwarded comes back to the same engine after the flush.
 
@@ -19,15 +19,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from reference_engine import ReferenceEngine
-from vectors import Vector, from_bits, lines
+from tests.aggregator.engine.reference_engine import ReferenceEngine
+from tests.golden.vectors import Vector, from_bits, lines
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
 from aggregator.engine.metadata import types_options
 from aggregator.lists import ListId
-from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.schedule import ScheduleOptions
+from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.schedule import ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, TypesOptions, quantiles_of

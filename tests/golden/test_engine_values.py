@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from vectors import Vector, bits, from_bits, lines, same_bits
+from tests.golden.vectors import Vector, bits, from_bits, lines, same_bits
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions

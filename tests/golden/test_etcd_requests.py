@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
+from lab.kv_servers import EtcdServer
+from lab.waiting import until
 from starlette.applications import Starlette
-from tests.etcd_server import EtcdServer
-from vectors import Vector, lines
+from tests.golden.vectors import Vector, lines
+from tests.real_servers import require_server
 
 from aggregator.config import kv_keys, load_config
 from coordinator.api import admin_routes
@@ -128,7 +130,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    EtcdServer.binary()
+    require_server(EtcdServer)
     server = EtcdServer(tmp_path_factory.mktemp("etcd"))
     try:
         yield server.start()
@@ -192,9 +194,10 @@ async def test_the_admin_calls_write_what_m3_writes_under_the_same_conditions(pr
 
 
 async def until_candidates(store: Any, count: int) -> None:
-    async with asyncio.timeout(LONG_S):
-        while len(await store.keys(PREFIX + "/")) != count:  # noqa: ASYNC110 - another client makes it
-            await asyncio.sleep(0.02)
+    async def there() -> bool:
+        return len(await store.keys(PREFIX + "/")) == count
+
+    await until(there)
 
 
 async def test_an_election_takes_the_course_of_m3s(process: Any) -> None:

@@ -1,7 +1,7 @@
 """Patterns and tag filters against ``golden/coordinator/filters.jsonl``."""
 
 import pytest
-from vectors import Vector, cases, raw
+from tests.golden.vectors import Vector, cases, raw
 
 from m3metrics.filters import FilterError, compile_filter, compile_pattern, parse_filter
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from vectors import Vector, lines, raw
+from tests.golden.vectors import Vector, lines, raw
 
 from m3cluster.proto import decode, parse_json
 from m3cluster.proto.rules import RULE_SET

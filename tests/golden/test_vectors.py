@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import vectors
+from tests.golden import vectors
 
 
 def test_vectors_are_present_and_each_has_one_reader() -> None:

@@ -2,24 +2,20 @@
 
 import contextlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from bench.ports import free_ports
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = "namespace/m3db-cluster-name"
+from lab.cluster import coordinator_overlay, overlaid
+from lab.http import get
+from lab.instances import Aggregator
+from lab.kv import kv_of
+from lab.ports import free_ports
+from lab.processes import Process, module_command
+from lab.waiting import wait_until
+from tests.real_servers import require_binary
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,113 +24,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("integration")
 
 
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """Returns the first true result of ``condition``; connection errors count as not yet."""
-    deadline = time.monotonic() + timeout_s
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            result = condition()
-            if result:
-                return result
-            last = result
-        except OSError as error:
-            last = error
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {timeout_s:g} s (last: {last!r})")
-
-
-class Process:
-    """A service under test; its log is kept in memory for failures."""
-
-    def __init__(self, name: str, command: list[str], log: Path, env: dict[str, str]) -> None:
-        self.name, self.log = name, log
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env={**os.environ, **env},
-                start_new_session=True,
-            )
-
-    def stop(self, timeout_s: float = 30.0) -> int:
-        """SIGTERM and the exit code; killed (and failed) if it does not end."""
-        if self.popen.poll() is None:
-            self.popen.terminate()
-            try:
-                self.popen.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.popen.pid, signal.SIGKILL)
-                self.popen.wait()
-                raise AssertionError(f"{self.name} did not end on SIGTERM; log:\n{self.tail()}") from None
-        return self.popen.returncode
-
-    def tail(self, lines: int = 40) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-
 class Deployment:
     """One coordinator and any number of aggregators that share an embedded KV."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: dict[str, Process] = {}
-        self.kv = folder / "kv.sqlite"
-        self.http, self.ingest, self.carbon, self.coordinator_metrics = free_ports(4)
+        self.kv = kv_of("embedded", folder)
+        self.http, self.coordinator_metrics, self.carbon, self.ingest = free_ports(4)
         self.base = f"http://127.0.0.1:{self.http}"
 
     def start_coordinator(self, config: Path, **more: Any) -> Process:
         """Starts it from ``config`` with an overlay of addresses and paths; returns when it answers."""
-        overlay = {
-            "listenAddress": f"127.0.0.1:{self.http}",
-            "metrics": {"prometheus": {"listenAddress": f"127.0.0.1:{self.coordinator_metrics}"}},
-            "carbon": {"ingester": {"listenAddress": f"127.0.0.1:{self.carbon}"}},
-            "ingest": {"m3msg": {"server": {"listenAddress": f"127.0.0.1:{self.ingest}"}}},
-            "clusterManagement": {"embedded": {"path": str(self.kv)}},
-            "embeddedStorage": {"path": str(self.folder / "metrics.duckdb")},
-            **more,
-        }
-        process = self._start(
-            "coordinator", "coordinator", config, overlay, {}, "--data-dir", str(self.folder / "coordinator")
-        )
-        self._wait_http(process, f"{self.base}/health")
+        ports = (self.http, self.coordinator_metrics, self.carbon, self.ingest)
+        overlay = {**coordinator_overlay(ports, self.kv.section("m3coordinator"), self.folder), **more}
+        files = overlaid(config, overlay, self.folder / "coordinator-overlay.yml")
+        command = module_command("coordinator", *files, "--data-dir", str(self.folder / "coordinator"))
+        process = Process("coordinator", command, self.folder / "coordinator.log")
+        self.processes["coordinator"] = process
+        process.wait_for_http(f"{self.base}/health")
         return process
 
     def start_aggregator(
         self, name: str, config: Path, address: str, *, workers: int = 2, env: dict[str, str] | None = None, **more: Any
-    ) -> "Aggregator":
+    ) -> Aggregator:
         """Starts an instance that listens on ``address`` for m3msg; returns when its HTTP answers."""
-        http, metrics = free_ports(2)
-        overlay = {
-            "m3msg": {"server": {"listenAddress": address}},
-            "http": {"listenAddress": f"127.0.0.1:{http}"},
-            "metrics": {"prometheus": {"listenAddress": f"127.0.0.1:{metrics}"}},
-            "kvClient": {"embedded": {"path": str(self.kv)}},
-            **more,
-        }
-        process = self._start(name, "aggregator", config, overlay, env or {}, "--workers", str(workers))
-        self._wait_http(process, f"http://127.0.0.1:{http}/health")
-        return Aggregator(process, f"http://127.0.0.1:{http}", f"http://127.0.0.1:{metrics}/metrics", address)
-
-    def _start(
-        self, name: str, module: str, config: Path, overlay: dict[str, Any], env: dict[str, str], *arguments: str
-    ) -> Process:
-        path = self.folder / f"{name}-overlay.yml"
-        path.write_text(yaml.safe_dump(overlay))
-        command = [sys.executable, "-m", module, "-f", str(config), "-f", str(path), *arguments]
-        self.processes[name] = Process(name, command, self.folder / f"{name}.log", env)
-        return self.processes[name]
-
-    def _wait_http(self, process: Process, url: str) -> None:
-        def answers() -> bool:
-            if process.popen.poll() is not None:
-                pytest.fail(f"{process.name} ended with {process.popen.returncode}; log:\n{process.tail()}")
-            return get(url)[0] == 200
-
-        wait_for(f"{process.name} answers on {url}", answers, 60)
+        section = self.kv.section("m3aggregator")
+        made = Aggregator(
+            name, self.folder, section, address=address, config=config, workers=workers, overlay=more, env=env
+        )
+        self.processes[name] = made.start()
+        made.process.wait_for_http(f"{made.http}/health")
+        return made
 
     def stop(self) -> dict[str, int]:
         """Ends everything; exit codes by name."""
@@ -142,37 +63,9 @@ class Deployment:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Instant query through the coordinator."""
-        status, body = get(f"{self.base}/api/v1/query?query={urllib.request.quote(expression)}")
+        status, body = get(f"{self.base}/api/v1/query?query={urllib.parse.quote(expression)}")
         assert status == 200, body
         return json.loads(body)["data"]["result"]
-
-
-class Aggregator:
-    """A running aggregator instance."""
-
-    def __init__(self, process: Process, http: str, metrics: str, address: str) -> None:
-        self.process, self.http, self.metrics_url, self.address = process, http, metrics, address
-
-    def json(self, path: str) -> Any:
-        """A JSON page of its HTTP server, whatever the status."""
-        return json.loads(get(self.http + path)[1])
-
-    def ready(self) -> bool:
-        """Whether ``/ready`` answers 200."""
-        return get(self.http + "/ready")[0] == 200
-
-    def leads(self) -> bool:
-        """Whether ``/status`` says leader."""
-        return bool(self.json("/status")["status"]["flushStatus"]["electionState"] == "leader")
-
-
-def get(url: str) -> tuple[int, str]:
-    """Status and body of a GET; errors of HTTP are answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 @contextlib.contextmanager
@@ -185,9 +78,7 @@ def deployed(folder: Path) -> Iterator[Deployment]:
         for process in result.processes.values():
             print(f"--- end of the log of {process.name}\n{process.tail()}")
         for process in result.processes.values():
-            if process.popen.poll() is None:
-                os.killpg(process.popen.pid, signal.SIGKILL)
-                process.popen.wait()
+            process.kill()
 
 
 @pytest.fixture
@@ -206,8 +97,8 @@ def module_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Depl
 
 @pytest.fixture(scope="session")
 def wait() -> Callable[..., Any]:
-    """``wait_for`` for test modules."""
-    return wait_for
+    """``wait_until`` for test modules."""
+    return wait_until
 
 
 @pytest.fixture(scope="session")
@@ -216,17 +107,7 @@ def http_get() -> Callable[[str], tuple[int, str]]:
     return get
 
 
-def require(binary: str) -> str:
-    """Path of a real server's binary; skips the test if it is missing, unless REQUIRE_SERVERS says that it must be there."""
-    path = shutil.which(binary)
-    if path is None:
-        if os.environ.get("REQUIRE_SERVERS"):
-            pytest.fail(f"{binary} is not installed, and REQUIRE_SERVERS is set")
-        pytest.skip(f"{binary} is not installed")
-    return path
-
-
 @pytest.fixture
 def real() -> Callable[[str], str]:
-    """``require`` for test modules."""
-    return require
+    """``require_binary`` for test modules."""
+    return require_binary

@@ -4,7 +4,6 @@ Takes 50 to 110 s, most of it waiting: the cutover of a new placement is up to a
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_stack.demo import WINDOW_S
+from lab.stack.demo import WINDOW_S
 
 ROOT = Path(__file__).resolve().parents[2]
 END_S = 200.0
@@ -21,10 +20,10 @@ END_S = 200.0
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Two aggregators, replication factor 2, with the demo stream; ends by itself 40 s after it serves."""
-    command = ["-m", "local_cluster", "--demo", "--duration", "40", "--free-ports", "--data-dir", str(tmp_path)]
+    command = ["-m", "lab.interactive", "--demo", "--duration", "40", "--free-ports", "--data-dir", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        cwd=ROOT,
     )  # fmt: skip
     yield process
     if process.poll() is None:

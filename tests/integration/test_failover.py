@@ -1,4 +1,4 @@
-"""The failover drill (``bench/failover``) on real processes and a real etcd: a few faults always, all of them with ``--slow``."""
+"""The failover drill (``lab/failover``) on real processes and a real etcd: a few faults always, all of them with ``--slow``."""
 
 import subprocess
 import sys
@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.zookeeper_server import ZooKeeperServer
+from lab.kv_servers import ZooKeeperServer
+from tests.real_servers import require_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def drill(*options: str, timeout_s: float) -> None:
     """Runs the drill; fails with what it printed unless every fault has passed."""
-    command = [sys.executable, "-m", "bench.failover", *options]
+    command = [sys.executable, "-m", "lab.failover", *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         said, _ = process.communicate(timeout=timeout_s)
@@ -41,7 +42,7 @@ def test_no_fault_loses_anything(real: Callable[[str], str], backend: str) -> No
 
 @pytest.mark.slow
 def test_zookeeper_sessions_and_outages_lose_nothing() -> None:
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     faults = "session of the leader expires;leader cut off from the KV 30 s;KV killed 5 s"
     drill("--backend", "zookeeper", "--faults", faults, "--jobs", "3", timeout_s=3600)
 

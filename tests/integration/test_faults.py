@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -14,7 +13,8 @@ from bench.instance import NUM_SHARDS, Aggregator
 from bench.load import Connection
 from bench.messages import Frames, build, tagged_id
 from bench.sink import Sink
-from tests.processes import stop
+from lab.http import get
+from lab.processes import stop
 
 from m3metrics.kernels import shards_of
 
@@ -73,20 +73,19 @@ def start_load() -> Iterator[Callable[..., Load]]:
 
 def workers_by_shard(aggregator: Aggregator) -> dict[int, int]:
     """Shard → worker as ``/shards`` says."""
-    return {row["shard"]: row["worker"] for row in aggregator.get_json("/shards")["shards"]}
+    return {row["shard"]: row["worker"] for row in aggregator.json("/shards")["shards"]}
 
 
 def figure(aggregator: Aggregator, name: str) -> float:
     """Sum of the figures of that name on the metrics page."""
-    with urllib.request.urlopen(aggregator.metrics_url, timeout=10) as page:
-        lines = page.read().decode().splitlines()
+    lines = get(aggregator.metrics_url)[1].splitlines()
     return sum(float(line.split()[-1]) for line in lines if name in line and line[0] != "#")
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_counters_come_out_as_they_went_in(sink: Sink, wait, start_load, workers: int) -> None:
     with Aggregator(workers, sink.address) as aggregator:
-        connection, frames, thread = start_load(aggregator.target, seconds=30, replays=60)
+        connection, frames, thread = start_load(aggregator.address, seconds=30, replays=60)
         thread.join(60)
         wait("everything is acked", lambda: connection.acked == connection.sent, 60)
         expected = sent_by_id(connection, frames)
@@ -96,17 +95,17 @@ def test_counters_come_out_as_they_went_in(sink: Sink, wait, start_load, workers
 
 def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
     with Aggregator(3, sink.address) as aggregator:
-        connection, frames, thread = start_load(aggregator.target, seconds=20, rate=100_000)
+        connection, frames, thread = start_load(aggregator.address, seconds=20, rate=100_000)
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
-        victim = aggregator.processes()["worker 1"]
+        victim = aggregator.roles()["worker 1"]
         os.kill(victim, signal.SIGKILL)
         acked = connection.acked
         wait("the others go on", lambda: connection.acked > acked + 100_000, 10)
 
         def back() -> bool:
-            new = aggregator.processes().get("worker 1", victim)
-            return new != victim and all(row["workerUp"] for row in aggregator.get_json("/shards")["shards"])
+            new = aggregator.roles().get("worker 1", victim)
+            return new != victim and all(row["workerUp"] for row in aggregator.json("/shards")["shards"])
 
         wait("a new worker serves the same shards", back, 20)
         served = time.time()
@@ -126,10 +125,10 @@ def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
 
 def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, start_load) -> None:
     with Aggregator(3, sink.address) as aggregator:
-        connection, frames, thread = start_load(aggregator.target, seconds=40)
+        connection, frames, thread = start_load(aggregator.address, seconds=40)
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
-        stopped = aggregator.processes()["worker 1"]
+        stopped = aggregator.roles()["worker 1"]
         stop(stopped)
         try:
             until, last, progress = time.monotonic() + 30, connection.acked, []
@@ -149,10 +148,10 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, st
         wrong = {owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value}
         # What did not fit into the waiting buffer was discarded unacked: of the stopped worker only.
         assert wrong <= {1}
-        more, _, again = start_load(aggregator.target, seconds=10, replays=2)
+        more, _, again = start_load(aggregator.address, seconds=10, replays=2)
         again.join(20)
         wait("the stopped worker serves again", lambda: more.acked == more.sent, 20)
-        assert aggregator.processes()["worker 1"] == stopped
+        assert aggregator.roles()["worker 1"] == stopped
 
 
 def test_memory_is_bounded_with_a_consumer_that_never_acks(wait, start_load) -> None:
@@ -183,7 +182,7 @@ def test_memory_is_bounded_with_a_consumer_that_never_acks(wait, start_load) -> 
     }
     try:
         with Aggregator(1, deaf.address, overlay) as aggregator:
-            connection, _, thread = start_load(aggregator.target, seconds=24, rate=150_000)
+            connection, _, thread = start_load(aggregator.address, seconds=24, rate=150_000)
             # Each window puts out 2,000 values of about 130 bytes: the buffer is full after four of them, and flushing waits.
             wait("the buffer is nearly full", lambda: figure(aggregator, "byte_buffered") > LIMIT / 2, 40)
             early = sum(aggregator.memory_mib().values())
@@ -193,6 +192,6 @@ def test_memory_is_bounded_with_a_consumer_that_never_acks(wait, start_load) -> 
             assert figure(aggregator, "message_dropped") == 0
             assert connection.acked > 0.95 * connection.sent
             assert late < early + 60, (early, late)
-            assert aggregator.get_json("/health") == {"state": "OK"}
+            assert aggregator.json("/health") == {"state": "OK"}
     finally:
         deaf.close()

@@ -8,16 +8,15 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import cramjam
 import pytest
-from bench.ports import free_port
-from local_stack.cluster import admin_calls, create
-from local_stack.prometheus import EQUAL, remote_read, remote_write
+from lab import http
+from lab.admin_calls import admin_calls, create
+from lab.ports import free_port
+from lab.prometheus import EQUAL, remote_read, remote_write
 
 from m3msg.frames import Message, Metadata, encode_message
 
@@ -63,12 +62,8 @@ def request(
     url: str, body: bytes | None, method: str = "POST", headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Status and text of the answer."""
-    made = urllib.request.Request(url, data=body, method=method, headers=headers or {})
-    try:
-        with urllib.request.urlopen(made, timeout=10) as answer:
-            return answer.status, answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace")
+    status, answer = http.request(method, url, body, headers)
+    return status, answer.decode(errors="replace")
 
 
 class Stack:
@@ -115,7 +110,7 @@ def test_garbage_to_m3msg_ports(stack: Stack, wait) -> None:
         throw(f"127.0.0.1:{stack.deployment.ingest}", data)
         throw(stack.address, encode_message(Message(Metadata(1, 1, 1), b"\x08\x03")) + data)
         assert stack.aggregator.ready(), name
-    log = stack.aggregator.process.log.read_text() + stack.deployment.processes["coordinator"].log.read_text()
+    log = stack.aggregator.process.log_file.read_text() + stack.deployment.processes["coordinator"].log_file.read_text()
     assert "longest" in log or "longer than" in log
     assert "Traceback" not in log
     for probe in probes:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.ports import free_port
-from local_stack.cluster import admin_calls, create
-from local_stack.prometheus import EQUAL, remote_read
+from lab.admin_calls import admin_calls, create
+from lab.ports import free_port
+from lab.prometheus import EQUAL, remote_read
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = "process_cpu_seconds_total"

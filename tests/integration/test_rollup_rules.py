@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.ports import free_port
-from local_stack.cluster import admin_calls, create
-from local_stack.prometheus import EQUAL, remote_read, remote_write
+from lab.admin_calls import admin_calls, create
+from lab.ports import free_port
+from lab.prometheus import EQUAL, remote_read, remote_write
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 10

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.ports import free_port
-from local_stack.prometheus import EQUAL, REGEX, remote_read, remote_write
-from tests.etcd_server import EtcdServer
+from lab.kv_servers import EtcdServer
+from lab.ports import free_port
+from lab.prometheus import EQUAL, REGEX, remote_read, remote_write
+from tests.real_servers import require_server
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 10
@@ -54,6 +55,7 @@ def feed(base: str, carbon_port: int, seconds: int) -> int:
 @pytest.fixture
 def etcd(tmp_path):
     """A server that is not started yet."""
+    require_server(EtcdServer)
     server = EtcdServer(tmp_path / "etcd")
     yield server
     server.kill()
@@ -137,7 +139,7 @@ def test_the_page_line_by_line(deployment, wait, http_get, etcd, real, tmp_path)
     assert values("__name__", "howto_total")[end] == end - 1 - first
     window = [second % 50 for second in range(end - WINDOW_S, end)]
     assert values("__g1__", "carbon")[end] == sum(window) / len(window)
-    assert "cache cannot be written" in coordinator.log.read_text()
+    assert "cache cannot be written" in coordinator.log_file.read_text()
 
     etcd.kill()
     assert aggregators[1].process.stop() == 0

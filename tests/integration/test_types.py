@@ -130,7 +130,7 @@ def outputs() -> dict[bytes, dict[int, float]]:
             BatchTimerWithMetadatas(id=b"default-timer", values=tuple(SAMPLES), metadatas=staged(None, SHORT))
         )
         metrics.append(GaugeWithMetadatas(id=b"default-policies", value=1.5, metadatas=staged(AggregationType.LAST)))
-        send(aggregator.target, metrics)
+        send(aggregator.address, metrics)
         deadline = time.monotonic() + 60
         # The configured default policy has windows of 10 s: it is the last to come.
         while time.monotonic() < deadline and (

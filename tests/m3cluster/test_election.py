@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.processes import stop
+from lab.processes import stop
+from lab.waiting import until
 
 from m3cluster.election import CampaignEndedError, Election, ElectionError
 from m3cluster.kv import ConditionFailedError, Embedded, MemoryServer, open_store
@@ -39,13 +40,6 @@ async def main(path, out, prefix, name):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-async def until(condition):
-    async with asyncio.timeout(LONG_S):
-        while not (result := condition()):  # noqa: ASYNC110 - looks at files of other processes
-            await asyncio.sleep(0.02)
-    return result
 
 
 @pytest.fixture
@@ -256,9 +250,10 @@ async def test_of_two_processes_one_leads_through_kill_and_stop(tmp_path):
 
 
 async def until_candidates(store, count):
-    async with asyncio.timeout(LONG_S):
-        while len(await store.keys(PREFIX + "/")) != count:  # noqa: ASYNC110 - other processes change it
-            await asyncio.sleep(0.05)
+    async def there():
+        return len(await store.keys(PREFIX + "/")) == count
+
+    await until(there)
 
 
 async def stop_outside_a_write(process, path):

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tests.etcd_server import EtcdServer
+from lab.kv_servers import EtcdServer
+from tests.real_servers import require_server
 
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, encode_flush_times
@@ -267,6 +268,7 @@ def kv(request: pytest.FixtureRequest, tmp_path) -> Iterator[tuple[StoreConfig, 
         file = tmp_path / "kv.sqlite"
         yield Embedded(file), ["--embedded", str(file)]
         return
+    require_server(EtcdServer)
     server = EtcdServer(tmp_path / "etcd").start()
     yield Etcd((server.address,)), ["--etcd", server.address]
     server.kill()

@@ -3,12 +3,12 @@
 import pytest
 
 from m3metrics import codec
-from m3metrics.codec.wire import varint
 from m3metrics.errors import ConvertError, PolicyError, UnrecognizedTypeError
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, ForwardMetadata, TimedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy
+from m3x.protobuf import varint
 
 TWO_DAYS = StoragePolicy.parse("10s:2d")
 # reference/m3msg.md §2.6

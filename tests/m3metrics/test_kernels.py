@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from m3metrics import codec, kernels
-from m3metrics.codec.wire import varint
 from m3metrics.errors import CodecError
 from m3metrics.metadata import (
     DEFAULT_STAGED_METADATAS,
@@ -29,6 +28,7 @@ from m3metrics.metric import MetricType
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import UNITS, StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, METRIC_TEMPLATE, ROW_OK
+from m3x.protobuf import varint
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 UINT64 = st.integers(0, 2**64 - 1)

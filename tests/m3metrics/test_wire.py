@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3metrics.codec.messages import BATCH_TIMER, METRIC_WITH_METADATAS, STORAGE_POLICY, TIMED_METRIC
-from m3metrics.codec.wire import marshal, read_varint, unmarshal, varint
 from m3metrics.errors import UnmarshalError
+from m3x.protobuf import marshal, read_varint, unmarshal, varint
 
 ONE = struct.pack("<d", 1.0)
 

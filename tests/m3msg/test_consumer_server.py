@@ -5,6 +5,7 @@ import contextlib
 import socket
 
 import pytest
+from lab.waiting import until
 
 from m3msg.consumer import ConsumerOptions, ConsumerServer, ReceivedBatch
 from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
@@ -47,12 +48,6 @@ async def dialled(server: ConsumerServer, **kwargs):
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
-
-
-async def until(condition, within_s: float = 20.0):
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def ack_all(batch: ReceivedBatch) -> None:

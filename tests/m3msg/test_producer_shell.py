@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 
 import numpy as np
+from lab.waiting import until
 
 from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv.sqlite.memory import MemoryServer
@@ -30,12 +31,6 @@ import pytest  # isort: skip
 SHARDS = 8
 SERVICE = ServiceID("svc", "env", "zone")
 MS = 1_000_000
-
-
-async def until(condition, within_s: float = 30.0):
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 def batch_of(n: int, size: int = 100, token: object = None, first: int = 0) -> MessageBatch:

@@ -56,34 +56,11 @@ def test_murmur_vectors() -> None:
         assert kernels.murmur3_32(array(text), 0, 3) == value
 
 
-@given(st.integers(0, 2**64 - 1))
-def test_varints_round_trip(value: int) -> None:
-    out = np.zeros(16, np.uint8)
-    end = kernels.put_varint(out, 3, np.uint64(value))
-    assert end - 3 == kernels.varint_size(np.uint64(value))
-    assert kernels.read_varint(out, 3, end) == (value, end)
-    assert kernels.read_varint(out, 3, end - 1)[1] == kernels.TRUNCATED
-
-
-def test_varints_over_64_bits_are_refused() -> None:
-    assert kernels.read_varint(array(b"\xff" * 9 + b"\x02"), 0, 10)[1] == kernels.OVERFLOW
-    assert kernels.read_varint(array(b"\xff" * 11), 0, 11)[1] == kernels.OVERFLOW
-    assert kernels.read_varint(array(b"\xff" * 9 + b"\x01"), 0, 10) == (2**64 - 1, 10)
-
-
 @given(st.binary(max_size=40), st.integers(0, 9))
 def test_copy_bytes(data: bytes, at: int) -> None:
     target = np.full(64, 7, np.uint8)
     assert kernels.copy_bytes(target, at, array(data), 0, len(data)) == at + len(data)
     assert target.tobytes() == b"\x07" * at + data + b"\x07" * (64 - at - len(data))
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_big_endian_lengths(value: int) -> None:
-    out = np.zeros(5, np.uint8)
-    assert kernels.put_be32(out, 1, value) == 5
-    assert out[1:].tobytes() == value.to_bytes(4, "big")
-    assert kernels.read_be32(out, 1) == value
 
 
 @njit

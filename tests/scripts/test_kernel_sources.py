@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import kernel_sources
 import pytest
+from scripts import kernel_sources
 
 
 def test_the_digest_covers_what_kernels_contain_and_nothing_else() -> None:

@@ -45,7 +45,8 @@ from aggregator.engine.view_kernels import (
     windows,
 )
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
-from m3x.kernels import murmur3_32, varint_size
+from m3x.kernels import murmur3_32
+from m3x.protobuf.writing import bytes_size, int_size
 
 ACTION_NONE, ACTION_DISCARD, ACTION_EMIT = range(3)
 CUR_SLOT, CUR_OUTPUT, CUR_NEED, CURSOR = range(4)
@@ -186,13 +187,9 @@ def gather_log(t, w, values, starts):
 @njit(cache=True, nogil=True)
 def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_size, topic_shards):
     """Topic shard of the message that ends at ``end``: the hash of the id inside it."""
-    at = end - policy_size - name_size
-    if annotation_size != 0:
-        at -= 1 + varint_size(np.uint64(annotation_size)) + annotation_size
+    at = end - policy_size - name_size - np.int64(bytes_size(np.uint64(annotation_size)) + int_size(time_ns))
     if value != 0.0:
         at -= 9
-    if time_ns != 0:
-        at -= 1 + varint_size(np.uint64(time_ns))
     return murmur3_32(out, at, name_size) % np.uint32(topic_shards)
 
 

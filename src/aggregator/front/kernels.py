@@ -4,7 +4,8 @@
 A frame is a big-endian 32-bit length and a ``msgpb.Message`` (reference/m3msg.md §1.2, §1.3). Both loops look only at the outside of
 a message: that it is a ``Message`` at all (a frame that is none ends its connection, as in M3), where its value starts, and where the
 metric id is in that value (§2.2). The shape that encoders write takes a short path, any other one the general walk. Every read is checked
-against the end of its enclosing field; positions are byte offsets (int64), addresses are uint64.
+against the end of its enclosing field; positions are byte offsets (int64), addresses are uint64. Frames and messages are
+``m3msg.kernels``' to walk.
 
 ``scan``    which part of a buffer is complete, legal frames: all that one worker needs
 ``route``   the same, and copies each frame into the staging buffer of the worker that owns its shard
@@ -16,18 +17,18 @@ against the end of its enclosing field; positions are byte offsets (int64), addr
 import numpy as np
 from numba import njit
 
-from m3msg.kernels import read_message
-from m3msg.rows import FRAME_ROW
-from m3x.kernels import base, copy_short, load8, load16, load32, murmur3_32_of_four
-from m3x.wire_kernels import chunk, field_number, short_size, skip_field, skip_varint, swap32, varint
+from m3msg.kernels import LEAST_USUAL, frame_end, message_value
+from m3msg.rows import FRAME_ROW, PREFIX, SCAN_FULL, SCAN_MALFORMED, SCAN_MORE, SCAN_OVERSIZE
+from m3x.kernels import base, copy_short, load8, load32, murmur3_32_of_four
+from m3x.protobuf.reading import BYTES, FIXED64, VARINT, chunk, field, short_size, skip, skip_varint, varint
 
-MORE = 0
+MORE = SCAN_MORE
 """All complete frames are done; the rest of the buffer is the beginning of the next one."""
-OVERSIZE = 1
+OVERSIZE = SCAN_OVERSIZE
 """A length prefix above the limit: the stream cannot be followed any further."""
-MALFORMED = 2
+MALFORMED = SCAN_MALFORMED
 """A frame that is no ``msgpb.Message``."""
-FULL = 3
+FULL = SCAN_FULL
 """The staging buffer of a worker has no room for the next frame."""
 _GO_ON = 4
 """A block of frames is full."""
@@ -37,8 +38,6 @@ ADDRESS, CAPACITY, USED, COUNT, DISCARD, DISCARDED, DISCARDED_BYTES, COLUMNS = r
 
 _BLOCK = 64
 """Frames per block: their ids are still in the nearest cache when they are copied."""
-_LEAST_USUAL = np.uint64(32)
-"""Shorter messages take the general walk, so that the short one may read a little ahead of what it checks."""
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
@@ -48,50 +47,19 @@ _6 = np.uint64(6)
 _7 = np.uint64(7)
 _8 = np.uint64(8)
 _9 = np.uint64(9)
-_16 = np.uint64(0x10)
-_18 = np.uint64(0x18)
+_16 = np.uint64(16)
 _FF = np.uint64(0xFF)
 _80 = np.uint64(0x80)
+_PREFIX = np.uint64(PREFIX)
 
-_VARINT, _FIXED64, _BYTES = _0, _1, _2
 _TAG_1, _TAG_2 = np.uint64(0x0A), np.uint64(0x12)
 """Length-delimited fields 1 and 2."""
 
 
 @njit(cache=True, nogil=True)
-def _usual_value(a, e):
-    """``(start, stop)`` of the value in the ``msgpb.Message`` at ``[a, e)``; start 0: not the shape that encoders write."""
-    if e - a < _LEAST_USUAL:
-        return _0, _0
-    head = np.uint64(load16(a))
-    if head & np.uint64(0x80FF) != _TAG_1:
-        return _0, _0
-    p = a + _2
-    after = p + (head >> _8)
-    # Behind the metadata: a tag and a length here, and so much more that nothing below can read past ``e``.
-    if after + _16 > e:
-        return _0, _0
-    last = _0
-    while p < after:
-        tag = np.uint64(load8(p))
-        if tag <= last or tag > _18 or tag & _7 != _0:
-            return _0, _0
-        last = tag
-        p = skip_varint(p + _1)
-        if p == _0:
-            return _0, _0
-    if p != after or load8(p) != _TAG_2:
-        return _0, _0
-    n, p = short_size(p + _1)
-    if p == _0 or p + n != e:
-        return _0, _0
-    return p, e
-
-
-@njit(cache=True, nogil=True)
 def _usual_id(a, e):
     """``(start, stop)`` of the id in the ``MetricWithMetadatas`` at ``[a, e)``; start 0: not the shape that encoders write."""
-    if e - a < _LEAST_USUAL:
+    if e - a < LEAST_USUAL:
         return _0, _0
     head = np.uint64(load32(a))
     kind = (head >> _8) & _FF
@@ -124,12 +92,12 @@ def _usual_id(a, e):
         found = np.uint64(load8(q))
         if found <= (tag | _7) or found >= _80:
             return _0, _0
-        if found & _7 == _FIXED64:
+        if found & _7 == FIXED64:
             q += _9
-        elif found & _7 == _VARINT and q + _16 <= e:
+        elif found & _7 == VARINT and q + _16 <= e:
             q = skip_varint(q + _1)
         else:
-            q = skip_field(q + _1, stop, found & _7)
+            q = skip(q + _1, stop, found & _7)
         if q == _0 or q > stop:
             return _0, _0
     return p, after
@@ -141,12 +109,12 @@ def _last_bytes(a, e, number):
     start = _0
     stop = _0
     while a < e:
-        tag, a = varint(a, e)
-        if a == _0 or field_number(tag) <= 0:
+        found, wire, a = field(a, e)
+        if a == _0:
             return False, _0, _0
-        if field_number(tag) != number:
-            a = skip_field(a, e, tag & _7)
-        elif tag & _7 == _BYTES:
+        if found != number:
+            a = skip(a, e, wire)
+        elif wire == BYTES:
             start, a = chunk(a, e)
             stop = a
         else:
@@ -161,12 +129,12 @@ def _payload_type(a, e):
     """``MetricWithMetadatas.type`` of ``[a, e)``; 0 if it is absent or anything is broken."""
     kind = _0
     while a < e:
-        tag, a = varint(a, e)
-        if a == _0 or field_number(tag) <= 0:
+        found, wire, a = field(a, e)
+        if a == _0:
             return _0
-        if field_number(tag) != 1:
-            a = skip_field(a, e, tag & _7)
-        elif tag & _7 == _VARINT:
+        if found != 1:
+            a = skip(a, e, wire)
+        elif wire == VARINT:
             kind, a = varint(a, e)
         else:
             return _0
@@ -201,18 +169,6 @@ def _metric_id(a, e):
 
 
 @njit(cache=True, nogil=True)
-def _value(a, e, origin, row):
-    """``(start, stop)`` of the value in the ``msgpb.Message`` at ``[a, e)``, an absent one is empty; start 0: it is none."""
-    at, stop = _usual_value(a, e)
-    if at != _0:
-        return at, stop
-    if not read_message(a, e, origin, row):
-        return _0, _0
-    at = origin + np.uint64(row.value_at)
-    return at, at + np.uint64(row.value_size)
-
-
-@njit(cache=True, nogil=True)
 def scan(buf, start, end, max_frame):
     """Walks over the complete frames of ``buf[start:end]`` (uint8).
 
@@ -221,51 +177,43 @@ def scan(buf, start, end, max_frame):
     """
     origin = base(buf)
     row = np.empty(1, FRAME_ROW)[0]
-    p = start
+    a = origin + np.uint64(start)
+    e = origin + np.uint64(end)
+    limit = np.uint64(max_frame)
     count = 0
-    while p + 4 <= end:
-        size = np.int64(swap32(load32(origin + np.uint64(p))))
-        if size > max_frame:
-            return p, count, OVERSIZE, size + 4
-        stop = p + 4 + size
-        if stop > end:
-            return p, count, MORE, size + 4
-        at, _ = _value(origin + np.uint64(p + 4), origin + np.uint64(stop), origin, row)
-        if at == _0:
-            return p, count, MALFORMED, size + 4
-        p = stop
+    while True:
+        after, size, status = frame_end(a, e, limit)
+        if after != _0 and message_value(a + _PREFIX, after, origin, row)[0] == _0:
+            after, status = _0, MALFORMED
+        if after == _0:
+            return np.int64(a - origin), count, status, np.int64(size)
+        a = after
         count += 1
-    return p, count, MORE, 4
 
 
 @njit(cache=True, nogil=True)
-def _locate(origin, p, end, max_frame, row, starts, ids, sizes):
-    """First pass of ``route``: the frames from ``p`` on, at most a block, and the ids of their metrics.
+def _locate(origin, a, e, limit, row, starts, ids, sizes):
+    """First pass of ``route``: the frames from ``a`` on, at most a block, and the ids of their metrics.
 
-    Fills ``starts`` (int64; one more than frames: where the last one ends), ``ids`` (addresses, 0: no metric) and ``sizes`` (both
-    uint64). Returns ``(count, status, need)`` as ``route``, ``_GO_ON`` after a full block.
+    Fills ``starts`` (addresses; one more than frames: where the last one ends), ``ids`` (addresses, 0: no metric) and ``sizes``, all
+    uint64. Returns ``(count, status, need)`` as ``route``, ``_GO_ON`` after a full block.
     """
     n = 0
-    while p + 4 <= end:
-        starts[n] = p
+    while True:
+        starts[n] = a
         if n == _BLOCK:
-            return n, _GO_ON, 4
-        size = np.int64(swap32(load32(origin + np.uint64(p))))
-        if size > max_frame:
-            return n, OVERSIZE, size + 4
-        after = p + 4 + size
-        if after > end:
-            return n, MORE, size + 4
-        at, stop = _value(origin + np.uint64(p + 4), origin + np.uint64(after), origin, row)
+            return n, _GO_ON, np.int64(PREFIX)
+        after, size, status = frame_end(a, e, limit)
+        if after == _0:
+            return n, status, np.int64(size)
+        at, stop = message_value(a + _PREFIX, after, origin, row)
         if at == _0:
-            return n, MALFORMED, size + 4
+            return n, MALFORMED, np.int64(size)
         at, stop = _metric_id(at, stop)
         ids[n] = at
         sizes[n] = stop - at
-        p = after
+        a = after
         n += 1
-    starts[n] = p
-    return n, MORE, 4
 
 
 @njit(cache=True, nogil=True)
@@ -288,38 +236,40 @@ def route(buf, start, end, max_frame, owners, table):
     whose staging buffer must be emptied before the call is repeated from ``next``.
     """
     origin = base(buf)
+    e = origin + np.uint64(end)
+    limit = np.uint64(max_frame)
     row = np.empty(1, FRAME_ROW)[0]
-    starts = np.empty(_BLOCK + 1, np.int64)
+    starts = np.empty(_BLOCK + 1, np.uint64)
     ids = np.empty(_BLOCK + 3, np.uint64)
     sizes = np.empty(_BLOCK + 3, np.uint64)
     hashes = np.empty(_BLOCK + 3, np.uint32)
     shards = np.uint32(len(owners))
-    starts[0] = start
+    starts[0] = origin + np.uint64(start)
     count = 0
     status = _GO_ON
-    need = np.int64(4)
+    need = np.int64(PREFIX)
     while status == _GO_ON:
-        n, status, need = _locate(origin, starts[0], end, max_frame, row, starts, ids, sizes)
+        n, status, need = _locate(origin, starts[0], e, limit, row, starts, ids, sizes)
         _hash_all(n, ids, sizes, hashes)
         for k in range(n):
             worker = np.int64(0)
             if ids[k] != _0:
                 worker = np.int64(max(owners[hashes[k] % shards], 0))
             at = starts[k]
-            total = starts[k + 1] - at
+            total = np.int64(starts[k + 1] - at)
             if table[worker, DISCARD] != 0:
                 table[worker, DISCARDED] += 1
                 table[worker, DISCARDED_BYTES] += total
             else:
                 used = table[worker, USED]
                 if used + total > table[worker, CAPACITY]:
-                    return at, count, FULL, worker
-                copy_short(np.uint64(table[worker, ADDRESS] + used), origin + np.uint64(at), np.uint64(total))
+                    return np.int64(at - origin), count, FULL, worker
+                copy_short(np.uint64(table[worker, ADDRESS] + used), at, np.uint64(total))
                 table[worker, USED] = used + total
                 table[worker, COUNT] += 1
             count += 1
         starts[0] = starts[n]
-    return starts[0], count, status, need
+    return np.int64(starts[0] - origin), count, status, need
 
 
 @njit(cache=True, nogil=True)
@@ -330,7 +280,7 @@ def owner_of(buf, start, end, owners):
     ids = np.zeros(4, np.uint64)
     sizes = np.zeros(4, np.uint64)
     hashes = np.empty(4, np.uint32)
-    at, stop = _value(origin + np.uint64(start + 4), origin + np.uint64(end), origin, row)
+    at, stop = message_value(origin + np.uint64(start) + _PREFIX, origin + np.uint64(end), origin, row)
     at, stop = _metric_id(at, stop)
     if at == _0:
         return np.int64(0)

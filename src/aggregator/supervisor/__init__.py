@@ -1,9 +1,9 @@
 """The parent process of an instance: processes, placement, election, flush schedule, flush times, output, HTTP.
 
-Open ``instance`` first: it wires everything. Pure state machines: ``schedule`` (when), ``flushing`` (who flushes what), ``flush_times``
-(up to where it is safe), ``election`` (may we), ``placement`` (which shards). Shells: ``elector`` and ``shard_set`` (KV), ``fleet``,
-``children`` and ``channels`` (processes and sockets), ``forwarder`` and ``sinks`` (output), ``limits``, ``problems``, ``status``
-(what HTTP shows), ``running`` (the whole process, signals included).
+Open ``instance`` first: it wires everything. Rooms: ``election`` (who leads), ``flushing`` (what is flushed when, up to where it is safe),
+``processes`` (front and workers), ``output`` (where it goes). ``shard_set`` carries the decisions of the first two to the KV and back,
+``placement`` says which shards are ours, ``set_up`` what can be wrong with it, ``ending`` how an instance ends without a loss; ``limits``,
+``problems``, ``status`` (what HTTP shows), ``running`` (the whole process, signals included).
 """
 
 from aggregator.supervisor.instance import Instance

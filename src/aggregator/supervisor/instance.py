@@ -19,14 +19,16 @@ from aggregator import ipc
 from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, kv_keys, retained_bytes
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
-from aggregator.supervisor.completeness import Completeness
+from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
-from aggregator.supervisor.fleet import Fleet, Routing
-from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.forwarder import Forwarder, Part, batch_of
+from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.limits import Limits, limit_of
+from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
+from aggregator.supervisor.output.sinks import Sinks
 from aggregator.supervisor.placement import View, assign, view
 from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.processes.fleet import Fleet, Routing
 from aggregator.supervisor.set_up import (
     host_id_fault,
     ingest_topic_warning,
@@ -37,8 +39,6 @@ from aggregator.supervisor.set_up import (
     try_endpoint,
 )
 from aggregator.supervisor.shard_set import ShardSet
-from aggregator.supervisor.sinks import Sinks
-from aggregator.supervisor.timing import schedule_options
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import Store

@@ -7,15 +7,15 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from aggregator.config import ServiceConfig
+from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
 from aggregator.http import create_app
 from aggregator.supervisor.instance import Instance
-from aggregator.supervisor.run_directory import run_directory
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import log
 from m3x.config import ConfigError, Loaded, parse_address
 from m3x.instrument import Registry
+from m3x.processes.run_directory import run_directory
 from m3x.web import metrics_app, serve
 
 __all__ = ["run"]
@@ -32,7 +32,10 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
     store = config.kv_client.store(data_dir)
-    with run_directory(config.instance.run_directory) as run_dir:
+    directory = run_directory(
+        config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
+    )
+    with directory as run_dir:
         return asyncio.run(_main(config, store, instance_id, workers, run_dir))
 
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
-from aggregator.supervisor.candidacy import Candidacy, Facts
-from aggregator.supervisor.election import ElectionState, campaign_wanted
-from aggregator.supervisor.elector import Elector, ElectorOptions
-from aggregator.supervisor.flush_times import incomplete_windows
-from aggregator.supervisor.flushing import Flushing, FlushRole, Send
-from aggregator.supervisor.holdings import Holdings
+from aggregator.supervisor.election.candidacy import Candidacy, Facts
+from aggregator.supervisor.election.elector import Elector, ElectorOptions
+from aggregator.supervisor.election.holdings import Holdings
+from aggregator.supervisor.election.machine import ElectionState, campaign_wanted
+from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.flush_times import incomplete_windows
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times

@@ -5,8 +5,8 @@ import time
 from aggregator import ipc
 from aggregator.http import ListRow, Readiness, ShardRow
 from aggregator.lists import ListId
-from aggregator.supervisor.election import ElectionState
-from aggregator.supervisor.flush_times import flushed_through
+from aggregator.supervisor.election.machine import ElectionState
+from aggregator.supervisor.flushing.flush_times import flushed_through
 from aggregator.supervisor.instance import Instance
 from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns

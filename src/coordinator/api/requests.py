@@ -1,7 +1,7 @@
 """Bodies of the admin API beyond ``init``, as tables (reference/cluster.md §5, admin and kvpb)."""
 
 from m3cluster.proto.messages import CONSUMER_SERVICE, INSTANCE, OPTIONS, PLACEMENT
-from m3cluster.proto.schema import Field, Kind, Message
+from m3x.protobuf import Field, Kind, Message
 
 __all__ = [
     "PLACEMENT_ADD_REQUEST",

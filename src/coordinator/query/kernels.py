@@ -4,13 +4,15 @@
 import numpy as np
 from numba import njit
 
-from m3x.kernels import copy_bytes, put_varint, varint_size
+from m3x.kernels import base, load16, store8, store64
+from m3x.protobuf.writing import bytes_size, int_size, length_size, put_bytes, put_int, put_length, put_raw
 
 STALE_NAN = np.uint64(0x7FF0000000000002)
 """Prometheus' staleness marker: the series has ended."""
 
-_LABELS = 0x0A
-_SAMPLES = 0x12
+_0, _1, _2, _4, _9 = (np.uint64(n) for n in (0, 1, 2, 4, 9))
+_TAG_1, _TAG_2 = np.uint64(0x0A), np.uint64(0x12)
+"""Length-delimited fields 1 and 2: labels and samples, name and value."""
 
 
 @njit(cache=True, nogil=True)
@@ -31,41 +33,31 @@ def latest(time_ms, bits, first_ms, step_ms, lookback_ms, out):
 
 
 @njit(cache=True, nogil=True)
-def _u16(arena, at):
-    return np.int64(arena[at]) | (np.int64(arena[at + 1]) << 8)
-
-
-@njit(cache=True, nogil=True)
 def _label_size(name, value):
-    size = 1 + varint_size(np.uint64(name)) + name
-    if value:
-        size += 1 + varint_size(np.uint64(value)) + value
-    return size
+    return length_size(name) + bytes_size(value)
 
 
 @njit(cache=True, nogil=True)
 def _sample_size(time_ms, bits):
-    size = 9 if bits != np.uint64(0) else 0
-    if time_ms != 0:
-        size += 1 + varint_size(np.uint64(time_ms))
-    return size
+    return (_0 if bits == _0 else _9) + int_size(time_ms)
 
 
 @njit(cache=True, nogil=True)
 def series_sizes(arena, id_at, offsets, time_ms, bits, sizes):
     """``sizes[i]`` = bytes of the content of ``TimeSeries`` ``i``, whose encoded tags stand at ``arena[id_at[i]:]``."""
+    origin = base(arena)
     for i in range(len(sizes)):
-        p = id_at[i] + 4
-        size = np.int64(0)
-        for _ in range(_u16(arena, id_at[i] + 2)):
-            name = _u16(arena, p)
-            value = _u16(arena, p + 2 + name)
-            p += 4 + name + value
-            label = _label_size(name, value)
-            size += 1 + varint_size(np.uint64(label)) + label
+        a = origin + np.uint64(id_at[i])
+        size = _0
+        p = a + _4
+        for _ in range(load16(a + _2)):
+            name = np.uint64(load16(p))
+            value = np.uint64(load16(p + _2 + name))
+            p += _4 + name + value
+            size += length_size(_label_size(name, value))
         for k in range(offsets[i], offsets[i + 1]):
-            size += 2 + _sample_size(time_ms[k], bits[k])
-        sizes[i] = size
+            size += _2 + _sample_size(time_ms[k], bits[k])
+        sizes[i] = np.int64(size)
 
 
 @njit(cache=True, nogil=True)
@@ -74,37 +66,29 @@ def put_series(arena, id_at, offsets, time_ms, bits, sizes, order, out, p):
 
     As gogo writes them: a sample's value +0.0 and time 0 are left out, and so is an empty label value.
     """
+    origin = base(arena)
+    start = base(out)
+    a = start + np.uint64(p)
     for i in order:
-        out[p] = _LABELS
-        p = put_varint(out, p + 1, np.uint64(sizes[i]))
-        q = id_at[i] + 4
-        for _ in range(_u16(arena, id_at[i] + 2)):
-            name = _u16(arena, q)
-            value = _u16(arena, q + 2 + name)
-            out[p] = _LABELS
-            p = put_varint(out, p + 1, np.uint64(_label_size(name, value)))
-            out[p] = 0x0A
-            p = put_varint(out, p + 1, np.uint64(name))
-            p = copy_bytes(out, p, arena, q + 2, name)
-            if value:
-                out[p] = 0x12
-                p = put_varint(out, p + 1, np.uint64(value))
-                p = copy_bytes(out, p, arena, q + 4 + name, value)
-            q += 4 + name + value
+        a = put_length(a, _TAG_1, np.uint64(sizes[i]))
+        q = origin + np.uint64(id_at[i])
+        labels = load16(q + _2)
+        q += _4
+        for _ in range(labels):
+            name = np.uint64(load16(q))
+            value = np.uint64(load16(q + _2 + name))
+            a = put_length(a, _TAG_1, _label_size(name, value))
+            a = put_raw(put_length(a, _TAG_1, name), q + _2, name)
+            a = put_bytes(a, _TAG_2, q + _4 + name, value)
+            q += _4 + name + value
         for k in range(offsets[i], offsets[i + 1]):
-            out[p] = _SAMPLES
-            out[p + 1] = np.uint8(_sample_size(time_ms[k], bits[k]))
-            p += 2
-            word = bits[k]
-            if word != np.uint64(0):
-                out[p] = 0x09
-                for b in range(8):
-                    out[p + 1 + b] = np.uint8((word >> np.uint64(8 * b)) & np.uint64(0xFF))
-                p += 9
-            if time_ms[k] != 0:
-                out[p] = 0x10
-                p = put_varint(out, p + 1, np.uint64(time_ms[k]))
-    return p
+            a = put_length(a, _TAG_2, _sample_size(time_ms[k], bits[k]))
+            if bits[k] != _0:
+                store8(a, np.uint64(0x09))
+                store64(a + _1, bits[k])
+                a += _9
+            a = put_int(a, np.uint64(0x10), time_ms[k])
+    return np.int64(a - start)
 
 
 def warm() -> None:

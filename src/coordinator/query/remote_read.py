@@ -21,19 +21,23 @@ from coordinator.query.parameters import body_of, policies_of, read_parameters
 from coordinator.query.rendering import encode, number_text
 from coordinator.query.selector import parse_selector
 from coordinator.store import Matcher, MatcherError, MatchOp, Selection, Store
-from m3metrics.codec.wire import Field, Kind, Message, unmarshal, varint
+from m3metrics.codec.messages import message
 from m3metrics.errors import UnmarshalError
 from m3x.clock import wall_ns
+from m3x.protobuf import Field, Kind, unmarshal, varint
 
 __all__ = ["RemoteRead", "encode_response"]
 
-_MATCHER = Message(
-    "LabelMatcher", {1: Field("type", Kind.INT32), 2: Field("name", Kind.BYTES), 3: Field("value", Kind.BYTES)}
+_MATCHER = message(
+    "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-_QUERY = Message(
-    "Query", {1: Field("start", Kind.INT64), 2: Field("end", Kind.INT64), 3: Field("matchers", Kind.MESSAGES, _MATCHER)}
+_QUERY = message(
+    "Query",
+    Field(1, "start", Kind.INT64),
+    Field(2, "end", Kind.INT64),
+    Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
 )
-_READ_REQUEST = Message("ReadRequest", {1: Field("queries", Kind.MESSAGES, _QUERY)})
+_READ_REQUEST = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
 _MAX_REQUEST_BYTES = 32 << 20
 _MAX_QUERIES = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

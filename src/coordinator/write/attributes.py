@@ -2,8 +2,8 @@
 
 from enum import IntEnum
 
-from m3metrics.codec.wire import varint
 from m3metrics.metric import MetricType
+from m3x.protobuf import varint
 
 
 class Source(IntEnum):

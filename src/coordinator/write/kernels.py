@@ -28,6 +28,7 @@ from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.interest_kernels import PRESENT, TAG, WHOLE, interesting, name_hash, value_hash
 from coordinator.write.prepare_kernels import label_spans, prepare
 from coordinator.write.request_kernels import (
+    BROKEN,
     DONE,
     EXEMPLARS,
     FULL_SAMPLES,
@@ -43,8 +44,8 @@ from coordinator.write.request_kernels import (
 from m3metrics.rows import METRIC_TEMPLATE
 
 __all__ = [
-    "ARENA", "DONE", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS", "PRESENT",
-    "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG", "TEMPLATES", "UNKNOWN", "WHOLE",
+    "ARENA", "BROKEN", "DONE", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS",
+    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG", "TEMPLATES", "UNKNOWN", "WHOLE",
     "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
     "label_spans", "name_hash", "prepare", "promote", "request", "value_hash", "warm",
 ]  # fmt: skip

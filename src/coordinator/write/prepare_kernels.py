@@ -6,10 +6,12 @@ from numba import njit
 
 from coordinator.write.cache_kernels import ARENA, ENTRIES, TEMPLATES, _probe, insert
 from coordinator.write.interest_kernels import interesting
-from coordinator.write.request_kernels import _chunk
 from m3x.kernels import base, copy_bytes, hash_bytes, load8, murmur3_32
+from m3x.protobuf.reading import chunk
 
 _GAUGE = 3
+_0 = np.uint64(0)
+_1 = np.uint64(1)
 
 
 @njit(cache=True, nogil=True)
@@ -27,25 +29,26 @@ def _less(buf, a, a_size, b, b_size):
 @njit(cache=True, nogil=True)
 def label_spans(buf, at, size, spans):
     """Parses label fields in canonical shape into ``spans`` rows (name at, size, value at, size); their number, or -1: not canonical."""
-    p = np.int64(at)
-    end = np.int64(at) + np.int64(size)
+    origin = base(buf)
+    a = origin + np.uint64(at)
+    e = a + np.uint64(size)
     n = 0
-    while p < end:
-        if n == len(spans) or buf[p] != 0x0A:
+    while a < e:
+        if n == len(spans) or load8(a) != 0x0A:
             return -1
-        inner, p = _chunk(buf, p + 1, end)
-        if p < 0:
+        inner, a = chunk(a + _1, e)
+        if a == _0:
             return -1
         for part in range(2):
-            if inner >= p or buf[inner] != 0x0A + 8 * part:
+            if inner >= a or load8(inner) != 0x0A + 8 * part:
                 return -1
-            text, inner = _chunk(buf, inner + 1, p)
+            text, inner = chunk(inner + _1, a)
             # An empty name or value is for the plain path, which knows the error text.
-            if inner < 0 or inner == text or inner - text > 65535:
+            if inner == text or inner - text > np.uint64(65535):
                 return -1
-            spans[n, 2 * part] = text
-            spans[n, 2 * part + 1] = inner - text
-        if inner != p:
+            spans[n, 2 * part] = np.int64(text - origin)
+            spans[n, 2 * part + 1] = np.int64(inner - text)
+        if inner != a:
             return -1
         n += 1
     return n

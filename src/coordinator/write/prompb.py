@@ -3,30 +3,29 @@
 Field numbers: reference/coordinator.md §8.2. The hot path is ``coordinator.write.kernels.request``.
 """
 
-from m3metrics.codec.wire import Field, Kind, Message, Values, marshal, unmarshal
+from m3metrics.codec.messages import message
 from m3metrics.errors import UnmarshalError
+from m3x.protobuf import Field, Kind, MessageValue, marshal, unmarshal
 
-LABEL = Message("Label", {1: Field("name", Kind.BYTES), 2: Field("value", Kind.BYTES)})
-SAMPLE = Message("Sample", {1: Field("value", Kind.DOUBLE), 2: Field("timestamp", Kind.INT64)})
-TIME_SERIES = Message(
+LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+TIME_SERIES = message(
     "TimeSeries",
-    {
-        1: Field("labels", Kind.MESSAGES, LABEL),
-        2: Field("samples", Kind.MESSAGES, SAMPLE),
-        101: Field("m3_type", Kind.INT32),
-        102: Field("source", Kind.INT32),
-        1001: Field("type", Kind.INT32),
-    },
+    Field(1, "labels", Kind.MESSAGE, LABEL, repeated=True),
+    Field(2, "samples", Kind.MESSAGE, SAMPLE, repeated=True),
+    Field(101, "m3_type", Kind.INT32),
+    Field(102, "source", Kind.INT32),
+    Field(1001, "type", Kind.INT32),
 )
-WRITE_REQUEST = Message("WriteRequest", {1: Field("timeseries", Kind.MESSAGES, TIME_SERIES)})
+WRITE_REQUEST = message("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, TIME_SERIES, repeated=True))
 
 Labels = list[tuple[bytes, bytes]]
 """Names and values in the order of the request."""
 
 
-def decode(body: bytes) -> list[Values]:
+def decode(body: bytes) -> list[MessageValue]:
     """The series of a request. Raises ``UnmarshalError`` with M3's text."""
-    series: list[Values] = unmarshal(WRITE_REQUEST, body).get("timeseries", [])
+    series: list[MessageValue] = unmarshal(WRITE_REQUEST, body).get("timeseries", [])
     return series
 
 

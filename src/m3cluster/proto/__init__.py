@@ -1,21 +1,21 @@
 """The protobuf messages of the cluster layer, described once as tables and used for bytes and for JSON.
 
-Own code instead of the protobuf runtime: the stored bytes must be laid out as Go's generated code lays them out (ascending fields, map
-keys and values always present), the admin API's JSON follows Go's jsonpb down to its error texts, and both come from one table here,
-without generated modules and without a compiler at build time.
+Bytes are those of ``m3x.protobuf``, and the admin API's JSON follows Go's jsonpb down to its error texts; both come from one table here.
 
-``schema``    what a message table is made of
 ``messages``  the tables: placementpb, topicpb, commonpb, flush times, the admin requests (open this first)
-``wire``      table + dict ↔ bytes
+``rules``     the tables of rule sets
 ``jsonpb``    table + dict ↔ JSON text as Go's jsonpb reads and writes it
 
-Imports nothing of the project. A message value is a ``dict`` from proto field name to value: numbers, ``str``, ``bytes``, ``bool``, lists,
+``decode`` and ``encode`` are ``m3x.protobuf``'s ``unmarshal`` and ``marshal``.
+
+A message value is a ``dict`` from proto field name to value: numbers, ``str``, ``bytes``, ``bool``, lists,
 dicts for maps, dicts for messages, ``None`` for an absent message.
 """
 
 from m3cluster.proto.jsonpb import JSONError, parse_json, render_json
-from m3cluster.proto.schema import Enum, Field, Kind, Message, MessageValue
-from m3cluster.proto.wire import DecodeError, decode, encode
+from m3x.protobuf import DecodeError, Enum, Field, Kind, Message, MessageValue
+from m3x.protobuf import marshal as encode
+from m3x.protobuf import unmarshal as decode
 
 __all__ = [
     "DecodeError",

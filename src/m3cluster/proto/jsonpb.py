@@ -9,7 +9,7 @@ import base64
 import json
 from typing import Any
 
-from m3cluster.proto.schema import Field, Kind, Message, MessageValue
+from m3x.protobuf import Field, Kind, Message, MessageValue
 
 __all__ = ["JSONError", "first_value", "parse_json", "render_json"]
 

@@ -1,6 +1,6 @@
 """The message tables (reference/cluster.md §5). Numbers and names are facts of the wire format."""
 
-from m3cluster.proto.schema import Enum, Field, Kind, Message
+from m3x.protobuf import Enum, Field, Kind, Message
 
 __all__ = [
     "BOOL_PROTO",

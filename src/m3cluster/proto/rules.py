@@ -1,6 +1,6 @@
 """The tables of rulepb: rule sets and their namespaces as KV holds them (reference/metrics.md §1.1-1.4, §1.8)."""
 
-from m3cluster.proto.schema import Enum, Field, Kind, Message
+from m3x.protobuf import Enum, Field, Kind, Message
 
 __all__ = ["NAMESPACES", "RULE_SET"]
 

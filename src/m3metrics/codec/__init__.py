@@ -1,8 +1,8 @@
 """Plain codecs of metric messages: clear Python, the authority on odd and broken input.
 
 The hot paths use ``m3metrics.kernels``, which refuse everything that an encoder would not write; what they refuse comes here. Start
-with ``unaggregated`` (what aggregators receive) and ``aggregated`` (what they send); ``wire`` holds protobuf itself, ``messages`` the
-field tables, ``metadata`` the conversions of policies, pipelines and metadatas, ``stream`` the framing of the raw TCP protocol.
+with ``unaggregated`` (what aggregators receive) and ``aggregated`` (what they send); ``messages`` holds the
+tables of fields, ``metadata`` the conversions of policies, pipelines and metadatas, ``stream`` the framing of the raw TCP protocol.
 """
 
 from m3metrics.codec.aggregated import AggregatedMetric, decode_aggregated, encode_aggregated

@@ -4,8 +4,8 @@ import msgspec
 
 from m3metrics.codec import metadata as md
 from m3metrics.codec.messages import AGGREGATED_METRIC
-from m3metrics.codec.wire import marshal, unmarshal
 from m3metrics.policy import StoragePolicy
+from m3x.protobuf import marshal, unmarshal
 
 
 class AggregatedMetric(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,156 +1,163 @@
 """The metric messages, field by field (reference/m3msg.md §2, reference/metrics.md §1.3-1.7)."""
 
-from m3metrics.codec.wire import Field, Kind, Message
+from dataclasses import replace
 
-AGGREGATION_ID = Message("AggregationID", {1: Field("id", Kind.UINT64)})
-RESOLUTION = Message("Resolution", {1: Field("window_size", Kind.INT64), 2: Field("precision", Kind.INT64)})
-RETENTION = Message("Retention", {1: Field("period", Kind.INT64)})
-STORAGE_POLICY = Message(
-    "StoragePolicy", {1: Field("resolution", Kind.MESSAGE, RESOLUTION), 2: Field("retention", Kind.MESSAGE, RETENTION)}
-)
-ROUTING_POLICY = Message("RoutingPolicy", {1: Field("traffic_types", Kind.UINT64)})
+from m3metrics.errors import UnmarshalError
+from m3x.protobuf import GENERATED, Field, Kind, Message
 
-TRANSFORMATION_OP = Message("TransformationOp", {1: Field("type", Kind.INT32)})
-APPLIED_ROLLUP_OP = Message(
-    "AppliedRollupOp", {1: Field("id", Kind.BYTES), 2: Field("aggregation_id", Kind.MESSAGE, AGGREGATION_ID)}
+
+def _error(_message: str, reason: str, _detail: str) -> UnmarshalError:
+    return UnmarshalError(reason)
+
+
+_RULES = replace(GENERATED, error=_error)
+
+
+def message(name: str, *fields: Field) -> Message:
+    """A message that M3's generated code reads and writes; what it refuses is an ``UnmarshalError`` with its text."""
+    return Message(name, fields, _RULES)
+
+
+AGGREGATION_ID = message("AggregationID", Field(1, "id", Kind.UINT64))
+RESOLUTION = message("Resolution", Field(1, "window_size", Kind.INT64), Field(2, "precision", Kind.INT64))
+RETENTION = message("Retention", Field(1, "period", Kind.INT64))
+STORAGE_POLICY = message(
+    "StoragePolicy",
+    Field(1, "resolution", Kind.MESSAGE, RESOLUTION, embedded=True),
+    Field(2, "retention", Kind.MESSAGE, RETENTION, embedded=True),
 )
-APPLIED_PIPELINE_OP = Message(
+ROUTING_POLICY = message("RoutingPolicy", Field(1, "traffic_types", Kind.UINT64))
+
+TRANSFORMATION_OP = message("TransformationOp", Field(1, "type", Kind.INT32))
+APPLIED_ROLLUP_OP = message(
+    "AppliedRollupOp",
+    Field(1, "id", Kind.BYTES),
+    Field(2, "aggregation_id", Kind.MESSAGE, AGGREGATION_ID, embedded=True),
+)
+APPLIED_PIPELINE_OP = message(
     "AppliedPipelineOp",
-    {
-        1: Field("type", Kind.INT32),
-        2: Field("transformation", Kind.MESSAGE, TRANSFORMATION_OP),
-        3: Field("rollup", Kind.MESSAGE, APPLIED_ROLLUP_OP),
-    },
+    Field(1, "type", Kind.INT32),
+    Field(2, "transformation", Kind.MESSAGE, TRANSFORMATION_OP, embedded=True),
+    Field(3, "rollup", Kind.MESSAGE, APPLIED_ROLLUP_OP, embedded=True),
 )
-APPLIED_PIPELINE = Message("AppliedPipeline", {1: Field("ops", Kind.MESSAGES, APPLIED_PIPELINE_OP)})
+APPLIED_PIPELINE = message("AppliedPipeline", Field(1, "ops", Kind.MESSAGE, APPLIED_PIPELINE_OP, repeated=True))
 
-PIPELINE_METADATA = Message(
+PIPELINE_METADATA = message(
     "PipelineMetadata",
-    {
-        1: Field("aggregation_id", Kind.MESSAGE, AGGREGATION_ID),
-        2: Field("storage_policies", Kind.MESSAGES, STORAGE_POLICY),
-        3: Field("pipeline", Kind.MESSAGE, APPLIED_PIPELINE),
-        4: Field("drop_policy", Kind.INT32),
-        5: Field("resend_enabled", Kind.BOOL),
-        6: Field("routing_policy", Kind.MESSAGE, ROUTING_POLICY),
-    },
+    Field(1, "aggregation_id", Kind.MESSAGE, AGGREGATION_ID, embedded=True),
+    Field(2, "storage_policies", Kind.MESSAGE, STORAGE_POLICY, repeated=True),
+    Field(3, "pipeline", Kind.MESSAGE, APPLIED_PIPELINE, embedded=True),
+    Field(4, "drop_policy", Kind.INT32),
+    Field(5, "resend_enabled", Kind.BOOL),
+    Field(6, "routing_policy", Kind.MESSAGE, ROUTING_POLICY, embedded=True),
 )
-METADATA = Message("Metadata", {1: Field("pipelines", Kind.MESSAGES, PIPELINE_METADATA)})
-STAGED_METADATA = Message(
+METADATA = message("Metadata", Field(1, "pipelines", Kind.MESSAGE, PIPELINE_METADATA, repeated=True))
+STAGED_METADATA = message(
     "StagedMetadata",
-    {
-        1: Field("cutover_nanos", Kind.INT64),
-        2: Field("tombstoned", Kind.BOOL),
-        3: Field("metadata", Kind.MESSAGE, METADATA),
-    },
+    Field(1, "cutover_nanos", Kind.INT64),
+    Field(2, "tombstoned", Kind.BOOL),
+    Field(3, "metadata", Kind.MESSAGE, METADATA, embedded=True),
 )
-STAGED_METADATAS = Message("StagedMetadatas", {1: Field("metadatas", Kind.MESSAGES, STAGED_METADATA)})
-FORWARD_METADATA = Message(
+STAGED_METADATAS = message("StagedMetadatas", Field(1, "metadatas", Kind.MESSAGE, STAGED_METADATA, repeated=True))
+FORWARD_METADATA = message(
     "ForwardMetadata",
-    {
-        1: Field("aggregation_id", Kind.MESSAGE, AGGREGATION_ID),
-        2: Field("storage_policy", Kind.MESSAGE, STORAGE_POLICY),
-        3: Field("pipeline", Kind.MESSAGE, APPLIED_PIPELINE),
-        4: Field("source_id", Kind.UINT32),
-        5: Field("num_forwarded_times", Kind.INT32),
-        6: Field("resend_enabled", Kind.BOOL),
-        7: Field("routing_policy", Kind.MESSAGE, ROUTING_POLICY),
-    },
+    Field(1, "aggregation_id", Kind.MESSAGE, AGGREGATION_ID, embedded=True),
+    Field(2, "storage_policy", Kind.MESSAGE, STORAGE_POLICY, embedded=True),
+    Field(3, "pipeline", Kind.MESSAGE, APPLIED_PIPELINE, embedded=True),
+    Field(4, "source_id", Kind.UINT32),
+    Field(5, "num_forwarded_times", Kind.INT32),
+    Field(6, "resend_enabled", Kind.BOOL),
+    Field(7, "routing_policy", Kind.MESSAGE, ROUTING_POLICY, embedded=True),
 )
-TIMED_METADATA = Message(
+TIMED_METADATA = message(
     "TimedMetadata",
-    {
-        1: Field("aggregation_id", Kind.MESSAGE, AGGREGATION_ID),
-        2: Field("storage_policy", Kind.MESSAGE, STORAGE_POLICY),
-        3: Field("routing_policy", Kind.MESSAGE, ROUTING_POLICY),
-    },
+    Field(1, "aggregation_id", Kind.MESSAGE, AGGREGATION_ID, embedded=True),
+    Field(2, "storage_policy", Kind.MESSAGE, STORAGE_POLICY, embedded=True),
+    Field(3, "routing_policy", Kind.MESSAGE, ROUTING_POLICY, embedded=True),
 )
 
 
 def _untimed(name: str, value: Field) -> Message:
-    return Message(
+    return message(
         name,
-        {
-            1: Field("id", Kind.BYTES),
-            2: value,
-            3: Field("annotation", Kind.BYTES),
-            4: Field("client_time_nanos", Kind.INT64),
-        },
+        Field(1, "id", Kind.BYTES),
+        value,
+        Field(3, "annotation", Kind.BYTES),
+        Field(4, "client_time_nanos", Kind.INT64),
     )
 
 
-COUNTER = _untimed("Counter", Field("value", Kind.INT64))
-BATCH_TIMER = _untimed("BatchTimer", Field("values", Kind.DOUBLES))
-GAUGE = _untimed("Gauge", Field("value", Kind.DOUBLE))
-TIMED_METRIC = Message(
+COUNTER = _untimed("Counter", Field(2, "value", Kind.INT64))
+BATCH_TIMER = _untimed("BatchTimer", Field(2, "values", Kind.DOUBLE, repeated=True))
+GAUGE = _untimed("Gauge", Field(2, "value", Kind.DOUBLE))
+TIMED_METRIC = message(
     "TimedMetric",
-    {
-        1: Field("type", Kind.INT32),
-        2: Field("id", Kind.BYTES),
-        3: Field("time_nanos", Kind.INT64),
-        4: Field("value", Kind.DOUBLE),
-        5: Field("annotation", Kind.BYTES),
-    },
+    Field(1, "type", Kind.INT32),
+    Field(2, "id", Kind.BYTES),
+    Field(3, "time_nanos", Kind.INT64),
+    Field(4, "value", Kind.DOUBLE),
+    Field(5, "annotation", Kind.BYTES),
 )
-FORWARDED_METRIC = Message(
+FORWARDED_METRIC = message(
     "ForwardedMetric",
-    {
-        1: Field("type", Kind.INT32),
-        2: Field("id", Kind.BYTES),
-        3: Field("time_nanos", Kind.INT64),
-        4: Field("values", Kind.DOUBLES),
-        5: Field("annotation", Kind.BYTES),
-        6: Field("prev_values", Kind.DOUBLES),
-        7: Field("version", Kind.UINT32),
-    },
+    Field(1, "type", Kind.INT32),
+    Field(2, "id", Kind.BYTES),
+    Field(3, "time_nanos", Kind.INT64),
+    Field(4, "values", Kind.DOUBLE, repeated=True),
+    Field(5, "annotation", Kind.BYTES),
+    Field(6, "prev_values", Kind.DOUBLE, repeated=True),
+    Field(7, "version", Kind.UINT32),
 )
 
-COUNTER_WITH_METADATAS = Message(
+COUNTER_WITH_METADATAS = message(
     "CounterWithMetadatas",
-    {1: Field("counter", Kind.MESSAGE, COUNTER), 2: Field("metadatas", Kind.MESSAGE, STAGED_METADATAS)},
+    Field(1, "counter", Kind.MESSAGE, COUNTER, embedded=True),
+    Field(2, "metadatas", Kind.MESSAGE, STAGED_METADATAS, embedded=True),
 )
-BATCH_TIMER_WITH_METADATAS = Message(
+BATCH_TIMER_WITH_METADATAS = message(
     "BatchTimerWithMetadatas",
-    {1: Field("batch_timer", Kind.MESSAGE, BATCH_TIMER), 2: Field("metadatas", Kind.MESSAGE, STAGED_METADATAS)},
+    Field(1, "batch_timer", Kind.MESSAGE, BATCH_TIMER, embedded=True),
+    Field(2, "metadatas", Kind.MESSAGE, STAGED_METADATAS, embedded=True),
 )
-GAUGE_WITH_METADATAS = Message(
+GAUGE_WITH_METADATAS = message(
     "GaugeWithMetadatas",
-    {1: Field("gauge", Kind.MESSAGE, GAUGE), 2: Field("metadatas", Kind.MESSAGE, STAGED_METADATAS)},
+    Field(1, "gauge", Kind.MESSAGE, GAUGE, embedded=True),
+    Field(2, "metadatas", Kind.MESSAGE, STAGED_METADATAS, embedded=True),
 )
-FORWARDED_METRIC_WITH_METADATA = Message(
+FORWARDED_METRIC_WITH_METADATA = message(
     "ForwardedMetricWithMetadata",
-    {1: Field("metric", Kind.MESSAGE, FORWARDED_METRIC), 2: Field("metadata", Kind.MESSAGE, FORWARD_METADATA)},
+    Field(1, "metric", Kind.MESSAGE, FORWARDED_METRIC, embedded=True),
+    Field(2, "metadata", Kind.MESSAGE, FORWARD_METADATA, embedded=True),
 )
-TIMED_METRIC_WITH_METADATA = Message(
+TIMED_METRIC_WITH_METADATA = message(
     "TimedMetricWithMetadata",
-    {1: Field("metric", Kind.MESSAGE, TIMED_METRIC), 2: Field("metadata", Kind.MESSAGE, TIMED_METADATA)},
+    Field(1, "metric", Kind.MESSAGE, TIMED_METRIC, embedded=True),
+    Field(2, "metadata", Kind.MESSAGE, TIMED_METADATA, embedded=True),
 )
-TIMED_METRIC_WITH_METADATAS = Message(
+TIMED_METRIC_WITH_METADATAS = message(
     "TimedMetricWithMetadatas",
-    {1: Field("metric", Kind.MESSAGE, TIMED_METRIC), 2: Field("metadatas", Kind.MESSAGE, STAGED_METADATAS)},
+    Field(1, "metric", Kind.MESSAGE, TIMED_METRIC, embedded=True),
+    Field(2, "metadatas", Kind.MESSAGE, STAGED_METADATAS, embedded=True),
 )
-TIMED_METRIC_WITH_STORAGE_POLICY = Message(
+TIMED_METRIC_WITH_STORAGE_POLICY = message(
     "TimedMetricWithStoragePolicy",
-    {
-        1: Field("timed_metric", Kind.MESSAGE, TIMED_METRIC),
-        2: Field("storage_policy", Kind.MESSAGE, STORAGE_POLICY),
-        3: Field("routing_policy", Kind.MESSAGE, ROUTING_POLICY),
-    },
+    Field(1, "timed_metric", Kind.MESSAGE, TIMED_METRIC, embedded=True),
+    Field(2, "storage_policy", Kind.MESSAGE, STORAGE_POLICY, embedded=True),
+    Field(3, "routing_policy", Kind.MESSAGE, ROUTING_POLICY, embedded=True),
 )
-METRIC_WITH_METADATAS = Message(
+METRIC_WITH_METADATAS = message(
     "MetricWithMetadatas",
-    {
-        1: Field("type", Kind.INT32),
-        2: Field("counter_with_metadatas", Kind.POINTER, COUNTER_WITH_METADATAS),
-        3: Field("batch_timer_with_metadatas", Kind.POINTER, BATCH_TIMER_WITH_METADATAS),
-        4: Field("gauge_with_metadatas", Kind.POINTER, GAUGE_WITH_METADATAS),
-        5: Field("forwarded_metric_with_metadata", Kind.POINTER, FORWARDED_METRIC_WITH_METADATA),
-        6: Field("timed_metric_with_metadata", Kind.POINTER, TIMED_METRIC_WITH_METADATA),
-        7: Field("timed_metric_with_metadatas", Kind.POINTER, TIMED_METRIC_WITH_METADATAS),
-        8: Field("timed_metric_with_storage_policy", Kind.POINTER, TIMED_METRIC_WITH_STORAGE_POLICY),
-    },
+    Field(1, "type", Kind.INT32),
+    Field(2, "counter_with_metadatas", Kind.MESSAGE, COUNTER_WITH_METADATAS),
+    Field(3, "batch_timer_with_metadatas", Kind.MESSAGE, BATCH_TIMER_WITH_METADATAS),
+    Field(4, "gauge_with_metadatas", Kind.MESSAGE, GAUGE_WITH_METADATAS),
+    Field(5, "forwarded_metric_with_metadata", Kind.MESSAGE, FORWARDED_METRIC_WITH_METADATA),
+    Field(6, "timed_metric_with_metadata", Kind.MESSAGE, TIMED_METRIC_WITH_METADATA),
+    Field(7, "timed_metric_with_metadatas", Kind.MESSAGE, TIMED_METRIC_WITH_METADATAS),
+    Field(8, "timed_metric_with_storage_policy", Kind.MESSAGE, TIMED_METRIC_WITH_STORAGE_POLICY),
 )
-AGGREGATED_METRIC = Message(
+AGGREGATED_METRIC = message(
     "AggregatedMetric",
-    {1: Field("metric", Kind.MESSAGE, TIMED_METRIC_WITH_STORAGE_POLICY), 2: Field("encode_nanos", Kind.INT64)},
+    Field(1, "metric", Kind.MESSAGE, TIMED_METRIC_WITH_STORAGE_POLICY, embedded=True),
+    Field(2, "encode_nanos", Kind.INT64),
 )

@@ -11,17 +11,17 @@ from m3metrics.codec.messages import (
     TIMED_METADATA,
     TIMED_METRIC_WITH_STORAGE_POLICY,
 )
-from m3metrics.codec.wire import Values, marshal, unmarshal
 from m3metrics.errors import ConvertError, PolicyError
 from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata, StagedMetadatas, TimedMetadata
 from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy, unit_of
+from m3x.protobuf import MessageValue, marshal, unmarshal
 
 _TRANSFORMATION = 1
 _ROLLUP = 2
 
 
-def storage_policy_from(values: Values) -> StoragePolicy:
+def storage_policy_from(values: MessageValue) -> StoragePolicy:
     """A policy without resolution or retention, or with a precision that is no unit, is an error."""
     resolution = values.get("resolution", {})
     window_ns = resolution.get("window_size", 0)
@@ -38,7 +38,7 @@ def storage_policy_from(values: Values) -> StoragePolicy:
     return StoragePolicy(window_ns, precision_ns, retention_ns)
 
 
-def storage_policy_values(policy: StoragePolicy) -> Values:
+def storage_policy_values(policy: StoragePolicy) -> MessageValue:
     """Raises ``PolicyError`` for a precision that is no unit."""
     unit_of(policy.precision_ns)
     return {
@@ -47,21 +47,21 @@ def storage_policy_values(policy: StoragePolicy) -> Values:
     }
 
 
-def _aggregation_id(values: Values) -> int:
+def _aggregation_id(values: MessageValue) -> int:
     word: int = values.get("aggregation_id", {}).get("id", 0)
     return word
 
 
-def _traffic_types(values: Values) -> int:
+def _traffic_types(values: MessageValue) -> int:
     mask: int = values.get("routing_policy", {}).get("traffic_types", 0)
     return mask
 
 
-def _pipeline_from(values: Values) -> AppliedPipeline:
+def _pipeline_from(values: MessageValue) -> AppliedPipeline:
     return tuple(_op_from(op) for op in values.get("ops", ()))
 
 
-def _op_from(values: Values) -> TransformationOp | RollupOp:
+def _op_from(values: MessageValue) -> TransformationOp | RollupOp:
     kind = values.get("type", 0)
     if kind == _TRANSFORMATION:
         number = values.get("transformation", {}).get("type", 0)
@@ -74,7 +74,7 @@ def _op_from(values: Values) -> TransformationOp | RollupOp:
     raise ConvertError("unknown op type")
 
 
-def _pipeline_values(pipeline: AppliedPipeline) -> Values:
+def _pipeline_values(pipeline: AppliedPipeline) -> MessageValue:
     return {
         "ops": [
             {"type": _TRANSFORMATION, "transformation": {"type": op.type}}
@@ -85,7 +85,7 @@ def _pipeline_values(pipeline: AppliedPipeline) -> Values:
     }
 
 
-def _pipeline_metadata_from(values: Values) -> PipelineMetadata:
+def _pipeline_metadata_from(values: MessageValue) -> PipelineMetadata:
     return PipelineMetadata(
         aggregation_id=_aggregation_id(values),
         storage_policies=tuple(storage_policy_from(policy) for policy in values.get("storage_policies", ())),
@@ -96,7 +96,7 @@ def _pipeline_metadata_from(values: Values) -> PipelineMetadata:
     )
 
 
-def _pipeline_metadata_values(pipeline: PipelineMetadata) -> Values:
+def _pipeline_metadata_values(pipeline: PipelineMetadata) -> MessageValue:
     return {
         "aggregation_id": {"id": pipeline.aggregation_id},
         "storage_policies": [storage_policy_values(policy) for policy in pipeline.storage_policies],
@@ -107,7 +107,7 @@ def _pipeline_metadata_values(pipeline: PipelineMetadata) -> Values:
     }
 
 
-def staged_metadatas_from(values: Values) -> StagedMetadatas:
+def staged_metadatas_from(values: MessageValue) -> StagedMetadatas:
     """All stages, in their order on the wire."""
     return tuple(
         StagedMetadata(
@@ -119,7 +119,7 @@ def staged_metadatas_from(values: Values) -> StagedMetadatas:
     )
 
 
-def staged_metadatas_values(metadatas: StagedMetadatas) -> Values:
+def staged_metadatas_values(metadatas: StagedMetadatas) -> MessageValue:
     """Inverse of ``staged_metadatas_from``."""
     return {
         "metadatas": [
@@ -133,7 +133,7 @@ def staged_metadatas_values(metadatas: StagedMetadatas) -> Values:
     }
 
 
-def forward_metadata_from(values: Values) -> ForwardMetadata:
+def forward_metadata_from(values: MessageValue) -> ForwardMetadata:
     """A missing storage policy is an error."""
     return ForwardMetadata(
         aggregation_id=_aggregation_id(values),
@@ -146,7 +146,7 @@ def forward_metadata_from(values: Values) -> ForwardMetadata:
     )
 
 
-def forward_metadata_values(metadata: ForwardMetadata) -> Values:
+def forward_metadata_values(metadata: ForwardMetadata) -> MessageValue:
     """Inverse of ``forward_metadata_from``."""
     return {
         "aggregation_id": {"id": metadata.aggregation_id},
@@ -159,7 +159,7 @@ def forward_metadata_values(metadata: ForwardMetadata) -> Values:
     }
 
 
-def timed_metadata_from(values: Values) -> TimedMetadata:
+def timed_metadata_from(values: MessageValue) -> TimedMetadata:
     """A missing storage policy is an error."""
     return TimedMetadata(
         aggregation_id=_aggregation_id(values),
@@ -168,7 +168,7 @@ def timed_metadata_from(values: Values) -> TimedMetadata:
     )
 
 
-def timed_metadata_values(metadata: TimedMetadata) -> Values:
+def timed_metadata_values(metadata: TimedMetadata) -> MessageValue:
     """Inverse of ``timed_metadata_from``."""
     return {
         "aggregation_id": {"id": metadata.aggregation_id},
@@ -177,12 +177,12 @@ def timed_metadata_values(metadata: TimedMetadata) -> Values:
     }
 
 
-def passthrough_from(values: Values) -> tuple[StoragePolicy, int]:
+def passthrough_from(values: MessageValue) -> tuple[StoragePolicy, int]:
     """Storage policy and traffic types of a TimedMetricWithStoragePolicy."""
     return storage_policy_from(values.get("storage_policy", {})), _traffic_types(values)
 
 
-def passthrough_values(policy: StoragePolicy, traffic_types: int) -> Values:
+def passthrough_values(policy: StoragePolicy, traffic_types: int) -> MessageValue:
     """Inverse of ``passthrough_from``."""
     return {"storage_policy": storage_policy_values(policy), "routing_policy": {"traffic_types": traffic_types}}
 

@@ -6,8 +6,8 @@ Each record is the message's size as a *signed zigzag* varint, then a MetricWith
 from collections.abc import Iterator
 
 from m3metrics.codec.unaggregated import Metric, decode_metric, encode_metric
-from m3metrics.codec.wire import read_varint, varint
 from m3metrics.errors import UnmarshalError, UnrecognizedTypeError
+from m3x.protobuf import WireError, read_varint, varint
 
 MAX_MESSAGE_BYTES = 50 << 20
 """M3's default limit on both sides."""
@@ -45,5 +45,8 @@ def decode_records(data: bytes, max_message_bytes: int = MAX_MESSAGE_BYTES) -> I
 def _record_size(data: bytes, at: int) -> tuple[int, int]:
     if len(data) - at >= 10 and all(byte >= 0x80 for byte in data[at : at + 9]) and data[at + 9] > 1:
         raise UnmarshalError("binary: varint overflows a 64-bit integer")
-    raw, at = read_varint(data, at, len(data))
+    try:
+        raw, at = read_varint(data, at, len(data))
+    except WireError as error:
+        raise UnmarshalError(error.reason) from None
     return raw >> 1 ^ -(raw & 1), at

@@ -7,11 +7,11 @@ import msgspec
 
 from m3metrics.codec import metadata as md
 from m3metrics.codec.messages import METRIC_WITH_METADATAS
-from m3metrics.codec.wire import Values, marshal, unmarshal
 from m3metrics.errors import ConvertError, UnrecognizedTypeError
 from m3metrics.metadata import ForwardMetadata, StagedMetadatas, TimedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
+from m3x.protobuf import MessageValue, marshal, unmarshal
 
 
 class CounterWithMetadatas(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ Metric = (
     | TimedMetricWithStoragePolicy
 )
 
-_PAYLOADS = {number - 1: field.name for number, field in METRIC_WITH_METADATAS.fields.items() if number > 1}
+_PAYLOADS = {field.number - 1: field.name for field in METRIC_WITH_METADATAS.fields if field.number > 1}
 """``MetricWithMetadatas.type`` → the field that it names."""
 
 
@@ -120,7 +120,7 @@ def decode_metric(data: bytes) -> Metric:
     return _DECODERS[kind](values[name])
 
 
-def _counter(payload: Values) -> Metric:
+def _counter(payload: MessageValue) -> Metric:
     metric = payload.get("counter", {})
     return CounterWithMetadatas(
         id=metric.get("id", b""),
@@ -131,7 +131,7 @@ def _counter(payload: Values) -> Metric:
     )
 
 
-def _batch_timer(payload: Values) -> Metric:
+def _batch_timer(payload: MessageValue) -> Metric:
     metric = payload.get("batch_timer", {})
     return BatchTimerWithMetadatas(
         id=metric.get("id", b""),
@@ -141,7 +141,7 @@ def _batch_timer(payload: Values) -> Metric:
     )
 
 
-def _gauge(payload: Values) -> Metric:
+def _gauge(payload: MessageValue) -> Metric:
     metric = payload.get("gauge", {})
     return GaugeWithMetadatas(
         id=metric.get("id", b""),
@@ -152,14 +152,14 @@ def _gauge(payload: Values) -> Metric:
     )
 
 
-def _metric_type(metric: Values) -> MetricType:
+def _metric_type(metric: MessageValue) -> MetricType:
     number = metric.get("type", 0)
     if number not in MetricType.__members__.values():
         raise ConvertError(f"unknown metric type in proto: {number}")
     return MetricType(number)
 
 
-def _forwarded(payload: Values) -> Metric:
+def _forwarded(payload: MessageValue) -> Metric:
     metric = payload.get("metric", {})
     return ForwardedMetricWithMetadata(
         id=metric.get("id", b""),
@@ -173,7 +173,7 @@ def _forwarded(payload: Values) -> Metric:
     )
 
 
-def _timed(payload: Values) -> Metric:
+def _timed(payload: MessageValue) -> Metric:
     metric = payload.get("metric", {})
     return TimedMetricWithMetadata(
         id=metric.get("id", b""),
@@ -185,7 +185,7 @@ def _timed(payload: Values) -> Metric:
     )
 
 
-def _timed_staged(payload: Values) -> Metric:
+def _timed_staged(payload: MessageValue) -> Metric:
     metric = payload.get("metric", {})
     return TimedMetricWithMetadatas(
         id=metric.get("id", b""),
@@ -197,7 +197,7 @@ def _timed_staged(payload: Values) -> Metric:
     )
 
 
-def _passthrough(payload: Values) -> Metric:
+def _passthrough(payload: MessageValue) -> Metric:
     metric = payload.get("timed_metric", {})
     metric_type = _metric_type(metric)
     policy, traffic_types = md.passthrough_from(payload)
@@ -212,7 +212,7 @@ def _passthrough(payload: Values) -> Metric:
     )
 
 
-_DECODERS: dict[int, Callable[[Values], Metric]] = {
+_DECODERS: dict[int, Callable[[MessageValue], Metric]] = {
     1: _counter,
     2: _batch_timer,
     3: _gauge,
@@ -234,8 +234,12 @@ def encode_metric(metric: Metric) -> bytes:
     return marshal(METRIC_WITH_METADATAS, {"type": kind, _PAYLOADS[kind]: values(metric)})
 
 
-def _untimed_values(metric: CounterWithMetadatas | BatchTimerWithMetadatas | GaugeWithMetadatas) -> Values:
-    values: Values = {"id": metric.id, "annotation": metric.annotation, "client_time_nanos": metric.client_time_ns}
+def _untimed_values(metric: CounterWithMetadatas | BatchTimerWithMetadatas | GaugeWithMetadatas) -> MessageValue:
+    values: MessageValue = {
+        "id": metric.id,
+        "annotation": metric.annotation,
+        "client_time_nanos": metric.client_time_ns,
+    }
     if isinstance(metric, BatchTimerWithMetadatas):
         return values | {"values": metric.values}
     return values | {"value": metric.value}
@@ -243,7 +247,7 @@ def _untimed_values(metric: CounterWithMetadatas | BatchTimerWithMetadatas | Gau
 
 def timed_values(
     metric: TimedMetricWithMetadata | TimedMetricWithMetadatas | TimedMetricWithStoragePolicy,
-) -> Values:
+) -> MessageValue:
     """Fields of the TimedMetric message inside ``metric``."""
     return {
         "type": metric.metric_type,
@@ -254,7 +258,7 @@ def timed_values(
     }
 
 
-def _forwarded_values(metric: ForwardedMetricWithMetadata) -> Values:
+def _forwarded_values(metric: ForwardedMetricWithMetadata) -> MessageValue:
     return {
         "metric": {
             "type": metric.metric_type,
@@ -269,7 +273,7 @@ def _forwarded_values(metric: ForwardedMetricWithMetadata) -> Values:
     }
 
 
-_ENCODERS: dict[type[Metric], tuple[int, Callable[[Any], Values]]] = {
+_ENCODERS: dict[type[Metric], tuple[int, Callable[[Any], MessageValue]]] = {
     CounterWithMetadatas: (
         1,
         lambda m: {"counter": _untimed_values(m), "metadatas": md.staged_metadatas_values(m.metadatas)},

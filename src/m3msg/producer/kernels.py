@@ -34,7 +34,9 @@ from m3msg.producer.rows import (
     WAITING,
 )
 from m3msg.rows import ACK_ROW
-from m3x.kernels import base, load64, prefetch, put_be32, store64
+from m3x.kernels import base, load64, prefetch, store64
+from m3x.protobuf.words import CONTINUE, spread
+from m3x.protobuf.writing import put_be32
 
 __all__ = [
     "collect", "encode_rows", "extract", "fill_parcel", "judge", "lapse", "mark_acks", "requeue", "settle", "warm",
@@ -47,7 +49,6 @@ _ACKED = np.uint8(ACKED)
 _MOVED = np.uint8(MOVED)
 _LOW56 = np.uint64((1 << 56) - 1)
 _AHEAD = 8
-_CONTINUE = np.uint64(0x8080808080808080)
 
 
 @njit(cache=True, nogil=True)
@@ -94,21 +95,6 @@ def fill_parcel(shards, offsets, accept, mask, table, order, rows, runs):
 
 
 @njit(cache=True, nogil=True)
-def _spread(value):
-    """The varint of ``value`` < 2^56 as ``(eight bytes, how many of them count)``."""
-    x = np.uint64(value)
-    n = np.int64(1)
-    rest = x >> np.uint64(7)
-    while rest != np.uint64(0):
-        rest >>= np.uint64(7)
-        n += 1
-    x = (x & np.uint64(0x000000000FFFFFFF)) | ((x << np.uint64(4)) & np.uint64(0x0FFFFFFF00000000))
-    x = (x & np.uint64(0x00003FFF00003FFF)) | ((x << np.uint64(2)) & np.uint64(0x3FFF00003FFF0000))
-    x = (x & np.uint64(0x007F007F007F007F)) | ((x << np.uint64(1)) & np.uint64(0x7F007F007F007F00))
-    return x | (_CONTINUE & ((np.uint64(1) << np.uint64(8 * (n - 1))) - np.uint64(1))), n
-
-
-@njit(cache=True, nogil=True)
 def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, room):
     """Writes the frames of ``rows[first:last]`` that are to be sent at ``out[at:]``.
 
@@ -118,9 +104,9 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
     """
     want = _WAITING if resend else _QUEUED
     ninth = np.uint64(now_ns) >> np.uint64(56)
-    stamp, stamp_size = _spread(np.uint64(now_ns) & _LOW56)
+    stamp, stamp_size = spread(np.uint64(now_ns) & _LOW56)
     if ninth != np.uint64(0):  # every time after 1972
-        stamp |= _CONTINUE
+        stamp |= CONTINUE
         stamp_size = 9
     source = base(payload)
     target = base(out)
@@ -145,10 +131,10 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
             a = target + np.uint64(p + 6)
             writer = np.uint64(row.writer)
             if writer != np.uint64(0):
-                word, n = _spread(writer)
+                word, n = spread(writer)
                 store64(a, word << np.uint64(8) | np.uint64(0x08))
                 a += np.uint64(n + 1)
-            word, n = _spread(np.uint64(row.id))
+            word, n = spread(np.uint64(row.id))
             store64(a, np.uint64(0x10))
             store64(a + np.uint64(1), word)
             a += np.uint64(n + 1)
@@ -160,7 +146,7 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
             out[start + 4] = np.uint8(0x0A)
             out[start + 5] = np.uint8(p - start - 6)
             if size > 0:
-                word, n = _spread(np.uint64(size))
+                word, n = spread(np.uint64(size))
                 store64(a, word << np.uint64(8) | np.uint64(0x12))
                 p += n + 1
                 come = offsets[np.int64(row.message)]
@@ -176,7 +162,7 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
                         out[p + k] = payload[come + k]
                         k += 1
                 p += size
-            put_be32(out, start, p - start - 4)
+            put_be32(target + np.uint64(start), np.uint64(p - start - 4))
             if not resend:
                 row.state = _SENT
             sent += size

@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 import numpy as np
-from engine_frames import frame
-from reference_engine import bits
+from tests.aggregator.engine.engine_frames import frame
+from tests.aggregator.engine.reference_engine import bits
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions

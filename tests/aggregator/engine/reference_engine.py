@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from reference_element import Element, Out
+from tests.aggregator.engine.reference_element import Element, Out
 
 from aggregator import ipc
 from aggregator.engine.metadata import types_options

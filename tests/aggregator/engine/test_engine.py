@@ -4,10 +4,10 @@ import math
 import random
 from typing import Any
 
-from engine_calls import NEVER, NOW, SECOND, all_shards, engine_of, flush_both, options, send
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference_engine import ReferenceEngine, bits
+from tests.aggregator.engine.engine_calls import NEVER, NOW, SECOND, all_shards, engine_of, flush_both, options, send
+from tests.aggregator.engine.reference_engine import ReferenceEngine, bits
 
 from aggregator import ipc
 from aggregator.engine import Engine

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_calls import NOW, SECOND, all_shards, engine_of, flush_all, options, send
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush_all, options, send
 
 from aggregator import ipc
 from aggregator.engine import Engine

@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_calls import NEVER, NOW, SECOND, acked, all_shards, engine_of, flush, flush_all, options, send
-from engine_frames import frame
+from tests.aggregator.engine.engine_calls import (
+    NEVER,
+    NOW,
+    SECOND,
+    acked,
+    all_shards,
+    engine_of,
+    flush,
+    flush_all,
+    options,
+    send,
+)
+from tests.aggregator.engine.engine_frames import frame
 
 from aggregator import ipc
 from aggregator.engine import Engine

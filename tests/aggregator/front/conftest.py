@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
+from lab.waiting import wait_until
 
 from aggregator import ipc
 from aggregator.engine.options import EngineOptions
@@ -67,11 +67,7 @@ def acked_ids(data: bytes) -> list[int]:
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    until = time.monotonic() + WAIT_S
-    while not (result := condition()):
-        assert time.monotonic() < until, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.005)
-    return result
+    return wait_until(what, condition, WAIT_S, every_s=0.005)
 
 
 class Client:

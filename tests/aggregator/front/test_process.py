@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.processes import stop
+from lab.processes import stop
 
 from aggregator import ipc
 from aggregator.lists import KIND_STANDARD, ListId

@@ -27,11 +27,11 @@ from aggregator.engine.flush_kernels import ACTION_EMIT
 from aggregator.engine.flush_plan import shard_bounds
 from aggregator.ipc import Commit, Flush, Flushed, NewList, Reopen
 from aggregator.lists import KIND_STANDARD, ListId
-from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.flushing import Flushing, Send
+from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.shard_set import ShardSet
-from aggregator.supervisor.timing import schedule_options
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.following import follow
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer

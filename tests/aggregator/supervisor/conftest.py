@@ -1,8 +1,6 @@
 """An instance with everything around it."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,9 +24,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         finally:
             client.cancel()
             await asyncio.wait([client])
-            if made.process is not None and made.process.returncode is None:
-                os.killpg(made.process.pid, signal.SIGKILL)
-                await made.process.wait()
-            await made.http.aclose()
+            await made.close()
             await store.close()
-            print(made.log() if (tmp_path / "log").exists() else "")
+            print(made.log())

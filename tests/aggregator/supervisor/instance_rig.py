@@ -1,41 +1,30 @@
 """A real instance on the embedded KV, with a producer in front of it and a recording consumer behind it."""
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
-from bench.ports import free_port
+from lab.cluster import member, write_cluster
+from lab.instances import Aggregator
+from lab.kv import kv_of
+from lab.ports import free_port
+from lab.processes import Process
+from lab.waiting import until
 
-from m3cluster.keys import placement_key, topic_key
 from m3cluster.kv import Store
-from m3cluster.placement.codec import encode_placement, encode_staged_placement
-from m3cluster.placement.model import Instance, Placement, Shard, ShardState
-from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic, encode_topic
+from m3cluster.placement.model import Shard, ShardState
 from m3metrics.codec.aggregated import decode_aggregated
 from m3metrics.codec.unaggregated import Metric, encode_metric
 from m3msg.consumer import ReceivedBatch
 from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
 
-ROOT = Path(__file__).resolve().parents[3]
-ENVIRONMENT = "namespace/m3db-cluster-name"
 ID = "m3aggregator-local"
 SHARDS = 16
 S = 1_000_000_000
-
-
-async def until(what: str, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - conditions of other processes
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"{what}: not within {timeout_s:g} s")
 
 
 def alive(pid: int) -> bool:
@@ -67,8 +56,8 @@ class Recorder:
 class Client:
     """A producer that counts its acks and, like a real one, sends again what was not acked when its connection broke."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, address: str) -> None:
+        self._host, self._port = address.split(":")
         self.unacked: dict[int, bytes] = {}
         self._next = 1
         self._writer: asyncio.StreamWriter | None = None
@@ -76,7 +65,7 @@ class Client:
     async def run(self) -> None:
         while True:
             try:
-                reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, self._writer = await asyncio.open_connection(self._host, self._port)
                 for frame in list(self.unacked.values()):
                     self._writer.write(frame)
                 rest = b""
@@ -116,46 +105,35 @@ class Rig:
 
     def __init__(self, folder: Path, store: Store, recorder: Recorder, output_port: int) -> None:
         self.folder, self.store, self.recorder = folder, store, recorder
-        self.ports = (free_port(), free_port(), free_port())
         self.output_port = output_port
-        self.client = Client(self.ports[0])
-        self.process: asyncio.subprocess.Process | None = None
-        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports[1]}", timeout=10)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.client = Client(self.address)
+        self.instance: Aggregator | None = None
+        self.http = httpx.AsyncClient(timeout=10)
 
     async def write_cluster(self) -> None:
         """Placements and topics, all shards cut over."""
-        shards = tuple(Shard(s, ShardState.INITIALIZING, cutover_ns=1) for s in range(SHARDS))
-        own = Instance(id=ID, endpoint=f"127.0.0.1:{self.ports[0]}", shards=shards, shard_set_id=1, weight=1)
-        placement = Placement((own,), num_shards=SHARDS, replica_factor=1, is_sharded=True, is_mirrored=True)
-        sink = Instance(id="sink", endpoint=f"127.0.0.1:{self.output_port}")
-        await self.store.set(placement_key(ENVIRONMENT, "m3aggregator"), encode_staged_placement(placement))
-        await self.store.set(
-            placement_key(ENVIRONMENT, "m3coordinator"), encode_placement(Placement((sink,), replica_factor=1))
-        )
-        services = (
-            ("aggregator_ingest", "m3aggregator", ConsumptionType.REPLICATED),
-            ("aggregated_metrics", "m3coordinator", ConsumptionType.SHARED),
-        )
-        for name, service, kind in services:
-            consumer = ConsumerService(ServiceID(service, ENVIRONMENT, "embedded"), kind, 300 * S)
-            await self.store.set(topic_key(ENVIRONMENT, name), encode_topic(Topic(name, SHARDS, (consumer,))))
+        own, shard = member(ID, self.address), Shard(0, ShardState.INITIALIZING, cutover_ns=1)
+        await write_cluster(self.store, [own], f"127.0.0.1:{self.output_port}", SHARDS, shard)
 
     async def start(self, workers: int = 2, **aggregator: Any) -> None:
         """Starts it with configs/local, and ``aggregator`` over that section of it."""
-        overlay = {
-            "m3msg": {"server": {"listenAddress": f"127.0.0.1:{self.ports[0]}"}},
-            "http": {"listenAddress": f"127.0.0.1:{self.ports[1]}"},
-            "metrics": {"prometheus": {"listenAddress": f"127.0.0.1:{self.ports[2]}"}},
-            "kvClient": {"embedded": {"path": str(self.folder / "kv.sqlite")}},
-            "aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator},
-        }
-        (self.folder / "overlay.yml").write_text(yaml.safe_dump(overlay))
-        with (self.folder / "log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "aggregator", "-f", str(ROOT / "configs/local/m3aggregator.yml"),
-                "-f", str(self.folder / "overlay.yml"), "--workers", str(workers),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        self.instance = Aggregator(
+            ID,
+            self.folder,
+            kv_of("embedded", self.folder).section("m3aggregator"),
+            address=self.address,
+            workers=workers,
+            overlay={"aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator}},
+        )
+        self.http.base_url = self.instance.http
+        self.instance.start()
+
+    @property
+    def process(self) -> Process:
+        """Its supervisor, which was started."""
+        assert self.instance is not None
+        return self.instance.process
 
     async def get(self, path: str) -> tuple[int, dict]:
         try:
@@ -165,44 +143,37 @@ class Rig:
         return answer.status_code, answer.json()
 
     async def until_ready(self, timeout_s: float = 120.0) -> None:
-        deadline, last = time.monotonic() + timeout_s, {}
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            assert self.process.returncode is None, self.log()
+        last: dict = {}
+
+        async def ready() -> bool:
+            nonlocal last
+            self.process.check()
             status, last = await self.get("/ready")
-            if status == 200:
-                return
-            await asyncio.sleep(0.1)
-        pytest.fail(f"not ready: {last}\n{self.log()}")
+            return status == 200
+
+        try:
+            await until(ready, timeout_s, every_s=0.1)
+        except TimeoutError:
+            pytest.fail(f"not ready: {last}\n{self.log()}")
 
     def log(self) -> str:
-        return "\n".join((self.folder / "log").read_text().splitlines()[-40:])
+        return "" if self.instance is None else self.process.tail()
 
     def worker(self, number: int) -> int:
         """Pid of a worker."""
-        for pid in self.children("aggregator.worker"):
-            if f"/w{number}-" in Path(f"/proc/{pid}/cmdline").read_text():
-                return pid
-        pytest.fail(f"worker {number} does not run")
+        assert self.instance is not None
+        return self.instance.roles()[f"worker {number}"]
 
     def children(self, module: str) -> list[int]:
         """Pids of the instance's processes that run ``module``, oldest first."""
-        assert self.process is not None
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except (OSError, ValueError, IndexError):
-                continue
-            if parent == self.process.pid and module.encode() in command:
-                found.append(int(entry.name))
-        return sorted(found)
+        assert self.instance is not None
+        return self.instance.children(module)
 
     async def stop(self) -> int:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.terminate()
-            await asyncio.wait_for(self.process.wait(), 60)
-        assert self.process.returncode is not None
-        return self.process.returncode
+        return await asyncio.to_thread(self.process.stop, 60)
+
+    async def close(self) -> None:
+        """Kills what still runs."""
+        if self.instance is not None:
+            self.process.kill()
+        await self.http.aclose()

@@ -15,11 +15,11 @@ from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.options import EngineOptions, forwarding_delay_ns
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
-from aggregator.supervisor.flush_times import FlushTimes
-from aggregator.supervisor.flushing import Flushing, Send
-from aggregator.supervisor.forwarder import Forwarder, Part
-from aggregator.supervisor.schedule import ScheduleOptions
-from aggregator.supervisor.sinks import ProducerSink
+from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.schedule import ScheduleOptions
+from aggregator.supervisor.output.forwarder import Forwarder, Part
+from aggregator.supervisor.output.sinks import ProducerSink
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
 from m3cluster.topic import ConsumptionType, ServiceID

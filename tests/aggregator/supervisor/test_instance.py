@@ -7,8 +7,10 @@ import time
 
 import httpx
 import pytest
-from tests.aggregator.supervisor.instance_rig import ENVIRONMENT, ID, SHARDS, Rig, S, alive, until
-from tests.processes import stop
+from lab.kv import ENVIRONMENT
+from lab.processes import stop
+from lab.waiting import until
+from tests.aggregator.supervisor.instance_rig import ID, SHARDS, Rig, S, alive
 
 from m3cluster.flush_times import decode_flush_times
 from m3cluster.keys import flush_times_key, placement_key, topic_key
@@ -47,12 +49,12 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     for _ in range(5):
         rig.client.send([CounterWithMetadatas(id=b"counter.%d" % i, value=i, metadatas=POLICY) for i in range(20)])
         await asyncio.sleep(0.3)
-    await until("acks", lambda: not rig.client.unacked)
-    await until("gauges", lambda: all(rig.recorder.of(f"gauge.{i}") for i in range(40)))
+    await until(lambda: not rig.client.unacked, what="acks")
+    await until(lambda: all(rig.recorder.of(f"gauge.{i}") for i in range(40)), what="gauges")
     assert {f"gauge.{i}": rig.recorder.of(f"gauge.{i}") for i in range(40)} == {
         f"gauge.{i}": {end: [200.0 + i]} for i in range(40)
     }
-    await until("counters", lambda: all(rig.recorder.total(f"counter.{i}") == 5 * i for i in range(20)))
+    await until(lambda: all(rig.recorder.total(f"counter.{i}") == 5 * i for i in range(20)), what="counters")
 
     status, body = await rig.get("/shards")
     shards = body["shards"]
@@ -65,7 +67,7 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     page = (await rig.http.get("/")).text
     assert ID in page
     async with httpx.AsyncClient() as metrics:
-        text = (await metrics.get(f"http://127.0.0.1:{rig.ports[2]}/metrics")).text
+        text = (await metrics.get(rig.instance.metrics_url)).text
     assert "m3aggregator_aggregator_election_manager_election_state 3.0" in text
     assert "m3msg_server_message_received" in text
 
@@ -82,7 +84,7 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
     await rig.start()
     await rig.until_ready()
     rig.client.send(gauges(time.time_ns(), 1.0, "before"))
-    await until("output", lambda: all(rig.recorder.of(f"before.{i}") for i in range(40)))
+    await until(lambda: all(rig.recorder.of(f"before.{i}") for i in range(40)), what="output")
     for module in ("aggregator.worker", "aggregator.front"):
         before = rig.children(module)
         os.kill(before[0], signal.SIGKILL)
@@ -91,14 +93,14 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
             now = rig.children(module)
             return before[0] not in now and len(now) == len(before)
 
-        await until("a new process", replaced)
+        await until(replaced, what="a new process")
         await rig.until_ready()
         _, body = await rig.get("/shards")
         assert all(row["workerUp"] for row in body["shards"])
         name = module.rsplit(".", 1)[-1]
         rig.client.send(gauges(time.time_ns(), 7.0, name))
-        await until("acks", lambda: rig.client.again() or not rig.client.unacked)
-        await until("output", lambda n=name: all(rig.recorder.of(f"{n}.{i}") for i in range(40)))
+        await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")
+        await until(lambda n=name: all(rig.recorder.of(f"{n}.{i}") for i in range(40)), what="output")
         assert [list(rig.recorder.of(f"{name}.{i}").values())[-1][-1] for i in range(40)] == [
             7.0 + i for i in range(40)
         ]
@@ -108,7 +110,6 @@ async def test_killed_processes_come_back_and_take_their_shards_again(rig: Rig) 
 async def test_who_was_stopped_lacks_samples_but_not_a_supervisor_whose_front_read_on(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
-    assert rig.process is not None
 
     async def stopped(pid: int) -> int:
         """Stops a process for longer than a front may be without a turn; how often the instance said that the front was stopped."""
@@ -162,12 +163,10 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
     pids = rig.children("aggregator.worker")
-    assert rig.process is not None
     # Something that cannot be delivered keeps the orderly end waiting.
     stop(rig.children("aggregator.front")[0])
-    rig.process.terminate()
-    await until("the first signal", lambda: "shutting down" in rig.log())
-    rig.process.terminate()
-    await asyncio.wait_for(rig.process.wait(), 20)
-    assert rig.process.returncode == 1
-    await until("no process is left", lambda: not any(map(alive, pids)))
+    rig.process.popen.terminate()
+    await until(lambda: "shutting down" in rig.log(), what="the first signal")
+    rig.process.popen.terminate()
+    assert await asyncio.to_thread(rig.process.wait, 20) == 1
+    await until(lambda: not any(map(alive, pids)), what="no process is left")

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from bench.ports import free_port
+from lab.ports import free_port
 from msgspec.structs import replace
 
 from aggregator.supervisor.placement import View, view

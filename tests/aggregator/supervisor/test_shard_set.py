@@ -6,17 +6,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from lab.waiting import until
 from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
 from aggregator.ipc import Commit, Flush, NewList, OwnedShard
 from aggregator.lists import KIND_STANDARD, ListId
-from aggregator.supervisor.candidacy import Decision, Facts
-from aggregator.supervisor.election import ElectionState
-from aggregator.supervisor.flushing import Flushing, FlushRole, Send
+from aggregator.supervisor.election.candidacy import Decision, Facts
+from aggregator.supervisor.election.machine import ElectionState
+from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.placement import view
 from aggregator.supervisor.shard_set import ShardSet
-from aggregator.supervisor.timing import schedule_options
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 from m3cluster.kv import KeyNotFoundError, KVError, Lease, Memory, MemoryServer, Store, Value, open_store
@@ -101,12 +102,6 @@ class Member:
         for command in sends:
             self.flushing.last(0, command.id, wall_ns())
         return sends[-1].bounds[0].target_ns
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - conditions of other tasks
-            await asyncio.sleep(0.01)
 
 
 async def decided(member: Member, condition: Callable[[Facts], object] = lambda facts: True) -> None:
@@ -318,7 +313,7 @@ async def test_a_key_that_could_not_be_deleted_holds_nobody_up(
 async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", S // 10)
     async with running(server, "a") as a:
         await until(lambda: a.leads)
         a.opened_ns = wall_ns() - 3 * HOUR
@@ -340,7 +335,7 @@ async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
 async def test_who_may_not_say_what_it_holds_takes_part_all_the_same(
     server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.supervisor.holdings._SETTLE_NS", S // 10)
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", S // 10)
     store = await open_store(Memory(server))
     put = store.put_with_lease
 

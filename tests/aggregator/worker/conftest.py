@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from lab.waiting import wait_until
 
 from aggregator import ipc
 from aggregator.engine.options import EngineOptions
@@ -110,11 +110,10 @@ class Rig:
         return self.wait_for(lambda: self.heard(kind)[count - 1 : count], f"{count} × {kind.__name__}")[0]
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        until = time.monotonic() + WAIT_S
-        while not (result := condition()):
-            assert time.monotonic() < until, f"waited {WAIT_S} s for {what}; the worker says: {self.log.read_text()}"
-            time.sleep(0.005)
-        return result
+        try:
+            return wait_until(what, condition, WAIT_S, every_s=0.005)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; the worker says: {self.log.read_text()}") from None
 
     def diary(self, part: tuple[Any, list[bytes]]) -> list[Any]:
         """What the fake engine had seen when it closed the windows of a flush."""

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator import warmup
 
-ONLY_TESTS_CALL = {"m3metrics.kernels.decode_aggregated_one", "m3x.kernels.read_be32"}
+ONLY_TESTS_CALL = {"m3metrics.kernels.decode_aggregated_one"}
 
 
 def test_one_line_per_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

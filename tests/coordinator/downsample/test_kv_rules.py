@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.waiting import until
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
@@ -93,12 +94,6 @@ async def world() -> AsyncIterator[World]:
         await operator.close()
         await store.close()
         server.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coordinator.ingest.translate import Translator, Verdict
 from m3metrics.codec import AggregatedMetric, encode_aggregated
-from m3metrics.codec.wire import varint
 from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
+from m3x.protobuf import varint
 
 POLICIES = [StoragePolicy.parse(text) for text in ("10s:6h", "1m:2d")]
 

@@ -9,22 +9,30 @@ import numpy as np
 import pytest
 
 from coordinator.store import Store
-from m3metrics.codec.wire import Field, Kind, Message, marshal, unmarshal, varint
+from m3metrics.codec.messages import message
+from m3x.protobuf import Field, Kind, marshal, unmarshal, varint
 
 Fill = Callable[..., Awaitable[None]]
 PATH = "/api/v1/prom/remote/read"
-PAIR = Message(
-    "LabelMatcher", {1: Field("type", Kind.INT32), 2: Field("name", Kind.BYTES), 3: Field("value", Kind.BYTES)}
+PAIR = message(
+    "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-QUERY = Message(
-    "Query", {1: Field("start", Kind.INT64), 2: Field("end", Kind.INT64), 3: Field("matchers", Kind.MESSAGES, PAIR)}
+QUERY = message(
+    "Query",
+    Field(1, "start", Kind.INT64),
+    Field(2, "end", Kind.INT64),
+    Field(3, "matchers", Kind.MESSAGE, PAIR, repeated=True),
 )
-REQUEST = Message("ReadRequest", {1: Field("queries", Kind.MESSAGES, QUERY)})
-LABEL = Message("Label", {1: Field("name", Kind.BYTES), 2: Field("value", Kind.BYTES)})
-SAMPLE = Message("Sample", {1: Field("value", Kind.DOUBLE), 2: Field("timestamp", Kind.INT64)})
-SERIES = Message("TimeSeries", {1: Field("labels", Kind.MESSAGES, LABEL), 2: Field("samples", Kind.MESSAGES, SAMPLE)})
-RESULT = Message("QueryResult", {1: Field("timeseries", Kind.MESSAGES, SERIES)})
-RESPONSE = Message("ReadResponse", {1: Field("results", Kind.MESSAGES, RESULT)})
+REQUEST = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, QUERY, repeated=True))
+LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+SERIES = message(
+    "TimeSeries",
+    Field(1, "labels", Kind.MESSAGE, LABEL, repeated=True),
+    Field(2, "samples", Kind.MESSAGE, SAMPLE, repeated=True),
+)
+RESULT = message("QueryResult", Field(1, "timeseries", Kind.MESSAGE, SERIES, repeated=True))
+RESPONSE = message("ReadResponse", Field(1, "results", Kind.MESSAGE, RESULT, repeated=True))
 
 
 def request(*queries: tuple[int, int, list[tuple[int, bytes, bytes]]]) -> bytes:

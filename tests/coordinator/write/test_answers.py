@@ -44,7 +44,6 @@ from coordinator.write.readiness import Verdict
 from m3cluster.kv import MemoryServer
 from m3cluster.topology import Topology
 from m3metrics.aggregation import AggregationType, compress
-from m3metrics.codec.wire import marshal, varint
 from m3metrics.filters import compile_filter
 from m3metrics.policy import DropPolicy, StoragePolicy
 from m3metrics.rules import (
@@ -60,6 +59,7 @@ from m3msg.batch import MessageBatch
 from m3msg.producer import ProducerOptions
 from m3x.config import Duration
 from m3x.instrument import Registry
+from m3x.protobuf import marshal, varint
 
 PAGE = Path(__file__).parents[3] / "docs/answers.md"
 PATH = "/api/v1/prom/remote/write"
@@ -441,12 +441,6 @@ LINES = {
     "line-direct-storage-fails": Line(b"raw.b 1 %d\n" % AT, SetUp(change=failing_store)),
     "line-producer-refuses": Line(b"a.b 1 %d\n" % AT, SetUp(change=refusing_producer)),
 }
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
 
 
 async def _send(world: World, data: bytes, *rules: CarbonRuleConfig) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.waiting import until
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
@@ -304,12 +305,6 @@ async def _send(port: int, data: bytes) -> None:
     await writer.wait_closed()
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
-
-
 async def test_server_skips_bad_lines_and_keeps_the_connection(
     make_ingester: Callable[..., CarbonIngester], sink: Any, registry: Registry
 ) -> None:
@@ -317,7 +312,7 @@ async def test_server_skips_bad_lines_and_keeps_the_connection(
     async with server.serve("127.0.0.1", 0) as port:
         garbage = b"\x00\xff\n" + b"x" * (MAX_LINE_BYTES + 100_000) + b"\nno value\na..b 1 1\n"
         await _send(port, b"first 1 1\n" + garbage + b"last 2 2")
-        await _until(lambda: len(sink.metrics) == 2)
+        await until(lambda: len(sink.metrics) == 2)
     assert [(_path(m), m.value) for m in sink.metrics] == [(b"first", 1), (b"last", 2)]
     counted = {
         reason: registry.counter("carbon_malformed", reason=reason)
@@ -334,10 +329,10 @@ async def test_server_holds_senders_back_while_nothing_can_be_sent(
     sink.refusal = "no topic"
     async with server.serve("127.0.0.1", 0) as port:
         await _send(port, b"a 1 1\n")
-        await _until(lambda: sink.asked > 0)
+        await until(lambda: sink.asked > 0)
         assert sink.metrics == []
         sink.refusal = None
-        await _until(lambda: len(sink.metrics) == 1)
+        await until(lambda: len(sink.metrics) == 1)
 
 
 async def test_server_ends_with_connections_open(

@@ -38,13 +38,13 @@ from m3metrics.codec import (
     decode_metric,
     encode_metric,
 )
-from m3metrics.codec.wire import marshal
 from m3metrics.policy import StoragePolicy, parse_duration
 from m3metrics.rules import rule_set_from
 from m3msg.batch import MessageBatch
 from m3x.config import ConfigError, Duration
 from m3x.golang import go_duration
 from m3x.instrument import Registry
+from m3x.protobuf import marshal
 
 GOLDEN = ROOT / "coordinator"
 VECTORS = GOLDEN / "write_to_m3msg.jsonl"

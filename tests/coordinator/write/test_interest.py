@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
 from coordinator.write.prompb import TIME_SERIES
-from m3metrics.codec.wire import marshal
 from m3metrics.filters import TagsFilter, compile_filter
+from m3x.protobuf import marshal
 
 Labels = dict[bytes, bytes]
 

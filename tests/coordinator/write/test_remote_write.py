@@ -19,10 +19,10 @@ from coordinator.write.decoding import MAX_BODY_BYTES, RequestDecoder
 from coordinator.write.options import BadRequestError, WriteOptions, parse_options
 from coordinator.write.prompb import WRITE_REQUEST
 from coordinator.write.remote_write import FailedError
-from m3metrics.codec.wire import marshal, varint
 from m3metrics.ids import decode_tags
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
+from m3x.protobuf import marshal, varint
 
 PATH = "/api/v1/prom/remote/write"
 TIME_MS = 1_700_000_000_000

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from coordinator.downsample import TemplateSpec
 from coordinator.write.prompb import TIME_SERIES, labels_of
 from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError, TooManyMetadatasError
-from m3metrics.codec.wire import marshal
 from m3metrics.ids import coordinator_id
 from m3metrics.metric import MetricType
 from m3metrics.series_ids import validate_tags
 from m3metrics.shard import shard_of
+from m3x.protobuf import marshal
 
 METADATAS = b"staged metadatas"
 

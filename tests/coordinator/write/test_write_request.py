@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.write import kernels, prompb
-from m3metrics.codec.wire import marshal, varint
 from m3metrics.errors import UnmarshalError
+from m3x.protobuf import marshal, varint
 
 
 def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:

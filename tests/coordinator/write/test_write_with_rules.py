@@ -13,7 +13,6 @@ from coordinator.write.direct import DirectSeries, RefusedSample
 from coordinator.write.options import WriteOptions
 from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import GaugeWithMetadatas, TimedMetricWithMetadatas, decode_metric
-from m3metrics.codec.wire import marshal
 from m3metrics.filters import compile_filter
 from m3metrics.ids import decode_tags
 from m3metrics.metadata import DropPolicy
@@ -30,6 +29,7 @@ from m3metrics.rules import (
 )
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
+from m3x.protobuf import marshal
 
 TEN_SECONDS = Namespace("ten", 10 * 10**9, 6 * 3600 * 10**9)
 POLICIES = (StoragePolicy.parse("10s:6h"),)

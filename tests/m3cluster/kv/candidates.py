@@ -5,7 +5,7 @@ import itertools
 import signal
 import sys
 
-from tests.m3cluster.kv.waiting import until
+from lab.waiting import until
 
 from m3cluster.election import Election
 from m3cluster.kv import open_store

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.etcd_server import EtcdServer
-from tests.zookeeper_server import ZooKeeperServer
+from lab.kv_servers import EtcdServer, ZooKeeperServer
+from tests.real_servers import require_server
 
 from m3cluster.kv import Embedded, Etcd, Memory, MemoryServer, Store, StoreConfig, ZooKeeper, open_store
 
@@ -19,7 +19,7 @@ def new_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdServer]]:
     servers: list[EtcdServer] = []
 
     def make(*options: str, scheme: str = "http") -> EtcdServer:
-        EtcdServer.binary()
+        require_server(EtcdServer)
         servers.append(EtcdServer(tmp_path / f"etcd{len(servers)}", *options, scheme=scheme))
         return servers[-1]
 
@@ -36,7 +36,7 @@ def own_etcd(new_etcd: Callable[..., EtcdServer]) -> EtcdServer:
 
 @pytest.fixture(scope="session")
 def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    EtcdServer.binary()
+    require_server(EtcdServer)
     server = EtcdServer(tmp_path_factory.mktemp("etcd"))
     try:
         yield server.start()
@@ -57,7 +57,7 @@ async def emptied(server: EtcdServer) -> Etcd:
 @pytest.fixture
 def own_zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
     """A running ZooKeeper that the test may stop and kill."""
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     server = ZooKeeperServer(tmp_path / "zookeeper")
     try:
         yield server.start()
@@ -67,7 +67,7 @@ def own_zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
 
 @pytest.fixture(scope="session")
 def shared_zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     server = ZooKeeperServer(tmp_path_factory.mktemp("zookeeper"))
     try:
         yield server.start()

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from tests.m3cluster.kv.waiting import LONG_S, next_of, until
+from lab.waiting import until
+from tests.m3cluster.kv.waiting import LONG_S, next_of
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, Value, VersionMismatchError
 from m3x.clock import boot_ns

@@ -1,7 +1,8 @@
 """Waiting for servers, processes and watches: what the tests of all backends share."""
 
 import asyncio
-import inspect
+
+from lab.waiting import until
 
 from m3cluster.kv import KVError
 
@@ -12,18 +13,6 @@ async def next_of(watch):
     """The next value that a watch gives."""
     async with asyncio.timeout(LONG_S):
         return await anext(watch)
-
-
-async def until(condition):
-    """Asks a function, or a coroutine function, until what it returns is true; returns that."""
-    async with asyncio.timeout(LONG_S):
-        while True:
-            result = condition()
-            if inspect.isawaitable(result):
-                result = await result
-            if result:
-                return result
-            await asyncio.sleep(0.02)
 
 
 async def value_is(watch, data):

@@ -3,7 +3,7 @@
 Fields that nobody here reads are left out; the codec skips them. Enumerations are written as their numbers.
 """
 
-from m3cluster.proto.schema import Field, Kind, Message
+from m3x.protobuf import Field, Kind, Message
 
 __all__ = [
     "COMPARE_CREATE",

@@ -1,7 +1,7 @@
 """Candidates in processes of their own elect a leader over etcd."""
 
+from lab.waiting import until
 from tests.m3cluster.kv.candidates import Candidates
-from tests.m3cluster.kv.waiting import until
 
 from m3cluster.kv import Etcd
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from bench.ports import free_port
-from tests.etcd_server import EtcdServer
-from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
-from tests.relay import Relay
+from lab.kv_servers import EtcdServer
+from lab.ports import free_port
+from lab.relay import Relay
+from lab.waiting import until
+from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, value_is
 
 from m3cluster.kv import ConditionFailedError, Etcd, EtcdTLS, KeyNotFoundError, KVError, open_store
 from m3cluster.kv.etcd.cache import Cache

@@ -6,8 +6,8 @@ import os
 import signal
 
 import pytest
+from lab.processes import stop
 from tests.m3cluster.kv.candidates import Candidates
-from tests.processes import stop
 
 from m3cluster.election import Election
 from m3cluster.keys import election_prefix

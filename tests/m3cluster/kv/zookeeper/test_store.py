@@ -5,11 +5,13 @@ import socket
 import threading
 
 import pytest
-from bench.ports import free_port
-from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, until, value_is
-from tests.processes import stop
-from tests.relay import Relay
-from tests.zookeeper_server import ZooKeeperServer
+from lab.kv_servers import ZooKeeperServer
+from lab.ports import free_port
+from lab.processes import stop
+from lab.relay import Relay
+from lab.waiting import until
+from tests.m3cluster.kv.waiting import LONG_S, insist, next_of, value_is
+from tests.real_servers import require_server
 
 from m3cluster.kv import ConditionFailedError, KeyNotFoundError, KVError, VersionMismatchError, ZooKeeper, open_store
 from m3cluster.kv.zookeeper.lease import ZooKeeperLease
@@ -125,7 +127,7 @@ async def test_a_server_that_refuses_is_named_with_advice(open_client):
 
 
 async def test_a_server_without_quorum_is_told_apart_by_the_advice(open_client, tmp_path):
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     server = ZooKeeperServer.ensemble(tmp_path)[0]
     server.launch()
     try:
@@ -143,7 +145,7 @@ async def test_a_server_without_quorum_is_told_apart_by_the_advice(open_client, 
 
 async def test_a_server_cut_off_from_its_ensemble_answers_pings_but_proves_no_life(open_client, tmp_path):
     """The rest of the ensemble ends the session in time, whatever that server says; the deadline must not follow it."""
-    ZooKeeperServer.require()
+    require_server(ZooKeeperServer)
     servers = ZooKeeperServer.ensemble(tmp_path)
     try:
         for server in servers:

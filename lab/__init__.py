@@ -1,0 +1,16 @@
+"""The laboratory: what tests, benchmarks and scripts need to run the services for real. Not shipped; ``src`` does not import it.
+
+| module | what it gives |
+|---|---|
+| ``ports``, ``waiting``, ``http``, ``errors`` | free ports, waiting with a reason, requests, ``LabError`` |
+| ``relay`` | a TCP connection whose bytes can be held back or broken |
+| ``processes`` | a process with its log, signals, what ``/proc`` says of its descendants |
+| ``kv_servers``, ``kv`` | real etcd and ZooKeeper with their faults; each kind of KV as a configuration names it |
+| ``cluster``, ``instances`` | overlays of configs/local, placements and topics; aggregators as processes |
+| ``admin_calls``, ``prometheus`` | the calls of the how-to; a client of remote write and remote read |
+| ``failover`` | the failover drill, ``scripts/failover`` |
+| ``stack``, ``interactive`` | ``scripts/run`` and ``scripts/cluster`` |
+
+Each imports only those above it, and anything of ``src``. Nothing here needs pytest: scripts run without it (``tests/real_servers.py``
+turns a missing server into a skipped test).
+"""

@@ -1,0 +1,80 @@
+"""A small client of Prometheus' remote write and remote read protocols (snappy-compressed protobuf, ``prompb``)."""
+
+from collections.abc import Iterable
+
+import cramjam
+
+from lab.http import request
+from m3metrics.codec.messages import message
+from m3x.protobuf import Field, Kind, MessageValue, marshal, unmarshal
+
+Labels = tuple[tuple[str, str], ...]
+Points = dict[Labels, dict[int, float]]
+"""Series (labels sorted by name) → time in milliseconds → value."""
+
+EQUAL, NOT_EQUAL, REGEX, NOT_REGEX = range(4)
+
+_LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+_SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+_SERIES = message(
+    "TimeSeries",
+    Field(1, "labels", Kind.MESSAGE, _LABEL, repeated=True),
+    Field(2, "samples", Kind.MESSAGE, _SAMPLE, repeated=True),
+)
+_WRITE = message("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_MATCHER = message(
+    "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
+)
+_QUERY = message(
+    "Query",
+    Field(1, "start", Kind.INT64),
+    Field(2, "end", Kind.INT64),
+    Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
+)
+_READ = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
+_RESULT = message("QueryResult", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_ANSWER = message("ReadResponse", Field(1, "results", Kind.MESSAGE, _RESULT, repeated=True))
+
+
+def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:
+    """A compressed ``WriteRequest`` of (labels, value, time in ms) samples, one series each."""
+    series = [
+        {
+            "labels": [{"name": name.encode(), "value": value.encode()} for name, value in labels],
+            "samples": [{"value": value, "timestamp": time_ms}],
+        }
+        for labels, value, time_ms in samples
+    ]
+    return bytes(cramjam.snappy.compress_raw(marshal(_WRITE, {"timeseries": series})))
+
+
+def remote_write(base_url: str, samples: Iterable[tuple[Labels, float, int]]) -> None:
+    """Raises ``OSError`` with the answer's text if the coordinator refuses."""
+    _post(f"{base_url}/api/v1/prom/remote/write", write_request(samples))
+
+
+def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_ms: int, end_ms: int) -> Points:
+    """Raw samples of the series that match all of (name, kind, value), both times included."""
+    query: MessageValue = {
+        "start": start_ms,
+        "end": end_ms,
+        "matchers": [{"type": kind, "name": name.encode(), "value": value.encode()} for name, kind, value in matchers],
+    }
+    request = bytes(cramjam.snappy.compress_raw(marshal(_READ, {"queries": [query]})))
+    body = bytes(cramjam.snappy.decompress_raw(_post(f"{base_url}/api/v1/prom/remote/read", request)))
+    points: Points = {}
+    for result in unmarshal(_ANSWER, body).get("results", ()):
+        for series in result.get("timeseries", ()):
+            labels = tuple(sorted((one["name"].decode(), one["value"].decode()) for one in series.get("labels", ())))
+            stored = points.setdefault(labels, {})
+            for sample in series.get("samples", ()):
+                stored[sample.get("timestamp", 0)] = sample.get("value", 0.0)
+    return points
+
+
+def _post(url: str, body: bytes) -> bytes:
+    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+    status, answer = request("POST", url, body, headers, timeout_s=30)
+    if status >= 300:
+        raise OSError(f"{url} answered {status}: {answer[:300].decode(errors='replace').strip()}")
+    return answer

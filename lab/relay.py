@@ -1,0 +1,135 @@
+"""A TCP relay in front of a server that holds the bytes of its connections back or breaks them: adversity for clients of real servers."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar
+
+__all__ = ["Relay", "RelayThread"]
+
+T = TypeVar("T")
+_CHUNK = 1 << 16
+
+
+class Relay:
+    """Listens on loopback and passes every connection on to ``target`` (``host:port``); clients connect to ``address``."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+        self._gates: set[asyncio.Event] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cut = False
+        self._through = asyncio.Event()
+        self._through.set()
+        self.held_bytes = 0
+        """What came while it was held."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        self.address = f"127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hold(self) -> None:
+        """No byte of the present connections passes, but their end does; new ones are served."""
+        for gate in self._gates:
+            gate.clear()
+
+    def hold_all(self) -> None:
+        """Nothing passes any more, nor is anything closed, as in a partitioned network; what was on its way is kept."""
+        self._through.clear()
+        self.hold()
+
+    def release(self) -> None:
+        """Everything passes again, what was held first."""
+        self._through.set()
+        for gate in self._gates:
+            gate.set()
+
+    def cut(self) -> None:
+        """Breaks all connections, and new ones as soon as they are made, until ``mend``."""
+        self._cut = True
+        for task in self._tasks:
+            task.cancel()
+
+    def mend(self) -> None:
+        """Connections are served again."""
+        self._cut = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        gate = asyncio.Event()
+        gate.set()
+        writers = [writer]
+        try:
+            await self._through.wait()
+            self._gates.add(gate)
+            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+            writers.append(far_writer)
+            await asyncio.gather(self._copy(gate, reader, far_writer), self._copy(gate, far_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._gates.discard(gate)
+            self._tasks.discard(task)
+            for end in writers:
+                end.transport.abort()
+
+    async def _copy(self, gate: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(_CHUNK):
+            if not gate.is_set():
+                self.held_bytes += len(data)
+            await gate.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._through.wait()
+        writer.close()
+
+
+class RelayThread:
+    """A ``Relay`` that runs in a thread of its own, for callers without an event loop."""
+
+    def __init__(self, target: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
+        self._thread.start()
+        self._relay = self._do(self._open(target))
+        self.address, self.port = self._relay.address, self._relay.port
+
+    def hold_all(self) -> None:
+        """See ``Relay``."""
+        self._do(_call(self._relay.hold_all))
+
+    def release(self) -> None:
+        """See ``Relay``."""
+        self._do(_call(self._relay.release))
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._do(self._relay.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    @staticmethod
+    async def _open(target: str) -> Relay:
+        return await Relay(target).__aenter__()
+
+
+async def _call(work: Callable[[], None]) -> None:
+    work()

@@ -1,0 +1,204 @@
+"""``scripts/run``: see ``--help``."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.live import Live
+
+from lab.admin_calls import admin_calls, create
+from lab.cluster import LOCAL, ROOT
+from lab.errors import LabError
+from lab.http import try_get
+from lab.ports import require_free_ports
+from lab.processes import Process, module_command
+from lab.stack.board import Watcher, as_line, as_table
+from lab.stack.demo import WINDOW_S, Feeder
+from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
+from lab.waiting import wait_aloud
+from m3x.version import VERSION
+
+COORDINATOR = "http://127.0.0.1:7201"
+AGGREGATOR = "http://127.0.0.1:6001"
+INSTANCE_ID = "m3aggregator-local"
+_SERVING_S, _END_S = 150.0, 20.0
+PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
+
+
+def main() -> int:
+    """Runs the stack; the exit code."""
+    options = _arguments()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    services: list[Process] = []
+    code = 0
+    try:
+        code = _run(options, services)
+    except _Interrupted:
+        print("\nending")
+        # A second Ctrl-C must not leave processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    finally:
+        for service in reversed(services):
+            ended = service.stop(_END_S)
+            if ended != 0:
+                print(f"{service.name} ended with exit code {ended}; log: {service.log_file}", file=sys.stderr)
+                code = code or 1
+    return code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/run",
+        description="Starts a coordinator and an aggregator on loopback and shows what they make of a demo stream.",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="aggregation processes (default: CPUs)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=ROOT / "data", metavar="DIR", help="state and logs (default: data/)"
+    )
+    parser.add_argument("--no-demo", action="store_true", help="feed nothing")
+    parser.add_argument(
+        "--duration",
+        type=float,
+        metavar="S",
+        help="end after S seconds; exit 0 only if every aggregated value was right",
+    )
+    parser.add_argument(
+        "--wrong-value", action="store_true", help="feed one wrong series on purpose: the check must fail"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    options = parser.parse_args()
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    if options.wrong_value and options.no_demo:
+        parser.error("--wrong-value needs the demo stream")
+    shortest = 1
+    if not options.no_demo:
+        values = (MIN_WINDOWS + 1) * WINDOW_S + FLUSH_DELAY_S
+        shortest = max(values, (MIN_ROLLUP_WINDOWS + 1) * WINDOW_S + ROLLUP_DELAY_S)
+    if options.duration is not None and not shortest <= options.duration < float("inf"):
+        parser.error(f"--duration must be at least {shortest} seconds: {MIN_WINDOWS} whole windows must be out by then")
+    return options
+
+
+def _run(options: argparse.Namespace, services: list[Process]) -> int:
+    require_free_ports(PORTS)
+    _start(options, services)
+    wait_aloud(lambda: _missing(services), _SERVING_S)
+    query = "up" if options.no_demo else "demo_temperature"
+    print(
+        f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
+        f"{COORDINATOR}/api/v1/query?query={query}\n"
+    )
+    feeder = None if options.no_demo else Feeder(COORDINATOR, ("127.0.0.1", 7204), wrong_value=options.wrong_value)
+    began = feeder.start() if feeder else int(time.time())
+    end = None if options.duration is None else time.time() + options.duration
+    _live(services, feeder, end)
+    if feeder is None or end is None:
+        return 0
+    feeder.close()
+    return _check(began, end)
+
+
+def _start(options: argparse.Namespace, services: list[Process]) -> None:
+    data: Path = options.data_dir.resolve()
+    logs = data / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"--data-dir {data} cannot be used: {error.strerror}") from error
+    print(f"data and logs in {data}")
+    command = module_command("coordinator", "-f", str(LOCAL / "m3coordinator.yml"), "--data-dir", str(data))
+    coordinator = Process("coordinator", command, logs / "coordinator.log", ends_with_us=True)
+    services.append(coordinator)
+    coordinator.wait_for_http(f"{COORDINATOR}/health")
+    for line in create(COORDINATOR, admin_calls(INSTANCE_ID, "127.0.0.1:6000", "127.0.0.1:7507")):
+        print(f"  {line}")
+    command = module_command("aggregator", "-f", str(LOCAL / "m3aggregator.yml"), "--data-dir", str(data))
+    command += ["--workers", str(options.workers)]
+    aggregator = Process("aggregator", command, logs / "aggregator.log", ends_with_us=True)
+    services.append(aggregator)
+    aggregator.wait_for_http(f"{AGGREGATOR}/health")
+
+
+def _missing(services: list[Process]) -> list[str]:
+    """What it waits for until all shards are cut over, a leader exists and the coordinator takes writes. Raises ``LabError``."""
+    waiting = []
+    for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
+        service.check()
+        status, body = try_get(f"{url}/ready")
+        if status != 200:
+            waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
+    if not waiting:
+        status, body = try_get(f"{AGGREGATOR}/status")
+        if status != 200 or json.loads(body)["status"]["flushStatus"]["electionState"] != "leader":
+            waiting = ["aggregator: no leader yet"]
+    return waiting
+
+
+def _reasons(body: str) -> list[str]:
+    try:
+        answer: Any = json.loads(body)
+    except ValueError:
+        return [body.strip() or "not ready"]
+    reasons = answer.get("reasons") if isinstance(answer, dict) else None
+    return [str(reason) for reason in reasons] if reasons else [body.strip()]
+
+
+def _live(services: list[Process], feeder: Feeder | None, end: float | None) -> None:
+    """Feeds and shows every window once it is complete, until ``end``: in a table on a terminal, else a line each."""
+    watcher = Watcher(COORDINATOR, feeds=feeder is not None)
+    terminal = Live(auto_refresh=False) if sys.stdout.isatty() else None
+    with terminal or contextlib.nullcontext():
+        _watch(services, feeder, end, watcher, terminal)
+
+
+def _watch(
+    services: list[Process], feeder: Feeder | None, end: float | None, watcher: Watcher, terminal: Live | None
+) -> None:
+    while end is None or time.time() < end:
+        for service in services:
+            service.check()
+        if feeder is not None:
+            try:
+                feeder.feed()
+            except OSError as error:
+                print(f"  feeding failed, will try again: {error}", file=sys.stderr)
+        complete, sent = watcher.look(), feeder.sent if feeder is not None else 0
+        if terminal is not None:
+            terminal.update(as_table(watcher.board, sent), refresh=True)
+        else:
+            for row in complete:
+                print(as_line(row, watcher.board, sent), flush=True)
+        time.sleep(max(0.05, 1.05 - time.time() % 1))
+
+
+def _check(began: int, end: float) -> int:
+    """Judges, prints; the exit code."""
+    verdict = judge_run(COORDINATOR, began, end, MIN_WINDOWS, MIN_ROLLUP_WINDOWS)
+    print(verdict)
+    return 0 if verdict.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

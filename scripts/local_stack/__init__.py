@@ -1,6 +1,0 @@
-"""What ``scripts/run`` does: the whole stack on loopback, a demo stream, and the judgement of what comes out.
-
-``__main__`` is the conductor; ``processes`` starts and ends the services; ``cluster`` makes the admin calls of the how-to; ``demo``
-knows the series and feeds them; ``windows`` shows what arrives in storage; ``judge`` computes what must come out and compares it with
-what storage holds.
-"""

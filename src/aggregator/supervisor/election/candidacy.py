@@ -1,0 +1,145 @@
+"""Whether this instance should lead, and flush, by what it and the others hold (docs/architecture.md §4, "Cold instances").
+
+Pure: ``look`` takes the facts of a moment and returns the decision; the same facts give the same decision however often it is asked. What
+is remembered from one moment to the next is only whom it waits for, and since when.
+
+A window that began before an instance held all samples lacks some of them there. Whoever holds all windows that are not flushed is a
+candidate, as in M3. Of those that lack some, who holds more leads:
+
+==================  ==========================================================================================================
+this instance       gives way to
+==================  ==========================================================================================================
+leads               a candidate that holds more; one that does not say what it holds (M3's), once everybody has had time to say it
+does not lead       any candidate that does not say, or holds more; and for a while an instance that holds more and is no candidate
+                    yet, or may not have said yet what it holds
+==================  ==========================================================================================================
+
+A leader that lacks windows flushes nothing while it gives way, or waits for somebody who holds more and will soon be a candidate.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from aggregator.supervisor.flushing.commands import LONGEST_AWAITED_NS
+from aggregator.supervisor.flushing.flush_times import can_lead, lacks_more
+from m3cluster.flush_times import ShardSetFlushTimes
+
+__all__ = ["Candidacy", "Decision", "Facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at a moment."""
+
+    steady_ns: int
+    """A clock that is never set."""
+    wall_ns: int
+    eligible: bool | None
+    """Whether the placement wants us to lead (``campaign_wanted``); None: it cannot be told."""
+    leads: bool
+    """Whether our term is confirmed."""
+    times: ShardSetFlushTimes | None
+    """Flush times in the KV."""
+    complete_since_ns: int
+    """Since when we hold all samples (wall clock)."""
+    since: Mapping[str, int]
+    """The same of the other instances that say it."""
+    settled: bool
+    """Whether everybody has had time to say it."""
+    candidates: frozenset[str]
+    """The other candidates of the election."""
+    peers: frozenset[str]
+    """The other instances of the shard set, by the placement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from the facts."""
+
+    wanted: bool | None
+    """Whether we are to be a candidate; None: it stays as it is."""
+    gives_way: bool
+    """Whether we are none only because we lack samples of windows."""
+    flushes: bool
+    """Whether we may flush, should we lead."""
+    again_ns: int | None = None
+    """Steady clock: when the decision changes though no fact does."""
+
+
+class Candidacy:
+    """See the module.
+
+    ``past_ns``: how late timed samples may be, without the resolution. ``unfed_ns``: a list whose time stands still for so long is fed by
+    nobody. ``patience_ns``: so long somebody who holds more is waited for.
+    """
+
+    def __init__(self, *, past_ns: int, unfed_ns: int, patience_ns: int) -> None:
+        self._past_ns = past_ns
+        self._unfed_ns = unfed_ns
+        self.patience_ns = patience_ns
+        self._expected: frozenset[str] = frozenset()
+        self._expected_ns = 0
+        """Who holds more and is expected to be a candidate, and since when; 0: nobody."""
+        self._compared: tuple[ShardSetFlushTimes | None, int, int, bool] = (None, 0, 0, False)
+        """The last answer of ``lacks_more``, behind what was asked."""
+
+    def look(self, facts: Facts) -> Decision:
+        """The decision at this moment."""
+        if self.holds(facts, LONGEST_AWAITED_NS):
+            self._expected, self._expected_ns = frozenset(), 0
+            return Decision(facts.eligible, gives_way=False, flushes=True)
+        expects = self._expects(facts)
+        silent = not facts.candidates <= facts.since.keys()
+        more = self._more(facts, facts.candidates)
+        yields = more or (silent and facts.settled)
+        again_ns = self._expected_ns + self.patience_ns if expects else None
+        gives_way = bool(facts.eligible) and (yields if facts.leads else more or silent or expects)
+        wanted = False if gives_way else facts.eligible
+        return Decision(wanted, gives_way, flushes=not (yields or expects), again_ns=again_ns)
+
+    def holds(self, facts: Facts, longest_ns: int | None = None) -> bool:
+        """Whether nobody holds more of the windows that are not flushed, but for those longer than ``longest_ns``.
+
+        Lists that nobody feeds do not count: a leader of ours flushes them all the same (``Flushing``), M3's leaves their times where they
+        are. Not for the leader, who would know, nor if another instance says that it holds more: the list's consumers may be away.
+        """
+
+        def warm(unfed_ns: int | None) -> bool:
+            return can_lead(
+                facts.times,
+                facts.complete_since_ns,
+                facts.wall_ns,
+                self._past_ns,
+                longest_ns=longest_ns,
+                unfed_ns=unfed_ns,
+            )
+
+        return warm(None) or (not facts.leads and warm(self._unfed_ns) and not self._more(facts, facts.peers))
+
+    def _more(self, facts: Facts, names: Iterable[str]) -> bool:
+        """Whether one of ``names`` holds more of the windows that are not flushed than we do."""
+        own_ns = facts.complete_since_ns
+        earliest_ns = min((facts.since.get(name, own_ns) for name in names), default=own_ns)
+        if earliest_ns >= own_ns:
+            return False
+        times, *before, _ = self._compared
+        if times is not facts.times or before != [own_ns, earliest_ns]:
+            # Asked before every flush, and thousands of shards take milliseconds.
+            lacks = lacks_more(facts.times, own_ns, earliest_ns, longest_ns=LONGEST_AWAITED_NS)
+            self._compared = (facts.times, own_ns, earliest_ns, lacks)
+        return self._compared[3]
+
+    def _expects(self, facts: Facts) -> bool:
+        """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
+
+        After a while nobody is expected any more; then only somebody else who holds more is news.
+        """
+        silent = not facts.settled and not facts.peers <= facts.since.keys()
+        more = frozenset(name for name in facts.peers if self._more(facts, [name]))
+        if not silent and not more:
+            self._expected, self._expected_ns = frozenset(), 0
+            return False
+        if not self._expected_ns or not more <= self._expected:
+            self._expected_ns = facts.steady_ns
+        self._expected |= more
+        return facts.steady_ns - self._expected_ns < self.patience_ns

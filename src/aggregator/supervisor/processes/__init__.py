@@ -1,0 +1,1 @@
+"""The processes of an instance: ``fleet`` runs front and workers and tells its owner what they say, over ``channels``."""

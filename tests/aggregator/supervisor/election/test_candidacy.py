@@ -1,0 +1,145 @@
+"""Who should lead, and flush, by what each holds: a table of facts, and what time changes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.supervisor.election.candidacy import Candidacy, Decision, Facts
+from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
+
+S = 1_000_000_000
+NOW = 1_767_355_200 * S
+PATIENCE = 30 * S
+FLUSHED = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 20 * S})})
+"""Windows of ten seconds, flushed up to twenty seconds ago."""
+EARLY, LATE, LATER = NOW - 3600 * S, NOW - 15 * S, NOW - 5 * S
+"""Since when an instance holds everything that is not flushed, lacks a part of it, or lacks more of it."""
+COLD = Facts(
+    steady_ns=100 * S, wall_ns=NOW, eligible=True, leads=False, times=FLUSHED, complete_since_ns=LATE, since={}, settled=True,
+    candidates=frozenset(), peers=frozenset({"b"}),
+)  # fmt: skip
+CANDIDATE = {"candidates": frozenset({"b"})}
+
+
+def candidacy() -> Candidacy:
+    return Candidacy(past_ns=5 * S, unfed_ns=300 * S, patience_ns=PATIENCE)
+
+
+def decided(**facts: Any) -> Decision:
+    return candidacy().look(replace(COLD, **facts))
+
+
+@pytest.mark.parametrize("leads", [False, True])
+@pytest.mark.parametrize("since", [{}, {"b": EARLY}])
+def test_who_holds_everything_is_a_candidate_whatever_the_others_hold(leads: bool, since: dict[str, int]) -> None:
+    wanted = decided(complete_since_ns=EARLY + 1, leads=leads, since=since, **CANDIDATE)
+    assert wanted == Decision(True, gives_way=False, flushes=True)
+
+
+@pytest.mark.parametrize("eligible", [False, None])
+def test_who_is_not_to_lead_gives_way_to_nobody(eligible: bool | None) -> None:
+    assert decided(eligible=eligible, since={"b": EARLY}, **CANDIDATE).wanted is eligible
+    assert not decided(eligible=eligible, since={"b": EARLY}, **CANDIDATE).gives_way
+
+
+@pytest.mark.parametrize(
+    ("facts", "follower", "leader"),
+    [
+        ("alone", False, False),
+        ("b says nothing", False, False),
+        ("b says nothing and is a candidate", True, True),
+        ("b may not have said it yet", True, False),
+        ("b may not have said it yet and is a candidate", True, False),
+        ("b holds more", True, False),
+        ("b holds more and is a candidate", True, True),
+        ("b holds no more and is a candidate", False, False),
+    ],
+)
+def test_who_lacks_windows_gives_way(facts: str, follower: bool, leader: bool) -> None:
+    words: dict[str, Any] = {
+        "settled": "yet" not in facts,
+        "since": {"b": EARLY} if "holds more" in facts else {"b": LATER} if "no more" in facts else {},
+        **(CANDIDATE if "candidate" in facts else {}),
+        **({"peers": frozenset()} if facts == "alone" else {}),
+    }
+    assert decided(**words).gives_way is follower
+    assert decided(leads=True, **words).gives_way is leader
+
+
+@pytest.mark.parametrize(
+    ("words", "flushes"),
+    [
+        ({}, True),
+        ({"since": {"b": LATER}, **CANDIDATE}, True),
+        (CANDIDATE, False),
+        ({"since": {"b": EARLY}, **CANDIDATE}, False),
+        ({"since": {"b": EARLY}}, False),
+        ({"settled": False}, False),
+    ],
+)
+def test_a_leader_that_lacks_windows_flushes_only_where_nobody_holds_more(words: Any, flushes: bool) -> None:
+    assert decided(leads=True, **words).flushes is flushes
+
+
+def test_nobody_is_expected_for_ever() -> None:
+    one, facts = candidacy(), replace(COLD, since={"b": EARLY}, peers=frozenset({"b", "c"}))
+    first = one.look(facts)
+    assert (first.gives_way, first.again_ns) == (True, facts.steady_ns + PATIENCE)
+    last = replace(facts, steady_ns=facts.steady_ns + PATIENCE)
+    assert one.look(replace(last, steady_ns=last.steady_ns - 1)) == first
+    assert one.look(last) == Decision(True, gives_way=False, flushes=True)
+    # Somebody else who holds more is news; the same one again is not.
+    news = one.look(replace(last, since={"b": EARLY, "c": EARLY}))
+    assert (news.gives_way, news.again_ns) == (True, last.steady_ns + PATIENCE)
+    assert not one.look(replace(last, steady_ns=last.steady_ns + PATIENCE, since={"c": EARLY})).gives_way
+
+
+def test_who_came_to_hold_everything_expects_anew_when_that_is_over() -> None:
+    one, facts = candidacy(), replace(COLD, since={"b": EARLY})
+    assert one.look(facts).gives_way
+    later = facts.steady_ns + PATIENCE
+    assert not one.look(replace(facts, steady_ns=later)).gives_way
+    assert not one.look(replace(facts, steady_ns=later, complete_since_ns=EARLY)).gives_way
+    assert one.look(replace(facts, steady_ns=later)).again_ns == later + PATIENCE
+
+
+def test_a_list_that_nobody_feeds_keeps_nobody_but_the_leader_cold() -> None:
+    quiet = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 20 * S, 60 * S: NOW - 86400 * S})})
+    facts = replace(COLD, times=quiet, complete_since_ns=NOW - 60 * S)
+    assert candidacy().holds(facts)
+    assert not candidacy().holds(replace(facts, leads=True))
+    assert not candidacy().holds(replace(facts, since={"b": NOW - 3600 * S})), (
+        "it may hold what its consumers did not take"
+    )
+
+
+def test_long_windows_do_not_decide_who_leads_but_whether_it_could_without_gaps() -> None:
+    times = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 10 * S, 3600 * S: NOW - 1800 * S})})
+    facts = replace(COLD, times=times, complete_since_ns=NOW - 60 * S, since={"b": EARLY}, **CANDIDATE)
+    assert candidacy().look(facts) == Decision(True, gives_way=False, flushes=True)
+    assert not candidacy().holds(facts)
+
+
+@given(st.data())
+def test_asking_changes_nothing(data: st.DataObject) -> None:
+    """However often it is asked in between, the answer is that of who was asked once at each change."""
+    seldom, often = candidacy(), candidacy()
+    facts = COLD
+    for _ in range(data.draw(st.integers(1, 12))):
+        facts = replace(
+            facts,
+            steady_ns=facts.steady_ns + data.draw(st.integers(0, 20)) * S,
+            leads=data.draw(st.booleans()),
+            settled=data.draw(st.booleans()),
+            complete_since_ns=data.draw(st.sampled_from([EARLY, LATE, LATER])),
+            since=data.draw(st.dictionaries(st.sampled_from("bc"), st.sampled_from([EARLY, LATE, LATER]))),
+            candidates=frozenset(data.draw(st.sets(st.sampled_from("bc")))),
+            peers=frozenset(data.draw(st.sets(st.sampled_from("bc")))),
+        )
+        for _ in range(data.draw(st.integers(0, 2))):
+            often.look(facts)
+            often.holds(facts)
+        assert often.look(facts) == seldom.look(facts)
