@@ -7,6 +7,5 @@ Imports m3x and the frame kernels of m3msg.
 from m3msg.consumer.core import ConsumerCore, ReceivedBatch
 from m3msg.consumer.options import ConsumerOptions, ServerOptions
 from m3msg.consumer.shell import ConsumerServer, Handler
-from m3msg.kernels import warm
 
-__all__ = ["ConsumerCore", "ConsumerOptions", "ConsumerServer", "Handler", "ReceivedBatch", "ServerOptions", "warm"]
+__all__ = ["ConsumerCore", "ConsumerOptions", "ConsumerServer", "Handler", "ReceivedBatch", "ServerOptions"]
