@@ -1,4 +1,4 @@
-"""The wire format of m3msg in plain Python; the kernels are tested against it. Source: reference/m3msg.md §1.
+"""The wire format of m3msg in plain Python; the kernels are tested against it. Source: docs/m3/m3msg.md, frames.
 
 A frame is four bytes of length N, unsigned and big-endian, and N bytes of protobuf. The producer dials and sends only ``Message``, the
 consumer answers only ``Ack``; nothing in a frame says which of the two it is.
@@ -35,7 +35,7 @@ class Metadata(NamedTuple):
     """What names a message between one producer and one consumer service."""
 
     shard: int = 0
-    """The replicated shard id: replica × number of shards + shard (reference/m3msg.md §11.3)."""
+    """The replicated shard id: replica × number of shards + shard (docs/m3/m3msg.md, replicated services)."""
     id: int = 0
     sent_at: int = 0
     """Unix ns of this attempt; 0: not given."""

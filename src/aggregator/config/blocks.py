@@ -1,4 +1,7 @@
-"""Blocks that several sections of the file share: retries, names of services, places in the KV (reference/aggregator_core.md §15.2)."""
+"""Blocks that several sections of the file share: retries, names of services, places in the KV.
+
+docs/m3/aggregation.md, top-level sections.
+"""
 
 from m3x.config import Duration, Meaningless, Section
 from m3x.retry import Backoff
@@ -9,7 +12,7 @@ MINUTE = 60 * SECOND
 
 
 class RetryConfig(Section, frozen=True, kw_only=True):
-    """M3's generic retry block: a zero in YAML means the default (reference/aggregator_core.md §15.2)."""
+    """M3's generic retry block: a zero in YAML means the default (docs/m3/aggregation.md, top-level sections)."""
 
     initial_backoff: Duration = Duration(0)
     backoff_factor: float = 0.0
