@@ -60,12 +60,12 @@ _ACK = Table("Ack", (Field(1, "metadata", Kind.MESSAGE, _METADATA, repeated=True
 
 def encode_message(message: Message) -> bytes:
     """The whole frame, length prefix included."""
-    return _frame(_MESSAGE, {"metadata": message.metadata._asdict(), "value": message.value})
+    return _frame(_MESSAGE, {"metadata": _values(message.metadata), "value": message.value})
 
 
-def encode_ack(metadatas: Iterable[Metadata]) -> bytes:
+def encode_ack(metadatas: Iterable[Iterable[int]]) -> bytes:
     """One ack frame that echoes ``metadatas``."""
-    return _frame(_ACK, {"metadata": [metadata._asdict() for metadata in metadatas]})
+    return _frame(_ACK, {"metadata": [_values(metadata) for metadata in metadatas]})
 
 
 def split(data: bytes, max_frame: int = MAX_FRAME) -> tuple[list[bytes], bytes]:
@@ -91,6 +91,10 @@ def decode_message(payload: bytes) -> Message:
 def decode_ack(payload: bytes) -> list[Metadata]:
     """The metadatas in an ack frame's payload. Raises ``FrameError``."""
     return [Metadata(**metadata) for metadata in unmarshal(_ACK, payload).get("metadata", ())]
+
+
+def _values(metadata: Iterable[int]) -> MessageValue:
+    return dict(zip(Metadata._fields, metadata, strict=True))
 
 
 def _frame(table: Table, values: MessageValue) -> bytes:
