@@ -220,7 +220,7 @@ class Coordinator:
         ingest_options = IngestOptions(
             retry=section.ingester.retry.backoff(),
             max_retries=section.ingester.retry.max_retries or 2,
-            retry_forever=section.ingester.retry.forever,
+            retry_forever=bool(section.ingester.retry.forever),
             blackhole_policies=section.m3msg.handler.blackholes,
             # Namespaces of the file do not change while it runs.
             no_namespace_grace_ns=0 if config.namespaces else int(section.no_namespace_grace),

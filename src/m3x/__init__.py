@@ -6,6 +6,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``kernels``     compiled memory and protobuf wire primitives that all hot loops are made of
 ``reserve``     large arrays whose memory is committed by touching it
 ``config``      YAML files → typed structs, every problem reported with file, line and path
+``sections``    the sections of those files that every service has
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``process``     parent death, signals, CPU and memory of a process

@@ -4,11 +4,12 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from aggregator.config.blocks import MILLISECOND, MINUTE, SECOND, RetryConfig, ServiceIDConfig
+from aggregator.config.blocks import MILLISECOND, MINUTE, SECOND, ServiceIDConfig
 from m3cluster.kv.sections import KVOverride
 from m3msg.producer.filters import PolicyTable, ShardSetFilter, StoragePolicyFilter
 from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3x.config import Duration, Meaningless, Section
+from m3x.sections import RetryConfig
 
 
 class FlushTimesManagerConfig(Section, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from aggregator.config.aggregator import AggregatorSection, aggregator_when_abse
 from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
 from m3cluster.kv.sections import KVOverride, StoreSection
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
+from m3x.sections import LoggingConfig, PrometheusConfig, ScopeConfig
 
 __all__ = [
     "LONGEST_RUN_DIRECTORY",
@@ -30,54 +31,23 @@ LONGEST_RUN_DIRECTORY = 55
 """Unix socket paths end at 107 characters; the directory that an instance makes below it, and its sockets' names, take the rest."""
 
 
-class LoggingConfig(Section, frozen=True, kw_only=True):
-    """``logging``."""
-
-    level: Literal["debug", "info", "warn", "error"] = "info"
-    fields: dict[str, Any] = {}
-    file: Meaningless = None
-    encoding: Meaningless = None
-    development: Meaningless = None
-    disable_caller: Meaningless = None
-    disable_stacktrace: Meaningless = None
-    sampling: Meaningless = None
-    encoder_config: Meaningless = None
-    output_paths: Meaningless = None
-    error_output_paths: Meaningless = None
-
-
-class MetricsScopeConfig(Section, frozen=True, kw_only=True):
-    """``metrics.scope``."""
-
-    prefix: str = ""
-    reporting_interval: Meaningless = None
-    tags: dict[str, str] = {}
-
-
-class PrometheusConfig(Section, frozen=True, kw_only=True):
+class PrometheusPageConfig(PrometheusConfig, frozen=True, kw_only=True):
     """``metrics.prometheus``."""
 
-    handler_path: str = "/metrics"
     listen_address: str = ""
     """Empty: the page is served by the HTTP server of ``http``."""
-    timer_type: Meaningless = None
-    default_histogram_buckets: Meaningless = None
-    default_summary_objectives: Meaningless = None
-    on_error: Meaningless = None
-    hostname_label: Meaningless = None
 
     def __post_init__(self) -> None:
         if self.listen_address:
             parse_address(self.listen_address)
-        if not self.handler_path.startswith("/"):
-            raise ValueError(f"handlerPath must start with /, found {self.handler_path!r}")
+        super().__post_init__()
 
 
 class MetricsConfig(Section, frozen=True, kw_only=True):
     """``metrics``."""
 
-    scope: MetricsScopeConfig = MetricsScopeConfig()
-    prometheus: PrometheusConfig | None = None
+    scope: ScopeConfig = ScopeConfig()
+    prometheus: PrometheusPageConfig | None = None
     """None: no page at all."""
     m3: Meaningless = None
     sampling_rate: float = 1.0
@@ -207,7 +177,7 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     """The configuration file of an aggregator instance."""
 
     logging: LoggingConfig = LoggingConfig()
-    metrics: MetricsConfig = MetricsConfig(prometheus=PrometheusConfig(listen_address="0.0.0.0:6002"))
+    metrics: MetricsConfig = MetricsConfig(prometheus=PrometheusPageConfig(listen_address="0.0.0.0:6002"))
     m3msg: M3MsgConfig | None = None
     rawtcp: Any = None
     """Kept to be refused with a reason: this transport is not available."""

@@ -41,7 +41,8 @@ def warm(progress: Callable[[str], None]) -> None:
     pipeline = (TransformationOp(TransformationType.PER_SECOND), RollupOp(b"r", 0))
     stages = (StagedMetadata(pipelines=(PipelineMetadata(pipeline=pipeline, resend_enabled=True),)),)
     gauge = encode_metric(GaugeWithMetadatas(id=b"g", value=1.0, metadatas=stages))
-    frames = (timer, gauge, b"\x08\x00")
+    # The last two are left to the plain decoder: one has a field that nobody knows, the other is no metric.
+    frames = (timer, gauge, gauge + b"\x78\x01", b"\x08\x00")
     for now_ns in (_NOW_NS, _NOW_NS + 10 * SECOND_NS):
         payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
         engine.ingest(payload, np.array([len(payload)], np.int64), now_ns)

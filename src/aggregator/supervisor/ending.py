@@ -24,30 +24,30 @@ _LOOK_S = 0.25
 _DRAIN_S = 10.0
 
 
-async def end(one: "Instance", shard_set: "asyncio.Task[None]") -> None:
+async def end(instance: "Instance", shard_set: "asyncio.Task[None]") -> None:
     """Gives the lead away or delivers, and stops accepting; ``shard_set`` is our membership, cancelled here."""
-    assert one.fleet is not None
-    timeout_s = one.config.instance.shutdown_timeout.seconds
+    assert instance.fleet is not None
+    timeout_s = instance.config.instance.shutdown_timeout.seconds
     log.info("shutting down", timeout_s=timeout_s)
-    alone = one.shard_set is not None and one.shard_set.leads and not await _succeeded(one)
+    alone = instance.shard_set is not None and instance.shard_set.leads and not await _succeeded(instance)
     if not alone:
-        one.ending = True
-        await _delivered(one, _LAST_ACKS_S)
+        instance.ending = True
+        await _delivered(instance, _LAST_ACKS_S)
         await _leave(shard_set)
-    elif one.rolls_up:
-        await _rolled_up(one, timeout_s)
-    await one.fleet.drain(min(timeout_s, _DRAIN_S))
+    elif instance.rolls_up:
+        await _rolled_up(instance, timeout_s)
+    await instance.fleet.drain(min(timeout_s, _DRAIN_S))
     if alone:
-        await _delivered(one, timeout_s)
+        await _delivered(instance, timeout_s)
         await _leave(shard_set)
 
 
-async def _succeeded(one: "Instance") -> bool:
+async def _succeeded(instance: "Instance") -> bool:
     """Whether somebody is there who takes the lead over; waits for one that is there and will be able to."""
-    assert one.shard_set is not None
-    deadline = _now() + one.config.instance.hand_over_timeout.seconds
-    while one.shard_set.leads and not await one.shard_set.has_successor():
-        if not one.shard_set.has_company() or _now() >= deadline:
+    assert instance.shard_set is not None
+    deadline = _now() + instance.config.instance.hand_over_timeout.seconds
+    while instance.shard_set.leads and not await instance.shard_set.has_successor():
+        if not instance.shard_set.has_company() or _now() >= deadline:
             return False
         log.info_limited("serving on until another instance holds all open windows", per_second=0.2)
         await asyncio.sleep(_LOOK_S)
@@ -59,22 +59,22 @@ async def _leave(shard_set: "asyncio.Task[None]") -> None:
     await asyncio.wait([shard_set])
 
 
-async def _rolled_up(one: "Instance", timeout_s: float) -> None:
+async def _rolled_up(instance: "Instance", timeout_s: float) -> None:
     """Begins no more flushes and waits until the forwarded metrics of those before are done: our own front will take none later."""
-    one.ending = True
+    instance.ending = True
     deadline = _now() + timeout_s
-    while _now() < deadline and one.may_write():
-        if not (one.flushing.in_hand or one.rollups.waiting_bytes or one.sinks.pending_rollups):
+    while _now() < deadline and instance.may_write():
+        if not (instance.flushing.in_hand or instance.rollups.waiting_bytes or instance.sinks.pending_rollups):
             return
         await asyncio.sleep(0.02)
 
 
-async def _delivered(one: "Instance", timeout_s: float) -> None:
+async def _delivered(instance: "Instance", timeout_s: float) -> None:
     """Waits until all that was emitted is done and written down, as long as we lead."""
     deadline = _now() + timeout_s
-    while _now() < deadline and one.may_write():
-        waiting = one.output.waiting_bytes + one.rollups.waiting_bytes + one.sinks.pending
-        if not waiting and not one.flushing.save_due(one.flushing.saved_ns):
+    while _now() < deadline and instance.may_write():
+        waiting = instance.output.waiting_bytes + instance.rollups.waiting_bytes + instance.sinks.pending
+        if not waiting and not instance.flushing.save_due(instance.flushing.saved_ns):
             return
         await asyncio.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""What a placement means for one instance: its shards, whether they are cut over, who else is in its shard set.
+"""What a placement means for view instance: its shards, whether they are cut over, who else is in its shard set.
 
 Pure: a decoded placement in, a ``View`` out; and ``assign``, which gives the shards to the workers.
 """
@@ -67,24 +67,24 @@ def nearest_ids(placement: Placement, instance_id: str) -> list[str]:
     return difflib.get_close_matches(instance_id, ids, n=3, cutoff=0.0)
 
 
-def has_replacement(one: View) -> bool:
+def has_replacement(view: View) -> bool:
     """Whether all our shards are leaving and an instance of the same shard set takes exactly them over.
 
     docs/m3/aggregation.md, replacement instances.
     """
-    if one.instance is None or not one.instance.shards:
+    if view.instance is None or not view.instance.shards:
         return False
-    leaving = {s.id: s for s in one.instance.shards}
+    leaving = {s.id: s for s in view.instance.shards}
     if any(s.state is not ShardState.LEAVING for s in leaving.values()):
         return False
     return any(
-        other.id != one.instance.id
-        and other.shard_set_id == one.shard_set
+        other.id != view.instance.id
+        and other.shard_set_id == view.shard_set
         and {s.id for s in other.shards} == leaving.keys()
         and all(
             s.state is ShardState.INITIALIZING and s.cutover_ns == leaving[s.id].cutoff_ns for s in other.shards
         )
-        for other in one.placement.instances
+        for other in view.placement.instances
     )  # fmt: skip
 
 

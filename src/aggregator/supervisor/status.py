@@ -48,10 +48,10 @@ class InstanceStatus:
 
     def readiness(self) -> Readiness:
         """What is missing comes first; the part of a reason before its bracket does not change with time."""
-        one = self._instance
-        reasons = list(one.problems.reasons.values())
-        notes = list(one.problems.warnings.values())
-        seen = one.view
+        instance = self._instance
+        reasons = list(instance.problems.reasons.values())
+        notes = list(instance.problems.warnings.values())
+        seen = instance.view
         if seen is not None and seen.instance is not None:
             left_s = seen.cutover_left_ns(wall_ns()) / 1e9
             if left_s > 0:
@@ -107,13 +107,13 @@ class InstanceStatus:
             reasons.append(f"workers {', '.join(down)} of {len(fleet.workers)} are not up")
 
     def _consumers(self, reasons: list[str], notes: list[str]) -> None:
-        one = self._instance
-        for status in one.sinks.status():
+        instance = self._instance
+        for status in instance.sinks.status():
             self._producer(status, reasons, notes)
-        rollups = one.sinks.rollup_status()
+        rollups = instance.sinks.rollup_status()
         if rollups is not None:
             # Where nothing is rolled up, nothing is missing.
-            self._producer(rollups, reasons if one.rolls_up else [], notes if one.rolls_up else [])
+            self._producer(rollups, reasons if instance.rolls_up else [], notes if instance.rolls_up else [])
 
     def _producer(self, status: ProducerStatus, reasons: list[str], notes: list[str]) -> None:
         said = " ".join(reasons)
@@ -128,24 +128,24 @@ class InstanceStatus:
 
     def shards(self) -> list[ShardRow]:
         """Our shards in order of id."""
-        one, now_ns = self._instance, wall_ns()
-        if one.view is None:
+        instance, now_ns = self._instance, wall_ns()
+        if instance.view is None:
             return []
         stats: dict[int, ipc.ShardStats] = {
-            shard.id: shard for worker in list(one.worker_stats.values()) for shard in worker.shards
+            shard.id: shard for worker in list(instance.worker_stats.values()) for shard in worker.shards
         }
         safe = self._safe_times()
-        ready = one.fleet.ready if one.fleet is not None else set()
+        ready = instance.fleet.ready if instance.fleet is not None else set()
         rows = []
-        for number, owned in sorted(one.view.owned.items()):
+        for number, owned in sorted(instance.view.owned.items()):
             found = stats.get(number, ipc.ShardStats(number, 0, 0, 0))
-            worker = one.owners.get(number, -1)
+            worker = instance.owners.get(number, -1)
             rows.append(
                 ShardRow(
                     shard=number,
                     worker=worker,
                     worker_up=worker in ready,
-                    state=one.view.states[number],
+                    state=instance.view.states[number],
                     cutover_ns=owned.cutover_ns,
                     entries=found.entries,
                     open_windows=found.open_windows,
@@ -175,28 +175,31 @@ class InstanceStatus:
 
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page."""
-        one = self._instance
-        facts = [("instance id", one.instance_id), ("placement key", one.keys.placement)]
-        if one.view is not None:
-            placement = one.view.placement
+        instance = self._instance
+        facts = [("instance id", instance.instance_id), ("placement key", instance.keys.placement)]
+        if instance.view is not None:
+            placement = instance.view.placement
             facts += [
                 ("placement version", str(placement.version)),
-                ("shard set", str(one.view.shard_set)),
-                ("shards", f"{len(one.view.owned)} of {placement.num_shards}, {placement.replica_factor} replicas"),
+                ("shard set", str(instance.view.shard_set)),
+                (
+                    "shards",
+                    f"{len(instance.view.owned)} of {placement.num_shards}, {placement.replica_factor} replicas",
+                ),
             ]
-        if one.fleet is not None:
-            facts.append(("listening for metrics on", one.fleet.listening or "nothing yet"))
-            for number, child in enumerate(one.fleet.workers):
-                state = "up" if number in one.fleet.ready else "not up"
+        if instance.fleet is not None:
+            facts.append(("listening for metrics on", instance.fleet.listening or "nothing yet"))
+            for number, child in enumerate(instance.fleet.workers):
+                state = "up" if number in instance.fleet.ready else "not up"
                 facts.append(
                     (
                         child.name,
                         f"{state}, pid {child.pid or '–'}, incarnation {child.epoch}, {child.restarts} restarts",
                     )
                 )
-        facts.append(("output that waits for its consumers", f"{one.output.waiting_bytes} bytes"))
-        facts.append(("rollups that wait for other aggregators", f"{one.rollups.waiting_bytes} bytes"))
-        for status in filter(None, (*one.sinks.status(), one.sinks.rollup_status())):
+        facts.append(("output that waits for its consumers", f"{instance.output.waiting_bytes} bytes"))
+        facts.append(("rollups that wait for other aggregators", f"{instance.rollups.waiting_bytes} bytes"))
+        for status in filter(None, (*instance.sinks.status(), instance.sinks.rollup_status())):
             for service in status.services:
                 for i in service.instances:
                     state = "connected" if i.connected else f"not connected: {i.last_error}"

@@ -74,20 +74,20 @@ def namespaces_of(clusters: Sequence[ClusterConfig]) -> tuple[Namespace, ...]:
     """
     result: list[Namespace] = []
     for section in (namespace for cluster in clusters for namespace in cluster.namespaces):
-        one = Namespace(
+        namespace = Namespace(
             name=section.namespace,
             resolution_ns=int(section.resolution),
             retention_ns=int(section.retention),
             downsample_all=section.downsample is None or section.downsample.all,
             read_only=section.read_only,
         )
-        if one.aggregated and any(
-            (n.resolution_ns, n.retention_ns) == (one.resolution_ns, one.retention_ns) for n in result
+        if namespace.aggregated and any(
+            (n.resolution_ns, n.retention_ns) == (namespace.resolution_ns, namespace.retention_ns) for n in result
         ):
             raise ValueError(
                 f"duplicate aggregated namespace exists for: retention={section.retention}, resolution={section.resolution}"
             )
-        result.append(one)
+        result.append(namespace)
     unaggregated = sum(not n.aggregated for n in result)
     if unaggregated > 1:
         raise ValueError(f"only one unaggregated cluster namespace can be specified: specified {unaggregated}")

@@ -22,52 +22,30 @@ from m3x.config import (
     load,
     parse_address,
 )
-from m3x.log import LEVELS
+from m3x.sections import LoggingConfig, PrometheusConfig, ScopeConfig
 
 
-class LoggingConfig(Section, frozen=True):
-    """``logging``."""
-
-    level: str = "info"
-    file: Meaningless = None
-    fields: dict[str, str] = {}
-    encoding: Meaningless = None
-
-    def __post_init__(self) -> None:
-        if self.level.lower() not in LEVELS:
-            raise ValueError(f"unknown log level {self.level!r}; expected one of {', '.join(LEVELS)}")
-
-
-class ScopeConfig(Section, frozen=True):
+class CoordinatorScopeConfig(ScopeConfig, frozen=True):
     """``metrics.scope``."""
 
     prefix: str = "coordinator"
-    tags: dict[str, str] = {}
-    reporting_interval: Meaningless = None
-    common_tags: Meaningless = None
 
 
-class PrometheusReporterConfig(Section, frozen=True):
+class PrometheusPageConfig(PrometheusConfig, frozen=True):
     """``metrics.prometheus``."""
 
-    handler_path: str = "/metrics"
     listen_address: Address = "0.0.0.0:7203"
-    on_error: Meaningless = None
-    timer_type: Meaningless = None
-    default_histogram_buckets: Meaningless = None
-    default_summary_objectives: Meaningless = None
 
     def __post_init__(self) -> None:
         parse_address(self.listen_address)
-        if not self.handler_path.startswith("/"):
-            raise ValueError(f"handlerPath must begin with a slash, found {self.handler_path!r}")
+        super().__post_init__()
 
 
 class MetricsConfig(Section, frozen=True):
     """``metrics``."""
 
-    scope: ScopeConfig = ScopeConfig()
-    prometheus: PrometheusReporterConfig = PrometheusReporterConfig()
+    scope: CoordinatorScopeConfig = CoordinatorScopeConfig()
+    prometheus: PrometheusPageConfig = PrometheusPageConfig()
     sanitization: Meaningless = None
     sampling_rate: Meaningless = None
     extended: Meaningless = None

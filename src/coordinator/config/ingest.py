@@ -3,8 +3,8 @@
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 from m3msg.consumer.options import ConsumerOptions, ServerOptions
-from m3msg.producer.options import RetryOptions
 from m3x.config import Duration, Meaningless, Section
+from m3x.sections import RetryConfig
 
 
 class IngesterConfig(Section, frozen=True):
@@ -12,7 +12,7 @@ class IngesterConfig(Section, frozen=True):
 
     worker_pool_size: int
     op_pool: Meaningless = None
-    retry: RetryOptions = RetryOptions()
+    retry: RetryConfig = RetryConfig()
     log_sample_rate: float = 0.01
 
     def __post_init__(self) -> None:

@@ -235,25 +235,25 @@ def promote(
         first[i] = used[TEMPLATES] if copied > 0 else begin
         count[i] = copied
         for t in range(begin, begin + copied):
-            come = old_templates[t]
+            source = old_templates[t]
             k = used[TEMPLATES]
-            go = templates[k]
-            go.meta_at = come.meta_at
-            go.meta_size = come.meta_size
-            if np.int64(come.meta_at) >= SHARED_BYTES:
-                go.meta_at = np.uint32(used[ARENA])
+            target = templates[k]
+            target.meta_at = source.meta_at
+            target.meta_size = source.meta_size
+            if np.int64(source.meta_at) >= SHARED_BYTES:
+                target.meta_at = np.uint32(used[ARENA])
                 used[ARENA] = copy_bytes(
-                    arena, used[ARENA], old_arena, np.int64(come.meta_at), np.int64(come.meta_size)
+                    arena, used[ARENA], old_arena, np.int64(source.meta_at), np.int64(source.meta_size)
                 )
-            go.metric_type = come.metric_type
-            go.untimed = come.untimed
-            go.id_size = come.id_size
-            go.id_at = np.uint32(used[ARENA])
-            used[ARENA] = copy_bytes(arena, used[ARENA], old_arena, np.int64(come.id_at), np.int64(come.id_size))
-            go.annotation_size = come.annotation_size
-            go.annotation_at = np.uint32(used[ARENA])
+            target.metric_type = source.metric_type
+            target.untimed = source.untimed
+            target.id_size = source.id_size
+            target.id_at = np.uint32(used[ARENA])
+            used[ARENA] = copy_bytes(arena, used[ARENA], old_arena, np.int64(source.id_at), np.int64(source.id_size))
+            target.annotation_size = source.annotation_size
+            target.annotation_at = np.uint32(used[ARENA])
             used[ARENA] = copy_bytes(
-                arena, used[ARENA], old_arena, np.int64(come.annotation_at), np.int64(come.annotation_size)
+                arena, used[ARENA], old_arena, np.int64(source.annotation_at), np.int64(source.annotation_size)
             )
             hashes[k] = old_hashes[t]
             used[TEMPLATES] = k + 1

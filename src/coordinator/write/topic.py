@@ -44,7 +44,7 @@ class IngestTopic:
         self._producer = producer
         self._now_ns = now_ns
         self._verdict: Verdict = judge(self._name, None, {}, now_ns())
-        self._said = ""
+        self._reported = ""
         self._failed: str | None = None
         self._topology.listeners.append(self._judge)
 
@@ -111,6 +111,6 @@ class IngestTopic:
             # The store says so itself.
             return
         said = self._verdict.reason if refusal is not None else "messages are accepted"
-        if said != self._said:
-            self._said = said
+        if said != self._reported:
+            self._reported = said
             log.info("ingest topic", topic=self._name, state=refusal or said)

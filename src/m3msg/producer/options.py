@@ -13,10 +13,11 @@ from m3cluster.kv.sections import KVOverride
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import Duration, Meaningless, Section
 from m3x.retry import Backoff
+from m3x.sections import RetryConfig
 
 __all__ = [
-    "BufferOptions", "CodecOptions", "ConnectionOptions", "MessageRetryOptions", "ProducerOptions", "RetryOptions",
-    "StaticRetryOptions", "WriterOptions",
+    "BufferOptions", "CodecOptions", "ConnectionOptions", "MessageRetryOptions", "ProducerOptions", "StaticRetryOptions",
+    "WriterOptions",
 ]  # fmt: skip
 
 _SECOND = 1_000_000_000
@@ -24,32 +25,7 @@ LOOPBACK_BYTES = 512 << 20
 """More than the rollups of a million series at one flush; memory is only used while messages wait."""
 
 
-class RetryOptions(Section, frozen=True):
-    """M3's generic retry block (docs/m3/m3msg.md, backoff)."""
-
-    initial_backoff: Duration = Duration(_SECOND)
-    backoff_factor: float = 2.0
-    max_backoff: Duration = Duration(0)
-    """0: unbounded."""
-    max_retries: int = 2
-    forever: bool = False
-    jitter: bool = True
-
-    def __post_init__(self) -> None:
-        if self.initial_backoff < 0 or self.max_backoff < 0 or self.backoff_factor < 0 or self.max_retries < 0:
-            raise ValueError("initialBackoff, maxBackoff, backoffFactor and maxRetries must not be negative")
-
-    def backoff(self) -> Backoff:
-        """As delays."""
-        return Backoff(
-            self.initial_backoff.seconds or 1.0,
-            self.backoff_factor or 2.0,
-            self.max_backoff.seconds or float("inf"),
-            self.jitter,
-        )
-
-
-class MessageRetryOptions(RetryOptions, frozen=True):
+class MessageRetryOptions(RetryConfig, frozen=True):
     """``messageRetry``: when an unacked message is sent again. Absent: 5 s, doubling; present without initialBackoff: 1 s, as in M3."""
 
 
@@ -122,7 +98,7 @@ class ConnectionOptions(Section, frozen=True):
     keep_alive_period: Duration = Duration(5 * _SECOND)
     reset_delay: Duration = Duration(2 * _SECOND)
     """A connection that ends sooner than this counts as a failed attempt."""
-    retry: RetryOptions = RetryOptions()
+    retry: RetryConfig = RetryConfig()
     flush_interval: Meaningless = None
     write_buffer_size: Meaningless = None
     read_buffer_size: Meaningless = None

@@ -116,7 +116,12 @@ async def test_who_was_stopped_lacks_samples_but_not_a_supervisor_whose_front_re
         await asyncio.to_thread(stop, pid)
         await asyncio.sleep(2.5)
         os.kill(pid, signal.SIGCONT)
-        await asyncio.sleep(1.0)
+        await rig.until_ready()
+        # What has gone through all processes comes behind what they had to say.
+        name = f"after.{pid}"
+        rig.client.send(gauges(time.time_ns(), 1.0, name))
+        await until("acks", lambda: rig.client.again() or not rig.client.unacked)
+        await until("output", lambda: all(rig.recorder.of(f"{name}.{i}") for i in range(40)))
         await rig.until_ready()
         return rig.log().count("the front was stopped")
 

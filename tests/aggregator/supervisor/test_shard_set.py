@@ -1,7 +1,7 @@
 """Members of one shard set on one KV: who leads, what is written down, and what happens when the lead is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from aggregator.config import kv_keys, load_config
 from aggregator.ipc import Commit, Flush, NewList, OwnedShard
 from aggregator.lists import KIND_STANDARD, ListId
+from aggregator.supervisor.election.candidacy import Decision, Facts
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.timing import schedule_options
@@ -73,6 +74,14 @@ class Member:
             crowded=lambda: self.crowded,
             scope=Registry().scope(),
         )
+        self.facts: list[Facts] = []
+        """What the decisions so far were made of."""
+        self._decide = self.member.candidacy.look
+        self.member.candidacy.look = self._look
+
+    def _look(self, facts: Facts) -> Decision:
+        self.facts.append(facts)
+        return self._decide(facts)
 
     def relay(self, sends: Iterable[Send]) -> None:
         self.sent += sends
@@ -93,6 +102,17 @@ class Member:
         for command in sends:
             self.flushing.last(0, command.id, wall_ns())
         return sends[-1].bounds[0].target_ns
+
+
+async def decided(member: Member, condition: Callable[[Facts], object] = lambda facts: True) -> None:
+    """Until a member has decided several times more upon facts that are so: whatever it was going to do, it has begun."""
+    member.facts.clear()
+
+    def often() -> bool:
+        member.member.look()
+        return sum(bool(condition(facts)) for facts in list(member.facts)) >= 5
+
+    await until(often)
 
 
 @asynccontextmanager
@@ -194,7 +214,7 @@ async def test_of_two_cold_ones_the_one_that_holds_more_takes_the_lead(server: M
             await until(lambda: b.leads)
             assert b.member.may_flush()
             # The other one stays behind, and leads when this one has gone.
-            await asyncio.sleep(1.5)
+            await decided(a, lambda facts: not facts.leads)
             assert await b.member.elector.election.candidates() == ["b"]
         await until(lambda: a.leads and a.member.may_flush())
 
@@ -206,7 +226,7 @@ async def test_of_two_that_hold_the_same_both_are_candidates(server: MemoryServe
             await until(lambda: b.member.times is not None and b.member.elector.others)
             await cold_pair(a, b, lead_s=0)
             await until(lambda: b.member.elector.election.revision)
-            await asyncio.sleep(1.5)
+            await decided(a, lambda facts: facts.candidates)
             assert a.leads
             assert a.member.may_flush()
             assert await a.member.elector.election.candidates() == ["a", "b"]
@@ -302,7 +322,7 @@ async def test_a_leader_that_lacks_samples_gives_the_lead_to_m3_s_instance(
         campaign = asyncio.create_task(election.campaign("b"))
         await until(lambda: a.member.elector.others)
         # It does not say what it holds. That is no reason as long as we hold everything.
-        await asyncio.sleep(1.5)
+        await decided(a, lambda facts: facts.settled and facts.candidates)
         assert a.leads
         a.opened_ns = wall_ns()
         a.member.look()
@@ -382,15 +402,22 @@ async def test_flush_times_are_written_only_while_we_hold_the_key(server: Memory
         assert a.flushing.times.time(next(iter(a.flushing.schedule.lists())), 0) == first
 
 
-async def test_a_write_that_finds_the_key_gone_ends_the_term(server: MemoryServer) -> None:
+async def test_a_write_that_finds_the_key_gone_ends_the_term(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(server, "a") as a:
         await until(lambda: a.leads)
-        key = a.member.elector.election.key
-        before = a.member.elector.election.revision
-        await a.store.delete(key)
-        # Before the news of the deletion arrives, a save is tried.
-        if a.member.may_write():
-            await a.member._save()
+        before, put_if = a.member.elector.election.revision, a.store.put_if
+
+        async def just_gone(key: str, data: bytes, other_key: str, create_revision: int) -> int:
+            """The key is deleted so late that the write comes before the news of it."""
+            monkeypatch.undo()
+            await a.store.delete(other_key)
+            return await put_if(key, data, other_key, create_revision)
+
+        monkeypatch.setattr(a.store, "put_if", just_gone)
+        a.new_list()
+        a.flush_once()
         await until(lambda: a.member.elector.election.revision > before and a.leads)
 
 
@@ -402,24 +429,25 @@ async def test_a_term_that_ends_while_flush_times_are_read_writes_none(
         a.new_list()
         target = a.flush_once()
         await until(lambda: any(isinstance(s.command, Commit) and s.command.through_ns == target for s in a.sent))
-        kept = await stored(a)
-        read, key = a.member._read_times, a.member.elector.election.key
+        kept = await a.store.get(KEY)
+        read, key = a.store.keys, a.member.elector.election.key
 
         async def no_resignation() -> None:
             """The KV does not take the deletion of our key."""
 
-        async def ended_meanwhile() -> ShardSetFlushTimes:
-            times = await read()
-            a.member.elector.lease_lost()
-            return times
+        async def ended_meanwhile(prefix: str) -> list[tuple[str, Value]]:
+            found = await read(prefix)
+            if prefix == KEY:
+                a.member.elector.lease_lost()
+            return found
 
         with monkeypatch.context() as patched:
             patched.setattr(a.member.elector.election, "resign", no_resignation)
-            patched.setattr(a.member, "_read_times", ended_meanwhile)
-            await a.member._save()
-        assert not a.leads
+            patched.setattr(a.store, "keys", ended_meanwhile)
+            a.flushing.not_saved()
+            await until(lambda: not a.leads)
         assert (await a.store.get(key)).data == b"a"
-        assert await stored(a) == kept
+        assert await a.store.get(KEY) == kept
 
 
 async def test_times_of_another_writer_are_never_gone_behind(server: MemoryServer) -> None:

@@ -158,16 +158,16 @@ class Elector:
         before = self.machine.state
         actions = self.machine.handle(event, monotonic_ns())
         if self.machine.state is not before:
-            self._said(before)
+            self._report(before)
         for action in actions:
             self._act(action)
 
     def _set_state(self, state: ElectionState) -> None:
         before, self.machine.state = self.machine.state, state
         if before is not state:
-            self._said(before)
+            self._report(before)
 
-    def _said(self, before: ElectionState) -> None:
+    def _report(self, before: ElectionState) -> None:
         state = self.machine.state
         log.info("election state", state=state.text, before=before.text, shard_set=self._options.shard_set)
         if state is ElectionState.LEADER:

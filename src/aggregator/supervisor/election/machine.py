@@ -191,14 +191,14 @@ class ElectionMachine:
         return [StartCampaign()]
 
 
-def campaign_wanted(one: View, now_ns: int, cutoff_offset_ns: int, times: ShardSetFlushTimes | None) -> bool | None:
+def campaign_wanted(view: View, now_ns: int, cutoff_offset_ns: int, times: ShardSetFlushTimes | None) -> bool | None:
     """Whether an instance should campaign (docs/m3/aggregation.md, campaigning).
 
     None: shards are cut over and off in a way that M3 calls unexpected.
     """
-    if one.instance is None:
+    if view.instance is None:
         return False
-    shards = one.owned.values()
+    shards = view.owned.values()
     if not shards:
         return True
     if any(s.cutover_ns <= now_ns < s.cutoff_ns - cutoff_offset_ns for s in shards):
@@ -209,4 +209,4 @@ def campaign_wanted(one: View, now_ns: int, cutoff_offset_ns: int, times: ShardS
         return None
     if all(has_flushed(times, s.id, s.cutoff_ns) for s in shards):
         return False
-    return not has_replacement(one)
+    return not has_replacement(view)

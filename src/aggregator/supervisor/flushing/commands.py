@@ -107,18 +107,18 @@ class Flushing:
 
     def new_lists(self, worker: int, lists: Iterable[NewList], now_ns: int) -> list[Send]:
         """Lists that a worker has made."""
-        one = self._workers.get(worker)
-        if one is None:
+        state = self._workers.get(worker)
+        if state is None:
             return []
         created: dict[ListId, int] = {}
         for new in lists:
-            one.lists.setdefault(new.list_id, set()).add(new.shard)
+            state.lists.setdefault(new.list_id, set()).add(new.shard)
             created[new.list_id] = min(created.get(new.list_id, new.now_ns), new.now_ns)
             if self.role is FlushRole.LEADER and self.times.add_list(new.list_id, [new.shard]):
                 self._unsaved = True
         for list_id, created_ns in created.items():
             self.schedule.join(list_id, created_ns, now_ns)
-        return self._discard(worker, one, created) if self.role is FlushRole.FOLLOWER else []
+        return self._discard(worker, state, created) if self.role is FlushRole.FOLLOWER else []
 
     # --- roles
 
@@ -132,20 +132,20 @@ class Flushing:
         for list_id in {list_id for list_id, _ in self.times.lists()} - set(self.schedule.lists()):
             self.schedule.join(list_id, now_ns, now_ns)
         self.saved_ns, self._unsaved = now_ns, False
-        for one in self._workers.values():
-            one.seeded.clear()
-            one.busy.clear()
-            one.postponed.clear()
-            one.given.clear()
-            one.older = set(one.lists)
-            for list_id, shards in one.lists.items():
+        for state in self._workers.values():
+            state.seeded.clear()
+            state.busy.clear()
+            state.postponed.clear()
+            state.given.clear()
+            state.older = set(state.lists)
+            for list_id, shards in state.lists.items():
                 self._unsaved |= self.times.add_list(list_id, shards)
 
     def follow(self) -> list[Send]:
         """Somebody else leads, or nobody: discard what the KV says is flushed."""
         self._leave()
         self.role = FlushRole.FOLLOWER
-        return [send for worker, one in self._workers.items() for send in self._discard(worker, one, one.lists)]
+        return [send for worker, state in self._workers.items() for send in self._discard(worker, state, state.lists)]
 
     def rest(self) -> None:
         """Neither leader nor follower: nothing is flushed."""
@@ -155,10 +155,10 @@ class Flushing:
     def _leave(self) -> None:
         self.times = FlushTimes()
         self._unsaved = False
-        for one in self._workers.values():
-            one.busy.clear()
-            one.postponed.clear()
-            one.given.clear()
+        for state in self._workers.values():
+            state.busy.clear()
+            state.postponed.clear()
+            state.given.clear()
 
     def kv_changed(self, message: ShardSetFlushTimes) -> list[Send]:
         """The flush times in the KV changed."""
@@ -168,7 +168,7 @@ class Flushing:
             return []
         if self.role is not FlushRole.FOLLOWER:
             return []
-        return [send for worker, one in self._workers.items() for send in self._discard(worker, one, one.lists)]
+        return [send for worker, state in self._workers.items() for send in self._discard(worker, state, state.lists)]
 
     def give_up(self, before_ns: int, workers: Iterable[int]) -> list[Send]:
         """As follower: throws away what these workers hold of windows up to ``before_ns``, though the KV does not say that it is flushed.
@@ -179,14 +179,14 @@ class Flushing:
             return []
         sends: list[Send] = []
         for worker in workers:
-            one = self._workers.get(worker)
-            for list_id in one.lists if one is not None else ():
-                assert one is not None
-                fresh = {shard: before_ns for shard in one.owned if before_ns > self._through(worker, list_id, shard)}
+            state = self._workers.get(worker)
+            for list_id in state.lists if state is not None else ():
+                assert state is not None
+                fresh = {shard: before_ns for shard in state.owned if before_ns > self._through(worker, list_id, shard)}
                 for shard in fresh:
                     self._committed[worker, list_id, shard] = before_ns
-                sends += self._flush(worker, one, list_id, _by_target(fresh), emit=False)
-                sends += _commits(worker, one.epoch, list_id, fresh)
+                sends += self._flush(worker, state, list_id, _by_target(fresh), emit=False)
+                sends += _commits(worker, state.epoch, list_id, fresh)
         return sends
 
     def _through(self, worker: int, list_id: ListId, shard: int) -> int:
@@ -202,76 +202,76 @@ class Flushing:
         return [
             send
             for list_id, target_ns in self.schedule.due(now_ns)
-            for worker, one in self._workers.items()
-            if self._flushed_shards(one, list_id)
-            for send in self._emit(worker, one, list_id, target_ns)
+            for worker, state in self._workers.items()
+            if self._flushed_shards(state, list_id)
+            for send in self._emit(worker, state, list_id, target_ns)
         ]
 
-    def _flushed_shards(self, one: _Worker, list_id: ListId) -> set[int]:
+    def _flushed_shards(self, state: _Worker, list_id: ListId) -> set[int]:
         """The shards whose times a flush of that list moves on: those on which the worker has it, and those on which nobody feeds it.
 
         Of the latter with long windows only where we would know: another instance may hold what is not flushed.
         """
-        fed = one.lists.get(list_id, set()) & one.owned.keys()
-        unfed = self.times.shards(list_id, one.owned.keys() - fed)
+        fed = state.lists.get(list_id, set()) & state.owned.keys()
+        unfed = self.times.shards(list_id, state.owned.keys() - fed)
         if list_id.resolution_ns > LONGEST_AWAITED_NS:
             window = list_id.resolution_ns
             whole_from_ns = truncate(self._complete_since_ns - 1, window) + window
             unfed = {shard for shard in unfed if self.times.time(list_id, shard) >= whole_from_ns}
         return fed | unfed
 
-    def _emit(self, worker: int, one: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
-        if list_id in one.busy:
-            one.postponed.add(list_id)
+    def _emit(self, worker: int, state: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
+        if list_id in state.busy:
+            state.postponed.add(list_id)
             return []
         sends: list[Send] = []
-        if list_id not in one.seeded:
-            one.seeded.add(list_id)
-            covered = {shard: self.times.emitted(list_id, shard) for shard in one.owned}
-            if list_id in one.older:
-                one.older.discard(list_id)
+        if list_id not in state.seeded:
+            state.seeded.add(list_id)
+            covered = {shard: self.times.emitted(list_id, shard) for shard in state.owned}
+            if list_id in state.older:
+                state.older.discard(list_id)
                 reopen = Reopen(next(self._ids), list_id, since_ns=min(covered.values(), default=0))
-                one.given[reopen.id] = reopen
-                sends.append(Send(worker, one.epoch, reopen))
-            sends += self._flush(worker, one, list_id, _by_target(covered), emit=False)
+                state.given[reopen.id] = reopen
+                sends.append(Send(worker, state.epoch, reopen))
+            sends += self._flush(worker, state, list_id, _by_target(covered), emit=False)
         groups: dict[tuple[int, int], list[int]] = {}
-        for shard in one.owned.values():
+        for shard in state.owned.values():
             groups.setdefault((shard.cutover_ns, shard.cutoff_ns), []).append(shard.id)
         bounds = [
             ShardBounds([] if len(groups) == 1 else shards, target_ns, cutover_ns, cutoff_ns)
             for (cutover_ns, cutoff_ns), shards in groups.items()
         ]
-        given = self._flush(worker, one, list_id, bounds, emit=True)
+        given = self._flush(worker, state, list_id, bounds, emit=True)
         for send in given:
             assert isinstance(send.command, Flush)
-            one.busy[list_id] = send.command.id
-            owned = (one.owned[shard] for shard in self._flushed_shards(one, list_id))
+            state.busy[list_id] = send.command.id
+            owned = (state.owned[shard] for shard in self._flushed_shards(state, list_id))
             reach_ns = self.schedule.options.reach_ns
             targets = {shard.id: reach_ns(target_ns, shard.cutover_ns, shard.cutoff_ns) for shard in owned}
             self.times.begin(send.command.id, worker, list_id, targets, counts=True)
         return sends + given
 
     def _flush(
-        self, worker: int, one: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool
+        self, worker: int, state: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool
     ) -> list[Send]:
         if not bounds:
             return []
         command = Flush(next(self._ids), list_id, emit=emit, bounds=bounds)
-        one.given[command.id] = command
-        return [Send(worker, one.epoch, command)]
+        state.given[command.id] = command
+        return [Send(worker, state.epoch, command)]
 
-    def _discard(self, worker: int, one: _Worker, lists: Iterable[ListId]) -> list[Send]:
+    def _discard(self, worker: int, state: _Worker, lists: Iterable[ListId]) -> list[Send]:
         sends: list[Send] = []
         known = FlushTimes(self._kv)
         for list_id in lists:
             fresh = {}
-            for shard in one.owned:
+            for shard in state.owned:
                 through = known.time(list_id, shard)
                 if through > self._committed.get((worker, list_id, shard), 0):
                     fresh[shard] = through
                     self._committed[worker, list_id, shard] = through
-            sends += self._flush(worker, one, list_id, _by_target(fresh), emit=False)
-            sends += _commits(worker, one.epoch, list_id, fresh)
+            sends += self._flush(worker, state, list_id, _by_target(fresh), emit=False)
+            sends += _commits(worker, state.epoch, list_id, fresh)
         return sends
 
     # --- answers
@@ -279,52 +279,52 @@ class Flushing:
     @property
     def in_hand(self) -> bool:
         """Whether output of some flush is still to come."""
-        return any(one.busy for one in self._workers.values())
+        return any(state.busy for state in self._workers.values())
 
     def part(self, worker: int, answer: Flushed) -> int:
         """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over), throw it away."""
-        one = self._workers.get(worker)
-        return self.times.part(answer.id) if one is not None and answer.id in one.given else 0
+        state = self._workers.get(worker)
+        return self.times.part(answer.id) if state is not None and answer.id in state.given else 0
 
     def last(self, worker: int, flush_id: int, now_ns: int) -> list[Send]:
         """The last part of a flush came."""
-        one = self._workers.get(worker)
-        if one is None or flush_id not in one.given:
+        state = self._workers.get(worker)
+        if state is None or flush_id not in state.given:
             return []
-        command = one.given.pop(flush_id)
+        command = state.given.pop(flush_id)
         list_id = command.list_id
-        for reopen in [c for c in one.given.values() if isinstance(c, Reopen) and c.list_id == list_id]:
-            del one.given[reopen.id]
+        for reopen in [c for c in state.given.values() if isinstance(c, Reopen) and c.list_id == list_id]:
+            del state.given[reopen.id]
         if isinstance(command, Reopen) or not command.emit:
             return []
         self._note(self.times.last(flush_id))
-        if one.busy.get(list_id) == flush_id:
-            del one.busy[list_id]
-        if list_id in one.postponed and self.role is FlushRole.LEADER:
-            one.postponed.discard(list_id)
-            return self._emit(worker, one, list_id, now_ns - self.schedule.options.delay_ns(list_id))
+        if state.busy.get(list_id) == flush_id:
+            del state.busy[list_id]
+        if list_id in state.postponed and self.role is FlushRole.LEADER:
+            state.postponed.discard(list_id)
+            return self._emit(worker, state, list_id, now_ns - self.schedule.options.delay_ns(list_id))
         return []
 
     def refused(self, worker: int, flush_id: int) -> None:
         """A flush was not done; the next tick of its list covers what it would have covered."""
-        one = self._workers.get(worker)
-        command = one.given.pop(flush_id, None) if one is not None else None
-        if one is None or command is None:
+        state = self._workers.get(worker)
+        command = state.given.pop(flush_id, None) if state is not None else None
+        if state is None or command is None:
             return
         list_id = command.list_id
         if isinstance(command, Reopen):
-            one.older.add(list_id)
-            one.seeded.discard(list_id)
+            state.older.add(list_id)
+            state.seeded.discard(list_id)
             return
         if not command.emit:
-            one.seeded.discard(list_id)
-            for shard in one.owned if self.role is FlushRole.FOLLOWER else ():
+            state.seeded.discard(list_id)
+            for shard in state.owned if self.role is FlushRole.FOLLOWER else ():
                 self._committed.pop((worker, list_id, shard), None)
             return
         self._note(self.times.last(flush_id, whole=False))
-        if one.busy.get(list_id) == flush_id:
-            del one.busy[list_id]
-        one.postponed.discard(list_id)
+        if state.busy.get(list_id) == flush_id:
+            del state.busy[list_id]
+        state.postponed.discard(list_id)
 
     def done(self, flush_id: int, part: int, awaited: frozenset[int] = frozenset()) -> None:
         """The messages of one part are done, but for those of the ``awaited`` shards."""
@@ -337,23 +337,23 @@ class Flushing:
         before it had read the samples that belong in those windows. It is done when producers have connected again, whether or not the
         worker has done it already.
         """
-        one = self._workers.get(worker)
-        if one is None:
+        state = self._workers.get(worker)
+        if state is None:
             return []
-        for command in list(one.given.values()):
+        for command in list(state.given.values()):
             if isinstance(command, Reopen) or command.emit:
                 list_id = command.list_id
                 self.refused(worker, command.id)
-                one.older.add(list_id)
-                one.seeded.discard(list_id)
+                state.older.add(list_id)
+                state.seeded.discard(list_id)
                 self.schedule.also_at(list_id, now_ns + RECONNECT_NS)
-        sends = [Send(worker, one.epoch, command) for command in one.given.values()]
+        sends = [Send(worker, state.epoch, command) for command in state.given.values()]
         committed: dict[ListId, dict[int, int]] = {}
         for (owner, list_id, shard), through in self._committed.items():
             if owner == worker:
                 committed.setdefault(list_id, {})[shard] = through
         for list_id, fresh in committed.items():
-            sends += _commits(worker, one.epoch, list_id, fresh)
+            sends += _commits(worker, state.epoch, list_id, fresh)
         return sends
 
     def _note(self, advanced: Mapping[tuple[ListId, int], int]) -> None:
@@ -380,8 +380,8 @@ class Flushing:
         """Leaves out of the message what no worker has had for long: lists of rules that are gone, of hosts that are gone."""
         have = {
             (list_id, shard)
-            for one in self._workers.values()
-            for list_id, shards in one.lists.items()
+            for state in self._workers.values()
+            for list_id, shards in state.lists.items()
             for shard in shards
         }
         for key in self.times.lists():
@@ -406,14 +406,14 @@ class Flushing:
         self._kv = message
         known = FlushTimes(message)
         sends = []
-        for worker, one in self._workers.items():
-            for list_id, shards in one.lists.items():
+        for worker, state in self._workers.items():
+            for list_id, shards in state.lists.items():
                 fresh = {}
-                for shard in shards & one.owned.keys():
+                for shard in shards & state.owned.keys():
                     through = known.time(list_id, shard)
                     if through > self._committed.get((worker, list_id, shard), 0):
                         self._committed[worker, list_id, shard] = fresh[shard] = through
-                sends += _commits(worker, one.epoch, list_id, fresh)
+                sends += _commits(worker, state.epoch, list_id, fresh)
         return sends
 
 
