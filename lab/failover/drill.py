@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from lab.failover.cluster import NUM_SHARDS, Aggregator, Cluster
 from lab.failover.consumer import Consumer
 from lab.failover.judge import Verdict, judge
-from lab.failover.load import COUNTERS, PER_SECOND, STUCK_IDS, Load, Replica
-from lab.failover.plan import FOLLOWER, LEADER, Fault, Plan, Step, Timing, make_plan
+from lab.failover.load import COUNTERS, PER_SECOND, RULE_IDS, Load, Replica
+from lab.failover.plan import FOLLOWER, LEADER, Fault, Plan, Rule, Step, Timing, make_plan
 from lab.waiting import wait_until
 
 __all__ = ["Drill", "Outcome", "drill"]
@@ -132,9 +132,15 @@ class Drill:
     def _all_could_lead(self) -> bool:
         return all(i.flush_status().get("canLead") for i in self.cluster.instances.values())
 
-    def _begin_stuck(self) -> float:
-        """Sends values that nobody acknowledges, until the leader says so; returns how long it took from the first of them."""
-        self.consumer.ignored, self.consumer.ignored_ns, self.load.stuck = STUCK_IDS, 0, True
+    def _begin_rule(self, *, stuck: bool) -> float | None:
+        """Sends the series of the rule until all of them have come out; if nobody acknowledges them, until the leader says so: returns how
+        long that took from the first of them."""
+        self.consumer.ignored, self.consumer.ignored_ns = RULE_IDS if stuck else frozenset(), 0
+        begun = len(self.consumer.arrivals)
+        self.load.rule = True
+        if not stuck:
+            wait_until("the rule's series arrive", lambda: self._since(begun) >= RULE_IDS, 180, every_s=0.5)
+            return None
         wait_until("a value that nobody acknowledges goes out", lambda: self.consumer.ignored_ns, 120)
         policy = f"{self.timing.resolution_s}s:31d"
 
@@ -145,12 +151,15 @@ class Drill:
         wait_until("the leader names its policy", named, 2 * _NAMED_S)
         return (time.time_ns() - self.consumer.ignored_ns) / 1e9
 
+    def _since(self, begun: int) -> set[bytes]:
+        return {ident for ident, *_ in self.consumer.arrivals[begun:]}
+
     # --- a fault
 
     def run(self, fault: Fault, phase_s: float) -> Outcome:
         """One fault at one phase of a window."""
         self.recover()
-        named_s = self._begin_stuck() if fault.stuck else None
+        named_s = None if fault.rule is Rule.NONE else self._begin_rule(stuck=fault.rule is Rule.STUCK)
         timing, load = self.timing, self.load
         plan = make_plan(fault, phase_s, timing)
         resolution_ns = load.resolution_ns
@@ -172,7 +181,7 @@ class Drill:
         finally:
             for watch in watches.values():
                 watch.close()
-            load.stuck = False
+            load.rule = False
         roles, done = times
         outcome.named_s = named_s
         outcome.hand_over_s = watches[roles[FOLLOWER].name].leads_since(_hand_over_begins(done, moment))

@@ -27,7 +27,7 @@ from m3msg.frames import Message, Metadata, encode_message
 from m3msg.kernels import scan_acks
 from m3msg.rows import ACK_ROW, MAX_FRAME
 
-__all__ = ["COUNTERS", "GUARD_S", "KINDS", "LASTS", "PER_SECOND", "STUCK_IDS", "SUMS", "Load", "Replica", "kind_of"]
+__all__ = ["COUNTERS", "GUARD_S", "KINDS", "LASTS", "PER_SECOND", "RULE_IDS", "SUMS", "Load", "Replica", "kind_of"]
 
 COUNTERS, SUMS, LASTS = 200, 50, 50
 KINDS = ("untimed counter", "timed sum", "timed last")
@@ -40,9 +40,9 @@ _SUM, _LAST = 7, 1
 _ALWAYS = (1 << 63) - 1
 _REDIAL_S = 0.1
 _SPAN = COUNTERS + SUMS + LASTS
-STUCK_IDS = frozenset({b"drill.stuck.0", b"drill.stuck.1", b"drill.stuck.rollup"})
-"""Series of a policy that nobody stores: two timed lasts, and a rollup of two sums."""
-STUCK_EVERY_S = 5
+RULE_IDS = frozenset({b"drill.rule.0", b"drill.rule.1", b"drill.rule.rollup"})
+"""Series of another policy: two timed lasts, and a rollup of two sums."""
+RULE_EVERY_S = 5
 
 
 def kind_of(series: int) -> str:
@@ -90,8 +90,8 @@ class Load:
         """The largest delay of a tick that was sent with its untimed samples."""
         self.left_out = 0
         """Ticks whose untimed samples were not sent to anybody, because the machine was too late for the guard."""
-        self.stuck = False
-        """Whether samples are sent that come out under ``STUCK_IDS``."""
+        self.rule = False
+        """Whether samples are sent that come out under ``RULE_IDS``."""
         self._policy = StoragePolicy.parse(f"{resolution_s}s:31d")
         self._encoder = _Encoder(self.ids, resolution_s)
         self._next_id = 0
@@ -175,19 +175,19 @@ class Load:
                 replica.out += data
                 self._write(replica)
         self._next_id += _SPAN
-        if self.stuck and tick % (STUCK_EVERY_S * PER_SECOND) == 0:
-            self._send_stuck(at_ns, now_ns)
+        if self.rule and tick % (RULE_EVERY_S * PER_SECOND) == 0:
+            self._send_rule(at_ns, now_ns)
 
-    def _send_stuck(self, at_ns: int, now_ns: int) -> None:
+    def _send_rule(self, at_ns: int, now_ns: int) -> None:
         """To every replica. The ids of these messages are those of timed samples, so that nobody takes their acks for a counter's."""
         for k in range(4):
-            rollup = (RollupOp(b"drill.stuck.rollup", 1 << _SUM),) if k >= 2 else ()
+            rollup = (RollupOp(b"drill.rule.rollup", 1 << _SUM),) if k >= 2 else ()
             pipeline = PipelineMetadata(
                 aggregation_id=1 << (_SUM if k >= 2 else _LAST), storage_policies=(self._policy,), pipeline=rollup
             )
             metric = TimedMetricWithMetadatas(
                 metric_type=MetricType.GAUGE,
-                id=b"drill.stuck.%d" % k,
+                id=b"drill.rule.%d" % k,
                 time_ns=at_ns,
                 value=1.0,
                 metadatas=(StagedMetadata(pipelines=(pipeline,)),),

@@ -8,6 +8,7 @@ Times are seconds from the *moment* of the fault. What happens afterwards can on
 planned, say), never move a window out of the judgement.
 """
 
+import enum
 import math
 import random
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "Absence",
     "Fault",
     "Plan",
+    "Rule",
     "Step",
     "Timing",
     "make_plan",
@@ -53,6 +55,16 @@ class Step:
     """LEADER or FOLLOWER at the moment of the fault."""
 
 
+class Rule(enum.Enum):
+    """Two more series, and a rollup, of another policy; the value is what the name of a fault says of it."""
+
+    NONE = ""
+    STORED = ", a rollup rule"
+    """Acknowledged as all others."""
+    STUCK = ", a rollup rule whose policy nobody stores"
+    """Never acknowledged by the consumer, as M3's ingest server does it with a policy that it has no namespace for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One row of the table."""
@@ -64,9 +76,7 @@ class Fault:
     backends: tuple[str, ...] = ("embedded", "etcd", "zookeeper")
     hand_over_s: float = 0.0
     """Limit for the time from the first step to the new leader; 0: the lease decides."""
-    stuck: bool = False
-    """Whether values go through that the consumer never acknowledges, as M3's ingest server does with a policy that it has no namespace
-    for; some of them rollups."""
+    rule: Rule = Rule.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +302,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("KV killed 5 s", (Step(0, "kv-kill"), Step(5, "kv-start")), changes=False, backends=("etcd", "zookeeper")),
     Fault("KV killed 30 s", (Step(0, "kv-kill"), Step(30, "kv-start")), changes=False, backends=("etcd", "zookeeper")),
     *(
-        Fault(name + (", a policy that nobody stores" if stuck else ""), steps, changes=True, stuck=stuck)
-        for name, steps, both in (
+        Fault(name + rule.value, steps, changes=True, rule=rule)
+        for name, steps, rules in (
             (
                 "rolling restart, 14 s apart",
                 (
@@ -302,11 +312,11 @@ FAULTS: tuple[Fault, ...] = (
                     Step(14, "terminate", LEADER),
                     Step(54, "start", LEADER),
                 ),
-                True,
+                tuple(Rule),
             ),
-            ("kill -9 leader, restart", (Step(0, "kill", LEADER), Step(0.5, "start", LEADER)), False),
+            ("kill -9 leader, restart", (Step(0, "kill", LEADER), Step(0.5, "start", LEADER)), (Rule.STUCK,)),
         )
-        for stuck in ((False, True) if both else (True,))
+        for rule in rules
     ),
     Fault("session of the leader expires", (Step(0, "expire", LEADER),), changes=True, backends=("etcd", "zookeeper")),
 )

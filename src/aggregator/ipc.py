@@ -1,4 +1,4 @@
-"""What the processes of one aggregator instance say to each other over ZeroMQ (docs/architecture.md §2, §10).
+"""What the processes of one aggregator instance say to each other over ZeroMQ (docs/architecture.md §2, §4).
 
 Sockets, all ``ipc://`` in a private run directory; names carry the incarnations of both ends, so nothing queued for a dead process can
 reach its successor. ``F`` and ``W`` are the epochs of front and worker, counted by the supervisor.
@@ -30,7 +30,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardBounds(_Message, frozen=True):
-    """Flush bounds that a group of shards shares (reference/aggregator_core.md §6.3)."""
+    """Flush bounds that a group of shards shares (docs/m3/aggregation.md, flushing a list)."""
 
     shards: list[int]
     """Shard ids; empty: every shard of the worker that no other group names."""
@@ -86,7 +86,7 @@ class Shards(_Message, frozen=True, tag="shards"):
 
 
 class RuntimeOptions(_Message, frozen=True, tag="runtime"):
-    """Limits that change at run time (reference/aggregator_core.md §14)."""
+    """Limits that change at run time (docs/m3/aggregation.md, runtime options)."""
 
     values_per_metric_limit_per_second: int
     new_metric_limit_per_shard_per_second: int

@@ -1,6 +1,6 @@
 """Lists: what is aggregated and flushed together, and how their windows are aligned. The word of all layers, from the engine to the KV.
 
-A list (kind, resolution, times forwarded) exists once per shard; M3 calls it a metric list (reference/aggregator_core.md §6.1).
+A list (kind, resolution, times forwarded) exists once per shard; M3 calls it a metric list (docs/m3/aggregation.md, lists).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""``GET /ready``: M3's lists of namespaces that can be read and written, and our reasons (reference/coordinator.md §14.1)."""
+"""``GET /ready``: M3's lists of namespaces that can be read and written, and our reasons (docs/m3/coordinator.md, routes)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

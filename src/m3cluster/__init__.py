@@ -1,4 +1,4 @@
-"""The cluster layer: what M3's processes agree on through a shared key-value store (reference/cluster.md).
+"""The cluster layer: what M3's processes agree on through a shared key-value store (docs/m3/cluster.md).
 
 ``keys``         the keys of everything that is stored
 ``kv``           the store: interface and backends (open ``kv/store.py`` first)

@@ -1,4 +1,4 @@
-"""Leader election in M3's key layout (reference/cluster.md §4), written against the ``Store`` interface.
+"""Leader election in M3's key layout (docs/m3/cluster.md, elections), written against the ``Store`` interface.
 
 A candidate's key is ``{prefix}/{lease id in hex}``, its value the candidate's name, its life that of the lease. The key with the lowest
 create revision leads; every other candidate waits for the deletion of the key created just before its own.

@@ -1,4 +1,4 @@
-"""Flush times of a shard set, stored under ``_kv/{env}/shardset/{id}/flush`` (reference/cluster.md §5, golden/cluster)."""
+"""Flush times of a shard set, stored under ``_kv/{env}/shardset/{id}/flush`` (docs/m3/cluster.md, messages)."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""The full keys of everything that M3 stores (reference/cluster.md §0). Never normalise them: double and leading slashes are meant."""
+"""The full keys of everything that M3 stores (docs/m3/cluster.md, keys). Never normalise them: double and leading slashes are meant."""
 
 __all__ = [
     "DEFAULT_ENVIRONMENT",

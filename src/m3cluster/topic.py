@@ -1,4 +1,4 @@
-"""Topics: which services consume what (reference/m3msg.md §5, reference/cluster.md §13)."""
+"""Topics: which services consume what (docs/m3/m3msg.md, topics)."""
 
 import enum
 from typing import Any
@@ -152,7 +152,7 @@ def _filters_to_message(filters: Filters) -> MessageValue:
 
 
 def validate_topic(topic: Topic) -> None:
-    """What M3 checks on every write (reference/cluster.md §13); raises ``TopicError`` with M3's text."""
+    """What M3 checks on every write (docs/m3/cluster.md, topic API); raises ``TopicError`` with M3's text."""
     if not topic.name:
         raise TopicError("invalid topic: empty name")
     if topic.number_of_shards == 0:

@@ -1,4 +1,5 @@
-"""The bodies that are read: M3's admin API (reference/cluster.md §12, §13), port 6001 (reference/aggregator_core.md §13.3), and ours.
+"""The bodies that are read: M3's admin API (docs/m3/cluster.md, placement API), port 6001
+(docs/m3/aggregation.md, HTTP port), and ours.
 
 Only what is used is named; other fields are passed over, so newer releases do no harm. Times are Unix nanoseconds.
 """

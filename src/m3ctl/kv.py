@@ -1,4 +1,4 @@
-"""Reads of the cluster's own keys, directly from the KV: what M3's HTTP APIs do not offer (reference/cluster.md §0)."""
+"""Reads of the cluster's own keys, directly from the KV: what M3's HTTP APIs do not offer (docs/m3/cluster.md, keys)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable

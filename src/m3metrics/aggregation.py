@@ -1,4 +1,4 @@
-"""Aggregation types, their ids and the type strings that outputs carry in their names (reference/metrics.md §3, §4).
+"""Aggregation types, their ids and the type strings that outputs carry in their names (docs/m3/metrics.md, aggregation types).
 
 An *aggregation id* is a 64-bit word with bit n set for type number n; 0 means "the defaults of the metric type".
 """

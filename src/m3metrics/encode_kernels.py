@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled encoders of the messages that carry metrics; public through ``m3metrics.kernels``. Formats: reference/m3msg.md §2.1-2.6.
+"""Compiled encoders of the messages that carry metrics; public through ``m3metrics.kernels``. Formats: docs/m3/metrics.md, messages.
 
 They write what M3's own encoder writes: zero values (``-0.0`` too) and empty bytes are left out, sub-messages never. The caller
 provides the room that the size bounds name. Inside, only addresses (``uint64``) are passed on (``m3x.protobuf.writing`` says why).
@@ -107,7 +107,7 @@ def encode_aggregated(
     policy_at,
     policy_size,
 ):
-    """Writes one AggregatedMetric message (m3msg.md §2.1-2.6) at ``out[p:]``; returns the position after it.
+    """Writes one AggregatedMetric message (docs/m3/metrics.md, messages) at ``out[p:]``; returns the position after it.
 
     The id is prefix + ident + suffix, each a range ``(uint8 array, start, size)`` with int64 numbers. ``policy`` is the range of
     ``m3metrics.codec.aggregated_policy_fields(policy, traffic_types)``. ``metric_type`` is 0 in what M3's aggregator sends
@@ -153,7 +153,7 @@ def put_forwarded(
     resend,
     traffic,
 ):
-    """Writes one FORWARDED_METRIC_WITH_METADATA message (m3msg.md §2.1-2.3) at the address ``a``; returns the address after it.
+    """Writes one FORWARDED_METRIC_WITH_METADATA message (docs/m3/metrics.md, messages) at the address ``a``; returns the address after it.
 
     Every argument is ``uint64`` but ``time_ns`` and ``times`` (int64). ``values`` and ``previous`` are ``values_size`` bytes of packed
     doubles each; ``meta`` holds the fields aggregation_id, storage_policy and pipeline of the ForwardMetadata.

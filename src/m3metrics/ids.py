@@ -1,4 +1,4 @@
-"""Encoded tags: the metric ids of the coordinator (reference/coordinator.md §2, reference/metrics.md §6.2).
+"""Encoded tags: the metric ids of the coordinator (docs/m3/metrics.md, encoded tags).
 
 All integers are uint16, little endian::
 

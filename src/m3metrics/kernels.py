@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled codecs of the messages that carry metrics, and the shard hash of a batch. Formats: reference/m3msg.md §2.1-2.6.
+"""Compiled codecs of the messages that carry metrics, and the shard hash of a batch. Formats: docs/m3/metrics.md, messages.
 
 Decoding accepts exactly the shapes that encoders write: every field once, in ascending order, sub-messages present where M3 always
 writes them. Whatever else lies in a message makes its row ``ROW_ODD``, and the plain decoder (``m3metrics.codec``) decides. Staged
@@ -66,7 +66,7 @@ _MAX_U32 = np.uint64(0xFFFFFFFF)
 
 @njit(cache=True, nogil=True)
 def _untimed(origin, payload, a, e, row):
-    """Fields of Counter, BatchTimer or Gauge (m3msg.md §2.1) in ``[a, e)``; whether they have the canonical shape."""
+    """Fields of Counter, BatchTimer or Gauge (docs/m3/metrics.md, metrics) in ``[a, e)``; whether they have the canonical shape."""
     id_at = _0
     id_size = _0
     annotation_at = _0
@@ -129,7 +129,10 @@ def _untimed(origin, payload, a, e, row):
 
 @njit(cache=True, nogil=True)
 def _timed(origin, payload, a, e, row):
-    """Fields of TimedMetric, or of ForwardedMetric for payload 4 (m3msg.md §2.1), in ``[a, e)``; whether they have the canonical shape."""
+    """Fields of TimedMetric, or of ForwardedMetric for payload 4, in ``[a, e)``; whether they have the canonical shape.
+
+    docs/m3/metrics.md, metrics.
+    """
     metric_type = np.uint8(0)
     id_at = _0
     id_size = _0
@@ -383,7 +386,10 @@ def decode_aggregated(buf, starts, ends, n, rows):
 
 @njit(cache=True, nogil=True)
 def shards_of(buf, starts, sizes, num_shards, shards):
-    """``shards[i] = murmur3-32(buf[starts[i]:starts[i] + sizes[i]]) mod num_shards`` for every row of ``shards`` (uint32; m3msg.md §4)."""
+    """``shards[i] = murmur3-32(buf[starts[i]:starts[i] + sizes[i]]) mod num_shards`` for every row of ``shards`` (uint32).
+
+    docs/m3/m3msg.md, shard of a metric.
+    """
     modulus = np.uint32(num_shards)
     for i in range(len(shards)):
         shards[i] = murmur3_32(buf, np.int64(starts[i]), np.int64(sizes[i])) % modulus

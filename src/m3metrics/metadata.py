@@ -1,4 +1,4 @@
-"""What is to be done with a metric: staged metadatas, timed metadata, forward metadata (reference/metrics.md §7).
+"""What is to be done with a metric: staged metadatas, timed metadata, forward metadata (docs/m3/metrics.md, metadata).
 
 Everything is frozen and hashable, so that a metadata may key a dictionary.
 """
@@ -97,7 +97,7 @@ class TimedMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_default(metadatas: StagedMetadatas) -> bool:
-    """M3's ``StagedMetadatas.IsDefault``: the routing policy counts here, resending does not (reference/metrics.md §7.2)."""
+    """M3's ``StagedMetadatas.IsDefault``: the routing policy counts here, resending does not (docs/m3/metrics.md, default metadata)."""
     if len(metadatas) != 1:
         return False
     stage = metadatas[0]
@@ -131,7 +131,7 @@ class DropResult(IntEnum):
 def apply_drop_policies(
     pipelines: tuple[PipelineMetadata, ...],
 ) -> tuple[tuple[PipelineMetadata, ...], DropResult]:
-    """Resolves the drop policies among the pipelines of a metric (reference/metrics.md §7.3).
+    """Resolves the drop policies among the pipelines of a metric (docs/m3/metrics.md, drop policies).
 
     A drop-must, or nothing but drop-if-only-match, gives the drop pipeline alone; drop-if-only-match beside others is taken out.
     """

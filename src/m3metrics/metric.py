@@ -1,4 +1,4 @@
-"""Metric types, and the reserved tag names of M3 (reference/metrics.md §5)."""
+"""Metric types, and the reserved tag names of M3 (docs/m3/metrics.md, metric types)."""
 
 from enum import IntEnum
 

@@ -1,4 +1,4 @@
-"""Applied pipelines: what still happens to a metric's values after aggregation (reference/metrics.md §9.2).
+"""Applied pipelines: what still happens to a metric's values after aggregation (docs/m3/metrics.md, applied pipelines).
 
 Leading transformations are executed where the metric is aggregated; at the first rollup the result is forwarded under the rollup's
 id with the remaining operations.

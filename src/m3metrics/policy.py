@@ -1,4 +1,4 @@
-"""Durations, resolutions, storage policies and drop policies as text (reference/metrics.md §8).
+"""Durations, resolutions, storage policies and drop policies as text (docs/m3/metrics.md, policies).
 
 A storage policy says how often a metric is aggregated and how long it is kept: ``10s:2d``, or ``1m@1s:40d`` where the precision of
 its timestamps is not the largest unit of the window.
@@ -147,7 +147,7 @@ class StoragePolicy(msgspec.Struct, frozen=True):
         return unit_of(self.precision_ns)
 
     def equivalent(self, other: "StoragePolicy") -> bool:
-        """Same window and retention; the precision does not matter (reference/metrics.md §8.7)."""
+        """Same window and retention; the precision does not matter (docs/m3/metrics.md, storage policies)."""
         return (self.window_ns, self.retention_ns) == (other.window_ns, other.retention_ns)
 
     def by_resolution(self) -> tuple[int, int, int]:
@@ -168,7 +168,7 @@ def same_policies(a: tuple[StoragePolicy, ...], b: tuple[StoragePolicy, ...]) ->
 
 
 class DropPolicy(IntEnum):
-    """Whether a metric is dropped (reference/metrics.md §7.3, §8.9)."""
+    """Whether a metric is dropped (docs/m3/metrics.md, drop policies)."""
 
     NONE = 0
     MUST = 1

@@ -1,6 +1,6 @@
 """The columns that kernels fill and read: one row per message of a batch, and per series for encoders.
 
-Byte ranges are offsets into the batch buffer, so nothing is copied while decoding. Formats: reference/m3msg.md §2.
+Byte ranges are offsets into the batch buffer, so nothing is copied while decoding. Formats: docs/m3/metrics.md, messages.
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ AGGREGATED_ROW = np.dtype(
     ],
     align=True,
 )
-"""One row per ``AggregatedMetric`` message of a batch (reference/m3msg.md §2.2)."""
+"""One row per ``AggregatedMetric`` message of a batch (docs/m3/metrics.md, wrappers)."""
 
 METRIC_TEMPLATE = np.dtype(
     [

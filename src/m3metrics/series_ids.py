@@ -1,4 +1,4 @@
-"""Series ids of M3DB made from tags (reference/coordinator.md §12.4-12.5): the schemes ``quoted``, ``prepend_meta`` and ``graphite``."""
+"""Series ids of M3DB made from tags (docs/m3/coordinator.md, series ids): the schemes ``quoted``, ``prepend_meta`` and ``graphite``."""
 
 from collections.abc import Iterable
 

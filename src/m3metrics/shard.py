@@ -1,4 +1,4 @@
-"""The shard of a metric id (reference/m3msg.md §4): MurmurHash3 x86 32-bit with seed 0, modulo the number of shards.
+"""The shard of a metric id (docs/m3/m3msg.md, shard of a metric): MurmurHash3 x86 32-bit with seed 0, modulo the number of shards.
 
 Of many ids at once: ``m3metrics.kernels.shards_of``.
 """

@@ -1,4 +1,4 @@
-"""m3msg, M3's message transport: frames, the consumer and the producer (reference/m3msg.md §1, §5-17).
+"""m3msg, M3's message transport: frames, the consumer and the producer (docs/m3/m3msg.md).
 
 Start with ``frames`` (the wire format in plain Python), then ``rows`` and ``kernels`` (the same, compiled, in columns). ``consumer`` is
 the listening side, ``producer`` the dialling side: pure cores over byte buffers, and thin asyncio shells. ``batch`` has the columns that

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(slots=True)
 class MessageBatch:
-    """``n`` payloads (``Message.value`` of reference/m3msg.md §1.3) in one buffer.
+    """``n`` payloads (``Message.value`` of docs/m3/m3msg.md, message and ack) in one buffer.
 
     Invariants: ``offsets[0] >= 0``, non-decreasing, ``offsets[n] <= len(payload)``; payload ``i`` is
     ``payload[offsets[i]:offsets[i + 1]]``.

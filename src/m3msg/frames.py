@@ -1,4 +1,4 @@
-"""The wire format of m3msg in plain Python; the kernels are tested against it. Source: reference/m3msg.md §1.
+"""The wire format of m3msg in plain Python; the kernels are tested against it. Source: docs/m3/m3msg.md, frames.
 
 A frame is four bytes of length N, unsigned and big-endian, and N bytes of protobuf. The producer dials and sends only ``Message``, the
 consumer answers only ``Ack``; nothing in a frame says which of the two it is.
@@ -35,7 +35,7 @@ class Metadata(NamedTuple):
     """What names a message between one producer and one consumer service."""
 
     shard: int = 0
-    """The replicated shard id: replica × number of shards + shard (reference/m3msg.md §11.3)."""
+    """The replicated shard id: replica × number of shards + shard (docs/m3/m3msg.md, replicated services)."""
     id: int = 0
     sent_at: int = 0
     """Unix ns of this attempt; 0: not given."""
@@ -60,12 +60,12 @@ _ACK = Table("Ack", (Field(1, "metadata", Kind.MESSAGE, _METADATA, repeated=True
 
 def encode_message(message: Message) -> bytes:
     """The whole frame, length prefix included."""
-    return _frame(_MESSAGE, {"metadata": message.metadata._asdict(), "value": message.value})
+    return _frame(_MESSAGE, {"metadata": _values(message.metadata), "value": message.value})
 
 
-def encode_ack(metadatas: Iterable[Metadata]) -> bytes:
+def encode_ack(metadatas: Iterable[Iterable[int]]) -> bytes:
     """One ack frame that echoes ``metadatas``."""
-    return _frame(_ACK, {"metadata": [metadata._asdict() for metadata in metadatas]})
+    return _frame(_ACK, {"metadata": [_values(metadata) for metadata in metadatas]})
 
 
 def split(data: bytes, max_frame: int = MAX_FRAME) -> tuple[list[bytes], bytes]:
@@ -91,6 +91,10 @@ def decode_message(payload: bytes) -> Message:
 def decode_ack(payload: bytes) -> list[Metadata]:
     """The metadatas in an ack frame's payload. Raises ``FrameError``."""
     return [Metadata(**metadata) for metadata in unmarshal(_ACK, payload).get("metadata", ())]
+
+
+def _values(metadata: Iterable[int]) -> MessageValue:
+    return dict(zip(Metadata._fields, metadata, strict=True))
 
 
 def _frame(table: Table, values: MessageValue) -> bytes:

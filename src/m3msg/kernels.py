@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled protocol of m3msg: find frames, read their metadata, build ack frames, read ack frames. Format: reference/m3msg.md §1.
+"""Compiled protocol of m3msg: find frames, read their metadata, build ack frames, read ack frames. Format: docs/m3/m3msg.md, frames.
 
 Frames of the shape that encoders write (every field once, ascending) take a short path; any other legal shape takes the general
 parser below, which follows the rules of M3's generated code: repeated metadata merges, the last value counts, unknown fields are
@@ -265,7 +265,7 @@ def build_acks(buf, rows, n, out, at, max_frame):
     """Writes ack frames for ``rows[:n]`` (``FRAME_ROW``, ranges in ``buf``) at ``out[at:]``; returns the position after them.
 
     Each frame's payload is at most ``max_frame`` (≥ ``ACK_BOUND``) bytes long: M3's own consumer loses a larger ack batch entirely
-    (reference/m3msg.md §25.11). ``out`` must have ``ack_size_bound(n, max_frame)`` bytes free. Nothing is written for ``n`` = 0.
+    (docs/m3/m3msg.md, ack batches). ``out`` must have ``ack_size_bound(n, max_frame)`` bytes free. Nothing is written for ``n`` = 0.
     """
     source = base(buf)
     target = base(out)

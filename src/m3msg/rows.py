@@ -3,7 +3,7 @@
 import numpy as np
 
 MAX_FRAME = 4 * 1024 * 1024
-"""Largest payload of a frame that M3 takes, without the four length bytes (reference/m3msg.md §1.2)."""
+"""Largest payload of a frame that M3 takes, without the four length bytes (docs/m3/m3msg.md, frames)."""
 
 PREFIX = 4
 """Bytes of the length prefix."""
@@ -40,4 +40,4 @@ SCAN_REASONS = {
 """What to tell a reader of logs."""
 
 ACK_ROW = np.dtype([("shard", np.uint64), ("id", np.uint64)], align=True)
-"""One acked metadata; ``sentAtNanos`` of acks is not used (reference/m3msg.md §14)."""
+"""One acked metadata; ``sentAtNanos`` of acks is not used (docs/m3/m3msg.md, ack routing)."""

@@ -1,4 +1,4 @@
-"""The clocks that shells hand to cores. Cores never read a clock themselves (docs/architecture.md §3)."""
+"""The clocks that shells hand to cores. Cores never read a clock themselves (docs/architecture.md §6)."""
 
 import time
 

@@ -1,6 +1,6 @@
 """YAML configuration files → typed structs, with every problem named by file, line and path.
 
-Rules (reference/aggregator_core.md §15.1): several files are merged in order, mappings key by key, everything else replaced;
+Rules (docs/m3/aggregation.md, loading): several files are merged in order, mappings key by key, everything else replaced;
 ``${NAME}`` and ``${NAME:default}`` are taken from the environment; an unknown key is an error. Unlike M3 the reader does not stop at the
 first problem: all of them are collected in one ``ConfigError``.
 

@@ -1,7 +1,7 @@
 """Counters, gauges and histograms under M3's names, shown as Prometheus text.
 
 Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`` and ``-`` become ``_``
-(reference/aggregator_core.md §19). One registry serves a service; other processes report plain dictionaries whose keys are
+(docs/m3/aggregation.md, metric names). One registry serves a service; other processes report plain dictionaries whose keys are
 ``name{k=v,k2=v2}``, merged under the name of their source.
 """
 

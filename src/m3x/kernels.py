@@ -199,7 +199,7 @@ def _murmur_rest(h, address, done, n):
 
 @njit(cache=True, nogil=True)
 def murmur3_32(buf, start, n):
-    """MurmurHash3 x86 32-bit with seed 0 of ``buf[start:start+n]``; M3's shard hash (reference/m3msg.md §4)."""
+    """MurmurHash3 x86 32-bit with seed 0 of ``buf[start:start+n]``; M3's shard hash (docs/m3/m3msg.md, shard of a metric)."""
     return _murmur_rest(np.uint32(0), base(buf) + np.uint64(start), np.uint64(0), np.uint64(n))
 
 

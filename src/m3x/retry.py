@@ -1,4 +1,4 @@
-"""M3's backoff rule (reference/m3msg.md §15.1): initial × factor^(n−1), jitter halves at most, then the upper bound."""
+"""M3's backoff rule (docs/m3/m3msg.md, backoff): initial × factor^(n−1), jitter halves at most, then the upper bound."""
 
 import random
 from dataclasses import dataclass

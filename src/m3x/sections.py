@@ -55,7 +55,7 @@ class PrometheusConfig(Section, frozen=True, kw_only=True):
 
 
 class RetryConfig(Section, frozen=True, kw_only=True):
-    """M3's generic retry block (reference/m3msg.md §15.1): a zero in YAML means the default."""
+    """M3's generic retry block (docs/m3/m3msg.md, backoff): a zero in YAML means the default."""
 
     initial_backoff: Duration = Duration(0)
     backoff_factor: float = 0.0

@@ -284,7 +284,7 @@ def inexact(script: Vector) -> set[bytes]:
     """Ids of timers whose quantiles M3 does not answer with the nearest rank, and of rollups of them.
 
     That is where the list of quantiles is not ascending, where a sample is NaN, and where two quantiles fall on one sample
-    (reference/metrics.md §15.7-15.10).
+    (docs/m3/metrics.md, where quantiles are not exact).
     """
     ids: set[bytes] = set()
     samples: dict[bytes, int] = {}

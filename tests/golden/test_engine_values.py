@@ -78,7 +78,7 @@ def generate(name: str, seed: int, n: int) -> Iterator[float]:
 
 
 def order_statistic(values: list[float], q: float) -> float:
-    """The nearest rank among the values that are numbers; M3 takes the floor of it for up to three (reference/metrics.md §15.6)."""
+    """The nearest rank among the values that are numbers; M3 takes the floor of it for up to three (docs/m3/metrics.md, quantiles)."""
     ranked = sorted(v for v in values if not math.isnan(v))
     n = len(ranked)
     if n == 0:
@@ -87,7 +87,7 @@ def order_statistic(values: list[float], q: float) -> float:
 
 
 def exact(vector: Vector, quantiles: list[float], values: list[float], q: float) -> bool:
-    """Whether M3 answers with the nearest rank (reference/metrics.md §15.7-15.10)."""
+    """Whether M3 answers with the nearest rank (docs/m3/metrics.md, where quantiles are not exact)."""
     n = len(values)
     ranks = {math.ceil(each * n) for each in quantiles}
     return (

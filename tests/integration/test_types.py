@@ -33,7 +33,7 @@ NAMES = {
 
 
 def expected(kind: AggregationType) -> float:
-    """What one window of ``SAMPLES`` gives, by the definitions of reference/metrics.md §14, §15."""
+    """What one window of ``SAMPLES`` gives, by M3's definitions (docs/m3/metrics.md, accumulators)."""
     n, total, squares = len(SAMPLES), sum(SAMPLES), sum(v * v for v in SAMPLES)
     plain = {
         AggregationType.LAST: SAMPLES[-1],

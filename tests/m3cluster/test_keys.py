@@ -1,4 +1,4 @@
-"""Every key of reference/cluster.md §0, as text."""
+"""Every key of M3, as text (docs/m3/cluster.md, keys)."""
 
 import pytest
 

@@ -19,7 +19,7 @@ from m3cluster.topic import (
 )
 
 ENVIRONMENT = "namespace/m3db-cluster-name"
-# reference/cluster.md §16.1: what the documented set-up leaves in the store.
+# What the documented set-up leaves in the store (docs/m3/cluster.md, documented set-up).
 DOCUMENTED = {
     "aggregator_ingest": (
         "ChFhZ2dyZWdhdG9yX2luZ2VzdBBAGkAKNQoMbTNhZ2dyZWdhdG9yEhtuYW1lc3BhY2UvbTNkYi1jbHVzdGVyLW5hbWUaCGVtYmVkZGVkEAIYgPCSy90I",

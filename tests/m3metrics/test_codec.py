@@ -1,4 +1,4 @@
-"""Payloads of the reference sheet, byte for byte, and what the vectors of ``golden`` leave open."""
+"""Payloads as M3 writes them, byte for byte, and what the vectors of ``golden`` leave open."""
 
 import pytest
 
@@ -11,8 +11,8 @@ from m3metrics.policy import StoragePolicy
 from m3x.protobuf import varint
 
 TWO_DAYS = StoragePolicy.parse("10s:2d")
-# reference/m3msg.md §2.6
-SHEET = [
+# docs/m3/metrics.md, payload vectors
+PAYLOADS = [
     (
         codec.CounterWithMetadatas(id=b"foo", value=5, metadatas=DEFAULT_STAGED_METADATAS),
         "080112170a070a03666f6f1005120c0a0a1a080a060a001a003200",
@@ -69,13 +69,13 @@ SHEET = [
 ]
 
 
-@pytest.mark.parametrize(("metric", "text"), SHEET, ids=lambda value: type(value).__name__)
-def test_sheet(metric: codec.Metric, text: str) -> None:
+@pytest.mark.parametrize(("metric", "text"), PAYLOADS, ids=lambda value: type(value).__name__)
+def test_payloads(metric: codec.Metric, text: str) -> None:
     assert codec.encode_metric(metric).hex() == text
     assert codec.decode_metric(bytes.fromhex(text)) == metric
 
 
-def test_sheet_aggregated() -> None:
+def test_aggregated_payloads() -> None:
     metric = codec.AggregatedMetric(
         id=b"foo", time_ns=-1, value=-0.0, annotation=b"a", storage_policy=TWO_DAYS, traffic_types=3
     )
@@ -127,7 +127,7 @@ def test_policies_that_are_none(policy: bytes, text: str) -> None:
 
 
 def test_metric_type_out_of_range() -> None:
-    good = codec.encode_metric(SHEET[-1][0])
+    good = codec.encode_metric(PAYLOADS[-1][0])
     with pytest.raises(ConvertError, match="metric type"):
         codec.decode_metric(good.replace(b"\x08\x03\x12\x03foo", b"\x08\x04\x12\x03foo"))
 
@@ -145,6 +145,6 @@ def test_policy_fields_are_those_of_the_whole_message() -> None:
 
 
 def test_records_round_trip() -> None:
-    stream = b"".join(codec.encode_record(metric) for metric, _ in SHEET)
-    assert list(codec.decode_records(stream)) == [metric for metric, _ in SHEET]
-    assert codec.encode_record(SHEET[0][0])[:1] == bytes([2 * 27])
+    stream = b"".join(codec.encode_record(metric) for metric, _ in PAYLOADS)
+    assert list(codec.decode_records(stream)) == [metric for metric, _ in PAYLOADS]
+    assert codec.encode_record(PAYLOADS[0][0])[:1] == bytes([2 * 27])

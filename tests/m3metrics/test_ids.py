@@ -36,7 +36,7 @@ def test_coordinator_order(tags: dict[bytes, bytes]) -> None:
     sent = ids.coordinator_tags(ids.matching_tags(tags.items(), "gauge"))
     assert sorted(sent) == sorted((name, value) for name, value in tags.items() if not name.startswith(b"__m3"))
     if not any(name.startswith(b"__m3") for name in tags):
-        # The closed form for the ordinary case (reference/coordinator.md §2.2).
+        # The closed form for the ordinary case (docs/m3/coordinator.md, tag order).
         ordered = sorted(tags.items())
         before = [tag for tag in ordered if tag[0] < b"__m3"]
         after = ordered[len(before) :]

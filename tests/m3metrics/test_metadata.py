@@ -1,4 +1,4 @@
-"""Predicates and drop policies (reference/metrics.md §7.2, §7.3), pipelines, aggregation types."""
+"""Predicates and drop policies (docs/m3/metrics.md, metadata), pipelines, aggregation types."""
 
 import pytest
 

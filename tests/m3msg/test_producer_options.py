@@ -1,4 +1,4 @@
-"""The YAML keys of M3 (reference/m3msg.md §22.4-22.6) and their defaults."""
+"""The YAML keys of M3 (docs/m3/m3msg.md, producer options) and their defaults."""
 
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_impossible_values_are_named(tmp_path: Path, text: str, problem: str):
 
 
 def test_message_retry_as_pinned_by_m3():
-    """reference/m3msg.md §24.33: with jitter 1m..2m gives (0, 1m), [1m, 2m), then exactly 2m; a static list repeats its last."""
+    """docs/m3/m3msg.md, message retry: with jitter 1m..2m gives (0, 1m), [1m, 2m), then exactly 2m; a static list repeats its last."""
     minute = 60 * 10**9
     retry = MessageRetryOptions(initial_backoff=Duration(minute), max_backoff=Duration(2 * minute))
     delay = WriterOptions(topic_name="t", message_retry=retry).retry_delay_ns()

@@ -146,7 +146,7 @@ def writers_of(pair, shard: int) -> dict[str, int]:
 
 
 def test_replicated_shard_ids_as_pinned_by_m3(joined):
-    """reference/m3msg.md §11.3: 1 and 201; shrunk to one and grown to three the new ones are 401 and 601."""
+    """docs/m3/m3msg.md, replicated services: 1 and 201; shrunk to one and grown to three the new ones are 401 and 601."""
     pair = joined(REPLICATED, {"i1": [1], "i2": [1]}, shards=200)
     assert writers_of(pair, 1) == {"i1": 1, "i2": 201}
     pair.place({"i1": [1]})

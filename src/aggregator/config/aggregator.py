@@ -1,4 +1,4 @@
-"""The ``aggregator:`` section (reference/aggregator_core.md §15.3).
+"""The ``aggregator:`` section (docs/m3/aggregation.md, aggregator section).
 
 Defaults in the classes are those of a section that is present without the key; ``aggregator_when_absent`` has those of no section at all.
 """
@@ -138,7 +138,7 @@ class PlacementManagerConfig(Section, frozen=True, kw_only=True):
 
 
 class ForwardingConfig(Section, frozen=True, kw_only=True):
-    """``forwarding``: how long a rollup may take (reference/aggregator_core.md §15.4)."""
+    """``forwarding``: how long a rollup may take (docs/m3/aggregation.md, jitter and delays)."""
 
     max_single_delay: Duration = Duration(0)
     max_const_delay: Duration = Duration(0)

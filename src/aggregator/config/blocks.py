@@ -1,4 +1,7 @@
-"""Blocks that several sections of the file share: names of services, places in the KV (reference/aggregator_core.md §15.2)."""
+"""Blocks that several sections of the file share: names of services, places in the KV.
+
+docs/m3/aggregation.md, top-level sections.
+"""
 
 from m3x.config import Meaningless, Section
 

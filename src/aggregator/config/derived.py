@@ -1,4 +1,7 @@
-"""What follows from the configuration: jitter, forwarding delays, keys in KV, engine options (reference/aggregator_core.md §15.4)."""
+"""What follows from the configuration: jitter, forwarding delays, keys in KV, engine options.
+
+docs/m3/aggregation.md, jitter and delays.
+"""
 
 import os
 from dataclasses import dataclass
@@ -46,7 +49,7 @@ def entry_check_interval_ns(config: ServiceConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class KVKeys:
-    """Full keys of this service in the KV (reference/cluster.md §0)."""
+    """Full keys of this service in the KV (docs/m3/cluster.md, keys)."""
 
     placement: str
     flush_times_format: str
@@ -143,7 +146,7 @@ def retained_bytes(config: ServiceConfig, workers: int) -> int:
 
 
 def new_metric_limit(cluster_limit: int, num_shards: int, replica_factor: int) -> int:
-    """A limit for the cluster as a limit per shard (reference/aggregator_core.md §14); 0: none."""
+    """A limit for the cluster as a limit per shard (docs/m3/aggregation.md, runtime options); 0: none."""
     if cluster_limit < 1:
         return 0
     if num_shards == 0:

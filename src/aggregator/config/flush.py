@@ -1,4 +1,4 @@
-"""Flushing, election and output in YAML (reference/aggregator_core.md §15.3, §12; reference/m3msg.md §22.7)."""
+"""Flushing, election and output in YAML (docs/m3/aggregation.md, aggregator section; flush handlers)."""
 
 from typing import Any, Literal, Self
 

@@ -1,4 +1,4 @@
-"""Who we are in the placement: host id and instance id (reference/aggregator_core.md §11)."""
+"""Who we are in the placement: host id and instance id (docs/m3/aggregation.md, instance id)."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The whole file: one section per top-level key (reference/aggregator_core.md §15.2).
+"""The whole file: one section per top-level key (docs/m3/aggregation.md, top-level sections).
 
 M3 gives defaults per top-level section, all or nothing: the default of a *field* below is what M3 uses when the section is absent, the
 defaults *inside* a section class are what it uses for a key omitted from a section that is present.
@@ -130,7 +130,7 @@ class KVClientConfig(StoreSection, frozen=True, kw_only=True):
 
 
 class RuntimeOptionsConfig(Section, frozen=True, kw_only=True):
-    """``runtimeOptions``: limits that KV may change while running (reference/aggregator_core.md §14)."""
+    """``runtimeOptions``: limits that KV may change while running (docs/m3/aggregation.md, runtime options)."""
 
     kv_config: KVOverride = KVOverride()
     write_values_per_metric_limit_per_second_key: str = "write-values-per-metric-limit-per-second"

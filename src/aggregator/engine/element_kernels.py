@@ -2,7 +2,7 @@
 """Compiled work on elements: their slots, the groups that forward to one target, their place in the chain of an entry.
 
 A group is all elements of one list (shard and bucket) that forward to the same target: what they send for one window is one message
-(reference/aggregator_core.md §7). It has two slots of its own. The record of the first counts the versions sent of a window; its element
+(docs/m3/aggregation.md, forwarding). It has two slots of its own. The record of the first counts the versions sent of a window; its element
 row holds the shard (``entry``), the target (``spec``) and the number of members (``next``). The second's row holds the members that M3
 would still have (``entry``), and how often there were none left (``next``): then M3 counts versions from 0 again.
 """

@@ -111,7 +111,7 @@ _KIND_NAMES = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: "
 
 @dataclass(slots=True)
 class IngestResult:
-    """What a batch led to. Every message is acked, whether it was accepted or not (reference/aggregator_core.md §13.1)."""
+    """What a batch led to. Every message is acked, whether it was accepted or not (docs/m3/aggregation.md, servers)."""
 
     acks: NDArray[np.uint8]
     """Ack frames, segment after segment."""

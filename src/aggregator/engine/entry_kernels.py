@@ -166,7 +166,7 @@ def _widen(t, row, old, spec):
 
 @njit(cache=True, nogil=True)
 def apply_stage(t, row, stage, now_ns):
-    """Gives entry ``row`` the aggregations of a stage (reference/aggregator_core.md §4.4); returns ``D_NONE`` or why it failed.
+    """Gives entry ``row`` the aggregations of a stage (docs/m3/aggregation.md, aggregation keys); returns ``D_NONE`` or why it failed.
 
     Elements whose key stays are kept with their windows, the others are tombstoned: they emit what they have.
     """
@@ -222,7 +222,7 @@ def refuse_stage(t, row, stage, now_ns):
     """Makes the lists of the aggregations before the one that stage ``stage`` is refused for; entry ``row`` stays as it is.
 
     M3 leaves elements without an owner behind there: they never hold a value, but their lists are flushed from then on
-    (reference/aggregator_core.md §4.4).
+    (docs/m3/aggregation.md, aggregation keys).
     """
     s = stages(t)[stage]
     shard = np.int64(entries(t)[row].shard)

@@ -4,7 +4,7 @@ Starting a flush closes every due window at once, and computes what elements wit
 changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First comes what
 goes to rollups, as it is too late soon, then the final values. Windows stay after they have been emitted, in every role, until flush
 times in KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
-Rules: reference/aggregator_core.md §6.3, §6.4.
+Rules: docs/m3/aggregation.md, flushing a list.
 """
 
 from collections.abc import Callable

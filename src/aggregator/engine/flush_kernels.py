@@ -2,9 +2,9 @@
 # ruff: noqa: PLR0124
 """Compiled flush: the records of a closed window, in the order of their slots, as encoded AggregatedMetric messages.
 
-Aggregation values follow reference/metrics.md §14. Quantiles are exact: of ``N`` samples in ascending order the one of rank
-``ceil(q·N)``, and for ``N`` ≤ 3 the one at index ``trunc(q·N)`` (§15.6, §15.10). A kernel stops where the output is full and goes on
-from ``cursor`` (slot, output, done).
+Aggregation values follow docs/m3/metrics.md, accumulators. Quantiles are exact: of ``N`` samples in ascending order the one of rank
+``ceil(q·N)``, and for ``N`` ≤ 3 the one at index ``trunc(q·N)`` (docs/m3/metrics.md, quantiles). A kernel stops where the output is full
+and goes on from ``cursor`` (slot, output, done).
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a flush will put out: which windows are due on which shards, and what elements with state make of them.
 
-Rules: reference/aggregator_core.md §5.4, §6.3, §6.4.
+Rules: docs/m3/aggregation.md, flushing a list.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def shard_bounds(command: ipc.Flush, lists: NDArray[np.int64], num_shards: int, max_buffer_ns: int) -> Bounds:
-    """Splits the bounds of a flush command into what is discarded and what is emitted (reference/aggregator_core.md §6.3).
+    """Splits the bounds of a flush command into what is discarded and what is emitted (docs/m3/aggregation.md, flushing a list).
 
     ``lists``: the shards that have such a list; the others are not touched.
     """

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled rollups: contributions of a window, grouped and encoded as ForwardedMetric messages (reference/aggregator_core.md §7).
+"""Compiled rollups: contributions of a window, grouped and encoded as ForwardedMetric messages (docs/m3/aggregation.md, forwarding).
 
 All values of a group for one window go into one message, in the order in which the elements came to be; flag and routing of the last one
 hold, and the last annotation that is not empty.

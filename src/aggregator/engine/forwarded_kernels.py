@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled ingest of forwarded metrics (reference/aggregator_core.md §4.8, §5.2), and what it shares with that of others."""
+"""Compiled ingest of forwarded metrics (docs/m3/aggregation.md, forwarded values), and what it shares with that of others."""
 
 import numpy as np
 from numba import njit

@@ -9,7 +9,7 @@ Blocks of ``BLOCK`` messages go through four passes, so that what one message wa
 4. compare the key in full and apply, one message after another, in order.
 
 Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``state`` says where to go on. Acceptance rules:
-reference/aggregator_core.md §2-4.
+docs/m3/aggregation.md.
 """
 
 import numpy as np
@@ -231,7 +231,7 @@ def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, 
 
 @njit(cache=True, nogil=True)
 def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
-    """``_add`` for elements with state (reference/aggregator_core.md §4.5)."""
+    """``_add`` for elements with state (docs/m3/aggregation.md, untimed values)."""
     b = ref >> SLOT_BITS
     if row.payload >= 5:
         detail = late_or_early(t, b, row.time_ns, now_ns)
@@ -270,7 +270,7 @@ def _same_set(t, row, stage):
 
 @njit(cache=True, nogil=True)
 def _prepare(t, row, meta, payload, category, now_ns):
-    """Brings an entry's aggregations in line with a message's metadata (reference/aggregator_core.md §4.3-4.6).
+    """Brings an entry's aggregations in line with a message's metadata (docs/m3/aggregation.md, staged metadata).
 
     Returns ``(detail, write)``: ``write`` is False where the message is accepted without storing anything.
     """

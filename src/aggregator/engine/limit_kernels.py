@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Compiled limits of ingest: how late or early a sample may be, how many values and new metrics a second, how much memory.
 
-Reference: aggregator_core.md §2-4.
+Rules: docs/m3/aggregation.md, rate limits; docs/m3/aggregation.md, acceptance window.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ SECOND = 1_000_000_000
 
 @njit(cache=True, nogil=True)
 def late_or_early(t, b, time_ns, now_ns):
-    """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (reference/aggregator_core.md §4.7)."""
+    """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (docs/m3/aggregation.md, acceptance window)."""
     if time_ns > now_ns + heads(t)[H_FUTURE]:
         counts(t)[C_FUTURE] += 1
         return D_FUTURE
@@ -39,7 +39,7 @@ def late_or_early(t, b, time_ns, now_ns):
 
 @njit(cache=True, nogil=True)
 def within_value_limit(t, e, n, now_ns):
-    """Whether ``n`` more values of this second are allowed; refused ones count too (reference/aggregator_core.md §3)."""
+    """Whether ``n`` more values of this second are allowed; refused ones count too (docs/m3/aggregation.md, rate limits)."""
     limit = heads(t)[H_VALUE_LIMIT]
     if limit <= 0:
         return True

@@ -5,8 +5,9 @@ Senders repeat the same few metadatas with every sample. ``MetadataTable.intern`
 needs Python.
 
 A *spec* stands for an aggregation key (aggregation id, storage policy, pipeline, times forwarded, prefix kind) of one metric type and
-category, reference/aggregator_core.md §4.4: two keys are equal when their specs are, or are twins: the same key with and without state.
-``attrs`` are what may change without changing the key: routing policy and the resend flag. A *target* is what a rollup forwards to.
+category (docs/m3/aggregation.md, aggregation keys). Two keys are equal when their specs are, or are twins: the same key with and
+without state. ``attrs`` are what may change without changing the key: routing policy and the resend flag. A *target* is what a rollup
+forwards to.
 """
 
 from typing import Any
@@ -120,7 +121,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a rollup forwards to: a metric and the aggregation key there (reference/aggregator_core.md §5.1)."""
+    """What a rollup forwards to: a metric and the aggregation key there (docs/m3/aggregation.md, elements)."""
 
     id: bytes
     metric_type: int

@@ -1,4 +1,7 @@
-"""What the engine of a worker has to be told: the ``aggregator:`` section of the YAML, resolved (reference/aggregator_core.md §15.3)."""
+"""What the engine of a worker has to be told: the ``aggregator:`` section of the YAML, resolved.
+
+docs/m3/aggregation.md, aggregator section.
+"""
 
 from collections.abc import Sequence
 
@@ -79,8 +82,10 @@ def max_jitter_ns(jitters: Sequence[tuple[int, float]], interval_ns: int) -> int
 def forwarding_delay_ns(
     jitters: Sequence[tuple[int, float]], single_ns: int, const_ns: int, resolution_ns: int, times: int
 ) -> int:
-    """M3's ``maxAllowedForwardingDelayFn`` (reference/aggregator_core.md §15.4): how long after its start a forwarded window is flushed,
-    and how late its metrics may be. ``jitters`` as ``EngineOptions.flush_jitters``."""
+    """M3's ``maxAllowedForwardingDelayFn``: how long after its start a forwarded window is flushed, and how late its metrics may be.
+
+    docs/m3/aggregation.md, jitter and delays. ``jitters`` as ``EngineOptions.flush_jitters``.
+    """
     if const_ns > 0:
         return const_ns + resolution_ns * times
     first = max_jitter_ns(jitters, resolution_ns) if jitters else resolution_ns

@@ -1,4 +1,4 @@
-"""Passthrough metrics: aggregated already, they go to the output as they are (reference/aggregator_core.md §1.2).
+"""Passthrough metrics: aggregated already, they go to the output as they are (docs/m3/aggregation.md, passthrough).
 
 They wait here until somebody takes them, at most ``MAX_BYTES``: beyond that the newest are dropped and counted.
 """

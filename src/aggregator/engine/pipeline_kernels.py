@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: PLR0124
-"""Compiled transformations: what a flush does with the elements that have state (reference/aggregator_core.md §5.4, §5.5).
+"""Compiled transformations: what a flush does with the elements that have state (docs/m3/aggregation.md, consuming a window).
 
 ``consume_window`` is called for the windows of a bucket in order of time, when a flush begins. It computes the values of every record that
 is due, writes what came out into the record's state, and either marks it to be emitted (``flush_kernels.emit_window`` does that later) or
@@ -82,7 +82,7 @@ _ABSOLUTE, _PER_SECOND, _INCREASE, _ADD = 1, 2, 3, 4
 
 @njit(cache=True, nogil=True)
 def _derivative(op, previous, previous_ns, value, time_ns):
-    """PerSecond or Increase (reference/metrics.md §10)."""
+    """PerSecond or Increase (docs/m3/metrics.md, transformations)."""
     if previous_ns >= time_ns or value != value:
         return np.nan
     if previous != previous:
@@ -112,7 +112,7 @@ def _previous_record(t, b, slot, order, position):
 
 @njit(cache=True, nogil=True)
 def _cascade(t, slot, order, position):
-    """The window after one that is flushed again is flushed again, too, if it was before (§5.4)."""
+    """The window after one that is flushed again is flushed again, too, if it was before (docs/m3/aggregation.md, consuming a window)."""
     for k in range(position + 1, len(order)):
         i = record_at(t, order[k], slot)
         if i >= 0 and records(t)[i].flags & RECORD_EXISTS and not records(t)[i + 1].call & STATE_REMOVED:

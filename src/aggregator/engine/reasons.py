@@ -1,6 +1,6 @@
 """Why a metric is refused, and what the engine counts: the numbers that kernels use, the names that M3 gives them.
 
-Names: reference/aggregator_core.md §19. A *detail* is finer than M3's reason: it is what a log line says.
+Names: docs/m3/aggregation.md, metric names. A *detail* is finer than M3's reason: it is what a log line says.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled source sets: which source has sent which version of a forwarded metric to a window (reference/aggregator_core.md §5.2).
+"""Compiled source sets: which source has sent which version of a forwarded metric to a window (docs/m3/aggregation.md, windows).
 
 One hash table per window over (slot, source, block of 64 versions), open addressing, at most two thirds full. Tables have sizes that are
 powers of two; those given back wait, by size, to be used again.

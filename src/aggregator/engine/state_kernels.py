@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Compiled work on the state of elements: those that transform, forward, or may be flushed again (reference/aggregator_core.md §5).
+"""Compiled work on the state of elements: those that transform, forward, or may be flushed again (docs/m3/aggregation.md, elements).
 
 Behind the record of such an element in a window lie ``width - 1`` slots of state: for each output the value that entered the
 transformation that looks back (*consumed*) and the value that came out at last (*emitted*), a mask of outputs that are still to be
@@ -48,7 +48,7 @@ from aggregator.engine.view_kernels import (
 from aggregator.engine.window_kernels import CLOSED, new_window, record_of
 
 MIGRATION = -3
-"""A value that may be corrected later came to a window that was closed for others (§5.2)."""
+"""A value that may be corrected later came to a window that was closed for others (docs/m3/aggregation.md, windows)."""
 RESEND_OFF, RESEND_ON, RESEND_KEPT = range(3)
 """What a value says about its window being flushed again."""
 
@@ -112,7 +112,7 @@ def _next_window(t, b, slot, after):
 
 @njit(cache=True, nogil=True)
 def _expire(t, b, slot, shard):
-    """Closes and removes the element's windows as the last pass of its list did (§5.6)."""
+    """Closes and removes the element's windows as the last pass of its list did (docs/m3/aggregation.md, expiry of windows)."""
     bucket = buckets(t)[b]
     target = closed_through(t)[b, shard]
     base = base_record(t, b, slot, False)

@@ -3,7 +3,7 @@
 """Compiled work on windows: align times, find windows and records, add values, give memory back.
 
 A window of a bucket holds records of all its shards. A record exists when its flags are not zero; what its other bytes held before is
-never read. Sums follow reference/metrics.md §14, window starts reference/aggregator_core.md §5.2.
+never read. Sums follow docs/m3/metrics.md, accumulators; window starts docs/m3/aggregation.md, windows.
 """
 
 import numpy as np
@@ -175,7 +175,7 @@ def _late_record(t, b, w, slot, shard, logged):
     """The record of a window that this shard has flushed already, if M3 would still take a value for it (``CLOSED`` if not).
 
     M3 keeps a flushed window closed until a later one of the same element is closed too; after that a value makes it anew, and it is
-    emitted once more (reference/aggregator_core.md §5.2, §5.6). It takes a clock that steps back to come here. A timer with samples in
+    emitted once more (docs/m3/aggregation.md, expiry of windows). It takes a clock that steps back to come here. A timer with samples in
     the log (``logged``) stays closed: its log cannot begin anew.
     """
     if buckets(t)[b].flushing != 0:
@@ -312,7 +312,10 @@ def add_gauge(t, i, value, time_ns, call, flags):
 
 @njit(cache=True, nogil=True)
 def update_gauge(t, i, value, previous, time_ns, flags):
-    """Replaces a value of a gauge's record by another. Extremes and ``last`` do not forget the previous one (metrics.md §14.3)."""
+    """Replaces a value of a gauge's record by another. Extremes and ``last`` do not forget the previous one.
+
+    docs/m3/metrics.md, accumulators.
+    """
     r = records(t)[i]
     if previous == previous:
         r.sum -= previous

@@ -1,4 +1,4 @@
-"""The front process: m3msg connections of producers in, batches for the workers out, acks back (docs/architecture.md §2, §10).
+"""The front process: m3msg connections of producers in, batches for the workers out, acks back (docs/architecture.md §2, §4).
 
 Started by the supervisor as ``python -m aggregator.front --options FILE``. Imports ``aggregator.ipc`` and ``m3x`` only. Open
 ``process`` first (the loop), then ``flow`` (order, credits, waiting: a state machine without I/O).

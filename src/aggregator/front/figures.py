@@ -1,4 +1,4 @@
-"""What the front counts: M3's consumer and server names (reference/m3msg.md §23), and its own below ``front``."""
+"""What the front counts: M3's consumer and server names (docs/m3/m3msg.md, metric names), and its own below ``front``."""
 
 from collections import Counter
 

@@ -1,11 +1,11 @@
 # mypy: ignore-errors
 """Compiled loops of the front: cut a byte stream into m3msg frames, and hand each frame to the worker of its metric.
 
-A frame is a big-endian 32-bit length and a ``msgpb.Message`` (reference/m3msg.md §1.2, §1.3). Both loops look only at the outside of
+A frame is a big-endian 32-bit length and a ``msgpb.Message`` (docs/m3/m3msg.md, frames). Both loops look only at the outside of
 a message: that it is a ``Message`` at all (a frame that is none ends its connection, as in M3), where its value starts, and where the
-metric id is in that value (§2.2). The shape that encoders write takes a short path, any other one the general walk. Every read is checked
-against the end of its enclosing field; positions are byte offsets (int64), addresses are uint64. Frames and messages are
-``m3msg.kernels``' to walk.
+metric id is in that value (docs/m3/metrics.md, wrappers). The shape that encoders write takes a short path, any other one the general
+walk. Every read is checked against the end of its enclosing field; positions are byte offsets (int64), addresses are uint64. Frames and
+messages are ``m3msg.kernels``' to walk.
 
 ``scan``    which part of a buffer is complete, legal frames: all that one worker needs
 ``route``   the same, and copies each frame into the staging buffer of the worker that owns its shard
@@ -145,7 +145,7 @@ def _payload_type(a, e):
 
 @njit(cache=True, nogil=True)
 def _metric_id(a, e):
-    """``(start, stop)`` of the metric id in the ``MetricWithMetadatas`` at ``[a, e)`` (reference/m3msg.md §2.1, §2.2); start 0: no metric.
+    """``(start, stop)`` of the metric id in the ``MetricWithMetadatas`` at ``[a, e)`` (docs/m3/metrics.md, messages); start 0: no metric.
 
     Repeated fields: the last one counts, as it does when Go's decoder merges them. A metric without an id has the empty one.
     """

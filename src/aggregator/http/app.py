@@ -1,4 +1,4 @@
-"""Routes of port 6001 (reference/aggregator_core.md §13.3).
+"""Routes of port 6001 (docs/m3/aggregation.md, HTTP port).
 
 M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method is 400 and a failed resignation 500, both with ``null``.
 

@@ -1,4 +1,4 @@
-"""One aggregator instance: everything wired together (docs/architecture.md §2, §5).
+"""One aggregator instance: everything wired together (docs/architecture.md §2, §4).
 
     KV ──placement──> Instance ──spawns──> front, workers          elector ──role──> flushing ──commands──> front ──> workers
      └──flush times, leases                                        workers ──output──> forwarder ──> producers ──done──> flushing ──> KV

@@ -1,4 +1,4 @@
-"""Limits that change at run time: those of the configuration until the KV names others (reference/aggregator_core.md §14)."""
+"""Limits that change at run time: those of the configuration until the KV names others (docs/m3/aggregation.md, runtime options)."""
 
 from collections.abc import Callable
 

@@ -68,7 +68,10 @@ def nearest_ids(placement: Placement, instance_id: str) -> list[str]:
 
 
 def has_replacement(view: View) -> bool:
-    """Whether all our shards are leaving and an instance of the same shard set takes exactly them over (reference §11)."""
+    """Whether all our shards are leaving and an instance of the same shard set takes exactly them over.
+
+    docs/m3/aggregation.md, replacement instances.
+    """
     if view.instance is None or not view.instance.shards:
         return False
     leaving = {s.id: s for s in view.instance.shards}

@@ -123,7 +123,7 @@ class ShardSet:
         return self.may_write() and self.candidacy.look(self._facts()).flushes
 
     def can_lead(self) -> bool:
-        """Whether leading now would leave no gaps (reference/aggregator_core.md §8.4)."""
+        """Whether leading now would leave no gaps (docs/m3/aggregation.md, whether a follower can lead)."""
         facts = self._facts()
         return facts.leads or (bool(facts.eligible) and self.candidacy.holds(facts))
 

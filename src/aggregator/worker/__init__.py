@@ -1,4 +1,4 @@
-"""The worker process: a thin shell around the engine (docs/architecture.md §2, §10).
+"""The worker process: a thin shell around the engine (docs/architecture.md §2, §4).
 
 Started by the supervisor as ``python -m aggregator.worker --options FILE``. Imports ``aggregator.ipc``, ``aggregator.engine``,
 ``m3msg.batch`` and ``m3x``. Open ``process`` first.

@@ -1,4 +1,4 @@
-"""The admin HTTP API: placements and topics (reference/cluster.md §11 to §14).
+"""The admin HTTP API: placements and topics (docs/m3/cluster.md, admin HTTP).
 
 ``routes``     ``admin_routes``: all routes (open this first)
 ``placement``  placement handlers

@@ -1,4 +1,4 @@
-"""Requests and answers as M3's admin API has them (reference/cluster.md §11): headers, status codes, JSON, dispatch by method."""
+"""Requests and answers as M3's admin API has them (docs/m3/cluster.md, admin HTTP): headers, status codes, JSON, dispatch by method."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping

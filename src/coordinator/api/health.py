@@ -1,4 +1,4 @@
-"""``/health``: M3's time texts (reference/cluster.md §14)."""
+"""``/health``: M3's time texts (docs/m3/cluster.md, other routes)."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""``/api/v1/kvstore``: values of runtime options in KV (reference/cluster.md §14)."""
+"""``/api/v1/kvstore``: values of runtime options in KV (docs/m3/cluster.md, other routes)."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Placement handlers (reference/cluster.md §12)."""
+"""Placement handlers (docs/m3/cluster.md, placement API)."""
 
 import contextlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Bodies of the admin API beyond ``init``, as tables (reference/cluster.md §5, admin and kvpb)."""
+"""Bodies of the admin API beyond ``init``, as tables (docs/m3/cluster.md, messages)."""
 
 from m3cluster.proto.messages import CONSUMER_SERVICE, INSTANCE, OPTIONS, PLACEMENT
 from m3x.protobuf import Field, Kind, Message

@@ -76,7 +76,7 @@ def _placement_routes(context: AdminContext, service: str) -> list[Route]:
 
 
 def routes_route(routes: Sequence[BaseRoute]) -> Route:
-    """``GET /routes``: the paths that are served, as M3 lists its own (reference/cluster.md §14)."""
+    """``GET /routes``: the paths that are served, as M3 lists its own (docs/m3/cluster.md, other routes)."""
     paths = list(dict.fromkeys(route.path for route in routes if isinstance(route, Route)))
 
     async def listed(_request: Request) -> Response:

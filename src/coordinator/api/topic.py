@@ -1,4 +1,4 @@
-"""Topic handlers (reference/cluster.md §13)."""
+"""Topic handlers (docs/m3/cluster.md, topic API)."""
 
 import msgspec
 from starlette.requests import Request

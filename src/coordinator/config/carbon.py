@@ -1,4 +1,4 @@
-"""``carbon.ingester``: the carbon listener and its rules (reference/coordinator.md §10)."""
+"""``carbon.ingester``: the carbon listener and its rules (docs/m3/coordinator.md, carbon)."""
 
 import msgspec
 

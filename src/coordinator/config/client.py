@@ -1,4 +1,4 @@
-"""``downsample.remoteAggregator``: the client of the aggregators (reference/coordinator.md §6.1); its producer is m3msg's."""
+"""``downsample.remoteAggregator``: the client of the aggregators (docs/m3/coordinator.md, aggregator client); its producer is m3msg's."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""``clusterManagement`` and ``clusters``: where KV is, and which namespaces storage has (reference/coordinator.md §12, §13)."""
+"""``clusterManagement`` and ``clusters``: where KV is, and which namespaces storage has (docs/m3/coordinator.md, namespaces)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +68,10 @@ class Namespace:
 
 
 def namespaces_of(clusters: Sequence[ClusterConfig]) -> tuple[Namespace, ...]:
-    """All namespaces in the order of the file. Raises ``ValueError`` with M3's text for what cannot be (§12.2)."""
+    """All namespaces in the order of the file. Raises ``ValueError`` with M3's text for what cannot be.
+
+    docs/m3/coordinator.md, namespaces.
+    """
     result: list[Namespace] = []
     for section in (namespace for cluster in clusters for namespace in cluster.namespaces):
         namespace = Namespace(

@@ -1,4 +1,4 @@
-"""The whole file of a coordinator (reference/coordinator.md §13)."""
+"""The whole file of a coordinator (docs/m3/coordinator.md, configuration)."""
 
 from collections.abc import Sequence
 from pathlib import Path

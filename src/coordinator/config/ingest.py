@@ -1,4 +1,4 @@
-"""``ingest``: the m3msg server that takes aggregated metrics (reference/coordinator.md §11.1, m3msg.md §22.3)."""
+"""``ingest``: the m3msg server that takes aggregated metrics (docs/m3/coordinator.md, ingest section)."""
 
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy

@@ -1,4 +1,4 @@
-"""``downsample.rules`` (reference/coordinator.md §5): mapping and rollup rules as they are written.
+"""``downsample.rules`` (docs/m3/coordinator.md, rules in the file): mapping and rollup rules as they are written.
 
 M3 finds some mistakes when it starts and logs others; here all of them are found when the file is read, with line and key.
 ``coordinator.downsample.rule_file`` makes a rule set of it.

@@ -1,4 +1,4 @@
-"""One series → what is sent for each of its samples (reference/coordinator.md §3).
+"""One series → what is sent for each of its samples (docs/m3/coordinator.md, appender).
 
 Rules are matched here, on the coordinator, once per series: what comes out, metric ids and staged metadatas, goes with every sample to the
 aggregators, which know no rules. What no rule covers is mapped to the aggregated namespaces (``auto_mapping``).
@@ -200,7 +200,10 @@ class Downsampler:
         return next((value for name, value in matched if name == self._namespace_tag), _DEFAULT)
 
     def decide(self, matched: Tags) -> Decision:
-        """Joins what the rules say with the automatic mapping, and applies drop policies (§3.1, steps 6a-6f)."""
+        """Joins what the rules say with the automatic mapping, and applies drop policies.
+
+        docs/m3/coordinator.md, order of decisions.
+        """
         result = self.match(matched)
         stages = stages_at(result.existing, self._now_ns)
         pipelines: list[MatchedPipeline] = []

@@ -1,4 +1,4 @@
-"""Rules from KV: the namespaces and their rule sets, followed while the coordinator runs (reference/metrics.md §13).
+"""Rules from KV: the namespaces and their rule sets, followed while the coordinator runs (docs/m3/metrics.md, rules in the KV).
 
 ``KVRules`` is the core: values in, rules in effect out. A value that cannot be loaded changes nothing: the last good rules stay in
 effect, and ``problems`` says so until there is a good one. ``RuleWatcher`` is the shell: it owns the watches.
@@ -108,7 +108,7 @@ class KVRules:
         self._remove_what_is_over()
 
     def _is_over(self, name: str) -> bool:
-        """M3's two ways for a namespace to go (reference/metrics.md §13)."""
+        """M3's two ways for a namespace to go (docs/m3/metrics.md, rules in the KV)."""
         listed, loaded = self._listed.get(name), self._loaded.get(name)
         if listed is not None:
             version = loaded.version if loaded is not None else 0

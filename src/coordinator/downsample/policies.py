@@ -1,4 +1,4 @@
-"""Storage policies: which a metric gets when no rule says otherwise (reference/coordinator.md §3.2, §3.6, §10), and which are stored."""
+"""Storage policies: which a metric gets when no rule says otherwise (docs/m3/coordinator.md, automatic mapping), and which are stored."""
 
 from collections.abc import Callable, Iterable
 

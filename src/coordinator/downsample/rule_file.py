@@ -1,4 +1,4 @@
-"""The rules of the configuration file → a rule set (reference/coordinator.md §4.1, §5)."""
+"""The rules of the configuration file → a rule set (docs/m3/coordinator.md, where rules come from)."""
 
 from collections.abc import Sequence
 

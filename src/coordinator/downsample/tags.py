@@ -1,4 +1,4 @@
-"""Ids of metrics whose mapping rule has tags of its own (reference/coordinator.md §3.4)."""
+"""Ids of metrics whose mapping rule has tags of its own (docs/m3/coordinator.md, rule tags)."""
 
 import re
 

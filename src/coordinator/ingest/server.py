@@ -1,4 +1,4 @@
-"""The ingest server: aggregated values over m3msg into the store (reference/coordinator.md §11, m3msg.md §21).
+"""The ingest server: aggregated values over m3msg into the store (docs/m3/coordinator.md, ingest).
 
 What is acknowledged: everything that sending again cannot help. An aggregator waits with the flush times of a list until all of its
 messages are acknowledged or have outlived their time; one that can never be stored would hold those of all others back.

@@ -29,7 +29,7 @@ class Verdict:
 
     WRITE = 0
     BLACKHOLE = 1
-    """To be thrown away (reference/coordinator.md §11.2)."""
+    """To be thrown away (docs/m3/coordinator.md, what is acked)."""
     DECODE_ERROR = 2
     """No ``AggregatedMetric``, or one whose storage policy cannot be."""
     NO_NAMESPACE = 3

@@ -111,7 +111,7 @@ async def read_parameters(request: Request, now_ms: int) -> Parameters:
 
 
 def policies_of(request: Request, store: Store) -> Collection[int] | None:
-    """The policies to which M3's headers restrict a query, None: all (reference/coordinator.md §9.4). Raises ``QueryError``."""
+    """The policies to which M3's headers restrict a query, None: all (docs/m3/coordinator.md, query headers). Raises ``QueryError``."""
     kind = request.headers.get("M3-Metrics-Type", "")
     wanted = request.headers.get("M3-Storage-Policy", "")
     if kind not in ("", "aggregated", "unaggregated"):

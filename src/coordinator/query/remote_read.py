@@ -2,7 +2,7 @@
 
 The answer is of the SAMPLES type, to which the protocol lets a server fall back whatever types the request accepts. Both ends of the range
 belong to it, as the protocol says (M3 leaves the end out). ``GET`` takes ``query``, ``start``, ``end`` and ``format=json`` as in M3
-(reference/coordinator.md §9.3).
+(docs/m3/coordinator.md, remote read).
 """
 
 import asyncio

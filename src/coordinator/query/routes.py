@@ -23,7 +23,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def query_routes(store: Store, lookback_ms: int = LOOKBACK_MS) -> list[Route]:
-    """Routes over ``store`` (reference/coordinator.md §14.1), to be served on the event loop that owns it."""
+    """Routes over ``store`` (docs/m3/coordinator.md, routes), to be served on the event loop that owns it."""
     prometheus, remote = PrometheusAPI(store, lookback_ms), RemoteRead(store)
     graphite, windows = Graphite(store), Windows(store)
     both = ["GET", "POST"]

@@ -1,8 +1,8 @@
 """The series of the store: id bytes as they arrive → entry, and the labels of an entry.
 
-A series is its tags, sorted by name. What arrives are encoded tags in an order of the sender's (reference/coordinator.md §2), perhaps
-with bytes behind them (a suffix, which vanishes as in M3) and with the tag that says *graphite*. Every such form that was seen is
-remembered, so that the next value of the series is found by its bytes alone.
+A series is its tags, sorted by name. What arrives are encoded tags in an order of the sender's (docs/m3/coordinator.md, metric ids),
+perhaps with bytes behind them (a suffix, which vanishes as in M3) and with the tag that says *graphite*. Every such form that was seen
+is remembered, so that the next value of the series is found by its bytes alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,10 @@ _MAGIC = b"\x75\x27"
 
 
 def series_tags(data: bytes, *, allow_duplicates: bool = False, allow_empty_value: bool = False) -> Tags:
-    """The tags under which an id is stored, sorted by name. Raises ``IdError`` for what M3 refuses (reference/coordinator.md §11.3)."""
+    """The tags under which an id is stored, sorted by name. Raises ``IdError`` for what M3 refuses.
+
+    docs/m3/coordinator.md, from message to series.
+    """
     tags = decode_tags(data)
     graphite = any(name == ID_SCHEME_TAG and value == b"graphite" for name, value in tags)
     kept = sorted((tag for tag in tags if tag[0] != ID_SCHEME_TAG), key=itemgetter(0))

@@ -394,7 +394,7 @@ class Store:
 
 
 def _name(policy: StoragePolicy) -> str:
-    """Precision does not tell namespaces apart (reference/coordinator.md §12.1)."""
+    """Precision does not tell namespaces apart (docs/m3/coordinator.md, namespaces)."""
     return str(StoragePolicy(policy.window_ns, UNITS[max_unit(policy.window_ns)[1]], policy.retention_ns))
 
 

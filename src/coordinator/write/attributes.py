@@ -1,4 +1,4 @@
-"""What a series is besides its labels: types, source, and the annotation made of them (reference/coordinator.md §8.3, §8.4)."""
+"""What a series is besides its labels: types, source, and the annotation made of them (docs/m3/coordinator.md, annotation)."""
 
 from enum import IntEnum
 

@@ -172,7 +172,7 @@ def expand(
 
     ``times`` (int64) count ``unit_ns``; what does not fit 64 bits wraps, as in M3. ``first``/``count``: template range of each of the
     ``n`` series rows. Values of counters are cut to whole numbers as a 64-bit conversion of M3's platform does it (out of range and
-    NaN: −2^63; reference/coordinator.md §7.2).
+    NaN: −2^63; docs/m3/coordinator.md, writing).
     """
     k = 0
     for i in range(n):

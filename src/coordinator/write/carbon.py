@@ -1,4 +1,4 @@
-"""The carbon line protocol over TCP (reference/coordinator.md §10, reference/metrics.md §16).
+"""The carbon line protocol over TCP (docs/m3/coordinator.md, carbon).
 
 ``CarbonIngester`` is the core: bytes in, batches out. ``CarbonServer`` is the shell: it owns the listener. A bad line is counted by
 reason and skipped; the connection and all other lines go on. While messages cannot be taken, connections are not read: TCP holds

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Carbon lines in columns; public through ``coordinator.write.kernels``. Format: reference/metrics.md §16."""
+"""Carbon lines in columns; public through ``coordinator.write.kernels``. Format: docs/m3/metrics.md, carbon lines."""
 
 import numpy as np
 from numba import njit

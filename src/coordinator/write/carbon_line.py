@@ -1,4 +1,4 @@
-"""One carbon line, plainly: the authority on what ``kernels.carbon_lines`` leaves alone (reference/metrics.md §16)."""
+"""One carbon line, plainly: the authority on what ``kernels.carbon_lines`` leaves alone (docs/m3/metrics.md, carbon lines)."""
 
 import math
 import re

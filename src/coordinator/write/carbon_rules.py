@@ -1,4 +1,4 @@
-"""Carbon rules: which paths become which aggregations or direct writes (reference/coordinator.md §10)."""
+"""Carbon rules: which paths become which aggregations or direct writes (docs/m3/coordinator.md, carbon)."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The body of a remote write → columns: snappy, and Prometheus' ``WriteRequest`` (reference/coordinator.md §8.1, §8.2)."""
+"""The body of a remote write → columns: snappy, and Prometheus' ``WriteRequest`` (docs/m3/coordinator.md, remote write)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The headers of a remote write and what they ask for (reference/coordinator.md §8.1)."""
+"""The headers of a remote write and what they ask for (docs/m3/coordinator.md, headers of a write)."""
 
 import json
 from collections.abc import Mapping

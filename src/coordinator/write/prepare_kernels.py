@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Ids of series met for the first time; public through ``coordinator.write.kernels``. Order of tags: reference/coordinator.md §2.2."""
+"""Ids of series met for the first time; public through ``coordinator.write.kernels``. Order of tags: docs/m3/coordinator.md, tag order."""
 
 import numpy as np
 from numba import njit

@@ -1,6 +1,6 @@
 """Prometheus' ``WriteRequest`` in plain Python: the authority on broken bodies, and on label bytes met for the first time.
 
-Field numbers: reference/coordinator.md §8.2. The hot path is ``coordinator.write.kernels.request``.
+Field numbers: docs/m3/coordinator.md, request of a write. The hot path is ``coordinator.write.kernels.request``.
 """
 
 from m3metrics.codec.messages import message

@@ -1,4 +1,4 @@
-"""``POST /api/v1/prom/remote/write`` (reference/coordinator.md §7.2, §8).
+"""``POST /api/v1/prom/remote/write`` (docs/m3/coordinator.md, remote write).
 
 ``RemoteWriter`` is the core: body and options in, batches out. Series that have been seen before are recognised by the bytes of
 their labels; what is new is prepared once, in compiled code if it is an ordinary gauge. The order of checks, the status codes and
@@ -71,7 +71,7 @@ class Outcome:
         self.last_bad = text
 
     def response(self) -> Response:
-        """Status and text (§8.5)."""
+        """Status and text (docs/m3/coordinator.md, response to a write)."""
         if not self.bad and not self.retryable:
             return Response(status_code=200)
         parts = []

@@ -1,5 +1,8 @@
 # mypy: ignore-errors
-"""The Prometheus ``WriteRequest`` in columns; public through ``coordinator.write.kernels``. Fields: reference/coordinator.md §8.2."""
+"""The Prometheus ``WriteRequest`` in columns; public through ``coordinator.write.kernels``.
+
+Fields: docs/m3/coordinator.md, request of a write.
+"""
 
 import numpy as np
 from numba import njit

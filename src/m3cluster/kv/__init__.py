@@ -1,4 +1,4 @@
-"""The key-value store of the cluster (docs/architecture.md §6).
+"""The key-value store of the cluster (docs/architecture.md §7).
 
 ``store``      the interface; open this first
 ``open``       ``open_store(Embedded(path))``: the store that a configuration names

@@ -1,4 +1,4 @@
-"""The YAML that names a store, the same in both services: M3's ``etcd`` block (reference/cluster.md §2), and our own keys beside it.
+"""The YAML that names a store, the same in both services: M3's ``etcd`` block (docs/m3/cluster.md, etcd block), and our own keys beside it.
 
 A service's own section (``kvClient``, ``clusterManagement``) is a ``StoreSection``.
 """

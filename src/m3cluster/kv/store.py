@@ -1,6 +1,6 @@
-"""The key-value interface that everything of the cluster layer is written against (docs/architecture.md §6).
+"""The key-value interface that everything of the cluster layer is written against (docs/architecture.md §7).
 
-Keys are M3's full etcd keys (reference/cluster.md §0): ``_kv/{env}/{key}``, ``/topic/{env}/{name}``, ``/placement/{env}/m3aggregator``,
+Keys are M3's full etcd keys (docs/m3/cluster.md, keys): ``_kv/{env}/{key}``, ``/topic/{env}/{name}``, ``/placement/{env}/m3aggregator``,
 ``_sd.placement/{env}/{service}``, ``_ld/{env}/{service}/{election}``. Versions are etcd's per-key versions: the first write is 1,
 deletion resets to 0. Revisions grow with every write to the store and never go back.
 """
@@ -65,7 +65,7 @@ class Lease(Protocol):
         """Time to live that was granted."""
 
     def deadline_ns(self) -> int:
-        """On ``CLOCK_BOOTTIME``: time of *sending* the last answered keepalive + TTL (architecture §10, Fencing)."""
+        """On ``CLOCK_BOOTTIME``: time of *sending* the last answered keepalive + TTL (docs/architecture.md §4, Fencing)."""
 
     async def lost(self) -> None:
         """Returns when the lease has ended, for whatever reason."""

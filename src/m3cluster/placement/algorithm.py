@@ -1,4 +1,4 @@
-"""The kinds of placements and what can be done with them (reference/cluster.md §9).
+"""The kinds of placements and what can be done with them (docs/m3/cluster.md, algorithms).
 
 Each kind is a class with one method per operation: ``Sharded`` (m3db), ``Mirrored`` (m3aggregator), ``NonSharded`` (m3coordinator).
 """

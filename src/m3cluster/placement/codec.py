@@ -1,4 +1,4 @@
-"""Placements ↔ their stored bytes (reference/cluster.md §5, §6, §7)."""
+"""Placements ↔ their stored bytes (docs/m3/cluster.md, stored placements)."""
 
 import cramjam
 

@@ -1,4 +1,4 @@
-"""Distribution of shards over instances by weight and isolation group (reference/cluster.md §9.1): what all sharded algorithms share.
+"""Distribution of shards over instances by weight and isolation group (docs/m3/cluster.md, layout): what all sharded algorithms share.
 
 A ``Layout`` is a placement under change. It knows for each instance how many shards it should hold (its target, by weight) and moves
 shards one by one so that no isolation group holds a shard twice. Which instance is served first is decided by a heap, as in M3.

@@ -1,4 +1,4 @@
-"""Marking shards available: their sources let go of them (reference/cluster.md §9.2)."""
+"""Marking shards available: their sources let go of them (docs/m3/cluster.md, marking shards available)."""
 
 from collections.abc import Iterable
 

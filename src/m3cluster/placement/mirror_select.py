@@ -1,4 +1,4 @@
-"""Which candidates become mirrored instances, and in which shard set: by host and port (reference/cluster.md §8.3)."""
+"""Which candidates become mirrored instances, and in which shard set: by host and port (docs/m3/cluster.md, mirrored selection)."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,6 @@
-"""Mirrored placements: shard sets of as many instances with equal shards as there are replicas (m3aggregator; reference/cluster.md §9.3).
+"""Mirrored placements: shard sets of as many instances with equal shards as there are replicas (m3aggregator).
+
+M3's rules: docs/m3/cluster.md, mirrored.
 
 Each shard set counts as one instance in an isolation group of its own (it is *folded*); the sharded algorithm gives these each shard
 once, and then they are *unfolded* again. A change that has not been cut over yet can be taken back; any other one has to be complete

@@ -1,4 +1,4 @@
-"""Placements: which instance owns which shard, in which state (reference/cluster.md §5, §6)."""
+"""Placements: which instance owns which shard, in which state (docs/m3/cluster.md, placement model)."""
 
 import enum
 
@@ -64,5 +64,5 @@ class Placement(msgspec.Struct, frozen=True):
         return next((i for i in self.instances if i.id == instance_id), None)
 
     def owners(self, shard: int) -> list[tuple[Instance, Shard]]:
-        """All instances that list the shard, in any state, in order of instance id (reference/m3msg.md §6)."""
+        """All instances that list the shard, in any state, in order of instance id (docs/m3/m3msg.md, placements)."""
         return [(i, s) for i in self.instances for s in i.shards if s.id == shard]

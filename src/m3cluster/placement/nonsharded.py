@@ -1,4 +1,4 @@
-"""Placements without shards: plain lists of instances (m3coordinator; reference/cluster.md §9.4)."""
+"""Placements without shards: plain lists of instances (m3coordinator; docs/m3/cluster.md, non-sharded)."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""How placements of one service are made (reference/cluster.md §12)."""
+"""How placements of one service are made (docs/m3/cluster.md, placement API)."""
 
 from dataclasses import dataclass, field
 

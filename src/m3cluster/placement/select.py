@@ -1,4 +1,4 @@
-"""Which of the candidates take part (reference/cluster.md §8); mirrored ones are paired in ``mirror_select``."""
+"""Which of the candidates take part (docs/m3/cluster.md, selection); mirrored ones are paired in ``mirror_select``."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Placements of one service in the store: read with their versions, made, checked, written (reference/cluster.md §7, §8.4)."""
+"""Placements of one service in the store: read with their versions, made, checked, written (docs/m3/cluster.md, placement service)."""
 
 import asyncio
 import random

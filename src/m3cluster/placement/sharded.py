@@ -1,4 +1,4 @@
-"""Sharded placements: every shard on as many isolation groups as there are replicas (m3db; reference/cluster.md §9.2)."""
+"""Sharded placements: every shard on as many isolation groups as there are replicas (m3db; docs/m3/cluster.md, sharded)."""
 
 import contextlib
 import random

@@ -1,4 +1,4 @@
-"""When shards change hands, and whether a change may be completed yet (reference/cluster.md §10)."""
+"""When shards change hands, and whether a change may be completed yet (docs/m3/cluster.md, cutover and cutoff)."""
 
 from dataclasses import dataclass
 

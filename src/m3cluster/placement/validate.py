@@ -1,4 +1,4 @@
-"""What M3 requires of a placement before it is stored (reference/cluster.md §6.3)."""
+"""What M3 requires of a placement before it is stored (docs/m3/cluster.md, validation)."""
 
 from collections import Counter
 

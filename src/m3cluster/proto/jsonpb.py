@@ -1,4 +1,4 @@
-"""Message tables ↔ JSON text as Go's jsonpb reads and writes it (reference/cluster.md §11).
+"""Message tables ↔ JSON text as Go's jsonpb reads and writes it (docs/m3/cluster.md, admin HTTP).
 
 Reading is strict as there: an unknown field, a fraction for an integer, an unknown enum text are errors with Go's texts. Both the proto
 name and the lowerCamelCase name are accepted (the latter wins), numbers may be quoted, only the first JSON value of the text counts.

@@ -1,4 +1,4 @@
-"""The message tables (reference/cluster.md §5). Numbers and names are facts of the wire format."""
+"""The message tables (docs/m3/cluster.md, messages). Numbers and names are facts of the wire format."""
 
 from m3x.protobuf import Enum, Field, Kind, Message
 

@@ -1,4 +1,4 @@
-"""The tables of rulepb: rule sets and their namespaces as KV holds them (reference/metrics.md §1.1-1.4, §1.8)."""
+"""The tables of rulepb: rule sets and their namespaces as KV holds them (docs/m3/metrics.md, rule messages)."""
 
 from m3x.protobuf import Enum, Field, Kind, Message
 

@@ -1,4 +1,4 @@
-"""``AggregatedMetric``: what an aggregator sends on and a coordinator stores (reference/m3msg.md §2.2, §3.1)."""
+"""``AggregatedMetric``: what an aggregator sends on and a coordinator stores (docs/m3/metrics.md, wrappers)."""
 
 import msgspec
 

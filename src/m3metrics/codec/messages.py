@@ -1,4 +1,4 @@
-"""The metric messages, field by field (reference/m3msg.md §2, reference/metrics.md §1.3-1.7)."""
+"""The metric messages, field by field (docs/m3/metrics.md, messages)."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Policies, pipelines and metadatas to and from protobuf (reference/metrics.md §7.1, §8.6, §9.2).
+"""Policies, pipelines and metadatas to and from protobuf (docs/m3/metrics.md, messages).
 
 The ``*_from`` functions convert what ``wire.unmarshal`` read and raise ``ConvertError``; the ``*_values`` functions are their
 inverse. The bytes of one whole metadata message have ``decode_*`` and ``encode_*``.

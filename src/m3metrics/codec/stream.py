@@ -1,4 +1,4 @@
-"""Streams of length-prefixed messages, as the raw TCP protocol has them (reference/metrics.md §2.1).
+"""Streams of length-prefixed messages, as the raw TCP protocol has them (docs/m3/metrics.md, raw TCP stream).
 
 Each record is the message's size as a *signed zigzag* varint, then a MetricWithMetadatas message.
 """

@@ -1,4 +1,4 @@
-"""The seven payloads of ``MetricWithMetadatas`` (reference/m3msg.md §2.1-2.3), which is what reaches an aggregator."""
+"""The seven payloads of ``MetricWithMetadatas`` (docs/m3/metrics.md, messages), which is what reaches an aggregator."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which metrics a rule is for: patterns of values and filters of tags (reference/metrics.md §11).
+"""Which metrics a rule is for: patterns of values and filters of tags (docs/m3/metrics.md, filters).
 
 ``pattern`` compiles the pattern of one value (``web[0-9]*``, ``!{a,b}``), ``tags`` the text of a whole filter
 (``__name__:http_* app:nginx``). Everything works on bytes, as M3's does.

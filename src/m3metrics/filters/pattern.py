@@ -1,4 +1,4 @@
-"""Patterns of tag values: M3's globs over bytes (reference/metrics.md §11.1).
+"""Patterns of tag values: M3's globs over bytes (docs/m3/metrics.md, value patterns).
 
 A pattern is read in this order: a leading ``!`` negates the rest; then ``*`` splits it, before brackets are looked at; what is between is
 a *chain* of elements. A chain consumes a value element by element and never takes a step back; behind a ``*`` it does so from

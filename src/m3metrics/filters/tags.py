@@ -1,4 +1,4 @@
-"""Filters of tags: ``tag:pattern`` items that all have to match (reference/metrics.md §11.2, §11.3).
+"""Filters of tags: ``tag:pattern`` items that all have to match (docs/m3/metrics.md, tag filters).
 
 M3 walks the sorted tags of a metric and the sorted filters side by side. What comes out is decided by the first tag of each name, so here
 the metric comes as a dictionary of these: ``dict(reversed(tags))``. A tag that the filter names must exist, for negated patterns too; only

@@ -1,4 +1,4 @@
-"""Rules: what is to be done with which metrics, and what that means for one of them (reference/metrics.md §12).
+"""Rules: what is to be done with which metrics, and what that means for one of them (docs/m3/metrics.md, rules).
 
 ``model``     rule sets: rules, their snapshots, the operations of their pipelines (open this first)
 ``convert``   rule sets out of decoded rulepb messages

@@ -1,4 +1,4 @@
-"""The rules in effect, and what they make of a metric (reference/metrics.md §12.2).
+"""The rules in effect, and what they make of a metric (docs/m3/metrics.md, matching).
 
 Between two cutovers the same snapshots are in effect; such a span is an *epoch*, with an index over its filters, made when first asked
 for. Matching over a range of time evaluates the epoch at its start and at every cutover inside, and joins the results to stages.

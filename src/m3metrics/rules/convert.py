@@ -1,4 +1,4 @@
-"""rulepb messages → rule sets, with M3's checks (reference/metrics.md §1.8, §9.1, §12.1).
+"""rulepb messages → rule sets, with M3's checks (docs/m3/metrics.md, rule messages).
 
 Messages come decoded (``m3cluster.proto``): dictionaries from field name to value. Where the older fields (``policies``, ``targets``) are
 filled they win over the newer ones, as in M3.

@@ -1,4 +1,4 @@
-"""Rule sets as they are used: parsed, checked, frozen (reference/metrics.md §9.1, §12.1).
+"""Rule sets as they are used: parsed, checked, frozen (docs/m3/metrics.md, rules).
 
 A rule is a list of snapshots, oldest first; the one in effect at a time is the last whose cutover is not later. Constructors here check
 what M3 checks when it loads a rule set.
@@ -99,7 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     filter: TagsFilter
     tombstoned: bool = False
     tags: tuple[Tag, ...] = ()
-    """Added to the ids of the rule's metrics; names with ``__m3`` are instructions (reference/coordinator.md §3.4)."""
+    """Added to the ids of the rule's metrics; names with ``__m3`` are instructions (docs/m3/coordinator.md, rule tags)."""
 
 
 class MappingSnapshot(Snapshot, frozen=True, kw_only=True):
@@ -184,7 +184,10 @@ class MatchedPipeline(msgspec.Struct, frozen=True, kw_only=True):
     graphite_prefix: tuple[bytes, ...] = ()
 
     def same(self, other: "MatchedPipeline") -> bool:
-        """M3's equality, by which duplicates are dropped: routing policy, tags and prefix do not count (§7.2)."""
+        """M3's equality, by which duplicates are dropped: routing policy, tags and prefix do not count.
+
+        docs/m3/metrics.md, default metadata.
+        """
         mine, theirs = self.metadata, other.metadata
         return (
             mine.aggregation_id == theirs.aggregation_id

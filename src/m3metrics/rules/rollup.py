@@ -1,4 +1,4 @@
-"""The operations of a rollup rule applied to one metric (reference/metrics.md §12.2, §12.3).
+"""The operations of a rollup rule applied to one metric (docs/m3/metrics.md, rules).
 
 Everything is decided from the metric's own tags, the ids of later rollups included; the aggregators only follow what is written into the
 pipeline.

@@ -1,4 +1,4 @@
-"""The consumer of m3msg: takes messages, hands them on in batches, acks them (reference/m3msg.md §7, §8).
+"""The consumer of m3msg: takes messages, hands them on in batches, acks them (docs/m3/m3msg.md, consumer).
 
 Open ``core`` for one connection without its socket, ``shell`` for the server that services use; ``options`` has the YAML sections.
 Imports m3x and the frame kernels of m3msg.

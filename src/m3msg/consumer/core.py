@@ -1,4 +1,4 @@
-"""One connection of a consumer without its socket: bytes in, batches out; acks in, ack frames out (reference/m3msg.md §7).
+"""One connection of a consumer without its socket: bytes in, batches out; acks in, ack frames out (docs/m3/m3msg.md, consumer).
 
     core.space() ──(shell: one socket read into it)──> core.received(n) ──> ReceivedBatch | None
     batch.ack() / core.ack(batch, mask) ──> core.take_acks() ──(shell: one socket write)──> wire

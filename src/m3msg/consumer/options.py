@@ -1,4 +1,4 @@
-"""The ``server`` and ``consumer`` sections of an m3msg server (reference/m3msg.md §22.1, §22.2)."""
+"""The ``server`` and ``consumer`` sections of an m3msg server (docs/m3/m3msg.md, consumer and server)."""
 
 from typing import Literal
 

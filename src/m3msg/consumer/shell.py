@@ -124,7 +124,7 @@ class ConsumerServer:
             connection.worked(batch)
 
     def configure(self, sock: socket.socket) -> None:
-        """Options of an accepted socket (reference/m3msg.md §8)."""
+        """Options of an accepted socket (docs/m3/m3msg.md, server sockets)."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._keep_alive_s > 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -194,7 +194,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        # As in M3 an ordinary end counts here as well (reference/m3msg.md §7.2).
+        # As in M3 an ordinary end counts here as well (docs/m3/m3msg.md, consumer).
         self._server.scope.count("message-decode-error")
         for timer in (self._timer, self._patience):
             if timer is not None:

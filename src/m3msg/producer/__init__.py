@@ -1,4 +1,4 @@
-"""The producer of m3msg: sends batches to every consumer service of a topic, at least once (reference/m3msg.md §9-17).
+"""The producer of m3msg: sends batches to every consumer service of a topic, at least once (docs/m3/m3msg.md, producer).
 
 Open ``shell`` for the class that services use, ``core`` for the state machine behind it. Below the core: ``service_writer`` (one consumer
 service), ``writers`` (which instance takes which shard), ``lane`` (the queue of one instance), ``link`` (one connection without its

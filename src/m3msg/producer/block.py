@@ -239,7 +239,7 @@ class Share:
 
     def ended(self) -> bool:
         """Whether nothing that can be reached is pending. A replica that cannot be reached is not waited for: ``judge`` sees to it
-        that another one has acked (architecture §10)."""
+        that another one has acked (docs/architecture.md §4)."""
         return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ())
 
     def awaited(self, n: int) -> NDArray[np.bool_]:

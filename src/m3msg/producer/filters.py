@@ -1,4 +1,4 @@
-"""Filters of consumer services: which messages a service does not get. Semantics: reference/m3msg.md §16.1, §16.2.
+"""Filters of consumer services: which messages a service does not get. Semantics: docs/m3/m3msg.md, filters.
 
 A filter sees a whole block at once and answers with a mask; a message goes out only if all filters of the service let it pass.
 """
@@ -76,7 +76,7 @@ class ShardSetFilter:
 
     @classmethod
     def parse(cls, text: str) -> "ShardSetFilter":
-        """``n`` or ``a..b``, both ends included (reference/m3msg.md §16.2). Raises ``FilterError``."""
+        """``n`` or ``a..b``, both ends included (docs/m3/m3msg.md, filters). Raises ``FilterError``."""
         match = _RANGE.fullmatch(text)
         if match is None:
             raise FilterError(f"shard set {text!r} is neither a number nor a range like 0..31")
@@ -121,7 +121,7 @@ class StoragePolicyFilter:
 
 
 class PercentageFilter:
-    """Passes a random share of the messages; the number is a fraction, whatever its name says (reference/m3msg.md §16.2)."""
+    """Passes a random share of the messages; the number is a fraction, whatever its name says (docs/m3/m3msg.md, filters)."""
 
     kind = "PercentageFilter"
 

@@ -54,7 +54,7 @@ class LaneSettings:
 
 
 class Lane:
-    """See the module. ``endpoint`` is the identity, as in M3 (reference/m3msg.md §6)."""
+    """See the module. ``endpoint`` is the identity, as in M3 (docs/m3/m3msg.md, placements)."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Lane:
     # --- shards ---
 
     def arrange(self) -> None:
-        """Recomputes the connection of every shard (reference/m3msg.md §12.4) after writers were assigned."""
+        """Recomputes the connection of every shard (docs/m3/m3msg.md, connections) after writers were assigned."""
         self.table["link"] = self.table["writer"] % np.uint32(self.num_links)
         self.order = np.argsort(self.table["link"], kind="stable").astype(np.uint32)
 
@@ -286,7 +286,7 @@ class Lane:
         self.count("write-success", count)
 
     def acked(self, link: Link, acks: NDArray[np.void], n: int, now: Moment) -> None:
-        """Acks that arrived on ``link``, wherever their messages are (reference/m3msg.md §14)."""
+        """Acks that arrived on ``link``, wherever their messages are (docs/m3/m3msg.md, ack routing)."""
         self.link_changed()
         self._progress_ns = now.steady_ns
         self.stalled = False

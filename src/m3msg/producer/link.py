@@ -4,7 +4,7 @@
     wire ──(shell: one socket read)──> received ──> acks
 
 A piece is a range of rows of one parcel. New and repeated pieces share one first-in-first-out queue, so neither starves the other. What
-was sent and not acked within the retry interval leaves the window and is sent again with M3's backoff (reference/m3msg.md §15.2);
+was sent and not acked within the retry interval leaves the window and is sent again with M3's backoff (docs/m3/m3msg.md, message retry);
 after a reconnect everything unacked is queued at once.
 """
 

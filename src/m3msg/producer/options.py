@@ -1,4 +1,4 @@
-"""The ``producer`` section of a configuration file (reference/m3msg.md §22.4-22.6).
+"""The ``producer`` section of a configuration file (docs/m3/m3msg.md, producer options).
 
 A duration of zero in a retry block means the default of M3's generic retrier, as in M3; absent blocks mean the component's defaults.
 """
@@ -181,7 +181,7 @@ class WriterOptions(Section, frozen=True):
         return topic_key(place.environment or environment, self.topic_name, place.namespace)
 
     def retry_delay_ns(self) -> Callable[[int], int]:
-        """From the number of attempts made to the wait before the next one (reference/m3msg.md §15.2, §15.3)."""
+        """From the number of attempts made to the wait before the next one (docs/m3/m3msg.md, message retry)."""
         if self.static_message_retry is not None:
             waits = self.static_message_retry.backoff
             return lambda attempt: int(waits[min(attempt, len(waits)) - 1])

@@ -19,7 +19,7 @@ RUN_ROW = np.dtype([("first_id", np.uint64), ("start", np.uint32), ("count", np.
 """Per shard: which rows of a parcel are its messages; their ids are consecutive, so an ack finds its row by subtraction."""
 
 SHARD_ROW = np.dtype([("last_id", np.uint64), ("writer", np.uint32), ("link", np.uint32)], align=True)
-"""Per shard of a lane: the message writer (reference/m3msg.md §11.3, §12.1)."""
+"""Per shard of a lane: the message writer (docs/m3/m3msg.md, message writers)."""
 
 NO_WRITER = 0xFFFFFFFF
 """``SHARD_ROW.writer`` of a shard that the lane does not serve."""

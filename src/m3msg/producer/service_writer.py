@@ -1,8 +1,8 @@
 """One consumer service of a topic: divides blocks over the lanes of its instances, finds the messages of acks, follows the placement.
 
-Replicated (reference/m3msg.md §11.3): a message writer per replica of a shard, each message into all of them. Shared (§11.2): a message
-writer per shard, each message to one of the instances that own the shard; if that one goes away or does not answer, its backlog moves
-to the others at once.
+Replicated (docs/m3/m3msg.md, replicated services): a message writer per replica of a shard, each message into all of them. Shared
+(docs/m3/m3msg.md, shared services): a message writer per shard, each message to one of the instances that own the shard; if that one
+goes away or does not answer, its backlog moves to the others at once.
 """
 
 from collections import Counter

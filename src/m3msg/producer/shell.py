@@ -304,7 +304,7 @@ class Producer:
         return scope
 
     def _report(self) -> None:
-        """Moves the figures of the core into the registry, under M3's names (reference/m3msg.md §23)."""
+        """Moves the figures of the core into the registry, under M3's names (docs/m3/m3msg.md, metric names)."""
         for (name, tag), n in self.core.figures.items():
             key, _, value = tag.partition("=")
             (self._scope.tagged(**{key: value}) if tag else self._scope).count(name, n)

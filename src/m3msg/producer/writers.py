@@ -28,7 +28,7 @@ class PlacementError(ValueError):
 
 
 class ReplicatedWriters:
-    """A message writer per replica of a shard (reference/m3msg.md §11.3)."""
+    """A message writer per replica of a shard (docs/m3/m3msg.md, replicated services)."""
 
     spare: Lane | None = None
 
@@ -43,7 +43,7 @@ class ReplicatedWriters:
         self._until_ns = 0
 
     def validate(self, placement: Placement) -> None:
-        """Raises ``PlacementError`` for a placement without shards: M3 refuses it as well (reference/m3msg.md §11.1)."""
+        """Raises ``PlacementError`` for a placement without shards: M3 refuses it as well (docs/m3/m3msg.md, consumer services)."""
         if not placement.is_sharded:
             raise PlacementError("a replicated consumer service needs a sharded placement; this one has no shards")
 
@@ -144,7 +144,7 @@ class ReplicatedWriters:
 
 
 class SharedWriters:
-    """One message writer per shard; its messages go to one of the instances that own the shard (reference/m3msg.md §11.2)."""
+    """One message writer per shard; its messages go to one of the instances that own the shard (docs/m3/m3msg.md, shared services)."""
 
     def __init__(self, num_shards: int, spare: Lane) -> None:
         self.spare: Lane | None = spare
@@ -200,7 +200,7 @@ class SharedWriters:
         return [(source, target, mask) for (source, target), mask in moves.items()]
 
     def targets(self, now_ns: int) -> list[Accept]:
-        """The lanes in use, each with its shards; cutover and cutoff do not count here (reference/m3msg.md §11.2)."""
+        """The lanes in use, each with its shards; cutover and cutoff do not count here (docs/m3/m3msg.md, shared services)."""
         return self._targets
 
     def refusals(self, now_ns: int) -> dict[tuple[str, str], NDArray[np.int64]]:

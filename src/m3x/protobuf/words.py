@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 CONTINUE = np.uint64(0x8080808080808080)
 """The bit of each byte of a varint that another one follows."""
 
-_1, _2, _4, _7, _8 = np.uint64(1), np.uint64(2), np.uint64(4), np.uint64(7), np.uint64(8)
+_1, _2, _4, _7 = (np.uint64(n) for n in (1, 2, 4, 7))
 
 
 @intrinsic

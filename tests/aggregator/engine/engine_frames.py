@@ -1,4 +1,4 @@
-"""Frames for engine tests, written out plainly (reference/m3msg.md §1.2, §1.3)."""
+"""Frames for engine tests, written out plainly (docs/m3/m3msg.md, message and ack)."""
 
 
 def varint(n: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Elements as M3 keeps them, in plain Python: windows, what a pass consumes, closes and removes (reference/aggregator_core.md §5)."""
+"""Elements as M3 keeps them, in plain Python: windows, what a pass consumes, closes and removes (docs/m3/aggregation.md, windows)."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """The engine once more in plain Python, small and slow: what the compiled one is held to.
 
-It follows M3 literally (reference/aggregator_core.md §2-7): elements own their windows (``reference_element``), a pass closes what it
+It follows M3 literally (docs/m3/aggregation.md): elements own their windows (``reference_element``), a pass closes what it
 consumes and removes the closed window before it. Nothing is kept to be emitted again. Input are encoded metrics.
 """
 

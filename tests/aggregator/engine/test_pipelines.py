@@ -261,7 +261,7 @@ def test_a_forwarded_metric_may_be_late_but_not_too_late() -> None:
 
 @pytest.mark.parametrize("kind", [MetricType.COUNTER, MetricType.TIMER])
 def test_a_correction_of_a_counter_or_timer_is_an_error_and_no_more(kind: MetricType) -> None:
-    """M3 never releases the window's lock (reference/aggregator_core.md §23, B2)."""
+    """M3 never releases the window's lock (docs/m3/aggregation.md, bugs not repeated)."""
     engine = engine_of(options(forwarding_max_const_delay_ns=20 * SECOND))
     update = forwarded((3.0,), version=1, previous=(2.0,), kind=kind)
     assert send(engine, [forwarded((2.0,), kind=kind), update], NOW) == ["only gauges support updating values"]

@@ -277,7 +277,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_ids_of_the_golden_payloads(name: str) -> None:
-    """reference/m3msg.md §2.6."""
+    """docs/m3/metrics.md, payload vectors."""
     payload, expected = GOLDEN[name]
     frame = framed(field(1, b"") + field(2, bytes.fromhex(payload)))
     owners = np.arange(SHARDS, dtype=np.int32)
@@ -294,7 +294,7 @@ def test_ids_of_the_golden_payloads(name: str) -> None:
     ],
 )
 def test_golden_frames_are_legal(text: str) -> None:
-    """reference/m3msg.md §1.4."""
+    """docs/m3/m3msg.md, frame vectors."""
     frame = bytes.fromhex(text)
     assert kernels.scan(exact(frame), 0, len(frame), LIMIT) == (len(frame), 1, kernels.MORE, 4)
     assert kernels.scan(exact(frame), 0, len(frame) - 1, LIMIT)[:3] == (0, 0, kernels.MORE)

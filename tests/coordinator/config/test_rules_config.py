@@ -1,4 +1,4 @@
-"""``downsample.rules``: what is taken, and that every mistake is named by line and key (reference/coordinator.md §5)."""
+"""``downsample.rules``: what is taken, and that every mistake is named by line and key (docs/m3/coordinator.md, rules in the file)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Auto-mapping of namespaces to staged metadatas (reference/coordinator.md §3.2, §3.6)."""
+"""Auto-mapping of namespaces to staged metadatas (docs/m3/coordinator.md, automatic mapping)."""
 
 import pytest
 

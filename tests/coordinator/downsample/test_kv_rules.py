@@ -1,4 +1,4 @@
-"""Rules in KV: loaded at the start, followed while running, the last good ones kept (reference/metrics.md §13)."""
+"""Rules in KV: loaded at the start, followed while running, the last good ones kept (docs/m3/metrics.md, rules in the KV)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What every KV backend must do alike (reference/cluster.md §1, §15)."""
+"""What every KV backend must do alike (docs/m3/cluster.md, KV store)."""
 
 import asyncio
 

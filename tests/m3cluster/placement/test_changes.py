@@ -1,4 +1,4 @@
-"""Placements under change: whatever is done, they stay valid, and mirrored pairs stay pairs (reference/cluster.md §8, §9)."""
+"""Placements under change: whatever is done, they stay valid, and mirrored pairs stay pairs (docs/m3/cluster.md, algorithms)."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""First placements: which instances, which shard sets, which shards, when (reference/cluster.md §8 to §10)."""
+"""First placements: which instances, which shard sets, which shards, when (docs/m3/cluster.md)."""
 
 import random
 

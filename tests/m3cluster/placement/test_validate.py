@@ -1,4 +1,4 @@
-"""One placement per rule of reference/cluster.md §6.3."""
+"""One placement per rule of M3 (docs/m3/cluster.md, validation)."""
 
 import pytest
 from msgspec.structs import replace

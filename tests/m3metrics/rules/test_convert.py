@@ -1,4 +1,4 @@
-"""rulepb → rule sets: which fields count, and what is refused (reference/metrics.md §12.1)."""
+"""rulepb → rule sets: which fields count, and what is refused (docs/m3/metrics.md, snapshots)."""
 
 from typing import Any
 

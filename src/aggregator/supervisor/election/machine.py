@@ -1,4 +1,4 @@
-"""Follower, pending follower, leader; campaign on or off (reference/aggregator_core.md §10; docs/architecture.md §4, "Fencing").
+"""Follower, pending follower, leader; campaign on or off (docs/m3/aggregation.md, election; docs/architecture.md §4, "Fencing").
 
 Pure: ``handle(event, now_ns)`` returns the actions to take. The shell (``elector``) runs campaigns against the KV and reports what happens.
 
@@ -192,7 +192,10 @@ class ElectionMachine:
 
 
 def campaign_wanted(view: View, now_ns: int, cutoff_offset_ns: int, times: ShardSetFlushTimes | None) -> bool | None:
-    """Whether an instance should campaign (reference §10.3); None: shards are cut over and off in a way that M3 calls unexpected."""
+    """Whether an instance should campaign (docs/m3/aggregation.md, campaigning).
+
+    None: shards are cut over and off in a way that M3 calls unexpected.
+    """
     if view.instance is None:
         return False
     shards = view.owned.values()

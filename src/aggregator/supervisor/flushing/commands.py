@@ -1,4 +1,4 @@
-"""Which worker flushes what, and how: the flush manager of M3 as a pure state machine (reference/aggregator_core.md §8, §24).
+"""Which worker flushes what, and how: the flush manager of M3 as a pure state machine (docs/m3/aggregation.md, flush schedule).
 
 As **leader** the schedule says when a list is due; every worker that has it gets ``Flush(emit=True)`` with the bounds of its shards. Before
 the first such command a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us, or by a
@@ -173,7 +173,7 @@ class Flushing:
     def give_up(self, before_ns: int, workers: Iterable[int]) -> list[Send]:
         """As follower: throws away what these workers hold of windows up to ``before_ns``, though the KV does not say that it is flushed.
 
-        For a cluster that has had no leader for long, when memory is short (M3's forced flush; reference/aggregator_core.md §8.3).
+        For a cluster that has had no leader for long, when memory is short (M3's forced flush; docs/m3/aggregation.md, followers).
         """
         if self.role is not FlushRole.FOLLOWER:
             return []

@@ -5,7 +5,7 @@ again (acked, refused by a filter, or given up); of a part that takes long it is
 through on a shard when its last part has come and no part awaits messages of that shard; the time of a shard's list advances over such
 flushes in the order in which they were begun, never past one that is still open there. What one shard waits for holds no other back.
 
-Times are per (list, shard), as in M3's message (reference/aggregator_core.md §9), and never go back.
+Times are per (list, shard), as in M3's message (docs/m3/aggregation.md, flush times), and never go back.
 """
 
 import itertools
@@ -147,7 +147,7 @@ class FlushTimes:
     def message(self, owned: Iterable[int], redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
         """What goes into the KV: every list of every shard ever seen; shards that are not ``owned`` are tombstoned.
 
-        ``redirects``: shard → the shard that takes its metrics; it mirrors the times of that one (reference §9.3).
+        ``redirects``: shard → the shard that takes its metrics; it mirrors the times of that one (docs/m3/aggregation.md, flush times).
         """
         kept = set(owned)
         shards = sorted({*self.base.by_shard, *(shard for _, shard in self._times)})
@@ -213,7 +213,7 @@ def flushed_through(times: ShardFlushTimes) -> list[tuple[ListId, int]]:
 
 
 def has_flushed(message: ShardSetFlushTimes | None, shard: int, until_ns: int) -> bool:
-    """Whether every list of the shard is flushed up to that time (reference §9.4)."""
+    """Whether every list of the shard is flushed up to that time (docs/m3/aggregation.md, flushed shards)."""
     times = None if message is None else message.by_shard.get(shard)
     return times is not None and all(at >= until_ns for _, at in flushed_through(times))
 
@@ -227,7 +227,9 @@ def can_lead(
     longest_ns: int | None = None,
     unfed_ns: int | None = None,
 ) -> bool:
-    """Whether an instance that holds all samples since ``opened_ns`` could lead without gaps (reference §8.4).
+    """Whether an instance that holds all samples since ``opened_ns`` could lead without gaps.
+
+    M3's rule: docs/m3/aggregation.md, whether a follower can lead.
 
     ``past_ns``: how late timed samples may be, without the resolution. ``longest_ns``: lists of longer windows are not looked at.
     ``unfed_ns``: nor are lists whose times have stood still for so long, and for two windows: their leader does not flush them, so nobody

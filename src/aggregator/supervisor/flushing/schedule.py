@@ -1,4 +1,4 @@
-"""When each list is flushed (reference/aggregator_core.md §6.1, §8.1, §8.2).
+"""When each list is flushed (docs/m3/aggregation.md, lists; docs/m3/aggregation.md, flush schedule).
 
 Pure: a list joins with the time at which it came to be, ``due`` is asked with the current time. A list (kind, resolution, times forwarded)
 exists once per shard; all of them share one bucket, whose flush interval is the resolution. Where in the interval a bucket is flushed:
@@ -55,7 +55,10 @@ class ScheduleOptions:
         return 0
 
     def reach_ns(self, target_ns: int, cutover_ns: int, cutoff_ns: int) -> int:
-        """Up to where a flush deals with a list: not beyond the cutoff of its shard until that is long ago (reference §6.3)."""
+        """Up to where a flush deals with a list: not beyond the cutoff of its shard until that is long ago.
+
+        docs/m3/aggregation.md, flushing a list.
+        """
         if target_ns <= max(cutover_ns, cutoff_ns):
             return target_ns
         return max(target_ns - self.max_buffer_ns, cutoff_ns)

@@ -8,7 +8,7 @@ __all__ = ["schedule_options"]
 
 
 def schedule_options(config: ServiceConfig) -> ScheduleOptions:
-    """Delays and offsets as the configuration wants them (reference/aggregator_core.md §6.1, §15.4)."""
+    """Delays and offsets as the configuration wants them (docs/m3/aggregation.md, jitter and delays)."""
     forwarding, jitters = config.aggregator.forwarding, flush_jitters(config.aggregator.flush_manager)
     single_ns, const_ns = int(forwarding.max_single_delay), int(forwarding.max_const_delay)
 

@@ -1,4 +1,4 @@
-"""The last known values in a file, so that a start without etcd works (reference/cluster.md §1.5).
+"""The last known values in a file, so that a start without etcd works (docs/m3/cluster.md, cache file).
 
 The file is M3's: JSON, ``{"values": {"<key>": {"value": "<base64>", "version": N, "revision": M}}}``, with ``createRevision`` added. It is
 written from a thread, at most twice a second, and replaced as a whole.

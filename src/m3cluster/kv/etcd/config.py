@@ -1,4 +1,4 @@
-"""What names an etcd cluster and how to talk to it (reference/cluster.md §2). Needs no gRPC."""
+"""What names an etcd cluster and how to talk to it (docs/m3/cluster.md, etcd block). Needs no gRPC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Etcd:
                 raise ValueError(f"etcd {name} must not be negative: {getattr(self, name)}")
 
     def cache_path(self) -> Path | None:
-        """The cache file, named by M3's rule: parts joined by ``_``, slashes replaced (reference/cluster.md §1.5)."""
+        """The cache file, named by M3's rule: parts joined by ``_``, slashes replaced (docs/m3/cluster.md, cache file)."""
         if not str(self.cache_dir):
             return None
         name = "_".join(part for part in (self.service, self.zone) if part) or "kv"

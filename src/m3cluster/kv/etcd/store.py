@@ -1,4 +1,4 @@
-"""The store on an etcd v3 cluster (reference/cluster.md §1.3): one client, shared watches, leases of its own.
+"""The store on an etcd v3 cluster (docs/m3/cluster.md, operations): one client, shared watches, leases of its own.
 
 Nothing is connected before it is needed, so a client can be opened while etcd is down: calls then raise ``KVError`` soon, ``get`` and
 watches give cached values if there is a cache, and everything goes on within two seconds of etcd's return.
@@ -84,7 +84,7 @@ class EtcdStore(LeasedStore[EtcdLease]):
         return value
 
     async def get_version(self, key: str, version: int) -> Value:
-        """``KeepsHistory``: back from one revision to the one before it, as M3 does (reference/cluster.md §1.3)."""
+        """``KeepsHistory``: back from one revision to the one before it, as M3 does (docs/m3/cluster.md, operations)."""
         value = await self.get(key)
         if not 0 < version <= value.version:
             raise no_version(key, version, value.version)

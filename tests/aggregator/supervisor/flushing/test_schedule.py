@@ -96,7 +96,10 @@ def test_missed_ticks_run_once_and_the_schedule_does_not_drift() -> None:
     )
 )
 def test_targets_are_those_of_a_queue_that_runs_every_missed_tick(events: list[tuple[int, ListId, bool]]) -> None:
-    """M3's leader (§8.2) takes the earliest bucket again and again while one is due; a repeated target flushes nothing (§6.4)."""
+    """M3's leader takes the earliest bucket again and again while one is due; a repeated target flushes nothing.
+
+    docs/m3/aggregation.md, flush schedule.
+    """
     rules = options(past_ns=5 * S, timed_offset=True, forwarding_delay_ns=lambda resolution, times: 7 * S)
     schedule = Schedule(rules)
     queue: dict[ListId, int] = {}

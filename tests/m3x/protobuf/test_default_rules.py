@@ -1,10 +1,14 @@
+"""Messages of the KV and the admin API, as Go's generated code lays them out."""
+
 import contextlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3cluster.proto import DecodeError, Enum, Field, Kind, Message, decode, encode
+from m3x.protobuf import DecodeError, Enum, Field, Kind, Message
+from m3x.protobuf import marshal as encode
+from m3x.protobuf import unmarshal as decode
 
 COLOUR = Enum("t.Colour", {"RED": 0, "BLUE": 1})
 INNER = Message("t.Inner", (Field(1, "n", Kind.INT64), Field(2, "s", Kind.STRING)))
