@@ -132,10 +132,12 @@ class Candidacy:
     def _expects(self, facts: Facts) -> bool:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
 
-        After a while nobody is expected any more; then only somebody else who holds more is news.
+        After a while nobody is expected any more; then only somebody else who holds more is news, and somebody who was a candidate
+        meanwhile: a leader that resigns is one again after a second.
         """
-        silent = not facts.settled and not facts.peers <= facts.since.keys()
-        more = frozenset(name for name in facts.peers if self._more(facts, [name]))
+        others = facts.peers - facts.candidates
+        silent = not facts.settled and not others <= facts.since.keys()
+        more = frozenset(name for name in others if self._more(facts, [name]))
         if not silent and not more:
             self._expected, self._expected_ns = frozenset(), 0
             return False

@@ -97,6 +97,18 @@ def test_nobody_is_expected_for_ever() -> None:
     assert not one.look(replace(last, steady_ns=last.steady_ns + PATIENCE, since={"c": EARLY})).gives_way
 
 
+@pytest.mark.parametrize("leads", [False, True])
+def test_a_candidate_that_ceases_to_be_one_is_expected_from_then_on(leads: bool) -> None:
+    """A leader that holds more resigns, however long it has led: it will be a candidate again in a moment."""
+    one, facts = candidacy(), replace(COLD, since={"b": EARLY})
+    assert one.look(replace(facts, **CANDIDATE)).gives_way
+    later = replace(facts, steady_ns=facts.steady_ns + 2 * PATIENCE, leads=leads)
+    assert one.look(replace(later, steady_ns=later.steady_ns - 1, **CANDIDATE)).gives_way
+    decision = one.look(later)
+    assert (decision.flushes, decision.again_ns) == (False, later.steady_ns + PATIENCE)
+    assert decision.gives_way is not leads
+
+
 def test_who_came_to_hold_everything_expects_anew_when_that_is_over() -> None:
     one, facts = candidacy(), replace(COLD, since={"b": EARLY})
     assert one.look(facts).gives_way
