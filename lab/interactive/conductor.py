@@ -176,7 +176,7 @@ class Conductor:
             feeder.feed()
         except OSError as error:
             _say(f"feeding failed, will try again: {error}")
-        for row in self._watcher.look():
+        for row in self._watcher.look(feeder.sent):
             print(f"{'':10}{as_line(row, self._watcher.board, feeder.sent)}", flush=True)
 
     def _say_changes(self) -> None:

@@ -184,7 +184,8 @@ def _watch(
                 feeder.feed()
             except OSError as error:
                 print(f"  feeding failed, will try again: {error}", file=sys.stderr)
-        complete, sent = watcher.look(), feeder.sent if feeder is not None else 0
+        sent = feeder.sent if feeder is not None else 0
+        complete = watcher.look(sent)
         if terminal is not None:
             terminal.update(as_table(watcher.board, sent), refresh=True)
         else:

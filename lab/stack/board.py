@@ -53,6 +53,7 @@ class Board:
     """End of the newest window of which anything is in storage."""
     _open: dict[tuple[int, str], int] = field(default_factory=dict)
     _shown: dict[tuple[int, str], int] = field(default_factory=dict)
+    _told: set[tuple[int, str]] = field(default_factory=set)
     _rates: deque[tuple[float, int, int]] = field(default_factory=deque)
     _stored: int = 0
 
@@ -70,14 +71,19 @@ class Board:
         return min((end_s for end_s, _ in self._open), default=None)
 
     def complete(self, now_s: float, telling: Callable[[int], Mapping[str, float]]) -> list[Row]:
-        """Windows that are complete now: all telling series have a value in it, or none comes any more. ``telling``: end → values."""
+        """Windows that are complete now: all telling series had a value in it when it was looked last, so that its count has caught up, or
+        none comes any more. ``telling``: end → values."""
         found = []
         for key in sorted(self._open):
             end_s, policy = key
             values = telling(end_s)
-            if len(values) == len(TELLING) or now_s >= end_s + ROLLUP_DELAY_S:
+            told = len(values) == len(TELLING)
+            if (told and key in self._told) or now_s >= end_s + ROLLUP_DELAY_S:
                 found.append(Row(end_s, policy, self._open[key], values, now_s - end_s))
                 self._shown[key] = self._open.pop(key)
+                self._told.discard(key)
+            elif told:
+                self._told.add(key)
         for key in [key for key in self._shown if key[0] < now_s - 3600]:
             del self._shown[key]
         self.rows.extend(found)
@@ -109,8 +115,9 @@ class Watcher:
         self._feeds = feeds
         self._since = 0
 
-    def look(self) -> list[Row]:
-        """Windows that have become complete."""
+    def look(self, sent: int) -> list[Row]:
+        """Windows that have become complete; ``sent``: samples fed so far."""
+        self.board.rates(time.time(), sent)
         status, body = try_get(f"{self._base_url}/api/v1/windows?since={self._since}")
         if status != 200:
             return []
