@@ -2,7 +2,7 @@
 
 | module | what it gives |
 |---|---|
-| ``ports``, ``waiting``, ``http``, ``errors`` | free ports, waiting with a reason, requests, ``LabError`` |
+| ``ports``, ``waiting``, ``http``, ``errors``, ``interrupts`` | free ports, waiting with a reason, requests, ``LabError``, Ctrl-C |
 | ``relay`` | a TCP connection whose bytes can be held back or broken |
 | ``processes`` | a process with its log, signals, what ``/proc`` says of its descendants |
 | ``kv_servers``, ``kv`` | real etcd and ZooKeeper with their faults; each kind of KV as a configuration names it |

@@ -7,12 +7,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 
 from lab.errors import LabError
 from lab.interactive.conductor import MIN_WINDOWS, Conductor
 from lab.interactive.layout import make_layout
 from lab.interactive.orders import HELP
+from lab.interrupts import Interrupted, raise_interrupted
 from lab.kv import KINDS, kv_of
 from lab.stack.demo import WINDOW_S, Feeder
 from lab.stack.judge import FLUSH_DELAY_S
@@ -22,19 +22,10 @@ from m3x.version import VERSION
 _MAX_INSTANCES = 40
 
 
-class _Interrupted(Exception):
-    """Ctrl-C or SIGTERM."""
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
-
-
 def main() -> int:
     """Runs the cluster; the exit code."""
     options = _arguments()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    raise_interrupted()
     try:
         folder = _folder(options.data_dir)
     except OSError as error:
@@ -46,7 +37,7 @@ def main() -> int:
         layout = make_layout(options.instances, options.rf, free_ports=options.free_ports)
         conductor = Conductor(layout, kv_of(options.kv, folder, ends_with_us=True), options.rf, options.workers, folder)
         code = _run(options, conductor)
-    except _Interrupted:
+    except Interrupted:
         print("\nending", flush=True)
         # A run with a duration that did not come to its end has shown nothing.
         code = 1 if options.duration is not None else 0

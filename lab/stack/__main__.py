@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.live import Live
@@ -17,6 +16,7 @@ from lab.admin_calls import admin_calls, create
 from lab.cluster import LOCAL, ROOT
 from lab.errors import LabError
 from lab.http import try_get
+from lab.interrupts import Interrupted, raise_interrupted
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
 from lab.stack.board import Watcher, as_line, as_table
@@ -32,24 +32,15 @@ _SERVING_S, _END_S = 150.0, 20.0
 PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
 
 
-class _Interrupted(Exception):
-    """Ctrl-C or SIGTERM."""
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
-
-
 def main() -> int:
     """Runs the stack; the exit code."""
     options = _arguments()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    raise_interrupted()
     services: list[Process] = []
     code = 0
     try:
         code = _run(options, services)
-    except _Interrupted:
+    except Interrupted:
         print("\nending")
         # A second Ctrl-C must not leave processes behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
