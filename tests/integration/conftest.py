@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.cluster import coordinator_overlay, overlaid
+from lab.admin_calls import admin_calls, create
+from lab.cluster import ROOT, coordinator_overlay, overlaid
 from lab.http import get
 from lab.instances import Aggregator
 from lab.kv import kv_of
-from lab.ports import free_ports
+from lab.ports import free_port, free_ports
 from lab.processes import Process, module_command
 from lab.waiting import wait_until
 from tests.real_servers import require_binary
@@ -55,6 +56,28 @@ class Deployment:
         )
         self.processes[name] = made.start()
         made.process.wait_for_http(f"{made.http}/health")
+        return made
+
+    def start_local(
+        self,
+        *,
+        coordinator: dict[str, Any] | None = None,
+        aggregator: dict[str, Any] | None = None,
+        processes_s: float = 60,
+    ) -> Aggregator:
+        """Both services of ``configs/local``, with more sections; returns when samples are taken and aggregated.
+
+        ``processes_s``: so long the front and the workers may take.
+        """
+        self.start_coordinator(ROOT / "configs/local/m3coordinator.yml", **(coordinator or {}))
+        address = f"127.0.0.1:{free_port()}"
+        create(self.base, admin_calls("m3aggregator-local", address, f"127.0.0.1:{self.ingest}"))
+        made = self.start_aggregator(
+            "aggregator", ROOT / "configs/local/m3aggregator.yml", address, **(aggregator or {})
+        )
+        wait_until("an instance leads", made.leads, 90)
+        wait_until("its processes are up", made.ready, processes_s)
+        wait_until("the coordinator takes writes", lambda: get(f"{self.base}/ready")[0] == 200, 30)
         return made
 
     def stop(self) -> dict[str, int]:

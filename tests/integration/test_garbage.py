@@ -14,13 +14,9 @@ from pathlib import Path
 import cramjam
 import pytest
 from lab import http
-from lab.admin_calls import admin_calls, create
-from lab.ports import free_port
 from lab.prometheus import EQUAL, remote_read, remote_write
 
 from m3msg.frames import Message, Metadata, encode_message
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def m3msg_garbage() -> dict[str, bytes]:
@@ -88,17 +84,11 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(module_deployment, wait, http_get) -> Iterator[Stack]:
+def stack(module_deployment) -> Iterator[Stack]:
     """One stack for all tests of this file."""
     deployment = module_deployment
-    deployment.start_coordinator(ROOT / "configs/local/m3coordinator.yml")
-    address = f"127.0.0.1:{free_port()}"
-    create(deployment.base, admin_calls("m3aggregator-local", address, f"127.0.0.1:{deployment.ingest}"))
-    aggregator = deployment.start_aggregator("aggregator", ROOT / "configs/local/m3aggregator.yml", address)
-    wait("an instance leads", aggregator.leads, 90)
-    wait("its processes are up", aggregator.ready, 60)
-    wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
-    yield Stack(deployment, aggregator, address)
+    aggregator = deployment.start_local()
+    yield Stack(deployment, aggregator, aggregator.address)
     assert deployment.stop() == {"coordinator": 0, "aggregator": 0}
 
 

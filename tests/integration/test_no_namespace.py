@@ -4,14 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from lab.admin_calls import admin_calls, create
-from lab.ports import free_port
 from lab.prometheus import remote_write
 
-ROOT = Path(__file__).resolve().parents[2]
 RULES = {
     "rollupRules": [
         {
@@ -35,21 +31,16 @@ def doctor(base: str, aggregator: str, wait_s: float) -> list[dict[str, str]]:
 
 
 def test_flush_times_advance_past_values_that_nobody_stores(deployment, wait, http_get) -> None:
-    deployment.start_coordinator(ROOT / "configs/local/m3coordinator.yml", downsample={"rules": RULES})
-    m3msg = free_port()
-    create(deployment.base, admin_calls("m3aggregator-local", f"127.0.0.1:{m3msg}", f"127.0.0.1:{deployment.ingest}"))
-    aggregator = deployment.start_aggregator(
-        "aggregator", ROOT / "configs/local/m3aggregator.yml", f"127.0.0.1:{m3msg}",
-        aggregator={"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}},
-    )  # fmt: skip
-    wait("an instance leads", aggregator.leads, 90)
-    wait("its processes are up", aggregator.ready, 150)
+    aggregator = deployment.start_local(
+        coordinator={"downsample": {"rules": RULES}},
+        aggregator={"aggregator": {"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}}},
+        processes_s=150,
+    )
 
     def ready() -> tuple[int, dict[str, Any]]:
         status, body = http_get(f"{deployment.base}/ready")
         return status, json.loads(body)
 
-    wait("the coordinator takes writes", lambda: ready()[0] == 200, 30)
     (warning,) = ready()[1]["problems"]
     assert "coordinator-overlay.yml:" in warning
     assert "rollup rule 'kept for a month' asks for 10s:31d" in warning

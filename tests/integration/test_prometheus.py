@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.admin_calls import admin_calls, create
 from lab.ports import free_port
 from lab.prometheus import EQUAL, remote_read
 
-ROOT = Path(__file__).resolve().parents[2]
 METRIC = "process_cpu_seconds_total"
 
 WRITER = """
@@ -60,15 +58,7 @@ def promql(http_get: Callable[[str], tuple[int, str]], port: int, query: str, at
 
 def test_prometheus_writes_and_another_reads_back(deployment, wait, http_get, real, tmp_path) -> None:
     binary = real("prometheus")
-    deployment.start_coordinator(ROOT / "configs/local/m3coordinator.yml")
-    m3msg = free_port()
-    create(deployment.base, admin_calls("m3aggregator-local", f"127.0.0.1:{m3msg}", f"127.0.0.1:{deployment.ingest}"))
-    aggregator = deployment.start_aggregator(
-        "aggregator", ROOT / "configs/local/m3aggregator.yml", f"127.0.0.1:{m3msg}"
-    )
-    wait("an instance leads", aggregator.leads, 90)
-    wait("its processes are up", aggregator.ready, 60)
-    wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
+    deployment.start_local()
 
     with (
         prometheus(binary, tmp_path, "writer", WRITER, deployment.base) as writer,

@@ -1,14 +1,10 @@
 """Rollup rules from remote write to storage: rates and increases per code, made of counters per host and code."""
 
 import time
-from pathlib import Path
 from typing import Any
 
-from lab.admin_calls import admin_calls, create
-from lab.ports import free_port
 from lab.prometheus import EQUAL, remote_read, remote_write
 
-ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 10
 HOSTS, CODES = 3, ("200", "500")
 
@@ -55,18 +51,13 @@ class Feeder:
             self._next_s += 1
 
 
-def test_rate_and_increase_by_code(deployment, wait, http_get) -> None:
-    deployment.start_coordinator(ROOT / "configs/local/m3coordinator.yml", downsample={"rules": RULES})
-    m3msg = free_port()
-    create(deployment.base, admin_calls("m3aggregator-local", f"127.0.0.1:{m3msg}", f"127.0.0.1:{deployment.ingest}"))
-    aggregator = deployment.start_aggregator(
-        "aggregator", ROOT / "configs/local/m3aggregator.yml", f"127.0.0.1:{m3msg}",
+def test_rate_and_increase_by_code(deployment, wait) -> None:
+    deployment.start_local(
+        coordinator={"downsample": {"rules": RULES}},
         # Room for a machine that stands still for some seconds; the forwarding delay of the file would cost half a minute more.
-        aggregator={"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}},
-    )  # fmt: skip
-    wait("an instance leads", aggregator.leads, 90)
-    wait("its processes are up", aggregator.ready, 150)
-    wait("the coordinator takes writes", lambda: http_get(f"{deployment.base}/ready")[0] == 200, 30)
+        aggregator={"aggregator": {"bufferDurationForPastTimedMetric": "15s", "forwarding": {"maxConstDelay": "30s"}}},
+        processes_s=150,
+    )
     feeder = Feeder(deployment.base)
 
     def stored(name: str) -> dict[str, list[float]]:
