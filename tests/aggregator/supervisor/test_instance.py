@@ -73,8 +73,13 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
 
     pids = [*rig.children("aggregator.worker"), *rig.children("aggregator.front")]
     assert len(pids) == 3
-    times = decode_flush_times((await rig.store.get(flush_times_key(ENVIRONMENT, 1))).data)
-    assert any(t.timed.get(S, 0) >= end for t in times.by_shard.values())
+
+    async def flush_time_is_in_kv() -> bool:
+        times = decode_flush_times((await rig.store.get(flush_times_key(ENVIRONMENT, 1))).data)
+        return any(t.timed.get(S, 0) >= end for t in times.by_shard.values())
+
+    # Values come before the flush time that says so: it is written once they are acked.
+    await until(flush_time_is_in_kv, what="the flush time in the KV")
     assert await rig.stop() == 0, rig.log()
     assert not any(map(alive, pids))
     assert await rig.store.keys("_ld/") == []
