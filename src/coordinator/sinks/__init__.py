@@ -11,9 +11,9 @@ the columns, and ``SeriesTable``, which gives every series a number for all sink
 
 * ``Hub.write`` gives a batch to every sink that takes its policies, and returns when each of them has it safely: appended to its queue
   (and synced, as the queue's policy asks), or written, where there is no queue. Only then the message that brought it is acknowledged.
-* A queue is a log (``m3x.segments``). Every value is appended to it; what is delivered is the copy in memory, as long as that is bounded
-  by ``window_bytes``; beyond it, and after a restart, it is read from disk again. The delivered position is on disk at least every second, so
-  that after a crash at most the values since then are delivered twice.
+* A queue is a log (``m3x.segments``). Every value is appended to it; what is delivered is the copy in memory, which is bounded by
+  ``window_bytes``; beyond it, and after a restart, it is read from disk again. The delivered position is on disk at least every
+  second, so that after a crash at most the values since then are delivered twice.
 * ``Delivery`` splits what is read into lanes by series; a lane has one request under way at a time, so a sink that is *ordered* gets each
   series in order. A sink that is not gets the newest values first when it lags, and the backlog beside them.
 * Errors by kind (``sink``): what may be cured by waiting holds the lane; what cannot is a refusal of single rows, counted by reason.
