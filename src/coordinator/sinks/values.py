@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from coordinator.sinks.series import SeriesTable
 from m3metrics.policy import StoragePolicy
 
-__all__ = ["UNAGGREGATED", "Destination", "Values"]
+__all__ = ["UNAGGREGATED", "Destination", "Values", "milliseconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,9 @@ class Destination:
     def attributes(self) -> tuple[int, int]:
         """Resolution and retention in ns, the pair that M3 looks namespaces and endpoints up by; (0, 0) for raw samples."""
         return (0, 0) if self.policy is None else (self.policy.window_ns, self.policy.retention_ns)
+
+    def __str__(self) -> str:
+        return "unaggregated" if self.policy is None else str(self.policy)
 
 
 UNAGGREGATED = Destination(None)
@@ -43,3 +46,10 @@ class Values:
 
     def __len__(self) -> int:
         return len(self.series)
+
+
+def milliseconds(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Towards zero, as Go divides."""
+    whole: NDArray[np.int64] = time_ns // 1_000_000
+    whole[(time_ns < 0) & (whole * 1_000_000 != time_ns)] += 1
+    return whole
