@@ -5,6 +5,6 @@ columns; ``refusals`` remembers what was not stored. Imports ``coordinator.store
 """
 
 from coordinator.ingest.server import Ingester, IngestOptions, IngestServer
-from coordinator.ingest.translate import Intake, Translator, Verdict
+from coordinator.ingest.translate import Translation, Translator, Verdict
 
-__all__ = ["IngestOptions", "IngestServer", "Ingester", "Intake", "Translator", "Verdict"]
+__all__ = ["IngestOptions", "IngestServer", "Ingester", "Translation", "Translator", "Verdict"]

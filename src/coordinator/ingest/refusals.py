@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from m3metrics.ids import readable_id
 from m3metrics.policy import StoragePolicy, format_duration
 
-__all__ = ["AskedBy", "Reason", "Refusals", "Refused"]
+__all__ = ["AskedBy", "RefusalReason", "Refusals", "Refused"]
 
 _SECOND = 1_000_000_000
 _KEPT_NS = 300 * _SECOND
@@ -24,7 +25,7 @@ AskedBy = Callable[[StoragePolicy], Sequence[str]]
 """The rules that ask for a storage policy, as they are called in messages."""
 
 
-class Reason:
+class RefusalReason(StrEnum):
     """Why values are not stored, as counters are tagged."""
 
     DECODE_ERROR = "decode-error"
@@ -37,15 +38,15 @@ class Reason:
 
 
 _ADVICE = {
-    Reason.DECODE_ERROR: "is the sender an aggregator of a release that this coordinator understands?",
-    Reason.BAD_ID: "who sends metrics with such ids to the aggregators?",
-    Reason.NO_NAMESPACE: "add the namespace to clusters[].namespaces, correct the rule that asks for it, or throw its values away with "
-    "ingest.m3msg.handler.blackholePolicies",
-    Reason.READ_ONLY: "remove readOnly from the namespace, correct the rule that asks for it, or throw its values away with "
-    "ingest.m3msg.handler.blackholePolicies",
-    Reason.OUTSIDE_RETENTION: "is the clock of this machine right, or have the aggregators been away for so long?",
-    Reason.TOO_MANY_SERIES: "only values of new series are concerned: let a rule aggregate labels away that make so many",
-    Reason.STORAGE: "is there room on the disk? They will be sent again",
+    RefusalReason.DECODE_ERROR: "is the sender an aggregator of a release that this coordinator understands?",
+    RefusalReason.BAD_ID: "who sends metrics with such ids to the aggregators?",
+    RefusalReason.NO_NAMESPACE: "add the namespace to clusters[].namespaces, correct the rule that asks for it, or throw its values away "
+    "with ingest.m3msg.handler.blackholePolicies",
+    RefusalReason.READ_ONLY: "remove readOnly from the namespace, correct the rule that asks for it, or throw its values away "
+    "with ingest.m3msg.handler.blackholePolicies",
+    RefusalReason.OUTSIDE_RETENTION: "is the clock of this machine right, or have the aggregators been away for so long?",
+    RefusalReason.TOO_MANY_SERIES: "only values of new series are concerned: let a rule aggregate labels away that make so many",
+    RefusalReason.STORAGE: "is there room on the disk? They will be sent again",
 }
 
 
@@ -53,7 +54,7 @@ _ADVICE = {
 class Refused:
     """Values that were not stored for one reason; of one storage policy, where that is the reason."""
 
-    reason: str
+    reason: RefusalReason
     policy: StoragePolicy | None
     since_ns: int
     """The first of them."""
@@ -81,7 +82,7 @@ class Refusals:
         self._entries: dict[tuple[str, int, int], Refused] = {}
 
     def note(
-        self, reason: str, messages: int, now_ns: int, *, error: str, metric: bytes = b"", peer: str = "",
+        self, reason: RefusalReason, messages: int, now_ns: int, *, error: str, metric: bytes = b"", peer: str = "",
         policy: StoragePolicy | None = None,
     ) -> Refused:  # fmt: skip
         """Counts messages that have come, with the id of one of them; returns what is known of their kind."""

@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.ingest.refusals import AskedBy, Reason, Refusals
+from coordinator.ingest.refusals import AskedBy, RefusalReason, Refusals
 from coordinator.ingest.translate import Rejected, Translator, Verdict
 from coordinator.store import Refusal, StoreError, WriteBatch, Written
 from m3metrics.policy import StoragePolicy, format_duration
@@ -50,17 +50,17 @@ __all__ = ["IngestOptions", "IngestServer", "Ingester", "Sink"]
 _log = logger(__name__)
 
 _REJECTED = {
-    Verdict.DECODE_ERROR: Reason.DECODE_ERROR,
-    Verdict.NO_NAMESPACE: Reason.NO_NAMESPACE,
-    Verdict.READ_ONLY: Reason.READ_ONLY,
+    Verdict.DECODE_ERROR: RefusalReason.DECODE_ERROR,
+    Verdict.NO_NAMESPACE: RefusalReason.NO_NAMESPACE,
+    Verdict.READ_ONLY: RefusalReason.READ_ONLY,
 }
 _NOT_WRITTEN = {
-    Refusal.BAD_ID: (Reason.BAD_ID, "the id is no tag set"),
+    Refusal.BAD_ID: (RefusalReason.BAD_ID, "the id is no tag set"),
     Refusal.OUTSIDE_RETENTION: (
-        Reason.OUTSIDE_RETENTION,
+        RefusalReason.OUTSIDE_RETENTION,
         "older than its policy's retention, or too far in the future",
     ),
-    Refusal.TOO_MANY_SERIES: (Reason.TOO_MANY_SERIES, "the store has as many series as it may"),
+    Refusal.TOO_MANY_SERIES: (RefusalReason.TOO_MANY_SERIES, "the store has as many series as it may"),
 }
 
 
@@ -96,7 +96,7 @@ class _Namespaces:
         self._blackhole = blackhole
         self._writable = {(policy.window_ns, policy.retention_ns) for policy in policies}
 
-    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
+    def verdict(self, policy: StoragePolicy) -> tuple[Verdict, int, str]:
         """See ``coordinator.ingest.translate.Namespaces``; the precision does not matter."""
         if any(policy.equivalent(one) for one in self._blackhole):
             return Verdict.BLACKHOLE, 0, ""
@@ -152,16 +152,16 @@ class Ingester:
         self, buf: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], peer: str = ""
     ) -> NDArray[np.bool_]:
         """Writes the messages ``buf[starts[i]:ends[i]]``; which of them are to be acked. Never raises for what is in them."""
-        intake = self._translator.translate(buf, starts, ends)
-        acked: NDArray[np.bool_] = intake.verdicts == Verdict.BLACKHOLE
-        self._count(intake.verdicts)
-        for rejected in intake.rejected:
+        translation = self._translator.translate(buf, starts, ends)
+        acked: NDArray[np.bool_] = translation.verdicts == Verdict.BLACKHOLE
+        self._count(translation.verdicts)
+        for rejected in translation.rejected:
             acked[rejected.rows] = self._reject(rejected, peer)
-        if len(intake.rows):
-            written = await self._write(intake.batch, peer)
+        if len(translation.rows):
+            written = await self._write(translation.batch, peer)
             if written is not None:
-                acked[intake.rows] = True
-                self._judge(intake.batch, written, peer)
+                acked[translation.rows] = True
+                self._judge(translation.batch, written, peer)
         return acked
 
     async def _write(self, batch: WriteBatch, peer: str) -> Written | None:
@@ -174,7 +174,7 @@ class Ingester:
                 attempt += 1
                 if attempt > self._options.max_retries and not self._options.retry_forever:
                     count, text = len(batch.id_at), f"{error} (tried {attempt} times)"
-                    self._refuse(Reason.STORAGE, count, text, peer, metric=_id(batch, 0), final=False)
+                    self._refuse(RefusalReason.STORAGE, count, text, peer, metric=_id(batch, 0), final=False)
                     return None
                 await asyncio.sleep(self._options.retry.delay(attempt))
 
@@ -199,7 +199,7 @@ class Ingester:
         return self._refuse(reason, count, rejected.text, peer, metric=rejected.metric, policy=rejected.policy)
 
     def _refuse(
-        self, reason: str, count: int, error: str, peer: str, *, metric: bytes, policy: StoragePolicy | None = None,
+        self, reason: RefusalReason, count: int, error: str, peer: str, *, metric: bytes, policy: StoragePolicy | None = None,
         final: bool = True,
     ) -> bool:  # fmt: skip
         """Counts and names what is not stored. ``final``, unless it may be written yet as a namespace can still come."""
@@ -207,7 +207,7 @@ class Ingester:
         refused = self._refusals.note(reason, count, now_ns, error=error, metric=metric, peer=peer, policy=policy)
         if policy is not None:
             final = now_ns - refused.since_ns >= self._options.no_namespace_grace_ns
-        if reason != Reason.DECODE_ERROR:
+        if reason != RefusalReason.DECODE_ERROR:
             error_type = "non_retryable_error" if final else "internal_error"
             self._scope.tagged(error_type=error_type).count("ingest-error", count)
             self._scope.tagged(reason=reason).count("ingest-refused", count)

@@ -5,6 +5,7 @@ a message that is like earlier ones costs no Python. Everything else is decoded 
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -18,13 +19,13 @@ from m3metrics.kernels import decode_aggregated as decode_rows
 from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, ROW_OK
 
-__all__ = ["Intake", "Namespaces", "Rejected", "Translator", "Verdict"]
+__all__ = ["Namespaces", "Rejected", "Translation", "Translator", "Verdict"]
 
 _MAX_POLICIES = 4096
 """Beyond it all are judged anew, so that what comes in cannot fill the memory."""
 
 
-class Verdict:
+class Verdict(IntEnum):
     """What is to happen with a message; which of them are acknowledged: ``coordinator.ingest.server``."""
 
     WRITE = 0
@@ -42,8 +43,7 @@ class Verdict:
 class Rejected:
     """Messages of a batch that are not written, all for one reason."""
 
-    verdict: int
-    """A constant of ``Verdict``."""
+    verdict: Verdict
     rows: NDArray[np.int64]
     text: str
     """What is wrong with the first of them."""
@@ -53,11 +53,11 @@ class Rejected:
 
 
 @dataclass(slots=True)
-class Intake:
+class Translation:
     """A decoded batch."""
 
     verdicts: NDArray[np.uint8]
-    """A constant of ``Verdict`` per message."""
+    """A ``Verdict`` per message."""
     rows: NDArray[np.int64]
     """The messages to be written, ascending."""
     batch: WriteBatch
@@ -69,15 +69,15 @@ class Intake:
 class Namespaces(Protocol):
     """Where values of a storage policy go."""
 
-    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
-        """A constant of ``Verdict``, the index of the store's policy (``WRITE``), what is wrong (neither ``WRITE`` nor ``BLACKHOLE``)."""
+    def verdict(self, policy: StoragePolicy) -> tuple[Verdict, int, str]:
+        """The verdict, the index of the store's policy (``WRITE``), what is wrong (neither ``WRITE`` nor ``BLACKHOLE``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     """A storage policy as its bytes came."""
 
-    verdict: int
+    verdict: Verdict
     index: int
     text: str
     policy: StoragePolicy | None
@@ -96,7 +96,7 @@ class Translator:
         self._verdicts = np.zeros(0, np.uint8)
         self._indexes = np.zeros(0, np.int64)
 
-    def translate(self, buf: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Intake:
+    def translate(self, buf: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Translation:
         """``buf[starts[i]:ends[i]]`` are the messages; ``buf`` is writable."""
         count = len(starts)
         rows = np.zeros(count, AGGREGATED_ROW)
@@ -116,7 +116,7 @@ class Translator:
         rejected += self._rejected(buf, rows, sound, numbers)
         kept = np.flatnonzero(verdicts == Verdict.WRITE)
         chosen = rows if len(kept) == count else rows[kept]
-        return Intake(
+        return Translation(
             verdicts=verdicts,
             rows=kept,
             batch=WriteBatch(

@@ -1,6 +1,6 @@
 """What is remembered of values that were not stored: for how long, how much of it, and in which words."""
 
-from coordinator.ingest.refusals import Reason, Refusals
+from coordinator.ingest.refusals import RefusalReason, Refusals
 from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
 
@@ -10,7 +10,7 @@ METRIC = encode_tags([(b"__name__", b"requests"), (b"code", b"200")])
 
 def homeless(refusals: Refusals, policy: str, now_s: int, messages: int = 1) -> None:
     refusals.note(
-        Reason.NO_NAMESPACE, messages, now_s * SECOND, error="no namespace", metric=METRIC, peer="agg01:5000",
+        RefusalReason.NO_NAMESPACE, messages, now_s * SECOND, error="no namespace", metric=METRIC, peer="agg01:5000",
         policy=StoragePolicy.parse(policy),
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ def test_a_line_names_policy_metric_sender_and_rule() -> None:
 
 def test_an_id_that_cannot_be_read_is_left_out() -> None:
     refusals = Refusals()
-    refusals.note(Reason.DECODE_ERROR, 1, SECOND, error="unexpected EOF", peer="p")
+    refusals.note(RefusalReason.DECODE_ERROR, 1, SECOND, error="unexpected EOF", peer="p")
     (line,) = refusals.problems(SECOND)
     assert "from p: unexpected EOF; is the sender" in line
 
@@ -49,7 +49,7 @@ def test_a_problem_ends_minutes_after_its_last_value_and_then_begins_anew() -> N
 
 def test_each_kind_is_logged_at_first_and_then_once_a_minute() -> None:
     refusals = Refusals()
-    known = refusals.note(Reason.BAD_ID, 1, 0, error="x")
+    known = refusals.note(RefusalReason.BAD_ID, 1, 0, error="x")
     assert [refusals.to_be_logged(known, s * SECOND) for s in (0, 1, 59, 60, 61)] == [True, False, False, True, False]
 
 
@@ -65,7 +65,7 @@ def test_however_many_policies_come_memory_and_lines_are_bounded() -> None:
 def test_long_ids_and_errors_are_cut() -> None:
     refusals = Refusals()
     metric = encode_tags([(b"__name__", b"n"), (b"long", b"x" * 60_000)])
-    refusals.note(Reason.BAD_ID, 1, 0, error="y" * 60_000, metric=metric)
+    refusals.note(RefusalReason.BAD_ID, 1, 0, error="y" * 60_000, metric=metric)
     (line,) = refusals.problems(0)
     assert "like n{…}: yyy" in line
     assert len(line) < 2000

@@ -20,7 +20,7 @@ POLICIES = [StoragePolicy.parse(text) for text in ("10s:6h", "1m:2d")]
 class FewNamespaces:
     """Those of ``POLICIES``; what is kept for a second is thrown away."""
 
-    def verdict(self, policy: StoragePolicy) -> tuple[int, int, str]:
+    def verdict(self, policy: StoragePolicy) -> tuple[Verdict, int, str]:
         if policy.window_ns == 10**9:
             return Verdict.BLACKHOLE, 0, ""
         for index, one in enumerate(POLICIES):
@@ -46,22 +46,22 @@ def test_verdicts_and_columns(translator: Translator, message: Callable[..., byt
     ]
     for _ in range(2):
         buf, starts, ends = pack(messages)
-        intake = translator.translate(buf, starts, ends)
+        translation = translator.translate(buf, starts, ends)
         write, bad = Verdict.WRITE, Verdict.DECODE_ERROR
-        assert intake.verdicts.tolist() == [write, write, bad, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE, write, bad]
-        assert intake.rows.tolist() == [0, 1, 5]
-        assert intake.batch.time_ms.tolist() == [1_700_000_000_123, -5000, 10_000]
-        assert intake.batch.policies.tolist() == [0, 1, 0]
-        assert intake.batch.values[0] == 1.5
-        assert intake.batch.values[1] == -2.0
-        assert np.isnan(intake.batch.values[2])
-        undecodable, homeless = intake.rejected
+        assert translation.verdicts.tolist() == [write, write, bad, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE, write, bad]
+        assert translation.rows.tolist() == [0, 1, 5]
+        assert translation.batch.time_ms.tolist() == [1_700_000_000_123, -5000, 10_000]
+        assert translation.batch.policies.tolist() == [0, 1, 0]
+        assert translation.batch.values[0] == 1.5
+        assert translation.batch.values[1] == -2.0
+        assert np.isnan(translation.batch.values[2])
+        undecodable, homeless = translation.rejected
         assert undecodable.rows.tolist() == [2, 6]
         assert (homeless.rows.tolist(), homeless.text) == ([4], "nowhere to put 10s:2d")
         assert homeless.policy == StoragePolicy.parse("10s:2d")
         assert decode_tags(homeless.metric)[-1] == (b"__name__", b"d")
-        at, size = intake.batch.id_at[2], intake.batch.id_size[2]
-        assert intake.batch.buf[at : at + size].tobytes().endswith(b".p99")
+        at, size = translation.batch.id_at[2], translation.batch.id_size[2]
+        assert translation.batch.buf[at : at + size].tobytes().endswith(b".p99")
 
 
 metrics = st.builds(
@@ -82,9 +82,9 @@ def test_the_plain_path_gives_what_the_kernel_gives(listed: list[tuple[Aggregate
     ends = np.cumsum([len(one) for one in messages], dtype=np.int64)
     starts = ends - np.array([len(one) for one in messages], np.int64)
     buf = np.frombuffer(bytearray(b"".join(messages)) or bytearray(1), np.uint8)
-    intake = Translator(FewNamespaces()).translate(buf, starts, ends)
+    translation = Translator(FewNamespaces()).translate(buf, starts, ends)
     known = [metric for metric, _ in listed if metric.storage_policy in POLICIES]
-    batch = intake.batch
+    batch = translation.batch
     assert [batch.buf[a : a + n].tobytes() for a, n in zip(batch.id_at, batch.id_size, strict=True)] == [
         m.id for m in known
     ]
@@ -101,23 +101,23 @@ def test_any_number_of_policies_may_be_named(translator: Translator, pack: Calla
         metric = b"\x0a\x03\x12\x01x" + b"\x12" + varint(len(policy)) + policy
         return b"\x0a" + varint(len(metric)) + metric
 
-    intake = None
+    translation = None
     for first in range(0, 12_000, 3000):
         buf, starts, ends = pack(
             [with_period(10**9 + i) for i in range(first, first + 3000)] + [with_period(6 * 3600 * 10**9)]
         )
-        intake = translator.translate(buf, starts, ends)
-        assert intake.verdicts.tolist() == [Verdict.NO_NAMESPACE] * 3000 + [Verdict.WRITE]
+        translation = translator.translate(buf, starts, ends)
+        assert translation.verdicts.tolist() == [Verdict.NO_NAMESPACE] * 3000 + [Verdict.WRITE]
 
 
 def test_a_large_first_batch_is_judged_as_a_whole(
     translator: Translator, message: Callable[..., bytes], pack: Callable[..., Any]
 ) -> None:
     policies = ["10s:6h", "10s:2d", "1s:1h", "7s:1h"]
-    intake = translator.translate(*pack([message("a", 0, 1.0, policies[i % 4]) for i in range(20_000)]))
+    translation = translator.translate(*pack([message("a", 0, 1.0, policies[i % 4]) for i in range(20_000)]))
     verdicts = [Verdict.WRITE, Verdict.NO_NAMESPACE, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE]
-    assert intake.verdicts.tolist() == verdicts * 5000
-    assert [rejected.rows.tolist() for rejected in intake.rejected] == [
+    assert translation.verdicts.tolist() == verdicts * 5000
+    assert [rejected.rows.tolist() for rejected in translation.rejected] == [
         list(range(1, 20_000, 4)),
         list(range(3, 20_000, 4)),
     ]
