@@ -1,0 +1,180 @@
+"""The directory of a log: its lock, its format version, its runs, the names in it.
+
+``lock``              holds the lock (flock) and says who has it: pid and time, JSON
+``format``            JSON: name and version of the format, and the number of the last run
+``{number}.segment``  a segment; ``number`` has 16 hexadecimal digits
+``{name}.cursor``     a cursor
+``….damaged``         what could not be read, set aside
+anything else         is not ours and is left alone
+
+The lock belongs to the process: a child that was forked without ``exec`` gives its copy up at once, or it would hold the directory beyond
+the death of its parent.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+from m3x.segments.errors import DirectoryError, DirectoryLocked, VersionError
+from m3x.segments.format import VERSION, HeaderError, HeaderVersionError
+from m3x.segments.scan import read_header
+
+__all__ = ["RUN_BITS", "Directory", "segment_name", "segment_numbers", "set_aside"]
+
+RUN_BITS = 36
+"""The bits of a sequence number below those of its run."""
+
+_FORMAT = "m3x.segments"
+_SEGMENT = re.compile(r"([0-9a-f]{16})\.segment(\.damaged(\.\d+)?)?")
+
+
+def segment_name(number: int) -> str:
+    """The name of the file of a segment."""
+    return f"{number:016x}.segment"
+
+
+def set_aside(path: Path) -> str:
+    """Renames a file that cannot be read; returns its new name. Raises ``OSError``."""
+    aside = f"{path.name}.damaged"
+    count = 1
+    while (path.parent / aside).exists():
+        count += 1
+        aside = f"{path.name}.damaged.{count}"
+    path.rename(path.parent / aside)
+    return aside
+
+
+def segment_numbers(path: Path) -> list[int]:
+    """The segments in ``path``, in order; those that were set aside are not among them. Raises ``OSError``."""
+    return sorted(int(found[1], 16) for found in _matches(path) if not found[2])
+
+
+def _matches(path: Path) -> Iterable[re.Match[str]]:
+    return filter(None, map(_SEGMENT.fullmatch, os.listdir(path)))
+
+
+class Directory:
+    """An open, locked directory; ``run`` is a number that no earlier holder had."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the directory if need be. Blocks for a few fsyncs.
+
+        Raises ``DirectoryLocked``, ``VersionError`` or ``DirectoryError``.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.chmod(0o700)
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise DirectoryError(path, error) from error
+        self._lock = -1
+        try:
+            self._lock = self._take_lock()
+            self.run = self._begin_run()
+        except OSError as error:
+            self.close()
+            raise DirectoryError(path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def sync(self) -> None:
+        """Makes the names in it durable. Blocks; raises ``OSError``."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        _held.discard(self)
+        for fd in (self._lock, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._lock = self._fd = -1
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(lock, 1000, 0)
+            os.close(lock)
+            if isinstance(error, BlockingIOError):
+                raise DirectoryLocked(self.path, _holder(holder)) from None
+            raise
+        os.ftruncate(lock, 0)
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        os.pwrite(lock, json.dumps({"pid": os.getpid(), "since": since}).encode() + b"\n", 0)
+        _held.add(self)
+        return lock
+
+    def _begin_run(self) -> int:
+        last = max((int(found[1], 16) >> RUN_BITS for found in _matches(self.path)), default=0)
+        file = self.path / "format"
+        try:
+            found = json.loads(file.read_bytes())
+            name, version, run = found["format"], found["version"], found.get("run", 0)
+        except FileNotFoundError:
+            self._check_segments()
+        except (ValueError, KeyError, TypeError):
+            self._check_segments()
+            set_aside(file)
+        else:
+            if (name, version) != (_FORMAT, VERSION):
+                raise VersionError(self.path, version if name == _FORMAT else f"{version!r} of {name!r}", VERSION)
+            last = max(last, int(run))
+        self._write_format(last + 1)
+        return last + 1
+
+    def _check_segments(self) -> None:
+        """Without the file ``format``, segments say of which version the directory is."""
+        for number in segment_numbers(self.path):
+            with open(self.path / segment_name(number), "rb") as file:
+                try:
+                    read_header(file.fileno())
+                except HeaderVersionError as error:
+                    raise VersionError(self.path, error.found, VERSION) from None
+                except HeaderError:
+                    continue
+
+    def _write_format(self, run: int) -> None:
+        new = self.path / "format.new"
+        with open(new, "wb", opener=_private) as file:
+            file.write(json.dumps({"format": _FORMAT, "version": VERSION, "run": run}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, self.path / "format")
+        self.sync()
+
+    def forked(self) -> None:
+        """In a forked child: forgets the lock, which stays with the parent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+_held: weakref.WeakSet[Directory] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for directory in list(_held):
+        directory.forked()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _holder(written: bytes) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(written)
+        return f"process {int(found['pid'])} (since {found['since']})"
+    return "another process"
