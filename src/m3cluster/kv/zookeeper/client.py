@@ -5,7 +5,8 @@ kazoo runs three threads per client. These classes are called on them and touch 
 * A connection on which nothing is answered must be broken by us: kazoo pings only when it has sent nothing else for a third of the session
   timeout, so a client that asks often never notices the silence.
 * kazoo keeps the session timeout that was granted to itself, and when the request for the session was sent.
-* A host that swallows packets would hold the attempt to connect for a whole session timeout.
+* A host that swallows packets would hold the attempt to connect for a whole session timeout; so would a server that takes the connection
+  and swallows the request for a session, as ZooKeeper may do while it starts: a lease would not outlive a restart.
 
 That takes privates of kazoo; tests/m3cluster/kv/zookeeper/test_client.py names them, for the day when a release moves one.
 """
@@ -43,12 +44,16 @@ _kazoo_log.addHandler(_Forward())
 
 
 class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread. ``on_death``: a thread has failed."""
+    """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread.
+
+    ``connect_timeout_s`` is how long a server may take over a connection, and over its answer to the request for a session.
+    ``on_death``: a thread has failed.
+    """
 
     def __init__(self, connect_timeout_s: float, on_death: Callable[[], None]) -> None:
         super().__init__()
         self._on_death = on_death
-        self._connect_timeout_s = connect_timeout_s
+        self.connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._socket: Any = None
         self._refusing = False
@@ -56,7 +61,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
     def create_connection(self, *arguments: Any, timeout: float, **options: Any) -> Any:
         """A connection to one server. Raises ``OSError``."""
         if not self._refusing:
-            made = super().create_connection(*arguments, timeout=min(timeout, self._connect_timeout_s), **options)
+            made = super().create_connection(*arguments, timeout=min(timeout, self.connect_timeout_s), **options)
             with self._lock:
                 self._socket = made
             if not self._refusing:
@@ -90,17 +95,18 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no types
-    """Notes when the session was asked for, and its timeout."""
+    """Asks for the session, and notes when it was asked for, and its timeout."""
 
     asked_ns = 0
     granted_ms = 0
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        if not isinstance(request, Connect):
+            return super()._invoke(timeout, request, xid)
         sent_ns = boot_ns()
-        answer = super()._invoke(timeout, request, xid)
-        if isinstance(request, Connect):
-            self.granted_ms = answer[0].time_out
-            self.asked_ns = sent_ns
+        answer = super()._invoke(min(timeout, self.handler.connect_timeout_s), request, xid)
+        self.granted_ms = answer[0].time_out
+        self.asked_ns = sent_ns
         return answer
 
 

@@ -14,7 +14,8 @@ class ZooKeeper:
 
     ``servers`` are ``host:port`` or ``host`` (port 2181), asked in random order. All nodes are below ``chroot`` (empty: the root).
     ``session_timeout_s`` is that of the session which reads, writes and watches; every lease has a session and a timeout of its own.
-    ``connect_timeout_s`` is how long a call waits for a connection, ``request_timeout_s`` for an answer. Watched keys are read again every
+    ``connect_timeout_s`` is how long a call waits for a connection, and the client for one server: to take the connection, and then to
+    answer the request for a session. ``request_timeout_s`` is how long a call waits for an answer. Watched keys are read again every
     ``watch_silence_s``, whatever ZooKeeper reports, and a connection on which that takes as long again is replaced. ``max_value_bytes``
     goes with the servers' ``jute.maxbuffer`` (1 MiB unless set), which a request must fit into with its path and header.
     """

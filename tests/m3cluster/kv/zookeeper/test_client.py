@@ -6,7 +6,7 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionHandler
-from kazoo.protocol.serialization import Connect
+from kazoo.protocol.serialization import Connect, Exists
 
 from m3cluster.kv.zookeeper.client import Client, Handler
 
@@ -55,3 +55,18 @@ def test_the_answer_to_the_request_for_a_session_names_its_timeout(monkeypatch):
     client._connection._invoke(1.0, asked)
     assert client.granted_ms == 6000
     assert client.asked_ns > 0
+
+
+def test_the_session_is_waited_for_no_longer_than_a_connection(monkeypatch):
+    waits = []
+
+    def invoke(_connection, timeout, request, _xid=None):
+        waits.append(timeout)
+        return (request, 0)
+
+    monkeypatch.setattr(ConnectionHandler, "_invoke", invoke)
+    client = Client("127.0.0.1:1", 30.0, Handler(1.0, lambda: None), None)
+    session, other = Connect(0, 0, 30_000, 0, b"", None), Exists("/m3", None)
+    for timeout, request in ((30.0, session), (0.5, session), (30.0, other)):
+        client._connection._invoke(timeout, request)
+    assert waits == [1.0, 0.5, 30.0]

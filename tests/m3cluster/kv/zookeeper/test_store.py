@@ -1,6 +1,7 @@
 """What only ZooKeeper can do to a client: stop, die, come back, expire a session, hang; and what a start without it looks like."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -81,10 +82,20 @@ class Silent:
 
     def __init__(self):
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self._taken = []
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
+    def connections(self):
+        """How many there have been."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._taken.append(self._listener.accept()[0])
+        return len(self._taken)
+
     def close(self):
-        self._listener.close()
+        for connection in (self._listener, *self._taken):
+            connection.close()
 
 
 @pytest.fixture
@@ -198,6 +209,15 @@ async def test_a_silent_server_alone_is_an_error_in_time(open_client, silent):
     store = await open_client(silent, connect_timeout_s=0.3)
     with pytest.raises(KVError, match="no connection within 0.3 s"):
         await store.get("a")
+
+
+async def test_a_swallowed_request_for_a_session_is_made_anew(silent):
+    hour_s = 3600
+    session = Session(ZooKeeper((silent.address,), connect_timeout_s=0.05), hour_s)
+    try:
+        await until(lambda: silent.connections() > 2)
+    finally:
+        await session.close(keep_session=True)
 
 
 async def test_a_client_outlives_kill_and_restart(open_client, own_zookeeper):
