@@ -20,76 +20,20 @@ from aggregator.engine import (
     state_kernels,
     window_kernels,
 )
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
 from aggregator.engine.ingest_kernels import (
     BLOCK,
-    HINT,
     NEED_INDEX,
     NEED_METADATA,
     NEED_PASSTHROUGH,
     NEED_PLAIN,
-    S_CALL,
-    S_ROW,
-    STATE,
 )
 from aggregator.engine.metadata import MetadataTable
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
-from aggregator.engine.reasons import (
-    C_DISCARDED,
-    C_EMITTED,
-    C_FORWARDED_OUT,
-    C_MESSAGES,
-    C_STALE_FLUSH,
-    CATEGORIES,
-    COUNTERS,
-    D_DECODE,
-    D_METADATAS,
-    D_UNRECOGNIZED,
-    DETAILS,
-    OTHER,
-    error_name,
-)
-from aggregator.engine.tables import (
-    ELEMENT_DROPPED,
-    ELEMENT_TOMBSTONED,
-    ENTRY,
-    H_ANNOTATION_BYTES,
-    H_BUCKETS,
-    H_CHUNKS,
-    H_DEAD_IDS,
-    H_ENTRIES,
-    H_ERRORS,
-    H_FREE_CHUNKS,
-    H_FREE_PAGES,
-    H_FUTURE,
-    H_IDS,
-    H_INDEX_LIMIT,
-    H_INDEX_MASK,
-    H_LIVE,
-    H_LOG_CAP,
-    H_MEMORY_LIMIT,
-    H_NEW_LIMIT,
-    H_NEW_LISTS,
-    H_NUM_SHARDS,
-    H_PAGES,
-    H_SOURCES,
-    H_TIMER_SPLIT,
-    H_VALUE_LIMIT,
-    H_WARMUP,
-    H_WINDOWS,
-    LOG_CHUNK,
-    MAX_BUCKETS,
-    MAX_INT64,
-    MAX_SHARDS,
-    PAGE_ROWS,
-    RECORD,
-    SLOT_BITS,
-    SOURCE,
-    addresses,
-    reserve_ids,
-    reserve_index,
-    reserve_tables,
-)
+from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
+from aggregator.engine.tables import addresses, reserve_ids, reserve_index, reserve_tables
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
 from m3metrics.errors import MetricsError, UnrecognizedTypeError
@@ -100,9 +44,6 @@ from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
 from m3x.reserve import release, reserve
 
-_FIRST_INDEX = 1 << 12
-_LOAD = 0.6
-"""How full the index may be."""
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
@@ -138,36 +79,27 @@ class Engine:
     def __init__(self, options: EngineOptions, *, max_series: int = 1 << 24) -> None:
         self._options = options
         self._max_series = max_series
-        self._tables = reserve_tables(max_series)
+        self._tables = reserve_tables(max_series, options)
         self._addresses = addresses(self._tables)
         self._t = np.uint64(self._addresses.ctypes.data)
         self._metadata = MetadataTable(options, self._tables, self._t)
         self._topic_shards = max(options.topic_shards, 1)
         self._owned = np.zeros(0, np.int64)
-        self._committed = reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS)
-        self._reported = np.zeros((MAX_BUCKETS, MAX_SHARDS), bool)
+        self._committed = reserve(layout.MAX_BUCKETS * layout.MAX_SHARDS, np.int64).reshape(
+            layout.MAX_BUCKETS, layout.MAX_SHARDS
+        )
+        self._reported = np.zeros((layout.MAX_BUCKETS, layout.MAX_SHARDS), bool)
         self._frames = np.zeros(BLOCK, FRAME_ROW)
         self._rows = np.zeros(BLOCK, METRIC_ROW)
-        self._hints = np.zeros(BLOCK, HINT)
+        self._hints = np.zeros(BLOCK, layout.HINT)
         self._scratch = np.zeros(1, np.float64)
-        self._state = np.zeros(STATE, np.int64)
+        self._progress = np.zeros(1, layout.PROGRESS)
         self._call = 0
         self._flushes = 0
         self._passthrough = Passthrough(self._tables.counts, self._topic_shards)
         self._active: dict[str, float] = {}
         self.recent_errors: list[tuple[str, str]] = []
         """Samples of refused metrics, (what was wrong, id as text): at most 64; whoever reports them clears the list."""
-        heads = self._tables.heads
-        heads[H_INDEX_MASK] = _FIRST_INDEX - 1
-        heads[H_INDEX_LIMIT] = int(_FIRST_INDEX * _LOAD)
-        heads[H_NUM_SHARDS] = max(options.num_shards, 1)
-        heads[H_VALUE_LIMIT] = options.values_per_metric_limit_per_second
-        heads[H_NEW_LIMIT] = options.new_metric_limit_per_shard_per_second
-        heads[H_WARMUP] = options.new_metric_no_limit_warmup_ns
-        heads[H_FUTURE] = options.buffer_future_ns
-        heads[H_TIMER_SPLIT] = options.max_timer_batch_size_per_write
-        heads[H_LOG_CAP] = options.timer_samples_per_series_cap
-        heads[H_MEMORY_LIMIT] = options.memory_limit_bytes
 
     # --- samples
 
@@ -181,16 +113,16 @@ class Engine:
         ends = np.cumsum(sizes, dtype=np.int64)
         acks = np.empty(len(payload) + len(payload) // 128 + 8 * len(sizes) + 64, np.uint8)
         ack_sizes = np.zeros(len(sizes), np.int64)
-        state = self._state
-        state[:] = 0
-        state[S_CALL] = self._next_call()
-        messages = int(self._tables.counts[C_MESSAGES])
+        self._progress = np.zeros(1, layout.PROGRESS)
+        progress = self._progress[0]
+        progress["call"] = self._next_call()
+        messages = int(self._tables.counts[why.C_MESSAGES])
         while True:
             code = ingest_kernels.ingest(
                 self._t,
                 payload,
                 ends,
-                state,
+                self._progress,
                 self._frames,
                 self._rows,
                 self._hints,
@@ -201,18 +133,18 @@ class Engine:
             )
             if code == ingest_kernels.DONE:
                 break
-            row = self._rows[int(state[S_ROW])]
+            row = self._rows[int(progress["row"])]
             if code in (NEED_PLAIN, NEED_PASSTHROUGH):
                 at = int(row["message_at"])
                 self._apply_odd(payload[at : at + int(row["message_size"])].tobytes(), now_ns)
-                state[S_ROW] += 1
+                progress["row"] += 1
             elif not self._provide(code, payload, row):
-                state[S_ROW] += 1
+                progress["row"] += 1
         self._collect_errors()
         return IngestResult(
-            acks[: int(state[ingest_kernels.S_ACKS])],
+            acks[: int(progress["acks"])],
             ack_sizes,
-            int(self._tables.counts[C_MESSAGES]) - messages,
+            int(self._tables.counts[why.C_MESSAGES]) - messages,
         )
 
     def _next_call(self) -> int:
@@ -229,11 +161,11 @@ class Engine:
         data = payload[at : at + int(row["meta_size"])].tobytes()
         if self._metadata.intern(data, int(row["payload"]), int(row["metric_type"])) >= 0:
             return True
-        self._refuse(D_METADATAS, payload, int(row["id_at"]), int(row["id_size"]))
+        self._refuse(why.D_METADATAS, payload, int(row["id_at"]), int(row["id_size"]))
         return False
 
     def _refuse(self, detail: int, payload: NDArray[np.uint8], id_at: int, id_size: int) -> None:
-        ingest_kernels.refuse(self._t, OTHER, detail, payload, id_at, id_size)
+        ingest_kernels.refuse(self._t, why.OTHER, detail, payload, id_at, id_size)
 
     def _apply_odd(self, message: bytes, now_ns: int) -> None:
         """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied.
@@ -248,20 +180,20 @@ class Engine:
                     self._passthrough.add(metric)
                 else:
                     ident = np.frombuffer(bytearray(metric.id or b"?"), np.uint8)
-                    self._refuse(D_UNRECOGNIZED, ident, 0, len(metric.id))
+                    self._refuse(why.D_UNRECOGNIZED, ident, 0, len(metric.id))
                 return
             data = np.frombuffer(bytearray(encode_metric(metric)), np.uint8)
         except MetricsError as error:
-            detail = D_UNRECOGNIZED if isinstance(error, UnrecognizedTypeError) else D_DECODE
+            detail = why.D_UNRECOGNIZED if isinstance(error, UnrecognizedTypeError) else why.D_DECODE
             self._refuse(detail, nothing, 0, 0)
             return
         rows = np.zeros(1, METRIC_ROW)
-        hints = np.zeros(1, HINT)
+        hints = np.zeros(1, layout.HINT)
         while True:
-            call = int(self._state[S_CALL])
+            call = int(self._progress["call"][0])
             code = ingest_kernels.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
             if code in (NEED_PLAIN, NEED_PASSTHROUGH):
-                self._refuse(D_DECODE, nothing, 0, 0)
+                self._refuse(why.D_DECODE, nothing, 0, 0)
                 return
             if code == ingest_kernels.DONE or not self._provide(code, data, rows[0]):
                 return
@@ -269,11 +201,11 @@ class Engine:
     def _grow_index(self) -> None:
         """Doubles the index: a fresh one takes the words of the old."""
         tables = self._tables
-        size = int(tables.heads[H_INDEX_MASK]) + 1
+        size = int(tables.head["index_mask"]) + 1
         fresh = reserve_index(self._max_series)
         index_kernels.rehash(tables.entry_index, size, fresh, 2 * size - 1)
-        tables.heads[H_INDEX_MASK] = 2 * size - 1
-        tables.heads[H_INDEX_LIMIT] = int(2 * size * _LOAD)
+        tables.head["index_mask"] = 2 * size - 1
+        tables.head["index_limit"] = layout.index_limit(2 * size)
         self._replace(entry_index=fresh)
 
     def _replace(self, **arrays: NDArray[Any]) -> None:
@@ -281,12 +213,12 @@ class Engine:
         self._addresses[:] = addresses(self._tables)
 
     def _collect_errors(self) -> None:
-        n = int(self._tables.heads[H_ERRORS])
+        n = int(self._tables.head["errors"])
         for row in self._tables.recent[:n]:
             if len(self.recent_errors) < len(self._tables.recent):
                 ident = bytes(row["id"][: int(row["size"])])
                 self.recent_errors.append((DETAILS[int(row["detail"])].text, readable_id(ident)))
-        self._tables.heads[H_ERRORS] = 0
+        self._tables.head["errors"] = 0
 
     def take_passthrough(self) -> MessageBatch | None:
         """The passthrough metrics since the last call, as AggregatedMetric messages; None: there are none."""
@@ -300,20 +232,22 @@ class Engine:
         options = self._options
         self._topic_shards = max(command.topic_shards, 1)
         self._passthrough.topic_shards = self._topic_shards
-        tables.heads[H_NUM_SHARDS] = max(command.num_shards, 1)
+        tables.head["num_shards"] = max(command.num_shards, 1)
         shards = tables.shards
         was = set(self._owned.tolist())
         owned = sorted(shard.id for shard in command.owned)
-        if owned and not 0 <= owned[0] <= owned[-1] < min(command.num_shards, MAX_SHARDS):
-            raise ValueError(f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, MAX_SHARDS)}")
+        if owned and not 0 <= owned[0] <= owned[-1] < min(command.num_shards, layout.MAX_SHARDS):
+            raise ValueError(
+                f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, layout.MAX_SHARDS)}"
+            )
         shards["owned"] = 0
         for shard in command.owned:
             row = shards[shard.id]
             row["owned"] = 1
             row["earliest"] = max(shard.cutover_ns - options.buffer_before_cutover_ns, 0)
-            row["latest"] = min(shard.cutoff_ns + options.buffer_after_cutoff_ns, MAX_INT64)
+            row["latest"] = min(shard.cutoff_ns + options.buffer_after_cutoff_ns, layout.MAX_INT64)
             if options.writes_ignore_cutoff_cutover:
-                row["earliest"], row["latest"] = 0, MAX_INT64
+                row["earliest"], row["latest"] = 0, layout.MAX_INT64
         self._owned = np.array(owned, np.int64)
         if was:
             entry_kernels.reshard_entries(self._t)
@@ -333,18 +267,18 @@ class Engine:
     def _drop_tombstoned(self) -> None:
         """Elements that wait to be collected emit nothing more, either, where their shard is gone."""
         tables = self._tables
-        for bucket in range(int(tables.heads[H_BUCKETS])):
-            first = bucket << SLOT_BITS
+        for bucket in range(int(tables.head["buckets"])):
+            first = bucket << layout.SLOT_BITS
             elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
-            waiting = np.flatnonzero(elements["state"] == ELEMENT_TOMBSTONED)
+            waiting = np.flatnonzero(elements["state"] == layout.ELEMENT_TOMBSTONED)
             gone = tables.shards["owned"][tables.entries["shard"][elements["entry"][waiting]]] == 0
-            elements["state"][waiting[gone]] = ELEMENT_DROPPED
+            elements["state"][waiting[gone]] = layout.ELEMENT_DROPPED
 
     def set_runtime(self, command: ipc.RuntimeOptions) -> None:
         """Takes over new limits; what has been used of the old ones is forgotten."""
-        heads = self._tables.heads
-        heads[H_VALUE_LIMIT] = command.values_per_metric_limit_per_second
-        heads[H_NEW_LIMIT] = command.new_metric_limit_per_shard_per_second
+        head = self._tables.head
+        head["value_limit"] = command.values_per_metric_limit_per_second
+        head["new_limit"] = command.new_metric_limit_per_shard_per_second
         self._tables.shards["rate_second"] = 0
         self._tables.shards["rate_count"] = 0
         entry_kernels.reset_value_limits(self._t)
@@ -354,11 +288,11 @@ class Engine:
         tables = self._tables
         entry_kernels.expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
         self._release_all()
-        dead = int(tables.heads[H_DEAD_IDS])
-        if dead > _COMPACT_FROM and 3 * dead > int(tables.heads[H_IDS]):
+        dead = int(tables.head["dead_ids"])
+        if dead > _COMPACT_FROM and 3 * dead > int(tables.head["ids"]):
             fresh = reserve_ids(self._max_series)
-            tables.heads[H_IDS] = entry_kernels.compact_ids(self._t, fresh)
-            tables.heads[H_DEAD_IDS] = 0
+            tables.head["ids"] = entry_kernels.compact_ids(self._t, fresh)
+            tables.head["dead_ids"] = 0
             self._replace(ids=fresh)
         self._trim()
         if not tables.buckets["flushing"].any():
@@ -369,21 +303,21 @@ class Engine:
         """Gives the memory of most free pages and log chunks back to the system; used again, they read as zero."""
         tables = self._tables
         for count, free, table, rows in (
-            (H_FREE_PAGES, tables.free_pages, tables.records, PAGE_ROWS),
-            (H_FREE_CHUNKS, tables.free_chunks, tables.log, LOG_CHUNK),
+            ("free_pages", tables.free_pages, tables.records, layout.PAGE_ROWS),
+            ("free_chunks", tables.free_chunks, tables.log, layout.LOG_CHUNK),
         ):
-            n = int(tables.heads[count])
+            n = int(tables.head[count])
             for number in free[: n // 2].tolist():
                 release(table, number * rows, (number + 1) * rows)
 
     def new_lists(self) -> list[ipc.NewList]:
         """Lists that came to be since the last call, with the stamp of the batch that made them."""
         tables = self._tables
-        if tables.heads[H_NEW_LISTS] == 0:
+        if tables.head["new_lists"] == 0:
             return []
-        tables.heads[H_NEW_LISTS] = 0
+        tables.head["new_lists"] = 0
         lists = []
-        for bucket in range(int(tables.heads[H_BUCKETS])):
+        for bucket in range(int(tables.head["buckets"])):
             born = self._owned[tables.list_born[bucket, self._owned] != 0]
             row = tables.buckets[bucket]
             list_id = ListId(int(row["kind"]), int(row["resolution"]), int(row["times_forwarded"]))
@@ -402,10 +336,10 @@ class Engine:
         plan = flush_plan.Plan([], [])
         if bucket is not None:
             lists = self._owned[self._tables.list_born[bucket, self._owned] != 0]
-            num_shards = int(self._tables.heads[H_NUM_SHARDS])
+            num_shards = int(self._tables.head["num_shards"])
             bounds = flush_plan.shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
             if not (bounds.reach()[lists] > self._tables.emitted_through[bucket, lists]).any():
-                self._tables.counts[C_STALE_FLUSH] += 1
+                self._tables.counts[why.C_STALE_FLUSH] += 1
             planner = flush_plan.Planner(self._tables, self._t, bucket, lists, self._options.discard_nan)
             self._flushes += 1
             plan = planner.plan(bounds, command.emit, self._flushes)
@@ -421,9 +355,9 @@ class Engine:
         )
 
     def _flush_finished(self, bucket: int, emitted: int, forwarded: int, discarded: int) -> None:
-        self._tables.counts[C_EMITTED] += emitted
-        self._tables.counts[C_FORWARDED_OUT] += forwarded
-        self._tables.counts[C_DISCARDED] += discarded
+        self._tables.counts[why.C_EMITTED] += emitted
+        self._tables.counts[why.C_FORWARDED_OUT] += forwarded
+        self._tables.counts[why.C_DISCARDED] += discarded
         self._release(bucket)
 
     def commit(self, command: ipc.Commit) -> None:
@@ -432,7 +366,9 @@ class Engine:
         if bucket is None:
             return
         where = (
-            np.array([s for s in command.shards if 0 <= s < MAX_SHARDS], np.int64) if command.shards else self._owned
+            np.array([s for s in command.shards if 0 <= s < layout.MAX_SHARDS], np.int64)
+            if command.shards
+            else self._owned
         )
         self._committed[bucket, where] = np.maximum(self._committed[bucket, where], command.through_ns)
         self._release(bucket)
@@ -451,7 +387,7 @@ class Engine:
         if self._tables.buckets[bucket]["flushing"]:
             return
         crowded = int(window_kernels.used_bytes(self._t)) > self._options.retained_bytes
-        kept_ns = self._options.max_buffer_ns if crowded else MAX_INT64
+        kept_ns = self._options.max_buffer_ns if crowded else layout.MAX_INT64
         windows = flush_plan.releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
         for window in windows.tolist():
             if self._tables.buckets[bucket]["stateful"]:
@@ -461,7 +397,7 @@ class Engine:
             entry_kernels.collect_elements(self._t, bucket)
 
     def _release_all(self) -> None:
-        for bucket in range(int(self._tables.heads[H_BUCKETS])):
+        for bucket in range(int(self._tables.head["buckets"])):
             self._release(bucket)
 
     # --- figures
@@ -475,10 +411,10 @@ class Engine:
                 if tables.errors[category, number]:
                     name = error_name(category, detail.reason)
                     counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
-        heads = tables.heads
+        head = tables.head
         gauges = self._active | {
-            "engine.entries": float(heads[H_LIVE]),
-            "engine.windows": float((tables.windows[: int(heads[H_WINDOWS])]["used"] != 0).sum()),
+            "engine.entries": float(head["live"]),
+            "engine.windows": float((tables.windows[: int(head["windows"])]["used"] != 0).sum()),
             "engine.window-bytes": float(window_kernels.used_bytes(self._t)),
             "engine.memory-bytes": float(self.memory_bytes()),
         }
@@ -487,16 +423,16 @@ class Engine:
     def _shard_stats(self) -> list[ipc.ShardStats]:
         tables = self._tables
         owned = self._owned
-        used = tables.windows[: int(tables.heads[H_WINDOWS])]
+        used = tables.windows[: int(tables.head["windows"])]
         used = used[used["used"] != 0]
         count = np.zeros(len(owned), np.int64)
         for window in used:
             bucket = int(window["bucket"])
-            if bucket >= MAX_BUCKETS:
+            if bucket >= layout.MAX_BUCKETS:
                 continue
             end = int(window["start"]) + int(tables.buckets[bucket]["due"])
             count += (tables.list_born[bucket, owned] != 0) & (tables.closed_through[bucket, owned] < end)
-        n = max(int(tables.heads[H_BUCKETS]), 1)
+        n = max(int(tables.head["buckets"]), 1)
         last = tables.emitted_through[:n, owned].max(axis=0, initial=0)
         entries = tables.shards["entries"][owned]
         return [
@@ -505,12 +441,12 @@ class Engine:
         ]
 
     def _count_active(self) -> None:
-        totals = np.zeros(3 + MAX_BUCKETS, np.int64)
+        totals = np.zeros(3 + layout.MAX_BUCKETS, np.int64)
         entry_kernels.mark_entries(self._t, totals)
         self._active = {
             f"tick.active-entries{{metric-type={_KIND_NAMES[kind]}}}": float(totals[kind]) for kind in _KIND_NAMES
         }
-        for bucket in range(int(self._tables.heads[H_BUCKETS])):
+        for bucket in range(int(self._tables.head["buckets"])):
             row = self._tables.buckets[bucket]
             name = f"metric-type={_KIND_NAMES[int(row['kind'])]},resolution={format_duration(int(row['resolution']))}"
             self._active[f"tick.active-elems{{{name}}}"] = float(totals[3 + bucket])
@@ -518,16 +454,16 @@ class Engine:
     def memory_bytes(self) -> int:
         """Memory that the tables use, free pages that were not given back included."""
         tables = self._tables
-        heads = tables.heads
+        head = tables.head
         slots = int(tables.buckets["slots"].sum())
         return (
-            (int(heads[H_INDEX_MASK]) + 1) * 8
-            + int(heads[H_ENTRIES]) * ENTRY.itemsize
-            + int(heads[H_IDS])
+            (int(head["index_mask"]) + 1) * 8
+            + int(head["entries"]) * layout.ENTRY.itemsize
+            + int(head["ids"])
             + slots * 16
-            + int(heads[H_PAGES]) * PAGE_ROWS * RECORD.itemsize
-            + int(heads[H_CHUNKS]) * LOG_CHUNK * 8
-            + int(heads[H_ANNOTATION_BYTES])
-            + int(heads[H_SOURCES]) * SOURCE.itemsize
+            + int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize
+            + int(head["chunks"]) * layout.LOG_CHUNK * 8
+            + int(head["annotation_bytes"])
+            + int(head["sources"]) * layout.SOURCE.itemsize
             + self._metadata.size_bytes
         )

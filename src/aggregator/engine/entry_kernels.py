@@ -4,6 +4,9 @@
 import numpy as np
 from numba import njit
 
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.element_kernels import (
     find_key,
     free_element,
@@ -14,41 +17,6 @@ from aggregator.engine.element_kernels import (
     widen_element,
 )
 from aggregator.engine.index_kernels import insert, remove
-from aggregator.engine.reasons import C_COLLECTED, C_EXPIRED, C_NEW_ENTRIES, C_UPDATES, D_MEMORY, D_NONE
-from aggregator.engine.tables import (
-    ELEMENT_DROPPED,
-    ELEMENT_TOMBSTONED,
-    ENTRY_DEAD,
-    ENTRY_FREE,
-    ENTRY_LIVE,
-    H_DEAD_IDS,
-    H_ENTRIES,
-    H_FREE_ENTRY,
-    H_IDS,
-    H_INDEX_MASK,
-    H_LIVE,
-    H_MAX_ENTRIES,
-    H_MAX_IDS,
-    H_NUM_SHARDS,
-    H_WINDOWS,
-    MIN_INT64,
-    SLOT_BITS,
-)
-from aggregator.engine.view_kernels import (
-    buckets,
-    chain,
-    counts,
-    elements,
-    entries,
-    entry_index,
-    heads,
-    ids,
-    shards,
-    specs,
-    stage_specs,
-    stages,
-    windows,
-)
 from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32
 
 _32 = np.uint64(32)
@@ -65,8 +33,8 @@ def key_hash(address, size, category, metric_type):
 @njit(cache=True, nogil=True)
 def probe(t, half, category, metric_type, address, size):
     """Row of the entry with that key, or -1. ``half``: its ``key_hash`` (uint64); ``address``: the id's bytes."""
-    words = entry_index(t)
-    mask = heads(t)[H_INDEX_MASK]
+    words = v.entry_index(t)
+    mask = v.head(t).index_mask
     at = np.int64(half) & mask
     while True:
         word = words[at]
@@ -74,12 +42,12 @@ def probe(t, half, category, metric_type, address, size):
             return np.int64(-1)
         if word >> _32 == half:
             row = np.int64(word & _LOW) - 1
-            e = entries(t)[row]
+            e = v.entries(t)[row]
             if (
                 np.int64(e.id_size) == size
                 and e.category == category
                 and e.metric_type == metric_type
-                and bytes_equal(base(ids(t)) + np.uint64(e.id_at), address, size)
+                and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, size)
             ):
                 return row
         at = (at + 1) & mask
@@ -88,24 +56,24 @@ def probe(t, half, category, metric_type, address, size):
 @njit(cache=True, nogil=True)
 def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns):
     """A new live entry with the id ``buf[id_at:id_at + id_size]``, without elements; returns its row, or -1 if there is no room."""
-    head = heads(t)
-    free = head[H_FREE_ENTRY]
-    if head[H_IDS] + id_size > head[H_MAX_IDS]:
+    head = v.head(t)
+    free = head.free_entry
+    if head.ids + id_size > head.max_ids:
         return np.int64(-1)
     if free != 0:
         row = free - 1
-        head[H_FREE_ENTRY] = np.int64(entries(t)[row].element)
+        head.free_entry = np.int64(v.entries(t)[row].element)
     else:
-        row = head[H_ENTRIES]
-        if row >= head[H_MAX_ENTRIES]:
+        row = head.entries
+        if row >= head.max_entries:
             return np.int64(-1)
-        head[H_ENTRIES] = row + 1
-    e = entries(t)[row]
-    e.id_at = head[H_IDS]
+        head.entries = row + 1
+    e = v.entries(t)[row]
+    e.id_at = head.ids
     e.id_size = np.uint32(id_size)
-    head[H_IDS] = copy_bytes(ids(t), head[H_IDS], buf, id_at, id_size)
+    head.ids = copy_bytes(v.ids(t), head.ids, buf, id_at, id_size)
     e.last_access = now_ns
-    e.cutover = np.int64(MIN_INT64)
+    e.cutover = np.int64(layout.MIN_INT64)
     e.rate_second = np.uint32(0)
     e.rate_count = np.uint32(0)
     e.stage = np.uint32(0)
@@ -117,30 +85,30 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
     e.held = np.uint16(0)
     e.category = np.uint8(category)
     e.metric_type = np.uint8(metric_type)
-    e.state = np.uint8(ENTRY_LIVE)
-    insert(entry_index(t), head[H_INDEX_MASK], half, row)
-    head[H_LIVE] += 1
-    shards(t)[shard].entries += 1
-    counts(t)[C_NEW_ENTRIES] += 1
+    e.state = np.uint8(layout.ENTRY_LIVE)
+    insert(v.entry_index(t), head.index_mask, half, row)
+    head.live += 1
+    v.shards(t)[shard].entries += 1
+    v.counts(t)[why.C_NEW_ENTRIES] += 1
     return row
 
 
 @njit(cache=True, nogil=True)
 def _free_entry(t, row):
-    e = entries(t)[row]
-    e.state = np.uint8(ENTRY_FREE)
-    heads(t)[H_DEAD_IDS] += np.int64(e.id_size)
-    e.element = np.uint32(heads(t)[H_FREE_ENTRY])
-    heads(t)[H_FREE_ENTRY] = row + 1
+    e = v.entries(t)[row]
+    e.state = np.uint8(layout.ENTRY_FREE)
+    v.head(t).dead_ids += np.int64(e.id_size)
+    e.element = np.uint32(v.head(t).free_entry)
+    v.head(t).free_entry = row + 1
 
 
 @njit(cache=True, nogil=True)
 def _give_up(t, made):
     """There is no room for a stage: what has been made for it goes again."""
     for j in range(made):
-        x = elements(t)[np.int64(chain(t)[j])]
+        x = v.elements(t)[np.int64(v.chain(t)[j])]
         if x.spare == 2:
-            tombstone(t, np.int64(chain(t)[j]), ELEMENT_TOMBSTONED)
+            tombstone(t, np.int64(v.chain(t)[j]), layout.ELEMENT_TOMBSTONED)
         x.spare = np.uint8(0)
 
 
@@ -150,17 +118,17 @@ def _widen(t, row, old, spec):
     ref = widen_element(t, row, old, spec)
     if ref < 0:
         return ref
-    e = entries(t)[row]
+    e = v.entries(t)[row]
     if np.int64(e.element) - 1 == old:
         e.element = np.uint32(ref + 1)
         e.spec = np.uint32(spec)
     else:
         before = np.int64(e.element) - 1
-        while np.int64(elements(t)[before].next) - 1 != old:
-            before = np.int64(elements(t)[before].next) - 1
-        elements(t)[before].next = np.uint32(ref + 1)
+        while np.int64(v.elements(t)[before].next) - 1 != old:
+            before = np.int64(v.elements(t)[before].next) - 1
+        v.elements(t)[before].next = np.uint32(ref + 1)
     e.held += np.uint16(1)
-    tombstone(t, old, ELEMENT_TOMBSTONED)
+    tombstone(t, old, layout.ELEMENT_TOMBSTONED)
     return ref
 
 
@@ -170,42 +138,42 @@ def apply_stage(t, row, stage, now_ns):
 
     Elements whose key stays are kept with their windows, the others are tombstoned: they emit what they have.
     """
-    e = entries(t)[row]
-    s = stages(t)[stage]
+    e = v.entries(t)[row]
+    s = v.stages(t)[stage]
     n = np.int64(s.specs)
     first = np.int64(s.specs_at)
     if np.int64(e.held) + n > 65535:
-        return D_MEMORY
+        return why.D_MEMORY
     for k in range(n):
-        want = stage_specs(t)[first + k]
+        want = v.stage_specs(t)[first + k]
         ref = find_key(t, row, np.int64(want.spec))
-        if ref >= 0 and has_state(t, np.int64(want.spec)) and not has_state(t, np.int64(elements(t)[ref].spec)):
+        if ref >= 0 and has_state(t, np.int64(want.spec)) and not has_state(t, np.int64(v.elements(t)[ref].spec)):
             ref = _widen(t, row, ref, np.int64(want.spec))
             if ref < 0:
                 _give_up(t, k)
-                return D_MEMORY
+                return why.D_MEMORY
         if ref < 0:
             ref = new_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
             if ref < 0:
                 _give_up(t, k)
-                return D_MEMORY
-            elements(t)[ref].spare = np.uint8(2)
+                return why.D_MEMORY
+            v.elements(t)[ref].spare = np.uint8(2)
         else:
-            elements(t)[ref].attrs = np.uint16(want.attrs)
-            elements(t)[ref].spare = np.uint8(1)
-        chain(t)[k] = np.uint32(ref)
+            v.elements(t)[ref].attrs = np.uint16(want.attrs)
+            v.elements(t)[ref].spare = np.uint8(1)
+        v.chain(t)[k] = np.uint32(ref)
     ref = np.int64(e.element) - 1
     while ref >= 0:
-        x = elements(t)[ref]
+        x = v.elements(t)[ref]
         following = np.int64(x.next) - 1
         if x.spare == 0:
-            tombstone(t, ref, ELEMENT_TOMBSTONED)
+            tombstone(t, ref, layout.ELEMENT_TOMBSTONED)
         ref = following
     e.element = np.uint32(0)
     e.spec = np.uint32(0)
     for k in range(n - 1, -1, -1):
-        ref = np.int64(chain(t)[k])
-        x = elements(t)[ref]
+        ref = np.int64(v.chain(t)[k])
+        x = v.elements(t)[ref]
         x.spare = np.uint8(0)
         x.next = e.element
         e.element = np.uint32(ref + 1)
@@ -213,8 +181,8 @@ def apply_stage(t, row, stage, now_ns):
     e.elements = np.uint16(n)
     e.cutover = s.cutover
     e.stage = np.uint32(stage + 1)
-    counts(t)[C_UPDATES + np.int64(e.category)] += 1
-    return D_NONE
+    v.counts(t)[why.C_UPDATES + np.int64(e.category)] += 1
+    return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
@@ -224,28 +192,28 @@ def refuse_stage(t, row, stage, now_ns):
     M3 leaves elements without an owner behind there: they never hold a value, but their lists are flushed from then on
     (docs/m3/aggregation.md, aggregation keys).
     """
-    s = stages(t)[stage]
-    shard = np.int64(entries(t)[row].shard)
+    s = v.stages(t)[stage]
+    shard = np.int64(v.entries(t)[row].shard)
     for k in range(np.int64(s.specs)):
-        spec = np.int64(stage_specs(t)[np.int64(s.specs_at) + k].spec)
-        make_list(t, np.int64(specs(t)[spec].bucket), shard, now_ns)
+        spec = np.int64(v.stage_specs(t)[np.int64(s.specs_at) + k].spec)
+        make_list(t, np.int64(v.specs(t)[spec].bucket), shard, now_ns)
 
 
 @njit(cache=True, nogil=True)
 def _kill(t, row, state):
     """Takes an entry out of the index and tombstones its elements."""
-    e = entries(t)[row]
-    remove(entry_index(t), heads(t)[H_INDEX_MASK], np.uint64(e.hash), row)
-    heads(t)[H_LIVE] -= 1
-    shards(t)[np.int64(e.shard)].entries -= 1
+    e = v.entries(t)[row]
+    remove(v.entry_index(t), v.head(t).index_mask, np.uint64(e.hash), row)
+    v.head(t).live -= 1
+    v.shards(t)[np.int64(e.shard)].entries -= 1
     ref = np.int64(e.element) - 1
     while ref >= 0:
-        following = np.int64(elements(t)[ref].next) - 1
+        following = np.int64(v.elements(t)[ref].next) - 1
         tombstone(t, ref, state)
         ref = following
     e.element = np.uint32(0)
     e.elements = np.uint16(0)
-    e.state = np.uint8(ENTRY_DEAD)
+    e.state = np.uint8(layout.ENTRY_DEAD)
     if e.held == 0:
         _free_entry(t, row)
 
@@ -254,60 +222,60 @@ def _kill(t, row, state):
 def expire_entries(t, before_ns):
     """Kills the live entries not accessed since ``before_ns`` (exclusive); returns how many."""
     killed = 0
-    for row in range(heads(t)[H_ENTRIES]):
-        e = entries(t)[row]
-        if e.state == ENTRY_LIVE and e.last_access < before_ns:
-            counts(t)[C_EXPIRED + np.int64(e.category)] += 1
-            _kill(t, row, ELEMENT_TOMBSTONED)
+    for row in range(v.head(t).entries):
+        e = v.entries(t)[row]
+        if e.state == layout.ENTRY_LIVE and e.last_access < before_ns:
+            v.counts(t)[why.C_EXPIRED + np.int64(e.category)] += 1
+            _kill(t, row, layout.ELEMENT_TOMBSTONED)
             killed += 1
     return killed
 
 
 @njit(cache=True, nogil=True)
 def reshard_entries(t):
-    """Kills the entries of shards that are not owned any more: their windows are dropped. ``H_NUM_SHARDS`` may have changed."""
-    n = np.uint32(heads(t)[H_NUM_SHARDS])
-    for row in range(heads(t)[H_ENTRIES]):
-        e = entries(t)[row]
-        if e.state != ENTRY_LIVE:
+    """Kills the entries of shards that are not owned any more: their windows are dropped. ``head.num_shards`` may have changed."""
+    n = np.uint32(v.head(t).num_shards)
+    for row in range(v.head(t).entries):
+        e = v.entries(t)[row]
+        if e.state != layout.ENTRY_LIVE:
             continue
-        shard = np.int64(murmur3_32(ids(t), e.id_at, np.int64(e.id_size)) % n)
-        if shard != np.int64(e.shard) or shards(t)[shard].owned == 0:
-            _kill(t, row, ELEMENT_DROPPED)
+        shard = np.int64(murmur3_32(v.ids(t), e.id_at, np.int64(e.id_size)) % n)
+        if shard != np.int64(e.shard) or v.shards(t)[shard].owned == 0:
+            _kill(t, row, layout.ELEMENT_DROPPED)
 
 
 @njit(cache=True, nogil=True)
 def reset_value_limits(t):
     """Forgets what every entry has used of its value limit."""
-    for row in range(heads(t)[H_ENTRIES]):
-        entries(t)[row].rate_second = np.uint32(0)
-        entries(t)[row].rate_count = np.uint32(0)
+    for row in range(v.head(t).entries):
+        v.entries(t)[row].rate_second = np.uint32(0)
+        v.entries(t)[row].rate_count = np.uint32(0)
 
 
 @njit(cache=True, nogil=True)
 def collect_elements(t, b):
     """Frees the tombstoned elements of bucket ``b`` that no window holds any more, and dead entries left without elements."""
     oldest = np.int64(1) << 62
-    for w in range(heads(t)[H_WINDOWS]):
-        if windows(t)[w].used != 0 and windows(t)[w].bucket == b:
-            oldest = min(oldest, windows(t)[w].sequence)
-    bucket = buckets(t)[b]
+    for w in range(v.head(t).windows):
+        if v.windows(t)[w].used != 0 and v.windows(t)[w].bucket == b:
+            oldest = min(oldest, v.windows(t)[w].sequence)
+    bucket = v.buckets(t)[b]
     if bucket.tombstoned == 0:
         return 0
     collected = 0
     for slot in range(bucket.slots):
-        x = elements(t)[(b << SLOT_BITS) | slot]
-        if x.state not in (ELEMENT_TOMBSTONED, ELEMENT_DROPPED) or np.int64(x.next) >= oldest:
+        x = v.elements(t)[(b << layout.SLOT_BITS) | slot]
+        if x.state not in (layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED) or np.int64(x.next) >= oldest:
             continue
         row = np.int64(x.entry)
-        free_element(t, (b << SLOT_BITS) | slot)
+        free_element(t, (b << layout.SLOT_BITS) | slot)
         collected += 1
-        e = entries(t)[row]
+        e = v.entries(t)[row]
         e.held -= np.uint16(1)
-        if e.held == 0 and e.state == ENTRY_DEAD:
+        if e.held == 0 and e.state == layout.ENTRY_DEAD:
             _free_entry(t, row)
     bucket.tombstoned -= collected
-    counts(t)[C_COLLECTED] += collected
+    v.counts(t)[why.C_COLLECTED] += collected
     return collected
 
 
@@ -315,11 +283,11 @@ def collect_elements(t, b):
 def compact_ids(t, fresh):
     """Copies the ids of all entries in use to the arena ``fresh``; returns the bytes used there."""
     used = np.int64(0)
-    for row in range(heads(t)[H_ENTRIES]):
-        e = entries(t)[row]
-        if e.state != ENTRY_FREE:
+    for row in range(v.head(t).entries):
+        e = v.entries(t)[row]
+        if e.state != layout.ENTRY_FREE:
             size = np.int64(e.id_size)
-            copy_bytes(fresh, used, ids(t), e.id_at, size)
+            copy_bytes(fresh, used, v.ids(t), e.id_at, size)
             e.id_at = used
             used += size
     return used
@@ -328,11 +296,11 @@ def compact_ids(t, fresh):
 @njit(cache=True, nogil=True)
 def mark_entries(t, totals):
     """Counts live entries by category into ``totals`` (int64, 3) and live elements per bucket into ``totals[3:]``."""
-    for row in range(heads(t)[H_ENTRIES]):
-        e = entries(t)[row]
-        if e.state == ENTRY_LIVE:
+    for row in range(v.head(t).entries):
+        e = v.entries(t)[row]
+        if e.state == layout.ENTRY_LIVE:
             totals[np.int64(e.category)] += 1
             ref = np.int64(e.element) - 1
             while ref >= 0:
-                totals[3 + (ref >> SLOT_BITS)] += 1
-                ref = np.int64(elements(t)[ref].next) - 1
+                totals[3 + (ref >> layout.SLOT_BITS)] += 1
+                ref = np.int64(v.elements(t)[ref].next) - 1

@@ -8,17 +8,14 @@ Rules: docs/m3/aggregation.md, flushing a list.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregator.engine import flush_kernels, forward_kernels
-from aggregator.engine.flush_kernels import CUR_NEED, CURSOR
 from aggregator.engine.flush_plan import Plan, gather
 from aggregator.engine.options import EngineOptions
-from aggregator.engine.tables import H_NUM_SHARDS, Tables
+from aggregator.engine.tables import CURSOR, TALLY, Part, Samples, Tables
 from m3msg.batch import MessageBatch
 
 PART_BYTES = 512 * 1024
@@ -56,16 +53,15 @@ class FlushRun:
         self._address = address
         self._options = options
         self._topic_shards = topic_shards
-        self._num_shards = int(tables.heads[H_NUM_SHARDS])
+        self._num_shards = int(tables.head["num_shards"])
         self._bucket = bucket
         self._plan = plan
         self._policy_names = policy_names
         self._finished = finished
         self._at = 0
         self._rollups_at = 0
-        self._cursor = np.zeros(CURSOR, np.int64)
-        self._values = np.zeros(1, np.float64)
-        self._starts = np.zeros(2, np.int64)
+        self._cursor = np.zeros(1, CURSOR)
+        self._samples = Samples(np.zeros(1, np.float64), np.zeros(2, np.int64))
         self._gathered = -1
         self._discarded = plan.discarded
         self._emitted = 0
@@ -97,39 +93,47 @@ class FlushRun:
             self._finished(self._bucket, self._emitted, self._forwarded, self._discarded)
         self._done = True
 
-    def _fill(self, put: Callable[..., bool]) -> MessageBatch | None:
-        """A part: ``put`` encodes what comes next behind what is in the arrays already, and says whether to go on."""
-        out = np.empty(PART_BYTES, np.uint8)
-        offsets = np.zeros(_PART_MESSAGES + 1, np.int64)
-        shards = np.empty(_PART_MESSAGES, np.uint32)
-        policies = np.zeros(_PART_MESSAGES, np.uint16)
-        origins = np.empty(_PART_MESSAGES, np.uint32)
-        tally = np.zeros(2, np.int64)
-        while put(out, offsets, shards, policies, origins, tally):
-            if self._cursor[CUR_NEED] > len(out):
-                out = np.empty(int(self._cursor[CUR_NEED]), np.uint8)
-        n = int(tally[0])
+    def _fill(self, put: Callable[[Part], bool]) -> MessageBatch | None:
+        """A part: ``put`` encodes what comes next behind what is there already, and says whether to go on."""
+        part = Part(
+            payload=np.empty(PART_BYTES, np.uint8),
+            offsets=np.zeros(_PART_MESSAGES + 1, np.int64),
+            shards=np.empty(_PART_MESSAGES, np.uint32),
+            policies=np.zeros(_PART_MESSAGES, np.uint16),
+            origins=np.empty(_PART_MESSAGES, np.uint32),
+            tally=np.zeros(1, TALLY),
+        )
+        while put(part):
+            if self._need > len(part.payload):
+                part = part._replace(payload=np.empty(self._need, np.uint8))
+        tally = part.tally[0]
+        self._forwarded += int(tally["forwarded"])
+        self._discarded += int(tally["discarded"])
+        n = int(tally["messages"])
         if n == 0:
             return None
         return MessageBatch(
-            payload=out[: int(offsets[n])],
-            offsets=offsets[: n + 1],
-            shards=shards[:n],
-            policies=policies[:n],
+            payload=part.payload[: int(part.offsets[n])],
+            offsets=part.offsets[: n + 1],
+            shards=part.shards[:n],
+            policies=part.policies[:n],
             policy_names=self._policy_names,
-            origins=origins[:n],
+            origins=part.origins[:n],
         )
 
-    def _put_final(
-        self, out: Any, offsets: Any, shards: Any, policies: Any, origins: Any, tally: NDArray[np.int64]
-    ) -> bool:
+    @property
+    def _need(self) -> int:
+        """Bytes that the next message needs where nothing fitted, else 0."""
+        return int(self._cursor["need"][0])
+
+    def _put_final(self, part: Part) -> bool:
         if self._at >= len(self._plan.items):
             return False
         item = self._plan.items[self._at]
         if self._gathered != item.window:
             self._gathered = item.window
-            self._values, self._starts = gather(self._tables, self._address, item.window)
-        emitted, discarded = tally.tolist()
+            self._samples = gather(self._tables, self._address, item.window)
+        emitted = int(part.tally["messages"][0])
         ended = flush_kernels.emit_window(
             self._address,
             item.window,
@@ -137,48 +141,31 @@ class FlushRun:
             item.uniform,
             item.late,
             self._cursor,
-            self._values,
-            self._starts,
+            self._samples,
             self._options.discard_nan,
             self._topic_shards,
-            out,
-            offsets,
-            shards,
-            policies,
-            origins,
-            tally,
+            part,
         )
-        self._emitted += int(tally[0]) - emitted
-        self._discarded += int(tally[1]) - discarded
+        self._emitted += int(part.tally["messages"][0]) - emitted
         self._at += ended
-        return bool(ended or self._cursor[CUR_NEED] > len(out))
+        return bool(ended or self._need > len(part.payload))
 
-    def _put_rollups(
-        self, out: Any, offsets: Any, shards: Any, policies: Any, origins: Any, tally: NDArray[np.int64]
-    ) -> bool:
+    def _put_rollups(self, part: Part) -> bool:
         if self._rollups_at >= len(self._plan.rollups):
             return False
         rollups = self._plan.rollups[self._rollups_at]
-        values = int(tally[1])
         ended = forward_kernels.emit_forwarded(
             self._address,
             rollups.window,
             rollups.time_ns,
             rollups.rows,
             rollups.order,
-            len(rollups.rows),
             rollups.versions,
             self._cursor,
             self._num_shards,
             np.empty(rollups.largest, np.float64),
             np.empty(rollups.largest, np.float64),
-            out,
-            offsets,
-            shards,
-            policies,
-            origins,
-            tally,
+            part,
         )
-        self._forwarded += int(tally[1]) - values
         self._rollups_at += ended
-        return bool(ended or self._cursor[CUR_NEED] > len(out))
+        return bool(ended or self._need > len(part.payload))

@@ -4,7 +4,7 @@
 
 Aggregation values follow docs/m3/metrics.md, accumulators. Quantiles are exact: of ``N`` samples in ascending order the one of rank
 ``ceil(q·N)``, and for ``N`` ≤ 3 the one at index ``trunc(q·N)`` (docs/m3/metrics.md, quantiles). A kernel stops where the output is full
-and goes on from ``cursor`` (slot, output, done).
+and goes on from ``CURSOR``.
 """
 
 import math
@@ -12,45 +12,12 @@ import math
 import numpy as np
 from numba import njit
 
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.state_kernels import state_word
-from aggregator.engine.tables import (
-    ELEMENT_DROPPED,
-    LOG_CHUNK,
-    PAGE_BITS,
-    PAGE_ROWS,
-    RECORD_EXISTS,
-    RECORD_LATE,
-    SLOT_BITS,
-    SPEC_LOG,
-    SPEC_RESET,
-    SPEC_STATE,
-)
-from aggregator.engine.view_kernels import (
-    annotation_bytes,
-    annotations,
-    attrs,
-    buckets,
-    counter_records,
-    elements,
-    entries,
-    ids,
-    log,
-    log_words,
-    outputs,
-    page_table,
-    record_words,
-    records,
-    specs,
-    text,
-    windows,
-)
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
 from m3x.kernels import murmur3_32
 from m3x.protobuf.writing import bytes_size, int_size
-
-ACTION_NONE, ACTION_DISCARD, ACTION_EMIT = range(3)
-CUR_SLOT, CUR_OUTPUT, CUR_NEED, CURSOR = range(4)
-"""Columns of ``cursor``; ``CUR_NEED``: bytes that the next message needs where nothing fitted, else 0."""
 
 _LAST, _MIN, _MAX, _MEAN, _COUNT, _SUM, _SUM_SQ, _STDEV = 1, 2, 3, 4, 6, 7, 8, 9
 _INSERTION = 24
@@ -149,39 +116,38 @@ def sort_range(values, first, last):
 
 
 @njit(cache=True, nogil=True)
-def gather_log(t, w, values, starts):
-    """Groups the timer samples of a window by slot: those of slot ``s`` become ``values[starts[s]:starts[s + 1]]``, in order of arrival.
-
-    ``values``: float64 with room for the window's ``logged``; ``starts``: int64, two more than the bucket has slots.
-    """
-    x = windows(t)[w]
+def gather_log(t, w, samples):
+    """Fills ``samples`` (Samples, with room for the window's ``logged``) by slot, in order of arrival."""
+    values = samples.values
+    starts = samples.starts
+    x = v.windows(t)[w]
     slots = len(starts) - 2
     starts[0] = 0
     starts[1] = 0
     for slot in range(slots):
-        page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
         n = np.int64(0)
         if page != 0:
-            i = ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
-            spec = specs(t)[np.int64(elements(t)[(x.bucket << SLOT_BITS) | slot].spec)]
-            if records(t)[i].flags & RECORD_EXISTS and spec.metric_type == 2 and spec.flags & SPEC_LOG:
-                n = counter_records(t)[i].last
+            i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+            spec = v.specs(t)[np.int64(v.elements(t)[(x.bucket << layout.SLOT_BITS) | slot].spec)]
+            if v.records(t)[i].flags & layout.RECORD_EXISTS and spec.metric_type == 2 and spec.flags & layout.SPEC_LOG:
+                n = v.counter_records(t)[i].last
         starts[slot + 2] = starts[slot + 1] + n
     chunk = x.log_head
     while chunk != 0:
-        first = (chunk - 1) * LOG_CHUNK
-        end = first + (x.log_used if chunk == x.log_tail else LOG_CHUNK)
+        first = (chunk - 1) * layout.LOG_CHUNK
+        end = first + (x.log_used if chunk == x.log_tail else layout.LOG_CHUNK)
         at = first + 1
         while at + 1 < end:
-            word = log_words(t)[at]
+            word = v.log_words(t)[at]
             slot = word >> 32
             n = word & 0xFFFFFFFF
             to = starts[slot + 1]
             for k in range(n):
-                values[to + k] = log(t)[at + 1 + k]
+                values[to + k] = v.log(t)[at + 1 + k]
             starts[slot + 1] = to + n
             at += 1 + n
-        chunk = log_words(t)[first]
+        chunk = v.log_words(t)[first]
 
 
 @njit(cache=True, nogil=True)
@@ -206,61 +172,57 @@ def _put_value(
     topic_shards,
     n,
     p,
-    out,
-    offsets,
-    shard_column,
-    policy_column,
-    origin_column,
+    part,
 ):
     """Encodes one value as message ``n`` at ``p``: ``(position after it, 0)``, or ``(p, bytes that it needs)`` where that is too much."""
-    policy = attrs(t)[np.int64(element.attrs)]
+    policy = v.attrs(t)[np.int64(element.attrs)]
     annotation_at = np.int64(0)
     annotation_size = np.int64(0)
     if annotation != 0:
-        note = annotations(t)[annotation - 1]
+        note = v.annotations(t)[annotation - 1]
         annotation_at = np.int64(note.at)
         annotation_size = np.int64(note.size)
     name_size = np.int64(spec.prefix_size) + np.int64(e.id_size) + np.int64(o.suffix_size)
     need = name_size + annotation_size + np.int64(policy.size) + AGGREGATED_OVERHEAD
-    if n >= len(shard_column) or p + need > len(out):
+    if n >= len(part.shards) or p + need > len(part.payload):
         return p, need
     p = encode_aggregated(
-        out,
+        part.payload,
         p,
         0,
-        text(t),
+        v.text(t),
         np.int64(spec.prefix_at),
         np.int64(spec.prefix_size),
-        ids(t),
+        v.ids(t),
         e.id_at,
         np.int64(e.id_size),
-        text(t),
+        v.text(t),
         np.int64(o.suffix_at),
         np.int64(o.suffix_size),
         time_ns,
         value,
-        annotation_bytes(t),
+        v.annotation_bytes(t),
         annotation_at,
         annotation_size,
-        text(t),
+        v.text(t),
         np.int64(policy.at),
         np.int64(policy.size),
     )
-    shard_column[n] = _message_shard(
-        out, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
+    part.shards[n] = _message_shard(
+        part.payload, p, time_ns, value, annotation_size, np.int64(policy.size), name_size, topic_shards
     )
-    policy_column[n] = spec.policy
-    origin_column[n] = e.shard
-    offsets[n + 1] = p
+    part.policies[n] = spec.policy
+    part.origins[n] = e.shard
+    part.offsets[n + 1] = p
     return p, np.int64(0)
 
 
 @njit(cache=True, nogil=True)
 def _take_late_mark(t, w, i):
-    r = records(t)[i]
-    if r.flags & RECORD_LATE:
-        r.flags = np.uint16(RECORD_EXISTS)
-        windows(t)[w].late -= 1
+    r = v.records(t)[i]
+    if r.flags & layout.RECORD_LATE:
+        r.flags = np.uint16(layout.RECORD_EXISTS)
+        v.windows(t)[w].late -= 1
 
 
 @njit(cache=True, nogil=True)
@@ -270,87 +232,83 @@ def emit_window(
     actions,
     uniform,
     late,
-    cursor,
-    values,
-    starts,
+    where,
+    samples,
     discard_nan,
     topic_shards,
-    out,
-    offsets,
-    shard_column,
-    policy_column,
-    origin_column,
-    tally,
+    part,
 ):
-    """Encodes records of window ``w`` from ``cursor`` on, behind what ``out`` holds already; returns whether the window is finished.
+    """Encodes records of window ``w``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns whether that was all.
 
     ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
-    records marked so. Of elements with state, what their state says is put out, whatever the action. ``tally`` (int64): messages in
-    ``out``, values discarded. ``offsets[tally[0]]`` is the end of what is there.
+    records marked so. Of elements with state, what their state says is put out, whatever the action. ``samples``: as ``gather_log``
+    leaves them.
     """
-    x = windows(t)[w]
+    cursor = where[0]
+    tally = part.tally[0]
+    x = v.windows(t)[w]
     b = x.bucket
-    bucket = buckets(t)[b]
+    bucket = v.buckets(t)[b]
     time_ns = x.start + bucket.stamp
     zero_ns = time_ns + max(bucket.resolution // 2, np.int64(1))
-    n = tally[0]
-    p = offsets[n]
-    slot = cursor[CUR_SLOT]
-    cursor[CUR_NEED] = 0
+    n = tally.messages
+    p = part.offsets[n]
+    slot = cursor.next
+    cursor.need = 0
     while slot < bucket.slots:
-        page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
         if page == 0:
-            slot = ((slot >> PAGE_BITS) + 1) << PAGE_BITS
-            cursor[CUR_OUTPUT] = 0
+            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
+            cursor.output = 0
             continue
-        i = ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
-        r = records(t)[i]
-        if not r.flags & RECORD_EXISTS or (late and not r.flags & RECORD_LATE):
+        i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+        r = v.records(t)[i]
+        if not r.flags & layout.RECORD_EXISTS or (late and not r.flags & layout.RECORD_LATE):
             slot += 1
             continue
-        element = elements(t)[(b << SLOT_BITS) | slot]
-        e = entries(t)[np.int64(element.entry)]
-        spec = specs(t)[np.int64(element.spec)]
-        state = spec.flags & SPEC_STATE != 0
-        mask = np.int64(records(t)[i + 1].annotation) if state else np.int64(0)
+        element = v.elements(t)[(b << layout.SLOT_BITS) | slot]
+        e = v.entries(t)[np.int64(element.entry)]
+        spec = v.specs(t)[np.int64(element.spec)]
+        state = spec.flags & layout.SPEC_STATE != 0
+        mask = np.int64(v.records(t)[i + 1].annotation) if state else np.int64(0)
         action = uniform
-        if element.state == ELEMENT_DROPPED:
-            action = ACTION_NONE
+        if element.state == layout.ELEMENT_DROPPED:
+            action = layout.ACTION_NONE
         elif state:
-            action = ACTION_EMIT if mask != 0 else ACTION_NONE
-        elif uniform == ACTION_NONE:
+            action = layout.ACTION_EMIT if mask != 0 else layout.ACTION_NONE
+        elif uniform == layout.ACTION_NONE:
             action = np.int64(actions[np.int64(e.shard)])
-        if action == ACTION_NONE:
-            if element.state == ELEMENT_DROPPED and not state:
+        if action == layout.ACTION_NONE:
+            if element.state == layout.ELEMENT_DROPPED and not state:
                 _take_late_mark(t, w, i)
             slot += 1
             continue
         metric_type = np.int64(spec.metric_type)
-        logged = spec.flags & SPEC_LOG and not state
-        first = starts[slot] if logged else np.int64(0)
-        samples = starts[slot + 1] - first if logged else np.int64(0)
-        k = cursor[CUR_OUTPUT] >> 1
-        if k == 0 and samples > 1 and action == ACTION_EMIT:
-            sort_range(values, first, first + samples)
-        while k < np.int64(spec.outputs) and action == ACTION_EMIT:
-            o = outputs(t)[np.int64(spec.outputs_at) + k]
+        logged = spec.flags & layout.SPEC_LOG and not state
+        first = samples.starts[slot] if logged else np.int64(0)
+        count = samples.starts[slot + 1] - first if logged else np.int64(0)
+        k = cursor.output >> 1
+        if k == 0 and count > 1 and action == layout.ACTION_EMIT:
+            sort_range(samples.values, first, first + count)
+        while k < np.int64(spec.outputs) and action == layout.ACTION_EMIT:
+            o = v.outputs(t)[np.int64(spec.outputs_at) + k]
             if state:
                 if not mask >> k & 1:
                     k += 1
                     continue
-                value = record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
+                value = v.record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
             elif metric_type == 3:
                 value = gauge_value(r, o.kind)
             elif metric_type == 1:
-                value = counter_value(counter_records(t)[i], o.kind)
+                value = counter_value(v.counter_records(t)[i], o.kind)
             else:
-                value = timer_value(r, o.kind, o.quantile, values, first, samples)
+                value = timer_value(r, o.kind, o.quantile, samples.values, first, count)
             if discard_nan and value != value:
-                tally[1] += 1
+                tally.discarded += 1
                 k += 1
                 continue
             # Twice where a zero follows; the lowest bit of the cursor says that the value itself is out.
-            for follows in range(cursor[CUR_OUTPUT] & 1, 2 if spec.flags & SPEC_RESET else 1):
+            for follows in range(cursor.output & 1, 2 if spec.flags & layout.SPEC_RESET else 1):
                 p, need = _put_value(
                     t,
                     e,
@@ -363,30 +321,26 @@ def emit_window(
                     topic_shards,
                     n,
                     p,
-                    out,
-                    offsets,
-                    shard_column,
-                    policy_column,
-                    origin_column,
+                    part,
                 )
                 if need != 0:
-                    cursor[CUR_SLOT] = slot
-                    cursor[CUR_OUTPUT] = k << 1 | follows
-                    cursor[CUR_NEED] = need if n == 0 else 0
-                    tally[0] = n
+                    cursor.next = slot
+                    cursor.output = k << 1 | follows
+                    cursor.need = need if n == 0 else 0
+                    tally.messages = n
                     return False
                 n += 1
-            cursor[CUR_OUTPUT] = 0
+            cursor.output = 0
             k += 1
         if state:
-            records(t)[i + 1].annotation = np.uint32(0)
+            v.records(t)[i + 1].annotation = np.uint32(0)
         else:
-            if action == ACTION_DISCARD:
-                tally[1] += np.int64(spec.outputs)
+            if action == layout.ACTION_DISCARD:
+                tally.discarded += np.int64(spec.outputs)
             _take_late_mark(t, w, i)
-        cursor[CUR_OUTPUT] = 0
+        cursor.output = 0
         slot += 1
-    cursor[CUR_SLOT] = 0
-    cursor[CUR_OUTPUT] = 0
-    tally[0] = n
+    cursor.next = 0
+    cursor.output = 0
+    tally.messages = n
     return True

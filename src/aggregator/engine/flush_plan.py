@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine import element_kernels, flush_kernels, forward_kernels, pipeline_kernels
-from aggregator.engine.flush_kernels import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE
-from aggregator.engine.tables import H_WINDOWS, MIN_INT64, Tables
+from aggregator.engine import tables as layout
+from aggregator.engine.tables import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE, Tables
 
-_NEVER = MIN_INT64
+_NEVER = layout.MIN_INT64
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ class Planner:
         flushed = tables.emitted_through[self._bucket, :shards].copy()
         if not emit:
             bounds = Bounds(bounds.reach(), np.full(shards, _NEVER, np.int64), np.full(shards, _NEVER, np.int64))
-        windows = tables.windows[: int(tables.heads[H_WINDOWS])]
+        windows = tables.windows[: int(tables.head["windows"])]
         mine = np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == self._bucket))
         order = mine[np.argsort(windows["start"][mine], kind="stable")].astype(np.int64)
         due = windows["start"][order] + self._due <= bounds.reach().max(initial=_NEVER)
@@ -169,24 +169,23 @@ class Planner:
         actions = bounds.actions(int(row["start"]) + self._due, flushed, None)
         if not actions[self._lists].any():
             return [], 0
-        values, starts = gather(tables, self._address, window)
-        rows = np.empty(pipeline_kernels.most_contributions(self._address, window), pipeline_kernels.CONTRIBUTION)
-        tally = np.zeros(pipeline_kernels.TALLY, np.int64)
+        samples = gather(tables, self._address, window)
+        rows = np.empty(pipeline_kernels.most_contributions(self._address, window), layout.CONTRIBUTION)
+        tally = np.zeros(1, layout.TALLY)
         pipeline_kernels.consume_window(
             self._address,
             order,
             position,
             actions,
             flushed,
-            values,
-            starts,
+            samples,
             self._discard_nan,
             number,
             rows,
             tally,
         )
-        n = int(tally[pipeline_kernels.T_CONTRIBUTIONS])
-        lost = int(tally[pipeline_kernels.T_DISCARDED])
+        n = int(tally["contributions"][0])
+        lost = int(tally["discarded"][0])
         if n == 0:
             return [], lost
         rows = rows[:n]
@@ -199,14 +198,14 @@ class Planner:
         return [Rollups(window, time_ns, rows, places, versions, int(largest))], lost
 
 
-def gather(tables: Tables, address: np.uint64, window: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The timer samples of a window, and where those of each slot begin; without samples every range is empty."""
+def gather(tables: Tables, address: np.uint64, window: int) -> layout.Samples:
+    """The timer samples of a window; without such every range is empty."""
     row = tables.windows[window]
-    values = np.empty(max(int(row["logged"]), 1), np.float64)
-    starts = np.zeros(int(tables.buckets[int(row["bucket"])]["slots"]) + 2, np.int64)
+    slots = int(tables.buckets[int(row["bucket"])]["slots"])
+    samples = layout.Samples(np.empty(max(int(row["logged"]), 1), np.float64), np.zeros(slots + 2, np.int64))
     if row["logged"]:
-        flush_kernels.gather_log(address, window, values, starts)
-    return values, starts
+        flush_kernels.gather_log(address, window, samples)
+    return samples
 
 
 def releasable(
@@ -223,7 +222,7 @@ def releasable(
         np.maximum(np.minimum(committed[bucket, born], flushed), flushed - kept_ns).min(initial=(1 << 63) - 1)
     )
     row = tables.buckets[bucket]
-    windows = tables.windows[: int(tables.heads[H_WINDOWS])]
+    windows = tables.windows[: int(tables.head["windows"])]
     mine = (windows["used"] != 0) & (windows["bucket"] == bucket)
     due = windows["start"] + row["due"]
     if row["resent"]:

@@ -8,19 +8,9 @@ hold, and the last annotation that is not empty.
 import numpy as np
 from numba import njit
 
-from aggregator.engine.flush_kernels import CUR_NEED, CUR_SLOT
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.pipeline_kernels import begin_versions
-from aggregator.engine.tables import SLOT_BITS
-from aggregator.engine.view_kernels import (
-    annotation_bytes,
-    annotations,
-    attrs,
-    elements,
-    records,
-    targets,
-    text,
-    windows,
-)
 from aggregator.engine.window_kernels import record_of
 from m3metrics.kernels import FORWARDED_OVERHEAD, put_forwarded
 from m3x.kernels import base
@@ -86,7 +76,7 @@ def count_versions(t, w, rows, order, n, versions):
         if row.resend:
             g = record_of(t, w, np.int64(row.group))
             if g >= 0:
-                r = records(t)[g]
+                r = v.records(t)[g]
                 begin_versions(t, w, np.int64(row.group), g)
                 if not row.again:
                     versions[first] = np.uint32(r.count)
@@ -105,34 +95,30 @@ def emit_forwarded(
     time_ns,
     rows,
     order,
-    n,
     versions,
-    cursor,
+    where,
     num_shards,
     values,
     previous,
-    out,
-    offsets,
-    shard_column,
-    policy_column,
-    origin_column,
-    tally,
+    part,
 ):
-    """Encodes the groups of window ``w`` from ``order[cursor[CUR_SLOT]]`` on, behind what ``out`` holds; returns whether that was all.
+    """Encodes the groups of window ``w``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns whether that was all.
 
-    ``values``, ``previous``: float64, room for the largest group. ``tally[0]``: messages in ``out``, ``offsets[tally[0]]`` its end;
-    ``tally[1]``: values in them.
+    ``values``, ``previous``: float64, room for the largest group.
     """
-    b = windows(t)[w].bucket
-    done = tally[0]
-    p = offsets[done]
-    first = cursor[CUR_SLOT]
-    cursor[CUR_NEED] = 0
+    n = len(rows)
+    cursor = where[0]
+    tally = part.tally[0]
+    b = v.windows(t)[w].bucket
+    done = tally.messages
+    p = part.offsets[done]
+    first = cursor.next
+    cursor.need = 0
     while first < n:
         last = group_end(rows, order, n, first)
         row = rows[order[last - 1]]
-        group = elements(t)[(b << SLOT_BITS) | np.int64(row.group)]
-        target = targets(t)[np.int64(group.spec)]
+        group = v.elements(t)[(b << layout.SLOT_BITS) | np.int64(row.group)]
+        target = v.targets(t)[np.int64(group.spec)]
         note = np.int64(0)
         for k in range(first, last):
             values[k - first] = rows[order[k]].value
@@ -142,22 +128,22 @@ def emit_forwarded(
         note_at = np.uint64(0)
         note_size = np.uint64(0)
         if note != 0:
-            a = annotations(t)[note - 1]
-            note_at = base(annotation_bytes(t)) + np.uint64(a.at)
+            a = v.annotations(t)[note - 1]
+            note_at = base(v.annotation_bytes(t)) + np.uint64(a.at)
             note_size = np.uint64(a.size)
         need = (
             np.int64(target.id_size) + np.int64(target.meta_size) + np.int64(note_size) + 16 * (last - first)
         ) + FORWARDED_OVERHEAD
-        if done >= len(shard_column) or p + need > len(out):
-            cursor[CUR_SLOT] = first
-            cursor[CUR_NEED] = need if done == 0 else 0
-            tally[0] = done
+        if done >= len(part.shards) or p + need > len(part.payload):
+            cursor.next = first
+            cursor.need = need if done == 0 else 0
+            tally.messages = done
             return False
-        start = base(out)
+        start = base(part.payload)
         end = put_forwarded(
             start + np.uint64(p),
             np.uint64(target.metric_type),
-            base(text(t)) + np.uint64(target.id_at),
+            base(v.text(t)) + np.uint64(target.id_at),
             np.uint64(target.id_size),
             time_ns,
             base(values),
@@ -166,21 +152,21 @@ def emit_forwarded(
             note_at,
             note_size,
             np.uint64(versions[first]),
-            base(text(t)) + np.uint64(target.meta_at),
+            base(v.text(t)) + np.uint64(target.meta_at),
             np.uint64(target.meta_size),
             np.uint64(group.entry),
             np.int64(target.times),
             np.uint64(row.resend),
-            np.uint64(attrs(t)[np.int64(row.attrs)].traffic),
+            np.uint64(v.attrs(t)[np.int64(row.attrs)].traffic),
         )
         p = np.int64(end - start)
-        shard_column[done] = target.hash % np.uint32(num_shards)
-        policy_column[done] = target.policy
-        origin_column[done] = group.entry
+        part.shards[done] = target.hash % np.uint32(num_shards)
+        part.policies[done] = target.policy
+        part.origins[done] = group.entry
         done += 1
-        offsets[done] = p
-        tally[1] += last - first
+        part.offsets[done] = p
+        tally.forwarded += last - first
         first = last
-    cursor[CUR_SLOT] = 0
-    tally[0] = done
+    cursor.next = 0
+    tally.messages = done
     return True

@@ -4,36 +4,12 @@
 import numpy as np
 from numba import njit
 
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.element_kernels import find_key
-from aggregator.engine.reasons import (
-    C_DUPLICATES,
-    C_LATE,
-    C_UPDATED_VALUES,
-    D_CLOSED,
-    D_LATE,
-    D_MEMORY,
-    D_NONE,
-    D_PREVIOUS,
-    D_RESEND_TYPE,
-    FORWARDED,
-    TIMED,
-    UNTIMED,
-)
 from aggregator.engine.source_kernels import FIRST, SEEN, see_source
 from aggregator.engine.state_kernels import RESEND_OFF, RESEND_ON, begin_state, mark_written, open_record
-from aggregator.engine.tables import MIN_INT64, SLOT_BITS, SLOT_MASK, STATE_TOUCHED
-from aggregator.engine.view_kernels import (
-    attrs,
-    buckets,
-    counts,
-    elements,
-    entries,
-    metas,
-    records,
-    specs,
-    stage_specs,
-    stages,
-)
 from aggregator.engine.window_kernels import (
     CLOSED,
     NO_ROOM,
@@ -52,8 +28,8 @@ from m3x.kernels import base, load_double
 def category_of(payload):
     """UNTIMED, TIMED or FORWARDED."""
     if payload <= 3:
-        return UNTIMED
-    return FORWARDED if payload == 4 else TIMED
+        return why.UNTIMED
+    return why.FORWARDED if payload == 4 else why.TIMED
 
 
 @njit(cache=True, nogil=True)
@@ -61,13 +37,13 @@ def to_int64(value):
     """Go's conversion on amd64: truncated; NaN and what does not fit give the smallest number."""
     if value >= -9223372036854775808.0 and value < 9223372036854775808.0:
         return np.int64(value)
-    return np.int64(MIN_INT64)
+    return np.int64(layout.MIN_INT64)
 
 
 @njit(cache=True, nogil=True)
 def resend_of(t, ref):
     """Whether values of the element may be corrected later, as its metadata says."""
-    return attrs(t)[np.int64(elements(t)[ref].attrs)].resend != 0
+    return v.attrs(t)[np.int64(v.elements(t)[ref].attrs)].resend != 0
 
 
 @njit(cache=True, nogil=True)
@@ -76,7 +52,7 @@ def annotate(t, i, row, buf):
     if row.annotation_size != 0:
         annotation = annotation_row(t, buf, np.int64(row.annotation_at), np.int64(row.annotation_size))
         if annotation != 0:
-            records(t)[i].annotation = np.uint32(annotation)
+            v.records(t)[i].annotation = np.uint32(annotation)
 
 
 @njit(cache=True, nogil=True)
@@ -86,7 +62,7 @@ def locate_with_state(t, b, slot, shard, spec, time_ns, resend):
     if w < 0:
         return np.int64(NO_ROOM), w
     i = open_record(t, b, w, slot, shard, resend)
-    if i >= 0 and records(t)[i].flags == 0:
+    if i >= 0 and v.records(t)[i].flags == 0:
         clear_record(t, i, np.int64(spec.metric_type))
         begin_state(t, i, np.int64(spec.width))
     return i, w
@@ -95,9 +71,9 @@ def locate_with_state(t, b, slot, shard, spec, time_ns, resend):
 @njit(cache=True, nogil=True)
 def active_stage(t, meta, now_ns):
     """Row of the stage that holds at ``now_ns``, -1 if none does."""
-    m = metas(t)[meta]
+    m = v.metas(t)[meta]
     for k in range(np.int64(m.stages)):
-        s = stages(t)[np.int64(m.first_stage) + k]
+        s = v.stages(t)[np.int64(m.first_stage) + k]
         if s.from_ns <= now_ns < s.until_ns:
             return np.int64(m.first_stage) + k
     return np.int64(-1)
@@ -106,22 +82,22 @@ def active_stage(t, meta, now_ns):
 @njit(cache=True, nogil=True)
 def stage_of(t, row, meta, known, now_ns):
     """Row of the stage of a message: of the entry ``row`` where its metadata is ``known``, else of the metadata row ``meta``."""
-    return np.int64(entries(t)[row].stage) - 1 if known else active_stage(t, meta, now_ns)
+    return np.int64(v.entries(t)[row].stage) - 1 if known else active_stage(t, meta, now_ns)
 
 
 @njit(cache=True, nogil=True)
 def in_time(t, stage, time_ns, now_ns):
     """``D_NONE``, or ``D_LATE`` for a forwarded value that its list may have flushed already. One without a list is judged elsewhere."""
-    if stage < 0 or stages(t)[stage].action != 0:
-        return D_NONE
-    s = stages(t)[stage]
-    want = stage_specs(t)[np.int64(s.specs_at)]
-    bucket = buckets(t)[np.int64(specs(t)[np.int64(want.spec)].bucket)]
-    limit = bucket.past_limit if attrs(t)[np.int64(want.attrs)].resend != 0 else bucket.delay
+    if stage < 0 or v.stages(t)[stage].action != 0:
+        return why.D_NONE
+    s = v.stages(t)[stage]
+    want = v.stage_specs(t)[np.int64(s.specs_at)]
+    bucket = v.buckets(t)[np.int64(v.specs(t)[np.int64(want.spec)].bucket)]
+    limit = bucket.past_limit if v.attrs(t)[np.int64(want.attrs)].resend != 0 else bucket.delay
     if now_ns - time_ns > limit:
-        counts(t)[C_LATE] += 1
-        return D_LATE
-    return D_NONE
+        v.counts(t)[why.C_LATE] += 1
+        return why.D_LATE
+    return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
@@ -130,31 +106,31 @@ def add_forwarded(t, row, stage, shard, m, buf):
 
     A version of a source that has come before is no error, and changes nothing.
     """
-    s = stages(t)[stage]
-    want = stage_specs(t)[np.int64(s.specs_at)]
+    s = v.stages(t)[stage]
+    want = v.stage_specs(t)[np.int64(s.specs_at)]
     ref = find_key(t, row, np.int64(want.spec))
-    b = ref >> SLOT_BITS
-    slot = ref & SLOT_MASK
-    spec = specs(t)[np.int64(want.spec)]
+    b = ref >> layout.SLOT_BITS
+    slot = ref & layout.SLOT_MASK
+    spec = v.specs(t)[np.int64(want.spec)]
     n = np.int64(m.values_size) >> 3
     if m.version > 0 and spec.metric_type != 3:
-        return D_RESEND_TYPE
+        return why.D_RESEND_TYPE
     if m.version > 0 and m.previous_size < m.values_size:
-        return D_PREVIOUS
-    resend = attrs(t)[np.int64(want.attrs)].resend != 0
+        return why.D_PREVIOUS
+    resend = v.attrs(t)[np.int64(want.attrs)].resend != 0
     i, w = locate_with_state(t, b, slot, shard, spec, m.time_ns, False)
     if i < 0:
-        return D_CLOSED if i == CLOSED else D_MEMORY
+        return why.D_CLOSED if i == CLOSED else why.D_MEMORY
     seen = see_source(t, w, slot, np.int64(s.source), np.int64(m.version))
     if seen != FIRST:
         if seen == SEEN:
-            counts(t)[C_DUPLICATES] += 1
-            records(t)[i + 1].call |= np.uint16(STATE_TOUCHED)
-        return D_NONE if seen == SEEN else D_MEMORY
+            v.counts(t)[why.C_DUPLICATES] += 1
+            v.records(t)[i + 1].call |= np.uint16(layout.STATE_TOUCHED)
+        return why.D_NONE if seen == SEEN else why.D_MEMORY
     flags = np.int64(spec.flags)
     values = base(buf) + np.uint64(m.values_at)
     if m.version > 0:
-        counts(t)[C_UPDATED_VALUES] += 1
+        v.counts(t)[why.C_UPDATED_VALUES] += 1
         previous = base(buf) + np.uint64(m.previous_at)
         for k in range(n):
             at = np.uint64(8 * k)
@@ -171,4 +147,4 @@ def add_forwarded(t, row, stage, shard, m, buf):
     if m.version == 0:
         annotate(t, i, m, buf)
     mark_written(t, b, w, i, shard, RESEND_ON if resend else RESEND_OFF)
-    return D_NONE
+    return why.D_NONE

@@ -8,8 +8,8 @@ are no gravestones.
 import numpy as np
 from numba import njit
 
-from aggregator.engine.tables import H_GROUP_MASK, MAX_GROUPS
-from aggregator.engine.view_kernels import group_index, heads
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -55,10 +55,10 @@ def rehash(old, old_size, words, mask):
 @njit(cache=True, nogil=True)
 def grow_groups(t):
     """Makes the index of groups twice as large, in place; whether there was room."""
-    size = heads(t)[H_GROUP_MASK] + 1
-    if 2 * size > MAX_GROUPS:
+    size = v.head(t).group_mask + 1
+    if 2 * size > layout.MAX_GROUPS:
         return False
-    words = group_index(t)
+    words = v.group_index(t)
     for at in range(size):
         words[2 * size + at] = words[at]
         words[at] = np.uint64(0)
@@ -68,5 +68,5 @@ def grow_groups(t):
         words[at] = np.uint64(0)
         if word != np.uint64(0):
             insert(words, 2 * size - 1, word >> _32, np.int64(word & _LOW) - 1)
-    heads(t)[H_GROUP_MASK] = 2 * size - 1
+    v.head(t).group_mask = 2 * size - 1
     return True

@@ -8,13 +8,16 @@ Blocks of ``BLOCK`` messages go through four passes, so that what one message wa
 3. ask for the id's bytes and for the record of the window that the value will most likely fall into;
 4. compare the key in full and apply, one message after another, in order.
 
-Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``state`` says where to go on. Acceptance rules:
+Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``PROGRESS`` says where to go on. Acceptance rules:
 docs/m3/aggregation.md.
 """
 
 import numpy as np
 from numba import njit
 
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.element_kernels import append_element, find_element, find_key
 from aggregator.engine.entry_kernels import apply_stage, create_entry, key_hash, probe, refuse_stage
 from aggregator.engine.forwarded_kernels import (
@@ -29,79 +32,7 @@ from aggregator.engine.forwarded_kernels import (
     to_int64,
 )
 from aggregator.engine.limit_kernels import late_or_early, may_create, within_value_limit
-from aggregator.engine.reasons import (
-    C_COUNTERS,
-    C_DROPPED_VALUES,
-    C_EMPTY_LIST,
-    C_FORWARDED,
-    C_GAUGES,
-    C_MESSAGES,
-    C_NO_APPLICABLE,
-    C_NO_PIPELINES,
-    C_NOT_WRITEABLE,
-    C_RESEND,
-    C_RETRIED,
-    C_STALE,
-    C_SUCCESS,
-    C_TIMED,
-    C_TIMER_BATCHES,
-    C_TIMERS,
-    C_TOMBSTONED,
-    C_VALUE_REFUSED,
-    C_WRITE_SUCCESS,
-    D_CLOSED,
-    D_DECODE,
-    D_EMPTY_LIST,
-    D_FRAME,
-    D_MEMORY,
-    D_MIGRATION,
-    D_NO_APPLICABLE,
-    D_NO_PIPELINES,
-    D_NONE,
-    D_NOT_OWNED,
-    D_NOT_WRITEABLE,
-    D_VALUE_LIMIT,
-    OTHER,
-    UNTIMED,
-)
 from aggregator.engine.state_kernels import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
-from aggregator.engine.tables import (
-    ERRORS_KEPT,
-    H_ERRORS,
-    H_INDEX_LIMIT,
-    H_INDEX_MASK,
-    H_LIVE,
-    H_NUM_SHARDS,
-    H_TIMER_SPLIT,
-    META_INDEX,
-    PAGE_BITS,
-    PAGE_ROWS,
-    SLOT_BITS,
-    SLOT_MASK,
-    SPEC_LOG,
-    SPEC_STATE,
-    STAGE_TOMBSTONED,
-)
-from aggregator.engine.view_kernels import (
-    buckets,
-    counts,
-    elements,
-    entries,
-    entry_index,
-    errors,
-    heads,
-    ids,
-    meta_index,
-    metas,
-    page_table,
-    recent,
-    records,
-    shards,
-    specs,
-    stage_specs,
-    stages,
-    text,
-)
 from aggregator.engine.window_kernels import CLOSED, add_counter, add_gauge, add_timer, begin_record, locate
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
@@ -117,11 +48,6 @@ MAX_ACK_FRAME = 1 << 20
 DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH = range(5)
 """Why ``ingest`` returned: all is applied; unseen metadata bytes; full index; a message for the plain decoder; a passthrough metric."""
 
-S_POSITION, S_SEGMENT, S_ROWS, S_ROW, S_ACKS, S_SEGMENT_ACKS, S_CALL, STATE = range(8)
-"""Columns of ``state``. Row ``state[S_ROW]`` of the block is the one that Python has to help with."""
-
-HINT = np.dtype([("half", np.uint64), ("row", np.int64)])
-
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _64 = np.uint64(64)
@@ -130,11 +56,11 @@ _64 = np.uint64(64)
 @njit(cache=True, nogil=True)
 def refuse(t, category, detail, buf, id_at, id_size):
     """Counts a refused metric and keeps its id, as long as there is room for more of them."""
-    errors(t)[category, detail] += 1
-    n = heads(t)[H_ERRORS]
-    if n < ERRORS_KEPT:
-        heads(t)[H_ERRORS] = n + 1
-        e = recent(t)[n]
+    v.errors(t)[category, detail] += 1
+    n = v.head(t).errors
+    if n < layout.ERRORS_KEPT:
+        v.head(t).errors = n + 1
+        e = v.recent(t)[n]
         size = min(id_size, 124)
         e.detail = np.uint16(detail)
         e.size = np.uint16(size)
@@ -147,18 +73,18 @@ def find_metadata(t, buf, at, size, key):
     """Row of interned metadata bytes (``key``: payload << 8 | metric type), -1 if they have not been seen."""
     address = base(buf) + np.uint64(at)
     half = hash_bytes(address, np.uint64(size), np.uint64(key)) >> _32
-    place = np.int64(half) & (META_INDEX - 1)
-    while meta_index(t)[place] != 0:
-        row = np.int64(meta_index(t)[place]) - 1
-        m = metas(t)[row]
+    place = np.int64(half) & (layout.META_INDEX - 1)
+    while v.meta_index(t)[place] != 0:
+        row = np.int64(v.meta_index(t)[place]) - 1
+        m = v.metas(t)[row]
         if (
             np.uint64(m.hash) == half
             and np.int64(m.key) == key
             and np.int64(m.size) == size
-            and bytes_equal(base(text(t)) + np.uint64(m.at), address, size)
+            and bytes_equal(base(v.text(t)) + np.uint64(m.at), address, size)
         ):
             return row
-        place = (place + 1) & (META_INDEX - 1)
+        place = (place + 1) & (layout.META_INDEX - 1)
     return np.int64(-1)
 
 
@@ -166,8 +92,8 @@ def find_metadata(t, buf, at, size, key):
 def _detail_of(i):
     """Why there is no record ``i``."""
     if i == CLOSED:
-        return D_CLOSED
-    return D_MIGRATION if i == MIGRATION else D_MEMORY
+        return why.D_CLOSED
+    return why.D_MIGRATION if i == MIGRATION else why.D_MEMORY
 
 
 @njit(cache=True, nogil=True)
@@ -190,65 +116,65 @@ def _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
 @njit(cache=True, nogil=True)
 def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
     """Adds the value of a message to one element; returns ``D_NONE`` or why not."""
-    spec = specs(t)[spec_row]
-    if spec.flags & SPEC_STATE:
+    spec = v.specs(t)[spec_row]
+    if spec.flags & layout.SPEC_STATE:
         return _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call)
-    b = ref >> SLOT_BITS
-    slot = ref & SLOT_MASK
-    logged = spec.flags & SPEC_LOG != 0
+    b = ref >> layout.SLOT_BITS
+    slot = ref & layout.SLOT_MASK
+    logged = spec.flags & layout.SPEC_LOG != 0
     time_ns = now_ns
     timed = row.payload >= 5
     if timed:
         time_ns = row.time_ns
         detail = late_or_early(t, b, time_ns, now_ns)
-        if detail != D_NONE:
+        if detail != why.D_NONE:
             return detail
     i, w = locate(t, b, slot, shard, time_ns, logged)
     if i == CLOSED and not timed:
-        counts(t)[C_RETRIED] += 1
-        time_ns = now_ns + buckets(t)[b].resolution
+        v.counts(t)[why.C_RETRIED] += 1
+        time_ns = now_ns + v.buckets(t)[b].resolution
         i, w = locate(t, b, slot, shard, time_ns, logged)
     if i < 0:
         return _detail_of(i)
-    if records(t)[i].flags == 0:
+    if v.records(t)[i].flags == 0:
         begin_record(t, i, w, b, shard, np.int64(spec.metric_type))
     _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
-    return D_NONE
+    return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
 def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, call):
     """``_put`` in the window of ``time_ns``; ``D_NONE`` or why not."""
-    b = ref >> SLOT_BITS
-    slot = ref & SLOT_MASK
+    b = ref >> layout.SLOT_BITS
+    slot = ref & layout.SLOT_MASK
     i, w = locate_with_state(t, b, slot, shard, spec, time_ns, resend == RESEND_ON)
     if i < 0:
         return _detail_of(i)
     _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
     mark_written(t, b, w, i, shard, resend)
-    return D_NONE
+    return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
 def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
     """``_add`` for elements with state (docs/m3/aggregation.md, untimed values)."""
-    b = ref >> SLOT_BITS
+    b = ref >> layout.SLOT_BITS
     if row.payload >= 5:
         detail = late_or_early(t, b, row.time_ns, now_ns)
-        if detail == D_NONE:
+        if detail == why.D_NONE:
             detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_KEPT, value_bits, buf, call)
         return detail
     if row.time_ns > 0 and resend_of(t, ref):
-        counts(t)[C_RESEND] += 1
+        v.counts(t)[why.C_RESEND] += 1
         detail = late_or_early(t, b, row.time_ns, now_ns)
-        if detail == D_NONE:
+        if detail == why.D_NONE:
             detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_ON, value_bits, buf, np.int64(0))
-        if detail != D_MIGRATION:
+        if detail != why.D_MIGRATION:
             return detail
     detail = _put_with_state(t, ref, spec, shard, row, now_ns, RESEND_OFF, value_bits, buf, call)
-    if detail == D_CLOSED:
-        counts(t)[C_RETRIED] += 1
-        later = now_ns + buckets(t)[b].resolution
+    if detail == why.D_CLOSED:
+        v.counts(t)[why.C_RETRIED] += 1
+        later = now_ns + v.buckets(t)[b].resolution
         detail = _put_with_state(t, ref, spec, shard, row, later, RESEND_OFF, value_bits, buf, call)
     return detail
 
@@ -256,14 +182,14 @@ def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
 @njit(cache=True, nogil=True)
 def _same_set(t, row, stage):
     """Whether the entry's aggregations are those of the stage, routing included."""
-    e = entries(t)[row]
-    s = stages(t)[stage]
+    e = v.entries(t)[row]
+    s = v.stages(t)[stage]
     if np.int64(e.elements) != np.int64(s.specs):
         return False
     for k in range(np.int64(s.specs)):
-        want = stage_specs(t)[np.int64(s.specs_at) + k]
+        want = v.stage_specs(t)[np.int64(s.specs_at) + k]
         ref = find_key(t, row, np.int64(want.spec))
-        if ref < 0 or np.uint32(elements(t)[ref].attrs) != want.attrs:
+        if ref < 0 or np.uint32(v.elements(t)[ref].attrs) != want.attrs:
             return False
     return True
 
@@ -274,60 +200,60 @@ def _prepare(t, row, meta, payload, category, now_ns):
 
     Returns ``(detail, write)``: ``write`` is False where the message is accepted without storing anything.
     """
-    m = metas(t)[meta]
-    e = entries(t)[row]
+    m = v.metas(t)[meta]
+    e = v.entries(t)[row]
     if m.action != 0:
-        if m.action == D_EMPTY_LIST:
-            counts(t)[C_EMPTY_LIST] += 1
+        if m.action == why.D_EMPTY_LIST:
+            v.counts(t)[why.C_EMPTY_LIST] += 1
         return np.int64(m.action), False
     stage = active_stage(t, meta, now_ns)
     if stage < 0:
-        counts(t)[C_NO_APPLICABLE] += 1
-        return np.int64(D_NO_APPLICABLE), False
-    s = stages(t)[stage]
-    if s.action == STAGE_TOMBSTONED:
-        counts(t)[C_TOMBSTONED + category] += 1
-        return np.int64(D_NONE), False
-    if s.action == D_NO_PIPELINES:
-        counts(t)[C_NO_PIPELINES + category] += 1
-        return np.int64(D_NO_PIPELINES), False
+        v.counts(t)[why.C_NO_APPLICABLE] += 1
+        return np.int64(why.D_NO_APPLICABLE), False
+    s = v.stages(t)[stage]
+    if s.action == layout.STAGE_TOMBSTONED:
+        v.counts(t)[why.C_TOMBSTONED + category] += 1
+        return np.int64(why.D_NONE), False
+    if s.action == why.D_NO_PIPELINES:
+        v.counts(t)[why.C_NO_PIPELINES + category] += 1
+        return np.int64(why.D_NO_PIPELINES), False
     if payload in (4, 5):
         if s.action != 0:
             return np.int64(s.action), False
-        want = stage_specs(t)[np.int64(s.specs_at)]
+        want = v.stage_specs(t)[np.int64(s.specs_at)]
         ref = find_key(t, row, np.int64(want.spec))
         if ref < 0:
             ref = append_element(t, row, np.int64(want.spec), np.int64(want.attrs), now_ns)
         if ref < 0:
-            return np.int64(D_MEMORY), False
+            return np.int64(why.D_MEMORY), False
         e.stage = np.uint32(stage + 1)
-        return np.int64(D_NONE), True
+        return np.int64(why.D_NONE), True
     if e.cutover > s.cutover:
-        if category == UNTIMED:
-            counts(t)[C_STALE] += 1
-        return np.int64(D_NONE), True
+        if category == why.UNTIMED:
+            v.counts(t)[why.C_STALE] += 1
+        return np.int64(why.D_NONE), True
     if s.action != 0:
         refuse_stage(t, row, stage, now_ns)
         return np.int64(s.action), False
     if e.cutover == s.cutover and _same_set(t, row, stage):
         e.stage = np.uint32(stage + 1)
-        return np.int64(D_NONE), True
+        return np.int64(why.D_NONE), True
     return np.int64(apply_stage(t, row, stage, now_ns)), True
 
 
 @njit(cache=True, nogil=True)
 def _count_kind(t, row):
     if row.payload == 3:
-        counts(t)[C_GAUGES] += 1
+        v.counts(t)[why.C_GAUGES] += 1
     elif row.payload == 1:
-        counts(t)[C_COUNTERS] += 1
+        v.counts(t)[why.C_COUNTERS] += 1
     elif row.payload == 2:
-        counts(t)[C_TIMER_BATCHES] += 1
-        counts(t)[C_TIMERS] += np.int64(row.values_size) >> 3
+        v.counts(t)[why.C_TIMER_BATCHES] += 1
+        v.counts(t)[why.C_TIMERS] += np.int64(row.values_size) >> 3
     elif row.payload == 4:
-        counts(t)[C_FORWARDED] += 1
+        v.counts(t)[why.C_FORWARDED] += 1
     else:
-        counts(t)[C_TIMED] += 1
+        v.counts(t)[why.C_TIMED] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -351,133 +277,133 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     half = hints[i].half
     at = hints[i].row
     if at >= 0:
-        e = entries(t)[at]
+        e = v.entries(t)[at]
         if not (
             np.int64(e.id_size) == id_size
             and np.int64(e.category) == category
             and np.int64(e.metric_type) == metric_type
-            and bytes_equal(base(ids(t)) + np.uint64(e.id_at), address, id_size)
+            and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, id_size)
         ):
             at = np.int64(-1)
     if at < 0:
         at = probe(t, half, category, metric_type, address, id_size)
     meta_size = np.int64(row.meta_size)
     known = False
-    if at >= 0 and entries(t)[at].stage != 0:
-        s = stages(t)[np.int64(entries(t)[at].stage) - 1]
+    if at >= 0 and v.entries(t)[at].stage != 0:
+        s = v.stages(t)[np.int64(v.entries(t)[at].stage) - 1]
         known = (
             np.int64(s.meta_size) == meta_size
             and np.int64(s.key) == key
             and s.from_ns <= now_ns
             and now_ns < s.until_ns
-            and bytes_equal(base(text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), meta_size)
+            and bytes_equal(base(v.text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), meta_size)
         )
     meta = np.int64(-1)
     if not known:
         meta = find_metadata(t, buf, np.int64(row.meta_at), meta_size, key)
         if meta < 0:
             return NEED_METADATA
-        if metas(t)[meta].action == D_DECODE:
-            refuse(t, OTHER, D_DECODE, buf, id_at, id_size)
+        if v.metas(t)[meta].action == why.D_DECODE:
+            refuse(t, why.OTHER, why.D_DECODE, buf, id_at, id_size)
             return DONE
-        if at < 0 and heads(t)[H_LIVE] >= heads(t)[H_INDEX_LIMIT]:
+        if at < 0 and v.head(t).live >= v.head(t).index_limit:
             return NEED_INDEX
     _count_kind(t, row)
     shard = (
-        np.int64(entries(t)[at].shard)
+        np.int64(v.entries(t)[at].shard)
         if at >= 0
-        else np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(heads(t)[H_NUM_SHARDS]))
+        else np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(v.head(t).num_shards))
     )
-    home = shards(t)[shard]
+    home = v.shards(t)[shard]
     if home.owned == 0:
-        refuse(t, category, D_NOT_OWNED, buf, id_at, id_size)
+        refuse(t, category, why.D_NOT_OWNED, buf, id_at, id_size)
         return DONE
     if now_ns < home.earliest or now_ns >= home.latest:
-        counts(t)[C_NOT_WRITEABLE] += 1
-        refuse(t, category, D_NOT_WRITEABLE, buf, id_at, id_size)
+        v.counts(t)[why.C_NOT_WRITEABLE] += 1
+        refuse(t, category, why.D_NOT_WRITEABLE, buf, id_at, id_size)
         return DONE
     if at < 0:
         detail = may_create(t, shard, now_ns)
-        if detail == D_NONE:
+        if detail == why.D_NONE:
             at = create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns)
             if at < 0:
-                detail = D_MEMORY
-        if detail != D_NONE:
+                detail = why.D_MEMORY
+        if detail != why.D_NONE:
             refuse(t, category, detail, buf, id_at, id_size)
             return DONE
-    e = entries(t)[at]
+    e = v.entries(t)[at]
     n = np.int64(row.values_size) >> 3 if payload == 2 else np.int64(1)
     if not within_value_limit(t, e, n, now_ns):
-        counts(t)[C_VALUE_REFUSED + category] += 1
-        counts(t)[C_DROPPED_VALUES + category] += n
-        refuse(t, category, D_VALUE_LIMIT, buf, id_at, id_size)
+        v.counts(t)[why.C_VALUE_REFUSED + category] += 1
+        v.counts(t)[why.C_DROPPED_VALUES + category] += n
+        refuse(t, category, why.D_VALUE_LIMIT, buf, id_at, id_size)
         return DONE
-    if payload == 2 and n == 0 and heads(t)[H_TIMER_SPLIT] > 0:
+    if payload == 2 and n == 0 and v.head(t).timer_split > 0:
         # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
-        counts(t)[C_SUCCESS + category] += 1
-        counts(t)[C_WRITE_SUCCESS] += 1
+        v.counts(t)[why.C_SUCCESS + category] += 1
+        v.counts(t)[why.C_WRITE_SUCCESS] += 1
         return DONE
     e.last_access = now_ns
     write = True
-    detail = np.int64(D_NONE)
+    detail = np.int64(why.D_NONE)
     if payload == 4:
         detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
-    if not known and detail == D_NONE:
+    if not known and detail == why.D_NONE:
         detail, write = _prepare(t, at, meta, payload, category, now_ns)
-    if write and detail == D_NONE:
+    if write and detail == why.D_NONE:
         scratch[0] = row.value
         value_bits = base(scratch)
         if payload == 4:
             detail = add_forwarded(t, at, np.int64(e.stage) - 1, shard, row, buf)
         elif payload == 5:
             stage = stage_of(t, at, meta, known, now_ns)
-            spec = np.int64(stage_specs(t)[np.int64(stages(t)[stage].specs_at)].spec)
+            spec = np.int64(v.stage_specs(t)[np.int64(v.stages(t)[stage].specs_at)].spec)
             detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
         elif e.elements == 1:
             detail = _add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
         else:
             ref = np.int64(e.element) - 1
             while ref >= 0:
-                x = elements(t)[ref]
+                x = v.elements(t)[ref]
                 result = _add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
-                if detail == D_NONE:
+                if detail == why.D_NONE:
                     detail = result
                 ref = np.int64(x.next) - 1
-    if detail == D_NONE:
-        counts(t)[C_SUCCESS + category] += 1
-        counts(t)[C_WRITE_SUCCESS] += 1
+    if detail == why.D_NONE:
+        v.counts(t)[why.C_SUCCESS + category] += 1
+        v.counts(t)[why.C_WRITE_SUCCESS] += 1
     else:
         refuse(t, category, detail, buf, id_at, id_size)
     return DONE
 
 
 @njit(cache=True, nogil=True)
-def _scan(t, buf, ends, state, frames, acks, ack_sizes):
+def _scan(t, buf, ends, progress, frames, acks, ack_sizes):
     """Fills ``frames`` with the next messages of the batch and writes their acks; returns how many."""
     n = 0
-    while state[S_SEGMENT] < len(ends) and n < BLOCK:
-        segment = state[S_SEGMENT]
-        got, position, status = scan_frames(buf, state[S_POSITION], ends[segment], MAX_FRAME, frames[n:BLOCK])
-        state[S_ACKS] = build_acks(buf, frames[n : n + got], got, acks, state[S_ACKS], MAX_ACK_FRAME)
+    while progress.segment < len(ends) and n < BLOCK:
+        segment = progress.segment
+        got, position, status = scan_frames(buf, progress.position, ends[segment], MAX_FRAME, frames[n:BLOCK])
+        progress.acks = build_acks(buf, frames[n : n + got], got, acks, progress.acks, MAX_ACK_FRAME)
         n += got
-        state[S_POSITION] = position
+        progress.position = position
         if status == SCAN_FULL:
             break
         if status != SCAN_MORE or position != ends[segment]:
-            refuse(t, OTHER, D_FRAME, buf, position, 0)
-        ack_sizes[segment] = state[S_ACKS] - state[S_SEGMENT_ACKS]
-        state[S_SEGMENT_ACKS] = state[S_ACKS]
-        state[S_POSITION] = ends[segment]
-        state[S_SEGMENT] = segment + 1
-    counts(t)[C_MESSAGES] += n
+            refuse(t, why.OTHER, why.D_FRAME, buf, position, 0)
+        ack_sizes[segment] = progress.acks - progress.segment_acks
+        progress.segment_acks = progress.acks
+        progress.position = ends[segment]
+        progress.segment = segment + 1
+    v.counts(t)[why.C_MESSAGES] += n
     return n
 
 
 @njit(cache=True, nogil=True)
 def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
     """Passes 1 (from decoding on) to 3."""
-    words = entry_index(t)
-    mask = heads(t)[H_INDEX_MASK]
+    words = v.entry_index(t)
+    mask = v.head(t).index_mask
     for i in range(n):
         f = frames[i]
         start = np.int64(f.value_at)
@@ -487,7 +413,7 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
             half = key_hash(base(buf) + np.uint64(row.id_at), np.uint64(row.id_size), category, row.metric_type)
             hints[i].half = half
             prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
-    table = entries(t)
+    table = v.entries(t)
     for i in range(n):
         hints[i].row = np.int64(-1)
         if rows[i].status == ROW_OK:
@@ -504,41 +430,42 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
     for i in range(n):
         if hints[i].row >= 0:
             e = table[hints[i].row]
-            address = base(ids(t)) + np.uint64(e.id_at)
+            address = base(v.ids(t)) + np.uint64(e.id_at)
             prefetch(address)
             if e.id_size > 64:
                 prefetch(address + _64)
             ref = np.int64(e.element) - 1
             if ref >= 0:
-                bucket = buckets(t)[ref >> SLOT_BITS]
+                bucket = v.buckets(t)[ref >> layout.SLOT_BITS]
                 w = bucket.window
                 if w >= 0:
-                    slot = ref & SLOT_MASK
-                    page = np.int64(page_table(t)[w, slot >> PAGE_BITS]) - 1
+                    slot = ref & layout.SLOT_MASK
+                    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS]) - 1
                     if page >= 0:
-                        r = (page << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
-                        prefetch(base(records(t)) + np.uint64(r << 6))
+                        r = (page << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+                        prefetch(base(v.records(t)) + np.uint64(r << 6))
 
 
 @njit(cache=True, nogil=True)
-def ingest(t, buf, ends, state, frames, rows, hints, scratch, acks, ack_sizes, now_ns):
+def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, now_ns):
     """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]``. Returns ``DONE`` or ``NEED_*``.
 
-    ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``state`` they hold the
-    block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``.
+    ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
+    hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``.
     """
+    progress = at[0]
     while True:
-        n = state[S_ROWS]
-        i = state[S_ROW]
+        n = progress.rows
+        i = progress.row
         while i < n:
-            code = apply_row(t, buf, rows, i, hints, scratch, now_ns, state[S_CALL])
+            code = apply_row(t, buf, rows, i, hints, scratch, now_ns, progress.call)
             if code != DONE:
-                state[S_ROW] = i
+                progress.row = i
                 return code
             i += 1
-        state[S_ROW] = 0
-        n = _scan(t, buf, ends, state, frames, acks, ack_sizes)
-        state[S_ROWS] = n
+        progress.row = 0
+        n = _scan(t, buf, ends, progress, frames, acks, ack_sizes)
+        progress.rows = n
         if n == 0:
             return DONE
         _look_ahead(t, buf, frames, rows, hints, n, now_ns)

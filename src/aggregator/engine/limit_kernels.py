@@ -7,19 +7,8 @@ Rules: docs/m3/aggregation.md, rate limits; docs/m3/aggregation.md, acceptance w
 import numpy as np
 from numba import njit
 
-from aggregator.engine.reasons import (
-    C_FUTURE,
-    C_NEW_REFUSED,
-    C_NEW_WARMUP,
-    C_PAST,
-    D_FUTURE,
-    D_MEMORY,
-    D_NEW_LIMIT,
-    D_NONE,
-    D_PAST,
-)
-from aggregator.engine.tables import H_FUTURE, H_MEMORY_LIMIT, H_NEW_LIMIT, H_VALUE_LIMIT, H_WARMUP
-from aggregator.engine.view_kernels import buckets, counts, heads, shards
+from aggregator.engine import reasons as why
+from aggregator.engine import view_kernels as v
 from aggregator.engine.window_kernels import used_bytes
 
 SECOND = 1_000_000_000
@@ -28,19 +17,19 @@ SECOND = 1_000_000_000
 @njit(cache=True, nogil=True)
 def late_or_early(t, b, time_ns, now_ns):
     """Whether a client's time is acceptable: ``D_NONE``, ``D_FUTURE`` or ``D_PAST`` (docs/m3/aggregation.md, acceptance window)."""
-    if time_ns > now_ns + heads(t)[H_FUTURE]:
-        counts(t)[C_FUTURE] += 1
-        return D_FUTURE
-    if time_ns < now_ns - buckets(t)[b].past_limit:
-        counts(t)[C_PAST] += 1
-        return D_PAST
-    return D_NONE
+    if time_ns > now_ns + v.head(t).future:
+        v.counts(t)[why.C_FUTURE] += 1
+        return why.D_FUTURE
+    if time_ns < now_ns - v.buckets(t)[b].past_limit:
+        v.counts(t)[why.C_PAST] += 1
+        return why.D_PAST
+    return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
 def within_value_limit(t, e, n, now_ns):
     """Whether ``n`` more values of this second are allowed; refused ones count too (docs/m3/aggregation.md, rate limits)."""
-    limit = heads(t)[H_VALUE_LIMIT]
+    limit = v.head(t).value_limit
     if limit <= 0:
         return True
     second = np.uint32(now_ns // SECOND)
@@ -55,20 +44,20 @@ def within_value_limit(t, e, n, now_ns):
 @njit(cache=True, nogil=True)
 def may_create(t, shard, now_ns):
     """``D_NONE`` if a new entry is allowed on a shard now: rate limit with its warm-up, memory."""
-    s = shards(t)[shard]
+    s = v.shards(t)[shard]
     if s.first_insert == 0:
         s.first_insert = now_ns
-    if now_ns < s.first_insert + heads(t)[H_WARMUP]:
-        counts(t)[C_NEW_WARMUP] += 1
-    elif heads(t)[H_NEW_LIMIT] > 0:
+    if now_ns < s.first_insert + v.head(t).warmup:
+        v.counts(t)[why.C_NEW_WARMUP] += 1
+    elif v.head(t).new_limit > 0:
         second = now_ns // SECOND
         if s.rate_second != second:
             s.rate_second = second
             s.rate_count = 0
         s.rate_count += 1
-        if s.rate_count > heads(t)[H_NEW_LIMIT]:
-            counts(t)[C_NEW_REFUSED] += 1
-            return D_NEW_LIMIT
-    if heads(t)[H_MEMORY_LIMIT] > 0 and used_bytes(t) >= heads(t)[H_MEMORY_LIMIT]:
-        return D_MEMORY
-    return D_NONE
+        if s.rate_count > v.head(t).new_limit:
+            v.counts(t)[why.C_NEW_REFUSED] += 1
+            return why.D_NEW_LIMIT
+    if v.head(t).memory_limit > 0 and used_bytes(t) >= v.head(t).memory_limit:
+        return why.D_MEMORY
+    return why.D_NONE

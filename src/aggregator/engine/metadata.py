@@ -17,55 +17,11 @@ import msgspec
 import numpy as np
 
 from aggregator.engine import metadata_kernels
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.ranges import Numbers, Ranges, expand
-from aggregator.engine.reasons import (
-    D_AGGREGATION_TYPES,
-    D_DECODE,
-    D_DERIVATIVE,
-    D_EMPTY_LIST,
-    D_LISTS,
-    D_METADATAS,
-    D_METRIC_TYPE,
-    D_NO_PIPELINES,
-    D_NONE,
-    D_ONLY_DEFAULT,
-    D_ONLY_DROP,
-    D_PIPELINE,
-    D_RESOLUTION,
-)
-from aggregator.engine.tables import (
-    ELEMENT_DROPPED,
-    ELEMENT_GROUP,
-    ELEMENT_LIVE,
-    ELEMENT_TOMBSTONED,
-    ENTRY_LIVE,
-    H_BUCKETS,
-    H_ENTRIES,
-    H_METAS,
-    MAX_ATTRS,
-    MAX_BUCKETS,
-    MAX_ELEMENTS,
-    MAX_INT64,
-    MAX_METAS,
-    MAX_SPECS,
-    MAX_WIDTH,
-    META,
-    MIN_INT64,
-    OUTPUT,
-    SLOT_BITS,
-    SPEC_BINARY,
-    SPEC_EXPENSIVE,
-    SPEC_LOG,
-    SPEC_RESET,
-    SPEC_STATE,
-    STAGE,
-    STAGE_SPEC,
-    STAGE_TOMBSTONED,
-    STATE_DOUBLES,
-    TEXT_BYTES,
-    Tables,
-)
+from aggregator.engine.tables import Tables
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
 from m3metrics.codec import (
@@ -215,10 +171,10 @@ class MetadataTable:
     def size_bytes(self) -> int:
         """Memory of the tables here."""
         rows = (
-            (self._meta_rows, META),
-            (self._stages, STAGE),
-            (self._stage_specs, STAGE_SPEC),
-            (self._outputs, OUTPUT),
+            (self._meta_rows, layout.META),
+            (self._stages, layout.STAGE),
+            (self._stage_specs, layout.STAGE_SPEC),
+            (self._outputs, layout.OUTPUT),
         )
         return self._texts.used + sum(ranges.used * dtype.itemsize for ranges, dtype in rows)
 
@@ -228,7 +184,7 @@ class MetadataTable:
         Bytes that no metadata is made of get a row, too: metrics that carry them are refused with its ``action``. -1: there is no more
         room, the metric is to be refused with ``D_METADATAS``.
         """
-        heads = self._tables.heads
+        head = self._tables.head
         if len(data) > MAX_METADATA_BYTES or self._full():
             return -1
         row = self._meta_rows.take(1)
@@ -239,7 +195,7 @@ class MetadataTable:
         meta["first_stage"] = 0
         meta["stages"] = 0
         meta["action"] = self._parse(data, payload, metric_type, meta)
-        heads[H_METAS] = self._meta_rows.used
+        head["metas"] = self._meta_rows.used
         self._young.add(row)
         metadata_kernels.link_metadata(self._address, row)
         return row
@@ -248,8 +204,8 @@ class MetadataTable:
         """Whether one more metadata might not fit into some table."""
         tables = self._tables
         return (
-            self._meta_rows.used >= MAX_METAS - 1
-            or self._texts.used + 4 * MAX_METADATA_BYTES > TEXT_BYTES
+            self._meta_rows.used >= layout.MAX_METAS - 1
+            or self._texts.used + 4 * MAX_METADATA_BYTES > layout.TEXT_BYTES
             or self._stages.used + MAX_STAGES > len(tables.stages)
             or self._stage_specs.used + _SPARE_SPECS > len(tables.stage_specs)
             or self._outputs.used + _SPARE_OUTPUTS > len(tables.outputs)
@@ -275,25 +231,25 @@ class MetadataTable:
             else:
                 stages = decode_staged_metadatas(data)
         except MetricsError:
-            return D_DECODE
+            return why.D_DECODE
         if not stages:
-            return D_EMPTY_LIST
+            return why.D_EMPTY_LIST
         if len(stages) > MAX_STAGES:
-            return D_METADATAS
+            return why.D_METADATAS
         if payload == STAGED_TIMED:
             if is_default(stages):
-                return D_ONLY_DEFAULT
+                return why.D_ONLY_DEFAULT
             if is_drop_policy_set(stages):
-                return D_ONLY_DROP
+                return why.D_ONLY_DROP
         first = self._stages.take(len(stages))
         meta["first_stage"] = first
         for position, stage in enumerate(stages):
-            until = min((later.cutover_ns for later in stages[position + 1 :]), default=MAX_INT64)
+            until = min((later.cutover_ns for later in stages[position + 1 :]), default=layout.MAX_INT64)
             row = self._tables.stages[first + position]
             row["source"] = source
             row["until_ns"] = until
             self._fill_stage(row, stage, meta, payload, metric_type, times)
-        return D_NONE
+        return why.D_NONE
 
     def _fill_stage(
         self, row: Any, stage: StagedMetadata, meta: Any, payload: int, metric_type: int, times: int
@@ -318,15 +274,15 @@ class MetadataTable:
         A stage with a key that is refused has the specs of the keys before it: M3 makes their lists before it fails.
         """
         if stage.tombstoned:
-            return STAGE_TOMBSTONED, {}
+            return layout.STAGE_TOMBSTONED, {}
         if not stage.pipelines:
-            return D_NO_PIPELINES, {}
+            return why.D_NO_PIPELINES, {}
         specs: dict[Key, tuple[int, int]] = {}
         kind = KIND_STANDARD if payload < FORWARDED_METRIC else KIND_TIMED
         if payload == FORWARDED_METRIC:
             kind = KIND_FORWARDED
         resets = self._options.add_to_reset and payload not in (FORWARDED_METRIC, PLAIN_TIMED)
-        detail = D_NONE
+        detail = why.D_NONE
         try:
             for pipeline in stage.pipelines:
                 ops = with_resets(pipeline.pipeline) if resets else pipeline.pipeline
@@ -337,8 +293,8 @@ class MetadataTable:
                     resend = pipeline.resend_enabled
                     attrs = self._attrs_of(policy, pipeline.traffic_types, resend)
                     specs[key] = (self._spec(key, _has_state(key, resend)), attrs)
-                    if len(specs) > MAX_ELEMENTS:
-                        return D_LISTS, {}
+                    if len(specs) > layout.MAX_ELEMENTS:
+                        return why.D_LISTS, {}
         except _Refused as refused:
             detail = refused.detail
         return detail, dict(specs.values())
@@ -348,28 +304,28 @@ class MetadataTable:
         if known is not None:
             return known
         if key.metric_type not in (MetricType.COUNTER, MetricType.TIMER, MetricType.GAUGE):
-            raise _Refused(D_METRIC_TYPE)
+            raise _Refused(why.D_METRIC_TYPE)
         metric_type = MetricType(key.metric_type)
         try:
             types = self._types.types_of(metric_type, key.aggregation_id)
         except MetricsError:
-            raise _Refused(D_AGGREGATION_TYPES) from None
+            raise _Refused(why.D_AGGREGATION_TYPES) from None
         if not all(is_valid_for(metric_type, kind) for kind in types):
-            raise _Refused(D_AGGREGATION_TYPES)
+            raise _Refused(why.D_AGGREGATION_TYPES)
         steps = _steps(key.pipeline)
         if sum(op in _BINARY for op in steps.local) > 1:
-            raise _Refused(D_DERIVATIVE)
+            raise _Refused(why.D_DERIVATIVE)
         if key.policy.window_ns <= 0:
-            raise _Refused(D_RESOLUTION)
+            raise _Refused(why.D_RESOLUTION)
         adds = sum(op is TransformationType.ADD for op in steps.local)
-        width = 1 - -(len(types) + max(len(types), adds)) // STATE_DOUBLES if state else 1
-        if width >= MAX_WIDTH:
-            raise _Refused(D_PIPELINE)
-        if self._texts.used + _SPARE_TEXT > TEXT_BYTES:
-            raise _Refused(D_METADATAS)
+        width = 1 - -(len(types) + max(len(types), adds)) // layout.STATE_DOUBLES if state else 1
+        if width >= layout.MAX_WIDTH:
+            raise _Refused(why.D_PIPELINE)
+        if self._texts.used + _SPARE_TEXT > layout.TEXT_BYTES:
+            raise _Refused(why.D_METADATAS)
         bucket = self._bucket(ListId(key.kind, key.policy.window_ns, key.times_forwarded))
-        if len(self._specs) >= MAX_SPECS:
-            raise _Refused(D_METADATAS)
+        if len(self._specs) >= layout.MAX_SPECS:
+            raise _Refused(why.D_METADATAS)
         number = self._specs.add((key, state))
         row = self._tables.specs[number]
         row["bucket"] = bucket
@@ -435,14 +391,14 @@ class MetadataTable:
             return self._buckets[list_id]
         kind, resolution_ns, times_forwarded = list_id
         number = len(self._buckets)
-        if number >= MAX_BUCKETS:
-            raise _Refused(D_LISTS)
+        if number >= layout.MAX_BUCKETS:
+            raise _Refused(why.D_LISTS)
         row = self._tables.buckets[number]
         row["resolution"] = resolution_ns
         row["shift"] = YEAR_ONE_NS % resolution_ns
-        row["past_limit"] = min(self._options.buffer_past_ns + resolution_ns, MAX_INT64)
+        row["past_limit"] = min(self._options.buffer_past_ns + resolution_ns, layout.MAX_INT64)
         delay = self._options.forwarding_delay_ns(resolution_ns, times_forwarded) if kind == KIND_FORWARDED else 0
-        row["delay"] = min(max(delay, MIN_INT64), MAX_INT64)
+        row["delay"] = min(max(delay, layout.MIN_INT64), layout.MAX_INT64)
         # A forwarded value bears the time of the end of its window, and that is the start of the window it goes to.
         row["due"] = 1 if kind == KIND_FORWARDED else resolution_ns
         row["stamp"] = 0 if kind == KIND_FORWARDED else resolution_ns
@@ -450,7 +406,7 @@ class MetadataTable:
         row["kind"] = kind
         row["times_forwarded"] = times_forwarded
         self._buckets[list_id] = number
-        self._tables.heads[H_BUCKETS] = number + 1
+        self._tables.head["buckets"] = number + 1
         return number
 
     def _attrs_of(self, policy: StoragePolicy, traffic_types: int, resend: bool) -> int:
@@ -458,8 +414,8 @@ class MetadataTable:
         known = self._attrs.get((fields, resend))
         if known is not None:
             return known
-        if len(self._attrs) >= MAX_ATTRS:
-            raise _Refused(D_METADATAS)
+        if len(self._attrs) >= layout.MAX_ATTRS:
+            raise _Refused(why.D_METADATAS)
         number = self._attrs.add((fields, resend))
         self._tables.attrs[number] = (self._text(fields), len(fields), traffic_types, resend)
         return number
@@ -491,9 +447,11 @@ class MetadataTable:
         """
         tables = self._tables
         metas = tables.metas[: self._meta_rows.used]
-        entries = tables.entries[: int(tables.heads[H_ENTRIES])]
+        entries = tables.entries[: int(tables.head["entries"])]
         used = np.zeros(self._stages.used + 1, np.int64)
-        used[entries["stage"][(entries["state"] == ENTRY_LIVE) & (entries["stage"] != 0)].astype(np.int64) - 1] = 1
+        used[
+            entries["stage"][(entries["state"] == layout.ENTRY_LIVE) & (entries["stage"] != 0)].astype(np.int64) - 1
+        ] = 1
         before = np.concatenate(([0], np.cumsum(used)))
         first = metas["first_stage"].astype(np.int64)
         held = before[first + metas["stages"]] > before[first]
@@ -526,12 +484,14 @@ class MetadataTable:
         specs, attrs = set(pairs["spec"].tolist()), set(pairs["attrs"].tolist())
         targets: set[int] = set()
         for bucket in range(len(self._buckets)):
-            first = bucket << SLOT_BITS
+            first = bucket << layout.SLOT_BITS
             elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
-            own = elements[np.isin(elements["state"], (ELEMENT_LIVE, ELEMENT_TOMBSTONED, ELEMENT_DROPPED))]
+            own = elements[
+                np.isin(elements["state"], (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED))
+            ]
             specs.update(np.unique(own["spec"]).tolist())
             attrs.update(np.unique(own["attrs"]).tolist())
-            targets.update(np.unique(elements["spec"][elements["state"] == ELEMENT_GROUP]).tolist())
+            targets.update(np.unique(elements["spec"][elements["state"] == layout.ELEMENT_GROUP]).tolist())
         targets.update(int(tables.specs[spec]["target"]) - 1 for spec in specs)
         for spec in self._specs.keep(specs):
             self._drop_spec(spec)
@@ -563,7 +523,7 @@ def _one_stage(
         resend_enabled=resend,
         traffic_types=traffic_types,
     )
-    return (StagedMetadata(cutover_ns=MIN_INT64, pipelines=(metadata,)),)
+    return (StagedMetadata(cutover_ns=layout.MIN_INT64, pipelines=(metadata,)),)
 
 
 def _has_state(key: Key, resend: bool) -> bool:
@@ -574,15 +534,15 @@ def _has_state(key: Key, resend: bool) -> bool:
 
 
 def _flags(metric_type: MetricType, types: tuple[AggregationType, ...], steps: _Steps, state: bool) -> int:
-    flags = SPEC_EXPENSIVE if any(kind in _SQUARES for kind in types) else 0
+    flags = layout.SPEC_EXPENSIVE if any(kind in _SQUARES for kind in types) else 0
     if metric_type is MetricType.TIMER and any(kind.quantile is not None for kind in types):
-        flags |= SPEC_LOG
+        flags |= layout.SPEC_LOG
     if state:
-        flags |= SPEC_STATE
+        flags |= layout.SPEC_STATE
     if any(op in _BINARY for op in steps.local):
-        flags |= SPEC_BINARY
+        flags |= layout.SPEC_BINARY
     if steps.rollup is None and TransformationType.RESET in steps.local:
-        flags |= SPEC_RESET
+        flags |= layout.SPEC_RESET
     return flags
 
 

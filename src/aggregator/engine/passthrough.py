@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.engine.reasons import C_PASSED, C_PASSED_DROPPED, C_PASSTHROUGH
+from aggregator.engine import reasons as why
 from m3metrics.codec import TimedMetricWithStoragePolicy, aggregated_policy_fields
 from m3metrics.kernels import aggregated_size_bound, encode_aggregated
 from m3metrics.shard import shard_of
@@ -31,17 +31,17 @@ class Passthrough:
 
     def add(self, metric: TimedMetricWithStoragePolicy) -> None:
         """Encodes one; its routing policy and metric type stay behind, as in M3."""
-        self._counts[C_PASSTHROUGH] += 1
+        self._counts[why.C_PASSTHROUGH] += 1
         policy = aggregated_policy_fields(metric.storage_policy)
         size = aggregated_size_bound(len(metric.id), len(metric.annotation), len(policy))
         if self._bytes + size > MAX_BYTES:
-            self._counts[C_PASSED_DROPPED] += 1
+            self._counts[why.C_PASSED_DROPPED] += 1
             return
         out = np.empty(size, np.uint8)
         ident, note, fields = (_range(data) for data in (metric.id, metric.annotation, policy))
         nothing = _range(b"")
         end = encode_aggregated(out, 0, 0, *nothing, *ident, *nothing, metric.time_ns, metric.value, *note, *fields)
-        self._counts[C_PASSED] += 1
+        self._counts[why.C_PASSED] += 1
         self._messages.append(out[:end].tobytes())
         self._shards.append(shard_of(metric.id, self.topic_shards))
         self._policies.append(self._names.setdefault(str(metric.storage_policy), len(self._names)))

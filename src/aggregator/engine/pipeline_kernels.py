@@ -11,71 +11,21 @@ take further values.
 import numpy as np
 from numba import njit
 
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.flush_kernels import (
-    ACTION_DISCARD,
-    ACTION_EMIT,
-    ACTION_NONE,
     counter_value,
     gauge_value,
     sort_range,
     timer_value,
 )
 from aggregator.engine.state_kernels import base_record, record_at, state_word
-from aggregator.engine.tables import (
-    ELEMENT_DROPPED,
-    PAGE_BITS,
-    PAGE_ROWS,
-    RECORD_EXISTS,
-    SLOT_BITS,
-    SPEC_BINARY,
-    SPEC_LOG,
-    SPEC_STATE,
-    STATE_CASCADE,
-    STATE_DIRTY,
-    STATE_FLUSHED,
-    STATE_LATE,
-    STATE_REMOVED,
-    STATE_RESEND,
-    STATE_RESEND_SEEN,
-    STATE_TOUCHED,
-)
-from aggregator.engine.view_kernels import (
-    buckets,
-    counter_records,
-    elements,
-    entries,
-    outputs,
-    page_table,
-    record_words,
-    records,
-    specs,
-    text,
-    windows,
-)
 from aggregator.engine.window_kernels import record_of
-
-CONTRIBUTION = np.dtype(
-    [
-        ("value", np.float64),
-        ("previous", np.float64),
-        ("group", np.uint32),  # slot
-        ("sequence", np.uint32),  # of the element: in this order its values come
-        ("annotation", np.uint32),  # row + 1
-        ("attrs", np.uint16),
-        ("resend", np.uint8),
-        ("again", np.uint8),  # 1: sent before, in an earlier term
-    ],
-    align=True,
-)
-"""A value for a rollup."""
 
 BASE_SUMS = 8
 """Flag of a base record: the sums of ``Add`` are there."""
 GROUP_RECORD = 4
 """Flag of the record of a group: its versions are counted."""
-
-T_CONTRIBUTIONS, T_DISCARDED, TALLY = range(3)
-"""Columns of ``tally``."""
 
 _ABSOLUTE, _PER_SECOND, _INCREASE, _ADD = 1, 2, 3, 4
 
@@ -102,11 +52,19 @@ def _previous_record(t, b, slot, order, position):
     """``(record, start)`` of the element's window before ``order[position]``: -1 if there is none."""
     for k in range(position - 1, -1, -1):
         i = record_at(t, order[k], slot)
-        if i >= 0 and records(t)[i].flags & RECORD_EXISTS and not records(t)[i + 1].call & STATE_REMOVED:
-            return i, windows(t)[order[k]].start
+        if (
+            i >= 0
+            and v.records(t)[i].flags & layout.RECORD_EXISTS
+            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
+        ):
+            return i, v.windows(t)[order[k]].start
     j = base_record(t, b, slot, False)
-    if j >= 0 and records(t)[j].flags & RECORD_EXISTS and records(t)[j].last_at < windows(t)[order[position]].start:
-        return j, records(t)[j].last_at
+    if (
+        j >= 0
+        and v.records(t)[j].flags & layout.RECORD_EXISTS
+        and v.records(t)[j].last_at < v.windows(t)[order[position]].start
+    ):
+        return j, v.records(t)[j].last_at
     return np.int64(-1), np.int64(0)
 
 
@@ -115,10 +73,14 @@ def _cascade(t, slot, order, position):
     """The window after one that is flushed again is flushed again, too, if it was before (docs/m3/aggregation.md, consuming a window)."""
     for k in range(position + 1, len(order)):
         i = record_at(t, order[k], slot)
-        if i >= 0 and records(t)[i].flags & RECORD_EXISTS and not records(t)[i + 1].call & STATE_REMOVED:
-            state = np.int64(records(t)[i + 1].call)
-            if not state & (STATE_DIRTY | STATE_TOUCHED) and state & STATE_FLUSHED:
-                records(t)[i + 1].call = np.uint16(state | STATE_CASCADE)
+        if (
+            i >= 0
+            and v.records(t)[i].flags & layout.RECORD_EXISTS
+            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
+        ):
+            state = np.int64(v.records(t)[i + 1].call)
+            if not state & (layout.STATE_DIRTY | layout.STATE_TOUCHED) and state & layout.STATE_FLUSHED:
+                v.records(t)[i + 1].call = np.uint16(state | layout.STATE_CASCADE)
             return
 
 
@@ -128,22 +90,22 @@ def _sums(t, b, slot, spec):
     if spec.adds == 0:
         return np.int64(-1)
     j = base_record(t, b, slot, True)
-    if j >= 0 and not records(t)[j].flags & BASE_SUMS:
-        records(t)[j].flags |= np.uint16(BASE_SUMS)
+    if j >= 0 and not v.records(t)[j].flags & BASE_SUMS:
+        v.records(t)[j].flags |= np.uint16(BASE_SUMS)
         for k in range(1, np.int64(spec.width)):
-            records(t)[j + k].flags = np.uint16(0)
+            v.records(t)[j + k].flags = np.uint16(0)
         for k in range(np.int64(spec.adds)):
-            record_words(t)[state_word(j, np.int64(spec.outputs) + k)] = 0.0
+            v.record_words(t)[state_word(j, np.int64(spec.outputs) + k)] = 0.0
     return j
 
 
 @njit(cache=True, nogil=True)
-def _value(t, i, spec, o, values, first, samples):
+def _value(t, i, spec, o, values, first, count):
     if spec.metric_type == 3:
-        return gauge_value(records(t)[i], o.kind)
+        return gauge_value(v.records(t)[i], o.kind)
     if spec.metric_type == 1:
-        return counter_value(counter_records(t)[i], o.kind)
-    return timer_value(records(t)[i], o.kind, o.quantile, values, first, samples)
+        return counter_value(v.counter_records(t)[i], o.kind)
+    return timer_value(v.records(t)[i], o.kind, o.quantile, values, first, count)
 
 
 @njit(cache=True, nogil=True)
@@ -151,19 +113,19 @@ def _transform(t, value, i, k, spec, before, before_ns, time_ns, sums):
     """The element's transformations on one output of record ``i``; ``before``: the record of the window before, or -1."""
     adds = np.int64(spec.outputs)
     for n in range(np.int64(spec.ops)):
-        op = np.int64(text(t)[np.int64(spec.ops_at) + n])
+        op = np.int64(v.text(t)[np.int64(spec.ops_at) + n])
         if op == _ABSOLUTE:
             value = abs(value)
         elif op == _ADD:
             if sums >= 0:
                 at = state_word(sums, adds)
                 if value == value:
-                    record_words(t)[at] += value
-                value = record_words(t)[at]
+                    v.record_words(t)[at] += value
+                value = v.record_words(t)[at]
             adds += 1
         elif op in (_PER_SECOND, _INCREASE):
-            previous = record_words(t)[state_word(before, k)] if before >= 0 else np.nan
-            record_words(t)[state_word(i, k)] = value
+            previous = v.record_words(t)[state_word(before, k)] if before >= 0 else np.nan
+            v.record_words(t)[state_word(i, k)] = value
             value = _derivative(op, previous, before_ns, value, time_ns)
     return value
 
@@ -172,27 +134,27 @@ def _transform(t, value, i, k, spec, before, before_ns, time_ns, sums):
 def _put_out(t, i, k, ref, spec, value, previous, again, out, tally):
     """One value that is to be emitted: a contribution, or marked in the state."""
     if spec.target == 0:
-        records(t)[i + 1].annotation |= np.uint32(1 << k)
+        v.records(t)[i + 1].annotation |= np.uint32(1 << k)
         return
-    n = tally[T_CONTRIBUTIONS]
-    state = elements(t)[ref + 1]
+    n = tally.contributions
+    state = v.elements(t)[ref + 1]
     c = out[n]
     c.value = value
     c.previous = previous
     c.group = np.uint32(state.entry - np.uint32(1))
     c.sequence = state.next
-    c.annotation = records(t)[i].annotation
-    c.attrs = elements(t)[ref].attrs
-    c.resend = np.uint8(records(t)[i + 1].call & STATE_RESEND_SEEN != 0)
+    c.annotation = v.records(t)[i].annotation
+    c.attrs = v.elements(t)[ref].attrs
+    c.resend = np.uint8(v.records(t)[i + 1].call & layout.STATE_RESEND_SEEN != 0)
     c.again = np.uint8(again)
-    tally[T_CONTRIBUTIONS] = n + 1
+    tally.contributions = n + 1
 
 
 @njit(cache=True, nogil=True)
 def _emit_again(t, i, ref, spec, discard_nan, out, tally):
     """A window that has been flushed in an earlier term: what came out then."""
     for k in range(np.int64(spec.outputs)):
-        value = record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
+        value = v.record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
         if not (discard_nan and value != value):
             _put_out(t, i, k, ref, spec, value, 0.0, 1, out, tally)
 
@@ -200,8 +162,8 @@ def _emit_again(t, i, ref, spec, discard_nan, out, tally):
 @njit(cache=True, nogil=True)
 def begin_versions(t, w, group, g):
     """Makes the record ``g`` of a group in window ``w`` count from 0, if it is new or M3 has dropped the group meanwhile."""
-    r = records(t)[g]
-    term = elements(t)[(windows(t)[w].bucket << SLOT_BITS) | (group + 1)].next
+    r = v.records(t)[g]
+    term = v.elements(t)[(v.windows(t)[w].bucket << layout.SLOT_BITS) | (group + 1)].next
     if not r.flags & GROUP_RECORD or r.annotation != term:
         r.flags = np.uint16(GROUP_RECORD)
         r.annotation = term
@@ -216,74 +178,81 @@ def _count_version(t, w, group, flush):
     if g < 0:
         return
     begin_versions(t, w, group, g)
-    r = records(t)[g]
+    r = v.records(t)[g]
     if r.last_at != flush:
         r.last_at = flush
         r.count += 1
 
 
 @njit(cache=True, nogil=True)
-def _consume(t, w, i, ref, spec, action, order, position, values, first, samples, discard_nan, flush, out, tally):
-    """Processes record ``i`` of window ``w``; see the module."""
-    x = windows(t)[w]
+def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, out, tally):
+    """Processes record ``i`` of window ``order[position]``; see the module."""
+    w = order[position]
+    spec = v.specs(t)[np.int64(v.elements(t)[ref].spec)]
+    x = v.windows(t)[w]
     b = x.bucket
-    slot = ref - (b << SLOT_BITS)
-    stamp = buckets(t)[b].stamp
-    state = np.int64(records(t)[i + 1].call)
-    flushed = state & STATE_FLUSHED != 0
-    if state & STATE_LATE:
+    slot = ref - (b << layout.SLOT_BITS)
+    stamp = v.buckets(t)[b].stamp
+    state = np.int64(v.records(t)[i + 1].call)
+    flushed = state & layout.STATE_FLUSHED != 0
+    if state & layout.STATE_LATE:
         x.late -= 1
-    if state & STATE_DIRTY and state & STATE_RESEND:
+    if state & layout.STATE_DIRTY and state & layout.STATE_RESEND:
         _cascade(t, slot, order, position)
-    state &= ~(STATE_LATE | STATE_DIRTY | STATE_CASCADE | STATE_RESEND_SEEN | STATE_TOUCHED)
-    if state & STATE_RESEND:
-        state |= STATE_RESEND_SEEN
-    records(t)[i + 1].call = np.uint16(state | STATE_FLUSHED)
+    state &= ~(
+        layout.STATE_LATE | layout.STATE_DIRTY | layout.STATE_CASCADE | layout.STATE_RESEND_SEEN | layout.STATE_TOUCHED
+    )
+    if state & layout.STATE_RESEND:
+        state |= layout.STATE_RESEND_SEEN
+    v.records(t)[i + 1].call = np.uint16(state | layout.STATE_FLUSHED)
     before = np.int64(-1)
     before_ns = np.int64(0)
-    if spec.flags & SPEC_BINARY:
+    if spec.flags & layout.SPEC_BINARY:
         before, before_ns = _previous_record(t, b, slot, order, position)
         if before >= 0:
             before_ns += stamp
     sums = _sums(t, b, slot, spec)
-    if samples > 1:
-        sort_range(values, first, first + samples)
+    logged = spec.flags & layout.SPEC_LOG
+    first = samples.starts[slot] if logged else np.int64(0)
+    count = samples.starts[slot + 1] - first if logged else np.int64(0)
+    if count > 1:
+        sort_range(samples.values, first, first + count)
     changed = False
     for k in range(np.int64(spec.outputs)):
-        value = _value(t, i, spec, outputs(t)[np.int64(spec.outputs_at) + k], values, first, samples)
+        value = _value(t, i, spec, v.outputs(t)[np.int64(spec.outputs_at) + k], samples.values, first, count)
         value = _transform(t, value, i, k, spec, before, before_ns, x.start + stamp, sums)
         if discard_nan and value != value:
-            tally[T_DISCARDED] += 1
+            tally.discarded += 1
             continue
         at = state_word(i, np.int64(spec.outputs) + k)
-        previous = record_words(t)[at]
+        previous = v.record_words(t)[at]
         if not flushed or (discard_nan and previous != previous):
             previous = 0.0
-        record_words(t)[at] = value
+        v.record_words(t)[at] = value
         if flushed and (value == previous or (value != value and previous != previous)):
             continue
         changed = True
-        if action == ACTION_DISCARD:
-            tally[T_DISCARDED] += 1
+        if action == layout.ACTION_DISCARD:
+            tally.discarded += 1
         else:
             _put_out(t, i, k, ref, spec, value, previous, 0, out, tally)
-    if changed and action == ACTION_DISCARD and spec.target != 0 and state & STATE_RESEND:
-        _count_version(t, w, np.int64(elements(t)[ref + 1].entry) - 1, flush)
+    if changed and action == layout.ACTION_DISCARD and spec.target != 0 and state & layout.STATE_RESEND:
+        _count_version(t, w, np.int64(v.elements(t)[ref + 1].entry) - 1, flush)
 
 
 @njit(cache=True, nogil=True)
 def most_contributions(t, w):
     """At most so many values of window ``w`` go to rollups in one flush."""
-    b = windows(t)[w].bucket
+    b = v.windows(t)[w].bucket
     most = np.int64(0)
     slot = np.int64(0)
-    while slot < buckets(t)[b].slots:
+    while slot < v.buckets(t)[b].slots:
         i = record_at(t, w, slot)
         if i < 0:
-            slot = ((slot >> PAGE_BITS) + 1) << PAGE_BITS
+            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
             continue
-        if records(t)[i].flags & RECORD_EXISTS:
-            spec = specs(t)[np.int64(elements(t)[(b << SLOT_BITS) | slot].spec)]
+        if v.records(t)[i].flags & layout.RECORD_EXISTS:
+            spec = v.specs(t)[np.int64(v.elements(t)[(b << layout.SLOT_BITS) | slot].spec)]
             if spec.target != 0:
                 most += np.int64(spec.outputs)
         slot += 1
@@ -291,47 +260,43 @@ def most_contributions(t, w):
 
 
 @njit(cache=True, nogil=True)
-def consume_window(t, order, position, actions, flushed, values, starts, discard_nan, flush, out, tally):
+def consume_window(t, order, position, actions, flushed, samples, discard_nan, flush, out, counted):
     """Processes what is due of window ``order[position]``; ``order``: rows of the bucket's windows in order of time (int64).
 
     ``actions`` (uint8) and ``flushed`` (int64): per shard, what happens to the window and up to where the list was flushed before.
-    ``values``, ``starts``: timer samples by slot, as ``gather_log`` leaves them. ``flush``: number of this flush. ``out``: contributions;
-    ``tally`` (int64, ``TALLY``) counts.
+    ``samples``: timer samples, as ``gather_log`` leaves them. ``flush``: number of this flush. ``out``: contributions (CONTRIBUTION).
+    ``counted``: TALLY, one row.
     """
+    tally = counted[0]
     w = order[position]
-    b = windows(t)[w].bucket
-    due = windows(t)[w].start + buckets(t)[b].due
+    b = v.windows(t)[w].bucket
+    due = v.windows(t)[w].start + v.buckets(t)[b].due
     slot = np.int64(0)
-    while slot < buckets(t)[b].slots:
-        page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+    while slot < v.buckets(t)[b].slots:
+        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
         if page == 0:
-            slot = ((slot >> PAGE_BITS) + 1) << PAGE_BITS
+            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
             continue
-        i = ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
-        ref = (b << SLOT_BITS) | slot
+        i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+        ref = (b << layout.SLOT_BITS) | slot
         slot += 1
-        if not records(t)[i].flags & RECORD_EXISTS:
+        if not v.records(t)[i].flags & layout.RECORD_EXISTS:
             continue
-        element = elements(t)[ref]
-        spec = specs(t)[np.int64(element.spec)]
-        state = np.int64(records(t)[i + 1].call) if spec.flags & SPEC_STATE else np.int64(STATE_REMOVED)
-        if state & STATE_REMOVED:
+        element = v.elements(t)[ref]
+        spec = v.specs(t)[np.int64(element.spec)]
+        state = np.int64(v.records(t)[i + 1].call) if spec.flags & layout.SPEC_STATE else np.int64(layout.STATE_REMOVED)
+        if state & layout.STATE_REMOVED:
             continue
-        shard = np.int64(entries(t)[np.int64(element.entry)].shard)
+        shard = np.int64(v.entries(t)[np.int64(element.entry)].shard)
         action = np.int64(actions[shard])
-        if element.state == ELEMENT_DROPPED:
-            if state & STATE_LATE:
-                windows(t)[w].late -= 1
-            records(t)[i + 1].call = np.uint16(STATE_REMOVED)
-            records(t)[i + 1].annotation = np.uint32(0)
-        elif action == ACTION_NONE:
+        if element.state == layout.ELEMENT_DROPPED:
+            if state & layout.STATE_LATE:
+                v.windows(t)[w].late -= 1
+            v.records(t)[i + 1].call = np.uint16(layout.STATE_REMOVED)
+            v.records(t)[i + 1].annotation = np.uint32(0)
+        elif action == layout.ACTION_NONE:
             continue
-        elif state & (STATE_DIRTY | STATE_CASCADE):
-            logged = spec.flags & SPEC_LOG
-            first = starts[slot - 1] if logged else np.int64(0)
-            samples = starts[slot] - first if logged else np.int64(0)
-            _consume(
-                t, w, i, ref, spec, action, order, position, values, first, samples, discard_nan, flush, out, tally
-            )
-        elif state & STATE_FLUSHED and due > flushed[shard] and action == ACTION_EMIT:
+        elif state & (layout.STATE_DIRTY | layout.STATE_CASCADE):
+            _consume(t, order, position, i, ref, action, samples, discard_nan, flush, out, tally)
+        elif state & layout.STATE_FLUSHED and due > flushed[shard] and action == layout.ACTION_EMIT:
             _emit_again(t, i, ref, spec, discard_nan, out, tally)

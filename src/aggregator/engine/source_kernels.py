@@ -8,8 +8,8 @@ powers of two; those given back wait, by size, to be used again.
 import numpy as np
 from numba import njit
 
-from aggregator.engine.tables import H_SOURCES, MAX_SOURCES
-from aggregator.engine.view_kernels import free_sources, heads, sources, windows
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 
 _FIRST_BITS = 6
 _0 = np.uint64(0)
@@ -19,17 +19,17 @@ _1 = np.uint64(1)
 @njit(cache=True, nogil=True)
 def _allocate(t, bits):
     """First row of ``2**bits`` cleared rows, -1 if there is no room."""
-    free = free_sources(t)[bits]
+    free = v.free_sources(t)[bits]
     if free != 0:
         at = free - 1
-        free_sources(t)[bits] = np.int64(sources(t)[at].key)
+        v.free_sources(t)[bits] = np.int64(v.sources(t)[at].key)
     else:
-        at = heads(t)[H_SOURCES]
-        if at + (1 << bits) > MAX_SOURCES:
+        at = v.head(t).sources
+        if at + (1 << bits) > layout.MAX_SOURCES:
             return np.int64(-1)
-        heads(t)[H_SOURCES] = at + (1 << bits)
+        v.head(t).sources = at + (1 << bits)
     for k in range(at, at + (1 << bits)):
-        sources(t)[k].used = np.uint32(0)
+        v.sources(t)[k].used = np.uint32(0)
     return at
 
 
@@ -44,8 +44,8 @@ def _bits(size):
 @njit(cache=True, nogil=True)
 def _free(t, at, size):
     bits = _bits(size)
-    sources(t)[at].key = np.uint64(free_sources(t)[bits])
-    free_sources(t)[bits] = at + 1
+    v.sources(t)[at].key = np.uint64(v.free_sources(t)[bits])
+    v.free_sources(t)[bits] = at + 1
 
 
 @njit(cache=True, nogil=True)
@@ -55,7 +55,7 @@ def _place(t, at, size, key, block):
     h ^= h >> np.uint64(32)
     k = np.int64(h & np.uint64(size - 1))
     while True:
-        row = sources(t)[at + k]
+        row = v.sources(t)[at + k]
         if row.used == 0 or (row.key == key and row.block == block):
             return at + k
         k = (k + 1) & (size - 1)
@@ -64,19 +64,19 @@ def _place(t, at, size, key, block):
 @njit(cache=True, nogil=True)
 def _grow(t, w):
     """Makes the table of a window twice as large; whether there was room."""
-    x = windows(t)[w]
+    x = v.windows(t)[w]
     bits = _FIRST_BITS if x.sources_size == 0 else _bits(x.sources_size) + 1
     at = _allocate(t, bits)
     if at < 0:
         return False
     for k in range(x.sources_at, x.sources_at + x.sources_size):
-        row = sources(t)[k]
+        row = v.sources(t)[k]
         if row.used != 0:
             to = _place(t, at, np.int64(1) << bits, row.key, row.block)
-            sources(t)[to].key = row.key
-            sources(t)[to].block = row.block
-            sources(t)[to].bits = row.bits
-            sources(t)[to].used = np.uint32(1)
+            v.sources(t)[to].key = row.key
+            v.sources(t)[to].block = row.block
+            v.sources(t)[to].bits = row.bits
+            v.sources(t)[to].used = np.uint32(1)
     if x.sources_size != 0:
         _free(t, x.sources_at, x.sources_size)
     x.sources_at = at
@@ -90,12 +90,12 @@ SEEN, FIRST, FULL = range(3)
 @njit(cache=True, nogil=True)
 def see_source(t, w, slot, source, version):
     """Enters a version of a source for a record: ``FIRST`` time, ``SEEN`` before, or ``FULL``."""
-    x = windows(t)[w]
+    x = v.windows(t)[w]
     if 3 * (x.sources_used + 1) > 2 * x.sources_size and not _grow(t, w):
         return FULL
     key = (np.uint64(slot) << np.uint64(32)) | np.uint64(source)
     block = np.uint32(version >> 6)
-    row = sources(t)[_place(t, x.sources_at, x.sources_size, key, block)]
+    row = v.sources(t)[_place(t, x.sources_at, x.sources_size, key, block)]
     if row.used == 0:
         row.key = key
         row.block = block
@@ -112,9 +112,9 @@ def see_source(t, w, slot, source, version):
 @njit(cache=True, nogil=True)
 def forget_sources(t, w, slot):
     """A record begins anew: forgets what has been entered for it."""
-    x = windows(t)[w]
+    x = v.windows(t)[w]
     for k in range(x.sources_at, x.sources_at + x.sources_size):
-        row = sources(t)[k]
+        row = v.sources(t)[k]
         if row.used != 0 and np.int64(row.key >> np.uint64(32)) == slot:
             row.bits = _0
 
@@ -122,7 +122,7 @@ def forget_sources(t, w, slot):
 @njit(cache=True, nogil=True)
 def release_sources(t, w):
     """Gives the table of a window back."""
-    x = windows(t)[w]
+    x = v.windows(t)[w]
     if x.sources_size != 0:
         _free(t, x.sources_at, x.sources_size)
     x.sources_size = 0

@@ -15,36 +15,9 @@ has been flushed (``_expire``); nothing about an element changes between such a 
 import numpy as np
 from numba import njit
 
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.source_kernels import forget_sources
-from aggregator.engine.tables import (
-    H_WINDOWS,
-    MAX_BUCKETS,
-    MIN_INT64,
-    PAGE_BITS,
-    PAGE_ROWS,
-    RECORD_EXISTS,
-    SLOT_BITS,
-    SPEC_STATE,
-    STATE_CLOSED,
-    STATE_DIRTY,
-    STATE_DOUBLES,
-    STATE_LATE,
-    STATE_REMOVED,
-    STATE_RESEND,
-    STATE_RESEND_SEEN,
-    STATE_TOUCHED,
-)
-from aggregator.engine.view_kernels import (
-    buckets,
-    closed_through,
-    elements,
-    heads,
-    page_table,
-    record_words,
-    records,
-    specs,
-    windows,
-)
 from aggregator.engine.window_kernels import CLOSED, new_window, record_of
 
 MIGRATION = -3
@@ -56,37 +29,37 @@ RESEND_OFF, RESEND_ON, RESEND_KEPT = range(3)
 @njit(cache=True, nogil=True)
 def state_word(i, k):
     """Row in ``record_words`` of number ``k`` of the state behind record ``i``."""
-    return ((i + 1 + k // STATE_DOUBLES) << 3) + k % STATE_DOUBLES
+    return ((i + 1 + k // layout.STATE_DOUBLES) << 3) + k % layout.STATE_DOUBLES
 
 
 @njit(cache=True, nogil=True)
 def record_at(t, w, slot):
     """Row of the record of a slot in a window, -1 where the window has no such page."""
-    page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
     if page == 0:
         return np.int64(-1)
-    return ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
+    return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
 
 
 @njit(cache=True, nogil=True)
 def begin_state(t, i, width):
     """The state of a record that begins."""
-    for k in range((width - 1) * STATE_DOUBLES):
-        record_words(t)[state_word(i, k)] = np.nan
+    for k in range((width - 1) * layout.STATE_DOUBLES):
+        v.record_words(t)[state_word(i, k)] = np.nan
     for k in range(1, width):
-        records(t)[i + k].flags = np.uint16(0)
-    records(t)[i + 1].annotation = np.uint32(0)
-    records(t)[i + 1].call = np.uint16(0)
+        v.records(t)[i + k].flags = np.uint16(0)
+    v.records(t)[i + 1].annotation = np.uint32(0)
+    v.records(t)[i + 1].call = np.uint16(0)
 
 
 @njit(cache=True, nogil=True)
 def base_record(t, b, slot, create):
     """Row of an element's record in the base of its bucket; -1 if there is none, and none is to be made or there is no room."""
-    bucket = buckets(t)[b]
+    bucket = v.buckets(t)[b]
     if bucket.base == 0:
         if not create:
             return np.int64(-1)
-        w = new_window(t, MAX_BUCKETS + b, np.int64(MIN_INT64))
+        w = new_window(t, layout.MAX_BUCKETS + b, np.int64(layout.MIN_INT64))
         if w < 0:
             return np.int64(-1)
         bucket.base = w + 1
@@ -99,12 +72,16 @@ def _next_window(t, b, slot, after):
     """``(window, record)`` of the element's oldest window that begins after ``after``; -1 if there is none."""
     found = np.int64(-1)
     at = np.int64(-1)
-    for w in range(heads(t)[H_WINDOWS]):
-        x = windows(t)[w]
-        if x.used == 0 or x.bucket != b or x.start <= after or (found >= 0 and x.start >= windows(t)[found].start):
+    for w in range(v.head(t).windows):
+        x = v.windows(t)[w]
+        if x.used == 0 or x.bucket != b or x.start <= after or (found >= 0 and x.start >= v.windows(t)[found].start):
             continue
         i = record_at(t, w, slot)
-        if i >= 0 and records(t)[i].flags & RECORD_EXISTS and not records(t)[i + 1].call & STATE_REMOVED:
+        if (
+            i >= 0
+            and v.records(t)[i].flags & layout.RECORD_EXISTS
+            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
+        ):
             found = np.int64(w)
             at = i
     return found, at
@@ -113,36 +90,36 @@ def _next_window(t, b, slot, after):
 @njit(cache=True, nogil=True)
 def _expire(t, b, slot, shard):
     """Closes and removes the element's windows as the last pass of its list did (docs/m3/aggregation.md, expiry of windows)."""
-    bucket = buckets(t)[b]
-    target = closed_through(t)[b, shard]
+    bucket = v.buckets(t)[b]
+    target = v.closed_through(t)[b, shard]
     base = base_record(t, b, slot, False)
-    has_base = base >= 0 and records(t)[base].flags & RECORD_EXISTS != 0
+    has_base = base >= 0 and v.records(t)[base].flags & layout.RECORD_EXISTS != 0
     before = np.int64(-1)  # the record of the window before
-    after = np.int64(MIN_INT64)
+    after = np.int64(layout.MIN_INT64)
     while True:
         w, i = _next_window(t, b, slot, after)
-        if has_base and (w < 0 or windows(t)[w].start > records(t)[base].last_at):
+        if has_base and (w < 0 or v.windows(t)[w].start > v.records(t)[base].last_at):
             if before >= 0:
-                records(t)[before + 1].call |= np.uint16(STATE_REMOVED)
+                v.records(t)[before + 1].call |= np.uint16(layout.STATE_REMOVED)
             before = base
             has_base = False
         if w < 0:
             return
-        after = windows(t)[w].start
-        state = np.int64(records(t)[i + 1].call)
+        after = v.windows(t)[w].start
+        state = np.int64(v.records(t)[i + 1].call)
         due = after + bucket.due
-        if due > target or (state & STATE_RESEND_SEEN and due > target - bucket.past_limit):
+        if due > target or (state & layout.STATE_RESEND_SEEN and due > target - bucket.past_limit):
             return
-        if (state & STATE_RESEND != 0) != (state & STATE_RESEND_SEEN != 0):
+        if (state & layout.STATE_RESEND != 0) != (state & layout.STATE_RESEND_SEEN != 0):
             return
-        records(t)[i + 1].call = np.uint16(state | STATE_CLOSED)
-        if state & STATE_DIRTY:
+        v.records(t)[i + 1].call = np.uint16(state | layout.STATE_CLOSED)
+        if state & layout.STATE_DIRTY:
             return
         if before >= 0:
             if before == base:
-                records(t)[base].flags &= np.uint16(0xFFFF ^ RECORD_EXISTS)
+                v.records(t)[base].flags &= np.uint16(0xFFFF ^ layout.RECORD_EXISTS)
             else:
-                records(t)[before + 1].call |= np.uint16(STATE_REMOVED)
+                v.records(t)[before + 1].call |= np.uint16(layout.STATE_REMOVED)
         before = i
 
 
@@ -155,25 +132,25 @@ def open_record(t, b, w, slot, shard, resend):
     i = record_of(t, w, slot)
     if i < 0:
         return i
-    start = windows(t)[w].start
-    if start + buckets(t)[b].due > closed_through(t)[b, shard]:
+    start = v.windows(t)[w].start
+    if start + v.buckets(t)[b].due > v.closed_through(t)[b, shard]:
         return i
     _expire(t, b, slot, shard)
-    if records(t)[i].flags & RECORD_EXISTS:
+    if v.records(t)[i].flags & layout.RECORD_EXISTS:
         closed = i
-        state = np.int64(records(t)[i + 1].call)
-        if not state & (STATE_CLOSED | STATE_REMOVED):
+        state = np.int64(v.records(t)[i + 1].call)
+        if not state & (layout.STATE_CLOSED | layout.STATE_REMOVED):
             return i
-        if state & STATE_REMOVED and records(t)[i + 1].annotation == 0:
-            records(t)[i].flags = np.uint16(0)
+        if state & layout.STATE_REMOVED and v.records(t)[i + 1].annotation == 0:
+            v.records(t)[i].flags = np.uint16(0)
             forget_sources(t, w, slot)
             return i
     else:
         closed = base_record(t, b, slot, False)
-        if closed < 0 or not records(t)[closed].flags & RECORD_EXISTS or records(t)[closed].last_at != start:
+        if closed < 0 or not v.records(t)[closed].flags & layout.RECORD_EXISTS or v.records(t)[closed].last_at != start:
             return i
-    records(t)[closed + 1].call |= np.uint16(STATE_TOUCHED)
-    if resend and not records(t)[closed + 1].call & STATE_RESEND:
+    v.records(t)[closed + 1].call |= np.uint16(layout.STATE_TOUCHED)
+    if resend and not v.records(t)[closed + 1].call & layout.STATE_RESEND:
         return np.int64(MIGRATION)
     return np.int64(CLOSED)
 
@@ -181,36 +158,36 @@ def open_record(t, b, w, slot, shard, resend):
 @njit(cache=True, nogil=True)
 def mark_written(t, b, w, i, shard, resend):
     """Record ``i`` of window ``w`` has taken a value; ``resend``: ``RESEND_*``."""
-    x = windows(t)[w]
-    state = np.int64(records(t)[i + 1].call)
+    x = v.windows(t)[w]
+    state = np.int64(v.records(t)[i + 1].call)
     if resend == RESEND_ON:
-        state |= STATE_RESEND
+        state |= layout.STATE_RESEND
         x.resend = 1
-        buckets(t)[b].resent = 1
+        v.buckets(t)[b].resent = 1
     elif resend == RESEND_OFF:
-        state &= ~STATE_RESEND
-    if not state & STATE_DIRTY:
-        state |= STATE_DIRTY
-        if x.start + buckets(t)[b].due <= closed_through(t)[b, shard] and not state & STATE_LATE:
-            state |= STATE_LATE
+        state &= ~layout.STATE_RESEND
+    if not state & layout.STATE_DIRTY:
+        state |= layout.STATE_DIRTY
+        if x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard] and not state & layout.STATE_LATE:
+            state |= layout.STATE_LATE
             x.late += 1
-    records(t)[i + 1].call = np.uint16(state)
+    v.records(t)[i + 1].call = np.uint16(state)
 
 
 @njit(cache=True, nogil=True)
 def retire_window(t, w):
     """Keeps in the base what elements with state need of a window that is about to be released."""
-    x = windows(t)[w]
+    x = v.windows(t)[w]
     b = x.bucket
     slot = np.int64(0)
-    while slot < buckets(t)[b].slots:
+    while slot < v.buckets(t)[b].slots:
         i = record_at(t, w, slot)
         if i < 0:
-            slot = ((slot >> PAGE_BITS) + 1) << PAGE_BITS
+            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
             continue
-        if records(t)[i].flags & RECORD_EXISTS:
-            spec = specs(t)[np.int64(elements(t)[(b << SLOT_BITS) | slot].spec)]
-            if spec.flags & SPEC_STATE and not records(t)[i + 1].call & STATE_REMOVED:
+        if v.records(t)[i].flags & layout.RECORD_EXISTS:
+            spec = v.specs(t)[np.int64(v.elements(t)[(b << layout.SLOT_BITS) | slot].spec)]
+            if spec.flags & layout.SPEC_STATE and not v.records(t)[i + 1].call & layout.STATE_REMOVED:
                 _retire_record(t, b, slot, i, x.start, spec)
         slot += 1
 
@@ -220,13 +197,15 @@ def _retire_record(t, b, slot, i, start, spec):
     j = base_record(t, b, slot, True)
     if j < 0:
         return
-    r = records(t)[j]
-    if r.flags & RECORD_EXISTS and r.last_at >= start:
+    r = v.records(t)[j]
+    if r.flags & layout.RECORD_EXISTS and r.last_at >= start:
         return
-    r.flags |= np.uint16(RECORD_EXISTS)
+    r.flags |= np.uint16(layout.RECORD_EXISTS)
     r.last_at = start
     for k in range(np.int64(spec.outputs)):
-        record_words(t)[state_word(j, k)] = record_words(t)[state_word(i, k)]
-    records(t)[j + 1].flags = np.uint16(0)
-    records(t)[j + 1].annotation = np.uint32(0)
-    records(t)[j + 1].call = np.uint16(np.int64(records(t)[i + 1].call) & (STATE_RESEND | STATE_TOUCHED) | STATE_CLOSED)
+        v.record_words(t)[state_word(j, k)] = v.record_words(t)[state_word(i, k)]
+    v.records(t)[j + 1].flags = np.uint16(0)
+    v.records(t)[j + 1].annotation = np.uint32(0)
+    v.records(t)[j + 1].call = np.uint16(
+        np.int64(v.records(t)[i + 1].call) & (layout.STATE_RESEND | layout.STATE_TOUCHED) | layout.STATE_CLOSED
+    )

@@ -29,9 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.engine.options import EngineOptions
 from m3x.reserve import reserve
 
 Array = NDArray[Any]
+PLAIN = EngineOptions(num_shards=1, topic_shards=1)
 
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
@@ -56,8 +58,10 @@ ANNOTATION_INDEX = 1 << 17
 ANNOTATION_BYTES = 1 << 26
 TEXT_BYTES = 1 << 30
 
+FIRST_INDEX = 1 << 12
+"""Words of the entry index at first."""
 GROUP_INDEX = 1 << 10
-"""Words of the group index at first; it grows by itself."""
+"""Words of the group index at first; both grow."""
 MAX_GROUPS = 1 << 24
 MAX_SOURCES = 1 << 31
 
@@ -290,56 +294,126 @@ ERROR = np.dtype([("detail", np.uint16), ("size", np.uint16), ("id", np.uint8, (
 
 STAGE_TOMBSTONED = 0xFFFF
 
-# Rows of ``heads``: scalars that kernels and Python share.
-(
-    H_INDEX_MASK,
-    H_INDEX_LIMIT,
-    H_LIVE,
-    H_ENTRIES,
-    H_FREE_ENTRY,
-    H_IDS,
-    H_DEAD_IDS,
-    H_PAGES,
-    H_FREE_PAGES,
-    H_CHUNKS,
-    H_FREE_CHUNKS,
-    H_WINDOWS,
-    H_BUCKETS,
-    H_METAS,
-    H_ANNOTATIONS,
-    H_ANNOTATION_BYTES,
-    H_NEW_LISTS,
-    H_ERRORS,
-    H_NUM_SHARDS,
-    H_VALUE_LIMIT,
-    H_NEW_LIMIT,
-    H_WARMUP,
-    H_FUTURE,
-    H_LOG_CAP,
-    H_MEMORY_LIMIT,
-    H_USED_PAGES,
-    H_USED_CHUNKS,
-    H_MAX_PAGES,
-    H_MAX_CHUNKS,
-    H_MAX_ENTRIES,
-    H_MAX_IDS,
-    H_MAX_SLOTS,
-    H_GROUP_MASK,
-    H_GROUPS,
-    H_SOURCES,
-    H_TIMER_SPLIT,
-    HEADS,
-) = range(37)
+HEAD = np.dtype(
+    [
+        ("index_mask", np.int64),  # words of the entry index, less one
+        ("index_limit", np.int64),  # entries at which it has to grow
+        ("live", np.int64),  # entries in the index
+        ("entries", np.int64),  # rows used so far, as in all that is in the plural below
+        ("free_entry", np.int64),  # row + 1 of the first of the free ones
+        ("ids", np.int64),  # bytes
+        ("dead_ids", np.int64),  # bytes of them that no entry uses
+        ("pages", np.int64),
+        ("free_pages", np.int64),  # in ``free_pages``
+        ("chunks", np.int64),
+        ("free_chunks", np.int64),
+        ("windows", np.int64),
+        ("buckets", np.int64),
+        ("metas", np.int64),
+        ("annotations", np.int64),
+        ("annotation_bytes", np.int64),
+        ("new_lists", np.int64),  # since they were asked for
+        ("errors", np.int64),  # in ``recent``
+        ("num_shards", np.int64),
+        ("value_limit", np.int64),  # a second and entry; 0: none
+        ("new_limit", np.int64),  # entries a second and shard; 0: none
+        ("warmup", np.int64),  # nanoseconds from a shard's first entry on in which ``new_limit`` does not hold
+        ("future", np.int64),  # nanoseconds that a client's time may be ahead
+        ("log_cap", np.int64),  # samples of a timer in a window
+        ("memory_limit", np.int64),  # bytes; 0: none
+        ("used_pages", np.int64),
+        ("used_chunks", np.int64),
+        ("max_pages", np.int64),
+        ("max_chunks", np.int64),
+        ("max_entries", np.int64),
+        ("max_ids", np.int64),  # bytes
+        ("max_slots", np.int64),  # of a bucket
+        ("group_mask", np.int64),  # words of the group index, less one
+        ("groups", np.int64),  # in the index
+        ("sources", np.int64),
+        ("timer_split", np.int64),  # values into which a batch timer is cut; 0: it is not
+    ]
+)
+"""What there is once: how much of each table is in use, and limits."""
+
+HINT = np.dtype([("half", np.uint64), ("row", np.int64)])
+"""Of a message: the hash of its key, and the row of the entry that is probably its (-1: unknown)."""
+PROGRESS = np.dtype(
+    [
+        ("position", np.int64),  # in the payload, of the next frame
+        ("segment", np.int64),
+        ("rows", np.int64),  # messages of the block
+        ("row", np.int64),  # the next one of them
+        ("acks", np.int64),  # bytes of ack frames
+        ("segment_acks", np.int64),  # the same where the segment began
+        ("call", np.int64),  # number of the batch, 1 to 65,535
+    ]
+)
+"""How far a batch has been ingested."""
+ACTION_NONE, ACTION_DISCARD, ACTION_EMIT = range(3)
+"""What a flush does with the values of a window."""
+CURSOR = np.dtype(
+    [
+        ("next", np.int64),  # slot, or place in the order of contributions
+        ("output", np.int64),  # of the slot; 2 · number, + 1 where only the zero that follows it is left
+        ("need", np.int64),  # bytes that the next message needs where nothing fitted, else 0
+    ]
+)
+"""Where the next part of a flush begins."""
+TALLY = np.dtype(
+    [
+        ("messages", np.int64),
+        ("forwarded", np.int64),  # values in messages to rollups
+        ("contributions", np.int64),  # values for rollups
+        ("discarded", np.int64),  # values thrown away
+    ]
+)
+"""What a flush has counted."""
+CONTRIBUTION = np.dtype(
+    [
+        ("value", np.float64),
+        ("previous", np.float64),
+        ("group", np.uint32),  # slot
+        ("sequence", np.uint32),  # of the element: in this order its values come
+        ("annotation", np.uint32),  # row + 1
+        ("attrs", np.uint16),
+        ("resend", np.uint8),
+        ("again", np.uint8),  # 1: sent before, in an earlier term
+    ],
+    align=True,
+)
+"""A value for a rollup."""
 
 ERRORS_KEPT = 64
 NUM_DETAILS = 40
 MAX_COUNTS = 96
 
 
+class Samples(NamedTuple):
+    """The timer samples of a window: those of a slot are ``values[starts[slot]:starts[slot + 1]]``."""
+
+    values: Array
+    """float64."""
+    starts: Array
+    """int64, two more than the bucket has slots."""
+
+
+class Part(NamedTuple):
+    """Room for the messages of a part of a flush: message ``n`` is ``payload[offsets[n]:offsets[n + 1]]``."""
+
+    payload: Array
+    offsets: Array
+    shards: Array
+    policies: Array
+    origins: Array
+    tally: Array
+    """TALLY, one row."""
+
+
 class Tables(NamedTuple):
     """Every array of the engine, as kernels take it."""
 
-    heads: Array
+    head: Array
     entry_index: Array
     entries: Array
     ids: Array
@@ -383,6 +457,7 @@ class Tables(NamedTuple):
 
 TABLE_NAMES = Tables._fields
 DTYPES: dict[str, np.dtype[Any]] = {
+    "head": HEAD,
     "entry_index": np.dtype(np.uint64),
     "entries": ENTRY,
     "ids": np.dtype(np.uint8),
@@ -410,9 +485,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "sources": SOURCE,
 }
 """Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
-DTYPES |= {
-    name: np.dtype(np.int64) for name in ("heads", "log_words", "list_born", "closed_through", "emitted_through")
-}
+DTYPES |= {name: np.dtype(np.int64) for name in ("log_words", "list_born", "closed_through", "emitted_through")}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {
@@ -460,7 +533,29 @@ def reserve_ids(max_series: int) -> Array:
     return _reserve_wide(max(max_series * 512, 1 << 26), np.uint8)
 
 
-def reserve_tables(max_series: int) -> Tables:
+def index_limit(size: int) -> int:
+    """How many entries an index of that many words may have."""
+    return int(size * 0.6)
+
+
+def _head(options: EngineOptions) -> Array:
+    """The head of empty tables, with the limits that ``options`` ask for."""
+    head = np.zeros((), HEAD)
+    head["index_mask"] = FIRST_INDEX - 1
+    head["index_limit"] = index_limit(FIRST_INDEX)
+    head["group_mask"] = GROUP_INDEX - 1
+    head["num_shards"] = max(options.num_shards, 1)
+    head["value_limit"] = options.values_per_metric_limit_per_second
+    head["new_limit"] = options.new_metric_limit_per_shard_per_second
+    head["warmup"] = options.new_metric_no_limit_warmup_ns
+    head["future"] = options.buffer_future_ns
+    head["timer_split"] = options.max_timer_batch_size_per_write
+    head["log_cap"] = options.timer_samples_per_series_cap
+    head["memory_limit"] = options.memory_limit_bytes
+    return head
+
+
+def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> Tables:
     """Reserves all tables of an engine for at most ``max_series`` entries."""
     if not 1 <= max_series <= 1 << SLOT_BITS:
         raise ValueError(f"max_series is {max_series}: expected 1 to {1 << SLOT_BITS}")
@@ -468,16 +563,15 @@ def reserve_tables(max_series: int) -> Tables:
     chunks = max(max_series // 16, 1 << 12) * 8
     records = _reserve_wide(pages * PAGE_ROWS, RECORD)
     log = reserve(chunks * LOG_CHUNK, np.float64)
-    heads = np.zeros(HEADS, np.int64)
-    heads[H_MAX_PAGES] = pages
-    heads[H_MAX_CHUNKS] = chunks
-    heads[H_MAX_ENTRIES] = max_series
-    heads[H_MAX_SLOTS] = min(8 * max_series + PAGE_ROWS, 1 << SLOT_BITS)
-    heads[H_GROUP_MASK] = GROUP_INDEX - 1
     ids = reserve_ids(max_series)
-    heads[H_MAX_IDS] = len(ids)
+    head = _head(options)
+    head["max_pages"] = pages
+    head["max_chunks"] = chunks
+    head["max_entries"] = max_series
+    head["max_slots"] = min(8 * max_series + PAGE_ROWS, 1 << SLOT_BITS)
+    head["max_ids"] = len(ids)
     return Tables(
-        heads=heads,
+        head=head,
         entry_index=reserve_index(max_series),
         entries=_reserve_wide(max_series + 1, ENTRY),
         ids=ids,

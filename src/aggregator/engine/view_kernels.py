@@ -14,7 +14,15 @@ from numba.np.arrayobj import make_array, populate_array
 from aggregator.engine.tables import COLUMNS, DTYPES, TABLE_NAMES
 
 
-def _view(position, dtype, columns):
+def _begin(builder, t, name):
+    """Where a table begins."""
+    at = builder.add(t, ir.Constant(ir.IntType(64), 8 * TABLE_NAMES.index(name)))
+    return builder.load(builder.inttoptr(at, ir.IntType(8).as_pointer().as_pointer()))
+
+
+def _view(name):
+    dtype = DTYPES[name]
+    columns = COLUMNS.get(name, 0)
     item = from_dtype(dtype)
     ndim = 1 if columns == 0 else 2
     kind = types.Array(item, ndim, "C")
@@ -23,10 +31,8 @@ def _view(position, dtype, columns):
     def view(_context, _t):
         def generate(context, builder, _s, args):
             word = ir.IntType(64)
-            at = builder.add(args[0], ir.Constant(word, 8 * position))
-            base = builder.load(builder.inttoptr(at, word.as_pointer()))
             array = make_array(kind)(context, builder)
-            data = builder.inttoptr(base, context.get_value_type(types.CPointer(item)))
+            data = builder.bitcast(_begin(builder, args[0], name), context.get_data_type(types.CPointer(item)))
             many = ir.Constant(word, 1 << 40)
             size = ir.Constant(word, dtype.itemsize)
             wide = ir.Constant(word, dtype.itemsize * columns)
@@ -45,8 +51,22 @@ def _view(position, dtype, columns):
     return view
 
 
+def _record(name):
+    kind = from_dtype(DTYPES[name])
+
+    @intrinsic
+    def record(_context, _t):
+        def generate(context, builder, _s, args):
+            return builder.bitcast(_begin(builder, args[0], name), context.get_value_type(kind))
+
+        return kind(types.uint64), generate
+
+    return record
+
+
+head = _record("head")
+"""The one row that is no array: ``head(t).live``."""
 (
-    heads,
     entry_index,
     entries,
     ids,
@@ -86,4 +106,4 @@ def _view(position, dtype, columns):
     targets,
     sources,
     free_sources,
-) = (_view(k, DTYPES[name], COLUMNS.get(name, 0)) for k, name in enumerate(TABLE_NAMES))
+) = (_view(name) for name in TABLE_NAMES[1:])

@@ -9,63 +9,17 @@ never read. Sums follow docs/m3/metrics.md, accumulators; window starts docs/m3/
 import numpy as np
 from numba import njit
 
-from aggregator.engine.reasons import C_ANNOTATIONS_DROPPED, C_LATE_RECORDS, C_LOG_CAPPED, C_LOG_FULL, C_OUT_OF_ORDER
+from aggregator.engine import reasons as why
+from aggregator.engine import tables as layout
+from aggregator.engine import view_kernels as v
 from aggregator.engine.source_kernels import release_sources
-from aggregator.engine.tables import (
-    ANNOTATION_BYTES,
-    ANNOTATION_INDEX,
-    H_ANNOTATION_BYTES,
-    H_ANNOTATIONS,
-    H_CHUNKS,
-    H_FREE_CHUNKS,
-    H_FREE_PAGES,
-    H_LOG_CAP,
-    H_MAX_CHUNKS,
-    H_MAX_PAGES,
-    H_MEMORY_LIMIT,
-    H_PAGES,
-    H_USED_CHUNKS,
-    H_USED_PAGES,
-    H_WINDOWS,
-    LOG_CHUNK,
-    MAX_ANNOTATIONS,
-    MAX_INT64,
-    MAX_WINDOWS,
-    MIN_INT64,
-    PAGE_BITS,
-    PAGE_ROWS,
-    PAGES_PER_WINDOW,
-    RECORD_EXISTS,
-    RECORD_LATE,
-    RING,
-    SPEC_EXPENSIVE,
-    SPEC_LOG,
-)
-from aggregator.engine.view_kernels import (
-    annotation_bytes,
-    annotation_index,
-    annotations,
-    buckets,
-    closed_through,
-    counter_records,
-    counts,
-    free_chunks,
-    free_pages,
-    heads,
-    log,
-    log_words,
-    page_table,
-    records,
-    window_ring,
-    windows,
-)
 from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, load_double
 
 CLOSED = -1
 NO_ROOM = -2
 
-_PAGE_BYTES = PAGE_ROWS * 64
-_CHUNK_BYTES = LOG_CHUNK * 8
+_PAGE_BYTES = layout.PAGE_ROWS * 64
+_CHUNK_BYTES = layout.LOG_CHUNK * 8
 
 
 @njit(cache=True, nogil=True)
@@ -77,25 +31,25 @@ def window_start(time_ns, resolution, shift):
 @njit(cache=True, nogil=True)
 def used_bytes(t):
     """Memory of windows and timer logs together."""
-    return heads(t)[H_USED_PAGES] * _PAGE_BYTES + heads(t)[H_USED_CHUNKS] * _CHUNK_BYTES
+    return v.head(t).used_pages * _PAGE_BYTES + v.head(t).used_chunks * _CHUNK_BYTES
 
 
 @njit(cache=True, nogil=True)
 def _over_limit(t):
     """Series that are known may use twice the limit that new ones meet."""
-    return heads(t)[H_MEMORY_LIMIT] > 0 and used_bytes(t) >= 2 * heads(t)[H_MEMORY_LIMIT]
+    return v.head(t).memory_limit > 0 and used_bytes(t) >= 2 * v.head(t).memory_limit
 
 
 @njit(cache=True, nogil=True)
 def new_window(t, b, start):
     """A row for a window without records, -1 if there is no room."""
     free = np.int64(0)
-    while free < heads(t)[H_WINDOWS] and windows(t)[free].used != 0:
+    while free < v.head(t).windows and v.windows(t)[free].used != 0:
         free += 1
-    if free >= MAX_WINDOWS:
+    if free >= layout.MAX_WINDOWS:
         return np.int64(-1)
-    heads(t)[H_WINDOWS] = max(heads(t)[H_WINDOWS], free + 1)
-    x = windows(t)[free]
+    v.head(t).windows = max(v.head(t).windows, free + 1)
+    x = v.windows(t)[free]
     x.start = start
     x.sequence = 0
     x.bucket = b
@@ -115,59 +69,59 @@ def new_window(t, b, start):
 @njit(cache=True, nogil=True)
 def find_window(t, b, start, create):
     """Row of the window of bucket ``b`` that begins at ``start``, made if asked for; -1 if there is none or no room."""
-    place = (start // buckets(t)[b].resolution) & (RING - 1)
-    w = np.int64(window_ring(t)[b, place])
+    place = (start // v.buckets(t)[b].resolution) & (layout.RING - 1)
+    w = np.int64(v.window_ring(t)[b, place])
     if w >= 0:
-        x = windows(t)[w]
+        x = v.windows(t)[w]
         if x.used != 0 and x.bucket == b and x.start == start:
             return w
-    for w in range(heads(t)[H_WINDOWS]):
-        x = windows(t)[w]
+    for w in range(v.head(t).windows):
+        x = v.windows(t)[w]
         if x.used != 0 and x.bucket == b and x.start == start:
-            window_ring(t)[b, place] = w
+            v.window_ring(t)[b, place] = w
             return np.int64(w)
     if not create:
         return np.int64(-1)
     w = new_window(t, b, start)
     if w >= 0:
-        buckets(t)[b].sequence += 1
-        windows(t)[w].sequence = buckets(t)[b].sequence
-        window_ring(t)[b, place] = w
+        v.buckets(t)[b].sequence += 1
+        v.windows(t)[w].sequence = v.buckets(t)[b].sequence
+        v.window_ring(t)[b, place] = w
     return w
 
 
 @njit(cache=True, nogil=True)
 def _new_page(t, w, number):
     """Gives a window its page ``number``; returns it + 1, or 0 if there is no room."""
-    head = heads(t)
+    head = v.head(t)
     if _over_limit(t):
         return np.int64(0)
-    if head[H_FREE_PAGES] > 0:
-        head[H_FREE_PAGES] -= 1
-        page = np.int64(free_pages(t)[head[H_FREE_PAGES]])
-        first = page << PAGE_BITS
-        for k in range(first, first + PAGE_ROWS):
-            records(t)[k].flags = np.uint16(0)
+    if head.free_pages > 0:
+        head.free_pages -= 1
+        page = np.int64(v.free_pages(t)[head.free_pages])
+        first = page << layout.PAGE_BITS
+        for k in range(first, first + layout.PAGE_ROWS):
+            v.records(t)[k].flags = np.uint16(0)
     else:
-        page = head[H_PAGES]
-        if page >= head[H_MAX_PAGES]:
+        page = head.pages
+        if page >= head.max_pages:
             return np.int64(0)
-        head[H_PAGES] = page + 1
-    head[H_USED_PAGES] += 1
-    windows(t)[w].pages += 1
-    page_table(t)[w, number] = np.uint32(page + 1)
+        head.pages = page + 1
+    head.used_pages += 1
+    v.windows(t)[w].pages += 1
+    v.page_table(t)[w, number] = np.uint32(page + 1)
     return page + 1
 
 
 @njit(cache=True, nogil=True)
 def record_of(t, w, slot):
     """Row of the record of a slot in a window, with a page made where there is none; ``NO_ROOM`` if that fails."""
-    page = np.int64(page_table(t)[w, slot >> PAGE_BITS])
+    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
     if page == 0:
-        page = _new_page(t, w, slot >> PAGE_BITS)
+        page = _new_page(t, w, slot >> layout.PAGE_BITS)
         if page == 0:
             return np.int64(NO_ROOM)
-    return ((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))
+    return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
 
 
 @njit(cache=True, nogil=True)
@@ -178,25 +132,25 @@ def _late_record(t, b, w, slot, shard, logged):
     emitted once more (docs/m3/aggregation.md, expiry of windows). It takes a clock that steps back to come here. A timer with samples in
     the log (``logged``) stays closed: its log cannot begin anew.
     """
-    if buckets(t)[b].flushing != 0:
+    if v.buckets(t)[b].flushing != 0:
         return np.int64(CLOSED)
     i = record_of(t, w, slot)
     if i < 0:
         return i
-    r = records(t)[i]
-    if r.flags & RECORD_LATE:
+    r = v.records(t)[i]
+    if r.flags & layout.RECORD_LATE:
         return i
-    if r.flags & RECORD_EXISTS:
+    if r.flags & layout.RECORD_EXISTS:
         removed = False
-        start = windows(t)[w].start
-        for v in range(heads(t)[H_WINDOWS]):
-            x = windows(t)[v]
+        start = v.windows(t)[w].start
+        for later_w in range(v.head(t).windows):
+            x = v.windows(t)[later_w]
             if x.used != 0 and x.bucket == b and x.start > start:
-                end = x.start + buckets(t)[b].due
-                page = np.int64(page_table(t)[v, slot >> PAGE_BITS])
-                if end <= closed_through(t)[b, shard] and page != 0:
-                    later = records(t)[((page - 1) << PAGE_BITS) | (slot & (PAGE_ROWS - 1))]
-                    if later.flags & (RECORD_EXISTS | RECORD_LATE) == RECORD_EXISTS:
+                end = x.start + v.buckets(t)[b].due
+                page = np.int64(v.page_table(t)[later_w, slot >> layout.PAGE_BITS])
+                if end <= v.closed_through(t)[b, shard] and page != 0:
+                    later = v.records(t)[((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))]
+                    if later.flags & (layout.RECORD_EXISTS | layout.RECORD_LATE) == layout.RECORD_EXISTS:
                         removed = True
         if logged or not removed:
             return np.int64(CLOSED)
@@ -207,7 +161,7 @@ def _late_record(t, b, w, slot, shard, logged):
 @njit(cache=True, nogil=True)
 def window_of(t, b, time_ns):
     """Row of the window of bucket ``b`` for a value of that time, -1 if there is no room."""
-    bucket = buckets(t)[b]
+    bucket = v.buckets(t)[b]
     resolution = bucket.resolution
     start = bucket.start
     w = bucket.window
@@ -224,12 +178,12 @@ def window_of(t, b, time_ns):
 @njit(cache=True, nogil=True)
 def locate(t, b, slot, shard, time_ns, logged):
     """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``. For elements without state."""
-    bucket = buckets(t)[b]
+    bucket = v.buckets(t)[b]
     w = window_of(t, b, time_ns)
     if w < 0:
         return np.int64(NO_ROOM), w
     start = bucket.start
-    if start + bucket.due <= bucket.closed_max and start + bucket.due <= closed_through(t)[b, shard]:
+    if start + bucket.due <= bucket.closed_max and start + bucket.due <= v.closed_through(t)[b, shard]:
         return _late_record(t, b, w, slot, shard, logged), w
     return record_of(t, w, slot), w
 
@@ -238,50 +192,50 @@ def locate(t, b, slot, shard, time_ns, logged):
 def begin_record(t, i, w, b, shard, metric_type):
     """First value of a record: zero sums, no extremes."""
     clear_record(t, i, metric_type)
-    x = windows(t)[w]
-    end = x.start + buckets(t)[b].due
-    if end <= buckets(t)[b].closed_max and end <= closed_through(t)[b, shard]:
-        records(t)[i].flags |= np.uint16(RECORD_LATE)
+    x = v.windows(t)[w]
+    end = x.start + v.buckets(t)[b].due
+    if end <= v.buckets(t)[b].closed_max and end <= v.closed_through(t)[b, shard]:
+        v.records(t)[i].flags |= np.uint16(layout.RECORD_LATE)
         x.late += 1
-        counts(t)[C_LATE_RECORDS] += 1
+        v.counts(t)[why.C_LATE_RECORDS] += 1
 
 
 @njit(cache=True, nogil=True)
 def clear_record(t, i, metric_type):
     """A record without values."""
     if metric_type == 1:
-        c = counter_records(t)[i]
+        c = v.counter_records(t)[i]
         c.last = 0
         c.sum = 0
         c.sum_sq = 0
-        c.min = np.int64(MAX_INT64)
-        c.max = np.int64(MIN_INT64)
+        c.min = np.int64(layout.MAX_INT64)
+        c.max = np.int64(layout.MIN_INT64)
     else:
-        r = records(t)[i]
+        r = v.records(t)[i]
         r.last = 0.0
         r.sum = 0.0
         r.sum_sq = 0.0
         r.min = np.nan
         r.max = np.nan
         if metric_type == 2:
-            counter_records(t)[i].last = 0
-    r = records(t)[i]
-    r.last_at = np.int64(MIN_INT64)
+            v.counter_records(t)[i].last = 0
+    r = v.records(t)[i]
+    r.last_at = np.int64(layout.MIN_INT64)
     r.count = 0
     r.annotation = np.uint32(0)
     r.call = np.uint16(0)
-    r.flags = np.uint16(RECORD_EXISTS)
+    r.flags = np.uint16(layout.RECORD_EXISTS)
 
 
 @njit(cache=True, nogil=True)
 def add_counter(t, i, value, flags):
     """Adds an int64 to a counter's record; everything wraps."""
-    r = counter_records(t)[i]
+    r = v.counter_records(t)[i]
     r.sum += value
     r.count += 1
     r.max = max(r.max, value)
     r.min = min(r.min, value)
-    if flags & SPEC_EXPENSIVE:
+    if flags & layout.SPEC_EXPENSIVE:
         r.sum_sq += value * value
 
 
@@ -291,13 +245,13 @@ def add_gauge(t, i, value, time_ns, call, flags):
 
     Untimed values of one batch share their time, but came one after another: ``call`` (not 0) says that they are of the same batch.
     """
-    r = records(t)[i]
+    r = v.records(t)[i]
     if time_ns > r.last_at or (call != 0 and time_ns == r.last_at and np.int64(r.call) == call):
         r.last = value
         r.last_at = time_ns
         r.call = np.uint16(call)
     else:
-        counts(t)[C_OUT_OF_ORDER] += 1
+        v.counts(t)[why.C_OUT_OF_ORDER] += 1
     r.count += 1
     if value != value:
         return
@@ -306,7 +260,7 @@ def add_gauge(t, i, value, time_ns, call, flags):
         r.max = value
     if not r.min <= value:
         r.min = value
-    if flags & SPEC_EXPENSIVE:
+    if flags & layout.SPEC_EXPENSIVE:
         r.sum_sq += value * value
 
 
@@ -316,10 +270,10 @@ def update_gauge(t, i, value, previous, time_ns, flags):
 
     docs/m3/metrics.md, accumulators.
     """
-    r = records(t)[i]
+    r = v.records(t)[i]
     if previous == previous:
         r.sum -= previous
-        if flags & SPEC_EXPENSIVE:
+        if flags & layout.SPEC_EXPENSIVE:
             r.sum_sq -= previous * previous
     r.count -= 1
     add_gauge(t, i, value, time_ns, np.int64(0), flags)
@@ -328,26 +282,26 @@ def update_gauge(t, i, value, previous, time_ns, flags):
 @njit(cache=True, nogil=True)
 def _log_room(t, w):
     """Makes room for at least a run of one value in a window's log; whether there is any."""
-    x = windows(t)[w]
-    if x.log_tail != 0 and x.log_used + 2 <= LOG_CHUNK:
+    x = v.windows(t)[w]
+    if x.log_tail != 0 and x.log_used + 2 <= layout.LOG_CHUNK:
         return True
-    head = heads(t)
+    head = v.head(t)
     if _over_limit(t):
         return False
-    if head[H_FREE_CHUNKS] > 0:
-        head[H_FREE_CHUNKS] -= 1
-        chunk = np.int64(free_chunks(t)[head[H_FREE_CHUNKS]])
+    if head.free_chunks > 0:
+        head.free_chunks -= 1
+        chunk = np.int64(v.free_chunks(t)[head.free_chunks])
     else:
-        chunk = head[H_CHUNKS]
-        if chunk >= head[H_MAX_CHUNKS]:
+        chunk = head.chunks
+        if chunk >= head.max_chunks:
             return False
-        head[H_CHUNKS] = chunk + 1
-    head[H_USED_CHUNKS] += 1
-    log_words(t)[chunk * LOG_CHUNK] = 0
+        head.chunks = chunk + 1
+    head.used_chunks += 1
+    v.log_words(t)[chunk * layout.LOG_CHUNK] = 0
     if x.log_tail == 0:
         x.log_head = chunk + 1
     else:
-        log_words(t)[(x.log_tail - 1) * LOG_CHUNK] = chunk + 1
+        v.log_words(t)[(x.log_tail - 1) * layout.LOG_CHUNK] = chunk + 1
     x.log_tail = chunk + 1
     x.log_used = 1
     return True
@@ -356,30 +310,30 @@ def _log_room(t, w):
 @njit(cache=True, nogil=True)
 def _append_log(t, w, slot, i, address, n):
     """Appends the ``n`` doubles at ``address`` to a window's log as runs: a word (slot, values), then the values. NaN is left out."""
-    x = windows(t)[w]
-    r = counter_records(t)[i]
-    room = heads(t)[H_LOG_CAP] - r.last
+    x = v.windows(t)[w]
+    r = v.counter_records(t)[i]
+    room = v.head(t).log_cap - r.last
     k = 0
     while k < n:
         if room <= 0:
-            counts(t)[C_LOG_CAPPED] += n - k
+            v.counts(t)[why.C_LOG_CAPPED] += n - k
             return
         if not _log_room(t, w):
-            counts(t)[C_LOG_FULL] += n - k
+            v.counts(t)[why.C_LOG_FULL] += n - k
             return
-        head = (x.log_tail - 1) * LOG_CHUNK + x.log_used
+        head = (x.log_tail - 1) * layout.LOG_CHUNK + x.log_used
         at = head + 1
-        last = min(x.log_tail * LOG_CHUNK, at + room)
+        last = min(x.log_tail * layout.LOG_CHUNK, at + room)
         while k < n and at < last:
             value = load_double(address + np.uint64(8 * k))
             k += 1
             if value == value:
-                log(t)[at] = value
+                v.log(t)[at] = value
                 at += 1
         run = at - head - 1
         if run > 0:
-            log_words(t)[head] = (slot << 32) | run
-            x.log_used = at - (x.log_tail - 1) * LOG_CHUNK
+            v.log_words(t)[head] = (slot << 32) | run
+            x.log_used = at - (x.log_tail - 1) * layout.LOG_CHUNK
             x.logged += run
             r.last += run
             room -= run
@@ -388,7 +342,7 @@ def _append_log(t, w, slot, i, address, n):
 @njit(cache=True, nogil=True)
 def add_timer(t, i, w, slot, address, n, flags):
     """Adds the ``n`` doubles at ``address`` to a timer's record, and to the log of window ``w`` where quantiles are asked for."""
-    r = records(t)[i]
+    r = v.records(t)[i]
     r.count += n
     total = r.sum
     squares = r.sum_sq
@@ -397,7 +351,7 @@ def add_timer(t, i, w, slot, address, n, flags):
     for k in range(n):
         value = load_double(address + np.uint64(8 * k))
         total += value
-        if flags & SPEC_EXPENSIVE:
+        if flags & layout.SPEC_EXPENSIVE:
             squares += value * value
         if value == value:
             if not high >= value:
@@ -408,7 +362,7 @@ def add_timer(t, i, w, slot, address, n, flags):
     r.sum_sq = squares
     r.min = low
     r.max = high
-    if flags & SPEC_LOG and n > 0:
+    if flags & layout.SPEC_LOG and n > 0:
         _append_log(t, w, slot, i, address, n)
 
 
@@ -418,52 +372,52 @@ def annotation_row(t, buf, at, size):
     if size == 0:
         return np.int64(0)
     address = base(buf) + np.uint64(at)
-    mask = ANNOTATION_INDEX - 1
+    mask = layout.ANNOTATION_INDEX - 1
     place = np.int64(hash_bytes(address, np.uint64(size), np.uint64(7)) & np.uint64(mask))
-    while annotation_index(t)[place] != 0:
-        row = np.int64(annotation_index(t)[place])
-        x = annotations(t)[row - 1]
-        if np.int64(x.size) == size and bytes_equal(base(annotation_bytes(t)) + np.uint64(x.at), address, size):
+    while v.annotation_index(t)[place] != 0:
+        row = np.int64(v.annotation_index(t)[place])
+        x = v.annotations(t)[row - 1]
+        if np.int64(x.size) == size and bytes_equal(base(v.annotation_bytes(t)) + np.uint64(x.at), address, size):
             return row
         place = (place + 1) & mask
-    row = heads(t)[H_ANNOTATIONS]
-    used = heads(t)[H_ANNOTATION_BYTES]
-    if row >= MAX_ANNOTATIONS or used + size > ANNOTATION_BYTES:
-        counts(t)[C_ANNOTATIONS_DROPPED] += 1
+    row = v.head(t).annotations
+    used = v.head(t).annotation_bytes
+    if row >= layout.MAX_ANNOTATIONS or used + size > layout.ANNOTATION_BYTES:
+        v.counts(t)[why.C_ANNOTATIONS_DROPPED] += 1
         return np.int64(0)
-    x = annotations(t)[row]
+    x = v.annotations(t)[row]
     x.at = np.uint32(used)
     x.size = np.uint32(size)
-    heads(t)[H_ANNOTATION_BYTES] = copy_bytes(annotation_bytes(t), used, buf, at, size)
-    heads(t)[H_ANNOTATIONS] = row + 1
-    annotation_index(t)[place] = np.uint32(row + 1)
+    v.head(t).annotation_bytes = copy_bytes(v.annotation_bytes(t), used, buf, at, size)
+    v.head(t).annotations = row + 1
+    v.annotation_index(t)[place] = np.uint32(row + 1)
     return row + 1
 
 
 @njit(cache=True, nogil=True)
 def release_window(t, w):
     """Gives back the pages and the log of a window; its row is free afterwards."""
-    x = windows(t)[w]
-    head = heads(t)
-    for k in range(PAGES_PER_WINDOW):
+    x = v.windows(t)[w]
+    head = v.head(t)
+    for k in range(layout.PAGES_PER_WINDOW):
         if x.pages == 0:
             break
-        page = np.int64(page_table(t)[w, k])
+        page = np.int64(v.page_table(t)[w, k])
         if page != 0:
-            page_table(t)[w, k] = np.uint32(0)
-            free_pages(t)[head[H_FREE_PAGES]] = np.uint32(page - 1)
-            head[H_FREE_PAGES] += 1
-            head[H_USED_PAGES] -= 1
+            v.page_table(t)[w, k] = np.uint32(0)
+            v.free_pages(t)[head.free_pages] = np.uint32(page - 1)
+            head.free_pages += 1
+            head.used_pages -= 1
             x.pages -= 1
     chunk = x.log_head
     while chunk != 0:
-        free_chunks(t)[head[H_FREE_CHUNKS]] = np.uint32(chunk - 1)
-        head[H_FREE_CHUNKS] += 1
-        head[H_USED_CHUNKS] -= 1
-        chunk = log_words(t)[(chunk - 1) * LOG_CHUNK]
+        v.free_chunks(t)[head.free_chunks] = np.uint32(chunk - 1)
+        head.free_chunks += 1
+        head.used_chunks -= 1
+        chunk = v.log_words(t)[(chunk - 1) * layout.LOG_CHUNK]
     release_sources(t, w)
     x.used = 0
     x.log_head = 0
-    bucket = buckets(t)[x.bucket]
+    bucket = v.buckets(t)[x.bucket]
     if bucket.window == w:
         bucket.window = -1
