@@ -1,5 +1,5 @@
-"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak`` and
-``rules`` (``bench.rules_bench``)."""
+"""``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
+``rules`` (``bench.rules_bench``) and ``out`` (``bench.out_new_series``)."""
 
 import sys
 
@@ -14,6 +14,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   engine   the engine of one worker alone: per sample and per flushed value
   soak     whether memory comes back when series come and go
   rules    what rules cost the coordinator per new series and per sample
+  out      what a series costs the coordinator from m3msg into its store, when it is new and afterwards
 
   --help, --version"""
 
@@ -37,6 +38,10 @@ def main() -> int:
         from bench.rules_bench import main as rules  # noqa: PLC0415
 
         return rules(rest)
+    if command == "out":
+        from bench.out_new_series import main as out  # noqa: PLC0415
+
+        return out(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0
