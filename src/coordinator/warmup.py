@@ -11,10 +11,12 @@ import coordinator.write.kernels
 import m3metrics.kernels
 import m3msg.kernels
 import m3msg.producer.kernels
+import m3x.table_kernels
 
 __all__ = ["warm"]
 
 _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
+    ("table", m3x.table_kernels.warm),
     ("metrics", m3metrics.kernels.warm),
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),

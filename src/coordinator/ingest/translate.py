@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.store import WriteBatch
-from coordinator.store.id_table import IdTable
 from m3metrics.codec import decode_aggregated, decode_storage_policy, encode_storage_policy
 from m3metrics.errors import CodecError
 from m3metrics.kernels import decode_aggregated as decode_rows
 from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, ROW_OK
+from m3x.byte_table import ByteTable
 
 __all__ = ["Namespaces", "Rejected", "Translation", "Translator", "Verdict"]
 
@@ -91,7 +91,7 @@ class Translator:
         self._forget()
 
     def _forget(self) -> None:
-        self._policies = IdTable()
+        self._policies = ByteTable()
         self._judged: list[_Judged] = []
         self._verdicts = np.zeros(0, np.uint8)
         self._indexes = np.zeros(0, np.int64)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.store.id_table import IdTable
+from m3x.byte_table import ByteTable
 
 __all__ = ["SeriesTable"]
 
@@ -16,7 +16,7 @@ class SeriesTable:
     """
 
     def __init__(self) -> None:
-        self._ids = IdTable()
+        self._ids = ByteTable()
 
     def __len__(self) -> int:
         return len(self._ids)

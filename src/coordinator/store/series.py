@@ -11,10 +11,10 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.store.id_table import IdTable
 from coordinator.store.labels import LabelIndex
 from m3metrics.ids import ID_SCHEME_TAG, Tag, Tags, decode_tags, encode_tags
 from m3metrics.series_ids import validate_tags
+from m3x.byte_table import ByteTable
 
 __all__ = ["SeriesIndex", "parse_tags", "series_tags", "stored_form"]
 
@@ -86,8 +86,8 @@ class SeriesIndex:
 
     def __init__(self) -> None:
         self.labels = LabelIndex()
-        self._series = IdTable()
-        self._forms = IdTable()
+        self._series = ByteTable()
+        self._forms = ByteTable()
         self._numbers = np.zeros(256, np.uint32)
         self._seen_s = np.zeros(256, np.int64)
 
@@ -128,7 +128,7 @@ class SeriesIndex:
     def remember(self, forms: Sequence[bytes], entries: Sequence[int]) -> None:
         """New ``forms`` to write series; all are forgotten when there are far more of them than series."""
         if len(self._forms) + len(forms) > max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
-            self._forms = IdTable()
+            self._forms = ByteTable()
         self._forms.add(forms, entries)
 
     def numbers(self, entries: NDArray[np.int64]) -> NDArray[np.uint32]:

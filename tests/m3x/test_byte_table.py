@@ -1,15 +1,15 @@
-"""The id table against a dictionary."""
+"""The table of bytes against a dictionary."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.store.id_table import IdTable
+from m3x.byte_table import ByteTable
 
 
 @given(st.lists(st.binary(max_size=40), unique=True, max_size=60), st.lists(st.binary(max_size=40), max_size=60))
 def test_it_finds_what_was_added(keys: list[bytes], asked: list[bytes]) -> None:
-    table = IdTable()
+    table = ByteTable()
     half = len(keys) // 2
     table.add(keys[:half], [i * 3 for i in range(half)])
     table.add(keys[half:], [i * 3 for i in range(half, len(keys))])
@@ -26,7 +26,7 @@ def test_it_finds_what_was_added(keys: list[bytes], asked: list[bytes]) -> None:
 
 
 def test_it_grows() -> None:
-    table = IdTable()
+    table = ByteTable()
     keys = [b"key-%d" % i * (i % 7 + 1) for i in range(20_000)]
     for first in range(0, len(keys), 1001):
         table.add(keys[first : first + 1001], range(first, min(first + 1001, len(keys))))

@@ -1,0 +1,110 @@
+"""A table from byte strings to numbers, without an object for each: the arrays behind ``m3x.table_kernels``, which grow as needed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3x import table_kernels as kernels
+
+__all__ = ["ByteTable"]
+
+
+class ByteTable:
+    """Keys are bytes, perhaps with a context (uint64); values are numbers from 0.
+
+    A key costs 32 bytes, 16 to 32 bytes of slots, and its own.
+    """
+
+    def __init__(self) -> None:
+        self._table = kernels.Table(
+            np.zeros(1 << 10, np.uint64),
+            np.zeros(1 << 8, kernels.ROW),
+            np.zeros(1 << 14, np.uint8),
+            np.zeros(2, np.int64),
+        )
+
+    def __len__(self) -> int:
+        return int(self._table.used[kernels.ROWS])
+
+    @property
+    def table(self) -> kernels.Table:
+        """For compiled code; valid until the next ``add``."""
+        return self._table
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for array in self._table)
+
+    def find(
+        self,
+        buf: NDArray[np.uint8],
+        at: NDArray[np.int64],
+        size: NDArray[np.int64],
+        contexts: NDArray[np.uint64] | None = None,
+    ) -> tuple[NDArray[np.int64], int]:
+        """Values of the keys ``buf[at[i]:at[i] + size[i]]``, -1 where unknown, and how many are unknown."""
+        values = np.empty(len(at), np.int64)
+        unknown = kernels.find_values(self._table, _keys(buf, at, size, contexts), values)
+        return values, int(unknown)
+
+    def find_keys(self, keys: Sequence[bytes], contexts: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
+        """Values of some keys, -1 where unknown."""
+        found, _ = self.find(*_columns(keys), contexts)
+        return found
+
+    def add(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[int] | NDArray[np.int64],
+        contexts: NDArray[np.uint64] | None = None,
+    ) -> None:
+        """Adds keys that are not in the table yet, and differ."""
+        columns = _keys(*_columns(keys), contexts)
+        self._make_room(len(keys), len(columns.buf))
+        kernels.hash_keys(self._table, columns, 0, len(keys))
+        kernels.add_values(self._table, columns, np.asarray(values, np.int64))
+
+    def key(self, index: int) -> bytes:
+        """The bytes of the ``index``-th key that was added."""
+        at, size = int(self._table.rows[index]["at"]), int(self._table.rows[index]["size"])
+        return self._table.arena[at : at + size].tobytes()
+
+    def ranges(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """The arena, and where each key stands in it (start and size, by order of adding)."""
+        rows = self._table.rows[: len(self)]
+        return self._table.arena, rows["at"], rows["size"]
+
+    def _make_room(self, keys: int, nbytes: int) -> None:
+        slots, rows, arena, used = self._table
+        count, size = len(self) + keys, int(used[kernels.BYTES]) + nbytes
+        if count > len(rows):
+            rows = _grown(rows, len(self), count)
+        if size > len(arena):
+            arena = _grown(arena, int(used[kernels.BYTES]), size)
+        if 2 * count > len(slots):
+            slots = np.zeros(1 << (2 * count - 1).bit_length(), np.uint64)
+            kernels.rehash(self._table.slots, slots)
+        self._table = kernels.Table(slots, rows, arena, used)
+
+
+def _keys(
+    buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64], contexts: NDArray[np.uint64] | None
+) -> kernels.Keys:
+    n = len(at)
+    return kernels.Keys(buf, at, size, np.zeros(n, np.uint64) if contexts is None else contexts, np.empty(n, np.uint32))
+
+
+def _columns(keys: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    sizes = np.fromiter(map(len, keys), np.int64, len(keys))
+    # Writable like every buffer of a batch, or numba would compile the kernels a second time.
+    data = bytearray(b"".join(keys))
+    return np.frombuffer(data or bytearray(1), np.uint8)[: len(data)], np.cumsum(sizes) - sizes, sizes
+
+
+def _grown(array: NDArray[Any], used: int, least: int) -> NDArray[Any]:
+    grown = np.zeros(max(2 * len(array), least), array.dtype)
+    grown[:used] = array[:used]
+    return grown
