@@ -13,13 +13,14 @@ the death of its parent.
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 from m3x.segments.errors import DirectoryError, DirectoryLocked, VersionError
 from m3x.segments.format import VERSION, HeaderError, HeaderVersionError
@@ -59,6 +60,17 @@ def _matches(path: Path) -> Iterable[re.Match[str]]:
     return filter(None, map(_SEGMENT.fullmatch, os.listdir(path)))
 
 
+class _Format(msgspec.Struct):
+    format: str
+    version: int
+    run: int = 0
+
+
+class _Holder(msgspec.Struct):
+    pid: int
+    since: str
+
+
 class Directory:
     """An open, locked directory; ``run`` is a number that no earlier holder had."""
 
@@ -92,6 +104,9 @@ class Directory:
     def close(self) -> None:
         """Gives the lock back."""
         _held.discard(self)
+        if self._lock >= 0:
+            # Said expressly, as a child that was just forked may still have its copy.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
         for fd in (self._lock, self._fd):
             if fd >= 0:
                 os.close(fd)
@@ -102,14 +117,14 @@ class Directory:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(lock, 1000, 0)
+            written = os.pread(lock, 1000, 0)
             os.close(lock)
             if isinstance(error, BlockingIOError):
-                raise DirectoryLocked(self.path, _holder(holder)) from None
+                raise DirectoryLocked(self.path, _name_of_holder(written)) from None
             raise
         os.ftruncate(lock, 0)
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        os.pwrite(lock, json.dumps({"pid": os.getpid(), "since": since}).encode() + b"\n", 0)
+        holder = _Holder(os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        os.pwrite(lock, msgspec.json.encode(holder) + b"\n", 0)
         _held.add(self)
         return lock
 
@@ -117,17 +132,17 @@ class Directory:
         last = max((int(found[1], 16) >> RUN_BITS for found in _matches(self.path)), default=0)
         file = self.path / "format"
         try:
-            found = json.loads(file.read_bytes())
-            name, version, run = found["format"], found["version"], found.get("run", 0)
+            found = msgspec.json.decode(file.read_bytes(), type=_Format)
         except FileNotFoundError:
             self._check_segments()
-        except (ValueError, KeyError, TypeError):
+        except msgspec.MsgspecError:
             self._check_segments()
             set_aside(file)
         else:
-            if (name, version) != (_FORMAT, VERSION):
-                raise VersionError(self.path, version if name == _FORMAT else f"{version!r} of {name!r}", VERSION)
-            last = max(last, int(run))
+            if (found.format, found.version) != (_FORMAT, VERSION):
+                version = found.version if found.format == _FORMAT else f"{found.version} of {found.format!r}"
+                raise VersionError(self.path, version, VERSION)
+            last = max(last, found.run)
         self._write_format(last + 1)
         return last + 1
 
@@ -145,7 +160,7 @@ class Directory:
     def _write_format(self, run: int) -> None:
         new = self.path / "format.new"
         with open(new, "wb", opener=_private) as file:
-            file.write(json.dumps({"format": _FORMAT, "version": VERSION, "run": run}).encode() + b"\n")
+            file.write(msgspec.json.encode(_Format(_FORMAT, VERSION, run)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.rename(new, self.path / "format")
@@ -173,8 +188,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _holder(written: bytes) -> str:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        found = json.loads(written)
-        return f"process {int(found['pid'])} (since {found['since']})"
+def _name_of_holder(written: bytes) -> str:
+    with contextlib.suppress(msgspec.MsgspecError):
+        holder = msgspec.json.decode(written, type=_Holder)
+        return f"process {holder.pid} (since {holder.since})"
     return "another process"

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeVar
@@ -156,10 +157,9 @@ class SegmentLog:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, segment.size)
             raise AppendError(self.path, error) from error
-        start = Position(segment.number, segment.size)
-        self._end = Position(segment.number, segment.size + size)
+        start, self._end = Position(segment.number, segment.size), Position(segment.number, segment.size + size)
         self._next += 1
-        self._segments = (*self._segments[:-1], Segment(segment.header, self._end.offset, self._next))
+        self._replace_last(Segment(segment.header, self._end.offset, self._next, complete=False))
         if self._syncer is not None:
             self._syncer.appended(self._end)
         if self._end.offset >= self._segment_bytes:
@@ -170,6 +170,7 @@ class SegmentLog:
         """Completes the segment: the next record is the first of a new one. Does nothing to a segment without records."""
         if self._file < 0 or not self._segments[-1].records:
             return
+        self._replace_last(replace(self._segments[-1], complete=True))
         if self._syncer is None:
             os.close(self._file)
         else:
@@ -179,9 +180,8 @@ class SegmentLog:
     def drop_through(self, position: Position) -> list[Dropped]:
         """Deletes all segments that end at or before ``position``, but not the one that is being written. Raises ``DirectoryError``."""
         dropped = []
-        complete = self._segments if self._file < 0 else self._segments[:-1]
-        for segment in complete:
-            if Position(segment.number, segment.size) > position:
+        for segment in self._segments:
+            if not segment.complete or Position(segment.number, segment.size) > position:
                 break
             dropped.append(self._drop(segment))
         return dropped
@@ -211,11 +211,9 @@ class SegmentLog:
 
     def extent(self, number: int) -> Extent | None:
         """How far a segment can be read; None: it was dropped (a ``Source`` of readers)."""
-        writing = self._file >= 0
-        segments = self._segments
-        for segment in reversed(segments):
+        for segment in reversed(self._segments):
             if segment.number == number:
-                return Extent(segment.size, complete=segment is not segments[-1] or not writing)
+                return Extent(segment.size, segment.complete)
         return None
 
     def close(self) -> None:
@@ -260,9 +258,13 @@ class SegmentLog:
         except OSError as error:
             raise AppendError(self.path, error) from error
         self._file = file
-        self._segments = (*self._segments, Segment(header, len(encoded), header.number))
+        self._segments = (*self._segments, Segment(header, len(encoded), header.number, complete=False))
         if self._syncer is not None:
             self._syncer.begin(file, header)
+
+    def _replace_last(self, segment: Segment) -> None:
+        # Readers in other threads see one tuple or the other.
+        self._segments = (*self._segments[:-1], segment)
 
     def _drop(self, segment: Segment) -> Dropped:
         name = segment_name(segment.number)
@@ -277,7 +279,7 @@ class SegmentLog:
         return Dropped(segment.number, segment.size, segment.records)
 
     def _note(self, damage: Damage) -> None:
-        if damage not in self.damage:
+        if all(damage[:2] != known[:2] for known in self.damage):
             self.damage.append(damage)
             _log.warning("a part of the log cannot be read", path=str(self.path), damage=str(damage))
 

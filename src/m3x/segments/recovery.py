@@ -25,6 +25,8 @@ class Segment:
     """Bytes of its file."""
     stop: int
     """The sequence number behind its last record."""
+    complete: bool = True
+    """Nothing is appended to it any more."""
 
     @property
     def number(self) -> int:
@@ -122,7 +124,8 @@ def _cut(directory: Directory, fd: int, header: SegmentHeader, good: int, size: 
 def _is_begin_of_record(fd: int, header: SegmentHeader, good: int, size: int) -> bool:
     """Whether at ``good`` stands a record that reaches beyond ``size``, or only zeros (blocks that never came to the disk)."""
     head = os.pread(fd, min(HEAD_BYTES, size - good), good)
-    if isinstance(frame_at(head, 0, good, header), Short):
+    found = frame_at(head, 0, good, header)
+    if isinstance(found, Short) and good + found.need > size:
         return True
     parts = (os.pread(fd, min(CHUNK_BYTES, size - offset), offset) for offset in range(good, size, CHUNK_BYTES))
     return all(part.count(0) == len(part) for part in parts)
@@ -131,4 +134,4 @@ def _is_begin_of_record(fd: int, header: SegmentHeader, good: int, size: int) ->
 def _missing(before: Segment, after: SegmentHeader) -> Damage:
     same_run = before.stop >> RUN_BITS == after.number >> RUN_BITS
     records = after.number - before.stop if same_run else None
-    return Damage(after.previous, 0, 0, records, f"missing, between {before.number:016x} and {after.number:016x}")
+    return Damage(after.previous, 0, 0, records, f"missing before {after.number:016x}")
