@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from m3x.segments.errors import DirectoryError, DirectoryLocked, VersionError
+from m3x.segments.errors import DirectoryError, DirectoryLocked, VersionError, is_full
 from m3x.segments.format import VERSION, HeaderError, HeaderVersionError
 from m3x.segments.scan import read_header
 
@@ -89,13 +89,33 @@ class Directory:
         self._lock = -1
         try:
             self._lock = self._take_lock()
-            self.run = self._begin_run()
+            self.run = self._last_run() + 1
+            self._begun = False
+            try:
+                self.begin_run()
+            except OSError as error:
+                # What is there can be read, and let go, on a full disk as well: that may make room.
+                if not is_full(error):
+                    raise
         except OSError as error:
             self.close()
             raise DirectoryError(path, error) from error
         except BaseException:
             self.close()
             raise
+
+    def begin_run(self) -> None:
+        """Makes the number of the run durable, if it is not yet: to be called before it is used. Raises ``OSError``."""
+        if self._begun:
+            return
+        new = self.path / "format.new"
+        with open(new, "wb", opener=_private) as file:
+            file.write(msgspec.json.encode(_Format(_FORMAT, VERSION, self.run)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(self.path / "format")
+        self.sync()
+        self._begun = True
 
     def sync(self) -> None:
         """Makes the names in it durable. Blocks; raises ``OSError``."""
@@ -122,13 +142,14 @@ class Directory:
             if isinstance(error, BlockingIOError):
                 raise DirectoryLocked(self.path, _name_of_holder(written)) from None
             raise
-        os.ftruncate(lock, 0)
-        holder = _Holder(os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        os.pwrite(lock, msgspec.json.encode(holder) + b"\n", 0)
         _held.add(self)
+        holder = _Holder(os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        # On a full disk the holder may have to remain without a name.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, os.pwrite(lock, msgspec.json.encode(holder) + b"\n", 0))
         return lock
 
-    def _begin_run(self) -> int:
+    def _last_run(self) -> int:
         last = max((int(found[1], 16) >> RUN_BITS for found in _matches(self.path)), default=0)
         file = self.path / "format"
         try:
@@ -143,8 +164,7 @@ class Directory:
                 version = found.version if found.format == _FORMAT else f"{found.version} of {found.format!r}"
                 raise VersionError(self.path, version, VERSION)
             last = max(last, found.run)
-        self._write_format(last + 1)
-        return last + 1
+        return last
 
     def _check_segments(self) -> None:
         """Without the file ``format``, segments say of which version the directory is."""
@@ -156,15 +176,6 @@ class Directory:
                     raise VersionError(self.path, error.found, VERSION) from None
                 except HeaderError:
                     continue
-
-    def _write_format(self, run: int) -> None:
-        new = self.path / "format.new"
-        with open(new, "wb", opener=_private) as file:
-            file.write(msgspec.json.encode(_Format(_FORMAT, VERSION, run)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(new, self.path / "format")
-        self.sync()
 
     def forked(self) -> None:
         """In a forked child: forgets the lock, which stays with the parent."""

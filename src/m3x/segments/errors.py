@@ -3,7 +3,7 @@
 import errno as errnos
 from pathlib import Path
 
-__all__ = ["AppendError", "DirectoryError", "DirectoryLocked", "SegmentError", "VersionError"]
+__all__ = ["AppendError", "DirectoryError", "DirectoryLocked", "SegmentError", "VersionError", "is_full"]
 
 
 class SegmentError(Exception):
@@ -14,9 +14,7 @@ class DirectoryError(SegmentError):
     """The directory cannot be made, read or written; ``errno`` as the system says it."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(
-            f"{path}: {_reason(error)}; the directory must be writable and belong to the user that runs this process"
-        )
+        super().__init__(f"{path}: {_reason(error)}; {_advice(error)}")
         self.errno = error.errno
 
 
@@ -43,10 +41,23 @@ class AppendError(SegmentError):
     """A record was not appended, and nothing of it is left in the log. The next call simply tries again."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        full = error.errno in (errnos.ENOSPC, errnos.EDQUOT, errnos.EFBIG)
-        advice = "make room on its file system" if full else "look after its file system"
-        super().__init__(f"cannot append to {path}: {_reason(error)}; {advice}, appending then goes on by itself")
+        super().__init__(
+            f"cannot append to {path}: {_reason(error)}; {_advice(error)}, appending then goes on by itself"
+        )
         self.errno = error.errno
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room, or no more than this process may use."""
+    return error.errno in (errnos.ENOSPC, errnos.EDQUOT, errnos.EFBIG)
+
+
+def _advice(error: OSError) -> str:
+    if is_full(error):
+        return "make room on its file system"
+    if error.errno in (errnos.EACCES, errnos.EPERM, errnos.EROFS, errnos.ENOTDIR, errnos.EEXIST):
+        return "the directory must be writable and belong to the user that runs this process"
+    return "look after its file system"
 
 
 def _reason(error: OSError) -> str:

@@ -248,6 +248,7 @@ class SegmentLog:
         encoded = encode_header(header)
         path = self.path / segment_name(header.number)
         try:
+            self._directory.begin_run()
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 _write(file, [encoded], len(encoded), 0)

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from m3x.segments.directory import RUN_BITS, Directory, segment_name, segment_numbers, set_aside
 from m3x.segments.format import HEAD_BYTES, HeaderError, SegmentHeader, Short, frame_at
@@ -109,16 +110,26 @@ def _cut(directory: Directory, fd: int, header: SegmentHeader, good: int, size: 
     """Cuts a segment off at ``good``. What is there of a record that was not written to its end is no use; all else is kept in a file."""
     what = "the last record was not written to its end, and was cut off"
     if not _is_begin_of_record(fd, header, good, size):
-        aside = f"{segment_name(header.number)}.{good}.damaged"
-        with open(directory.path / aside, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            for offset in range(good, size, CHUNK_BYTES):
-                file.write(os.pread(fd, min(CHUNK_BYTES, size - offset), offset))
-            file.flush()
-            os.fsync(file.fileno())
-        what = f"its end cannot be read; it is now in {aside}"
+        aside = directory.path / f"{segment_name(header.number)}.{good}.damaged"
+        try:
+            _copy(fd, good, size, aside)
+        except OSError as error:
+            # No room, say. Nobody reads beyond what is good; the next opening tries again.
+            aside.unlink(missing_ok=True)
+            what = f"its end cannot be read, nor copied into a file of its own ({error.strerror})"
+            return Damage(header.number, good, size - good, None, what)
+        what = f"its end cannot be read; it is now in {aside.name}"
     os.ftruncate(fd, good)
     os.fsync(fd)
     return Damage(header.number, good, size - good, None, what)
+
+
+def _copy(fd: int, start: int, stop: int, path: Path) -> None:
+    with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        for offset in range(start, stop, CHUNK_BYTES):
+            file.write(os.pread(fd, min(CHUNK_BYTES, stop - offset), offset))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _is_begin_of_record(fd: int, header: SegmentHeader, good: int, size: int) -> bool:

@@ -95,10 +95,12 @@ class Syncer:
     def flush(self) -> None:
         """Blocks until all that was appended is durable. Raises ``SegmentError`` at the first fsync that fails."""
         with self._changed:
+            if self.failure is not None:
+                raise self.failure
             end = self._end
             self.trouble, self._hurry = "", True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self.durable >= end or self.trouble or self.failure)
+            self._changed.wait_for(lambda: self.durable >= end or self.trouble)
             self._hurry = False
             if self.durable < end:
                 raise self.failure or SegmentError(self.trouble)
