@@ -17,7 +17,7 @@ from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
 from aggregator.engine import flush_kernels as values_of
 from aggregator.engine import window_kernels as accumulate
-from aggregator.engine.tables import SPEC_EXPENSIVE, addresses, reserve_tables
+from aggregator.engine.tables import COUNTER_RECORD, SPEC_EXPENSIVE, addresses, reserve_tables
 from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, compress, parse_type, parse_types
@@ -240,7 +240,7 @@ def test_counters_and_gauges(address: tuple[Any, NDArray[np.uint64]]) -> None:
                 accumulate.add_gauge(t, 0, from_bits(op["bits"]), op["t"], 0, flags)
             else:
                 accumulate.update_gauge(t, 0, from_bits(op["bits"]), from_bits(op["prev_bits"]), op["t"], flags)
-        record = tables.counter_records[0] if counter else tables.records[0]
+        record = tables.records.view(COUNTER_RECORD)[0] if counter else tables.records[0]
         value = values_of.counter_value if counter else values_of.gauge_value
         for name, wanted in vector["values_of"].items():
             kind = parse_type(name)

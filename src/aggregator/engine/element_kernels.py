@@ -2,9 +2,8 @@
 """Compiled work on elements: their slots, the groups that forward to one target, their place in the chain of an entry.
 
 A group is all elements of one list (shard and bucket) that forward to the same target: what they send for one window is one message
-(docs/m3/aggregation.md, forwarding). It has two slots of its own. The record of the first counts the versions sent of a window; its element
-row holds the shard (``entry``), the target (``spec``) and the number of members (``next``). The second's row holds the members that M3
-would still have (``entry``), and how often there were none left (``next``): then M3 counts versions from 0 again.
+(docs/m3/aggregation.md, forwarding). It has two slots of its own, GROUP and TERM; the record of the first counts the versions sent of a
+window (VERSIONS).
 """
 
 import numpy as np
@@ -13,8 +12,8 @@ from numba import njit
 from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.index_kernels import grow_groups, insert, remove
-from aggregator.engine.state_kernels import RESEND_OFF, base_record, begin_state, mark_written, record_at
-from aggregator.engine.window_kernels import record_of
+from aggregator.engine.state_kernels import RESEND_OFF, base_record, begin_state, is_kept, mark_written
+from aggregator.engine.window_kernels import exists, next_window, record_at, record_of
 
 _GROUP_WIDTH = 2
 _32 = np.uint64(32)
@@ -34,7 +33,7 @@ def _take_slots(t, b, width):
     """First of ``width`` free slots in a row within a page, -1 if there is no room."""
     free = v.free_slots(t)[b, width]
     if free != 0:
-        v.free_slots(t)[b, width] = np.int64(v.elements(t)[(b << layout.SLOT_BITS) | (free - 1)].next)
+        v.free_slots(t)[b, width] = np.int64(v.free_elements(t)[v.reference(b, free - 1)].next)
         return free - 1
     bucket = v.buckets(t)[b]
     slot = bucket.slots
@@ -51,8 +50,8 @@ def _take_slots(t, b, width):
 @njit(cache=True, nogil=True)
 def _give_slots(t, b, slot, width):
     for k in range(width):
-        v.elements(t)[(b << layout.SLOT_BITS) | (slot + k)].state = np.uint8(layout.ELEMENT_FREE)
-    v.elements(t)[(b << layout.SLOT_BITS) | slot].next = np.uint32(v.free_slots(t)[b, width])
+        v.elements(t)[v.reference(b, slot + k)].state = np.uint8(layout.ELEMENT_FREE)
+    v.free_elements(t)[v.reference(b, slot)].next = np.uint32(v.free_slots(t)[b, width])
     v.free_slots(t)[b, width] = slot + 1
 
 
@@ -74,10 +73,10 @@ def _join_group(t, b, shard, target):
             break
         if word >> _32 == half:
             ref = np.int64(word & _LOW) - 1
-            x = v.elements(t)[ref]
-            if ref >> layout.SLOT_BITS == b and np.int64(x.entry) == shard and np.int64(x.spec) == target:
-                x.next += np.uint32(1)
-                v.elements(t)[ref + 1].entry += np.uint32(1)
+            group = v.groups(t)[ref]
+            if ref >> layout.SLOT_BITS == b and np.int64(group.shard) == shard and np.int64(group.target) == target:
+                group.members += np.uint32(1)
+                v.terms(t)[ref].registered += np.uint32(1)
                 return ref & layout.SLOT_MASK
         at = (at + 1) & mask
     if 2 * v.head(t).groups > mask and not grow_groups(t):
@@ -85,15 +84,16 @@ def _join_group(t, b, shard, target):
     slot = _take_slots(t, b, _GROUP_WIDTH)
     if slot < 0:
         return slot
-    ref = (np.int64(b) << layout.SLOT_BITS) | slot
-    v.elements(t)[ref + 1].entry = np.uint32(1)
-    v.elements(t)[ref + 1].next = np.uint32(0)
-    v.elements(t)[ref + 1].state = np.uint8(layout.ELEMENT_STATE)
-    x = v.elements(t)[ref]
-    x.entry = np.uint32(shard)
-    x.spec = np.uint32(target)
-    x.next = np.uint32(1)
-    x.state = np.uint8(layout.ELEMENT_GROUP)
+    ref = v.reference(b, slot)
+    term = v.terms(t)[ref]
+    term.registered = np.uint32(1)
+    term.number = np.uint32(0)
+    term.state = np.uint8(layout.ELEMENT_STATE)
+    group = v.groups(t)[ref]
+    group.shard = np.uint32(shard)
+    group.target = np.uint32(target)
+    group.members = np.uint32(1)
+    group.state = np.uint8(layout.ELEMENT_GROUP)
     insert(v.group_index(t), v.head(t).group_mask, half, ref)
     v.head(t).groups += 1
     return slot
@@ -102,19 +102,19 @@ def _join_group(t, b, shard, target):
 @njit(cache=True, nogil=True)
 def _unregister(t, b, slot):
     """A member is gone for M3."""
-    x = v.elements(t)[(np.int64(b) << layout.SLOT_BITS) | (slot + 1)]
-    x.entry -= np.uint32(1)
-    if x.entry == 0:
-        x.next += np.uint32(1)
+    term = v.terms(t)[v.reference(b, slot)]
+    term.registered -= np.uint32(1)
+    if term.registered == 0:
+        term.number += np.uint32(1)
 
 
 @njit(cache=True, nogil=True)
 def _leave_group(t, b, slot):
-    ref = (np.int64(b) << layout.SLOT_BITS) | slot
-    x = v.elements(t)[ref]
-    x.next -= np.uint32(1)
-    if x.next == 0:
-        half = _group_hash(np.int64(b) << 32 | np.int64(x.entry), np.int64(x.spec))
+    ref = v.reference(b, slot)
+    group = v.groups(t)[ref]
+    group.members -= np.uint32(1)
+    if group.members == 0:
+        half = _group_hash(np.int64(b) << 32 | np.int64(group.shard), np.int64(group.target))
         remove(v.group_index(t), v.head(t).group_mask, half, ref)
         v.head(t).groups -= 1
         _give_slots(t, b, slot, _GROUP_WIDTH)
@@ -137,25 +137,26 @@ def _take_element(t, row, spec):
             _unregister(t, b, group)
             _leave_group(t, b, group)
         return slot
-    ref = (b << layout.SLOT_BITS) | slot
+    ref = v.reference(b, slot)
     if width > 1:
         bucket = v.buckets(t)[b]
         for k in range(1, width):
             v.elements(t)[ref + k].state = np.uint8(layout.ELEMENT_STATE)
-        v.elements(t)[ref + 1].entry = np.uint32(group + 1)
-        v.elements(t)[ref + 1].spare = np.uint8(0)
-        v.elements(t)[ref + 1].next = np.uint32(bucket.made)
+        member = v.members(t)[ref]
+        member.group = np.uint32(group + 1)
+        member.gone = np.uint8(0)
+        member.sequence = np.uint32(bucket.made)
         bucket.made += 1
         bucket.stateful += 1
         j = base_record(t, b, slot, False)
         if j >= 0:
-            v.records(t)[j].flags = np.uint16(0)
+            v.base_records(t)[j].flags = np.uint16(0)
     x = v.elements(t)[ref]
     x.entry = np.uint32(row)
     x.spec = np.uint32(spec)
     x.next = np.uint32(0)
     x.state = np.uint8(layout.ELEMENT_LIVE)
-    x.spare = np.uint8(0)
+    x.mark = np.uint8(layout.MARK_NONE)
     return ref
 
 
@@ -167,9 +168,10 @@ def free_element(t, ref):
     width = np.int64(v.specs(t)[np.int64(v.elements(t)[ref].spec)].width)
     if width > 1:
         v.buckets(t)[b].stateful -= 1
-        group = np.int64(v.elements(t)[ref + 1].entry) - 1
+        member = v.members(t)[ref]
+        group = np.int64(member.group) - 1
         if group >= 0:
-            if v.elements(t)[ref + 1].spare == 0:
+            if member.gone == 0:
                 _unregister(t, b, group)
             _leave_group(t, b, group)
     _give_slots(t, b, slot, width)
@@ -179,33 +181,29 @@ def free_element(t, ref):
 def unregister_elements(t, b):
     """Takes the tombstoned elements of a bucket out of their groups that have nothing left to be flushed, as M3 does after a pass."""
     for slot in range(v.buckets(t)[b].slots):
-        ref = (np.int64(b) << layout.SLOT_BITS) | slot
+        ref = v.reference(b, slot)
         x = v.elements(t)[ref]
         if (
             x.state not in (layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED)
             or v.specs(t)[np.int64(x.spec)].target == 0
         ):
             continue
-        if v.elements(t)[ref + 1].spare == 0 and not _is_dirty(t, b, slot):
-            v.elements(t)[ref + 1].spare = np.uint8(1)
-            _unregister(t, b, np.int64(v.elements(t)[ref + 1].entry) - 1)
+        member = v.members(t)[ref]
+        if member.gone == 0 and not _is_dirty(t, b, slot):
+            member.gone = np.uint8(1)
+            _unregister(t, b, np.int64(member.group) - 1)
 
 
 @njit(cache=True, nogil=True)
 def _is_dirty(t, b, slot):
-    for w in range(v.head(t).windows):
-        if v.windows(t)[w].used != 0 and v.windows(t)[w].bucket == b:
-            i = record_at(t, w, slot)
-            exists = i >= 0 and v.records(t)[i].flags & layout.RECORD_EXISTS != 0
-            state = np.int64(v.records(t)[i + 1].call) if exists else np.int64(layout.STATE_REMOVED)
-            if not state & layout.STATE_REMOVED and state & (layout.STATE_DIRTY | layout.STATE_TOUCHED):
-                return True
+    w = next_window(t, b, np.int64(0))
+    while w >= 0:
+        i = record_at(t, w, slot)
+        if is_kept(t, i) and v.states(t)[i].marks & (layout.STATE_DIRTY | layout.STATE_TOUCHED):
+            return True
+        w = next_window(t, b, w + 1)
     j = base_record(t, b, slot, False)
-    return (
-        j >= 0
-        and v.records(t)[j].flags & layout.RECORD_EXISTS != 0
-        and v.records(t)[j + 1].call & layout.STATE_TOUCHED != 0
-    )
+    return exists(t, j) and v.states(t)[j].marks & layout.STATE_TOUCHED != 0
 
 
 @njit(cache=True, nogil=True)
@@ -224,10 +222,10 @@ def new_element(t, row, spec, attrs, now_ns):
 @njit(cache=True, nogil=True)
 def tombstone(t, ref, state):
     """The element takes no more values; it is collected when no window holds any of it."""
-    x = v.elements(t)[ref]
+    x = v.tombstones(t)[ref]
     bucket = v.buckets(t)[ref >> layout.SLOT_BITS]
     x.state = np.uint8(state)
-    x.next = np.uint32(bucket.sequence)
+    x.newest = np.uint32(bucket.sequence)
     bucket.tombstoned += 1
 
 
@@ -288,26 +286,21 @@ def widen_element(t, row, old, spec):
     slot = ref & layout.SLOT_MASK
     shard = np.int64(v.entries(t)[row].shard)
     was = old & layout.SLOT_MASK
-    for w in range(v.head(t).windows):
-        x = v.windows(t)[w]
-        page = np.int64(v.page_table(t)[w, was >> layout.PAGE_BITS])
-        if x.used == 0 or x.bucket != b or page == 0:
-            continue
-        source = ((page - 1) << layout.PAGE_BITS) | (was & (layout.PAGE_ROWS - 1))
-        if not v.records(t)[source].flags & layout.RECORD_EXISTS:
-            continue
-        i = record_of(t, w, slot)
-        if i < 0:
-            continue
-        for k in range(8):
-            v.record_words(t)[(i << 3) + k] = v.record_words(t)[(source << 3) + k]
-        v.records(t)[i].flags = np.uint16(layout.RECORD_EXISTS)
-        begin_state(t, i, np.int64(v.specs(t)[spec].width))
-        if x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
-            v.records(t)[i + 1].call = np.uint16(layout.STATE_CLOSED)
-        else:
-            v.records(t)[source].flags = np.uint16(0)
-            mark_written(t, b, w, i, shard, RESEND_OFF)
+    w = next_window(t, b, np.int64(0))
+    while w >= 0:
+        source = record_at(t, w, was)
+        i = record_of(t, w, slot) if exists(t, source) else np.int64(-1)
+        if i >= 0:
+            for k in range(8):
+                v.record_words(t)[(i << 3) + k] = v.record_words(t)[(source << 3) + k]
+            v.records(t)[i].flags = np.uint16(layout.RECORD_EXISTS)
+            begin_state(t, i, np.int64(v.specs(t)[spec].width))
+            if v.windows(t)[w].start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
+                v.states(t)[i].marks = np.uint16(layout.STATE_CLOSED)
+            else:
+                v.records(t)[source].flags = np.uint16(0)
+                mark_written(t, b, w, i, shard, RESEND_OFF)
+        w = next_window(t, b, w + 1)
     v.elements(t)[ref].attrs = v.elements(t)[old].attrs
     v.elements(t)[ref].next = v.elements(t)[old].next
     return ref

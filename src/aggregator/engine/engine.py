@@ -268,8 +268,7 @@ class Engine:
         """Elements that wait to be collected emit nothing more, either, where their shard is gone."""
         tables = self._tables
         for bucket in range(int(tables.head["buckets"])):
-            first = bucket << layout.SLOT_BITS
-            elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
+            elements = tables.elements_of(bucket)
             waiting = np.flatnonzero(elements["state"] == layout.ELEMENT_TOMBSTONED)
             gone = tables.shards["owned"][tables.entries["shard"][elements["entry"][waiting]]] == 0
             elements["state"][waiting[gone]] = layout.ELEMENT_DROPPED

@@ -17,6 +17,7 @@ from aggregator.engine.element_kernels import (
     widen_element,
 )
 from aggregator.engine.index_kernels import insert, remove
+from aggregator.engine.window_kernels import next_window
 from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32
 
 _32 = np.uint64(32)
@@ -62,7 +63,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
         return np.int64(-1)
     if free != 0:
         row = free - 1
-        head.free_entry = np.int64(v.entries(t)[row].element)
+        head.free_entry = np.int64(v.free_entries(t)[row].next)
     else:
         row = head.entries
         if row >= head.max_entries:
@@ -98,7 +99,7 @@ def _free_entry(t, row):
     e = v.entries(t)[row]
     e.state = np.uint8(layout.ENTRY_FREE)
     v.head(t).dead_ids += np.int64(e.id_size)
-    e.element = np.uint32(v.head(t).free_entry)
+    v.free_entries(t)[row].next = np.uint32(v.head(t).free_entry)
     v.head(t).free_entry = row + 1
 
 
@@ -107,9 +108,9 @@ def _give_up(t, made):
     """There is no room for a stage: what has been made for it goes again."""
     for j in range(made):
         x = v.elements(t)[np.int64(v.chain(t)[j])]
-        if x.spare == 2:
+        if x.mark == layout.MARK_NEW:
             tombstone(t, np.int64(v.chain(t)[j]), layout.ELEMENT_TOMBSTONED)
-        x.spare = np.uint8(0)
+        x.mark = np.uint8(layout.MARK_NONE)
 
 
 @njit(cache=True, nogil=True)
@@ -157,16 +158,16 @@ def apply_stage(t, row, stage, now_ns):
             if ref < 0:
                 _give_up(t, k)
                 return why.D_MEMORY
-            v.elements(t)[ref].spare = np.uint8(2)
+            v.elements(t)[ref].mark = np.uint8(layout.MARK_NEW)
         else:
             v.elements(t)[ref].attrs = np.uint16(want.attrs)
-            v.elements(t)[ref].spare = np.uint8(1)
+            v.elements(t)[ref].mark = np.uint8(layout.MARK_KEPT)
         v.chain(t)[k] = np.uint32(ref)
     ref = np.int64(e.element) - 1
     while ref >= 0:
         x = v.elements(t)[ref]
         following = np.int64(x.next) - 1
-        if x.spare == 0:
+        if x.mark == layout.MARK_NONE:
             tombstone(t, ref, layout.ELEMENT_TOMBSTONED)
         ref = following
     e.element = np.uint32(0)
@@ -174,7 +175,7 @@ def apply_stage(t, row, stage, now_ns):
     for k in range(n - 1, -1, -1):
         ref = np.int64(v.chain(t)[k])
         x = v.elements(t)[ref]
-        x.spare = np.uint8(0)
+        x.mark = np.uint8(layout.MARK_NONE)
         x.next = e.element
         e.element = np.uint32(ref + 1)
         e.spec = x.spec
@@ -256,19 +257,21 @@ def reset_value_limits(t):
 def collect_elements(t, b):
     """Frees the tombstoned elements of bucket ``b`` that no window holds any more, and dead entries left without elements."""
     oldest = np.int64(1) << 62
-    for w in range(v.head(t).windows):
-        if v.windows(t)[w].used != 0 and v.windows(t)[w].bucket == b:
-            oldest = min(oldest, v.windows(t)[w].sequence)
+    w = next_window(t, b, np.int64(0))
+    while w >= 0:
+        oldest = min(oldest, v.windows(t)[w].sequence)
+        w = next_window(t, b, w + 1)
     bucket = v.buckets(t)[b]
     if bucket.tombstoned == 0:
         return 0
     collected = 0
     for slot in range(bucket.slots):
-        x = v.elements(t)[(b << layout.SLOT_BITS) | slot]
-        if x.state not in (layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED) or np.int64(x.next) >= oldest:
+        ref = v.reference(b, slot)
+        x = v.tombstones(t)[ref]
+        if x.state not in (layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED) or np.int64(x.newest) >= oldest:
             continue
         row = np.int64(x.entry)
-        free_element(t, (b << layout.SLOT_BITS) | slot)
+        free_element(t, ref)
         collected += 1
         e = v.entries(t)[row]
         e.held -= np.uint16(1)

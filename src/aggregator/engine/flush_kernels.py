@@ -15,6 +15,7 @@ from numba import njit
 from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.state_kernels import state_word
+from aggregator.engine.window_kernels import exists, next_record, record_at
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
 from m3x.kernels import murmur3_32
 from m3x.protobuf.writing import bytes_size, int_size
@@ -125,13 +126,12 @@ def gather_log(t, w, samples):
     starts[0] = 0
     starts[1] = 0
     for slot in range(slots):
-        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
+        i = record_at(t, w, slot)
         n = np.int64(0)
-        if page != 0:
-            i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
-            spec = v.specs(t)[np.int64(v.elements(t)[(x.bucket << layout.SLOT_BITS) | slot].spec)]
-            if v.records(t)[i].flags & layout.RECORD_EXISTS and spec.metric_type == 2 and spec.flags & layout.SPEC_LOG:
-                n = v.counter_records(t)[i].last
+        if exists(t, i):
+            spec = v.specs(t)[np.int64(v.elements(t)[v.reference(x.bucket, slot)].spec)]
+            if spec.metric_type == 2 and spec.flags & layout.SPEC_LOG:
+                n = v.timer_logs(t)[i].samples
         starts[slot + 2] = starts[slot + 1] + n
     chunk = x.log_head
     while chunk != 0:
@@ -151,6 +151,16 @@ def gather_log(t, w, samples):
 
 
 @njit(cache=True, nogil=True)
+def record_value(t, i, spec, o, values, first, count):
+    """Value of output ``o`` of record ``i``; its samples in the log are ``values[first:first + count]``, ascending."""
+    if spec.metric_type == 3:
+        return gauge_value(v.records(t)[i], o.kind)
+    if spec.metric_type == 1:
+        return counter_value(v.counter_records(t)[i], o.kind)
+    return timer_value(v.records(t)[i], o.kind, o.quantile, values, first, count)
+
+
+@njit(cache=True, nogil=True)
 def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_size, topic_shards):
     """Topic shard of the message that ends at ``end``: the hash of the id inside it."""
     at = end - policy_size - name_size - np.int64(bytes_size(np.uint64(annotation_size)) + int_size(time_ns))
@@ -160,21 +170,9 @@ def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_
 
 
 @njit(cache=True, nogil=True)
-def _put_value(
-    t,
-    e,
-    element,
-    spec,
-    o,
-    annotation,
-    time_ns,
-    value,
-    topic_shards,
-    n,
-    p,
-    part,
-):
-    """Encodes one value as message ``n`` at ``p``: ``(position after it, 0)``, or ``(p, bytes that it needs)`` where that is too much."""
+def _put_value(t, element, spec, o, annotation, time_ns, value, topic_shards, part):
+    """Encodes one value as the next message of ``part``; returns 0, or the bytes that it needs where there is no room."""
+    e = v.entries(t)[np.int64(element.entry)]
     policy = v.attrs(t)[np.int64(element.attrs)]
     annotation_at = np.int64(0)
     annotation_size = np.int64(0)
@@ -184,8 +182,10 @@ def _put_value(
         annotation_size = np.int64(note.size)
     name_size = np.int64(spec.prefix_size) + np.int64(e.id_size) + np.int64(o.suffix_size)
     need = name_size + annotation_size + np.int64(policy.size) + AGGREGATED_OVERHEAD
+    n = part.tally[0].messages
+    p = part.offsets[n]
     if n >= len(part.shards) or p + need > len(part.payload):
-        return p, need
+        return need
     p = encode_aggregated(
         part.payload,
         p,
@@ -214,7 +214,8 @@ def _put_value(
     part.policies[n] = spec.policy
     part.origins[n] = e.shard
     part.offsets[n + 1] = p
-    return p, np.int64(0)
+    part.tally[0].messages = n + 1
+    return np.int64(0)
 
 
 @njit(cache=True, nogil=True)
@@ -226,18 +227,48 @@ def _take_late_mark(t, w, i):
 
 
 @njit(cache=True, nogil=True)
-def emit_window(
-    t,
-    w,
-    actions,
-    uniform,
-    late,
-    where,
-    samples,
-    discard_nan,
-    topic_shards,
-    part,
-):
+def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part):
+    """Encodes the values of record ``i`` from output ``cursor.output`` on; returns whether that was all."""
+    bucket = v.buckets(t)[v.windows(t)[w].bucket]
+    time_ns = v.windows(t)[w].start + bucket.stamp
+    element = v.elements(t)[v.reference(v.windows(t)[w].bucket, slot)]
+    spec = v.specs(t)[np.int64(element.spec)]
+    state = spec.flags & layout.SPEC_STATE != 0
+    logged = spec.flags & layout.SPEC_LOG and not state
+    first = samples.starts[slot] if logged else np.int64(0)
+    count = samples.starts[slot + 1] - first if logged else np.int64(0)
+    k = cursor.output >> 1
+    if k == 0 and count > 1:
+        sort_range(samples.values, first, first + count)
+    while k < np.int64(spec.outputs):
+        o = v.outputs(t)[np.int64(spec.outputs_at) + k]
+        if state:
+            if not np.int64(v.states(t)[i].pending) >> k & 1:
+                k += 1
+                continue
+            value = v.record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
+        else:
+            value = record_value(t, i, spec, o, samples.values, first, count)
+        if discard_nan and value != value:
+            part.tally[0].discarded += 1
+            k += 1
+            continue
+        # Twice where a zero follows; the lowest bit of the cursor says that the value itself is out.
+        for follows in range(cursor.output & 1, 2 if spec.flags & layout.SPEC_RESET else 1):
+            at_ns = time_ns + max(bucket.resolution // 2, np.int64(1)) if follows else time_ns
+            annotation = np.int64(v.records(t)[i].annotation)
+            need = _put_value(t, element, spec, o, annotation, at_ns, 0.0 if follows else value, topic_shards, part)
+            if need != 0:
+                cursor.output = k << 1 | follows
+                cursor.need = need if part.tally[0].messages == 0 else 0
+                return False
+        cursor.output = 0
+        k += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic_shards, part):
     """Encodes records of window ``w``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns whether that was all.
 
     ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
@@ -245,102 +276,40 @@ def emit_window(
     leaves them.
     """
     cursor = where[0]
-    tally = part.tally[0]
-    x = v.windows(t)[w]
-    b = x.bucket
-    bucket = v.buckets(t)[b]
-    time_ns = x.start + bucket.stamp
-    zero_ns = time_ns + max(bucket.resolution // 2, np.int64(1))
-    n = tally.messages
-    p = part.offsets[n]
-    slot = cursor.next
     cursor.need = 0
-    while slot < bucket.slots:
-        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
-        if page == 0:
-            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
-            cursor.output = 0
+    slot = cursor.next - 1
+    while True:
+        slot, i = next_record(t, w, slot + 1)
+        if i < 0:
+            break
+        if late and not v.records(t)[i].flags & layout.RECORD_LATE:
             continue
-        i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
-        r = v.records(t)[i]
-        if not r.flags & layout.RECORD_EXISTS or (late and not r.flags & layout.RECORD_LATE):
-            slot += 1
-            continue
-        element = v.elements(t)[(b << layout.SLOT_BITS) | slot]
-        e = v.entries(t)[np.int64(element.entry)]
+        element = v.elements(t)[v.reference(v.windows(t)[w].bucket, slot)]
         spec = v.specs(t)[np.int64(element.spec)]
         state = spec.flags & layout.SPEC_STATE != 0
-        mask = np.int64(v.records(t)[i + 1].annotation) if state else np.int64(0)
         action = uniform
         if element.state == layout.ELEMENT_DROPPED:
             action = layout.ACTION_NONE
         elif state:
-            action = layout.ACTION_EMIT if mask != 0 else layout.ACTION_NONE
+            action = layout.ACTION_EMIT if v.states(t)[i].pending != 0 else layout.ACTION_NONE
         elif uniform == layout.ACTION_NONE:
-            action = np.int64(actions[np.int64(e.shard)])
+            action = np.int64(actions[np.int64(v.entries(t)[np.int64(element.entry)].shard)])
         if action == layout.ACTION_NONE:
             if element.state == layout.ELEMENT_DROPPED and not state:
                 _take_late_mark(t, w, i)
-            slot += 1
             continue
-        metric_type = np.int64(spec.metric_type)
-        logged = spec.flags & layout.SPEC_LOG and not state
-        first = samples.starts[slot] if logged else np.int64(0)
-        count = samples.starts[slot + 1] - first if logged else np.int64(0)
-        k = cursor.output >> 1
-        if k == 0 and count > 1 and action == layout.ACTION_EMIT:
-            sort_range(samples.values, first, first + count)
-        while k < np.int64(spec.outputs) and action == layout.ACTION_EMIT:
-            o = v.outputs(t)[np.int64(spec.outputs_at) + k]
-            if state:
-                if not mask >> k & 1:
-                    k += 1
-                    continue
-                value = v.record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
-            elif metric_type == 3:
-                value = gauge_value(r, o.kind)
-            elif metric_type == 1:
-                value = counter_value(v.counter_records(t)[i], o.kind)
-            else:
-                value = timer_value(r, o.kind, o.quantile, samples.values, first, count)
-            if discard_nan and value != value:
-                tally.discarded += 1
-                k += 1
-                continue
-            # Twice where a zero follows; the lowest bit of the cursor says that the value itself is out.
-            for follows in range(cursor.output & 1, 2 if spec.flags & layout.SPEC_RESET else 1):
-                p, need = _put_value(
-                    t,
-                    e,
-                    element,
-                    spec,
-                    o,
-                    np.int64(r.annotation),
-                    zero_ns if follows else time_ns,
-                    0.0 if follows else value,
-                    topic_shards,
-                    n,
-                    p,
-                    part,
-                )
-                if need != 0:
-                    cursor.next = slot
-                    cursor.output = k << 1 | follows
-                    cursor.need = need if n == 0 else 0
-                    tally.messages = n
-                    return False
-                n += 1
-            cursor.output = 0
-            k += 1
+        if action == layout.ACTION_EMIT and not _emit_record(
+            t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
+        ):
+            cursor.next = slot
+            return False
         if state:
-            v.records(t)[i + 1].annotation = np.uint32(0)
+            v.states(t)[i].pending = np.uint32(0)
         else:
             if action == layout.ACTION_DISCARD:
-                tally.discarded += np.int64(spec.outputs)
+                part.tally[0].discarded += np.int64(spec.outputs)
             _take_late_mark(t, w, i)
         cursor.output = 0
-        slot += 1
     cursor.next = 0
     cursor.output = 0
-    tally.messages = n
     return True

@@ -121,9 +121,9 @@ class Planner:
         flushed = tables.emitted_through[self._bucket, :shards].copy()
         if not emit:
             bounds = Bounds(bounds.reach(), np.full(shards, _NEVER, np.int64), np.full(shards, _NEVER, np.int64))
-        windows = tables.windows[: int(tables.head["windows"])]
-        mine = np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == self._bucket))
-        order = mine[np.argsort(windows["start"][mine], kind="stable")].astype(np.int64)
+        windows = tables.windows
+        mine = tables.windows_of(self._bucket)
+        order = mine[np.argsort(windows["start"][mine], kind="stable")]
         due = windows["start"][order] + self._due <= bounds.reach().max(initial=_NEVER)
         oldest = flushed[self._lists].min(initial=(1 << 63) - 1)
         items: list[Item] = []
@@ -222,11 +222,12 @@ def releasable(
         np.maximum(np.minimum(committed[bucket, born], flushed), flushed - kept_ns).min(initial=(1 << 63) - 1)
     )
     row = tables.buckets[bucket]
-    windows = tables.windows[: int(tables.head["windows"])]
-    mine = (windows["used"] != 0) & (windows["bucket"] == bucket)
+    mine = tables.windows_of(bucket)
+    windows = tables.windows[mine]
     due = windows["start"] + row["due"]
     if row["resent"]:
         settled = int(tables.closed_through[bucket, born].min(initial=(1 << 63) - 1)) - int(row["past_limit"])
-        open_still = mine & (windows["resend"] != 0) & (due > settled)
+        open_still = (windows["resend"] != 0) & (due > settled)
         through = min(through, int(due[open_still].min(initial=(1 << 63) - 1)) - 1)
-    return np.flatnonzero(mine & (due <= through) & (windows["late"] == 0))
+    over: NDArray[np.bool_] = (due <= through) & (windows["late"] == 0)
+    return mine[over]

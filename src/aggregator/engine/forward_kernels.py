@@ -8,7 +8,6 @@ hold, and the last annotation that is not empty.
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.pipeline_kernels import begin_versions
 from aggregator.engine.window_kernels import record_of
@@ -76,13 +75,12 @@ def count_versions(t, w, rows, order, n, versions):
         if row.resend:
             g = record_of(t, w, np.int64(row.group))
             if g >= 0:
-                r = v.records(t)[g]
-                begin_versions(t, w, np.int64(row.group), g)
+                sent = begin_versions(t, w, np.int64(row.group), g)
                 if not row.again:
-                    versions[first] = np.uint32(r.count)
-                    r.count += 1
-                elif r.count == 0:
-                    r.count = 1
+                    versions[first] = np.uint32(sent.sent)
+                    sent.sent += 1
+                elif sent.sent == 0:
+                    sent.sent = 1
         largest = max(largest, last - first)
         first = last
     return largest
@@ -117,8 +115,8 @@ def emit_forwarded(
     while first < n:
         last = group_end(rows, order, n, first)
         row = rows[order[last - 1]]
-        group = v.elements(t)[(b << layout.SLOT_BITS) | np.int64(row.group)]
-        target = v.targets(t)[np.int64(group.spec)]
+        group = v.groups(t)[v.reference(b, row.group)]
+        target = v.targets(t)[np.int64(group.target)]
         note = np.int64(0)
         for k in range(first, last):
             values[k - first] = rows[order[k]].value
@@ -154,7 +152,7 @@ def emit_forwarded(
             np.uint64(versions[first]),
             base(v.text(t)) + np.uint64(target.meta_at),
             np.uint64(target.meta_size),
-            np.uint64(group.entry),
+            np.uint64(group.shard),
             np.int64(target.times),
             np.uint64(row.resend),
             np.uint64(v.attrs(t)[np.int64(row.attrs)].traffic),
@@ -162,7 +160,7 @@ def emit_forwarded(
         p = np.int64(end - start)
         part.shards[done] = target.hash % np.uint32(num_shards)
         part.policies[done] = target.policy
-        part.origins[done] = group.entry
+        part.origins[done] = group.shard
         done += 1
         part.offsets[done] = p
         tally.forwarded += last - first

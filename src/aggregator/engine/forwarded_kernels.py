@@ -125,7 +125,7 @@ def add_forwarded(t, row, stage, shard, m, buf):
     if seen != FIRST:
         if seen == SEEN:
             v.counts(t)[why.C_DUPLICATES] += 1
-            v.records(t)[i + 1].call |= np.uint16(layout.STATE_TOUCHED)
+            v.states(t)[i].marks |= np.uint16(layout.STATE_TOUCHED)
         return why.D_NONE if seen == SEEN else why.D_MEMORY
     flags = np.int64(spec.flags)
     values = base(buf) + np.uint64(m.values_at)

@@ -33,7 +33,7 @@ from aggregator.engine.forwarded_kernels import (
 )
 from aggregator.engine.limit_kernels import late_or_early, may_create, within_value_limit
 from aggregator.engine.state_kernels import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
-from aggregator.engine.window_kernels import CLOSED, add_counter, add_gauge, add_timer, begin_record, locate
+from aggregator.engine.window_kernels import CLOSED, add_counter, add_gauge, add_timer, begin_record, locate, record_at
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
 from m3msg.kernels import build_acks, scan_frames
@@ -439,10 +439,8 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
                 bucket = v.buckets(t)[ref >> layout.SLOT_BITS]
                 w = bucket.window
                 if w >= 0:
-                    slot = ref & layout.SLOT_MASK
-                    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS]) - 1
-                    if page >= 0:
-                        r = (page << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+                    r = record_at(t, w, ref & layout.SLOT_MASK)
+                    if r >= 0:
                         prefetch(base(v.records(t)) + np.uint64(r << 6))
 
 

@@ -484,14 +484,14 @@ class MetadataTable:
         specs, attrs = set(pairs["spec"].tolist()), set(pairs["attrs"].tolist())
         targets: set[int] = set()
         for bucket in range(len(self._buckets)):
-            first = bucket << layout.SLOT_BITS
-            elements = tables.elements[first : first + int(tables.buckets[bucket]["slots"])]
+            elements = tables.elements_of(bucket)
             own = elements[
                 np.isin(elements["state"], (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED))
             ]
             specs.update(np.unique(own["spec"]).tolist())
             attrs.update(np.unique(own["attrs"]).tolist())
-            targets.update(np.unique(elements["spec"][elements["state"] == layout.ELEMENT_GROUP]).tolist())
+            groups = elements[elements["state"] == layout.ELEMENT_GROUP].view(layout.GROUP)
+            targets.update(np.unique(groups["target"]).tolist())
         targets.update(int(tables.specs[spec]["target"]) - 1 for spec in specs)
         for spec in self._specs.keep(specs):
             self._drop_spec(spec)

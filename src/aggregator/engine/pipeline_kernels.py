@@ -13,19 +13,9 @@ from numba import njit
 
 from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
-from aggregator.engine.flush_kernels import (
-    counter_value,
-    gauge_value,
-    sort_range,
-    timer_value,
-)
-from aggregator.engine.state_kernels import base_record, record_at, state_word
-from aggregator.engine.window_kernels import record_of
-
-BASE_SUMS = 8
-"""Flag of a base record: the sums of ``Add`` are there."""
-GROUP_RECORD = 4
-"""Flag of the record of a group: its versions are counted."""
+from aggregator.engine.flush_kernels import record_value, sort_range
+from aggregator.engine.state_kernels import base_record, is_kept, state_word
+from aggregator.engine.window_kernels import exists, next_record, record_at, record_of
 
 _ABSOLUTE, _PER_SECOND, _INCREASE, _ADD = 1, 2, 3, 4
 
@@ -52,19 +42,11 @@ def _previous_record(t, b, slot, order, position):
     """``(record, start)`` of the element's window before ``order[position]``: -1 if there is none."""
     for k in range(position - 1, -1, -1):
         i = record_at(t, order[k], slot)
-        if (
-            i >= 0
-            and v.records(t)[i].flags & layout.RECORD_EXISTS
-            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
-        ):
+        if is_kept(t, i):
             return i, v.windows(t)[order[k]].start
     j = base_record(t, b, slot, False)
-    if (
-        j >= 0
-        and v.records(t)[j].flags & layout.RECORD_EXISTS
-        and v.records(t)[j].last_at < v.windows(t)[order[position]].start
-    ):
-        return j, v.records(t)[j].last_at
+    if exists(t, j) and v.base_records(t)[j].start < v.windows(t)[order[position]].start:
+        return j, v.base_records(t)[j].start
     return np.int64(-1), np.int64(0)
 
 
@@ -73,14 +55,10 @@ def _cascade(t, slot, order, position):
     """The window after one that is flushed again is flushed again, too, if it was before (docs/m3/aggregation.md, consuming a window)."""
     for k in range(position + 1, len(order)):
         i = record_at(t, order[k], slot)
-        if (
-            i >= 0
-            and v.records(t)[i].flags & layout.RECORD_EXISTS
-            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
-        ):
-            state = np.int64(v.records(t)[i + 1].call)
+        if is_kept(t, i):
+            state = np.int64(v.states(t)[i].marks)
             if not state & (layout.STATE_DIRTY | layout.STATE_TOUCHED) and state & layout.STATE_FLUSHED:
-                v.records(t)[i + 1].call = np.uint16(state | layout.STATE_CASCADE)
+                v.states(t)[i].marks = np.uint16(state | layout.STATE_CASCADE)
             return
 
 
@@ -90,22 +68,13 @@ def _sums(t, b, slot, spec):
     if spec.adds == 0:
         return np.int64(-1)
     j = base_record(t, b, slot, True)
-    if j >= 0 and not v.records(t)[j].flags & BASE_SUMS:
-        v.records(t)[j].flags |= np.uint16(BASE_SUMS)
-        for k in range(1, np.int64(spec.width)):
-            v.records(t)[j + k].flags = np.uint16(0)
+    if j >= 0 and not v.base_records(t)[j].flags & layout.BASE_SUMS:
+        v.base_records(t)[j].flags |= np.uint16(layout.BASE_SUMS)
+        for k in range(np.int64(spec.width) - 1):
+            v.states(t)[j + k].flags = np.uint16(0)
         for k in range(np.int64(spec.adds)):
             v.record_words(t)[state_word(j, np.int64(spec.outputs) + k)] = 0.0
     return j
-
-
-@njit(cache=True, nogil=True)
-def _value(t, i, spec, o, values, first, count):
-    if spec.metric_type == 3:
-        return gauge_value(v.records(t)[i], o.kind)
-    if spec.metric_type == 1:
-        return counter_value(v.counter_records(t)[i], o.kind)
-    return timer_value(v.records(t)[i], o.kind, o.quantile, values, first, count)
 
 
 @njit(cache=True, nogil=True)
@@ -134,18 +103,18 @@ def _transform(t, value, i, k, spec, before, before_ns, time_ns, sums):
 def _put_out(t, i, k, ref, spec, value, previous, again, out, tally):
     """One value that is to be emitted: a contribution, or marked in the state."""
     if spec.target == 0:
-        v.records(t)[i + 1].annotation |= np.uint32(1 << k)
+        v.states(t)[i].pending |= np.uint32(1 << k)
         return
     n = tally.contributions
-    state = v.elements(t)[ref + 1]
+    member = v.members(t)[ref]
     c = out[n]
     c.value = value
     c.previous = previous
-    c.group = np.uint32(state.entry - np.uint32(1))
-    c.sequence = state.next
+    c.group = np.uint32(member.group - np.uint32(1))
+    c.sequence = member.sequence
     c.annotation = v.records(t)[i].annotation
     c.attrs = v.elements(t)[ref].attrs
-    c.resend = np.uint8(v.records(t)[i + 1].call & layout.STATE_RESEND_SEEN != 0)
+    c.resend = np.uint8(v.states(t)[i].marks & layout.STATE_RESEND_SEEN != 0)
     c.again = np.uint8(again)
     tally.contributions = n + 1
 
@@ -161,14 +130,15 @@ def _emit_again(t, i, ref, spec, discard_nan, out, tally):
 
 @njit(cache=True, nogil=True)
 def begin_versions(t, w, group, g):
-    """Makes the record ``g`` of a group in window ``w`` count from 0, if it is new or M3 has dropped the group meanwhile."""
-    r = v.records(t)[g]
-    term = v.elements(t)[(v.windows(t)[w].bucket << layout.SLOT_BITS) | (group + 1)].next
-    if not r.flags & GROUP_RECORD or r.annotation != term:
-        r.flags = np.uint16(GROUP_RECORD)
-        r.annotation = term
-        r.count = 0
-        r.last_at = 0
+    """The record ``g`` of a group in window ``w``; it counts from 0 if it is new or M3 has dropped the group meanwhile."""
+    versions = v.versions(t)[g]
+    term = v.terms(t)[v.reference(v.windows(t)[w].bucket, group)].number
+    if not versions.flags & layout.GROUP_RECORD or versions.term != term:
+        versions.flags = np.uint16(layout.GROUP_RECORD)
+        versions.term = term
+        versions.sent = 0
+        versions.flush = 0
+    return versions
 
 
 @njit(cache=True, nogil=True)
@@ -177,11 +147,10 @@ def _count_version(t, w, group, flush):
     g = record_of(t, w, group)
     if g < 0:
         return
-    begin_versions(t, w, group, g)
-    r = v.records(t)[g]
-    if r.last_at != flush:
-        r.last_at = flush
-        r.count += 1
+    versions = begin_versions(t, w, group, g)
+    if versions.flush != flush:
+        versions.flush = flush
+        versions.sent += 1
 
 
 @njit(cache=True, nogil=True)
@@ -191,9 +160,9 @@ def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, ou
     spec = v.specs(t)[np.int64(v.elements(t)[ref].spec)]
     x = v.windows(t)[w]
     b = x.bucket
-    slot = ref - (b << layout.SLOT_BITS)
+    slot = ref & layout.SLOT_MASK
     stamp = v.buckets(t)[b].stamp
-    state = np.int64(v.records(t)[i + 1].call)
+    state = np.int64(v.states(t)[i].marks)
     flushed = state & layout.STATE_FLUSHED != 0
     if state & layout.STATE_LATE:
         x.late -= 1
@@ -204,7 +173,7 @@ def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, ou
     )
     if state & layout.STATE_RESEND:
         state |= layout.STATE_RESEND_SEEN
-    v.records(t)[i + 1].call = np.uint16(state | layout.STATE_FLUSHED)
+    v.states(t)[i].marks = np.uint16(state | layout.STATE_FLUSHED)
     before = np.int64(-1)
     before_ns = np.int64(0)
     if spec.flags & layout.SPEC_BINARY:
@@ -219,7 +188,7 @@ def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, ou
         sort_range(samples.values, first, first + count)
     changed = False
     for k in range(np.int64(spec.outputs)):
-        value = _value(t, i, spec, v.outputs(t)[np.int64(spec.outputs_at) + k], samples.values, first, count)
+        value = record_value(t, i, spec, v.outputs(t)[np.int64(spec.outputs_at) + k], samples.values, first, count)
         value = _transform(t, value, i, k, spec, before, before_ns, x.start + stamp, sums)
         if discard_nan and value != value:
             tally.discarded += 1
@@ -237,7 +206,7 @@ def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, ou
         else:
             _put_out(t, i, k, ref, spec, value, previous, 0, out, tally)
     if changed and action == layout.ACTION_DISCARD and spec.target != 0 and state & layout.STATE_RESEND:
-        _count_version(t, w, np.int64(v.elements(t)[ref + 1].entry) - 1, flush)
+        _count_version(t, w, np.int64(v.members(t)[ref].group) - 1, flush)
 
 
 @njit(cache=True, nogil=True)
@@ -245,18 +214,14 @@ def most_contributions(t, w):
     """At most so many values of window ``w`` go to rollups in one flush."""
     b = v.windows(t)[w].bucket
     most = np.int64(0)
-    slot = np.int64(0)
-    while slot < v.buckets(t)[b].slots:
-        i = record_at(t, w, slot)
+    slot = np.int64(-1)
+    while True:
+        slot, i = next_record(t, w, slot + 1)
         if i < 0:
-            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
-            continue
-        if v.records(t)[i].flags & layout.RECORD_EXISTS:
-            spec = v.specs(t)[np.int64(v.elements(t)[(b << layout.SLOT_BITS) | slot].spec)]
-            if spec.target != 0:
-                most += np.int64(spec.outputs)
-        slot += 1
-    return most
+            return most
+        spec = v.specs(t)[np.int64(v.elements(t)[v.reference(b, slot)].spec)]
+        if spec.target != 0:
+            most += np.int64(spec.outputs)
 
 
 @njit(cache=True, nogil=True)
@@ -271,29 +236,24 @@ def consume_window(t, order, position, actions, flushed, samples, discard_nan, f
     w = order[position]
     b = v.windows(t)[w].bucket
     due = v.windows(t)[w].start + v.buckets(t)[b].due
-    slot = np.int64(0)
-    while slot < v.buckets(t)[b].slots:
-        page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
-        if page == 0:
-            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
-            continue
-        i = ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
-        ref = (b << layout.SLOT_BITS) | slot
-        slot += 1
-        if not v.records(t)[i].flags & layout.RECORD_EXISTS:
-            continue
+    slot = np.int64(-1)
+    while True:
+        slot, i = next_record(t, w, slot + 1)
+        if i < 0:
+            return
+        ref = v.reference(b, slot)
         element = v.elements(t)[ref]
         spec = v.specs(t)[np.int64(element.spec)]
-        state = np.int64(v.records(t)[i + 1].call) if spec.flags & layout.SPEC_STATE else np.int64(layout.STATE_REMOVED)
-        if state & layout.STATE_REMOVED:
+        if not spec.flags & layout.SPEC_STATE or not is_kept(t, i):
             continue
+        state = np.int64(v.states(t)[i].marks)
         shard = np.int64(v.entries(t)[np.int64(element.entry)].shard)
         action = np.int64(actions[shard])
         if element.state == layout.ELEMENT_DROPPED:
             if state & layout.STATE_LATE:
                 v.windows(t)[w].late -= 1
-            v.records(t)[i + 1].call = np.uint16(layout.STATE_REMOVED)
-            v.records(t)[i + 1].annotation = np.uint32(0)
+            v.states(t)[i].marks = np.uint16(layout.STATE_REMOVED)
+            v.states(t)[i].pending = np.uint32(0)
         elif action == layout.ACTION_NONE:
             continue
         elif state & (layout.STATE_DIRTY | layout.STATE_CASCADE):

@@ -22,7 +22,7 @@ def _allocate(t, bits):
     free = v.free_sources(t)[bits]
     if free != 0:
         at = free - 1
-        v.free_sources(t)[bits] = np.int64(v.sources(t)[at].key)
+        v.free_sources(t)[bits] = np.int64(v.free_tables(t)[at].next)
     else:
         at = v.head(t).sources
         if at + (1 << bits) > layout.MAX_SOURCES:
@@ -44,7 +44,7 @@ def _bits(size):
 @njit(cache=True, nogil=True)
 def _free(t, at, size):
     bits = _bits(size)
-    v.sources(t)[at].key = np.uint64(v.free_sources(t)[bits])
+    v.free_tables(t)[at].next = np.uint64(v.free_sources(t)[bits])
     v.free_sources(t)[bits] = at + 1
 
 

@@ -5,8 +5,8 @@ Behind the record of such an element in a window lie ``width - 1`` slots of stat
 transformation that looks back (*consumed*) and the value that came out at last (*emitted*), a mask of outputs that are still to be
 emitted, and the ``STATE_*`` bits. Both values are NaN until they are known.
 
-What an element needs of windows that are released lies in one more window per bucket, the *base*: start (``last_at``) and consumed values
-of the newest window gone, and the running sums of ``Add``.
+What an element needs of windows that are released lies in one more window per bucket, the *base*: start and consumed values of the
+newest window gone, and the running sums of ``Add``.
 
 M3 closes and removes windows of an element in every pass. Here that is done when it can be noticed: before a value goes to a window that
 has been flushed (``_expire``); nothing about an element changes between such a value and the last pass.
@@ -18,7 +18,7 @@ from numba import njit
 from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.source_kernels import forget_sources
-from aggregator.engine.window_kernels import CLOSED, new_window, record_of
+from aggregator.engine.window_kernels import CLOSED, exists, new_window, next_record, next_window, record_at, record_of
 
 MIGRATION = -3
 """A value that may be corrected later came to a window that was closed for others (docs/m3/aggregation.md, windows)."""
@@ -33,23 +33,14 @@ def state_word(i, k):
 
 
 @njit(cache=True, nogil=True)
-def record_at(t, w, slot):
-    """Row of the record of a slot in a window, -1 where the window has no such page."""
-    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
-    if page == 0:
-        return np.int64(-1)
-    return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
-
-
-@njit(cache=True, nogil=True)
 def begin_state(t, i, width):
     """The state of a record that begins."""
     for k in range((width - 1) * layout.STATE_DOUBLES):
         v.record_words(t)[state_word(i, k)] = np.nan
-    for k in range(1, width):
-        v.records(t)[i + k].flags = np.uint16(0)
-    v.records(t)[i + 1].annotation = np.uint32(0)
-    v.records(t)[i + 1].call = np.uint16(0)
+    for k in range(width - 1):
+        v.states(t)[i + k].flags = np.uint16(0)
+    v.states(t)[i].pending = np.uint32(0)
+    v.states(t)[i].marks = np.uint16(0)
 
 
 @njit(cache=True, nogil=True)
@@ -68,22 +59,25 @@ def base_record(t, b, slot, create):
 
 
 @njit(cache=True, nogil=True)
-def _next_window(t, b, slot, after):
+def is_kept(t, i):
+    """Whether there is a record with state in row ``i``, which may be -1, that M3 would still have."""
+    return exists(t, i) and not v.states(t)[i].marks & layout.STATE_REMOVED
+
+
+@njit(cache=True, nogil=True)
+def _element_window(t, b, slot, after):
     """``(window, record)`` of the element's oldest window that begins after ``after``; -1 if there is none."""
     found = np.int64(-1)
     at = np.int64(-1)
-    for w in range(v.head(t).windows):
-        x = v.windows(t)[w]
-        if x.used == 0 or x.bucket != b or x.start <= after or (found >= 0 and x.start >= v.windows(t)[found].start):
-            continue
-        i = record_at(t, w, slot)
-        if (
-            i >= 0
-            and v.records(t)[i].flags & layout.RECORD_EXISTS
-            and not v.records(t)[i + 1].call & layout.STATE_REMOVED
-        ):
-            found = np.int64(w)
-            at = i
+    w = next_window(t, b, np.int64(0))
+    while w >= 0:
+        start = v.windows(t)[w].start
+        if start > after and (found < 0 or start < v.windows(t)[found].start):
+            i = record_at(t, w, slot)
+            if is_kept(t, i):
+                found = w
+                at = i
+        w = next_window(t, b, w + 1)
     return found, at
 
 
@@ -93,33 +87,33 @@ def _expire(t, b, slot, shard):
     bucket = v.buckets(t)[b]
     target = v.closed_through(t)[b, shard]
     base = base_record(t, b, slot, False)
-    has_base = base >= 0 and v.records(t)[base].flags & layout.RECORD_EXISTS != 0
+    has_base = exists(t, base)
     before = np.int64(-1)  # the record of the window before
     after = np.int64(layout.MIN_INT64)
     while True:
-        w, i = _next_window(t, b, slot, after)
-        if has_base and (w < 0 or v.windows(t)[w].start > v.records(t)[base].last_at):
+        w, i = _element_window(t, b, slot, after)
+        if has_base and (w < 0 or v.windows(t)[w].start > v.base_records(t)[base].start):
             if before >= 0:
-                v.records(t)[before + 1].call |= np.uint16(layout.STATE_REMOVED)
+                v.states(t)[before].marks |= np.uint16(layout.STATE_REMOVED)
             before = base
             has_base = False
         if w < 0:
             return
         after = v.windows(t)[w].start
-        state = np.int64(v.records(t)[i + 1].call)
+        state = np.int64(v.states(t)[i].marks)
         due = after + bucket.due
         if due > target or (state & layout.STATE_RESEND_SEEN and due > target - bucket.past_limit):
             return
         if (state & layout.STATE_RESEND != 0) != (state & layout.STATE_RESEND_SEEN != 0):
             return
-        v.records(t)[i + 1].call = np.uint16(state | layout.STATE_CLOSED)
+        v.states(t)[i].marks = np.uint16(state | layout.STATE_CLOSED)
         if state & layout.STATE_DIRTY:
             return
         if before >= 0:
             if before == base:
-                v.records(t)[base].flags &= np.uint16(0xFFFF ^ layout.RECORD_EXISTS)
+                v.base_records(t)[base].flags &= np.uint16(0xFFFF ^ layout.RECORD_EXISTS)
             else:
-                v.records(t)[before + 1].call |= np.uint16(layout.STATE_REMOVED)
+                v.states(t)[before].marks |= np.uint16(layout.STATE_REMOVED)
         before = i
 
 
@@ -136,21 +130,21 @@ def open_record(t, b, w, slot, shard, resend):
     if start + v.buckets(t)[b].due > v.closed_through(t)[b, shard]:
         return i
     _expire(t, b, slot, shard)
-    if v.records(t)[i].flags & layout.RECORD_EXISTS:
+    if exists(t, i):
         closed = i
-        state = np.int64(v.records(t)[i + 1].call)
+        state = np.int64(v.states(t)[i].marks)
         if not state & (layout.STATE_CLOSED | layout.STATE_REMOVED):
             return i
-        if state & layout.STATE_REMOVED and v.records(t)[i + 1].annotation == 0:
+        if state & layout.STATE_REMOVED and v.states(t)[i].pending == 0:
             v.records(t)[i].flags = np.uint16(0)
             forget_sources(t, w, slot)
             return i
     else:
         closed = base_record(t, b, slot, False)
-        if closed < 0 or not v.records(t)[closed].flags & layout.RECORD_EXISTS or v.records(t)[closed].last_at != start:
+        if not exists(t, closed) or v.base_records(t)[closed].start != start:
             return i
-    v.records(t)[closed + 1].call |= np.uint16(layout.STATE_TOUCHED)
-    if resend and not v.records(t)[closed + 1].call & layout.STATE_RESEND:
+    v.states(t)[closed].marks |= np.uint16(layout.STATE_TOUCHED)
+    if resend and not v.states(t)[closed].marks & layout.STATE_RESEND:
         return np.int64(MIGRATION)
     return np.int64(CLOSED)
 
@@ -159,7 +153,7 @@ def open_record(t, b, w, slot, shard, resend):
 def mark_written(t, b, w, i, shard, resend):
     """Record ``i`` of window ``w`` has taken a value; ``resend``: ``RESEND_*``."""
     x = v.windows(t)[w]
-    state = np.int64(v.records(t)[i + 1].call)
+    state = np.int64(v.states(t)[i].marks)
     if resend == RESEND_ON:
         state |= layout.STATE_RESEND
         x.resend = 1
@@ -171,41 +165,35 @@ def mark_written(t, b, w, i, shard, resend):
         if x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard] and not state & layout.STATE_LATE:
             state |= layout.STATE_LATE
             x.late += 1
-    v.records(t)[i + 1].call = np.uint16(state)
+    v.states(t)[i].marks = np.uint16(state)
 
 
 @njit(cache=True, nogil=True)
 def retire_window(t, w):
     """Keeps in the base what elements with state need of a window that is about to be released."""
     x = v.windows(t)[w]
-    b = x.bucket
-    slot = np.int64(0)
-    while slot < v.buckets(t)[b].slots:
-        i = record_at(t, w, slot)
+    slot = np.int64(-1)
+    while True:
+        slot, i = next_record(t, w, slot + 1)
         if i < 0:
-            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
-            continue
-        if v.records(t)[i].flags & layout.RECORD_EXISTS:
-            spec = v.specs(t)[np.int64(v.elements(t)[(b << layout.SLOT_BITS) | slot].spec)]
-            if spec.flags & layout.SPEC_STATE and not v.records(t)[i + 1].call & layout.STATE_REMOVED:
-                _retire_record(t, b, slot, i, x.start, spec)
-        slot += 1
+            return
+        spec = v.specs(t)[np.int64(v.elements(t)[v.reference(x.bucket, slot)].spec)]
+        if spec.flags & layout.SPEC_STATE and is_kept(t, i):
+            _retire_record(t, x.bucket, slot, i, x.start, spec)
 
 
 @njit(cache=True, nogil=True)
 def _retire_record(t, b, slot, i, start, spec):
     j = base_record(t, b, slot, True)
-    if j < 0:
+    if j < 0 or (exists(t, j) and v.base_records(t)[j].start >= start):
         return
-    r = v.records(t)[j]
-    if r.flags & layout.RECORD_EXISTS and r.last_at >= start:
-        return
-    r.flags |= np.uint16(layout.RECORD_EXISTS)
-    r.last_at = start
+    base = v.base_records(t)[j]
+    base.flags |= np.uint16(layout.RECORD_EXISTS)
+    base.start = start
     for k in range(np.int64(spec.outputs)):
         v.record_words(t)[state_word(j, k)] = v.record_words(t)[state_word(i, k)]
-    v.records(t)[j + 1].flags = np.uint16(0)
-    v.records(t)[j + 1].annotation = np.uint32(0)
-    v.records(t)[j + 1].call = np.uint16(
-        np.int64(v.records(t)[i + 1].call) & (layout.STATE_RESEND | layout.STATE_TOUCHED) | layout.STATE_CLOSED
-    )
+    kept = v.states(t)[i].marks & (layout.STATE_RESEND | layout.STATE_TOUCHED)
+    state = v.states(t)[j]
+    state.flags = np.uint16(0)
+    state.pending = np.uint32(0)
+    state.marks = np.uint16(kept | layout.STATE_CLOSED)

@@ -76,6 +76,10 @@ the state of the element before it. ``ELEMENT_GROUP``: a group of elements that 
 RECORD_EXISTS = 1
 RECORD_LATE = 2
 """Written after its window had been flushed (possible only when the clock stepped back): emitted in the next pass."""
+GROUP_RECORD = 4
+"""Of the record of a group: its versions are counted."""
+BASE_SUMS = 8
+"""Of a base record: the sums of ``Add`` are there."""
 SPEC_EXPENSIVE = 1
 """Squares are kept."""
 SPEC_LOG = 2
@@ -87,6 +91,8 @@ SPEC_BINARY = 8
 SPEC_RESET = 16
 """A zero follows half a window after every value."""
 
+MARK_NONE, MARK_KEPT, MARK_NEW = range(3)
+"""Whether the stage that is being applied asks for an element, and has made it."""
 STATE_DIRTY = 1
 """Written since it was processed last."""
 STATE_FLUSHED = 2
@@ -107,6 +113,21 @@ STATE_DOUBLES = 7
 """Doubles of state in a slot; behind those of the first slot lie a mask of outputs to be emitted and the ``STATE_*`` bits."""
 MAX_WIDTH = 16
 
+
+def _overlay(row: np.dtype[Any], **names: str) -> np.dtype[Any]:
+    """The same bytes as ``row`` in another role: its fields (keywords) by the names that they have there."""
+    assert row.fields is not None
+    fields = [row.fields[own] for own in names]
+    return np.dtype(
+        {
+            "names": list(names.values()),
+            "formats": [field[0] for field in fields],
+            "offsets": [field[1] for field in fields],
+            "itemsize": row.itemsize,
+        }
+    )
+
+
 ENTRY = np.dtype(
     [
         ("id_at", np.int64),
@@ -125,24 +146,34 @@ ENTRY = np.dtype(
         ("category", np.uint8),
         ("metric_type", np.uint8),
         ("state", np.uint8),
-        ("spare", np.uint8),
     ],
     align=True,
 )
+FREE_ENTRY = _overlay(ENTRY, element="next", state="state")
+"""``next``: row + 1 of the next free one."""
 ELEMENT = np.dtype(
     [
         ("entry", np.uint32),
         ("spec", np.uint32),
-        (
-            "next",
-            np.uint32,
-        ),  # reference + 1; free row: next free slot + 1; tombstoned row: newest window sequence it may be in
+        ("next", np.uint32),  # reference + 1 of the next in the chain
         ("attrs", np.uint16),
         ("state", np.uint8),
-        ("spare", np.uint8),
+        ("mark", np.uint8),  # MARK_*, while a stage is applied
     ],
     align=True,
 )
+TOMBSTONE = _overlay(ELEMENT, entry="entry", spec="spec", next="newest", state="state")
+"""An element that is tombstoned or dropped. ``newest``: sequence of the newest window that it may be in."""
+FREE_ELEMENT = _overlay(ELEMENT, next="next", state="state")
+"""``next``: next free slot + 1."""
+MEMBER = _overlay(ELEMENT, entry="group", next="sequence", state="state", mark="gone")
+"""The slot behind an element with state. ``group``: slot + 1 of the group it belongs to; ``sequence``: its number among the bucket's
+elements with state; ``gone``: 1 when M3 would have taken it out of the group."""
+GROUP = _overlay(ELEMENT, entry="shard", spec="target", next="members", state="state")
+"""The first slot of a group."""
+TERM = _overlay(ELEMENT, entry="registered", next="number", state="state")
+"""The second slot of a group. ``registered``: members that M3 would still have; ``number``: how often there were none left. M3 then
+counts versions from 0 again."""
 BUCKET = np.dtype(
     [
         ("resolution", np.int64),
@@ -191,7 +222,7 @@ WINDOW = np.dtype(
 def _record(number: Any) -> np.dtype[Any]:
     return np.dtype(
         [
-            ("last", number),  # of timers (through the integer view): samples in the log
+            ("last", number),
             ("last_at", np.int64),
             ("sum", number),
             ("sum_sq", number),
@@ -199,8 +230,8 @@ def _record(number: Any) -> np.dtype[Any]:
             ("max", number),
             ("count", np.int64),
             ("annotation", np.uint32),  # row + 1
-            ("call", np.uint16),
-            ("flags", np.uint16),
+            ("call", np.uint16),  # number of the batch that ``last`` came in
+            ("flags", np.uint16),  # RECORD_*; 0: there is none
         ],
         align=True,
     )
@@ -210,6 +241,15 @@ RECORD = _record(np.float64)
 """Gauges and timers; 64 bytes."""
 COUNTER_RECORD = _record(np.int64)
 """The same bytes for counters."""
+TIMER_LOG = np.dtype({"names": ["samples"], "formats": [np.int64], "offsets": [0], "itemsize": RECORD.itemsize})
+"""Of a timer's record: its samples in the window's log."""
+STATE = _overlay(RECORD, annotation="pending", call="marks", flags="flags")
+"""The state behind the record of an element. ``pending``: mask of outputs to be emitted; ``marks``: ``STATE_*``. The seven doubles before
+them are numbers of the state (``state_word``); further slots have nothing but such."""
+BASE = _overlay(RECORD, last_at="start", flags="flags")
+"""A record of the base: ``start`` of the newest window of the element that is gone."""
+VERSIONS = _overlay(RECORD, last_at="flush", count="sent", annotation="term", flags="flags")
+"""The record of a group in a window: versions ``sent`` in this ``term`` (of TERM), ``flush``: number of the one that counted last."""
 
 SPEC = np.dtype(
     [
@@ -250,6 +290,8 @@ TARGET = np.dtype(
 )
 SOURCE = np.dtype([("key", np.uint64), ("bits", np.uint64), ("block", np.uint32), ("used", np.uint32)], align=True)
 """Versions ``64 * block`` to ``64 * block + 63`` of (slot << 32 | source)."""
+FREE_SOURCES = _overlay(SOURCE, key="next")
+"""The first row of a table given back. ``next``: row + 1 of the next one of that size."""
 META = np.dtype(
     [
         ("at", np.uint32),
@@ -424,9 +466,7 @@ class Tables(NamedTuple):
     page_table: Array
     free_pages: Array
     records: Array
-    counter_records: Array
     log: Array
-    log_words: Array
     free_chunks: Array
     specs: Array
     outputs: Array
@@ -447,12 +487,21 @@ class Tables(NamedTuple):
     errors: Array
     recent: Array
     chain: Array
-    record_words: Array
     free_slots: Array
     group_index: Array
     targets: Array
     sources: Array
     free_sources: Array
+
+    def elements_of(self, bucket: int) -> Array:
+        """The slots of a bucket."""
+        first = bucket << SLOT_BITS
+        return self.elements[first : first + int(self.buckets[bucket]["slots"])]
+
+    def windows_of(self, bucket: int) -> NDArray[np.int64]:
+        """Rows of the windows of a bucket."""
+        windows = self.windows[: int(self.head["windows"])]
+        return np.flatnonzero((windows["used"] != 0) & (windows["bucket"] == bucket))
 
 
 TABLE_NAMES = Tables._fields
@@ -466,7 +515,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "windows": WINDOW,
     "window_ring": np.dtype(np.int32),
     "records": RECORD,
-    "counter_records": COUNTER_RECORD,
     "log": np.dtype(np.float64),
     "specs": SPEC,
     "outputs": OUTPUT,
@@ -479,13 +527,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "annotation_bytes": np.dtype(np.uint8),
     "shards": SHARD,
     "recent": ERROR,
-    "record_words": np.dtype(np.float64),
     "group_index": np.dtype(np.uint64),
     "targets": TARGET,
     "sources": SOURCE,
 }
 """Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
-DTYPES |= {name: np.dtype(np.int64) for name in ("log_words", "list_born", "closed_through", "emitted_through")}
+DTYPES |= {name: np.dtype(np.int64) for name in ("list_born", "closed_through", "emitted_through")}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {
@@ -561,8 +608,6 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> Tables:
         raise ValueError(f"max_series is {max_series}: expected 1 to {1 << SLOT_BITS}")
     pages = -(-max_series // PAGE_ROWS) * 64 + 1024
     chunks = max(max_series // 16, 1 << 12) * 8
-    records = _reserve_wide(pages * PAGE_ROWS, RECORD)
-    log = reserve(chunks * LOG_CHUNK, np.float64)
     ids = reserve_ids(max_series)
     head = _head(options)
     head["max_pages"] = pages
@@ -581,10 +626,8 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> Tables:
         window_ring=np.full((MAX_BUCKETS, RING), -1, np.int32),
         page_table=reserve(MAX_WINDOWS * PAGES_PER_WINDOW, np.uint32).reshape(MAX_WINDOWS, PAGES_PER_WINDOW),
         free_pages=reserve(pages, np.uint32),
-        records=records,
-        counter_records=records.view(COUNTER_RECORD),
-        log=log,
-        log_words=log.view(np.int64),
+        records=_reserve_wide(pages * PAGE_ROWS, RECORD),
+        log=reserve(chunks * LOG_CHUNK, np.float64),
         free_chunks=reserve(chunks, np.uint32),
         specs=reserve(MAX_SPECS, SPEC),
         outputs=reserve(4 * MAX_SPECS, OUTPUT),
@@ -605,7 +648,6 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> Tables:
         errors=np.zeros((4, NUM_DETAILS), np.int64),
         recent=np.zeros(ERRORS_KEPT, ERROR),
         chain=np.zeros(MAX_ELEMENTS, np.uint32),
-        record_words=records.view(np.float64),
         free_slots=np.zeros((MAX_BUCKETS, MAX_WIDTH), np.int64),
         group_index=reserve(1 << 27, np.uint64),
         targets=reserve(MAX_SPECS, TARGET),

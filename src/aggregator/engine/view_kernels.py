@@ -5,12 +5,14 @@
 forty arrays, functions hand it on for nothing, and nothing is reference-counted. Whoever calls a kernel keeps the tables alive.
 """
 
+import numpy as np
 from llvmlite import ir
-from numba import from_dtype, types
+from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
+from aggregator.engine import tables as layout
 from aggregator.engine.tables import COLUMNS, DTYPES, TABLE_NAMES
 
 
@@ -20,9 +22,10 @@ def _begin(builder, t, name):
     return builder.load(builder.inttoptr(at, ir.IntType(8).as_pointer().as_pointer()))
 
 
-def _view(name):
-    dtype = DTYPES[name]
-    columns = COLUMNS.get(name, 0)
+def _view(table, role=None, behind=0):
+    """An array over a table: of its rows, or of what they are in another ``role`` (a dtype), counted from the row ``behind`` on."""
+    dtype = DTYPES[table] if role is None else role
+    columns = COLUMNS.get(table, 0)
     item = from_dtype(dtype)
     ndim = 1 if columns == 0 else 2
     kind = types.Array(item, ndim, "C")
@@ -32,7 +35,8 @@ def _view(name):
         def generate(context, builder, _s, args):
             word = ir.IntType(64)
             array = make_array(kind)(context, builder)
-            data = builder.bitcast(_begin(builder, args[0], name), context.get_data_type(types.CPointer(item)))
+            first = builder.gep(_begin(builder, args[0], table), [word(behind * dtype.itemsize)])
+            data = builder.bitcast(first, context.get_data_type(types.CPointer(item)))
             many = ir.Constant(word, 1 << 40)
             size = ir.Constant(word, dtype.itemsize)
             wide = ir.Constant(word, dtype.itemsize * columns)
@@ -66,44 +70,59 @@ def _record(name):
 
 head = _record("head")
 """The one row that is no array: ``head(t).live``."""
-(
-    entry_index,
-    entries,
-    ids,
-    elements,
-    buckets,
-    windows,
-    window_ring,
-    page_table,
-    free_pages,
-    records,
-    counter_records,
-    log,
-    log_words,
-    free_chunks,
-    specs,
-    outputs,
-    attrs,
-    metas,
-    meta_index,
-    stages,
-    stage_specs,
-    text,
-    annotations,
-    annotation_index,
-    annotation_bytes,
-    shards,
-    list_born,
-    closed_through,
-    emitted_through,
-    counts,
-    errors,
-    recent,
-    chain,
-    record_words,
-    free_slots,
-    group_index,
-    targets,
-    sources,
-    free_sources,
-) = (_view(name) for name in TABLE_NAMES[1:])
+entry_index = _view("entry_index")
+entries = _view("entries")
+ids = _view("ids")
+elements = _view("elements")
+buckets = _view("buckets")
+windows = _view("windows")
+window_ring = _view("window_ring")
+page_table = _view("page_table")
+free_pages = _view("free_pages")
+records = _view("records")
+log = _view("log")
+free_chunks = _view("free_chunks")
+specs = _view("specs")
+outputs = _view("outputs")
+attrs = _view("attrs")
+metas = _view("metas")
+meta_index = _view("meta_index")
+stages = _view("stages")
+stage_specs = _view("stage_specs")
+text = _view("text")
+annotations = _view("annotations")
+annotation_index = _view("annotation_index")
+annotation_bytes = _view("annotation_bytes")
+shards = _view("shards")
+list_born = _view("list_born")
+closed_through = _view("closed_through")
+counts = _view("counts")
+errors = _view("errors")
+recent = _view("recent")
+chain = _view("chain")
+free_slots = _view("free_slots")
+group_index = _view("group_index")
+targets = _view("targets")
+sources = _view("sources")
+free_sources = _view("free_sources")
+
+free_entries = _view("entries", layout.FREE_ENTRY)
+tombstones = _view("elements", layout.TOMBSTONE)
+free_elements = _view("elements", layout.FREE_ELEMENT)
+members = _view("elements", layout.MEMBER, behind=1)
+groups = _view("elements", layout.GROUP)
+terms = _view("elements", layout.TERM, behind=1)
+counter_records = _view("records", layout.COUNTER_RECORD)
+timer_logs = _view("records", layout.TIMER_LOG)
+states = _view("records", layout.STATE, behind=1)
+base_records = _view("records", layout.BASE)
+versions = _view("records", layout.VERSIONS)
+record_words = _view("records", np.dtype(np.float64))
+log_words = _view("log", np.dtype(np.int64))
+free_tables = _view("sources", layout.FREE_SOURCES)
+
+
+@njit(cache=True, nogil=True)
+def reference(b, slot):
+    """Row in ``elements`` of a slot of bucket ``b``."""
+    return (np.int64(b) << layout.SLOT_BITS) | np.int64(slot)

@@ -67,6 +67,17 @@ def new_window(t, b, start):
 
 
 @njit(cache=True, nogil=True)
+def next_window(t, b, w):
+    """Row of the first window of bucket ``b`` from row ``w`` on, -1 if there is none: a walk begins at 0 and goes on one further."""
+    while w < v.head(t).windows:
+        x = v.windows(t)[w]
+        if x.used != 0 and x.bucket == b:
+            return np.int64(w)
+        w += 1
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
 def find_window(t, b, start, create):
     """Row of the window of bucket ``b`` that begins at ``start``, made if asked for; -1 if there is none or no room."""
     place = (start // v.buckets(t)[b].resolution) & (layout.RING - 1)
@@ -75,11 +86,12 @@ def find_window(t, b, start, create):
         x = v.windows(t)[w]
         if x.used != 0 and x.bucket == b and x.start == start:
             return w
-    for w in range(v.head(t).windows):
-        x = v.windows(t)[w]
-        if x.used != 0 and x.bucket == b and x.start == start:
+    w = next_window(t, b, np.int64(0))
+    while w >= 0:
+        if v.windows(t)[w].start == start:
             v.window_ring(t)[b, place] = w
-            return np.int64(w)
+            return w
+        w = next_window(t, b, w + 1)
     if not create:
         return np.int64(-1)
     w = new_window(t, b, start)
@@ -114,6 +126,40 @@ def _new_page(t, w, number):
 
 
 @njit(cache=True, nogil=True)
+def _in_page(page, slot):
+    """Row of the record of a slot; ``page``: number of its page + 1."""
+    return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+
+
+@njit(cache=True, nogil=True)
+def record_at(t, w, slot):
+    """Row of the record of a slot in a window, -1 where the window has no such page."""
+    page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
+    return np.int64(-1) if page == 0 else _in_page(page, slot)
+
+
+@njit(cache=True, nogil=True)
+def exists(t, i):
+    """Whether there is a record in row ``i``, which may be -1."""
+    return i >= 0 and v.records(t)[i].flags & layout.RECORD_EXISTS != 0
+
+
+@njit(cache=True, nogil=True)
+def next_record(t, w, slot):
+    """``(slot, record)`` of the first record of a window from ``slot`` on; the record is -1 if there is none."""
+    slots = v.buckets(t)[v.windows(t)[w].bucket].slots
+    while slot < slots:
+        i = record_at(t, w, slot)
+        if i < 0:
+            slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
+        elif v.records(t)[i].flags & layout.RECORD_EXISTS:
+            return slot, i
+        else:
+            slot += 1
+    return slot, np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
 def record_of(t, w, slot):
     """Row of the record of a slot in a window, with a page made where there is none; ``NO_ROOM`` if that fails."""
     page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
@@ -121,7 +167,7 @@ def record_of(t, w, slot):
         page = _new_page(t, w, slot >> layout.PAGE_BITS)
         if page == 0:
             return np.int64(NO_ROOM)
-    return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
+    return _in_page(page, slot)
 
 
 @njit(cache=True, nogil=True)
@@ -142,16 +188,13 @@ def _late_record(t, b, w, slot, shard, logged):
         return i
     if r.flags & layout.RECORD_EXISTS:
         removed = False
-        start = v.windows(t)[w].start
-        for later_w in range(v.head(t).windows):
-            x = v.windows(t)[later_w]
-            if x.used != 0 and x.bucket == b and x.start > start:
-                end = x.start + v.buckets(t)[b].due
-                page = np.int64(v.page_table(t)[later_w, slot >> layout.PAGE_BITS])
-                if end <= v.closed_through(t)[b, shard] and page != 0:
-                    later = v.records(t)[((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))]
-                    if later.flags & (layout.RECORD_EXISTS | layout.RECORD_LATE) == layout.RECORD_EXISTS:
-                        removed = True
+        later = next_window(t, b, np.int64(0))
+        while later >= 0:
+            x = v.windows(t)[later]
+            if x.start > v.windows(t)[w].start and x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
+                j = record_at(t, later, slot)
+                removed |= exists(t, j) and not v.records(t)[j].flags & layout.RECORD_LATE
+            later = next_window(t, b, later + 1)
         if logged or not removed:
             return np.int64(CLOSED)
     r.flags = np.uint16(0)
@@ -218,7 +261,7 @@ def clear_record(t, i, metric_type):
         r.min = np.nan
         r.max = np.nan
         if metric_type == 2:
-            v.counter_records(t)[i].last = 0
+            v.timer_logs(t)[i].samples = 0
     r = v.records(t)[i]
     r.last_at = np.int64(layout.MIN_INT64)
     r.count = 0
@@ -311,8 +354,8 @@ def _log_room(t, w):
 def _append_log(t, w, slot, i, address, n):
     """Appends the ``n`` doubles at ``address`` to a window's log as runs: a word (slot, values), then the values. NaN is left out."""
     x = v.windows(t)[w]
-    r = v.counter_records(t)[i]
-    room = v.head(t).log_cap - r.last
+    r = v.timer_logs(t)[i]
+    room = v.head(t).log_cap - r.samples
     k = 0
     while k < n:
         if room <= 0:
@@ -335,7 +378,7 @@ def _append_log(t, w, slot, i, address, n):
             v.log_words(t)[head] = (slot << 32) | run
             x.log_used = at - (x.log_tail - 1) * layout.LOG_CHUNK
             x.logged += run
-            r.last += run
+            r.samples += run
             room -= run
 
 
