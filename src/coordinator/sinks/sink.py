@@ -36,6 +36,8 @@ class RefusedWhy(StrEnum):
     """A single series larger than the store takes (413)."""
     OUT_OF_ORDER = "out-of-order"
     """Older than what the store has of the series."""
+    DUPLICATE = "duplicate"
+    """The store has another value of the series for that time, and keeps it."""
     ALREADY_THERE = "already-there"
     """Out of order or a duplicate, after the batch had been sent before: it had arrived then. No loss."""
     OUTSIDE_RETENTION = "outside-retention"
