@@ -48,6 +48,17 @@ def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:
     return bytes(cramjam.snappy.compress_raw(marshal(_WRITE, {"timeseries": series})))
 
 
+def decode_write(message: bytes) -> list[tuple[list[tuple[bytes, bytes]], list[tuple[float, int]]]]:
+    """Labels and (value, time in ms) of every series of a ``WriteRequest``."""
+    return [
+        (
+            [(label.get("name", b""), label.get("value", b"")) for label in series.get("labels", ())],
+            [(sample.get("value", 0.0), sample.get("timestamp", 0)) for sample in series.get("samples", ())],
+        )
+        for series in unmarshal(_WRITE, message).get("timeseries", ())
+    ]
+
+
 def remote_write(base_url: str, samples: Iterable[tuple[Labels, float, int]]) -> None:
     """Raises ``OSError`` with the answer's text if the coordinator refuses."""
     _post(f"{base_url}/api/v1/prom/remote/write", write_request(samples))

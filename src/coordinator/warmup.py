@@ -6,6 +6,7 @@ Called at set-up: ``python -m aggregator.warmup --also coordinator.warmup``.
 from collections.abc import Callable
 
 import coordinator.query.kernels
+import coordinator.sinks.prom_remote.encoding
 import coordinator.store.kernels
 import coordinator.write.kernels
 import m3metrics.kernels
@@ -22,6 +23,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
     ("store", coordinator.store.kernels.warm),
+    ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("query", coordinator.query.kernels.warm),
 )
 

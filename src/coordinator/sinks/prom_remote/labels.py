@@ -1,0 +1,195 @@
+"""What a series is called in a store: the label fields of ``prompb.TimeSeries``, made once for every series number.
+
+From an id to labels (docs/m3/coordinator.md, from message to series): tags sorted by the bytes of their names, those that ``tagOptions``
+renamed called ``__name__`` and ``le`` again, without the tag that marks graphite ids (raw samples keep it, as their client sent it).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.sinks.prom_remote.label_kernels import (
+    ENTRY,
+    SIZE_FACTOR,
+    STATE_BAD,
+    STATE_NEW,
+    STATE_ODD,
+    STATE_READY,
+    fill,
+)
+from coordinator.sinks.series import SeriesTable
+from coordinator.write.prompb import TIME_SERIES, Labels
+from m3metrics.errors import IdError
+from m3metrics.ids import ID_SCHEME_TAG, NAME_TAG, decode_tags
+from m3metrics.series_ids import validate_tags
+from m3x.protobuf import marshal
+
+__all__ = ["LabelCache", "LabelFields", "LabelRules", "fields_of", "label_fields", "labels_of"]
+
+_BUCKET_TAG = b"le"
+_LONGEST_NAME = 32
+"""Of a name of ``tagOptions`` that the kernel compares with; longer ones are left to the plain code."""
+_TABLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRules:
+    """How tags become labels."""
+
+    metric_name: bytes = NAME_TAG
+    bucket_name: bytes = _BUCKET_TAG
+    """``tagOptions``: what ``__name__`` and ``le`` are called in ids."""
+    keep_scheme: bool = False
+    """Whether the tag that marks graphite ids stays: for raw samples, whose clients may have sent it."""
+    allow_duplicates: bool = False
+    allow_empty_values: bool = False
+
+    @property
+    def renames(self) -> bool:
+        """Whether there is anything to call otherwise."""
+        return (self.metric_name, self.bucket_name) != (NAME_TAG, _BUCKET_TAG)
+
+
+def labels_of(data: bytes, rules: LabelRules) -> Labels:
+    """The labels of an id, sorted by name. Raises ``IdError`` for what M3 does not write."""
+    tags = decode_tags(data)
+    graphite = not rules.keep_scheme and (ID_SCHEME_TAG, b"graphite") in tags
+    kept = sorted((tag for tag in tags if rules.keep_scheme or tag[0] != ID_SCHEME_TAG), key=itemgetter(0))
+    validate_tags(kept, rules.allow_duplicates, rules.allow_empty_values or graphite)
+    names = {rules.bucket_name: _BUCKET_TAG, rules.metric_name: NAME_TAG}
+    return sorted(((names.get(name, name), value) for name, value in kept), key=itemgetter(0))
+
+
+def label_fields(data: bytes, rules: LabelRules) -> bytes:
+    """``labels_of`` as bytes: the label fields side by side. Raises ``IdError``."""
+    return fields_of(labels_of(data, rules))
+
+
+def fields_of(labels: Labels) -> bytes:
+    """The label fields of a ``TimeSeries``, side by side."""
+    return marshal(TIME_SERIES, {"labels": [{"name": name, "value": value} for name, value in labels]})
+
+
+class LabelFields:
+    """The label fields of the series of one ``SeriesTable``; several sinks may share one. Only series that are asked for take memory."""
+
+    def __init__(self, table: SeriesTable, rules: LabelRules) -> None:
+        self.table = table
+        """Whose numbers they are."""
+        self.rules = rules
+        """How they were made."""
+        self.entries = np.zeros(1 << 10, ENTRY)
+        """By series number."""
+        self.arena = np.zeros(1 << 16, np.uint8)
+        self._used = 0
+        self._any_bad = False
+        self._skipped = _array(b"" if rules.keep_scheme else ID_SCHEME_TAG)
+        self._renamed, self._new_names = _records(rules)
+        self._plain_only = rules.renames and max(len(rules.metric_name), len(rules.bucket_name)) > _LONGEST_NAME
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.entries.nbytes + self.arena.nbytes
+
+    def require(self, series: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Makes what is missing of these series; returns the rows whose series cannot be stored, ascending."""
+        if len(self.entries) < len(self.table):
+            grown = np.zeros(max(2 * len(self.entries), len(self.table)), ENTRY)
+            grown[: len(self.entries)] = self.entries
+            self.entries = grown
+        odd = self._fill(series)
+        if odd:
+            states = self.entries["state"]
+            for number in np.unique(series[states[series] == STATE_ODD]).tolist():
+                self._decide(number)
+        if not odd and not self._any_bad:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.entries["state"][series] == STATE_BAD)
+
+    def rows_of(self, fields: bytes, series: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Which of these series, all of them usable, have just these label fields."""
+        entries = self.entries[series]
+        like = np.flatnonzero(entries["size"] == len(fields)).tolist()
+        at = entries["at"]
+        return np.array([i for i in like if self.arena[at[i] : at[i] + len(fields)].tobytes() == fields], np.int64)
+
+    def why_bad(self, number: int) -> str:
+        """What is wrong with a series that cannot be stored."""
+        try:
+            labels_of(self.table.id(number), self.rules)
+        except IdError as error:
+            return str(error)
+        return "its labels are too large"
+
+    def _fill(self, series: NDArray[np.uint32]) -> int:
+        if self._plain_only:
+            fresh = np.unique(series[self.entries["state"][series] == STATE_NEW])
+            self.entries["state"][fresh] = STATE_ODD
+            return len(fresh)
+        ids, at, size = self.table.ids()
+        row = odd = 0
+        while True:
+            row, self._used, found = fill(
+                series, row, ids, at, size, self.entries, self.arena, self._used,
+                self._skipped, self._renamed, self._new_names,
+            )  # fmt: skip
+            odd += int(found)
+            if row == len(series):
+                return odd
+            self._grow(SIZE_FACTOR * int(size[series[row]]))
+
+    def _decide(self, number: int) -> None:
+        """The plain way, for what the kernel found odd."""
+        try:
+            data = label_fields(self.table.id(number), self.rules)
+        except IdError:
+            self.entries[number]["state"] = STATE_BAD
+            self._any_bad = True
+            return
+        if self._used + len(data) > len(self.arena):
+            self._grow(len(data))
+        self.arena[self._used : self._used + len(data)] = np.frombuffer(data, np.uint8)
+        self.entries[number] = (self._used, len(data), STATE_READY)
+        self._used += len(data)
+
+    def _grow(self, least: int) -> None:
+        grown = np.zeros(max(2 * len(self.arena), self._used + least), np.uint8)
+        grown[: self._used] = self.arena[: self._used]
+        self.arena = grown
+
+
+class LabelCache:
+    """``LabelFields`` of the tables in use, for all sinks with the same rules. The table changes now and then: the last few are kept."""
+
+    def __init__(self, rules: LabelRules) -> None:
+        self._rules = rules
+        self._known: list[LabelFields] = []
+
+    def of(self, table: SeriesTable) -> LabelFields:
+        """Those of a table."""
+        for one in self._known:
+            if one.table is table:
+                return one
+        self._known = [LabelFields(table, self._rules), *self._known[: _TABLES - 1]]
+        return self._known[0]
+
+
+def _records(rules: LabelRules) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """``renamed`` and ``new_names`` of the kernel; empty where nothing is renamed."""
+    if not rules.renames:
+        return _array(b""), _array(b"")
+    return _record((rules.metric_name, rules.bucket_name)), _record((NAME_TAG, _BUCKET_TAG))
+
+
+def _record(names: Sequence[bytes]) -> NDArray[np.uint8]:
+    packed = b"".join(len(name).to_bytes(2, "little") + name[:_LONGEST_NAME].ljust(_LONGEST_NAME) for name in names)
+    return _array(packed)
+
+
+def _array(data: bytes) -> NDArray[np.uint8]:
+    # Writable, and never of an empty buffer, which numpy does not take.
+    return np.frombuffer(bytearray(data + b"\0"), np.uint8)[: len(data)]

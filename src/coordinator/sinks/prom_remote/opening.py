@@ -1,0 +1,52 @@
+"""``prometheusRemoteBackend`` → a sink for each of its endpoints."""
+
+from dataclasses import replace
+
+from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, sink_name
+from coordinator.sinks.prom_remote.credentials import Address
+from coordinator.sinks.prom_remote.labels import LabelCache, LabelRules
+from coordinator.sinks.prom_remote.sender import Endpoint
+from coordinator.sinks.prom_remote.sink import PromRemoteOptions, PromRemoteSink
+from m3x.tls import ClientTLS
+
+__all__ = ["open_sinks"]
+
+
+def open_sinks(section: PromRemoteConfig, rules: LabelRules) -> list[PromRemoteSink]:
+    """In the order of the file; connects to nobody yet. ``rules``: how tags become labels; raw samples keep their clients' labels.
+
+    Raises ``TLSError`` where certificates cannot be loaded.
+    """
+    aggregated, raw = LabelCache(rules), LabelCache(replace(rules, keep_scheme=True))
+    return [
+        PromRemoteSink(
+            PromRemoteOptions(
+                name=sink_name(endpoint.name),
+                attributes=endpoint.attributes,
+                ordered=endpoint.ordered,
+                lanes=endpoint.lanes,
+                batch_rows=endpoint.max_samples_per_send,
+            ),
+            _endpoint(section, endpoint),
+            raw if endpoint.storage_policy is None else aggregated,
+        )
+        for endpoint in section.endpoints
+    ]
+
+
+def _endpoint(section: PromRemoteConfig, endpoint: EndpointConfig) -> Endpoint:
+    basic = endpoint.basic_auth
+    tls = endpoint.tls
+    return Endpoint(
+        address=Address.parse(endpoint.address),
+        headers=endpoint.headers,
+        user=None if basic is None else basic.username,
+        password_file="" if basic is None else basic.password_file,
+        bearer_token_file=endpoint.bearer_token_file,
+        tls=ClientTLS(tls) if tls is not None and tls.enabled else None,
+        proxy=Address.parse(endpoint.proxy_url) if endpoint.proxy_url else None,
+        request_timeout_s=section.request_timeout.seconds,
+        connect_timeout_s=section.connect_timeout.seconds,
+        keep_alive_s=section.keep_alive.seconds,
+        idle_timeout_s=section.idle_conn_timeout.seconds,
+    )
