@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import coordinator.query.kernels
 import coordinator.sinks.prom_remote.encoding
+import coordinator.sinks.kernels
 import coordinator.store.kernels
 import coordinator.write.kernels
 import m3metrics.kernels
@@ -23,6 +24,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
     ("store", coordinator.store.kernels.warm),
+    ("sinks", coordinator.sinks.kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("query", coordinator.query.kernels.warm),
 )

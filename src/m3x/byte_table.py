@@ -55,6 +55,15 @@ class ByteTable:
         found, _ = self.find(*_columns(keys), contexts)
         return found
 
+    def number(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Values of the keys ``buf[at[i]:at[i] + size[i]]``; those that are unknown are added, with how many there were before as value."""
+        keys, values = _keys(buf, at, size, None), np.empty(len(at), np.int64)
+        unknown = kernels.find_values(self._table, keys, values)
+        if unknown:
+            self._make_room(int(unknown), int(size[values < 0].sum()))
+            kernels.number_unknown(self._table, keys, values)
+        return values
+
     def add(
         self,
         keys: Sequence[bytes],

@@ -178,6 +178,20 @@ def add_values(table, keys, values):
         table.rows[row].value = values[i]
 
 
+@njit(cache=True, nogil=True)
+def number_unknown(table, keys, values):
+    """Adds the keys of which ``values`` (int64) has -1, each once, with the number of its row as value. Halves are known."""
+    for i in range(len(values)):
+        if values[i] < 0:
+            # The same key may have come before in this batch.
+            address = base(keys.buf) + np.uint64(keys.at[i])
+            row = probe(table, keys.halves[i], address, np.int64(keys.size[i]), keys.contexts[i])
+            if row < 0:
+                row = add(table, keys, i)
+                table.rows[row].value = row
+            values[i] = table.rows[row].value
+
+
 def warm() -> None:
     """Compiles the kernels of ``m3x.byte_table``, or loads them from the cache."""
     table = Table(np.zeros(4, np.uint64), np.zeros(2, ROW), np.zeros(8, np.uint8), np.zeros(2, np.int64))
@@ -186,4 +200,5 @@ def warm() -> None:
     hash_keys(table, keys, 0, 1)
     add_values(table, keys, one)
     find_values(table, keys, one.copy())
+    number_unknown(table, keys, -one)
     rehash(table.slots, np.zeros(8, np.uint64))

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.sinks import kernels
 from m3x.byte_table import ByteTable
 
 __all__ = ["SeriesTable"]
@@ -11,12 +12,14 @@ __all__ = ["SeriesTable"]
 class SeriesTable:
     """Ids (encoded tags, docs/m3/metrics.md) → numbers from 0, in the order in which they are first seen. Only grows.
 
-    A table that has become too large is left to the batches that refer to it, and a new one is begun: see ``Hub``. What a sink keeps per
-    series belongs to one table, never to a number alone.
+    A table that has become too large is left to the batches that refer to it, and a new one is begun: see ``Hub.table``. What a sink keeps
+    per series belongs to one table, never to a number alone: keep it in a ``weakref.WeakKeyDictionary`` by table, and it goes with it.
     """
 
     def __init__(self) -> None:
         self._ids = ByteTable()
+        self._hashes = np.zeros(1 << 8, np.uint64)
+        self._hashed = 0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -24,17 +27,24 @@ class SeriesTable:
     @property
     def size_bytes(self) -> int:
         """Memory of the table."""
-        return self._ids.size_bytes
+        return self._ids.size_bytes + self._hashes.nbytes
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """A hash of each id by number, the same in every run and table. Good until the next ``numbers``."""
+        count = len(self._ids)
+        if self._hashed < count:
+            if count > len(self._hashes):
+                grown = np.zeros(max(2 * len(self._hashes), count), np.uint64)
+                grown[: self._hashed] = self._hashes[: self._hashed]
+                self._hashes = grown
+            kernels.hash_ids(*self._ids.ranges(), self._hashed, self._hashes)
+            self._hashed = count
+        return self._hashes[:count]
 
     def numbers(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Numbers of the ids ``buf[at[i]:at[i] + size[i]]``; new ones are added. ``buf`` is writable."""
-        found, unknown = self._ids.find(buf, at, size)
-        if unknown:
-            rows = np.flatnonzero(found < 0).tolist()
-            fresh = list(dict.fromkeys(buf[at[i] : at[i] + size[i]].tobytes() for i in rows))
-            self._ids.add(fresh, range(len(self._ids), len(self._ids) + len(fresh)))
-            found, _ = self._ids.find(buf, at, size)
-        return found.astype(np.uint32)
+        return self._ids.number(buf, at, size).astype(np.uint32)
 
     def ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """The bytes of all ids, and where each stands in them (start and size, by number). Good until the next ``numbers``."""

@@ -47,6 +47,27 @@ class Values:
     def __len__(self) -> int:
         return len(self.series)
 
+    @property
+    def columns(self) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.float64], NDArray[np.uint16]]:
+        """For compiled code, which wants them contiguous: series, times, values, destinations."""
+        return (
+            np.ascontiguousarray(self.series),
+            np.ascontiguousarray(self.time_ns),
+            np.ascontiguousarray(self.values),
+            np.ascontiguousarray(self.destination),
+        )
+
+    def rows(self, rows: NDArray[np.int64]) -> "Values":
+        """Some of the rows, copied."""
+        return Values(
+            self.table,
+            self.series[rows],
+            self.time_ns[rows],
+            self.values[rows],
+            self.destinations,
+            self.destination[rows],
+        )
+
 
 def milliseconds(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Towards zero, as Go divides."""

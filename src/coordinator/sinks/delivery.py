@@ -1,0 +1,266 @@
+"""Which values a sink is given next, and which it has. Pure: the time is an argument.
+
+The values of a queue have numbers (``coordinator.sinks.records``). Each of them is in one of four states::
+
+    on disk only ──loaded──► waits in a lane ──take──► in a batch ──settled──► done
+         ▲                        │    (memory)            └─failed: again, after a pause
+         └──────window full───────┘
+
+* **Window.** Records in memory take at most ``window_bytes``. An ordered sink is given everything oldest first: while something is only
+  on disk, what is appended stays on disk as well, and is read when its turn comes.
+* **Newest first.** To a sink that is not ordered newer values matter more: when the window is full its oldest records are left to the disk.
+  From then on, until the disk has nothing that memory has not, it *lags*: its lanes are given the newest values, and every fourth batch is
+  of the backlog, oldest first, which has a quarter of the window. Where nothing newer waits, everything is for the backlog.
+* **Lanes.** A series is always in the same lane, by the hash of its id. A lane has one batch, which is tried until it is settled.
+* **Again.** A batch may have arrived before if an attempt of it failed, or if a value of it was in the queue when this process began.
+* **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from coordinator.sinks.intervals import Intervals
+from coordinator.sinks.lanes import Batch, Lane, Record
+from coordinator.sinks.sink import Delivered, RefusedWhy
+from m3x.retry import Backoff
+
+__all__ = ["Counts", "Delivery", "DeliveryOptions"]
+
+_SECOND = 1_000_000_000
+_BACKOFF = Backoff(initial_s=0.5, max_s=30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryOptions:
+    """How a sink is to be treated."""
+
+    ordered: bool = True
+    lanes: int = 1
+    batch_rows: int = 10_000
+    window_bytes: int = 64 << 20
+    """Memory for records that wait."""
+    backoff: Backoff = _BACKOFF
+    """Between attempts of a batch, where the sink does not say how long."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Values since the process began."""
+
+    delivered: int = 0
+    refused: dict[RefusedWhy, int] = field(default_factory=dict)
+    refused_after_answer: int = 0
+    """Of those refused, with ``already-there`` left out: who wrote them had been answered."""
+    dropped: int = 0
+    """Thrown away to make room for newer ones."""
+    unreadable: int = 0
+    """Lost to damage of the queue."""
+
+
+class Delivery:
+    """One sink. ``done``: the numbers that were done before; ``end``: how many the queue has had; ``available``: the first it still has."""
+
+    def __init__(self, options: DeliveryOptions, done: Intervals, end: int, available: int = 0) -> None:
+        self.options = options
+        self.counts = Counts()
+        self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
+        self._end = end
+        self._again_before = end
+        self._done = done.gaps(0, end).gaps(0, end)
+        self._disk = self._done.gaps(0, end)
+        self._memory = 0
+        self._backlog = 0
+        self._backlog_records = 0
+        self._partly = 0
+        """Rows that are final, of records that are not done."""
+        self._untouched: OrderedDict[int, Record] = OrderedDict()
+        """Live records of which nothing was taken, by first number."""
+        self.drop(available)
+
+    @property
+    def end(self) -> int:
+        """The number of the next value."""
+        return self._end
+
+    @property
+    def waiting(self) -> int:
+        """How many values are not final yet."""
+        return self._end - self._done.total - self._partly
+
+    @property
+    def first(self) -> int:
+        """The lowest number that is not done."""
+        return self._done.first[1] if 0 in self._done else 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of records that wait or are under way."""
+        return self._memory + self._backlog
+
+    @property
+    def lags(self) -> bool:
+        """Whether not everything is in memory."""
+        return bool(self._disk) or self._backlog_records > 0
+
+    @property
+    def on_disk(self) -> int:
+        """How many values are on disk only."""
+        return self._disk.total
+
+    def cursor(self, most: int = 64) -> list[tuple[int, int]]:
+        """The numbers that are done, as at most so many intervals; those left out are given again after a restart."""
+        done = list(self._done)
+        if len(done) > most:
+            largest = sorted(done[1:], key=lambda one: one[0] - one[1])[: most - 1]
+            done = [done[0], *sorted(largest)]
+        return done
+
+    def append(self, record: Record) -> None:
+        """A record is in the queue now, behind all others."""
+        self._end = record.stop
+        if self._keep(record):
+            self._enter(record)
+        else:
+            self._leave_to_disk(record)
+
+    def wanted(self) -> tuple[int, int] | None:
+        """The numbers that are to be read from disk next, if any: ``[start, stop)``."""
+        whole = self.options.window_bytes if self.options.ordered else self._backlog_share
+        return self._disk.first if self._disk and 2 * self._read_room() >= whole else None
+
+    def loaded(self, record: Record) -> None:
+        """A record was read from disk. What is not wanted any more is left out."""
+        if not self._disk.remove(record.first, record.stop):
+            return
+        record.again = record.first < self._again_before
+        lost = record.stop - record.first - len(record.values)
+        self.counts.unreadable += lost
+        if lost == record.stop - record.first:
+            self._done.add(record.first, record.stop)
+            return
+        self._partly += lost
+        record.backlog = not self.options.ordered
+        self._enter(record)
+
+    def unreadable(self, start: int, stop: int) -> int:
+        """The values ``[start, stop)`` cannot be read from disk; returns how many of them were wanted."""
+        lost = self._give_up(start, stop)
+        self.counts.unreadable += lost
+        return lost
+
+    def drop(self, before: int) -> int:
+        """The queue has nothing before that number any more; returns how many values are lost: those in memory are not."""
+        lost = self._give_up(0, before)
+        self.counts.dropped += lost
+        return lost
+
+    def _give_up(self, start: int, stop: int) -> int:
+        within = [(max(a, start), min(b, stop)) for a, b in self._disk if a < stop and b > start]
+        for one in within:
+            self._disk.remove(*one)
+            self._done.add(*one)
+        return sum(b - a for a, b in within)
+
+    def take(self, number: int, now_ns: int) -> Batch | None:
+        """A batch for a lane, which has it then until ``settled`` or ``failed``; None: nothing waits, or its time has not come."""
+        lane = self.lanes[number]
+        if lane.batch is not None:
+            if lane.due_ns is None or now_ns < lane.due_ns:
+                return None
+            lane.due_ns = None
+            return lane.batch
+        batch = lane.next(newest_first=self.lags and not self.options.ordered)
+        if batch is not None:
+            for piece in batch.pieces:
+                self._untouched.pop(piece.record.first, None)
+            lane.batch = batch
+        return batch
+
+    def settled(self, number: int, result: Delivered) -> None:
+        """The lane's batch is final."""
+        lane = self.lanes[number]
+        batch = lane.batch
+        assert batch is not None
+        lane.batch, lane.failure, lane.held = None, "", False
+        refused = 0
+        for one in result.refused:
+            refused += len(one.rows)
+            self.counts.refused[one.why] = self.counts.refused.get(one.why, 0) + len(one.rows)
+            for record, rows in batch.rows_of(one.rows):
+                answered = record.answered if record.watcher is None else record.watcher.answered
+                if answered and one.why is not RefusedWhy.ALREADY_THERE:
+                    self.counts.refused_after_answer += len(rows)
+                if record.watcher is not None:
+                    record.watcher.refused(one.why, rows, one.text)
+        self.counts.delivered += len(batch.values) - refused
+        for record, start, stop in batch.pieces:
+            record.left -= stop - start
+            self._partly += stop - start
+            if record.left == 0:
+                self._finish(record)
+
+    def failed(
+        self, number: int, now_ns: int, text: str, *, retry_after_s: float | None = None, held: bool = False
+    ) -> None:
+        """The lane's batch has to be tried again."""
+        lane = self.lanes[number]
+        assert lane.batch is not None
+        lane.batch.again = True
+        lane.batch.attempts += 1
+        pause_s = self.options.backoff.delay(lane.batch.attempts) if retry_after_s is None else retry_after_s
+        lane.due_ns = now_ns + round(pause_s * _SECOND)
+        lane.failure, lane.held = text, held
+
+    def _finish(self, record: Record) -> None:
+        self._partly -= record.stop - record.first
+        self._done.add(record.first, record.stop)
+        if record.backlog:
+            self._backlog -= record.size_bytes
+            self._backlog_records -= 1
+        else:
+            self._memory -= record.size_bytes
+        if record.watcher is not None:
+            record.watcher.final()
+
+    def _enter(self, record: Record) -> None:
+        if record.backlog:
+            self._backlog += record.size_bytes
+            self._backlog_records += 1
+        else:
+            self._memory += record.size_bytes
+            self._untouched[record.first] = record
+        for lane, piece in record.split(len(self.lanes)):
+            self.lanes[lane].add(piece, backlog=record.backlog)
+
+    def _keep(self, record: Record) -> bool:
+        """Whether there is room for a new record in memory, which is made if that is right."""
+        size, room = record.size_bytes, self.options.window_bytes
+        if self.options.ordered:
+            return not self._disk and (self._memory + size <= room or not self._memory)
+        if self.lags:
+            room -= self._backlog_share
+        while self._memory and self._memory + size > room:
+            if not self._untouched:
+                return False
+            _, oldest = self._untouched.popitem(last=False)
+            self._memory -= oldest.size_bytes
+            oldest.leave()
+            for lane in oldest.lanes:
+                self.lanes[lane].forget()
+            self._leave_to_disk(oldest)
+        return True
+
+    def _leave_to_disk(self, record: Record) -> None:
+        self._disk.add(record.first, record.stop)
+        if record.watcher is not None:
+            record.watcher.forgotten()
+
+    @property
+    def _backlog_share(self) -> int:
+        return self.options.window_bytes // 4
+
+    def _read_room(self) -> int:
+        """Bytes that may be read from disk."""
+        if self.options.ordered:
+            return self.options.window_bytes - self._memory
+        return self._backlog_share - self._backlog

@@ -1,0 +1,227 @@
+"""What waits in one lane of a sink, and batches made of it. Pure.
+
+A record of the queue is split by lane when it comes into memory; what of it belongs to a lane is a *piece*. A batch is put together from
+pieces, perhaps of many records, perhaps from a part of one.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.sinks import kernels
+from coordinator.sinks.sink import RefusedWhy
+from coordinator.sinks.values import Destination, Values
+
+__all__ = ["Batch", "Lane", "Piece", "Record", "Watcher"]
+
+_BACKLOG_TURN = 4
+"""Of a lane's batches every fourth one is for the backlog, while newer values wait as well."""
+_RECORD_BYTES = 600
+"""What a record takes in memory besides its columns, and a piece of it in each lane, roughly."""
+_ROW_BYTES = 26
+
+
+class Watcher(Protocol):
+    """Who wants to know what becomes of the rows of a record."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether whoever wrote them has been answered by now."""
+
+    def refused(self, why: RefusedWhy, rows: NDArray[np.int64], text: str) -> None:
+        """These rows of the record were refused."""
+
+    def final(self) -> None:
+        """All rows are delivered or refused. Nothing is told afterwards."""
+
+    def forgotten(self) -> None:
+        """The record waits on disk only: nothing is told afterwards."""
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """A record of the queue in memory."""
+
+    first: int
+    stop: int
+    """Its values have the numbers ``[first, stop)`` in the queue."""
+    values: Values
+    """Fewer rows than numbers, where some could not be read."""
+    again: bool = False
+    """Perhaps the sink has some of it."""
+    answered: bool = False
+    """Who wrote it has been answered."""
+    watcher: Watcher | None = None
+    order: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """The rows by lane."""
+    lanes: list[int] = field(default_factory=list)
+    """Those that have a piece of it."""
+    left: int = 0
+    """Rows that are not final."""
+    backlog: bool = False
+    """It came from disk beside newer ones."""
+    gone: bool = False
+    """It was left to the disk; its pieces mean nothing any more."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory, roughly."""
+        return _RECORD_BYTES + _ROW_BYTES * (self.stop - self.first)
+
+    def split(self, lanes: int) -> list[tuple[int, "Piece"]]:
+        """Sorts the rows by lane; the lanes that have some, and which."""
+        rows = self.left = len(self.values)
+        bounds = np.zeros(lanes + 1, np.int64)
+        if lanes == 1:
+            self.order, bounds[1] = np.arange(rows, dtype=np.uint32), rows
+        else:
+            self.order = np.empty(rows, np.uint32)
+            kernels.split(self.values.table.hashes, self.values.columns[0], lanes, self.order, bounds)
+        ends = bounds.tolist()
+        self.lanes = [k for k in range(lanes) if ends[k] < ends[k + 1]]
+        return [(k, Piece(self, ends[k], ends[k + 1])) for k in self.lanes]
+
+    def leave(self) -> None:
+        """The disk has it, the memory not any more."""
+        self.gone = True
+        self.values = self.values.rows(np.zeros(0, np.int64))
+        self.order = np.zeros(0, np.uint32)
+
+
+class Piece(NamedTuple):
+    """Rows ``record.order[start:stop]`` of a record, all of one lane."""
+
+    record: Record
+    start: int
+    stop: int
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """What a sink is given in one call."""
+
+    values: Values
+    pieces: list[Piece]
+    """Its rows are theirs, one after the other."""
+    again: bool
+    attempts: int = 0
+
+    def rows_of(self, rows: NDArray[np.int64]) -> list[tuple[Record, NDArray[np.int64]]]:
+        """The records behind some rows of the batch (ascending), and the rows of these."""
+        stops = np.cumsum([piece.stop - piece.start for piece in self.pieces])
+        which = np.searchsorted(stops, rows, side="right")
+        found = []
+        for k in np.unique(which).tolist():
+            piece = self.pieces[k]
+            within = rows[which == k] - (int(stops[k]) - (piece.stop - piece.start)) + piece.start
+            found.append((piece.record, piece.record.order[within].astype(np.int64)))
+        return found
+
+
+class Lane:
+    """Pieces that wait, and the batch that is under way or waits for its next attempt."""
+
+    def __init__(self, batch_rows: int) -> None:
+        self._batch_rows = batch_rows
+        self._live: deque[Piece] = deque()
+        self._backlog: deque[Piece] = deque()
+        self._gone = 0
+        self._turn = 0
+        self.batch: Batch | None = None
+        self.due_ns: int | None = None
+        """When the batch is to be tried again; None: it is under way, or there is none."""
+        self.failure = ""
+        """Why the last attempt of the batch failed."""
+        self.held = False
+        """Waiting alone will not cure it."""
+
+    def add(self, piece: Piece, *, backlog: bool = False) -> None:
+        """Newer than all others in the same row."""
+        (self._backlog if backlog else self._live).append(piece)
+
+    def forget(self) -> None:
+        """A record that has a piece here was left to the disk."""
+        self._gone += 1
+        while self._live and self._live[0].record.gone:
+            self._live.popleft()
+            self._gone -= 1
+        if 2 * self._gone > len(self._live):
+            self._live = deque(piece for piece in self._live if not piece.record.gone)
+            self._gone = 0
+
+    def next(self, *, newest_first: bool) -> Batch | None:
+        """Makes a batch of what waits, which is no longer in the lane then."""
+        self._turn += 1
+        if self._backlog and (len(self._live) == self._gone or self._turn % _BACKLOG_TURN == 0):
+            pieces = self._oldest(self._backlog)
+        else:
+            pieces = self._newest() if newest_first else self._oldest(self._live)
+        return Batch(_compose(pieces), pieces, any(piece.record.again for piece in pieces)) if pieces else None
+
+    def _oldest(self, waiting: deque[Piece]) -> list[Piece]:
+        room, taken = self._batch_rows, list[Piece]()
+        while waiting and room:
+            piece = waiting.popleft()
+            if piece.record.gone:
+                self._gone -= 1
+                continue
+            if taken and piece.record.values.table is not taken[0].record.values.table:
+                waiting.appendleft(piece)
+                break
+            record, start, stop = piece
+            if stop - start > room:
+                waiting.appendleft(Piece(record, start + room, stop))
+                piece = Piece(record, start, start + room)
+            taken.append(piece)
+            room -= piece.stop - piece.start
+        return taken
+
+    def _newest(self) -> list[Piece]:
+        room, taken, waiting = self._batch_rows, list[Piece](), self._live
+        while waiting and room:
+            piece = waiting.pop()
+            if piece.record.gone:
+                self._gone -= 1
+                continue
+            if taken and piece.record.values.table is not taken[0].record.values.table:
+                waiting.append(piece)
+                break
+            record, start, stop = piece
+            if stop - start > room:
+                waiting.append(Piece(record, start, stop - room))
+                piece = Piece(record, stop - room, stop)
+            taken.append(piece)
+            room -= piece.stop - piece.start
+        return taken[::-1]
+
+
+def _compose(pieces: Sequence[Piece]) -> Values:
+    """The rows of all pieces."""
+    rows = sum(piece.stop - piece.start for piece in pieces)
+    out = np.empty(rows, np.uint32), np.empty(rows, np.int64), np.empty(rows, np.float64), np.empty(rows, np.uint16)
+    destinations = pieces[0].record.values.destinations
+    renumbered = np.arange(len(destinations), dtype=np.uint16)
+    last, at = destinations, 0
+    for record, start, stop in pieces:
+        values = record.values
+        if values.destinations is not last:
+            last = values.destinations
+            destinations, renumbered = _joined(destinations, last)
+        kernels.gather(record.order[start:stop], values.columns, renumbered, out, at)
+        at += stop - start
+    return Values(pieces[0].record.values.table, out[0], out[1], out[2], destinations, out[3])
+
+
+def _joined(
+    known: tuple[Destination, ...], more: tuple[Destination, ...]
+) -> tuple[tuple[Destination, ...], NDArray[np.uint16]]:
+    """Both together, each once, those of ``known`` in their places; where those of ``more`` are."""
+    numbers = {one: k for k, one in enumerate(known)}
+    fresh = [one for one in dict.fromkeys(more) if one not in numbers]
+    numbers.update(zip(fresh, range(len(known), len(known) + len(fresh)), strict=True))
+    renumbered = np.array([numbers[one] for one in more], np.uint16)
+    return ((*known, *fresh) if fresh else known), renumbered
