@@ -49,6 +49,8 @@ class Reader:
         self._on_damage = on_damage
         self._scan: SegmentScan | None = None
         self._file = -1
+        self._unreadable = -1
+        """The last segment whose header could not be read."""
         self._before: tuple[SegmentScan, int] | None = None
         """The segment that was read to its end, and its size: what of it is missing shows when the next one begins."""
 
@@ -108,6 +110,7 @@ class Reader:
                 if extent is not None and not extent.complete:
                     return False
                 self._on_damage(Damage(number, 0, extent.size if extent else 0, None, str(error)))
+                self._unreadable = number
                 self._from = Position(number + 1, 0)
                 continue
             self._compare(header)
@@ -123,7 +126,7 @@ class Reader:
         scan, size = self._before
         self._before = None
         scan.finish(size, header.previous_stop if header.previous == scan.header.number else None)
-        if header.previous > scan.header.number and self._source.following(0) != header.number:
+        if header.previous > max(scan.header.number, self._unreadable) and self._source.following(0) != header.number:
             self._on_damage(Damage(header.previous, 0, 0, None, f"missing before {header.number:016x}"))
 
 
