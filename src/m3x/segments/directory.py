@@ -8,7 +8,7 @@
 anything else         is not ours and is left alone
 
 The lock belongs to the process: a child that was forked without ``exec`` gives its copy up at once, or it would hold the directory beyond
-the death of its parent.
+the death of its parent. Such a child must leave the log alone.
 """
 
 import contextlib
@@ -81,8 +81,11 @@ class Directory:
         """
         self.path = path
         try:
+            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.chmod(0o700)
+            for folder in missing:
+                _sync(folder.parent)
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise DirectoryError(path, error) from error
@@ -193,6 +196,14 @@ def _leave_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _private(path: str, flags: int) -> int:

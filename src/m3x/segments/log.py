@@ -113,6 +113,14 @@ class SegmentLog:
         """Records in all segments."""
         return sum(segment.records for segment in self._segments)
 
+    def size_from(self, position: Position) -> int:
+        """Bytes of the records from ``position`` on: what a consumer there has before it. May be called from any thread."""
+        return sum(
+            segment.size - max(position.offset if segment.number == position.segment else 0, segment.header.size)
+            for segment in self._segments
+            if segment.number >= position.segment
+        )
+
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments, oldest first. May be called from any thread."""

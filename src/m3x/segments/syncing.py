@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from m3x import log as logs
 from m3x.segments.errors import SegmentError
 from m3x.segments.format import SegmentHeader, encode_header
 from m3x.segments.scan import CHUNK_BYTES, Damage, Position, SegmentScan
 
 __all__ = ["Syncer"]
+
+_log = logs.logger(__name__)
 
 _RETRY_S = 1.0
 
@@ -106,11 +109,12 @@ class Syncer:
                 raise self.failure or SegmentError(self.trouble)
 
     def close(self) -> None:
-        """Ends the thread and closes the files, durable or not."""
+        """Ends the thread and closes the files, durable or not. Who still waits is told that it was in vain."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        self._fail(self.failure or SegmentError("the log was closed before that was durable"))
         for file in self._files:
             os.close(file.fd)
         self._files.clear()
@@ -184,7 +188,11 @@ class Syncer:
         for _, loop, future in reached:
             _tell(loop, future, None)
         if further and self._on_durable is not None:
-            self._on_durable(end)
+            try:
+                self._on_durable(end)
+            except Exception as error:
+                # The fault of one call must not end the thread that everyone waits for.
+                _log.error("the owner of a log failed to hear that it is durable", exception=error)
 
 
 def _write_again(file: _File, size: int) -> None:

@@ -140,6 +140,19 @@ def test_dropping_the_oldest(tmp_path: Path) -> None:
         assert not log.damage
 
 
+def test_how_much_is_before_a_consumer(tmp_path: Path) -> None:
+    with SegmentLog(tmp_path, segment_bytes=300) as log:
+        assert log.size_from(START) == 0
+        places = [log.append([bytes(76)]) for _ in range(10)]
+        assert len(log.segments) > 2
+        for n, place in enumerate(places):
+            assert log.size_from(place.start) == (10 - n) * 104
+            assert log.size_from(place.end) == (9 - n) * 104
+        assert log.size_from(START) == 1040
+        log.drop_through(places[5].start)
+        assert log.size_from(places[0].start) == log.size_bytes - 64 * len(log.segments)
+
+
 def test_numbers_are_never_used_again(tmp_path: Path) -> None:
     """A cursor that is ahead of what a power cut left must not hide the records that come after it."""
     with SegmentLog(tmp_path) as log:

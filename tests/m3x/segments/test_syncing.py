@@ -210,6 +210,30 @@ async def test_what_cannot_be_read_back_fails_the_log(tmp_path: Path, fsync: Fsy
         assert "lost what was appended" in log.trouble
 
 
+async def test_who_waits_when_the_log_is_closed_is_told(tmp_path: Path, fsync: Fsync) -> None:
+    log = SegmentLog(tmp_path, sync="always")
+    fsync.error = errno.EIO
+    waiting = asyncio.create_task(log.wait_durable(log.append([b"x"]).end))
+    await until(lambda: log.trouble)
+    log.close()
+    with pytest.raises(SegmentError, match="the log was closed before that was durable"):
+        await waiting
+
+
+def test_an_owner_that_fails_to_listen_does_no_harm(
+    tmp_path: Path, fsync: Fsync, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(position: object) -> None:
+        raise RuntimeError("not listening")
+
+    with SegmentLog(tmp_path, sync="always", on_durable=fail) as log:
+        for _ in range(3):
+            end = log.append([b"x"]).end
+            log.flush()
+            assert log.durable == end
+    assert "RuntimeError: not listening" in capsys.readouterr().err
+
+
 async def test_who_does_not_wait_any_more_is_forgotten(tmp_path: Path, fsync: Fsync) -> None:
     with SegmentLog(tmp_path, sync="always") as log:
         fsync.open.clear()
