@@ -1,5 +1,5 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
-``rules`` (``bench.rules_bench``) and ``out`` (``bench.out_new_series``)."""
+``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``) and ``segments`` (``bench.segments_bench``)."""
 
 import sys
 
@@ -9,12 +9,13 @@ from m3x.version import VERSION
 
 _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the options
 
-  ingest   messages as fast as an instance acknowledges them
-  steady   every series once per window: ingest, flush and forward together
-  engine   the engine of one worker alone: per sample and per flushed value
-  soak     whether memory comes back when series come and go
-  rules    what rules cost the coordinator per new series and per sample
-  out      what a series costs the coordinator from m3msg into its store, when it is new and afterwards
+  ingest    messages as fast as an instance acknowledges them
+  steady    every series once per window: ingest, flush and forward together
+  engine    the engine of one worker alone: per sample and per flushed value
+  soak      whether memory comes back when series come and go
+  rules     what rules cost the coordinator per new series and per sample
+  out       what a series costs the coordinator from m3msg into its store, when it is new and afterwards
+  segments  what a log on disk costs: append, sync, read, open
 
   --help, --version"""
 
@@ -42,6 +43,10 @@ def main() -> int:
         from bench.out_new_series import main as out  # noqa: PLC0415
 
         return out(rest)
+    if command == "segments":
+        from bench.segments_bench import main as segments  # noqa: PLC0415
+
+        return segments(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0
