@@ -14,7 +14,8 @@ that a reader had consumed: a position from before never hides a record from aft
 
 A *position* is (segment, offset). Positions of one log order as its records do; ``Position(segment, 0)`` is before the first record of a
 segment. A record is ``[start, end)``; ``end`` is what to wait for (``wait_durable``), to remember when the record is consumed
-(``cursor``), to read on from (``reader``) and to let go (``drop_through``).
+(``cursor``), to read on from (``reader``), to tell a backlog by (``size_from``) and to let go (``drop_through``). Readers may be in
+other threads; everything else is called by one owner, one call at a time. A forked child must leave the log alone.
 
 Segments stand alone. Owners that write definitions (of ids, say) once per segment compare ``next_segment`` before they compose a record:
 when it has changed, the record is the first of a new segment and has to define anew what it uses; it stays the same when an append fails.
@@ -27,16 +28,31 @@ Durability is the owner's choice. ``os``: an appended record is in the page cach
 has come, and ``wait_durable`` and ``on_durable`` tell it. The file's and the directory's fsync are both done by then. No fsync is made on
 the owner's thread, except while a log is opened or closed, and in ``flush``.
 
+How an owner uses it::
+
+    with SegmentLog(path, sync="interval") as log:
+        cursor = log.cursor("sink", Position)
+        if log.next_segment != segment:  # before each record
+            segment, defined = log.next_segment, set()
+        end = log.append([definitions, rows]).end
+        await log.wait_durable(end)  # then acknowledge
+        reader = log.reader(Position(cursor.value.segment, 0) if cursor.value else START)
+        for record in reader:  # whenever there may be more
+            ...  # record.data up to cursor.value for its definitions only; its rows from there on
+            cursor.write(record.end)  # and now and then: log.drop_through(record.end)
+
 What can go wrong, and what happens:
 
 =====================================  ==================================================================================
 another process has the directory      ``DirectoryLocked`` names it
 a version that is not known            ``VersionError`` names both; nothing is touched
-disk full, I/O error at an append      ``AppendError``; what was written of the record is cut off; the next call tries again
+disk full, I/O error at an append      ``AppendError``; what was written of the record is cut off; the next call tries again.
+                                       A log can be opened, read and dropped from on a full disk
 fsync fails                            ``trouble`` says so, ``durable`` stands still, bytes are written again until it works
 a record that was not written to its   cut off at the next opening, and said
 end (death of the process, power cut)
 another end that cannot be read        cut off as well, and kept in ``{number}.segment.{offset}.damaged``
+                                       (on a full disk it stays where it is, and is not read)
 damage in the middle                   these records are skipped, counted and said; the others are read. When the segment
                                        would be deleted it is renamed ``….damaged``
 a damaged or incomplete header         the segment is renamed ``….damaged`` at the next opening, and said
@@ -44,8 +60,9 @@ a segment is missing                   said, and reading goes on
 other files in the directory           are left alone
 =====================================  ==================================================================================
 
-Nothing that cannot be read is ever returned: heads and data have checksums (crc32 of zlib: 2.9 to 4.3 GB/s here, a third of an append;
-xxh3 would be fifteen times as fast for 15 % of an append and a dependency more), and that of a head covers where it stands.
+Nothing that cannot be read is ever returned: heads and data have checksums, and that of a head covers where it stands. They are zlib's
+crc32, at 2.9 to 4.3 GB/s a third of what an append costs, or 10 ns for a sample of 30 bytes; xxh3 is fifteen times as fast, but would be
+one more dependency for less than a hundredth of what such a sample costs elsewhere (``scripts/bench segments`` has the figures).
 
 A segment
 ---------

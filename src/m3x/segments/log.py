@@ -52,7 +52,7 @@ class Dropped(NamedTuple):
 
 
 class SegmentLog:
-    """A log that this process owns. All methods belong to one thread, unless they say otherwise."""
+    """A log that this process owns. Methods are called one at a time, unless they say otherwise."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class SegmentLog:
         return Reader(self, position, chunk_bytes, self._note)
 
     def cursor(self, name: str, kind: type[T]) -> Cursor[T]:
-        """The cursor ``name`` in the log's directory, whose values are of ``kind``. Raises ``DirectoryError``."""
+        """The cursor ``name`` in the log's directory, whose values are of ``kind``; the caller closes it. Raises ``DirectoryError``."""
         cursor = Cursor(self.path / f"{name}.cursor", kind)
         if cursor.aside:
             _log.warning("a cursor cannot be read", path=str(cursor.path), now=cursor.aside)
