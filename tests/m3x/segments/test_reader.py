@@ -67,6 +67,18 @@ def test_a_position_in_a_segment_that_is_gone_leads_to_the_next(tmp_path: Path) 
         assert log.damage == []
 
 
+def test_what_was_dropped_before_it_was_read_is_not_missing(tmp_path: Path) -> None:
+    with SegmentLog(tmp_path, segment_bytes=100) as log:
+        log.append([b"read", bytes(100)])
+        reader = log.reader()
+        assert len(read(reader)) == 1
+        dropped = log.append([b"dropped", bytes(100)])
+        log.append([b"left", bytes(100)])
+        log.drop_through(dropped.end)
+        assert [data[:4] for data in read(reader)] == [b"left"]
+        assert log.damage == []
+
+
 def test_a_position_within_a_record_leads_to_the_next(tmp_path: Path) -> None:
     with SegmentLog(tmp_path) as log:
         places = [log.append([b"%d" % n, bytes(150)]) for n in range(4)]
