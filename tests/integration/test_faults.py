@@ -95,7 +95,7 @@ def test_counters_come_out_as_they_went_in(sink: Sink, wait, start_load, workers
 
 def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
     with Aggregator(3, sink.address) as aggregator:
-        connection, frames, thread = start_load(aggregator.address, seconds=20, rate=100_000)
+        connection, frames, thread = start_load(aggregator.address, seconds=12, rate=100_000)
         wait("acks flow", lambda: connection.acked > 100_000)
         owners = workers_by_shard(aggregator)
         victim = aggregator.roles()["worker 1"]
@@ -107,11 +107,16 @@ def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
             new = aggregator.roles().get("worker 1", victim)
             return new != victim and all(row["workerUp"] for row in aggregator.json("/shards")["shards"])
 
-        wait("a new worker serves the same shards", back, 20)
+        wait("a new worker serves the same shards", back)
         served = time.time()
         assert workers_by_shard(aggregator) == owners
+        # However long that took: what comes now lies in windows that all three have from their beginning.
+        more, more_frames, again = start_load(aggregator.address, seconds=3 * RESOLUTION_S, rate=50_000)
+        again.join(60)
         thread.join(60)
         expected = sent_by_id(connection, frames)
+        for ident, value in sent_by_id(more, more_frames).items():
+            expected[ident] += value
         wait("the last windows are out", lambda: time.time() - sink.last_at > 2 * RESOLUTION_S + 3, 60)
         got = sink.sums()
         wrong = {owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value}
@@ -150,7 +155,7 @@ def test_one_worker_stopped_for_thirty_seconds_at_full_load(sink: Sink, wait, st
         assert wrong <= {1}
         more, _, again = start_load(aggregator.address, seconds=10, replays=2)
         again.join(20)
-        wait("the stopped worker serves again", lambda: more.acked == more.sent, 20)
+        wait("the stopped worker serves again", lambda: more.acked == more.sent)
         assert aggregator.roles()["worker 1"] == stopped
 
 
@@ -190,7 +195,7 @@ def test_memory_is_bounded_with_a_consumer_that_never_acks(wait, start_load) -> 
             late = sum(aggregator.memory_mib().values())
             assert figure(aggregator, "byte_buffered") <= LIMIT
             assert figure(aggregator, "message_dropped") == 0
-            assert connection.acked > 0.95 * connection.sent
+            wait("nearly all of it is acked", lambda: connection.acked > 0.95 * connection.sent)
             assert late < early + 60, (early, late)
             assert aggregator.json("/health") == {"state": "OK"}
     finally:

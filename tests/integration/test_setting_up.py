@@ -135,6 +135,7 @@ def test_the_page_line_by_line(deployment, wait, http_get, etcd, real, tmp_path)
 
     wait("the window reaches storage", lambda: end in values("__name__", "howto_total"), 150)
     wait("carbon reaches storage", lambda: end in values("__g1__", "carbon"), 30)
+    wait("the gauge reaches storage", lambda: end in values("__name__", "howto_gauge"), 30)
     assert values("__name__", "howto_gauge")[end] == (end - 1) % 97 / 4
     assert values("__name__", "howto_total")[end] == end - 1 - first
     window = [second % 50 for second in range(end - WINDOW_S, end)]

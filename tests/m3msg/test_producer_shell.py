@@ -205,7 +205,8 @@ async def test_a_consumer_that_dies_and_returns_gets_its_backlog(cluster: Cluste
     async with returned:
         await until(lambda: cluster.acked == 5100)
         assert len(recorder.numbers) == 5100
-        assert producer.status().services[0].instances[0].last_error == ""
+        # The other connection may come back later.
+        await until(lambda: producer.status().services[0].instances[0].last_error == "")
         await producer.close()
 
 
@@ -245,7 +246,8 @@ async def test_unacked_messages_are_sent_again(cluster: Cluster):
     await until(lambda: len(recorder.numbers) == 10)
     recorder.acks = True
     await until(lambda: cluster.acked == 10)
-    assert min(recorder.numbers.values()) == 2
+    # More than twice if the machine has stood still for longer than a retry takes.
+    assert min(recorder.numbers.values()) >= 2
 
 
 async def test_nothing_fenced_is_written_once_the_right_is_lost(cluster: Cluster):
@@ -295,7 +297,7 @@ async def test_what_is_missing_is_said_and_found_when_it_comes(cluster: Cluster)
     assert "topic/init" in producer.status().problems[0]
     await cluster.topic(ConsumptionType.REPLICATED)
     await until(lambda: producer.num_shards == SHARDS)
-    assert "no placement" in producer.status().problems[0]
+    await until(lambda: "no placement" in " ".join(producer.status().problems))
     recorder = await cluster.recorder()
     await cluster.place(recorder.endpoint)
     await until(lambda: producer.problems() == [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab.processes import stop
+from lab.waiting import wait_until
 
 from aggregator import ipc
 from aggregator.lists import KIND_STANDARD, ListId
@@ -64,7 +65,7 @@ def test_a_value_that_is_no_metric_goes_to_worker_0_and_its_connection_lives(rig
     odd = rig.frame(b"", 1, value=b"\xff\xff garbage")
     client.send(odd, rig.frame(b"", 2, value=b""))
     assert client.acks(2) == [1, 2]
-    assert batches(first.seen()).startswith(odd)
+    rig.wait_for(lambda: batches(first.seen()).startswith(odd), "the value at worker 0")
 
 
 def test_a_command_keeps_its_place_between_batches(rig: Any) -> None:
@@ -262,10 +263,15 @@ def test_a_front_that_was_stopped_says_so_and_emits_nothing_before_it_has_read_o
         return [h for h, _ in worker.seen() if isinstance(h, ipc.Order) and isinstance(h.command, ipc.Flush)]
 
     assert not flushes()
-    # A second later all goes on.
-    time.sleep(1.2)
-    rig.say(ipc.Relay(0, 1, FLUSH))
-    rig.wait_for(flushes, "the flush")
+
+    def goes_on() -> bool:
+        refused = len(rig.heard(ipc.Stale))
+        rig.say(ipc.Relay(0, 1, FLUSH))
+        rig.wait_for(lambda: flushes() or len(rig.heard(ipc.Stale)) > refused, "the flush or its refusal")
+        return bool(flushes())
+
+    # A second after it has read on.
+    wait_until("the flush", goes_on, every_s=0.2)
     assert len(batches(worker.seen())) > 0
 
 

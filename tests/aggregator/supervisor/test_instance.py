@@ -40,12 +40,18 @@ def gauges(at_ns: int, value: float, prefix: str = "gauge") -> list[Metric]:
 async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
-    status, body = await rig.get("/status")
-    assert (status, body) == (200, {"status": {"flushStatus": {"electionState": "leader", "canLead": True}}})
-    at = time.time_ns()
-    end = at // S * S + S
-    rig.client.send(gauges(at // S * S, 100.0))
-    rig.client.send(gauges(at // S * S + 1, 200.0))
+    leads = (200, {"status": {"flushStatus": {"electionState": "leader", "canLead": True}}})
+
+    async def says_that_it_leads() -> bool:
+        return await rig.get("/status") == leads
+
+    # It is ready once the KV names a leader, and takes up its term then.
+    await until(says_that_it_leads, what="the lead")
+    # A second that is still to come, so that a slow machine finds no sample too old.
+    at = (time.time_ns() // S + 1) * S
+    end = at + S
+    rig.client.send(gauges(at, 100.0))
+    rig.client.send(gauges(at + 1, 200.0))
     for _ in range(5):
         rig.client.send([CounterWithMetadatas(id=b"counter.%d" % i, value=i, metadatas=POLICY) for i in range(20)])
         await asyncio.sleep(0.3)
@@ -56,20 +62,29 @@ async def test_values_come_out_right_and_the_end_leaves_nothing_behind(rig: Rig)
     }
     await until(lambda: all(rig.recorder.total(f"counter.{i}") == 5 * i for i in range(20)), what="counters")
 
-    status, body = await rig.get("/shards")
-    shards = body["shards"]
+    async def shows_what_it_holds() -> bool:
+        """Workers tell of their shards once a second, flush times come behind the values."""
+        body = (await rig.get("/shards"))[1]
+        flushed = all(row["lastFlushNs"] > 0 for row in body["shards"] if row["entries"])
+        lists = {row["name"] for row in body["lists"]}
+        entries = sum(row["entries"] for row in body["shards"])
+        return (flushed, lists, entries) == (True, {"timed 1s", "standard 1s"}, 60)
+
+    await until(shows_what_it_holds, every_s=0.1, what="entries and lists")
+    shards = (await rig.get("/shards"))[1]["shards"]
     assert [row["shard"] for row in shards] == list(range(SHARDS))
-    assert sum(row["entries"] for row in shards) == 60
     assert {row["worker"] for row in shards} == {0, 1}
     assert {row["state"] for row in shards} == {"INITIALIZING"}
-    assert all(row["lastFlushNs"] > 0 for row in shards if row["entries"])
-    assert {row["name"] for row in body["lists"]} == {"timed 1s", "standard 1s"}
     page = (await rig.http.get("/")).text
     assert ID in page
     async with httpx.AsyncClient() as metrics:
-        text = (await metrics.get(rig.instance.metrics_url)).text
-    assert "m3aggregator_aggregator_election_manager_election_state 3.0" in text
-    assert "m3msg_server_message_received" in text
+
+        async def figures_are_there() -> bool:
+            text = (await metrics.get(rig.instance.metrics_url)).text
+            state = "m3aggregator_aggregator_election_manager_election_state 3.0"
+            return state in text and "m3msg_server_message_received" in text
+
+        await until(figures_are_there, every_s=0.1, what="the figures of supervisor and front")
 
     pids = [*rig.children("aggregator.worker"), *rig.children("aggregator.front")]
     assert len(pids) == 3
@@ -128,7 +143,7 @@ async def test_who_was_stopped_lacks_samples_but_not_a_supervisor_whose_front_re
         await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")
         await until(lambda: all(rig.recorder.of(f"{name}.{i}") for i in range(40)), what="output")
         await rig.until_ready()
-        return rig.log().count("the front was stopped")
+        return rig.process.log_file.read_text().count("the front was stopped")
 
     assert await stopped(rig.process.pid) == 0
     assert await stopped(rig.children("aggregator.front")[0]) == 1

@@ -120,6 +120,10 @@ class Rig:
         payload, offsets, *_ = part[1]
         return json.loads(payload[: np.frombuffer(offsets, np.int64)[1]])
 
+    def entries(self, part: tuple[Any, list[bytes]]) -> int:
+        """How many entries the diary had when the fake engine made this part."""
+        return int.from_bytes(part[1][0][-8:], "little")
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()

@@ -1,7 +1,8 @@
 """A worker process whose engine only writes a diary: what it was given, in order. ``fake_engine.py --options FILE``
 
 A flush answers with ``times_forwarded`` parts of ``resolution_ns`` bytes, the first bytes being the diary at the moment when the flush
-closed its windows; those of a flush of forwarded lists are forwarded ones. A batch that contains ``boom`` makes the engine fail.
+closed its windows, and the last eight the number of its entries when the part was made; parts of a flush of forwarded lists are forwarded
+ones. A batch that contains ``boom`` makes the engine fail.
 """
 
 import json
@@ -80,6 +81,7 @@ class Diary:
         for k in range(command.list_id.times_forwarded):
             payload = np.zeros(command.list_id.resolution_ns, np.uint8)
             payload[: len(diary)] = np.frombuffer(diary, np.uint8)
+            payload[-8:] = np.array([len(self.entries)], "<i8").view(np.uint8)
             batch = MessageBatch(
                 payload,
                 np.array([0, len(diary), len(payload)]),
