@@ -3,7 +3,22 @@
 Byte ranges are offsets into the batch buffer, so nothing is copied while decoding. Formats: docs/m3/metrics.md, messages.
 """
 
+from enum import IntEnum
+
 import numpy as np
+
+
+class Payload(IntEnum):
+    """``MetricWithMetadatas.type``. The untimed ones have the numbers of their ``MetricType``."""
+
+    COUNTER = 1
+    TIMERS = 2
+    GAUGE = 3
+    FORWARDED = 4
+    TIMED = 5
+    STAGED_TIMED = 6
+    PASSTHROUGH = 7
+
 
 METRIC_ROW = np.dtype(
     [
@@ -26,8 +41,8 @@ METRIC_ROW = np.dtype(
         ("message_at", np.uint32),  # the whole MetricWithMetadatas message
         ("message_size", np.uint32),
         ("version", np.uint32),  # of a forwarded metric
-        ("payload", np.uint8),  # MetricWithMetadatas.type, 1..7
-        ("metric_type", np.uint8),  # 0 unknown, 1 counter, 2 timer, 3 gauge
+        ("payload", np.uint8),  # Payload
+        ("metric_type", np.uint8),  # MetricType
         ("status", np.uint8),  # ROW_*
         ("spare", np.uint8),
     ],
@@ -69,7 +84,7 @@ METRIC_TEMPLATE = np.dtype(
         ("meta_size", np.uint32),
         ("annotation_at", np.uint32),
         ("annotation_size", np.uint32),
-        ("metric_type", np.uint8),  # 0 unknown, 1 counter, 2 timer, 3 gauge; written in timed metrics only
+        ("metric_type", np.uint8),  # MetricType; written in timed metrics only
         ("untimed", np.uint8),  # 1: sent without a time of its own (``encode_samples``)
     ],
     align=True,

@@ -16,11 +16,12 @@ from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.state_kernels import state_word
 from aggregator.engine.window_kernels import exists, next_record, record_at
+from m3metrics.aggregation import AggregationType
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
+from m3metrics.metric import MetricType
 from m3x.kernels import murmur3_32
 from m3x.protobuf.writing import bytes_size, int_size
 
-_LAST, _MIN, _MAX, _MEAN, _COUNT, _SUM, _SUM_SQ, _STDEV = 1, 2, 3, 4, 6, 7, 8, 9
 _INSERTION = 24
 
 
@@ -37,19 +38,19 @@ def _stdev(n, squares, total):
 @njit(cache=True, nogil=True)
 def counter_value(r, kind):
     """Value of an aggregation type of a counter's record (COUNTER_RECORD)."""
-    if kind == _SUM:
+    if kind == AggregationType.SUM:
         return float(r.sum)
-    if kind == _COUNT:
+    if kind == AggregationType.COUNT:
         return float(r.count)
-    if kind == _MEAN:
+    if kind == AggregationType.MEAN:
         return 0.0 if r.count == 0 else float(r.sum) / float(r.count)
-    if kind == _MIN:
+    if kind == AggregationType.MIN:
         return float(r.min)
-    if kind == _MAX:
+    if kind == AggregationType.MAX:
         return float(r.max)
-    if kind == _SUM_SQ:
+    if kind == AggregationType.SUM_SQ:
         return float(r.sum_sq)
-    if kind == _STDEV:
+    if kind == AggregationType.STDEV:
         return _stdev(r.count, float(r.sum_sq), float(r.sum))
     return 0.0
 
@@ -57,21 +58,21 @@ def counter_value(r, kind):
 @njit(cache=True, nogil=True)
 def gauge_value(r, kind):
     """Value of an aggregation type of a gauge's record (RECORD)."""
-    if kind == _LAST:
+    if kind == AggregationType.LAST:
         return r.last
-    if kind == _SUM:
+    if kind == AggregationType.SUM:
         return r.sum
-    if kind == _COUNT:
+    if kind == AggregationType.COUNT:
         return float(r.count)
-    if kind == _MEAN:
+    if kind == AggregationType.MEAN:
         return 0.0 if r.count == 0 else r.sum / float(r.count)
-    if kind == _MIN:
+    if kind == AggregationType.MIN:
         return r.min
-    if kind == _MAX:
+    if kind == AggregationType.MAX:
         return r.max
-    if kind == _SUM_SQ:
+    if kind == AggregationType.SUM_SQ:
         return r.sum_sq
-    if kind == _STDEV:
+    if kind == AggregationType.STDEV:
         return _stdev(r.count, r.sum_sq, r.sum)
     return 0.0
 
@@ -92,11 +93,11 @@ def timer_value(r, kind, q, values, first, n):
     """Value of an aggregation type of a timer's record (RECORD); its logged samples are ``values[first:first + n]``, ascending."""
     if q >= 0.0:
         return quantile(values, first, n, q)
-    if kind in (_MIN, _MAX):
+    if kind in (AggregationType.MIN, AggregationType.MAX):
         if r.count == 0:
             return 0.0
-        return r.min if kind == _MIN else r.max
-    if kind == _LAST:
+        return r.min if kind == AggregationType.MIN else r.max
+    if kind == AggregationType.LAST:
         return 0.0
     return gauge_value(r, kind)
 
@@ -130,7 +131,7 @@ def gather_log(t, w, samples):
         n = np.int64(0)
         if exists(t, i):
             spec = v.specs(t)[np.int64(v.elements(t)[v.reference(x.bucket, slot)].spec)]
-            if spec.metric_type == 2 and spec.flags & layout.SPEC_LOG:
+            if spec.metric_type == MetricType.TIMER and spec.flags & layout.SPEC_LOG:
                 n = v.timer_logs(t)[i].samples
         starts[slot + 2] = starts[slot + 1] + n
     chunk = x.log_head
@@ -153,9 +154,9 @@ def gather_log(t, w, samples):
 @njit(cache=True, nogil=True)
 def record_value(t, i, spec, o, values, first, count):
     """Value of output ``o`` of record ``i``; its samples in the log are ``values[first:first + count]``, ascending."""
-    if spec.metric_type == 3:
+    if spec.metric_type == MetricType.GAUGE:
         return gauge_value(v.records(t)[i], o.kind)
-    if spec.metric_type == 1:
+    if spec.metric_type == MetricType.COUNTER:
         return counter_value(v.counter_records(t)[i], o.kind)
     return timer_value(v.records(t)[i], o.kind, o.quantile, values, first, count)
 

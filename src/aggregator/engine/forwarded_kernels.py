@@ -21,15 +21,17 @@ from aggregator.engine.window_kernels import (
     update_gauge,
     window_of,
 )
+from m3metrics.metric import MetricType
+from m3metrics.rows import Payload
 from m3x.kernels import base, load_double
 
 
 @njit(cache=True, nogil=True)
 def category_of(payload):
     """UNTIMED, TIMED or FORWARDED."""
-    if payload <= 3:
+    if payload <= Payload.GAUGE:
         return why.UNTIMED
-    return why.FORWARDED if payload == 4 else why.TIMED
+    return why.FORWARDED if payload == Payload.FORWARDED else why.TIMED
 
 
 @njit(cache=True, nogil=True)
@@ -113,7 +115,7 @@ def add_forwarded(t, row, stage, shard, m, buf):
     slot = ref & layout.SLOT_MASK
     spec = v.specs(t)[np.int64(want.spec)]
     n = np.int64(m.values_size) >> 3
-    if m.version > 0 and spec.metric_type != 3:
+    if m.version > 0 and spec.metric_type != MetricType.GAUGE:
         return why.D_RESEND_TYPE
     if m.version > 0 and m.previous_size < m.values_size:
         return why.D_PREVIOUS
@@ -135,12 +137,12 @@ def add_forwarded(t, row, stage, shard, m, buf):
         for k in range(n):
             at = np.uint64(8 * k)
             update_gauge(t, i, load_double(values + at), load_double(previous + at), m.time_ns, flags)
-    elif spec.metric_type == 2:
+    elif spec.metric_type == MetricType.TIMER:
         add_timer(t, i, w, slot, values, n, flags)
     else:
         for k in range(n):
             value = load_double(values + np.uint64(8 * k))
-            if spec.metric_type == 3:
+            if spec.metric_type == MetricType.GAUGE:
                 add_gauge(t, i, value, m.time_ns, np.int64(0), flags)
             else:
                 add_counter(t, i, to_int64(value), flags)

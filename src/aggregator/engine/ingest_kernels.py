@@ -35,7 +35,8 @@ from aggregator.engine.limit_kernels import late_or_early, may_create, within_va
 from aggregator.engine.state_kernels import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
 from aggregator.engine.window_kernels import CLOSED, add_counter, add_gauge, add_timer, begin_record, locate, record_at
 from m3metrics.kernels import decode_metric
-from m3metrics.rows import ROW_OK
+from m3metrics.metric import MetricType
+from m3metrics.rows import ROW_OK, Payload
 from m3msg.kernels import build_acks, scan_frames
 from m3msg.rows import SCAN_FULL, SCAN_MORE
 from m3x.kernels import base, bytes_equal, hash_bytes, murmur3_32, prefetch
@@ -101,10 +102,10 @@ def _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
     """Adds the value of a message to record ``i``, and its annotation."""
     metric_type = np.int64(spec.metric_type)
     flags = np.int64(spec.flags)
-    timed = row.payload >= 5
-    if metric_type == 3:
+    timed = row.payload >= Payload.TIMED
+    if metric_type == MetricType.GAUGE:
         add_gauge(t, i, row.value, time_ns, np.int64(0) if timed else call, flags)
-    elif metric_type == 1:
+    elif metric_type == MetricType.COUNTER:
         add_counter(t, i, to_int64(row.value) if timed else row.count, flags)
     elif timed:
         add_timer(t, i, w, slot, value_bits, 1, flags)
@@ -123,7 +124,7 @@ def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
     slot = ref & layout.SLOT_MASK
     logged = spec.flags & layout.SPEC_LOG != 0
     time_ns = now_ns
-    timed = row.payload >= 5
+    timed = row.payload >= Payload.TIMED
     if timed:
         time_ns = row.time_ns
         detail = late_or_early(t, b, time_ns, now_ns)
@@ -159,7 +160,7 @@ def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, 
 def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
     """``_add`` for elements with state (docs/m3/aggregation.md, untimed values)."""
     b = ref >> layout.SLOT_BITS
-    if row.payload >= 5:
+    if row.payload >= Payload.TIMED:
         detail = late_or_early(t, b, row.time_ns, now_ns)
         if detail == why.D_NONE:
             detail = _put_with_state(t, ref, spec, shard, row, row.time_ns, RESEND_KEPT, value_bits, buf, call)
@@ -217,7 +218,7 @@ def _prepare(t, row, meta, payload, category, now_ns):
     if s.action == why.D_NO_PIPELINES:
         v.counts(t)[why.C_NO_PIPELINES + category] += 1
         return np.int64(why.D_NO_PIPELINES), False
-    if payload in (4, 5):
+    if payload in (Payload.FORWARDED, Payload.TIMED):
         if s.action != 0:
             return np.int64(s.action), False
         want = v.stage_specs(t)[np.int64(s.specs_at)]
@@ -243,14 +244,14 @@ def _prepare(t, row, meta, payload, category, now_ns):
 
 @njit(cache=True, nogil=True)
 def _count_kind(t, row):
-    if row.payload == 3:
+    if row.payload == Payload.GAUGE:
         v.counts(t)[why.C_GAUGES] += 1
-    elif row.payload == 1:
+    elif row.payload == Payload.COUNTER:
         v.counts(t)[why.C_COUNTERS] += 1
-    elif row.payload == 2:
+    elif row.payload == Payload.TIMERS:
         v.counts(t)[why.C_TIMER_BATCHES] += 1
         v.counts(t)[why.C_TIMERS] += np.int64(row.values_size) >> 3
-    elif row.payload == 4:
+    elif row.payload == Payload.FORWARDED:
         v.counts(t)[why.C_FORWARDED] += 1
     else:
         v.counts(t)[why.C_TIMED] += 1
@@ -268,7 +269,7 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     payload = np.int64(row.payload)
     id_at = np.int64(row.id_at)
     id_size = np.int64(row.id_size)
-    if payload == 7:
+    if payload == Payload.PASSTHROUGH:
         return NEED_PASSTHROUGH
     category = category_of(payload)
     metric_type = np.int64(row.metric_type)
@@ -332,13 +333,13 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
             refuse(t, category, detail, buf, id_at, id_size)
             return DONE
     e = v.entries(t)[at]
-    n = np.int64(row.values_size) >> 3 if payload == 2 else np.int64(1)
+    n = np.int64(row.values_size) >> 3 if payload == Payload.TIMERS else np.int64(1)
     if not within_value_limit(t, e, n, now_ns):
         v.counts(t)[why.C_VALUE_REFUSED + category] += 1
         v.counts(t)[why.C_DROPPED_VALUES + category] += n
         refuse(t, category, why.D_VALUE_LIMIT, buf, id_at, id_size)
         return DONE
-    if payload == 2 and n == 0 and v.head(t).timer_split > 0:
+    if payload == Payload.TIMERS and n == 0 and v.head(t).timer_split > 0:
         # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
         v.counts(t)[why.C_SUCCESS + category] += 1
         v.counts(t)[why.C_WRITE_SUCCESS] += 1
@@ -346,16 +347,16 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     e.last_access = now_ns
     write = True
     detail = np.int64(why.D_NONE)
-    if payload == 4:
+    if payload == Payload.FORWARDED:
         detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
     if not known and detail == why.D_NONE:
         detail, write = _prepare(t, at, meta, payload, category, now_ns)
     if write and detail == why.D_NONE:
         scratch[0] = row.value
         value_bits = base(scratch)
-        if payload == 4:
+        if payload == Payload.FORWARDED:
             detail = add_forwarded(t, at, np.int64(e.stage) - 1, shard, row, buf)
-        elif payload == 5:
+        elif payload == Payload.TIMED:
             stage = stage_of(t, at, meta, known, now_ns)
             spec = np.int64(v.stage_specs(t)[np.int64(v.stages(t)[stage].specs_at)].spec)
             detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)

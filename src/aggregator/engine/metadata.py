@@ -43,6 +43,7 @@ from m3metrics.metadata import (
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType, with_resets
 from m3metrics.policy import StoragePolicy
+from m3metrics.rows import Payload
 from m3x.golang import YEAR_ONE_NS
 
 MAX_METADATA_BYTES = 1 << 16
@@ -55,9 +56,6 @@ _SPARE_OUTPUTS = 1 << 18
 _SPARE_POLICIES = 1 << 13
 """More than one metadata of ``MAX_METADATA_BYTES`` can need."""
 _MAX_POLICIES = 1 << 16
-FORWARDED_METRIC = 4
-PLAIN_TIMED = 5
-STAGED_TIMED = 6
 _SQUARES = (AggregationType.SUM_SQ, AggregationType.STDEV)
 _BINARY = (TransformationType.PER_SECOND, TransformationType.INCREASE)
 
@@ -179,7 +177,7 @@ class MetadataTable:
         return self._texts.used + sum(ranges.used * dtype.itemsize for ranges, dtype in rows)
 
     def intern(self, data: bytes, payload: int, metric_type: int) -> int:
-        """Parses metadata bytes of a payload (1–3: staged of that untimed type, 4: forward, 5: timed, 6: staged timed); returns their row.
+        """Parses the metadata bytes of a payload (``Payload``); returns their row.
 
         Bytes that no metadata is made of get a row, too: metrics that carry them are refused with its ``action``. -1: there is no more
         room, the metric is to be refused with ``D_METADATAS``.
@@ -215,10 +213,10 @@ class MetadataTable:
     def _parse(self, data: bytes, payload: int, metric_type: int, meta: Any) -> int:
         source = times = 0
         try:
-            if payload == PLAIN_TIMED:
+            if payload == Payload.TIMED:
                 timed = decode_timed_metadata(data)
                 stages = _one_stage(timed.aggregation_id, timed.storage_policy, (), False, timed.traffic_types)
-            elif payload == FORWARDED_METRIC:
+            elif payload == Payload.FORWARDED:
                 forward = decode_forward_metadata(data)
                 source, times = forward.source_id, forward.num_forwarded_times
                 stages = _one_stage(
@@ -236,7 +234,7 @@ class MetadataTable:
             return why.D_EMPTY_LIST
         if len(stages) > MAX_STAGES:
             return why.D_METADATAS
-        if payload == STAGED_TIMED:
+        if payload == Payload.STAGED_TIMED:
             if is_default(stages):
                 return why.D_ONLY_DEFAULT
             if is_drop_policy_set(stages):
@@ -278,16 +276,16 @@ class MetadataTable:
         if not stage.pipelines:
             return why.D_NO_PIPELINES, {}
         specs: dict[Key, tuple[int, int]] = {}
-        kind = KIND_STANDARD if payload < FORWARDED_METRIC else KIND_TIMED
-        if payload == FORWARDED_METRIC:
+        kind = KIND_STANDARD if payload < Payload.FORWARDED else KIND_TIMED
+        if payload == Payload.FORWARDED:
             kind = KIND_FORWARDED
-        resets = self._options.add_to_reset and payload not in (FORWARDED_METRIC, PLAIN_TIMED)
+        resets = self._options.add_to_reset and payload not in (Payload.FORWARDED, Payload.TIMED)
         detail = why.D_NONE
         try:
             for pipeline in stage.pipelines:
                 ops = with_resets(pipeline.pipeline) if resets else pipeline.pipeline
                 for policy in pipeline.storage_policies or self._defaults:
-                    key = Key(pipeline.aggregation_id, policy, kind, payload == PLAIN_TIMED, metric_type, ops, times)
+                    key = Key(pipeline.aggregation_id, policy, kind, payload == Payload.TIMED, metric_type, ops, times)
                     if key in specs:
                         continue
                     resend = pipeline.resend_enabled

@@ -16,8 +16,7 @@ from aggregator.engine import view_kernels as v
 from aggregator.engine.flush_kernels import record_value, sort_range
 from aggregator.engine.state_kernels import base_record, is_kept, state_word
 from aggregator.engine.window_kernels import exists, next_record, record_at, record_of
-
-_ABSOLUTE, _PER_SECOND, _INCREASE, _ADD = 1, 2, 3, 4
+from m3metrics.pipeline import TransformationType
 
 
 @njit(cache=True, nogil=True)
@@ -26,13 +25,13 @@ def _derivative(op, previous, previous_ns, value, time_ns):
     if previous_ns >= time_ns or value != value:
         return np.nan
     if previous != previous:
-        if op == _PER_SECOND:
+        if op == TransformationType.PER_SECOND:
             return np.nan
         previous = 0.0
     difference = value - previous
     if not difference >= 0.0:
         return np.nan
-    if op == _INCREASE:
+    if op == TransformationType.INCREASE:
         return difference
     return (difference * 1e9) / float(time_ns - previous_ns)
 
@@ -83,16 +82,16 @@ def _transform(t, value, i, k, spec, before, before_ns, time_ns, sums):
     adds = np.int64(spec.outputs)
     for n in range(np.int64(spec.ops)):
         op = np.int64(v.text(t)[np.int64(spec.ops_at) + n])
-        if op == _ABSOLUTE:
+        if op == TransformationType.ABSOLUTE:
             value = abs(value)
-        elif op == _ADD:
+        elif op == TransformationType.ADD:
             if sums >= 0:
                 at = state_word(sums, adds)
                 if value == value:
                     v.record_words(t)[at] += value
                 value = v.record_words(t)[at]
             adds += 1
-        elif op in (_PER_SECOND, _INCREASE):
+        elif op in (TransformationType.PER_SECOND, TransformationType.INCREASE):
             previous = v.record_words(t)[state_word(before, k)] if before >= 0 else np.nan
             v.record_words(t)[state_word(i, k)] = value
             value = _derivative(op, previous, before_ns, value, time_ns)

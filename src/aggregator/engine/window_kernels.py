@@ -13,6 +13,7 @@ from aggregator.engine import reasons as why
 from aggregator.engine import tables as layout
 from aggregator.engine import view_kernels as v
 from aggregator.engine.source_kernels import release_sources
+from m3metrics.metric import MetricType
 from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, load_double
 
 CLOSED = -1
@@ -246,7 +247,7 @@ def begin_record(t, i, w, b, shard, metric_type):
 @njit(cache=True, nogil=True)
 def clear_record(t, i, metric_type):
     """A record without values."""
-    if metric_type == 1:
+    if metric_type == MetricType.COUNTER:
         c = v.counter_records(t)[i]
         c.last = 0
         c.sum = 0
@@ -260,7 +261,7 @@ def clear_record(t, i, metric_type):
         r.sum_sq = 0.0
         r.min = np.nan
         r.max = np.nan
-        if metric_type == 2:
+        if metric_type == MetricType.TIMER:
             v.timer_logs(t)[i].samples = 0
     r = v.records(t)[i]
     r.last_at = np.int64(layout.MIN_INT64)
