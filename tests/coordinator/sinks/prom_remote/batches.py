@@ -26,7 +26,7 @@ def values_of(
     rows: Iterable[tuple[bytes, float, int]], table: SeriesTable | None = None, destination: Destination = UNAGGREGATED
 ) -> Values:
     """Rows of id, value and time in ns."""
-    rows, table = list(rows), table or SeriesTable()
+    rows, table = list(rows), SeriesTable() if table is None else table
     size = np.array([len(data) for data, _, _ in rows], np.int64)
     buf = np.frombuffer(bytearray(b"".join(data for data, _, _ in rows) + b"\0"), np.uint8)
     return Values(

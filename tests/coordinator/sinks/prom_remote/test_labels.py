@@ -1,0 +1,109 @@
+"""Label fields of ids: the kernel against the plain code."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.coordinator.sinks.prom_remote.batches import T0_NS, id_of, values_of
+
+from coordinator.sinks.prom_remote.label_kernels import STATE_READY
+from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, LabelRules, label_fields, labels_of
+from coordinator.sinks.series import SeriesTable
+from m3metrics.errors import IdError
+from m3metrics.ids import encode_tags
+
+RENAMED = LabelRules(metric_name=b"name", bucket_name=b"b")
+RULES = [
+    LabelRules(),
+    LabelRules(keep_scheme=True),
+    LabelRules(allow_duplicates=True, allow_empty_values=True),
+    RENAMED,
+    LabelRules(metric_name=b"m" * 40),
+]
+
+literals = st.sampled_from(
+    [b"__name__", b"name", b"b", b"le", b"__option_id_scheme__", b"graphite", b"a", b"zz", b"\xff"]
+)
+names = literals | st.binary(min_size=1, max_size=40)
+values = literals | st.binary(max_size=200) | st.just(b"v" * 300)
+tag_sets = st.lists(st.tuples(names, values), max_size=8)
+
+
+def made(data: bytes, rules: LabelRules) -> bytes | None:
+    """What ``LabelFields`` makes of an id; None: it cannot be stored."""
+    batch = values_of([(data, 1.0, T0_NS)])
+    labels = LabelFields(batch.table, rules)
+    bad = labels.require(batch.series)
+    entry = labels.entries[batch.series[0]]
+    if len(bad):
+        with pytest.raises(IdError, match="."):
+            labels_of(data, rules)
+        assert labels.why_bad(int(batch.series[0]))
+        return None
+    assert entry["state"] == STATE_READY
+    return bytes(labels.arena[entry["at"] : entry["at"] + entry["size"]])
+
+
+def expected(data: bytes, rules: LabelRules) -> bytes | None:
+    """As the plain code."""
+    try:
+        return label_fields(data, rules)
+    except IdError:
+        return None
+
+
+@given(tag_sets, st.sampled_from(RULES))
+def test_the_kernel_makes_what_the_plain_code_makes(tags: list[tuple[bytes, bytes]], rules: LabelRules) -> None:
+    data = encode_tags(tags)
+    assert made(data, rules) == expected(data, rules)
+
+
+@given(tag_sets, st.sampled_from(RULES), st.randoms(use_true_random=False))
+def test_mutated_ids_are_judged_alike(
+    tags: list[tuple[bytes, bytes]], rules: LabelRules, chance: random.Random
+) -> None:
+    data = bytearray(encode_tags(tags))
+    for _ in range(chance.randint(0, 3)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    cut = bytes(data[: chance.randint(0, len(data))])
+    assert made(cut, rules) == expected(cut, rules)
+
+
+def test_labels_are_sorted_by_the_bytes_of_their_names() -> None:
+    data = encode_tags([(f"__g{i}__".encode(), b"x") for i in range(12)] + [(b"__option_id_scheme__", b"graphite")])
+    assert [name for name, _ in labels_of(data, LabelRules())] == sorted(f"__g{i}__".encode() for i in range(12))
+    assert made(data, LabelRules()) == label_fields(data, LabelRules())
+    assert made(data, LabelRules(keep_scheme=True)) != made(data, LabelRules())
+
+
+def test_names_of_tag_options_are_called_as_prometheus_calls_them() -> None:
+    data = encode_tags([(b"b", b"0.5"), (b"name", b"requests"), (b"zone", b"x")])
+    assert labels_of(data, RENAMED) == [(b"__name__", b"requests"), (b"le", b"0.5"), (b"zone", b"x")]
+    assert made(data, RENAMED) == label_fields(data, RENAMED)
+
+
+def test_labels_are_made_once_and_only_for_those_asked_for() -> None:
+    table = SeriesTable()
+    batch = values_of([(id_of(f"m{i}", host="h" * 50), 1.0, T0_NS) for i in range(5000)], table)
+    labels = LabelFields(table, LabelRules())
+    assert not len(labels.require(batch.series[:10]))
+    assert np.count_nonzero(labels.entries["state"]) == 10
+    first = labels.entries[:10].copy()
+    labels.require(batch.series)
+    assert (labels.entries[:10] == first).all()
+    for number in (0, 4999):
+        at, size = int(labels.entries[number]["at"]), int(labels.entries[number]["size"])
+        assert bytes(labels.arena[at : at + size]) == label_fields(table.id(number), LabelRules())
+    assert labels.size_bytes < 5000 * 5 * 80
+
+
+def test_a_cache_keeps_the_tables_in_use() -> None:
+    cache, tables = LabelCache(LabelRules()), [SeriesTable() for _ in range(4)]
+    first = cache.of(tables[0])
+    assert cache.of(tables[1]) is not first
+    assert cache.of(tables[0]) is first
+    cache.of(tables[2])
+    cache.of(tables[3])
+    assert cache.of(tables[0]) is not first
