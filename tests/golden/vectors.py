@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
-CORPORA = ("engine", "coordinator", "cluster")
+CORPORA = ("engine", "coordinator", "cluster", "prom_remote")
 
 READERS = {
     "engine/codec.jsonl": "golden/test_engine.py",
@@ -39,6 +39,10 @@ READERS = {
     "coordinator/ingest_to_write.jsonl": "coordinator/ingest/test_golden_ingest.py",
     "coordinator/promql_smoke.jsonl": "coordinator/query/conftest.py",
     "coordinator/write_to_m3msg.jsonl": "coordinator/write/test_golden_write.py",
+    "prom_remote/configs": "golden/test_prom_remote.py",
+    "prom_remote/connections.jsonl": "golden/test_prom_remote.py",
+    "prom_remote/m3msg.jsonl": "golden/test_prom_remote.py",
+    "prom_remote/remote_write.jsonl": "golden/test_prom_remote.py",
 }
 """Where each file is read, as a path below ``tests``."""
 
