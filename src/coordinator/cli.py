@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{', '.join(options.files)}: the configuration is valid")
         obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle
         if obstacle is not None and loaded.value.takes_samples:
-            print(f"warning: remote writes will be answered with 503: {obstacle}")
+            raw = any(not namespace.aggregated for namespace in loaded.value.namespaces)
+            fate = "are stored as they come, and not aggregated" if raw else "will be answered with 503"
+            print(f"warning: remote writes {fate}: {obstacle}")
         for warning in _warnings(loaded):
             print(f"warning: {warning}")
         if loaded.meaningless:

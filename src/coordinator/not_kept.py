@@ -25,6 +25,7 @@ class Reason(StrEnum):
     OUTSIDE_RETENTION = "outside-retention"
     STORAGE_FULL = "storage-full"
     STORAGE_FAILED = "storage-failed"
+    REFUSED_BY_STORE = "refused-by-store"
     BUFFER_FULL = "buffer-full"
     NATIVE_HISTOGRAM = "native-histogram"
     EXEMPLAR = "exemplar"
@@ -58,6 +59,7 @@ _TEXTS = {
     Reason.OUTSIDE_RETENTION: "it is older than the namespace's retention, or too far in the future",
     Reason.STORAGE_FULL: "storage holds as many series as it may",
     Reason.STORAGE_FAILED: "storage failed",
+    Reason.REFUSED_BY_STORE: "the store behind this coordinator refuses it for good",
     Reason.BUFFER_FULL: "the buffer towards the aggregators did not take it",
     Reason.NATIVE_HISTOGRAM: "native histograms are not aggregated; expose the metric with classic buckets too",
     Reason.EXEMPLAR: "exemplars are not kept; send_exemplars can be false",

@@ -20,18 +20,20 @@ from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
-from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
+from coordinator.downsample.policies import storage_judge, writable_policies
 from coordinator.downsample.routes import rules_routes
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.query import query_routes
 from coordinator.ready import Readiness, ready_route
-from coordinator.store import Store, StoreError, StoreOptions, open_store
+from coordinator.sinks.records import RecordError
+from coordinator.storage import Storage, open_storage
+from coordinator.store import StoreError
 from coordinator.warmup import warm
 from coordinator.write import (
     CarbonIngester,
     CarbonServer,
-    EmbeddedDirectStore,
+    DirectStore,
     IngestTopic,
     RemoteWriter,
     SeriesCache,
@@ -44,11 +46,17 @@ from m3msg.producer import Producer
 from m3x.config import Places, parse_address
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
+from m3x.segments import SegmentError
+from m3x.tls import TLSError
 from m3x.web import metrics_app
 from m3x.web import serve as serve_http
 
 DRAIN_S = 10.0
 """How long the end waits for the aggregators' acks of what the producer still holds."""
+
+_START_ERRORS = (
+    kv.KVError, StoreError, SegmentError, RecordError, TLSError, RuleInitError, CarbonRulesError, OSError,
+)  # fmt: skip
 
 log = logger(__name__)
 
@@ -88,7 +96,7 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
-        except (kv.KVError, StoreError, RuleInitError, CarbonRulesError, OSError) as error:
+        except _START_ERRORS as error:
             raise StartError(str(error)) from error
         yield coordinator
 
@@ -147,9 +155,9 @@ class Coordinator:
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
         downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += rules_routes(downsampler)
-        direct = EmbeddedDirectStore(storage, config.namespaces) if storage is not None else None
-        if storage is not None:
-            routes += query_routes(storage, int(config.lookback_duration) // 1_000_000)
+        direct = storage.direct if storage is not None else None
+        if storage is not None and storage.store is not None:
+            routes += query_routes(storage.store, int(config.lookback_duration) // 1_000_000)
         obstacle = None
         if config.takes_samples:
             writer = RemoteWriter(
@@ -199,20 +207,12 @@ class Coordinator:
             await watcher.load()
             await stack.enter_async_context(self._background(watcher.run(), "rules"))
 
-    async def _start_storage(self, stack: contextlib.AsyncExitStack, rules: RulesInEffect) -> Store | None:
+    async def _start_storage(self, stack: contextlib.AsyncExitStack, rules: RulesInEffect) -> Storage | None:
         config = self.config
-        policies = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
         if not config.takes_samples:
             return None
-        for namespace in config.namespaces:
-            if not namespace.aggregated:
-                log.warning("samples that are not aggregated are not stored by this release", namespace=namespace.name)
-        path = self._data_dir / config.embedded_storage.path
-        options = StoreOptions(
-            allow_duplicate_tag_names=config.tag_options.allow_tag_name_duplicates,
-            allow_empty_tag_values=config.tag_options.allow_tag_value_empty,
-        )
-        storage = await stack.enter_async_context(open_store(path, policies, options, self._scope.sub("store")))
+        storage = await stack.enter_async_context(open_storage(config, self._data_dir, self._scope))
+        self._problems.append(storage.hub.problems)
         if config.ingest is None:
             log.info("no m3msg server configured: aggregated metrics are not taken")
             return storage
@@ -228,7 +228,7 @@ class Coordinator:
             keep_alive_ns=int(section.m3msg.server.keep_alive_period),
         )
         server = IngestServer(
-            section.m3msg.server.listen_address, storage, writable_policies(config.namespaces), ingest_options,
+            section.m3msg.server.listen_address, storage.outlet, writable_policies(config.namespaces), ingest_options,
             self._scope.sub("ingest-m3msg"), asked_by=rules.asking_for,
         )  # fmt: skip
         await stack.enter_async_context(server)
@@ -268,7 +268,7 @@ class Coordinator:
         downsampler: Downsampler,
         cache: SeriesCache,
         topic: IngestTopic | None,
-        direct: EmbeddedDirectStore | None,
+        direct: DirectStore | None,
     ) -> None:
         ingester = self.config.carbon.ingester
         if ingester is None or not self.config.takes_samples:

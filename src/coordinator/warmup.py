@@ -6,8 +6,8 @@ Called at set-up: ``python -m aggregator.warmup --also coordinator.warmup``.
 from collections.abc import Callable
 
 import coordinator.query.kernels
-import coordinator.sinks.prom_remote.encoding
 import coordinator.sinks.kernels
+import coordinator.sinks.prom_remote.encoding
 import coordinator.store.kernels
 import coordinator.write.kernels
 import m3metrics.kernels

@@ -10,7 +10,9 @@ from coordinator.config.carbon import CarbonConfig
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.ingest import IngestConfig
+from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.rules import RulesConfig
+from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, SinkConfig
 from m3x.config import (
     Address,
     ConfigError,
@@ -126,8 +128,14 @@ class CoordinatorConfig(Section, frozen=True):
     lookback_duration: Duration = Duration(300_000_000_000)
     embedded_storage: EmbeddedStorageConfig = EmbeddedStorageConfig()
     write_cache: WriteCacheConfig = WriteCacheConfig()
+    sinks: list[SinkConfig] = []
+    """Stores beside the one that ``backend`` names. Not a key of M3."""
+    sink_queue: QueueConfig = QueueConfig()
+    """Not a key of M3."""
+    write_timeout: Duration = Duration(5_000_000_000)
+    """How long a write that goes straight to stores waits for their answer. Not a key of M3."""
+    prometheus_remote_backend: PromRemoteConfig | None = None
     local: Meaningless = None
-    prometheus_remote_backend: Meaningless = None
     write_forwarding: Meaningless = None
     tracing: Meaningless = None
     http: Meaningless = None
@@ -148,7 +156,12 @@ class CoordinatorConfig(Section, frozen=True):
         parse_address(self.listen_address)
         if self.lookback_duration < 0:
             raise ValueError("lookbackDuration must not be negative")
+        if self.write_timeout < 0:
+            raise ValueError("writeTimeout must not be negative")
         namespaces_of(self.clusters)
+        if self.backend == "prom-remote":
+            required_backend(self.prometheus_remote_backend)
+        self._check_sinks()
         listeners = {
             "listenAddress": self.listen_address,
             "metrics.prometheus.listenAddress": self.metrics.prometheus.listen_address,
@@ -159,10 +172,47 @@ class CoordinatorConfig(Section, frozen=True):
             listeners["ingest.m3msg.server.listenAddress"] = self.ingest.m3msg.server.listen_address
         check_listeners(listeners)
 
+    def _check_sinks(self) -> None:
+        """Raises ``ValueError``."""
+        if not self.takes_samples:
+            return
+        names = [sink.called for sink in self.sinks]
+        if self.backend == "prom-remote" and self.prometheus_remote_backend is not None:
+            names += [sink_name(endpoint.name) for endpoint in self.prometheus_remote_backend.endpoints]
+        else:
+            names.append("embedded")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"sinks: the name {twice[0]!r} is taken twice; give one of them another name")
+        if [sink.type for sink in self.sinks].count("embedded") > 1:
+            raise ValueError("sinks: there is one embedded store only")
+        for sink in self.sinks:
+            sink.queue.over(self.sink_queue)
+            known = {(n.resolution_ns, n.retention_ns) if n.aggregated else (0, 0) for n in self.namespaces}
+            unknown = (sink.attributes or frozenset()) - known
+            if unknown:
+                resolution, retention = min(unknown)
+                named = f"{Duration(resolution)}:{Duration(retention)}" if resolution else UNAGGREGATED_POLICY
+                raise ValueError(
+                    f"sinks: {sink.called}: no namespace has the policy {named}, so that nothing would reach it"
+                )
+
     @property
     def namespaces(self) -> tuple[Namespace, ...]:
-        """The namespaces of storage, in the order of the file."""
+        """The namespaces of storage, in the order of the file; with ``backend: prom-remote`` the endpoints are these."""
+        if self.backend == "prom-remote" and self.prometheus_remote_backend is not None:
+            return endpoint_namespaces(self.prometheus_remote_backend)
         return namespaces_of(self.clusters)
+
+    @property
+    def has_embedded_store(self) -> bool:
+        """Whether there is one, alone or among others."""
+        return self.backend in {"", "embedded"} or any(sink.type == "embedded" for sink in self.sinks)
+
+    @property
+    def embedded_alone(self) -> bool:
+        """Whether all values go to the embedded store, and nowhere else."""
+        return self.backend in {"", "embedded"} and not self.sinks
 
     @property
     def takes_samples(self) -> bool:
@@ -181,8 +231,10 @@ class CoordinatorConfig(Section, frozen=True):
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""
         problems = []
-        if self.backend in {"m3db", "grpc", "prom-remote"}:
-            problems.append(f"backend: {self.backend!r} is not supported by this release; set backend: embedded")
+        if self.backend in {"m3db", "grpc"}:
+            problems.append(
+                f"backend: {self.backend!r} is not supported by this release; set backend: embedded or prom-remote"
+            )
         if not self.backend and any(cluster.client is not None for cluster in self.clusters):
             problems.append(
                 "clusters[].client: M3DB as storage is not supported by this release; set backend: embedded to keep "

@@ -20,8 +20,8 @@ class QueueConfig(Section, frozen=True):
     """Has a folder for each sink. A relative path is taken below the data directory."""
     max_bytes: int = 1 << 30
     """On disk, for each sink."""
-    segment_bytes: int = 1 << 24
-    """Of one file; whole files are deleted once all that is in them is delivered."""
+    segment_bytes: int = 1 << 26
+    """Of one file, at most an eighth of ``max_bytes``; whole files are deleted once all that is in them is delivered."""
     sync: Literal["os", "interval", "always"] = "os"
     """When what is appended counts as safe: at once (it survives the death of the process), or after the next sync to disk."""
     sync_interval: Duration = Duration(100_000_000)
@@ -108,5 +108,5 @@ def check_sink_name(name: str) -> None:
 def _check_sizes(max_bytes: int, segment_bytes: int, window_bytes: int) -> None:
     if segment_bytes < _LEAST_BYTES or window_bytes < _LEAST_BYTES:
         raise ValueError(f"segmentBytes and windowBytes must be at least {_LEAST_BYTES}")
-    if max_bytes < 4 * segment_bytes:
-        raise ValueError(f"maxBytes must be at least four times segmentBytes, found {max_bytes} and {segment_bytes}")
+    if max_bytes < 8 * _LEAST_BYTES:
+        raise ValueError(f"maxBytes must be at least {8 * _LEAST_BYTES}, found {max_bytes}")

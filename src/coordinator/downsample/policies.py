@@ -19,13 +19,15 @@ def _staged(pipelines: Iterable[PipelineMetadata]) -> StagedMetadatas:
 
 
 def auto_mapping(namespaces: Iterable[Namespace]) -> StagedMetadatas:
-    """Last, once per aggregated namespace that takes all metrics and may be written; empty if there is none."""
+    """Last, once per policy of an aggregated namespace that takes all metrics and may be written; empty if there is none."""
     last = compress([AggregationType.LAST])
-    pipelines = [
-        PipelineMetadata(aggregation_id=last, storage_policies=(policy_of(n.resolution_ns, n.retention_ns),))
+    # Endpoints of remote write may share a policy.
+    policies = dict.fromkeys(
+        policy_of(n.resolution_ns, n.retention_ns)
         for n in namespaces
         if n.aggregated and n.downsample_all and not n.read_only
-    ]
+    )
+    pipelines = [PipelineMetadata(aggregation_id=last, storage_policies=(policy,)) for policy in policies]
     return _staged(pipelines) if pipelines else ()
 
 

@@ -28,15 +28,16 @@ for it in the log (once a minute and kind) and by ``problems``, for ``/ready``, 
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, Self
+from typing import Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.ingest.outlet import Arrived, Outlet
 from coordinator.ingest.refusals import AskedBy, RefusalReason, Refusals
 from coordinator.ingest.translate import Rejected, Translator, Verdict
-from coordinator.store import Refusal, StoreError, WriteBatch, Written
+from coordinator.store import Refusal, StoreError, Written
 from m3metrics.policy import StoragePolicy, format_duration
 from m3msg.consumer import ConsumerOptions, ConsumerServer, ReceivedBatch
 from m3x.clock import monotonic_ns
@@ -45,7 +46,7 @@ from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.retry import Backoff
 
-__all__ = ["IngestOptions", "IngestServer", "Ingester", "Sink"]
+__all__ = ["IngestOptions", "IngestServer", "Ingester"]
 
 _log = logger(__name__)
 
@@ -62,16 +63,6 @@ _NOT_WRITTEN = {
     ),
     Refusal.TOO_MANY_SERIES: (RefusalReason.TOO_MANY_SERIES, "the store has as many series as it may"),
 }
-
-
-class Sink(Protocol):
-    """What is needed of a store."""
-
-    def policy_index(self, window_ns: int, retention_ns: int) -> int:
-        """Index of the namespace with exactly that window and retention, or -1."""
-
-    async def write(self, batch: WriteBatch) -> Written:
-        """Returns after the commit. Raises ``StoreError``."""
 
 
 class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +82,8 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
 class _Namespaces:
     """Which storage policies are written, thrown away, or have no place."""
 
-    def __init__(self, store: Sink, policies: Iterable[StoragePolicy], blackhole: Sequence[StoragePolicy]) -> None:
-        self._store = store
+    def __init__(self, outlet: Outlet, policies: Iterable[StoragePolicy], blackhole: Sequence[StoragePolicy]) -> None:
+        self._outlet = outlet
         self._blackhole = blackhole
         self._writable = {(policy.window_ns, policy.retention_ns) for policy in policies}
 
@@ -101,7 +92,7 @@ class _Namespaces:
         if any(policy.equivalent(one) for one in self._blackhole):
             return Verdict.BLACKHOLE, 0, ""
         retention, resolution = format_duration(policy.retention_ns), format_duration(policy.window_ns)
-        index = self._store.policy_index(policy.window_ns, policy.retention_ns)
+        index = self._outlet.index_of(policy)
         if index < 0:
             text = f"no configured cluster namespace for: retention={retention}, resolution={resolution}"
             return Verdict.NO_NAMESPACE, 0, text
@@ -119,7 +110,7 @@ class Ingester:
 
     def __init__(
         self,
-        store: Sink,
+        outlet: Outlet,
         policies: Iterable[StoragePolicy],
         options: IngestOptions,
         scope: Scope,
@@ -127,7 +118,7 @@ class Ingester:
         asked_by: AskedBy = lambda _: (),
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        self._store = store
+        self._outlet = outlet
         self._options = options
         self._scope = scope
         self._clock = clock
@@ -136,7 +127,7 @@ class Ingester:
 
     def set_namespaces(self, policies: Iterable[StoragePolicy]) -> None:
         """From now on these may be written."""
-        self._translator = Translator(_Namespaces(self._store, policies, self._options.blackhole_policies))
+        self._translator = Translator(_Namespaces(self._outlet, policies, self._options.blackhole_policies))
 
     def problems(self) -> list[str]:
         """What has come lately and was not stored, one line each, for ``/ready``."""
@@ -164,12 +155,12 @@ class Ingester:
                 self._judge(translation.batch, written, peer)
         return acked
 
-    async def _write(self, batch: WriteBatch, peer: str) -> Written | None:
+    async def _write(self, batch: Arrived, peer: str) -> Written | None:
         """None: it failed after all retries."""
         attempt = 0
         while True:
             try:
-                return await self._store.write(batch)
+                return await self._outlet.write(batch)
             except StoreError as error:
                 attempt += 1
                 if attempt > self._options.max_retries and not self._options.retry_forever:
@@ -178,7 +169,7 @@ class Ingester:
                     return None
                 await asyncio.sleep(self._options.retry.delay(attempt))
 
-    def _judge(self, batch: WriteBatch, written: Written, peer: str) -> None:
+    def _judge(self, batch: Arrived, written: Written, peer: str) -> None:
         """Counts and names the rows of a committed batch, all of which are final."""
         refusals = written.refusals
         self._scope.count("ingest-success", int((refusals == Refusal.WRITTEN).sum()))
@@ -227,7 +218,7 @@ class Ingester:
             metric.tagged(reason="blackhole-policy").count("dropped", blackholed)
 
 
-def _id(batch: WriteBatch, row: int) -> bytes:
+def _id(batch: Arrived, row: int) -> bytes:
     at = int(batch.id_at[row])
     return batch.buf[at : at + int(batch.id_size[row])].tobytes()
 
@@ -238,7 +229,7 @@ class IngestServer:
     def __init__(
         self,
         address: str,
-        store: Sink,
+        outlet: Outlet,
         policies: Iterable[StoragePolicy],
         options: IngestOptions,
         scope: Scope,
@@ -246,7 +237,7 @@ class IngestServer:
         asked_by: AskedBy = lambda _: (),
     ) -> None:
         host, port = parse_address(address)
-        self._ingester = Ingester(store, policies, options, scope, asked_by=asked_by)
+        self._ingester = Ingester(outlet, policies, options, scope, asked_by=asked_by)
         self._server = ConsumerServer(
             host,
             port,

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.store import WriteBatch
+from coordinator.ingest.outlet import Arrived
+from coordinator.sinks.values import milliseconds
 from m3metrics.codec import decode_aggregated, decode_storage_policy, encode_storage_policy
 from m3metrics.errors import CodecError
 from m3metrics.kernels import decode_aggregated as decode_rows
@@ -60,7 +61,7 @@ class Translation:
     """A ``Verdict`` per message."""
     rows: NDArray[np.int64]
     """The messages to be written, ascending."""
-    batch: WriteBatch
+    batch: Arrived
     """One row for each of ``rows``."""
     rejected: list[Rejected]
     """The messages that are neither written nor thrown away: one entry per storage policy, and one for what cannot be decoded."""
@@ -70,7 +71,7 @@ class Namespaces(Protocol):
     """Where values of a storage policy go."""
 
     def verdict(self, policy: StoragePolicy) -> tuple[Verdict, int, str]:
-        """The verdict, the index of the store's policy (``WRITE``), what is wrong (neither ``WRITE`` nor ``BLACKHOLE``)."""
+        """The verdict, the outlet's index of the policy (``WRITE``), what is wrong (neither ``WRITE`` nor ``BLACKHOLE``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,14 @@ class Translator:
         return Translation(
             verdicts=verdicts,
             rows=kept,
-            batch=WriteBatch(
+            batch=Arrived(
                 buf=buf,
                 id_at=chosen["id_at"].astype(np.int64),
                 id_size=chosen["id_size"].astype(np.int64),
-                # Towards zero, as Go divides.
-                time_ms=_milliseconds(chosen["time_ns"]),
+                time_ms=milliseconds(chosen["time_ns"]),
                 values=np.ascontiguousarray(chosen["value"]),
                 policies=self._indexes[numbers[verdicts[sound] == Verdict.WRITE]],
+                time_ns=np.ascontiguousarray(chosen["time_ns"]),
             ),
             rejected=rejected,
         )
@@ -189,9 +190,3 @@ class Translator:
             rows[row]["time_ns"] = metric.time_ns
             rows[row]["value"] = metric.value
         return (np.concatenate([buf, np.frombuffer(more, np.uint8)]) if more else buf), undecodable
-
-
-def _milliseconds(time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    whole: NDArray[np.int64] = time_ns // 1_000_000
-    whole[(time_ns < 0) & (whole * 1_000_000 != time_ns)] += 1
-    return whole

@@ -23,3 +23,31 @@ of both), ``status``.
 The queue's records carry policies and tags, no indices of this run's configuration: a queue outlives changes of the file.
 Imports ``m3metrics`` and ``m3x``; ``embedded`` also ``coordinator.store``.
 """
+
+from coordinator.sinks.embedded import EmbeddedSink
+from coordinator.sinks.file import FileSink
+from coordinator.sinks.hub import Hub, QueuedSink, open_hub
+from coordinator.sinks.queue import QueueOptions
+from coordinator.sinks.series import SeriesTable
+from coordinator.sinks.sink import Delivered, HeldError, Refused, RefusedWhy, Sink, TryAgainError
+from coordinator.sinks.status import SinkStatus
+from coordinator.sinks.values import Destination, Values
+
+__all__ = [
+    "Delivered",
+    "Destination",
+    "EmbeddedSink",
+    "FileSink",
+    "HeldError",
+    "Hub",
+    "QueueOptions",
+    "QueuedSink",
+    "Refused",
+    "RefusedWhy",
+    "SeriesTable",
+    "Sink",
+    "SinkStatus",
+    "TryAgainError",
+    "Values",
+    "open_hub",
+]

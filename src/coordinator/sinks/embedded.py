@@ -1,10 +1,12 @@
 """The embedded store as a sink behind a queue, beside other sinks. Alone it is written without a queue: ``coordinator.storage``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.config import Namespace
 from coordinator.sinks.sink import Delivered, Refused, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, Values, milliseconds
 from coordinator.store import Refusal, Store, StoreError, WriteBatch
@@ -12,31 +14,43 @@ from coordinator.store import Refusal, Store, StoreError, WriteBatch
 __all__ = ["EmbeddedSink"]
 
 _WHY = {
-    Refusal.BAD_ID: (RefusedWhy.BAD_ID, "the id is no tag set"),
-    Refusal.OUTSIDE_RETENTION: (RefusedWhy.OUTSIDE_RETENTION, "older than the retention, or too far in the future"),
-    Refusal.TOO_MANY_SERIES: (RefusedWhy.TOO_MANY_SERIES, "the store has as many series as it may"),
+    Refusal.BAD_ID: (RefusedWhy.BAD_ID, "refused by storage"),
+    Refusal.OUTSIDE_RETENTION: (RefusedWhy.OUTSIDE_RETENTION, "datapoint too far in past or in future"),
+    Refusal.TOO_MANY_SERIES: (RefusedWhy.TOO_MANY_SERIES, "storage holds as many series as it may"),
 }
 
 
 class EmbeddedSink:
-    """``attributes``: resolution and retention (ns) of what it takes; ``unaggregated``: those of the namespace of raw samples, if any."""
+    """``indexes``: by resolution and retention in ns, (0, 0) for raw samples, the store's policies."""
 
     ordered = False
     lanes = 1
     batch_rows = 1 << 16
 
-    def __init__(
-        self,
-        store: Store,
-        attributes: Iterable[tuple[int, int]],
-        unaggregated: tuple[int, int] | None,
-        name: str = "embedded",
-    ) -> None:
+    def __init__(self, store: Store, indexes: Mapping[tuple[int, int], int], name: str = "embedded") -> None:
         self.name = name
         self._store = store
-        self._indexes = {one: store.policy_index(*one) for one in attributes}
-        if unaggregated is not None:
-            self._indexes[(0, 0)] = store.policy_index(*unaggregated)
+        self._indexes = dict(indexes)
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        namespaces: Iterable[Namespace],
+        name: str = "embedded",
+        wanted: frozenset[tuple[int, int]] | None = None,
+    ) -> Self:
+        """For the values of ``namespaces``, whose policies ``store`` has; of these the ``wanted`` ones (None: all).
+
+        A namespace without retention (an endpoint for raw samples is one) cannot be kept here.
+        """
+        indexes = {}
+        for namespace in namespaces:
+            policy = (namespace.resolution_ns, namespace.retention_ns)
+            attributes = policy if namespace.aggregated else (0, 0)
+            if namespace.retention_ns > 0 and (wanted is None or attributes in wanted):
+                indexes[attributes] = store.policy_index(*policy)
+        return cls(store, indexes, name)
 
     def takes(self, destination: Destination) -> bool:
         """See ``Sink``."""

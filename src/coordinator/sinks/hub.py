@@ -29,7 +29,7 @@ from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.segments import Position, SegmentError
 
-__all__ = ["Hub", "HubOptions", "Orphan", "Outlet", "Verdict", "open_hub"]
+__all__ = ["Hub", "HubOptions", "Orphan", "QueuedSink", "Verdict", "open_hub"]
 
 _log = logger(__name__)
 _TRY_AGAIN_S = 1.0
@@ -37,7 +37,7 @@ _ROW_BYTES = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class QueuedSink:
     """A sink as it is configured; ``queue`` None: it is the only one, and is written at once."""
 
     sink: Sink
@@ -362,7 +362,7 @@ class Hub:
 
 @contextlib.asynccontextmanager
 async def open_hub(
-    outlets: Sequence[Outlet], directory: Path, scope: Scope, options: HubOptions | None = None
+    queued: Sequence[QueuedSink], directory: Path, scope: Scope, options: HubOptions | None = None
 ) -> AsyncIterator[Hub]:
     """The hub of these sinks, whose queues are below ``directory``, until the context ends; ``scope`` is ``sink``.
 
@@ -370,11 +370,11 @@ async def open_hub(
     Raises ``SegmentError`` or ``RecordError`` where a queue cannot be opened, ``ValueError`` for a sink without queue beside others or
     two of one name.
     """
-    names = [outlet.sink.name for outlet in outlets]
+    names = [one.sink.name for one in queued]
     if len(set(names)) != len(names):
         raise ValueError(f"two sinks of one name: {', '.join(sorted(names))}")
-    direct = [outlet.sink for outlet in outlets if outlet.queue is None]
-    if direct and len(outlets) > 1:
+    direct = [one.sink for one in queued if one.queue is None]
+    if direct and len(queued) > 1:
         raise ValueError(f"sink {direct[0].name} has no queue: it cannot be one of several")
     options = options or HubOptions()
     orphans = await asyncio.to_thread(lambda: list(_orphans(directory, names)))
@@ -397,14 +397,14 @@ async def open_hub(
         return hub.table
 
     try:
-        for outlet in outlets:
-            if outlet.queue is not None:
-                path = directory / outlet.sink.name
-                queue = await asyncio.to_thread(Queue, path, outlet.queue, advance_soon)
-                deliverers.append(Deliverer(outlet.sink, queue, scope, table, advance))
+        for one in queued:
+            if one.queue is not None:
+                path = directory / one.sink.name
+                queue = await asyncio.to_thread(Queue, path, one.queue, advance_soon)
+                deliverers.append(Deliverer(one.sink, queue, scope, table, advance))
     except BaseException:
-        for one in deliverers:
-            await one.close()
+        for deliverer in deliverers:
+            await deliverer.close()
         raise
     hub = Hub(deliverers, direct[0] if direct else None, orphans, options)
     running = asyncio.create_task(hub.run(), name="sinks")

@@ -46,6 +46,14 @@ class SeriesTable:
         """Numbers of the ids ``buf[at[i]:at[i] + size[i]]``; new ones are added. ``buf`` is writable."""
         return self._ids.number(buf, at, size).astype(np.uint32)
 
+    def number(self, series_id: bytes) -> int:
+        """The number of one id, which is added if it is new."""
+        found = int(self._ids.find_keys([series_id])[0])
+        if found < 0:
+            found = len(self._ids)
+            self._ids.add([series_id], [found])
+        return found
+
     def ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """The bytes of all ids, and where each stands in them (start and size, by number). Good until the next ``numbers``."""
         return self._ids.ranges()

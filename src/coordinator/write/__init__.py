@@ -2,12 +2,13 @@
 
 Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``options`` and ``media`` read
 headers, ``decoding`` bodies; ``kernels`` are the compiled loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes,
-``sink`` is what messages are given to, ``direct`` is storage without aggregators. Which input gets which answer: docs/answers.md.
-Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.store`` and the ``m3*`` packages.
+``sink`` is what messages are given to; ``direct`` is storage without aggregators, ``raw_series`` numbers its series. Which input gets
+which answer: docs/answers.md.
+Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """
 
 from coordinator.write.carbon import CarbonIngester, CarbonServer
-from coordinator.write.direct import DirectStore, EmbeddedDirectStore
+from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
@@ -17,7 +18,7 @@ __all__ = [
     "CarbonIngester",
     "CarbonServer",
     "DirectStore",
-    "EmbeddedDirectStore",
+    "HubDirectStore",
     "IngestTopic",
     "MessageSink",
     "RefusedError",

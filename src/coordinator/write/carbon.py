@@ -8,7 +8,7 @@ the senders back.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,11 @@ from coordinator.write import kernels
 from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Preparation, pieces
 from coordinator.write.carbon_line import CarbonLineError, parse_line
 from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
-from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
+from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
 from coordinator.write.series_cache import Prepared, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
+from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -31,7 +32,18 @@ MAX_LINE_BYTES = 256 << 10
 CONTEXT = 1
 """Of carbon paths in the series cache."""
 
-_Direct = dict[StoragePolicy, list[tuple[int, DirectSeries]]]
+
+class _DirectSample(NamedTuple):
+    """A sample for storage itself."""
+
+    line: int
+    series_id: bytes
+    """Encoded tags."""
+    time_ns: int
+    value: float
+
+
+_Direct = dict[StoragePolicy, list[_DirectSample]]
 """Samples of lines (numbered over those that could be read) for storage."""
 
 _READ_BYTES = 64 << 10
@@ -234,7 +246,7 @@ class CarbonIngester:
             if not policies:
                 continue
             try:
-                tags = tags_of(path)
+                series_id = encode_tags([*tags_of(path), SCHEME_TAG])
             except (ValueError, IdError):
                 fates[line] = max(fates[line], _Fate.LOST)
                 self._not_kept.count(Reason.INVALID_LABELS, 1)
@@ -245,23 +257,26 @@ class CarbonIngester:
                 self._not_kept.count(Reason.OUTSIDE_RETENTION, 1)
                 continue
             fates[line] = max(fates[line], _Fate.TAKEN)
-            times_ms = np.array([seconds * 1000])
-            one = DirectSeries(tags, True, times_ms, np.array([self._values[row]]))
+            one = _DirectSample(line, series_id, seconds * SECOND_NS, float(self._values[row]))
             for policy in policies:
-                result.setdefault(policy, []).append((line, one))
+                result.setdefault(policy, []).append(one)
         return result
 
     async def _write_direct(
-        self, policy: StoragePolicy, series: list[tuple[int, DirectSeries]], fates: NDArray[np.uint8]
+        self, policy: StoragePolicy, samples: list[_DirectSample], fates: NDArray[np.uint8]
     ) -> None:
         assert self._direct is not None
-        lines = np.array([line for line, _ in series], np.int64)
+        lines = np.array([one.line for one in samples], np.int64)
+        table = self._direct.table
+        series = np.array([table.number(one.series_id) for one in samples], np.uint32)
+        times = np.array([one.time_ns for one in samples], np.int64)
+        batch = one_destination(table, series, times, np.array([one.value for one in samples], np.float64), policy)
         try:
-            refused = await self._direct.write(policy, [one for _, one in series])
+            refused = await self._direct.write(batch)
         except DirectWriteError as error:
             fates[lines] = _Fate.LOST
-            self._not_kept.count(Reason.STORAGE_FAILED, len(series))
-            log.error_limited("carbon lines could not be stored", lines=len(series), error=str(error))
+            self._not_kept.count(Reason.STORAGE_FAILED, len(samples))
+            log.error_limited("carbon lines could not be stored", lines=len(samples), error=str(error))
             return
         if refused:
             fates[lines[[sample.row for sample in refused]]] = _Fate.LOST

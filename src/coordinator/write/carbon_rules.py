@@ -88,7 +88,7 @@ def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces:
     if rule.pattern and rule.contains:
         raise CarbonRulesError(f"{where}: pattern and contains exclude each other")
     known = sorted(
-        (policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated),
+        {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated},
         key=lambda policy: (policy.window_ns, policy.retention_ns),
     )
     read_only = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.read_only}

@@ -19,17 +19,19 @@ from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
 from coordinator.not_kept import NotKept, Reason
+from coordinator.sinks import SeriesTable
 from coordinator.write import kernels, prompb
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
-from coordinator.write.direct import SCHEME_TAG, DirectSeries, DirectStore, DirectWriteError
+from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
+from coordinator.write.raw_series import DROPPED, INVALID, RawSeries
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError, UnmarshalError
-from m3metrics.ids import MAX_LITERAL_BYTES, Tags
+from m3metrics.ids import MAX_LITERAL_BYTES, Tags, encode_tags
 from m3metrics.metric import PROM_TYPES
 from m3metrics.policy import StoragePolicy
 from m3metrics.series_ids import normalized_tags, validate_tags
@@ -119,6 +121,8 @@ class RemoteWriter:
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
         self._decoder = RequestDecoder()
+        self._dropping, self._undropped = RawSeries(), RawSeries()
+        """Series that are stored as they come, with and without what rules drop."""
         self._encoder = Encoder(cache, sink.largest_message, sink.largest_batch) if sink is not None else Encoder(cache)
 
     async def handle(self, request: Request) -> Response:
@@ -376,33 +380,67 @@ class RemoteWriter:
                 outcome.last_retryable = refusal
             return
         assert self._direct is not None
-        batch = []
-        for row in request.series:
-            try:
-                tags, _ = self._labels(request.buf, row, options)
-                if options.policy is None and options.downsample and self._is_dropped(request.buf, row, options):
-                    self._scope.count("metrics_dropped")
-                    continue
-            except IdError:
-                continue
-            part = slice(int(row["sample_from"]), int(row["sample_from"]) + int(row["samples"]))
-            graphite = int(row["source"]) == Source.GRAPHITE
-            batch.append(DirectSeries(tags, graphite, request.times_ms[part].copy(), request.values[part].copy()))
+        table = self._direct.table
+        numbers = self._numbers(table, request, options, outcome)
+        samples = request.series["samples"].astype(np.int64)
+        self._scope.count("metrics_dropped", int((numbers == DROPPED).sum()))
+        for _ in range(int(((numbers >= 0) & (samples == 0)).sum())):
+            outcome.refuse("write query with no datapoints")
+        of_sample = np.repeat(numbers, samples)
+        kept = of_sample >= 0
+        if not kept.any():
+            return
+        batch = one_destination(
+            table,
+            of_sample[kept].astype(np.uint32),
+            # Times beyond what int64 has in nanoseconds wrap around, as in M3.
+            request.times_ms[kept] * MILLISECOND_NS,
+            request.values[kept],
+            options.policy,
+        )
         try:
-            refused = await self._direct.write(options.policy, batch)
+            refused = await self._direct.write(batch)
         except DirectWriteError as error:
-            outcome.retryable += len(batch)
+            outcome.retryable += int((numbers >= 0).sum())
             outcome.last_retryable = str(error)
             return
         for _, reason, text in refused:
             outcome.refuse(text)
             outcome.lose(reason, 1)
 
-    def _is_dropped(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> bool:
-        """Whether a drop rule keeps the series out of the unaggregated namespace. Raises ``IdError``."""
-        if not self._downsampler.matching:
-            return False
-        return self._appended(buf, row, options).drop_policy_applied
+    def _numbers(
+        self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome
+    ) -> NDArray[np.int64]:
+        """What the series of a request are called in the direct store's table, or why they are not stored."""
+        rows = len(request.series)
+        key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
+        contexts = np.empty(rows, np.uint64)
+        kernels.keys(request.series, rows, self._context(options), key_at, key_size, contexts)
+        may_drop = options.policy is None and options.downsample and self._downsampler.matching
+
+        def prepare(row: int) -> bytes | int:
+            one = request.series[row]
+            try:
+                tags, _ = self._labels(request.buf, one, options)
+                if may_drop and self._appended(request.buf, one, options).drop_policy_applied:
+                    return DROPPED
+            except IdError:
+                # Said before, by the pass that checks labels.
+                return INVALID
+            graphite = options.policy is not None and int(one["source"]) == Source.GRAPHITE
+            try:
+                return encode_tags([*tags, SCHEME_TAG] if graphite else tags)
+            except IdError as error:
+                outcome.refuse(str(error))
+                outcome.lose(Reason.INVALID_LABELS, int(one["samples"]))
+                return INVALID
+
+        # What rules drop is remembered together with the rules; other writes do not ask them.
+        series = self._undropped if not may_drop else self._dropping
+        generation = self._generation if may_drop else 0
+        return series.numbers(
+            table, generation, request.buf, key_at.astype(np.int64), key_size.astype(np.int64), contexts, prepare
+        )
 
 
 async def _body(request: Request) -> bytes:

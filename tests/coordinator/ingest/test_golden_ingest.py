@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.golden.vectors import REQUIRED, ROOT
 
-from coordinator.ingest import Ingester, IngestOptions
+from coordinator.ingest import Ingester, IngestOptions, StoreOutlet
 from coordinator.store import Store, StoreError, StoreOptions, WriteBatch, Written, open_store
 from m3metrics.policy import StoragePolicy
 from m3metrics.series_ids import graphite_id, normalized_tags, quoted_id
@@ -112,7 +112,7 @@ async def test_as_the_real_coordinator(vector: dict[str, Any], tmp_path: Path, p
     async with open_store(path, policies, config.get("options"), clock=lambda: now_s * 10**9) as store:
         sink = Answering(store, list(vector.get("storage_responses", [200])))
         registry = Registry()
-        ingester = Ingester(sink, policies, options, registry.scope("x"))
+        ingester = Ingester(StoreOutlet(sink), policies, options, registry.scope("x"))
         acked = await ingester.ingest(*pack([bytes.fromhex(vector["message"])]))
         if never_storable(registry):
             assert (acked.tolist(), vector["acked"]) == ([True], False)

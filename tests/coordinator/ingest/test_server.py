@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.ingest import Ingester, IngestOptions, IngestServer
+from coordinator.ingest import Ingester, IngestOptions, IngestServer, StoreOutlet
 from coordinator.store import Matcher, MatchOp, Store, StoreError, StoreOptions, WriteBatch, Written, open_store
 from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.policy import StoragePolicy
@@ -84,7 +84,9 @@ async def setup(tmp_path: Path) -> AsyncIterator[tuple[Flaky, IngestServer, Regi
     registry = Registry()
     async with open_store(tmp_path / "m.duckdb", POLICIES) as store:
         flaky = Flaky(store)
-        async with IngestServer("127.0.0.1:0", flaky, POLICIES[:1], OPTIONS, registry.scope("ingest-m3msg")) as server:
+        async with IngestServer(
+            "127.0.0.1:0", StoreOutlet(flaky), POLICIES[:1], OPTIONS, registry.scope("ingest-m3msg")
+        ) as server:
             yield flaky, server, registry
 
 
@@ -155,7 +157,7 @@ async def test_what_can_never_be_stored_is_acked_and_counted_and_named(
 async def test_new_series_of_a_full_store_are_acked(tmp_path: Path, message: Make, pack: Callable[..., Any]) -> None:
     registry, now = Registry(), time.time_ns()
     async with open_store(tmp_path / "m.duckdb", POLICIES, StoreOptions(max_series=1)) as store:
-        ingester = Ingester(store, POLICIES, OPTIONS, registry.scope("x"))
+        ingester = Ingester(StoreOutlet(store), POLICIES, OPTIONS, registry.scope("x"))
         acked = await ingester.ingest(*pack([message("a", now, 1.0), message("b", now, 1.0)]))
         assert acked.tolist() == [True, True]
         assert await values(store, b"a") == [1.0]
@@ -189,7 +191,7 @@ class Patient:
         self.store = Growing(POLICIES[0])
         options = msgspec.structs.replace(OPTIONS, no_namespace_grace_ns=60 * 10**9)
         self.ingester = Ingester(
-            self.store, POLICIES[:1], options, self.registry.scope("x"), clock=lambda: self.now_s * 10**9
+            StoreOutlet(self.store), POLICIES[:1], options, self.registry.scope("x"), clock=lambda: self.now_s * 10**9
         )
 
     def count(self, error_type: str) -> float:
@@ -276,7 +278,7 @@ async def test_garbage_ends_only_its_own_connection(setup: tuple[Flaky, IngestSe
 async def test_an_address_in_use_is_named(setup: tuple[Flaky, IngestServer, Registry]) -> None:
     flaky, server, registry = setup
     with pytest.raises(OSError, match=str(server.port)):
-        async with IngestServer(f"127.0.0.1:{server.port}", flaky, POLICIES, OPTIONS, registry.scope("x")):
+        async with IngestServer(f"127.0.0.1:{server.port}", StoreOutlet(flaky), POLICIES, OPTIONS, registry.scope("x")):
             pass
 
 

@@ -10,7 +10,7 @@ import pytest
 from lab.waiting import until
 from tests.coordinator.sinks.batches import LONG, SHORT, RecordingSink, Row, batch_of
 
-from coordinator.sinks.hub import Hub, HubOptions, Outlet, open_hub
+from coordinator.sinks.hub import Hub, HubOptions, QueuedSink, open_hub
 from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.sink import Delivered, HeldError, Refused, RefusedWhy, TryAgainError
 from coordinator.sinks.values import UNAGGREGATED
@@ -24,9 +24,9 @@ SMALL = QueueOptions(max_bytes=16_000)
 async def _hub(
     directory: Path, sinks: Sequence[RecordingSink], queue: QueueOptions | None = None, registry: Registry | None = None
 ) -> AsyncIterator[Hub]:
-    outlets = [Outlet(sink, queue or QueueOptions()) for sink in sinks]
+    queued = [QueuedSink(sink, queue or QueueOptions()) for sink in sinks]
     options = HubOptions(settle_s=0.05)
-    async with open_hub(outlets, directory, (registry or Registry()).scope("sink"), options) as hub:
+    async with open_hub(queued, directory, (registry or Registry()).scope("sink"), options) as hub:
         yield hub
 
 
@@ -61,7 +61,7 @@ async def test_what_no_sink_takes_is_refused(tmp_path: Path) -> None:
 async def test_a_sink_without_queue_is_written_at_once(tmp_path: Path) -> None:
     sink = RecordingSink()
     sink.verdict = lambda _: Delivered([Refused(RefusedWhy.TOO_OLD, np.array([0]), "too old")])
-    async with open_hub([Outlet(sink, None)], tmp_path / "queues", Registry().scope("sink")) as hub:
+    async with open_hub([QueuedSink(sink, None)], tmp_path / "queues", Registry().scope("sink")) as hub:
         [refused] = (await hub.write(batch_of(hub.table, _rows(2)))).refused
         assert refused.why is RefusedWhy.TOO_OLD
         sink.verdict = lambda _: TryAgainError("no")
@@ -73,7 +73,7 @@ async def test_a_sink_without_queue_is_written_at_once(tmp_path: Path) -> None:
 async def test_a_sink_without_queue_is_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be one of several"):
         async with open_hub(
-            [Outlet(RecordingSink("one"), None), Outlet(RecordingSink("two"), QueueOptions())],
+            [QueuedSink(RecordingSink("one"), None), QueuedSink(RecordingSink("two"), QueueOptions())],
             tmp_path,
             Registry().scope("sink"),
         ):
@@ -206,7 +206,7 @@ async def test_a_second_process_is_told(tmp_path: Path) -> None:
 async def test_a_table_that_is_too_large_is_left(tmp_path: Path) -> None:
     sink = RecordingSink()
     options = HubOptions(most_series=10)
-    async with open_hub([Outlet(sink, QueueOptions())], tmp_path, Registry().scope("sink"), options) as hub:
+    async with open_hub([QueuedSink(sink, QueueOptions())], tmp_path, Registry().scope("sink"), options) as hub:
         for k in range(0, 100, 5):
             await hub.write(batch_of(hub.table, [Row(b"%d" % i, i) for i in range(k, k + 5)]))
             assert len(hub.table) <= 10

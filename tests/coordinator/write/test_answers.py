@@ -28,11 +28,12 @@ from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.policies import policy_of
 from coordinator.not_kept import Reason
 from coordinator.service import running
+from coordinator.sinks import EmbeddedSink, QueuedSink, open_hub
 from coordinator.store import Store, StoreError, StoreOptions, open_store
 from coordinator.write import (
     CarbonIngester,
     CarbonServer,
-    EmbeddedDirectStore,
+    HubDirectStore,
     IngestTopic,
     RemoteWriter,
     SeriesCache,
@@ -139,7 +140,7 @@ class World:
     producer: Producer
     topic: IngestTopic
     store: Store
-    direct: EmbeddedDirectStore
+    direct: HubDirectStore
     downsampler: Downsampler
     cache: SeriesCache
     namespaces: list[Namespace]
@@ -194,7 +195,7 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
     registry, stored, producer, rules = Registry(), Registry(), Producer(), RulesInEffect()
     if set_up.rules is not None:
         rules.put("default", set_up.rules)
-    policies = [policy_of(n.resolution_ns, n.retention_ns) for n in set_up.namespaces if n.aggregated]
+    policies = [policy_of(n.resolution_ns, n.retention_ns) for n in set_up.namespaces]
     async with AsyncExitStack() as stack:
         kv = MemoryServer().client()
         stack.push_async_callback(kv.close)
@@ -202,12 +203,14 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
         store = await stack.enter_async_context(
             open_store(directory / "store.duckdb", policies, set_up.store, stored.scope("store"))
         )
+        sink = QueuedSink(EmbeddedSink.of(store, set_up.namespaces), None)
+        hub = await stack.enter_async_context(open_hub([sink], directory / "queues", stored.scope("sink")))
         world = World(
             registry,
             producer,
             IngestTopic(options, producer),  # type: ignore[arg-type]
             store,
-            EmbeddedDirectStore(store, set_up.namespaces),
+            HubDirectStore(hub, set_up.namespaces, 5.0),
             Downsampler(set_up.namespaces, rules, no_aggregators=set_up.no_aggregators, now_ns=time.time_ns()),
             SeriesCache(4096, set_up.cache_bytes),
             set_up.namespaces,

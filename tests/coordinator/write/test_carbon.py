@@ -17,11 +17,12 @@ from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, C
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler
 from coordinator.not_kept import Reason
+from coordinator.sinks import SeriesTable, Values
 from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
 from coordinator.write.carbon import MAX_LINE_BYTES
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
 from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile_rules, tags_of
-from coordinator.write.direct import DirectSeries, DirectWriteError, RefusedSample
+from coordinator.write.direct import DirectWriteError, RefusedSample
 from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
@@ -261,14 +262,18 @@ class _Storage:
 
     broken = False
 
+    def __init__(self) -> None:
+        self.table = SeriesTable()
+
     def refusal(self, _: StoragePolicy | None) -> str | None:
         return None
 
-    async def write(self, _: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
+    async def write(self, batch: Values) -> list[RefusedSample]:
         if self.broken:
             raise DirectWriteError("disk full")
         return [
-            RefusedSample(i, Reason.OUTSIDE_RETENTION, "negative") for i, one in enumerate(series) if one.values[0] < 0
+            RefusedSample(row, Reason.OUTSIDE_RETENTION, "negative")
+            for row in np.flatnonzero(batch.values < 0).tolist()
         ]
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.sinks import SeriesTable, Values
 from coordinator.write import RemoteWriter, SeriesCache
-from coordinator.write.direct import DirectSeries, RefusedSample
+from coordinator.write.direct import RefusedSample
 from coordinator.write.options import WriteOptions
 from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import GaugeWithMetadatas, TimedMetricWithMetadatas, decode_metric
@@ -62,13 +63,14 @@ class Storage:
     """Has an unaggregated namespace."""
 
     def __init__(self) -> None:
+        self.table = SeriesTable()
         self.names: list[bytes] = []
 
     def refusal(self, policy: StoragePolicy | None) -> str | None:
         return None if policy is None else "unaggregated only"
 
-    async def write(self, policy: StoragePolicy | None, series: list[DirectSeries]) -> list[RefusedSample]:
-        self.names += [dict(one.tags)[b"__name__"] for one in series]
+    async def write(self, batch: Values) -> list[RefusedSample]:
+        self.names += [dict(decode_tags(batch.table.id(one)))[b"__name__"] for one in batch.series.tolist()]
         return []
 
 

@@ -1,0 +1,106 @@
+"""What the file of a coordinator asks for as storage: the embedded store, sinks behind queues, both, or nothing.
+
+====================================  =======================================  ==============================================
+file                                  port 7507 writes to                      direct writes, through the hub
+====================================  =======================================  ==============================================
+embedded alone                        the store itself: safe means committed,  the store, without a queue
+                                      what it refuses is known
+more than one sink, ``prom-remote``   the hub: safe means in every queue       the hub, for as long as ``writeTimeout`` watched
+``noop-etcd``                         nothing, it is not there                 nothing
+====================================  =======================================  ==============================================
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.config import CoordinatorConfig
+from coordinator.config.sinks import QueueConfig, QueueOverrides
+from coordinator.downsample.policies import policy_of
+from coordinator.ingest import HubOutlet, Outlet, StoreOutlet
+from coordinator.sinks import EmbeddedSink, FileSink, Hub, QueuedSink, QueueOptions, Sink, open_hub
+from coordinator.sinks.prom_remote import LabelRules
+from coordinator.sinks.prom_remote.opening import open_sinks
+from coordinator.store import Store, StoreOptions, open_store
+from coordinator.write import DirectStore, HubDirectStore
+from m3x.instrument import Scope
+from m3x.log import logger
+
+__all__ = ["Storage", "open_storage"]
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What there is to write to, and to read from."""
+
+    outlet: Outlet
+    """For values that come back from the aggregators."""
+    direct: DirectStore
+    hub: Hub
+    store: Store | None
+    """The embedded store, which queries are answered from."""
+
+
+@contextlib.asynccontextmanager
+async def open_storage(config: CoordinatorConfig, data_dir: Path, scope: Scope) -> AsyncIterator[Storage]:
+    """Until the context ends; what is in queues stays there. Raises ``StoreError``, ``SegmentError``, ``TLSError`` or ``OSError``."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if config.has_embedded_store:
+            store = await stack.enter_async_context(_embedded_store(config, data_dir, scope))
+        sinks = _sinks(config, store)
+        directory = data_dir / config.sink_queue.directory
+        hub = await stack.enter_async_context(open_hub(sinks, directory, scope.sub("sink")))
+        outlet: Outlet = StoreOutlet(store) if store is not None and config.embedded_alone else HubOutlet(hub)
+        direct = HubDirectStore(hub, config.namespaces, config.write_timeout.seconds)
+        yield Storage(outlet, direct, hub, store)
+
+
+def _embedded_store(
+    config: CoordinatorConfig, data_dir: Path, scope: Scope
+) -> contextlib.AbstractAsyncContextManager[Store]:
+    """With a table for each namespace that has a retention."""
+    policies = list(
+        dict.fromkeys(policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.retention_ns > 0)
+    )
+    options = StoreOptions(
+        allow_duplicate_tag_names=config.tag_options.allow_tag_name_duplicates,
+        allow_empty_tag_values=config.tag_options.allow_tag_value_empty,
+    )
+    return open_store(data_dir / config.embedded_storage.path, policies, options, scope.sub("store"))
+
+
+def _sinks(config: CoordinatorConfig, store: Store | None) -> list[QueuedSink]:
+    """All sinks of the file, with the options of their queues."""
+    if store is not None and config.embedded_alone:
+        return [QueuedSink(EmbeddedSink.of(store, config.namespaces), None)]
+    found: list[tuple[Sink, QueueOverrides]] = []
+    remote = config.prometheus_remote_backend
+    if config.backend == "prom-remote" and remote is not None:
+        rules = LabelRules(
+            metric_name=config.tag_options.metric_name.encode(), bucket_name=config.tag_options.bucket_name.encode()
+        )
+        found += zip(open_sinks(remote, rules), (one.queue for one in remote.endpoints), strict=True)
+    elif store is not None:
+        found.append((EmbeddedSink.of(store, config.namespaces), QueueOverrides()))
+    for section in config.sinks:
+        if section.type == "file":
+            found.append((FileSink(section.path, section.attributes, section.called), section.queue))
+        else:
+            assert store is not None
+            found.append((EmbeddedSink.of(store, config.namespaces, section.called, section.attributes), section.queue))
+    return [QueuedSink(sink, _queue_options(own.over(config.sink_queue))) for sink, own in found]
+
+
+def _queue_options(section: QueueConfig) -> QueueOptions:
+    return QueueOptions(
+        max_bytes=section.max_bytes,
+        segment_bytes=section.segment_bytes,
+        sync=section.sync,
+        sync_interval_s=section.sync_interval.seconds,
+        drop_oldest=section.on_full == "dropOldest",
+        window_bytes=section.window_bytes,
+    )
