@@ -109,8 +109,6 @@ class SegmentScan:
                     return None
             elif isinstance(found, Bad):
                 self._at = self._base + found.next
-            elif self.expected is not None and found.sequence < self.expected:
-                self._at = self._base + found.end
             else:
                 return self._take(found)
         return None

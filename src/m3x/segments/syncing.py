@@ -141,6 +141,7 @@ class Syncer:
                 self._say(f"fsync failed: {error.strerror or error}; it is tried again every {_RETRY_S:g} s")
             except SegmentError as error:
                 self._fail(error)
+                return
             else:
                 again = False
                 next_at = started + self._interval_s
@@ -150,7 +151,7 @@ class Syncer:
         """Returns when there is something to sync and its time has come; False: the end has come."""
         with self._changed:
             self._idle = True
-            self._changed.wait_for(lambda: self._closing or (self._is_due() and self.failure is None))
+            self._changed.wait_for(lambda: self._closing or self._is_due())
             self._idle = False
             while not (self._closing or self._hurry) and (left := next_at - time.monotonic()) > 0:
                 self._changed.wait(left)

@@ -61,6 +61,16 @@ def test_every_place_of_a_chunks_end_behind_damage(tmp_path: Path) -> None:
         assert [damage[1:4] for damage in told] == [(HEADER.size, ends[0] - HEADER.size, 1)]
 
 
+def test_no_record_reaches_beyond_the_limit(tmp_path: Path) -> None:
+    whole, ends = segment_of([b"one", b"two" * 9, b"", b"four"])
+    (tmp_path / "file").write_bytes(whole)
+    with (tmp_path / "file").open("rb") as file:
+        for limit in range(len(whole) + 1):
+            scan = SegmentScan(file.fileno(), HEADER)
+            found = [scan.next(limit) is not None for _ in range(5)]
+            assert sum(found) == sum(end <= limit for end in ends)
+
+
 def test_a_file_that_is_shorter_than_said_ends_the_scan(tmp_path: Path) -> None:
     whole, _ = segment_of([b"one", b"two" * 20])
     (tmp_path / "file").write_bytes(whole[:-30])

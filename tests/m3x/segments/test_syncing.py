@@ -208,6 +208,8 @@ async def test_what_cannot_be_read_back_fails_the_log(tmp_path: Path, fsync: Fsy
         with pytest.raises(SegmentError, match="lost what was appended"):
             await log.wait_durable(end)
         assert "lost what was appended" in log.trouble
+        # There is nothing left to try.
+        await until(lambda: "segments-sync" not in {thread.name for thread in threading.enumerate()})
 
 
 async def test_who_waits_when_the_log_is_closed_is_told(tmp_path: Path, fsync: Fsync) -> None:
