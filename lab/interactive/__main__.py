@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from lab.errors import LabError
 from lab.interactive.conductor import MIN_WINDOWS, Conductor
 from lab.interactive.layout import make_layout
 from lab.interactive.orders import HELP
-from lab.interrupts import Interrupted, raise_interrupted
+from lab.interrupts import Interrupted, ignore_interrupts, raise_interrupted
 from lab.kv import KINDS, kv_of
 from lab.stack.demo import WINDOW_S, Feeder
 from lab.stack.judge import FLUSH_DELAY_S
@@ -44,9 +43,7 @@ def main() -> int:
     except (LabError, CtlError) as error:
         print(f"error: {error}", file=sys.stderr)
     finally:
-        # A second Ctrl-C must not leave processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore_interrupts()
         if conductor is not None:
             code = conductor.end() or code
     if options.data_dir is None and code == 0:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from lab.admin_calls import admin_calls, create
 from lab.cluster import LOCAL, ROOT
 from lab.errors import LabError
 from lab.http import try_get
-from lab.interrupts import Interrupted, raise_interrupted
+from lab.interrupts import Interrupted, ignore_interrupts, raise_interrupted
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
 from lab.stack.board import Watcher, as_line, as_table
@@ -42,12 +41,11 @@ def main() -> int:
         code = _run(options, services)
     except Interrupted:
         print("\nending")
-        # A second Ctrl-C must not leave processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     finally:
+        ignore_interrupts()
         for service in reversed(services):
             ended = service.stop(_END_S)
             if ended != 0:
