@@ -85,7 +85,8 @@ class Receiver:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
+        # Not request.read(), which takes a megabyte at most.
+        body = await request.content.read()
         received = Received(
             request.method,
             request.raw_path,

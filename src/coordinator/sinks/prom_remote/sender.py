@@ -4,6 +4,7 @@ Redirects keep method and body (307, 308); those that would turn a write into a 
 held, with the new location in the text. Credentials and headers of the configuration go to the configured host only.
 """
 
+import io
 import socket
 import time
 from collections.abc import Mapping
@@ -37,7 +38,9 @@ _HEADERS = {
 _LEFT_OUT = ("Accept", "Accept-Encoding")
 _MAX_REDIRECTS = 5
 _MAX_READ = 4096
-_FOR_EVER_S = 1e9
+_WRITTEN_AT_ONCE = 1 << 20
+"""Bytes up to which a body is handed to the socket in one go; larger ones in pieces, so that other tasks get their turn."""
+_FOREVER_S = 1e9
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -154,7 +157,7 @@ class Sender:
         tls = self._endpoint.tls
         async with self._opened().post(
             URL(url, encoded=True),
-            data=body,
+            data=body if len(body) < _WRITTEN_AT_ONCE else io.BytesIO(body),
             headers=headers,
             allow_redirects=False,
             ssl=tls.context() if tls is not None else True,
@@ -172,7 +175,7 @@ class Sender:
         if self._session is None:
             endpoint = self._endpoint
             connector = aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=endpoint.idle_timeout_s or _FOR_EVER_S, socket_factory=self._socket
+                limit=0, keepalive_timeout=endpoint.idle_timeout_s or _FOREVER_S, socket_factory=self._socket
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
