@@ -34,3 +34,14 @@ def test_it_grows() -> None:
     assert table.find_keys([b"key-20000"]).tolist() == [-1]
     arena, at, size = table.ranges()
     assert arena[at[-1] : at[-1] + size[-1]].tobytes() == keys[-1]
+
+
+@given(st.lists(st.lists(st.binary(max_size=6), max_size=40), max_size=6))
+def test_it_numbers_what_it_does_not_know(batches: list[list[bytes]]) -> None:
+    table, model = ByteTable(), dict[bytes, int]()
+    for keys in batches:
+        sizes = np.array([len(key) for key in keys], np.int64)
+        buf = np.frombuffer(bytearray(b"".join(keys)) + bytes(8), np.uint8)
+        numbers = table.number(buf, np.cumsum(sizes) - sizes, sizes)
+        assert numbers.tolist() == [model.setdefault(key, len(model)) for key in keys]
+    assert [table.key(i) for i in range(len(table))] == list(model)

@@ -68,10 +68,11 @@ class Deliverer:
         self._appended = 0
         self._rate_in, self._rate_out = Rate(), Rate()
         self._failing_since_ns: int | None = None
+        self._dropped = 0
         self._dropped_ns: int | None = None
         self._append_error = self._read_error = self._save_error = ""
         self._full = False
-        self._note_dropped(self._core.counts.dropped)
+        self._note_dropped()
 
     @property
     def name(self) -> str:
@@ -94,12 +95,14 @@ class Deliverer:
             _log.error_limited(f"sink {self.name}: what arrives waits", error=str(error))
             raise
         finally:
-            self._note_dropped(self._core.drop(self._queue.available))
+            self._core.drop(self._queue.available)
+            self._note_dropped()
         self._full, self._append_error = False, ""
         self._appended += len(batch)
         self._scope.count("appended", len(batch))
         self._ages.note(place.first, now_ns)
         self._core.append(Record(place.first, place.stop, batch, watcher=watcher))
+        self._note_dropped()
         self._wake_lanes()
         return place
 
@@ -231,8 +234,10 @@ class Deliverer:
         if self._core.lags:
             self._read_wake.set()
 
-    def _note_dropped(self, lost: int) -> None:
+    def _note_dropped(self) -> None:
+        lost = self._core.counts.dropped - self._dropped
         if lost:
+            self._dropped = self._core.counts.dropped
             self._dropped_ns = monotonic_ns()
             self._scope.count("dropped", lost)
             _log.warning_limited(f"sink {self.name}: its queue is full, the oldest values are dropped", values=lost)

@@ -65,6 +65,7 @@ class Delivery:
         self.counts = Counts()
         self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
         self._end = end
+        self._available = available
         self._again_before = end
         self._done = done.gaps(0, end).gaps(0, end)
         self._disk = self._done.gaps(0, end)
@@ -149,7 +150,8 @@ class Delivery:
         return lost
 
     def drop(self, before: int) -> int:
-        """The queue has nothing before that number any more; returns how many values are lost: those in memory are not."""
+        """The queue has nothing before that number any more; returns how many values are lost now: those in memory are not yet."""
+        self._available = max(self._available, before)
         lost = self._give_up(0, before)
         self.counts.dropped += lost
         return lost
@@ -251,7 +253,12 @@ class Delivery:
         return True
 
     def _leave_to_disk(self, record: Record) -> None:
-        self._disk.add(record.first, record.stop)
+        if record.first < self._available:
+            # The disk does not have it either any more.
+            self.counts.dropped += record.stop - record.first
+            self._done.add(record.first, record.stop)
+        else:
+            self._disk.add(record.first, record.stop)
         if record.watcher is not None:
             record.watcher.forgotten()
 

@@ -17,7 +17,7 @@ _SEED = np.uint64(0x5EED)
 
 @njit(cache=True, nogil=True)
 def hash_ids(arena, at, size, first, hashes):
-    """``hashes[i]`` (uint64) of the ids ``arena[at[i]:at[i] + size[i]]``, from number ``first`` on. Equal in every run."""
+    """``hashes[i]`` (uint64) of the ids ``arena[at[i]:at[i] + size[i]]``, from number ``first`` on."""
     for i in range(first, len(at)):
         hashes[i] = hash_bytes(base(arena) + np.uint64(at[i]), np.int64(size[i]), _SEED)
 

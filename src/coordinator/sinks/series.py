@@ -31,7 +31,7 @@ class SeriesTable:
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
-        """A hash of each id by number, the same in every run and table. Good until the next ``numbers``."""
+        """A hash of each id by number, the same in every table. Good until the next ``numbers``."""
         count = len(self._ids)
         if self._hashed < count:
             if count > len(self._hashes):
