@@ -1,5 +1,6 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
-``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``) and ``segments`` (``bench.segments_bench``)."""
+``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``) and ``sinks``
+(``bench.sinks``)."""
 
 import sys
 
@@ -16,6 +17,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   rules     what rules cost the coordinator per new series and per sample
   out       what a series costs the coordinator from m3msg into its store, when it is new and afterwards
   segments  what a log on disk costs: append, sync, read, open
+  sinks     what a value costs on its way through queues to sinks
 
   --help, --version"""
 
@@ -47,6 +49,10 @@ def main() -> int:
         from bench.segments_bench import main as segments  # noqa: PLC0415
 
         return segments(rest)
+    if command == "sinks":
+        from bench.sinks import main as sinks  # noqa: PLC0415
+
+        return sinks(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0
