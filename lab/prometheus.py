@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import cramjam
 
 from lab.http import request
-from m3metrics.codec.messages import message
-from m3x.protobuf import Field, Kind, MessageValue, marshal, unmarshal
+from m3x.protobuf import Field, Kind, MessageValue, generated, marshal, unmarshal
 
 Labels = tuple[tuple[str, str], ...]
 Points = dict[Labels, dict[int, float]]
@@ -14,26 +13,26 @@ Points = dict[Labels, dict[int, float]]
 
 EQUAL, NOT_EQUAL, REGEX, NOT_REGEX = range(4)
 
-_LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
-_SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
-_SERIES = message(
+_LABEL = generated("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+_SAMPLE = generated("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+_SERIES = generated(
     "TimeSeries",
     Field(1, "labels", Kind.MESSAGE, _LABEL, repeated=True),
     Field(2, "samples", Kind.MESSAGE, _SAMPLE, repeated=True),
 )
-_WRITE = message("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
-_MATCHER = message(
+_WRITE = generated("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_MATCHER = generated(
     "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-_QUERY = message(
+_QUERY = generated(
     "Query",
     Field(1, "start", Kind.INT64),
     Field(2, "end", Kind.INT64),
     Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
 )
-_READ = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
-_RESULT = message("QueryResult", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
-_ANSWER = message("ReadResponse", Field(1, "results", Kind.MESSAGE, _RESULT, repeated=True))
+_READ = generated("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
+_RESULT = generated("QueryResult", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_ANSWER = generated("ReadResponse", Field(1, "results", Kind.MESSAGE, _RESULT, repeated=True))
 
 
 def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:

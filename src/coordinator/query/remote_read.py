@@ -21,23 +21,21 @@ from coordinator.query.parameters import body_of, policies_of, read_parameters
 from coordinator.query.rendering import encode, number_text
 from coordinator.query.selector import parse_selector
 from coordinator.store import Matcher, MatcherError, MatchOp, Selection, Store
-from m3metrics.codec.messages import message
-from m3metrics.errors import UnmarshalError
 from m3x.clock import wall_ns
-from m3x.protobuf import Field, Kind, unmarshal, varint
+from m3x.protobuf import DecodeError, Field, Kind, generated, unmarshal, varint
 
 __all__ = ["RemoteRead", "encode_response"]
 
-_MATCHER = message(
+_MATCHER = generated(
     "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-_QUERY = message(
+_QUERY = generated(
     "Query",
     Field(1, "start", Kind.INT64),
     Field(2, "end", Kind.INT64),
     Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
 )
-_READ_REQUEST = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
+_READ_REQUEST = generated("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
 _MAX_REQUEST_BYTES = 32 << 20
 _MAX_QUERIES = 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,8 +81,8 @@ def _parse(body: bytes) -> list[tuple[tuple[Matcher, ...], int, int]]:
         raise QueryError(f"the request body is not snappy in block format: {error}") from None
     try:
         queries = unmarshal(_READ_REQUEST, data).get("queries", ())
-    except UnmarshalError as error:
-        raise QueryError(f"the request body is not a prometheus.ReadRequest: {error}") from None
+    except DecodeError as error:
+        raise QueryError(f"the request body is not a prometheus.ReadRequest: {error.reason}") from None
     if len(queries) > _MAX_QUERIES:
         raise QueryError(f"{len(queries)} queries in one request; at most {_MAX_QUERIES} are answered")
     try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from coordinator.not_kept import Reason
 from coordinator.write import kernels, prompb
 from coordinator.write.options import BadRequestError, UnsupportedMediaError, WriteOptions
-from m3metrics.errors import UnmarshalError
+from m3x.protobuf import DecodeError
 
 MAX_BODY_BYTES = 64 << 20
 """Largest body, before and after decompression."""
@@ -98,7 +98,7 @@ class RequestDecoder:
         if series["scattered"].any():
             try:
                 buf = _gather_labels(buf, series)
-            except UnmarshalError as error:
+            except DecodeError as error:
                 raise BadRequestError(prompb.error_of(buf.tobytes())) from error
         if options.prom_type is not None:
             series["prom_type"] = options.prom_type
@@ -111,7 +111,7 @@ class RequestDecoder:
 def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:
     """Series whose labels do not stand side by side get a copy of them behind the body, and their ranges point there.
 
-    Raises ``UnmarshalError`` for labels that are none.
+    Raises ``DecodeError`` for labels that are none.
     """
     parts, end = [buf], len(buf)
     for row in np.flatnonzero(series["scattered"]):

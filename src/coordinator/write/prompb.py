@@ -3,13 +3,11 @@
 Field numbers: docs/m3/coordinator.md, request of a write. The hot path is ``coordinator.write.kernels.request``.
 """
 
-from m3metrics.codec.messages import message
-from m3metrics.errors import UnmarshalError
-from m3x.protobuf import Field, Kind, MessageValue, marshal, unmarshal
+from m3x.protobuf import DecodeError, Field, Kind, MessageValue, generated, marshal, unmarshal
 
-LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
-SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
-TIME_SERIES = message(
+LABEL = generated("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+SAMPLE = generated("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+TIME_SERIES = generated(
     "TimeSeries",
     Field(1, "labels", Kind.MESSAGE, LABEL, repeated=True),
     Field(2, "samples", Kind.MESSAGE, SAMPLE, repeated=True),
@@ -17,14 +15,14 @@ TIME_SERIES = message(
     Field(102, "source", Kind.INT32),
     Field(1001, "type", Kind.INT32),
 )
-WRITE_REQUEST = message("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, TIME_SERIES, repeated=True))
+WRITE_REQUEST = generated("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, TIME_SERIES, repeated=True))
 
 Labels = list[tuple[bytes, bytes]]
 """Names and values in the order of the request."""
 
 
 def decode(body: bytes) -> list[MessageValue]:
-    """The series of a request. Raises ``UnmarshalError`` with M3's text."""
+    """The series of a request. Raises ``DecodeError``; its ``reason`` is M3's text."""
     series: list[MessageValue] = unmarshal(WRITE_REQUEST, body).get("timeseries", [])
     return series
 
@@ -33,18 +31,18 @@ def error_of(body: bytes) -> str:
     """Why the compiled decoder refused ``body``."""
     try:
         decode(body)
-    except UnmarshalError as error:
-        return str(error)
+    except DecodeError as error:
+        return error.reason
     return "not a write request"
 
 
 def labels_of(data: bytes) -> Labels:
-    """The labels in the bytes of label fields. Raises ``UnmarshalError``."""
+    """The labels in the bytes of label fields. Raises ``DecodeError``."""
     values = unmarshal(TIME_SERIES, data)
     return [(label.get("name", b""), label.get("value", b"")) for label in values.get("labels", [])]
 
 
 def label_fields(data: bytes) -> bytes:
-    """The label fields of a TimeSeries message side by side, written as clients write them. Raises ``UnmarshalError``."""
+    """The label fields of a TimeSeries message side by side, written as clients write them. Raises ``DecodeError``."""
     labels = unmarshal(TIME_SERIES, data).get("labels", [])
     return marshal(TIME_SERIES, {"labels": labels})

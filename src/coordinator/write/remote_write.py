@@ -30,7 +30,7 @@ from coordinator.write.options import BadRequestError, WriteOptions, apply_map_t
 from coordinator.write.raw_series import DROPPED, INVALID, RawSeries
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
-from m3metrics.errors import IdError, UnmarshalError
+from m3metrics.errors import IdError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags, encode_tags
 from m3metrics.metric import PROM_TYPES
 from m3metrics.policy import StoragePolicy
@@ -38,6 +38,7 @@ from m3metrics.series_ids import normalized_tags, validate_tags
 from m3msg.batch import joined_messages
 from m3x.instrument import Scope
 from m3x.log import logger
+from m3x.protobuf import DecodeError
 
 _FIRST_MAPPED_CONTEXT = 2
 _MAX_MAPPED_CONTEXTS = 1024
@@ -328,8 +329,8 @@ class RemoteWriter:
         else:
             try:
                 labels = prompb.labels_of(data.tobytes())
-            except UnmarshalError as error:
-                raise BadRequestError(str(error)) from error
+            except DecodeError as error:
+                raise BadRequestError(error.reason) from error
         apply_map_tags(labels, options.map_tags)
         name = next((value for key, value in labels if key == b"__name__"), b"")
         graphite = int(row["source"]) == Source.GRAPHITE

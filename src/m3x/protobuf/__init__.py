@@ -1,6 +1,7 @@
 """Protobuf's wire format: one vocabulary for messages, one plain codec, one set of compiled readers and writers.
 
-``schema``   what a message table is made of: ``Message``, ``Field``, ``Kind``, and the ``Rules`` of its family (open this first)
+``schema``   what a message table is made of: ``Message``, ``Field``, ``Kind``, and the ``Rules`` of its family, such as those of messages
+             that generated code reads in M3 (``generated``); open this first
 ``plain``    ``marshal``, ``unmarshal``, ``varint``: the authority
 ``reading``  compiled: varint, length, tag, skipping; for ``GENERATED`` messages
 ``writing``  compiled: varint, length, fields, their sizes
@@ -10,7 +11,7 @@ The compiled modules are imported from where they are, so that whoever needs a t
 
 Own code instead of the protobuf runtime: bytes must be laid out as Go's generated code lays them out, errors have Go's texts, and the hot
 paths are compiled. The tables of messages stay with the packages that own them: ``m3metrics.codec.messages``, ``m3cluster.proto``,
-``m3msg.frames``, ``coordinator.write.prompb``. Imports nothing of the project but ``m3x``.
+``m3msg.frames``, ``coordinator.write.prompb``, ``coordinator.query.remote_read``. Imports nothing of the project but ``m3x``.
 
 What differs between the families of messages is named by a field of ``Rules``; there is one test per row in
 ``tests/m3x/protobuf/test_differences.py``.
@@ -36,7 +37,7 @@ What differs between the families of messages is named by a field of ``Rules``; 
 """
 
 from m3x.protobuf.plain import WireError, marshal, read_varint, unmarshal, varint
-from m3x.protobuf.schema import GENERATED, DecodeError, Enum, Field, Kind, Message, MessageValue, Rules
+from m3x.protobuf.schema import GENERATED, DecodeError, Enum, Field, Kind, Message, MessageValue, Rules, generated
 
 __all__ = [
     "GENERATED",
@@ -48,6 +49,7 @@ __all__ = [
     "MessageValue",
     "Rules",
     "WireError",
+    "generated",
     "marshal",
     "read_varint",
     "unmarshal",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GENERATED", "DecodeError", "Enum", "Field", "Kind", "Message", "MessageValue", "Rules"]
+__all__ = ["GENERATED", "DecodeError", "Enum", "Field", "Kind", "Message", "MessageValue", "Rules", "generated"]
 
 MessageValue = dict[str, Any]
 """A message: proto field name → value."""
@@ -175,3 +175,8 @@ class Message:
     def defaults(self) -> MessageValue:
         """The message with no field set."""
         return {f.name: f.default() for f in self.fields}
+
+
+def generated(name: str, *fields: Field, rules: Rules = GENERATED) -> Message:
+    """A message that generated code reads and writes."""
+    return Message(name, fields, rules)

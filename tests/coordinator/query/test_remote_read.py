@@ -9,30 +9,29 @@ import numpy as np
 import pytest
 
 from coordinator.store import Store
-from m3metrics.codec.messages import message
-from m3x.protobuf import Field, Kind, marshal, unmarshal, varint
+from m3x.protobuf import Field, Kind, generated, marshal, unmarshal, varint
 
 Fill = Callable[..., Awaitable[None]]
 PATH = "/api/v1/prom/remote/read"
-PAIR = message(
+PAIR = generated(
     "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
-QUERY = message(
+QUERY = generated(
     "Query",
     Field(1, "start", Kind.INT64),
     Field(2, "end", Kind.INT64),
     Field(3, "matchers", Kind.MESSAGE, PAIR, repeated=True),
 )
-REQUEST = message("ReadRequest", Field(1, "queries", Kind.MESSAGE, QUERY, repeated=True))
-LABEL = message("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
-SAMPLE = message("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
-SERIES = message(
+REQUEST = generated("ReadRequest", Field(1, "queries", Kind.MESSAGE, QUERY, repeated=True))
+LABEL = generated("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
+SAMPLE = generated("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
+SERIES = generated(
     "TimeSeries",
     Field(1, "labels", Kind.MESSAGE, LABEL, repeated=True),
     Field(2, "samples", Kind.MESSAGE, SAMPLE, repeated=True),
 )
-RESULT = message("QueryResult", Field(1, "timeseries", Kind.MESSAGE, SERIES, repeated=True))
-RESPONSE = message("ReadResponse", Field(1, "results", Kind.MESSAGE, RESULT, repeated=True))
+RESULT = generated("QueryResult", Field(1, "timeseries", Kind.MESSAGE, SERIES, repeated=True))
+RESPONSE = generated("ReadResponse", Field(1, "results", Kind.MESSAGE, RESULT, repeated=True))
 
 
 def request(*queries: tuple[int, int, list[tuple[int, bytes, bytes]]]) -> bytes:

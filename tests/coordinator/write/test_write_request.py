@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.write import kernels, prompb
-from m3metrics.errors import UnmarshalError
-from m3x.protobuf import marshal, varint
+from m3x.protobuf import DecodeError, marshal, varint
 
 
 def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
@@ -39,7 +38,7 @@ def _compiled(body: bytes) -> tuple[int, list[dict[str, Any]]]:
 def _gathered(message: bytes) -> bytes | None:
     try:
         return prompb.label_fields(message)
-    except UnmarshalError:
+    except DecodeError:
         return None
 
 
@@ -60,7 +59,7 @@ def _judge(body: bytes) -> None:
     status, compiled = _compiled(body)
     try:
         plain = _plain(body)
-    except UnmarshalError:
+    except DecodeError:
         if status == kernels.DONE:
             # Labels are looked into only when a series is new.
             key_at = np.zeros(1, np.uint32)
