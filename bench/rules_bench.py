@@ -16,9 +16,9 @@ import cramjam
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.write import RemoteWriter, SeriesCache
 from coordinator.write.options import WriteOptions
-from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.filters import compile_filter
 from m3metrics.pipeline import TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy

@@ -20,9 +20,7 @@ def aggregated(labels: dict[str, str], time_ns: int, value: float, policy: str) 
     """A value as an aggregator hands it over."""
     tags = [(name.encode(), text.encode()) for name, text in sorted(labels.items())]
     return encode_aggregated(
-        AggregatedMetric(
-            id=encode_tags(tags), time_ns=time_ns, value=value, storage_policy=StoragePolicy.parse(policy)
-        )
+        AggregatedMetric(id=encode_tags(tags), time_ns=time_ns, value=value, storage_policy=StoragePolicy.parse(policy))
     )
 
 

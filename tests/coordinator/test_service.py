@@ -15,8 +15,8 @@ import pytest
 from lab.waiting import until
 
 from coordinator.config import load_coordinator
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.service import Coordinator, ServiceError, StartError, running
-from coordinator.write.prompb import WRITE_REQUEST
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ENVIRONMENT, placement_key, rule_namespaces_key, rule_set_key, topic_key
 from m3cluster.kv.leased import LeasedStore

@@ -7,8 +7,9 @@ import cramjam
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator import prompb
 from coordinator.not_kept import Reason
-from coordinator.write import kernels, prompb
+from coordinator.write import kernels
 from coordinator.write.options import BadRequestError, UnsupportedMediaError, WriteOptions
 from m3x.protobuf import DecodeError
 

@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from coordinator import prompb
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
 from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
-from coordinator.write import kernels, prompb
+from coordinator.write import kernels
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder

@@ -11,7 +11,7 @@ The compiled modules are imported from where they are, so that whoever needs a t
 
 Own code instead of the protobuf runtime: bytes must be laid out as Go's generated code lays them out, errors have Go's texts, and the hot
 paths are compiled. The tables of messages stay with the packages that own them: ``m3metrics.codec.messages``, ``m3cluster.proto``,
-``m3msg.frames``, ``coordinator.write.prompb``, ``coordinator.query.remote_read``. Imports nothing of the project but ``m3x``.
+``m3msg.frames``, ``coordinator.prompb``, ``coordinator.query.remote_read``. Imports nothing of the project but ``m3x``.
 
 What differs between the families of messages is named by a field of ``Rules``; there is one test per row in
 ``tests/m3x/protobuf/test_differences.py``.

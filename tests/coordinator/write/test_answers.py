@@ -27,6 +27,7 @@ from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.policies import policy_of
 from coordinator.not_kept import Reason
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.service import running
 from coordinator.sinks import EmbeddedSink, QueuedSink, open_hub
 from coordinator.store import Store, StoreError, StoreOptions, open_store
@@ -40,7 +41,6 @@ from coordinator.write import (
     remote_write_routes,
 )
 from coordinator.write.carbon_rules import compile_rules
-from coordinator.write.prompb import WRITE_REQUEST
 from coordinator.write.readiness import Verdict
 from m3cluster.kv import MemoryServer
 from m3cluster.topology import Topology

@@ -25,11 +25,11 @@ from coordinator.config.carbon import (
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import CoordinatorConfig, load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.sinks import SeriesTable, Values
 from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remote_write_routes
 from coordinator.write.carbon_rules import CarbonRulesError, compile_rules
 from coordinator.write.direct import RefusedSample
-from coordinator.write.prompb import WRITE_REQUEST
 from m3cluster.proto import decode
 from m3cluster.proto.rules import RULE_SET
 from m3metrics.codec import (

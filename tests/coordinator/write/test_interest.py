@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.prompb import TIME_SERIES
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
-from coordinator.write.prompb import TIME_SERIES
 from m3metrics.filters import TagsFilter, compile_filter
 from m3x.protobuf import marshal
 

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Downsampler
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.write import RemoteWriter, SeriesCache, remote_write_routes
 from coordinator.write.decoding import MAX_BODY_BYTES, RequestDecoder
 from coordinator.write.options import BadRequestError, WriteOptions, parse_options
-from coordinator.write.prompb import WRITE_REQUEST
 from coordinator.write.remote_write import FailedError
 from m3metrics.ids import decode_tags
 from m3msg.batch import MessageBatch

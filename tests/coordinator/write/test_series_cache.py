@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from coordinator.downsample import TemplateSpec
-from coordinator.write.prompb import TIME_SERIES, labels_of
+from coordinator.prompb import TIME_SERIES, labels_of
 from coordinator.write.series_cache import SeriesCache, SeriesTooLargeError, TooManyMetadatasError
 from m3metrics.ids import coordinator_id
 from m3metrics.metric import MetricType

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.write import kernels, prompb
+from coordinator import prompb
+from coordinator.write import kernels
 from m3x.protobuf import DecodeError, marshal, varint
 
 

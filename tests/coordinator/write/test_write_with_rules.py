@@ -8,11 +8,11 @@ import pytest
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.sinks import SeriesTable, Values
 from coordinator.write import RemoteWriter, SeriesCache
 from coordinator.write.direct import RefusedSample
 from coordinator.write.options import WriteOptions
-from coordinator.write.prompb import WRITE_REQUEST
 from m3metrics.codec import GaugeWithMetadatas, TimedMetricWithMetadatas, decode_metric
 from m3metrics.filters import compile_filter
 from m3metrics.ids import decode_tags

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator import prompb
 from coordinator.write import kernels as write_kernels
-from coordinator.write import prompb
 from m3cluster.proto import DecodeError, Enum, decode, encode
 from m3cluster.proto import Field as ClusterField
 from m3cluster.proto import Kind as ClusterKind

@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.prompb import TIME_SERIES, Labels
 from coordinator.sinks.prom_remote.label_kernels import (
     ENTRY,
     SIZE_FACTOR,
@@ -21,7 +22,6 @@ from coordinator.sinks.prom_remote.label_kernels import (
     fill,
 )
 from coordinator.sinks.series import SeriesTable
-from coordinator.write.prompb import TIME_SERIES, Labels
 from m3metrics.errors import IdError
 from m3metrics.ids import ID_SCHEME_TAG, NAME_TAG, decode_tags
 from m3metrics.series_ids import validate_tags

@@ -2,7 +2,7 @@
 
 import re
 
-from coordinator.write.prompb import Labels
+from coordinator.prompb import Labels
 from m3metrics.ids import NAME_TAG
 
 __all__ = ["named_series"]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.coordinator.sinks.prom_remote.batches import id_of, values_of
 
+from coordinator.prompb import WRITE_REQUEST
 from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules, labels_of
 from coordinator.sinks.values import Values
-from coordinator.write.prompb import WRITE_REQUEST
 from m3x.protobuf import marshal
 
 IDS = [
