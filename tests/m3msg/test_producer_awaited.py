@@ -6,7 +6,7 @@ import pytest
 from m3cluster.topic import ConsumptionType, ServiceID
 from m3msg.producer import Awaited, Done
 from m3msg.producer.options import MessageRetryOptions
-from m3msg.producer.status import service_status
+from m3msg.producer.status import overtaken
 from m3x.config import Duration
 
 SHARED, REPLICATED = ConsumptionType.SHARED, ConsumptionType.REPLICATED
@@ -209,8 +209,9 @@ def test_status_names_policy_and_example_of_what_was_overtaken(joined, batch):
     pair.step()
     wait(pair, 2.5)
     (service,) = pair.core.services.values()
-    (one,) = service_status(service, pair.core.policies.names).instances
-    found = sorted((aside.policy, aside.messages, aside.example) for aside in one.overtaken)
+    asides = overtaken(service, pair.core.policies.names)
+    assert {aside.instance for aside in asides} == {"id-a"}
+    found = sorted((aside.policy, aside.messages, aside.example) for aside in asides)
     assert found == [("10s:31d", 2, STUCK), ("1m:40d", 1, b"other")]
 
 

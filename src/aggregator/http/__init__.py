@@ -1,9 +1,10 @@
 """The HTTP server of an instance: M3's ``/health``, ``/status``, ``/resign``, and ``/ready``, ``/shards`` and a page for people.
 
-Open ``app`` first: the routes, against the ``StatusSource`` that the supervisor implements. ``page`` renders the HTML.
+Open ``app`` first: the routes, against the ``StatusSource`` (``source``) that the supervisor implements. ``page`` renders the HTML.
 Imports ``m3x`` only.
 """
 
-from aggregator.http.app import ListRow, Readiness, ShardRow, StatusSource, create_app
+from aggregator.http.app import create_app
+from aggregator.http.source import ListRow, Readiness, ShardRow, StatusSource
 
 __all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app"]

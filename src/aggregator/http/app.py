@@ -10,18 +10,18 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | ``/`` | the same as a page |
 """
 
-from typing import Protocol
-
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from aggregator.http.page import render
+from aggregator.http.source import StatusSource
 from m3x.instrument import Registry
 from m3x.log import logger
 
-__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app"]
+__all__ = ["create_app"]
 
 log = logger(__name__)
 
@@ -32,78 +32,8 @@ _NOTHING_FROM_ELSEWHERE = {
 """What the browser is told to allow the page: its own style."""
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether this instance serves, and if not, why."""
-
-    ready: bool
-    reasons: list[str]
-    notes: list[str]
-
-
-class ShardRow(msgspec.Struct, frozen=True, rename="camel"):
-    """One shard of this instance. Times are Unix nanoseconds, 0: never."""
-
-    shard: int
-    worker: int
-    worker_up: bool
-    state: str
-    """As the placement has it: INITIALIZING, AVAILABLE, LEAVING."""
-    cutover_ns: int
-    entries: int
-    open_windows: int
-    last_flush_ns: int
-    """Newest target flushed on any list."""
-    flushed_through_ns: int
-    """Oldest flush time of its lists that is safe in the KV."""
-    lag_ns: int
-    """Age of the newest flush of the shard; 0: never flushed."""
-
-
-class ListRow(msgspec.Struct, frozen=True, rename="camel"):
-    """One list id: how many shards have it, and how far it is flushed for good on all of them, and on the one that is furthest."""
-
-    name: str
-    resolution_ns: int
-    shards: int
-    flushed_through_ns: int
-    newest_flushed_through_ns: int
-
-
-class StatusSource(Protocol):
-    """What the HTTP server asks; the supervisor answers."""
-
-    @property
-    def instance_id(self) -> str:
-        """Our id in the placement."""
-
-    def election_state(self) -> str:
-        """``follower``, ``pendingFollower`` or ``leader``."""
-
-    def set_up_problems(self) -> list[str]:
-        """What is wrong with the set-up, with the fix."""
-
-    def can_lead(self) -> bool:
-        """Whether leading now would leave no gaps."""
-
-    async def resign(self) -> None:
-        """Gives the lead to another instance. Raises ``TimeoutError`` if none takes it in time."""
-
-    def readiness(self) -> Readiness:
-        """Whether we serve."""
-
-    def shards(self) -> list[ShardRow]:
-        """Our shards in order of id."""
-
-    def lists(self) -> list[ListRow]:
-        """Our lists."""
-
-    def facts(self) -> list[tuple[str, str]]:
-        """Lines for the page: what, and how it is."""
-
-
 def create_app(source: StatusSource, registry: Registry, metrics_path: str | None = None) -> Starlette:
     """The application; ``metrics_path``: also serve the Prometheus page there (M3 without an address of its own for it)."""
-    from aggregator.http.page import render  # noqa: PLC0415 - the page imports the rows of this module
 
     async def health(request: Request) -> Response:
         return _json({"state": "OK"}) if request.method == "GET" else _json(None, 400)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from html import escape
 
-from aggregator.http.app import ListRow, ShardRow, StatusSource
+from aggregator.http.source import ListRow, ShardRow, StatusSource
 from m3x.clock import wall_ns
 from m3x.version import VERSION
 

@@ -8,7 +8,7 @@ needs it. Nothing here is an object per message.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,7 @@ from m3msg.producer.rows import (
     RUN_ROW,
 )
 
-if TYPE_CHECKING:
-    from m3msg.producer.lane import Lane
-
-__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Share"]
+__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Queue", "Share"]
 
 NO_MASK = np.zeros(0, np.uint8)
 """A mask that lets everything through."""
@@ -260,6 +257,14 @@ class Share:
         return result
 
 
+class Queue(Protocol):
+    """Where parcels wait for one consumer instance (``Lane``), as they see it."""
+
+    num_links: int
+    reachable: bool
+    """Whether the instance is connected and answers."""
+
+
 class Parcel:
     """The copies of one block's messages that are in the queue of one lane."""
 
@@ -271,7 +276,7 @@ class Parcel:
     def __init__(
         self,
         share: Share,
-        lane: "Lane",
+        lane: Queue,
         rows: NDArray[np.void],
         runs: NDArray[np.void],
         *,

@@ -22,8 +22,7 @@ from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch, joined_messages
 from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
-from m3msg.producer.lane import LaneSettings
-from m3msg.producer.link import Link
+from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.options import ProducerOptions
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3msg.producer.service_writer import UNBOUNDED, ServiceWriter

@@ -9,17 +9,16 @@ ingest server does so with values that it cannot write. It is sent again until i
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3msg.producer.block import Loss, Moment, Parcel
 from m3msg.producer.kernels import mark_acks, settle
-from m3msg.producer.link import Link
+from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW, WAITING
 
-__all__ = ["Lane", "LaneSettings"]
+__all__ = ["Lane"]
 
 _REASONS = {
     DROPPED: "buffer-full",
@@ -30,27 +29,6 @@ _REASONS = {
 }
 _OVERTAKEN_NS = 2_000_000_000
 """So long after a later message was acked, and nothing else of its parcel, a message counts as overtaken."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneSettings:
-    """What all lanes of a producer have in common."""
-
-    num_links: int
-    num_shards: int
-    buffer_bytes: int
-    """Limit for final output."""
-    forwarded_buffer_bytes: int
-    loopback_buffer_bytes: int
-    """Limit for forwarded messages to an endpoint of this very service."""
-    window_bytes: int
-    """Unacked payload bytes on the wire of one connection."""
-    write_buffer_bytes: int
-    max_ack_frame_bytes: int
-    stall_ns: int
-    """An instance that has acked nothing for so long while something is on its wire counts as not reachable."""
-    retry_delay_ns: Callable[[int], int]
-    """From the number of attempts made to the wait before the next."""
 
 
 class Lane:
@@ -107,6 +85,8 @@ class Lane:
         """Of all parcels of which a row was acked, the latest ``sent_ns``."""
         self._acked: deque[tuple[int, int]] = deque()
         """When that advanced, and to what, where that is not long ago."""
+        self._aside: set[Parcel] = set()
+        """What was overtaken and is still queued."""
         self._passed_ns = 0
         """What was sent up to here has been followed by an ack of something sent as late, ``_OVERTAKEN_NS`` ago."""
 
@@ -237,9 +217,7 @@ class Lane:
     def overtaken(self) -> dict[int, tuple[int, bytes]]:
         """What was overtaken and is still sent again: number of the policy → messages, and the payload of the oldest; -1: no policy."""
         found: dict[int, tuple[int, bytes]] = {}
-        for parcel in self.parcels():
-            if not parcel.overtaken:
-                continue
+        for parcel in sorted(self._aside, key=lambda aside: aside.block.created_ns):
             block = parcel.block
             messages = parcel.rows["message"][parcel.rows["state"] <= WAITING]
             numbers = (
@@ -265,6 +243,7 @@ class Lane:
             if link.hint is parcel:
                 link.hint = parcel.next
         parcel.previous = parcel.next = None
+        self._aside.discard(parcel)
         self.held[parcel.block.forwarded] -= parcel.cost
 
     def _ended(self, parcel: Parcel, count: int) -> None:
@@ -354,6 +333,7 @@ class Lane:
                 and not parcel.overtaken
             ):
                 parcel.overtaken = parcel.block.changed = True
+                self._aside.add(parcel)
                 self.count("message-overtaken", parcel.pending)
 
     def _expects_acks(self) -> bool:

@@ -10,25 +10,72 @@ after a reconnect everything unacked is queued at once.
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3msg.frames import FrameError
 from m3msg.kernels import scan_acks
-from m3msg.producer.block import Moment, Parcel
+from m3msg.producer.block import Moment, Parcel, Queue
 from m3msg.producer.kernels import encode_rows, lapse, requeue
 from m3msg.rows import ACK_ROW, SCAN_FULL, SCAN_MORE, SCAN_REASONS
 
-if TYPE_CHECKING:
-    from m3msg.producer.lane import Lane
-
-__all__ = ["Link", "Piece"]
-
+__all__ = ["LaneSettings", "Link", "LinkOwner", "Piece"]
 
 _FILL_BYTES = 256 << 10
 """Output is encoded and written in portions of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """What all lanes of a producer have in common."""
+
+    num_links: int
+    num_shards: int
+    buffer_bytes: int
+    """Limit for final output."""
+    forwarded_buffer_bytes: int
+    loopback_buffer_bytes: int
+    """Limit for forwarded messages to an endpoint of this very service."""
+    window_bytes: int
+    """Unacked payload bytes on the wire of one connection."""
+    write_buffer_bytes: int
+    max_ack_frame_bytes: int
+    stall_ns: int
+    """An instance that has acked nothing for so long while something is on its wire counts as not reachable."""
+    retry_delay_ns: Callable[[int], int]
+    """From the number of attempts made to the wait before the next."""
+
+
+class LinkOwner(Queue, Protocol):
+    """The queue that a link carries (``Lane``), as the link sees it."""
+
+    endpoint: str
+    instance: str
+    settings: LaneSettings
+    inflight: NDArray[np.int64]
+    """Payload bytes on the wire, per link."""
+
+    def parcels(self) -> Iterator[Parcel]:
+        """What is queued, oldest first."""
+
+    def count(self, name: str, n: int) -> None:
+        """Adds to a figure."""
+
+    def touch(self, link: "Link") -> None:
+        """``link`` may have something to write."""
+
+    def link_changed(self) -> None:
+        """A connection came or went."""
+
+    def sent(self, link: "Link", payload_bytes: int, count: int, now: Moment, *, resend: bool) -> None:
+        """Frames were put into the output of ``link``."""
+
+    def acked(self, link: "Link", acks: NDArray[np.void], n: int, now: Moment) -> None:
+        """Acks arrived on ``link``."""
 
 
 class Piece:
@@ -46,7 +93,7 @@ class Piece:
 class Link:
     """The state of one connection; see the module."""
 
-    def __init__(self, lane: "Lane", index: int) -> None:
+    def __init__(self, lane: LinkOwner, index: int) -> None:
         self.lane = lane
         self.index = index
         self.connected = False
@@ -94,8 +141,7 @@ class Link:
         self._queue.clear()
         lane = self.lane
         again = 0
-        parcel = lane.oldest
-        while parcel is not None:
+        for parcel in lane.parcels():
             first, last = parcel.links[self.index], parcel.links[self.index + 1]
             if first < last:
                 pending, sent_before = requeue(parcel.rows, first, last, lane.inflight)
@@ -104,7 +150,6 @@ class Link:
                     self._queue.append(Piece(parcel, first, last, 1))
                     parcel.unsent |= 1 << self.index
                     parcel.sent_ns = 0
-            parcel = parcel.next
         lane.inflight[self.index] = 0
         lane.count("message-retry", again)
         lane.link_changed()

@@ -16,8 +16,8 @@ from m3cluster.topic import ConsumerService, ConsumptionType
 from m3msg.producer.block import Block, Moment, Parcel, Share, new_rows
 from m3msg.producer.filters import Filter, mask_of
 from m3msg.producer.kernels import extract, fill_parcel, settle
-from m3msg.producer.lane import Lane, LaneSettings
-from m3msg.producer.link import Link
+from m3msg.producer.lane import Lane
+from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.rows import ABANDONED, CLOSED, FENCED
 from m3msg.producer.writers import PlacementError, ReplicatedWriters, SharedWriters
 
@@ -88,17 +88,17 @@ class ServiceWriter:
         share = Share(block, mask, self._replicated)
         if len(block.refused):
             mask = block.refused if not len(mask) else mask & block.refused
-        added: list[Parcel] = []
+        added: list[tuple[Lane, Parcel]] = []
         for lane, accept in self.writers.targets(now.wall_ns):
             rows, runs = new_rows(len(block), len(accept))
             n, size = fill_parcel(block.shards, block.offsets, accept, mask, lane.table, lane.order, rows, runs)
             if n:
                 rows = rows[:n] if n > len(block) // 2 else rows[:n].copy()
-                added.append(Parcel(share, lane, rows, runs, size_bytes=size, pending=n))
+                added.append((lane, Parcel(share, lane, rows, runs, size_bytes=size, pending=n)))
                 self._count("message-enqueue", n)
         self._count_refusals(block, mask, now)
-        for parcel in added:
-            parcel.lane.add(parcel)
+        for lane, parcel in added:
+            lane.add(parcel)
         return share
 
     def _count_refusals(self, block: Block, mask: NDArray[np.uint8], now: Moment) -> None:

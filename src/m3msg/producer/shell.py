@@ -13,7 +13,7 @@ from m3msg.producer.filters import Filter
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3msg.producer.set_up import SetUp
-from m3msg.producer.status import ProducerStatus, service_status
+from m3msg.producer.status import Overtaken, ProducerStatus, overtaken, service_status
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
@@ -329,5 +329,11 @@ class Producer:
             self._options.writer.topic_name,
             self.core.num_shards,
             self.problems(),
-            [service_status(writer, self.core.policies.names) for writer in self.core.services.values()],
+            [service_status(writer) for writer in self.core.services.values()],
         )
+
+    def overtaken(self) -> list[Overtaken]:
+        """What consumer instances leave unacked, though they ack what was sent after it."""
+        return [
+            aside for writer in self.core.services.values() for aside in overtaken(writer, self.core.policies.names)
+        ]

@@ -7,12 +7,13 @@ import msgspec
 from m3msg.producer.lane import Lane
 from m3msg.producer.service_writer import ServiceWriter
 
-__all__ = ["InstanceStatus", "Overtaken", "ProducerStatus", "ServiceStatus", "service_status"]
+__all__ = ["InstanceStatus", "Overtaken", "ProducerStatus", "ServiceStatus", "overtaken", "service_status"]
 
 
 class Overtaken(msgspec.Struct, frozen=True):
     """Messages that an instance leaves unacked, though it acks what was sent after them."""
 
+    instance: str
     policy: str
     messages: int
     example: bytes
@@ -35,7 +36,6 @@ class InstanceStatus(msgspec.Struct, frozen=True):
     dropped: int
     """Messages given up because the buffer was full, since the instance is known."""
     last_error: str
-    overtaken: list["Overtaken"] = []
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
@@ -60,9 +60,18 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     services: list[ServiceStatus]
 
 
-def service_status(writer: ServiceWriter, policies: Sequence[str]) -> ServiceStatus:
-    """The state of one service; ``policies``: names by number."""
-    instances = [_instance_status(lane, policies) for lane in writer.lanes.values()]
+def overtaken(writer: ServiceWriter, policies: Sequence[str]) -> list[Overtaken]:
+    """What the instances of one service leave aside; ``policies``: names by number."""
+    return [
+        Overtaken(lane.instance, policies[number] if number >= 0 else "", messages, example)
+        for lane in writer.lanes.values()
+        for number, (messages, example) in lane.overtaken().items()
+    ]
+
+
+def service_status(writer: ServiceWriter) -> ServiceStatus:
+    """The state of one service."""
+    instances = [_instance_status(lane) for lane in writer.lanes.values()]
     spare = writer.writers.spare
     return ServiceStatus(
         str(writer.service.service_id),
@@ -73,7 +82,7 @@ def service_status(writer: ServiceWriter, policies: Sequence[str]) -> ServiceSta
     )
 
 
-def _instance_status(lane: Lane, policies: Sequence[str]) -> InstanceStatus:
+def _instance_status(lane: Lane) -> InstanceStatus:
     return InstanceStatus(
         endpoint=lane.endpoint,
         instance=lane.instance,
@@ -83,10 +92,6 @@ def _instance_status(lane: Lane, policies: Sequence[str]) -> InstanceStatus:
         unacked=lane.pending,
         dropped=lane.dropped,
         last_error=_last_error(lane.stalled, [link.last_error for link in lane.links if link.last_error]),
-        overtaken=[
-            Overtaken(policies[number] if number >= 0 else "", messages, example)
-            for number, (messages, example) in lane.overtaken().items()
-        ],
     )
 
 

@@ -157,11 +157,9 @@ class Sinks:
     def left_aside(self) -> dict[str, str]:
         """What consumers take and do not acknowledge, though they acknowledge what comes after it: subject → a line that says so."""
         return {
-            f"{sink.topic} {one.instance} {aside.policy}": _left_aside(sink, one.instance, aside)
+            f"{sink.topic} {aside.instance} {aside.policy}": _left_aside(sink, aside)
             for sink in self._producers
-            for service in sink.producer.status().services
-            for one in service.instances
-            for aside in one.overtaken
+            for aside in sink.producer.overtaken()
         }
 
     async def run(self) -> None:
@@ -249,12 +247,12 @@ def _service(config: ServiceIDConfig) -> ServiceID:
     return ServiceID(config.name, config.environment, config.zone)
 
 
-def _left_aside(sink: ProducerSink, instance: str, aside: Overtaken) -> str:
+def _left_aside(sink: ProducerSink, aside: Overtaken) -> str:
     metric = describe(aside.example, forwarded=sink.forwarded)["metric"]
     return (
-        f"topic {sink.topic}: {instance} does not acknowledge messages of storage policy {aside.policy or '(none)'}, such as {metric}, "
-        "while it acknowledges later ones; they are sent again until the topic's messageTtlNanos have passed and hold nothing back: "
-        "does it have a namespace of exactly that resolution and retention?"
+        f"topic {sink.topic}: {aside.instance} does not acknowledge messages of storage policy {aside.policy or '(none)'}, "
+        f"such as {metric}, while it acknowledges later ones; they are sent again until the topic's messageTtlNanos have passed "
+        "and hold nothing back: does it have a namespace of exactly that resolution and retention?"
     )
 
 
