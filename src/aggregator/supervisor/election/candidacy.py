@@ -80,8 +80,10 @@ class Candidacy:
         self._expected: frozenset[str] = frozenset()
         self._expected_ns = 0
         """Who holds more and is expected to be a candidate, and since when; 0: nobody."""
-        self._compared: tuple[ShardSetFlushTimes | None, int, int, bool] = (None, 0, 0, False)
-        """The last answer of ``lacks_more``, behind what was asked."""
+        self._compared: dict[str, tuple[int, int, bool]] = {}
+        """The last answer of ``lacks_more`` about each other instance, behind what was asked, ..."""
+        self._compared_by: ShardSetFlushTimes | None = None
+        """... by these flush times."""
 
     def look(self, facts: Facts) -> Decision:
         """The decision at this moment."""
@@ -118,16 +120,20 @@ class Candidacy:
 
     def _more(self, facts: Facts, names: Iterable[str]) -> bool:
         """Whether one of ``names`` holds more of the windows that are not flushed than we do."""
-        own_ns = facts.complete_since_ns
-        earliest_ns = min((facts.since.get(name, own_ns) for name in names), default=own_ns)
-        if earliest_ns >= own_ns:
+        return any(self._holds_more(facts, name) for name in names)
+
+    def _holds_more(self, facts: Facts, name: str) -> bool:
+        own_ns, other_ns = facts.complete_since_ns, facts.since.get(name)
+        if other_ns is None or other_ns >= own_ns:
             return False
-        times, *before, _ = self._compared
-        if times is not facts.times or before != [own_ns, earliest_ns]:
+        if self._compared_by is not facts.times:
+            self._compared, self._compared_by = {}, facts.times
+        *asked, lacks = self._compared.get(name, (0, 0, False))
+        if asked != [own_ns, other_ns]:
             # Asked before every flush, and thousands of shards take milliseconds.
-            lacks = lacks_more(facts.times, own_ns, earliest_ns, longest_ns=LONGEST_AWAITED_NS)
-            self._compared = (facts.times, own_ns, earliest_ns, lacks)
-        return self._compared[3]
+            lacks = lacks_more(facts.times, own_ns, other_ns, longest_ns=LONGEST_AWAITED_NS)
+            self._compared[name] = (own_ns, other_ns, lacks)
+        return lacks
 
     def _expects(self, facts: Facts) -> bool:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.

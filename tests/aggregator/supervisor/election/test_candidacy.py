@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggregator.supervisor.election import candidacy as module
 from aggregator.supervisor.election.candidacy import Candidacy, Decision, Facts
+from aggregator.supervisor.flushing.flush_times import lacks_more
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
 S = 1_000_000_000
@@ -133,6 +135,29 @@ def test_long_windows_do_not_decide_who_leads_but_whether_it_could_without_gaps(
     facts = replace(COLD, times=times, complete_since_ns=NOW - 60 * S, since={"b": EARLY}, **CANDIDATE)
     assert candidacy().look(facts) == Decision(True, gives_way=False, flushes=True)
     assert not candidacy().holds(facts)
+
+
+def test_flush_times_are_compared_once_with_what_each_of_the_others_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(times: ShardSetFlushTimes | None, own_ns: int, other_ns: int, *, longest_ns: int | None = None) -> bool:
+        compared.append(other_ns)
+        return lacks_more(times, own_ns, other_ns, longest_ns=longest_ns)
+
+    monkeypatch.setattr(module, "lacks_more", counted)
+    one = candidacy()
+    facts = replace(COLD, since={"b": EARLY, "c": EARLY - S}, peers=frozenset("bc"))
+    for _ in range(3):
+        assert one.look(facts).gives_way
+        assert one.look(replace(facts, candidates=frozenset("b"))).gives_way
+    assert sorted(compared) == [EARLY - S, EARLY]
+    # Another answer may follow from any of the three things that were asked.
+    one.look(replace(facts, since={"b": EARLY + S, "c": EARLY - S}))
+    assert compared[2:] == [EARLY + S]
+    one.look(replace(facts, complete_since_ns=LATER))
+    assert len(compared) == 5
+    one.look(replace(facts, times=ShardSetFlushTimes(dict(FLUSHED.by_shard))))
+    assert len(compared) == 7
 
 
 @given(st.data())
