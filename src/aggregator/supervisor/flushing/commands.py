@@ -182,15 +182,8 @@ class Flushing:
             state = self._workers.get(worker)
             for list_id in state.lists if state is not None else ():
                 assert state is not None
-                fresh = {shard: before_ns for shard in state.owned if before_ns > self._through(worker, list_id, shard)}
-                for shard in fresh:
-                    self._committed[worker, list_id, shard] = before_ns
-                sends += self._flush(worker, state, list_id, _by_target(fresh), emit=False)
-                sends += _commits(worker, state.epoch, list_id, fresh)
+                sends += self._throw_away(worker, state, list_id, dict.fromkeys(state.owned, before_ns))
         return sends
-
-    def _through(self, worker: int, list_id: ListId, shard: int) -> int:
-        return self._committed.get((worker, list_id, shard), 0)
 
     # --- flushing
 
@@ -264,15 +257,22 @@ class Flushing:
         sends: list[Send] = []
         known = FlushTimes(self._kv)
         for list_id in lists:
-            fresh = {}
-            for shard in state.owned:
-                through = known.time(list_id, shard)
-                if through > self._committed.get((worker, list_id, shard), 0):
-                    fresh[shard] = through
-                    self._committed[worker, list_id, shard] = through
-            sends += self._flush(worker, state, list_id, _by_target(fresh), emit=False)
-            sends += _commits(worker, state.epoch, list_id, fresh)
+            sends += self._throw_away(worker, state, list_id, known.times(list_id, state.owned))
         return sends
+
+    def _throw_away(self, worker: int, state: _Worker, list_id: ListId, through: Mapping[int, int]) -> list[Send]:
+        """Nothing is emitted of that list up to those times, by shard, nor kept."""
+        fresh = self._commit(worker, list_id, through)
+        given = self._flush(worker, state, list_id, _by_target(fresh), emit=False)
+        return given + _commits(worker, state.epoch, list_id, fresh)
+
+    def _commit(self, worker: int, list_id: ListId, through: Mapping[int, int]) -> dict[int, int]:
+        """Notes up to where a worker need not keep that list, by shard; returns what it has not been told."""
+        fresh = {}
+        for shard, at in through.items():
+            if at > self._committed.get((worker, list_id, shard), 0):
+                self._committed[worker, list_id, shard] = fresh[shard] = at
+        return fresh
 
     # --- answers
 
@@ -408,11 +408,7 @@ class Flushing:
         sends = []
         for worker, state in self._workers.items():
             for list_id, shards in state.lists.items():
-                fresh = {}
-                for shard in shards & state.owned.keys():
-                    through = known.time(list_id, shard)
-                    if through > self._committed.get((worker, list_id, shard), 0):
-                        self._committed[worker, list_id, shard] = fresh[shard] = through
+                fresh = self._commit(worker, list_id, known.times(list_id, shards & state.owned.keys()))
                 sends += _commits(worker, state.epoch, list_id, fresh)
         return sends
 

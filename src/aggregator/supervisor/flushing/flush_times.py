@@ -12,14 +12,16 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId, truncate
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
 __all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows", "lacks_more"]
 
-
 _NOTHING: frozenset[int] = frozenset()
+_PLAIN = {KIND_STANDARD: attrgetter("standard"), KIND_TIMED: attrgetter("timed")}
+"""Where M3's message has the times of a kind that has one per resolution; forwarded lists have one per number of hops besides."""
 
 
 @dataclass(slots=True)
@@ -139,10 +141,9 @@ class FlushTimes:
         """Up to where that list is flushed for good; 0: never."""
         return self._times.get((list_id, shard), 0)
 
-    @property
-    def open_flushes(self) -> int:
-        """Flushes that are not through everywhere."""
-        return len(self._flushes)
+    def times(self, list_id: ListId, shards: Iterable[int]) -> dict[int, int]:
+        """``time`` by shard."""
+        return {shard: self.time(list_id, shard) for shard in shards}
 
     def message(self, owned: Iterable[int], redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
         """What goes into the KV: every list of every shard ever seen; shards that are not ``owned`` are tombstoned.
@@ -201,15 +202,9 @@ class FlushTimes:
 
 def flushed_through(times: ShardFlushTimes) -> list[tuple[ListId, int]]:
     """The lists of one shard with their times."""
-    return [
-        *((ListId(KIND_STANDARD, resolution), at) for resolution, at in times.standard.items()),
-        *((ListId(KIND_TIMED, resolution), at) for resolution, at in times.timed.items()),
-        *(
-            (ListId(KIND_FORWARDED, resolution, hops), at)
-            for resolution, by_hops in times.forwarded.items()
-            for hops, at in by_hops.items()
-        ),
-    ]
+    plain = [(ListId(kind, resolution), at) for kind in _PLAIN for resolution, at in _PLAIN[kind](times).items()]
+    forwarded = times.forwarded.items()
+    return plain + [(ListId(KIND_FORWARDED, r, hops), at) for r, by_hops in forwarded for hops, at in by_hops.items()]
 
 
 def has_flushed(message: ShardSetFlushTimes | None, shard: int, until_ns: int) -> bool:
@@ -296,9 +291,7 @@ def lacks_more(
 
 
 def _put(times: ShardFlushTimes, list_id: ListId, at: int) -> None:
-    if list_id.kind == KIND_STANDARD:
-        times.standard[list_id.resolution_ns] = at
-    elif list_id.kind == KIND_TIMED:
-        times.timed[list_id.resolution_ns] = at
+    if list_id.kind in _PLAIN:
+        _PLAIN[list_id.kind](times)[list_id.resolution_ns] = at
     else:
         times.forwarded.setdefault(list_id.resolution_ns, {})[list_id.times_forwarded] = at
