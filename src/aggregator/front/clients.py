@@ -15,7 +15,6 @@ import socket
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregator.front import figures as names
 from aggregator.front.figures import Figures
@@ -35,25 +34,33 @@ _ACCEPTS_PER_TURN = 256
 _MANY = 1 << 20
 
 
+class LongFrame:
+    """A frame that is too long to wait in ``Connection.partial``: it arrives in a buffer of its own size."""
+
+    __slots__ = ("arrived", "buffer")
+
+    def __init__(self, size: int, beginning: memoryview) -> None:
+        self.buffer = np.empty(size, np.uint8)
+        self.arrived = len(beginning)
+        self.buffer[: self.arrived] = np.frombuffer(beginning, np.uint8)
+
+    def rest(self, limit: int) -> memoryview:
+        """Where its next bytes go, at most ``limit``."""
+        return self.buffer.data[self.arrived : self.arrived + limit]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.arrived == len(self.buffer)
+
+
 class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "ack_bytes",
-        "acks",
-        "big",
-        "big_size",
-        "blocked",
-        "fd",
-        "finish_at_ns",
-        "id",
-        "outstanding",
-        "partial",
-        "peer",
-        "progress_ns",
-        "reading",
+        "ack_bytes", "acks", "blocked", "fd", "finish_at_ns", "id", "long", "outstanding", "partial", "peer", "progress_ns", "reading",
         "sock",
-    )
+    )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
         self.id = number
@@ -62,10 +69,7 @@ class Connection:
         self.peer = peer
         self.partial = b""
         """The beginning of a frame whose rest has not arrived."""
-        self.big: NDArray[np.uint8] | None = None
-        """A long frame that is arriving, at its full size."""
-        self.big_size = 0
-        """Bytes of it that are there."""
+        self.long: LongFrame | None = None
         self.outstanding = 0
         """Batches that hold messages of this connection and are not acked."""
         self.acks: list[memoryview | bytes] = []
@@ -172,19 +176,17 @@ class Clients:
         return self._by_id.get(number)
 
     def start_long(self, connection: Connection, size: int, rest: memoryview) -> None:
-        """A frame of ``size`` bytes, too long to wait in ``partial``, is arriving; ``rest`` is its beginning."""
+        """A ``LongFrame`` of ``size`` bytes is arriving; ``rest`` is its beginning."""
         connection.partial = b""
-        connection.big = np.empty(size, np.uint8)
-        connection.big[: len(rest)] = np.frombuffer(rest, np.uint8)
-        connection.big_size = len(rest)
+        connection.long = LongFrame(size, rest)
         self.long_bytes += size
 
     def drop_partial(self, connection: Connection) -> None:
         """The frame that was arriving is complete, or is given up."""
         connection.partial = b""
-        if connection.big is not None:
-            self.long_bytes -= len(connection.big)
-            connection.big = None
+        if connection.long is not None:
+            self.long_bytes -= len(connection.long.buffer)
+            connection.long = None
 
     # --- acks
 

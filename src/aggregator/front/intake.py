@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aggregator.front import figures as names
 from aggregator.front import kernels
-from aggregator.front.clients import Clients, Connection
+from aggregator.front.clients import Clients, Connection, LongFrame
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow
 from aggregator.front.options import FrontOptions
@@ -143,8 +143,8 @@ class Intake:
 
     def read(self, connection: Connection, now_ns: int, mono_ns: int) -> int:
         """Reads what a connection has, up to ``read_bytes``, and stages the frames; returns the number of bytes."""
-        if connection.big is not None:
-            return self._read_long(connection, connection.big, now_ns, mono_ns)
+        if connection.long is not None:
+            return self._read_long(connection, connection.long, now_ns, mono_ns)
         if self._single:
             start = self._stagings[0].used
             buffer, view = self._stagings[0].buffer, self._stagings[0].view
@@ -174,7 +174,7 @@ class Intake:
         return received
 
     def _ended(self, connection: Connection, mono_ns: int) -> None:
-        if connection.partial or connection.big is not None:
+        if connection.partial or connection.long is not None:
             self._refuse(connection, "truncated", mono_ns, "the peer closed in the middle of a frame")
         else:
             self._clients.finish(connection, "end-of-stream", mono_ns)
@@ -249,13 +249,12 @@ class Intake:
         else:
             self._clients.start_long(connection, need, rest)
 
-    def _read_long(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> int:
-        size = connection.big_size
-        received = self._receive(connection, frame.data[size : size + self._options.read_bytes], mono_ns)
-        connection.big_size += received
-        if connection.big is not None and connection.big_size == len(frame):
+    def _read_long(self, connection: Connection, frame: LongFrame, now_ns: int, mono_ns: int) -> int:
+        received = self._receive(connection, frame.rest(self._options.read_bytes), mono_ns)
+        frame.arrived += received
+        if frame.complete:
             self._clients.drop_partial(connection)
-            self._long_frame(connection, frame, now_ns, mono_ns)
+            self._long_frame(connection, frame.buffer, now_ns, mono_ns)
         return received
 
     def _long_frame(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> None:

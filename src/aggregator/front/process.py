@@ -38,6 +38,60 @@ _REFUSE_NS = 1_000_000_000
 """For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
 
 
+class Stops:
+    """When this process was stopped, for longer than ``longest_ns``; ``look`` is called in every turn."""
+
+    def __init__(self, longest_ns: int) -> None:
+        self._longest_ns = longest_ns
+        self._turned_ns = boot_ns()
+        self._refuse_until_ns = 0
+
+    def look(self) -> float:
+        """For how many seconds it has just been stopped; 0: it was not."""
+        before_ns, self._turned_ns = self._turned_ns, boot_ns()
+        if self._turned_ns - before_ns <= self._longest_ns:
+            return 0.0
+        self._refuse_until_ns = self._turned_ns + _REFUSE_NS
+        return (self._turned_ns - before_ns) / 1e9
+
+    def refuses(self, command: ipc.Command) -> bool:
+        """Whether a window would be emitted before what lay about meanwhile is read; the supervisor decides anew."""
+        emits = isinstance(command, ipc.Reopen) or (isinstance(command, ipc.Flush) and command.emit)
+        return emits and self._turned_ns < self._refuse_until_ns
+
+
+class Reading:
+    """Whether connections are read right now: ``readers``, an epoll set, is looked at in ``poll`` or not."""
+
+    def __init__(self, poll: select.epoll, readers: select.epoll, interval_ns: int) -> None:
+        self._poll = poll
+        self._fd = readers.fileno()
+        self._interval_ns = interval_ns
+        self._on = False
+        self.next_ns = 0
+        """No round before (monotonic)."""
+        self.loaded = False
+        """Whether the last round brought much."""
+        poll.register(self._fd, 0)
+
+    def ready(self, ready: set[int]) -> bool:
+        """Whether a round is to be made, by the descriptors that have something."""
+        return self._on and self._fd in ready
+
+    def round_ended(self, nbytes: int, mono: int) -> None:
+        """A round has brought so much."""
+        self.loaded = nbytes >= _FULL_ROUND_BYTES
+        if not self.loaded:
+            self.next_ns = mono + self._interval_ns
+
+    def allow(self, wanted: bool, mono: int) -> None:
+        """Whether there may be rounds from now on."""
+        wanted = wanted and mono >= self.next_ns
+        if wanted != self._on:
+            self._on = wanted
+            self._poll.modify(self._fd, select.EPOLLIN if wanted else 0)
+
+
 class Front:
     """State and loop of a front process."""
 
@@ -54,19 +108,14 @@ class Front:
         self._routed = False
         self._listen_fd = -1
         self._listening = False
-        self._reading = False
-        self._read_at_ns = 0
-        self._loaded = False
-        """Whether the last round of reading brought much."""
         self._sweep_at_ns = 0
         self._stats_at_ns = 0
         self._drain_until_ns = 0
         self._drained = False
-        self._turned_ns = boot_ns()
-        self._refuse_until_ns = 0
+        self._stops = Stops(options.stopped_ns)
         self._poll = select.epoll()
         self._poll.register(self._supervisor.fd, select.EPOLLIN)
-        self._poll.register(self._clients.readers.fileno(), 0)
+        self._reading = Reading(self._poll, self._clients.readers, options.read_interval_ns)
         self._poll.register(self._clients.writers.fileno(), select.EPOLLIN)
 
     def stamp(self) -> int:
@@ -104,12 +153,12 @@ class Front:
             self._poll.modify(self._listen_fd, 0)
         if self._clients.writers.fileno() in ready:
             self._clients.writable(mono)
-        if self._reading and self._clients.readers.fileno() in ready:
+        if self._reading.ready(ready):
             self._read_round(mono)
         self._flow.step(mono)
-        self._intake.cut_due(mono, self._loaded)
+        self._intake.cut_due(mono, self._reading.loaded)
         self._clients.flush(mono)
-        self._set_reading(not self._flow.paused() and mono >= self._read_at_ns and not self._drain_until_ns)
+        self._reading.allow(not self._flow.paused() and not self._drain_until_ns, mono)
         if mono >= self._sweep_at_ns:
             self._sweep_at_ns = mono + _SWEEP_NS
             self._clients.sweep(mono)
@@ -124,12 +173,9 @@ class Front:
 
     def _look_for_stall(self) -> None:
         """Says before anything else is done that this process was stopped: what is read from here on lay about."""
-        before_ns, self._turned_ns = self._turned_ns, boot_ns()
-        if self._turned_ns - before_ns > self._options.stopped_ns:
-            seconds = (self._turned_ns - before_ns) / 1e9
+        if (seconds := self._stops.look()) > 0:
             _log.warning("this process did not run for a while; samples of that time are stamped late", seconds=seconds)
             self._supervisor.send(ipc.Stalled(seconds))
-            self._refuse_until_ns = self._turned_ns + _REFUSE_NS
 
     def _timeout_ns(self, mono: int) -> int:
         if self._supervisor.readable():
@@ -137,8 +183,8 @@ class Front:
         until = mono + _IDLE_NS
         if self._intake.staged():
             until = min(until, mono + self._options.batch_delay_ns)
-        if self._read_at_ns > mono:
-            until = min(until, self._read_at_ns)
+        if self._reading.next_ns > mono:
+            until = min(until, self._reading.next_ns)
         flush_due = self._clients.flush_due_ns()
         if flush_due is not None:
             until = min(until, flush_due)
@@ -152,14 +198,7 @@ class Front:
                 total += self._intake.read(connection, now, mono)
             if self._flow.paused():
                 break
-        self._loaded = total >= _FULL_ROUND_BYTES
-        if not self._loaded:
-            self._read_at_ns = mono + self._options.read_interval_ns
-
-    def _set_reading(self, wanted: bool) -> None:
-        if wanted != self._reading:
-            self._reading = wanted
-            self._poll.modify(self._clients.readers.fileno(), select.EPOLLIN if wanted else 0)
+        self._reading.round_ended(total, mono)
 
     def _take_acks(self, stream: WorkerStream, link: links.WorkerLink, mono: int) -> None:
         for acked, frames in link.acks():
@@ -192,7 +231,7 @@ class Front:
     def _command(self, message: ipc.ToFront, mono: int) -> None:
         match message:
             case ipc.Relay():
-                if self._refuses(message.command):
+                if self._stops.refuses(message.command):
                     self._stale(message.worker, message.epoch, message.command)
                     return
                 self._intake.cut(message.worker, mono)
@@ -210,11 +249,6 @@ class Front:
                 self._listen()
             case ipc.Drain():
                 self._drain(message.timeout_ns)
-
-    def _refuses(self, command: ipc.Command) -> bool:
-        """Whether a window would be emitted before what lay about while this process was stopped is read; the supervisor decides anew."""
-        emits = isinstance(command, ipc.Reopen) or (isinstance(command, ipc.Flush) and command.emit)
-        return emits and self._turned_ns < self._refuse_until_ns
 
     def _worker_up(self, message: ipc.WorkerUp, mono: int) -> None:
         stream = self._flow.stream(message.worker)
