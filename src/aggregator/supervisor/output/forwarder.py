@@ -87,10 +87,9 @@ def batch_of(header: Flushed, frames: Sequence[zmq.Frame]) -> MessageBatch:
     origins = np.frombuffer(frames[4].buffer, np.uint32) if len(frames) > 4 and len(frames[4].buffer) else None
     if len(offsets) != header.values + 1 or len(shards) != header.values:
         raise ValueError(f"{header.values} values announced, {len(offsets)} offsets and {len(shards)} shards found")
-    if policies is not None and len(policies) != header.values:
-        raise ValueError(f"{header.values} values announced, {len(policies)} policies found")
-    if origins is not None and len(origins) != header.values:
-        raise ValueError(f"{header.values} values announced, {len(origins)} origins found")
+    for what, column in (("policies", policies), ("origins", origins)):
+        if column is not None and len(column) != header.values:
+            raise ValueError(f"{header.values} values announced, {len(column)} {what} found")
     return MessageBatch(payload, offsets, shards, policies, tuple(header.policy_names), origins)
 
 
@@ -187,8 +186,8 @@ class Forwarder:
         self._settled(part.flush_id, part.number, awaited)
 
 
-class Blackhole:
-    """``staticBackend: {type: blackhole}``: everything is done at once."""
+class _Bottomless:
+    """What is common to sinks that are done with a batch at once."""
 
     away = False
 
@@ -196,26 +195,24 @@ class Blackhole:
         self._ended = ended
 
     def room(self, _nbytes: int) -> bool:
-        """Always."""
+        """Always: what is not sent must not hold flushes up."""
         return True
+
+
+class Blackhole(_Bottomless):
+    """``staticBackend: {type: blackhole}``: everything is done at once."""
 
     def deliver(self, batch: MessageBatch) -> None:
         """Forgets it."""
         self._ended(self, batch.token, Ended(len(batch)))
 
 
-class Nowhere:
+class Nowhere(_Bottomless):
     """For output that has nowhere to go: all of it is lost, and ``told`` says so."""
 
-    away = False
-
     def __init__(self, ended: Callable[[Sink, Part, Ended], None], told: Callable[[], None]) -> None:
-        self._ended = ended
+        super().__init__(ended)
         self._told = told
-
-    def room(self, _nbytes: int) -> bool:
-        """Always: what cannot be sent must not hold flushes up."""
-        return True
 
     def deliver(self, batch: MessageBatch) -> None:
         """Loses it."""
@@ -223,20 +220,14 @@ class Nowhere:
         self._ended(self, batch.token, Ended(0, lost=len(batch)))
 
 
-class LoggingSink:
+class LoggingSink(_Bottomless):
     """``staticBackend: {type: logging}``: a line per metric."""
-
-    away = False
 
     def __init__(
         self, ended: Callable[[Sink, Part, Ended], None], describe: Callable[[bytes], dict[str, object]]
     ) -> None:
-        self._ended = ended
+        super().__init__(ended)
         self._describe = describe
-
-    def room(self, _nbytes: int) -> bool:
-        """Always."""
-        return True
 
     def deliver(self, batch: MessageBatch) -> None:
         """Logs it."""

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -95,7 +96,10 @@ class Fleet:
         self._front_channel: Channel | None = None
         self._channels: dict[int, Channel] = {}
         self.front = Child("front", self._prepare_front, self._front_gone)
-        self.workers = [Child(f"worker {i}", self._preparer(i), self._undertaker(i)) for i in range(workers)]
+        self.workers = [
+            Child(f"worker {i}", partial(self._prepare_worker, i), partial(self._worker_gone, i))
+            for i in range(workers)
+        ]
         self.listening = ""
         """Address of the front's listener; empty while there is none."""
         self.ready: set[int] = set()
@@ -168,10 +172,8 @@ class Fleet:
     # --- incarnations
 
     def _prepare_front(self, epoch: int) -> tuple[str, Path]:
-        channel = Channel(
-            self._context, ipc.front_address(str(self._run_dir), epoch), self._front_message, self._stuck(self.front)
-        )
-        self._front_channel = channel
+        address = ipc.front_address(str(self._run_dir), epoch)
+        self._front_channel = Channel(self._context, address, self._front_message, partial(self._stuck, self.front))
         for worker, direct in self._channels.items():
             direct.send(ipc.encode(ipc.Attach(epoch)))
             self._announce(worker)
@@ -187,25 +189,15 @@ class Fleet:
             self._front_channel.close()
             self._front_channel = None
 
-    def _preparer(self, worker: int) -> Callable[[int], tuple[str, Path]]:
-        def prepare(epoch: int) -> tuple[str, Path]:
-            front_epoch = max(self.front.epoch, 1)
-
-            def message(frames: Sequence[zmq.Frame]) -> None:
-                self._worker_message(worker, epoch, frames)
-
-            self._channels[worker] = Channel(
-                self._context,
-                ipc.worker_address(str(self._run_dir), worker, front_epoch, epoch),
-                message,
-                self._stuck(self.workers[worker]),
-            )
-            self._announce(worker)
-            self._owner.worker_started(worker, epoch)
-            options = self._worker_options(worker, epoch, front_epoch)
-            return "aggregator.worker", self._write(f"w{worker}-{epoch}.json", options)
-
-        return prepare
+    def _prepare_worker(self, worker: int, epoch: int) -> tuple[str, Path]:
+        front_epoch = max(self.front.epoch, 1)
+        address = ipc.worker_address(str(self._run_dir), worker, front_epoch, epoch)
+        message, stuck = partial(self._worker_message, worker, epoch), partial(self._stuck, self.workers[worker])
+        self._channels[worker] = Channel(self._context, address, message, stuck)
+        self._announce(worker)
+        self._owner.worker_started(worker, epoch)
+        options = self._worker_options(worker, epoch, front_epoch)
+        return "aggregator.worker", self._write(f"w{worker}-{epoch}.json", options)
 
     def _announce(self, worker: int) -> None:
         epoch = self.workers[worker].epoch
@@ -213,21 +205,15 @@ class Fleet:
         self._to_front(ipc.WorkerUp(worker, epoch, owned))
         self.tell_shards(worker)
 
-    def _undertaker(self, worker: int) -> Callable[[int, int], None]:
-        def gone(epoch: int, code: int) -> None:
-            self.ready.discard(worker)
-            self._channels.pop(worker).close()
-            self._to_front(ipc.WorkerDown(worker, epoch))
-            self._owner.worker_gone(worker, epoch)
+    def _worker_gone(self, worker: int, epoch: int, code: int) -> None:
+        self.ready.discard(worker)
+        self._channels.pop(worker).close()
+        self._to_front(ipc.WorkerDown(worker, epoch))
+        self._owner.worker_gone(worker, epoch)
 
-        return gone
-
-    def _stuck(self, child: Child) -> Callable[[], None]:
-        def kill() -> None:
-            log.error_limited("a process does not read its commands: killing it", process=child.name)
-            child.kill()
-
-        return kill
+    def _stuck(self, child: Child) -> None:
+        log.error_limited("a process does not read its commands: killing it", process=child.name)
+        child.kill()
 
     def _write(self, name: str, options: msgspec.Struct) -> Path:
         path = self._run_dir / name
