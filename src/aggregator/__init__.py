@@ -4,7 +4,7 @@
 |---|---|
 | ``cli`` | the command |
 | ``config`` | the YAML file |
-| ``supervisor`` | the parent process: open ``supervisor/instance.py`` to see how everything is wired |
+| ``supervisor`` | the parent process: open ``supervisor/serving.py`` to see how everything is wired |
 | ``front`` | port 6000, in a process of its own |
 | ``worker``, ``engine`` | the worker processes and what they do with samples |
 | ``http`` | port 6001 |

@@ -7,14 +7,17 @@ written down.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from aggregator.config import ServiceConfig
+from aggregator.supervisor.flushing.commands import Flushing
+from aggregator.supervisor.output.forwarder import Forwarder
+from aggregator.supervisor.output.sinks import Sinks
+from aggregator.supervisor.processes.fleet import Fleet
+from aggregator.supervisor.shard_set import ShardSet
 from m3x.log import logger
 
-if TYPE_CHECKING:
-    from aggregator.supervisor.instance import Instance
-
-__all__ = ["end"]
+__all__ = ["Ending", "end"]
 
 log = logger(__name__)
 
@@ -24,27 +27,41 @@ _LOOK_S = 0.25
 _DRAIN_S = 10.0
 
 
-async def end(instance: "Instance", shard_set: "asyncio.Task[None]") -> None:
-    """Gives the lead away or delivers, and stops accepting; ``shard_set`` is our membership, cancelled here."""
-    assert instance.fleet is not None
+class Ending(Protocol):
+    """What is asked of an instance that ends (``Serving``). ``shard_set`` is that of the moment; ``ending`` is set here."""
+
+    config: ServiceConfig
+    fleet: Fleet
+    shard_set: ShardSet
+    flushing: Flushing
+    output: Forwarder
+    rollups: Forwarder
+    sinks: Sinks
+    rolls_up: bool
+    ending: bool
+
+    def may_write(self) -> bool: ...
+
+
+async def end(instance: Ending, member: asyncio.Task[None]) -> None:
+    """Gives the lead away or delivers, and stops accepting; ``member`` takes part in the shard set, cancelled here."""
     timeout_s = instance.config.instance.shutdown_timeout.seconds
     log.info("shutting down", timeout_s=timeout_s)
-    alone = instance.shard_set is not None and instance.shard_set.leads and not await _succeeded(instance)
+    alone = instance.shard_set.leads and not await _succeeded(instance)
     if not alone:
         instance.ending = True
         await _delivered(instance, _LAST_ACKS_S)
-        await _leave(shard_set)
+        await _leave(member)
     elif instance.rolls_up:
         await _rolled_up(instance, timeout_s)
     await instance.fleet.drain(min(timeout_s, _DRAIN_S))
     if alone:
         await _delivered(instance, timeout_s)
-        await _leave(shard_set)
+        await _leave(member)
 
 
-async def _succeeded(instance: "Instance") -> bool:
+async def _succeeded(instance: Ending) -> bool:
     """Whether somebody is there who takes the lead over; waits for one that is there and will be able to."""
-    assert instance.shard_set is not None
     deadline = _now() + instance.config.instance.hand_over_timeout.seconds
     while instance.shard_set.leads and not await instance.shard_set.has_successor():
         if not instance.shard_set.has_company() or _now() >= deadline:
@@ -54,12 +71,12 @@ async def _succeeded(instance: "Instance") -> bool:
     return True
 
 
-async def _leave(shard_set: "asyncio.Task[None]") -> None:
-    shard_set.cancel()
-    await asyncio.wait([shard_set])
+async def _leave(member: asyncio.Task[None]) -> None:
+    member.cancel()
+    await asyncio.wait([member])
 
 
-async def _rolled_up(instance: "Instance", timeout_s: float) -> None:
+async def _rolled_up(instance: Ending, timeout_s: float) -> None:
     """Begins no more flushes and waits until the forwarded metrics of those before are done: our own front will take none later."""
     instance.ending = True
     deadline = _now() + timeout_s
@@ -69,7 +86,7 @@ async def _rolled_up(instance: "Instance", timeout_s: float) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _delivered(instance: "Instance", timeout_s: float) -> None:
+async def _delivered(instance: Ending, timeout_s: float) -> None:
     """Waits until all that was emitted is done and written down, as long as we lead."""
     deadline = _now() + timeout_s
     while _now() < deadline and instance.may_write():

@@ -64,6 +64,8 @@ class ShardSet:
         self._news_ns = boot_ns()
         """When the flush times in the KV were last seen to change."""
         self._scope = scope
+        self._read = False
+        """Whether the flush times were read, or there are none."""
         self._elected = asyncio.Event()
         """A term is confirmed and has not begun yet."""
         section = config.aggregator.election_manager
@@ -125,7 +127,7 @@ class ShardSet:
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (docs/m3/aggregation.md, whether a follower can lead)."""
         facts = self._facts()
-        return facts.leads or (bool(facts.eligible) and self.candidacy.holds(facts))
+        return facts.leads or (self._read and bool(facts.eligible) and self.candidacy.holds(facts))
 
     async def resign(self) -> None:
         """Gives the lead to another instance of the shard set. Raises ``TimeoutError``."""
@@ -133,6 +135,7 @@ class ShardSet:
 
     async def run(self) -> None:
         """Takes part until cancelled; then the lease is gone."""
+        self._news_ns = boot_ns()
         self._relay(self._flushing.follow())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -153,7 +156,7 @@ class ShardSet:
 
     async def _take_part(self) -> None:
         """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere."""
-        self.times = await self._read_times_at_last()
+        self.times, self._read = await self._read_times_at_last(), True
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._holdings.known.wait()

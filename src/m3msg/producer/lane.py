@@ -60,6 +60,7 @@ class Lane:
         self.cutoff_ns = np.zeros(settings.num_shards, np.int64)
         self.order = np.arange(settings.num_shards, dtype=np.uint32)
         self.inflight = np.zeros(settings.num_links, np.int64)
+        """Payload bytes on the wire, per link."""
         self.held = [0, 0]
         """Bytes of final output and of forwarded messages."""
         self.pending = 0

@@ -51,31 +51,19 @@ class LaneSettings:
 
 
 class LinkOwner(Queue, Protocol):
-    """The queue that a link carries (``Lane``), as the link sees it."""
+    """The queue that a link carries (``Lane``, which says what these are), as the link sees it."""
 
     endpoint: str
     instance: str
     settings: LaneSettings
     inflight: NDArray[np.int64]
-    """Payload bytes on the wire, per link."""
 
-    def parcels(self) -> Iterator[Parcel]:
-        """What is queued, oldest first."""
-
-    def count(self, name: str, n: int) -> None:
-        """Adds to a figure."""
-
-    def touch(self, link: "Link") -> None:
-        """``link`` may have something to write."""
-
-    def link_changed(self) -> None:
-        """A connection came or went."""
-
-    def sent(self, link: "Link", payload_bytes: int, count: int, now: Moment, *, resend: bool) -> None:
-        """Frames were put into the output of ``link``."""
-
-    def acked(self, link: "Link", acks: NDArray[np.void], n: int, now: Moment) -> None:
-        """Acks arrived on ``link``."""
+    def parcels(self) -> Iterator[Parcel]: ...
+    def count(self, name: str, n: int) -> None: ...
+    def touch(self, link: "Link") -> None: ...
+    def link_changed(self) -> None: ...
+    def sent(self, link: "Link", payload_bytes: int, count: int, now: Moment, *, resend: bool) -> None: ...
+    def acked(self, link: "Link", acks: NDArray[np.void], n: int, now: Moment) -> None: ...
 
 
 class Piece:

@@ -8,9 +8,9 @@ from aggregator.config import load_config
 from aggregator.ipc import OwnedShard
 from aggregator.lists import KIND_TIMED, ListId
 from aggregator.supervisor.flushing.timing import schedule_options
-from aggregator.supervisor.instance import _tagged
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.processes.fleet import Routing
+from aggregator.supervisor.serving import _tagged
 from m3cluster.kv import Embedded, Etcd
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -171,6 +171,17 @@ async def test_one_leads_the_other_follows_and_takes_over(server: MemoryServer) 
         await until(lambda: a.leads)
 
 
+async def test_it_cannot_be_told_who_could_lead_before_the_flush_times_are_read(server: MemoryServer) -> None:
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        store = await open_store(Memory(server))
+        assert not Member("b", store).member.can_lead(), "it has not begun to take part"
+        await store.close()
+        async with running(server, "b") as b:
+            await until(b.member.can_lead)
+            assert b.member.times is not None
+
+
 async def test_a_cold_instance_does_not_compete_with_a_candidate(server: MemoryServer) -> None:
     times = {0: ShardFlushTimes({S: wall_ns() - HOUR, HOUR: wall_ns() - 2 * HOUR})}
     async with running(server, "a") as a:

@@ -69,6 +69,7 @@ class Holdings:
 
     async def run(self) -> None:
         """Tells and reads until cancelled; then our key is gone."""
+        self._away_ns = boot_ns()
         try:
             while True:
                 self._wake.clear()

@@ -1,0 +1,421 @@
+"""An instance that serves: everything wired together (docs/architecture.md §2, §4).
+
+    KV ──view──> Serving ──spawns──> front, workers               elector ──role──> flushing ──commands──> front ──> workers
+     └──flush times, leases                                       workers ──output──> forwarder ──> producers ──done──> flushing ──> KV
+
+The decisions are in the pure machines (``election``, ``flushing``, ``schedule``, ``flush_times``); here is only what carries events to them
+and their actions out. All of it runs in one event loop; nothing in it blocks.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import zmq
+
+from aggregator import ipc
+from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, retained_bytes
+from aggregator.front.figures import OPEN_CONNECTIONS
+from aggregator.front.options import FrontOptions
+from aggregator.supervisor.election.completeness import Completeness
+from aggregator.supervisor.ending import end
+from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.timing import schedule_options
+from aggregator.supervisor.limits import Limits, limit_of
+from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
+from aggregator.supervisor.output.sinks import Sinks
+from aggregator.supervisor.placement import View, assign
+from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.processes.fleet import Fleet, Routing
+from aggregator.supervisor.set_up import try_endpoint
+from aggregator.supervisor.shard_set import ShardSet
+from aggregator.worker.options import WorkerOptions
+from m3cluster.following import follow
+from m3cluster.kv import Store
+from m3msg.producer import warm as load_producer_kernels
+from m3x.clock import wall_ns
+from m3x.instrument import Registry
+from m3x.log import logger
+
+__all__ = ["Serving"]
+
+log = logger(__name__)
+
+_PUMP_S = 0.02
+_LOOK_S = 0.25
+_AGAIN_S = 0.1
+_REFUSED_NS = 1_500_000_000
+"""A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
+
+
+class Serving:
+    """See the module. ``seen`` names us; ``workers``: at most so many. ``run`` returns when everything has ended."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        keys: KVKeys,
+        store: Store,
+        seen: View,
+        topic_shards: int,
+        *,
+        workers: int,
+        run_dir: Path,
+        registry: Registry,
+        problems: Problems,
+    ) -> None:
+        self.config = config
+        self.view = seen
+        self._keys = keys
+        self._store = store
+        self._run_dir = run_dir
+        self._registry = registry
+        self._problems = problems
+        self._prefix = ".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))
+        self._scope = registry.scope(self._prefix).tagged(**config.metrics.scope.tags)
+        self._wake = asyncio.Event()
+        """Flushes may be due."""
+        self.ending = False
+        """No more flushes begin."""
+        self.rolls_up = False
+        """Whether a forwarded metric ever came out of a worker."""
+        self.worker_stats: dict[int, ipc.WorkerStats] = {}
+        self.flushing = Flushing(schedule_options(config))
+        self.completeness = Completeness(self._look)
+        self._limits = Limits(config, self._limits_changed)
+        scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
+        self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
+        self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded")
+        self.sinks = Sinks(
+            config, store, self.output, self.rollups, self.may_write, self._scope,
+            local=self._endpoints, unroutable=self._unroutable,
+        )  # fmt: skip
+        workers = max(min(workers, len(seen.owned)), 1)
+        self.routing = _routing(seen, topic_shards, workers, {})
+        self.fleet = Fleet(
+            run_dir=run_dir,
+            workers=workers,
+            routing=self.routing,
+            owner=self,
+            front_options=self._front_options,
+            worker_options=self._worker_options,
+        )
+        self.shard_set = self._membership(joined_ns=0)
+
+    # --- life
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serves until ``stopping`` is set, and ends then without a loss."""
+        workers, seen = len(self.fleet.workers), self.view
+        log.info("starting processes", workers=workers, shards=len(seen.owned), shard_set=seen.shard_set)
+        async with asyncio.TaskGroup() as group:
+            producers = group.create_task(self.sinks.run(), name="producers")
+            fleet = group.create_task(self.fleet.run(), name="processes")
+            tasks = [
+                group.create_task(self._flush_loop(), name="flush"),
+                group.create_task(self._pump_loop(self.output), name="pump"),
+                group.create_task(self._pump_loop(self.rollups), name="pump rollups"),
+                group.create_task(self._look_loop(), name="look"),
+                group.create_task(self._expire_loop(), name="expire"),
+                group.create_task(try_endpoint(lambda: self.view, lambda: self.fleet.listening, self._unreached)),
+                group.create_task(follow(self._store, self._keys.values_limit, limit_of, self._limits.values_changed)),
+                group.create_task(follow(self._store, self._keys.new_metrics_limit, limit_of, self._limits.new_changed)),
+            ]  # fmt: skip
+            # Loading them with the first output would hold up a takeover by a second or two.
+            await asyncio.to_thread(load_producer_kernels)
+            member = group.create_task(self._shard_set_loop(), name="shard set")
+            await stopping.wait()
+            wait_s = self.config.aggregator.shutdown_wait_timeout.seconds
+            if wait_s:
+                log.info("serving on before the end", seconds=wait_s)
+                await asyncio.sleep(wait_s)
+            await end(self, member)
+            for task in tasks:
+                task.cancel()
+            await self.fleet.stop(5.0)
+            await self.sinks.close()
+            producers.cancel()
+            await asyncio.wait([fleet, producers])
+
+    # --- options of the processes
+
+    def _front_options(self, epoch: int) -> FrontOptions:
+        server, consumer = self.config.server.server, self.config.server.consumer
+        return FrontOptions(
+            listen_address=server.listen_address,
+            run_dir=str(self._run_dir),
+            epoch=epoch,
+            parent_pid=os.getpid(),
+            log_level=self.config.logging.level,
+            max_frame_bytes=consumer.decoder.max_message_size,
+            keep_alive=server.keep_alive_enabled,
+            keep_alive_period_ns=int(server.keep_alive_period),
+        )
+
+    def _worker_options(self, worker: int, epoch: int, front_epoch: int) -> WorkerOptions:
+        placement = self.view.placement
+        return WorkerOptions(
+            index=worker,
+            epoch=epoch,
+            front_epoch=front_epoch,
+            run_dir=str(self._run_dir),
+            parent_pid=os.getpid(),
+            engine=engine_options(
+                self.config,
+                num_shards=placement.num_shards,
+                topic_shards=self.routing.topic_shards,
+                replica_factor=placement.replica_factor,
+                workers=len(self.fleet.workers),
+            ),
+            log_level=self.config.logging.level,
+        )
+
+    # --- what the KV says
+
+    def update(self, seen: View, topic_shards: int) -> None:
+        """The placement or the output topic changed; ``topic_shards``: shards of the latter."""
+        self.view = seen
+        self.routing = _routing(seen, topic_shards, len(self.fleet.workers), self.routing.owners)
+        for worker in range(len(self.fleet.workers)):
+            self.flushing.assign(worker, self.routing.of(worker))
+        self.fleet.reroute(self.routing)
+        self._wake.set()
+
+    def _unreached(self, text: str | None) -> None:
+        self._problems.set("endpoint", text, serious=False)
+
+    def _limits_changed(self) -> None:
+        self.fleet.broadcast(self._runtime_options())
+
+    def _runtime_options(self) -> ipc.RuntimeOptions:
+        return self._limits.options(self.view.placement)
+
+    # --- what the processes say
+
+    def worker_started(self, worker: int, epoch: int) -> None:
+        """``FleetOwner``."""
+        self.flushing.worker_up(worker, epoch, self.routing.of(worker))
+        self.fleet.relay(Send(worker, epoch, self._runtime_options()))
+
+    def worker_gone(self, worker: int, epoch: int) -> None:
+        """``FleetOwner``."""
+        self.flushing.worker_down(worker)
+        self.completeness.missed()
+        self.worker_stats.pop(worker, None)
+        self._registry.forget(f"worker {worker}")
+
+    def front_gone(self) -> None:
+        """``FleetOwner``."""
+        self.completeness.missed()
+
+    def front_replaced(self) -> None:
+        """``FleetOwner``."""
+        self._registry.forget("front")
+        for worker in range(len(self.fleet.workers)):
+            self._relay(self.flushing.again(worker, wall_ns()))
+        self.fleet.broadcast(self._runtime_options())
+
+    def from_front(self, message: ipc.FromFront) -> None:
+        """``FleetOwner``."""
+        match message:
+            case ipc.Listening():
+                log.info("accepting metrics", address=message.address)
+                self.completeness.listening()
+            case ipc.FrontStats():
+                self.completeness.connections(message.gauges.get(OPEN_CONNECTIONS, 0.0))
+                # M3 keeps the server's figures outside of the aggregator's scope.
+                self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
+            case ipc.Stale():
+                self._undelivered(message)
+            case ipc.Stalled():
+                log.warning("the front was stopped: open windows may be incomplete", seconds=round(message.seconds, 1))
+                self.completeness.missed()
+
+    def _undelivered(self, message: ipc.Stale) -> None:
+        child, later = self.fleet.workers[message.worker], partial(asyncio.get_running_loop().call_later, _AGAIN_S)
+        if child.epoch != message.epoch or not child.pid:
+            return
+        match message.command:
+            case ipc.Flush() | ipc.Reopen():
+                self.flushing.refused(message.worker, message.command.id)
+                self.flushing.schedule.also_at(message.command.list_id, wall_ns() + _REFUSED_NS)
+            case ipc.Shards():
+                later(self.fleet.tell_shards, message.worker)
+            case ipc.RuntimeOptions():
+                later(self.fleet.relay, Send(message.worker, message.epoch, self._runtime_options()))
+            case _:
+                later(self.fleet.relay, Send(message.worker, message.epoch, message.command))
+
+    def from_worker(self, worker: int, epoch: int, message: ipc.FromWorker, frames: Sequence[zmq.Frame]) -> None:
+        """``FleetOwner``."""
+        match message:
+            case ipc.Ready():
+                self.completeness.missed()
+                log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
+            case ipc.Lists():
+                self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
+                self._wake.set()
+            case ipc.Flushed():
+                self._flushed(worker, epoch, message, frames)
+            case ipc.Refused():
+                self.flushing.refused(worker, message.id)
+            case ipc.WorkerStats():
+                self.worker_stats[worker] = message
+                self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
+
+    def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
+        tags = self.config.metrics.scope.tags
+        self._registry.merge(source, _tagged(counters, tags), _tagged(gauges, tags), prefix=prefix)
+
+    def _flushed(self, worker: int, epoch: int, message: ipc.Flushed, frames: Sequence[zmq.Frame]) -> None:
+        if message.values:
+            batch = batch_of(message, frames)
+            forwarder = self.rollups if message.forwarded else self.output
+            self.rolls_up = self.rolls_up or message.forwarded
+            if part := self.flushing.part(worker, message):
+                forwarder.offer(Part(worker, epoch, message.id, part, batch))
+            else:
+                self._scope.sub("forwarder").count("out-of-term", len(batch))
+                forwarder.refuse(worker, epoch, batch.size_bytes)
+        if message.last:
+            self._relay(self.flushing.last(worker, message.id, wall_ns()))
+
+    # --- output
+
+    def may_write(self) -> bool:
+        """Asked by the producers before every write."""
+        return self.shard_set.may_write()
+
+    def _lease_lost(self) -> None:
+        """What was not sent is not flushed: the term is over, whoever leads next emits it."""
+        self.shard_set.elector.lease_lost()
+
+    def _credit(self, worker: int, epoch: int, nbytes: int, *, forwarded: bool) -> None:
+        self.fleet.credit(worker, epoch, nbytes, forwarded=forwarded)
+
+    def _endpoints(self) -> frozenset[str]:
+        """Where other instances reach us."""
+        own = self.view.instance
+        return frozenset([own.endpoint]) if own is not None else frozenset()
+
+    def _unroutable(self) -> None:
+        self._problems.set(
+            "rollups",
+            "rollups are dropped: aggregator.client.m3msg.producer is not configured, so nothing reaches the instances that own them; "
+            "add it as in configs/m3aggregator.yml (type: m3msg) and restart",
+        )
+
+    def _relay(self, sends: Iterable[Send]) -> None:
+        for send in sends:
+            self.fleet.relay(send)
+
+    def _out_of_term(self) -> None:
+        self.output.drop()
+        self.rollups.drop()
+        self.sinks.drop()
+
+    # --- the shard set
+
+    async def _shard_set_loop(self) -> None:
+        """One membership at a time; a placement that moves us to another shard set ends it and begins the next."""
+        while True:
+            member = asyncio.create_task(self.shard_set.run(), name=f"shard set {self.shard_set.number}")
+            try:
+                while self.view.shard_set == self.shard_set.number:
+                    done, _ = await asyncio.wait([member], timeout=_LOOK_S)
+                    for ended in done:
+                        ended.result()
+            finally:
+                member.cancel()
+                await asyncio.wait([member])
+            # What the next one was sent before is not here.
+            self.shard_set = self._membership(joined_ns=wall_ns())
+
+    def _membership(self, joined_ns: int) -> ShardSet:
+        self.flushing.schedule.shard_set = self.view.shard_set
+        return ShardSet(
+            self.view.shard_set,
+            config=self.config,
+            keys=self._keys,
+            store=self._store,
+            flushing=self.flushing,
+            instance_id=self.view.instance_id,
+            view=lambda: self.view,
+            relay=self._relay,
+            lost=self._out_of_term,
+            opened_ns=lambda: max(self.completeness.since_ns, joined_ns),
+            crowded=self._crowded,
+            scope=self._scope,
+        )
+
+    def _look(self) -> None:
+        self.shard_set.look()
+
+    def _crowded(self) -> list[int]:
+        """Workers whose windows take more memory than is to be kept for an absent leader."""
+        limit = retained_bytes(self.config, len(self.worker_stats))
+        return [n for n, stats in self.worker_stats.items() if stats.gauges.get("engine.window-bytes", 0.0) > limit]
+
+    # --- loops
+
+    async def _flush_loop(self) -> None:
+        while True:
+            if self.shard_set.may_flush() and not self.ending:
+                self._relay(self.flushing.tick(wall_ns(), self.shard_set.complete_since_ns()))
+            next_ns = self.flushing.schedule.next_ns()
+            wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _pump_loop(self, forwarder: Forwarder) -> None:
+        """Sinks do not tell when they have room again."""
+        while True:
+            await forwarder.held_up.wait()
+            await asyncio.sleep(_PUMP_S)
+            forwarder.pump()
+
+    async def _look_loop(self) -> None:
+        """Things that time alone changes."""
+        cut_over: int | None = None
+        aside: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            # The example may be another one each time; what was said first stays.
+            now = self.sinks.left_aside()
+            for subject in now.keys() ^ aside.keys():
+                self._problems.set(subject, now.get(subject), serious=False)
+            aside = now
+            seen = self.view
+            if seen.instance is None or cut_over == seen.placement.version:
+                continue
+            if seen.cutover_left_ns(wall_ns()) == 0:
+                cut_over = seen.placement.version
+                log.info("all shards are cut over", version=cut_over, shards=len(seen.owned))
+
+    async def _expire_loop(self) -> None:
+        interval_s = entry_check_interval_ns(self.config) / 1e9
+        while True:
+            await asyncio.sleep(interval_s)
+            self.fleet.broadcast(ipc.Expire())
+
+
+def _routing(seen: View, topic_shards: int, workers: int, owners: Mapping[int, int]) -> Routing:
+    """``owners``: shard → worker until now."""
+    owned = seen.owned
+    return Routing(seen.placement.num_shards, topic_shards, owned, assign(list(owned), workers, owners))
+
+
+def _tagged(figures: Mapping[str, float], tags: Mapping[str, str]) -> Mapping[str, float]:
+    """Figures with the configured tags added to their names, ``name{k=v}``."""
+    if not tags:
+        return figures
+    more = ",".join(f"{key}={value}" for key, value in tags.items())
+    return {
+        f"{name[:-1]},{more}}}" if name.endswith("}") else f"{name}{{{more}}}": value for name, value in figures.items()
+    }
