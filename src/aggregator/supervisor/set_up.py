@@ -136,14 +136,14 @@ async def connect_error(endpoint: str) -> str | None:
 
 
 async def try_endpoint(
-    seen: Callable[[], View | None], listening: Callable[[], str], say: Callable[[str | None], None]
+    seen: Callable[[], View], listening: Callable[[], str], say: Callable[[str | None], None]
 ) -> None:
     """Whether others could connect to us: tried until it works, and again when the placement names another endpoint."""
     reached = None
     while True:
         await asyncio.sleep(_LOOK_S)
         now, address = seen(), listening()
-        if now is None or now.instance is None or not address or now.instance.endpoint == reached:
+        if now.instance is None or not address or now.instance.endpoint == reached:
             continue
         error = await connect_error(now.instance.endpoint)
         say(endpoint_warning(now, address, error))

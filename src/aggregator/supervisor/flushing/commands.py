@@ -11,7 +11,7 @@ A leader flushes every list that it or the KV knows, on all of its workers: wher
 gone) the flush puts nothing out and its time goes on, so that nobody waits for windows that will never come.
 
 A worker has at most one flush per list in hand that emits: while its output waits, a tick that comes is remembered and runs afterwards at
-the target of that moment. Methods return the commands to send; the shell (``instance``) sends them, reports what comes back, and writes
+the target of that moment. Methods return the commands to send; the shell (``serving``) sends them, reports what comes back, and writes
 ``message()`` into the KV.
 """
 
@@ -177,13 +177,13 @@ class Flushing:
         """
         if self.role is not FlushRole.FOLLOWER:
             return []
-        sends: list[Send] = []
-        for worker in workers:
-            state = self._workers.get(worker)
-            for list_id in state.lists if state is not None else ():
-                assert state is not None
-                sends += self._throw_away(worker, state, list_id, dict.fromkeys(state.owned, before_ns))
-        return sends
+        return [
+            send
+            for worker in workers
+            if (state := self._workers.get(worker)) is not None
+            for list_id in state.lists
+            for send in self._throw_away(worker, state, list_id, dict.fromkeys(state.owned, before_ns))
+        ]
 
     # --- flushing
 

@@ -1,0 +1,57 @@
+"""What is shown of an instance that waits; of one that serves, ``test_instance`` sees it."""
+
+from pathlib import Path
+
+from aggregator.config import kv_keys, load_config
+from aggregator.http import Readiness
+from aggregator.supervisor.placement import View, view
+from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.serving import Serving
+from aggregator.supervisor.status import InstanceStatus
+from m3cluster.placement.model import Instance, Placement
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Waiting:
+    """An instance that no placement has named; ``trouble`` is its store's."""
+
+    instance_id = "a"
+    keys = kv_keys(load_config([ROOT / "configs/local/m3aggregator.yml"], {}).value)
+
+    def __init__(self, trouble: str | None = None) -> None:
+        self.problems = Problems()
+        self.view: View | None = None
+        self.serving: Serving | None = None
+        self.trouble = trouble
+
+    def store_trouble(self) -> str | None:
+        return self.trouble
+
+
+def test_until_a_placement_was_read_it_is_not_ready() -> None:
+    assert InstanceStatus(Waiting()).readiness() == Readiness(False, ["the placement has not been read yet"], [])
+
+
+def test_a_store_that_does_not_answer_explains_what_else_is_missing() -> None:
+    instance = Waiting("etcd does not answer")
+    assert InstanceStatus(instance).readiness().reasons == ["etcd does not answer"]
+    instance.problems.set("output topic", "topic t does not exist")
+    assert InstanceStatus(instance).readiness().reasons == ["etcd does not answer", "topic t does not exist"]
+
+
+async def test_who_waits_follows_and_owns_nothing() -> None:
+    instance = Waiting()
+    status = InstanceStatus(instance)
+    assert (status.election_state(), status.can_lead(), status.shards(), status.lists()) == ("follower", False, [], [])
+    await status.resign()
+    instance.view = view(Placement((Instance(id="b"),), num_shards=4, replica_factor=1, version=7), "a")
+    instance.problems.set("placement", "instance a is not in the placement")
+    assert dict(status.facts()) == {
+        "instance id": "a",
+        "placement key": instance.keys.placement,
+        "placement version": "7",
+        "shard set": "0",
+        "shards": "0 of 4, 1 replicas",
+    }
+    assert status.readiness().reasons == status.set_up_problems() == ["instance a is not in the placement"]
