@@ -7,6 +7,8 @@ kazoo runs three threads per client. These classes are called on them and touch 
 * kazoo keeps the session timeout that was granted to itself, and when the request for the session was sent.
 * A host that swallows packets would hold the attempt to connect for a whole session timeout; so would a server that takes the connection
   and swallows the request for a session, as ZooKeeper may do while it starts: a lease would not outlive a restart.
+* What is asked of kazoo while it has no connection waits there for one, however long that takes: a write would be made long after its
+  caller was told that it had failed.
 
 That takes privates of kazoo; tests/m3cluster/kv/zookeeper/test_client.py names them, for the day when a release moves one.
 """
@@ -19,9 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.serialization import Connect
+from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from m3x.clock import boot_ns
@@ -111,7 +115,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
 
 class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
-    """A client that tries to connect, at most a second apart, until it is stopped."""
+    """A client that tries to connect, at most a second apart, until it is stopped; without a connection it takes no requests."""
 
     def __init__(self, hosts: str, timeout_s: float, handler: Handler, session: tuple[int, bytes] | None) -> None:
         retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=1.0, sleep_func=handler.sleep_func)
@@ -119,6 +123,19 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
             hosts, timeout=timeout_s, handler=handler, connection_retry=retry, client_id=session, logger=_kazoo_log
         )
         self._connection = _Connection(self, self._conn_retry.copy(), logger=_kazoo_log)
+        self._state_lock = threading.RLock()
+        """Between seeing that there is a connection and the queue whose requests fail when it breaks."""
+
+    def _session_callback(self, state: str) -> None:
+        with self._state_lock:
+            super()._session_callback(state)
+
+    def _call(self, request: Any, async_object: Any) -> Any:
+        with self._state_lock:
+            if self._state == KeeperState.CONNECTING:
+                async_object.set_exception(ConnectionLoss())
+                return False
+            return super()._call(request, async_object)
 
     @property
     def asked_ns(self) -> int:

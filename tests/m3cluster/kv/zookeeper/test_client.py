@@ -3,22 +3,32 @@
 import inspect
 
 import pytest
-from kazoo.client import KazooClient
+from kazoo.client import KazooClient, TransactionRequest
+from kazoo.exceptions import ConnectionLoss
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.serialization import Connect, Exists
+from kazoo.protocol.states import KeeperState
 
 from m3cluster.kv.zookeeper.client import Client, Handler
 
 OVERRIDDEN = [
     (ConnectionHandler, "__init__", ["self", "client", "retry_sleeper", "logger"]),
     (ConnectionHandler, "_invoke", ["self", "timeout", "request", "xid"]),
+    (KazooClient, "_call", ["self", "request", "async_object"]),
+    (KazooClient, "_session_callback", ["self", "state"]),
     (SequentialThreadingHandler, "spawn", ["self", "func", "args", "kwargs"]),
     (SequentialThreadingHandler, "create_connection", ["self", "args", "kwargs"]),
 ]
 CALLED = [
     (ConnectionHandler, "_connect", {"_invoke", "create_connection", "time_out"}),
+    (ConnectionHandler, "_connect", {"_session_callback"}),
+    (ConnectionHandler, "_connect_attempt", {"_session_callback"}),
     (ConnectionHandler, "start", {"spawn"}),
+    (KazooClient, "_session_callback", {"_state", "_notify_pending"}),
+    (KazooClient, "_create_async_inner", {"_call"}),
+    (KazooClient, "get_async", {"_call"}),
+    (TransactionRequest, "commit_async", {"_call"}),
     (KazooClient, "start_async", {"_connection"}),
     (KazooClient, "stop", {"_connection"}),
     (KazooClient, "close", {"_connection"}),
@@ -70,3 +80,19 @@ def test_the_session_is_waited_for_no_longer_than_a_connection(monkeypatch):
     for timeout, request in ((30.0, session), (0.5, session), (30.0, other)):
         client._connection._invoke(timeout, request)
     assert waits == [1.0, 0.5, 30.0]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.get_async("/a"),
+        lambda client: client.create_async("/a", b"1"),
+        lambda client: client.transaction().commit_async(),
+    ],
+    ids=["read", "write", "transaction"],
+)
+def test_without_a_connection_nothing_is_queued(ask):
+    client = Client("127.0.0.1:1", 30.0, Handler(1.0, lambda: None), None)
+    client._session_callback(KeeperState.CONNECTING)
+    assert isinstance(ask(client).exception, ConnectionLoss)
+    assert not client._queue
