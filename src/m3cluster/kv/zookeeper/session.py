@@ -258,13 +258,18 @@ class Session:
     async def close(self, *, keep_session: bool = False) -> bool:
         """Ends the session, or (``keep_session``) leaves it to its timeout, as a process that dies would; returns whether it has ended.
 
-        May be called more than once; the first call decides.
+        May be called more than once; the first call decides. Who is cancelled meanwhile waits all the same: its threads are not to outlive
+        the store, and it takes seconds at most.
         """
         if self._ending is None:
             self._ending = self._loop.create_task(
                 self._end(keep_session), name=f"kv zookeeper {self._config.name}: end"
             )
-        return await asyncio.shield(self._ending)
+        try:
+            return await asyncio.shield(self._ending)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._ending])
+            raise
 
     async def _end(self, keep_session: bool) -> bool:
         for future in list(self._waiting):

@@ -40,7 +40,7 @@ async def open_client(tmp_path):
     threads = set(threading.enumerate())
 
     async def client(*servers, **options):
-        options = {"chroot": f"/{tmp_path.name}", "session_timeout_s": 1, "connect_timeout_s": 1} | options
+        options = {"chroot": f"/{tmp_path.name}", "session_timeout_s": 4, "connect_timeout_s": 1} | options
         options = {"request_timeout_s": 3, "watch_silence_s": 0.5} | options
         stores.append(await open_store(ZooKeeper(tuple(server.address for server in servers), **options)))
         return stores[-1]
@@ -218,6 +218,18 @@ async def test_a_swallowed_request_for_a_session_is_made_anew(silent):
         await until(lambda: silent.connections() > 2)
     finally:
         await session.close(keep_session=True)
+
+
+async def test_a_session_whose_closing_is_cancelled_has_ended_all_the_same(silent):
+    session = Session(ZooKeeper((silent.address,)), 10)
+    await until(silent.connections)
+    closing = asyncio.ensure_future(session.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("kv ")]
+    await session.close()
 
 
 async def test_a_client_outlives_kill_and_restart(open_client, own_zookeeper):
