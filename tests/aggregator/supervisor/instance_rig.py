@@ -32,13 +32,20 @@ def alive(pid: int) -> bool:
 
 
 class Recorder:
-    """The consumer of ``aggregated_metrics``: (id, timestamp) → values as they came."""
+    """The consumer of ``aggregated_metrics``: (id, timestamp) → values as they came, each message once.
+
+    A producer sends a message again, under its name, when the machine was too busy for it to be acked in time.
+    """
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int], list[float]] = {}
+        self._seen: set[tuple[int, int]] = set()
 
     async def take(self, batch: ReceivedBatch) -> None:
-        for i in range(len(batch)):
+        for i, (shard, number) in enumerate(batch.rows[["shard", "id"]].tolist()):
+            if (shard, number) in self._seen:
+                continue
+            self._seen.add((shard, number))
             metric = decode_aggregated(batch.value(i))
             self.values.setdefault((metric.id.decode(), metric.time_ns), []).append(metric.value)
         batch.ack()
