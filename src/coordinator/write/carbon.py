@@ -8,6 +8,7 @@ the senders back.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +57,7 @@ _MAX_SECONDS = (1 << 63) // 1_000_000_000
 log = logger(__name__)
 
 
-class _Fate:
+class _Fate(IntEnum):
     """What became of a line that could be read; one that goes several ways keeps the largest."""
 
     UNMATCHED = 0

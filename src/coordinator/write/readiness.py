@@ -12,8 +12,8 @@ from m3cluster.topic import ConsumptionType, ServiceID, Topic
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """``opens_ns`` is when messages may be sent (0: now); None: not before something else changes, which ``reason`` names."""
+class Opening:
+    """When messages may be sent: at ``opens_ns`` (0: now); None: not before something else changes, which ``reason`` names."""
 
     opens_ns: int | None
     reason: str = ""
@@ -33,18 +33,18 @@ def judge(
     placements: Mapping[ServiceID, Placement | None],
     now_ns: int,
     ignore_cutover: bool = False,
-) -> Verdict:
+) -> Opening:
     """``placements``: what is known of each consumer service. Cutoffs in the past count as no owner."""
     if topic is None:
-        return Verdict(None, f"the topic {name} does not exist yet: create it (POST /api/v1/topic/init)")
+        return Opening(None, f"the topic {name} does not exist yet: create it (POST /api/v1/topic/init)")
     if not topic.consumer_services:
-        return Verdict(None, f"the topic {name} has no consumer yet: add m3aggregator to it (POST /api/v1/topic)")
+        return Opening(None, f"the topic {name} has no consumer yet: add m3aggregator to it (POST /api/v1/topic)")
     opens, reason = 0, ""
     for consumer in topic.consumer_services:
         service = consumer.service_id
         placement = placements.get(service)
         if placement is None or not placement.instances:
-            return Verdict(
+            return Opening(
                 None,
                 f"the placement of {service.name} in environment {service.environment} does not exist yet: "
                 f"create it (POST /api/v1/services/{service.name}/placement/init)",
@@ -52,7 +52,7 @@ def judge(
         if consumer.consumption_type is not ConsumptionType.REPLICATED or ignore_cutover or not placement.is_sharded:
             continue
         if placement.num_shards != topic.number_of_shards:
-            return Verdict(
+            return Opening(
                 None,
                 f"the placement of {service.name} has {placement.num_shards} shards, the topic {name} "
                 f"{topic.number_of_shards}: they must be equal",
@@ -64,8 +64,8 @@ def judge(
                     cutovers[shard.id] = min(cutovers.get(shard.id, shard.cutover_ns), shard.cutover_ns)
         for shard_id in range(placement.num_shards):
             if shard_id not in cutovers:
-                return Verdict(None, f"shard {shard_id} has no owner in the placement of {service.name}")
+                return Opening(None, f"shard {shard_id} has no owner in the placement of {service.name}")
         latest = max(cutovers.values(), default=0)
         if latest > max(opens, now_ns):
             opens, reason = latest, f"the shards of {service.name} are cut over"
-    return Verdict(opens, reason)
+    return Opening(opens, reason)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from coordinator.write.readiness import Verdict, judge
+from coordinator.write.readiness import Opening, judge
 from coordinator.write.sink import RefusedError
 from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
@@ -43,7 +43,7 @@ class IngestTopic:
         self._most_bytes = options.buffer.max_buffer_size // 4
         self._producer = producer
         self._now_ns = now_ns
-        self._verdict: Verdict = judge(self._name, None, {}, now_ns())
+        self._opening: Opening = judge(self._name, None, {}, now_ns())
         self._reported = ""
         self._failed: str | None = None
         self._topology.listeners.append(self._judge)
@@ -54,7 +54,7 @@ class IngestTopic:
 
     def ready(self, nbytes: int) -> int | None:
         """See ``MessageSink``."""
-        if self._failed is not None or self._verdict.opens_ns is None or self._now_ns() < self._verdict.opens_ns:
+        if self._failed is not None or self._opening.opens_ns is None or self._now_ns() < self._opening.opens_ns:
             return None
         if self._producer.room() < self._needed(nbytes):
             return None
@@ -89,7 +89,7 @@ class IngestTopic:
         """Why nothing can be sent now; None: it can."""
         if self._failed is not None:
             return self._failed
-        reason = self._verdict.refusal(self._now_ns())
+        reason = self._opening.refusal(self._now_ns())
         if self._topology.topic is None and (trouble := self._topology.trouble()) is not None:
             return trouble
         if reason is None and not self._producer.num_shards:
@@ -105,12 +105,12 @@ class IngestTopic:
     def _judge(self, _: ServiceID | None = None) -> None:
         now = self._now_ns()
         topology = self._topology
-        self._verdict = judge(self._name, topology.topic, topology.placements, now, self._ignore_cutover)
-        refusal = self._verdict.refusal(now)
+        self._opening = judge(self._name, topology.topic, topology.placements, now, self._ignore_cutover)
+        refusal = self._opening.refusal(now)
         if topology.topic is None and topology.trouble() is not None:
             # The store says so itself.
             return
-        said = self._verdict.reason if refusal is not None else "messages are accepted"
+        said = self._opening.reason if refusal is not None else "messages are accepted"
         if said != self._reported:
             self._reported = said
             log.info("ingest topic", topic=self._name, state=refusal or said)

@@ -41,7 +41,7 @@ from coordinator.write import (
     remote_write_routes,
 )
 from coordinator.write.carbon_rules import compile_rules
-from coordinator.write.readiness import Verdict
+from coordinator.write.readiness import Opening
 from m3cluster.kv import MemoryServer
 from m3cluster.topology import Topology
 from m3metrics.aggregation import AggregationType, compress
@@ -180,7 +180,7 @@ class SetUp:
     namespaces: list[Namespace] = field(default_factory=lambda: [TEN])
     rules: RuleSet | None = None
     no_aggregators: str | None = None
-    verdict: Verdict = field(default_factory=lambda: Verdict(0))
+    opening: Opening = field(default_factory=lambda: Opening(0))
     store: StoreOptions = field(default_factory=StoreOptions)
     cache_bytes: int = 64 << 20
     buffer: dict[str, Any] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class SetUp:
 
 @asynccontextmanager
 async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    patch.setattr("coordinator.write.topic.judge", lambda *_: set_up.verdict)
+    patch.setattr("coordinator.write.topic.judge", lambda *_: set_up.opening)
     patch.setattr("coordinator.write.topic.ROOM_TIMEOUT_S", 0.02)
     options = msgspec.convert({"writer": {"topicName": "aggregator_ingest"}, "buffer": set_up.buffer}, ProducerOptions)
     registry, stored, producer, rules = Registry(), Registry(), Producer(), RulesInEffect()
@@ -390,8 +390,8 @@ POSTS = {
     "unknown-write-type": Post(headers={"M3-Write-Type": "x"}, says="unrecognized write type: x"),
     "unknown-prometheus-type": Post(headers={"Prometheus-Metric-Type": "x"}, says="unknown prom metric type x"),
     # the way to the aggregators
-    "no-topic": Post(says="does not exist yet", set_up=SetUp(verdict=Verdict(None, "the topic does not exist yet"))),
-    "before-cutover": Post(says="cut over, in", set_up=SetUp(verdict=Verdict(1 << 62, "the shards are cut over"))),
+    "no-topic": Post(says="does not exist yet", set_up=SetUp(opening=Opening(None, "the topic does not exist yet"))),
+    "before-cutover": Post(says="cut over, in", set_up=SetUp(opening=Opening(1 << 62, "the shards are cut over"))),
     "producer-failed": Post(
         says="out of order", set_up=SetUp(change=lambda world, _patch: world.topic.fail("out of order"))
     ),
@@ -471,14 +471,14 @@ Check = Callable[[str, Path, pytest.MonkeyPatch], Awaitable[None]]
 
 
 async def _line_waits(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
-    set_up = SetUp(verdict=Verdict(None, "no topic"))
+    set_up = SetUp(opening=Opening(None, "no topic"))
     async with world_of(set_up, directory, patch) as world:
         data = np.frombuffer(bytearray(b"a.b 1 %d\n" % AT), np.uint8)
         waiting = asyncio.create_task(world.carbon(MEAN).ingest(data))
         await asyncio.sleep(0)
         assert not waiting.done()
         assert (world.ends(), world.counted()) == (Counter(), Counter())
-        world.topic._verdict = Verdict(0)
+        world.topic._opening = Opening(0)
         assert await waiting == len(data)
         assert ("none", world.ends(), world.counted()) == rows()[key]
 

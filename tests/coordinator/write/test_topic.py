@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from coordinator.write import IngestTopic, RefusedError
-from coordinator.write.readiness import Verdict
+from coordinator.write.readiness import Opening
 from m3cluster import kv
 from m3cluster.keys import topic_key
 from m3cluster.topology import Topology
@@ -31,7 +31,7 @@ class ClosedProducer:
 
 @pytest.fixture
 async def topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[IngestTopic]:
-    monkeypatch.setattr("coordinator.write.topic.judge", lambda *_: Verdict(0))
+    monkeypatch.setattr("coordinator.write.topic.judge", lambda *_: Opening(0))
     store = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
     options = msgspec.convert({"writer": {"topicName": "x"}}, ProducerOptions)
     producer = ClosedProducer()
