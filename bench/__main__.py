@@ -1,6 +1,6 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
-``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``) and ``sinks``
-(``bench.sinks``)."""
+``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``), ``sinks``
+(``bench.sinks``) and ``storage`` (``bench.storage_bench``)."""
 
 import sys
 
@@ -18,6 +18,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   out       what a series costs the coordinator from m3msg into its store, when it is new and afterwards
   segments  what a log on disk costs: append, sync, read, open
   sinks     what a value costs on its way through queues to sinks
+  storage   what the way out costs a whole coordinator, from m3msg to remote write
 
   --help, --version"""
 
@@ -53,6 +54,10 @@ def main() -> int:
         from bench.sinks import main as sinks  # noqa: PLC0415
 
         return sinks(rest)
+    if command == "storage":
+        from bench.storage_bench import main as storage  # noqa: PLC0415
+
+        return storage(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0
