@@ -24,7 +24,7 @@ from tests.golden.vectors import Vector, from_bits, lines
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
-from aggregator.engine.metadata import types_options
+from aggregator.engine.ingest.metadata import types_options
 from aggregator.lists import ListId
 from aggregator.supervisor.flushing.commands import Flushing, Send
 from aggregator.supervisor.flushing.schedule import ScheduleOptions

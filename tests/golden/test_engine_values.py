@@ -15,9 +15,10 @@ from tests.golden.vectors import Vector, bits, from_bits, lines, same_bits
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
-from aggregator.engine import flush_kernels as values_of
-from aggregator.engine import window_kernels as accumulate
-from aggregator.engine.tables import COUNTER_RECORD, SPEC_EXPENSIVE, addresses, reserve_tables
+from aggregator.engine.tables.grow import addresses, reserve_tables
+from aggregator.engine.tables.layout import COUNTER_RECORD, SPEC_EXPENSIVE
+from aggregator.engine.windows import records as accumulate
+from aggregator.engine.windows import values as values_of
 from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, compress, parse_type, parse_types

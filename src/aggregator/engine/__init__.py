@@ -1,12 +1,12 @@
 """The engine: everything a worker does with samples, as one pure class without sockets, clocks or threads.
 
-Open ``engine`` first (the class), then ``tables`` (what its state looks like), ``ingest_kernels`` (what happens to a sample) and
-``flush`` with ``flush_kernels`` (what happens to a window). ``metadata`` turns metadata bytes into rows, ``reasons`` names why metrics are
-refused, ``options`` is what it has to be told. May import ``aggregator.ipc``, ``m3metrics``, ``m3msg`` and ``m3x``.
+Open ``engine`` first (the class), then ``tables`` (what its state looks like), ``ingest`` (what happens to a sample) and ``flush`` (what
+happens to a window). Both stand on ``windows`` and ``state``. ``reasons`` names why metrics are refused, ``options`` is what it has to be
+told. May import ``aggregator.ipc``, ``m3metrics``, ``m3msg`` and ``m3x``.
 """
 
 from aggregator.engine.engine import Engine, IngestResult
-from aggregator.engine.flush import FlushPart, FlushRun
+from aggregator.engine.flush.run import FlushPart, FlushRun
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.warm import warm
 

@@ -1,7 +1,7 @@
 """The engine of a worker: samples in, aggregated values out. Pure: bytes, commands and ``now_ns`` come as arguments.
 
-``Engine`` keeps the tables (``tables``), lets compiled kernels do what happens per sample (``ingest_kernels``) and per value
-(``flush_kernels``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
+``Engine`` keeps the tables (``tables``), lets compiled kernels do what happens per sample (``ingest``) and per value
+(``flush``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
 """
 
 from dataclasses import dataclass
@@ -11,29 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import ipc
-from aggregator.engine import (
-    entry_kernels,
-    flush,
-    flush_plan,
-    index_kernels,
-    ingest_kernels,
-    state_kernels,
-    window_kernels,
-)
 from aggregator.engine import reasons as why
-from aggregator.engine import tables as layout
-from aggregator.engine.ingest_kernels import (
-    BLOCK,
-    NEED_INDEX,
-    NEED_METADATA,
-    NEED_PASSTHROUGH,
-    NEED_PLAIN,
+from aggregator.engine.flush.plan import Plan, Planner, releasable, shard_bounds
+from aggregator.engine.flush.run import FlushRun
+from aggregator.engine.ingest import scan
+from aggregator.engine.ingest.apply import DONE, NEED_INDEX, NEED_METADATA, NEED_PASSTHROUGH, NEED_PLAIN, refuse
+from aggregator.engine.ingest.entries import (
+    collect_elements,
+    compact_ids,
+    expire_entries,
+    mark_entries,
+    reset_value_limits,
+    reshard_entries,
 )
-from aggregator.engine.metadata import MetadataTable
+from aggregator.engine.ingest.metadata import MetadataTable
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
-from aggregator.engine.tables import addresses, reserve_ids, reserve_index, reserve_tables
+from aggregator.engine.state.state import retire_window
+from aggregator.engine.tables import layout
+from aggregator.engine.tables.grow import addresses, index_limit, reserve_ids, reserve_index, reserve_tables
+from aggregator.engine.tables.index import rehash
+from aggregator.engine.windows.pages import release_window, used_bytes
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
 from m3metrics.errors import MetricsError, UnrecognizedTypeError
@@ -89,9 +88,9 @@ class Engine:
             layout.MAX_BUCKETS, layout.MAX_SHARDS
         )
         self._reported = np.zeros((layout.MAX_BUCKETS, layout.MAX_SHARDS), bool)
-        self._frames = np.zeros(BLOCK, FRAME_ROW)
-        self._rows = np.zeros(BLOCK, METRIC_ROW)
-        self._hints = np.zeros(BLOCK, layout.HINT)
+        self._frames = np.zeros(scan.BLOCK, FRAME_ROW)
+        self._rows = np.zeros(scan.BLOCK, METRIC_ROW)
+        self._hints = np.zeros(scan.BLOCK, layout.HINT)
         self._scratch = np.zeros(1, np.float64)
         self._progress = np.zeros(1, layout.PROGRESS)
         self._call = 0
@@ -118,7 +117,7 @@ class Engine:
         progress["call"] = self._next_call()
         messages = int(self._tables.counts[why.C_MESSAGES])
         while True:
-            code = ingest_kernels.ingest(
+            code = scan.ingest(
                 self._t,
                 payload,
                 ends,
@@ -131,7 +130,7 @@ class Engine:
                 ack_sizes,
                 now_ns,
             )
-            if code == ingest_kernels.DONE:
+            if code == DONE:
                 break
             row = self._rows[int(progress["row"])]
             if code in (NEED_PLAIN, NEED_PASSTHROUGH):
@@ -165,7 +164,7 @@ class Engine:
         return False
 
     def _refuse(self, detail: int, payload: NDArray[np.uint8], id_at: int, id_size: int) -> None:
-        ingest_kernels.refuse(self._t, why.OTHER, detail, payload, id_at, id_size)
+        refuse(self._t, why.OTHER, detail, payload, id_at, id_size)
 
     def _apply_odd(self, message: bytes, now_ns: int) -> None:
         """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied.
@@ -191,11 +190,11 @@ class Engine:
         hints = np.zeros(1, layout.HINT)
         while True:
             call = int(self._progress["call"][0])
-            code = ingest_kernels.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
+            code = scan.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
             if code in (NEED_PLAIN, NEED_PASSTHROUGH):
                 self._refuse(why.D_DECODE, nothing, 0, 0)
                 return
-            if code == ingest_kernels.DONE or not self._provide(code, data, rows[0]):
+            if code == DONE or not self._provide(code, data, rows[0]):
                 return
 
     def _grow_index(self) -> None:
@@ -203,9 +202,9 @@ class Engine:
         tables = self._tables
         size = int(tables.head["index_mask"]) + 1
         fresh = reserve_index(self._max_series)
-        index_kernels.rehash(tables.entry_index, size, fresh, 2 * size - 1)
+        rehash(tables.entry_index, size, fresh, 2 * size - 1)
         tables.head["index_mask"] = 2 * size - 1
-        tables.head["index_limit"] = layout.index_limit(2 * size)
+        tables.head["index_limit"] = index_limit(2 * size)
         self._replace(entry_index=fresh)
 
     def _replace(self, **arrays: NDArray[Any]) -> None:
@@ -250,7 +249,7 @@ class Engine:
                 row["earliest"], row["latest"] = 0, layout.MAX_INT64
         self._owned = np.array(owned, np.int64)
         if was:
-            entry_kernels.reshard_entries(self._t)
+            reshard_entries(self._t)
             self._drop_tombstoned()
         for gone in was - set(owned):
             for table in (
@@ -280,17 +279,17 @@ class Engine:
         head["new_limit"] = command.new_metric_limit_per_shard_per_second
         self._tables.shards["rate_second"] = 0
         self._tables.shards["rate_count"] = 0
-        entry_kernels.reset_value_limits(self._t)
+        reset_value_limits(self._t)
 
     def expire(self, now_ns: int) -> None:
         """Collects entries idle for longer than the TTL and gives memory back that is not needed."""
         tables = self._tables
-        entry_kernels.expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
+        expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
         self._release_all()
         dead = int(tables.head["dead_ids"])
         if dead > _COMPACT_FROM and 3 * dead > int(tables.head["ids"]):
             fresh = reserve_ids(self._max_series)
-            tables.head["ids"] = entry_kernels.compact_ids(self._t, fresh)
+            tables.head["ids"] = compact_ids(self._t, fresh)
             tables.head["dead_ids"] = 0
             self._replace(ids=fresh)
         self._trim()
@@ -325,24 +324,24 @@ class Engine:
                 lists.append(ipc.NewList(shard, list_id, now_ns=int(tables.list_born[bucket, shard])))
         return lists
 
-    def flush(self, command: ipc.Flush, now_ns: int) -> flush.FlushRun:
+    def flush(self, command: ipc.Flush, now_ns: int) -> FlushRun:
         """Closes all windows that are due and returns an iterator over their values in parts of about 512 KiB.
 
         A target that has been flushed before puts nothing out. The parts may be taken at any time; call ``close`` on a run that is
         given up. There is always at least one part, the last one has ``last`` set.
         """
         bucket = self._metadata.bucket(command.list_id)
-        plan = flush_plan.Plan([], [])
+        plan = Plan([], [])
         if bucket is not None:
             lists = self._owned[self._tables.list_born[bucket, self._owned] != 0]
             num_shards = int(self._tables.head["num_shards"])
-            bounds = flush_plan.shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
+            bounds = shard_bounds(command, lists, num_shards, self._options.max_buffer_ns)
             if not (bounds.reach()[lists] > self._tables.emitted_through[bucket, lists]).any():
                 self._tables.counts[why.C_STALE_FLUSH] += 1
-            planner = flush_plan.Planner(self._tables, self._t, bucket, lists, self._options.discard_nan)
+            planner = Planner(self._tables, self._t, bucket, lists, self._options.discard_nan)
             self._flushes += 1
             plan = planner.plan(bounds, command.emit, self._flushes)
-        return flush.FlushRun(
+        return FlushRun(
             self._tables,
             self._t,
             self._options,
@@ -385,15 +384,15 @@ class Engine:
     def _release(self, bucket: int) -> None:
         if self._tables.buckets[bucket]["flushing"]:
             return
-        crowded = int(window_kernels.used_bytes(self._t)) > self._options.retained_bytes
+        crowded = int(used_bytes(self._t)) > self._options.retained_bytes
         kept_ns = self._options.max_buffer_ns if crowded else layout.MAX_INT64
-        windows = flush_plan.releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
+        windows = releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
         for window in windows.tolist():
             if self._tables.buckets[bucket]["stateful"]:
-                state_kernels.retire_window(self._t, window)
-            window_kernels.release_window(self._t, window)
+                retire_window(self._t, window)
+            release_window(self._t, window)
         if self._tables.buckets[bucket]["tombstoned"]:
-            entry_kernels.collect_elements(self._t, bucket)
+            collect_elements(self._t, bucket)
 
     def _release_all(self) -> None:
         for bucket in range(int(self._tables.head["buckets"])):
@@ -414,7 +413,7 @@ class Engine:
         gauges = self._active | {
             "engine.entries": float(head["live"]),
             "engine.windows": float((tables.windows[: int(head["windows"])]["used"] != 0).sum()),
-            "engine.window-bytes": float(window_kernels.used_bytes(self._t)),
+            "engine.window-bytes": float(used_bytes(self._t)),
             "engine.memory-bytes": float(self.memory_bytes()),
         }
         return counters, gauges, self._shard_stats()
@@ -441,7 +440,7 @@ class Engine:
 
     def _count_active(self) -> None:
         totals = np.zeros(3 + layout.MAX_BUCKETS, np.int64)
-        entry_kernels.mark_entries(self._t, totals)
+        mark_entries(self._t, totals)
         self._active = {
             f"tick.active-entries{{metric-type={_KIND_NAMES[kind]}}}": float(totals[kind]) for kind in _KIND_NAMES
         }

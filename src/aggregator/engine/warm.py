@@ -5,17 +5,15 @@ from collections.abc import Callable
 import numpy as np
 
 from aggregator import ipc
-from aggregator.engine import (
-    element_kernels,
-    entry_kernels,
-    index_kernels,
-    ingest_kernels,
-    metadata_kernels,
-    state_kernels,
-)
 from aggregator.engine.engine import Engine
+from aggregator.engine.ingest.apply import refuse
+from aggregator.engine.ingest.entries import compact_ids
+from aggregator.engine.ingest.metadata_index import link_all
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
-from aggregator.engine.tables import addresses, reserve_tables
+from aggregator.engine.state.elements import unregister_elements
+from aggregator.engine.state.state import retire_window
+from aggregator.engine.tables.grow import addresses, reserve_tables
+from aggregator.engine.tables.index import rehash
 from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics.codec import BatchTimerWithMetadatas, GaugeWithMetadatas, encode_metric
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
@@ -60,9 +58,9 @@ def warm(progress: Callable[[str], None]) -> None:
     tables = reserve_tables(1)
     where = addresses(tables)
     t = np.uint64(where.ctypes.data)
-    index_kernels.rehash(tables.entry_index, 0, tables.entry_index, 0)
-    entry_kernels.compact_ids(t, tables.ids)
-    element_kernels.unregister_elements(t, 0)
-    metadata_kernels.link_all(t)
-    state_kernels.retire_window(t, 0)
-    ingest_kernels.refuse(t, 0, 0, tables.ids, 0, 0)
+    rehash(tables.entry_index, 0, tables.entry_index, 0)
+    compact_ids(t, tables.ids)
+    unregister_elements(t, 0)
+    link_all(t)
+    retire_window(t, 0)
+    refuse(t, 0, 0, tables.ids, 0, 0)

@@ -12,7 +12,7 @@ from typing import Any
 from tests.aggregator.engine.reference_element import Element, Out
 
 from aggregator import ipc
-from aggregator.engine.metadata import types_options
+from aggregator.engine.ingest.metadata import types_options
 from aggregator.engine.options import EngineOptions
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED
 from m3metrics import codec

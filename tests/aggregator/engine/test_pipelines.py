@@ -13,9 +13,9 @@ from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine
 
 from aggregator import ipc
 from aggregator.engine import Engine
-from aggregator.engine.forward_kernels import order_contributions
-from aggregator.engine.metadata import MAX_METADATA_BYTES
-from aggregator.engine.tables import CONTRIBUTION, PAGE_ROWS
+from aggregator.engine.flush.forward import order_contributions
+from aggregator.engine.ingest.metadata import MAX_METADATA_BYTES
+from aggregator.engine.tables.layout import CONTRIBUTION, PAGE_ROWS
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from aggregator.worker.flushes import Flushes
 from m3metrics import codec
@@ -410,7 +410,7 @@ def test_contributions_come_in_the_order_of_their_elements_whatever_their_slots(
 
 def test_a_metadata_that_needs_more_text_than_there_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 8 * MAX_METADATA_BYTES
-    monkeypatch.setattr("aggregator.engine.tables.TEXT_BYTES", limit)
+    monkeypatch.setattr("aggregator.engine.tables.layout.TEXT_BYTES", limit)
     engine = engine_of(options())
     pipeline = (RollupOp(b"r", SUM), *[RollupOp(b"%0200d" % k, SUM) for k in range(100)])
     policies = tuple(StoragePolicy.parse(f"10s:{days}d") for days in range(1, 200))

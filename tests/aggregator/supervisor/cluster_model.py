@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from aggregator.config import ServiceConfig, kv_keys, load_config
-from aggregator.engine.flush_plan import shard_bounds
-from aggregator.engine.tables import ACTION_EMIT
+from aggregator.engine.flush.plan import shard_bounds
+from aggregator.engine.tables.layout import ACTION_EMIT
 from aggregator.ipc import Commit, Flush, Flushed, NewList, Reopen
 from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.flushing.commands import Flushing, Send

@@ -8,8 +8,8 @@ powers of two; those given back wait, by size, to be used again.
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
 
 _FIRST_BITS = 6
 _0 = np.uint64(0)

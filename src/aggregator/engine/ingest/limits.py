@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine import view_kernels as v
-from aggregator.engine.window_kernels import used_bytes
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import used_bytes
 
 SECOND = 1_000_000_000
 

@@ -8,8 +8,8 @@ are no gravestones.
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -5,22 +5,14 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.element_kernels import find_key
-from aggregator.engine.source_kernels import FIRST, SEEN, see_source
-from aggregator.engine.state_kernels import RESEND_OFF, RESEND_ON, begin_state, mark_written, open_record
-from aggregator.engine.window_kernels import (
-    CLOSED,
-    NO_ROOM,
-    add_counter,
-    add_gauge,
-    add_timer,
-    annotation_row,
-    clear_record,
-    update_gauge,
-    window_of,
-)
+from aggregator.engine.state.elements import find_key
+from aggregator.engine.state.state import RESEND_OFF, RESEND_ON, begin_state, mark_written, open_record
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.annotations import annotation_row
+from aggregator.engine.windows.pages import CLOSED, NO_ROOM, window_of
+from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, clear_record, update_gauge
+from aggregator.engine.windows.sources import FIRST, SEEN, see_source
 from m3metrics.metric import MetricType
 from m3metrics.rows import Payload
 from m3x.kernels import base, load_double

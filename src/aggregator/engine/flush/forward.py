@@ -8,9 +8,9 @@ hold, and the last annotation that is not empty.
 import numpy as np
 from numba import njit
 
-from aggregator.engine import view_kernels as v
-from aggregator.engine.pipeline_kernels import begin_versions
-from aggregator.engine.window_kernels import record_of
+from aggregator.engine.state.pipeline import begin_versions
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import record_of
 from m3metrics.kernels import FORWARDED_OVERHEAD, put_forwarded
 from m3x.kernels import base
 
@@ -87,61 +87,52 @@ def count_versions(t, w, rows, order, n, versions):
 
 
 @njit(cache=True, nogil=True)
-def emit_forwarded(
-    t,
-    w,
-    time_ns,
-    rows,
-    order,
-    versions,
-    where,
-    num_shards,
-    values,
-    previous,
-    part,
-):
+def _collect(t, rows, order, first, last, values, previous):
+    """Copies the values of the group ``order[first:last]``; ``(address, bytes)`` (uint64) of its last annotation that is not empty."""
+    note = np.int64(0)
+    for k in range(first, last):
+        row = rows[order[k]]
+        values[k - first] = row.value
+        previous[k - first] = row.previous
+        if row.annotation != 0:
+            note = np.int64(row.annotation)
+    if note == 0:
+        return np.uint64(0), np.uint64(0)
+    a = v.annotations(t)[note - 1]
+    return base(v.annotation_bytes(t)) + np.uint64(a.at), np.uint64(a.size)
+
+
+@njit(cache=True, nogil=True)
+def emit_forwarded(t, w, time_ns, rows, order, versions, where, num_shards, values, previous, part):
     """Encodes the groups of window ``w``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns whether that was all.
 
     ``values``, ``previous``: float64, room for the largest group.
     """
     n = len(rows)
     cursor = where[0]
-    tally = part.tally[0]
-    b = v.windows(t)[w].bucket
-    done = tally.messages
-    p = part.offsets[done]
-    first = cursor.next
     cursor.need = 0
-    while first < n:
+    tally = part.tally[0]
+    text = base(v.text(t))
+    while cursor.next < n:
+        first = cursor.next
         last = group_end(rows, order, n, first)
         row = rows[order[last - 1]]
-        group = v.groups(t)[v.reference(b, row.group)]
+        group = v.groups(t)[v.reference(v.windows(t)[w].bucket, row.group)]
         target = v.targets(t)[np.int64(group.target)]
-        note = np.int64(0)
-        for k in range(first, last):
-            values[k - first] = rows[order[k]].value
-            previous[k - first] = rows[order[k]].previous
-            if rows[order[k]].annotation != 0:
-                note = np.int64(rows[order[k]].annotation)
-        note_at = np.uint64(0)
-        note_size = np.uint64(0)
-        if note != 0:
-            a = v.annotations(t)[note - 1]
-            note_at = base(v.annotation_bytes(t)) + np.uint64(a.at)
-            note_size = np.uint64(a.size)
+        note_at, note_size = _collect(t, rows, order, first, last, values, previous)
         need = (
             np.int64(target.id_size) + np.int64(target.meta_size) + np.int64(note_size) + 16 * (last - first)
         ) + FORWARDED_OVERHEAD
+        done = tally.messages
+        p = part.offsets[done]
         if done >= len(part.shards) or p + need > len(part.payload):
-            cursor.next = first
             cursor.need = need if done == 0 else 0
-            tally.messages = done
             return False
         start = base(part.payload)
         end = put_forwarded(
             start + np.uint64(p),
             np.uint64(target.metric_type),
-            base(v.text(t)) + np.uint64(target.id_at),
+            text + np.uint64(target.id_at),
             np.uint64(target.id_size),
             time_ns,
             base(values),
@@ -150,21 +141,19 @@ def emit_forwarded(
             note_at,
             note_size,
             np.uint64(versions[first]),
-            base(v.text(t)) + np.uint64(target.meta_at),
+            text + np.uint64(target.meta_at),
             np.uint64(target.meta_size),
             np.uint64(group.shard),
             np.int64(target.times),
             np.uint64(row.resend),
             np.uint64(v.attrs(t)[np.int64(row.attrs)].traffic),
         )
-        p = np.int64(end - start)
         part.shards[done] = target.hash % np.uint32(num_shards)
         part.policies[done] = target.policy
         part.origins[done] = group.shard
-        done += 1
-        part.offsets[done] = p
+        part.offsets[done + 1] = np.int64(end - start)
+        tally.messages = done + 1
         tally.forwarded += last - first
-        first = last
+        cursor.next = last
     cursor.next = 0
-    tally.messages = done
     return True

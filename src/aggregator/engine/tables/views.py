@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""How kernels see the tables: ``entries(t)``, ``records(t)`` … are arrays over the memory of ``tables.Tables``.
+"""How kernels see the tables: ``entries(t)``, ``records(t)`` … are arrays over the memory of ``layout.Tables``, one for each role of a row.
 
-``t`` is one number: the address of the addresses of all tables (``tables.addresses``). So a kernel takes one argument instead of
+``t`` is one number: the address of the addresses of all tables (``grow.addresses``). So a kernel takes one argument instead of
 forty arrays, functions hand it on for nothing, and nothing is reference-counted. Whoever calls a kernel keeps the tables alive.
 """
 
@@ -12,8 +12,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from aggregator.engine import tables as layout
-from aggregator.engine.tables import COLUMNS, DTYPES, TABLE_NAMES
+from aggregator.engine.tables import layout
+from aggregator.engine.tables.layout import COLUMNS, DTYPES, TABLE_NAMES
 
 
 def _begin(builder, t, name):

@@ -1,13 +1,11 @@
 # mypy: ignore-errors
-"""Compiled work on entries: find, make, give other aggregations, expire, collect. ``index_kernels`` tells how the index works."""
+"""Compiled work on entries: find, make, give other aggregations, expire, collect. ``tables.index`` tells how the index works."""
 
 import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.element_kernels import (
+from aggregator.engine.state.elements import (
     find_key,
     free_element,
     has_state,
@@ -16,8 +14,10 @@ from aggregator.engine.element_kernels import (
     tombstone,
     widen_element,
 )
-from aggregator.engine.index_kernels import insert, remove
-from aggregator.engine.window_kernels import next_window
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.tables.index import insert, remove
+from aggregator.engine.windows.pages import next_window
 from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32
 
 _32 = np.uint64(32)

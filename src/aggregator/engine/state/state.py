@@ -2,8 +2,7 @@
 """Compiled work on the state of elements: those that transform, forward, or may be flushed again (docs/m3/aggregation.md, elements).
 
 Behind the record of such an element in a window lie ``width - 1`` slots of state: for each output the value that entered the
-transformation that looks back (*consumed*) and the value that came out at last (*emitted*), a mask of outputs that are still to be
-emitted, and the ``STATE_*`` bits. Both values are NaN until they are known.
+transformation that looks back (*consumed*) and the value that came out at last (*emitted*), NaN until they are known, and what STATE names.
 
 What an element needs of windows that are released lies in one more window per bucket, the *base*: start and consumed values of the
 newest window gone, and the running sums of ``Add``.
@@ -15,10 +14,10 @@ has been flushed (``_expire``); nothing about an element changes between such a 
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.source_kernels import forget_sources
-from aggregator.engine.window_kernels import CLOSED, exists, new_window, next_record, next_window, record_at, record_of
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import CLOSED, exists, new_window, next_record, next_window, record_at, record_of
+from aggregator.engine.windows.sources import forget_sources
 
 MIGRATION = -3
 """A value that may be corrected later came to a window that was closed for others (docs/m3/aggregation.md, windows)."""

@@ -16,12 +16,12 @@ import mmh3
 import msgspec
 import numpy as np
 
-from aggregator.engine import metadata_kernels
 from aggregator.engine import reasons as why
-from aggregator.engine import tables as layout
+from aggregator.engine.ingest.metadata_index import link_all, link_metadata
 from aggregator.engine.options import EngineOptions
-from aggregator.engine.ranges import Numbers, Ranges, expand
-from aggregator.engine.tables import Tables
+from aggregator.engine.tables import layout
+from aggregator.engine.tables.layout import Tables
+from aggregator.engine.tables.ranges import Numbers, Ranges, expand
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.aggregation import AggregationType, TypesOptions, is_valid_for, parse_type
 from m3metrics.codec import (
@@ -195,7 +195,7 @@ class MetadataTable:
         meta["action"] = self._parse(data, payload, metric_type, meta)
         head["metas"] = self._meta_rows.used
         self._young.add(row)
-        metadata_kernels.link_metadata(self._address, row)
+        link_metadata(self._address, row)
         return row
 
     def _full(self) -> bool:
@@ -459,7 +459,7 @@ class MetadataTable:
         for row in dropped:
             self._drop_meta(row)
         self._drop_unused()
-        metadata_kernels.link_all(self._address)
+        link_all(self._address)
 
     def _drop_meta(self, row: int) -> None:
         meta = self._tables.metas[row]

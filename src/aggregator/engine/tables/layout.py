@@ -17,23 +17,20 @@
 
 A *list* in M3's sense is (shard, bucket): ``list_born``, ``closed_through`` and ``emitted_through`` are its state.
 
-An element that transforms, forwards or may be flushed again has *state* besides its record (``pipeline_kernels``): it takes ``width`` slots
-in a row, and what lies in a window's page at the slots behind its own is its state in that window (see ``STATE_*``). A group of elements
-that forward to one target has a slot of its own.
+An element that transforms, forwards or may be flushed again has *state* besides its record (``state``): it takes ``width`` slots
+in a row, and what lies in a window's page at the slots behind its own is its state in that window (STATE). A group of elements that
+forward to one target has two slots of its own.
+
+So rows of ``elements`` and ``records`` have roles: a slot holds an element, a tombstone, a group, or what lies behind one of them. Each
+role has a dtype over the same bytes (``_overlay``), and in ``views`` a view of its own.
 """
 
-import ctypes
-import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.engine.options import EngineOptions
-from m3x.reserve import reserve
-
 Array = NDArray[Any]
-PLAIN = EngineOptions(num_shards=1, topic_shards=1)
 
 SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
@@ -545,112 +542,3 @@ COLUMNS = {
     "free_slots": MAX_WIDTH,
 }
 """Columns of the tables with two dimensions."""
-
-
-def addresses(tables: Tables) -> Array:
-    """Where each table begins (uint64): what ``view_kernels`` reads. Its own address is what kernels get."""
-    for name, table in zip(TABLE_NAMES, tables, strict=True):
-        if table.dtype != DTYPES[name] or (table.ndim == 2) != (name in COLUMNS) or not table.flags.c_contiguous:
-            raise TypeError(f"table {name} is {table.dtype} with {table.ndim} dimensions")
-    return np.array([table.ctypes.data for table in tables], np.uint64)
-
-
-_HUGE_AFTER = 8 << 20
-_MADV_HUGEPAGE = 14
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _reserve_wide(rows: int, dtype: Any) -> Array:
-    """Reserved memory that is touched at random: past its first 8 MiB the system may use huge pages, where it knows them."""
-    array = reserve(rows, dtype)
-    if array.nbytes > _HUGE_AFTER:
-        start = -(-(array.ctypes.data + _HUGE_AFTER) // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(max(end - start, 0)), _MADV_HUGEPAGE)
-    return array
-
-
-def reserve_index(max_series: int) -> Array:
-    """Room for the largest index; only what is in use costs memory."""
-    return _reserve_wide(max(4 * max_series, 1 << 12), np.uint64)
-
-
-def reserve_ids(max_series: int) -> Array:
-    """Room for the bytes of all ids."""
-    return _reserve_wide(max(max_series * 512, 1 << 26), np.uint8)
-
-
-def index_limit(size: int) -> int:
-    """How many entries an index of that many words may have."""
-    return int(size * 0.6)
-
-
-def _head(options: EngineOptions) -> Array:
-    """The head of empty tables, with the limits that ``options`` ask for."""
-    head = np.zeros((), HEAD)
-    head["index_mask"] = FIRST_INDEX - 1
-    head["index_limit"] = index_limit(FIRST_INDEX)
-    head["group_mask"] = GROUP_INDEX - 1
-    head["num_shards"] = max(options.num_shards, 1)
-    head["value_limit"] = options.values_per_metric_limit_per_second
-    head["new_limit"] = options.new_metric_limit_per_shard_per_second
-    head["warmup"] = options.new_metric_no_limit_warmup_ns
-    head["future"] = options.buffer_future_ns
-    head["timer_split"] = options.max_timer_batch_size_per_write
-    head["log_cap"] = options.timer_samples_per_series_cap
-    head["memory_limit"] = options.memory_limit_bytes
-    return head
-
-
-def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> Tables:
-    """Reserves all tables of an engine for at most ``max_series`` entries."""
-    if not 1 <= max_series <= 1 << SLOT_BITS:
-        raise ValueError(f"max_series is {max_series}: expected 1 to {1 << SLOT_BITS}")
-    pages = -(-max_series // PAGE_ROWS) * 64 + 1024
-    chunks = max(max_series // 16, 1 << 12) * 8
-    ids = reserve_ids(max_series)
-    head = _head(options)
-    head["max_pages"] = pages
-    head["max_chunks"] = chunks
-    head["max_entries"] = max_series
-    head["max_slots"] = min(8 * max_series + PAGE_ROWS, 1 << SLOT_BITS)
-    head["max_ids"] = len(ids)
-    return Tables(
-        head=head,
-        entry_index=reserve_index(max_series),
-        entries=_reserve_wide(max_series + 1, ENTRY),
-        ids=ids,
-        elements=_reserve_wide(MAX_BUCKETS << SLOT_BITS, ELEMENT),
-        buckets=np.zeros(MAX_BUCKETS, BUCKET),
-        windows=reserve(MAX_WINDOWS, WINDOW),
-        window_ring=np.full((MAX_BUCKETS, RING), -1, np.int32),
-        page_table=reserve(MAX_WINDOWS * PAGES_PER_WINDOW, np.uint32).reshape(MAX_WINDOWS, PAGES_PER_WINDOW),
-        free_pages=reserve(pages, np.uint32),
-        records=_reserve_wide(pages * PAGE_ROWS, RECORD),
-        log=reserve(chunks * LOG_CHUNK, np.float64),
-        free_chunks=reserve(chunks, np.uint32),
-        specs=reserve(MAX_SPECS, SPEC),
-        outputs=reserve(4 * MAX_SPECS, OUTPUT),
-        attrs=reserve(MAX_ATTRS + 1, ATTRS),
-        metas=reserve(MAX_METAS, META),
-        meta_index=reserve(META_INDEX, np.uint32),
-        stages=reserve(2 * MAX_METAS, STAGE),
-        stage_specs=reserve(8 * MAX_METAS, STAGE_SPEC),
-        text=reserve(TEXT_BYTES, np.uint8),
-        annotations=reserve(MAX_ANNOTATIONS + 1, TEXT_RANGE),
-        annotation_index=reserve(ANNOTATION_INDEX, np.uint32),
-        annotation_bytes=reserve(ANNOTATION_BYTES, np.uint8),
-        shards=reserve(MAX_SHARDS, SHARD),
-        list_born=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
-        closed_through=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
-        emitted_through=reserve(MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(MAX_BUCKETS, MAX_SHARDS),
-        counts=np.zeros(MAX_COUNTS, np.int64),
-        errors=np.zeros((4, NUM_DETAILS), np.int64),
-        recent=np.zeros(ERRORS_KEPT, ERROR),
-        chain=np.zeros(MAX_ELEMENTS, np.uint32),
-        free_slots=np.zeros((MAX_BUCKETS, MAX_WIDTH), np.int64),
-        group_index=reserve(1 << 27, np.uint64),
-        targets=reserve(MAX_SPECS, TARGET),
-        sources=reserve(MAX_SOURCES, SOURCE),
-        free_sources=np.zeros(64, np.int64),
-    )

@@ -1,6 +1,6 @@
 """Flushes: which windows of a list id are due on which shards, and their values in parts.
 
-Starting a flush closes every due window at once, and computes what elements with state put out (``flush_plan``): from then on no sample
+Starting a flush closes every due window at once, and computes what elements with state put out (``plan``): from then on no sample
 changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First comes what
 goes to rollups, as it is too late soon, then the final values. Windows stay after they have been emitted, in every role, until flush
 times in KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
@@ -12,10 +12,11 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from aggregator.engine import flush_kernels, forward_kernels
-from aggregator.engine.flush_plan import Plan, gather
+from aggregator.engine.flush.emit import emit_window
+from aggregator.engine.flush.forward import emit_forwarded
+from aggregator.engine.flush.plan import Plan, gather
 from aggregator.engine.options import EngineOptions
-from aggregator.engine.tables import CURSOR, TALLY, Part, Samples, Tables
+from aggregator.engine.tables.layout import CURSOR, TALLY, Part, Samples, Tables
 from m3msg.batch import MessageBatch
 
 PART_BYTES = 512 * 1024
@@ -134,7 +135,7 @@ class FlushRun:
             self._gathered = item.window
             self._samples = gather(self._tables, self._address, item.window)
         emitted = int(part.tally["messages"][0])
-        ended = flush_kernels.emit_window(
+        ended = emit_window(
             self._address,
             item.window,
             item.actions,
@@ -154,7 +155,7 @@ class FlushRun:
         if self._rollups_at >= len(self._plan.rollups):
             return False
         rollups = self._plan.rollups[self._rollups_at]
-        ended = forward_kernels.emit_forwarded(
+        ended = emit_forwarded(
             self._address,
             rollups.window,
             rollups.time_ns,

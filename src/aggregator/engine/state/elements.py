@@ -9,11 +9,11 @@ window (VERSIONS).
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.index_kernels import grow_groups, insert, remove
-from aggregator.engine.state_kernels import RESEND_OFF, base_record, begin_state, is_kept, mark_written
-from aggregator.engine.window_kernels import exists, next_window, record_at, record_of
+from aggregator.engine.state.state import RESEND_OFF, base_record, begin_state, is_kept, mark_written
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.tables.index import grow_groups, insert, remove
+from aggregator.engine.windows.pages import exists, next_window, record_at, record_of
 
 _GROUP_WIDTH = 2
 _32 = np.uint64(32)

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import ipc
-from aggregator.engine import element_kernels, flush_kernels, forward_kernels, pipeline_kernels
-from aggregator.engine import tables as layout
-from aggregator.engine.tables import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE, Tables
+from aggregator.engine.flush.forward import count_versions, order_contributions
+from aggregator.engine.state.elements import unregister_elements
+from aggregator.engine.state.pipeline import consume_window, most_contributions
+from aggregator.engine.tables import layout
+from aggregator.engine.tables.layout import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE, Tables
+from aggregator.engine.windows.values import gather_log
 
 _NEVER = layout.MIN_INT64
 
@@ -148,7 +151,7 @@ class Planner:
         np.maximum(closed, reach, out=closed)
         row["closed_max"] = closed.max(initial=0)
         if row["tombstoned"] and row["stateful"]:
-            element_kernels.unregister_elements(self._address, self._bucket)
+            unregister_elements(self._address, self._bucket)
         return Plan(items, rollups, discarded)
 
     def _item(self, window: int, bounds: Bounds, flushed: NDArray[np.int64], late: bool) -> list[Item]:
@@ -170,9 +173,9 @@ class Planner:
         if not actions[self._lists].any():
             return [], 0
         samples = gather(tables, self._address, window)
-        rows = np.empty(pipeline_kernels.most_contributions(self._address, window), layout.CONTRIBUTION)
+        rows = np.empty(most_contributions(self._address, window), layout.CONTRIBUTION)
         tally = np.zeros(1, layout.TALLY)
-        pipeline_kernels.consume_window(
+        consume_window(
             self._address,
             order,
             position,
@@ -191,9 +194,9 @@ class Planner:
         rows = rows[:n]
         places = np.empty(n, np.int64)
         counts = np.zeros(int(bucket["slots"]) + 1, np.int64)
-        forward_kernels.order_contributions(rows, n, counts, places)
+        order_contributions(rows, n, counts, places)
         versions = np.zeros(n, np.uint32)
-        largest = forward_kernels.count_versions(self._address, window, rows, places, n, versions)
+        largest = count_versions(self._address, window, rows, places, n, versions)
         time_ns = int(row["start"]) + int(bucket["stamp"])
         return [Rollups(window, time_ns, rows, places, versions, int(largest))], lost
 
@@ -204,7 +207,7 @@ def gather(tables: Tables, address: np.uint64, window: int) -> layout.Samples:
     slots = int(tables.buckets[int(row["bucket"])]["slots"])
     samples = layout.Samples(np.empty(max(int(row["logged"]), 1), np.float64), np.zeros(slots + 2, np.int64))
     if row["logged"]:
-        flush_kernels.gather_log(address, window, samples)
+        gather_log(address, window, samples)
     return samples
 
 

@@ -3,19 +3,19 @@
 """Compiled transformations: what a flush does with the elements that have state (docs/m3/aggregation.md, consuming a window).
 
 ``consume_window`` is called for the windows of a bucket in order of time, when a flush begins. It computes the values of every record that
-is due, writes what came out into the record's state, and either marks it to be emitted (``flush_kernels.emit_window`` does that later) or
-puts it among the contributions to rollups (``forward_kernels``). So what a flush puts out is fixed at its beginning, though the window may
+is due, writes what came out into the record's state, and either marks it to be emitted (``flush.emit`` does that later) or
+puts it among the contributions to rollups (``flush.forward``). So what a flush puts out is fixed at its beginning, though the window may
 take further values.
 """
 
 import numpy as np
 from numba import njit
 
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.flush_kernels import record_value, sort_range
-from aggregator.engine.state_kernels import base_record, is_kept, state_word
-from aggregator.engine.window_kernels import exists, next_record, record_at, record_of
+from aggregator.engine.state.state import base_record, is_kept, state_word
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import exists, next_record, record_at, record_of
+from aggregator.engine.windows.values import record_value, sort_range
 from m3metrics.pipeline import TransformationType
 
 

@@ -1,23 +1,18 @@
 # mypy: ignore-errors
-# ruff: noqa: PLR0124
-"""Compiled work on windows: align times, find windows and records, add values, give memory back.
+"""Compiled work on windows: align times, find windows and records, walk them, give memory back.
 
-A window of a bucket holds records of all its shards. A record exists when its flags are not zero; what its other bytes held before is
-never read. Sums follow docs/m3/metrics.md, accumulators; window starts docs/m3/aggregation.md, windows.
+A window of a bucket holds records of all its shards, in pages. Starts of windows: docs/m3/aggregation.md, windows.
 """
 
 import numpy as np
 from numba import njit
 
-from aggregator.engine import reasons as why
-from aggregator.engine import tables as layout
-from aggregator.engine import view_kernels as v
-from aggregator.engine.source_kernels import release_sources
-from m3metrics.metric import MetricType
-from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, load_double
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.sources import release_sources
 
-CLOSED = -1
-NO_ROOM = -2
+CLOSED, NO_ROOM = -1, -2
+"""Why there is no record."""
 
 _PAGE_BYTES = layout.PAGE_ROWS * 64
 _CHUNK_BYTES = layout.LOG_CHUNK * 8
@@ -36,7 +31,7 @@ def used_bytes(t):
 
 
 @njit(cache=True, nogil=True)
-def _over_limit(t):
+def over_limit(t):
     """Series that are known may use twice the limit that new ones meet."""
     return v.head(t).memory_limit > 0 and used_bytes(t) >= 2 * v.head(t).memory_limit
 
@@ -107,7 +102,7 @@ def find_window(t, b, start, create):
 def _new_page(t, w, number):
     """Gives a window its page ``number``; returns it + 1, or 0 if there is no room."""
     head = v.head(t)
-    if _over_limit(t):
+    if over_limit(t):
         return np.int64(0)
     if head.free_pages > 0:
         head.free_pages -= 1
@@ -230,212 +225,6 @@ def locate(t, b, slot, shard, time_ns, logged):
     if start + bucket.due <= bucket.closed_max and start + bucket.due <= v.closed_through(t)[b, shard]:
         return _late_record(t, b, w, slot, shard, logged), w
     return record_of(t, w, slot), w
-
-
-@njit(cache=True, nogil=True)
-def begin_record(t, i, w, b, shard, metric_type):
-    """First value of a record: zero sums, no extremes."""
-    clear_record(t, i, metric_type)
-    x = v.windows(t)[w]
-    end = x.start + v.buckets(t)[b].due
-    if end <= v.buckets(t)[b].closed_max and end <= v.closed_through(t)[b, shard]:
-        v.records(t)[i].flags |= np.uint16(layout.RECORD_LATE)
-        x.late += 1
-        v.counts(t)[why.C_LATE_RECORDS] += 1
-
-
-@njit(cache=True, nogil=True)
-def clear_record(t, i, metric_type):
-    """A record without values."""
-    if metric_type == MetricType.COUNTER:
-        c = v.counter_records(t)[i]
-        c.last = 0
-        c.sum = 0
-        c.sum_sq = 0
-        c.min = np.int64(layout.MAX_INT64)
-        c.max = np.int64(layout.MIN_INT64)
-    else:
-        r = v.records(t)[i]
-        r.last = 0.0
-        r.sum = 0.0
-        r.sum_sq = 0.0
-        r.min = np.nan
-        r.max = np.nan
-        if metric_type == MetricType.TIMER:
-            v.timer_logs(t)[i].samples = 0
-    r = v.records(t)[i]
-    r.last_at = np.int64(layout.MIN_INT64)
-    r.count = 0
-    r.annotation = np.uint32(0)
-    r.call = np.uint16(0)
-    r.flags = np.uint16(layout.RECORD_EXISTS)
-
-
-@njit(cache=True, nogil=True)
-def add_counter(t, i, value, flags):
-    """Adds an int64 to a counter's record; everything wraps."""
-    r = v.counter_records(t)[i]
-    r.sum += value
-    r.count += 1
-    r.max = max(r.max, value)
-    r.min = min(r.min, value)
-    if flags & layout.SPEC_EXPENSIVE:
-        r.sum_sq += value * value
-
-
-@njit(cache=True, nogil=True)
-def add_gauge(t, i, value, time_ns, call, flags):
-    """Adds a double to a gauge's record. ``last`` needs a strictly later time.
-
-    Untimed values of one batch share their time, but came one after another: ``call`` (not 0) says that they are of the same batch.
-    """
-    r = v.records(t)[i]
-    if time_ns > r.last_at or (call != 0 and time_ns == r.last_at and np.int64(r.call) == call):
-        r.last = value
-        r.last_at = time_ns
-        r.call = np.uint16(call)
-    else:
-        v.counts(t)[why.C_OUT_OF_ORDER] += 1
-    r.count += 1
-    if value != value:
-        return
-    r.sum += value
-    if not r.max >= value:
-        r.max = value
-    if not r.min <= value:
-        r.min = value
-    if flags & layout.SPEC_EXPENSIVE:
-        r.sum_sq += value * value
-
-
-@njit(cache=True, nogil=True)
-def update_gauge(t, i, value, previous, time_ns, flags):
-    """Replaces a value of a gauge's record by another. Extremes and ``last`` do not forget the previous one.
-
-    docs/m3/metrics.md, accumulators.
-    """
-    r = v.records(t)[i]
-    if previous == previous:
-        r.sum -= previous
-        if flags & layout.SPEC_EXPENSIVE:
-            r.sum_sq -= previous * previous
-    r.count -= 1
-    add_gauge(t, i, value, time_ns, np.int64(0), flags)
-
-
-@njit(cache=True, nogil=True)
-def _log_room(t, w):
-    """Makes room for at least a run of one value in a window's log; whether there is any."""
-    x = v.windows(t)[w]
-    if x.log_tail != 0 and x.log_used + 2 <= layout.LOG_CHUNK:
-        return True
-    head = v.head(t)
-    if _over_limit(t):
-        return False
-    if head.free_chunks > 0:
-        head.free_chunks -= 1
-        chunk = np.int64(v.free_chunks(t)[head.free_chunks])
-    else:
-        chunk = head.chunks
-        if chunk >= head.max_chunks:
-            return False
-        head.chunks = chunk + 1
-    head.used_chunks += 1
-    v.log_words(t)[chunk * layout.LOG_CHUNK] = 0
-    if x.log_tail == 0:
-        x.log_head = chunk + 1
-    else:
-        v.log_words(t)[(x.log_tail - 1) * layout.LOG_CHUNK] = chunk + 1
-    x.log_tail = chunk + 1
-    x.log_used = 1
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _append_log(t, w, slot, i, address, n):
-    """Appends the ``n`` doubles at ``address`` to a window's log as runs: a word (slot, values), then the values. NaN is left out."""
-    x = v.windows(t)[w]
-    r = v.timer_logs(t)[i]
-    room = v.head(t).log_cap - r.samples
-    k = 0
-    while k < n:
-        if room <= 0:
-            v.counts(t)[why.C_LOG_CAPPED] += n - k
-            return
-        if not _log_room(t, w):
-            v.counts(t)[why.C_LOG_FULL] += n - k
-            return
-        head = (x.log_tail - 1) * layout.LOG_CHUNK + x.log_used
-        at = head + 1
-        last = min(x.log_tail * layout.LOG_CHUNK, at + room)
-        while k < n and at < last:
-            value = load_double(address + np.uint64(8 * k))
-            k += 1
-            if value == value:
-                v.log(t)[at] = value
-                at += 1
-        run = at - head - 1
-        if run > 0:
-            v.log_words(t)[head] = (slot << 32) | run
-            x.log_used = at - (x.log_tail - 1) * layout.LOG_CHUNK
-            x.logged += run
-            r.samples += run
-            room -= run
-
-
-@njit(cache=True, nogil=True)
-def add_timer(t, i, w, slot, address, n, flags):
-    """Adds the ``n`` doubles at ``address`` to a timer's record, and to the log of window ``w`` where quantiles are asked for."""
-    r = v.records(t)[i]
-    r.count += n
-    total = r.sum
-    squares = r.sum_sq
-    low = r.min
-    high = r.max
-    for k in range(n):
-        value = load_double(address + np.uint64(8 * k))
-        total += value
-        if flags & layout.SPEC_EXPENSIVE:
-            squares += value * value
-        if value == value:
-            if not high >= value:
-                high = value
-            if not low <= value:
-                low = value
-    r.sum = total
-    r.sum_sq = squares
-    r.min = low
-    r.max = high
-    if flags & layout.SPEC_LOG and n > 0:
-        _append_log(t, w, slot, i, address, n)
-
-
-@njit(cache=True, nogil=True)
-def annotation_row(t, buf, at, size):
-    """Row + 1 of an interned annotation, 0 if it is empty or there is no room."""
-    if size == 0:
-        return np.int64(0)
-    address = base(buf) + np.uint64(at)
-    mask = layout.ANNOTATION_INDEX - 1
-    place = np.int64(hash_bytes(address, np.uint64(size), np.uint64(7)) & np.uint64(mask))
-    while v.annotation_index(t)[place] != 0:
-        row = np.int64(v.annotation_index(t)[place])
-        x = v.annotations(t)[row - 1]
-        if np.int64(x.size) == size and bytes_equal(base(v.annotation_bytes(t)) + np.uint64(x.at), address, size):
-            return row
-        place = (place + 1) & mask
-    row = v.head(t).annotations
-    used = v.head(t).annotation_bytes
-    if row >= layout.MAX_ANNOTATIONS or used + size > layout.ANNOTATION_BYTES:
-        v.counts(t)[why.C_ANNOTATIONS_DROPPED] += 1
-        return np.int64(0)
-    x = v.annotations(t)[row]
-    x.at = np.uint32(used)
-    x.size = np.uint32(size)
-    v.head(t).annotation_bytes = copy_bytes(v.annotation_bytes(t), used, buf, at, size)
-    v.head(t).annotations = row + 1
-    v.annotation_index(t)[place] = np.uint32(row + 1)
-    return row + 1
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,141 @@
+# mypy: ignore-errors
+"""Compiled ingest: frames to applied samples and ack frames.
+
+Blocks of ``BLOCK`` messages go through four passes, so that what one message waits for from memory overlaps with the work on others:
+
+1. find frames, write their acks, decode, hash the keys, ask for the index words;
+2. look for the entry's row in the index, ask for the entry;
+3. ask for the id's bytes and for the record of the window that the value will most likely fall into;
+4. compare the key in full and apply (``apply``), one message after another, in order.
+
+Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``PROGRESS`` says where to go on.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine import reasons as why
+from aggregator.engine.ingest.apply import DONE, apply_row, refuse
+from aggregator.engine.ingest.entries import key_hash
+from aggregator.engine.ingest.forwarded import category_of
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import record_at
+from m3metrics.kernels import decode_metric
+from m3metrics.rows import ROW_OK
+from m3msg.kernels import build_acks, scan_frames
+from m3msg.rows import SCAN_FULL, SCAN_MORE
+from m3x.kernels import base, prefetch
+
+BLOCK = 256
+MAX_FRAME = (1 << 32) - 1
+"""The front has checked the size of every frame."""
+MAX_ACK_FRAME = 1 << 20
+
+_32 = np.uint64(32)
+_64 = np.uint64(64)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def _scan(t, buf, ends, progress, frames, acks, ack_sizes):
+    """Fills ``frames`` with the next messages of the batch and writes their acks; returns how many."""
+    n = 0
+    while progress.segment < len(ends) and n < BLOCK:
+        segment = progress.segment
+        got, position, status = scan_frames(buf, progress.position, ends[segment], MAX_FRAME, frames[n:BLOCK])
+        progress.acks = build_acks(buf, frames[n : n + got], got, acks, progress.acks, MAX_ACK_FRAME)
+        n += got
+        progress.position = position
+        if status == SCAN_FULL:
+            break
+        if status != SCAN_MORE or position != ends[segment]:
+            refuse(t, why.OTHER, why.D_FRAME, buf, position, 0)
+        ack_sizes[segment] = progress.acks - progress.segment_acks
+        progress.segment_acks = progress.acks
+        progress.position = ends[segment]
+        progress.segment = segment + 1
+    v.counts(t)[why.C_MESSAGES] += n
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
+    """Passes 1 (from decoding on) to 3."""
+    words = v.entry_index(t)
+    mask = v.head(t).index_mask
+    for i in range(n):
+        f = frames[i]
+        start = np.int64(f.value_at)
+        if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
+            row = rows[i]
+            category = category_of(np.int64(row.payload))
+            half = key_hash(base(buf) + np.uint64(row.id_at), np.uint64(row.id_size), category, row.metric_type)
+            hints[i].half = half
+            prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
+    table = v.entries(t)
+    for i in range(n):
+        hints[i].row = np.int64(-1)
+        if rows[i].status == ROW_OK:
+            half = hints[i].half
+            at = np.int64(half) & mask
+            word = words[at]
+            while word != np.uint64(0):
+                if word >> _32 == half:
+                    hints[i].row = np.int64(word & _LOW) - 1
+                    prefetch(base(table) + np.uint64(hints[i].row << 6))
+                    break
+                at = (at + 1) & mask
+                word = words[at]
+    for i in range(n):
+        if hints[i].row >= 0:
+            e = table[hints[i].row]
+            address = base(v.ids(t)) + np.uint64(e.id_at)
+            prefetch(address)
+            if e.id_size > 64:
+                prefetch(address + _64)
+            ref = np.int64(e.element) - 1
+            if ref >= 0:
+                bucket = v.buckets(t)[ref >> layout.SLOT_BITS]
+                w = bucket.window
+                if w >= 0:
+                    r = record_at(t, w, ref & layout.SLOT_MASK)
+                    if r >= 0:
+                        prefetch(base(v.records(t)) + np.uint64(r << 6))
+
+
+@njit(cache=True, nogil=True)
+def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, now_ns):
+    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]``. Returns ``DONE`` or ``NEED_*``.
+
+    ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
+    hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``.
+    """
+    progress = at[0]
+    while True:
+        n = progress.rows
+        i = progress.row
+        while i < n:
+            code = apply_row(t, buf, rows, i, hints, scratch, now_ns, progress.call)
+            if code != DONE:
+                progress.row = i
+                return code
+            i += 1
+        progress.row = 0
+        n = _scan(t, buf, ends, progress, frames, acks, ack_sizes)
+        progress.rows = n
+        if n == 0:
+            return DONE
+        _look_ahead(t, buf, frames, rows, hints, n, now_ns)
+
+
+@njit(cache=True, nogil=True)
+def ingest_one(t, buf, rows, hints, scratch, now_ns, call):
+    """Applies the one MetricWithMetadatas message that ``buf`` is; returns ``DONE`` or ``NEED_*``."""
+    if decode_metric(buf, 0, len(buf), rows, 0) == ROW_OK:
+        row = rows[0]
+        category = category_of(np.int64(row.payload))
+        address = base(buf) + np.uint64(row.id_at)
+        hints[0].half = key_hash(address, np.uint64(row.id_size), category, row.metric_type)
+        hints[0].row = np.int64(-1)
+    return apply_row(t, buf, rows, 0, hints, scratch, now_ns, call)

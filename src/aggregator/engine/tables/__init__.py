@@ -1,0 +1,4 @@
+"""What the engine keeps: ``layout`` (open it first: every row by its fields), ``views`` (how kernels see them), ``grow`` (their memory).
+
+``index`` is the compiled open addressing of entries and groups, ``ranges`` the rows of tables that are used again.
+"""

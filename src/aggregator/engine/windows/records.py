@@ -1,0 +1,194 @@
+# mypy: ignore-errors
+# ruff: noqa: PLR0124
+"""Compiled work on records: begin, and add values (docs/m3/metrics.md, accumulators).
+
+A record exists when its flags are not zero; what its other bytes held before is never read.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine import reasons as why
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from aggregator.engine.windows.pages import over_limit
+from m3metrics.metric import MetricType
+from m3x.kernels import load_double
+
+
+@njit(cache=True, nogil=True)
+def begin_record(t, i, w, b, shard, metric_type):
+    """First value of a record: zero sums, no extremes."""
+    clear_record(t, i, metric_type)
+    x = v.windows(t)[w]
+    end = x.start + v.buckets(t)[b].due
+    if end <= v.buckets(t)[b].closed_max and end <= v.closed_through(t)[b, shard]:
+        v.records(t)[i].flags |= np.uint16(layout.RECORD_LATE)
+        x.late += 1
+        v.counts(t)[why.C_LATE_RECORDS] += 1
+
+
+@njit(cache=True, nogil=True)
+def clear_record(t, i, metric_type):
+    """A record without values."""
+    if metric_type == MetricType.COUNTER:
+        c = v.counter_records(t)[i]
+        c.last = 0
+        c.sum = 0
+        c.sum_sq = 0
+        c.min = np.int64(layout.MAX_INT64)
+        c.max = np.int64(layout.MIN_INT64)
+    else:
+        r = v.records(t)[i]
+        r.last = 0.0
+        r.sum = 0.0
+        r.sum_sq = 0.0
+        r.min = np.nan
+        r.max = np.nan
+        if metric_type == MetricType.TIMER:
+            v.timer_logs(t)[i].samples = 0
+    r = v.records(t)[i]
+    r.last_at = np.int64(layout.MIN_INT64)
+    r.count = 0
+    r.annotation = np.uint32(0)
+    r.call = np.uint16(0)
+    r.flags = np.uint16(layout.RECORD_EXISTS)
+
+
+@njit(cache=True, nogil=True)
+def add_counter(t, i, value, flags):
+    """Adds an int64 to a counter's record; everything wraps."""
+    r = v.counter_records(t)[i]
+    r.sum += value
+    r.count += 1
+    r.max = max(r.max, value)
+    r.min = min(r.min, value)
+    if flags & layout.SPEC_EXPENSIVE:
+        r.sum_sq += value * value
+
+
+@njit(cache=True, nogil=True)
+def add_gauge(t, i, value, time_ns, call, flags):
+    """Adds a double to a gauge's record. ``last`` needs a strictly later time.
+
+    Untimed values of one batch share their time, but came one after another: ``call`` (not 0) says that they are of the same batch.
+    """
+    r = v.records(t)[i]
+    if time_ns > r.last_at or (call != 0 and time_ns == r.last_at and np.int64(r.call) == call):
+        r.last = value
+        r.last_at = time_ns
+        r.call = np.uint16(call)
+    else:
+        v.counts(t)[why.C_OUT_OF_ORDER] += 1
+    r.count += 1
+    if value != value:
+        return
+    r.sum += value
+    if not r.max >= value:
+        r.max = value
+    if not r.min <= value:
+        r.min = value
+    if flags & layout.SPEC_EXPENSIVE:
+        r.sum_sq += value * value
+
+
+@njit(cache=True, nogil=True)
+def update_gauge(t, i, value, previous, time_ns, flags):
+    """Replaces a value of a gauge's record by another. Extremes and ``last`` do not forget the previous one.
+
+    docs/m3/metrics.md, accumulators.
+    """
+    r = v.records(t)[i]
+    if previous == previous:
+        r.sum -= previous
+        if flags & layout.SPEC_EXPENSIVE:
+            r.sum_sq -= previous * previous
+    r.count -= 1
+    add_gauge(t, i, value, time_ns, np.int64(0), flags)
+
+
+@njit(cache=True, nogil=True)
+def _log_room(t, w):
+    """Makes room for at least a run of one value in a window's log; whether there is any."""
+    x = v.windows(t)[w]
+    if x.log_tail != 0 and x.log_used + 2 <= layout.LOG_CHUNK:
+        return True
+    head = v.head(t)
+    if over_limit(t):
+        return False
+    if head.free_chunks > 0:
+        head.free_chunks -= 1
+        chunk = np.int64(v.free_chunks(t)[head.free_chunks])
+    else:
+        chunk = head.chunks
+        if chunk >= head.max_chunks:
+            return False
+        head.chunks = chunk + 1
+    head.used_chunks += 1
+    v.log_words(t)[chunk * layout.LOG_CHUNK] = 0
+    if x.log_tail == 0:
+        x.log_head = chunk + 1
+    else:
+        v.log_words(t)[(x.log_tail - 1) * layout.LOG_CHUNK] = chunk + 1
+    x.log_tail = chunk + 1
+    x.log_used = 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _append_log(t, w, slot, i, address, n):
+    """Appends the ``n`` doubles at ``address`` to a window's log as runs: a word (slot, values), then the values. NaN is left out."""
+    x = v.windows(t)[w]
+    r = v.timer_logs(t)[i]
+    room = v.head(t).log_cap - r.samples
+    k = 0
+    while k < n:
+        if room <= 0:
+            v.counts(t)[why.C_LOG_CAPPED] += n - k
+            return
+        if not _log_room(t, w):
+            v.counts(t)[why.C_LOG_FULL] += n - k
+            return
+        head = (x.log_tail - 1) * layout.LOG_CHUNK + x.log_used
+        at = head + 1
+        last = min(x.log_tail * layout.LOG_CHUNK, at + room)
+        while k < n and at < last:
+            value = load_double(address + np.uint64(8 * k))
+            k += 1
+            if value == value:
+                v.log(t)[at] = value
+                at += 1
+        run = at - head - 1
+        if run > 0:
+            v.log_words(t)[head] = (slot << 32) | run
+            x.log_used = at - (x.log_tail - 1) * layout.LOG_CHUNK
+            x.logged += run
+            r.samples += run
+            room -= run
+
+
+@njit(cache=True, nogil=True)
+def add_timer(t, i, w, slot, address, n, flags):
+    """Adds the ``n`` doubles at ``address`` to a timer's record, and to the log of window ``w`` where quantiles are asked for."""
+    r = v.records(t)[i]
+    r.count += n
+    total = r.sum
+    squares = r.sum_sq
+    low = r.min
+    high = r.max
+    for k in range(n):
+        value = load_double(address + np.uint64(8 * k))
+        total += value
+        if flags & layout.SPEC_EXPENSIVE:
+            squares += value * value
+        if value == value:
+            if not high >= value:
+                high = value
+            if not low <= value:
+                low = value
+    r.sum = total
+    r.sum_sq = squares
+    r.min = low
+    r.max = high
+    if flags & layout.SPEC_LOG and n > 0:
+        _append_log(t, w, slot, i, address, n)
