@@ -13,12 +13,12 @@ import coordinator.write.kernels
 import m3metrics.kernels
 import m3msg.kernels
 import m3msg.producer.kernels
-import m3x.table_kernels
+import m3x.byte_table
 
 __all__ = ["warm"]
 
 _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
-    ("table", m3x.table_kernels.warm),
+    ("table", m3x.byte_table.warm),
     ("metrics", m3metrics.kernels.warm),
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from m3x import table_kernels as kernels
 
-__all__ = ["ByteTable"]
+__all__ = ["ByteTable", "warm"]
 
 
 class ByteTable:
@@ -18,25 +18,20 @@ class ByteTable:
     """
 
     def __init__(self) -> None:
-        self._table = kernels.Table(
-            np.zeros(1 << 10, np.uint64),
-            np.zeros(1 << 8, kernels.ROW),
-            np.zeros(1 << 14, np.uint8),
-            np.zeros(2, np.int64),
-        )
+        self._head = np.zeros(1, kernels.HEAD)
+        self._slots = np.zeros(1 << 10, np.uint64)
+        self._rows = np.zeros(1 << 8, kernels.ROW)
+        self._arena = np.zeros(1 << 14, np.uint8)
+        self.address = place(self._head, self._slots, self._rows, self._arena)
+        """Of the head, for compiled code; good as long as the table lives."""
 
     def __len__(self) -> int:
-        return int(self._table.used[kernels.ROWS])
-
-    @property
-    def table(self) -> kernels.Table:
-        """For compiled code; valid until the next ``add``."""
-        return self._table
+        return int(self._head["count"][0])
 
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays."""
-        return sum(array.nbytes for array in self._table)
+        return int(self._slots.nbytes + self._rows.nbytes + self._arena.nbytes)
 
     def find(
         self,
@@ -47,7 +42,7 @@ class ByteTable:
     ) -> tuple[NDArray[np.int64], int]:
         """Values of the keys ``buf[at[i]:at[i] + size[i]]``, -1 where unknown, and how many are unknown."""
         values = np.empty(len(at), np.int64)
-        unknown = kernels.find_values(self._table, _keys(buf, at, size, contexts), values)
+        unknown = kernels.find_values(self.address, _keys(buf, at, size, contexts), values)
         return values, int(unknown)
 
     def find_keys(self, keys: Sequence[bytes], contexts: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
@@ -58,10 +53,10 @@ class ByteTable:
     def number(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
         """Values of the keys ``buf[at[i]:at[i] + size[i]]``; those that are unknown are added, with how many there were before as value."""
         keys, values = _keys(buf, at, size, None), np.empty(len(at), np.int64)
-        unknown = kernels.find_values(self._table, keys, values)
+        unknown = kernels.find_values(self.address, keys, values)
         if unknown:
             self._make_room(int(unknown), int(size[values < 0].sum()))
-            kernels.number_unknown(self._table, keys, values)
+            kernels.number_unknown(self.address, keys, values)
         return values
 
     def add(
@@ -73,30 +68,38 @@ class ByteTable:
         """Adds keys that are not in the table yet, and differ."""
         columns = _keys(*_columns(keys), contexts)
         self._make_room(len(keys), len(columns.buf))
-        kernels.hash_keys(self._table, columns, 0, len(keys))
-        kernels.add_values(self._table, columns, np.asarray(values, np.int64))
+        kernels.hash_keys(columns)
+        kernels.add_values(self.address, columns, np.asarray(values, np.int64))
 
     def key(self, index: int) -> bytes:
         """The bytes of the ``index``-th key that was added."""
-        at, size = int(self._table.rows[index]["at"]), int(self._table.rows[index]["size"])
-        return self._table.arena[at : at + size].tobytes()
+        at, size = int(self._rows[index]["at"]), int(self._rows[index]["size"])
+        return self._arena[at : at + size].tobytes()
 
     def ranges(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """The arena, and where each key stands in it (start and size, by order of adding)."""
-        rows = self._table.rows[: len(self)]
-        return self._table.arena, rows["at"], rows["size"]
+        rows = self._rows[: len(self)]
+        return self._arena, rows["at"], rows["size"]
 
     def _make_room(self, keys: int, nbytes: int) -> None:
-        slots, rows, arena, used = self._table
-        count, size = len(self) + keys, int(used[kernels.BYTES]) + nbytes
-        if count > len(rows):
-            rows = _grown(rows, len(self), count)
-        if size > len(arena):
-            arena = _grown(arena, int(used[kernels.BYTES]), size)
-        if 2 * count > len(slots):
+        used = int(self._head["used"][0])
+        count, size = len(self) + keys, used + nbytes
+        if count > len(self._rows):
+            self._rows = _grown(self._rows, len(self), count)
+        if size > len(self._arena):
+            self._arena = _grown(self._arena, used, size)
+        if 2 * count > len(self._slots):
             slots = np.zeros(1 << (2 * count - 1).bit_length(), np.uint64)
-            kernels.rehash(self._table.slots, slots)
-        self._table = kernels.Table(slots, rows, arena, used)
+            kernels.rehash(self._slots, slots)
+            self._slots = slots
+        place(self._head, self._slots, self._rows, self._arena)
+
+
+def place(head: NDArray[Any], slots: NDArray[np.uint64], rows: NDArray[Any], arena: NDArray[np.uint8]) -> np.uint64:
+    """Says in ``head`` (one row of ``HEAD``, or of a dtype that begins so) where the arrays of a table are; returns its address."""
+    head["slots"], head["mask"] = slots.ctypes.data, len(slots) - 1
+    head["rows"], head["arena"] = rows.ctypes.data, arena.ctypes.data
+    return np.uint64(head.ctypes.data)
 
 
 def _keys(
@@ -117,3 +120,12 @@ def _grown(array: NDArray[Any], used: int, least: int) -> NDArray[Any]:
     grown = np.zeros(max(2 * len(array), least), array.dtype)
     grown[:used] = array[:used]
     return grown
+
+
+def warm() -> None:
+    """Compiles the kernels of the table, or loads them from the cache."""
+    table = ByteTable()
+    table.add([b"a"], [0])
+    table.find_keys([b"a"])
+    table.number(*_columns([b"b"]))
+    kernels.rehash(np.zeros(1, np.uint64), np.zeros(2, np.uint64))

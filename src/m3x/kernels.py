@@ -7,7 +7,7 @@ plus an offset); a caller checks bounds before it loads.
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -78,6 +78,20 @@ store32 = _store(32)
 """``store32(address, value)``: the lowest four bytes of a ``uint64``, little endian, any alignment."""
 store8 = _store(8)
 """``store8(address, value)``: the lowest byte of a ``uint64``."""
+
+
+def record_of(dtype):
+    """``record_of(dtype)(address)``: the record of that dtype at a ``uint64`` address; nothing keeps its memory alive."""
+    kind = from_dtype(dtype)
+
+    @intrinsic
+    def record(_context, _address):
+        def generate(context, builder, _s, args):
+            return builder.inttoptr(args[0], context.get_value_type(kind))
+
+        return kind(types.uint64), generate
+
+    return record
 
 
 @intrinsic

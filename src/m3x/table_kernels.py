@@ -1,14 +1,16 @@
 # mypy: ignore-errors
 """Compiled open addressing: byte strings, and what they are looked up with besides, to rows.
 
-A table is three arrays. ``slots`` has a power of two of uint64 words, the upper half of the key's hash above the row's number plus one; 0
-is a free place. Linear probing starts at the hash half itself, so that ``rehash`` moves words without looking at any key. ``rows`` has
-one row for each key, of any record dtype with the integer fields ``at``, ``size`` and ``context`` and whatever its owner looks up. The
-bytes of the key are ``arena[at:at + size]``; ``context`` (uint64) belongs to the key and goes into the hash, 0 where there is none.
-Keys are never taken out: a table that may not grow for ever is begun anew, or is two tables of which the older is forgotten.
+A table is three arrays and a ``HEAD`` that says where they are; kernels take the address of the head, which functions hand on for nothing
+and nothing is reference-counted. Whoever calls them keeps the arrays alive. ``slots`` has a power of two of uint64 words, the upper half of
+the key's hash above the row's number plus one; 0 is a free place. Linear probing starts at the hash half itself, so that ``rehash``
+moves words without looking at any key. ``rows`` has a ``ROW`` for each key, whose ``value`` is the owner's: a number, or 8 bytes that
+a dtype of his own calls otherwise. The bytes of the key are ``arena[at:at + size]``; ``context`` belongs to the key and goes into
+the hash, 0 where there is none. Keys are never taken out: a table that may not grow for ever is begun anew, or is two tables of which
+the older is forgotten.
 
-``m3x.byte_table`` is the table that grows by itself. Who owns arrays of his own calls ``hash_keys``, ``find_rows``, ``probe`` and ``add``;
-the room is his to look after, and no more than half of the slots may be taken.
+``m3x.byte_table`` is the table that grows by itself. Who owns arrays of his own calls ``hash_keys``, ``find``, ``probe`` and ``add``; the
+room is his to look after, and no more than half of the slots may be taken.
 """
 
 from typing import NamedTuple
@@ -17,29 +19,30 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, prefetch
+from m3x.kernels import base, bytes_equal, copy_short, hash_bytes, load64, prefetch, record_of, store64
 
-ROWS, BYTES = 0, 1
-"""Positions in ``used``."""
+HEAD = np.dtype(
+    [
+        ("slots", np.uint64),  # address
+        ("mask", np.uint64),  # slots - 1
+        ("rows", np.uint64),  # address
+        ("arena", np.uint64),  # address
+        ("count", np.int64),  # rows in use
+        ("used", np.int64),  # bytes of the arena in use
+    ]
+)
+"""Where a table is."""
 
 ROW = np.dtype([("at", np.int64), ("size", np.int64), ("context", np.uint64), ("value", np.int64)])
-"""A row of ``m3x.byte_table``. 32 bytes, of which a cache line has exactly two."""
+"""One key. 32 bytes, of which a cache line has exactly two."""
 
-BLOCK = 32
+_BLOCK = 32
 """So many keys are looked up together: enough to wait for memory only once, few enough for the processor to have all on their way."""
 
+_8 = np.uint64(8)
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-
-
-class Table(NamedTuple):
-    """The arrays of one table, as one argument of a kernel."""
-
-    slots: NDArray[np.uint64]
-    rows: NDArray[np.void]
-    arena: NDArray[np.uint8]
-    used: NDArray[np.int64]
-    """How much of ``rows`` and ``arena`` is taken, at ``ROWS`` and ``BYTES``."""
+_ROW_BYTES = np.uint64(ROW.itemsize)
 
 
 class Keys(NamedTuple):
@@ -53,152 +56,158 @@ class Keys(NamedTuple):
     """Filled by ``hash_keys``."""
 
 
+head = record_of(HEAD)
+_row = record_of(ROW)
+
+
 @njit(cache=True, nogil=True)
-def hash_keys(table, keys, begin, end):
-    """``keys.halves[i]`` = upper half of the hash of key ``i`` with its context, ``begin <= i < end``; asks for its home in ``table``."""
-    slots = table.slots
-    mask = np.uint64(len(slots) - 1)
-    for i in range(begin, end):
-        address = base(keys.buf) + np.uint64(keys.at[i])
-        half = hash_bytes(address, np.int64(keys.size[i]), keys.contexts[i]) >> _32
-        keys.halves[i] = np.uint32(half)
-        prefetch(base(slots) + (half & mask) * np.uint64(8))
+def row_address(table, row):
+    """Where that row of a table is."""
+    return head(table).rows + np.uint64(row) * _ROW_BYTES
+
+
+@njit(cache=True, nogil=True)
+def value_of(table, row):
+    """The value of a row."""
+    return _row(row_address(table, row)).value
+
+
+@njit(cache=True, nogil=True)
+def hash_half(address, n, context):
+    """The upper half (uint64) of the hash of the key of ``n`` bytes at ``address`` with its context (uint64)."""
+    return hash_bytes(address, n, context) >> _32
+
+
+@njit(cache=True, nogil=True)
+def hash_keys(keys):
+    """``keys.halves[i]`` = ``hash_half`` of key ``i``."""
+    buf, at, size, contexts, halves = keys
+    for i in range(len(at)):
+        halves[i] = hash_half(base(buf) + np.uint64(at[i]), np.int64(size[i]), contexts[i])
+
+
+@njit(cache=True, nogil=True)
+def _is_key(table, row, address, n, context):
+    key = _row(row_address(table, row))
+    return key.size == n and key.context == context and bytes_equal(head(table).arena + np.uint64(key.at), address, n)
 
 
 @njit(cache=True, nogil=True)
 def probe(table, half, address, n, context):
-    """The row of the key of ``n`` bytes at ``address`` with that context and hash half, or -1."""
-    slots, rows = table.slots, table.rows
-    mask = np.uint64(len(slots) - 1)
-    at = np.uint64(half) & mask
-    while slots[at] != np.uint64(0):
-        word = slots[at]
-        if word >> _32 == np.uint64(half):
+    """The row of the key of ``n`` bytes at ``address`` with that context and ``hash_half``, or -1."""
+    half = np.uint64(half)
+    slots, mask = head(table).slots, head(table).mask
+    at = half & mask
+    word = load64(slots + at * _8)
+    while word != np.uint64(0):
+        if word >> _32 == half:
             row = np.int64(word & _LOW) - 1
-            key = rows[row]
-            if (
-                np.int64(key.size) == n
-                and key.context == context
-                and bytes_equal(base(table.arena) + np.uint64(key.at), address, n)
-            ):
+            if _is_key(table, row, address, n, context):
                 return row
         at = (at + np.uint64(1)) & mask
+        word = load64(slots + at * _8)
     return np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
-def find_rows(table, keys, begin, end, found):
-    """``found[i]`` = row of key ``i``, or -1, for ``begin <= i < end``; ``keys.halves`` are known.
+def find(table, keys, found):
+    """``found[i]`` = row of key ``i``, or -1; ``keys.halves`` are known.
 
     In rounds, each of which asks for the memory that the next one reads: in a large table every look-up would otherwise wait for
-    memory three times. Call it for ``BLOCK`` keys at a time.
+    memory three times.
     """
-    slots, rows = table.slots, table.rows
-    mask = np.uint64(len(slots) - 1)
-    for i in range(begin, end):
-        half = np.uint64(keys.halves[i])
-        at = half & mask
-        while slots[at] != np.uint64(0) and slots[at] >> _32 != half:
-            at = (at + np.uint64(1)) & mask
-        row = np.int64(slots[at] & _LOW) - 1
-        found[i] = row
-        if row >= 0:
-            prefetch(base(rows) + np.uint64(row) * np.uint64(rows.itemsize))
-    for i in range(begin, end):
-        if found[i] >= 0:
-            prefetch(base(table.arena) + np.uint64(rows[found[i]].at))
-    for i in range(begin, end):
-        if found[i] >= 0:
-            key = rows[found[i]]
-            address = base(keys.buf) + np.uint64(keys.at[i])
-            n = np.int64(keys.size[i])
-            if not (
-                np.int64(key.size) == n
-                and key.context == keys.contexts[i]
-                and bytes_equal(base(table.arena) + np.uint64(key.at), address, n)
-            ):
-                found[i] = probe(table, keys.halves[i], address, n, keys.contexts[i])
+    buf, key_at, size, contexts, halves = keys
+    slots, mask, arena = head(table).slots, head(table).mask, head(table).arena
+    for begin in range(0, len(found), _BLOCK):
+        end = min(begin + _BLOCK, len(found))
+        for i in range(begin, end):
+            prefetch(slots + (np.uint64(halves[i]) & mask) * _8)
+        for i in range(begin, end):
+            half = np.uint64(halves[i])
+            at = half & mask
+            word = load64(slots + at * _8)
+            while word != np.uint64(0) and word >> _32 != half:
+                at = (at + np.uint64(1)) & mask
+                word = load64(slots + at * _8)
+            found[i] = np.int64(word & _LOW) - 1
+            if found[i] >= 0:
+                prefetch(row_address(table, found[i]))
+        for i in range(begin, end):
+            if found[i] >= 0:
+                prefetch(arena + np.uint64(_row(row_address(table, found[i])).at))
+        for i in range(begin, end):
+            if found[i] >= 0:
+                address, n = base(buf) + np.uint64(key_at[i]), np.int64(size[i])
+                if not _is_key(table, found[i], address, n, contexts[i]):
+                    found[i] = probe(table, halves[i], address, n, contexts[i])
 
 
 @njit(cache=True, nogil=True)
-def link(slots, half, row):
-    """Enters a row in the first free place from its home on."""
-    mask = np.uint64(len(slots) - 1)
-    at = np.uint64(half) & mask
-    while slots[at] != np.uint64(0):
+def _link(slots, mask, half, row):
+    at = half & mask
+    while load64(slots + at * _8) != np.uint64(0):
         at = (at + np.uint64(1)) & mask
-    slots[at] = (np.uint64(half) << _32) | np.uint64(row + 1)
+    store64(slots + at * _8, (half << _32) | np.uint64(row + 1))
 
 
 @njit(cache=True, nogil=True)
-def add(table, keys, i):
-    """Adds key ``i``, which is not there yet; its row, of which the other fields are the caller's, who has made sure of the room."""
-    used = table.used
-    row = used[ROWS]
-    key = table.rows[row]
-    key.at = used[BYTES]
-    key.size = keys.size[i]
-    key.context = keys.contexts[i]
-    used[BYTES] = copy_bytes(table.arena, used[BYTES], keys.buf, np.int64(keys.at[i]), np.int64(keys.size[i]))
-    used[ROWS] = row + 1
-    link(table.slots, keys.halves[i], row)
+def add(table, half, address, n, context):
+    """Adds a key that is not there yet; returns its row, whose ``value`` is to be filled by the caller, who has made sure of the room."""
+    h = head(table)
+    row = h.count
+    key = _row(row_address(table, row))
+    key.at = h.used
+    key.size = n
+    key.context = context
+    copy_short(h.arena + np.uint64(h.used), address, np.uint64(n))
+    h.used += n
+    h.count = row + 1
+    _link(h.slots, h.mask, np.uint64(half), row)
     return row
 
 
 @njit(cache=True, nogil=True)
 def rehash(old, new):
-    """Moves every word of the slots ``old`` into the empty slots ``new``."""
+    """Moves every word of the slots ``old`` into the empty slots ``new`` (arrays)."""
     for at in range(len(old)):
         word = old[at]
         if word != np.uint64(0):
-            link(new, word >> _32, np.int64(word & _LOW) - 1)
+            _link(base(new), np.uint64(len(new) - 1), word >> _32, np.int64(word & _LOW) - 1)
 
 
 @njit(cache=True, nogil=True)
 def find_values(table, keys, values):
-    """``values[i]`` (int64, rows are ``ROW``) = value of key ``i``, or -1; returns how many are unknown."""
+    """``values[i]`` (int64) = value of key ``i``, or -1; returns how many are unknown."""
+    hash_keys(keys)
+    find(table, keys, values)
     unknown = 0
-    for begin in range(0, len(values), BLOCK):
-        end = min(begin + BLOCK, len(values))
-        hash_keys(table, keys, begin, end)
-        find_rows(table, keys, begin, end, values)
-        for i in range(begin, end):
-            if values[i] < 0:
-                unknown += 1
-            else:
-                values[i] = table.rows[values[i]].value
+    for i in range(len(values)):
+        if values[i] < 0:
+            unknown += 1
+        else:
+            values[i] = value_of(table, values[i])
     return unknown
 
 
 @njit(cache=True, nogil=True)
 def add_values(table, keys, values):
-    """Adds keys whose halves are known, with their values (int64)."""
+    """Adds keys whose ``halves`` are known, with their values (int64)."""
+    buf, at, size, contexts, halves = keys
     for i in range(len(values)):
-        row = add(table, keys, i)
-        table.rows[row].value = values[i]
+        row = add(table, halves[i], base(buf) + np.uint64(at[i]), np.int64(size[i]), contexts[i])
+        _row(row_address(table, row)).value = values[i]
 
 
 @njit(cache=True, nogil=True)
 def number_unknown(table, keys, values):
-    """Adds the keys of which ``values`` (int64) has -1, each once, with the number of its row as value. Halves are known."""
+    """Adds the keys of which ``values`` (int64) has -1, each once, with the number of its row as value. ``halves`` are known."""
+    buf, at, size, contexts, halves = keys
     for i in range(len(values)):
         if values[i] < 0:
             # The same key may have come before in this batch.
-            address = base(keys.buf) + np.uint64(keys.at[i])
-            row = probe(table, keys.halves[i], address, np.int64(keys.size[i]), keys.contexts[i])
+            address, n = base(buf) + np.uint64(at[i]), np.int64(size[i])
+            row = probe(table, halves[i], address, n, contexts[i])
             if row < 0:
-                row = add(table, keys, i)
-                table.rows[row].value = row
-            values[i] = table.rows[row].value
-
-
-def warm() -> None:
-    """Compiles the kernels of ``m3x.byte_table``, or loads them from the cache."""
-    table = Table(np.zeros(4, np.uint64), np.zeros(2, ROW), np.zeros(8, np.uint8), np.zeros(2, np.int64))
-    one = np.ones(1, np.int64)
-    keys = Keys(np.zeros(8, np.uint8), one, one, np.zeros(1, np.uint64), np.zeros(1, np.uint32))
-    hash_keys(table, keys, 0, 1)
-    add_values(table, keys, one)
-    find_values(table, keys, one.copy())
-    number_unknown(table, keys, -one)
-    rehash(table.slots, np.zeros(8, np.uint64))
+                row = add(table, halves[i], address, n, contexts[i])
+                _row(row_address(table, row)).value = row
+            values[i] = value_of(table, row)

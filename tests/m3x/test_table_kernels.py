@@ -8,35 +8,39 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from numba import njit
 
 from m3x import table_kernels as kernels
-from m3x.byte_table import ByteTable
+from m3x.byte_table import ByteTable, place
+from m3x.kernels import base
 
 Key = tuple[bytes, int]
 
 
 @njit
-def _find(table, keys, found):  # type: ignore[no-untyped-def]
-    for begin in range(0, len(found), kernels.BLOCK):
-        kernels.find_rows(table, keys, begin, min(begin + kernels.BLOCK, len(found)), found)
-
-
-@njit
 def _probe(table, keys, i):  # type: ignore[no-untyped-def]
-    address = kernels.base(keys.buf) + np.uint64(keys.at[i])
+    address = base(keys.buf) + np.uint64(keys.at[i])
     return kernels.probe(table, keys.halves[i], address, np.int64(keys.size[i]), keys.contexts[i])
 
 
-@njit
-def _add(table, keys, i, value):  # type: ignore[no-untyped-def]
-    table.rows[kernels.add(table, keys, i)].value = value
+class Table:
+    """Arrays of a fixed number of keys; the hash halves are the caller's."""
 
+    def __init__(self, rows: int) -> None:
+        self.head = np.zeros(1, kernels.HEAD)
+        self.slots, self.rows = np.zeros(2 * rows, np.uint64), np.zeros(rows, kernels.ROW)
+        self.arena = np.zeros(1 << 17, np.uint8)
+        self.address = place(self.head, self.slots, self.rows, self.arena)
 
-def _table(slots: int) -> kernels.Table:
-    return kernels.Table(
-        np.zeros(slots, np.uint64),
-        np.zeros(slots // 2, kernels.ROW),
-        np.zeros(1 << 14, np.uint8),
-        np.zeros(2, np.int64),
-    )
+    def __len__(self) -> int:
+        return int(self.head["count"][0])
+
+    def double(self) -> None:
+        slots = np.zeros(2 * len(self.slots), np.uint64)
+        kernels.rehash(self.slots, slots)
+        self.slots, self.rows = slots, np.concatenate([self.rows, np.zeros_like(self.rows)])
+        place(self.head, self.slots, self.rows, self.arena)
+
+    def values(self) -> list[int]:
+        found: list[int] = self.rows["value"][: len(self)].tolist()
+        return found
 
 
 class Tables(RuleBasedStateMachine):
@@ -48,8 +52,9 @@ class Tables(RuleBasedStateMachine):
         super().__init__()
         self.model: dict[Key, int] = {}
         self.growing = ByteTable()
-        self.rehashed = _table(2)
-        self.current, self.old = _table(64), _table(64)
+        self.rehashed = Table(1)
+        self.current, self.old = Table(32), Table(32)
+        self.entered = 0
         self.current_model: dict[Key, int] = {}
         self.old_model: dict[Key, int] = {}
 
@@ -68,6 +73,10 @@ class Tables(RuleBasedStateMachine):
             np.array([(self.half + len(data) % self.spread) & 0xFFFF_FFFF for data, _ in keys], np.uint32),
         )
 
+    def enter(self, table: Table, columns: kernels.Keys, i: int, value: int) -> None:
+        part = columns._replace(**{name: getattr(columns, name)[i : i + 1] for name in columns._fields[1:]})
+        kernels.add_values(table.address, part, np.array([value], np.int64))
+
     @rule(
         keys=st.lists(
             st.tuples(st.sampled_from([b"", b"a", b"ab", b"8 bytes.", b"8 bytes!"]) | st.binary(max_size=40),
@@ -82,12 +91,9 @@ class Tables(RuleBasedStateMachine):
         self.growing.add([data for data, _ in fresh], values, contexts)
         columns = self.columns(fresh)
         for i, value in enumerate(values):
-            if 2 * (value + 1) > len(self.rehashed.slots):
-                slots = np.zeros(2 * len(self.rehashed.slots), np.uint64)
-                kernels.rehash(self.rehashed.slots, slots)
-                rows = np.concatenate([self.rehashed.rows, np.zeros_like(self.rehashed.rows)])
-                self.rehashed = self.rehashed._replace(slots=slots, rows=rows)
-            _add(self.rehashed, columns, i, value)
+            if value == len(self.rehashed.rows):
+                self.rehashed.double()
+            self.enter(self.rehashed, columns, i, value)
         self.model.update(zip(fresh, values, strict=True))
 
     @rule(keys=st.lists(st.tuples(st.binary(max_size=2), st.sampled_from([0, 1])), min_size=1, max_size=40))
@@ -95,18 +101,18 @@ class Tables(RuleBasedStateMachine):
         """Finds each key, brings it over from the old generation, or enters it; the old one is forgotten when the current one is full."""
         columns = self.columns(keys)
         for i, key in enumerate(keys):
-            row, value = _probe(self.current, columns, i), 3 * len(key[0]) + key[1]
+            row = _probe(self.current.address, columns, i)
             assert (row >= 0) == (key in self.current_model)
             if row >= 0:
                 continue
-            before = _probe(self.old, columns, i)
+            before = _probe(self.old.address, columns, i)
             assert (before >= 0) == (key in self.old_model)
-            if before >= 0:
-                value = int(self.old.rows[before]["value"])
-            if self.current.used[kernels.ROWS] == len(self.current.rows):
-                self.current, self.old = _table(64), self.current
+            value = int(self.old.rows[before]["value"]) if before >= 0 else self.entered
+            self.entered += 1
+            if len(self.current) == len(self.current.rows):
+                self.current, self.old = Table(32), self.current
                 self.current_model, self.old_model = {}, self.current_model
-            _add(self.current, columns, i, value)
+            self.enter(self.current, columns, i, value)
             self.current_model[key] = value
 
     @invariant()
@@ -121,14 +127,13 @@ class Tables(RuleBasedStateMachine):
         assert unknown == wanted.count(-1)
         assert [self.growing.key(value) for value in self.model.values()] == [data for data, _ in self.model]
         rows = np.empty(len(asked), np.int64)
-        _find(self.rehashed, columns, rows)
+        kernels.find(self.rehashed.address, columns, rows)
         assert [int(self.rehashed.rows[row]["value"]) if row >= 0 else -1 for row in rows.tolist()] == wanted
 
     @invariant()
     def generations_have_what_was_used(self) -> None:
         for table, model in ((self.current, self.current_model), (self.old, self.old_model)):
-            assert table.used[kernels.ROWS] == len(model)
-            assert [int(value) for value in table.rows["value"][: len(model)]] == list(model.values())
+            assert table.values() == list(model.values())
 
 
 TestTables = Tables.TestCase

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from coordinator.write import kernels
 from m3metrics.filters import TagsFilter
 from m3metrics.metric import RESERVED_PREFIX
 from m3metrics.rules.index import telling_item
+from m3x.byte_table import ByteTable
 
 Asked = dict[bytes, set[tuple[int, bytes]]]
 """By label: what is asked of its value, a length of ``interest_kernels`` and the bytes."""
@@ -18,16 +18,18 @@ Asked = dict[bytes, set[tuple[int, bytes]]]
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """The tables for one state of the rules."""
+    """The tables for one state of the rules; layouts in ``interest_kernels.interesting``."""
 
-    tags: NDArray[Any]
+    tags: np.uint64
     lengths: NDArray[np.int32]
-    values: NDArray[np.uint64]
+    values: np.uint64
+    tables: tuple[ByteTable, ByteTable]
+    """What the addresses ``tags`` and ``values`` belong to."""
 
     @classmethod
     def none(cls) -> "Interest":
         """No series is interesting."""
-        return cls(np.empty(0, kernels.TAG), np.empty(0, np.int32), np.zeros(1, np.uint64))
+        return _interest(ByteTable(), [], ByteTable())
 
     @classmethod
     def of(cls, filters: Iterable[TagsFilter]) -> "Interest | None":
@@ -49,35 +51,17 @@ class Interest:
 
 
 def _tables(asked: Asked) -> Interest:
-    tags = np.zeros(_room(len(asked)), kernels.TAG)
-    values = np.zeros(_room(sum(map(len, asked.values()))), np.uint64)
+    tags, values = ByteTable(), ByteTable()
     lengths: list[int] = []
     for tag, wanted in asked.items():
-        name = int(kernels.name_hash(_array(tag), 0, len(tag)))
-        different = sorted({length for length, _ in wanted})
-        slot = _free(tags["count"], name)
-        tags[slot] = (name, len(lengths), len(different))
-        lengths += different
-        for length, value in wanted:
-            if length != kernels.PRESENT:
-                h = int(kernels.value_hash(_array(value), 0, len(value), np.uint64(name), length))
-                values[_free(values, h)] = h
-    return Interest(tags, np.array(lengths, np.int32), values)
+        first = len(lengths)
+        tags.add([tag], [first])
+        lengths += [*sorted({length for length, _ in wanted}), kernels.END]
+        told = [(length, value) for length, value in wanted if length != kernels.PRESENT]
+        contexts = [kernels.asked_context(first, length) for length, _ in told]
+        values.add([value for _, value in told], [0] * len(told), np.array(contexts, np.uint64))
+    return _interest(tags, lengths, values)
 
 
-def _array(data: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(bytearray(data) or bytearray(1), np.uint8)
-
-
-def _room(entries: int) -> int:
-    """Slots: a power of two, at least twice the entries."""
-    return 1 << (2 * entries).bit_length()
-
-
-def _free(used: NDArray[Any], h: int) -> int:
-    """The first free slot from ``h`` on."""
-    mask = len(used) - 1
-    slot = h & mask
-    while used[slot]:
-        slot = (slot + 1) & mask
-    return slot
+def _interest(tags: ByteTable, lengths: list[int], values: ByteTable) -> Interest:
+    return Interest(tags.address, np.array(lengths, np.int32), values.address, (tags, values))

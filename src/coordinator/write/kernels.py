@@ -25,7 +25,7 @@ from coordinator.write.cache_kernels import (
     promote,
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
-from coordinator.write.interest_kernels import PRESENT, TAG, WHOLE, interesting, name_hash, value_hash
+from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
 from coordinator.write.prepare_kernels import label_spans, prepare
 from coordinator.write.request_kernels import (
     BROKEN,
@@ -42,12 +42,13 @@ from coordinator.write.request_kernels import (
     request,
 )
 from m3metrics.rows import METRIC_TEMPLATE
+from m3x.byte_table import ByteTable
 
 __all__ = [
-    "ARENA", "BROKEN", "DONE", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS",
-    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TAG", "TEMPLATES", "UNKNOWN", "WHOLE",
-    "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
-    "label_spans", "name_hash", "prepare", "promote", "request", "value_hash", "warm",
+    "ARENA", "BROKEN", "DONE", "END", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS",
+    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TEMPLATES", "UNKNOWN", "WHOLE",
+    "asked_context", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
+    "label_spans", "prepare", "promote", "request", "warm",
 ]  # fmt: skip
 
 
@@ -68,9 +69,10 @@ def warm() -> None:
     find(slots, entries, arena, buf, at, size, contexts, first, count, left)
     spans = np.zeros((4, 4), np.int64)
     label_spans(buf, 0, 0, spans)
-    asked = np.zeros(2, TAG), np.zeros(1, np.int32), np.zeros(2, np.uint64)
+    interest = ByteTable()
+    asked = interest.address, np.full(1, END, np.int32), interest.address
+    asked_context(0, WHOLE)
     interesting(buf, spans, 1, *asked)
-    value_hash(buf, 0, 1, np.uint64(name_hash(buf, 0, 1)), 1)
     prepare(
         slots, entries, arena, used, templates, hashes, 0, 0,
         buf, rows, at, size, contexts, spans, *asked, 1, first, count, left,
