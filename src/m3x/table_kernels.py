@@ -39,6 +39,9 @@ ROW = np.dtype([("at", np.int64), ("size", np.int64), ("context", np.uint64), ("
 _BLOCK = 32
 """So many keys are looked up together: enough to wait for memory only once, few enough for the processor to have all on their way."""
 
+_KEY_LINES = 3
+"""Cache lines of the stored key that are asked for; more come by themselves."""
+
 _8 = np.uint64(8)
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -134,7 +137,9 @@ def find(table, keys, found):
                 prefetch(row_address(table, found[i]))
         for i in range(begin, end):
             if found[i] >= 0:
-                prefetch(arena + np.uint64(_row(row_address(table, found[i])).at))
+                key = arena + np.uint64(_row(row_address(table, found[i])).at)
+                for line in range(_KEY_LINES):
+                    prefetch(key + np.uint64(64 * line))
         for i in range(begin, end):
             if found[i] >= 0:
                 address, n = base(buf) + np.uint64(key_at[i]), np.int64(size[i])

@@ -1,40 +1,64 @@
 # mypy: ignore-errors
 """The series cache and what comes out of it; public through ``coordinator.write.kernels``.
 
-All but ``keys`` and ``expand`` work on one generation, whose arrays ``coordinator.write.series_cache`` owns.
+All but ``keys``, ``hash_ids`` and ``expand`` work on generations, whose arrays ``coordinator.write.series_cache`` owns: they take the
+address of a ``GENERATION``, which is that of a table of ``m3x.table_kernels``, too.
 """
 
 import numpy as np
 from numba import njit
 
-from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32, prefetch
-
-SLOT = np.dtype([("hash", np.uint64), ("entry", np.int64)], align=True)
-"""Open addressing; ``entry`` is the entry's index + 1, 0: free."""
+from m3metrics.rows import METRIC_TEMPLATE
+from m3x.kernels import base, copy_short, load32, murmur3_32, record_of, store32
+from m3x.table_kernels import HEAD, add, hash_keys, probe, row_address
+from m3x.table_kernels import find as find_rows
 
 ENTRY = np.dtype(
     [
-        ("key_at", np.uint32),
-        ("key_size", np.uint32),
+        ("at", np.int64),
+        ("size", np.int64),
         ("context", np.uint64),  # what besides the key bytes decides over the templates
         (
             "first",
             np.int32,
         ),  # templates [first, first + count); without any, the code of the reason why nothing is sent
         ("count", np.int32),
-    ],
-    align=True,
+    ]
 )
-"""One cached series."""
+"""One cached series: a row of the table, with its value in two."""
 
-_SLOT_BYTES = SLOT.itemsize
-_ENTRY_BYTES = ENTRY.itemsize
+GENERATION = np.dtype(
+    [
+        *((name, HEAD[name]) for name in HEAD.names),
+        ("templates", np.uint64),  # address, of METRIC_TEMPLATE rows
+        ("hashes", np.uint64),  # address, of the uint32 hash of each template's id
+        ("template_count", np.int64),  # in use
+        ("max_entries", np.int64),
+        ("max_templates", np.int64),
+        ("arena_bytes", np.int64),  # room
+    ]
+)
+"""A table's head, and where its templates are."""
 
 SHARED_BYTES = 1 << 18
 """The first bytes of every arena hold the same staged metadatas in both generations."""
 
-ENTRIES, TEMPLATES, ARENA = 0, 1, 2
-"""Positions in a generation's ``used`` (int64): entries, templates and arena bytes in use."""
+generation_at = record_of(GENERATION)
+_entry_at = record_of(ENTRY)
+_template_at = record_of(METRIC_TEMPLATE)
+_TEMPLATE_BYTES = np.uint64(METRIC_TEMPLATE.itemsize)
+
+
+@njit(cache=True, nogil=True)
+def entry(generation, row):
+    """The entry of that number."""
+    return _entry_at(row_address(generation, row))
+
+
+@njit(cache=True, nogil=True)
+def template(generation, t):
+    """The template of that number."""
+    return _template_at(generation_at(generation).templates + np.uint64(t) * _TEMPLATE_BYTES)
 
 
 @njit(cache=True, nogil=True)
@@ -62,98 +86,38 @@ def keys(series, n, context, key_at, key_size, contexts):
 
 
 @njit(cache=True, nogil=True)
-def _probe(slots, entries, arena, address, n, context, h):
-    """Index of the entry with that key, or -1."""
-    mask = np.uint64(len(slots) - 1)
-    at = h & mask
-    while True:
-        slot = slots[at]
-        if slot.entry == 0:
-            return np.int64(-1)
-        if slot.hash == h:
-            entry = entries[slot.entry - 1]
-            if (
-                np.int64(entry.key_size) == n
-                and entry.context == context
-                and bytes_equal(base(arena) + np.uint64(entry.key_at), address, n)
-            ):
-                return np.int64(slot.entry - 1)
-        at = (at + np.uint64(1)) & mask
-
-
-@njit(cache=True, nogil=True)
-def find(slots, entries, arena, buf, key_at, key_size, contexts, first, count, misses):
+def find(generation, keys, first, count, misses):
     """Looks keys up: fills ``first`` and ``count`` (int64) with template ranges, ``misses`` with rows not found; returns their number.
 
-    In rounds over all rows, each of which asks for the memory that the next one reads: with many series every look-up would
-    otherwise wait for memory four times.
+    ``keys`` are ``m3x.table_kernels.Keys``, whose hashes are known afterwards.
     """
-    rows = len(key_at)
-    mask = np.uint64(len(slots) - 1)
-    hashes = np.empty(rows, np.uint64)
-    found = np.empty(rows, np.int64)
-    for i in range(rows):
-        h = hash_bytes(base(buf) + np.uint64(key_at[i]), np.int64(key_size[i]), contexts[i])
-        hashes[i] = h
-        prefetch(base(slots) + (h & mask) * np.uint64(_SLOT_BYTES))
-    for i in range(rows):
-        at = hashes[i] & mask
-        while slots[at].entry != 0 and slots[at].hash != hashes[i]:
-            at = (at + np.uint64(1)) & mask
-        found[i] = slots[at].entry - 1
-        if found[i] >= 0:
-            prefetch(base(entries) + np.uint64(found[i]) * np.uint64(_ENTRY_BYTES))
-    for i in range(rows):
-        if found[i] >= 0:
-            key = base(arena) + np.uint64(entries[found[i]].key_at)
-            for line in range(3):
-                prefetch(key + np.uint64(64 * line))
+    hash_keys(keys)
+    found = np.empty(len(misses), np.int64)
+    find_rows(generation, keys, found)
     n_misses = 0
-    for i in range(rows):
-        e = found[i]
-        if e >= 0:
-            entry = entries[e]
-            address = base(buf) + np.uint64(key_at[i])
-            n = np.int64(key_size[i])
-            if not (
-                np.int64(entry.key_size) == n
-                and entry.context == contexts[i]
-                and bytes_equal(base(arena) + np.uint64(entry.key_at), address, n)
-            ):
-                e = _probe(slots, entries, arena, address, n, contexts[i], hashes[i])
-        if e < 0:
+    for i in range(len(found)):
+        if found[i] < 0:
             misses[n_misses] = i
             n_misses += 1
         else:
-            first[i] = entries[e].first
-            count[i] = entries[e].count
+            first[i] = entry(generation, found[i]).first
+            count[i] = entry(generation, found[i]).count
     return n_misses
 
 
 @njit(cache=True, nogil=True)
-def _link(slots, h, entry):
-    mask = np.uint64(len(slots) - 1)
-    at = h & mask
-    while slots[at].entry != 0:
-        at = (at + np.uint64(1)) & mask
-    slots[at].hash = h
-    slots[at].entry = entry + 1
+def enter(generation, half, address, n, context, first, count):
+    """Adds an entry for the key at ``address``, which is not there yet; the caller has made sure of the room."""
+    made = entry(generation, add(generation, half, address, n, context))
+    made.first = first
+    made.count = count
 
 
 @njit(cache=True, nogil=True)
-def insert(slots, entries, arena, used, buf, at, n, context, first, count):
-    """Adds an entry for key ``buf[at:at+n]``, which is not there yet; the caller has made sure of the room."""
-    h = hash_bytes(base(buf) + np.uint64(at), n, np.uint64(context))
-    e = used[ENTRIES]
-    entry = entries[e]
-    entry.key_at = np.uint32(used[ARENA])
-    entry.key_size = np.uint32(n)
-    entry.context = np.uint64(context)
-    entry.first = np.int32(first)
-    entry.count = np.int32(count)
-    used[ARENA] = copy_bytes(arena, used[ARENA], buf, at, n)
-    used[ENTRIES] = e + 1
-    _link(slots, h, e)
+def insert(generation, keys, i, first, count):
+    """Adds an entry for key ``i``, which is not there yet; the caller has made sure of the room."""
+    buf, at, size, contexts, halves = keys
+    enter(generation, halves[i], base(buf) + np.uint64(at[i]), np.int64(size[i]), contexts[i], first, count)
 
 
 @njit(cache=True, nogil=True)
@@ -194,68 +158,74 @@ def expand(
 
 
 @njit(cache=True, nogil=True)
-def promote(
-    old_slots, old_entries, old_arena, old_templates, old_hashes,
-    slots, entries, arena, used, templates, hashes, buf, rows, key_at, key_size, contexts, first, count, left,
-):  # fmt: skip
-    """Copies entries of ``rows`` from the old generation: ``(rows handled, rows left in left)``; it stops early for want of room.
+def _copy(old, at, new, n):
+    """Appends ``n`` bytes of the old arena to the new one; returns where they are there."""
+    to = generation_at(new)
+    begin = to.used
+    copy_short(to.arena + np.uint64(begin), generation_at(old).arena + np.uint64(at), np.uint64(n))
+    to.used = begin + np.int64(n)
+    return np.uint32(begin)
 
-    Staged metadatas in the first ``SHARED_BYTES`` need no copy: they are in both arenas.
-    """
+
+@njit(cache=True, nogil=True)
+def has_room(generation, templates, nbytes):
+    """Whether one more entry, so many templates and bytes fit into it."""
+    g = generation_at(generation)
+    return (
+        g.count < g.max_entries and g.template_count + templates <= g.max_templates and g.used + nbytes <= g.arena_bytes
+    )
+
+
+@njit(cache=True, nogil=True)
+def _promote_template(old, t, new):
+    """Copies a template with its bytes. Staged metadatas in the first ``SHARED_BYTES`` are in both arenas."""
+    to = generation_at(new)
+    source, target = template(old, t), template(new, to.template_count)
+    target.meta_at = source.meta_at
+    target.meta_size = source.meta_size
+    if np.int64(source.meta_at) >= SHARED_BYTES:
+        target.meta_at = _copy(old, source.meta_at, new, source.meta_size)
+    target.metric_type = source.metric_type
+    target.untimed = source.untimed
+    target.id_size = source.id_size
+    target.id_at = _copy(old, source.id_at, new, source.id_size)
+    target.annotation_size = source.annotation_size
+    target.annotation_at = _copy(old, source.annotation_at, new, source.annotation_size)
+    moved = load32(generation_at(old).hashes + np.uint64(4 * t))
+    store32(to.hashes + np.uint64(4 * to.template_count), np.uint64(moved))
+    to.template_count += 1
+
+
+@njit(cache=True, nogil=True)
+def promote(old, new, keys, rows, first, count, left):
+    """Copies entries of ``rows`` from the old generation: ``(rows handled, rows left in left)``; it stops early for want of room."""
+    buf, key_at, key_size, contexts, halves = keys
     n_left = 0
     for j in range(len(rows)):
         i = rows[j]
-        at = np.int64(key_at[i])
         n = np.int64(key_size[i])
-        address = base(buf) + np.uint64(at)
-        h = hash_bytes(address, n, contexts[i])
-        known = _probe(slots, entries, arena, address, n, contexts[i], h)
+        address = base(buf) + np.uint64(key_at[i])
+        known = probe(new, halves[i], address, n, contexts[i])
         if known >= 0:
-            first[i] = entries[known].first
-            count[i] = entries[known].count
+            first[i] = entry(new, known).first
+            count[i] = entry(new, known).count
             continue
-        e = _probe(old_slots, old_entries, old_arena, address, n, contexts[i], h)
+        e = probe(old, halves[i], address, n, contexts[i])
         if e < 0:
             left[n_left] = i
             n_left += 1
             continue
-        copied = np.int64(old_entries[e].count)
-        begin = np.int64(old_entries[e].first)
+        begin, copied = np.int64(entry(old, e).first), np.int64(entry(old, e).count)
         need = n
         for t in range(begin, begin + copied):
-            need += np.int64(old_templates[t].id_size) + np.int64(old_templates[t].annotation_size)
-            need += np.int64(old_templates[t].meta_size)
-        if (
-            used[ENTRIES] >= len(entries)
-            or used[TEMPLATES] + copied > len(templates)
-            or used[ARENA] + need > len(arena)
-        ):
+            x = template(old, t)
+            need += np.int64(x.id_size) + np.int64(x.annotation_size) + np.int64(x.meta_size)
+        if not has_room(new, copied, need):
             return j, n_left
         # Without templates it is the reason for that.
-        first[i] = used[TEMPLATES] if copied > 0 else begin
+        first[i] = generation_at(new).template_count if copied > 0 else begin
         count[i] = copied
         for t in range(begin, begin + copied):
-            source = old_templates[t]
-            k = used[TEMPLATES]
-            target = templates[k]
-            target.meta_at = source.meta_at
-            target.meta_size = source.meta_size
-            if np.int64(source.meta_at) >= SHARED_BYTES:
-                target.meta_at = np.uint32(used[ARENA])
-                used[ARENA] = copy_bytes(
-                    arena, used[ARENA], old_arena, np.int64(source.meta_at), np.int64(source.meta_size)
-                )
-            target.metric_type = source.metric_type
-            target.untimed = source.untimed
-            target.id_size = source.id_size
-            target.id_at = np.uint32(used[ARENA])
-            used[ARENA] = copy_bytes(arena, used[ARENA], old_arena, np.int64(source.id_at), np.int64(source.id_size))
-            target.annotation_size = source.annotation_size
-            target.annotation_at = np.uint32(used[ARENA])
-            used[ARENA] = copy_bytes(
-                arena, used[ARENA], old_arena, np.int64(source.annotation_at), np.int64(source.annotation_size)
-            )
-            hashes[k] = old_hashes[t]
-            used[TEMPLATES] = k + 1
-        insert(slots, entries, arena, used, buf, at, n, contexts[i], first[i], copied)
+            _promote_template(old, t, new)
+        enter(new, halves[i], address, n, contexts[i], first[i], copied)
     return len(rows), n_left

@@ -11,12 +11,9 @@
 import numpy as np
 
 from coordinator.write.cache_kernels import (
-    ARENA,
-    ENTRIES,
     ENTRY,
+    GENERATION,
     SHARED_BYTES,
-    SLOT,
-    TEMPLATES,
     expand,
     find,
     hash_ids,
@@ -26,7 +23,7 @@ from coordinator.write.cache_kernels import (
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
-from coordinator.write.prepare_kernels import label_spans, prepare
+from coordinator.write.prepare_kernels import Plain, label_spans, prepare
 from coordinator.write.request_kernels import (
     BROKEN,
     DONE,
@@ -42,12 +39,13 @@ from coordinator.write.request_kernels import (
     request,
 )
 from m3metrics.rows import METRIC_TEMPLATE
-from m3x.byte_table import ByteTable
+from m3x.byte_table import ByteTable, place
+from m3x.table_kernels import Keys
 
 __all__ = [
-    "ARENA", "BROKEN", "DONE", "END", "ENTRIES", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "HISTOGRAMS", "METADATA", "OTHERS",
-    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "SLOT", "TEMPLATES", "UNKNOWN", "WHOLE",
-    "asked_context", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
+    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "GENERATION", "HISTOGRAMS", "METADATA", "OTHERS",
+    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "UNKNOWN", "WHOLE",
+    "Plain", "asked_context", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
     "label_spans", "prepare", "promote", "request", "warm",
 ]  # fmt: skip
 
@@ -63,25 +61,23 @@ def warm() -> None:
     keys(series, 1, 0, at, size, contexts)
     rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)
     check_labels(buf[:0], at, np.zeros(1, np.uint32), rows, 65535)
-    slots, entries, arena = np.zeros(8, SLOT), np.zeros(4, ENTRY), np.zeros(512, np.uint8)
-    used, templates, hashes = np.zeros(3, np.int64), np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32)
+    slots, entries, arena = np.zeros(16, np.uint64), np.zeros(8, ENTRY), np.zeros(512, np.uint8)
+    templates, hashes, head = np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32), np.zeros(1, GENERATION)
+    generation = place(head, slots, entries, arena)
+    head["templates"], head["hashes"] = templates.ctypes.data, hashes.ctypes.data
     first, count, left = ranges
-    find(slots, entries, arena, buf, at, size, contexts, first, count, left)
+    columns = Keys(buf, at, size, contexts, np.zeros(1, np.uint32))
+    find(generation, columns, first, count, left)
     spans = np.zeros((4, 4), np.int64)
     label_spans(buf, 0, 0, spans)
     interest = ByteTable()
     asked = interest.address, np.full(1, END, np.int32), interest.address
     asked_context(0, WHOLE)
     interesting(buf, spans, 1, *asked)
-    prepare(
-        slots, entries, arena, used, templates, hashes, 0, 0,
-        buf, rows, at, size, contexts, spans, *asked, 1, first, count, left,
-    )  # fmt: skip
-    insert(slots, entries, arena, used, buf, 0, 1, contexts[0], 0, 1)
-    promote(
-        slots, entries, arena, templates, hashes, slots, entries, arena, used, templates, hashes,
-        buf, rows, at, size, contexts, first, count, left,
-    )  # fmt: skip
+    # There is no room: nothing is prepared or copied.
+    prepare(generation, arena, columns, rows, Plain(0, 0, 1, *asked), spans, first, count, left)
+    promote(generation, generation, columns, rows, first, count, left)
+    insert(generation, columns, 0, 0, 1)
     hash_ids(arena, templates, 0, 1, hashes)
     series[0]["samples"] = 1
     count[0] = 1

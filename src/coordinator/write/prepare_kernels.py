@@ -1,13 +1,17 @@
 # mypy: ignore-errors
 """Ids of series met for the first time; public through ``coordinator.write.kernels``. Order of tags: docs/m3/coordinator.md, tag order."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from coordinator.write.cache_kernels import ARENA, ENTRIES, TEMPLATES, _probe, insert
+from coordinator.write.cache_kernels import enter, entry, generation_at, has_room, template
 from coordinator.write.interest_kernels import interesting
-from m3x.kernels import base, copy_bytes, hash_bytes, load8, murmur3_32
+from m3x.kernels import base, copy_bytes, load8, murmur3_32, store32
 from m3x.protobuf.reading import chunk
+from m3x.table_kernels import probe
 
 _GAUGE = 3
 _0 = np.uint64(0)
@@ -113,80 +117,76 @@ def _put_id(arena, p, buf, spans, n):
     return np.int64(p)
 
 
+class Plain(NamedTuple):
+    """What an ordinary gauge is, and is given."""
+
+    meta_at: int
+    meta_size: int
+    """The staged metadatas of its template."""
+    largest: int
+    """Bytes that its id and they may have."""
+    tags: np.uint64
+    lengths: NDArray[np.int32]
+    values: np.uint64
+    """What rules ask for: ``interest_kernels``."""
+
+
 @njit(cache=True, nogil=True)
-def prepare(
-    slots,
-    entries,
-    arena,
-    used,
-    templates,
-    hashes,
-    meta_at,
-    meta_size,
-    buf,
-    rows,
-    key_at,
-    key_size,
-    contexts,
-    spans,
-    asked_tags,
-    asked_lengths,
-    asked_values,
-    largest,
-    first,
-    count,
-    left,
-):
+def _append_gauge(generation, arena, end, meta_at, meta_size):
+    """The number of a new template, whose id is the arena's bytes from what was in use up to ``end``."""
+    g = generation_at(generation)
+    start, t = g.used, g.template_count
+    made = template(generation, t)
+    made.id_at = np.uint32(start)
+    made.id_size = np.uint32(end - start)
+    made.meta_at = np.uint32(meta_at)
+    made.meta_size = np.uint32(meta_size)
+    made.annotation_at = np.uint32(0)
+    made.annotation_size = np.uint32(0)
+    made.metric_type = np.uint8(_GAUGE)
+    made.untimed = np.uint8(0)
+    store32(g.hashes + np.uint64(4 * t), np.uint64(murmur3_32(arena, start, end - start)))
+    g.used = end
+    g.template_count = t + 1
+    return t
+
+
+@njit(cache=True, nogil=True)
+def prepare(generation, arena, keys, rows, plain, spans, first, count, left):
     """Makes entry and template of each of ``rows`` that is an ordinary gauge: ``(rows handled, rows left in left)``.
 
-    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``, none that a rule asks for
-    (``asked_…``: ``interest_kernels``), and id and metadatas of at most ``largest`` bytes; then the template has the id
-    of M3's order, the staged metadatas at ``meta_at`` and no annotation. What is not ordinary goes to ``left``. It stops early (fewer
-    rows handled than given) when the generation has no room.
+    Ordinary: labels in canonical encoding, neither empty nor long nor twice, none that begins with ``__m3``, none that a rule asks for,
+    and id and metadatas of at most ``plain.largest`` bytes; then the template has the id of M3's order and no annotation. What is not
+    ordinary goes to ``left``. It stops early (fewer rows handled than given) when the generation has no room. ``arena``: its array.
     """
+    buf, key_at, key_size, contexts, halves = keys
+    meta_at, meta_size, largest, tags, lengths, values = plain
     n_left = 0
     for j in range(len(rows)):
         i = rows[j]
-        n = np.int64(key_size[i])
-        if used[ENTRIES] >= len(entries) or used[TEMPLATES] >= len(templates) or used[ARENA] + 2 * n + 64 > len(arena):
+        at, n = np.int64(key_at[i]), np.int64(key_size[i])
+        if not has_room(generation, 1, 2 * n + 64):
             return j, n_left
-        at = np.int64(key_at[i])
         # The same new series may stand twice in one request.
-        h = hash_bytes(base(buf) + np.uint64(at), n, contexts[i])
-        known = _probe(slots, entries, arena, base(buf) + np.uint64(at), n, contexts[i], h)
+        address = base(buf) + np.uint64(at)
+        known = probe(generation, halves[i], address, n, contexts[i])
         if known >= 0:
-            first[i] = entries[known].first
-            count[i] = entries[known].count
+            first[i] = entry(generation, known).first
+            count[i] = entry(generation, known).count
             continue
         n_labels = label_spans(buf, at, n, spans)
-        if (
-            n_labels <= 0
-            or interesting(buf, spans, n_labels, asked_tags, asked_lengths, asked_values)
-            or not _sort(buf, spans, n_labels)
-        ):
-            left[n_left] = i
-            n_left += 1
-            continue
-        start = used[ARENA]
-        end = _put_id(arena, start, buf, spans, n_labels)
+        ordinary = (
+            n_labels > 0
+            and not interesting(buf, spans, n_labels, tags, lengths, values)
+            and _sort(buf, spans, n_labels)
+        )
+        start = generation_at(generation).used
+        end = _put_id(arena, start, buf, spans, n_labels) if ordinary else np.int64(-1)
         if end < 0 or end - start + meta_size > largest:
             left[n_left] = i
             n_left += 1
             continue
-        used[ARENA] = end
-        t = used[TEMPLATES]
-        used[TEMPLATES] = t + 1
-        template = templates[t]
-        template.id_at = np.uint32(start)
-        template.id_size = np.uint32(end - start)
-        template.meta_at = np.uint32(meta_at)
-        template.meta_size = np.uint32(meta_size)
-        template.annotation_at = np.uint32(0)
-        template.annotation_size = np.uint32(0)
-        template.metric_type = np.uint8(_GAUGE)
-        template.untimed = np.uint8(0)
-        hashes[t] = murmur3_32(arena, start, end - start)
-        first[i] = t
+        first[i] = _append_gauge(generation, arena, end, meta_at, meta_size)
         count[i] = 1
-        insert(slots, entries, arena, used, buf, at, n, contexts[i], t, 1)
+        enter(generation, halves[i], address, n, contexts[i], first[i], 1)
     return len(rows), n_left

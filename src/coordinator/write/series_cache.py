@@ -6,6 +6,7 @@ reserved, not touched, until it is needed.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,9 @@ from coordinator.not_kept import Reason
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
 from m3metrics.rows import METRIC_TEMPLATE
+from m3x.byte_table import place
 from m3x.reserve import release, reserve
+from m3x.table_kernels import Keys
 
 _METADATA_BYTES = kernels.SHARED_BYTES
 _MAX_LABELS = 256
@@ -55,24 +58,54 @@ class _Generation:
     """The arrays of one generation; layouts in ``kernels``."""
 
     def __init__(self, max_series: int, max_bytes: int) -> None:
-        self.slots = reserve(1 << (max_series * 2 - 1).bit_length(), kernels.SLOT)
+        self.slots = reserve(1 << (max_series * 2 - 1).bit_length(), np.uint64)
         self.entries = reserve(max_series, kernels.ENTRY)
         self.templates = reserve(max_series * 2, METRIC_TEMPLATE)
         self.hashes = reserve(max_series * 2, np.uint32)
         self.arena: NDArray[np.uint8] = reserve(max_bytes, np.uint8)
-        self.used = np.zeros(3, np.int64)
-        self.used[kernels.ARENA] = _METADATA_BYTES
+        head = np.zeros(1, kernels.GENERATION)
+        self.address = place(head, self.slots, self.entries, self.arena)
+        """What kernels call a generation."""
+        head["templates"], head["hashes"] = self.templates.ctypes.data, self.hashes.ctypes.data
+        head["max_entries"], head["max_templates"] = len(self.entries), len(self.templates)
+        head["arena_bytes"] = len(self.arena)
+        # Columns of the one row, so that they can be set.
+        self.count, self.template_count, self.used = head["count"], head["template_count"], head["used"]
+        self.used[0] = _METADATA_BYTES
         self.metadatas: dict[bytes, tuple[int, int]] = {}
         """Where staged metadatas are that did not find room among the shared ones."""
 
     def clear(self) -> None:
         """Forgets everything and gives the memory back, except for the staged metadatas."""
-        # A power of two of 16-byte rows, at least 16 KiB: whole pages, which read as zero afterwards.
+        # A power of two of 8-byte words, at least 8 KiB: whole pages, which read as zero afterwards.
         release(self.slots, 0, len(self.slots))
         release(self.arena, _METADATA_BYTES, len(self.arena))
-        self.used[:] = 0
-        self.used[kernels.ARENA] = _METADATA_BYTES
+        self.count[0] = self.template_count[0] = 0
+        self.used[0] = _METADATA_BYTES
         self.metadatas.clear()
+
+    def has_room(self, templates: int, nbytes: int) -> bool:
+        """Whether one more series with so many templates and bytes fits into it."""
+        return bool(
+            self.count[0] < len(self.entries)
+            and self.template_count[0] + templates <= len(self.templates)
+            and self.used[0] + nbytes <= len(self.arena)
+        )
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one ``resolve`` was asked, and its answer."""
+
+    keys: Keys
+    make: Maker
+    plain: bytes | None
+    plain_rows: NDArray[np.bool_] | None
+    check: Callable[[RowNumbers], None] | None
+    interest: Interest
+    largest: int
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
 
 
 class SeriesCache:
@@ -108,7 +141,7 @@ class SeriesCache:
     @property
     def series(self) -> int:
         """Series remembered, those in both generations counted twice."""
-        return int(self._current.used[kernels.ENTRIES] + self._old.used[kernels.ENTRIES])
+        return int(self._current.count[0] + self._old.count[0])
 
     @property
     def templates(self) -> NDArray[Any]:
@@ -173,14 +206,14 @@ class SeriesCache:
         lost then but this call. Raises ``SeriesTooLargeError``.
         """
         rows = len(key_at)
-        first, count = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        misses = np.empty(rows, np.int64)
+        keys = Keys(buf, key_at, key_size, contexts, np.empty(rows, np.uint32))
+        call = _Call(
+            keys, make, plain, plain_rows, check, interest or _NO_INTEREST, largest,
+            np.zeros(rows, np.int64), np.zeros(rows, np.int64),
+        )  # fmt: skip
         for _ in range(3):
-            if self._attempt(
-                buf, key_at, key_size, contexts, make, plain, plain_rows, check, interest or _NO_INTEREST, largest,
-                first, count, misses,
-            ):  # fmt: skip
-                return first, count
+            if self._attempt(call):
+                return call.first, call.count
             self._rotate()
         raise SeriesTooLargeError(
             f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache of "
@@ -196,98 +229,62 @@ class SeriesCache:
     ) -> NDArray[np.int64]:
         """The rows that the current generation does not know."""
         rows = len(key_at)
-        misses = np.empty(rows, np.int64)
-        scratch = np.empty(rows, np.int64)
-        n = kernels.find(
-            self._current.slots, self._current.entries, self._current.arena,
-            buf, key_at, key_size, contexts, scratch, scratch, misses,
-        )  # fmt: skip
-        return misses[:n]
+        misses, scratch = np.empty(rows, np.int64), np.empty(rows, np.int64)
+        keys = Keys(buf, key_at, key_size, contexts, np.empty(rows, np.uint32))
+        return misses[: kernels.find(self._current.address, keys, scratch, scratch, misses)]
 
-    def _attempt(
-        self,
-        buf: NDArray[np.uint8],
-        key_at: NDArray[np.uint32],
-        key_size: NDArray[np.uint32],
-        contexts: NDArray[np.uint64],
-        make: Maker,
-        plain: bytes | None,
-        plain_rows: NDArray[np.bool_] | None,
-        check: Callable[[RowNumbers], None] | None,
-        interest: Interest,
-        largest: int,
-        first: NDArray[np.int64],
-        count: NDArray[np.int64],
-        misses: NDArray[np.int64],
-    ) -> bool:
+    def _attempt(self, call: _Call) -> bool:
         """One pass over all rows; False: the generation is full."""
         now, old = self._current, self._old
-        n = kernels.find(now.slots, now.entries, now.arena, buf, key_at, key_size, contexts, first, count, misses)
+        keys, first, count = call.keys, call.first, call.count
+        misses = np.empty(len(first), np.int64)
+        n = kernels.find(now.address, keys, first, count, misses)
         if n == 0:
             return True
         missing = misses[:n]
-        if check is not None:
-            check(missing)
+        if call.check is not None:
+            call.check(missing)
         left = np.empty(n, np.int64)
-        if old.used[kernels.ENTRIES]:
-            done, n = kernels.promote(
-                old.slots, old.entries, old.arena, old.templates, old.hashes,
-                now.slots, now.entries, now.arena, now.used, now.templates, now.hashes,
-                buf, missing, key_at, key_size, contexts, first, count, left,
-            )  # fmt: skip
+        if old.count[0]:
+            done, n = kernels.promote(old.address, now.address, keys, missing, first, count, left)
             if done < len(missing):
                 return False
             missing, left = left[:n], np.empty(n, np.int64)
         self.built += len(missing)
-        if plain is not None and len(missing):
+        if call.plain is not None and len(missing):
+            plain_rows = call.plain_rows
             ordinary = missing if plain_rows is None else missing[plain_rows[missing]]
             others = missing[:0] if plain_rows is None else missing[~plain_rows[missing]]
-            at, size = self.metadata_range(plain)
-            done, n = kernels.prepare(
-                now.slots, now.entries, now.arena, now.used, now.templates, now.hashes, at, size,
-                buf, ordinary, key_at, key_size, contexts, self._spans,
-                interest.tags, interest.lengths, interest.values, largest, first, count, left,
-            )  # fmt: skip
+            asked = call.interest
+            plain = kernels.Plain(
+                *self.metadata_range(call.plain), call.largest, asked.tags, asked.lengths, asked.values
+            )
+            done, n = kernels.prepare(now.address, now.arena, keys, ordinary, plain, self._spans, first, count, left)
             if done < len(ordinary):
                 return False
             missing = np.sort(np.concatenate((others, left[:n])))
         seen: _Seen = {}
-        return all(self._make(int(i), buf, key_at, key_size, contexts, make, first, count, seen) for i in missing)
+        return all(self._make(int(i), call, seen) for i in missing)
 
-    def _make(
-        self,
-        row: int,
-        buf: NDArray[np.uint8],
-        key_at: NDArray[np.uint32],
-        key_size: NDArray[np.uint32],
-        contexts: NDArray[np.uint64],
-        make: Maker,
-        first: NDArray[np.int64],
-        count: NDArray[np.int64],
-        seen: _Seen,
-    ) -> bool:
+    def _make(self, row: int, call: _Call, seen: _Seen) -> bool:
         """Prepares one row in Python; False: no room. ``seen``: what this call has made of which key."""
-        now = self._current
-        at, size, context = int(key_at[row]), int(key_size[row]), contexts[row]
-        key = buf[at : at + size].tobytes(), int(context)
+        now, keys = self._current, call.keys
+        at, size = int(keys.at[row]), int(keys.size[row])
+        key = keys.buf[at : at + size].tobytes(), int(keys.contexts[row])
         # The same new series may stand twice in one call.
         found = seen.get(key)
         if found is not None:
-            first[row], count[row] = found
+            call.first[row], call.count[row] = found
             return True
-        made = make(row)
+        made = call.make(row)
         if made is None:
-            first[row] = count[row] = 0
+            call.first[row] = call.count[row] = 0
             return True
         specs: Sequence[TemplateSpec] = () if isinstance(made, Reason) else made
         room = size + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
-        begin = int(now.used[kernels.TEMPLATES])
-        if (
-            now.used[kernels.ENTRIES] >= len(now.entries)
-            or begin + len(specs) > len(now.templates)
-            or now.used[kernels.ARENA] + room > len(now.arena)
-        ):
+        if not now.has_room(len(specs), room):
             return False
+        begin = int(now.template_count[0])
         for k, spec in enumerate(specs, begin):
             ident, metadatas, annotation = (
                 self._put(spec.id), self._put_metadatas(spec.metadatas), self._put(spec.annotation)
@@ -295,14 +292,11 @@ class SeriesCache:
             now.templates[k] = (*ident, *metadatas, *annotation, spec.metric_type, spec.untimed)
             self.any_untimed |= spec.untimed
         kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
-        now.used[kernels.TEMPLATES] = begin + len(specs)
+        now.template_count[0] = begin + len(specs)
         if not specs:
             begin = made.code if isinstance(made, Reason) else 0
-        first[row], count[row] = seen[key] = begin, len(specs)
-        kernels.insert(
-            now.slots, now.entries, now.arena, now.used,
-            buf, at, size, context, begin, len(specs),
-        )  # fmt: skip
+        call.first[row], call.count[row] = seen[key] = begin, len(specs)
+        kernels.insert(now.address, keys, row, begin, len(specs))
         return True
 
     def _put_metadatas(self, metadatas: bytes) -> tuple[int, int]:
@@ -320,11 +314,11 @@ class SeriesCache:
 
     def _put(self, data: bytes) -> tuple[int, int]:
         now = self._current
-        at = int(now.used[kernels.ARENA])
+        at = int(now.used[0])
         if not data:
             return at, 0
         now.arena[at : at + len(data)] = np.frombuffer(data, np.uint8)
-        now.used[kernels.ARENA] = at + len(data)
+        now.used[0] = at + len(data)
         return at, len(data)
 
     def _rotate(self) -> None:
