@@ -45,9 +45,9 @@ class ByteTable:
         unknown = kernels.find_values(self.address, _keys(buf, at, size, contexts), values)
         return values, int(unknown)
 
-    def find_keys(self, keys: Sequence[bytes], contexts: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
+    def find_keys(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
         """Values of some keys, -1 where unknown."""
-        found, _ = self.find(*_columns(keys), contexts)
+        found, _ = self.find(*_columns(keys))
         return found
 
     def number(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
