@@ -66,7 +66,7 @@ class Deliverer:
         self._idle = asyncio.Event()
         self._under_way = 0
         self._appended = 0
-        self._rate_in, self._rate_out = Rate(), Rate()
+        self._rate_in, self._rate_out = Rate(monotonic_ns()), Rate(monotonic_ns())
         self._failing_since_ns: int | None = None
         self._dropped = 0
         self._dropped_ns: int | None = None

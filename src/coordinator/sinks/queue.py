@@ -41,8 +41,8 @@ _log = logger(__name__)
 _PREAMBLE = struct.Struct("<IIQ")
 _CURSOR = "delivered"
 _READ_BYTES = 2 << 20
-_FRAME_BYTES = 128
-"""Of a record besides its values and definitions, at most."""
+_FRAME_BYTES = 256
+"""Of a record besides its values, without the ids that it defines."""
 _MOST_DESTINATIONS = 1 << 15
 """A segment with more is complete: their numbers have 16 bits."""
 
@@ -53,7 +53,7 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``sinkQueue:`` of the configuration, for one sink."""
 
     max_bytes: int = 1 << 30
-    """On disk."""
+    """On disk; the ids of one batch may be beyond it."""
     segment_bytes: int = 64 << 20
     """At most an eighth of ``max_bytes``. Ids are stored once in each segment; what is delivered is deleted by segments."""
     sync: SyncPolicy = "os"

@@ -90,20 +90,18 @@ class SinkStatus(msgspec.Struct, kw_only=True):
 class Rate:
     """Events a second, over some seconds."""
 
-    def __init__(self, over_s: float = 10.0) -> None:
-        self._over_s = over_s
-        self._last: tuple[int, int] | None = None
+    def __init__(self, now_ns: int, over_s: float = 10.0) -> None:
         self.value = 0.0
+        self._over_s = over_s
+        self._last = 0, now_ns
 
     def observe(self, count: int, now_ns: int) -> None:
-        """``count`` have been since the begin of the process."""
-        if self._last is not None:
-            took_s = (now_ns - self._last[1]) / _SECOND
-            if took_s <= 0:
-                return
+        """``count`` have been since the begin."""
+        took_s = (now_ns - self._last[1]) / _SECOND
+        if took_s > 0:
             share = min(took_s / self._over_s, 1.0)
             self.value += share * ((count - self._last[0]) / took_s - self.value)
-        self._last = count, now_ns
+            self._last = count, now_ns
 
 
 class Ages:

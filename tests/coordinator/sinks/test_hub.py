@@ -1,6 +1,8 @@
 """The hub: all sinks get what they take, safely, and nothing twice while one of them has no room."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -221,3 +223,45 @@ async def test_a_write_returns_when_it_is_durable(tmp_path: Path, sync: str) -> 
         for k in range(0, 50, 10):
             await hub.write(batch_of(hub.table, _rows(10, k)))
         await until(lambda: len(sink.rows) == 50)
+
+
+async def test_a_full_disk_lets_writers_wait_and_goes_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, pwritev = True, os.pwritev
+
+    def write(fd: int, buffers: Sequence[bytes], offset: int) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwritev(fd, buffers, offset)
+
+    sink, rows = RecordingSink(), _rows(30)
+    async with _hub(tmp_path, [sink]) as hub:
+        monkeypatch.setattr("os.pwritev", write)
+        writes = [asyncio.create_task(hub.write(batch_of(hub.table, rows[k : k + 10]))) for k in (0, 10, 20)]
+        await until(hub.problems)
+        [problem] = hub.problems()
+        assert "No space left on device (ENOSPC); make room on its file system" in problem
+        with pytest.raises(TryAgainError, match="not yet safe with recording"):
+            await hub.write_watched(batch_of(hub.table, rows[:10]), 0.01)
+        assert not any(one.done() for one in writes)
+        full = False
+        await asyncio.gather(*writes)
+        assert hub.problems() == []
+        await until(lambda: len(sink.rows) == 30)
+    assert sorted(sink.rows, key=lambda row: row.time_ns) == rows
+
+
+async def test_who_still_waits_at_the_end_is_told_that_it_is_not_safe(tmp_path: Path) -> None:
+    stuck = RecordingSink()
+    stuck.open.clear()
+    async with _hub(tmp_path, [stuck], QueueOptions(max_bytes=2_000)) as hub:
+        writes = [asyncio.create_task(hub.write(batch_of(hub.table, _rows(50, k)))) for k in range(0, 500, 50)]
+        await until(lambda: hub.status()[0].full)
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert any(isinstance(one, TryAgainError) for one in results)
+    acked = [_rows(50, 50 * k) for k, one in enumerate(results) if not isinstance(one, TryAgainError)]
+    sink = RecordingSink()
+    async with _hub(tmp_path, [sink]):
+        await until(lambda: len(sink.rows) == 50 * len(acked))
+    assert sorted(sink.rows, key=lambda row: row.time_ns) == [row for rows in acked for row in rows]
