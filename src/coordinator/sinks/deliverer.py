@@ -217,7 +217,9 @@ class Deliverer:
     def _settled(self, number: int, batch: Batch, result: Delivered) -> None:
         before = self._core.counts.refused_after_answer
         self._core.settled(number, result)
-        self._failing_since_ns = None
+        if self._failing_since_ns is not None:
+            self._failing_since_ns = None
+            self._wake_lanes()
         refused = 0
         for one in result.refused:
             refused += len(one.rows)

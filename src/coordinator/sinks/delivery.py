@@ -65,7 +65,7 @@ class Delivery:
         self.counts = Counts()
         self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
         self._end = end
-        self._available = available
+        self._available = 0
         self._again_before = end
         self._done = done.gaps(0, end).gaps(0, end)
         self._disk = self._done.gaps(0, end)
@@ -151,7 +151,9 @@ class Delivery:
 
     def drop(self, before: int) -> int:
         """The queue has nothing before that number any more; returns how many values are lost now: those in memory are not yet."""
-        self._available = max(self._available, before)
+        if before <= self._available:
+            return 0
+        self._available = before
         lost = self._give_up(0, before)
         self.counts.dropped += lost
         return lost
@@ -183,6 +185,11 @@ class Delivery:
         lane = self.lanes[number]
         batch = lane.batch
         assert batch is not None
+        if lane.failure:
+            # The sink is back: nobody else has to wait for the end of a pause, unless the sink has asked for it.
+            for other in self.lanes:
+                if other.due_ns is not None and not other.asked:
+                    other.due_ns = 0
         lane.batch, lane.failure, lane.held = None, "", False
         refused = 0
         for one in result.refused:
@@ -211,7 +218,7 @@ class Delivery:
         lane.batch.attempts += 1
         pause_s = self.options.backoff.delay(lane.batch.attempts) if retry_after_s is None else retry_after_s
         lane.due_ns = now_ns + round(pause_s * _SECOND)
-        lane.failure, lane.held = text, held
+        lane.failure, lane.held, lane.asked = text, held, retry_after_s is not None
 
     def _finish(self, record: Record) -> None:
         self._partly -= record.stop - record.first

@@ -73,7 +73,7 @@ class Verdict:
     delivered: dict[str, Delivered] = field(default_factory=dict)
     """By the name of the sink; rows are those of the batch."""
     waiting: list[str] = field(default_factory=list)
-    """Sinks that have it in their queue, and have not said anything in time."""
+    """Sinks that have it in their queue, and have not said anything in time of some rows at least."""
 
 
 class _Watch:
@@ -132,13 +132,15 @@ class _Line:
         """They are, but not durable."""
         self._known: tuple[Destination, ...] = ()
         self._takes = np.zeros(0, np.bool_)
+        self._takes_all = True
 
     def of(self, batch: Values) -> tuple[Values, NDArray[np.int64] | None]:
         """The rows that the sink takes, and which they are; None: all."""
         if batch.destinations is not self._known:
             self._known = batch.destinations
             self._takes = np.array([self.deliverer.sink.takes(one) for one in batch.destinations], np.bool_)
-        if self._takes.all():
+            self._takes_all = bool(self._takes.all())
+        if self._takes_all:
             return batch, None
         rows = np.flatnonzero(self._takes[batch.destination])
         return (batch, None) if len(rows) == len(batch) else (batch.rows(rows), rows)
@@ -164,6 +166,7 @@ class Hub:
         self._room = asyncio.Event()
         self._known: tuple[Destination, ...] = ()
         self._homeless = np.zeros(0, np.bool_)
+        self._all_have_homes = True
         self._failure = ""
 
     @property
@@ -188,7 +191,8 @@ class Hub:
         """
         if self.direct is not None:
             return await self.direct.deliver(batch, again=False)
-        for safe in await self._submit(batch, None):
+        waited, _ = await self._submit(batch, None)
+        for safe in waited:
             await asyncio.shield(safe)
         return Delivered(self._nowhere(batch))
 
@@ -201,23 +205,27 @@ class Hub:
             return Verdict({self.direct.name: await self.direct.deliver(batch, again=False)})
         until = asyncio.get_running_loop().time() + timeout_s
         watches: dict[str, _Watch] = {}
+        verdict = Verdict()
         try:
             async with asyncio.timeout_at(until):
-                for safe in await self._submit(batch, watches):
+                waited, resent = await self._submit(batch, watches)
+                if resent:
+                    # What becomes of the rows that had come before is told to nobody.
+                    verdict.waiting = [line.deliverer.name for line in self._lines]
+                for safe in waited:
                     await asyncio.shield(safe)
                 if watches:
                     await asyncio.wait([watch.said for watch in watches.values()])
         except TimeoutError:
             if waiting := [line.deliverer.name for line in self._lines if line.parts or line.syncing]:
                 raise TryAgainError(f"not yet safe with {', '.join(waiting)}") from None
-        verdict = Verdict()
         for name, watch in watches.items():
             watch.answered = True
             said = watch.said.result() if watch.said.done() else None
-            if said is None:
-                verdict.waiting.append(name)
-            else:
+            if said is not None:
                 verdict.delivered[name] = said
+            elif name not in verdict.waiting:
+                verdict.waiting.append(name)
         if nowhere := self._nowhere(batch):
             verdict.delivered[""] = Delivered(nowhere)
         return verdict
@@ -269,8 +277,10 @@ class Hub:
         """Waits for what is under way, up to the bound."""
         await asyncio.gather(*(line.deliverer.settle(self._options.settle_s) for line in self._lines))
 
-    async def _submit(self, batch: Values, watches: dict[str, _Watch] | None) -> list[asyncio.Future[None]]:
-        """Gives a batch to all, or says by which earlier writes it is given; what to wait for until it is safe."""
+    async def _submit(
+        self, batch: Values, watches: dict[str, _Watch] | None
+    ) -> tuple[list[asyncio.Future[None]], bool]:
+        """Gives a batch to all, but for rows that wait already: what to wait for until it is safe, and whether there were such rows."""
         while self._waiting_bytes > self._options.most_waiting_bytes:
             self._room.clear()
             await self._room.wait()
@@ -283,7 +293,7 @@ class Hub:
                 waited = [self._writes[one].safe for one in np.unique(owners).tolist() if one >= 0]
                 rows = np.flatnonzero(owners < 0)
                 batch, hashes = batch.rows(rows), hashes[rows]
-        return [*waited, *self._give(batch, hashes, rows, watches)]
+        return [*waited, *self._give(batch, hashes, rows, watches)], bool(waited)
 
     def _give(
         self,
@@ -353,7 +363,8 @@ class Hub:
         if batch.destinations is not self._known:
             self._known = batch.destinations
             self._homeless = np.array([not self.takes(one) for one in batch.destinations], np.bool_)
-        if not self._homeless.any():
+            self._all_have_homes = not self._homeless.any()
+        if self._all_have_homes:
             return []
         rows = np.flatnonzero(self._homeless[batch.destination])
         text = "no sink takes values of this policy"
@@ -412,10 +423,12 @@ async def open_hub(
     try:
         yield hub
     finally:
-        await hub.settle()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await hub.close()
+        try:
+            await hub.settle()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await hub.close()
 
 
 def _judge(hub: Hub, task: asyncio.Task[None]) -> None:

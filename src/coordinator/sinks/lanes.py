@@ -138,6 +138,8 @@ class Lane:
         """Why the last attempt of the batch failed."""
         self.held = False
         """Waiting alone will not cure it."""
+        self.asked = False
+        """The sink has said how long to wait."""
 
     def add(self, piece: Piece, *, backlog: bool = False) -> None:
         """Newer than all others in the same row."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -243,3 +244,46 @@ TestOrdered = _Machine.TestCase
 TestOrdered.settings = settings(max_examples=60, stateful_step_count=60)
 TestUnordered = _Unordered.TestCase
 TestUnordered.settings = settings(max_examples=60, stateful_step_count=60)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_when_one_lane_has_success_the_others_do_not_wait_for_the_end_of_a_pause(asked: bool) -> None:
+    core = Delivery(DeliveryOptions(lanes=2, backoff=Backoff(initial_s=60.0)), Intervals(), 0)
+    core.append(_record(SeriesTable(), 0, list(range(20))))
+    for lane in (0, 1):
+        assert core.take(lane, 0) is not None
+        core.failed(lane, 0, "503", retry_after_s=60.0 if asked else None)
+        assert core.take(lane, _SECOND) is None
+    assert core.take(0, 61 * _SECOND) is not None
+    assert core.take(1, 61 * _SECOND) is not None
+    core.failed(1, 61 * _SECOND, "503", retry_after_s=60.0 if asked else None)
+    core.settled(0, Delivered())
+    assert (core.take(1, 62 * _SECOND) is None) == asked
+
+
+def test_what_the_queue_has_lost_is_counted_when_it_is_opened() -> None:
+    core = Delivery(DeliveryOptions(), Intervals([(0, 10), (20, 30)]), 100, available=50)
+    assert (core.counts.dropped, core.waiting, core.first) == (30, 50, 50)
+
+
+def test_what_cannot_be_read_is_counted() -> None:
+    core = Delivery(DeliveryOptions(), Intervals(), 100)
+    assert core.wanted() == (0, 100)
+    assert core.unreadable(0, 30) == 30
+    assert core.unreadable(20, 40) == 10
+    record = _record(SeriesTable(), 40, [1] * 5)
+    record.stop = 60
+    core.loaded(record)
+    assert (core.counts.unreadable, core.waiting, core.wanted()) == (55, 45, (60, 100))
+    empty = _record(SeriesTable(), 60, [])
+    empty.stop = 100
+    core.loaded(empty)
+    assert (core.counts.unreadable, core.waiting) == (95, 5)
+    assert core.take(0, 0) is not None
+    core.settled(0, Delivered())
+    assert core.cursor() == [(0, 100)]
+
+
+def test_a_cursor_is_bounded() -> None:
+    core = Delivery(DeliveryOptions(), Intervals([(10 * k, 10 * k + 1 + (k == 50)) for k in range(100)]), 1000)
+    assert core.cursor(3) == [(0, 1), (10, 11), (500, 502)]

@@ -245,8 +245,12 @@ async def test_a_full_disk_lets_writers_wait_and_goes_by_itself(
         with pytest.raises(TryAgainError, match="not yet safe with recording"):
             await hub.write_watched(batch_of(hub.table, rows[:10]), 0.01)
         assert not any(one.done() for one in writes)
+        # Whoever hears that, and sends it again, shares the fate of the first one.
+        watched = asyncio.create_task(hub.write_watched(batch_of(hub.table, rows[:10]), 60.0))
+        await asyncio.sleep(0)
         full = False
         await asyncio.gather(*writes)
+        assert (await watched).waiting == ["recording"]
         assert hub.problems() == []
         await until(lambda: len(sink.rows) == 30)
     assert sorted(sink.rows, key=lambda row: row.time_ns) == rows
