@@ -5,6 +5,7 @@ the cursor twice a second, deletes what is delivered, and shows figures.
 """
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -195,8 +196,10 @@ class Deliverer:
         except TryAgainError as error:
             self._failed(number, str(error), error.retry_after_s, held=isinstance(error, HeldError))
         except Exception as error:
-            _log.error_limited(f"sink {self.name} failed; this is a mistake of ours", exception=error)
-            self._failed(number, f"{type(error).__name__}: {error}", None, held=False)
+            # Its text may have anything in it, credentials as well.
+            kind, frames = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+            _log.error_limited(f"sink {self.name} failed by a mistake of ours", error=kind, traceback=frames)
+            self._failed(number, f"{kind}, a mistake of ours: see the log", None, held=False)
         else:
             self._settled(number, batch, result)
         finally:

@@ -10,7 +10,8 @@ The values of a queue have numbers (``coordinator.sinks.records``). Each of them
   on disk, what is appended stays on disk as well, and is read when its turn comes.
 * **Newest first.** To a sink that is not ordered newer values matter more: when the window is full its oldest records are left to the disk.
   From then on, until the disk has nothing that memory has not, it *lags*: its lanes are given the newest values, and every fourth batch is
-  of the backlog, oldest first, which has a quarter of the window. Where nothing newer waits, everything is for the backlog.
+  of the backlog, oldest first, which has a quarter of the window. Where nothing newer waits, everything is for the backlog. So of two
+  values for one time the older one may come last.
 * **Lanes.** A series is always in the same lane, by the hash of its id. A lane has one batch, which is tried until it is settled.
 * **Again.** A batch may have arrived before if an attempt of it failed, or if a value of it was in the queue when this process began.
 * **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.

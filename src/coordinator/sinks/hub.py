@@ -34,6 +34,7 @@ __all__ = ["Hub", "HubOptions", "Orphan", "QueuedSink", "Verdict", "open_hub"]
 _log = logger(__name__)
 _TRY_AGAIN_S = 1.0
 _ROW_BYTES = 30
+_ENDS = "the process ends"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class Hub:
         self._homeless = np.zeros(0, np.bool_)
         self._all_have_homes = True
         self._failure = ""
+        self._closed = False
 
     @property
     def table(self) -> SeriesTable:
@@ -263,9 +265,11 @@ class Hub:
         _log.error("delivery to sinks has ended", exception=error)
 
     async def close(self) -> None:
-        """After ``run`` has ended. Who still waits is told that it is not safe."""
+        """After ``run`` has ended. Who still waits, or comes now, is told that it is not safe."""
+        self._closed = True
+        self._room.set()
         for write in self._writes.values():
-            write.safe.set_exception(TryAgainError("the process ends"))
+            write.safe.set_exception(TryAgainError(_ENDS))
             write.safe.exception()
         self._writes.clear()
         for line in self._lines:
@@ -281,9 +285,11 @@ class Hub:
         self, batch: Values, watches: dict[str, _Watch] | None
     ) -> tuple[list[asyncio.Future[None]], bool]:
         """Gives a batch to all, but for rows that wait already: what to wait for until it is safe, and whether there were such rows."""
-        while self._waiting_bytes > self._options.most_waiting_bytes:
+        while self._waiting_bytes > self._options.most_waiting_bytes and not self._closed:
             self._room.clear()
             await self._room.wait()
+        if self._closed:
+            raise TryAgainError(_ENDS)
         hashes = rows = None
         waited: list[asyncio.Future[None]] = []
         if self._writes and len(batch):

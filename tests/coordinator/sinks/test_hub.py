@@ -262,6 +262,8 @@ async def test_who_still_waits_at_the_end_is_told_that_it_is_not_safe(tmp_path: 
     async with _hub(tmp_path, [stuck], QueueOptions(max_bytes=2_000)) as hub:
         writes = [asyncio.create_task(hub.write(batch_of(hub.table, _rows(50, k)))) for k in range(0, 500, 50)]
         await until(lambda: hub.status()[0].full)
+    with pytest.raises(TryAgainError, match="the process ends"):
+        await hub.write(batch_of(hub.table, _rows(1)))
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert any(isinstance(one, TryAgainError) for one in results)
     acked = [_rows(50, 50 * k) for k, one in enumerate(results) if not isinstance(one, TryAgainError)]
@@ -269,3 +271,21 @@ async def test_who_still_waits_at_the_end_is_told_that_it_is_not_safe(tmp_path: 
     async with _hub(tmp_path, [sink]):
         await until(lambda: len(sink.rows) == 50 * len(acked))
     assert sorted(sink.rows, key=lambda row: row.time_ns) == [row for rows in acked for row in rows]
+
+
+async def test_what_waits_in_memory_is_bounded(tmp_path: Path) -> None:
+    stuck, other = RecordingSink("stuck"), RecordingSink("other")
+    stuck.open.clear()
+    queued = [QueuedSink(one, QueueOptions(max_bytes=2_000)) for one in (stuck, other)]
+    options = HubOptions(most_waiting_bytes=10_000, settle_s=0.05)
+    async with open_hub(queued, tmp_path, Registry().scope("sink"), options) as hub:
+        writes = [asyncio.create_task(hub.write(batch_of(hub.table, _rows(50, k)))) for k in range(0, 2000, 50)]
+        await until(lambda: len(other.rows) >= 300)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        # Some are in the queue, some wait in memory; nobody has the others.
+        assert len(other.rows) <= 500
+        stuck.open.set()
+        await asyncio.gather(*writes)
+        await until(lambda: len(other.rows) == len(stuck.rows) == 2000)
+    assert sorted(row.time_ns for row in stuck.rows) == list(range(2000))
