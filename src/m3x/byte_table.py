@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3x import table_kernels as kernels
+from m3x.reserve import reserve
 
 __all__ = ["ByteTable", "warm"]
 
@@ -17,11 +18,16 @@ class ByteTable:
     A key costs 32 bytes, 16 to 32 bytes of slots, and its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: tuple[int, int] | None = None) -> None:
+        """``reserved``: address space for so many keys and bytes of keys, if the system gives it (``m3x.reserve``).
+
+        Up to there nothing is copied when the table grows, but for the slots.
+        """
+        rows, arena = _reserve(*reserved) if reserved is not None else (None, None)
         self._head = np.zeros(1, kernels.HEAD)
         self._slots = np.zeros(1 << 10, np.uint64)
-        self._rows = np.zeros(1 << 8, kernels.ROW)
-        self._arena = np.zeros(1 << 14, np.uint8)
+        self._rows = np.zeros(1 << 8, kernels.ROW) if rows is None else rows
+        self._arena = np.zeros(1 << 14, np.uint8) if arena is None else arena
         self.address = place(self._head, self._slots, self._rows, self._arena)
         """Of the head, for compiled code; good as long as the table lives."""
 
@@ -30,8 +36,8 @@ class ByteTable:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the arrays."""
-        return int(self._slots.nbytes + self._rows.nbytes + self._arena.nbytes)
+        """Memory that is in use."""
+        return int(self._slots.nbytes + len(self) * self._rows.itemsize + self._head["used"][0])
 
     def find(
         self,
@@ -100,6 +106,13 @@ def place(head: NDArray[Any], slots: NDArray[np.uint64], rows: NDArray[Any], are
     head["slots"], head["mask"] = slots.ctypes.data, len(slots) - 1
     head["rows"], head["arena"] = rows.ctypes.data, arena.ctypes.data
     return np.uint64(head.ctypes.data)
+
+
+def _reserve(keys: int, nbytes: int) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    try:
+        return reserve(keys, kernels.ROW), reserve(nbytes, np.uint8)
+    except MemoryError:
+        return None, None
 
 
 def _keys(

@@ -1,6 +1,7 @@
 """The table of bytes against a dictionary."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +46,18 @@ def test_it_numbers_what_it_does_not_know(batches: list[list[bytes]]) -> None:
         numbers = table.number(buf, np.cumsum(sizes) - sizes, sizes)
         assert numbers.tolist() == [model.setdefault(key, len(model)) for key in keys]
     assert [table.key(i) for i in range(len(table))] == list(model)
+
+
+def test_it_grows_beyond_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [b"key-%d" % i for i in range(300)]
+    sizes = np.array([len(key) for key in keys], np.int64)
+    buf = np.frombuffer(bytearray(b"".join(keys)), np.uint8)
+    tables = [ByteTable((100, 1000))]
+    # A system that gives no address space away.
+    monkeypatch.setattr("m3x.byte_table.reserve", lambda *_: (_ for _ in ()).throw(MemoryError))
+    tables.append(ByteTable((100, 1000)))
+    for table in tables:
+        before = table.size_bytes
+        assert table.number(buf, np.cumsum(sizes) - sizes, sizes).tolist() == list(range(300))
+        assert table.key(299) == keys[299]
+        assert table.size_bytes - before == 300 * 32 + len(buf)

@@ -8,6 +8,9 @@ from m3x.byte_table import ByteTable
 
 __all__ = ["SeriesTable"]
 
+_RESERVED = (1 << 23, 2 << 30)
+"""Address space for series and bytes of their ids: copying a table of millions would stop the event loop."""
+
 
 class SeriesTable:
     """Ids (encoded tags, docs/m3/metrics.md) → numbers from 0, in the order in which they are first seen. Only grows.
@@ -17,7 +20,7 @@ class SeriesTable:
     """
 
     def __init__(self) -> None:
-        self._ids = ByteTable()
+        self._ids = ByteTable(_RESERVED)
         self._hashes = np.zeros(1 << 8, np.uint64)
         self._hashed = 0
 
