@@ -289,3 +289,25 @@ async def test_what_waits_in_memory_is_bounded(tmp_path: Path) -> None:
         await asyncio.gather(*writes)
         await until(lambda: len(other.rows) == len(stuck.rows) == 2000)
     assert sorted(row.time_ns for row in stuck.rows) == list(range(2000))
+
+
+async def test_what_cannot_be_made_durable_is_not_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails, fdatasync = True, os.fdatasync
+
+    def sync(fd: int) -> None:
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fdatasync(fd)
+
+    sink, rows = RecordingSink(), _rows(20)
+    async with _hub(tmp_path, [sink], QueueOptions(sync="always")) as hub:
+        monkeypatch.setattr("os.fdatasync", sync)
+        writes = [asyncio.create_task(hub.write(batch_of(hub.table, rows))) for _ in range(3)]
+        await until(lambda: any("fsync failed" in one for one in hub.problems()))
+        assert not any(one.done() for one in writes)
+        fails = False
+        await asyncio.gather(*writes)
+        await until(lambda: hub.status()[0].waiting_values == 0)
+        assert hub.problems() == []
+    # Those that came again have shared the fate of the first.
+    assert sorted(sink.rows, key=lambda row: row.time_ns) == rows

@@ -35,10 +35,16 @@ _SECOND = 1_000_000_000
             ["sink a: 12 values dropped as its queue was full, the last ones 1m ago"],
         ),
         ({"dropped": 12, "dropped_ago_s": 301.0}, []),
+        ({"age_s": 119.0}, []),
+        (
+            {"age_s": 120.0, "rate_in": 5000.2, "rate_out": 7000.0},
+            ["sink a is late: 7 values wait (2 MiB, the oldest 2m); 5000 values a second come, 7000 go"],
+        ),
     ],
 )
 def test_problems(status: dict[str, object], problems: list[str]) -> None:
-    one = SinkStatus(name="a", waiting_values=7, waiting_bytes=2 << 20, age_s=65.2, **status)  # type: ignore[arg-type]
+    known = {"name": "a", "waiting_values": 7, "waiting_bytes": 2 << 20, "age_s": 65.2}
+    one = SinkStatus(**known | status)  # type: ignore[arg-type]
     assert one.problems() == problems
 
 
