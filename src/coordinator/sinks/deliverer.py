@@ -181,7 +181,8 @@ class Deliverer:
             if batch is not None:
                 await self._attempt(number, batch)
                 continue
-            pause_s = None if lane.due_ns is None else max(lane.due_ns - monotonic_ns(), 0) / _SECOND
+            waits = lane.due_ns is not None and not self._closing
+            pause_s = max((lane.due_ns or 0) - monotonic_ns(), 0) / _SECOND if waits else None
             try:
                 async with asyncio.timeout(pause_s):
                     await wake.wait()

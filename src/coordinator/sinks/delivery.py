@@ -159,13 +159,6 @@ class Delivery:
         self.counts.dropped += lost
         return lost
 
-    def _give_up(self, start: int, stop: int) -> int:
-        within = [(max(a, start), min(b, stop)) for a, b in self._disk if a < stop and b > start]
-        for one in within:
-            self._disk.remove(*one)
-            self._done.add(*one)
-        return sum(b - a for a, b in within)
-
     def take(self, number: int, now_ns: int) -> Batch | None:
         """A batch for a lane, which has it then until ``settled`` or ``failed``; None: nothing waits, or its time has not come."""
         lane = self.lanes[number]
@@ -220,6 +213,13 @@ class Delivery:
         pause_s = self.options.backoff.delay(lane.batch.attempts) if retry_after_s is None else retry_after_s
         lane.due_ns = now_ns + round(pause_s * _SECOND)
         lane.failure, lane.held, lane.asked = text, held, retry_after_s is not None
+
+    def _give_up(self, start: int, stop: int) -> int:
+        within = [(max(a, start), min(b, stop)) for a, b in self._disk if a < stop and b > start]
+        for one in within:
+            self._disk.remove(*one)
+            self._done.add(*one)
+        return sum(b - a for a, b in within)
 
     def _finish(self, record: Record) -> None:
         self._partly -= record.stop - record.first

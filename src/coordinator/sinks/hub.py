@@ -207,7 +207,7 @@ class Hub:
             return Verdict({self.direct.name: await self.direct.deliver(batch, again=False)})
         until = asyncio.get_running_loop().time() + timeout_s
         watches: dict[str, _Watch] = {}
-        verdict = Verdict()
+        verdict, is_safe = Verdict(), False
         try:
             async with asyncio.timeout_at(until):
                 waited, resent = await self._submit(batch, watches)
@@ -216,11 +216,13 @@ class Hub:
                     verdict.waiting = [line.deliverer.name for line in self._lines]
                 for safe in waited:
                     await asyncio.shield(safe)
+                is_safe = True
                 if watches:
                     await asyncio.wait([watch.said for watch in watches.values()])
         except TimeoutError:
-            if waiting := [line.deliverer.name for line in self._lines if line.parts or line.syncing]:
-                raise TryAgainError(f"not yet safe with {', '.join(waiting)}") from None
+            if not is_safe:
+                full = [line.deliverer.name for line in self._lines if line.parts or line.syncing]
+                raise TryAgainError(f"not yet safe with {', '.join(full)}") from None
         for name, watch in watches.items():
             watch.answered = True
             said = watch.said.result() if watch.said.done() else None

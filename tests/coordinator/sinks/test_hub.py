@@ -175,6 +175,19 @@ async def test_a_write_hears_the_verdict_if_it_comes_in_time(tmp_path: Path) -> 
     assert registry.counter("sink_refused", sink="slow", reason="past-buffer") == 4
 
 
+async def test_a_write_that_is_safe_is_not_refused_as_others_wait(tmp_path: Path) -> None:
+    stuck = RecordingSink("stuck")
+    stuck.open.clear()
+    async with _hub(tmp_path, [stuck], QueueOptions(max_bytes=2_000)) as hub:
+        watched = asyncio.create_task(hub.write_watched(batch_of(hub.table, _rows(5)), 0.1))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(hub.write(batch_of(hub.table, _rows(50, k)))) for k in range(5, 500, 50)]
+        await until(lambda: hub.status()[0].full)
+        assert (await watched).waiting == ["stuck"]
+        stuck.open.set()
+        await asyncio.gather(*others)
+
+
 async def test_a_held_sink_is_named_at_once(tmp_path: Path) -> None:
     sink = RecordingSink()
     sink.verdict = lambda _: HeldError("401 of http://a/b: is the token right?")
