@@ -28,7 +28,7 @@ from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.sink import Delivered
 from coordinator.sinks.values import Destination, Values
 from m3metrics.policy import StoragePolicy
-from m3x import table_kernels
+from m3x import byte_table
 from m3x.instrument import Registry
 
 __all__ = ["main"]
@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--window-bytes", type=int, default=QueueOptions().window_bytes)
     options = parser.parse_args(arguments)
     kernels.warm()
-    table_kernels.warm()
+    byte_table.warm()
     ids = _Ids.make(options.series)
     print(f"{options.series} series, ids of {ids.size.mean():.0f} bytes, batches of {options.rows}; CPU ns a value")
     print(f"{'':<16}{'number':>10}{'write':>10}{'deliver':>10}{'together':>10}{'M/CPU-s':>10}")
