@@ -12,7 +12,8 @@ The values of a queue have numbers (``coordinator.sinks.records``). Each of them
   From then on, until the disk has nothing that memory has not, it *lags*: its lanes are given the newest values, and every fourth batch is
   of the backlog, oldest first, which has a quarter of the window. Where nothing newer waits, everything is for the backlog. So of two
   values for one time the older one may come last.
-* **Lanes.** A series is always in the same lane, by the hash of its id. A lane has one batch, which is tried until it is settled.
+* **Lanes.** A series is always in the same lane, by the hash of its id. A lane has one batch, which is tried until it is settled. One that
+  is not settled holds its own lane; the others once records that it has rows of fill the window.
 * **Again.** A batch may have arrived before if an attempt of it failed, or if a value of it was in the queue when this process began.
 * **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.
 """
