@@ -1,6 +1,6 @@
 """A Prometheus remote write endpoint as a sink: Prometheus itself, Mimir, Thanos, VictoriaMetrics and whoever else takes the protocol."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of
 from coordinator.sinks.prom_remote.named import named_series
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
-from coordinator.sinks.prom_remote.splitting import Splitting, bound
+from coordinator.sinks.prom_remote.splitting import Splitting, Suspects, bound
 from coordinator.sinks.sink import Delivered, HeldError, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, Values
 
@@ -33,6 +33,16 @@ class PromRemoteOptions:
     batch_rows: int = 5000
 
 
+@dataclass(frozen=True, slots=True)
+class _Interrupted:
+    """A batch of which a part is settled."""
+
+    batch: Values
+    splitting: Splitting
+    sure: bool
+    """Whether nothing of the rest can have arrived before."""
+
+
 class PromRemoteSink:
     """See ``coordinator.sinks.sink.Sink``. ``labels``: shared by the endpoints that take aggregated values, or by those that take raw ones.
 
@@ -44,7 +54,8 @@ class PromRemoteSink:
         self._labels = labels
         self._sender = Sender(endpoint)
         self._encoder = Encoder()
-        self._interrupted: list[tuple[Values, Splitting]] = []
+        self._suspects = Suspects()
+        self._interrupted: list[_Interrupted] = []
 
     @property
     def name(self) -> str:
@@ -77,11 +88,11 @@ class PromRemoteSink:
         """
         labels = self._labels.of(batch.table)
         bad = labels.require(batch.series)
-        splitting = self._resumed(batch) or _begun(batch, labels, bad)
+        splitting, sure = self._resumed(batch) or (self._begun(batch, labels, bad), not again)
         requests, most = 0, bound(len(batch))
         while (rows := splitting.next()) is not None:
             if requests == most:
-                self._interrupt(batch, splitting)
+                self._interrupt(batch, splitting, sure)
                 raise TryAgainError(
                     f"{self.name} refuses many of {len(batch)} values, one by one: {splitting.unsettled} are left",
                     _SPLIT_PAUSE_S,
@@ -90,12 +101,14 @@ class PromRemoteSink:
             requests += 1
             if answer.kind in (Kind.LATER, Kind.HELD):
                 if requests > 1:
-                    self._interrupt(batch, splitting)
+                    self._interrupt(batch, splitting, sure=False)
                 self._raise(answer)
-            if again and answer.why in _ARRIVED_BEFORE:
-                answer = Answer(answer.kind, answer.text, RefusedWhy.ALREADY_THERE, body=answer.body)
+            if not sure and answer.why in _ARRIVED_BEFORE:
+                answer = replace(answer, why=RefusedWhy.ALREADY_THERE)
             splitting.settle(answer, _named(answer, batch, rows, labels))
-        return Delivered(splitting.result())
+        refused = splitting.result()
+        self._suspects.learn(batch, refused)
+        return Delivered(refused)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -107,25 +120,26 @@ class PromRemoteSink:
             raise HeldError(text)
         raise TryAgainError(text, answer.retry_after_s)
 
-    def _resumed(self, batch: Values) -> Splitting | None:
-        for place, (known, splitting) in enumerate(self._interrupted):
-            if known is batch:
+    def _begun(self, batch: Values, labels: LabelFields, bad: NDArray[np.int64]) -> Splitting:
+        """Nothing is sent yet. ``bad``: rows whose series cannot be stored."""
+        rows = np.arange(len(batch))
+        if not len(bad):
+            return Splitting(batch.time_ns, *self._suspects.split(batch, rows))
+        splitting = Splitting(batch.time_ns, *self._suspects.split(batch, np.setdiff1d(rows, bad)))
+        splitting.refuse(RefusedWhy.BAD_ID, bad, labels.why_bad(int(batch.series[bad[0]])))
+        return splitting
+
+    def _resumed(self, batch: Values) -> tuple[Splitting, bool] | None:
+        """What is left of a batch that was interrupted, and whether none of that can have arrived before."""
+        for place, known in enumerate(self._interrupted):
+            if known.batch is batch:
                 del self._interrupted[place]
-                return splitting
+                return known.splitting, known.sure
         return None
 
-    def _interrupt(self, batch: Values, splitting: Splitting) -> None:
+    def _interrupt(self, batch: Values, splitting: Splitting, sure: bool) -> None:
         # A batch that does not come again (it may be cut otherwise then) must not stay for ever.
-        self._interrupted = [*self._interrupted[-2 * self.lanes :], (batch, splitting)]
-
-
-def _begun(batch: Values, labels: LabelFields, bad: NDArray[np.int64]) -> Splitting:
-    """Nothing is sent yet. ``bad``: rows whose series cannot be stored."""
-    if not len(bad):
-        return Splitting(batch.time_ns, np.arange(len(batch)))
-    splitting = Splitting(batch.time_ns, np.setdiff1d(np.arange(len(batch)), bad))
-    splitting.refuse(RefusedWhy.BAD_ID, bad, labels.why_bad(int(batch.series[bad[0]])))
-    return splitting
+        self._interrupted = [*self._interrupted[-2 * self.lanes :], _Interrupted(batch, splitting, sure)]
 
 
 def _named(answer: Answer, batch: Values, rows: NDArray[np.int64], labels: LabelFields) -> NDArray[np.int64] | None:

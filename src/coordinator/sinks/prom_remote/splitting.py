@@ -7,10 +7,12 @@ ones stand alone; a row is given up only after it was refused alone (or follows 
   gets a row before an earlier one of its series.
 * A row refused as too old settles every row that is not newer: that limit of a store holds for all of its series.
 * If the first half is stored, the second one is to blame: it is not sent as a whole again, but halved at once.
+* Series that were refused in the batch before are sent apart (``Suspects``), so that the others do not suffer from what is bad for long.
 * A store that names the series it refuses is believed as to where to look: that series is sent alone, the others together.
 
-A bad row costs at most ``2 * ceil(log2(n)) + 2`` requests, and one delivery at most ``bound(n)``, about n/8. What is not settled then (more
-than one row in a few dozen is bad) is left for another delivery after a pause, which goes on where this one stopped.
+A bad row costs at most ``2 * ceil(log2(n)) + 2`` requests, and one delivery at most ``bound(n)``, about n/8. What is not settled then
+(more than one row in a few dozen is bad, for the first time) is left for another delivery after a pause, which goes on where this one
+stopped.
 """
 
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ from numpy.typing import NDArray
 
 from coordinator.sinks.prom_remote.answers import Answer, Kind
 from coordinator.sinks.sink import Refused, RefusedWhy
+from coordinator.sinks.values import Values
 
-__all__ = ["Splitting", "bound"]
+__all__ = ["Splitting", "Suspects", "bound"]
 
 Rows = NDArray[np.int64]
 
@@ -45,12 +48,12 @@ class _Part:
 class Splitting:
     """What is settled of a batch and what is not: ``next``, then ``settle`` with the answer, until ``next`` is None."""
 
-    def __init__(self, time_ns: NDArray[np.int64], rows: Rows) -> None:
-        """``time_ns``: that column of the batch. ``rows``: those to be sent, ascending."""
+    def __init__(self, time_ns: NDArray[np.int64], rows: Rows, suspects: Rows | None = None) -> None:
+        """``time_ns``: that column of the batch. ``rows``: those to be sent, ascending; ``suspects``: some more, to be sent apart."""
         self._time_ns = time_ns
         self._refused: dict[RefusedWhy, tuple[list[Rows], str]] = {}
         # A stack: the last one is next.
-        self._parts = [_Part(rows)] if len(rows) else []
+        self._parts = [_Part(part) for part in (suspects, rows) if part is not None and len(part)]
 
     def next(self) -> Rows | None:
         """The rows of the next request; None when all is settled."""
@@ -106,3 +109,27 @@ class Splitting:
                 # Whether what is left is to blame is not known any more.
                 left.append(_Part(part.rows[~older]))
         self._parts = left
+
+
+class Suspects:
+    """Series of which the store refused a value the last time. Those of one table: a new one begins without."""
+
+    def __init__(self) -> None:
+        self._table: object = None
+        self._numbers = np.zeros(0, np.uint32)
+
+    def split(self, batch: Values, rows: Rows) -> tuple[Rows, Rows]:
+        """Rows of other series, and those of suspects."""
+        if self._table is not batch.table or not len(self._numbers):
+            return rows, np.zeros(0, np.int64)
+        suspect = np.isin(batch.series[rows], self._numbers)
+        return rows[~suspect], rows[suspect]
+
+    def learn(self, batch: Values, refused: list[Refused]) -> None:
+        """The outcome of a batch. What is too old, or no series at all, says nothing of the next value."""
+        if self._table is not batch.table:
+            self._table, self._numbers = batch.table, np.zeros(0, np.uint32)
+        rows = [one.rows for one in refused if one.why not in (RefusedWhy.TOO_OLD, RefusedWhy.BAD_ID)]
+        if rows or len(self._numbers):
+            others = np.setdiff1d(self._numbers, batch.series)
+            self._numbers = np.union1d(others, batch.series[np.concatenate(rows)]) if rows else others

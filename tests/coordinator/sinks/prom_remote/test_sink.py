@@ -9,6 +9,7 @@ from lab.receiver import Received, Receiver, Reply
 from tests.coordinator.sinks.prom_remote.batches import T0_NS, id_of, sink_of, values_of
 
 from coordinator.sinks.prom_remote.splitting import bound
+from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import HeldError, RefusedWhy, TryAgainError
 from coordinator.sinks.values import UNAGGREGATED, Destination
 from m3metrics.policy import StoragePolicy
@@ -115,6 +116,56 @@ async def test_many_bad_samples_are_settled_in_several_bounded_deliveries() -> N
     accepted = [name for received in receiver.requests if not set(names(received)) & bad for name in names(received)]
     assert len(accepted) == len(set(accepted)) == 800 - len(bad)
     assert 1 < deliveries <= 1 + 2 * 800 / bound(800)
+
+
+async def test_a_pause_in_splitting_makes_no_refusal_an_arrival() -> None:
+    bad = {f"m{i}" for i in range(0, 200, 2)}
+    async with Receiver(refusing(*bad, text="out of order sample")) as receiver:
+        sink = sink_of(receiver.url)
+        batch = values_of((id_of(f"m{i}"), i, T0_NS) for i in range(200))
+        deliveries = 0
+        while True:
+            deliveries += 1
+            try:
+                (refused,) = (await sink.deliver(batch, again=deliveries > 1)).refused
+                break
+            except TryAgainError:
+                continue
+        await sink.close()
+    assert deliveries > 1
+    assert (refused.why, refused.rows.tolist()) == (RefusedWhy.OUT_OF_ORDER, list(range(0, 200, 2)))
+
+
+async def test_series_that_stay_bad_do_not_cost_the_others_anything() -> None:
+    bad = {f"m{i}" for i in range(0, 1000, 20)}
+    table = SeriesTable()
+    async with Receiver(refusing(*bad)) as receiver:
+        sink = sink_of(receiver.url)
+        deliveries = [0, 0, 0]
+        for window in range(3):
+            if window == 2:
+                receiver.answer = lambda _: Reply()
+            batch = values_of(((id_of(f"m{i}"), i, T0_NS + window) for i in range(1000)), table)
+            before = len(receiver.requests)
+            while True:
+                deliveries[window] += 1
+                try:
+                    refused = (await sink.deliver(batch, again=deliveries[window] > 1)).refused
+                    break
+                except TryAgainError:
+                    continue
+            first = receiver.requests[before]
+            if window == 1:
+                assert len(first.series) == 950
+                assert len(receiver.requests) - before <= 1 + 2 * 50
+            if window == 2:
+                assert [len(one.series) for one in receiver.requests[before:]] == [950, 50]
+            assert [one.rows.tolist() for one in refused] == ([list(range(0, 1000, 20))] if window < 2 else [])
+        before = len(receiver.requests)
+        await sink.deliver(values_of(((id_of(f"m{i}"), i, T0_NS + 9) for i in range(1000)), table), again=False)
+        assert len(receiver.requests) == before + 1
+        await sink.close()
+    assert deliveries[0] > deliveries[1] == 1
 
 
 @pytest.mark.parametrize(
