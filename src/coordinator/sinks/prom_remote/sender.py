@@ -41,6 +41,8 @@ _MAX_READ = 4096
 _WRITTEN_AT_ONCE = 1 << 20
 """Bytes up to which a body is handed to the socket in one go; larger ones in pieces, so that other tasks get their turn."""
 _FOREVER_S = 1e9
+_IDLE_SHARE = 0.75
+"""Of the time-out for idle connections: where the server has the same one, it must not close what we are about to write to."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -65,7 +67,7 @@ class Endpoint:
     keep_alive_s: float = 60.0
     """Between TCP's own probes; 0: the system's."""
     idle_timeout_s: float = 60.0
-    """Connections unused for longer are closed; 0: never."""
+    """Connections unused for longer are closed, a quarter earlier in truth; 0: never."""
 
 
 class Sender:
@@ -86,6 +88,7 @@ class Sender:
         else:
             self._authorization = Authorization(self._secrets, user=address.user, password=address.password)
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[tuple[str, str], Address | None] = {}
 
     async def post(self, body: bytes) -> Answer:
         """One request, and those of its redirects."""
@@ -166,8 +169,12 @@ class Sender:
             proxy_headers=to_proxy,
         ) as response:
             said = b""
-            while len(said) < _MAX_READ and (chunk := await response.content.read(_MAX_READ - len(said))):
-                said += chunk
+            try:
+                while len(said) < _MAX_READ and (chunk := await response.content.read(_MAX_READ - len(said))):
+                    said += chunk
+            except aiohttp.ClientError:
+                # The status is said, and the rest is only words.
+                pass
             return response.status, said.decode(errors="replace"), response.headers
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -175,7 +182,9 @@ class Sender:
         if self._session is None:
             endpoint = self._endpoint
             connector = aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=endpoint.idle_timeout_s or _FOREVER_S, socket_factory=self._socket
+                limit=0,
+                keepalive_timeout=endpoint.idle_timeout_s * _IDLE_SHARE or _FOREVER_S,
+                socket_factory=self._socket,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -201,8 +210,13 @@ class Sender:
         if self._endpoint.proxy is not None:
             return self._endpoint.proxy
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        found = getproxies().get(parts.scheme)
+        place = parts.scheme, parts.hostname or ""
+        if place not in self._proxies:
+            self._proxies[place] = self._environment_proxy(*place)
+        return self._proxies[place]
+
+    def _environment_proxy(self, scheme: str, host: str) -> Address | None:
+        found = getproxies().get(scheme)
         # As Go's client: nothing that leads back to this machine goes over a proxy of the environment.
         if not found or host in _LOOPBACK or host.startswith("127.") or proxy_bypass(host):
             return None

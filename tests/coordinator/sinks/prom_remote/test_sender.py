@@ -1,5 +1,6 @@
 """The HTTP client: redirects, credentials, proxies, TLS, and that nothing secret is ever said."""
 
+import asyncio
 import base64
 import os
 import random
@@ -177,6 +178,19 @@ async def test_time_outs_say_which() -> None:
         assert "requestTimeout 0.2s" in answer.text
         receiver.answer = lambda _: Reply(delay_s=0.3)
         assert (await post(receiver.url, request_timeout_s=0.0)).kind is Kind.STORED
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, Kind.STORED), (400, Kind.REFUSED)])
+async def test_a_status_counts_though_its_body_breaks_off(status: int, kind: Kind) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 100\r\n\r\nhalf of" % status)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        sent = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    assert sent.kind is kind
+    assert status == 200 or sent.text == "status 400: half of"
 
 
 async def test_idle_connections_are_closed() -> None:
