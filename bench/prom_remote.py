@@ -87,8 +87,8 @@ def parts(given: list[Values], count: int) -> dict[str, float]:
     labels = cache.of(given[0].table)
     took = {}
     for name, step in (
-        ("labels, a new series", lambda batch: labels.require(batch.series)),
-        ("labels, known", lambda batch: labels.require(batch.series)),
+        ("labels, a new series", lambda batch: labels.require(batch.table, batch.series)),
+        ("labels, known", lambda batch: labels.require(batch.table, batch.series)),
         ("encoding", lambda batch: encoder.request(batch, np.arange(len(batch)), labels)),
         ("encoding and snappy", lambda batch: encoder.body(batch, np.arange(len(batch)), labels)),
     ):
@@ -124,8 +124,8 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """``scripts/bench prom-remote``."""
-    parser = argparse.ArgumentParser(prog="scripts/bench prom-remote", description=__doc__)
+    """``scripts/bench remote``."""
+    parser = argparse.ArgumentParser(prog="scripts/bench remote", description=__doc__)
     parser.add_argument("--series", type=int, default=200_000)
     parser.add_argument("--windows", type=int, default=6, help="values of each series")
     parser.add_argument("--rows", type=int, default=5000, help="maxSamplesPerSend")

@@ -7,6 +7,7 @@ renamed called ``__name__`` and ``le`` again, without the tag that marks graphit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,11 @@ from m3metrics.ids import ID_SCHEME_TAG, NAME_TAG, decode_tags
 from m3metrics.series_ids import validate_tags
 from m3x.protobuf import marshal
 
-__all__ = ["LabelCache", "LabelFields", "LabelRules", "fields_of", "label_fields", "labels_of"]
+__all__ = ["LabelCache", "LabelFields", "LabelRules", "fields_of", "label_fields", "labels_of", "why_bad"]
 
 _BUCKET_TAG = b"le"
 _LONGEST_NAME = 32
 """Of a name of ``tagOptions`` that the kernel compares with; longer ones are left to the plain code."""
-_TABLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,29 @@ def label_fields(data: bytes, rules: LabelRules) -> bytes:
     return fields_of(labels_of(data, rules))
 
 
+def why_bad(data: bytes, rules: LabelRules) -> str:
+    """What is wrong with an id that cannot be stored."""
+    try:
+        labels_of(data, rules)
+    except IdError as error:
+        return str(error)
+    return "its labels are too large"
+
+
 def fields_of(labels: Labels) -> bytes:
     """The label fields of a ``TimeSeries``, side by side."""
     return marshal(TIME_SERIES, {"labels": [{"name": name, "value": value} for name, value in labels]})
 
 
 class LabelFields:
-    """The label fields of the series of one ``SeriesTable``; several sinks may share one. Only series that are asked for take memory."""
+    """The label fields of the series of one table; several sinks may share one. Only series that are asked for take memory.
 
-    def __init__(self, table: SeriesTable, rules: LabelRules) -> None:
-        self.table = table
-        """Whose numbers they are."""
+    Does not refer to the table, which ends when nothing else does.
+    """
+
+    def __init__(self, rules: LabelRules) -> None:
         self.rules = rules
-        """How they were made."""
+        """How they are made."""
         self.entries = np.zeros(1 << 10, ENTRY)
         """By series number."""
         self.arena = np.zeros(1 << 16, np.uint8)
@@ -95,17 +105,17 @@ class LabelFields:
         """Memory of the arrays."""
         return self.entries.nbytes + self.arena.nbytes
 
-    def require(self, series: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Makes what is missing of these series; returns the rows whose series cannot be stored, ascending."""
-        if len(self.entries) < len(self.table):
-            grown = np.zeros(max(2 * len(self.entries), len(self.table)), ENTRY)
+    def require(self, table: SeriesTable, series: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Makes what is missing of these series of the table; returns the rows whose series cannot be stored, ascending."""
+        if len(self.entries) < len(table):
+            grown = np.zeros(max(2 * len(self.entries), len(table)), ENTRY)
             grown[: len(self.entries)] = self.entries
             self.entries = grown
-        odd = self._fill(series)
+        odd = self._fill(table, series)
         if odd:
             states = self.entries["state"]
             for number in np.unique(series[states[series] == STATE_ODD]).tolist():
-                self._decide(number)
+                self._decide(table, number)
         if not odd and not self._any_bad:
             return np.empty(0, np.int64)
         return np.flatnonzero(self.entries["state"][series] == STATE_BAD)
@@ -117,20 +127,12 @@ class LabelFields:
         at = entries["at"]
         return np.array([i for i in like if self.arena[at[i] : at[i] + len(fields)].tobytes() == fields], np.int64)
 
-    def why_bad(self, number: int) -> str:
-        """What is wrong with a series that cannot be stored."""
-        try:
-            labels_of(self.table.id(number), self.rules)
-        except IdError as error:
-            return str(error)
-        return "its labels are too large"
-
-    def _fill(self, series: NDArray[np.uint32]) -> int:
+    def _fill(self, table: SeriesTable, series: NDArray[np.uint32]) -> int:
         if self._plain_only:
             fresh = np.unique(series[self.entries["state"][series] == STATE_NEW])
             self.entries["state"][fresh] = STATE_ODD
             return len(fresh)
-        ids, at, size = self.table.ids()
+        ids, at, size = table.ids()
         row = odd = 0
         while True:
             row, self._used, found = fill(
@@ -142,10 +144,10 @@ class LabelFields:
                 return odd
             self._grow(SIZE_FACTOR * int(size[series[row]]))
 
-    def _decide(self, number: int) -> None:
+    def _decide(self, table: SeriesTable, number: int) -> None:
         """The plain way, for what the kernel found odd."""
         try:
-            data = label_fields(self.table.id(number), self.rules)
+            data = label_fields(table.id(number), self.rules)
         except IdError:
             self.entries[number]["state"] = STATE_BAD
             self._any_bad = True
@@ -163,19 +165,18 @@ class LabelFields:
 
 
 class LabelCache:
-    """``LabelFields`` of the tables in use, for all sinks with the same rules. The table changes now and then: the last few are kept."""
+    """``LabelFields`` of the tables in use, for all sinks with the same rules; they end with their table."""
 
     def __init__(self, rules: LabelRules) -> None:
         self._rules = rules
-        self._known: list[LabelFields] = []
+        self._known: WeakKeyDictionary[SeriesTable, LabelFields] = WeakKeyDictionary()
 
     def of(self, table: SeriesTable) -> LabelFields:
         """Those of a table."""
-        for one in self._known:
-            if one.table is table:
-                return one
-        self._known = [LabelFields(table, self._rules), *self._known[: _TABLES - 1]]
-        return self._known[0]
+        found = self._known.get(table)
+        if found is None:
+            found = self._known[table] = LabelFields(self._rules)
+        return found
 
 
 def _records(rules: LabelRules) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

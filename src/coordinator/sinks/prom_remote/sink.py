@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from coordinator.sinks.prom_remote.answers import Answer, Kind
 from coordinator.sinks.prom_remote.encoding import Encoder
-from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of
+from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of, why_bad
 from coordinator.sinks.prom_remote.named import named_series
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
 from coordinator.sinks.prom_remote.splitting import Splitting, Suspects, bound
@@ -87,7 +87,7 @@ class PromRemoteSink:
         Raises ``TryAgainError``, ``HeldError``; the same batch then goes on with what is not settled.
         """
         labels = self._labels.of(batch.table)
-        bad = labels.require(batch.series)
+        bad = labels.require(batch.table, batch.series)
         splitting, sure = self._resumed(batch) or (self._begun(batch, labels, bad), not again)
         requests, most = 0, bound(len(batch))
         while (rows := splitting.next()) is not None:
@@ -126,7 +126,7 @@ class PromRemoteSink:
         if not len(bad):
             return Splitting(batch.time_ns, *self._suspects.split(batch, rows))
         splitting = Splitting(batch.time_ns, *self._suspects.split(batch, np.setdiff1d(rows, bad)))
-        splitting.refuse(RefusedWhy.BAD_ID, bad, labels.why_bad(int(batch.series[bad[0]])))
+        splitting.refuse(RefusedWhy.BAD_ID, bad, why_bad(batch.table.id(int(batch.series[bad[0]])), labels.rules))
         return splitting
 
     def _resumed(self, batch: Values) -> tuple[Splitting, bool] | None:

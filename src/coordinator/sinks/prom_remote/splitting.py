@@ -16,11 +16,13 @@ stopped.
 """
 
 from dataclasses import dataclass
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks.prom_remote.answers import Answer, Kind
+from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import Refused, RefusedWhy
 from coordinator.sinks.values import Values
 
@@ -115,20 +117,20 @@ class Suspects:
     """Series of which the store refused a value the last time. Those of one table: a new one begins without."""
 
     def __init__(self) -> None:
-        self._table: object = None
+        self._table: ref[SeriesTable] | None = None
         self._numbers = np.zeros(0, np.uint32)
 
     def split(self, batch: Values, rows: Rows) -> tuple[Rows, Rows]:
         """Rows of other series, and those of suspects."""
-        if self._table is not batch.table or not len(self._numbers):
+        if not len(self._numbers) or self._table is None or self._table() is not batch.table:
             return rows, np.zeros(0, np.int64)
         suspect = np.isin(batch.series[rows], self._numbers)
         return rows[~suspect], rows[suspect]
 
     def learn(self, batch: Values, refused: list[Refused]) -> None:
         """The outcome of a batch. What is too old, or no series at all, says nothing of the next value."""
-        if self._table is not batch.table:
-            self._table, self._numbers = batch.table, np.zeros(0, np.uint32)
+        if self._table is None or self._table() is not batch.table:
+            self._table, self._numbers = ref(batch.table), np.zeros(0, np.uint32)
         rows = [one.rows for one in refused if one.why not in (RefusedWhy.TOO_OLD, RefusedWhy.BAD_ID)]
         if rows or len(self._numbers):
             others = np.setdiff1d(self._numbers, batch.series)

@@ -65,8 +65,8 @@ def test_the_kernel_writes_what_the_plain_codec_writes(
     rows: list[tuple[bytes, float, int]], data: st.DataObject
 ) -> None:
     batch = values_of(rows)
-    labels = LabelFields(batch.table, LabelRules())
-    labels.require(batch.series)
+    labels = LabelFields(LabelRules())
+    labels.require(batch.table, batch.series)
     encoder = Encoder()
     for chosen in (
         list(range(len(rows))),
@@ -79,8 +79,8 @@ def test_the_kernel_writes_what_the_plain_codec_writes(
 
 def test_a_large_batch_after_small_ones() -> None:
     batch = values_of((id_of(f"m{i % 700}", host="h" * 90), i, i * 1_000_000) for i in range(5000))
-    labels = LabelFields(batch.table, LabelRules())
-    labels.require(batch.series)
+    labels = LabelFields(LabelRules())
+    labels.require(batch.table, batch.series)
     encoder = Encoder()
     assert bytes(encoder.request(batch, np.arange(1), labels)) == plain(batch, [0])
     assert bytes(encoder.request(batch, np.arange(5000), labels)) == plain(batch, list(range(5000)))
