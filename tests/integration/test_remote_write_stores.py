@@ -13,6 +13,7 @@ from tests.real_servers import require_binary
 
 from coordinator.sinks.prom_remote.answers import Kind, judge
 from coordinator.sinks.prom_remote.splitting import bound
+from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import RefusedWhy
 
 pytestmark = pytest.mark.integration
@@ -96,6 +97,25 @@ async def test_samples_beyond_all_limits_of_age_cost_themselves_in_a_few_request
         assert {name for name, points in stored(store, first - 10_000).items() if first + 1000 in points} == {
             f"m{i}" for i in range(1, COUNT, 2)
         }
+
+
+async def test_a_backlog_that_is_late_as_a_whole_is_given_up_quickly(strict: PrometheusStore) -> None:
+    first = now_ms()
+    table = SeriesTable()
+    sink = sink_of(strict.write_url)
+    await sink.deliver(values_of(rows(first, 0.0), table), again=False)
+    for window, most in ((1, bound(COUNT)), (2, 40), (3, 40)):
+        before = sum(strict.write_requests().values())
+        late = values_of(rows(first - 10_000 + 1000 * window, 0.5), table)
+        (refused,) = (await sink.deliver(late, again=False)).refused
+        assert (refused.why, len(refused.rows)) == (RefusedWhy.OUT_OF_ORDER, COUNT)
+        assert sum(strict.write_requests().values()) - before <= most
+    # What comes after it is stored at once.
+    before = sum(strict.write_requests().values())
+    assert (await sink.deliver(values_of(rows(first + 1000, 0.5), table), again=False)).refused == []
+    assert sum(strict.write_requests().values()) - before == 1
+    await sink.close()
+    assert stored(strict, first - 20_000) == {f"m{i}": {first: float(i), first + 1000: i + 0.5} for i in range(COUNT)}
 
 
 async def test_late_samples_within_the_window_are_taken(lenient: PrometheusStore) -> None:

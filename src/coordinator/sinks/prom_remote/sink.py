@@ -18,6 +18,8 @@ __all__ = ["PromRemoteOptions", "PromRemoteSink"]
 
 _SPLIT_PAUSE_S = 1.0
 """Between the deliveries of a batch with so many bad rows that one does not settle it."""
+_LAST_REQUESTS = 80
+"""Of a delivery; before them, every row is asked for."""
 _ARRIVED_BEFORE = {RefusedWhy.OUT_OF_ORDER, RefusedWhy.DUPLICATE}
 
 
@@ -55,6 +57,7 @@ class PromRemoteSink:
         self._sender = Sender(endpoint)
         self._encoder = Encoder()
         self._suspects = Suspects()
+        self._chance = np.random.default_rng()
         self._interrupted: list[_Interrupted] = []
 
     @property
@@ -106,6 +109,8 @@ class PromRemoteSink:
             if not sure and answer.why in _ARRIVED_BEFORE:
                 answer = replace(answer, why=RefusedWhy.ALREADY_THERE)
             splitting.settle(answer, _named(answer, batch, rows, labels))
+            if splitting.hopeless(long=requests > most - _LAST_REQUESTS):
+                splitting.draw(self._chance)
         refused = splitting.result()
         self._suspects.learn(batch, refused)
         return Delivered(refused)

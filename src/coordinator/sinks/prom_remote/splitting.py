@@ -13,6 +13,12 @@ ones stand alone; a row is given up only after it was refused alone (or follows 
 A bad row costs at most ``2 * ceil(log2(n)) + 2`` requests, and one delivery at most ``bound(n)``, about n/8. What is not settled then
 (more than one row in a few dozen is bad, for the first time) is left for another delivery after a pause, which goes on where this one
 stopped.
+
+The exception is a batch of which (nearly) everything is refused: a backlog of an hour that another coordinator has overtaken, a store that
+takes nothing from us. Asking for each row would take longer than the backlog did to come. So once ``_ENOUGH`` rows were refused alone and
+next to none was stored, ``_DRAWN`` rows of each time are drawn by chance: are all of these refused, the others of that time are given up
+with them; is one stored, that time is settled row by row as above. A batch most of whose series were refused the last time is drawn from
+at once.
 """
 
 from dataclasses import dataclass
@@ -30,6 +36,12 @@ __all__ = ["Splitting", "Suspects", "bound"]
 
 Rows = NDArray[np.int64]
 
+_ENOUGH = 64
+_FEW = 20
+"""Next to none: one stored for so many refused ones."""
+_DRAWN = 32
+"""If none of them is stored, nine of ten times fewer than seven of a hundred others would have been."""
+
 
 def bound(count: int) -> int:
     """How many requests one delivery of so many rows may take, the first one included; for few rows, what one bad row takes."""
@@ -45,6 +57,15 @@ class _Part:
     """Whether it is known that the store refuses some of them."""
     first_half: bool = False
     """Of rows of which some are bad; the other half is below it on the stack."""
+    whole: bool = False
+    """Not a part of something that was refused."""
+    suspect: bool = False
+    drawn_from: "_Part | None" = None
+    """The others of the same time, where this row was drawn from them."""
+    given_up: tuple[RefusedWhy, str] | None = None
+    """What is to become of it without asking: all that were drawn from it were refused so."""
+    drawn_stored: bool = False
+    """Whether one that was drawn from it was stored."""
 
 
 class Splitting:
@@ -55,16 +76,54 @@ class Splitting:
         self._time_ns = time_ns
         self._refused: dict[RefusedWhy, tuple[list[Rows], str]] = {}
         # A stack: the last one is next.
-        self._parts = [_Part(part) for part in (suspects, rows) if part is not None and len(part)]
+        self._parts = [_Part(rows, whole=True)] if len(rows) else []
+        if suspects is not None and len(suspects):
+            self._parts.insert(0, _Part(suspects, whole=True, suspect=True))
+        self._mostly_suspects = suspects is not None and len(suspects) > len(rows)
+        self._refused_alone = 0
+        self._stored_after_all = 0
+        self._suspects_refused = False
+        self._drawn = False
 
     def next(self) -> Rows | None:
         """The rows of the next request; None when all is settled."""
         while self._parts:
             part = self._parts[-1]
-            if not part.guilty or len(part.rows) == 1:
+            if part.given_up is not None:
+                self._parts.pop()
+                why, text = part.given_up
+                self.refuse(why, part.rows, text)
+            elif part.guilty and len(part.rows) > 1:
+                self._halve(self._parts.pop(), guilty=True)
+            else:
                 return part.rows
-            self._halve(self._parts.pop(), guilty=True)
         return None
+
+    def hopeless(self, long: bool) -> bool:
+        """Whether to ``draw`` now. ``long``: splitting has taken many requests already."""
+        if self._drawn:
+            return False
+        if self._mostly_suspects and self._suspects_refused:
+            return True
+        few_stored = self._stored_after_all * _FEW <= self._refused_alone
+        return long and few_stored and self._refused_alone >= _ENOUGH
+
+    def draw(self, chance: np.random.Generator) -> None:
+        """Draws some rows of every time that are to speak for the others."""
+        self._drawn = True
+        rows = np.sort(np.concatenate([part.rows for part in self._parts]))
+        times = self._time_ns[rows]
+        self._parts = []
+        # The oldest ones come to lie on top: no row is sent before an earlier one of its series.
+        for time_ns in np.unique(times)[::-1]:
+            same = rows[times == time_ns]
+            if len(same) <= 2 * _DRAWN:
+                self._parts.append(_Part(same))
+                continue
+            drawn = chance.choice(same, _DRAWN, replace=False)
+            others = _Part(same[~np.isin(same, drawn)])
+            self._parts.append(others)
+            self._parts += [_Part(drawn[k : k + 1], drawn_from=others) for k in range(_DRAWN)]
 
     @property
     def unsettled(self) -> int:
@@ -75,17 +134,33 @@ class Splitting:
         """The store's answer to the rows of ``next``: stored, refused or too large. ``named``: those that the answer names."""
         part = self._parts.pop()
         if answer.kind is Kind.STORED:
-            if part.first_half:
-                self._parts[-1].guilty = True
+            self._settle_stored(part)
         elif len(part.rows) == 1:
-            why = RefusedWhy.TOO_LARGE if answer.kind is Kind.TOO_LARGE else answer.why
-            self.refuse(why, part.rows, answer.text)
-            if why is RefusedWhy.TOO_OLD:
-                self._refuse_older(int(self._time_ns[part.rows[0]]), answer.text)
+            self._settle_refused(part, answer)
         elif named is not None and 0 < len(named) < len(part.rows):
             self._parts += [_Part(part.rows[~np.isin(part.rows, named)]), _Part(named, guilty=True)]
         else:
+            self._suspects_refused |= part.suspect
             self._halve(part, guilty=answer.kind is not Kind.TOO_LARGE)
+
+    def _settle_stored(self, part: _Part) -> None:
+        if part.first_half:
+            self._parts[-1].guilty = True
+        if not part.whole:
+            self._stored_after_all += len(part.rows)
+        if part.drawn_from is not None:
+            part.drawn_from.drawn_stored = True
+            part.drawn_from.given_up = None
+
+    def _settle_refused(self, part: _Part, answer: Answer) -> None:
+        """A row alone."""
+        why = RefusedWhy.TOO_LARGE if answer.kind is Kind.TOO_LARGE else answer.why
+        self._refused_alone += 1
+        self.refuse(why, part.rows, answer.text)
+        if part.drawn_from is not None and not part.drawn_from.drawn_stored:
+            part.drawn_from.given_up = why, answer.text
+        if why is RefusedWhy.TOO_OLD:
+            self._refuse_older(int(self._time_ns[part.rows[0]]), answer.text)
 
     def refuse(self, why: RefusedWhy, rows: Rows, text: str) -> None:
         """Gives rows up that are in no part."""

@@ -137,6 +137,70 @@ def test_what_is_too_large_is_halved(count: int, most: int, huge: set[int]) -> N
     assert given_up(splitting) == ({RefusedWhy.TOO_LARGE: expected} if expected else {})
 
 
+def drawing(splitting: Splitting, answer: Callable[[Rows], Answer], most: int) -> tuple[list[int], int]:
+    """As ``run``, as the sink does it."""
+    stored: list[int] = []
+    requests = 0
+    while (rows := splitting.next()) is not None:
+        requests += 1
+        said = answer(rows)
+        if said.kind is Kind.STORED:
+            stored += rows.tolist()
+        splitting.settle(said)
+        if splitting.hopeless(long=requests > most - 80):
+            splitting.draw(np.random.default_rng(7))
+    return stored, requests
+
+
+@given(st.integers(1, 5), st.integers(0, 5), st.booleans())
+def test_what_is_late_as_a_whole_is_given_up_in_few_requests_and_what_is_not_is_stored(
+    times: int, late: int, suspected: bool
+) -> None:
+    """The first times of a batch are those that another coordinator has delivered."""
+    count = 1000 * times
+    time_ns = np.arange(count) % times
+    rows = np.arange(count)
+    splitting = Splitting(time_ns, *((rows[:1], rows[1:]) if suspected else (rows, None)))
+    stored, requests = drawing(
+        splitting,
+        lambda rows: refused(RefusedWhy.OUT_OF_ORDER) if (time_ns[rows] < late).any() else STORED,
+        bound(5000),
+    )
+    assert sorted(stored) == np.flatnonzero(time_ns >= late).tolist()
+    assert given_up(splitting).get(RefusedWhy.OUT_OF_ORDER, []) == np.flatnonzero(time_ns < late).tolist()
+    if late >= times or suspected:
+        assert requests <= (1 if suspected else bound(5000)) + 34 * times
+
+
+@given(st.integers(0, 2**32), st.integers(1, 400))
+def test_where_a_drawn_row_is_stored_everyone_of_that_time_is_asked(seed: int, good: int) -> None:
+    count = 1000
+    well = set(np.random.default_rng(seed).choice(count, good, replace=False).tolist())
+    splitting = Splitting(np.zeros(count, np.int64), np.arange(0), np.arange(count))
+    stored, _ = drawing(splitting, lambda rows: STORED if well.issuperset(rows.tolist()) else refused(), bound(count))
+    if stored:
+        assert set(stored) == well
+
+
+def test_few_bad_rows_are_never_given_up_unasked() -> None:
+    count, bad = 5000, set(range(0, 5000, 20))
+    for rows, suspects in (
+        (np.arange(count), None),
+        (np.array(sorted(set(range(count)) - bad)), np.array(sorted(bad))),
+    ):
+        splitting = Splitting(np.zeros(count, np.int64), rows, suspects)
+        asked: set[int] = set()
+
+        def answer(sent: Rows, asked: set[int] = asked) -> Answer:
+            if len(sent) == 1:
+                asked.add(int(sent[0]))
+            return refused() if bad.intersection(sent.tolist()) else STORED
+
+        stored, _ = drawing(splitting, answer, 10**9)
+        assert set(stored) == set(range(count)) - bad
+        assert asked >= bad
+
+
 def test_bounds() -> None:
     assert bound(5000) == 625
     assert bound(1) >= 1
