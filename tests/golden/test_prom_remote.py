@@ -12,14 +12,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from lab.ports import free_port
 from lab.receiver import Received, Receiver, Reply
+from lab.waiting import until
 from tests.coordinator.sinks.prom_remote.batches import values_of
 from tests.golden.vectors import ROOT, Vector, cases, lines
 
 from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, SecretText
+from coordinator.downsample.policies import policy_of
+from coordinator.ingest import HubOutlet, Ingester, IngestOptions
+from coordinator.sinks import QueuedSink, QueueOptions, open_hub
 from coordinator.sinks.prom_remote import LabelRules, PromRemoteSink
 from coordinator.sinks.prom_remote.opening import open_sinks
 from coordinator.sinks.sink import HeldError, RefusedWhy, TryAgainError
@@ -29,6 +34,7 @@ from m3metrics.errors import CodecError
 from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.config import load
+from m3x.instrument import Registry
 
 SCALE = 10
 """Delays and time-outs of the vectors are shortened by it."""
@@ -71,6 +77,10 @@ def _body(text: str) -> str:
     """``z*20000`` is written so in the vectors."""
     letter, star, count = text.partition("*")
     return letter * int(count) if star else text
+
+
+def _case(vector: Vector) -> str:
+    return f"{vector['config']}-{vector['case']}"
 
 
 @asynccontextmanager
@@ -269,12 +279,48 @@ async def test_aggregated_values(vector: Vector, tmp_path: Path) -> None:
         assert not outcomes or set(outcomes.values()) & {"later", "held"}
 
 
+def settled(vector: Vector, path: str) -> str:
+    """What becomes of the value at an endpoint that is asked as long as that may help."""
+    bare = path.partition("?")[0]
+    for selector, answers in vector["answers"]:
+        if isinstance(selector, str) or selector[1] == bare:
+            return next((one for one in map(_outcome, answers) if one in ("stored", "refused")), _outcome(answers[-1]))
+    return "stored"
+
+
+@pytest.mark.parametrize("vector", [v for v in lines("prom_remote/m3msg.jsonl") if v["config"] == "pr1.yml"], ids=_case)
+async def test_aggregated_values_from_port_to_wire(vector: Vector, tmp_path: Path) -> None:
+    """Bytes of the message → ingester → hub → queue on disk → sink → endpoint; one endpoint that fails holds no other back."""
+    message = np.frombuffer(bytearray.fromhex(vector["message_hex"]), np.uint8)
+    places = np.zeros(1, np.int64), np.array([len(message)], np.int64)
+    async with deployment(vector, tmp_path) as (receiver, script, sinks):
+        queued = [QueuedSink(sink, QueueOptions()) for sink in sinks]
+        policies = [policy_of(*sink.attributes) for sink in sinks if sink.attributes != (0, 0)]
+        registry = Registry()
+        async with open_hub(queued, tmp_path / "queues", registry.scope("sink")) as hub:
+            ingester = Ingester(
+                HubOutlet(hub), policies, IngestOptions(no_namespace_grace_ns=2**62), registry.scope("x")
+            )
+            (acked,) = await ingester.ingest(message, *places)
+            sent = of_vector(vector)
+            for path in sent:
+                found = script.stored if settled(vector, path) == "stored" else script.tried
+                await until(lambda found=found, path=path: found[path], what=f"{path} has the value")
+    undecodable = vector["policy"] == "0s:0s"
+    # Ours is acknowledged once it is in the queues, and what cannot be decoded at once.
+    assert acked == (undecodable or bool(sent) or vector["case"] == "refused" or vector["acked"])
+    assert {one.path: one.proto for one in receiver.requests} == {
+        path: requests[0].proto for path, requests in sent.items()
+    }
+    assert all(len(requests) == 1 for requests in script.stored.values())
+
+
 def reuse_cases() -> list[Vector]:
     """Connections after one kind of answer."""
     return [vector for vector in lines("prom_remote/connections.jsonl") if vector["kind"] == "connection_reuse"]
 
 
-@pytest.mark.parametrize("vector", reuse_cases(), ids=lambda vector: f"{vector['config']}-{vector['case']}")
+@pytest.mark.parametrize("vector", reuse_cases(), ids=_case)
 async def test_connections_are_used_again(vector: Vector) -> None:
     status = next((number for number in (204, 400) if str(number) in vector["case"]), 200)
     reply = Reply(status, "ab" if "body" in vector["case"] and "without" not in vector["case"] else "")

@@ -80,9 +80,14 @@ class PromRemoteSink:
         """Samples in a request."""
         return self._options.batch_rows
 
+    @property
+    def attributes(self) -> tuple[int, int]:
+        """Resolution and retention in ns of what it takes; (0, 0): raw samples."""
+        return self._options.attributes
+
     def takes(self, destination: Destination) -> bool:
         """As M3 chooses: resolution and retention are equal; without a storage policy, raw samples only."""
-        return destination.attributes == self._options.attributes
+        return destination.attributes == self.attributes
 
     async def deliver(self, batch: Values, *, again: bool) -> Delivered:
         """Sends the batch, and parts of it where the endpoint refuses some rows (``splitting``).
