@@ -81,7 +81,10 @@ def _sinks(config: CoordinatorConfig, store: Store | None) -> list[QueuedSink]:
     remote = config.prometheus_remote_backend
     if config.backend == "prom-remote" and remote is not None:
         rules = LabelRules(
-            metric_name=config.tag_options.metric_name.encode(), bucket_name=config.tag_options.bucket_name.encode()
+            metric_name=config.tag_options.metric_name.encode(),
+            bucket_name=config.tag_options.bucket_name.encode(),
+            allow_duplicates=config.tag_options.allow_tag_name_duplicates,
+            allow_empty_values=config.tag_options.allow_tag_value_empty,
         )
         found += zip(open_sinks(remote, rules), (one.queue for one in remote.endpoints), strict=True)
     elif store is not None:
