@@ -13,6 +13,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``process``     parent death, signals, CPU and memory of a process
 ``retry``       M3's backoff rule
+``tls``         contexts from PEM files, which are loaded again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
 ``golang``      values as Go writes, reads and rounds them
 """

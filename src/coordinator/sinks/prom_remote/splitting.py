@@ -37,6 +37,7 @@ __all__ = ["Splitting", "Suspects", "bound"]
 Rows = NDArray[np.int64]
 
 _ENOUGH = 64
+"""Rows refused alone, before the rest of a batch is taken for hopeless."""
 _FEW = 20
 """Next to none: one stored for so many refused ones."""
 _DRAWN = 32
@@ -60,6 +61,7 @@ class _Part:
     whole: bool = False
     """Not a part of something that was refused."""
     suspect: bool = False
+    """Of series that were refused the last time."""
     drawn_from: "_Part | None" = None
     """The others of the same time, where this row was drawn from them."""
     given_up: tuple[RefusedWhy, str] | None = None
