@@ -50,10 +50,15 @@ class Encoder:
 
 def warm() -> None:
     """Calls the kernels of this package with the dtypes of batches."""
-    data = np.frombuffer(bytearray(encode_tags([(b"a", b"b")])), np.uint8)
-    table = SeriesTable()
-    series = table.numbers(data, np.zeros(1, np.int64), np.array([len(data)], np.int64))
-    labels = LabelFields(LabelRules())
-    labels.require(table, series)
-    batch = Values(table, series, np.zeros(1, np.int64), np.zeros(1), (UNAGGREGATED,), np.zeros(1, np.uint16))
-    Encoder().body(batch, np.zeros(1, np.int64), labels)
+    # The columns of a table's ids have gaps between them, but with a single id numpy says that they have none: both happen.
+    for count in (1, 2):
+        ids = [encode_tags([(b"a", b"%d" % i)]) for i in range(count)]
+        size = np.array([len(one) for one in ids], np.int64)
+        table = SeriesTable()
+        series = table.numbers(np.frombuffer(bytearray(b"".join(ids)), np.uint8), np.cumsum(size) - size, size)
+        labels = LabelFields(LabelRules())
+        labels.require(table, series)
+        batch = Values(
+            table, series, np.zeros(count, np.int64), np.zeros(count), (UNAGGREGATED,), np.zeros(count, np.uint16)
+        )
+        Encoder().body(batch, np.arange(count), labels)

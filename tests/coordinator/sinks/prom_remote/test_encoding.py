@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tests.coordinator.sinks.prom_remote.batches import id_of, values_of
 
 from coordinator.prompb import WRITE_REQUEST
-from coordinator.sinks.prom_remote.encoding import Encoder
+from coordinator.sinks.prom_remote.encode_kernels import group, write
+from coordinator.sinks.prom_remote.encoding import Encoder, warm
+from coordinator.sinks.prom_remote.label_kernels import fill
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules, labels_of
 from coordinator.sinks.values import Values
 from m3x.protobuf import marshal
@@ -84,3 +86,14 @@ def test_a_large_batch_after_small_ones() -> None:
     encoder = Encoder()
     assert bytes(encoder.request(batch, np.arange(1), labels)) == plain(batch, [0])
     assert bytes(encoder.request(batch, np.arange(5000), labels)) == plain(batch, list(range(5000)))
+
+
+def test_whatever_batches_bring_is_compiled_beforehand() -> None:
+    warm()
+    before = [len(kernel.signatures) for kernel in (fill, group, write)]
+    for count in (1, 2, 300):
+        batch = values_of((id_of(f"m{i}"), i, i) for i in range(count))
+        labels = LabelFields(LabelRules(keep_scheme=True))
+        labels.require(batch.table, batch.series)
+        Encoder().body(batch, np.arange(count)[: count - 1 or 1], labels)
+    assert [len(kernel.signatures) for kernel in (fill, group, write)] == before
