@@ -1,6 +1,6 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
 ``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``), ``sinks``
-(``bench.sinks``) and ``storage`` (``bench.storage_bench``)."""
+(``bench.sinks``), ``storage`` (``bench.storage_bench``) and ``remote`` (``bench.prom_remote``)."""
 
 import sys
 
@@ -19,6 +19,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   segments  what a log on disk costs: append, sync, read, open
   sinks     what a value costs on its way through queues to sinks
   storage   what the way out costs a whole coordinator, from m3msg to remote write
+  remote    what remote write alone costs, from columns to the wire
 
   --help, --version"""
 
@@ -58,6 +59,10 @@ def main() -> int:
         from bench.storage_bench import main as storage  # noqa: PLC0415
 
         return storage(rest)
+    if command == "remote":
+        from bench.prom_remote import main as remote  # noqa: PLC0415
+
+        return remote(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0

@@ -6,11 +6,14 @@ first value; their numbers exist before, as ``SeriesTable`` is shared by all sin
 
 import argparse
 import asyncio
+import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from lab.processes import module_command
 
-from bench.drain import Drain
 from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, SecretText
 from coordinator.sinks.prom_remote import LabelRules, PromRemoteSink
 from coordinator.sinks.prom_remote.encoding import Encoder, warm
@@ -99,6 +102,27 @@ def parts(given: list[Values], count: int) -> dict[str, float]:
     return took
 
 
+@contextmanager
+def _drain() -> Iterator[tuple[int, Callable[[], tuple[int, int]]]]:
+    """The port of a server that throws bodies away, and how many requests and bytes it has had."""
+    command = module_command("bench.http_drain")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        order, answers = server.stdin, server.stdout
+        assert order is not None
+        assert answers is not None
+
+        def said() -> tuple[int, int]:
+            order.write("\n")
+            order.flush()
+            requests, nbytes = answers.readline().split()
+            return int(requests), int(nbytes)
+
+        try:
+            yield int(answers.readline()), said
+        finally:
+            server.terminate()
+
+
 async def measure(options: argparse.Namespace) -> None:
     """Prints the figures."""
     table = SeriesTable()
@@ -108,19 +132,19 @@ async def measure(options: argparse.Namespace) -> None:
     )
     for name, each in parts(windows[0], options.series).items():
         print(f"  {name:24}{each:8.3f} us a value")
-    with Drain() as drain:
-        endpoint = EndpointConfig(name="drain", address=SecretText(drain.url), lanes=options.lanes)
+    with _drain() as (port, said):
+        endpoint = EndpointConfig(name="drain", address=SecretText(f"http://127.0.0.1:{port}/"), lanes=options.lanes)
         (sink,) = open_sinks(PromRemoteConfig(endpoints=[endpoint]), LabelRules())
         new = await deliver(sink, windows[0])
         known = [await deliver(sink, window) for window in windows[1:]]
         await sink.close()
-        said = drain.summary()
+        requests, nbytes = said()
     values = options.series * options.windows
     print(f"  {'to the wire, new series':24}{new / options.series * 1e6:8.3f} us a value")
     print(
         f"  {'to the wire, known':24}{min(known) / options.series * 1e6:8.3f} us a value (the best of {len(known)} windows)"
     )
-    print(f"  {said['requests']} requests, {said['bytes'] / values:.1f} B a value on the wire")
+    print(f"  {requests} requests, {nbytes / values:.1f} B a value on the wire")
 
 
 def main(arguments: list[str]) -> int:
