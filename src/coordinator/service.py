@@ -27,6 +27,7 @@ from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.query import query_routes
 from coordinator.ready import Readiness, ready_route
 from coordinator.sinks.records import RecordError
+from coordinator.sinks.routes import sinks_route
 from coordinator.storage import Storage, open_storage
 from coordinator.store import StoreError
 from coordinator.warmup import warm
@@ -156,6 +157,8 @@ class Coordinator:
         downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += rules_routes(downsampler)
         direct = storage.direct if storage is not None else None
+        if storage is not None:
+            routes += [sinks_route(storage.hub)]
         if storage is not None and storage.store is not None:
             routes += query_routes(storage.store, int(config.lookback_duration) // 1_000_000)
         obstacle = None

@@ -20,6 +20,8 @@ __all__ = [
     "Shard",
     "ShardRow",
     "Shards",
+    "SinkRow",
+    "Sinks",
     "Status",
     "Topic",
     "TopicAnswer",
@@ -151,6 +153,27 @@ class CoordinatorReady(msgspec.Struct, frozen=True):
 
     reasons: list[str] = []
     problems: list[str] = []
+
+
+class SinkRow(msgspec.Struct, frozen=True, rename="camel"):
+    """One sink in ``/api/v1/sinks`` of our coordinator."""
+
+    name: str
+    waiting_values: int = 0
+    waiting_bytes: int = 0
+    most_bytes: int = 0
+    age_s: float = 0.0
+    rate_in: float = 0.0
+    rate_out: float = 0.0
+    error: str = ""
+    held: bool = False
+    full: bool = False
+
+
+class Sinks(msgspec.Struct, frozen=True):
+    """``/api/v1/sinks`` of our coordinator; M3's has no such document. Queues without a sink are among the problems of its ``/ready``."""
+
+    sinks: list[SinkRow] = []
 
 
 class ShardRow(msgspec.Struct, frozen=True, rename="camel"):

@@ -5,7 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from m3cluster.kv import StoreConfig
-from m3ctl.answers import CoordinatorReady, Instance, Placement, PlacementAnswer, Ready, Shards, Status, TopicAnswer
+from m3ctl.answers import (
+    CoordinatorReady,
+    Instance,
+    Placement,
+    PlacementAnswer,
+    Ready,
+    Shards,
+    Sinks,
+    Status,
+    TopicAnswer,
+)
 from m3ctl.client import Answer, CtlError, Unreachable, request
 
 __all__ = ["AGGREGATOR", "COORDINATOR", "Cluster", "Missing", "Settings", "Target", "instance_url"]
@@ -66,6 +76,11 @@ class Cluster:
     def coordinator_ready(self) -> CoordinatorReady:
         """``/ready`` of the coordinator."""
         return self._ask("/ready").read(CoordinatorReady, what="an M3 coordinator")
+
+    def sinks(self) -> Sinks:
+        """Where the coordinator's values go, and what waits; nothing where it does not say."""
+        answer = self._ask("/api/v1/sinks")
+        return Sinks() if answer.status == 404 else answer.read(Sinks, what="a coordinator of ours")
 
     def placement(self, service: str, environment: str = "", zone: str = "") -> PlacementAnswer:
         """A service's placement; empty environment and zone: the cluster's. Raises ``Missing``."""

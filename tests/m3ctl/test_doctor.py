@@ -221,6 +221,32 @@ def test_what_is_broken_is_named_with_its_fix(cluster, ctl, monkeypatch, broken:
     assert json.loads(out)["problems"]
 
 
+def test_every_sink_is_shown_with_what_waits(cluster, ctl) -> None:
+    full = {
+        "name": "prometheus", "waitingValues": 18_000_000, "waitingBytes": 400 << 20, "mostBytes": 1 << 30, "ageS": 3600.0,
+        "rateIn": 5000.4, "rateOut": 0.0, "error": "status 401: token expired", "held": True, "full": True,
+    }  # fmt: skip
+    good = {"name": "victoria", "rateIn": 5000.0, "rateOut": 4999.6, "more": 1}
+    document = json.dumps({"sinks": [full, good], "queuesWithoutSink": []}).encode()
+    cluster.ours().coordinator.answers["GET", "/api/v1/sinks"] = (200, document)
+    code, out, _ = ctl("doctor", "--json")
+    assert code == 0
+    assert ("sink victoria", "nothing waits, 5000 values/s in, 5000/s out", "") in findings(out, "ok")
+    text = (
+        "18000000 values wait (400.0 of 1024 MiB, the oldest for 1 h 0 m), 5000 values/s in, 0/s out; its queue is full, all "
+        "writers wait for it; needs somebody: status 401: token expired"
+    )
+    assert ("sink prometheus", text, "") in findings(out, "note")
+
+
+def test_sinks_that_cannot_be_read_are_unknown(cluster, ctl) -> None:
+    cluster.ours().coordinator.answers["GET", "/api/v1/sinks"] = (200, b"[]")
+    code, out, _ = ctl("doctor", "--json")
+    assert code == 0
+    ((check, text, _),) = findings(out, "unknown")
+    assert (check, "is this the address of a coordinator of ours?" in text) == ("sinks", True)
+
+
 def test_a_dead_coordinator_ends_the_walk_at_once(cluster, ctl) -> None:
     cluster.coordinator.close()
     code, out, _ = ctl("doctor")

@@ -3,7 +3,7 @@
 Open ``sink`` first: the one small interface of a store (``Sink.deliver``: a batch of columns in, a verdict per row out). ``values`` has
 the columns, and ``series`` the table that gives every series a number for all sinks at once; then ``hub``, which is what writers see.
 Behind it, for each sink: ``queue`` (``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``intervals``), ``deliverer`` (the shell
-of both), ``status``.
+of both), ``status``; ``routes`` shows them over HTTP.
 
 ::
 

@@ -19,8 +19,8 @@ _KEPT_S = 300.0
 _MOST_MARKS = 4096
 
 
-class SinkStatus(msgspec.Struct, kw_only=True):
-    """One sink now. Counts are since the process began; none of its texts has credentials in it."""
+class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
+    """One sink now, as ``/api/v1/sinks`` has it. Counts are since the process began; none of its texts has credentials in it."""
 
     name: str
     waiting_values: int = 0

@@ -1,17 +1,18 @@
-"""What the coordinator knows: KV, placements, topics, and whether they fit together."""
+"""What the coordinator knows: KV, placements, topics, and whether they fit together; and the stores behind it."""
 
 from collections import Counter
 
 from m3ctl import kv
-from m3ctl.answers import Consumer, Placement, PlacementAnswer, TopicAnswer
+from m3ctl.answers import Consumer, Placement, PlacementAnswer, SinkRow, TopicAnswer
 from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Missing
 from m3ctl.doctor.finding import Finding, note, ok, problem, unknown, waiting
-from m3ctl.report import age, clock, ranges
+from m3ctl.report import age, clock, ranges, shown_duration
 
-__all__ = ["check_aggregators", "check_coordinator", "check_kv", "check_output", "check_topic"]
+__all__ = ["check_aggregators", "check_coordinator", "check_kv", "check_output", "check_sinks", "check_topic"]
 
 _KNOWN_SERVICES = (AGGREGATOR, COORDINATOR, "m3db")
+_MIB = 1 << 20
 _GUIDE = "docs/cluster.md, step 3"
 
 
@@ -42,6 +43,28 @@ def check_coordinator(cluster: Cluster) -> list[Finding]:
         for text in ready.problems
     ]
     return found
+
+
+def check_sinks(cluster: Cluster) -> list[Finding]:
+    """What waits for each store. What is a problem about it the coordinator says by itself."""
+    try:
+        return [_sink(one) for one in cluster.sinks().sinks]
+    except CtlError as error:
+        return [unknown("sinks", str(error))]
+
+
+def _sink(one: SinkRow) -> Finding:
+    rates = f"{one.rate_in:.0f} values/s in, {one.rate_out:.0f}/s out"
+    most = f" of {one.most_bytes / _MIB:.0f}" if one.most_bytes else ""
+    waits = (
+        f"{one.waiting_values} values wait ({one.waiting_bytes / _MIB:.1f}{most} MiB, the oldest for {shown_duration(one.age_s)})"
+        if one.waiting_values
+        else "nothing waits"
+    )
+    full = "; its queue is full, all writers wait for it" if one.full else ""
+    error = f"; {'needs somebody' if one.held else 'last error'}: {one.error}" if one.error else ""
+    text = f"{waits}, {rates}{full}{error}"
+    return note(f"sink {one.name}", text) if one.error or one.full else ok(f"sink {one.name}", text)
 
 
 def check_kv(cluster: Cluster) -> list[Finding]:
