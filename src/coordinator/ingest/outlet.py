@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks import Hub
-from coordinator.sinks.values import Destination, Values
+from coordinator.sinks.values import Destination, Values, milliseconds
 from coordinator.store import WriteBatch, Written
 from m3metrics.policy import StoragePolicy
 
@@ -15,10 +15,16 @@ __all__ = ["Arrived", "HubOutlet", "Outlet", "StoreOutlet"]
 
 
 @dataclass(slots=True)
-class Arrived(WriteBatch):
-    """Values as they arrived; ``policies`` are indexes of the outlet's own (``Outlet.index_of``)."""
+class Arrived:
+    """Values as they arrived: ids as ranges of ``buf`` (uint8, writable), all other columns with one row per value."""
 
+    buf: NDArray[np.uint8]
+    id_at: NDArray[np.int64]
+    id_size: NDArray[np.int64]
     time_ns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    policies: NDArray[np.int64]
+    """Indexes of the outlet's own (``Outlet.index_of``)."""
 
 
 class Outlet(Protocol):
@@ -53,7 +59,16 @@ class StoreOutlet:
 
     async def write(self, batch: Arrived) -> Written:
         """See ``Outlet``."""
-        return await self._store.write(batch)
+        return await self._store.write(
+            WriteBatch(
+                buf=batch.buf,
+                id_at=batch.id_at,
+                id_size=batch.id_size,
+                time_ms=milliseconds(batch.time_ns),
+                values=batch.values,
+                policies=batch.policies,
+            )
+        )
 
 
 class HubOutlet:

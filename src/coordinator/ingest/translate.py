@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.ingest.outlet import Arrived
-from coordinator.sinks.values import milliseconds
 from m3metrics.codec import decode_aggregated, decode_storage_policy, encode_storage_policy
 from m3metrics.errors import CodecError
 from m3metrics.kernels import decode_aggregated as decode_rows
@@ -110,9 +109,8 @@ class Translator:
                 verdicts[broken] = Verdict.DECODE_ERROR
                 rejected.append(Rejected(Verdict.DECODE_ERROR, broken, next(iter(undecodable.values()))))
         sound = np.flatnonzero(verdicts == Verdict.WRITE)
-        numbers = self._numbers(
-            buf, rows["policy_at"][sound].astype(np.int64), rows["policy_size"][sound].astype(np.int64)
-        )
+        readable = rows if len(sound) == count else rows[sound]
+        numbers = self._numbers(buf, readable["policy_at"].astype(np.int64), readable["policy_size"].astype(np.int64))
         verdicts[sound] = self._verdicts[numbers]
         rejected += self._rejected(buf, rows, sound, numbers)
         kept = np.flatnonzero(verdicts == Verdict.WRITE)
@@ -124,10 +122,9 @@ class Translator:
                 buf=buf,
                 id_at=chosen["id_at"].astype(np.int64),
                 id_size=chosen["id_size"].astype(np.int64),
-                time_ms=milliseconds(chosen["time_ns"]),
-                values=np.ascontiguousarray(chosen["value"]),
-                policies=self._indexes[numbers[verdicts[sound] == Verdict.WRITE]],
                 time_ns=np.ascontiguousarray(chosen["time_ns"]),
+                values=np.ascontiguousarray(chosen["value"]),
+                policies=self._indexes[numbers if len(kept) == count else numbers[verdicts[sound] == Verdict.WRITE]],
             ),
             rejected=rejected,
         )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.ingest.translate import Translator, Verdict
+from coordinator.sinks.values import milliseconds
 from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
@@ -50,7 +51,7 @@ def test_verdicts_and_columns(translator: Translator, message: Callable[..., byt
         write, bad = Verdict.WRITE, Verdict.DECODE_ERROR
         assert translation.verdicts.tolist() == [write, write, bad, Verdict.BLACKHOLE, Verdict.NO_NAMESPACE, write, bad]
         assert translation.rows.tolist() == [0, 1, 5]
-        assert translation.batch.time_ms.tolist() == [1_700_000_000_123, -5000, 10_000]
+        assert milliseconds(translation.batch.time_ns).tolist() == [1_700_000_000_123, -5000, 10_000]
         assert translation.batch.policies.tolist() == [0, 1, 0]
         assert translation.batch.values[0] == 1.5
         assert translation.batch.values[1] == -2.0
@@ -89,7 +90,10 @@ def test_the_plain_path_gives_what_the_kernel_gives(listed: list[tuple[Aggregate
         m.id for m in known
     ]
     assert batch.values.tolist() == [m.value for m in known]
-    assert batch.time_ms.tolist() == [abs(m.time_ns) // 10**6 * (1 if m.time_ns > 0 else -1) for m in known]
+    assert batch.time_ns.tolist() == [m.time_ns for m in known]
+    assert milliseconds(batch.time_ns).tolist() == [
+        abs(m.time_ns) // 10**6 * (1 if m.time_ns > 0 else -1) for m in known
+    ]
     assert [POLICIES[i] for i in batch.policies] == [m.storage_policy for m in known]
 
 
