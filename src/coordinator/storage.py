@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from coordinator.config import CoordinatorConfig
 from coordinator.config.sinks import QueueConfig, QueueOverrides
@@ -92,9 +93,11 @@ def _sinks(config: CoordinatorConfig, store: Store | None) -> list[QueuedSink]:
     for section in config.sinks:
         if section.type == "file":
             found.append((FileSink(section.path, section.attributes, section.called), section.queue))
-        else:
+        elif section.type == "embedded":
             assert store is not None
             found.append((EmbeddedSink.of(store, config.namespaces, section.called, section.attributes), section.queue))
+        else:
+            assert_never(section.type)
     return [QueuedSink(sink, _queue_options(own.over(config.sink_queue))) for sink, own in found]
 
 
