@@ -1,5 +1,7 @@
-"""Benchmarks. ``python -m bench ingest|steady|engine|soak|rules``; each prints what it measured and how.
+"""Benchmarks: ``scripts/bench --help`` lists them; each prints what it measured and how.
 
-``load`` is a load generator that stays cheaper than what it measures, ``sink`` a consumer that acks and adds up, ``instance`` starts a real
-aggregator of ``lab`` to measure. Speed is reported here and never asserted in tests.
+Each command has a module: ``ingest`` (and ``steady``), ``engine_bench``, ``soak``, ``rules_bench``, ``out_new_series``,
+``segments_bench``, ``sinks``, ``storage_bench``, ``prom_remote``. What they stand on: ``messages`` (encoded once), ``load`` (a load
+generator that stays cheaper than what it measures), ``sink`` (a consumer that acks and adds up), ``http_drain`` (an endpoint that
+counts), ``instance`` (a real aggregator of ``lab``). Speed is reported here and never asserted in tests.
 """

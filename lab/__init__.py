@@ -8,6 +8,8 @@
 | ``kv_servers``, ``kv`` | real etcd and ZooKeeper with their faults; each kind of KV as a configuration names it |
 | ``cluster``, ``instances`` | overlays of configs/local, placements and topics; aggregators as processes |
 | ``admin_calls``, ``prometheus`` | the calls of the how-to; a client of remote write and remote read |
+| ``m3msg_client``, ``receiver`` | a small producer of m3msg; a remote write endpoint that answers as it is told |
+| ``stores``, ``certificates`` | real stores that take remote write; an authority and what it signs |
 | ``failover`` | the failover drill, ``scripts/failover`` |
 | ``stack``, ``interactive`` | ``scripts/run`` and ``scripts/cluster`` |
 

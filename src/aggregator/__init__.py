@@ -9,6 +9,8 @@
 | ``worker``, ``engine`` | the worker processes and what they do with samples |
 | ``http`` | port 6001 |
 | ``ipc`` | what these processes say to each other |
+| ``lists`` | what is flushed together: the word of all of them |
+| ``warmup`` | compiles the kernels at set-up |
 
 Imports ``m3msg``, ``m3metrics``, ``m3cluster`` and ``m3x``, never ``coordinator``.
 """

@@ -1,7 +1,18 @@
 """The coordinator: metrics in, messages to the aggregators out; aggregated metrics back in, into storage; the admin API.
 
-``cli`` is the command, ``service`` the process, ``config`` its file. ``write`` takes remote write and carbon, ``downsample`` decides
-what is sent, ``ingest`` takes aggregated metrics from the aggregators, ``store`` keeps them, ``query`` reads them back, ``api``
-administers placements and topics, ``not_kept`` has the reasons why samples are not kept, ``ready`` answers for all of it, ``warmup``
-compiles the kernels. Never imports ``aggregator``. Open ``service`` first.
+Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``config`` its file.
+
+``write``       takes remote write and carbon; ``prompb`` has the messages of Prometheus
+``downsample``  decides what is sent to the aggregators
+``ingest``      takes aggregated metrics from the aggregators
+``sinks``       queues before stores, and the stores: where values go
+``store``       the embedded one of these stores
+``storage``     makes sinks and store of the configuration
+``query``       reads the embedded store
+``api``         administers placements and topics
+``not_kept``    the reasons why samples are not kept, as senders and operators are told
+``ready``       answers for all of it
+``warmup``      compiles the kernels
+
+Never imports ``aggregator``.
 """

@@ -1,6 +1,6 @@
 """Prometheus' ``WriteRequest`` in plain Python: the authority on broken bodies, and on label bytes met for the first time.
 
-Field numbers: docs/m3/coordinator.md, request of a write. The hot path is ``coordinator.write.kernels.request``.
+Field numbers: docs/m3/coordinator.md, request of a write. The hot path is ``coordinator.write.request_kernels``.
 """
 
 from m3x.protobuf import DecodeError, Field, Kind, MessageValue, generated, marshal, unmarshal

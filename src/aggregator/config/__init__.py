@@ -1,9 +1,10 @@
 """The YAML file of an aggregator instance as typed sections, and what follows from it.
 
 Open ``service`` first: the whole file. ``aggregator`` and ``flush`` hold its larger sections (the producer's is
-``m3msg.producer.options``); ``derived`` computes (jitter,
-delays, keys, engine options); ``host_id`` says who we are. Imports ``m3x``, ``m3metrics`` and ``aggregator.engine.options`` only; nothing
-here opens sockets.
+``m3msg.producer.options``, the KV's ``m3cluster.kv.sections``), ``blocks`` what several sections share. ``derived`` computes (jitter,
+delays, keys, engine options) and says what one section makes wrong in another; ``host_id`` says who we are; ``loading`` does it all.
+Imports ``m3x``, ``m3metrics``, sections and keys of ``m3msg`` and ``m3cluster``, and ``aggregator.engine.options``; nothing here opens
+sockets.
 """
 
 from aggregator.config.aggregator import AggregatorSection, ClientConfig

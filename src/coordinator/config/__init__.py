@@ -1,8 +1,8 @@
 """The YAML file of a coordinator as typed sections.
 
-Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators, ``carbon`` and
-``ingest`` their listeners. Imports ``m3x``, ``m3metrics`` and the YAML sections of ``m3msg`` and ``m3cluster``; nothing here reads files
-or opens sockets.
+Open ``coordinator`` first: the whole file. ``cluster`` has KV and namespaces, ``client`` the way to the aggregators, ``rules`` what is
+sent there, ``carbon`` and ``ingest`` their listeners, ``sinks`` and ``prom_remote`` where values are written to. Imports ``m3x``,
+``m3metrics`` and the YAML sections of ``m3msg`` and ``m3cluster``; nothing here reads files or opens sockets.
 """
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonRuleConfig

@@ -1,9 +1,11 @@
 """Where values go: stores behind queues on disk, each for the storage policies that it is configured for.
 
 Open ``sink`` first: the one small interface of a store (``Sink.deliver``: a batch of columns in, a verdict per row out). ``values`` has
-the columns, and ``series`` the table that gives every series a number for all sinks at once; then ``hub``, which is what writers see.
-Behind it, for each sink: ``queue`` (``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``intervals``), ``deliverer`` (the shell
-of both), ``status``; ``routes`` shows them over HTTP.
+the columns, and ``series`` the table that gives every series a number for all sinks at once; then ``hub``, which is what writers see
+(``resends`` tells it what is sent again). Behind it, for each sink: ``queue`` (``records`` has its bytes), ``delivery`` (a core;
+``lanes``, ``intervals``), ``deliverer`` (the shell of both), ``status``, which ``routes`` shows over HTTP; ``kernels`` are the compiled
+loops. The stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes
+them of ``coordinator.config.sinks``.
 
 ::
 
@@ -21,7 +23,7 @@ of both), ``status``; ``routes`` shows them over HTTP.
 * Errors by kind (``sink``): what may be cured by waiting holds the lane; what cannot is a refusal of single rows, counted by reason.
 
 The queue's records carry policies and tags, no indices of this run's configuration: a queue outlives changes of the file.
-Imports ``m3metrics`` and ``m3x``; ``embedded`` also ``coordinator.store``.
+Imports ``m3metrics`` and ``m3x``; the stores also ``coordinator.store``, ``coordinator.config`` and ``coordinator.prompb``.
 """
 
 from coordinator.sinks.embedded import EmbeddedSink

@@ -1,9 +1,17 @@
 """What comes in: Prometheus remote write and carbon, turned into messages for the aggregators.
 
-Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. ``options`` and ``media`` read
-headers, ``decoding`` bodies; ``kernels`` are the compiled loops, ``series_cache`` makes repeated series cheap, ``batches`` encodes,
-``sink`` is what messages are given to; ``direct`` is storage without aggregators, ``raw_series`` numbers its series. Which input gets
-which answer: docs/answers.md.
+Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. Which input gets which answer:
+docs/answers.md.
+
+``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
+``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it
+``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
+``batches``              encodes; ``sink`` is what the messages are given to (a producer, not a store)
+``topic``, ``readiness``  whether messages can be sent at all
+``direct``               storage without aggregators; ``raw_series`` numbers its series
+``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
+                         ``carbon_kernels``
+
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """
 

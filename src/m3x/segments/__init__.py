@@ -2,7 +2,7 @@
 
 Imports ``m3x.log`` only. Open ``log`` first (``SegmentLog``: append, roll, drop), then ``reader``; ``format`` has the bytes, ``scan`` the
 records of one file, ``recovery`` what happens at opening, ``syncing`` the fsyncs, ``directory`` lock, version and names, ``cursor`` a
-value beside them.
+value beside them, ``errors`` what can go wrong.
 
 Theory of operation
 -------------------
