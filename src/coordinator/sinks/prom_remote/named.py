@@ -7,7 +7,8 @@ from m3metrics.ids import NAME_TAG
 
 __all__ = ["named_series"]
 
-_SERIES = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)?\{((?:[^"{}]|"(?:[^"\\]|\\.)*")*)\}')
+# Names begin where words begin and are taken whole, or a long word without a brace would be looked at from each of its letters.
+_SERIES = re.compile(r'(?<![a-zA-Z0-9_:])([a-zA-Z_:][a-zA-Z0-9_:]*+)?\{((?:[^"{}]|"(?:[^"\\]|\\.)*+")*+)\}')
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\"}

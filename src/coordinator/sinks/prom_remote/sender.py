@@ -106,8 +106,9 @@ class Sender:
                 Kind.LATER,
                 f"no answer in time (requestTimeout {endpoint.request_timeout_s:g}s, connectTimeout {endpoint.connect_timeout_s:g}s)",
             )
-        except aiohttp.InvalidURL:
-            return Answer(Kind.HELD, "redirects to something that is no URL")
+        except (aiohttp.NonHttpUrlClientError, ValueError):
+            # The address itself was looked at before the start.
+            return Answer(Kind.HELD, "redirects to something that is no URL of a store")
         except (aiohttp.ClientError, OSError) as error:
             return Answer(Kind.LATER, self._text("", error))
         return answer

@@ -16,6 +16,10 @@ from coordinator.sinks.prom_remote.named import named_series
         ("{}", None),
         ('cut off: up{job="a', None),
         ("{nonsense}", None),
+        ("a" * 4096, None),
+        ("a" * 4000 + '{b="c"}', [(b"__name__", b"a" * 4000), (b"b", b"c")]),
+        ('{"' * 2000, None),
+        ('x{a="' + '"' * 4000, None),
     ],
 )  # fmt: skip
 def test_named_series(text: str, labels: list[tuple[bytes, bytes]] | None) -> None:

@@ -83,6 +83,16 @@ async def test_credentials_do_not_go_to_another_host() -> None:
     assert elsewhere in held.text
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[", "http://h:port/", "ftp://h/", "http://[::1/x", "http://u:p@127.0.0.1:1/", ""]
+)
+async def test_redirects_to_nowhere_are_held_or_tried_again(location: str) -> None:
+    async with Receiver(lambda _: Reply(308, headers={"Location": location})) as receiver:
+        sent = await post(f"{receiver.url}/a")
+    assert sent.kind is (Kind.LATER if "127.0.0.1" in location else Kind.HELD)
+    assert "u:p" not in sent.text
+
+
 async def test_redirects_in_a_circle_end() -> None:
     async with Receiver(lambda _: Reply(308, headers={"Location": "/a"})) as receiver:
         sent = await post(f"{receiver.url}/a")
