@@ -173,7 +173,7 @@ class Sender:
             try:
                 while len(said) < _MAX_READ and (chunk := await response.content.read(_MAX_READ - len(said))):
                     said += chunk
-            except aiohttp.ClientError:
+            except (aiohttp.ClientError, TimeoutError):
                 # The status is said, and the rest is only words.
                 pass
             return response.status, said.decode(errors="replace"), response.headers

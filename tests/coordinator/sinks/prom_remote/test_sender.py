@@ -203,6 +203,21 @@ async def test_a_status_counts_though_its_body_breaks_off(status: int, kind: Kin
     assert status == 200 or sent.text == "status 400: half of"
 
 
+async def test_a_status_counts_though_its_body_does_not_end() -> None:
+    gone = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of")
+        await gone.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        sent = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", request_timeout_s=0.3)
+        gone.set()
+    assert sent.kind is Kind.STORED
+
+
 async def test_idle_connections_are_closed() -> None:
     async with Receiver() as receiver:
         sender = Sender(Endpoint(Address.parse(receiver.url), idle_timeout_s=0.05))
