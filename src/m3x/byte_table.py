@@ -11,6 +11,8 @@ from m3x.reserve import reserve
 
 __all__ = ["ByteTable", "warm"]
 
+_NONE = np.zeros(0, np.int64)
+
 
 class ByteTable:
     """Keys are bytes, perhaps with a context (uint64); values are numbers from 0.
@@ -56,14 +58,25 @@ class ByteTable:
         found, _ = self.find(*_columns(keys))
         return found
 
-    def number(self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Values of the keys ``buf[at[i]:at[i] + size[i]]``; those that are unknown are added, with how many there were before as value."""
-        keys, values = _keys(buf, at, size, None), np.empty(len(at), np.int64)
-        unknown = kernels.find_values(self.address, keys, values)
+    def number(
+        self,
+        buf: NDArray[np.uint8],
+        at: NDArray[np.int64],
+        size: NDArray[np.int64],
+        values: NDArray[np.int64] | None = None,
+        *,
+        limit: int = 1 << 31,
+    ) -> NDArray[np.int64]:
+        """Values of the keys ``buf[at[i]:at[i] + size[i]]``; those that are unknown are added, with ``values``.
+
+        Without ``values`` a key gets how many there were before. Where ``limit`` keys are there nothing is added: -1.
+        """
+        keys, found = _keys(buf, at, size, None), np.empty(len(at), np.int64)
+        unknown = kernels.find_values(self.address, keys, found)
         if unknown:
-            self._make_room(int(unknown), int(size[values < 0].sum()))
-            kernels.number_unknown(self.address, keys, values)
-        return values
+            self._make_room(int(unknown), int(size[found < 0].sum()))
+            kernels.number_unknown(self.address, keys, found, _NONE if values is None else values, limit)
+        return found
 
     def add(
         self,

@@ -204,15 +204,21 @@ def add_values(table, keys, values):
 
 
 @njit(cache=True, nogil=True)
-def number_unknown(table, keys, values):
-    """Adds the keys of which ``values`` (int64) has -1, each once, with the number of its row as value. ``halves`` are known."""
+def number_unknown(table, keys, found, values, limit):
+    """Adds the keys of which ``found`` (int64) has -1, each once, and fills it in; ``halves`` are known.
+
+    They get ``values[i]`` (int64), or if it is empty the numbers of their rows. Where ``limit`` rows are there nothing is added.
+    """
     buf, at, size, contexts, halves = keys
-    for i in range(len(values)):
-        if values[i] < 0:
-            # The same key may have come before in this batch.
-            address, n = base(buf) + np.uint64(at[i]), np.int64(size[i])
-            row = probe(table, halves[i], address, n, contexts[i])
-            if row < 0:
-                row = add(table, halves[i], address, n, contexts[i])
-                _row(row_address(table, row)).value = row
-            values[i] = value_of(table, row)
+    for i in range(len(found)):
+        if found[i] >= 0:
+            continue
+        # The same key may have come before in this batch.
+        address, n = base(buf) + np.uint64(at[i]), np.int64(size[i])
+        row = probe(table, halves[i], address, n, contexts[i])
+        if row < 0:
+            if head(table).count >= limit:
+                continue
+            row = add(table, halves[i], address, n, contexts[i])
+            _row(row_address(table, row)).value = values[i] if len(values) > 0 else row
+        found[i] = value_of(table, row)

@@ -37,15 +37,33 @@ def test_it_grows() -> None:
     assert arena[at[-1] : at[-1] + size[-1]].tobytes() == keys[-1]
 
 
-@given(st.lists(st.lists(st.binary(max_size=6), max_size=40), max_size=6))
-def test_it_numbers_what_it_does_not_know(batches: list[list[bytes]]) -> None:
+@given(
+    st.lists(st.lists(st.tuples(st.binary(max_size=3), st.integers(0, 1000)), max_size=12), max_size=6),
+    st.booleans(),
+    st.integers(0, 30),
+)
+def test_keys_are_added_once_up_to_a_limit(steps: list[list[tuple[bytes, int]]], valued: bool, limit: int) -> None:
     table, model = ByteTable(), dict[bytes, int]()
-    for keys in batches:
-        sizes = np.array([len(key) for key in keys], np.int64)
-        buf = np.frombuffer(bytearray(b"".join(keys)) + bytes(8), np.uint8)
-        numbers = table.number(buf, np.cumsum(sizes) - sizes, sizes)
-        assert numbers.tolist() == [model.setdefault(key, len(model)) for key in keys]
+    for step in steps:
+        for key, value in step:
+            if key not in model and len(model) < limit:
+                model[key] = value if valued else len(model)
+        sizes = np.array([len(key) for key, _ in step], np.int64)
+        buf = np.frombuffer(bytearray(b"".join(key for key, _ in step)) + bytes(1), np.uint8)
+        values = np.array([value for _, value in step], np.int64) if valued else None
+        found = table.number(buf, np.cumsum(sizes) - sizes, sizes, values, limit=limit)
+        assert found.tolist() == [model.get(key, -1) for key, _ in step]
     assert [table.key(i) for i in range(len(table))] == list(model)
+    assert table.find_keys(list(model)).tolist() == list(model.values())
+
+
+def test_many_keys_are_added_at_once() -> None:
+    table = ByteTable()
+    buf = np.frombuffer(bytearray(b"%07d" * 50_000 % tuple(range(50_000))), np.uint8)
+    at, size = np.arange(0, 7 * 50_000, 7), np.full(50_000, 7)
+    assert (table.number(buf, at[:9], size[:9]) == np.arange(9)).all()
+    assert (table.number(buf, at, size) == np.arange(50_000)).all()
+    assert len(table) == 50_000
 
 
 def test_it_grows_beyond_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
