@@ -20,16 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coordinator.ingest import Ingester, IngestOptions, Translator
+from coordinator import warmup
+from coordinator.ingest import Ingester, IngestOptions, StoreOutlet, Translator
 from coordinator.store import Matcher, MatchOp, SeriesIndex, Store, open_store
-from coordinator.store import kernels as store_kernels
 from coordinator.store.database import Database
 from coordinator.store.labels import LabelIndex
-from m3metrics import kernels as metrics_kernels
 from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.ids import coordinator_id
 from m3metrics.policy import StoragePolicy
-from m3msg import kernels as m3msg_kernels
 from m3msg.consumer import ReceivedBatch
 from m3msg.consumer.core import ConsumerCore
 from m3msg.frames import Message, Metadata, encode_message
@@ -52,7 +50,6 @@ _PARTS: tuple[tuple[str, type, str], ...] = (
     ("translate", Translator, "translate"),
     ("find known", SeriesIndex, "find"),
     ("new series", Store, "_make_series"),
-    ("labels", LabelIndex, "add"),
     ("labels", LabelIndex, "match"),
     ("resolve, retention", Store, "_resolve"),
     ("commit", Database, "commit"),
@@ -169,7 +166,7 @@ async def measure(series: int, windows: int, path: Path, meter: Meter, told: Cal
     data = frames(series, begin_ns)
     told(f"{series} series, {len(data) / series:.0f} bytes a frame")
     async with open_store(path, _POLICIES) as store:
-        ingester = Ingester(store, _POLICIES, IngestOptions(), Registry().scope("ingest"))
+        ingester = Ingester(StoreOutlet(store), _POLICIES, IngestOptions(), Registry().scope("ingest"))
         for window in range(windows):
             time_ns = begin_ns + window * _WINDOW_NS
             # Both are nine bytes long.
@@ -198,8 +195,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.series < 1 or options.windows < 1:
         parser.error("--series and --windows must be at least 1")
-    for kernels in (m3msg_kernels, metrics_kernels, store_kernels):
-        kernels.warm()
+    warmup.warm(lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.duckdb"
         asyncio.run(measure(options.series, options.windows, path, Meter(), lambda text: print(text, flush=True)))

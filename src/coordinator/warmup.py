@@ -9,6 +9,8 @@ import coordinator.query.kernels
 import coordinator.sinks.kernels
 import coordinator.sinks.prom_remote.encoding
 import coordinator.store.kernels
+import coordinator.store.label_kernels
+import coordinator.store.series_kernels
 import coordinator.write.kernels
 import m3metrics.kernels
 import m3msg.kernels
@@ -24,6 +26,8 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
     ("store", coordinator.store.kernels.warm),
+    ("series", coordinator.store.series_kernels.warm),
+    ("labels", coordinator.store.label_kernels.warm),
     ("sinks", coordinator.sinks.kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("query", coordinator.query.kernels.warm),

@@ -5,6 +5,9 @@ Open ``store`` first: ``open_store`` gives a ``Store`` whose ``write`` returns a
 the points (``kernels``), ``windows`` remembers what was written lately, ``errors`` are its exceptions. Imports ``m3metrics`` and ``m3x``
 only.
 
+No series costs an object of Python: new ones are sorted, numbered and taken apart by ``series_kernels``, ``m3x.byte_table`` and
+``label_kernels``, a batch at a time, and labels are indexed when somebody asks for them. ``scripts/bench out`` measures it.
+
 Why DuckDB: measured with 10 k series and 360 windows (3.6 M points), 10 k rows per commit, on one core. A row costs DuckDB 0.45 µs
 (0.2 µs at 100 k rows per commit), SQLite 3.3 µs with a row per point. Column blobs in SQLite cost 0.12 µs, but need a compaction of
 our own before one series can be read without the others, and took 69 MB where DuckDB took 6; it reads one series out of the 3.6 M

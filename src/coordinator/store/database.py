@@ -7,7 +7,7 @@ NaN.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,22 +97,22 @@ class Database:
         """Every policy that was ever configured."""
         return dict(self._policies)
 
-    def load_series(self) -> tuple[list[int], list[bytes]]:
+    def load_series(self) -> tuple[NDArray[np.uint32], list[bytes]]:
         """Number and id of every series, by number."""
         try:
             rows = self._connection.execute("SELECT number, id FROM series ORDER BY number").fetchnumpy()
         except duckdb.Error as error:
             raise StoreError(f"cannot read the series of {self._path}: {error}") from error
-        return rows["number"].tolist(), [bytes(data) for data in rows["id"]]
+        return np.ma.getdata(rows["number"]), [bytes(data) for data in rows["id"]]
 
-    def commit(self, series: Iterable[tuple[int, bytes]], parts: Sequence[Rows]) -> None:
-        """Writes new series and points in one transaction: all or nothing, and on disk when it returns."""
-        new = list(series)
+    def commit(self, series: tuple[NDArray[np.uint32], list[bytes]], parts: Sequence[Rows]) -> None:
+        """Writes new series (numbers and ids) and points in one transaction: all or nothing, and on disk when it returns."""
+        numbers, ids = series
         seq = self._seq
         try:
             with _Transaction(self._connection):
-                if new:
-                    _insert_series(self._connection, new)
+                if ids:
+                    _insert_series(self._connection, numbers, ids)
                 for rows in parts:
                     _insert_points(self._connection, rows, seq)
                     seq += len(rows.series)
@@ -195,10 +195,10 @@ class _Transaction:
             self._connection.rollback()
 
 
-def _insert_series(connection: duckdb.DuckDBPyConnection, new: list[tuple[int, bytes]]) -> None:
-    ids = np.empty(len(new), object)
-    ids[:] = [data for _, data in new]
-    connection.register("fresh", {"number": np.array([number for number, _ in new], np.uint32), "id": ids})
+def _insert_series(connection: duckdb.DuckDBPyConnection, numbers: NDArray[np.uint32], ids: list[bytes]) -> None:
+    column = np.empty(len(ids), object)
+    column[:] = ids
+    connection.register("fresh", {"number": numbers, "id": column})
     connection.execute("INSERT INTO series SELECT number, id FROM fresh")
     connection.unregister("fresh")
 

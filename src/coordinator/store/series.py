@@ -5,18 +5,21 @@ perhaps with bytes behind them (a suffix, which vanishes as in M3) and with the 
 is remembered, so that the next value of the series is found by its bytes alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.store import series_kernels as kernels
 from coordinator.store.labels import LabelIndex
+from m3metrics.errors import IdError
 from m3metrics.ids import ID_SCHEME_TAG, Tag, Tags, decode_tags, encode_tags
 from m3metrics.series_ids import validate_tags
 from m3x.byte_table import ByteTable
 
-__all__ = ["SeriesIndex", "parse_tags", "series_tags", "stored_form"]
+__all__ = ["SeriesIndex", "StoredForms", "parse_tags", "series_tags", "stored_form", "stored_forms"]
 
 _FORMS_PER_SERIES = 4
 _FEWEST_FORMS = 1 << 16
@@ -55,6 +58,46 @@ def stored_form(data: bytes, *, allow_duplicates: bool, allow_empty_value: bool)
     return encode_tags(tags), tags
 
 
+@dataclass(slots=True)
+class StoredForms:
+    """Stored forms of ids: ``buf[at[i]:at[i] + size[i]]``."""
+
+    buf: NDArray[np.uint8]
+    at: NDArray[np.int64]
+    size: NDArray[np.int64]
+    errors: dict[int, str] = field(default_factory=dict)
+    """What is wrong with ids that have none, by row, ascending."""
+
+
+def stored_forms(
+    buf: NDArray[np.uint8],
+    at: NDArray[np.int64],
+    size: NDArray[np.int64],
+    *,
+    allow_duplicates: bool,
+    allow_empty_value: bool,
+) -> StoredForms:
+    """``stored_form`` of many ids ``buf[at[i]:at[i] + size[i]]``."""
+    n = len(at)
+    out = np.empty(int(size.sum()), np.uint8)
+    forms = StoredForms(out, np.empty(n, np.int64), np.empty(n, np.int64))
+    status = np.empty(n, np.uint8)
+    if not kernels.stored_forms(buf, at, size, out, forms.at, forms.size, status):
+        return forms
+    more = bytearray()
+    for row in np.flatnonzero(status == kernels.FORM_ODD).tolist():
+        data = buf[at[row] : at[row] + size[row]].tobytes()
+        try:
+            form, _ = stored_form(data, allow_duplicates=allow_duplicates, allow_empty_value=allow_empty_value)
+        except IdError as error:
+            forms.errors[row] = str(error)
+            continue
+        forms.at[row], forms.size[row] = len(out) + len(more), len(form)
+        more += form
+    forms.buf = np.concatenate([out, np.frombuffer(more, np.uint8)])
+    return forms
+
+
 def parse_tags(series_id: bytes) -> Tags:
     """Tags of an id that is known to be sound."""
     return _parse(series_id)[0]
@@ -82,37 +125,54 @@ def _parse(data: bytes) -> tuple[Tags, list[Tag]]:
 
 
 class SeriesIndex:
-    """Entries are 0, 1, 2 …; numbers are those of the database, ascending with the entries."""
+    """Entries are 0, 1, 2 …; numbers are those of the database, ascending with the entries.
+
+    One thread adds; ``labels``, ``tags``, ``ids`` and ``numbers`` may be asked by others at the same time.
+    """
 
     def __init__(self) -> None:
-        self.labels = LabelIndex()
+        self.labels = LabelIndex(self.ids)
+        self._count = 0
         self._series = ByteTable()
         self._forms = ByteTable()
         self._numbers = np.zeros(256, np.uint32)
         self._seen_s = np.zeros(256, np.int64)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._count
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the id tables, labels not counted."""
-        return self._series.size_bytes + self._forms.size_bytes + self._numbers.nbytes + self._seen_s.nbytes
+        """Memory of the tables."""
+        arrays = self._numbers.nbytes + self._seen_s.nbytes
+        return self._series.size_bytes + self._forms.size_bytes + self.labels.size_bytes + arrays
 
-    def add(self, series_ids: Sequence[bytes], tags: Sequence[Tags], numbers: Sequence[int], now_s: int) -> range:
-        """Adds series that are not there yet, by their encoded sorted tags; returns their entries."""
-        first, last = len(self), len(self) + len(series_ids)
+    def load(self, series_ids: Sequence[bytes], numbers: Sequence[int] | NDArray[np.uint32], now_s: int) -> None:
+        """Adds series that are not there yet, by their encoded sorted tags."""
+        self._series.add(series_ids, range(len(self), len(self) + len(series_ids)))
+        self._added(numbers, now_s)
+
+    def enter(
+        self, forms: StoredForms, rows: NDArray[np.int64], most: int, first_number: int, now_s: int
+    ) -> NDArray[np.int64]:
+        """Entries of those ``rows`` of stored forms, -1 where ``most`` series are there.
+
+        New ones get numbers from ``first_number`` on.
+        """
+        entries = self._series.number(forms.buf, forms.at[rows], forms.size[rows], limit=most)
+        self._added(range(first_number, first_number + len(self._series) - len(self)), now_s)
+        return entries
+
+    def _added(self, numbers: Sequence[int] | NDArray[np.uint32], now_s: int) -> None:
+        first, last = len(self), len(self) + len(numbers)
         if last > len(self._numbers):
             more = max(len(self._numbers), last - first)
             self._numbers = np.concatenate([self._numbers, np.zeros(more, np.uint32)])
             self._seen_s = np.concatenate([self._seen_s, np.zeros(more, np.int64)])
         self._numbers[first:last] = numbers
         self._seen_s[first:last] = now_s
-        entries = range(first, last)
-        self._series.add(series_ids, entries)
-        for one in tags:
-            self.labels.add(one)
-        return entries
+        # Last: other threads look at complete series only.
+        self._count = last
 
     def find(
         self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64]
@@ -120,16 +180,13 @@ class SeriesIndex:
         """Entries by the bytes that arrived, -1 where those bytes are new, and how many are new."""
         return self._forms.find(buf, at, size)
 
-    def entries_of(self, series_ids: Sequence[bytes]) -> list[int]:
-        """Entries of encoded sorted tags, -1 where unknown."""
-        found: list[int] = self._series.find_keys(series_ids).tolist()
-        return found
-
-    def remember(self, forms: Sequence[bytes], entries: Sequence[int]) -> None:
-        """New ``forms`` to write series; all are forgotten when there are far more of them than series."""
-        if len(self._forms) + len(forms) > max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
+    def remember(
+        self, buf: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64], entries: NDArray[np.int64]
+    ) -> None:
+        """New forms to write series; all are forgotten when there are far more of them than series."""
+        if len(self._forms) + len(at) > max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
             self._forms = ByteTable()
-        self._forms.add(forms, entries)
+        self._forms.number(buf, at, size, entries)
 
     def numbers(self, entries: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Numbers in the database."""
@@ -147,8 +204,7 @@ class SeriesIndex:
         """A new index without those; it begins with no forms."""
         kept = SeriesIndex()
         stay = np.setdiff1d(np.arange(len(self)), entries, assume_unique=True)
-        ids = [self._series.key(entry) for entry in stay.tolist()]
-        kept.add(ids, [parse_tags(one) for one in ids], self._numbers[stay].tolist(), 0)
+        kept.load(self._ids_of(stay), self._numbers[stay], 0)
         kept._seen_s[: len(stay)] = self._seen_s[stay]
         return kept
 
@@ -158,9 +214,16 @@ class SeriesIndex:
 
     def ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Arena of all encoded tag sets, and start and size by entry."""
-        return self._series.ranges()
+        count = len(self)
+        arena, at, size = self._series.ranges()
+        return arena, at[:count], size[:count]
 
-    def new_ids(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-        """Number and encoded tags of entries ``[first, last)``."""
-        for entry in range(first, last):
-            yield int(self._numbers[entry]), self._series.key(entry)
+    def new_ids(self, first: int, last: int) -> tuple[NDArray[np.uint32], list[bytes]]:
+        """Numbers and encoded tags of entries ``[first, last)``."""
+        return self._numbers[first:last], self._ids_of(np.arange(first, last))
+
+    def _ids_of(self, entries: NDArray[np.int64]) -> list[bytes]:
+        arena, at, size = self.ids()
+        begin, text = at[entries], arena.data
+        ends = begin + size[entries]
+        return [text[a:b].tobytes() for a, b in zip(begin.tolist(), ends.tolist(), strict=True)]

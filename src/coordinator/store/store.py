@@ -21,10 +21,8 @@ from coordinator.store.database import Database, Rows
 from coordinator.store.errors import StoreError
 from coordinator.store.labels import Matcher
 from coordinator.store.select import PolicyTable, Selection, read
-from coordinator.store.series import SeriesIndex, parse_tags, stored_form
+from coordinator.store.series import SeriesIndex, stored_forms
 from coordinator.store.windows import RecentWindows, Window
-from m3metrics.errors import IdError
-from m3metrics.ids import Tags
 from m3metrics.policy import UNITS, StoragePolicy, max_unit
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
@@ -138,8 +136,8 @@ class Store:
         self._reading = asyncio.Semaphore(options.threads)
         now_s = self._clock() // _SECOND
         numbers, series_ids = database.load_series()
-        self._index.add(series_ids, [parse_tags(one) for one in series_ids], numbers, now_s)
-        self._next_number = max(numbers, default=-1) + 1
+        self._index.load(series_ids, numbers, now_s)
+        self._next_number = int(numbers[-1]) + 1 if len(numbers) else 0
         self._unsaved = len(self._index)
 
     @property
@@ -200,47 +198,28 @@ class Store:
 
     def _make_series(self, batch: WriteBatch, entries: NDArray[np.int64], result: Written) -> None:
         """Fills the entries that are -1, with new ones for new series; what cannot have one is refused."""
-        rows = np.flatnonzero(entries < 0).tolist()
-        buf, at, size = batch.buf, batch.id_at, batch.id_size
-        forms = [buf[at[row] : at[row] + size[row]].tobytes() for row in rows]
-        outcomes = self._entries_of(dict.fromkeys(forms))
-        for row, form in zip(rows, forms, strict=True):
-            outcome = outcomes[form]
-            if isinstance(outcome, str):
-                result.refusals[row] = Refusal.BAD_ID
-                result.errors.append((row, outcome))
-            elif outcome < 0:
-                result.refusals[row] = Refusal.TOO_MANY_SERIES
-            else:
-                entries[row] = outcome
-
-    def _entries_of(self, forms: Collection[bytes]) -> dict[bytes, int | str]:
-        """Entries of id bytes not seen before, -1 where there is no room for a new series, or what is wrong with an id."""
         options, index = self.options, self._index
-        outcomes: dict[bytes, int | str] = {}
-        ids: dict[bytes, bytes] = {}
-        tags: dict[bytes, Tags] = {}
-        for form in forms:
-            try:
-                ids[form], one = stored_form(
-                    form,
-                    allow_duplicates=options.allow_duplicate_tag_names,
-                    allow_empty_value=options.allow_empty_tag_values,
-                )
-                tags[ids[form]] = one
-            except IdError as error:
-                outcomes[form] = str(error)
-        known = dict(zip(tags, index.entries_of(list(tags)), strict=True))
-        fresh = [series_id for series_id, entry in known.items() if entry < 0][
-            : max(options.max_series - len(index), 0)
-        ]
-        numbers = range(self._next_number, self._next_number + len(fresh))
-        added = index.add(fresh, [tags[one] for one in fresh], numbers, self._clock() // _SECOND)
-        self._next_number = numbers.stop
-        known.update(zip(fresh, added, strict=True))
-        found = {form: known[series_id] for form, series_id in ids.items() if known[series_id] >= 0}
-        index.remember(list(found), list(found.values()))
-        return outcomes | {form: known[series_id] for form, series_id in ids.items()}
+        rows = np.flatnonzero(entries < 0)
+        at, size = batch.id_at[rows], batch.id_size[rows]
+        forms = stored_forms(
+            batch.buf,
+            at,
+            size,
+            allow_duplicates=options.allow_duplicate_tag_names,
+            allow_empty_value=options.allow_empty_tag_values,
+        )
+        sound = np.ones(len(rows), np.bool_)
+        sound[list(forms.errors)] = False
+        result.refusals[rows[~sound]] = Refusal.BAD_ID
+        result.errors += [(int(rows[k]), text) for k, text in forms.errors.items()]
+        chosen = np.flatnonzero(sound)
+        before = len(index)
+        found = index.enter(forms, chosen, options.max_series, self._next_number, self._clock() // _SECOND)
+        self._next_number += len(index) - before
+        entries[rows[chosen]] = found
+        result.refusals[rows[chosen[found < 0]]] = Refusal.TOO_MANY_SERIES
+        known = chosen[found >= 0]
+        index.remember(batch.buf, at[known], size[known], found[found >= 0])
 
     async def select(
         self,
@@ -314,7 +293,7 @@ class Store:
             group.append(self._pending.popleft())
             rows += len(group[-1].entries)
         last = len(self._index)
-        series, parts = list(self._index.new_ids(self._unsaved, last)), _parts(group, self._tables)
+        series, parts = self._index.new_ids(self._unsaved, last), _parts(group, self._tables)
         started_ns = monotonic_ns()
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._database.commit, series, parts)

@@ -1,11 +1,12 @@
-"""Series and batches for the tests of the store."""
+"""Series, batches and the meaning of matchers for the tests of the store."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
-from coordinator.store import WriteBatch
+from coordinator.store import Matcher, MatchOp, WriteBatch
 from m3metrics.ids import encode_tags
 
 
@@ -25,6 +26,15 @@ def write_batch(points: Sequence[tuple[bytes, int, float]], policy: int = 0) -> 
         values=np.array([value for _, _, value in points], np.float64),
         policies=np.full(len(points), policy, np.int64),
     )
+
+
+def satisfies(tags: dict[bytes, bytes], matcher: Matcher) -> bool:
+    """Whether a series matches, told the plain way."""
+    value = tags.get(matcher.name, b"")
+    if matcher.op in (MatchOp.EQUAL, MatchOp.NOT_EQUAL):
+        return (value == matcher.value) == (matcher.op == MatchOp.EQUAL)
+    found = re.fullmatch(matcher.value.decode(), value.decode()) is not None
+    return found == (matcher.op == MatchOp.REGEX)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.coordinator.store.conftest import satisfies, write_batch
 
 from coordinator.store import (
     Matcher,
@@ -209,6 +213,46 @@ async def test_series_without_points_are_forgotten_and_may_come_back(tmp_path: P
         ]
     async with open_store(tmp_path / "m.duckdb", POLICIES, clock=clock) as store:
         assert store.index.labels.values(b"__name__") == [b"kept", b"old3"]
+
+
+label_sets = st.dictionaries(
+    st.sampled_from([b"__name__", b"app", b"dc"]),
+    st.sampled_from([b"a", b"ab", b"b", b"\xc3\xa9"]),
+    min_size=1,
+    max_size=3,
+)
+any_matcher = st.builds(
+    Matcher, st.sampled_from(MatchOp), st.sampled_from([b"__name__", b"app", b"no"]), st.sampled_from([b"a", b"a|b", b".*", b"", b".+"])
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(label_sets, max_size=8), max_size=3),
+    st.lists(st.lists(any_matcher, max_size=3), min_size=1, max_size=4),
+)
+async def test_matching_equals_the_model_before_and_after_a_restart(
+    writes: list[list[dict[bytes, bytes]]], questions: list[list[Matcher]]
+) -> None:
+    known: list[dict[bytes, bytes]] = []
+
+    async def ask(store: Store) -> None:
+        for matchers in questions:
+            index, entries = await store.match([matchers])
+            expected = [tags for tags in known if all(satisfies(tags, matcher) for matcher in matchers)]
+            assert [dict(index.tags(entry)) for entry in entries.tolist()] == expected
+        assert store.index.labels.names() == sorted({name for tags in known for name in tags})
+        assert store.index.labels.values(b"app") == sorted({tags[b"app"] for tags in known if b"app" in tags})
+
+    with tempfile.TemporaryDirectory() as folder:
+        for step in [*writes, []]:
+            async with open_store(Path(folder) / "m.duckdb", POLICIES, clock=Clock()) as store:
+                await ask(store)
+                # Tags in an order that is not the stored one, as senders write them.
+                points = [(encode_tags(sorted(tags.items(), reverse=True)), at(-10), 1.0) for tags in step]
+                assert not (await store.write(write_batch(points))).refusals.any()
+                known += [tags for i, tags in enumerate(step) if tags not in known and tags not in step[:i]]
+                await ask(store)
 
 
 async def test_many_writers_share_transactions(tmp_path: Path, batch: Batch, sid: Sid) -> None:
