@@ -24,6 +24,8 @@ __all__ = ["SeriesIndex", "StoredForms", "parse_tags", "series_tags", "stored_fo
 _FORMS_PER_SERIES = 4
 _FEWEST_FORMS = 1 << 16
 _MAGIC = b"\x75\x27"
+_RESERVED = (1 << 23, 2 << 30)
+"""Address space for series and bytes of their ids: nothing is copied, and nothing of it is memory, until it is used."""
 
 
 def series_tags(data: bytes, *, allow_duplicates: bool = False, allow_empty_value: bool = False) -> Tags:
@@ -133,8 +135,8 @@ class SeriesIndex:
     def __init__(self) -> None:
         self.labels = LabelIndex(self.ids)
         self._count = 0
-        self._series = ByteTable()
-        self._forms = ByteTable()
+        self._series = ByteTable(_RESERVED)
+        self._forms = ByteTable(_RESERVED)
         self._numbers = np.zeros(256, np.uint32)
         self._seen_s = np.zeros(256, np.int64)
 
@@ -185,7 +187,7 @@ class SeriesIndex:
     ) -> None:
         """New forms to write series; all are forgotten when there are far more of them than series."""
         if len(self._forms) + len(at) > max(_FEWEST_FORMS, _FORMS_PER_SERIES * len(self)):
-            self._forms = ByteTable()
+            self._forms = ByteTable(_RESERVED)
         self._forms.number(buf, at, size, entries)
 
     def numbers(self, entries: NDArray[np.int64]) -> NDArray[np.uint32]:
