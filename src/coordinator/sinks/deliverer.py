@@ -195,12 +195,12 @@ class Deliverer:
         try:
             result = await self.sink.deliver(batch.values, again=batch.again)
         except TryAgainError as error:
-            self._failed(number, str(error), error.retry_after_s, held=isinstance(error, HeldError))
+            self._failed(number, error, held=isinstance(error, HeldError))
         except Exception as error:
             # Its text may have anything in it, credentials as well.
             kind, frames = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
             _log.error_limited(f"sink {self.name} failed by a mistake of ours", error=kind, traceback=frames)
-            self._failed(number, f"{kind}, a mistake of ours: see the log", None, held=False)
+            self._failed(number, TryAgainError(f"{kind}, a mistake of ours: see the log"), held=False)
         else:
             self._settled(number, batch, result)
         finally:
@@ -210,11 +210,12 @@ class Deliverer:
         # A sink that never waits must not keep the loop to itself.
         await asyncio.sleep(0)
 
-    def _failed(self, number: int, text: str, retry_after_s: float | None, *, held: bool) -> None:
+    def _failed(self, number: int, error: TryAgainError, *, held: bool) -> None:
         now_ns = monotonic_ns()
         if self._failing_since_ns is None:
             self._failing_since_ns = now_ns
-        self._core.failed(number, now_ns, text, retry_after_s=retry_after_s, held=held)
+        text = str(error)
+        self._core.failed(number, now_ns, text, retry_after_s=error.retry_after_s, held=held, arrived=error.arrived)
         self._scope.count("failed_attempts")
         _log.warning_limited(f"sink {self.name} did not take a batch; it is sent again", per_second=0.1, error=text)
 

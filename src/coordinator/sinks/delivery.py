@@ -14,7 +14,8 @@ The values of a queue have numbers (``coordinator.sinks.records``). Each of them
   values for one time the older one may come last.
 * **Lanes.** A series is always in the same lane, by the hash of its id. A lane has one batch, which is tried until it is settled. One that
   is not settled holds its own lane; the others once records that it has rows of fill the window.
-* **Again.** A batch may have arrived before if an attempt of it failed, or if a value of it was in the queue when this process began.
+* **Again.** A batch may have arrived before if an attempt of it failed (but for one that reached nobody), or if a value of it was in the
+  queue when this process began.
 * **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.
 """
 
@@ -204,12 +205,19 @@ class Delivery:
                 self._finish(record)
 
     def failed(
-        self, number: int, now_ns: int, text: str, *, retry_after_s: float | None = None, held: bool = False
+        self,
+        number: int,
+        now_ns: int,
+        text: str,
+        *,
+        retry_after_s: float | None = None,
+        held: bool = False,
+        arrived: bool = True,
     ) -> None:
-        """The lane's batch has to be tried again."""
+        """The lane's batch has to be tried again. ``arrived``: parts of it may be there."""
         lane = self.lanes[number]
         assert lane.batch is not None
-        lane.batch.again = True
+        lane.batch.again |= arrived
         lane.batch.attempts += 1
         pause_s = self.options.backoff.delay(lane.batch.attempts) if retry_after_s is None else retry_after_s
         lane.due_ns = now_ns + round(pause_s * _SECOND)

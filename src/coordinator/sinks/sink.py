@@ -7,7 +7,7 @@ raised or returned           what becomes of the batch
 ===========================  =====================================================================================================
 ``Delivered``                every row is stored, but for those in ``refused``: they are final, counted by reason and named
 ``TryAgainError``            nothing is sure; the same batch comes again after a pause (``retry_after_s`` or the sink's back-off),
-                             with ``again=True``. Time-outs, refused connections, 5xx, 429 and the like
+                             with ``again=True`` unless nothing can have arrived. Time-outs, 5xx, 429, refused connections
 ``HeldError``                as ``TryAgainError``, and an operator has to do something (401, 403, 404, an expired token, a redirect
                              that cannot be followed): named in ``/ready`` as a problem at once
 ===========================  =====================================================================================================
@@ -68,11 +68,15 @@ class Delivered:
 
 
 class TryAgainError(Exception):
-    """The store did not take the batch; later it may. The text says where and why, without credentials."""
+    """The store did not take the batch; later it may. The text says where and why, without credentials.
 
-    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+    ``arrived``: whether a part of it may be there all the same.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None, *, arrived: bool = True) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+        self.arrived = arrived
 
 
 class HeldError(TryAgainError):

@@ -73,6 +73,8 @@ class _Machine(RuleBasedStateMachine):
         self.refused: set[int] = set()
         self.available = 0
         self.again_before = 0
+        self.arrived: set[int] = set()
+        """Lanes whose batch has failed in a way that leaves open whether it arrived."""
         self.now_ns = 0
         self.core = Delivery(self.options, Intervals(), 0)
         self.under_way: dict[int, Batch] = {}
@@ -112,19 +114,23 @@ class _Machine(RuleBasedStateMachine):
             return
         if was_due:
             assert batch is self.under_way[number]
-            assert batch.again
+            assert batch.again == (number in self.arrived or self._before(_numbers(batch.values)))
             return
         assert number not in self.under_way
         self.under_way[number] = batch
+        self.arrived.discard(number)
         numbers = _numbers(batch.values)
         assert 0 < len(numbers) <= self.options.batch_rows
         others = [one for k, b in self.under_way.items() if k != number for one in _numbers(b.values)]
         assert not set(numbers) & (self.final | set(others)), "given again without a reason"
-        assert batch.again == any(one < self.again_before for one in numbers)
+        assert batch.again == self._before(numbers)
         self._check_rows(batch.values)
         for k, one in enumerate(numbers):
             earlier = {m for m in range(one) if self.series[m] == self.series[one]} - self.final
             assert not self.ordered or earlier <= set(numbers[:k]), "overtook an earlier value of its series"
+
+    def _before(self, numbers: list[int]) -> bool:
+        return any(one < self.again_before for one in numbers)
 
     def _check_rows(self, values: Values) -> None:
         for series, number, destination in zip(values.series, _numbers(values), values.destination, strict=True):
@@ -145,12 +151,14 @@ class _Machine(RuleBasedStateMachine):
         self.delivered |= set(numbers) - {numbers[k] for k in rows.tolist()}
         self.attempts.pop(number, None)
 
-    @rule(number=st.integers(0, 2), retry_after_s=st.sampled_from([None, None, 7.0]))
-    def fail(self, number: int, retry_after_s: float | None) -> None:
+    @rule(number=st.integers(0, 2), retry_after_s=st.sampled_from([None, None, 7.0]), arrived=st.booleans())
+    def fail(self, number: int, retry_after_s: float | None, arrived: bool) -> None:
         lane = self.core.lanes[number] if number in self.under_way else None
         if lane is None or lane.due_ns is not None:
             return
-        self.core.failed(number, self.now_ns, "no", retry_after_s=retry_after_s)
+        self.core.failed(number, self.now_ns, "no", retry_after_s=retry_after_s, arrived=arrived)
+        if arrived:
+            self.arrived.add(number)
         attempts = self.attempts[number] = self.attempts.get(number, 0) + 1
         pause_s = min(2 ** (attempts - 1), 4.0) if retry_after_s is None else retry_after_s
         assert lane.due_ns == self.now_ns + pause_s * _SECOND

@@ -59,6 +59,8 @@ class Answer:
     """``LATER`` only."""
     unauthorized: bool = False
     """``HELD`` only: the credentials may be out of date."""
+    arrived: bool = True
+    """``LATER`` only: whether the endpoint may have stored something of it."""
     body: str = ""
     """``REFUSED`` only: all that was read of the store's words."""
 

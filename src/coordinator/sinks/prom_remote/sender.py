@@ -109,6 +109,8 @@ class Sender:
         except (aiohttp.NonHttpUrlClientError, ValueError):
             # The address itself was looked at before the start.
             return Answer(Kind.HELD, "redirects to something that is no URL of a store")
+        except aiohttp.ClientConnectorError as error:
+            return Answer(Kind.LATER, self._text("", error), arrived=False)
         except (aiohttp.ClientError, OSError) as error:
             return Answer(Kind.LATER, self._text("", error))
         return answer

@@ -128,7 +128,7 @@ class PromRemoteSink:
         text = f"{self.name} ({self._sender.shown}): {answer.text}"
         if answer.kind is Kind.HELD:
             raise HeldError(text)
-        raise TryAgainError(text, answer.retry_after_s)
+        raise TryAgainError(text, answer.retry_after_s, arrived=answer.arrived)
 
     def _begun(self, batch: Values, labels: LabelFields, bad: NDArray[np.int64]) -> Splitting:
         """Nothing is sent yet. ``bad``: rows whose series cannot be stored."""

@@ -202,6 +202,7 @@ async def test_nobody_there_and_unknown_hosts_are_tried_again() -> None:
             await sink.deliver(values_of([(id_of("a"), 1, T0_NS)]), again=False)
         await sink.close()
         assert type(caught.value) is TryAgainError
+        assert not caught.value.arrived
 
 
 async def test_an_outage_in_the_middle_of_a_split_batch_does_not_begin_anew() -> None:
