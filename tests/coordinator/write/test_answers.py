@@ -18,7 +18,9 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from lab.waiting import until
 from starlette.applications import Starlette
+from tests.coordinator.sinks.batches import RecordingSink
 
 from coordinator.cli import main
 from coordinator.config import load_coordinator
@@ -29,7 +31,19 @@ from coordinator.downsample.policies import policy_of
 from coordinator.not_kept import Reason
 from coordinator.prompb import WRITE_REQUEST
 from coordinator.service import running
-from coordinator.sinks import EmbeddedSink, QueuedSink, open_hub
+from coordinator.sinks import (
+    Delivered,
+    EmbeddedSink,
+    Hub,
+    QueuedSink,
+    QueueOptions,
+    Refused,
+    RefusedWhy,
+    TryAgainError,
+    Values,
+    open_hub,
+)
+from coordinator.sinks.queue import Queue, QueueFullError
 from coordinator.store import Store, StoreError, StoreOptions, open_store
 from coordinator.write import (
     CarbonIngester,
@@ -69,8 +83,10 @@ NOW_MS = time.time_ns() // 1_000_000
 OLD_MS = NOW_MS - 72 * 3_600_000
 TEN = Namespace("ten", 10 * SECOND, 48 * HOUR)
 QUIET = Namespace("quiet", 10 * SECOND, 48 * HOUR, downsample_all=False)
+AS_THEY_COME = Namespace("raw", 0, 48 * HOUR)
 READ_ONLY = Namespace("past", 10 * SECOND, 48 * HOUR, read_only=True)
 NO_AGGREGATORS = "no aggregators are configured"
+UNAGGREGATED = {"M3-Metrics-Type": "unaggregated"}
 DIRECT = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
 NAN = float("nan")
 
@@ -145,6 +161,7 @@ class World:
     cache: SeriesCache
     namespaces: list[Namespace]
     stored: Registry
+    hub: Hub
 
     async def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
         scope = self.registry.scope("coordinator").tagged(handler="remote-write")
@@ -167,10 +184,13 @@ class World:
                     tags = ",".join(f'{k}="{v}"' for k, v in sample.labels.items() if k != "handler")
                     name = re.sub(r"^coordinator_(ingest_carbon_)?|_total$", "", sample.name)
                     found[name + (f"{{{tags}}}" if tags else "")] += int(sample.value)
-        return found
+        found["sink_refused_after_answer"] = sum(sink.refused_after_answer for sink in self.hub.status())
+        return +found
 
     def ends(self) -> Counter[str]:
-        return +Counter(aggregators=self.producer.messages, storage=int(self.stored.counter("store_rows")))
+        """A store that has a queue keeps what is in it, and is not refused."""
+        queued = sum(sink.appended - sum(sink.refused.values()) for sink in self.hub.status())
+        return +Counter(aggregators=self.producer.messages, storage=queued + int(self.stored.counter("store_rows")))
 
 
 @dataclass
@@ -184,6 +204,9 @@ class SetUp:
     store: StoreOptions = field(default_factory=StoreOptions)
     cache_bytes: int = 64 << 20
     buffer: dict[str, Any] = field(default_factory=dict)
+    sink: RecordingSink | None = None
+    """A store behind a queue, instead of the embedded one alone."""
+    write_timeout_s: float = 5.0
     change: Callable[[World, pytest.MonkeyPatch], None] = lambda _world, _patch: None
 
 
@@ -204,17 +227,20 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
             open_store(directory / "store.duckdb", policies, set_up.store, stored.scope("store"))
         )
         sink = QueuedSink(EmbeddedSink.of(store, set_up.namespaces), None)
+        if set_up.sink is not None:
+            sink = QueuedSink(set_up.sink, QueueOptions())
         hub = await stack.enter_async_context(open_hub([sink], directory / "queues", stored.scope("sink")))
         world = World(
             registry,
             producer,
             IngestTopic(options, producer),  # type: ignore[arg-type]
             store,
-            HubDirectStore(hub, set_up.namespaces, 5.0),
+            HubDirectStore(hub, set_up.namespaces, set_up.write_timeout_s),
             Downsampler(set_up.namespaces, rules, no_aggregators=set_up.no_aggregators, now_ns=time.time_ns()),
             SeriesCache(4096, set_up.cache_bytes),
             set_up.namespaces,
             stored,
+            hub,
         )
         set_up.change(world, patch)
         yield world
@@ -290,6 +316,30 @@ def full_buffer(world: World, _patch: pytest.MonkeyPatch) -> None:
 
 def refusing_producer(world: World, _patch: pytest.MonkeyPatch) -> None:
     world.producer.takes = False
+
+
+def full_queue(_world: World, patch: pytest.MonkeyPatch) -> None:
+    def append(*_: Any, **__: Any) -> Any:
+        raise QueueFullError("the queue has 1 of 1 bytes")
+
+    patch.setattr(Queue, "append", append)
+
+
+def refusing_last(batch: Values) -> Delivered:
+    """What a store says that does not like the last sample of a batch."""
+    rows = np.array([len(batch) - 1])
+    return Delivered([Refused(RefusedWhy.OUT_OF_ORDER, rows, "status 400: out of order sample")])
+
+
+def behind_queue(verdict: Callable[[Values], Delivered | Exception] = lambda _: Delivered(), **more: Any) -> SetUp:
+    """A store with a queue, which says ``verdict``."""
+    sink = RecordingSink("store", lanes=1)
+    sink.verdict = verdict
+    return SetUp([TEN, AS_THEY_COME], sink=sink, **more)
+
+
+def away(_: Values) -> Exception:
+    return TryAgainError("connection refused", arrived=False)
 
 
 class Post(NamedTuple):
@@ -397,6 +447,32 @@ POSTS = {
     ),
     "buffer-full": Post(says="nothing was accepted, send it again", set_up=SetUp(change=full_buffer)),
     "producer-refuses": Post(says="nothing was accepted, send it again", set_up=SetUp(change=refusing_producer)),
+    # unaggregated namespaces, and stores behind queues
+    "raw-beside": Post(set_up=SetUp([TEN, AS_THEY_COME])),
+    "raw-no-samples": Post(body(series("up")), says="write query with no datapoints", set_up=SetUp([TEN, AS_THEY_COME])),
+    "raw-unaggregated": Post(headers=UNAGGREGATED, set_up=SetUp([TEN, AS_THEY_COME])),
+    "raw-aggregate": Post(headers={"M3-Write-Type": "aggregate"}, set_up=SetUp([TEN, AS_THEY_COME])),
+    "raw-drop-rule": Post(set_up=SetUp([TEN, AS_THEY_COME], rules=dropping())),
+    "raw-drop-rule-and-rollup": Post(set_up=SetUp([TEN, AS_THEY_COME], rules=dropping(rollup=True))),
+    "raw-drop-rule-unaggregated": Post(headers=UNAGGREGATED, set_up=SetUp([TEN, AS_THEY_COME], rules=dropping())),
+    "raw-no-rule": Post(set_up=SetUp([QUIET, AS_THEY_COME])),
+    "raw-only": Post(set_up=SetUp([AS_THEY_COME])),
+    "raw-only-aggregate": Post(headers={"M3-Write-Type": "aggregate"}, set_up=SetUp([AS_THEY_COME])),
+    "raw-no-aggregators": Post(set_up=SetUp([TEN, AS_THEY_COME], no_aggregators=NO_AGGREGATORS)),
+    "raw-invalid-labels": Post(
+        body(GOOD, series("up", 1.0, labels=[("k", "1"), ("k", "2")])), says="duplicate", set_up=SetUp([TEN, AS_THEY_COME])
+    ),
+    "raw-too-old": Post(
+        body(GOOD, series("up", 1.0, at_ms=OLD_MS)), says="too far in past or in future", set_up=SetUp([TEN, AS_THEY_COME])
+    ),
+    "store-takes": Post(set_up=behind_queue()),
+    "store-refuses": Post(
+        body(GOOD, series("up", 1.0)), says="status 400: out of order sample", set_up=behind_queue(refusing_last)
+    ),
+    "store-away": Post(set_up=behind_queue(away, write_timeout_s=0.05)),
+    "queue-full": Post(
+        says="not yet safe with store", set_up=behind_queue(write_timeout_s=0.05, change=full_queue)
+    ),
 }  # fmt: skip
 
 
@@ -442,6 +518,9 @@ LINES = {
     "line-direct": Line(b"raw.b 1 %d\n" % AT),
     "line-direct-too-old": Line(b"raw.b 1 %d\n" % (OLD_MS // 1000)),
     "line-direct-storage-fails": Line(b"raw.b 1 %d\n" % AT, SetUp(change=failing_store)),
+    "line-direct-store-refuses": Line(b"raw.b 1 %d\n" % AT, behind_queue(refusing_last)),
+    "line-direct-store-away": Line(b"raw.b 1 %d\n" % AT, behind_queue(away, write_timeout_s=0.05)),
+    "line-direct-queue-full": Line(b"raw.b 1 %d\n" % AT, behind_queue(write_timeout_s=0.05, change=full_queue)),
     "line-producer-refuses": Line(b"a.b 1 %d\n" % AT, SetUp(change=refusing_producer)),
 }
 
@@ -483,6 +562,18 @@ async def _line_waits(key: str, directory: Path, patch: pytest.MonkeyPatch) -> N
         assert ("none", world.ends(), world.counted()) == rows()[key]
 
 
+async def _store_refuses_later(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    set_up = behind_queue(refusing_last, write_timeout_s=0.05)
+    assert set_up.sink is not None
+    set_up.sink.open.clear()
+    async with world_of(set_up, directory, patch) as world:
+        answer = await world.post(ORDINARY, {})
+        assert world.ends() == Counter(aggregators=1, storage=1)
+        set_up.sink.open.set()
+        await until(lambda: world.hub.status()[0].refused)
+        assert (str(answer.status_code), world.ends(), world.counted()) == rows()[key]
+
+
 def _overlay(directory: Path, text: str) -> Path:
     path = directory / "coordinator.yml"
     path.write_text(f"listenAddress: 127.0.0.1:0\nmetrics: {{prometheus: {{listenAddress: 127.0.0.1:0}}}}\n{text}")
@@ -514,6 +605,7 @@ async def _refused_at_start(key: str, directory: Path, _patch: pytest.MonkeyPatc
 
 MORE: dict[str, Check] = {
     "line-waits": _line_waits,
+    "store-refuses-later": _store_refuses_later,
     "administration-only": _administration_only,
     "line-no-aggregators": _refused_at_start,
     "line-direct-read-only": _refused_at_start,
