@@ -1,6 +1,6 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
 ``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``), ``sinks``
-(``bench.sinks``), ``storage`` (``bench.storage_bench``) and ``remote`` (``bench.prom_remote``)."""
+(``bench.sinks``), ``storage`` (``bench.storage_bench``), ``remote`` (``bench.prom_remote``) and ``outage`` (``bench.outage``)."""
 
 import sys
 
@@ -20,6 +20,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   sinks     what a value costs on its way through queues to sinks
   storage   what the way out costs a whole coordinator, from m3msg to remote write
   remote    what remote write alone costs, from columns to the wire
+  outage    two stores behind a coordinator, one of them away for an hour's worth of values, and kill -9 meanwhile
 
   --help, --version"""
 
@@ -63,6 +64,10 @@ def main() -> int:
         from bench.prom_remote import main as remote  # noqa: PLC0415
 
         return remote(rest)
+    if command == "outage":
+        from bench.outage import main as outage  # noqa: PLC0415
+
+        return outage(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0
