@@ -285,7 +285,8 @@ def _feed(coordinator: Coordinator, producer: Producer, options: argparse.Namesp
 def _lateness(url: str, producer: Producer, killed_at: Sequence[float]) -> str:
     arrived = np.frombuffer(request("GET", f"{url}/arrivals", timeout_s=60)[1]).reshape(producer.sent_at.shape)
     normal = ~producer.again & (arrived > 0)
-    for died, back in zip(killed_at, producer.connected_at[1:], strict=True):
+    for died in killed_at:
+        back = next(at for at in producer.connected_at if at > died)
         normal &= (producer.sent_at < died - _AROUND_S) | (producer.sent_at > back + _AROUND_S)
     late = (arrived - producer.sent_at)[normal]
     quantiles = ", ".join(
