@@ -22,11 +22,15 @@ class RemoteStore:
     write_path = ""
     ready_path = ""
 
-    def __init__(self, folder: Path) -> None:
-        """``folder``: an existing one for its data and log. Raises ``LabError`` if the binary is not installed."""
+    def __init__(self, folder: Path, *, ends_with_us: bool = False) -> None:
+        """``folder``: an existing one for its data and log. ``ends_with_us``: as for a ``Process``.
+
+        Raises ``LabError`` if the binary is not installed.
+        """
         if shutil.which(self.binary) is None:
             raise LabError(f"{self.binary} is not installed")
         self.folder, self.port = folder, free_port()
+        self._ends_with_us = ends_with_us
         self.process: Process | None = None
 
     @property
@@ -49,7 +53,8 @@ class RemoteStore:
 
     def start(self) -> None:
         """Returns when it is ready."""
-        self.process = Process(self.binary, self.command(), self.folder / f"{self.binary}.log")
+        log = self.folder / f"{self.binary}.log"
+        self.process = Process(self.binary, self.command(), log, ends_with_us=self._ends_with_us)
         self.process.wait_for_http(self.url + self.ready_path)
 
     def stop(self) -> None:
@@ -75,8 +80,8 @@ class PrometheusStore(RemoteStore):
 
     binary, write_path, ready_path = "prometheus", "/api/v1/write", "/-/ready"
 
-    def __init__(self, folder: Path, out_of_order_window: str = "") -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, out_of_order_window: str = "", *, ends_with_us: bool = False) -> None:
+        super().__init__(folder, ends_with_us=ends_with_us)
         window = (
             f"storage: {{tsdb: {{out_of_order_time_window: {out_of_order_window}}}}}\n" if out_of_order_window else ""
         )

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lab.admin_calls import cluster_calls, create
@@ -20,7 +21,7 @@ from lab.ports import require_free_ports
 from lab.processes import Process, family, module_command, send_signal
 from lab.stack.board import Watcher, as_line
 from lab.stack.demo import Feeder
-from lab.stack.judge import judge_run
+from lab.stack.judge import fetch, judge_run
 from lab.waiting import wait_aloud
 from m3ctl.client import CtlError
 from m3ctl.cluster import Cluster, Settings, Target
@@ -262,7 +263,7 @@ class Conductor:
             print(f"shard set {one.number}: {' and '.join(one.leaders) or 'nobody'} leads")
         print(f"leadership changed {self.leadership.changes} times")
         if began is not None:
-            verdict = judge_run(self.layout.coordinator, began, end, MIN_WINDOWS)
+            verdict = judge_run(partial(fetch, self.layout.coordinator), began, end, MIN_WINDOWS)
             print(verdict)
             good = good and verdict.good
         return good

@@ -6,21 +6,24 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.live import Live
 
 from lab.admin_calls import admin_calls, create
-from lab.cluster import LOCAL, ROOT
+from lab.cluster import LOCAL, ROOT, overlaid
 from lab.errors import LabError
 from lab.http import try_get
 from lab.interrupts import Interrupted, ignore_interrupts, raise_interrupted
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
+from lab.stack import judge, prometheus_sink
 from lab.stack.board import Watcher, as_line, as_table
 from lab.stack.demo import WINDOW_S, Feeder
-from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S, judge_run
+from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S
+from lab.stores import PrometheusStore
 from lab.waiting import wait_aloud
 from m3x.version import VERSION
 
@@ -65,6 +68,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, default=ROOT / "data", metavar="DIR", help="state and logs (default: data/)"
     )
+    parser.add_argument(
+        "--sink",
+        choices=["embedded", "prometheus"],
+        default="embedded",
+        help="where aggregated values end: in the coordinator's file, or in a real Prometheus (which must be installed) as well",
+    )
     parser.add_argument("--no-demo", action="store_true", help="feed nothing")
     parser.add_argument(
         "--duration",
@@ -92,13 +101,15 @@ def _arguments() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, services: list[Process]) -> int:
     require_free_ports(PORTS)
-    _start(options, services)
+    store = _start(options, services)
     wait_aloud(lambda: _missing(services), _SERVING_S)
     query = "up" if options.no_demo else "demo_temperature"
     print(
         f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
         f"{COORDINATOR}/api/v1/query?query={query}\n"
     )
+    if store is not None:
+        print(f"Prometheus has the same:  {store.url}/graph?g0.expr={query}&g0.tab=0&g0.range_input=5m\n")
     feeder = None if options.no_demo else Feeder(COORDINATOR, ("127.0.0.1", 7204), wrong_value=options.wrong_value)
     began = feeder.start() if feeder else int(time.time())
     end = None if options.duration is None else time.time() + options.duration
@@ -106,10 +117,11 @@ def _run(options: argparse.Namespace, services: list[Process]) -> int:
     if feeder is None or end is None:
         return 0
     feeder.close()
-    return _check(began, end)
+    return _check(store, began, end)
 
 
-def _start(options: argparse.Namespace, services: list[Process]) -> None:
+def _start(options: argparse.Namespace, services: list[Process]) -> PrometheusStore | None:
+    """Starts everything; the store beside the coordinator's own, if there is one."""
     data: Path = options.data_dir.resolve()
     logs = data / "logs"
     try:
@@ -117,7 +129,14 @@ def _start(options: argparse.Namespace, services: list[Process]) -> None:
     except OSError as error:
         raise LabError(f"--data-dir {data} cannot be used: {error.strerror}") from error
     print(f"data and logs in {data}")
-    command = module_command("coordinator", "-f", str(LOCAL / "m3coordinator.yml"), "--data-dir", str(data))
+    files, store = ["-f", str(LOCAL / "m3coordinator.yml")], None
+    if options.sink == "prometheus":
+        store = prometheus_sink.store_of(data)
+        store.start()
+        assert store.process is not None
+        services.append(store.process)
+        files = overlaid(LOCAL / "m3coordinator.yml", prometheus_sink.overlay(store), data / "sink-prometheus.yml")
+    command = module_command("coordinator", *files, "--data-dir", str(data))
     coordinator = Process("coordinator", command, logs / "coordinator.log", ends_with_us=True)
     services.append(coordinator)
     coordinator.wait_for_http(f"{COORDINATOR}/health")
@@ -128,12 +147,13 @@ def _start(options: argparse.Namespace, services: list[Process]) -> None:
     aggregator = Process("aggregator", command, logs / "aggregator.log", ends_with_us=True)
     services.append(aggregator)
     aggregator.wait_for_http(f"{AGGREGATOR}/health")
+    return store
 
 
 def _missing(services: list[Process]) -> list[str]:
     """What it waits for until all shards are cut over, a leader exists and the coordinator takes writes. Raises ``LabError``."""
     waiting = []
-    for service, url in zip(services, (COORDINATOR, AGGREGATOR), strict=True):
+    for service, url in zip(services[-2:], (COORDINATOR, AGGREGATOR), strict=True):
         service.check()
         status, body = try_get(f"{url}/ready")
         if status != 200:
@@ -183,9 +203,10 @@ def _watch(
         time.sleep(max(0.05, 1.05 - time.time() % 1))
 
 
-def _check(began: int, end: float) -> int:
-    """Judges, prints; the exit code."""
-    verdict = judge_run(COORDINATOR, began, end, MIN_WINDOWS, MIN_ROLLUP_WINDOWS)
+def _check(store: PrometheusStore | None, began: int, end: float) -> int:
+    """Judges what the coordinator's own store has, or ``store``; prints; the exit code."""
+    fetched = partial(judge.fetch, COORDINATOR) if store is None else partial(prometheus_sink.fetch, store)
+    verdict = judge.judge_run(fetched, began, end, MIN_WINDOWS, MIN_ROLLUP_WINDOWS)
     print(verdict)
     return 0 if verdict.good else 1
 

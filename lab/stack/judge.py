@@ -4,7 +4,7 @@ A window ``[start, start + 10 s)`` is stored with its end as timestamp. The firs
 judged is the last that the aggregator must have flushed by now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lab.prometheus import EQUAL, REGEX, Labels, Points, remote_read
@@ -86,12 +86,19 @@ def _judge_series(
 
 
 def judge_run(
-    base_url: str, began_s: int, end_s: float, min_windows: int = MIN_WINDOWS, min_rollup_windows: int = 0
+    fetched: Callable[[int, int], Points],
+    began_s: int,
+    end_s: float,
+    min_windows: int = MIN_WINDOWS,
+    min_rollup_windows: int = 0,
 ) -> Verdict:
-    """Judges what a coordinator stored of a stream that was fed from ``began_s`` on and is looked at since ``end_s``."""
+    """Judges what is stored of a stream that was fed from ``began_s`` on and is looked at since ``end_s``.
+
+    ``fetched``: all demo series between two times in seconds.
+    """
     first = (began_s // WINDOW_S + 1) * WINDOW_S
     last, last_rollup = (int(end_s - delay) // WINDOW_S * WINDOW_S for delay in (FLUSH_DELAY_S, ROLLUP_DELAY_S))
-    return judge(fetch(base_url, first, last), first, last, last_rollup, min_windows, min_rollup_windows)
+    return judge(fetched(first, last), first, last, last_rollup, min_windows, min_rollup_windows)
 
 
 def fetch(base_url: str, start_s: int, end_s: int) -> Points:
