@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.golden import vectors
 
+from m3x import log
+
 # Without the vectors captured from the real M3 their readers are left out; golden/test_vectors.py says so, or fails where they must be.
 if not vectors.present():
     collect_ignore = sorted(reader for reader in set(vectors.READERS.values()) if Path(reader).name.startswith("test_"))
@@ -22,6 +24,12 @@ _DEPLOYMENTS = "deployments"
 _WAITING = ("test_cluster_script", "test_failover", "test_rollup_rules", "test_setting_up")
 _REAL = ("test_rollups",)
 """Modules outside ``integration`` that run whole instances under load."""
+
+
+@pytest.fixture(autouse=True)
+def _log_as_a_service_does() -> None:
+    """Commands that tests call in this process set another level; a closed stream, written to behind a test, ends logging for good."""
+    log.configure("info")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
