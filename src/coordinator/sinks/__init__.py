@@ -28,7 +28,7 @@ Imports ``m3metrics`` and ``m3x``; the stores also ``coordinator.store``, ``coor
 
 from coordinator.sinks.embedded import EmbeddedSink
 from coordinator.sinks.file import FileSink
-from coordinator.sinks.hub import Hub, QueuedSink, open_hub
+from coordinator.sinks.hub import Hub, NotYetSafeError, QueuedSink, open_hub
 from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import Delivered, HeldError, Refused, RefusedWhy, Sink, TryAgainError
@@ -42,6 +42,7 @@ __all__ = [
     "FileSink",
     "HeldError",
     "Hub",
+    "NotYetSafeError",
     "QueueOptions",
     "QueuedSink",
     "Refused",

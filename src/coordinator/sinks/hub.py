@@ -30,12 +30,16 @@ from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.segments import Position, SegmentError
 
-__all__ = ["Hub", "HubOptions", "Orphan", "QueuedSink", "Verdict", "open_hub"]
+__all__ = ["Hub", "HubOptions", "NotYetSafeError", "Orphan", "QueuedSink", "Verdict", "open_hub"]
 
 _log = logger(__name__)
 _TRY_AGAIN_S = 1.0
 _ROW_BYTES = 30
 _ENDS = "the process ends"
+
+
+class NotYetSafeError(TryAgainError):
+    """Some queue has had no room for the batch in time; it waits. Who gives it once more gives it to nobody twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,7 @@ class Hub:
     async def write_watched(self, batch: Values, timeout_s: float) -> Verdict:
         """``write``, and what the sinks have said of it within the time; what they refuse later is counted ``refused_after_answer``.
 
-        Raises ``TryAgainError`` where not every sink has it safely in that time: then it must not be answered with success.
+        Raises ``NotYetSafeError`` where not every sink has it safely in that time: then it must not be answered with success.
         """
         if self.direct is not None:
             return Verdict({self.direct.name: await self.direct.deliver(batch, again=False)})
@@ -222,7 +226,7 @@ class Hub:
         except TimeoutError:
             if not is_safe:
                 full = [line.deliverer.name for line in self._lines if line.parts or line.syncing]
-                raise TryAgainError(f"not yet safe with {', '.join(full)}") from None
+                raise NotYetSafeError(f"not yet safe with {', '.join(full)}") from None
         for name, watch in watches.items():
             watch.answered = True
             said = watch.said.result() if watch.said.done() else None

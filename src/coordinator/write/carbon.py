@@ -273,7 +273,8 @@ class CarbonIngester:
         times = np.array([one.time_ns for one in samples], np.int64)
         batch = one_destination(table, series, times, np.array([one.value for one in samples], np.float64), policy)
         try:
-            refused = await self._direct.write(batch)
+            # While there is no room nothing more is read: the sender is held, as where nothing can be sent.
+            refused = await self._direct.write(batch, patient=True)
         except DirectWriteError as error:
             fates[lines] = _Fate.LOST
             self._not_kept.count(Reason.STORAGE_FAILED, len(samples))

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from coordinator.config import Namespace
 from coordinator.not_kept import Reason
-from coordinator.sinks import Delivered, Hub, RefusedWhy, SeriesTable, TryAgainError, Values
+from coordinator.sinks import Delivered, Hub, NotYetSafeError, RefusedWhy, SeriesTable, TryAgainError, Values
 from coordinator.sinks.values import UNAGGREGATED, Destination
 from m3metrics.policy import StoragePolicy
 from m3x.golang import go_duration
+from m3x.log import logger
 
 SCHEME_TAG = (b"__option_id_scheme__", b"graphite")
 """Tells storage that the tags are the parts of a Graphite path; not stored."""
 
+_PATIENT_S = 1.0
+log = logger(__name__)
 _REASONS = {
     RefusedWhy.BAD_ID: Reason.INVALID_LABELS,
     RefusedWhy.OUTSIDE_RETENTION: Reason.OUTSIDE_RETENTION,
@@ -52,8 +55,8 @@ class DirectStore(Protocol):
     def refusal(self, policy: StoragePolicy | None) -> str | None:
         """Why nothing can be written for the policy (None: unaggregated), in M3's words; None: it can."""
 
-    async def write(self, batch: Values) -> list[RefusedSample]:
-        """Writes, safe on return. Raises ``DirectWriteError``."""
+    async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
+        """Writes, safe on return. ``patient``: waits for room however long it takes. Raises ``DirectWriteError``."""
 
 
 def destination_of(policy: StoragePolicy | None) -> Destination:
@@ -103,12 +106,20 @@ class HubDirectStore:
             return f"cannot write to read only namespace {namespace.name} ({resolution}:{retention})"
         return None
 
-    async def write(self, batch: Values) -> list[RefusedSample]:
+    async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         """See ``DirectStore``. Of a sample that several stores refuse the first refusal is told."""
-        try:
-            verdict = await self._hub.write_watched(batch, self._timeout_s)
-        except TryAgainError as error:
-            raise DirectWriteError(str(error)) from error
+        timeout_s, verdict = self._timeout_s, None
+        while verdict is None:
+            try:
+                verdict = await self._hub.write_watched(batch, timeout_s)
+            except NotYetSafeError as error:
+                if not patient:
+                    raise DirectWriteError(str(error)) from error
+                # At once: it must not become safe unnoticed, or it would be given a second time.
+                timeout_s = max(timeout_s, _PATIENT_S)
+                log.warning_limited("a direct write waits for room", per_second=0.1, reason=str(error))
+            except TryAgainError as error:
+                raise DirectWriteError(str(error)) from error
         refused: dict[int, RefusedSample] = {}
         for delivered in verdict.delivered.values():
             for sample in _samples(delivered):

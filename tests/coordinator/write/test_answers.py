@@ -520,7 +520,6 @@ LINES = {
     "line-direct-storage-fails": Line(b"raw.b 1 %d\n" % AT, SetUp(change=failing_store)),
     "line-direct-store-refuses": Line(b"raw.b 1 %d\n" % AT, behind_queue(refusing_last)),
     "line-direct-store-away": Line(b"raw.b 1 %d\n" % AT, behind_queue(away, write_timeout_s=0.05)),
-    "line-direct-queue-full": Line(b"raw.b 1 %d\n" % AT, behind_queue(write_timeout_s=0.05, change=full_queue)),
     "line-producer-refuses": Line(b"a.b 1 %d\n" % AT, SetUp(change=refusing_producer)),
 }
 
@@ -558,6 +557,27 @@ async def _line_waits(key: str, directory: Path, patch: pytest.MonkeyPatch) -> N
         assert not waiting.done()
         assert (world.ends(), world.counted()) == (Counter(), Counter())
         world.topic._opening = Opening(0)
+        assert await waiting == len(data)
+        assert ("none", world.ends(), world.counted()) == rows()[key]
+
+
+async def _line_waits_for_a_queue(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    async with world_of(behind_queue(write_timeout_s=0.01), directory, patch) as world:
+        with pytest.MonkeyPatch.context() as full:
+            full_queue(world, full)
+            full.setattr("coordinator.write.direct._PATIENT_S", 0.01)
+            data = np.frombuffer(bytearray(b"raw.b 1 %d\n" % AT), np.uint8)
+            waiting = asyncio.create_task(world.carbon(RAW).ingest(data))
+            attempts = 0
+
+            def write_watched(*arguments: Any) -> Any:
+                nonlocal attempts
+                attempts += 1
+                return Hub.write_watched(world.hub, *arguments)
+
+            full.setattr(world.hub, "write_watched", write_watched)
+            await until(lambda: attempts > 2)
+            assert (world.ends(), world.counted()) == (Counter(), Counter())
         assert await waiting == len(data)
         assert ("none", world.ends(), world.counted()) == rows()[key]
 
@@ -605,6 +625,7 @@ async def _refused_at_start(key: str, directory: Path, _patch: pytest.MonkeyPatc
 
 MORE: dict[str, Check] = {
     "line-waits": _line_waits,
+    "line-direct-queue-full": _line_waits_for_a_queue,
     "store-refuses-later": _store_refuses_later,
     "administration-only": _administration_only,
     "line-no-aggregators": _refused_at_start,

@@ -268,7 +268,7 @@ class _Storage:
     def refusal(self, _: StoragePolicy | None) -> str | None:
         return None
 
-    async def write(self, batch: Values) -> list[RefusedSample]:
+    async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         if self.broken:
             raise DirectWriteError("disk full")
         return [

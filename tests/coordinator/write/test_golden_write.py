@@ -121,7 +121,7 @@ class Storage:
         retention, resolution = go_duration(policy.retention_ns), go_duration(policy.window_ns)
         return f"no configured cluster namespace for: retention={retention}, resolution={resolution}"
 
-    async def write(self, batch: Values) -> list[RefusedSample]:
+    async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         self.written.append(batch)
         return []
 

@@ -69,7 +69,7 @@ class Storage:
     def refusal(self, policy: StoragePolicy | None) -> str | None:
         return None if policy is None else "unaggregated only"
 
-    async def write(self, batch: Values) -> list[RefusedSample]:
+    async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         self.names += [dict(decode_tags(batch.table.id(one)))[b"__name__"] for one in batch.series.tolist()]
         return []
 
