@@ -27,7 +27,7 @@ def _message_shard(out, end, time_ns, value, annotation_size, policy_size, name_
     return murmur3_32(out, at, name_size) % np.uint32(topic_shards)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _put_value(t, element, spec, o, annotation, time_ns, value, topic_shards, part):
     """Encodes one value as the next message of ``part``; returns 0, or the bytes that it needs where there is no room."""
     e = v.entries(t)[np.int64(element.entry)]
@@ -84,7 +84,7 @@ def _take_late_mark(t, w, i):
         v.windows(t)[w].late -= 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part):
     """Encodes the values of record ``i`` from output ``cursor.output`` on; returns whether that was all."""
     bucket = v.buckets(t)[v.windows(t)[w].bucket]
@@ -133,6 +133,8 @@ def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic
     records marked so. Of elements with state, what their state says is put out, whatever the action. ``samples``: as ``gather_log``
     leaves them.
     """
+    part = v.borrowed(part)
+    samples = v.borrowed(samples)
     cursor = where[0]
     cursor.need = 0
     slot = cursor.next - 1

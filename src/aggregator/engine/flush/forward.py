@@ -108,6 +108,7 @@ def emit_forwarded(t, w, time_ns, rows, order, versions, where, num_shards, valu
 
     ``values``, ``previous``: float64, room for the largest group.
     """
+    part = v.borrowed(part)
     n = len(rows)
     cursor = where[0]
     cursor.need = 0

@@ -222,7 +222,7 @@ def _count_kind(t, row):
         v.counts(t)[why.C_TIMED] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _entry_of(t, hint, row, category, buf):
     """Row of the entry of a message, -1 if it has none yet."""
     address = base(buf) + np.uint64(row.id_at)
@@ -238,7 +238,7 @@ def _entry_of(t, hint, row, category, buf):
     return probe(t, hint.half, category, np.int64(row.metric_type), address, np.int64(row.id_size))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _is_known(t, at, row, key, buf, now_ns):
     """Whether a message has the metadata that its entry, row ``at``, has used last, and its stage still holds."""
     if at < 0 or v.entries(t)[at].stage == 0:
@@ -255,7 +255,7 @@ def _is_known(t, at, row, key, buf, now_ns):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _admit(t, at, half, row, category, buf, now_ns):
     """``(entry, shard, detail)`` of a message: its entry is made if ``at`` is -1; ``D_NONE`` or why the shard takes nothing."""
     id_at = np.int64(row.id_at)
@@ -281,7 +281,7 @@ def _admit(t, at, half, row, category, buf, now_ns):
     return at, shard, detail
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _add_to_all(t, e, shard, row, value_bits, buf, now_ns, call):
     """Adds the value of a message to every element of entry ``e``; returns ``D_NONE`` or why the first one does not take it."""
     if e.elements == 1:
@@ -297,7 +297,7 @@ def _add_to_all(t, e, shard, row, value_bits, buf, now_ns, call):
     return detail
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _take(t, at, meta, shard, row, category, buf, scratch, now_ns, call):
     """Takes the value of a message for entry ``at``; ``D_NONE`` or why not. ``meta``: -1 where the entry knows the metadata."""
     payload = np.int64(row.payload)

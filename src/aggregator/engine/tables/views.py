@@ -122,6 +122,22 @@ log_words = _view("log", np.dtype(np.int64))
 free_tables = _view("sources", layout.FREE_SOURCES)
 
 
+@intrinsic
+def borrowed(_context, arrays):
+    """``borrowed(arrays)``: the same named tuple of arrays without references to count; whoever calls the kernel holds them."""
+
+    def generate(context, builder, _s, args):
+        values = []
+        for kind, value in zip(arrays.types, cgutils.unpack_tuple(builder, args[0]), strict=True):
+            array = make_array(kind)(context, builder, value)
+            array.meminfo = cgutils.get_null_value(array.meminfo.type)
+            array.parent = cgutils.get_null_value(array.parent.type)
+            values.append(array._getvalue())
+        return context.make_tuple(builder, arrays, values)
+
+    return arrays(arrays), generate
+
+
 @njit(cache=True, nogil=True)
 def reference(b, slot):
     """Row in ``elements`` of a slot of bucket ``b``."""
