@@ -461,7 +461,7 @@ class Engine:
             + slots * 16
             + int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize
             + int(head["chunks"]) * layout.LOG_CHUNK * 8
-            + int(head["annotation_bytes"])
+            + int(tables.annotation_table["used"][0])
             + int(head["sources"]) * layout.SOURCE.itemsize
             + self._metadata.size_bytes
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.tables import layout
+from m3x.byte_table import place
 from m3x.reserve import reserve
 
 PLAIN = EngineOptions(num_shards=1, topic_shards=1)
@@ -90,7 +91,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
     head["max_entries"] = max_series
     head["max_slots"] = min(8 * max_series + layout.PAGE_ROWS, 1 << layout.SLOT_BITS)
     head["max_ids"] = len(ids)
-    return layout.Tables(
+    tables = layout.Tables(
         head=head,
         entry_index=reserve_index(max_series),
         entries=_reserve_wide(max_series + 1, layout.ENTRY),
@@ -112,8 +113,9 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         stages=reserve(2 * layout.MAX_METAS, layout.STAGE),
         stage_specs=reserve(8 * layout.MAX_METAS, layout.STAGE_SPEC),
         text=reserve(layout.TEXT_BYTES, np.uint8),
-        annotations=reserve(layout.MAX_ANNOTATIONS + 1, layout.TEXT_RANGE),
-        annotation_index=reserve(layout.ANNOTATION_INDEX, np.uint32),
+        annotation_table=np.zeros(1, layout.DTYPES["annotation_table"]),
+        annotations=reserve(layout.MAX_ANNOTATIONS, layout.DTYPES["annotations"]),
+        annotation_slots=reserve(layout.ANNOTATION_SLOTS, np.uint64),
         annotation_bytes=reserve(layout.ANNOTATION_BYTES, np.uint8),
         shards=reserve(layout.MAX_SHARDS, layout.SHARD),
         list_born=_columns("list_born", layout.MAX_BUCKETS),
@@ -129,3 +131,5 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         sources=reserve(layout.MAX_SOURCES, layout.SOURCE),
         free_sources=np.zeros(64, np.int64),
     )
+    place(tables.annotation_table, tables.annotation_slots, tables.annotations, tables.annotation_bytes)
+    return tables

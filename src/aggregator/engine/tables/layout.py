@@ -10,6 +10,7 @@
 | pages | 4,096 records of a window, one for each slot | ``page_table[window, slot >> 12]`` |
 | records | what one element has aggregated in one window: one cache line | page · slot |
 | log | samples of timers that need quantiles, in chunks chained per window | window |
+| annotations | bytes that came with values, as ``m3x.table_kernels`` keeps keys | number, or hash of the bytes |
 | sources | which source has sent which versions to a record, a hash table per window | window, then slot and source |
 | targets | rollups: what elements forward to; ``group_index`` finds the group of a target on a shard | number |
 | metas, stages, stage_specs | interned metadata bytes, their stages, what a stage asks for | hash of the bytes |
@@ -29,6 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from m3x import table_kernels
 
 Array = NDArray[Any]
 
@@ -51,7 +54,7 @@ MAX_METAS = 1 << 20
 META_INDEX = 1 << 21
 MAX_ATTRS = (1 << 16) - 1
 MAX_ANNOTATIONS = 1 << 16
-ANNOTATION_INDEX = 1 << 17
+ANNOTATION_SLOTS = 1 << 17
 ANNOTATION_BYTES = 1 << 26
 TEXT_BYTES = 1 << 30
 
@@ -270,7 +273,6 @@ SPEC = np.dtype(
 OUTPUT = np.dtype(
     [("quantile", np.float64), ("suffix_at", np.uint32), ("suffix_size", np.uint32), ("kind", np.int64)], align=True
 )
-TEXT_RANGE = np.dtype([("at", np.uint32), ("size", np.uint32)])
 ATTRS = np.dtype([("at", np.uint32), ("size", np.uint32), ("traffic", np.uint64), ("resend", np.uint64)], align=True)
 TARGET = np.dtype(
     [
@@ -349,8 +351,6 @@ HEAD = np.dtype(
         ("windows", np.int64),
         ("buckets", np.int64),
         ("metas", np.int64),
-        ("annotations", np.int64),
-        ("annotation_bytes", np.int64),
         ("new_lists", np.int64),  # since they were asked for
         ("errors", np.int64),  # in ``recent``
         ("num_shards", np.int64),
@@ -473,8 +473,9 @@ class Tables(NamedTuple):
     stages: Array
     stage_specs: Array
     text: Array
+    annotation_table: Array
     annotations: Array
-    annotation_index: Array
+    annotation_slots: Array
     annotation_bytes: Array
     shards: Array
     list_born: Array
@@ -504,7 +505,6 @@ class Tables(NamedTuple):
 TABLE_NAMES = Tables._fields
 DTYPES: dict[str, np.dtype[Any]] = {
     "head": HEAD,
-    "entry_index": np.dtype(np.uint64),
     "entries": ENTRY,
     "ids": np.dtype(np.uint8),
     "elements": ELEMENT,
@@ -520,16 +520,17 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "stages": STAGE,
     "stage_specs": STAGE_SPEC,
     "text": np.dtype(np.uint8),
-    "annotations": TEXT_RANGE,
+    "annotation_table": table_kernels.HEAD,
+    "annotations": table_kernels.ROW,
     "annotation_bytes": np.dtype(np.uint8),
     "shards": SHARD,
     "recent": ERROR,
-    "group_index": np.dtype(np.uint64),
     "targets": TARGET,
     "sources": SOURCE,
 }
-"""Row types of the tables; ``int64`` or ``uint32`` for those that are not named (below)."""
+"""Row types of the tables; ``int64``, ``uint64`` or ``uint32`` for those that are not named (below)."""
 DTYPES |= {name: np.dtype(np.int64) for name in ("list_born", "closed_through", "emitted_through")}
+DTYPES |= {name: np.dtype(np.uint64) for name in ("entry_index", "annotation_slots", "group_index")}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {
