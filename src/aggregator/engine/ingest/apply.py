@@ -222,114 +222,6 @@ def _count_kind(t, row):
         v.counts(t)[why.C_TIMED] += 1
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _entry_of(t, hint, row, category, buf):
-    """Row of the entry of a message, -1 if it has none yet."""
-    address = base(buf) + np.uint64(row.id_at)
-    if hint.row >= 0:
-        e = v.entries(t)[hint.row]
-        if (
-            e.id_size == row.id_size
-            and np.int64(e.category) == category
-            and e.metric_type == row.metric_type
-            and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, np.int64(row.id_size))
-        ):
-            return hint.row
-    return probe(t, hint.half, category, np.int64(row.metric_type), address, np.int64(row.id_size))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _is_known(t, at, row, key, buf, now_ns):
-    """Whether a message has the metadata that its entry, row ``at``, has used last, and its stage still holds."""
-    if at < 0 or v.entries(t)[at].stage == 0:
-        return False
-    s = v.stages(t)[np.int64(v.entries(t)[at].stage) - 1]
-    return (
-        s.meta_size == row.meta_size
-        and np.int64(s.key) == key
-        and s.from_ns <= now_ns
-        and now_ns < s.until_ns
-        and bytes_equal(
-            base(v.text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), np.int64(row.meta_size)
-        )
-    )
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _admit(t, at, half, row, category, buf, now_ns):
-    """``(entry, shard, detail)`` of a message: its entry is made if ``at`` is -1; ``D_NONE`` or why the shard takes nothing."""
-    id_at = np.int64(row.id_at)
-    id_size = np.int64(row.id_size)
-    shard = (
-        np.int64(v.entries(t)[at].shard)
-        if at >= 0
-        else np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(v.head(t).num_shards))
-    )
-    home = v.shards(t)[shard]
-    if home.owned == 0:
-        return at, shard, why.D_NOT_OWNED
-    if now_ns < home.earliest or now_ns >= home.latest:
-        v.counts(t)[why.C_NOT_WRITEABLE] += 1
-        return at, shard, why.D_NOT_WRITEABLE
-    detail = why.D_NONE
-    if at < 0:
-        detail = may_create(t, shard, now_ns)
-        if detail == why.D_NONE:
-            at = create_entry(t, half, category, np.int64(row.metric_type), buf, id_at, id_size, shard, now_ns)
-            if at < 0:
-                detail = why.D_MEMORY
-    return at, shard, detail
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _add_to_all(t, e, shard, row, value_bits, buf, now_ns, call):
-    """Adds the value of a message to every element of entry ``e``; returns ``D_NONE`` or why the first one does not take it."""
-    if e.elements == 1:
-        return _add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
-    detail = np.int64(why.D_NONE)
-    ref = np.int64(e.element) - 1
-    while ref >= 0:
-        x = v.elements(t)[ref]
-        result = _add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
-        if detail == why.D_NONE:
-            detail = result
-        ref = np.int64(x.next) - 1
-    return detail
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _take(t, at, meta, shard, row, category, buf, scratch, now_ns, call):
-    """Takes the value of a message for entry ``at``; ``D_NONE`` or why not. ``meta``: -1 where the entry knows the metadata."""
-    payload = np.int64(row.payload)
-    known = meta < 0
-    e = v.entries(t)[at]
-    n = np.int64(row.values_size) >> 3 if payload == Payload.TIMERS else np.int64(1)
-    if not within_value_limit(t, e, n, now_ns):
-        v.counts(t)[why.C_VALUE_REFUSED + category] += 1
-        v.counts(t)[why.C_DROPPED_VALUES + category] += n
-        return np.int64(why.D_VALUE_LIMIT)
-    if payload == Payload.TIMERS and n == 0 and v.head(t).timer_split > 0:
-        # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
-        return np.int64(why.D_NONE)
-    e.last_access = now_ns
-    write = True
-    detail = np.int64(why.D_NONE)
-    if payload == Payload.FORWARDED:
-        detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
-    if not known and detail == why.D_NONE:
-        detail, write = _prepare(t, at, meta, payload, category, now_ns)
-    if not write or detail != why.D_NONE:
-        return detail
-    if payload == Payload.FORWARDED:
-        return add_forwarded(t, at, np.int64(e.stage) - 1, shard, row, buf)
-    scratch[0] = row.value
-    if payload == Payload.TIMED:
-        stage = stage_of(t, at, meta, known, now_ns)
-        spec = np.int64(v.stage_specs(t)[np.int64(v.stages(t)[stage].specs_at)].spec)
-        return _add(t, find_element(t, at, spec), spec, shard, row, base(scratch), buf, now_ns, call)
-    return _add_to_all(t, e, shard, row, base(scratch), buf, now_ns, call)
-
-
 @njit(cache=True, nogil=True)
 def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     """Applies the decoded message ``rows[i]``; returns ``DONE`` or what is needed first (nothing has been changed then).
@@ -340,28 +232,112 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     if row.status != ROW_OK:
         return NEED_PLAIN
     payload = np.int64(row.payload)
+    id_at = np.int64(row.id_at)
+    id_size = np.int64(row.id_size)
     if payload == Payload.PASSTHROUGH:
         return NEED_PASSTHROUGH
     category = category_of(payload)
-    key = (payload << 8) | np.int64(row.metric_type)
-    at = _entry_of(t, hints[i], row, category, buf)
+    metric_type = np.int64(row.metric_type)
+    key = (payload << 8) | metric_type
+    address = base(buf) + np.uint64(id_at)
+    half = hints[i].half
+    at = hints[i].row
+    if at >= 0:
+        e = v.entries(t)[at]
+        if not (
+            np.int64(e.id_size) == id_size
+            and np.int64(e.category) == category
+            and np.int64(e.metric_type) == metric_type
+            and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, id_size)
+        ):
+            at = np.int64(-1)
+    if at < 0:
+        at = probe(t, half, category, metric_type, address, id_size)
+    meta_size = np.int64(row.meta_size)
+    known = False
+    if at >= 0 and v.entries(t)[at].stage != 0:
+        s = v.stages(t)[np.int64(v.entries(t)[at].stage) - 1]
+        known = (
+            np.int64(s.meta_size) == meta_size
+            and np.int64(s.key) == key
+            and s.from_ns <= now_ns
+            and now_ns < s.until_ns
+            and bytes_equal(base(v.text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), meta_size)
+        )
     meta = np.int64(-1)
-    if not _is_known(t, at, row, key, buf, now_ns):
-        meta = find_metadata(t, buf, np.int64(row.meta_at), np.int64(row.meta_size), key)
+    if not known:
+        meta = find_metadata(t, buf, np.int64(row.meta_at), meta_size, key)
         if meta < 0:
             return NEED_METADATA
         if v.metas(t)[meta].action == why.D_DECODE:
-            refuse(t, why.OTHER, why.D_DECODE, buf, np.int64(row.id_at), np.int64(row.id_size))
+            refuse(t, why.OTHER, why.D_DECODE, buf, id_at, id_size)
             return DONE
         if at < 0 and v.head(t).live >= v.head(t).index_limit:
             return NEED_INDEX
     _count_kind(t, row)
-    at, shard, detail = _admit(t, at, hints[i].half, row, category, buf, now_ns)
-    if detail == why.D_NONE:
-        detail = _take(t, at, meta, shard, row, category, buf, scratch, now_ns, call)
+    shard = (
+        np.int64(v.entries(t)[at].shard)
+        if at >= 0
+        else np.int64(murmur3_32(buf, id_at, id_size) % np.uint32(v.head(t).num_shards))
+    )
+    home = v.shards(t)[shard]
+    if home.owned == 0:
+        refuse(t, category, why.D_NOT_OWNED, buf, id_at, id_size)
+        return DONE
+    if now_ns < home.earliest or now_ns >= home.latest:
+        v.counts(t)[why.C_NOT_WRITEABLE] += 1
+        refuse(t, category, why.D_NOT_WRITEABLE, buf, id_at, id_size)
+        return DONE
+    if at < 0:
+        detail = may_create(t, shard, now_ns)
+        if detail == why.D_NONE:
+            at = create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns)
+            if at < 0:
+                detail = why.D_MEMORY
+        if detail != why.D_NONE:
+            refuse(t, category, detail, buf, id_at, id_size)
+            return DONE
+    e = v.entries(t)[at]
+    n = np.int64(row.values_size) >> 3 if payload == Payload.TIMERS else np.int64(1)
+    if not within_value_limit(t, e, n, now_ns):
+        v.counts(t)[why.C_VALUE_REFUSED + category] += 1
+        v.counts(t)[why.C_DROPPED_VALUES + category] += n
+        refuse(t, category, why.D_VALUE_LIMIT, buf, id_at, id_size)
+        return DONE
+    if payload == Payload.TIMERS and n == 0 and v.head(t).timer_split > 0:
+        # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
+        v.counts(t)[why.C_SUCCESS + category] += 1
+        v.counts(t)[why.C_WRITE_SUCCESS] += 1
+        return DONE
+    e.last_access = now_ns
+    write = True
+    detail = np.int64(why.D_NONE)
+    if payload == Payload.FORWARDED:
+        detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
+    if not known and detail == why.D_NONE:
+        detail, write = _prepare(t, at, meta, payload, category, now_ns)
+    if write and detail == why.D_NONE:
+        scratch[0] = row.value
+        value_bits = base(scratch)
+        if payload == Payload.FORWARDED:
+            detail = add_forwarded(t, at, np.int64(e.stage) - 1, shard, row, buf)
+        elif payload == Payload.TIMED:
+            stage = stage_of(t, at, meta, known, now_ns)
+            spec = np.int64(v.stage_specs(t)[np.int64(v.stages(t)[stage].specs_at)].spec)
+            detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
+        elif e.elements == 1:
+            detail = _add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
+        else:
+            ref = np.int64(e.element) - 1
+            while ref >= 0:
+                x = v.elements(t)[ref]
+                result = _add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
+                if detail == why.D_NONE:
+                    detail = result
+                ref = np.int64(x.next) - 1
     if detail == why.D_NONE:
         v.counts(t)[why.C_SUCCESS + category] += 1
         v.counts(t)[why.C_WRITE_SUCCESS] += 1
     else:
-        refuse(t, category, detail, buf, np.int64(row.id_at), np.int64(row.id_size))
+        refuse(t, category, detail, buf, id_at, id_size)
     return DONE
