@@ -186,13 +186,12 @@ class Producer:
 def _store(series: int, windows: int) -> Iterator[str]:
     """A ``CountingStore``; its address."""
     command = module_command("bench.outage_store", str(series), str(windows))
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 class Coordinator:
@@ -289,6 +288,8 @@ def _lateness(url: str, producer: Producer, killed_at: Sequence[float]) -> str:
         back = next(at for at in producer.connected_at if at > died)
         normal &= (producer.sent_at < died - _AROUND_S) | (producer.sent_at > back + _AROUND_S)
     late = (arrived - producer.sent_at)[normal]
+    if not len(late):
+        return "every chunk was sent near a death"
     quantiles = ", ".join(
         f"{name} {np.quantile(late, q):.3f} s" for name, q in (("median", 0.5), ("99 %", 0.99), ("most", 1.0))
     )
