@@ -103,6 +103,8 @@ class ByteTable:
     def _make_room(self, keys: int, nbytes: int) -> None:
         used = int(self._head["used"][0])
         count, size = len(self) + keys, used + nbytes
+        if count <= len(self._rows) and size <= len(self._arena) and 2 * count <= len(self._slots):
+            return
         if count > len(self._rows):
             self._rows = _grown(self._rows, len(self), count)
         if size > len(self._arena):
