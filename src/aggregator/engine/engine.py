@@ -81,7 +81,7 @@ class Engine:
         self._tables = reserve_tables(max_series, options)
         self._addresses = addresses(self._tables)
         self._t = np.uint64(self._addresses.ctypes.data)
-        self._metadata = MetadataTable(options, self._tables, self._t)
+        self._metadata = MetadataTable(options, self._tables)
         self._topic_shards = max(options.topic_shards, 1)
         self._owned = np.zeros(0, np.int64)
         self._committed = reserve(layout.MAX_BUCKETS * layout.MAX_SHARDS, np.int64).reshape(

@@ -8,7 +8,6 @@ from aggregator import ipc
 from aggregator.engine.engine import Engine
 from aggregator.engine.ingest.apply import refuse
 from aggregator.engine.ingest.entries import compact_ids
-from aggregator.engine.ingest.metadata_index import link_all
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.state.elements import unregister_elements
 from aggregator.engine.state.state import retire_window
@@ -18,6 +17,7 @@ from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics.codec import BatchTimerWithMetadatas, GaugeWithMetadatas, encode_metric
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
+from m3x import byte_table
 
 _NOW_NS = 1_000_000 * MINUTE_NS
 _NEVER_NS = (1 << 63) - 1
@@ -50,6 +50,7 @@ def warm(progress: Callable[[str], None]) -> None:
     for _ in engine.flush(ipc.Flush(0, list_id, True, bounds), _NOW_NS):
         pass
     progress("aggregator.engine: maintenance")
+    byte_table.warm()
     engine.commit(ipc.Commit(list_id, [], _NOW_NS + MINUTE_NS))
     engine.expire(_NOW_NS + MINUTE_NS)
     engine.set_runtime(ipc.RuntimeOptions(0, 0))
@@ -61,6 +62,5 @@ def warm(progress: Callable[[str], None]) -> None:
     rehash(tables.entry_index, 0, tables.entry_index, 0)
     compact_ids(t, tables.ids)
     unregister_elements(t, 0)
-    link_all(t)
     retire_window(t, 0)
     refuse(t, 0, 0, tables.ids, 0, 0)

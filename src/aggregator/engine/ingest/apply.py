@@ -21,7 +21,6 @@ from aggregator.engine.ingest.forwarded import (
     to_int64,
 )
 from aggregator.engine.ingest.limits import late_or_early, may_create, within_value_limit
-from aggregator.engine.ingest.metadata_index import find_metadata
 from aggregator.engine.state.elements import append_element, find_element, find_key
 from aggregator.engine.state.state import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
 from aggregator.engine.tables import layout
@@ -30,13 +29,11 @@ from aggregator.engine.windows.pages import CLOSED, locate
 from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, begin_record
 from m3metrics.metric import MetricType
 from m3metrics.rows import ROW_OK, Payload
+from m3x import table_kernels
 from m3x.kernels import base, bytes_equal, murmur3_32
 
 DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH = range(5)
 """Why ``ingest`` returned: all is applied; unseen metadata bytes; full index; a message for the plain decoder; a passthrough metric."""
-
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
@@ -223,6 +220,14 @@ def _count_kind(t, row):
 
 
 @njit(cache=True, nogil=True)
+def _find_metadata(t, address, size, key):
+    """Row of the metadata of ``size`` bytes at ``address`` (``key``: payload << 8 | metric type), -1 if it has not been interned."""
+    table = v.head(t).metadata_table
+    found = table_kernels.probe(table, table_kernels.hash_half(address, size, key), address, size, key)
+    return table_kernels.value_of(table, found) if found >= 0 else found
+
+
+@njit(cache=True, nogil=True)
 def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     """Applies the decoded message ``rows[i]``; returns ``DONE`` or what is needed first (nothing has been changed then).
 
@@ -266,7 +271,7 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
         )
     meta = np.int64(-1)
     if not known:
-        meta = find_metadata(t, buf, np.int64(row.meta_at), meta_size, key)
+        meta = _find_metadata(t, base(buf) + np.uint64(row.meta_at), meta_size, np.uint64(key))
         if meta < 0:
             return NEED_METADATA
         if v.metas(t)[meta].action == why.D_DECODE:

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from aggregator.engine import reasons as why
-from aggregator.engine.ingest.metadata_index import link_all, link_metadata
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.tables import layout
 from aggregator.engine.tables.layout import Tables
@@ -44,6 +43,7 @@ from m3metrics.metric import MetricType
 from m3metrics.pipeline import AppliedPipeline, RollupOp, TransformationOp, TransformationType, with_resets
 from m3metrics.policy import StoragePolicy
 from m3metrics.rows import Payload
+from m3x.byte_table import ByteTable
 from m3x.golang import YEAR_ONE_NS
 
 MAX_METADATA_BYTES = 1 << 16
@@ -129,12 +129,11 @@ def types_options(options: EngineOptions) -> TypesOptions:
 class MetadataTable:
     """Interns metadata bytes into the tables of an engine."""
 
-    def __init__(self, options: EngineOptions, tables: Tables, address: np.uint64) -> None:
+    def __init__(self, options: EngineOptions, tables: Tables) -> None:
         self._options = options
         self._types = types_options(options)
         self._defaults = tuple(StoragePolicy.parse(text) for text in options.default_storage_policies)
         self._tables = tables
-        self._address = address
         self._texts = Ranges(16)
         self._outputs = Ranges()
         self._stages = Ranges()
@@ -150,6 +149,7 @@ class MetadataTable:
         self._buckets: dict[ListId, int] = {}
         self._young: set[int] = set()
         """Rows interned since the last sweep."""
+        self._index_anew()
         self._prefixes = {
             MetricType.COUNTER: options.counter_prefix.encode(),
             MetricType.TIMER: options.timer_prefix.encode(),
@@ -174,7 +174,7 @@ class MetadataTable:
             (self._stage_specs, layout.STAGE_SPEC),
             (self._outputs, layout.OUTPUT),
         )
-        return self._texts.used + sum(ranges.used * dtype.itemsize for ranges, dtype in rows)
+        return self._texts.used + self._index.size_bytes + sum(ranges.used * dtype.itemsize for ranges, dtype in rows)
 
     def intern(self, data: bytes, payload: int, metric_type: int) -> int:
         """Parses the metadata bytes of a payload (``Payload``); returns their row.
@@ -195,7 +195,7 @@ class MetadataTable:
         meta["action"] = self._parse(data, payload, metric_type, meta)
         head["metas"] = self._meta_rows.used
         self._young.add(row)
-        link_metadata(self._address, row)
+        self._index.add([data], [row], np.array([meta["key"]], np.uint64))
         return row
 
     def _full(self) -> bool:
@@ -459,7 +459,20 @@ class MetadataTable:
         for row in dropped:
             self._drop_meta(row)
         self._drop_unused()
-        link_all(self._address)
+        if dropped:
+            self._index_anew()
+
+    def _index_anew(self) -> None:
+        """Begins the table that kernels find rows of ``metas`` in, with those in use: nothing can be taken out of a table."""
+        tables = self._tables
+        rows = np.flatnonzero(tables.metas["key"][: self._meta_rows.used])
+        metas = tables.metas[rows]
+        places = zip(metas["at"].tolist(), metas["size"].tolist(), strict=True)
+        self._index = ByteTable()
+        self._index.add(
+            [tables.text[at : at + size].tobytes() for at, size in places], rows, metas["key"].astype(np.uint64)
+        )
+        tables.head["metadata_table"] = self._index.address
 
     def _drop_meta(self, row: int) -> None:
         meta = self._tables.metas[row]

@@ -109,7 +109,6 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         outputs=reserve(4 * layout.MAX_SPECS, layout.OUTPUT),
         attrs=reserve(layout.MAX_ATTRS + 1, layout.ATTRS),
         metas=reserve(layout.MAX_METAS, layout.META),
-        meta_index=reserve(layout.META_INDEX, np.uint32),
         stages=reserve(2 * layout.MAX_METAS, layout.STAGE),
         stage_specs=reserve(8 * layout.MAX_METAS, layout.STAGE_SPEC),
         text=reserve(layout.TEXT_BYTES, np.uint8),

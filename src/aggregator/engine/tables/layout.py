@@ -51,7 +51,6 @@ MAX_SPECS = 1 << 20
 MAX_ELEMENTS = 1 << 12
 """Aggregations of one metric."""
 MAX_METAS = 1 << 20
-META_INDEX = 1 << 21
 MAX_ATTRS = (1 << 16) - 1
 MAX_ANNOTATIONS = 1 << 16
 ANNOTATION_SLOTS = 1 << 17
@@ -295,7 +294,6 @@ META = np.dtype(
     [
         ("at", np.uint32),
         ("size", np.uint32),
-        ("hash", np.uint32),
         ("first_stage", np.uint32),
         ("stages", np.uint32),
         ("key", np.uint16),  # payload << 8 | metric type
@@ -351,6 +349,7 @@ HEAD = np.dtype(
         ("windows", np.int64),
         ("buckets", np.int64),
         ("metas", np.int64),
+        ("metadata_table", np.uint64),  # address of a table (``m3x.table_kernels``): bytes and key → row
         ("new_lists", np.int64),  # since they were asked for
         ("errors", np.int64),  # in ``recent``
         ("num_shards", np.int64),
@@ -469,7 +468,6 @@ class Tables(NamedTuple):
     outputs: Array
     attrs: Array
     metas: Array
-    meta_index: Array
     stages: Array
     stage_specs: Array
     text: Array
