@@ -1,7 +1,7 @@
 """Puts a directory in order when it is opened: what is torn is cut off, what cannot be read is set aside, what is missing is told.
 
-Only the last segment can be torn by the death of its process, and only it is read to its end here; damage elsewhere is found, and told,
-when it is read.
+Only the last segment can be torn by the death of its process, and only it is read to its end here (and the one before it, if it turns out
+to have no record); damage elsewhere is found, and told, when it is read.
 """
 
 import itertools
@@ -54,20 +54,42 @@ def recover(directory: Directory) -> Recovered:
     """Blocks while the last segment is read. Raises ``OSError``."""
     found = Recovered()
     headers = list(_headers(directory, found))
+    last, damage = _last(directory, headers)
     for header, following in itertools.zip_longest(headers, headers[1:]):
+        if following is None:
+            assert last is not None
+            segment = last
+        else:
+            with open(directory.path / segment_name(header.number), "rb") as file:
+                told = following.previous == header.number
+                stop = following.previous_stop if told else _read_through(file.fileno(), header).stop
+                segment = Segment(header, os.fstat(file.fileno()).st_size, stop)
+            if following.previous > header.number:
+                found.damage.append(_missing(segment, following))
+        found.segments.append(segment)
+    found.damage += damage
+    return found
+
+
+def _last(directory: Directory, headers: list[SegmentHeader]) -> tuple[Segment | None, list[Damage]]:
+    """The last segment that has records, with what no record follows cut off; those behind it leave ``headers`` and the directory.
+
+    Also what is wrong with them. A power cut may empty a segment and tear the one before it.
+    """
+    damage: list[Damage] = []
+    while headers:
+        header = headers[-1]
         path = directory.path / segment_name(header.number)
         with open(path, "rb+") as file:
-            if following is not None and following.previous == header.number:
-                segment = Segment(header, os.fstat(file.fileno()).st_size, following.previous_stop)
-            else:
-                segment = _read_through(directory, file.fileno(), header, found, last=following is None)
-        if following is None and segment.size == header.size:
-            path.unlink()
-        else:
-            found.segments.append(segment)
-        if following is not None and following.previous > header.number:
-            found.damage.append(_missing(segment, following))
-    return found
+            segment = _read_through(file.fileno(), header)
+            size = os.fstat(file.fileno()).st_size
+            if segment.size < size:
+                damage.insert(0, _cut(directory, file.fileno(), header, segment.size, size))
+        if segment.size > header.size:
+            return segment, damage
+        path.unlink()
+        headers.pop()
+    return None, damage
 
 
 def _headers(directory: Directory, found: Recovered) -> Iterator[SegmentHeader]:
@@ -93,17 +115,13 @@ def _headers(directory: Directory, found: Recovered) -> Iterator[SegmentHeader]:
             found.damage.append(Damage(number, 0, size, None, f"{reason}; the file is now {aside}"))
 
 
-def _read_through(directory: Directory, fd: int, header: SegmentHeader, found: Recovered, *, last: bool) -> Segment:
-    """Counts the records of a segment whose successor does not say how many there are; of the last one, cuts off what no record follows."""
+def _read_through(fd: int, header: SegmentHeader) -> Segment:
+    """Counts the records of a segment whose successor does not say how many there are; its size is up to the end of the last good one."""
     size = os.fstat(fd).st_size
     scan = SegmentScan(fd, header)
     while scan.next(size) is not None:
         pass
-    stop = header.number if scan.expected is None else scan.expected
-    if last and scan.good < size:
-        found.damage.append(_cut(directory, fd, header, scan.good, size))
-        size = scan.good
-    return Segment(header, size, stop)
+    return Segment(header, scan.good, header.number if scan.expected is None else scan.expected)
 
 
 def _cut(directory: Directory, fd: int, header: SegmentHeader, good: int, size: int) -> Damage:

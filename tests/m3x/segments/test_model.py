@@ -171,3 +171,16 @@ class LogModel(RuleBasedStateMachine):
 
 TestLog = LogModel.TestCase
 TestLog.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_a_power_cut_that_empties_a_segment_and_tears_the_one_before_is_put_in_order_at_once() -> None:
+    model = LogModel()
+    try:
+        for size in (0, 281, 0):
+            model.append(size=size, parts=1)
+        assert len(model.log.segments) == 2
+        model.cut_power(seed=160)
+        assert len(model.log.damage) == 2
+        model.kill()
+    finally:
+        model.teardown()
