@@ -21,6 +21,7 @@ from coordinator.config.sinks import QueueConfig, QueueOverrides
 from coordinator.downsample.policies import policy_of
 from coordinator.ingest import HubOutlet, Outlet, StoreOutlet
 from coordinator.sinks import EmbeddedSink, FileSink, Hub, QueuedSink, QueueOptions, Sink, open_hub
+from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote import LabelRules
 from coordinator.sinks.prom_remote.opening import open_sinks
 from coordinator.store import Store, StoreOptions, open_store
@@ -52,10 +53,12 @@ async def open_storage(config: CoordinatorConfig, data_dir: Path, scope: Scope) 
         store = None
         if config.has_embedded_store:
             store = await stack.enter_async_context(_embedded_store(config, data_dir, scope))
-        sinks = _sinks(config, store)
+        sink_scope = scope.sub("sink")
+        types = _types(config)
+        sinks = _sinks(config, store, None if types is None else (types, sink_scope))
         directory = data_dir / config.sink_queue.directory
-        hub = await stack.enter_async_context(open_hub(sinks, directory, scope.sub("sink")))
-        outlet: Outlet = StoreOutlet(store) if store is not None and config.embedded_alone else HubOutlet(hub)
+        hub = await stack.enter_async_context(open_hub(sinks, directory, sink_scope))
+        outlet: Outlet = StoreOutlet(store) if store is not None and config.embedded_alone else HubOutlet(hub, types)
         direct = HubDirectStore(hub, config.namespaces, config.write_timeout.seconds)
         yield Storage(outlet, direct, hub, store)
 
@@ -74,8 +77,16 @@ def _embedded_store(
     return open_store(data_dir / config.embedded_storage.path, policies, options, scope.sub("store"))
 
 
-def _sinks(config: CoordinatorConfig, store: Store | None) -> list[QueuedSink]:
-    """All sinks of the file, with the options of their queues."""
+def _types(config: CoordinatorConfig) -> MetricTypes | None:
+    """For the endpoints that are to be told the types of metrics, if there are such."""
+    remote = config.prometheus_remote_backend
+    if config.backend != "prom-remote" or remote is None or not any(one.send_metadata for one in remote.endpoints):
+        return None
+    return MetricTypes(config.tag_options.metric_name.encode())
+
+
+def _sinks(config: CoordinatorConfig, store: Store | None, told: tuple[MetricTypes, Scope] | None) -> list[QueuedSink]:
+    """All sinks of the file, with the options of their queues. ``told``: see ``prom_remote.opening``."""
     if store is not None and config.embedded_alone:
         return [QueuedSink(EmbeddedSink.of(store, config.namespaces), None)]
     found: list[tuple[Sink, QueueOverrides]] = []
@@ -87,7 +98,7 @@ def _sinks(config: CoordinatorConfig, store: Store | None) -> list[QueuedSink]:
             allow_duplicates=config.tag_options.allow_tag_name_duplicates,
             allow_empty_values=config.tag_options.allow_tag_value_empty,
         )
-        found += zip(open_sinks(remote, rules), (one.queue for one in remote.endpoints), strict=True)
+        found += zip(open_sinks(remote, rules, told), (one.queue for one in remote.endpoints), strict=True)
     elif store is not None:
         found.append((EmbeddedSink.of(store, config.namespaces), QueueOverrides()))
     for section in config.sinks:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import coordinator.query.kernels
 import coordinator.sinks.kernels
 import coordinator.sinks.prom_remote.encoding
+import coordinator.sinks.type_kernels
 import coordinator.store.kernels
 import coordinator.store.label_kernels
 import coordinator.store.series_kernels
@@ -29,6 +30,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("series", coordinator.store.series_kernels.warm),
     ("labels", coordinator.store.label_kernels.warm),
     ("sinks", coordinator.sinks.kernels.warm),
+    ("types", coordinator.sinks.type_kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("query", coordinator.query.kernels.warm),
 )

@@ -24,7 +24,7 @@ LOOPBACK = {
 
 def test_there_is_a_configuration_for_each_kind_of_store() -> None:
     assert len(CONFIGS) == 3
-    assert len(FIGURES) == 15
+    assert len(FIGURES) == 17
 
 
 @pytest.mark.parametrize("text", CONFIGS, ids=lambda text: text.splitlines()[0])
@@ -46,6 +46,6 @@ async def test_a_coordinator_starts_with_it(text: str, tmp_path: Path) -> None:
 
 
 def test_its_figures_are_those_of_the_code() -> None:
-    source = "".join(path.read_text() for path in (Path(__file__).parents[2] / "src/coordinator/sinks").glob("*.py"))
+    source = "".join(path.read_text() for path in (Path(__file__).parents[2] / "src/coordinator/sinks").rglob("*.py"))
     counted = set(re.findall(r'\.(?:count|gauge)\("(\w+)"', source))
     assert {f"sink_{name}" for name in counted} == set(FIGURES)

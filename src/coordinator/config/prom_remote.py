@@ -91,6 +91,8 @@ class EndpointConfig(Section, frozen=True):
     lanes: int = 4
     """Requests at a time."""
     max_samples_per_send: int = 5000
+    send_metadata: bool = True
+    """Whether it is told the types of metrics, where values come with them (``storeMetricsType``)."""
     queue: QueueOverrides = QueueOverrides()
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class PromRemoteConfig(Section, frozen=True):
     idle_conn_timeout: Duration = Duration(60_000_000_000)
     """Connections unused for longer are closed; 0: never."""
     max_idle_conns: int = 100
-    """Accepted as in M3; there are never more connections than ``lanes``."""
+    """Accepted as in M3; there are never more connections than ``lanes`` and one for metadata."""
 
     def __post_init__(self) -> None:
         if not self.endpoints:

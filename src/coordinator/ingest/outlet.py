@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks import Hub
+from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.values import Destination, Values, milliseconds
 from coordinator.store import WriteBatch, Written
 from m3metrics.policy import StoragePolicy
@@ -25,6 +26,9 @@ class Arrived:
     values: NDArray[np.float64]
     policies: NDArray[np.int64]
     """Indexes of the outlet's own (``Outlet.index_of``)."""
+    annotation_at: NDArray[np.uint32]
+    annotation_size: NDArray[np.uint32]
+    """Annotations as ranges of ``buf``; size 0: there is none."""
 
 
 class Outlet(Protocol):
@@ -74,8 +78,10 @@ class StoreOutlet:
 class HubOutlet:
     """The hub: safe means in the queue of every sink that takes the value. What a sink refuses later it counts itself."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, types: MetricTypes | None = None) -> None:
+        """``types``: where the types of metrics are noted, for sinks that want them."""
         self._hub = hub
+        self._types = types
         self._destinations: tuple[Destination, ...] = ()
 
     def index_of(self, policy: StoragePolicy) -> int:
@@ -90,10 +96,14 @@ class HubOutlet:
     async def write(self, batch: Arrived) -> Written:
         """See ``Outlet``. Waits as long as a queue is full."""
         table = self._hub.table
+        series = table.numbers(batch.buf, batch.id_at, batch.id_size)
+        if self._types is not None and batch.annotation_size.any():
+            annotations = batch.annotation_at.astype(np.int64), batch.annotation_size.astype(np.int64)
+            self._types.note(table, series, batch.buf, (batch.id_at, batch.id_size), annotations)
         await self._hub.write(
             Values(
                 table=table,
-                series=table.numbers(batch.buf, batch.id_at, batch.id_size),
+                series=series,
                 time_ns=batch.time_ns,
                 values=batch.values,
                 destinations=self._destinations,

@@ -125,6 +125,8 @@ class Translator:
                 time_ns=np.ascontiguousarray(chosen["time_ns"]),
                 values=np.ascontiguousarray(chosen["value"]),
                 policies=self._indexes[numbers if len(kept) == count else numbers[verdicts[sound] == Verdict.WRITE]],
+                annotation_at=chosen["annotation_at"],
+                annotation_size=chosen["annotation_size"],
             ),
             rejected=rejected,
         )
@@ -180,7 +182,8 @@ class Translator:
             except CodecError as error:
                 undecodable[row] = str(error)
                 continue
-            for field, data in (("id", metric.id), ("policy", encode_storage_policy(metric.storage_policy))):
+            policy = encode_storage_policy(metric.storage_policy)
+            for field, data in (("id", metric.id), ("policy", policy), ("annotation", metric.annotation)):
                 rows[row][f"{field}_at"] = len(buf) + len(more)
                 rows[row][f"{field}_size"] = len(data)
                 more += data

@@ -4,8 +4,9 @@ Open ``sink`` first: the one small interface of a store (``Sink.deliver``: a bat
 the columns, and ``series`` the table that gives every series a number for all sinks at once; then ``hub``, which is what writers see
 (``resends`` tells it what is sent again). Behind it, for each sink: ``queue`` (``records`` has its bytes), ``delivery`` (a core;
 ``lanes``, ``intervals``), ``deliverer`` (the shell of both), ``status``, which ``routes`` shows over HTTP; ``kernels`` are the compiled
-loops. The stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes
-them of ``coordinator.config.sinks``.
+loops. ``metric_types`` (``type_kernels``) notes what annotations say, beside the values: queues do not keep it. The stores are ``file``
+(the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them of
+``coordinator.config.sinks``.
 
 ::
 

@@ -7,10 +7,10 @@ Open ``sink`` first; what it does with a batch:
 ``sender``     the HTTP client: redirects, ``credentials``, TLS, proxies, time-outs
 ``answers``    what an answer means; what the stores in use do
 ``splitting``  which rows to send next when some were refused; ``named`` helps where the store names them
+``metadata``   the types of metrics (``coordinator.sinks.metric_types``), in requests of their own beside the samples
 
 ``labels``, ``encoding``, ``answers``, ``splitting`` and ``named`` are pure. Keys and start errors: ``coordinator.config.prom_remote``;
-``opening`` makes the sinks of that section. Metadata (the type of a metric) would be fields of the same message behind the series:
-``encoding``.
+``opening`` makes the sinks of that section.
 """
 
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelRules

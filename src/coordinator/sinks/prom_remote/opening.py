@@ -3,18 +3,23 @@
 from dataclasses import replace
 
 from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, sink_name
+from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote.credentials import Address
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelRules
 from coordinator.sinks.prom_remote.sender import Endpoint
 from coordinator.sinks.prom_remote.sink import PromRemoteOptions, PromRemoteSink
+from m3x.instrument import Scope
 from m3x.tls import ClientTLS
 
 __all__ = ["open_sinks"]
 
 
-def open_sinks(section: PromRemoteConfig, rules: LabelRules) -> list[PromRemoteSink]:
+def open_sinks(
+    section: PromRemoteConfig, rules: LabelRules, told: tuple[MetricTypes, Scope] | None = None
+) -> list[PromRemoteSink]:
     """In the order of the file; connects to nobody yet. ``rules``: how tags become labels; raw samples keep their clients' labels.
 
+    ``told``: the types of metrics for endpoints with ``sendMetadata``, and the scope ``sink``.
     Raises ``TLSError`` where certificates cannot be loaded.
     """
     aggregated, raw = LabelCache(rules), LabelCache(replace(rules, keep_scheme=True))
@@ -29,6 +34,9 @@ def open_sinks(section: PromRemoteConfig, rules: LabelRules) -> list[PromRemoteS
             ),
             _endpoint(section, endpoint),
             raw if endpoint.storage_policy is None else aggregated,
+            (told[0], told[1].tagged(sink=sink_name(endpoint.name)))
+            if told is not None and endpoint.send_metadata
+            else None,
         )
         for endpoint in section.endpoints
     ]

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote.answers import Answer, Kind
 from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of, why_bad
+from coordinator.sinks.prom_remote.metadata import MetadataSender
 from coordinator.sinks.prom_remote.named import named_series
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
 from coordinator.sinks.prom_remote.splitting import Splitting, Suspects, bound
 from coordinator.sinks.sink import Delivered, HeldError, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, Values
+from m3x.instrument import Scope
 
 __all__ = ["PromRemoteOptions", "PromRemoteSink"]
 
@@ -51,10 +54,18 @@ class PromRemoteSink:
     Everything but the HTTP exchange happens between two awaits on the event loop: a batch of 5000 costs it about two milliseconds.
     """
 
-    def __init__(self, options: PromRemoteOptions, endpoint: Endpoint, labels: LabelCache) -> None:
+    def __init__(
+        self,
+        options: PromRemoteOptions,
+        endpoint: Endpoint,
+        labels: LabelCache,
+        told: tuple[MetricTypes, Scope] | None = None,
+    ) -> None:
+        """``told``: the types that the endpoint is told of, and where that is counted."""
         self._options = options
         self._labels = labels
         self._sender = Sender(endpoint)
+        self._metadata = None if told is None else MetadataSender(told[0], self._sender, told[1])
         self._encoder = Encoder()
         self._suspects = Suspects()
         self._chance = np.random.default_rng()
@@ -118,10 +129,14 @@ class PromRemoteSink:
                 splitting.draw(self._chance)
         refused = splitting.result()
         self._suspects.learn(batch, refused)
+        if self._metadata is not None:
+            self._metadata.begin_if_due()
         return Delivered(refused)
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._metadata is not None:
+            await self._metadata.close()
         await self._sender.close()
 
     def _raise(self, answer: Answer) -> None:
