@@ -65,7 +65,7 @@ class HubOptions:
 
 
 class Orphan(msgspec.Struct, frozen=True, rename="camel"):
-    """A queue whose sink is not configured any more."""
+    """A queue whose sink is not configured any more, or alone and without a queue now."""
 
     name: str
     size_bytes: int
@@ -248,8 +248,8 @@ class Hub:
             *([self._failure] if self._failure else []),
             *(problem for status in self.status() for problem in status.problems()),
             *(
-                f"the queue {one.name} has {one.size_bytes} bytes, and no sink of that name is configured: they stay until it is, or "
-                "until the directory is deleted"
+                f"the queue {one.name} has {one.size_bytes} bytes, and no sink of that name is configured that has a queue: they stay "
+                "until one is, or until the directory is deleted"
                 for one in self.orphans
             ),
         ]
@@ -400,7 +400,8 @@ async def open_hub(
     if direct and len(queued) > 1:
         raise ValueError(f"sink {direct[0].name} has no queue: it cannot be one of several")
     options = options or HubOptions()
-    orphans = await asyncio.to_thread(lambda: list(_orphans(directory, names)))
+    with_queue = [one.sink.name for one in queued if one.queue is not None]
+    orphans = await asyncio.to_thread(lambda: list(_orphans(directory, with_queue)))
     for orphan in orphans:
         _log.warning("a queue has no sink any more; it is kept", queue=orphan.name, bytes=orphan.size_bytes)
     loop = asyncio.get_running_loop()
@@ -449,7 +450,7 @@ def _judge(hub: Hub, task: asyncio.Task[None]) -> None:
 
 
 def _orphans(directory: Path, names: Iterable[str]) -> Iterable[Orphan]:
-    """Queues below ``directory`` that have values, and no sink."""
+    """Queues below ``directory`` that have values, and none of these names."""
     if not directory.is_dir():
         return
     for path in sorted(directory.iterdir()):

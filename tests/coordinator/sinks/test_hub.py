@@ -208,6 +208,10 @@ async def test_a_queue_without_sink_is_kept_and_named(tmp_path: Path) -> None:
     async with _hub(tmp_path, [RecordingSink("new")]) as hub:
         assert [orphan.name for orphan in hub.orphans] == ["gone"]
         assert "the queue gone has" in hub.problems()[0]
+    # The same for a sink that has no queue any more, as it is alone now.
+    async with open_hub([QueuedSink(RecordingSink("gone"), None)], tmp_path, Registry().scope("sink")) as hub:
+        assert [orphan.name for orphan in hub.orphans] == ["gone"]
+        assert "the queue gone has" in hub.problems()[0]
     assert list((tmp_path / "gone").glob("*.segment"))
 
 
