@@ -33,7 +33,7 @@ from coordinator.sinks.records import (
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import Values
 from m3x.log import logger
-from m3x.segments import AppendError, Position, Reader, Segment, SegmentError, SegmentLog, SyncPolicy
+from m3x.segments import Position, Reader, Segment, SegmentError, SegmentLog, SyncPolicy
 
 __all__ = ["Chunk", "Place", "Queue", "QueueFullError", "QueueOptions", "QueueReader", "ReadRecord"]
 
@@ -144,7 +144,7 @@ class Queue:
         """Appends a batch of at least one row. ``waiting``: how many values are not final; ``answered``: as in ``records``.
 
         With ``drop_oldest`` ``available`` may have advanced then, also when it fails.
-        Raises ``QueueFullError``, ``AppendError`` or, for good, another ``SegmentError``.
+        Raises ``QueueFullError``, ``AppendError``, ``ValueError`` (larger than a record may be) or, for good, another ``SegmentError``.
         """
         self._make_room(_FRAME_BYTES + VALUE_BYTES * len(batch), waiting)
         if self._encoder.destinations > _MOST_DESTINATIONS:
@@ -155,8 +155,9 @@ class Queue:
         parts = self._encoder.encode(batch, first, at_ns, answered=answered)
         try:
             appended = self._log.append(parts)
-        except AppendError:
-            # What the record defines is not in the segment: the next one defines it, in a segment of its own.
+        except Exception:
+            # A full disk, or a record that is larger than a log takes. What it defines is not in the segment: the next one defines it,
+            # in a segment of its own.
             self._log.roll()
             self._segment = -1
             raise
@@ -251,7 +252,12 @@ class QueueReader:
         reader = self._seek(start)
         chunk, size = Chunk(), 0
         while size < most_bytes and self._next < stop:
-            found = reader.next()
+            try:
+                found = reader.next()
+            except OSError:
+                # What was read up to here is not told to anyone: the definitions in it must be read again.
+                self.close()
+                raise
             if found is None:
                 self._miss(chunk, start, stop)
                 break

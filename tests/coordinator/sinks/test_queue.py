@@ -1,5 +1,7 @@
 """The queue of a sink: appended batches are read from any value on, whatever happened to segments and cursor."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of, rows_of
 from coordinator.sinks.queue import Queue, QueueFullError, QueueOptions, QueueReader
 from coordinator.sinks.records import RecordVersionError
 from coordinator.sinks.series import SeriesTable
-from m3x.segments import AppendError, DirectoryLocked
+from m3x.segments import AppendError, DirectoryLocked, Reader, Record
 
 SMALL = QueueOptions(max_bytes=1 << 16, segment_bytes=400)
 """A segment has one or two records of ten values."""
@@ -167,6 +169,40 @@ def test_after_a_failed_append_definitions_are_written_again(queue: Queue, monke
     assert queue.end == 10
     queue.append(batch_of(table, [Row(b"new", 10), *_rows(11, 9)]), 5, waiting=1)
     assert _read(queue.reader(), 0, 20) == ([*_rows(0), Row(b"new", 10), *_rows(11, 9)], [])
+
+
+def test_after_a_record_that_is_too_large_definitions_are_written_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = SeriesTable()
+    queue.append(batch_of(table, [Row(b"other", 5)]), 5, waiting=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("m3x.segments.format.MAX_RECORD", 100)
+        with pytest.raises(ValueError, match="at most 100"):
+            queue.append(batch_of(table, _rows(0)), 5, waiting=1)
+    queue.append(batch_of(table, _rows(0)), 5, waiting=1)
+    assert _read(queue.reader(), 0, 11) == ([Row(b"other", 5), *_rows(0)], [])
+
+
+def test_what_could_not_be_read_once_is_read_with_its_definitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, table, real = Queue(tmp_path, QueueOptions()), SeriesTable(), Reader.next
+    queue.append(batch_of(table, _rows(0)), 5, waiting=1)
+    queue.append(batch_of(table, _rows(10)), 5, waiting=1)
+    calls: list[Reader] = []
+
+    def fail_at_the_second(reader: Reader) -> Record | None:
+        calls.append(reader)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(reader)
+
+    monkeypatch.setattr(Reader, "next", fail_at_the_second)
+    reader = queue.reader()
+    with pytest.raises(OSError, match="Input/output error"):
+        reader.read(10, 20)
+    assert _read(reader, 10, 20) == (_rows(10), [])
 
 
 def test_records_of_another_version_stay_as_they_are(
