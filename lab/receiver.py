@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import cramjam
@@ -14,6 +14,7 @@ __all__ = ["Received", "Receiver", "Reply", "Sample"]
 
 Sample = tuple[float, int]
 """Value and time in ms."""
+Answers = Callable[["Received"], "Reply | Awaitable[Reply]"]
 Series = tuple[list[tuple[bytes, bytes]], list[Sample]]
 
 
@@ -51,11 +52,9 @@ class Reply:
 
 
 class Receiver:
-    """Listens on loopback inside ``async with``. ``answer``: what to say to a request; default: 200."""
+    """Listens on loopback inside ``async with``. ``answer``: what to say to a request, at once or later; default: 200."""
 
-    def __init__(
-        self, answer: Callable[[Received], Reply] = lambda _: Reply(), tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, answer: Answers = lambda _: Reply(), tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
         self.requests: list[Received] = []
         self.connections: set[tuple[str, int]] = set()
@@ -96,7 +95,8 @@ class Receiver:
         self.requests.append(received)
         assert request.transport is not None
         self.connections.add(request.transport.get_extra_info("peername"))
-        reply = self.answer(received)
+        answer = self.answer(received)
+        reply = answer if isinstance(answer, Reply) else await answer
         await asyncio.sleep(reply.delay_s)
         if reply.close:
             request.transport.close()

@@ -1,10 +1,10 @@
 """Reading beside the writer: in its process, in another thread, without its lock."""
 
-import os
 import threading
 from pathlib import Path
 
 import pytest
+from tests.m3x.segments.open_files import open_segments
 
 from m3x.segments import Damage, Position, SegmentLog, read_only
 from m3x.segments.format import HEADER_BYTES
@@ -170,9 +170,9 @@ def test_a_file_is_open_only_while_it_is_read(tmp_path: Path) -> None:
         for n in range(6):
             log.append([b"%d" % n, bytes(90)])
         reader = log.reader()
-        before = len(os.listdir("/proc/self/fd"))
+        assert len(open_segments(tmp_path)) == 0
         for _ in range(6):
             assert reader.next() is not None
-            assert len(os.listdir("/proc/self/fd")) == before + 1
+            assert len(open_segments(tmp_path)) == 1
         assert reader.next() is None
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_segments(tmp_path)) == 0

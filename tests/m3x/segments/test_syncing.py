@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lab.waiting import until, wait_until
+from tests.m3x.segments.open_files import open_segments
 
 from m3x.segments import SegmentError, SegmentLog
 from m3x.segments import syncing as syncing_module
@@ -47,16 +48,6 @@ def fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fsync]:
     fake = Fsync(monkeypatch)
     yield fake
     fake.open.set()
-
-
-def open_segments(path: Path) -> list[str]:
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:
-            continue
-    return [name for name in found if name.startswith(f"{path}/") and ".segment" in name]
 
 
 def segment_of(log: SegmentLog) -> Path:
@@ -129,8 +120,10 @@ def test_the_interval_is_kept(tmp_path: Path, fsync: Fsync) -> None:
         wait_until("everything durable", lambda: log.durable == ends[-1])
         wait_until("told", lambda: told[-1:] == ends[-1:])
     times = [at for which, at, _ in fsync.calls if which == "data"]
-    # The last one is that of the end, which does not wait.
-    assert all(after - before >= 0.05 for before, after in itertools.pairwise(times[:5]))
+    # The last one is that of the end, which does not wait. From when on the interval counts is noted before fsync is called, and another
+    # thread may have its turn in between: of each single distance, though not of all together.
+    assert sorted(after - before for before, after in itertools.pairwise(times[:5]))[1] >= 0.05
+    assert times[4] - times[0] >= 3 * 0.05
     assert told == sorted(set(told))
     assert set(told) <= set(ends)
 

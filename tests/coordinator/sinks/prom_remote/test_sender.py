@@ -213,7 +213,7 @@ async def test_a_status_counts_though_its_body_does_not_end() -> None:
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        sent = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", request_timeout_s=0.3)
+        sent = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", request_timeout_s=1.0)
         gone.set()
     assert sent.kind is Kind.STORED
 
