@@ -2,6 +2,7 @@
 
 A line: ``{"labels": {"__name__": "up", …}, "time_ms": 1767355200000, "value": 1.5, "policy": "10s:48h"}``.
 
+A line that was not written to its end, as its process was killed, stands alone: it is no JSON, and what it had comes again.
 ``value`` is a text for what JSON has no number for (``NaN``, ``+Inf``, ``-Inf``), ``policy`` is ``unaggregated`` for raw samples. Bytes
 that are no UTF-8 become U+FFFD. Of two labels of one name the last one is shown.
 """
@@ -78,8 +79,25 @@ class FileSink:
             self._fd = -1
         if self._fd < 0:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                if self._ends_within_line(descriptor):
+                    os.write(descriptor, b"\n")
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._fd = descriptor
         return self._fd
+
+    def _ends_within_line(self, descriptor: int) -> bool:
+        """Whether whoever wrote last died in the middle of it; of what cannot be read that is not known."""
+        size = os.fstat(descriptor).st_size
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not size:
+            return False
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            file.seek(size - 1)
+            return file.read(1) != b"\n"
+        return False
 
     def _is_current(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
