@@ -13,7 +13,7 @@ _SECOND = 1_000_000_000
 _SAID_AFTER_S = 30.0
 """A sink that fails is a problem after so long; at once where waiting alone will not cure it."""
 _LATE_AFTER_S = 120.0
-"""One that does not is a problem when a value has waited for so long."""
+"""One that does not, or not with everything, is a problem when a value has waited for so long."""
 _KEPT_S = 300.0
 """Values that were dropped are a problem for so long."""
 _MOST_MARKS = 4096
@@ -70,9 +70,9 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         elif self.error and (self.held or self.failing_s >= _SAID_AFTER_S):
             what = "does not take values, and waiting alone will not cure it" if self.held else "fails"
             found.append(f"sink {self.name} {what}: {self.error}; {depth}")
-        elif not self.error and self.age_s >= _LATE_AFTER_S:
+        elif self.age_s >= _LATE_AFTER_S:
             rates = f"{self.rate_in:.0f} values a second come, {self.rate_out:.0f} go"
-            found.append(f"sink {self.name} is late: {depth}; {rates}")
+            found.append(f"sink {self.name} is late: {depth}; {rates}{': ' + self.error if self.error else ''}")
         found += [f"sink {self.name}: {one}; {depth}" for one in self.trouble]
         if self.dropped_ago_s is not None and self.dropped_ago_s < _KEPT_S:
             found.append(
