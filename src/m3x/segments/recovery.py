@@ -74,7 +74,8 @@ def recover(directory: Directory) -> Recovered:
 def _last(directory: Directory, headers: list[SegmentHeader]) -> tuple[Segment | None, list[Damage]]:
     """The last segment that has records, with what no record follows cut off; those behind it leave ``headers`` and the directory.
 
-    Also what is wrong with them. A power cut may empty a segment and tear the one before it.
+    Also what is wrong with them. A power cut may empty a segment and tear the one before it. What could not be cut off stays in the
+    directory.
     """
     damage: list[Damage] = []
     while headers:
@@ -85,9 +86,11 @@ def _last(directory: Directory, headers: list[SegmentHeader]) -> tuple[Segment |
             size = os.fstat(file.fileno()).st_size
             if segment.size < size:
                 damage.insert(0, _cut(directory, file.fileno(), header, segment.size, size))
+            is_cut = os.fstat(file.fileno()).st_size == segment.size
         if segment.size > header.size:
             return segment, damage
-        path.unlink()
+        if is_cut:
+            path.unlink()
         headers.pop()
     return None, damage
 

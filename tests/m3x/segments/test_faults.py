@@ -121,11 +121,35 @@ def test_a_log_opens_on_a_full_disk(tmp_path: Path, disk: Disk, monkeypatch: pyt
         assert first.segment >> 36 < second.segment >> 36 < log.next_segment >> 36
 
 
-def test_a_damaged_end_stays_where_it_is_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(fd: int, start: int, stop: int, path: Path) -> None:
-        path.write_bytes(b"partly")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_room(fd: int, start: int, stop: int, path: Path) -> None:
+    """Instead of a copy."""
+    path.write_bytes(b"partly")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+
+def test_a_segment_with_nothing_but_damage_stays_where_it_is_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SegmentLog(tmp_path) as log:
+        log.append([b"before"])
+        log.roll()
+        log.append([b"damaged"])
+    _, file = sorted(tmp_path.glob("*.segment"))
+    damaged = file.read_bytes().replace(b"damaged", b"DAMAGED")
+    file.write_bytes(damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery_module, "_copy", no_room)
+        with SegmentLog(tmp_path) as log:
+            assert contents(log) == [b"before"]
+            log.append([b"after"])
+    assert file.read_bytes() == damaged
+    with SegmentLog(tmp_path) as log:
+        assert contents(log) == [b"before", b"after"]
+        log.drop_through(log.end)
+    assert [path.read_bytes() for path in tmp_path.glob("*.damaged")] == [damaged]
+
+
+def test_a_damaged_end_stays_where_it_is_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with SegmentLog(tmp_path) as log:
         log.append([b"before"])
     (file,) = tmp_path.glob("*.segment")
