@@ -32,6 +32,10 @@ _REASONS = {
 }
 
 
+_MOST_ROWS = 1 << 20
+"""A record of a queue has a largest size: what a request has more than this is written in pieces."""
+
+
 class DirectWriteError(Exception):
     """Storage failed; trying again may help."""
 
@@ -108,6 +112,15 @@ class HubDirectStore:
 
     async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         """See ``DirectStore``. Of a sample that several stores refuse the first refusal is told."""
+        if len(batch) <= _MOST_ROWS:
+            return await self._write(batch, patient)
+        refused = []
+        for begin in range(0, len(batch), _MOST_ROWS):
+            piece = batch.rows(np.arange(begin, min(begin + _MOST_ROWS, len(batch))))
+            refused += [sample._replace(row=begin + sample.row) for sample in await self._write(piece, patient)]
+        return refused
+
+    async def _write(self, batch: Values, patient: bool) -> list[RefusedSample]:
         timeout_s, verdict = self._timeout_s, None
         while verdict is None:
             try:
