@@ -12,7 +12,8 @@ from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, N
 from coordinator.config.ingest import IngestConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.rules import RulesConfig
-from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, SinkConfig
+from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
+from m3metrics.policy import format_duration
 from m3x.config import (
     Address,
     ConfigError,
@@ -176,6 +177,9 @@ class CoordinatorConfig(Section, frozen=True):
         """Raises ``ValueError``."""
         if not self.takes_samples:
             return
+        stores = [sink.type for sink in self.sinks].count("embedded") + (self.backend in {"", "embedded"})
+        if stores > 1:
+            raise ValueError("sinks: there is one embedded store only; with backend: embedded it is not named again")
         names = [sink.called for sink in self.sinks]
         if self.backend == "prom-remote" and self.prometheus_remote_backend is not None:
             names += [sink_name(endpoint.name) for endpoint in self.prometheus_remote_backend.endpoints]
@@ -184,18 +188,29 @@ class CoordinatorConfig(Section, frozen=True):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sinks: the name {twice[0]!r} is taken twice; give one of them another name")
-        if [sink.type for sink in self.sinks].count("embedded") > 1:
-            raise ValueError("sinks: there is one embedded store only")
+        for name, queue in self._queues():
+            try:
+                queue.over(self.sink_queue)
+            except ValueError as error:
+                raise ValueError(f"the queue of sink {name}: {error}") from error
         for sink in self.sinks:
-            sink.queue.over(self.sink_queue)
             known = {(n.resolution_ns, n.retention_ns) if n.aggregated else (0, 0) for n in self.namespaces}
             unknown = (sink.attributes or frozenset()) - known
             if unknown:
                 resolution, retention = min(unknown)
-                named = f"{Duration(resolution)}:{Duration(retention)}" if resolution else UNAGGREGATED_POLICY
+                named = (
+                    f"{format_duration(resolution)}:{format_duration(retention)}" if resolution else UNAGGREGATED_POLICY
+                )
                 raise ValueError(
                     f"sinks: {sink.called}: no namespace has the policy {named}, so that nothing would reach it"
                 )
+
+    def _queues(self) -> list[tuple[str, QueueOverrides]]:
+        """What the file says of each queue, by the name of its sink."""
+        queues = [(sink.called, sink.queue) for sink in self.sinks]
+        if self.backend == "prom-remote" and self.prometheus_remote_backend is not None:
+            queues += [(one.name, one.queue) for one in self.prometheus_remote_backend.endpoints]
+        return queues
 
     @property
     def namespaces(self) -> tuple[Namespace, ...]:

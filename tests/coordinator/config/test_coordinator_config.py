@@ -158,3 +158,40 @@ def test_an_embedded_overlay_wins_over_etcd(tmp_path: Path) -> None:
 def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:
     (problem,) = load_coordinator([_write(tmp_path / "a.yml", text)]).value.unsupported()
     assert expected in problem
+
+
+REMOTE = """
+backend: prom-remote
+prometheusRemoteBackend:
+  endpoints: [{{name: a, address: 'http://h/w', storagePolicy: {{resolution: 10s, retention: 48h}}, queue: {{{queue}}}}}]
+sinks: [{sinks}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (REMOTE.format(queue="maxBytes: -5", sinks=""), "queue of sink a: maxBytes must be at least 8388608, found -5"),
+        (
+            REMOTE.format(queue="windowBytes: 1", sinks=""),
+            "queue of sink a: segmentBytes and windowBytes must be at least",
+        ),
+        (
+            REMOTE.format(queue="", sinks="{type: file, path: '-', queue: {syncInterval: 0s}}"),
+            "queue of sink file: syncInterval must be positive",
+        ),
+        (
+            REMOTE.format(queue="", sinks="{type: file, path: '-', policies: ['1m:40d']}"),
+            "sinks: file: no namespace has the policy 1m:40d",
+        ),
+        (REMOTE.format(queue="", sinks="{type: file, path: '-', name: a}"), "the name 'a' is taken twice"),
+        ("backend: embedded\nsinks: [{type: embedded, name: again}]", "there is one embedded store only"),
+    ],
+)
+def test_sinks_that_cannot_be(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "coordinator.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_coordinator([file])
+    assert len(raised.value.problems) == 1
+    assert problem in raised.value.problems[0]
