@@ -93,7 +93,7 @@ class Deliverer:
             raise
         except SegmentError as error:
             self._append_error = str(error)
-            _log.error_limited(f"sink {self.name}: what arrives waits", error=str(error))
+            _log.error_limited(f"sink {self.name}: what arrives waits", per_second=0.1, error=str(error))
             raise
         finally:
             self._core.drop(self._queue.available)

@@ -5,6 +5,7 @@ held, with the new location in the text. Credentials and headers of the configur
 """
 
 import io
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ _WRITTEN_AT_ONCE = 1 << 20
 _FOREVER_S = 1e9
 _IDLE_SHARE = 0.75
 """Of the time-out for idle connections: where the server has the same one, it must not close what we are about to write to."""
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
+"""What OpenSSL, by its version, calls an answer that is no TLS."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -99,7 +102,7 @@ class Sender:
         except CredentialError as error:
             return Answer(Kind.HELD, str(error))
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            return Answer(Kind.HELD, self._text("TLS", error))
+            return Answer(Kind.HELD, self._text(_tls_failure(error)))
         except TimeoutError:
             endpoint = self._endpoint
             return Answer(
@@ -110,9 +113,9 @@ class Sender:
             # The address itself was looked at before the start.
             return Answer(Kind.HELD, "redirects to something that is no URL of a store")
         except aiohttp.ClientConnectorError as error:
-            return Answer(Kind.LATER, self._text("", error), arrived=False)
+            return Answer(Kind.LATER, self._text(_no_connection(error)), arrived=False)
         except (aiohttp.ClientError, OSError) as error:
-            return Answer(Kind.LATER, self._text("", error))
+            return Answer(Kind.LATER, self._text(str(error) or type(error).__name__))
         return answer
 
     async def close(self) -> None:
@@ -241,9 +244,26 @@ class Sender:
             or endpoint.address.user is not None
         )
 
-    def _text(self, what: str, error: Exception) -> str:
-        said = self._secrets.mask(str(error)) or type(error).__name__
-        return one_line(f"{what}: {said}" if what else said)
+    def _text(self, said: str) -> str:
+        return one_line(self._secrets.mask(said))
+
+
+def _no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Whom it is to, and the system's word: the library's own text has its settings of TLS in it, even where there is none."""
+    number, text = error.os_error.errno, error.os_error.strerror or str(error.os_error)
+    return f"cannot connect to {error.host}:{error.port}: {os.strerror(number) if number is not None and number > 0 else text}"
+
+
+def _tls_failure(error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError) -> str:
+    """What TLS says, and for the usual mistake what to do."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause: Exception = error.certificate_error
+        why = getattr(cause, "verify_message", "") or str(cause)
+        return f"TLS: the certificate of {error.host}:{error.port} is not accepted: {why}"
+    text = f"TLS: no agreement with {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+    if getattr(error.os_error, "reason", "") in _NOT_TLS:
+        return f"{text}; if plain HTTP is spoken there, address must begin with http://"
+    return text
 
 
 def _proxy_headers(proxy: Address | None) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import random
+import re
 import ssl
 from pathlib import Path
 
@@ -177,8 +178,22 @@ async def test_tls_with_the_right_and_a_wrong_authority(tmp_path: Path) -> None:
             )
         ]
     assert [one.kind for one in answers] == [Kind.STORED, Kind.HELD, Kind.HELD, Kind.HELD]
-    assert answers[1].text.startswith("TLS: ")
+    assert re.match(r"TLS: the certificate of 127\.0\.0\.1:\d+ is not accepted: ", answers[1].text)
     assert len(receiver.requests) == 1
+
+
+async def test_no_connection_and_no_tls_are_said_in_plain_words() -> None:
+    async with Receiver() as receiver:
+        answer = await post(f"https://{receiver.host}/w")
+        assert answer.kind is Kind.HELD
+        assert answer.text.startswith(f"TLS: no agreement with {receiver.host}: ")
+        assert answer.text.endswith("if plain HTTP is spoken there, address must begin with http://")
+    answer = await post(f"http://{receiver.host}/w")
+    assert (answer.kind, answer.arrived) == (Kind.LATER, False)
+    assert answer.text == f"cannot connect to {receiver.host}: Connection refused"
+    answer = await post("http://store.invalid/w")
+    assert answer.kind is Kind.LATER
+    assert re.fullmatch(r"cannot connect to store\.invalid:80: [^\[\]]+", answer.text)
 
 
 async def test_time_outs_say_which() -> None:
