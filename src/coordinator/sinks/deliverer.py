@@ -55,7 +55,7 @@ class Deliverer:
             batch_rows=sink.batch_rows,
             window_bytes=queue.options.window_bytes,
         )
-        self._core = Delivery(options, queue.done, queue.end, queue.available)
+        self._core = Delivery(options, queue.done, queue.end, queue.available, damaged=queue.damaged)
         self._ages = Ages()
         for first, at_ns in queue.began:
             self._ages.note(first, at_ns)
@@ -72,8 +72,10 @@ class Deliverer:
         self._dropped = 0
         self._dropped_ns: int | None = None
         self._append_error = self._read_error = self._save_error = ""
+        self._unreadable_ns: int | None = None
         self._full = False
         self._note_dropped()
+        self._lost(self._core.counts.unreadable)
 
     @property
     def name(self) -> str:
@@ -163,6 +165,7 @@ class Deliverer:
             dropped=core.counts.dropped,
             dropped_ago_s=(now_ns - self._dropped_ns) / _SECOND if self._dropped_ns is not None else None,
             unreadable=core.counts.unreadable,
+            unreadable_ago_s=(now_ns - self._unreadable_ns) / _SECOND if self._unreadable_ns is not None else None,
             error=worst.failure if worst is not None else "",
             failing_s=(now_ns - self._failing_since_ns) / _SECOND if self._failing_since_ns is not None else 0.0,
             held=worst is not None and worst.held,
@@ -283,6 +286,7 @@ class Deliverer:
 
     def _lost(self, count: int) -> None:
         if count:
+            self._unreadable_ns = monotonic_ns()
             self._scope.count("unreadable", count)
             _log.warning_limited(f"sink {self.name}: a part of its queue is damaged", values=count)
 

@@ -61,9 +61,14 @@ class Counts:
 
 
 class Delivery:
-    """One sink. ``done``: the numbers that were done before; ``end``: how many the queue has had; ``available``: the first it still has."""
+    """One sink. ``done``: the numbers that were done before; ``end``: how many the queue has had; ``available``: the first it still has.
 
-    def __init__(self, options: DeliveryOptions, done: Intervals, end: int, available: int = 0) -> None:
+    ``damaged``: what is not done before ``available`` is lost to damage; else it was dropped before the process began.
+    """
+
+    def __init__(
+        self, options: DeliveryOptions, done: Intervals, end: int, available: int = 0, *, damaged: bool = False
+    ) -> None:
         self.options = options
         self.counts = Counts()
         self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
@@ -79,7 +84,11 @@ class Delivery:
         """Rows that are final, of records that are not done."""
         self._untouched: OrderedDict[int, Record] = OrderedDict()
         """Live records of which nothing was taken, by first number."""
-        self.drop(available)
+        if damaged:
+            self._available = available
+            self.unreadable(0, available)
+        else:
+            self.drop(available)
 
     @property
     def end(self) -> int:

@@ -121,6 +121,11 @@ class Queue:
         return self._end
 
     @property
+    def damaged(self) -> bool:
+        """Whether values that are missing at its begin are lost to damage; else they were dropped to make room."""
+        return bool(self._log.damage) or not self.options.drop_oldest
+
+    @property
     def size_bytes(self) -> int:
         """On disk."""
         return self._log.size_bytes

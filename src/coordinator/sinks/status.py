@@ -15,7 +15,7 @@ _SAID_AFTER_S = 30.0
 _LATE_AFTER_S = 120.0
 """One that does not, or not with everything, is a problem when a value has waited for so long."""
 _KEPT_S = 300.0
-"""Values that were dropped are a problem for so long."""
+"""Values that were dropped or are lost are a problem for so long."""
 _MOST_MARKS = 4096
 
 
@@ -47,6 +47,8 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
     """How long ago the last time was."""
     unreadable: int = 0
     """Lost to damage of the queue."""
+    unreadable_ago_s: float | None = None
+    """How long ago the last damage was found."""
     error: str = ""
     """Why the last attempt failed, of those that are not settled yet."""
     failing_s: float = 0.0
@@ -77,6 +79,11 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         if self.dropped_ago_s is not None and self.dropped_ago_s < _KEPT_S:
             found.append(
                 f"sink {self.name}: {self.dropped} values dropped as its queue was full, the last ones {_ago(self.dropped_ago_s)} ago"
+            )
+        if self.unreadable_ago_s is not None and self.unreadable_ago_s < _KEPT_S:
+            found.append(
+                f"sink {self.name}: {self.unreadable} values lost as its queue is damaged (the log says where), found "
+                f"{_ago(self.unreadable_ago_s)} ago"
             )
         return found
 

@@ -160,6 +160,26 @@ async def test_damage_of_the_queue_is_counted(tmp_path: Path) -> None:
     assert registry.counter("sink_unreadable", sink="recording") == 100
 
 
+async def test_a_file_that_is_none_any_more_is_damage_and_not_dropped(tmp_path: Path) -> None:
+    sink, registry = RecordingSink(), Registry()
+    sink.open.clear()
+    async with _hub(tmp_path, sink, _TINY_WINDOW) as hub:
+        await hub.write(batch_of(hub.table, _rows(0, 100)))
+    async with _hub(tmp_path, sink, _TINY_WINDOW) as hub:
+        await hub.write(batch_of(hub.table, _rows(100, 50)))
+    first, _ = sorted((tmp_path / "recording").glob("*.segment"))
+    first.write_bytes(b"no segment")
+    sink = RecordingSink()
+    async with _hub(tmp_path, sink, _TINY_WINDOW, registry) as hub:
+        await _settled(hub)
+        status = hub.status()[0]
+        assert (status.unreadable, status.dropped) == (100, 0)
+        assert any("100 values lost as its queue is damaged" in problem for problem in hub.problems())
+    assert len(sink.rows) == 50
+    assert registry.counter("sink_unreadable", sink="recording") == 100
+    assert registry.counter("sink_dropped", sink="recording") == 0
+
+
 async def test_a_mistake_in_a_sink_is_like_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sink, registry = RecordingSink(lanes=1), Registry()
     errors: list[Exception] = [ZeroDivisionError("http://user:secret@host/")]

@@ -35,6 +35,11 @@ _SECOND = 1_000_000_000
             ["sink a: 12 values dropped as its queue was full, the last ones 1m ago"],
         ),
         ({"dropped": 12, "dropped_ago_s": 301.0}, []),
+        (
+            {"unreadable": 12, "unreadable_ago_s": 60.0},
+            ["sink a: 12 values lost as its queue is damaged (the log says where), found 1m ago"],
+        ),
+        ({"unreadable": 12, "unreadable_ago_s": 301.0}, []),
         ({"age_s": 119.0}, []),
         (
             {"age_s": 120.0, "rate_in": 5000.2, "rate_out": 7000.0},
