@@ -19,6 +19,7 @@ from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import log
 from m3x.config import ConfigError, Loaded
+from m3x.tls import ClientTLS, TLSError
 from m3x.version import VERSION
 
 USAGE_ERROR = 2
@@ -66,11 +67,25 @@ def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
     try:
         rules_in(loaded.value)
         check_store(loaded.value.cluster_management.store(None))
+        _check_certificates(loaded.value)
     except CarbonRulesError as error:
         raise ConfigError([str(error)]) from error
     except KVError as error:
         raise ConfigError([f"clusterManagement: {error}"]) from error
     return loaded
+
+
+def _check_certificates(config: CoordinatorConfig) -> None:
+    """Raises ``ConfigError`` where those of an endpoint cannot be loaded."""
+    remote = config.prometheus_remote_backend
+    if config.backend != "prom-remote" or remote is None:
+        return
+    for endpoint in remote.endpoints:
+        if endpoint.tls is not None and endpoint.tls.enabled:
+            try:
+                ClientTLS(endpoint.tls)
+            except TLSError as error:
+                raise ConfigError([f"prometheusRemoteBackend: endpoint {endpoint.name}: {error}"]) from error
 
 
 def _complain(problems: Sequence[str]) -> int:

@@ -67,6 +67,10 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "caCrtPath: /none}}]}}",
             "clusterManagement: cannot read etcd's TLS CA file /none",
         ),
+        (
+            "backend: prom-remote\nprometheusRemoteBackend: {endpoints: [{name: a, address: 'https://h/', tls: {caFile: /none}}]}",
+            "prometheusRemoteBackend: endpoint a: TLS: /none: No such file or directory",
+        ),
         ("carbon: {ingester: {}}", "carbon.ingester aggregates, but no aggregators are configured"),
         (
             f"{NAMESPACE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
