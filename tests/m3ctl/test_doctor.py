@@ -233,8 +233,8 @@ def test_every_sink_is_shown_with_what_waits(cluster, ctl) -> None:
     assert code == 0
     assert ("sink victoria", "nothing waits, 5000 values/s in, 5000/s out", "") in findings(out, "ok")
     text = (
-        "18000000 values wait (400.0 of 1024 MiB, the oldest for 1 h 0 m), 5000 values/s in, 0/s out; its queue is full, all "
-        "writers wait for it; needs somebody: status 401: token expired"
+        "18000000 values wait (400.0 of 1024 MiB, the oldest for 1 h 0 m), 5000 values/s in, 0/s out; its queue is full, whoever "
+        "writes to it waits; needs somebody: status 401: token expired"
     )
     assert ("sink prometheus", text, "") in findings(out, "note")
 

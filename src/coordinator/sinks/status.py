@@ -66,8 +66,8 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         found = []
         if self.full:
             found.append(
-                f"sink {self.name}: its queue is full ({self.disk_bytes >> 20} of {self.most_bytes >> 20} MiB), all writers wait "
-                f"for it; {depth}{': ' + self.error if self.error else ''}"
+                f"sink {self.name}: its queue is full ({self.disk_bytes >> 20} of {self.most_bytes >> 20} MiB), whoever writes to it "
+                f"waits; {depth}{': ' + self.error if self.error else ''}"
             )
         elif self.error and (self.held or self.failing_s >= _SAID_AFTER_S):
             what = "does not take values, and waiting alone will not cure it" if self.held else "fails"

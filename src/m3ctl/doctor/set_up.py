@@ -61,7 +61,7 @@ def _sink(one: SinkRow) -> Finding:
         if one.waiting_values
         else "nothing waits"
     )
-    full = "; its queue is full, all writers wait for it" if one.full else ""
+    full = "; its queue is full, whoever writes to it waits" if one.full else ""
     error = f"; {'needs somebody' if one.held else 'last error'}: {one.error}" if one.error else ""
     text = f"{waits}, {rates}{full}{error}"
     return note(f"sink {one.name}", text) if one.error or one.full else ok(f"sink {one.name}", text)

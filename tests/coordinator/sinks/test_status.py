@@ -25,7 +25,7 @@ _SECOND = 1_000_000_000
         (
             {"full": True, "disk_bytes": 9 << 20, "most_bytes": 10 << 20, "error": "503", "failing_s": 40.0},
             [
-                "sink a: its queue is full (9 of 10 MiB), all writers wait for it; "
+                "sink a: its queue is full (9 of 10 MiB), whoever writes to it waits; "
                 "7 values wait (2 MiB, the oldest 1m5s): 503"
             ],
         ),
