@@ -94,7 +94,7 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         scope.gauge("disk_bytes", self.disk_bytes)
         scope.gauge("memory_bytes", self.memory_bytes)
         scope.gauge("age_seconds", self.age_s)
-        scope.gauge("held", float(self.held))
+        scope.gauge("held", float(self.held or bool(self.trouble)))
         scope.gauge("failing", float(bool(self.error)))
         scope.gauge("full", float(self.full))
 

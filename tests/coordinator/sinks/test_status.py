@@ -3,6 +3,7 @@
 import pytest
 
 from coordinator.sinks.status import Ages, Rate, SinkStatus
+from m3x.instrument import Registry
 
 _SECOND = 1_000_000_000
 
@@ -56,6 +57,16 @@ def test_problems(status: dict[str, object], problems: list[str]) -> None:
     known = {"name": "a", "waiting_values": 7, "waiting_bytes": 2 << 20, "age_s": 65.2}
     one = SinkStatus(**known | status)  # type: ignore[arg-type]
     assert one.problems() == problems
+
+
+@pytest.mark.parametrize(
+    ("status", "held"),
+    [(SinkStatus(name="a"), 0), (SinkStatus(name="a", held=True), 1), (SinkStatus(name="a", trouble=["no space"]), 1)],
+)
+def test_held_is_a_store_or_a_queue_that_needs_somebody(status: SinkStatus, held: int) -> None:
+    registry = Registry()
+    status.gauge(registry.scope("sink"))
+    assert f"sink_held {held}.0" in registry.render().decode().splitlines()
 
 
 def test_a_rate_follows_what_happens() -> None:
