@@ -118,7 +118,7 @@ def _warnings(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     rules, section = RulesInEffect(judge), config.downsample
     if section is not None and section.rules is not None:
         rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, 0), loaded.places)
-    return [*rules.warnings(), *unstored(rules_in(config), judge, loaded.places)]
+    return [*config.in_vain, *rules.warnings(), *unstored(rules_in(config), judge, loaded.places)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger = log.logger("coordinator")
     if loaded.meaningless:
         logger.debug("keys without effect", keys=loaded.meaningless)
+    for warning in loaded.value.in_vain:
+        logger.warning(warning)
     try:
         asyncio.run(serve(loaded.value, options.data_dir, loaded.places))
     except ServiceError as error:

@@ -103,6 +103,28 @@ def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: py
         assert ("warning: remote writes will be answered with 503: no aggregators are configured" in out) == note
 
 
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (
+            "prometheusRemoteBackend: {endpoints: [{name: a, address: 'http://h/'}]}",
+            "prometheusRemoteBackend is without effect: that takes backend: prom-remote",
+        ),
+        (
+            "backend: noop-etcd\nsinks: [{type: file, path: '-'}]",
+            "sinks are without effect: a coordinator with backend: noop-etcd",
+        ),
+    ],
+)
+def test_a_check_names_sections_on_storage_that_are_in_vain(
+    text: str, warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.yml"
+    file.write_text(text)
+    assert main(["-f", str(file), "--check-config"]) == 0
+    assert f"warning: {warning}" in capsys.readouterr().out
+
+
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     ports = tmp_path / "ports.yml"
     ports.write_text(FREE_PORTS.replace("listenAddress: 127.0.0.1:0", "listenAddress: 192.0.2.1:7201", 1))

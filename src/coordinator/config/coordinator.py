@@ -243,6 +243,16 @@ class CoordinatorConfig(Section, frozen=True):
             return "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file"
         return None
 
+    @property
+    def in_vain(self) -> list[str]:
+        """Sections on storage that nothing comes of, one line each."""
+        lines = []
+        if self.prometheus_remote_backend is not None and self.backend != "prom-remote":
+            lines.append("prometheusRemoteBackend is without effect: that takes backend: prom-remote")
+        if self.sinks and not self.takes_samples:
+            lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
+        return lines
+
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""
         problems = []
