@@ -9,9 +9,11 @@ that are no UTF-8 become U+FFFD. Of two labels of one name the last one is shown
 
 import asyncio
 import contextlib
+import errno
 import json
 import math
 import os
+import select
 import stat
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from m3metrics.errors import IdError
 __all__ = ["FileSink"]
 
 _STDOUT = "-"
+_LOOK_EVERY_MS = 100
 
 
 class FileSink:
@@ -39,6 +42,7 @@ class FileSink:
         self._path = path
         self._attributes = attributes
         self._fd = -1
+        self._closed = False
 
     def takes(self, destination: Destination) -> bool:
         """See ``Sink``."""
@@ -61,15 +65,27 @@ class FileSink:
         """All of it or, where it is a file, nothing. Raises ``OSError``."""
         descriptor = self._open()
         before = os.fstat(descriptor)
+        is_file = stat.S_ISREG(before.st_mode)
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[os.write(descriptor, rest) :]
+                if not is_file:
+                    self._await_room(descriptor)
+                rest = rest[os.write(descriptor, rest if is_file else rest[: select.PIPE_BUF]) :]
         except OSError:
-            if stat.S_ISREG(before.st_mode):
+            if is_file:
                 # Half a line must not stand before the next one.
                 os.ftruncate(descriptor, before.st_size)
             raise
+
+    def _await_room(self, descriptor: int) -> None:
+        """Until a pipe takes ``PIPE_BUF`` bytes without blocking: a reader that stands still must not keep the process from ending."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        while not self._closed:
+            if poll.poll(_LOOK_EVERY_MS) and not self._closed:
+                return
+        raise BlockingIOError(errno.EAGAIN, "its reader takes nothing")
 
     def _open(self) -> int:
         if self._path == _STDOUT:
@@ -105,7 +121,8 @@ class FileSink:
         return False
 
     async def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, and gives up what waits for a reader."""
+        self._closed = True
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,12 +1,15 @@
 """Lines of JSON in a file."""
 
+import asyncio
 import errno
 import json
 import os
+import select
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.waiting import until
 from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of
 
 from coordinator.sinks.file import FileSink
@@ -101,3 +104,24 @@ def test_which_values_it_takes() -> None:
     assert FileSink("-", None).takes(SHORT)
     some = FileSink("-", frozenset({SHORT.attributes, (0, 0)}))
     assert [some.takes(one) for one in (SHORT, LONG, UNAGGREGATED)] == [True, False, True]
+
+
+async def test_closing_ends_a_write_that_nobody_reads(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        sink = FileSink(str(path), None)
+        batch = batch_of(SeriesTable(), [Row(UP, k * MS) for k in range(5000)])
+        writing = asyncio.create_task(sink.deliver(batch, again=False))
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        room = select.poll()
+        room.register(writer, select.POLLOUT)
+        await until(lambda: not room.poll(0))
+        os.close(writer)
+        assert not writing.done()
+        await sink.close()
+        with pytest.raises(TryAgainError):
+            await asyncio.wait_for(writing, 20)
+    finally:
+        os.close(reader)
