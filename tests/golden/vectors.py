@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
-CORPORA = ("engine", "coordinator", "cluster", "prom_remote")
+CORPORA = ("engine", "coordinator", "cluster", "prom_remote", "m3db")
 
 READERS = {
     "engine/codec.jsonl": "golden/test_engine.py",
@@ -43,10 +43,21 @@ READERS = {
     "prom_remote/connections.jsonl": "golden/test_prom_remote.py",
     "prom_remote/m3msg.jsonl": "golden/test_prom_remote.py",
     "prom_remote/remote_write.jsonl": "golden/test_prom_remote.py",
+    "m3db/thrift.jsonl": "golden/test_m3db_thrift.py",
 }
 """Where each file is read, as a path below ``tests``."""
 
-LATER = {}
+LATER: dict[str, str] = {
+    "m3db/behaviour.jsonl": "the session",
+    "m3db/consistency.jsonl": "consistency levels",
+    "m3db/coordinator.jsonl.gz": "the batch write",
+    "m3db/exchanges.jsonl": "the connection",
+    "m3db/fetch.jsonl.gz": "tagged reads",
+    "m3db/ids.jsonl": "the m3tsz reader",
+    "m3db/kv.jsonl": "namespaces",
+    "m3db/m3tsz.jsonl": "the m3tsz reader",
+    "m3db/queries.jsonl": "tagged reads",
+}
 """What no module here reads yet, and with which change it will be."""
 
 Vector = dict[str, Any]
