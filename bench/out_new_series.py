@@ -22,7 +22,8 @@ from typing import Any
 
 from coordinator import warmup
 from coordinator.ingest import Ingester, IngestOptions, StoreOutlet, Translator
-from coordinator.store import Matcher, MatchOp, SeriesIndex, Store, open_store
+from coordinator.matchers import Matcher, MatchOp
+from coordinator.store import SeriesIndex, Store, open_store
 from coordinator.store.database import Database
 from coordinator.store.labels import LabelIndex
 from m3metrics.codec import AggregatedMetric, encode_aggregated

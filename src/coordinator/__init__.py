@@ -8,7 +8,8 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``sinks``       queues before stores, and the stores: where values go
 ``store``       the embedded one of these stores
 ``storage``     makes sinks and store of the configuration
-``query``       reads the embedded store
+``query``       answers queries, from whatever store can be read
+``matchers``    what labels are asked for
 ``api``         administers placements and topics
 ``not_kept``    the reasons why samples are not kept, as senders and operators are told
 ``ready``       answers for all of it

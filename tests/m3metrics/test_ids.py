@@ -15,7 +15,7 @@ TAGS = st.lists(st.tuples(NAME, st.binary(max_size=12)), max_size=8)
 @given(TAGS, st.binary(max_size=4))
 def test_round_trip(tags: Tags, trailing: bytes) -> None:
     data = ids.encode_tags(tags)
-    assert ids.decode_tags(data + trailing) == tags
+    assert ids.decode_tags(data + trailing) == ids.parse_tags(data + trailing) == tags
     for name in {name for name, _ in tags} | {b"absent"}:
         assert ids.find_tag(data, name) == next((value for key, value in tags if key == name), None)
 

@@ -13,11 +13,12 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
-from coordinator.query.parameters import Parameters, policies_of, read_parameters
+from coordinator.query.parameters import Parameters, read_options, read_parameters
 from coordinator.query.rendering import encode
-from coordinator.store import Matcher, MatcherError, MatchOp, Selection, Store
+from coordinator.query.source import Selection, Source
 from m3metrics.ids import Tags
 from m3x.clock import wall_ns
 
@@ -124,10 +125,10 @@ def parse_time_ms(name: str, text: str, now_ms: int) -> int:
 
 
 class Graphite:
-    """The handlers; they raise ``QueryError`` or ``StoreError``."""
+    """The handlers; they raise ``QueryError``."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
     async def render(self, request: Request) -> Response:
         """``/api/v1/graphite/render``: ``target`` (several), ``from``, ``until``, ``maxDataPoints``; JSON only."""
@@ -150,9 +151,7 @@ class Graphite:
                 raise QueryError(
                     f"target {target!r}: functions are not supported here; ask for a path, for example a.*.{{b,c}}"
                 )
-            found = await self._store.select(
-                _checked(target), start_ms, end_ms, policies=policies_of(request, self._store)
-            )
+            found = await self._source.select(_checked(target), start_ms, end_ms, read_options(request))
             answer += await asyncio.to_thread(_render, found, start_ms, end_ms, int(limit or 0))
         return Response(encode(answer), media_type="application/json")
 
@@ -163,12 +162,14 @@ class Graphite:
         if not query:
             raise QueryError("no 'query' specified")
         parts = _split(query)
-        index, entries = await self._store.match([_checked(query, below=True)])
+        start_ms = parse_time_ms("from", parameters.text("from", "0"), parameters.now_ms)
+        end_ms = parse_time_ms("until", parameters.text("until", "now"), parameters.now_ms)
+        found = await self._source.series([_checked(query, below=True)], start_ms, end_ms, read_options(request))
 
         def nodes() -> list[dict[str, Any]]:
             kinds: set[tuple[str, bool]] = set()
-            for entry in entries.tolist():
-                path = graphite_path(index.tags(entry))
+            for i in range(len(found)):
+                path = graphite_path(found.tags(i))
                 if path is not None:
                     names = path.split(".")
                     kinds.add((".".join(names[: len(parts)]), len(names) == len(parts)))

@@ -1,18 +1,17 @@
 """Parameters of a request, from the URL and from a form, and the times and durations in them."""
 
 import re
-from collections.abc import Collection
 from datetime import datetime
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
 from coordinator.query.errors import QueryError
-from coordinator.store import Store
+from coordinator.query.source import ReadOptions, Restriction
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 
-__all__ = ["Parameters", "body_of", "policies_of", "read_parameters"]
+__all__ = ["Parameters", "body_of", "read_options", "read_parameters"]
 
 _MAX_BODY_BYTES = 16 << 20
 _DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
@@ -110,21 +109,14 @@ async def read_parameters(request: Request, now_ms: int) -> Parameters:
     return Parameters(pairs + request.query_params.multi_items(), now_ms)
 
 
-def policies_of(request: Request, store: Store) -> Collection[int] | None:
-    """The policies to which M3's headers restrict a query, None: all (docs/m3/coordinator.md, query headers). Raises ``QueryError``."""
+def read_options(request: Request) -> ReadOptions:
+    """What M3's headers say (docs/m3/coordinator.md, query headers). Raises ``QueryError``."""
     kind = request.headers.get("M3-Metrics-Type", "")
     wanted = request.headers.get("M3-Storage-Policy", "")
     if kind not in ("", "aggregated", "unaggregated"):
         raise QueryError(f"invalid M3-Metrics-Type header: {kind!r}; expected aggregated or unaggregated")
-    if wanted:
-        try:
-            policy = StoragePolicy.parse(wanted)
-        except PolicyError as error:
-            raise QueryError(f"invalid M3-Storage-Policy header: {error}") from None
-        index = store.policy_index(policy.window_ns, policy.retention_ns)
-        if index < 0:
-            raise QueryError(f"could not find namespace for storage policy: {policy}")
-        return (index,)
-    if not kind:
-        return None
-    return [i for i, policy in enumerate(store.policies) if (policy.window_ns > 0) == (kind == "aggregated")]
+    try:
+        policy = StoragePolicy.parse(wanted) if wanted else None
+    except PolicyError as error:
+        raise QueryError(f"invalid M3-Storage-Policy header: {error}") from None
+    return ReadOptions(restriction=Restriction(kind == "aggregated" if kind else None, policy))

@@ -8,16 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from coordinator.query.errors import QueryError
-from coordinator.query.parameters import Parameters, policies_of, read_parameters
+from coordinator.query.parameters import Parameters, read_options, read_parameters
 from coordinator.query.rendering import label_set, matrix, raw_matrix, success, time_text, vector
 from coordinator.query.selector import parse_selector
-from coordinator.store import SeriesIndex, Store
+from coordinator.query.source import Alternatives, Source
 from m3x.clock import wall_ns
 
 __all__ = ["LOOKBACK_MS", "PrometheusAPI"]
@@ -29,13 +27,13 @@ _Item = TypeVar("_Item")
 
 
 class PrometheusAPI:
-    """The handlers; each takes a request and answers, or raises ``QueryError`` or ``StoreError``.
+    """The handlers; each takes a request and answers, or raises ``QueryError``.
 
     ``lookback_ms``: how old a value may be that an instant takes; a series whose resolution is coarser has that long.
     """
 
-    def __init__(self, store: Store, lookback_ms: int = LOOKBACK_MS) -> None:
-        self._store = store
+    def __init__(self, source: Source, lookback_ms: int = LOOKBACK_MS) -> None:
+        self._source = source
         self._lookback_ms = lookback_ms
 
     async def query(self, request: Request) -> Response:
@@ -44,13 +42,11 @@ class PrometheusAPI:
         selector = parse_selector(parameters.text("query"))
         time_ms = parameters.time_ms("time", parameters.now_ms)
         at_ms = selector.shift(time_ms, time_ms, time_ms)
-        policies = policies_of(request, self._store)
+        options = read_options(request)
         if selector.range_ms:
-            found = await self._store.select(selector.matchers, at_ms - selector.range_ms + 1, at_ms, policies=policies)
+            found = await self._source.select(selector.matchers, at_ms - selector.range_ms + 1, at_ms, options)
             return await _stream(raw_matrix(found))
-        found = await self._store.select(
-            selector.matchers, at_ms, at_ms, lookback_ms=self._lookback_ms, policies=policies
-        )
+        found = await self._source.select(selector.matchers, at_ms, at_ms, options, lookback_ms=self._lookback_ms)
         return await _stream(vector(found, time_ms, at_ms, self._lookback_ms))
 
     async def query_range(self, request: Request) -> Response:
@@ -71,50 +67,52 @@ class PrometheusAPI:
             )
         first_ms = selector.shift(start_ms, start_ms, end_ms)
         look_step_ms = step_ms if selector.at is None else 0
-        found = await self._store.select(
-            selector.matchers,
-            first_ms,
-            first_ms + (steps - 1) * look_step_ms,
-            lookback_ms=self._lookback_ms,
-            policies=policies_of(request, self._store),
+        last_ms = first_ms + (steps - 1) * look_step_ms
+        found = await self._source.select(
+            selector.matchers, first_ms, last_ms, read_options(request), lookback_ms=self._lookback_ms
         )
         return await _stream(matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, self._lookback_ms))
 
     async def labels(self, request: Request) -> Response:
         """``/api/v1/labels``."""
         parameters = await _parameters(request)
-        index, among = await self._entries(parameters)
-        names = await asyncio.to_thread(index.labels.names, among)
+        names = await self._source.label_names(_alternatives(parameters), *_range(parameters), read_options(request))
         return _json(_limited(parameters, [name.decode(errors="replace") for name in names]))
 
     async def label_values(self, request: Request) -> Response:
         """``/api/v1/label/<name>/values``."""
         parameters = await _parameters(request)
-        index, among = await self._entries(parameters)
         name = request.path_params["name"].encode()
-        values = await asyncio.to_thread(index.labels.values, name, among)
+        values = await self._source.label_values(
+            name, _alternatives(parameters), *_range(parameters), read_options(request)
+        )
         return _json(_limited(parameters, [value.decode(errors="replace") for value in values if value]))
 
     async def series(self, request: Request) -> Response:
         """``/api/v1/series``."""
         parameters = await _parameters(request)
-        index, among = await self._entries(parameters)
-        if among is None:
+        alternatives = _alternatives(parameters)
+        if not alternatives:
             raise QueryError("no match[] parameter provided")
+        found = await self._source.series(alternatives, *_range(parameters), read_options(request))
 
         def render() -> list[dict[str, str]]:
-            return [label_set(tags) for tags in _limited(parameters, sorted(index.tags(e) for e in among.tolist()))]
+            return [label_set(tags) for tags in _limited(parameters, sorted(map(found.tags, range(len(found)))))]
 
         return _json(await asyncio.to_thread(render))
 
-    async def _entries(self, parameters: Parameters) -> tuple[SeriesIndex, NDArray[np.int64] | None]:
-        """The series of all ``match[]`` together, None without any."""
-        selectors = [parse_selector(text) for text in parameters.all("match[]")]
-        if any(selector.range_ms for selector in selectors):
-            raise QueryError("match[] takes a selector without a range")
-        if not selectors:
-            return self._store.index, None
-        return await self._store.match([selector.matchers for selector in selectors])
+
+def _alternatives(parameters: Parameters) -> Alternatives:
+    """The matchers of every ``match[]``."""
+    selectors = [parse_selector(text) for text in parameters.all("match[]")]
+    if any(selector.range_ms for selector in selectors):
+        raise QueryError("match[] takes a selector without a range")
+    return [selector.matchers for selector in selectors]
+
+
+def _range(parameters: Parameters) -> tuple[int, int]:
+    """Start and end of a request for metadata: from the beginning of time until now, where it does not say."""
+    return parameters.time_ms("start", 0), parameters.time_ms("end", parameters.now_ms)
 
 
 async def _parameters(request: Request) -> Parameters:

@@ -15,12 +15,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
-from coordinator.query.parameters import body_of, policies_of, read_parameters
+from coordinator.query.parameters import body_of, read_options, read_parameters
 from coordinator.query.rendering import encode, number_text
 from coordinator.query.selector import parse_selector
-from coordinator.store import Matcher, MatcherError, MatchOp, Selection, Store
+from coordinator.query.source import Selection, Source
 from m3x.clock import wall_ns
 from m3x.protobuf import DecodeError, Field, Kind, generated, unmarshal, varint
 
@@ -42,18 +43,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RemoteRead:
-    """The handlers of ``POST`` and ``GET``; they raise ``QueryError`` or ``StoreError``."""
+    """The handlers of ``POST`` and ``GET``; they raise ``QueryError``."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
     async def post(self, request: Request) -> Response:
         """A snappy-compressed ``ReadRequest``."""
         queries = _parse(await body_of(request))
-        policies = policies_of(request, self._store)
+        options = read_options(request)
         results = [
-            await self._store.select(matchers, start_ms, end_ms, policies=policies)
-            for matchers, start_ms, end_ms in queries
+            await self._source.select(matchers, start_ms, end_ms, options) for matchers, start_ms, end_ms in queries
         ]
         return _protobuf(await asyncio.to_thread(encode_response, results))
 
@@ -62,9 +62,7 @@ class RemoteRead:
         parameters = await read_parameters(request, wall_ns() // 1_000_000)
         selector = parse_selector(parameters.text("query"))
         start_ms, end_ms = parameters.time_ms("start"), parameters.time_ms("end")
-        result = await self._store.select(
-            selector.matchers, start_ms, end_ms, policies=policies_of(request, self._store)
-        )
+        result = await self._source.select(selector.matchers, start_ms, end_ms, read_options(request))
         if parameters.text("format") == "json":
             body = await asyncio.to_thread(_json, selector.matchers, result, start_ms, end_ms)
             return Response(body, media_type="application/json")
@@ -106,8 +104,7 @@ def encode_response(results: Sequence[Selection]) -> bytes:
     """The compressed ``ReadResponse``: a ``QueryResult`` per query, its series sorted by labels."""
     parts: list[bytes] = []
     for result in results:
-        arena, at, _ = result.index.ids()
-        id_at = np.ascontiguousarray(at[result.entries])
+        arena, id_at = result.series.arena, result.series.at
         sizes = np.zeros(len(result), np.int64)
         kernels.series_sizes(arena, id_at, result.offsets, result.time_ms, result.bits, sizes)
         # The tag of each series and the length before it take six bytes at most below 4 GiB.

@@ -9,7 +9,7 @@ import numpy as np
 
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
-from coordinator.store import Selection
+from coordinator.query.source import Selection
 from m3metrics.ids import Tags
 
 __all__ = ["encode", "error_body", "label_set", "matrix", "number_text", "raw_matrix", "success", "time_text", "vector"]

@@ -11,8 +11,9 @@ from coordinator.query.graphite import Graphite
 from coordinator.query.prometheus import LOOKBACK_MS, PrometheusAPI
 from coordinator.query.remote_read import RemoteRead
 from coordinator.query.rendering import error_body
+from coordinator.query.source import Source
 from coordinator.query.windows import Windows
-from coordinator.store import QueryTooLargeError, Store, StoreError
+from coordinator.store import Store
 from m3x.log import logger
 
 __all__ = ["query_routes"]
@@ -22,10 +23,13 @@ _log = logger(__name__)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def query_routes(store: Store, lookback_ms: int = LOOKBACK_MS) -> list[Route]:
-    """Routes over ``store`` (docs/m3/coordinator.md, routes), to be served on the event loop that owns it."""
-    prometheus, remote = PrometheusAPI(store, lookback_ms), RemoteRead(store)
-    graphite, windows = Graphite(store), Windows(store)
+def query_routes(source: Source, lookback_ms: int = LOOKBACK_MS, *, watched: Store | None = None) -> list[Route]:
+    """Routes over ``source`` (docs/m3/coordinator.md, routes), to be served on the event loop that owns it.
+
+    ``watched``: the embedded store whose windows ``/api/v1/windows`` tells.
+    """
+    prometheus, remote = PrometheusAPI(source, lookback_ms), RemoteRead(source)
+    graphite, windows = Graphite(source), Windows(watched)
     both = ["GET", "POST"]
     routes = [
         Route(f"{prefix}/api/v1/{name}", _guarded(handler), methods=both)
@@ -52,12 +56,9 @@ def _guarded(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except QueryError as error:
+            if error.status >= 500:
+                _log.error_limited("a query failed", path=request.url.path, error=str(error))
             return _error(error)
-        except QueryTooLargeError as error:
-            return _error(QueryError(str(error), kind="execution", status=422))
-        except StoreError as error:
-            _log.error_limited("a query failed", path=request.url.path, error=str(error))
-            return _error(QueryError(str(error), kind="internal", status=500))
         except ClientDisconnect:
             # Nobody is there to read it; the server drops the answer.
             return Response(status_code=499)

@@ -10,8 +10,8 @@ from datetime import timedelta
 import msgspec
 import promql_parser as promql
 
+from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query.errors import QueryError
-from coordinator.store import Matcher, MatcherError, MatchOp
 
 __all__ = ["Selector", "parse_selector"]
 

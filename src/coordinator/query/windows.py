@@ -36,24 +36,27 @@ def series_text(tags: Tags) -> str:
 class Windows:
     """The handler; it raises ``QueryError``."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | None) -> None:
         self._store = store
 
     async def get(self, request: Request) -> Response:
         """See the module."""
+        store = self._store
+        if store is None:
+            raise QueryError("windows are told of the embedded store only, and this coordinator has none", status=404)
         since = request.query_params.get("since", "0")
         if not since.isdecimal() or len(since) > 18:
             raise QueryError(f"invalid parameter 'since': {since!r}; expected 0 or the 'next' of an earlier answer")
-        windows, following = self._store.windows(int(since))
+        windows, following = store.windows(int(since))
         shown: list[dict[str, Any]] = []
         for window in windows:
             samples = [
                 {
-                    "series": series_text(self._store.index.tags(entry)),
+                    "series": series_text(store.index.tags(entry)),
                     "value": value if math.isfinite(value) else number_text(value),
                 }
                 for entry, value in window.samples
             ]
-            policy = str(self._store.policies[window.policy])
+            policy = str(store.policies[window.policy])
             shown.append({"policy": policy, "time_ms": window.time_ms, "count": window.count, "samples": samples})
         return Response(encode({"windows": shown, "next": following}), media_type="application/json")

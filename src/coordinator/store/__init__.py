@@ -2,8 +2,8 @@
 
 Open ``store`` first: ``open_store`` gives a ``Store`` whose ``write`` returns after the commit and whose ``select`` gives columns back.
 ``database`` has the tables and SQL, ``series`` turns id bytes into numbers, ``labels`` matches, ``select`` chooses the policy and orders
-the points (``kernels``), ``windows`` remembers what was written lately, ``errors`` are its exceptions. Imports ``m3metrics`` and ``m3x``
-only.
+the points (``kernels``), ``windows`` remembers what was written lately, ``errors`` are its exceptions. Imports ``coordinator.matchers``,
+``m3metrics`` and ``m3x`` only.
 
 No series costs an object of Python: new ones are sorted, numbered and taken apart by ``series_kernels``, ``m3x.byte_table`` and
 ``label_kernels``, a batch at a time, and labels are indexed when somebody asks for them. ``scripts/bench out`` measures it.
@@ -14,17 +14,13 @@ our own before one series can be read without the others, and took 69 MB where D
 points in 16 ms, all of them in 0.25–0.55 s. Its file survives ``kill -9`` at any moment with all that was committed.
 """
 
-from coordinator.store.errors import MatcherError, QueryTooLargeError, StoreError
-from coordinator.store.labels import Matcher, MatchOp
+from coordinator.store.errors import QueryTooLargeError, StoreError
 from coordinator.store.select import Selection
 from coordinator.store.series import SeriesIndex, series_tags
 from coordinator.store.store import Refusal, Store, StoreOptions, WriteBatch, Written, open_store
 from coordinator.store.windows import Window
 
 __all__ = [
-    "MatchOp",
-    "Matcher",
-    "MatcherError",
     "QueryTooLargeError",
     "Refusal",
     "Selection",

@@ -7,7 +7,3 @@ class StoreError(Exception):
 
 class QueryTooLargeError(StoreError):
     """A read would return more points than the configured bound."""
-
-
-class MatcherError(ValueError):
-    """A matcher that cannot be: an invalid regular expression, an empty name."""

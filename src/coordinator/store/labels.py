@@ -3,76 +3,23 @@
 Every pair of name and value that occurs has a number; for each name there is a column that tells which entries have it, and the pair.
 """
 
-import enum
 import operator
 import struct
 import threading
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
-import re2  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from coordinator.matchers import Matcher, MatchOp
 from coordinator.store import label_kernels as kernels
-from coordinator.store.errors import MatcherError
 from m3metrics.ids import MAX_LITERAL_BYTES
 from m3x.byte_table import ByteTable
 
-__all__ = ["LabelIndex", "MatchOp", "Matcher"]
+__all__ = ["LabelIndex"]
 
 _AT_ONCE = 1 << 14
 """Series that are indexed in one go: what it needs meanwhile is a few hundred bytes for each."""
-
-
-class MatchOp(enum.IntEnum):
-    """As numbered in Prometheus' remote read protocol."""
-
-    EQUAL = 0
-    NOT_EQUAL = 1
-    REGEX = 2
-    NOT_REGEX = 3
-
-
-_OPTIONS = re2.Options()
-_OPTIONS.log_errors = False
-
-
-class Matcher(msgspec.Struct, frozen=True):
-    """A condition on one label; a series without the label has the empty value. Regular expressions are RE2 and match whole values.
-
-    RE2 works in linear time: no pattern of a request can take the service down.
-    """
-
-    op: MatchOp
-    name: bytes
-    value: bytes
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise MatcherError("a matcher needs a label name")
-        if self.op in (MatchOp.REGEX, MatchOp.NOT_REGEX):
-            self._compile()
-
-    def _compile(self) -> Callable[[bytes], object]:
-        try:
-            compiled = re2.compile(b"^(?:" + self.value + b")$", _OPTIONS)
-        except re2.error as error:
-            reason = error.args[0].decode(errors="replace") if error.args else "unknown"
-            raise MatcherError(f"error parsing regexp {self.value.decode(errors='replace')!r}: {reason}") from None
-        match: Callable[[bytes], object] = compiled.match
-        return match
-
-    def predicate(self) -> Callable[[bytes], bool]:
-        """Whether a value satisfies it."""
-        if self.op == MatchOp.EQUAL:
-            return lambda value: value == self.value
-        if self.op == MatchOp.NOT_EQUAL:
-            return lambda value: value != self.value
-        match = self._compile()
-        if self.op == MatchOp.REGEX:
-            return lambda value: match(value) is not None
-        return lambda value: match(value) is None
 
 
 class _Column:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.matchers import Matcher
 from coordinator.store import kernels
 from coordinator.store.database import Database
 from coordinator.store.errors import QueryTooLargeError
-from coordinator.store.labels import Matcher
 from coordinator.store.series import SeriesIndex
 from m3metrics.ids import Tags
 from m3metrics.policy import StoragePolicy
@@ -71,10 +71,6 @@ class Selection:
     def tags(self, i: int) -> Tags:
         """Tags of series ``i``, sorted by name."""
         return self.index.tags(int(self.entries[i]))
-
-    def order_by_labels(self) -> list[int]:
-        """The series sorted by their labels, as Prometheus does."""
-        return sorted(range(len(self)), key=self.tags)
 
 
 def policy_order(tables: Sequence[PolicyTable], start_ms: int, now_ms: int) -> list[PolicyTable]:

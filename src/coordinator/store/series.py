@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from coordinator.store import series_kernels as kernels
 from coordinator.store.labels import LabelIndex
 from m3metrics.errors import IdError
-from m3metrics.ids import ID_SCHEME_TAG, Tag, Tags, decode_tags, encode_tags
+from m3metrics.ids import ID_SCHEME_TAG, Tag, Tags, decode_tags, encode_tags, parse_tags
 from m3metrics.series_ids import validate_tags
 from m3x.byte_table import ByteTable
 
-__all__ = ["SeriesIndex", "StoredForms", "parse_tags", "series_tags", "stored_form", "stored_forms"]
+__all__ = ["SeriesIndex", "StoredForms", "series_tags", "stored_form", "stored_forms"]
 
 _FORMS_PER_SERIES = 4
 _FEWEST_FORMS = 1 << 16
@@ -98,11 +98,6 @@ def stored_forms(
         more += form
     forms.buf = np.concatenate([out, np.frombuffer(more, np.uint8)])
     return forms
-
-
-def parse_tags(series_id: bytes) -> Tags:
-    """Tags of an id that is known to be sound."""
-    return _parse(series_id)[0]
 
 
 def _parse(data: bytes) -> tuple[Tags, list[Tag]]:

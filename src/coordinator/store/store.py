@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.matchers import Matcher
 from coordinator.store.database import Database, Rows
 from coordinator.store.errors import StoreError
-from coordinator.store.labels import Matcher
 from coordinator.store.select import PolicyTable, Selection, read
 from coordinator.store.series import SeriesIndex, stored_forms
 from coordinator.store.windows import RecentWindows, Window

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from coordinator.ingest import Ingester, IngestOptions, IngestServer, StoreOutlet
-from coordinator.store import Matcher, MatchOp, Store, StoreError, StoreOptions, WriteBatch, Written, open_store
+from coordinator.matchers import Matcher, MatchOp
+from coordinator.store import Store, StoreError, StoreOptions, WriteBatch, Written, open_store
 from m3metrics.codec import AggregatedMetric, encode_aggregated
 from m3metrics.policy import StoragePolicy
 from m3msg.frames import Message, Metadata, decode_ack, encode_message, split

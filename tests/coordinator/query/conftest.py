@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from tests.golden.vectors import REQUIRED, ROOT
 
-from coordinator.query import query_routes
+from coordinator.query import EmbeddedSource, query_routes
 from coordinator.store import Store, StoreOptions, WriteBatch, open_store
 from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
@@ -78,7 +78,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP over ``store``."""
-    transport = httpx.ASGITransport(app=Starlette(routes=query_routes(store)))
+    transport = httpx.ASGITransport(app=Starlette(routes=query_routes(EmbeddedSource(store), watched=store)))
     async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as opened:
         yield opened
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from coordinator.query import parse_selector, query_routes
+from coordinator.query import EmbeddedSource, parse_selector, query_routes
 from coordinator.query.errors import QueryError
 from coordinator.query.rendering import number_text, time_text
 from coordinator.store import Store
@@ -93,7 +93,7 @@ async def test_instant_vector_looks_back_five_minutes(client: httpx.AsyncClient,
 async def test_lookback_duration_is_configurable(store: Store, fill: Fill, base_s: int) -> None:
     await fill([({"__name__": "a"}, [(base_s - 60, 1.0)])])
     for lookback_ms, found in [(60_000, 0), (61_000, 1)]:
-        transport = httpx.ASGITransport(app=Starlette(routes=query_routes(store, lookback_ms)))
+        transport = httpx.ASGITransport(app=Starlette(routes=query_routes(EmbeddedSource(store), lookback_ms)))
         async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
             for path, params in [
                 ("query", {"time": base_s}),

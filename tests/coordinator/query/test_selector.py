@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.matchers import Matcher, MatchOp
 from coordinator.query import QueryError, parse_selector
-from coordinator.store import Matcher, MatchOp
 
 NAME = b"__name__"
 

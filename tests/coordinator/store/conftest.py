@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from coordinator.store import Matcher, MatchOp, WriteBatch
+from coordinator.matchers import Matcher, MatchOp
+from coordinator.store import WriteBatch
 from m3metrics.ids import encode_tags
 
 

@@ -5,13 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.coordinator.store.conftest import satisfies
 
-from coordinator.store import Matcher, MatcherError, MatchOp
+from coordinator.matchers import Matcher, MatchOp
 from coordinator.store.labels import LabelIndex
 from m3metrics.ids import Tags, encode_tags
 
@@ -114,18 +113,6 @@ def test_names_and_values_equal_the_model(tag_sets: list[dict[bytes, bytes]], da
     assert index.names(entries) == sorted({name for tags in chosen for name in tags})
     for name in NAMES:
         assert index.values(name, entries) == sorted({tags[name] for tags in chosen if name in tags})
-
-
-@pytest.mark.parametrize("text", [b"(", b"*", b"[b-a]", b"(?=a)", b"\\1"])
-def test_patterns_that_re2_refuses(text: bytes) -> None:
-    with pytest.raises(MatcherError, match="error parsing regexp"):
-        Matcher(MatchOp.REGEX, b"a", text)
-    Matcher(MatchOp.EQUAL, b"a", text)
-
-
-def test_a_matcher_needs_a_name() -> None:
-    with pytest.raises(MatcherError, match="name"):
-        Matcher(MatchOp.EQUAL, b"", b"x")
 
 
 def test_no_pattern_takes_exponential_time() -> None:

@@ -6,7 +6,7 @@ import coordinator.store
 
 
 def test_doors() -> None:
-    assert {"Store", "open_store", "WriteBatch", "Matcher"} <= set(coordinator.store.__all__)
+    assert {"Store", "open_store", "WriteBatch"} <= set(coordinator.store.__all__)
     assert {"IngestServer", "IngestOptions"} <= set(coordinator.ingest.__all__)
     assert "query_routes" in coordinator.query.__all__
     for package in (coordinator.store, coordinator.ingest, coordinator.query):

@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.coordinator.store.conftest import satisfies, write_batch
 
+from coordinator.matchers import Matcher, MatchOp
 from coordinator.store import (
-    Matcher,
-    MatchOp,
     QueryTooLargeError,
     Refusal,
     Selection,

@@ -1,0 +1,106 @@
+"""What queries are answered from: one interface for every kind of store, and the columns in which it answers.
+
+A source is asked with label matchers and a range of time in ms, both ends of which belong to it. It raises ``QueryError`` for what it
+cannot answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.matchers import Matcher
+from m3metrics.ids import Tags, parse_tags
+from m3metrics.policy import StoragePolicy
+
+__all__ = ["Alternatives", "ReadOptions", "Restriction", "Selection", "Series", "Source"]
+
+Alternatives = Sequence[Sequence[Matcher]]
+"""Series that satisfy all matchers of one of them are meant; without any, all series."""
+
+
+class Restriction(msgspec.Struct, frozen=True):
+    """To which part of storage a query is restricted; None says nothing (docs/m3/coordinator.md, query headers)."""
+
+    aggregated: bool | None = None
+    policy: StoragePolicy | None = None
+
+
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request says beside matchers and times."""
+
+    restriction: Restriction = Restriction()
+
+
+@dataclass(slots=True)
+class Series:
+    """Series: the encoded tags of series ``i``, sorted by name, are ``arena[at[i]:at[i] + size[i]]``."""
+
+    arena: NDArray[np.uint8]
+    at: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def tags(self, i: int) -> Tags:
+        """Name and value of each tag of series ``i``, sorted by name."""
+        at = int(self.at[i])
+        return parse_tags(self.arena[at : at + int(self.size[i])].tobytes())
+
+
+@dataclass(slots=True)
+class Selection:
+    """Series with their points: those of series ``i`` are ``[offsets[i], offsets[i + 1])``, ascending in time, at least one."""
+
+    series: Series
+    windows_ms: NDArray[np.int64]
+    """Resolution at which each series was read; 0: as its points came."""
+    offsets: NDArray[np.int64]
+    time_ms: NDArray[np.int64]
+    bits: NDArray[np.uint64]
+    """IEEE-754 patterns of the values."""
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The values of all points."""
+        return self.bits.view(np.float64)
+
+    def tags(self, i: int) -> Tags:
+        """Tags of series ``i``, sorted by name."""
+        return self.series.tags(i)
+
+    def order_by_labels(self) -> list[int]:
+        """The series sorted by their labels, as Prometheus does."""
+        return sorted(range(len(self)), key=self.tags)
+
+
+class Source(Protocol):
+    """A store that can be read. The methods belong to the event loop that owns it, and raise ``QueryError``."""
+
+    async def select(
+        self, matchers: Sequence[Matcher], start_ms: int, end_ms: int, options: ReadOptions, *, lookback_ms: int = 0
+    ) -> Selection:
+        """Points of the series that satisfy all ``matchers``, with start ≤ time ≤ end.
+
+        With a look-back, points up to that much before ``start_ms`` come as well (at least the resolution of what is read).
+        """
+
+    async def label_names(
+        self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
+    ) -> list[bytes]:
+        """Names of labels, sorted. A source may list what has points outside of the range as well."""
+
+    async def label_values(
+        self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
+    ) -> list[bytes]:
+        """Values of one label, sorted."""
+
+    async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
+        """Series without points, in no order, each once."""
