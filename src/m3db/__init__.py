@@ -1,6 +1,8 @@
 """A client of M3DB's nodes: writes as the Go coordinator makes them, tagged reads (docs/m3/m3db_wire.md).
 
 ``errors``      what goes wrong: one hierarchy; open ``CallFailure`` to see how a call can end
+``connection``  one connection to a node: handshake, calls side by side, deadlines
+``tchannel``    the transport without its sockets: frames, handshake, fragments
 ``thrift``      structs of the nodes' calls ↔ bytes: tables, and the plain codec that is the authority
 
 Cores are pure: bytes or arrays in, bytes or columns out. Imports ``m3x``, ``m3metrics`` and ``m3cluster`` only.

@@ -43,6 +43,7 @@ READERS = {
     "prom_remote/connections.jsonl": "golden/test_prom_remote.py",
     "prom_remote/m3msg.jsonl": "golden/test_prom_remote.py",
     "prom_remote/remote_write.jsonl": "golden/test_prom_remote.py",
+    "m3db/exchanges.jsonl": "golden/test_m3db_exchanges.py",
     "m3db/thrift.jsonl": "golden/test_m3db_thrift.py",
 }
 """Where each file is read, as a path below ``tests``."""
@@ -51,7 +52,6 @@ LATER: dict[str, str] = {
     "m3db/behaviour.jsonl": "the session",
     "m3db/consistency.jsonl": "consistency levels",
     "m3db/coordinator.jsonl.gz": "the batch write",
-    "m3db/exchanges.jsonl": "the connection",
     "m3db/fetch.jsonl.gz": "tagged reads",
     "m3db/ids.jsonl": "the m3tsz reader",
     "m3db/kv.jsonl": "namespaces",
