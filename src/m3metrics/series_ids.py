@@ -22,19 +22,28 @@ _SHORT_ESCAPES = {
 
 def normalized_tags(tags: Iterable[Tag], graphite: bool = False) -> Tags:
     """Sorted by name, for graphite by its length first (``__g9__`` before ``__g10__``); equal names keep their order."""
-    return sorted(tags, key=lambda tag: (len(tag[0]) if graphite else 0, tag[0]))
+    return sorted(tags, key=lambda tag: _order(tag[0], graphite))
 
 
-def validate_tags(tags: Tags, allow_duplicates: bool = False, allow_empty_value: bool = False) -> None:
-    """Checks normalized tags as M3 does before a write. Raises ``IdError``."""
+def _order(name: bytes, graphite: bool) -> tuple[int, bytes]:
+    return len(name) if graphite else 0, name
+
+
+def validate_tags(
+    tags: Tags, allow_duplicates: bool = False, allow_empty_value: bool = False, graphite: bool = False
+) -> None:
+    """Checks tags, which ``normalized_tags`` has sorted, as M3 does before a write. Raises ``IdError``."""
     if not tags:
         raise IdError("no tags")
-    previous: bytes | None = None
+    previous = b""
     for index, (name, value) in enumerate(tags):
         if not name:
             raise IdError(f"tag name empty: index={index}")
         if not value and not allow_empty_value:
             raise IdError(f"tag value empty: index={index}, name={_text(name)}")
+        if index and _order(previous, graphite) > _order(name, graphite):
+            listed = " ".join(f"{_text(key)}: {_text(content)}" for key, content in tags)
+            raise IdError(f"tags out of order: '{_text(previous)}' appears after '{_text(name)}', tags: [{listed}]")
         if name == previous and not allow_duplicates:
             listed = ", ".join(f"{_text(key)}: {_text(content)}" for key, content in tags)
             raise IdError(f"tags duplicate: '{_text(name)}' appears more than once in '{listed}'")

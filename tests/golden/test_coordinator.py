@@ -67,13 +67,17 @@ SCHEMES = {
 
 
 def check_series_id(vector: Vector) -> None:
-    tags = series_ids.normalized_tags(tags_of(vector["tags_added"]), graphite=vector["scheme"] == "graphite")
+    graphite = vector["scheme"] == "graphite"
+    tags = series_ids.normalized_tags(tags_of(vector["tags_added"]), graphite)
     assert tags == tags_of(vector["normalized"])
     assert SCHEMES[vector["scheme"]](tags).hex() == vector["series_id_hex"]
     error = ""
     try:
         series_ids.validate_tags(
-            tags, vector.get("allow_tag_name_duplicates", False), vector.get("allow_tag_value_empty", False)
+            tags,
+            vector.get("allow_tag_name_duplicates", False),
+            vector.get("allow_tag_value_empty", False),
+            graphite,
         )
     except IdError as raised:
         error = str(raised)

@@ -62,6 +62,11 @@ def test_limits() -> None:
 def test_graphite_order_and_id() -> None:
     tags = series_ids.normalized_tags([(b"__g10__", b"k"), (b"__g2__", b"c"), (b"__g1__", b"b")], graphite=True)
     assert series_ids.graphite_id(tags) == b"b.c.k"
+    series_ids.validate_tags(tags, graphite=True)
+    with pytest.raises(IdError, match=r"^tags out of order: '__g2__' appears after '__g10__', tags: \[__g1__: b __g2"):
+        series_ids.validate_tags(tags)
+    with pytest.raises(IdError, match=r"^tags out of order: 'b' appears after 'a', tags: \[b: 1 a: 0\]$"):
+        series_ids.validate_tags([(b"b", b"1"), (b"a", b"0")], graphite=True)
 
 
 def test_escapes_beyond_the_basic_plane() -> None:

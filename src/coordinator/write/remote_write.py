@@ -339,7 +339,8 @@ class RemoteWriter:
             # Where tags of one name are allowed, these stand in front.
             labels.sort(key=lambda label: label[0] not in self._renames)
         tags = normalized_tags(((self._renames.get(key, key), value) for key, value in labels), graphite)
-        validate_tags(tags, self._tags.allow_tag_name_duplicates, graphite or self._tags.allow_tag_value_empty)
+        allow_empty = graphite or self._tags.allow_tag_value_empty
+        validate_tags(tags, self._tags.allow_tag_name_duplicates, allow_empty, graphite)
         return tags, name
 
     def _appended(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Appended:
