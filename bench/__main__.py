@@ -1,6 +1,7 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
 ``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``), ``sinks``
-(``bench.sinks``), ``storage`` (``bench.storage_bench``), ``remote`` (``bench.prom_remote``) and ``outage`` (``bench.outage``)."""
+(``bench.sinks``), ``storage`` (``bench.storage_bench``), ``remote`` (``bench.prom_remote``),
+``outage`` (``bench.outage``) and ``m3tsz`` (``bench.m3tsz_bench``)."""
 
 import sys
 
@@ -21,6 +22,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   storage   what the way out costs a whole coordinator, from m3msg to remote write
   remote    what remote write alone costs, from columns to the wire
   outage    two stores behind a coordinator, one of them away for an hour's worth of values, and kill -9 meanwhile
+  m3tsz     what a point that is read from M3DB costs to decode
 
   --help, --version"""
 
@@ -68,6 +70,10 @@ def main() -> int:
         from bench.outage import main as outage  # noqa: PLC0415
 
         return outage(rest)
+    if command == "m3tsz":
+        from bench.m3tsz_bench import main as m3tsz  # noqa: PLC0415
+
+        return m3tsz(rest)
     if command == "--version":
         print(f"scripts/bench {VERSION}")
         return 0

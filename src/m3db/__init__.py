@@ -4,6 +4,8 @@
 ``connection``  one connection to a node: handshake, calls side by side, deadlines
 ``tchannel``    the transport without its sockets: frames, handshake, fragments
 ``thrift``      structs of the nodes' calls ↔ bytes: tables, and the plain codec that is the authority
+``m3tsz``       the compressed streams in which nodes give points → columns
+``read``        queries of the index, tagged reads
 
 Cores are pure: bytes or arrays in, bytes or columns out. Imports ``m3x``, ``m3metrics`` and ``m3cluster`` only.
 """

@@ -44,6 +44,9 @@ READERS = {
     "prom_remote/m3msg.jsonl": "golden/test_prom_remote.py",
     "prom_remote/remote_write.jsonl": "golden/test_prom_remote.py",
     "m3db/exchanges.jsonl": "golden/test_m3db_exchanges.py",
+    "m3db/ids.jsonl": "golden/test_m3db_ids.py",
+    "m3db/m3tsz.jsonl": "golden/test_m3db_m3tsz.py",
+    "m3db/queries.jsonl": "golden/test_m3db_queries.py",
     "m3db/thrift.jsonl": "golden/test_m3db_thrift.py",
 }
 """Where each file is read, as a path below ``tests``."""
@@ -53,10 +56,7 @@ LATER: dict[str, str] = {
     "m3db/consistency.jsonl": "consistency levels",
     "m3db/coordinator.jsonl.gz": "the batch write",
     "m3db/fetch.jsonl.gz": "tagged reads",
-    "m3db/ids.jsonl": "the m3tsz reader",
     "m3db/kv.jsonl": "namespaces",
-    "m3db/m3tsz.jsonl": "the m3tsz reader",
-    "m3db/queries.jsonl": "tagged reads",
 }
 """What no module here reads yet, and with which change it will be."""
 

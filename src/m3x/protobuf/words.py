@@ -26,12 +26,32 @@ def trailing_zeros(_context, _value):
 
 
 @intrinsic
+def leading_zeros(_context, _value):
+    """``leading_zeros(word: uint64) -> uint64``: zero bits above the highest one; undefined for 0."""
+
+    def generate(_c, builder, _s, args):
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
 def swap32(_context, _value):
     """``swap32(word: uint64) -> uint64``: the low four bytes in reverse order."""
 
     def generate(_c, builder, _s, args):
         narrow = builder.trunc(args[0], ir.IntType(32))
         return builder.zext(builder.bswap(narrow), ir.IntType(64))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def swap64(_context, _value):
+    """``swap64(word: uint64) -> uint64``: its bytes in reverse order."""
+
+    def generate(_c, builder, _s, args):
+        return builder.bswap(args[0])
 
     return types.uint64(types.uint64), generate
 
