@@ -10,6 +10,7 @@
 | ``admin_calls``, ``prometheus`` | the calls of the how-to; a client of remote write and remote read |
 | ``m3msg_client``, ``receiver`` | a small producer of m3msg; a remote write endpoint that answers as it is told |
 | ``stores``, ``certificates`` | real stores that take remote write; an authority and what it signs |
+| ``m3db`` | M3DB nodes that are played: what they were sent is judged, and they fail as they are told |
 | ``failover`` | the failover drill, ``scripts/failover`` |
 | ``stack``, ``interactive`` | ``scripts/run`` and ``scripts/cluster`` |
 

@@ -11,7 +11,9 @@ from m3x import log
 
 # Without the vectors captured from the real M3 their readers are left out; golden/test_vectors.py says so, or fails where they must be.
 if not vectors.present():
-    collect_ignore = sorted(reader for reader in set(vectors.READERS.values()) if Path(reader).name.startswith("test_"))
+    collect_ignore = sorted(
+        reader for reader in {*vectors.READERS.values(), *vectors.ALSO} if Path(reader).name.startswith("test_")
+    )
 
 # A kernel's first call compiles it or loads it from the cache: no example has a deadline. Continuous integration judges a change by the
 # same examples every time; new ones are looked for wherever else the tests run.

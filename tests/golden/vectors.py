@@ -51,6 +51,9 @@ READERS = {
 }
 """Where each file is read, as a path below ``tests``."""
 
+ALSO = ("golden/test_m3db_double.py",)
+"""Modules that compare something else with files that have their reader."""
+
 LATER: dict[str, str] = {
     "m3db/behaviour.jsonl": "the session",
     "m3db/consistency.jsonl": "consistency levels",

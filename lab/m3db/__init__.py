@@ -1,0 +1,15 @@
+"""M3DB nodes that are played, for tests of their clients.
+
+``node``        a node: its port, connections and faults; open this first
+``faults``      what can be wrong with it
+``judge``       what a client sent that it should not
+``wire``        TChannel on the side of a node
+``thrift``      Thrift's values; ``structs``: those of the methods
+``answering``   from a call to its answer; ``writes`` and ``reads``: the methods
+``series``      ids, tags, shards
+``namespaces``  options, what times are taken, the registry
+``storage``     what a node holds
+``placements``  placements and the registry in a KV: nodes join, leave and are replaced
+
+Written from what is known of M3's nodes alone: nothing of the client under test is imported, so that no error of it can hide here.
+"""
