@@ -50,6 +50,7 @@ class Methods:
             "fetchTagged": (structs.FETCH_TAGGED, self._single(reads.fetch_tagged)),
             "aggregateRaw": (structs.AGGREGATE_RAW, self._single(reads.aggregate)),
             "fetch": (structs.FETCH, self._single(reads.fetch)),
+            "query": (structs.QUERY, self._single(reads.query)),
         }
 
     def answer(self, call: Call, fault: Fault | None) -> Reply | None:

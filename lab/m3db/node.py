@@ -69,7 +69,7 @@ class Node:
         """So far."""
         self.faults: dict[str, Fault] = {}
         self.writer = Writer(self.storage, self.namespaces, self.judge, self.now_ns, self._shard_fault, scheme)
-        self._methods = Methods(self.writer, Reads(self.writer), self.state, self.judge)
+        self._methods = Methods(self.writer, Reads(self.storage, self.namespaces, self.judge), self.state, self.judge)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 

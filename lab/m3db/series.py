@@ -8,7 +8,7 @@ import struct
 
 import mmh3
 
-__all__ = ["BrokenTagsError", "CutTagsError", "Tags", "parse_tags", "quoted_id", "shard_of"]
+__all__ = ["BrokenTagsError", "CutTagsError", "Tags", "parse_tags", "prepend_meta_id", "quoted_id", "shard_of"]
 
 Tags = list[tuple[bytes, bytes]]
 _MAGIC = 10101
@@ -57,6 +57,14 @@ def _literal(block: bytes, at: int) -> tuple[bytes, int]:
 def quoted_id(tags: Tags) -> bytes:
     """The id of tags in their order."""
     return b"{" + b",".join(_escaped(name) + b'="' + _escaped(value) + b'"' for name, value in tags) + b"}"
+
+
+def prepend_meta_id(tags: Tags) -> bytes:
+    """The id of tags in the scheme *prepend_meta*: the lengths of all names and values, then all of these."""
+    if not tags:
+        return b""
+    lengths = ",".join(f"{len(name)},{len(value)}" for name, value in tags)
+    return lengths.encode() + b"!" + b"".join(name + value for name, value in tags)
 
 
 def _escaped(literal: bytes) -> bytes:

@@ -4,7 +4,7 @@ from lab.m3db.thrift import BINARY, BOOL, DOUBLE, I32, I64, STRING, Field, ListO
 
 __all__ = [
     "AGGREGATE_RAW", "AGGREGATE_RESULT", "BATCH_ERRORS", "EMPTY_RESULT", "ERROR_RESULT", "FETCH", "FETCH_RESULT", "FETCH_TAGGED",
-    "FETCH_TAGGED_RESULT", "HEALTH_RESULT", "NO_ARGUMENTS", "SECONDS", "SET_NEW_SERIES_ASYNC", "TIME_UNITS",
+    "FETCH_TAGGED_RESULT", "HEALTH_RESULT", "NO_ARGUMENTS", "QUERY", "QUERY_RESULT", "SECONDS", "SET_NEW_SERIES_ASYNC", "TIME_UNITS",
     "VOID_RESULT", "WRITE_BATCH_RAW", "WRITE_TAGGED", "WRITE_TAGGED_BATCH_RAW", "WRITE_TAGGED_BATCH_RAW_V2",
 ]  # fmt: skip
 
@@ -256,4 +256,73 @@ FETCH = _arguments(
 )
 FETCH_RESULT = Struct(
     "FetchResult", (Field(0, "success", Struct("FetchResult_", (Field(1, "datapoints", ListOf(_DATAPOINT)),))),)
+)
+
+
+def _query() -> Struct:
+    """A query contains queries."""
+    query = Struct("Query", ())
+    several = (Field(1, "queries", ListOf(query)),)
+    members = (
+        Struct("TermQuery", (Field(1, "field", STRING), Field(2, "term", STRING))),
+        Struct("RegexpQuery", (Field(1, "field", STRING), Field(2, "regexp", STRING))),
+        Struct("NegationQuery", (Field(1, "query", query),)),
+        Struct("ConjunctionQuery", several),
+        Struct("DisjunctionQuery", several),
+        Struct("AllQuery", ()),
+        Struct("FieldQuery", (Field(1, "field", STRING),)),
+    )
+    fields = tuple(
+        Field(number, one.name.removesuffix("Query").lower(), one, False) for number, one in enumerate(members, 1)
+    )
+    object.__setattr__(query, "fields", fields)
+    object.__setattr__(query, "by_id", {one.id: one for one in fields})
+    return query
+
+
+QUERY = _arguments(
+    "query",
+    Struct(
+        "QueryRequest",
+        (
+            Field(1, "query", _query()),
+            Field(2, "rangeStart", I64),
+            Field(3, "rangeEnd", I64),
+            Field(4, "nameSpace", STRING),
+            Field(5, "limit", I64, False),
+            Field(6, "noData", BOOL, False),
+            Field(7, "rangeType", I32, False, SECONDS),
+            Field(8, "resultTimeType", I32, False, SECONDS),
+            Field(9, "source", BINARY, False),
+        ),
+    ),
+)
+QUERY_RESULT = Struct(
+    "QueryResult",
+    (
+        Field(
+            0,
+            "success",
+            Struct(
+                "QueryResult_",
+                (
+                    Field(
+                        1,
+                        "results",
+                        ListOf(
+                            Struct(
+                                "QueryResultElement",
+                                (
+                                    Field(1, "iD", STRING),
+                                    Field(2, "tags", ListOf(_TAG)),
+                                    Field(3, "datapoints", ListOf(_DATAPOINT)),
+                                ),
+                            )
+                        ),
+                    ),
+                    Field(2, "exhaustive", BOOL),
+                ),
+            ),
+        ),
+    ),
 )

@@ -86,9 +86,9 @@ class Wrong(Exception):
 class Channel:
     """One connection. ``active``: ids of calls that have no answer yet; whoever answers or gives up takes them out."""
 
-    def __init__(self, judge: Judge, host_port: str) -> None:
+    def __init__(self, judge: Judge, host_port: str, *, greeted: bool = False) -> None:
         self._judge, self._host_port = judge, host_port
-        self._greeted = False
+        self._greeted = greeted
         self._rest = b""
         self._open: dict[int, _Open] = {}
         self.active: set[int] = set()

@@ -80,7 +80,8 @@ class Writer:
         self.dropped: list[str] = []
         self.stored: Callable[[str, bytes, bytes, Point, int], None] | None = None
         """Told of each point that was stored."""
-        self._judge, self._now, self._shard_fault, self._scheme = judge, now, shard_fault, scheme
+        self.scheme = scheme
+        self._judge, self._now, self._shard_fault = judge, now, shard_fault
 
     # --- methods
 
@@ -174,7 +175,7 @@ class Writer:
         names = [name for name, _ in tags]
         if any(name >= after for name, after in pairwise(names)):
             self._judge.note(f"tags of {series_id!r} are not sorted, or one occurs twice")
-        if series_id != (wanted := self._scheme(tags)):
+        if series_id != (wanted := self.scheme(tags)):
             self._judge.note(f"id {series_id!r} of tags whose id is {wanted!r}")
 
     def _point(
