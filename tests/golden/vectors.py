@@ -48,6 +48,8 @@ READERS = {
     "m3db/m3tsz.jsonl": "golden/test_m3db_m3tsz.py",
     "m3db/queries.jsonl": "golden/test_m3db_queries.py",
     "m3db/thrift.jsonl": "golden/test_m3db_thrift.py",
+    "m3db/consistency.jsonl": "golden/test_m3db_cluster.py",
+    "m3db/kv.jsonl": "golden/test_m3db_cluster.py",
 }
 """Where each file is read, as a path below ``tests``."""
 
@@ -56,10 +58,8 @@ ALSO = ("golden/test_m3db_double.py",)
 
 LATER: dict[str, str] = {
     "m3db/behaviour.jsonl": "the session",
-    "m3db/consistency.jsonl": "consistency levels",
     "m3db/coordinator.jsonl.gz": "the batch write",
     "m3db/fetch.jsonl.gz": "tagged reads",
-    "m3db/kv.jsonl": "namespaces",
 }
 """What no module here reads yet, and with which change it will be."""
 

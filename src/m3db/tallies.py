@@ -1,0 +1,122 @@
+"""Which rows of a write are decided, as answers of hosts come in; and which rows go to which hosts together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3db import tally_kernels as kernels
+from m3db.consistency import Copies, CopyRules, copies_of
+from m3db.topology import Host, Topology
+
+__all__ = ["BAD", "ERROR", "SUCCESS", "Part", "Routing", "WriteTally", "warm"]
+
+SUCCESS, ERROR, BAD = 0, 1, 2
+"""What a host says of one row."""
+_WORTHWHILE_ROWS = 128
+"""So many rows of the same hosts on average are worth a request of their own, which is encoded once for all of these hosts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Rows of one namespace for the same hosts: one encoding."""
+
+    hosts: tuple[int, ...]
+    """Indices of hosts in the topology."""
+    namespace: int
+    rows: NDArray[np.int64]
+    """Ascending."""
+
+
+class Routing:
+    """A topology as writes use it. It does not change: another topology has another one."""
+
+    def __init__(self, topology: Topology, rules: CopyRules) -> None:
+        self.topology = topology
+        self.rules = rules
+        self.copies: Copies = copies_of(topology, rules)
+        self._targeted = _targeted(topology, self.copies)
+        sets: dict[bytes, int] = {}
+        self._set_of_shard = np.array(
+            [sets.setdefault(column.tobytes(), len(sets)) for column in self._targeted.T], np.int64
+        )
+        self._sets = [tuple(np.flatnonzero(np.frombuffer(key, np.bool_)).tolist()) for key in sets]
+
+    def parts(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
+        """All rows, each for every host that it goes to. Hosts share a request where that does not make many small ones."""
+        if len(shards) >= _WORTHWHILE_ROWS * len(self._sets) or len(self._sets) == 1:
+            return self._by_set(shards, namespaces, num_namespaces)
+        return self._by_host(shards, namespaces, num_namespaces)
+
+    def _by_set(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
+        groups = len(self._sets) * num_namespaces
+        bounds, order = np.zeros(groups + 1, np.int64), np.empty(len(shards), np.int64)
+        kernels.group(shards, namespaces, self._set_of_shard, num_namespaces, bounds, order)
+        return [
+            Part(
+                self._sets[number // num_namespaces],
+                number % num_namespaces,
+                order[bounds[number] : bounds[number + 1]],
+            )
+            for number in np.flatnonzero(np.diff(bounds)).tolist()
+        ]
+
+    def _by_host(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
+        parts = []
+        for host in range(len(self.topology.hosts)):
+            bounds, order = np.zeros(num_namespaces + 1, np.int64), np.empty(len(shards), np.int64)
+            kernels.select(shards, namespaces, self._targeted[host], num_namespaces, bounds, order)
+            parts += [
+                Part((host,), number, order[bounds[number] : bounds[number + 1]])
+                for number in np.flatnonzero(np.diff(bounds)).tolist()
+            ]
+        return parts
+
+
+class WriteTally:
+    """One attempt to write rows; ``shards`` has the shard of each."""
+
+    def __init__(self, routing: Routing, shards: NDArray[np.uint32]) -> None:
+        self._routing = routing
+        self._shards = shards
+        self._succeeded, self._failed, self._bad = (np.zeros(len(shards), np.uint32) for _ in range(3))
+        self.states: NDArray[np.uint8] = np.empty(len(shards), np.uint8)
+        """``RowState`` of each row, or ``PENDING``."""
+        copies = routing.copies
+        self.undecided = len(shards) - int(
+            kernels.begin(shards, copies.counted, copies.partners, copies.needed, self.states)
+        )
+        """How many rows are PENDING."""
+
+    def answered(self, host: int, rows: NDArray[np.int64], outcomes: NDArray[np.uint8]) -> None:
+        """A host (by index) has answered for ``rows``, which went to it once each: SUCCESS, ERROR or BAD for each of them."""
+        copies = self._routing.copies
+        self.undecided -= int(
+            kernels.record(
+                rows, outcomes, self._routing.topology.slots[host], self._shards, copies.counted, copies.partners,
+                copies.needed, self._succeeded, self._failed, self._bad, self.states,
+            )
+        )  # fmt: skip
+
+    def copies_that_failed(self) -> NDArray[np.uint8]:
+        """Of each row, how many copies answered with an error."""
+        counts: NDArray[np.uint8] = np.unpackbits(self._failed.view(np.uint8).reshape(-1, 4), axis=1).sum(1, np.uint8)
+        return counts
+
+
+def _targeted(topology: Topology, copies: Copies) -> NDArray[np.bool_]:
+    """Of shape (hosts, shards): whether a write to the shard goes to the host."""
+    slots = topology.slots
+    bits = np.where(slots >= 0, np.uint32(1) << np.maximum(slots, 0).astype(np.uint32), np.uint32(0))
+    chosen: NDArray[np.bool_] = (bits & copies.targets[np.newaxis, :]) != 0
+    return chosen
+
+
+def warm() -> None:
+    """Compiles what writes call."""
+    routing = Routing(Topology.static([Host("a", "a:1"), Host("b", "b:1")], 2, 1), CopyRules())
+    shards, namespaces = np.array([0, 1], np.uint32), np.zeros(2, np.uint16)
+    for parts in (routing._by_set, routing._by_host):
+        parts(shards, namespaces, 1)
+    tally = WriteTally(routing, shards)
+    tally.answered(0, np.zeros(1, np.int64), np.zeros(1, np.uint8))
