@@ -12,6 +12,8 @@ Facts: docs/m3/m3db_wire.md, docs/m3/m3db_reading.md, docs/m3/m3db_cluster.md.
 ``consistency``  how many copies have to answer
 ``tallies``      the same for many rows at once, in ``tally_kernels``; and which rows go to which hosts
 ``namespaces``   the registry of namespaces in the KV
+``following``    placement and registry as they change in the KV
+``options``      what a session is told
 
 Cores are pure: bytes or arrays in, bytes or columns out. Imports ``m3x``, ``m3metrics`` and ``m3cluster`` only.
 """

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coordinator.config.m3db import M3DBClientConfig
 from m3cluster.kv.sections import StoreSection
 from m3x.config import Duration, Meaningless, Section
 
@@ -47,7 +48,12 @@ class ClusterConfig(Section, frozen=True):
     """``clusters[]``."""
 
     namespaces: list[NamespaceConfig] = []
-    client: Meaningless = None
+    client: M3DBClientConfig | None = None
+    """None: namespaces of another storage than M3DB."""
+
+    def __post_init__(self) -> None:
+        if self.client is not None and self.client.config.fixed and not self.namespaces:
+            raise ValueError("a static topology has no registry of namespaces: list them under namespaces")
 
 
 @dataclass(frozen=True, slots=True)

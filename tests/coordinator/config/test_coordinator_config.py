@@ -151,7 +151,10 @@ def test_an_embedded_overlay_wins_over_etcd(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("backend: m3db", "set backend: embedded"),
-        ("clusters: [{client: {config: {}}, namespaces: []}]", "set backend: embedded"),
+        (
+            "clusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: ['e:2379']}]}}}}]",
+            "set backend: embedded",
+        ),
         ("writeForwarding: {promRemoteWrite: {targets: []}}", "remove the section"),
     ],
 )
