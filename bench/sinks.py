@@ -33,7 +33,7 @@ from m3x.instrument import Registry
 
 __all__ = ["main"]
 
-_DESTINATIONS = (Destination(StoragePolicy.parse("10s:2d")), Destination(StoragePolicy.parse("1m:40d")))
+_DESTINATIONS = (Destination.of(StoragePolicy.parse("10s:2d")), Destination.of(StoragePolicy.parse("1m:40d")))
 _BATCH_ROWS = 10_000
 _WINDOW_NS = 10_000_000_000
 _START_NS = 1_767_355_200_000_000_000

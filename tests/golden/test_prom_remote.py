@@ -156,7 +156,7 @@ def written(vector: Vector) -> tuple[Destination, Values]:
     headers = vector["headers"]
     destination = UNAGGREGATED
     if headers.get("M3-Metrics-Type") == "aggregated":
-        destination = Destination(StoragePolicy.parse(headers["M3-Storage-Policy"]))
+        destination = Destination.of(StoragePolicy.parse(headers["M3-Storage-Policy"]))
     more = [
         (mapper["write"]["tag"], mapper["write"]["value"])
         for mapper in json.loads(headers.get("M3-Map-Tags-JSON", "{}")).get("tagMappers", ())
@@ -262,7 +262,7 @@ async def test_aggregated_values(vector: Vector, tmp_path: Path) -> None:
         assert vector["policy"] == "0s:0s"
         assert not vector["requests"]
         return
-    destination = Destination(metric.storage_policy)
+    destination = Destination.of(metric.storage_policy)
     batch = values_of([(metric.id, metric.value, metric.time_ns)], destination=destination)
     async with deployment(vector, tmp_path) as (receiver, script, sinks):
         chosen = [sink for sink in sinks if sink.takes(destination)]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks import Hub
+from coordinator.sinks.annotations import AnnotationTable
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.values import Destination, Values, milliseconds
 from coordinator.store import WriteBatch, Written
@@ -82,11 +83,12 @@ class HubOutlet:
         """``types``: where the types of metrics are noted, for sinks that want them."""
         self._hub = hub
         self._types = types
+        self._annotations = AnnotationTable()
         self._destinations: tuple[Destination, ...] = ()
 
     def index_of(self, policy: StoragePolicy) -> int:
         """See ``Outlet``. Policies that differ in precision are different destinations."""
-        destination = Destination(policy)
+        destination = Destination.of(policy)
         if not self._hub.takes(destination):
             return -1
         if destination not in self._destinations:
@@ -108,6 +110,7 @@ class HubOutlet:
                 values=batch.values,
                 destinations=self._destinations,
                 destination=batch.policies.astype(np.uint16),
+                annotations=self._annotations.annotations(batch.buf, batch.annotation_at, batch.annotation_size),
             )
         )
         return Written(np.zeros(len(batch.id_at), np.uint8), [])

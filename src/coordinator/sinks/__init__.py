@@ -1,11 +1,11 @@
 """Where values go: stores behind queues on disk, each for the storage policies that it is configured for.
 
 Open ``sink`` first: the one small interface of a store (``Sink.deliver``: a batch of columns in, a verdict per row out). ``values`` has
-the columns, and ``series`` the table that gives every series a number for all sinks at once; then ``hub``, which is what writers see
-(``resends`` tells it what is sent again). Behind it, for each sink: ``queue`` (``records`` has its bytes), ``delivery`` (a core;
-``lanes``, ``intervals``), ``deliverer`` (the shell of both), ``status``, which ``routes`` shows over HTTP; ``kernels`` are the compiled
-loops. ``metric_types`` (``type_kernels``) notes what annotations say, beside the values: queues do not keep it. The stores are ``file``
-(the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them of
+the columns (``annotations`` one that is there only where it is needed), and ``series`` the table that gives every series a number for
+all sinks at once; then ``hub``, which is what writers see (``resends`` tells it what is sent again). Behind it, for each sink: ``queue``
+(``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``intervals``), ``deliverer`` (the shell of both), ``status``, which
+``routes`` shows over HTTP; ``kernels`` are the compiled loops. ``metric_types`` (``type_kernels``) notes which types annotations say. The
+stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them of
 ``coordinator.config.sinks``.
 
 ::
@@ -27,6 +27,7 @@ The queue's records carry policies and tags, no indices of this run's configurat
 Imports ``m3metrics`` and ``m3x``; the stores also ``coordinator.store``, ``coordinator.config`` and ``coordinator.prompb``.
 """
 
+from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.embedded import EmbeddedSink
 from coordinator.sinks.file import FileSink
 from coordinator.sinks.hub import Hub, NotYetSafeError, QueuedSink, open_hub
@@ -34,9 +35,10 @@ from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import Delivered, HeldError, Refused, RefusedWhy, Sink, TryAgainError
 from coordinator.sinks.status import SinkStatus
-from coordinator.sinks.values import Destination, Values
+from coordinator.sinks.values import Destination, TimeUnit, Values
 
 __all__ = [
+    "Annotations",
     "Delivered",
     "Destination",
     "EmbeddedSink",
@@ -51,6 +53,7 @@ __all__ = [
     "SeriesTable",
     "Sink",
     "SinkStatus",
+    "TimeUnit",
     "TryAgainError",
     "Values",
     "open_hub",

@@ -34,7 +34,7 @@ __all__ = ["Hub", "HubOptions", "NotYetSafeError", "Orphan", "QueuedSink", "Verd
 
 _log = logger(__name__)
 _TRY_AGAIN_S = 1.0
-_ROW_BYTES = 30
+_HASH_BYTES = 8
 _ENDS = "the process ends"
 
 
@@ -316,7 +316,9 @@ class Hub:
     ) -> list[asyncio.Future[None]]:
         """To every sink that takes some of it. ``rows``: which ones of the sender's batch they are."""
         self._numbers += 1
-        write = _Write(self._numbers, _ROW_BYTES * len(batch), asyncio.get_running_loop().create_future())
+        write = _Write(
+            self._numbers, batch.size_bytes + _HASH_BYTES * len(batch), asyncio.get_running_loop().create_future()
+        )
         parts = [(line, *line.of(batch)) for line in self._lines]
         parts = [(line, values, some) for line, values, some in parts if len(values)]
         write.missing = len(parts)

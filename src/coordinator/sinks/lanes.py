@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks import kernels
+from coordinator.sinks.annotations import Annotations, joined_annotations
 from coordinator.sinks.sink import RefusedWhy
 from coordinator.sinks.values import Destination, Values
 
@@ -22,7 +23,7 @@ _BACKLOG_TURN = 4
 """Of a lane's batches every fourth one is for the backlog, while newer values wait as well."""
 _RECORD_BYTES = 600
 """What a record takes in memory besides its columns, and a piece of it in each lane, roughly."""
-_ROW_BYTES = 26
+_ORDER_BYTES = 4
 
 
 class Watcher(Protocol):
@@ -66,11 +67,11 @@ class Record:
     """It came from disk beside newer ones."""
     gone: bool = False
     """It was left to the disk; its pieces mean nothing any more."""
+    size_bytes: int = 0
+    """Memory while nothing of it was given away, roughly."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory, roughly."""
-        return _RECORD_BYTES + _ROW_BYTES * (self.stop - self.first)
+    def __post_init__(self) -> None:
+        self.size_bytes = _RECORD_BYTES + _ORDER_BYTES * len(self.values) + self.values.size_bytes
 
     def split(self, lanes: int) -> list[tuple[int, "Piece"]]:
         """Sorts the rows by lane; the lanes that have some, and which."""
@@ -215,7 +216,14 @@ def _compose(pieces: Sequence[Piece]) -> Values:
             destinations, renumbered = _joined(destinations, last)
         kernels.gather(record.order[start:stop], values.columns, renumbered, out, at)
         at += stop - start
-    return Values(pieces[0].record.values.table, out[0], out[1], out[2], destinations, out[3])
+    annotations = joined_annotations([(piece.stop - piece.start, _annotations(piece)) for piece in pieces])
+    return Values(pieces[0].record.values.table, out[0], out[1], out[2], destinations, out[3], annotations)
+
+
+def _annotations(piece: Piece) -> Annotations | None:
+    record, start, stop = piece
+    annotations = record.values.annotations
+    return None if annotations is None else annotations.rows(record.order[start:stop].astype(np.int64))
 
 
 def _joined(

@@ -19,7 +19,7 @@ import msgspec
 
 from coordinator.sinks.intervals import Intervals
 from coordinator.sinks.records import (
-    VALUE_BYTES,
+    READABLE_VERSIONS,
     VERSION,
     DecodedRecord,
     Encoder,
@@ -29,6 +29,7 @@ from coordinator.sinks.records import (
     RecordVersionError,
     decode,
     header_of,
+    size_bound,
 )
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import Values
@@ -41,8 +42,6 @@ _log = logger(__name__)
 _PREAMBLE = struct.Struct("<IIQ")
 _CURSOR = "delivered"
 _READ_BYTES = 2 << 20
-_FRAME_BYTES = 256
-"""Of a record besides its values, without the ids that it defines."""
 _MOST_DESTINATIONS = 1 << 15
 """A segment with more is complete: their numbers have 16 bits."""
 
@@ -151,7 +150,7 @@ class Queue:
         With ``drop_oldest`` ``available`` may have advanced then, also when it fails.
         Raises ``QueueFullError``, ``AppendError``, ``ValueError`` (larger than a record may be) or, for good, another ``SegmentError``.
         """
-        self._make_room(_FRAME_BYTES + VALUE_BYTES * len(batch), waiting)
+        self._make_room(size_bound(batch), waiting)
         if self._encoder.destinations > _MOST_DESTINATIONS:
             self._log.roll()
         if self._log.next_segment != self._segment:
@@ -322,7 +321,7 @@ def _first_not_done(done: _Done) -> int:
 def _first_of(segment: Segment) -> int:
     preamble = segment.header.preamble
     version, _, first = _PREAMBLE.unpack(preamble) if len(preamble) == _PREAMBLE.size else (0, 0, 0)
-    if version != VERSION:
+    if version not in READABLE_VERSIONS:
         raise RecordVersionError(version)
     return int(first)
 

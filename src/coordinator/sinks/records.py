@@ -3,8 +3,9 @@
 A queue numbers its values from 0, over all segments and runs; a record has the values from ``first`` on. Everything is little endian:
 
 =====================  ==========================================================================================================
-``version``            u8, 1
-``flags``              u8. 1: all values have one destination. 2: whoever wrote the values has been answered by now
+``version``            u8, 2
+``flags``              u8. 1: all values have one destination. 2: whoever wrote the values has been answered by now. 4: there are
+                       annotations
 ``new_destinations``   u16, how many destinations are defined here
 ``rows``               u32, how many values there are; at least 1
 ``first``              u64, the number of the first value
@@ -15,17 +16,24 @@ A queue numbers its values from 0, over all segments and runs; a record has the 
 ``destination``        u16, the destination of all values, with flag 1
 ``id_bytes``           u32, the size of all ids that are defined here
 ----------------------------------------------------------------------------------------------------------------------------------
-destinations           ``new_destinations`` times: i64 window in ns, i64 precision in ns, i64 retention in ns; window -1: not aggregated
+destinations           ``new_destinations`` times: i64 window in ns, i64 precision in ns, i64 retention in ns, i64 unit of times
+                       (``TimeUnit``); window -1: not aggregated
 sizes                  ``new_series`` times u32, the size of an id
 ids                    one after the other (docs/m3/metrics.md, encoded tags), zeros up to a multiple of 8
 times                  ``rows`` times i64, ns since 1970
 values                 ``rows`` times f64
 series                 ``rows`` times u32, a number within the segment
 destinations           ``rows`` times u16, a number within the segment; not with flag 1
+annotations            with flag 4: u32 how many different ones, u32 the size of all, their sizes (u32 each) and bytes one after the
+                       other; then, unless there is only one, ``rows`` times which of them, in u8, u16 or u32: the first that is
+                       large enough
 =====================  ==========================================================================================================
 
-So a value of a known series has 20 or 22 bytes. Series and destinations are defined once in a segment, in the order in which they are
-first used there; numbers of one segment mean nothing in another.
+So a value of a known series has 20 or 22 bytes, and one more where values differ in their annotations. Series and destinations are defined
+once in a segment, in the order in which they are first used there; numbers of one segment mean nothing in another.
+
+Version 1, which is read still, has no annotations, and destinations of three numbers: times of aggregated values are in the precision of
+their policy, others in milliseconds.
 """
 
 import struct
@@ -36,12 +44,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks import kernels
+from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.series import SeriesTable
-from coordinator.sinks.values import UNAGGREGATED, Destination, Values
+from coordinator.sinks.values import UNAGGREGATED, Destination, TimeUnit, Values
 from m3metrics.policy import StoragePolicy
 
 __all__ = [
-    "VALUE_BYTES",
+    "READABLE_VERSIONS",
     "VERSION",
     "DecodedRecord",
     "Encoder",
@@ -51,17 +60,22 @@ __all__ = [
     "RecordVersionError",
     "decode",
     "header_of",
+    "size_bound",
 ]
 
-VERSION = 1
+VERSION = 2
 """Of records, and of the begin of a segment."""
-VALUE_BYTES = 22
-"""Of a value of a known series, at most."""
+READABLE_VERSIONS = (1, VERSION)
 
 _ONE_DESTINATION = 1
 _ANSWERED = 2
+_ANNOTATED = 4
 _HEADER = struct.Struct("<BBHIQqIIHHI")
-_DESTINATION = struct.Struct("<qqq")
+_DESTINATION = struct.Struct("<qqqq")
+_DESTINATION_1 = struct.Struct("<qqq")
+_ANNOTATIONS = struct.Struct("<II")
+_FRAME_BYTES = 256
+"""Of a record besides its values, without the ids that it defines."""
 _RAW = -1
 _MAX_STAMP = (1 << 32) - 1
 _MISSING = np.uint32(0xFFFFFFFF)
@@ -77,7 +91,7 @@ class RecordVersionError(RecordError):
 
     def __init__(self, found: int) -> None:
         super().__init__(
-            f"the queue has records of format version {found}, this release reads version {VERSION}: run the release that "
+            f"the queue has records of format version {found}, this release reads version {VERSION} and before: run the release that "
             "wrote it until the queue is empty, or move the queue's directory away"
         )
 
@@ -86,6 +100,7 @@ class RecordVersionError(RecordError):
 class Header:
     """What a record says before its columns."""
 
+    version: int
     flags: int
     new_destinations: int
     rows: int
@@ -116,6 +131,7 @@ class DecodedRecord:
     time_ns: NDArray[np.int64]
     values: NDArray[np.float64]
     destination: NDArray[np.uint16]
+    annotations: Annotations | None
 
 
 class Encoder:
@@ -155,8 +171,9 @@ class Encoder:
         numbers, fresh = self._number_destinations(batch)
         one = int(numbers[0])
         same = len(batch.destinations) == 1 or bool((numbers == one).all())
+        flags = same * _ONE_DESTINATION | answered * _ANSWERED | (batch.annotations is not None) * _ANNOTATED
         header = _HEADER.pack(
-            VERSION, same * _ONE_DESTINATION | answered * _ANSWERED, len(fresh), rows, first, at_ns,
+            VERSION, flags, len(fresh), rows, first, at_ns,
             known_series, self._series - known_series, known_destinations, one if same else 0, len(ids) and ids[1].nbytes,
         )  # fmt: skip
         defined = b"".join(map(_destination_bytes, fresh))
@@ -164,7 +181,9 @@ class Encoder:
         padding = -sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts) % 8
         parts += [bytes(padding)] if padding else []
         parts += [_column(batch.time_ns), _column(batch.values), column]
-        return parts if same else [*parts, numbers]
+        if not same:
+            parts.append(numbers)
+        return parts if batch.annotations is None else parts + _annotation_parts(batch.annotations)
 
     def _number_series(self, batch: Values) -> tuple[NDArray[np.uint32], list[NDArray[Any]]]:
         """The series as numbers within the segment; sizes and bytes of the ids that are new to it, if any."""
@@ -225,7 +244,15 @@ class Interner:
             self._parts = []
         series = self._numbers[np.minimum(record.series, len(self._numbers) - 1)]
         known = (series != _MISSING) & self._homes[np.minimum(record.destination, len(self._homes) - 1)]
-        values = Values(self._table, series, record.time_ns, record.values, self._destinations, record.destination)
+        values = Values(
+            self._table,
+            series,
+            record.time_ns,
+            record.values,
+            self._destinations,
+            record.destination,
+            record.annotations,
+        )
         return values if known.all() else values.rows(np.flatnonzero(known))
 
     def learn(self, record: DecodedRecord) -> None:
@@ -246,37 +273,40 @@ class Interner:
         self._series += len(numbers)
 
 
+def size_bound(batch: Values) -> int:
+    """Bytes that the record of a batch has at most, without the ids that it defines."""
+    return _FRAME_BYTES + batch.size_bytes
+
+
 def header_of(data: memoryview) -> Header:
     """The header of a record. Raises ``RecordError``."""
     if len(data) < _HEADER.size:
         raise RecordError(f"a record of {len(data)} bytes, expected at least {_HEADER.size}")
-    version, *fields = _HEADER.unpack_from(data)
-    if version != VERSION:
-        raise RecordVersionError(version)
-    return Header(*fields)
+    header = Header(*_HEADER.unpack_from(data))
+    if header.version not in READABLE_VERSIONS:
+        raise RecordVersionError(header.version)
+    return header
 
 
 def decode(data: memoryview, *, definitions_only: bool = False) -> DecodedRecord:
     """A record, in columns of their own, which are empty with ``definitions_only``. Raises ``RecordError``."""
     header = header_of(data)
     rows, same = header.rows, header.flags & _ONE_DESTINATION
-    sizes_at = _HEADER.size + header.new_destinations * _DESTINATION.size
+    form = _DESTINATION_1 if header.version == 1 else _DESTINATION
+    sizes_at = _HEADER.size + header.new_destinations * form.size
     ids_at = sizes_at + 4 * header.new_series
     times_at = (ids_at + header.id_bytes + 7) // 8 * 8
-    if rows == 0 or len(data) != (expected := times_at + rows * (20 if same else 22)):
-        raise RecordError(
-            f"a record of {len(data)} bytes for {rows} values, expected {expected if rows else 'at least 1'}"
-        )
+    end = times_at + rows * (20 if same else 22)
+    annotated = header.version > 1 and bool(header.flags & _ANNOTATED)
+    if rows == 0 or len(data) < end or (len(data) > end and not annotated):
+        raise RecordError(f"a record of {len(data)} bytes for {rows} values, expected {end if rows else 'at least 1'}")
     sizes = np.frombuffer(data, np.uint32, header.new_series, sizes_at).astype(np.int64)
     if int(sizes.sum()) != header.id_bytes:
         raise RecordError(f"ids of {int(sizes.sum())} bytes, expected {header.id_bytes}")
-    defined = _DESTINATION.iter_unpack(data[_HEADER.size : sizes_at])
     count = 0 if definitions_only else rows
     return DecodedRecord(
         header=header,
-        destinations=[
-            Destination(None if window == _RAW else StoragePolicy(window, *rest)) for window, *rest in defined
-        ],
+        destinations=[_destination(*defined) for defined in form.iter_unpack(data[_HEADER.size : sizes_at])],
         ids=(_copied(data, np.uint8, header.id_bytes, ids_at), np.cumsum(sizes) - sizes, sizes),
         time_ns=_copied(data, np.int64, count, times_at),
         values=_copied(data, np.float64, count, times_at + 8 * rows),
@@ -284,7 +314,44 @@ def decode(data: memoryview, *, definitions_only: bool = False) -> DecodedRecord
         destination=np.full(count, header.destination, np.uint16)
         if same
         else _copied(data, np.uint16, count, times_at + 20 * rows),
+        annotations=_annotations(data, end, rows) if annotated and not definitions_only else None,
     )
+
+
+def _annotation_parts(annotations: Annotations) -> list[bytes | NDArray[Any]]:
+    used = annotations.used()
+    texts = b"".join(used.texts)
+    sizes = np.fromiter(map(len, used.texts), np.uint32, len(used.texts))
+    head = _ANNOTATIONS.pack(len(sizes), len(texts)) + sizes.tobytes() + texts
+    return [head] if len(sizes) == 1 else [head, used.column.astype(_column_type(len(sizes)))]
+
+
+def _annotations(data: memoryview, at: int, rows: int) -> Annotations:
+    """Those of a record, which are its end. Raises ``RecordError``."""
+    if len(data) < at + _ANNOTATIONS.size:
+        raise RecordError(f"a record of {len(data)} bytes ends before its annotations")
+    count, size = _ANNOTATIONS.unpack_from(data, at)
+    texts_at = at + _ANNOTATIONS.size + 4 * count
+    column_at = texts_at + size
+    kind = np.dtype(_column_type(count))
+    expected = column_at + (rows * kind.itemsize if count > 1 else 0)
+    if not count or len(data) != expected:
+        raise RecordError(f"a record of {len(data)} bytes with {count} annotations, expected {expected}")
+    sizes = np.frombuffer(data, np.uint32, count, at + _ANNOTATIONS.size).astype(np.int64)
+    if int(sizes.sum()) != size:
+        raise RecordError(f"annotations of {int(sizes.sum())} bytes, expected {size}")
+    ends = (texts_at + np.cumsum(sizes)).tolist()
+    texts = tuple(bytes(data[end - one : end]) for end, one in zip(ends, sizes.tolist(), strict=True))
+    if count == 1:
+        return Annotations(texts, np.zeros(rows, np.uint32))
+    column = np.frombuffer(data, kind, rows, column_at).astype(np.uint32)
+    if int(column.max()) >= count:
+        raise RecordError(f"annotation {int(column.max())} of a record that has {count}")
+    return Annotations(texts, column)
+
+
+def _column_type(texts: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if texts <= 1 << 8 else np.uint16 if texts <= 1 << 16 else np.uint32
 
 
 def _copied(data: memoryview, dtype: type[np.generic], count: int, at: int) -> NDArray[Any]:
@@ -293,10 +360,20 @@ def _copied(data: memoryview, dtype: type[np.generic], count: int, at: int) -> N
 
 
 def _destination_bytes(destination: Destination) -> bytes:
-    policy = destination.policy
+    policy, unit = destination.policy, destination.unit
     if policy is None:
-        return _DESTINATION.pack(_RAW, 0, 0)
-    return _DESTINATION.pack(policy.window_ns, policy.precision_ns, policy.retention_ns)
+        return _DESTINATION.pack(_RAW, 0, 0, unit)
+    return _DESTINATION.pack(policy.window_ns, policy.precision_ns, policy.retention_ns, unit)
+
+
+def _destination(window_ns: int, precision_ns: int, retention_ns: int, unit: int | None = None) -> Destination:
+    """As it was defined; without ``unit`` in version 1. Raises ``RecordError``."""
+    if unit is not None and unit not in TimeUnit.__members__.values():
+        raise RecordError(f"a destination with times in unit {unit}")
+    if window_ns == _RAW:
+        return UNAGGREGATED if unit is None else Destination(None, TimeUnit(unit))
+    policy = StoragePolicy(window_ns, precision_ns, retention_ns)
+    return Destination.of(policy) if unit is None else Destination(policy, TimeUnit(unit))
 
 
 def _column(array: NDArray[Any]) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.downsample import Downsampler, TemplateSpec
 from coordinator.not_kept import NotKept, Reason
+from coordinator.sinks.values import Destination, TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Preparation, pieces
 from coordinator.write.carbon_line import CarbonLineError, parse_line
@@ -271,7 +272,8 @@ class CarbonIngester:
         table = self._direct.table
         series = np.array([table.number(one.series_id) for one in samples], np.uint32)
         times = np.array([one.time_ns for one in samples], np.int64)
-        batch = one_destination(table, series, times, np.array([one.value for one in samples], np.float64), policy)
+        destination = Destination(policy, TimeUnit.SECONDS)
+        batch = one_destination(table, series, times, np.array([one.value for one in samples], np.float64), destination)
         try:
             # While there is no room nothing more is read: the sender is held, as where nothing can be sent.
             refused = await self._direct.write(batch, patient=True)

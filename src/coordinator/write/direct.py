@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from coordinator.config import Namespace
 from coordinator.not_kept import Reason
 from coordinator.sinks import Delivered, Hub, NotYetSafeError, RefusedWhy, SeriesTable, TryAgainError, Values
-from coordinator.sinks.values import UNAGGREGATED, Destination
+from coordinator.sinks.annotations import Annotations
+from coordinator.sinks.values import Destination
 from m3metrics.policy import StoragePolicy
 from m3x.golang import go_duration
 from m3x.log import logger
@@ -63,21 +64,16 @@ class DirectStore(Protocol):
         """Writes, safe on return. ``patient``: waits for room however long it takes. Raises ``DirectWriteError``."""
 
 
-def destination_of(policy: StoragePolicy | None) -> Destination:
-    """Of a direct write."""
-    return UNAGGREGATED if policy is None else Destination(policy)
-
-
 def one_destination(
     table: SeriesTable,
     series: NDArray[np.uint32],
     time_ns: NDArray[np.int64],
     values: NDArray[np.float64],
-    policy: StoragePolicy | None,
+    destination: Destination,
+    annotations: Annotations | None = None,
 ) -> Values:
-    """A batch for one policy."""
-    destination = np.zeros(len(series), np.uint16)
-    return Values(table, series, time_ns, values, (destination_of(policy),), destination)
+    """A batch for one destination."""
+    return Values(table, series, time_ns, values, (destination,), np.zeros(len(series), np.uint16), annotations)
 
 
 class HubDirectStore:

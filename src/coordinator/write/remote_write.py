@@ -21,6 +21,7 @@ from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
 from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
+from coordinator.sinks.values import Destination, TimeUnit
 from coordinator.write import kernels
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
@@ -28,7 +29,7 @@ from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
-from coordinator.write.raw_series import DROPPED, INVALID, RawSeries
+from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
@@ -348,10 +349,17 @@ class RemoteWriter:
         tags, name = self._labels(buf, row, options)
         metric_type, source = m3_type_of(int(row["m3_type"])), source_of(int(row["source"]))
         prom_type = prom_type_of(int(row["prom_type"]))
-        annotation = annotation_of(source, metric_type, prom_type, name) if self._store_type else b""
+        annotation = self._annotation(row, name)
         if source is Source.GRAPHITE:
             tags = [*tags, SCHEME_TAG]
         return self._downsampler.append(tags, metric_type, PROM_TYPES[prom_type], annotation=annotation)
+
+    def _annotation(self, row: Any, name: bytes) -> bytes:
+        """Of the samples of a series whose types are in range."""
+        if not self._store_type:
+            return b""
+        source, metric_type = source_of(int(row["source"])), m3_type_of(int(row["m3_type"]))
+        return annotation_of(source, metric_type, prom_type_of(int(row["prom_type"])), name)
 
     def _validate(self, request: Decoded, options: WriteOptions, outcome: Outcome) -> None:
         """The checks of the storage pass where there is no other; only with ``M3-Metrics-Type`` or without aggregated namespaces."""
@@ -384,7 +392,8 @@ class RemoteWriter:
             return
         assert self._direct is not None
         table = self._direct.table
-        numbers = self._numbers(table, request, options, outcome)
+        found = self._numbers(table, request, options, outcome)
+        numbers = found.numbers
         samples = request.series["samples"].astype(np.int64)
         self._scope.count("metrics_dropped", int((numbers == DROPPED).sum()))
         for _ in range(int(((numbers >= 0) & (samples == 0)).sum())):
@@ -399,7 +408,8 @@ class RemoteWriter:
             # Times beyond what int64 has in nanoseconds wrap around, as in M3.
             request.times_ms[kept] * MILLISECOND_NS,
             request.values[kept],
-            options.policy,
+            Destination(options.policy, TimeUnit.MILLISECONDS),
+            found.annotations_of(samples, kept),
         )
         try:
             refused = await self._direct.write(batch)
@@ -411,9 +421,7 @@ class RemoteWriter:
             outcome.refuse(text)
             outcome.lose(reason, 1)
 
-    def _numbers(
-        self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome
-    ) -> NDArray[np.int64]:
+    def _numbers(self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome) -> Found:
         """What the series of a request are called in the direct store's table, or why they are not stored."""
         rows = len(request.series)
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
@@ -421,10 +429,10 @@ class RemoteWriter:
         kernels.keys(request.series, rows, self._context(options), key_at, key_size, contexts)
         may_drop = options.policy is None and options.downsample and self._downsampler.matching
 
-        def prepare(row: int) -> bytes | int:
+        def prepare(row: int) -> tuple[bytes, bytes] | int:
             one = request.series[row]
             try:
-                tags, _ = self._labels(request.buf, one, options)
+                tags, name = self._labels(request.buf, one, options)
                 if may_drop and self._appended(request.buf, one, options).drop_policy_applied:
                     return DROPPED
             except IdError:
@@ -432,7 +440,7 @@ class RemoteWriter:
                 return INVALID
             graphite = options.policy is not None and int(one["source"]) == Source.GRAPHITE
             try:
-                return encode_tags([*tags, SCHEME_TAG] if graphite else tags)
+                return encode_tags([*tags, SCHEME_TAG] if graphite else tags), self._annotation(one, name)
             except IdError as error:
                 outcome.refuse(str(error))
                 outcome.lose(Reason.INVALID_LABELS, int(one["samples"]))

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import Delivered
 from coordinator.sinks.values import Destination, Values
 from m3metrics.policy import StoragePolicy
 
-SHORT = Destination(StoragePolicy.parse("10s:2d"))
-LONG = Destination(StoragePolicy.parse("1m@1s:40d"))
+SHORT = Destination.of(StoragePolicy.parse("10s:2d"))
+LONG = Destination.of(StoragePolicy.parse("1m@1s:40d"))
 
 
 class Row(NamedTuple):
@@ -22,6 +23,7 @@ class Row(NamedTuple):
     time_ns: int
     value: float = 1.0
     destination: Destination = SHORT
+    annotation: bytes = b""
 
 
 def batch_of(table: SeriesTable, rows: Sequence[Row]) -> Values:
@@ -29,6 +31,8 @@ def batch_of(table: SeriesTable, rows: Sequence[Row]) -> Values:
     sizes = np.array([len(row.id) for row in rows], np.int64)
     buf = np.frombuffer(bytearray(b"".join(row.id for row in rows)) or bytearray(1), np.uint8)
     destinations = tuple(dict.fromkeys(row.destination for row in rows))
+    texts = tuple(dict.fromkeys([b"", *(row.annotation for row in rows)]))
+    annotations = Annotations(texts, np.array([texts.index(row.annotation) for row in rows], np.uint32))
     return Values(
         table=table,
         series=table.numbers(buf, np.cumsum(sizes) - sizes, sizes),
@@ -36,17 +40,20 @@ def batch_of(table: SeriesTable, rows: Sequence[Row]) -> Values:
         values=np.array([row.value for row in rows], np.float64),
         destinations=destinations,
         destination=np.array([destinations.index(row.destination) for row in rows], np.uint16),
+        annotations=annotations if len(texts) > 1 else None,
     )
 
 
 def rows_of(values: Values) -> list[Row]:
     """And back."""
+    annotations = values.annotations
     return [
         Row(
             values.table.id(int(values.series[i])),
             int(values.time_ns[i]),
             float(values.values[i]),
             values.destinations[values.destination[i]],
+            b"" if annotations is None else annotations.texts[annotations.column[i]],
         )
         for i in range(len(values))
     ]

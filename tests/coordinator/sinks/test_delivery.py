@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of
+from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of, rows_of
 
 from coordinator.sinks.delivery import Delivery, DeliveryOptions
 from coordinator.sinks.intervals import Intervals
@@ -18,12 +18,21 @@ from coordinator.sinks.values import Values
 from m3x.retry import Backoff
 
 _SECOND = 1_000_000_000
+_LARGEST = 600 + 30 * 10 + 4 * 70
+"""Memory of a record of ten rows with annotations."""
 
 
 def _record(table: SeriesTable, first: int, series: list[int]) -> Record:
-    """A value's time is its number."""
-    rows = [Row(b"series %d" % one, first + k, 0.0, SHORT if one % 2 else LONG) for k, one in enumerate(series)]
+    """A value's time is its number; those of series that three divides have an annotation."""
+    rows = [
+        Row(b"series %d" % one, first + k, 0.0, SHORT if one % 2 else LONG, _annotation(one))
+        for k, one in enumerate(series)
+    ]
     return Record(first, first + len(rows), batch_of(table, rows))
+
+
+def _annotation(series: int) -> bytes:
+    return b"annotation %d" % series if series % 3 == 0 else b""
 
 
 def _numbers(batch: Values) -> list[int]:
@@ -133,10 +142,11 @@ class _Machine(RuleBasedStateMachine):
         return any(one < self.again_before for one in numbers)
 
     def _check_rows(self, values: Values) -> None:
-        for series, number, destination in zip(values.series, _numbers(values), values.destination, strict=True):
-            one = self.series[number]
-            assert values.table.id(int(series)) == b"series %d" % one
-            assert values.destinations[destination] == (SHORT if one % 2 else LONG)
+        for row in rows_of(values):
+            one = self.series[row.time_ns]
+            assert row.id == b"series %d" % one
+            assert row.destination == (SHORT if one % 2 else LONG)
+            assert row.annotation == _annotation(one)
 
     @rule(number=st.integers(0, 2), refused=st.sets(st.integers(0, 11)))
     def settle(self, number: int, refused: set[int]) -> None:
@@ -217,7 +227,7 @@ class _Machine(RuleBasedStateMachine):
         assert self.core.waiting == len(self.series) - len(self.final)
         assert self.core.first <= min(set(range(len(self.series))) - self.final, default=len(self.series))
         # Beyond the window: one record, and what is read at once.
-        assert self.core.memory_bytes <= self.options.window_bytes + 6 * (600 + 26 * 10)
+        assert self.core.memory_bytes <= self.options.window_bytes + 6 * _LARGEST
 
     @invariant()
     def watchers_know(self) -> None:

@@ -51,7 +51,7 @@ async def test_values_go_to_the_namespace_of_their_policy_once(store: Store) -> 
 
 async def test_what_is_refused_is_final_and_named(store: Store) -> None:
     sink = EmbeddedSink.of(store, NAMESPACES)
-    elsewhere = Destination(StoragePolicy.parse("5m:1y"))
+    elsewhere = Destination.of(StoragePolicy.parse("5m:1y"))
     rows = [
         Row(UP, NOW_NS, 1.0, elsewhere),
         Row(UP, NOW_NS),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of, rows_of
 from coordinator.sinks.queue import Queue, QueueFullError, QueueOptions, QueueReader
 from coordinator.sinks.records import RecordVersionError
 from coordinator.sinks.series import SeriesTable
+from coordinator.sinks.values import UNAGGREGATED, Destination, TimeUnit
+from m3metrics.policy import StoragePolicy
 from m3x.segments import AppendError, DirectoryLocked, Reader, Record
 
 SMALL = QueueOptions(max_bytes=1 << 16, segment_bytes=400)
@@ -205,14 +208,32 @@ def test_what_could_not_be_read_once_is_read_with_its_definitions(
     assert _read(reader, 10, 20) == (_rows(10), [])
 
 
+def test_a_queue_of_the_first_version_is_read_for_ever(tmp_path: Path) -> None:
+    """``queue_version_1`` was written by the release that had no annotations and no units of time; what is new goes behind it."""
+    shutil.copytree(Path(__file__).with_name("queue_version_1"), tmp_path / "queue")
+    (tmp_path / "queue").chmod(0o700)
+    queue = Queue(tmp_path / "queue", SMALL)
+    assert (queue.end, list(queue.done)) == (80, [(0, 5), (20, 30)])
+    in_milliseconds = Destination(StoragePolicy.parse("10s@1ms:2d"), TimeUnit.MILLISECONDS)
+    destinations = (SHORT, LONG, UNAGGREGATED, in_milliseconds)
+    written = [Row(b"series %d" % (i % 7), i, i / 2, destinations[i % 4]) for i in range(80)]
+    assert _read(queue.reader(), 0, 80) == (written, [])
+    assert _read(queue.reader(), 40, 80) == (written[40:], [])
+    chunk = queue.reader().read(0, 80)
+    assert [one.record.header.first for one in chunk.records if one.record.header.answered] == [30]
+    more = [Row(b"series 1", 80, 1.0, in_milliseconds, b"annotation"), Row(b"new", 81)]
+    queue.append(batch_of(SeriesTable(), more), 5, waiting=1)
+    assert _read(queue.reader(), 0, 82) == ([*written, *more], [])
+
+
 def test_records_of_another_version_stay_as_they_are(
     queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("coordinator.sinks.queue.VERSION", 2)
+        patch.setattr("coordinator.sinks.queue.VERSION", 3)
         _fill(queue, 1)
     queue.close()
-    with pytest.raises(RecordVersionError, match="format version 2"):
+    with pytest.raises(RecordVersionError, match="format version 3"):
         Queue(tmp_path / "queue", SMALL)
     assert list((tmp_path / "queue").glob("*.segment"))
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of, rows_of
 
+from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.records import (
     Encoder,
     Interner,
@@ -18,14 +19,16 @@ from coordinator.sinks.records import (
     header_of,
 )
 from coordinator.sinks.series import SeriesTable
-from coordinator.sinks.values import UNAGGREGATED, Values
+from coordinator.sinks.values import UNAGGREGATED, Destination, TimeUnit, Values
 
+IN_SECONDS = Destination(None, TimeUnit.SECONDS)
 _ROWS = st.builds(
     Row,
     st.binary(min_size=0, max_size=20),
     st.integers(-(1 << 63), (1 << 63) - 1),
     st.floats(allow_nan=False),
-    st.sampled_from([SHORT, LONG, UNAGGREGATED]),
+    st.sampled_from([SHORT, LONG, UNAGGREGATED, IN_SECONDS]),
+    st.one_of(st.just(b""), st.binary(max_size=20)),
 )
 _BATCHES = st.lists(st.lists(_ROWS, min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -70,6 +73,27 @@ def test_a_known_value_has_20_bytes_or_22() -> None:
     assert len(_encode(encoder, two)) == 40 + 1000 * 22
 
 
+@pytest.mark.parametrize(
+    ("texts", "bytes_each"), [(1, 0), (2, 1), (256, 1), (257, 2), (1 << 16, 2), ((1 << 16) + 1, 4)]
+)
+def test_annotations_cost_a_byte_a_value_where_they_differ(texts: int, bytes_each: int) -> None:
+    rows = 1 << 17
+    table, encoder = SeriesTable(), Encoder()
+    encoder.begin_segment()
+    batch = batch_of(table, [Row(b"a", 1)] * rows)
+    _encode(encoder, batch)
+    plain = len(_encode(encoder, batch))
+    some = tuple(b"%d" % k for k in range(texts))
+    # Those that no value has are left out.
+    batch.annotations = Annotations((*some, b"unused"), (np.arange(rows) % texts).astype(np.uint32))
+    data = _encode(encoder, batch)
+    assert len(data) == plain + 8 + 4 * texts + sum(map(len, some)) + rows * bytes_each
+    found = decode(data)
+    assert found.annotations is not None
+    assert found.annotations.texts == some
+    assert np.array_equal(found.annotations.column, batch.annotations.column)
+
+
 def test_the_bits_of_nan_are_kept() -> None:
     stale = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
     table, encoder = SeriesTable(), Encoder()
@@ -107,8 +131,8 @@ def test_another_version_is_said() -> None:
     encoder = Encoder()
     encoder.begin_segment()
     data = bytearray(_encode(encoder, batch_of(SeriesTable(), [Row(b"a", 1)])))
-    data[0] = 2
-    with pytest.raises(RecordVersionError, match="format version 2, this release reads version 1"):
+    data[0] = 3
+    with pytest.raises(RecordVersionError, match="format version 3, this release reads version 2 and before"):
         header_of(memoryview(data))
 
 
@@ -119,3 +143,16 @@ def test_bytes_that_are_no_record_are_said(size: int) -> None:
     data = _encode(encoder, batch_of(SeriesTable(), [Row(b"a", 1)]))
     with pytest.raises(RecordError, match="bytes"):
         decode(data[:size])
+
+
+def test_annotations_that_cannot_be_are_said() -> None:
+    encoder = Encoder()
+    encoder.begin_segment()
+    rows = [Row(b"a", 1, annotation=b"one"), Row(b"a", 2, annotation=b"two")]
+    data = bytearray(_encode(encoder, batch_of(SeriesTable(), rows)))
+    for size in range(len(data)):
+        with pytest.raises(RecordError):
+            decode(memoryview(data)[:size])
+    data[-1] = 2
+    with pytest.raises(RecordError, match="annotation 2 of a record that has 2"):
+        decode(memoryview(data))

@@ -6,7 +6,7 @@ from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of
 
 from coordinator.sinks.resends import Resends, hashes_of
 from coordinator.sinks.series import SeriesTable
-from coordinator.sinks.values import UNAGGREGATED
+from coordinator.sinks.values import UNAGGREGATED, Destination, TimeUnit
 
 _ROWS = st.lists(
     st.builds(
@@ -14,7 +14,8 @@ _ROWS = st.lists(
         st.sampled_from([b"a", b"b", b"c"]),
         st.integers(0, 2),
         st.sampled_from([0.0, -0.0, 1.0]),
-        st.sampled_from([SHORT, LONG, UNAGGREGATED]),
+        st.sampled_from([SHORT, LONG, UNAGGREGATED, Destination(None, TimeUnit.SECONDS)]),
+        st.sampled_from([b"", b"", b"counter"]),
     ),
     min_size=1,
     max_size=12,

@@ -18,6 +18,7 @@ from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler
 from coordinator.not_kept import Reason
 from coordinator.sinks import SeriesTable, Values
+from coordinator.sinks.values import TimeUnit
 from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
 from coordinator.write.carbon import MAX_LINE_BYTES
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
@@ -271,6 +272,8 @@ class _Storage:
     async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         if self.broken:
             raise DirectWriteError("disk full")
+        assert [one.unit for one in batch.destinations] == [TimeUnit.SECONDS]
+        assert batch.annotations is None
         return [
             RefusedSample(row, Reason.OUTSIDE_RETENTION, "negative")
             for row in np.flatnonzero(batch.values < 0).tolist()

@@ -250,5 +250,5 @@ def test_which_values_it_takes() -> None:
     policy = StoragePolicy.parse("1m:40d")
     raw = sink_of("http://h/")
     assert raw.takes(UNAGGREGATED)
-    assert not raw.takes(Destination(policy))
+    assert not raw.takes(Destination.of(policy))
     assert np.dtype(np.uint16) == values_of([(id_of("a"), 1, 0)]).destination.dtype
