@@ -1,6 +1,6 @@
 """A client of M3DB's nodes: writes as the Go coordinator makes them, tagged reads.
 
-Facts: docs/m3/m3db_wire.md, docs/m3/m3db_reading.md, docs/m3/m3db_cluster.md.
+Facts: docs/m3/m3db_wire.md; docs/m3/m3db_reading.md; docs/m3/m3db_cluster.md.
 
 ``errors``       what goes wrong: one hierarchy; open ``CallFailure`` to see how a call can end
 ``connection``   one connection to a node: handshake, calls side by side, deadlines
