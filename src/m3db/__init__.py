@@ -6,6 +6,7 @@ Facts: docs/m3/m3db_wire.md; docs/m3/m3db_reading.md; docs/m3/m3db_cluster.md.
 ``connection``   one connection to a node: handshake, calls side by side, deadlines
 ``tchannel``     the transport without its sockets: frames, handshake, fragments
 ``thrift``       structs of the nodes' calls ↔ bytes: tables, and the plain codec that is the authority
+``write``        rows in columns → series ids, shards, frames of batch writes; what nodes answer to them
 ``m3tsz``        the compressed streams in which nodes give points → columns
 ``read``         queries of the index, tagged reads
 ``topology``     which host has which shard

@@ -1,11 +1,15 @@
 """Series ids of M3DB made from tags (docs/m3/coordinator.md, series ids): the schemes ``quoted``, ``prepend_meta`` and ``graphite``."""
 
+import re
 from collections.abc import Iterable
 
 from m3metrics.errors import IdError
 from m3metrics.ids import Tag, Tags
 
 __all__ = ["graphite_id", "normalized_tags", "prepend_meta_id", "quoted_id", "validate_tags"]
+
+_PLAIN = re.compile(rb"[ !#-~]*")
+"""A literal that stays as it is, backslashes too; in any other one these are escaped."""
 
 _SHORT_ESCAPES = {
     '"': '\\"',
@@ -73,10 +77,10 @@ def _text(literal: bytes) -> str:
 
 
 def _escape(literal: bytes) -> bytes:
+    if _PLAIN.fullmatch(literal):
+        return literal
     # Invalid UTF-8 arrives as lone surrogates, one for each byte.
     text = literal.decode("utf-8", "surrogateescape")
-    if '"' not in text and text.isprintable():
-        return literal
     return "".join(map(_escape_character, text)).encode()
 
 

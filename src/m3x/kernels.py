@@ -218,6 +218,12 @@ def murmur3_32(buf, start, n):
 
 
 @njit(cache=True, nogil=True)
+def murmur3_32_seeded(address, n, seed):
+    """MurmurHash3 x86 32-bit of the ``n`` bytes (uint64) at ``address``; ``seed`` is a ``uint32``."""
+    return _murmur_rest(seed, address, np.uint64(0), n)
+
+
+@njit(cache=True, nogil=True)
 def murmur3_32_of_four(addresses, sizes, i, hashes):
     """``murmur3_32`` of the four byte ranges at ``addresses[i:i+4]`` with ``sizes[i:i+4]`` bytes (uint64), into ``hashes[i:i+4]`` (uint32).
 

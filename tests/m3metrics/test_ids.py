@@ -74,6 +74,11 @@ def test_escapes_beyond_the_basic_plane() -> None:
     assert series_ids.quoted_id(tags) == '{a="\\U000e0001\\"",b="🙂"}'.encode()
 
 
+def test_a_backslash_is_escaped_only_where_something_else_has_to_be_looked_at() -> None:
+    tags = [(b"a", b"\\"), (b"b", b'\\"'), (b"c", "é\\".encode())]
+    assert series_ids.quoted_id(tags) == '{a="\\",b="\\\\\\"",c="é\\\\"}'.encode()
+
+
 def test_ids_as_people_write_them() -> None:
     ident = ids.encode_tags([(b"__name__", b"up"), (b"job", b"a"), (b"zone", b"\xff")])
     assert ids.readable_id(ident) == 'up{job="a", zone="\\xff"}'

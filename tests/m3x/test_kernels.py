@@ -31,6 +31,13 @@ def test_murmur_is_the_field_s_murmur(data: bytes) -> None:
     assert kernels.murmur3_32(array(data), 0, len(data)) == mmh3.hash(data, 0, signed=False)
 
 
+@given(st.binary(max_size=70), st.integers(0, (1 << 32) - 1))
+def test_murmur_with_a_seed(data: bytes, seed: int) -> None:
+    source = array(data)
+    found = kernels.murmur3_32_seeded(np.uint64(source.ctypes.data), np.uint64(len(data)), np.uint32(seed))
+    assert found == mmh3.hash(data, seed, signed=False)
+
+
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=70), min_size=4, max_size=4))
 def test_murmur_of_four(parts: list[bytes]) -> None:

@@ -4,7 +4,8 @@
 import numpy as np
 from numba import njit
 
-from m3x.kernels import base, bytes_equal, load8, load16
+from m3metrics.tag_kernels import MOST_TAGS, insert_tag, read_tags
+from m3x.kernels import base, bytes_equal, load16
 from m3x.protobuf.writing import bytes_size, length_size, put_bytes, put_length
 
 ENTRY = np.dtype([("at", np.int64), ("size", np.int32), ("state", np.int32)], align=True)
@@ -16,75 +17,8 @@ STATE_NEW, STATE_READY, STATE_ODD, STATE_BAD = range(4)
 SIZE_FACTOR = 5
 """Label fields take at most so many times the bytes of an id: a tag of one byte, five in the id, takes 21 with its name replaced."""
 
-_MAGIC = np.uint64(10101)
-_MOST_TAGS = 64
-_0, _1, _2, _4 = (np.uint64(n) for n in (0, 1, 2, 4))
+_2 = np.uint64(2)
 _LABEL, _NAME, _VALUE = (np.uint64(n) for n in (0x0A, 0x0A, 0x12))
-
-
-@njit(cache=True, nogil=True)
-def _less(a, a_size, b, b_size):
-    """Whether the bytes at ``a`` sort before those at ``b``."""
-    n = min(a_size, b_size)
-    k = _0
-    while k < n:
-        x, y = load8(a + k), load8(b + k)
-        if x != y:
-            return x < y
-        k += _1
-    return a_size < b_size
-
-
-@njit(cache=True, nogil=True)
-def _insert(tags, count, name, name_size, value, value_size):
-    """Puts a tag where it belongs among the ``count`` before it; equal names stay in their order."""
-    k = count
-    while k > 0 and _less(name, name_size, tags[k - 1, 0], tags[k - 1, 1]):
-        for column in range(4):
-            tags[k, column] = tags[k - 1, column]
-        k -= 1
-    tags[k, 0], tags[k, 1], tags[k, 2], tags[k, 3] = name, name_size, value, value_size
-
-
-@njit(cache=True, nogil=True)
-def _read(tags, at, size, skipped, skipped_size):
-    """The tags of the id at ``at``, sorted by name, without those named ``skipped``; how many, or -1 for what is odd."""
-    if size < _4 or load16(at) != _MAGIC:
-        return -1
-    end = at + size
-    left = load16(at + _2)
-    at += _4
-    count = 0
-    while left > 0:
-        left -= 1
-        if at + _2 > end:
-            return -1
-        name_size = np.uint64(load16(at))
-        name = at + _2
-        at = name + name_size
-        if name_size == _0 or at + _2 > end:
-            return -1
-        value_size = np.uint64(load16(at))
-        value = at + _2
-        at = value + value_size
-        if at > end:
-            return -1
-        if name_size == skipped_size and bytes_equal(name, skipped, name_size):
-            continue
-        if value_size == _0 or count == _MOST_TAGS:
-            return -1
-        _insert(tags, count, name, name_size, value, value_size)
-        count += 1
-    return -1 if count == 0 or _repeats(tags, count) else count
-
-
-@njit(cache=True, nogil=True)
-def _repeats(tags, count):
-    """Whether a name stands twice among the tags; only neighbours can be equal."""
-    found = False
-    for k in range(1, count):
-        found |= tags[k, 1] == tags[k - 1, 1] and bytes_equal(tags[k, 0], tags[k - 1, 0], tags[k, 1])
-    return found
 
 
 @njit(cache=True, nogil=True)
@@ -107,8 +41,8 @@ def fill(series, first, ids, at, size, entries, arena, used, skipped, renamed, n
 
     Returns how many rows were looked at, the bytes of ``arena`` in use, and how many rows were found ``STATE_ODD``.
     """
-    tags = np.empty((_MOST_TAGS + 1, 4), np.uint64)
-    ordered = np.empty((_MOST_TAGS + 1, 4), np.uint64)
+    tags = np.empty((MOST_TAGS + 1, 4), np.uint64)
+    ordered = np.empty((MOST_TAGS + 1, 4), np.uint64)
     odd = 0
     for row in range(first, len(series)):
         number = series[row]
@@ -116,9 +50,8 @@ def fill(series, first, ids, at, size, entries, arena, used, skipped, renamed, n
             continue
         if used + SIZE_FACTOR * size[number] > len(arena):
             return row, used, odd
-        count = _read(
-            tags, base(ids) + np.uint64(at[number]), np.uint64(size[number]), base(skipped), np.uint64(len(skipped))
-        )
+        address, length = base(ids) + np.uint64(at[number]), np.uint64(size[number])
+        count = read_tags(tags, address, length, base(skipped), np.uint64(len(skipped)), False)
         if count < 0:
             entries[number].state = STATE_ODD
             odd += 1
@@ -135,7 +68,7 @@ def fill(series, first, ids, at, size, entries, arena, used, skipped, renamed, n
                     if name_size == load16(old) and bytes_equal(name, old + _2, name_size):
                         name, name_size = base(new_names) + record + _2, np.uint64(load16(base(new_names) + record))
                         break
-                _insert(ordered, k, name, name_size, tags[k, 2], tags[k, 3])
+                insert_tag(ordered, k, name, name_size, tags[k, 2], tags[k, 3], False)
             written = _write(ordered, count, start) - start
         entries[number].at = used
         entries[number].size = written

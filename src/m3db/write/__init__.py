@@ -1,0 +1,12 @@
+"""Batch writes: rows in columns → call frames, and what nodes answer (docs/m3/m3db_wire.md, batch write).
+
+``rows``      the columns of values
+``forms``     series number → series id, encoded tags and shard, made once (``form_kernels``)
+``requests``  rows → frames of calls (``request_kernels``)
+"""
+
+from m3db.write.forms import FormRules, SeriesForms
+from m3db.write.requests import MOST_ELEMENTS, Calls, encode_calls
+from m3db.write.rows import WriteRows
+
+__all__ = ["MOST_ELEMENTS", "Calls", "FormRules", "SeriesForms", "WriteRows", "encode_calls"]
