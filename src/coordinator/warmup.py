@@ -13,6 +13,7 @@ import coordinator.store.kernels
 import coordinator.store.label_kernels
 import coordinator.store.series_kernels
 import coordinator.write.kernels
+import m3db.write.warmup
 import m3metrics.kernels
 import m3msg.kernels
 import m3msg.producer.kernels
@@ -32,6 +33,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("sinks", coordinator.sinks.kernels.warm),
     ("types", coordinator.sinks.type_kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
+    ("m3db writes", m3db.write.warmup.warm),
     ("query", coordinator.query.kernels.warm),
 )
 

@@ -3,10 +3,22 @@
 ``rows``      the columns of values
 ``forms``     series number → series id, encoded tags and shard, made once (``form_kernels``)
 ``requests``  rows → frames of calls (``request_kernels``)
+``answers``   which elements a node did not write (``answer_kernels``)
+``warmup``    compiles the kernels
 """
 
+from m3db.write.answers import ElementErrors, element_errors
 from m3db.write.forms import FormRules, SeriesForms
 from m3db.write.requests import MOST_ELEMENTS, Calls, encode_calls
 from m3db.write.rows import WriteRows
 
-__all__ = ["MOST_ELEMENTS", "Calls", "FormRules", "SeriesForms", "WriteRows", "encode_calls"]
+__all__ = [
+    "MOST_ELEMENTS",
+    "Calls",
+    "ElementErrors",
+    "FormRules",
+    "SeriesForms",
+    "WriteRows",
+    "element_errors",
+    "encode_calls",
+]

@@ -124,6 +124,7 @@ class SeriesForms:
 
     def require(self, table: Table, series: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Makes what is missing of these series of the table; returns the rows whose series cannot be stored, ascending."""
+        series = np.require(series, np.uint32, ["C", "W"])
         if len(self.entries) < len(table):
             room = max(2 * len(self.entries), len(table))
             self.entries = _grown(self.entries, room)

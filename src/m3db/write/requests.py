@@ -6,6 +6,7 @@ The same frames can go to several nodes: ``Connection.send`` takes them as they 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ WRITE = METHODS["writeTaggedBatchRaw"]
 MOST_ELEMENTS = 128
 """Of a call, as M3's client has them."""
 
+_WHOLE: tuple[Literal["C"], Literal["W"]] = ("C", "W")
 _CONTINUATION_BYTES = 20
 _LONGEST_NAMESPACE = 4096
 _ENDS = 2
@@ -62,13 +64,16 @@ def encode_calls(
     ``reserve``: how many calls → the first of as many message ids in a row. ``ttl_ms``: at least 1. Raises ``ValueError`` for rows whose
     series has no form, for indices of nothing, and for namespaces with impossible names.
     """
-    order = np.arange(len(rows), dtype=np.int64) if picked is None else picked
+    order = np.arange(len(rows), dtype=np.int64) if picked is None else np.require(picked, np.int64, _WHOLE)
+    # As the kernels were compiled for them: nothing is copied of columns that are whole and writable.
+    series, timestamp = np.require(rows.series, np.uint32, _WHOLE), np.require(rows.timestamp, np.int64, _WHOLE)
+    namespace, annotation = (np.require(column, np.uint16, _WHOLE) for column in (rows.namespace, rows.annotation))
+    time_type, values = np.require(rows.time_type, np.uint8, _WHOLE), np.require(rows.values, np.float64, _WHOLE)
     texts, text_at, text_size = _packed(rows.annotations)
     forms = rows.forms
     nbytes = kernels.measure(
-        order, rows.series, rows.namespace, rows.time_type, rows.annotation,
-        forms.entries, text_size, len(rows.namespaces),
-    )  # fmt: skip
+        order, series, namespace, time_type, annotation, forms.entries, text_size, len(rows.namespaces)
+    )
     if nbytes < 0:
         unknown = "an index of no namespace or annotation" if nbytes == kernels.NO_SUCH else "a series without form"
         raise ValueError(f"a row with {unknown}")
@@ -81,7 +86,7 @@ def encode_calls(
     at, row_at = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64)
     first_id = reserve(count)
     written = kernels.encode(
-        order, rows.series, rows.namespace, rows.timestamp, rows.time_type, rows.values, rows.annotation,
+        order, series, namespace, timestamp, time_type, values, annotation,
         forms.entries, forms.arena, texts, text_at, text_size, head, head_at, head_size,
         content_at, most_elements, first_id, out, at, row_at,
     )  # fmt: skip

@@ -151,3 +151,20 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="a time to live of 0 ms"):
         encode_calls(rows_of([Point(id_of("a"))]), None, reserve, 0)
     assert reserve(1) == 2
+
+
+def test_columns_of_any_layout() -> None:
+    rows = rows_of([Point(id_of(f"m{number}"), timestamp=number) for number in range(10)])
+    wanted = encode_calls(rows, np.arange(0, 10, 2), MessageIds().reserve, 1).frames
+    even = WriteRows(
+        rows.forms,
+        rows.series[::2],
+        rows.namespaces,
+        rows.namespace[::2],
+        np.frombuffer(rows.timestamp[::2].tobytes(), np.int64),
+        rows.time_type[::2],
+        rows.values[::2],
+        rows.annotations,
+        rows.annotation[::2],
+    )
+    assert encode_calls(even, None, MessageIds().reserve, 1).frames == wanted
