@@ -8,7 +8,7 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``sinks``       queues before stores, and the stores: where values go
 ``store``       the embedded one of these stores
 ``storage``     makes sinks and store of the configuration
-``query``       answers queries, from whatever store can be read
+``query``       answers queries, from whatever store can be read; ``reading`` says which
 ``matchers``    what labels are asked for
 ``api``         administers placements and topics
 ``not_kept``    the reasons why samples are not kept, as senders and operators are told

@@ -24,7 +24,7 @@ from coordinator.downsample.policies import storage_judge, writable_policies
 from coordinator.downsample.routes import rules_routes
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
-from coordinator.query import EmbeddedSource, query_routes
+from coordinator.reading import reading_routes
 from coordinator.ready import Readiness, ready_route
 from coordinator.sinks.records import RecordError
 from coordinator.sinks.routes import sinks_route
@@ -159,9 +159,7 @@ class Coordinator:
         direct = storage.direct if storage is not None else None
         if storage is not None:
             routes += [sinks_route(storage.hub)]
-        if storage is not None and storage.store is not None:
-            lookback_ms = int(config.lookback_duration) // 1_000_000
-            routes += query_routes(EmbeddedSource(storage.store), lookback_ms, watched=storage.store)
+        routes += reading_routes(config, storage)
         obstacle = None
         if config.takes_samples:
             writer = RemoteWriter(

@@ -31,13 +31,16 @@ class NamespaceConfig(Section, frozen=True):
     downsample: DownsampleNamespaceConfig | None = None
     """None means ``all: true``; a block without ``all`` means false, as in M3."""
     read_only: bool = False
-    data_latency: Meaningless = None
+    data_latency: Duration = Duration(0)
+    """How long after their time values of an aggregated namespace may come: until then queries take the unaggregated one."""
 
     def __post_init__(self) -> None:
         if not self.namespace:
             raise ValueError("namespace must not be empty")
         if self.retention <= 0:
             raise ValueError(f"retention must be positive, found {self.retention}")
+        if self.data_latency < 0:
+            raise ValueError(f"negative dataLatency: {self.data_latency}")
         if self.type == "aggregated" and self.resolution <= 0:
             raise ValueError("an aggregated namespace needs a positive resolution")
         if self.type == "unaggregated" and self.resolution != 0:
@@ -66,6 +69,8 @@ class Namespace:
     retention_ns: int
     downsample_all: bool = True
     read_only: bool = False
+    data_latency_ns: int = 0
+    """0: values are there at once."""
 
     @property
     def aggregated(self) -> bool:
@@ -86,6 +91,7 @@ def namespaces_of(clusters: Sequence[ClusterConfig]) -> tuple[Namespace, ...]:
             retention_ns=int(section.retention),
             downsample_all=section.downsample is None or section.downsample.all,
             read_only=section.read_only,
+            data_latency_ns=int(section.data_latency),
         )
         if namespace.aggregated and any(
             (n.resolution_ns, n.retention_ns) == (namespace.resolution_ns, namespace.retention_ns) for n in result

@@ -11,6 +11,7 @@ from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.ingest import IngestConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
+from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
 from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
 from m3metrics.policy import format_duration
@@ -140,8 +141,8 @@ class CoordinatorConfig(Section, frozen=True):
     write_forwarding: Meaningless = None
     tracing: Meaningless = None
     http: Meaningless = None
-    limits: Meaningless = None
-    query: Meaningless = None
+    limits: LimitsConfig = LimitsConfig()
+    query: QueryConfig = QueryConfig()
     read_worker_pool_policy: Meaningless = None
     write_worker_pool_policy: Meaningless = None
     result_options: Meaningless = None

@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from coordinator.matchers import Matcher
 from coordinator.query.errors import QueryError
-from coordinator.query.source import Alternatives, ReadOptions, Restriction, Selection, Series
+from coordinator.query.source import Alternatives, Listing, ReadOptions, Restriction, Selection, Series
 from coordinator.store import QueryTooLargeError, SeriesIndex, Store, StoreError
 
 __all__ = ["EmbeddedSource"]
 
 
 class EmbeddedSource:
-    """``Source`` over a store, on the event loop that owns it."""
+    """``Source`` over a store, on the event loop that owns it. Its own bounds hold, not those of requests."""
+
+    lists_cheaply = True
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,17 +36,17 @@ class EmbeddedSource:
 
     async def label_names(
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
-    ) -> list[bytes]:
+    ) -> Listing:
         """See ``Source``."""
         index, among = await self._entries(alternatives)
-        return await asyncio.to_thread(index.labels.names, among)
+        return Listing(await asyncio.to_thread(index.labels.names, among))
 
     async def label_values(
         self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
-    ) -> list[bytes]:
+    ) -> Listing:
         """See ``Source``."""
         index, among = await self._entries(alternatives)
-        return await asyncio.to_thread(index.labels.values, name, among)
+        return Listing(await asyncio.to_thread(index.labels.values, name, among))
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
         """See ``Source``."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,8 +18,8 @@ from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
 from coordinator.query.parameters import Parameters, read_options, read_parameters
-from coordinator.query.rendering import encode
-from coordinator.query.source import Selection, Source
+from coordinator.query.rendering import encode, note_headers
+from coordinator.query.source import NO_NOTES, Notes, ReadOptions, Selection, Source
 from m3metrics.ids import Tags
 from m3x.clock import wall_ns
 
@@ -51,10 +52,10 @@ def glob_matchers(glob: str, *, below: bool = False) -> tuple[Matcher, ...]:
     found = []
     for i, part in enumerate(parts):
         name = b"__g%d__" % i
-        if re.search(r"[*?\[{]", part):
+        if part == "*":
+            found.append(Matcher(MatchOp.NOT_EQUAL, name, b""))
+        elif re.search(r"[*?\[{]", part):
             found.append(Matcher(MatchOp.REGEX, name, _pattern(part).encode()))
-            if part == "*":
-                found.append(Matcher(MatchOp.NOT_EQUAL, name, b""))
         else:
             found.append(Matcher(MatchOp.EQUAL, name, part.encode()))
     if not below:
@@ -127,8 +128,9 @@ def parse_time_ms(name: str, text: str, now_ms: int) -> int:
 class Graphite:
     """The handlers; they raise ``QueryError``."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, defaults: ReadOptions) -> None:
         self._source = source
+        self._defaults = msgspec.structs.replace(defaults, paths=True)
 
     async def render(self, request: Request) -> Response:
         """``/api/v1/graphite/render``: ``target`` (several), ``from``, ``until``, ``maxDataPoints``; JSON only."""
@@ -145,15 +147,17 @@ class Graphite:
         limit = parameters.text("maxDataPoints")
         if limit and not limit.isdecimal():
             raise QueryError(f"invalid parameter 'maxDataPoints': {limit!r} is not a number")
+        options, notes = read_options(request, self._defaults), NO_NOTES
         answer: list[dict[str, Any]] = []
         for target in targets:
             if _FUNCTION.search(target):
                 raise QueryError(
                     f"target {target!r}: functions are not supported here; ask for a path, for example a.*.{{b,c}}"
                 )
-            found = await self._source.select(_checked(target), start_ms, end_ms, read_options(request))
+            found = await self._source.select(_checked(target), start_ms, end_ms, options)
+            notes = notes.joined(found.notes)
             answer += await asyncio.to_thread(_render, found, start_ms, end_ms, int(limit or 0))
-        return Response(encode(answer), media_type="application/json")
+        return Response(encode(answer), media_type="application/json", headers=note_headers(notes))
 
     async def find(self, request: Request) -> Response:
         """``/api/v1/graphite/metrics/find``: the nodes that a glob names, leaves and branches."""
@@ -161,30 +165,50 @@ class Graphite:
         query = parameters.text("query")
         if not query:
             raise QueryError("no 'query' specified")
-        parts = _split(query)
         start_ms = parse_time_ms("from", parameters.text("from", "0"), parameters.now_ms)
         end_ms = parse_time_ms("until", parameters.text("until", "now"), parameters.now_ms)
-        found = await self._source.series([_checked(query, below=True)], start_ms, end_ms, read_options(request))
+        options = read_options(request, self._defaults)
+        listed = self._listed if self._source.lists_cheaply else self._completed
+        kinds, notes = await listed(query, start_ms, end_ms, options)
+        nodes = [
+            {
+                "id": path,
+                "text": path.rpartition(".")[2],
+                "leaf": int(leaf),
+                "expandable": int(not leaf),
+                "allowChildren": int(not leaf),
+            }
+            for path, leaf in sorted(kinds)
+        ]
+        return Response(encode(nodes), media_type="application/json", headers=note_headers(notes))
 
-        def nodes() -> list[dict[str, Any]]:
-            kinds: set[tuple[str, bool]] = set()
-            for i in range(len(found)):
-                path = graphite_path(found.tags(i))
-                if path is not None:
-                    names = path.split(".")
-                    kinds.add((".".join(names[: len(parts)]), len(names) == len(parts)))
-            return [
-                {
-                    "id": path,
-                    "text": path.rpartition(".")[2],
-                    "leaf": int(leaf),
-                    "expandable": int(not leaf),
-                    "allowChildren": int(not leaf),
-                }
-                for path, leaf in sorted(kinds)
-            ]
+    async def _listed(
+        self, query: str, start_ms: int, end_ms: int, options: ReadOptions
+    ) -> tuple[set[tuple[str, bool]], Notes]:
+        """The nodes of a glob, and whether they are leaves, by going through all series beneath it."""
+        found = await self._source.series([_checked(query, below=True)], start_ms, end_ms, options)
+        length = len(_split(query))
 
-        return Response(encode(await asyncio.to_thread(nodes)), media_type="application/json")
+        def nodes() -> set[tuple[str, bool]]:
+            paths = [graphite_path(found.tags(i)) for i in range(len(found))]
+            parts = [path.split(".") for path in paths if path is not None]
+            return {(".".join(names[:length]), len(names) == length) for names in parts}
+
+        return await asyncio.to_thread(nodes), found.notes
+
+    async def _completed(
+        self, query: str, start_ms: int, end_ms: int, options: ReadOptions
+    ) -> tuple[set[tuple[str, bool]], Notes]:
+        """The same by the values of the last part alone; globs before it stay what they are, as in M3."""
+        *before, _ = parts = _split(query)
+        name, beneath = b"__g%d__" % (len(parts) - 1), Matcher(MatchOp.NOT_EQUAL, b"__g%d__" % len(parts), b"")
+        leaves, branches = await asyncio.gather(
+            self._source.label_values(name, [_checked(query)], start_ms, end_ms, options),
+            self._source.label_values(name, [(*_checked(query, below=True), beneath)], start_ms, end_ms, options),
+        )
+        found = [(value, leaf) for listing, leaf in ((leaves, True), (branches, False)) for value in listing.texts]
+        kinds = {(".".join([*before, value.decode(errors="replace")]), leaf) for value, leaf in found}
+        return kinds, leaves.notes.joined(branches.notes)
 
 
 def _checked(glob: str, *, below: bool = False) -> Sequence[Matcher]:

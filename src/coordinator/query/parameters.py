@@ -1,15 +1,21 @@
 """Parameters of a request, from the URL and from a form, and the times and durations in them."""
 
 import re
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
+import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from coordinator.query.errors import QueryError
 from coordinator.query.source import ReadOptions, Restriction
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
+from m3x.config import Duration
+from m3x.golang import parse_bool
 
 __all__ = ["Parameters", "body_of", "read_options", "read_parameters"]
 
@@ -25,6 +31,9 @@ _UNITS_MS = {
     "y": 365 * 86_400_000,
 }
 _MAX_TIME_S = 1 << 43
+_MAX_TIMEOUT_S = 600
+_COUNT = re.compile(r"-?[0-9]{1,18}")
+_Value = TypeVar("_Value")
 
 
 class Parameters:
@@ -109,14 +118,48 @@ async def read_parameters(request: Request, now_ms: int) -> Parameters:
     return Parameters(pairs + request.query_params.multi_items(), now_ms)
 
 
-def read_options(request: Request) -> ReadOptions:
-    """What M3's headers say (docs/m3/coordinator.md, query headers). Raises ``QueryError``."""
-    kind = request.headers.get("M3-Metrics-Type", "")
-    wanted = request.headers.get("M3-Storage-Policy", "")
+def read_options(request: Request, defaults: ReadOptions) -> ReadOptions:
+    """What M3's headers say, over ``defaults`` (docs/m3/coordinator.md, query headers). Raises ``QueryError``."""
+    headers = request.headers
+    return msgspec.structs.replace(
+        defaults,
+        restriction=_restriction(headers),
+        series_limit=_header(headers, "M3-Limit-Max-Series", _count, defaults.series_limit),
+        docs_limit=_header(headers, "M3-Limit-Max-Docs", _count, defaults.docs_limit),
+        range_limit_ns=_header(headers, "M3-Limit-Max-Range", Duration.parse, defaults.range_limit_ns),
+        require_exhaustive=_header(headers, "M3-Limit-Require-Exhaustive", parse_bool, defaults.require_exhaustive),
+        timeout_s=_header(headers, "M3-Timeout", _timeout, defaults.timeout_s),
+    )
+
+
+def _restriction(headers: Headers) -> Restriction:
+    kind, wanted = headers.get("M3-Metrics-Type", ""), headers.get("M3-Storage-Policy", "")
     if kind not in ("", "aggregated", "unaggregated"):
         raise QueryError(f"invalid M3-Metrics-Type header: {kind!r}; expected aggregated or unaggregated")
     try:
         policy = StoragePolicy.parse(wanted) if wanted else None
     except PolicyError as error:
         raise QueryError(f"invalid M3-Storage-Policy header: {error}") from None
-    return ReadOptions(restriction=Restriction(kind == "aggregated" if kind else None, policy))
+    return Restriction(kind == "aggregated" if kind else None, policy)
+
+
+def _header(headers: Headers, name: str, read: Callable[[str], _Value], default: _Value) -> _Value:
+    text = headers.get(name, "")
+    try:
+        return read(text) if text else default
+    except ValueError as error:
+        raise QueryError(f"invalid {name} header: {text!r}: {error}") from None
+
+
+def _count(text: str) -> int:
+    """A limit; nothing below 1 is one."""
+    if not _COUNT.fullmatch(text):
+        raise ValueError("it is not a number")
+    return max(int(text), 0)
+
+
+def _timeout(text: str) -> float:
+    seconds = Duration.parse(text) / 1e9
+    if not 0 < seconds <= _MAX_TIMEOUT_S:
+        raise ValueError(f"expected more than nothing, and at most {_MAX_TIMEOUT_S} s")
+    return seconds

@@ -13,9 +13,18 @@ from starlette.responses import Response, StreamingResponse
 
 from coordinator.query.errors import QueryError
 from coordinator.query.parameters import Parameters, read_options, read_parameters
-from coordinator.query.rendering import label_set, matrix, raw_matrix, success, time_text, vector
+from coordinator.query.rendering import (
+    ENDING,
+    label_set,
+    matrix,
+    note_headers,
+    raw_matrix,
+    success,
+    time_text,
+    vector,
+)
 from coordinator.query.selector import parse_selector
-from coordinator.query.source import Alternatives, Source
+from coordinator.query.source import Alternatives, Notes, ReadOptions, Source
 from m3x.clock import wall_ns
 
 __all__ = ["LOOKBACK_MS", "PrometheusAPI"]
@@ -32,8 +41,9 @@ class PrometheusAPI:
     ``lookback_ms``: how old a value may be that an instant takes; a series whose resolution is coarser has that long.
     """
 
-    def __init__(self, source: Source, lookback_ms: int = LOOKBACK_MS) -> None:
+    def __init__(self, source: Source, defaults: ReadOptions, lookback_ms: int = LOOKBACK_MS) -> None:
         self._source = source
+        self._defaults = defaults
         self._lookback_ms = lookback_ms
 
     async def query(self, request: Request) -> Response:
@@ -42,12 +52,12 @@ class PrometheusAPI:
         selector = parse_selector(parameters.text("query"))
         time_ms = parameters.time_ms("time", parameters.now_ms)
         at_ms = selector.shift(time_ms, time_ms, time_ms)
-        options = read_options(request)
+        options = read_options(request, self._defaults)
         if selector.range_ms:
             found = await self._source.select(selector.matchers, at_ms - selector.range_ms + 1, at_ms, options)
-            return await _stream(raw_matrix(found))
+            return await _stream(raw_matrix(found), found.notes)
         found = await self._source.select(selector.matchers, at_ms, at_ms, options, lookback_ms=self._lookback_ms)
-        return await _stream(vector(found, time_ms, at_ms, self._lookback_ms))
+        return await _stream(vector(found, time_ms, at_ms, self._lookback_ms), found.notes)
 
     async def query_range(self, request: Request) -> Response:
         """``/api/v1/query_range``."""
@@ -69,24 +79,28 @@ class PrometheusAPI:
         look_step_ms = step_ms if selector.at is None else 0
         last_ms = first_ms + (steps - 1) * look_step_ms
         found = await self._source.select(
-            selector.matchers, first_ms, last_ms, read_options(request), lookback_ms=self._lookback_ms
+            selector.matchers, first_ms, last_ms, read_options(request, self._defaults), lookback_ms=self._lookback_ms
         )
-        return await _stream(matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, self._lookback_ms))
+        pieces = matrix(found, start_ms, step_ms, steps, first_ms, look_step_ms, self._lookback_ms)
+        return await _stream(pieces, found.notes)
 
     async def labels(self, request: Request) -> Response:
         """``/api/v1/labels``."""
         parameters = await _parameters(request)
-        names = await self._source.label_names(_alternatives(parameters), *_range(parameters), read_options(request))
-        return _json(_limited(parameters, [name.decode(errors="replace") for name in names]))
+        found = await self._source.label_names(
+            _alternatives(parameters), *_range(parameters), read_options(request, self._defaults)
+        )
+        return _json(_limited(parameters, [name.decode(errors="replace") for name in found.texts]), found.notes)
 
     async def label_values(self, request: Request) -> Response:
         """``/api/v1/label/<name>/values``."""
         parameters = await _parameters(request)
         name = request.path_params["name"].encode()
-        values = await self._source.label_values(
-            name, _alternatives(parameters), *_range(parameters), read_options(request)
+        found = await self._source.label_values(
+            name, _alternatives(parameters), *_range(parameters), read_options(request, self._defaults)
         )
-        return _json(_limited(parameters, [value.decode(errors="replace") for value in values if value]))
+        values = [value.decode(errors="replace") for value in found.texts if value]
+        return _json(_limited(parameters, values), found.notes)
 
     async def series(self, request: Request) -> Response:
         """``/api/v1/series``."""
@@ -94,12 +108,12 @@ class PrometheusAPI:
         alternatives = _alternatives(parameters)
         if not alternatives:
             raise QueryError("no match[] parameter provided")
-        found = await self._source.series(alternatives, *_range(parameters), read_options(request))
+        found = await self._source.series(alternatives, *_range(parameters), read_options(request, self._defaults))
 
         def render() -> list[dict[str, str]]:
             return [label_set(tags) for tags in _limited(parameters, sorted(map(found.tags, range(len(found)))))]
 
-        return _json(await asyncio.to_thread(render))
+        return _json(await asyncio.to_thread(render), found.notes)
 
 
 def _alternatives(parameters: Parameters) -> Alternatives:
@@ -126,15 +140,16 @@ def _limited(parameters: Parameters, found: list[_Item]) -> list[_Item]:
     return found[: int(text) or None] if text else found
 
 
-def _json(data: object) -> Response:
-    return Response(success(data), media_type="application/json")
+def _json(data: object, notes: Notes) -> Response:
+    return Response(success(data), media_type="application/json", headers=note_headers(notes))
 
 
-async def _stream(pieces: Iterator[bytes]) -> Response:
+async def _stream(pieces: Iterator[bytes], notes: Notes) -> Response:
     """Sends an answer while it is being rendered, off the event loop; a short one in one piece."""
     first = await asyncio.to_thread(next, pieces, b"")
-    if first.endswith(b"]}}\n"):
-        return Response(first, media_type="application/json")
+    headers = note_headers(notes)
+    if first.endswith(ENDING):
+        return Response(first, media_type="application/json", headers=headers)
 
     async def body() -> AsyncIterator[bytes]:
         piece = first
@@ -142,4 +157,4 @@ async def _stream(pieces: Iterator[bytes]) -> Response:
             yield piece
             piece = await asyncio.to_thread(next, pieces, b"")
 
-    return StreamingResponse(body(), media_type="application/json")
+    return StreamingResponse(body(), media_type="application/json", headers=headers)

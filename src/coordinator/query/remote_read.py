@@ -8,6 +8,7 @@ belong to it, as the protocol says (M3 leaves the end out). ``GET`` takes ``quer
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any
 
 import cramjam
@@ -19,9 +20,9 @@ from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
 from coordinator.query.parameters import body_of, read_options, read_parameters
-from coordinator.query.rendering import encode, number_text
+from coordinator.query.rendering import encode, note_headers, number_text
 from coordinator.query.selector import parse_selector
-from coordinator.query.source import Selection, Source
+from coordinator.query.source import NO_NOTES, Notes, ReadOptions, Selection, Source
 from m3x.clock import wall_ns
 from m3x.protobuf import DecodeError, Field, Kind, generated, unmarshal, varint
 
@@ -45,28 +46,30 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class RemoteRead:
     """The handlers of ``POST`` and ``GET``; they raise ``QueryError``."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, defaults: ReadOptions) -> None:
         self._source = source
+        self._defaults = defaults
 
     async def post(self, request: Request) -> Response:
         """A snappy-compressed ``ReadRequest``."""
         queries = _parse(await body_of(request))
-        options = read_options(request)
+        options = read_options(request, self._defaults)
         results = [
             await self._source.select(matchers, start_ms, end_ms, options) for matchers, start_ms, end_ms in queries
         ]
-        return _protobuf(await asyncio.to_thread(encode_response, results))
+        notes = reduce(Notes.joined, (result.notes for result in results), NO_NOTES)
+        return _protobuf(await asyncio.to_thread(encode_response, results), notes)
 
     async def get(self, request: Request) -> Response:
         """One query in the URL."""
         parameters = await read_parameters(request, wall_ns() // 1_000_000)
         selector = parse_selector(parameters.text("query"))
         start_ms, end_ms = parameters.time_ms("start"), parameters.time_ms("end")
-        result = await self._source.select(selector.matchers, start_ms, end_ms, read_options(request))
+        result = await self._source.select(selector.matchers, start_ms, end_ms, read_options(request, self._defaults))
         if parameters.text("format") == "json":
             body = await asyncio.to_thread(_json, selector.matchers, result, start_ms, end_ms)
-            return Response(body, media_type="application/json")
-        return _protobuf(await asyncio.to_thread(encode_response, [result]))
+            return Response(body, media_type="application/json", headers=note_headers(result.notes))
+        return _protobuf(await asyncio.to_thread(encode_response, [result]), result.notes)
 
 
 def _parse(body: bytes) -> list[tuple[tuple[Matcher, ...], int, int]]:
@@ -115,8 +118,9 @@ def encode_response(results: Sequence[Selection]) -> bytes:
     return bytes(cramjam.snappy.compress_raw(b"".join(parts)))
 
 
-def _protobuf(body: bytes) -> Response:
-    return Response(body, media_type="application/x-protobuf", headers={"Content-Encoding": "snappy"})
+def _protobuf(body: bytes, notes: Notes) -> Response:
+    headers = {"Content-Encoding": "snappy", **note_headers(notes)}
+    return Response(body, media_type="application/x-protobuf", headers=headers)
 
 
 _TYPE_NAMES = {MatchOp.EQUAL: "EQ", MatchOp.NOT_EQUAL: "NEQ", MatchOp.REGEX: "RE", MatchOp.NOT_REGEX: "NRE"}

@@ -9,13 +9,28 @@ import numpy as np
 
 from coordinator.query import kernels
 from coordinator.query.errors import QueryError
-from coordinator.query.source import Selection
+from coordinator.query.source import Notes, Selection
 from m3metrics.ids import Tags
 
-__all__ = ["encode", "error_body", "label_set", "matrix", "number_text", "raw_matrix", "success", "time_text", "vector"]
+__all__ = [
+    "ENDING",
+    "encode",
+    "error_body",
+    "label_set",
+    "matrix",
+    "note_headers",
+    "number_text",
+    "raw_matrix",
+    "success",
+    "time_text",
+    "vector",
+]
 
 _encoder = msgspec.json.Encoder()
 _SERIES_PER_PIECE = 64
+ENDING = b"}\n"
+"""Of the last piece of an answer, and of no other."""
+_INCOMPLETE = "m3db exceeded query limit: results not exhaustive"
 
 
 def encode(value: Any) -> bytes:
@@ -57,7 +72,14 @@ def error_body(error: QueryError) -> bytes:
     return encode({"status": "error", "errorType": error.kind, "error": str(error)})
 
 
-def _framed(kind: str, results: Iterator[bytes]) -> Iterator[bytes]:
+def note_headers(notes: Notes) -> dict[str, str]:
+    """M3's headers for them (docs/m3/coordinator.md, limits of queries)."""
+    said = [*(["max_fetch_series_limit_applied"] if notes.limited else []), *notes.warnings]
+    headers = {"M3-Results-Limited": ",".join(said), "M3-Namespaces": ",".join(notes.places)}
+    return {name: text for name, text in headers.items() if text}
+
+
+def _framed(kind: str, results: Iterator[bytes], notes: Notes) -> Iterator[bytes]:
     """The whole answer in pieces of some tens of series."""
     piece = [b'{"status":"success","data":{"resultType":"%s","result":[' % kind.encode()]
     first = True
@@ -69,7 +91,11 @@ def _framed(kind: str, results: Iterator[bytes]) -> Iterator[bytes]:
         if len(piece) >= 2 * _SERIES_PER_PIECE:
             yield b"".join(piece)
             piece = []
-    piece.append(b"]}}\n")
+    piece.append(b"]}")
+    warnings = [*notes.warnings, *([_INCOMPLETE] if notes.limited else [])]
+    if warnings:
+        piece.append(b',"warnings":' + encode(warnings))
+    piece.append(ENDING)
     yield b"".join(piece)
 
 
@@ -92,7 +118,7 @@ def vector(selection: Selection, time_ms: int, looked_at_ms: int, lookback_ms: i
                 value = number_text(float(values[first + int(found[0])]))
                 yield b'{"metric":%s,%s' % (encode(label_set(selection.tags(i))), f'{head}{value}"]}}'.encode())
 
-    return _framed("vector", results())
+    return _framed("vector", results(), selection.notes)
 
 
 def matrix(
@@ -120,7 +146,7 @@ def matrix(
                 points = _points([times[k] for k in present.tolist()], values[first + found[present]].tolist())
                 yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
 
-    return _framed("matrix", results())
+    return _framed("matrix", results(), selection.notes)
 
 
 def raw_matrix(selection: Selection) -> Iterator[bytes]:
@@ -136,4 +162,4 @@ def raw_matrix(selection: Selection) -> Iterator[bytes]:
                 points = _points(times, values[present].tolist())
                 yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
 
-    return _framed("matrix", results())
+    return _framed("matrix", results(), selection.notes)

@@ -11,42 +11,74 @@ from coordinator.query.graphite import Graphite
 from coordinator.query.prometheus import LOOKBACK_MS, PrometheusAPI
 from coordinator.query.remote_read import RemoteRead
 from coordinator.query.rendering import error_body
-from coordinator.query.source import Source
+from coordinator.query.source import ReadOptions, Source
 from coordinator.query.windows import Windows
 from coordinator.store import Store
 from m3x.log import logger
 
-__all__ = ["query_routes"]
+__all__ = ["query_routes", "unreadable_routes"]
 
 _log = logger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def query_routes(source: Source, lookback_ms: int = LOOKBACK_MS, *, watched: Store | None = None) -> list[Route]:
-    """Routes over ``source`` (docs/m3/coordinator.md, routes), to be served on the event loop that owns it.
+_DEFAULTS = ReadOptions()
+_BOTH = ["GET", "POST"]
+_PATHS = (
+    *((f"{prefix}/api/v1/{name}", name, _BOTH) for prefix in ("", "/prometheus", "/m3query") for name in ("query", "query_range")),
+    ("/api/v1/labels", "labels", _BOTH),
+    ("/api/v1/label/{name}/values", "label_values", ["GET"]),
+    ("/api/v1/series", "series", _BOTH),
+    ("/api/v1/prom/remote/read", "remote_read", ["POST"]),
+    ("/api/v1/prom/remote/read", "remote_read_one", ["GET"]),
+    ("/api/v1/graphite/render", "render", _BOTH),
+    ("/api/v1/graphite/metrics/find", "find", _BOTH),
+    ("/api/v1/windows", "windows", ["GET"]),
+)  # fmt: skip
+"""Path, name of the handler, methods (docs/m3/coordinator.md, routes)."""
 
-    ``watched``: the embedded store whose windows ``/api/v1/windows`` tells.
+
+def query_routes(
+    source: Source,
+    lookback_ms: int = LOOKBACK_MS,
+    *,
+    defaults: ReadOptions = _DEFAULTS,
+    watched: Store | None = None,
+) -> list[Route]:
+    """Routes over ``source``, to be served on the event loop that owns it.
+
+    ``defaults``: what holds for requests that do not say otherwise; ``watched``: the embedded store whose windows are told.
     """
-    prometheus, remote = PrometheusAPI(source, lookback_ms), RemoteRead(source)
-    graphite, windows = Graphite(source), Windows(watched)
-    both = ["GET", "POST"]
-    routes = [
-        Route(f"{prefix}/api/v1/{name}", _guarded(handler), methods=both)
-        for prefix in ("", "/prometheus", "/m3query")
-        for name, handler in (("query", prometheus.query), ("query_range", prometheus.query_range))
-    ]
-    return [
-        *routes,
-        Route("/api/v1/labels", _guarded(prometheus.labels), methods=both),
-        Route("/api/v1/label/{name}/values", _guarded(prometheus.label_values), methods=["GET"]),
-        Route("/api/v1/series", _guarded(prometheus.series), methods=both),
-        Route("/api/v1/prom/remote/read", _guarded(remote.post), methods=["POST"]),
-        Route("/api/v1/prom/remote/read", _guarded(remote.get), methods=["GET"]),
-        Route("/api/v1/graphite/render", _guarded(graphite.render), methods=both),
-        Route("/api/v1/graphite/metrics/find", _guarded(graphite.find), methods=both),
-        Route("/api/v1/windows", _guarded(windows.get), methods=["GET"]),
-    ]
+    prometheus, remote = PrometheusAPI(source, defaults, lookback_ms), RemoteRead(source, defaults)
+    graphite, windows = Graphite(source, defaults), Windows(watched)
+    return _routes(
+        {
+            "query": prometheus.query,
+            "query_range": prometheus.query_range,
+            "labels": prometheus.labels,
+            "label_values": prometheus.label_values,
+            "series": prometheus.series,
+            "remote_read": remote.post,
+            "remote_read_one": remote.get,
+            "render": graphite.render,
+            "find": graphite.find,
+            "windows": windows.get,
+        }.__getitem__
+    )
+
+
+def unreadable_routes(why: str) -> list[Route]:
+    """The same routes of a coordinator without a store that can be read: ``why`` says where the data is."""
+
+    async def refuse(_request: Request) -> Response:
+        raise QueryError(why, kind="execution", status=500)
+
+    return _routes(lambda _name: refuse)
+
+
+def _routes(handler: Callable[[str], Handler]) -> list[Route]:
+    return [Route(path, _guarded(handler(name)), methods=methods) for path, name, methods in _PATHS]
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -56,7 +88,7 @@ def _guarded(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except QueryError as error:
-            if error.status >= 500:
+            if error.kind == "internal":
                 _log.error_limited("a query failed", path=request.url.path, error=str(error))
             return _error(error)
         except ClientDisconnect:

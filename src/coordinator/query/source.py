@@ -16,7 +16,17 @@ from coordinator.matchers import Matcher
 from m3metrics.ids import Tags, parse_tags
 from m3metrics.policy import StoragePolicy
 
-__all__ = ["Alternatives", "ReadOptions", "Restriction", "Selection", "Series", "Source"]
+__all__ = [
+    "NO_NOTES",
+    "Alternatives",
+    "Listing",
+    "Notes",
+    "ReadOptions",
+    "Restriction",
+    "Selection",
+    "Series",
+    "Source",
+]
 
 Alternatives = Sequence[Sequence[Matcher]]
 """Series that satisfy all matchers of one of them are meant; without any, all series."""
@@ -33,6 +43,46 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says beside matchers and times."""
 
     restriction: Restriction = Restriction()
+    series_limit: int = 0
+    """Series that may match, in each part of storage; 0: any number. This and what follows is for sources that are not ours to bound."""
+    docs_limit: int = 0
+    """Entries of the index that may match."""
+    range_limit_ns: int = 0
+    """How long the range may be."""
+    require_exhaustive: bool = True
+    """Whether a query beyond a limit is refused, or answered in part."""
+    timeout_s: float = 30.0
+    paths: bool = False
+    """Whether Graphite's paths are asked for: what never holds any may be left out."""
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """What is to be said of an answer."""
+
+    limited: bool = False
+    """Whether a limit was reached, so that something is missing."""
+    warnings: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    """Names of the parts of storage that were asked, sorted; empty: there are none to tell apart."""
+
+    def joined(self, other: "Notes") -> "Notes":
+        """Those of an answer that is made of two."""
+        return Notes(
+            self.limited or other.limited,
+            tuple(dict.fromkeys(self.warnings + other.warnings)),
+            tuple(sorted({*self.places, *other.places})),
+        )
+
+
+NO_NOTES = Notes()
+
+
+@dataclass(slots=True)
+class Listing:
+    """Names or values of labels, sorted."""
+
+    texts: list[bytes]
+    notes: Notes = NO_NOTES
 
 
 @dataclass(slots=True)
@@ -42,6 +92,7 @@ class Series:
     arena: NDArray[np.uint8]
     at: NDArray[np.int64]
     size: NDArray[np.int64]
+    notes: Notes = NO_NOTES
 
     def __len__(self) -> int:
         return len(self.at)
@@ -64,6 +115,11 @@ class Selection:
     bits: NDArray[np.uint64]
     """IEEE-754 patterns of the values."""
 
+    @property
+    def notes(self) -> Notes:
+        """What is to be said of the answer."""
+        return self.series.notes
+
     def __len__(self) -> int:
         return len(self.series)
 
@@ -84,6 +140,10 @@ class Selection:
 class Source(Protocol):
     """A store that can be read. The methods belong to the event loop that owns it, and raise ``QueryError``."""
 
+    @property
+    def lists_cheaply(self) -> bool:
+        """Whether ``series`` costs no more than ``label_values``."""
+
     async def select(
         self, matchers: Sequence[Matcher], start_ms: int, end_ms: int, options: ReadOptions, *, lookback_ms: int = 0
     ) -> Selection:
@@ -94,13 +154,13 @@ class Source(Protocol):
 
     async def label_names(
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
-    ) -> list[bytes]:
-        """Names of labels, sorted. A source may list what has points outside of the range as well."""
+    ) -> Listing:
+        """Names of labels. A source may list what has points outside of the range as well."""
 
     async def label_values(
         self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
-    ) -> list[bytes]:
-        """Values of one label, sorted."""
+    ) -> Listing:
+        """Values of one label."""
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
         """Series without points, in no order, each once."""
