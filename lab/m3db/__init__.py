@@ -9,6 +9,7 @@
 ``series``      ids, tags, shards
 ``namespaces``  options, what times are taken, the registry
 ``storage``     what a node holds; ``m3tsz``: as streams of points; ``index``: queries of it
+``process``     a node as a process of its own: ``control`` is its side port, ``journal`` keeps what it has stored
 ``placements``  placements and the registry in a KV: nodes join, leave and are replaced
 
 Written from what is known of M3's nodes alone: nothing of the client under test is imported, so that no error of it can hide here.

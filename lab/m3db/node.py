@@ -1,12 +1,18 @@
 """An M3DB node, played: the port, its connections, its faults; ``python -m lab.m3db.node`` runs one as a process of its own."""
 
+import argparse
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Self
+
+from aiohttp import web
 
 from lab.m3db.answering import Methods, State
 from lab.m3db.faults import Fault, Kind
+from lab.m3db.journal import Journal
 from lab.m3db.judge import Judge
 from lab.m3db.namespaces import Namespace
 from lab.m3db.reads import Reads
@@ -134,7 +140,9 @@ class Node:
             self.judge.check()
 
     async def listen(self) -> None:
-        """Begins to listen, on the same port as before."""
+        """Begins to listen, on the same port as before; does nothing if it does."""
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=_CHUNK)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
@@ -300,3 +308,44 @@ def _frames(call: Call, fault: Fault | None, reply: Reply) -> list[bytes]:
     number = call.id ^ _WRONG_ID if kind is Kind.WRONG_ID else call.id
     frames = answer(call, reply.code, body, number=number, **({"limit": 0} if kind is Kind.FRAGMENTS else {}))
     return frames * 2 if kind is Kind.TWICE else frames
+
+
+def _parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.m3db.node", description="A played M3DB node.")
+    parser.add_argument("--listen", default="127.0.0.1:9000", metavar="HOST:PORT")
+    parser.add_argument("--id", default="node1", help="its instance id")
+    parser.add_argument("--control", default="127.0.0.1:9002", metavar="HOST:PORT", help="the side port")
+    parser.add_argument("--shards", type=int, default=16, metavar="N", help="shards of the placement")
+    parser.add_argument("--wait", action="store_true", help="does not listen before the side port tells it to")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="keeps what is stored there")
+    return parser.parse_args(arguments)
+
+
+async def _run(options: argparse.Namespace) -> None:
+    # Only a process has a side port.
+    from lab.m3db.control import control_app  # noqa: PLC0415
+
+    node = Node(options.id, num_shards=options.shards, address=options.listen)
+    if options.data is not None:
+        journal = Journal(options.data)
+        journal.load(node.storage)
+        node.writer.stored = journal.append
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    runner = web.AppRunner(control_app(node), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    host, _, port = options.control.rpartition(":")
+    await web.TCPSite(runner, host, int(port)).start()
+    if not options.wait:
+        await node.listen()
+    print(f"{options.id}: told on {options.control}, listens on {options.listen}", flush=True)
+    await ended.wait()
+    await node.hang_up()
+    await runner.cleanup()
+    for text in node.judge.take():
+        print(f"{options.id}: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(_parse()))
