@@ -135,7 +135,7 @@ class Played:
 
 
 @functools.cache
-def written() -> list[Played]:
+def played_calls() -> list[Played]:
     """The calls of M3's coordinators, all to one node."""
     vectors = list(lines(CALLS))
     found = []
@@ -174,13 +174,15 @@ def received(recorded: Vector) -> Answers:
 @pytest.mark.parametrize(("number", "vector"), [(n, case.values[0]) for n, case in enumerate(cases(CALLS))])
 def test_finds_no_fault_with_m3(number: int, vector: Vector) -> None:
     allowed = [fault for fault, where in FAULTS.items() if where(vector)]
-    wrong = [text for text in written()[number].faults if not text.startswith(tuple(allowed))]
+    wrong = [text for text in played_calls()[number].faults if not text.startswith(tuple(allowed))]
     assert wrong == []
 
 
 @pytest.mark.parametrize(("number", "vector"), [(n, case.values[0]) for n, case in enumerate(cases(CALLS))])
 def test_answers_writes_of_m3_as_a_node(number: int, vector: Vector) -> None:
-    answers = [(ours, theirs) for method, ours, theirs in written()[number].answers if not method.startswith(READS)]
+    answers = [
+        (ours, theirs) for method, ours, theirs in played_calls()[number].answers if not method.startswith(READS)
+    ]
     assert [ours for ours, _ in answers] == [theirs for _, theirs in answers]
     assert vector["calls"] or vector["phase"] in ("unknown_policy", "read_only")
 

@@ -54,7 +54,7 @@ READERS = {
 }
 """Where each file is read, as a path below ``tests``."""
 
-ALSO = ("golden/test_m3db_double.py",)
+ALSO = ("golden/test_m3db_double.py", "golden/test_m3db_double_reads.py")
 """Modules that compare something else with files that have their reader."""
 
 LATER: dict[str, str] = {
