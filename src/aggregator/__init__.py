@@ -11,6 +11,7 @@
 | ``ipc`` | what these processes say to each other |
 | ``lists`` | what is flushed together: the word of all of them |
 | ``warmup`` | compiles the kernels at set-up |
+| ``preload`` | loads them, and all modules, where processes are forked from |
 
 Imports ``m3msg``, ``m3metrics``, ``m3cluster`` and ``m3x``, never ``coordinator``.
 """

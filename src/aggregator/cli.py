@@ -1,4 +1,4 @@
-"""The command ``m3aggregator``."""
+"""The command ``m3aggregator``. What takes time to load is imported where it is needed."""
 
 import argparse
 import os
@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aggregator.config import ServiceConfig, instance_id, load_config
-from m3cluster.kv import KVError, check_store
-from m3x.config import ConfigError, Loaded
+from m3x import process
 from m3x.version import VERSION
 
 __all__ = ["main"]
@@ -24,13 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_usage(sys.stderr)
         print("-f is required (no config files provided)", file=sys.stderr)
         return _USAGE_ERROR
+    process.start_no_threads()
+    from aggregator.config import instance_id, load_config  # noqa: PLC0415
+    from m3cluster.kv import KVError, check_store  # noqa: PLC0415
+    from m3x.config import ConfigError  # noqa: PLC0415
+
     try:
         loaded = load_config(options.file)
         data_dir = options.data_dir or _directory(loaded.value.instance.data_directory)
         check_store(loaded.value.kv_client.store(data_dir))
         identity = instance_id(loaded.value.aggregator, loaded.value.server.server.listen_address)
         if options.check_config:
-            return _report(loaded)
+            return _report(loaded.meaningless)
         from aggregator.supervisor import run  # noqa: PLC0415 - what only a check needs should start at once
 
         return run(
@@ -52,10 +55,10 @@ def _directory(name: str) -> Path | None:
     return Path(name) if name else None
 
 
-def _report(loaded: Loaded[ServiceConfig]) -> int:
+def _report(meaningless: Sequence[str]) -> int:
     print("the configuration is valid")
-    if loaded.meaningless:
-        print(f"without effect here: {', '.join(loaded.meaningless)}")
+    if meaningless:
+        print(f"without effect here: {', '.join(meaningless)}")
     return 0
 
 

@@ -10,11 +10,12 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``config``      YAML files → typed structs, every problem reported with file, line and path
 ``sections``    the sections of those files that every service has
 ``tls``         contexts for clients and servers out of PEM files
+``listening``   TCP sockets that connections come to
 ``web``         an HTTP server in a service's own event loop, and the metrics page
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``log``         structured log lines, rate-limited where input from the network causes them
-``processes``   child processes that are kept alive, and their private directory
-``process``     parent death, signals, CPU and memory of a process
+``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory
+``process``     parent death, command line, CPU and memory of a process
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change
 ``clock``       wall and boot-time clocks in nanoseconds

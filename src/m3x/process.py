@@ -1,21 +1,79 @@
-"""Processes of one service: die with the parent, measure yourself."""
+"""Processes of one service: die with the parent, take over its orphans, say what you are, measure yourself."""
 
 import ctypes
+import mmap
 import os
 import signal
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_MM = 35
+_PR_SET_MM_MAP = 14
+_PR_SET_CHILD_SUBREAPER = 36
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
+class _MemoryMap(ctypes.Structure):
+    """``struct prctl_mm_map``: where the parts of a process lie."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint64) for name in (
+            "start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack", "arg_start", "arg_end", "env_start",
+            "env_end", "auxv",
+        )),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
 def die_with_parent(parent: int) -> None:
     """Asks Linux to kill this process when its parent ends, and leaves at once if the parent (its pid) is already gone."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit(f"parent process {parent} has ended")
+
+
+def adopt_orphans(wanted: bool) -> None:
+    """Whether this process becomes the parent of descendants whose own parent ends (a *subreaper*, prctl(2))."""
+    _prctl("PR_SET_CHILD_SUBREAPER", _PR_SET_CHILD_SUBREAPER, int(wanted))
+
+
+def set_command_line(arguments: Sequence[str]) -> bool:
+    """What ``ps`` shows of this process from now on; False where the kernel does not offer that: all stays as it was."""
+    text = b"".join(argument.encode() + b"\0" for argument in arguments)
+    # The kernel reads private memory only, and as long as the process lives: it is never given back.
+    memory = mmap.mmap(-1, len(text), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(text)
+    place = ctypes.c_char.from_buffer(memory)
+    found = _stat("self")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.sbrk.restype = ctypes.c_void_p
+    start = ctypes.addressof(place)
+    described = _MemoryMap(
+        start_code=int(found[23]), end_code=int(found[24]), start_stack=int(found[25]), start_data=int(found[42]),
+        end_data=int(found[43]), start_brk=int(found[44]), brk=libc.sbrk(0), arg_start=start, arg_end=start + len(text),
+        env_start=int(found[47]), env_end=int(found[48]), exe_fd=0xFFFFFFFF,
+    )  # fmt: skip
+    if libc.prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.byref(described), ctypes.sizeof(described), 0) != 0:
+        return False
+    _command_lines.append(place)
+    return True
+
+
+_command_lines: list[ctypes.c_char] = []
+"""The memory of ``set_command_line``."""
+
+
+def start_no_threads() -> None:
+    """Keeps numpy, imported afterwards, from starting the threads of its BLAS, which nobody here uses: a process with threads cannot be
+    forked."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def threads() -> int:
+    """How many threads this process has, those of libraries among them."""
+    return len(os.listdir("/proc/self/task"))
 
 
 def resident_bytes(pid: int | str = "self") -> int:
@@ -27,11 +85,31 @@ def resident_bytes(pid: int | str = "self") -> int:
         return 0
 
 
+def proportional_bytes(pid: int | str = "self") -> int:
+    """Memory of a process, a page that n processes share counted as an n-th (PSS); 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            return sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Pss:"))
+    except OSError:
+        return 0
+
+
 def cpu_seconds(pid: int | str = "self") -> float:
     """User plus system time of a process so far; 0 if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
+        fields = _stat(pid)
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def _stat(pid: int | str) -> list[str]:
+    """The fields of proc(5) from the third on. Raises ``OSError``."""
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rsplit(")", 1)[1].split()
+
+
+def _prctl(name: str, option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({name}) failed")

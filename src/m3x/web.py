@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from m3x.instrument import Registry
+from m3x.listening import bound
 from m3x.log import logger
 
 __all__ = ["metrics_app", "serve"]
@@ -49,14 +49,7 @@ async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
 
     Raises ``OSError`` naming the address if it cannot be bound. Ending waits up to three seconds for requests in hand.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener = bound(host, port)
     _quieten()
     config = uvicorn.Config(
         app,

@@ -20,7 +20,7 @@ from aggregator.front import figures as names
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
 from m3x import log
-from m3x.config import parse_address
+from m3x.listening import name_of
 
 _log = log.logger(__name__)
 
@@ -108,17 +108,10 @@ class Clients:
     # --- accepting
 
     def listen(self) -> tuple[int, str]:
-        """Opens the listening socket; returns its descriptor and address."""
-        host, port = parse_address(self._options.listen_address)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-        listener.setblocking(False)
-        self._listener = listener
-        name = listener.getsockname()
-        return listener.fileno(), f"[{name[0]}]:{name[1]}" if family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+        """Takes connections from now on, those first that have waited; returns the listening descriptor and its address."""
+        self._listener = socket.socket(fileno=self._options.listener)
+        self._listener.setblocking(False)
+        return self._listener.fileno(), name_of(self._listener)
 
     def stop_listening(self) -> None:
         """Closes the listening socket."""

@@ -9,8 +9,8 @@ SECOND_NS = 1_000_000_000
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses and bounds of the front; durations in nanoseconds."""
 
-    listen_address: str
-    """``host:port``; port 0 takes a free one, reported in ``ipc.Listening``."""
+    listener: int
+    """Descriptor of the socket that listens for producers. The supervisor has it too: while there is no front, connections wait."""
     run_dir: str
     """Where the ``ipc://`` sockets of the instance live (``aggregator.ipc``)."""
     epoch: int

@@ -348,5 +348,5 @@ def run(options: FrontOptions) -> int:
         kernels.warm()
         return Front(options).run()
     except Exception as error:
-        _log.error("the front failed", exception=error, listen_address=options.listen_address)
+        _log.error("the front failed", exception=error)
         return 1

@@ -6,6 +6,7 @@ Placement and topics are followed as long as it runs; what they say together is 
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from m3cluster.topology import staged_placement_of, topic_of
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.processes import Zygote
 
 __all__ = ["Instance"]
 
@@ -40,10 +42,19 @@ _MISSING_S = 1.0
 
 
 class Instance:
-    """See the module. ``run`` returns after ``stop`` when everything has ended."""
+    """See the module; ``listener`` is bound to the address for metrics. ``run`` returns after ``stop`` when everything has ended."""
 
     def __init__(
-        self, config: ServiceConfig, store: Store, instance_id: str, *, workers: int, run_dir: Path, registry: Registry
+        self,
+        config: ServiceConfig,
+        store: Store,
+        instance_id: str,
+        *,
+        workers: int,
+        zygote: Zygote,
+        listener: socket.socket,
+        run_dir: Path,
+        registry: Registry,
     ) -> None:
         self.instance_id = instance_id
         self.keys: KVKeys = kv_keys(config)
@@ -58,6 +69,8 @@ class Instance:
             self.keys,
             store,
             workers=workers,
+            zygote=zygote,
+            listener=listener,
             run_dir=run_dir,
             registry=registry,
             problems=self.problems,

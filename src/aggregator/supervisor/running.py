@@ -15,7 +15,8 @@ from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import log
 from m3x.config import ConfigError, Loaded, parse_address
 from m3x.instrument import Registry
-from m3x.processes.run_directory import run_directory
+from m3x.listening import bound
+from m3x.processes import Zygote, run_directory
 from m3x.web import metrics_app, serve
 
 __all__ = ["run"]
@@ -31,16 +32,19 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
         _log.debug("this key has no effect here", key=path)
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
+    zygote = Zygote("aggregator.preload")
+    # Before the first thread and the first socket.
+    zygote.fork()
     store = config.kv_client.store(data_dir)
     directory = run_directory(
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
     )
     with directory as run_dir:
-        return asyncio.run(_main(config, store, instance_id, workers, run_dir))
+        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir))
 
 
 async def _main(
-    config: ServiceConfig, store_options: StoreConfig, instance_id: str, workers: int, run_dir: Path
+    config: ServiceConfig, store_options: StoreConfig, instance_id: str, workers: int, zygote: Zygote, run_dir: Path
 ) -> int:
     registry = Registry()
     try:
@@ -48,11 +52,15 @@ async def _main(
     except KVError as error:
         raise ConfigError([f"kvClient: the store cannot be opened: {error}"]) from error
     try:
-        instance = Instance(config, store, instance_id, workers=workers, run_dir=run_dir, registry=registry)
         _log.info("starting", instance=instance_id, pid=os.getpid(), workers=workers)
         try:
-            async with _servers(config, instance, registry):
-                return await _until_stopped(instance)
+            with bound(*parse_address(config.server.server.listen_address)) as listener:
+                instance = Instance(
+                    config, store, instance_id,
+                    workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, registry=registry,
+                )  # fmt: skip
+                async with zygote, _servers(config, instance, registry):
+                    return await _until_stopped(instance)
         except OSError as error:
             _log.error("cannot start", error=str(error))
             return 1

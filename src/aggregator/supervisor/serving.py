@@ -9,6 +9,7 @@ and their actions out. All of it runs in one event loop; nothing in it blocks.
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,10 +35,10 @@ from aggregator.supervisor.shard_set import ShardSet
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import Store
-from m3msg.producer import warm as load_producer_kernels
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.processes import FIRST_FILE, Zygote
 
 __all__ = ["Serving"]
 
@@ -62,6 +63,8 @@ class Serving:
         topic_shards: int,
         *,
         workers: int,
+        zygote: Zygote,
+        listener: socket.socket,
         run_dir: Path,
         registry: Registry,
         problems: Problems,
@@ -95,6 +98,8 @@ class Serving:
         workers = max(min(workers, len(seen.owned)), 1)
         self.routing = _routing(seen, topic_shards, workers, {})
         self.fleet = Fleet(
+            zygote=zygote,
+            listener=listener,
             run_dir=run_dir,
             workers=workers,
             routing=self.routing,
@@ -123,8 +128,6 @@ class Serving:
                 group.create_task(follow(self._store, self._keys.values_limit, limit_of, self._limits.values_changed)),
                 group.create_task(follow(self._store, self._keys.new_metrics_limit, limit_of, self._limits.new_changed)),
             ]  # fmt: skip
-            # Loading them with the first output would hold up a takeover by a second or two.
-            await asyncio.to_thread(load_producer_kernels)
             member = group.create_task(self._shard_set_loop(), name="shard set")
             await stopping.wait()
             wait_s = self.config.aggregator.shutdown_wait_timeout.seconds
@@ -144,7 +147,7 @@ class Serving:
     def _front_options(self, epoch: int) -> FrontOptions:
         server, consumer = self.config.server.server, self.config.server.consumer
         return FrontOptions(
-            listen_address=server.listen_address,
+            listener=FIRST_FILE,
             run_dir=str(self._run_dir),
             epoch=epoch,
             parent_pid=os.getpid(),

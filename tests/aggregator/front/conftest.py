@@ -226,12 +226,15 @@ class Rig:
     def start(self, workers: int = 1, **options: Any) -> None:
         """Starts the front for this many workers; they are not up yet."""
         self.workers = workers
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         described = FrontOptions(
-            listen_address="127.0.0.1:0", run_dir=self.run_dir, epoch=1, parent_pid=os.getpid(), **options
+            listener=listener.fileno(), run_dir=self.run_dir, epoch=1, parent_pid=os.getpid(), **options
         )
         path = Path(self.run_dir) / "front.json"
         path.write_bytes(msgspec.json.encode(described))
-        self.front = subprocess.Popen([sys.executable, "-m", "aggregator.front", "--options", str(path)])
+        command = [sys.executable, "-m", "aggregator.front", "--options", str(path)]
+        with listener:
+            self.front = subprocess.Popen(command, pass_fds=[listener.fileno()])
         self.say(ipc.Route(SHARDS, [shard % workers for shard in range(SHARDS)]))
 
     def shards(self, worker: int) -> ipc.Shards:

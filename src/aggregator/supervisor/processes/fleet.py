@@ -5,6 +5,7 @@ The fleet knows incarnations and sockets; what the messages mean is its owner's 
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +21,15 @@ from aggregator.supervisor.flushing.commands import Send
 from aggregator.supervisor.processes.channels import Channel
 from aggregator.worker.options import WorkerOptions
 from m3x.log import logger
-from m3x.processes.child import Child
+from m3x.processes import Child, Launch, Zygote
 
 __all__ = ["Fleet", "FleetOwner", "Routing"]
 
 log = logger(__name__)
 
 _SECOND_NS = 1_000_000_000
+_BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,17 @@ class FleetOwner(Protocol):
 
 
 class Fleet:
-    """One front, ``len(workers)`` workers."""
+    """One front, ``len(workers)`` workers, forked from ``zygote``.
+
+    ``listener`` is bound and closed at the end, or when no more connections are taken. Every front gets it: those that come while there
+    is none wait for the next one.
+    """
 
     def __init__(
         self,
         *,
+        zygote: Zygote,
+        listener: socket.socket,
         run_dir: Path,
         workers: int,
         routing: Routing,
@@ -87,6 +96,7 @@ class Fleet:
         front_options: Callable[[int], FrontOptions],
         worker_options: Callable[[int, int, int], WorkerOptions],
     ) -> None:
+        self._listener = listener
         self._run_dir = run_dir
         self._owner = owner
         self._routing = routing
@@ -95,9 +105,9 @@ class Fleet:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._front_channel: Channel | None = None
         self._channels: dict[int, Channel] = {}
-        self.front = Child("front", self._prepare_front, self._front_gone)
+        self.front = Child("front", zygote, self._prepare_front, self._front_gone)
         self.workers = [
-            Child(f"worker {i}", partial(self._prepare_worker, i), partial(self._worker_gone, i))
+            Child(f"worker {i}", zygote, partial(self._prepare_worker, i), partial(self._worker_gone, i))
             for i in range(workers)
         ]
         self.listening = ""
@@ -107,12 +117,14 @@ class Fleet:
 
     async def run(self) -> None:
         """Keeps all processes running until ``drain`` and ``stop`` have ended them; cancelling kills them."""
+        self._listener.listen(_BACKLOG)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.front.run(), name="front")
                 for child in self.workers:
                     group.create_task(child.run(), name=child.name)
         finally:
+            self._listener.close()
             for channel in (*self._channels.values(), *filter(None, [self._front_channel])):
                 channel.close()
             self._context.destroy(linger=0)
@@ -147,6 +159,7 @@ class Fleet:
 
     async def drain(self, timeout_s: float) -> None:
         """Stops listening and reading, waits for outstanding acks; the workers end when they have answered what is left."""
+        self._listener.close()
         self.front.stop()
         for child in self.workers:
             child.stop()
@@ -171,7 +184,7 @@ class Fleet:
 
     # --- incarnations
 
-    def _prepare_front(self, epoch: int) -> tuple[str, Path]:
+    def _prepare_front(self, epoch: int) -> Launch:
         address = ipc.front_address(str(self._run_dir), epoch)
         self._front_channel = Channel(self._context, address, self._front_message, partial(self._stuck, self.front))
         for worker, direct in self._channels.items():
@@ -180,7 +193,8 @@ class Fleet:
         self._to_front(self._routing.route())
         if epoch > 1:
             self._owner.front_replaced()
-        return "aggregator.front", self._write(f"front-{epoch}.json", self._front_options(epoch))
+        options = self._write(f"front-{epoch}.json", self._front_options(epoch))
+        return Launch("aggregator.front", ["--options", options], [self._listener.fileno()])
 
     def _front_gone(self, epoch: int, code: int) -> None:
         self.listening = ""
@@ -189,7 +203,7 @@ class Fleet:
             self._front_channel.close()
             self._front_channel = None
 
-    def _prepare_worker(self, worker: int, epoch: int) -> tuple[str, Path]:
+    def _prepare_worker(self, worker: int, epoch: int) -> Launch:
         front_epoch = max(self.front.epoch, 1)
         address = ipc.worker_address(str(self._run_dir), worker, front_epoch, epoch)
         message, stuck = partial(self._worker_message, worker, epoch), partial(self._stuck, self.workers[worker])
@@ -197,7 +211,7 @@ class Fleet:
         self._announce(worker)
         self._owner.worker_started(worker, epoch)
         options = self._worker_options(worker, epoch, front_epoch)
-        return "aggregator.worker", self._write(f"w{worker}-{epoch}.json", options)
+        return Launch("aggregator.worker", ["--options", self._write(f"w{worker}-{epoch}.json", options)])
 
     def _announce(self, worker: int) -> None:
         epoch = self.workers[worker].epoch
@@ -215,11 +229,11 @@ class Fleet:
         log.error_limited("a process does not read its commands: killing it", process=child.name)
         child.kill()
 
-    def _write(self, name: str, options: msgspec.Struct) -> Path:
+    def _write(self, name: str, options: msgspec.Struct) -> str:
         path = self._run_dir / name
         path.write_bytes(msgspec.json.encode(options))
         os.chmod(path, 0o600)
-        return path
+        return str(path)
 
     # --- messages
 

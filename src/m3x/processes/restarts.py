@@ -1,0 +1,27 @@
+"""How soon a process that died is started again: at once, or after a pause if it dies repeatedly."""
+
+from m3x.clock import monotonic_ns
+from m3x.retry import Backoff
+
+__all__ = ["Restarts"]
+
+_BACKOFF = Backoff(initial_s=0.5, factor=2.0, max_s=10.0, jitter=False)
+_STEADY_NS = 10_000_000_000
+"""A process that lived this long was not at fault for its start: its successor starts at once."""
+
+
+class Restarts:
+    """Starts and deaths of one process in successive incarnations."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+        self._began_ns = 0
+
+    def started(self) -> None:
+        """An incarnation begins."""
+        self._began_ns = monotonic_ns()
+
+    def pause_s(self) -> float:
+        """It died: seconds until the next one may be started."""
+        self._deaths = 1 if monotonic_ns() - self._began_ns > _STEADY_NS else self._deaths + 1
+        return _BACKOFF.delay(self._deaths - 1) if self._deaths > 1 else 0.0

@@ -1,0 +1,55 @@
+"""What a process says of itself and asks of Linux."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from m3x import process
+
+
+def run(code: str) -> str:
+    """What a Python process of its own prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_the_command_line_may_be_longer_than_the_first_one_and_the_environment_stays() -> None:
+    said = run(
+        "import os\nfrom m3x import process\n"
+        "for line in (['short'], ['python', '-m', 'x' * 3000, 'é']):\n"
+        "    assert process.set_command_line(line)\n"
+        "    found = open('/proc/self/cmdline', 'rb').read()\n"
+        "    assert found == b''.join(a.encode() + bytes(1) for a in line), found\n"
+        "os.putenv('LATER', 'x')\nassert os.system('test \"$LATER\" = x') == 0\nprint('right')"
+    )
+    assert said == "right\n"
+
+
+def test_numpy_starts_no_threads() -> None:
+    said = run("from m3x import process\nprocess.start_no_threads()\nimport numpy\nprint(process.threads())")
+    assert said == "1\n"
+
+
+def test_memory_that_is_shared_is_counted_in_part() -> None:
+    before = process.proportional_bytes()
+    ballast = bytearray(os.urandom(32 << 20))
+    alone = process.proportional_bytes()
+    assert alone - before > 30 << 20
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        assert process.proportional_bytes() < alone - (12 << 20)
+        assert process.resident_bytes() > len(ballast)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_process_that_is_gone_has_nothing() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert not Path(f"/proc/{gone.pid}").exists()
+    assert (process.proportional_bytes(gone.pid), process.resident_bytes(gone.pid)) == (0, 0)
+    assert process.cpu_seconds(gone.pid) == 0.0
