@@ -1,6 +1,6 @@
 """``scripts/bench COMMAND``: ``ingest``, ``steady`` (see ``bench.ingest``), ``engine`` (``bench.engine_bench``), ``soak``,
 ``rules`` (``bench.rules_bench``), ``out`` (``bench.out_new_series``), ``segments`` (``bench.segments_bench``), ``sinks``
-(``bench.sinks``), ``storage`` (``bench.storage_bench``), ``remote`` (``bench.prom_remote``),
+(``bench.sinks``), ``storage`` (``bench.storage_bench``), ``remote`` (``bench.prom_remote``), ``m3db`` (``bench.m3db_wire``),
 ``outage`` (``bench.outage``) and ``m3tsz`` (``bench.m3tsz_bench``)."""
 
 import sys
@@ -21,6 +21,7 @@ _USAGE = """usage: scripts/bench COMMAND [options]; COMMAND --help lists the opt
   sinks     what a value costs on its way through queues to sinks
   storage   what the way out costs a whole coordinator, from m3msg to remote write
   remote    what remote write alone costs, from columns to the wire
+  m3db      what writes to M3DB cost before the socket: a new series, a value, an error
   outage    two stores behind a coordinator, one of them away for an hour's worth of values, and kill -9 meanwhile
   m3tsz     what a point that is read from M3DB costs to decode
 
@@ -66,6 +67,10 @@ def main() -> int:
         from bench.prom_remote import main as remote  # noqa: PLC0415
 
         return remote(rest)
+    if command == "m3db":
+        from bench.m3db_wire import main as m3db  # noqa: PLC0415
+
+        return m3db(rest)
     if command == "outage":
         from bench.outage import main as outage  # noqa: PLC0415
 

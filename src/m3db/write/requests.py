@@ -20,8 +20,8 @@ from m3db.write.rows import WriteRows
 __all__ = ["MOST_ELEMENTS", "WRITE", "Calls", "encode_calls"]
 
 WRITE = METHODS["writeTaggedBatchRaw"]
-MOST_ELEMENTS = 128
-"""Of a call, as M3's client has them."""
+MOST_ELEMENTS = 512
+"""Of a call. M3's client has 128; with 512 a node needs a seventh less CPU for a value, with 2048 no less."""
 
 _WHOLE: tuple[Literal["C"], Literal["W"]] = ("C", "W")
 _CONTINUATION_BYTES = 20
