@@ -19,6 +19,8 @@ from m3db.tchannel.handshake import INIT_ID, Init, check_answer, init_request
 __all__ = ["Answer", "Connection", "MessageIds"]
 
 _LONGEST_TTL_MS = 0xFFFFFFFF
+_MOST_UNSENT_BYTES = 1 << 20
+"""What ``drain`` lets pass: a few calls, so that the node does not wait for this side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Connection:
         futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in range(count)]
         if self.closed:
             _fail(futures, self._gone())
+            return futures
+        if not count:
             return futures
         ids = range(first, first + count)
         self._waiting.update(zip(ids, futures, strict=True))
@@ -256,6 +260,7 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        transport.set_write_buffer_limits(high=_MOST_UNSENT_BYTES)
         if self.ended:
             transport.abort()
 

@@ -14,25 +14,27 @@ from m3x.byte_table import ByteTable
 __all__ = ["warm"]
 
 
-class _OneSeries:
-    """A table with one id; its columns are strided, as those of every table."""
+class _Series:
+    """A table of a few series."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self._ids = ByteTable()
-        self._ids.add([encode_tags([(b"a", b"b")])], [0])
+        self._ids.add([encode_tags([(b"a", b"%d" % number)]) for number in range(count)], range(count))
         self.ids = self._ids.ranges
         self.id = self._ids.key
 
     def __len__(self) -> int:
-        return 1
+        return len(self._ids)
 
 
 def warm() -> None:
     """Calls every kernel once with the dtypes of the service."""
     one = np.zeros(1, np.uint16)
     series = np.zeros(1, np.uint32)
-    forms = SeriesForms(FormRules(shards=1), reserved_bytes=1 << 16)
-    forms.require(_OneSeries(), series)
+    # The columns of a table are strided, but to numpy those of a single series are not.
+    for count in (1, 2):
+        forms = SeriesForms(FormRules(shards=1), reserved_bytes=1 << 16)
+        forms.require(_Series(count), series)
     rows = WriteRows(
         forms, series, (b"n",), one, np.zeros(1, np.int64), np.zeros(1, np.uint8), np.zeros(1), (b"",), one
     )
