@@ -13,6 +13,7 @@ import coordinator.store.kernels
 import coordinator.store.label_kernels
 import coordinator.store.series_kernels
 import coordinator.write.kernels
+import m3db.reader
 import m3db.write.warmup
 import m3metrics.kernels
 import m3msg.kernels
@@ -35,6 +36,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("m3db writes", m3db.write.warmup.warm),
     ("query", coordinator.query.kernels.warm),
+    ("m3db reads", m3db.reader.warm),
 )
 
 

@@ -8,7 +8,8 @@ Facts: docs/m3/m3db_wire.md; docs/m3/m3db_reading.md; docs/m3/m3db_cluster.md.
 ``thrift``       structs of the nodes' calls ↔ bytes: tables, and the plain codec that is the authority
 ``write``        rows in columns → series ids, shards, frames of batch writes; what nodes answer to them
 ``m3tsz``        the compressed streams in which nodes give points → columns
-``read``         queries of the index, tagged reads
+``read``         tagged reads: queries, answers, what becomes of several answers
+``reader``       asks all nodes, until their answers are enough
 ``topology``     which host has which shard
 ``consistency``  how many copies have to answer
 ``tallies``      the same for many rows at once, in ``tally_kernels``; and which rows go to which hosts

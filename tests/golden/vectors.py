@@ -45,6 +45,7 @@ READERS = {
     "prom_remote/remote_write.jsonl": "golden/test_prom_remote.py",
     "m3db/coordinator.jsonl.gz": "golden/test_m3db_coordinator.py",
     "m3db/exchanges.jsonl": "golden/test_m3db_exchanges.py",
+    "m3db/fetch.jsonl.gz": "golden/test_m3db_fetch.py",
     "m3db/ids.jsonl": "golden/test_m3db_ids.py",
     "m3db/m3tsz.jsonl": "golden/test_m3db_m3tsz.py",
     "m3db/queries.jsonl": "golden/test_m3db_queries.py",
@@ -59,9 +60,6 @@ ALSO = ("golden/test_m3db_double.py", "golden/test_m3db_double_reads.py")
 
 LATER: dict[str, str] = {
     "m3db/behaviour.jsonl": "the session",
-    "m3db/coordinator.jsonl.gz": "the batch write",
-    "m3db/consistency.jsonl": "consistency levels",
-    "m3db/fetch.jsonl.gz": "tagged reads",
 }
 """What no module here reads yet, and with which change it will be."""
 

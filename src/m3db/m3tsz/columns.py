@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from m3db.errors import M3DBError
 from m3db.m3tsz import kernels
-from m3db.m3tsz.format import MIN_POINT_BITS, StreamEnd, StreamError
+from m3db.m3tsz.format import MIN_POINT_BITS
 from m3db.m3tsz.kernels import PADDING
 from m3db.m3tsz.plain import bits_at
 
@@ -43,17 +43,13 @@ class Points:
         last = (at + 8 * size + 7) // 8
         return bits_at(arena[at // 8 : last].tobytes(), at % 8, 8 * size).to_bytes(size, "big")
 
-    def check(self) -> None:
-        """Raises ``StreamError`` for the first stream that is not whole."""
-        for end in self.ends[self.ends != StreamEnd.MARKER].tolist():
-            raise StreamError(StreamEnd(end))
-
 
 def joined(streams: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """An arena of some streams with the padding that ``decode`` needs, and start and size of each."""
     size = np.array([len(stream) for stream in streams], np.int64)
     at = np.cumsum(size) - size
-    return np.frombuffer(b"".join([*streams, bytes(PADDING)]), np.uint8), at, size
+    # Writable, as kernels are compiled for.
+    return np.frombuffer(bytearray(b"".join([*streams, bytes(PADDING)])), np.uint8), at, size
 
 
 def decode(arena: NDArray[np.uint8], at: NDArray[np.int64], size: NDArray[np.int64], *, most: int = 1 << 28) -> Points:

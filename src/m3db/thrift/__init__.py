@@ -2,6 +2,7 @@
 
 ``schema``   what a table of a struct is made of: ``Struct``, ``Field``, ``Kind``, ``ListOf``, ``MapOf``; open this first
 ``plain``    ``marshal`` and ``unmarshal``: the authority
+``kernels``  compiled steps through the bytes of a struct, for readers of large answers
 ``structs``  the structs of the calls that are made here
 ``methods``  the calls: name, arguments, result or error
 """
