@@ -16,6 +16,9 @@ Facts: docs/m3/m3db_wire.md; docs/m3/m3db_reading.md; docs/m3/m3db_cluster.md.
 ``namespaces``   the registry of namespaces in the KV
 ``following``    placement and registry as they change in the KV
 ``options``      what a session is told
+``session``      the session: follows the topology, writes rows; open this first to see how all of it plays together
+``attempt``      one round of a write
+``host``         the connections to one host
 
 Cores are pure: bytes or arrays in, bytes or columns out. Imports ``m3x``, ``m3metrics`` and ``m3cluster`` only.
 """

@@ -142,6 +142,10 @@ class Connection:
         if self.closed:
             raise self._gone()
 
+    async def wait_closed(self) -> None:
+        """Returns when it has ended, by whichever side."""
+        await self._link.gone.wait()
+
     async def close(self) -> None:
         """Ends it; calls in flight fail. Returns when the socket is closed."""
         self._link.end("closed on this side")

@@ -14,18 +14,17 @@ __all__ = ["BAD", "ERROR", "SUCCESS", "Part", "Routing", "WriteTally", "warm"]
 SUCCESS, ERROR, BAD = 0, 1, 2
 """What a host says of one row."""
 _WORTHWHILE_ROWS = 128
-"""So many rows of the same hosts on average are worth a request of their own, which is encoded once for all of these hosts."""
+"""So many rows of the same hosts on average are worth requests of their own, which are encoded once for all of these hosts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Rows of one namespace for the same hosts: one encoding."""
+    """Rows for the same hosts: one encoding."""
 
     hosts: tuple[int, ...]
     """Indices of hosts in the topology."""
-    namespace: int
-    rows: NDArray[np.int64]
-    """Ascending."""
+    rows: NDArray[np.int64] | None
+    """Ascending; None: all rows."""
 
 
 class Routing:
@@ -33,7 +32,6 @@ class Routing:
 
     def __init__(self, topology: Topology, rules: CopyRules) -> None:
         self.topology = topology
-        self.rules = rules
         self.copies: Copies = copies_of(topology, rules)
         self._targeted = _targeted(topology, self.copies)
         sets: dict[bytes, int] = {}
@@ -42,35 +40,25 @@ class Routing:
         )
         self._sets = [tuple(np.flatnonzero(np.frombuffer(key, np.bool_)).tolist()) for key in sets]
 
-    def parts(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
-        """All rows, each for every host that it goes to. Hosts share a request where that does not make many small ones."""
-        if len(shards) >= _WORTHWHILE_ROWS * len(self._sets) or len(self._sets) == 1:
-            return self._by_set(shards, namespaces, num_namespaces)
-        return self._by_host(shards, namespaces, num_namespaces)
+    def parts(self, shards: NDArray[np.uint32]) -> list[Part]:
+        """All rows, each for every host that it goes to. Hosts share an encoding where that does not make many small requests."""
+        if len(self._sets) == 1:
+            return [Part(self._sets[0], None)] if len(shards) else []
+        if len(shards) >= _WORTHWHILE_ROWS * len(self._sets):
+            return self._by_set(shards)
+        return self._by_host(shards)
 
-    def _by_set(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
-        groups = len(self._sets) * num_namespaces
-        bounds, order = np.zeros(groups + 1, np.int64), np.empty(len(shards), np.int64)
-        kernels.group(shards, namespaces, self._set_of_shard, num_namespaces, bounds, order)
+    def _by_set(self, shards: NDArray[np.uint32]) -> list[Part]:
+        bounds, order = np.zeros(len(self._sets) + 1, np.int64), np.empty(len(shards), np.int64)
+        kernels.group(shards, self._set_of_shard, bounds, order)
         return [
-            Part(
-                self._sets[number // num_namespaces],
-                number % num_namespaces,
-                order[bounds[number] : bounds[number + 1]],
-            )
+            Part(self._sets[number], order[bounds[number] : bounds[number + 1]])
             for number in np.flatnonzero(np.diff(bounds)).tolist()
         ]
 
-    def _by_host(self, shards: NDArray[np.uint32], namespaces: NDArray[np.uint16], num_namespaces: int) -> list[Part]:
-        parts = []
-        for host in range(len(self.topology.hosts)):
-            bounds, order = np.zeros(num_namespaces + 1, np.int64), np.empty(len(shards), np.int64)
-            kernels.select(shards, namespaces, self._targeted[host], num_namespaces, bounds, order)
-            parts += [
-                Part((host,), number, order[bounds[number] : bounds[number + 1]])
-                for number in np.flatnonzero(np.diff(bounds)).tolist()
-            ]
-        return parts
+    def _by_host(self, shards: NDArray[np.uint32]) -> list[Part]:
+        found = ((host, np.flatnonzero(targeted[shards])) for host, targeted in enumerate(self._targeted))
+        return [Part((host,), rows) for host, rows in found if len(rows)]
 
 
 class WriteTally:
@@ -98,10 +86,18 @@ class WriteTally:
             )
         )  # fmt: skip
 
-    def copies_that_failed(self) -> NDArray[np.uint8]:
-        """Of each row, how many copies answered with an error."""
-        counts: NDArray[np.uint8] = np.unpackbits(self._failed.view(np.uint8).reshape(-1, 4), axis=1).sum(1, np.uint8)
-        return counts
+    def copies_failed(self) -> NDArray[np.uint8]:
+        """Of each row, how many copies answered with an error that is no bad request."""
+        return _bits(self._failed & ~self._bad)
+
+    def copies_refused(self) -> NDArray[np.uint8]:
+        """Of each row, how many copies answered with a bad request."""
+        return _bits(self._bad)
+
+
+def _bits(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    counts: NDArray[np.uint8] = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1).sum(1, np.uint8)
+    return counts
 
 
 def _targeted(topology: Topology, copies: Copies) -> NDArray[np.bool_]:
@@ -115,8 +111,7 @@ def _targeted(topology: Topology, copies: Copies) -> NDArray[np.bool_]:
 def warm() -> None:
     """Compiles what writes call."""
     routing = Routing(Topology.static([Host("a", "a:1"), Host("b", "b:1")], 2, 1), CopyRules())
-    shards, namespaces = np.array([0, 1], np.uint32), np.zeros(2, np.uint16)
-    for parts in (routing._by_set, routing._by_host):
-        parts(shards, namespaces, 1)
+    shards = np.array([0, 1], np.uint32)
+    routing._by_set(shards)
     tally = WriteTally(routing, shards)
     tally.answered(0, np.zeros(1, np.int64), np.zeros(1, np.uint8))

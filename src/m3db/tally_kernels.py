@@ -6,7 +6,7 @@ from numba import njit
 
 from m3db.consistency import PENDING, RowState
 
-__all__ = ["begin", "group", "record", "select"]
+__all__ = ["begin", "group", "record"]
 
 _PENDING = int(PENDING)
 _WRITTEN = int(RowState.WRITTEN)
@@ -87,38 +87,19 @@ def record(rows, outcomes, slots, shards, counted, partners, needed, succeeded, 
 
 
 @njit(cache=True)
-def group(shards, namespaces, set_of_shard, num_namespaces, bounds, order):
-    """Sorts rows by the set of hosts that they go to, then by namespace, else as they come.
+def group(shards, set_of_shard, bounds, order):
+    """Sorts rows by the set of hosts that they go to, else as they come.
 
-    ``bounds[g]:bounds[g + 1]`` of ``order`` are the rows of group g = set x ``num_namespaces`` + namespace; ``bounds`` comes with zeros.
+    ``bounds[s]:bounds[s + 1]`` of ``order`` are the rows of set s; ``bounds`` comes with zeros.
     """
     for row in range(len(shards)):
-        bounds[set_of_shard[shards[row]] * num_namespaces + namespaces[row] + 1] += 1
+        bounds[set_of_shard[shards[row]] + 1] += 1
     for at in range(1, len(bounds)):
         bounds[at] += bounds[at - 1]
     for row in range(len(shards)):
-        key = set_of_shard[shards[row]] * num_namespaces + namespaces[row]
-        order[bounds[key]] = row
-        bounds[key] += 1
+        number = set_of_shard[shards[row]]
+        order[bounds[number]] = row
+        bounds[number] += 1
     for at in range(len(bounds) - 1, 0, -1):
         bounds[at] = bounds[at - 1]
     bounds[0] = 0
-
-
-@njit(cache=True)
-def select(shards, namespaces, targeted, num_namespaces, bounds, order):
-    """The rows of one host (``targeted`` by shard), sorted by namespace; see ``group``. Returns how many they are."""
-    for row in range(len(shards)):
-        if targeted[shards[row]]:
-            bounds[namespaces[row] + 1] += 1
-    for at in range(1, len(bounds)):
-        bounds[at] += bounds[at - 1]
-    found = bounds[num_namespaces]
-    for row in range(len(shards)):
-        if targeted[shards[row]]:
-            order[bounds[namespaces[row]]] = row
-            bounds[namespaces[row]] += 1
-    for at in range(len(bounds) - 1, 0, -1):
-        bounds[at] = bounds[at - 1]
-    bounds[0] = 0
-    return found

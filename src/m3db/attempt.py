@@ -1,0 +1,143 @@
+"""One round of a write: rows go to their hosts, answers are counted, and it is over when every row is decided.
+
+Nothing waits for a host whose answer decides nothing any more; what comes later is not looked at.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m3db.connection import Answer
+from m3db.errors import CallError, CallFailure
+from m3db.host import NO_CONNECTION, HostPool
+from m3db.tallies import BAD, ERROR, SUCCESS, Routing, WriteTally
+from m3db.write import Calls, ElementErrors, WriteRows, element_errors, encode_calls
+
+__all__ = ["BAD_REQUEST", "INTERNAL", "RESOURCE_EXHAUSTED", "Attempt", "RowError"]
+
+INTERNAL, RESOURCE_EXHAUSTED, BAD_REQUEST = "internal", "resource exhausted", "bad request"
+"""Kinds of errors of single elements."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowError:
+    """What one host said, or did not say, of some rows."""
+
+    rows: NDArray[np.int64]
+    host: str
+    """Its id; empty: there was nobody to ask."""
+    kind: str
+    """BAD_REQUEST, RESOURCE_EXHAUSTED, INTERNAL, or how the call ended (a value of ``CallFailure``)."""
+    text: str
+
+
+class Attempt:
+    """One round; ``pools`` has the hosts of the topology of ``routing``."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        pools: Sequence[HostPool],
+        rows: WriteRows,
+        shards: NDArray[np.uint32],
+        timeout_s: float,
+    ) -> None:
+        self.tally = WriteTally(routing, shards)
+        """The state of each row."""
+        self.errors: list[RowError] = []
+        """As far as they came before all was decided."""
+        self._routing = routing
+        self._pools = pools
+        self._rows = rows
+        self._shards = shards
+        self._timeout_s = timeout_s
+        self._decided = asyncio.get_running_loop().create_future()
+
+    async def run(self, reserve: Callable[[int], int], elements: int) -> None:
+        """Returns when every row is decided, and every host that answers has been sent its share.
+
+        ``reserve`` gives message ids, ``elements`` is how many a call has at most.
+        """
+        full: defaultdict[int, list[Calls]] = defaultdict(list)
+        for part in self._routing.parts(self._shards):
+            ttl_ms = max(1, int(self._timeout_s * 1000))
+            calls = encode_calls(self._rows, part.rows, reserve, ttl_ms, most_elements=elements)
+            for host in part.hosts:
+                if host in full or not self._pools[host].has_room(len(calls.frames)):
+                    full[host].append(calls)
+                else:
+                    self._send(host, calls)
+        if full:
+            async with asyncio.TaskGroup() as group:
+                for host, waiting in full.items():
+                    group.create_task(self._send_when_there_is_room(host, waiting))
+        if self.tally.undecided:
+            await self._decided
+
+    def _send(self, host: int, calls: Calls) -> None:
+        if not self._pools[host].send(calls, self._timeout_s, partial(self._answered, host, calls)):
+            self._failed(host, calls.rows, CallFailure.NETWORK.value, NO_CONNECTION)
+
+    async def _send_when_there_is_room(self, host: int, waiting: list[Calls]) -> None:
+        pool = self._pools[host]
+        last_s = asyncio.get_running_loop().time() + self._timeout_s
+        for calls in waiting:
+            if await pool.until_room(len(calls.frames), last_s):
+                self._send(host, calls)
+            else:
+                text = f"{pool.host.endpoint}: too much is on its way there without an answer"
+                self._failed(host, calls.rows, CallFailure.BUSY.value, text)
+
+    def _answered(self, host: int, calls: Calls, number: int, result: Answer | CallError) -> None:
+        if self.tally.undecided:
+            try:
+                self._take(host, calls.rows_of(number), result)
+            except Exception as error:
+                # A mistake of ours must end the write, which would wait for ever.
+                if not self._decided.done():
+                    self._decided.set_exception(error)
+
+    def _take(self, host: int, rows: NDArray[np.int64], result: Answer | CallError) -> None:
+        if isinstance(result, Answer):
+            try:
+                errors = element_errors(result.code, result.body, len(rows))
+            except CallError as error:
+                result = error
+            else:
+                self._count(host, rows, self._outcomes(host, rows, errors))
+                return
+        self._failed(host, rows, result.kind.value, result.text)
+
+    def _outcomes(self, host: int, rows: NDArray[np.int64], errors: ElementErrors) -> NDArray[np.uint8]:
+        """Exhausted resources are a bad request to nodes; here they are worth another try."""
+        outcomes = np.full(len(rows), SUCCESS, np.uint8)
+        if not len(errors):
+            return outcomes
+        exhausted, bad = errors.exhausted, errors.bad_request & ~errors.exhausted
+        for kind, chosen, outcome in (
+            (INTERNAL, ~exhausted & ~bad, ERROR),
+            (RESOURCE_EXHAUSTED, exhausted, ERROR),
+            (BAD_REQUEST, bad, BAD),
+        ):
+            if chosen.any():
+                index = np.unique(errors.index[chosen])
+                outcomes[index] = outcome
+                self._note(host, rows[index], kind, errors.text(int(np.argmax(chosen))))
+        return outcomes
+
+    def _failed(self, host: int, rows: NDArray[np.int64], kind: str, text: str) -> None:
+        self._note(host, rows, kind, text)
+        self._count(host, rows, np.full(len(rows), ERROR, np.uint8))
+
+    def _count(self, host: int, rows: NDArray[np.int64], outcomes: NDArray[np.uint8]) -> None:
+        self.tally.answered(host, rows, outcomes)
+        if not self.tally.undecided and not self._decided.done():
+            self._decided.set_result(None)
+
+    def _note(self, host: int, rows: NDArray[np.int64], kind: str, text: str) -> None:
+        self.errors.append(RowError(rows, self._pools[host].host.id, kind, text))
