@@ -37,7 +37,7 @@ class HostOptions:
     """So many failed checks in a row end a connection."""
     health_throttle_factor: float = 0.5
     """Times the connect timeout, but at least a second: the pause after a check that failed."""
-    reconnect: Backoff = field(default_factory=lambda: Backoff(0.1, 2.0, 5.0))
+    reconnect: Backoff = field(default_factory=lambda: Backoff(0.1, 2.0, 2.0))
     max_outstanding_bytes: int = 16 << 20
     """Sent without an answer; beyond it a host that answers is waited for, and one that does not is left out."""
     stalled_after_s: float = 1.0

@@ -52,6 +52,7 @@ READERS = {
     "m3db/thrift.jsonl": "golden/test_m3db_thrift.py",
     "m3db/consistency.jsonl": "golden/test_m3db_cluster.py",
     "m3db/kv.jsonl": "golden/test_m3db_cluster.py",
+    "m3db/behaviour.jsonl": "golden/test_m3db_behaviour.py",
 }
 """Where each file is read, as a path below ``tests``."""
 
@@ -60,6 +61,7 @@ ALSO = ("golden/test_m3db_double.py", "golden/test_m3db_double_reads.py")
 
 LATER: dict[str, str] = {
     "m3db/behaviour.jsonl": "the session",
+    "m3db/fetch.jsonl.gz": "tagged reads",
 }
 """What no module here reads yet, and with which change it will be."""
 
