@@ -1,0 +1,182 @@
+"""A reader of M3DB that answers from lists, and keeps what it was asked."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from coordinator.config import Namespace
+from coordinator.query import ReadOptions, query_routes
+from coordinator.query.m3db import M3DBSource
+from m3db.errors import ErrorFlag, ErrorType, M3DBError, NodeError
+from m3db.read.aggregate import Aggregated
+from m3db.read.index_query import (
+    AllQuery,
+    ConjunctionQuery,
+    DisjunctionQuery,
+    FieldQuery,
+    NegationQuery,
+    Query,
+    RegexpQuery,
+    TermQuery,
+    query_text,
+    unmarshal_query,
+)
+from m3db.read.merge import ByteColumn, Fetched
+from m3db.reader import Reader, ReadError
+from m3metrics.ids import encode_tags
+
+NOW_S = 1_795_374_690
+H = 3600 * 10**9
+
+Tags = dict[str, str]
+Stored = list[tuple[Tags, list[tuple[float, float]]]]
+"""Tags, and (second, value) pairs."""
+
+
+def matches(query: Query, tags: dict[bytes, bytes]) -> bool:
+    """What a node's index would say."""
+    match query:
+        case AllQuery():
+            return True
+        case FieldQuery(name):
+            return name in tags
+        case TermQuery(name, term):
+            return tags.get(name) == term
+        case RegexpQuery(name, pattern):
+            return name in tags and re.fullmatch(pattern, tags[name]) is not None
+        case NegationQuery(inner):
+            return not matches(inner, tags)
+        case ConjunctionQuery(queries, negations):
+            found = all(matches(one, tags) for one in queries) and bool(queries)
+            return found and not any(matches(one, tags) for one in negations)
+        case DisjunctionQuery(queries):
+            return any(matches(one, tags) for one in queries)
+
+
+@dataclass
+class PlayedReader:
+    """``Reader`` over what was put into ``stored``, by namespace. ``failure``: what every call raises."""
+
+    stored: dict[str, Stored] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    failure: M3DBError | None = None
+
+    def texts(self) -> list[tuple[str, str]]:
+        """Namespace and query of each call."""
+        return [(one["namespace"], one["query"]) for one in self.asked]
+
+    def _matching(
+        self, namespace: bytes, query: bytes, start_ns: int, end_ns: int, more: dict[str, Any]
+    ) -> tuple[Stored, bool]:
+        tree = unmarshal_query(query)
+        text = query_text(tree).decode()
+        self.asked.append({"namespace": namespace.decode(), "query": text, "start": start_ns, "end": end_ns, **more})
+        if self.failure is not None:
+            raise self.failure
+        found = [
+            (tags, points)
+            for tags, points in self.stored.get(namespace.decode(), [])
+            if matches(tree, {name.encode(): value.encode() for name, value in tags.items()})
+        ]
+        limit = more["series_limit"]
+        if 0 < limit <= len(found):
+            if more["require_exhaustive"]:
+                error = NodeError(ErrorType.BAD_REQUEST, "query exceeded limit: too many", ErrorFlag.RESOURCE_EXHAUSTED)
+                raise ReadError("unable to satisfy", [("node1", error)])
+            return found[:limit], False
+        return found, True
+
+    async def fetch_tagged(
+        self, namespace: bytes, query: bytes, start_ns: int, end_ns: int, *, fetch_data: bool = True, **more: Any
+    ) -> Fetched:
+        found, exhaustive = self._matching(namespace, query, start_ns, end_ns, {"data": fetch_data, **more})
+        encoded = [encode_tags((n.encode(), v.encode()) for n, v in tags.items()) for tags, _ in found]
+        rows = [
+            [(round(s * 10**9), v) for s, v in points if fetch_data and start_ns <= round(s * 10**9) < end_ns]
+            for _, points in found
+        ]
+        flat = [row for some in rows for row in some]
+        return Fetched(
+            ids=column([repr(sorted(tags.items())).encode() for tags, _ in found]),
+            tags=column(encoded),
+            offsets=np.cumsum([0, *map(len, rows)]),
+            time_ns=np.array([time for time, _ in flat], np.int64),
+            bits=np.array([value for _, value in flat], np.float64).view(np.uint64),
+            exhaustive=exhaustive,
+        )
+
+    async def aggregate(
+        self,
+        namespace: bytes,
+        query: bytes,
+        start_ns: int,
+        end_ns: int,
+        *,
+        names: Sequence[bytes] = (),
+        names_only: bool = False,
+        **more: Any,
+    ) -> Aggregated:
+        asked = {"names": list(names), "names_only": names_only, **more}
+        found, exhaustive = self._matching(namespace, query, start_ns, end_ns, asked)
+        fields: dict[bytes, list[bytes]] = {}
+        for tags, _ in found:
+            for name, value in tags.items():
+                if not names or name.encode() in names:
+                    fields.setdefault(name.encode(), []).extend([] if names_only else [value.encode()])
+        return Aggregated({name: sorted(set(values)) for name, values in fields.items()}, exhaustive)
+
+
+def column(texts: Sequence[bytes]) -> ByteColumn:
+    """Byte strings one behind the other."""
+    size = np.array([len(text) for text in texts], np.int64)
+    arena = np.frombuffer(bytearray(b"".join(texts)) or bytearray(1), np.uint8)
+    return ByteColumn(arena, np.cumsum(size) - size, size)
+
+
+@pytest.fixture
+def reader() -> PlayedReader:
+    """Nothing is stored yet."""
+    return PlayedReader()
+
+
+@pytest.fixture
+def namespaces() -> list[Namespace]:
+    """May be changed by the test."""
+    return [
+        Namespace("raw", 0, 6 * H),
+        Namespace("agg10s", 10 * 10**9, 48 * H),
+        Namespace("agg10m", 600 * 10**9, 960 * H),
+    ]
+
+
+@pytest.fixture
+def source(reader: PlayedReader, namespaces: list[Namespace]) -> M3DBSource:
+    """Over ``reader`` and ``namespaces``; the clock stands at ``NOW_S``."""
+    return M3DBSource(cast(Reader, reader), lambda: namespaces, clock=lambda: NOW_S * 10**9)
+
+
+@pytest.fixture
+async def client(source: M3DBSource) -> AsyncIterator[httpx.AsyncClient]:
+    """HTTP over ``source``."""
+    routes = query_routes(source, defaults=ReadOptions(series_limit=1000))
+    transport = httpx.ASGITransport(app=Starlette(routes=routes))
+    async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as opened:
+        yield opened
+
+
+@pytest.fixture
+def now_s() -> int:
+    """``NOW_S``."""
+    return NOW_S
+
+
+@pytest.fixture
+def path_tags() -> Callable[[str], Tags]:
+    """Tags of a Graphite path, in M3's order: by length of the name first."""
+    return lambda path: {f"__g{i}__": part for i, part in enumerate(path.split("."))}
