@@ -15,10 +15,13 @@ _DEFAULT_SERIES = 100_000
 def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[Route]:
     """The routes of queries."""
     store = storage.store if storage is not None else None
-    if store is None:
-        return unreadable_routes(_where(config))
+    source = storage.source if storage is not None else None
+    if source is None:
+        if store is None:
+            return unreadable_routes(_where(config))
+        source = EmbeddedSource(store)
     lookback_ms = int(config.lookback_duration) // 1_000_000
-    return query_routes(EmbeddedSource(store), lookback_ms, defaults=read_defaults(config), watched=store)
+    return query_routes(source, lookback_ms, defaults=read_defaults(config), watched=store)
 
 
 def read_defaults(config: CoordinatorConfig) -> ReadOptions:

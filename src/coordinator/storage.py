@@ -20,6 +20,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.config.sinks import QueueConfig, QueueOverrides
 from coordinator.downsample.policies import policy_of
 from coordinator.ingest import HubOutlet, Outlet, StoreOutlet
+from coordinator.query import Source
 from coordinator.sinks import EmbeddedSink, FileSink, Hub, QueuedSink, QueueOptions, Sink, open_hub
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote import LabelRules
@@ -43,7 +44,9 @@ class Storage:
     direct: DirectStore
     hub: Hub
     store: Store | None
-    """The embedded store, which queries are answered from."""
+    """The embedded store."""
+    source: Source | None = None
+    """What queries are answered from, if that is not the embedded store."""
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,8 @@
 """Which store answers queries."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -8,6 +10,7 @@ from starlette.applications import Starlette
 
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.query import ReadOptions
+from coordinator.query.m3db import M3DBSource
 from coordinator.reading import read_defaults, reading_routes
 from coordinator.storage import open_storage
 from m3x.instrument import Registry
@@ -52,6 +55,17 @@ async def test_an_embedded_store_answers_wherever_it_is(tmp_path: Path) -> None:
         transport = httpx.ASGITransport(app=Starlette(routes=reading_routes(loaded, storage)))
         async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
             assert (await client.get("/api/v1/labels")).json() == {"status": "success", "data": []}
+            assert (await client.get("/api/v1/windows")).json() == {"windows": [], "next": 0}
+
+
+async def test_a_source_of_its_own_comes_before_the_embedded_store(tmp_path: Path) -> None:
+    loaded = config(tmp_path, "backend: embedded\n")
+    async with open_storage(loaded, tmp_path, Registry().scope("x")) as storage:
+        other = replace(storage, source=M3DBSource(cast(Any, None), tuple))
+        transport = httpx.ASGITransport(app=Starlette(routes=reading_routes(loaded, other)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as client:
+            answer = await client.get("/api/v1/labels")
+            assert (answer.status_code, answer.json()["error"]) == (500, "no namespaces configured")
             assert (await client.get("/api/v1/windows")).json() == {"windows": [], "next": 0}
 
 
