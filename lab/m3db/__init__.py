@@ -12,5 +12,7 @@
 ``process``     a node as a process of its own: ``control`` is its side port, ``journal`` keeps what it has stored
 ``placements``  placements and the registry in a KV: nodes join, leave and are replaced
 
+``drill``       a coordinator under load, nodes that fail, and a look at every value: ``scripts/m3db-drill``
+
 Written from what is known of M3's nodes alone: nothing of the client under test is imported, so that no error of it can hide here.
 """

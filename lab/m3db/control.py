@@ -52,6 +52,9 @@ def control_app(node: Node) -> web.Application:
         else:
             await node.hang_up()
 
+    async def clear(_: dict[str, Any]) -> None:
+        node.storage.clear()
+
     async def break_connections(_: dict[str, Any]) -> None:
         await node.break_connections()
 
@@ -63,7 +66,7 @@ def control_app(node: Node) -> web.Application:
     app.router.add_get("/series", series)
     told = {
         "fault": fault, "clock": clock, "shards": shards, "namespaces": namespaces, "silent": silent, "listening": listening,
-        "break-connections": break_connections, "new-series": new_series,
+        "clear": clear, "break-connections": break_connections, "new-series": new_series,
     }  # fmt: skip
     for name, action in told.items():
 

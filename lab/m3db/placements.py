@@ -53,7 +53,9 @@ class Nodes:
         environment: str = ENVIRONMENT, service: str = SERVICE,
     ) -> None:  # fmt: skip
         self.members: dict[str, Member] = {member.name: member for member in members}
-        self._store, self._key = store, placement_key(environment, service)
+        self.store = store
+        """Where placements are written; None: nowhere."""
+        self._key = placement_key(environment, service)
         self._algorithm = Sharded(PlacementOptions(is_sharded=True))
         initial = self._algorithm.initial([instance_of(member) for member in members], num_shards, replicas)
         self.placement: Placement = self._algorithm.mark_all_available(initial)
@@ -65,8 +67,8 @@ class Nodes:
         # A shard that is new to a node is taken before anybody sends it, and one that is gone is not taken after all were told.
         for name, shards in self._shards().items():
             self.members[name].own(shards)
-        if self._store is not None:
-            await self._store.set(self._key, encode_placement(self.placement))
+        if self.store is not None:
+            await self.store.set(self._key, encode_placement(self.placement))
 
     def _shards(self) -> Mapping[str, set[int]]:
         found = {name: set[int]() for name in self.members}

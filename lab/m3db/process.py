@@ -104,6 +104,10 @@ class NodeProcess:
         """All of now."""
         self._tell("break-connections", {})
 
+    def clear(self) -> None:
+        """It forgets what it holds."""
+        self._tell("clear", {})
+
     def report_new_series(self, reported: bool) -> None:
         """Whether errors of series that are not known yet are reported."""
         self._tell("new-series", {"async": not reported})
