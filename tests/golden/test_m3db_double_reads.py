@@ -18,7 +18,7 @@ from lab.m3db.node import Node
 from lab.m3db.series import parse_tags
 from lab.m3db.storage import Point, Series, Storage
 from lab.m3db.thrift import Struct, read
-from lab.m3db.wire import Call, Channel
+from lab.m3db.wire import Call, Channel, answer
 from tests.golden.test_m3db_double import CALLS, NAMESPACES, Answers, frames_of, played_calls
 from tests.golden.vectors import Vector, cases, lines
 
@@ -70,9 +70,9 @@ def ask(vector: Vector) -> tuple[str, bytes]:
     assert isinstance(request, bytes)
     (call,) = Channel(Judge(""), "", greeted=True).feed(request)
     assert isinstance(call, Call)
-    answer = node().carry_out(call, None)
-    assert isinstance(answer, list)
-    return call.method.removeprefix("Node::"), joined(answer)
+    frames = node().carry_out(call, None)
+    assert isinstance(frames, list)
+    return call.method.removeprefix("Node::"), joined(frames)
 
 
 def joined(frames: list[Any]) -> bytes:
@@ -221,3 +221,13 @@ def test_answers_reads_of_m3_as_a_node(number: int, vector: Vector) -> None:
             assert aggregated(joined(ours)) == aggregated(joined(theirs))
         elif method == "fetchTagged":
             assert read_points_of(ours) == read_points_of(theirs)
+
+
+@pytest.mark.parametrize(("number", "vector"), [(n, case.values[0]) for n, case in enumerate(cases(CALLS))])
+def test_long_answers_are_cut_as_a_node_cuts_them(number: int, vector: Vector) -> None:
+    for played, recorded in zip(played_calls()[number].answers, vector["calls"], strict=True):
+        _, _, theirs = played
+        if isinstance(theirs[0], bytes) and theirs[0][2] == 4:
+            whole = joined(theirs)
+            call = Call(recorded["message_id"], 1, "Node", {"as": "thrift"}, 1, "", b"", b"")
+            assert answer(call, whole[17], whole[16 + BODY :]) == theirs

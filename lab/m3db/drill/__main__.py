@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.kv import KINDS
 from lab.m3db.drill.deployment import deployed
-from lab.m3db.drill.plan import SHORT, Situation, killed, situations
+from lab.m3db.drill.plan import Situation, killed, short, situations
 from lab.m3db.drill.running import run
 from lab.m3db.drill.sender import Sender
 from m3x.version import VERSION
@@ -66,9 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def chosen(options: argparse.Namespace) -> list[Situation]:
     """What is to be run."""
     if options.short:
-        known = {one.name: one for one in situations()}
-        away = situations(away_s=3.0)[-2:]
-        return [*(known[name] for name in SHORT), away[0], killed(known["one node is down"], 1.5), killed(away[1], 6.0)]
+        return short()
     found = situations(options.away)
     texts = [text.strip() for text in options.only.split(";") if text.strip()]
     found = [one for one in found if not texts or any(text in one.name for text in texts)]

@@ -7,13 +7,13 @@ from typing import Any
 from lab.m3db.faults import Error, Fault, Kind
 from lab.m3db.namespaces import HOUR_NS, SECOND_NS, Namespace
 
-__all__ = ["NAMESPACES", "PATIENT", "QUICK", "SHORT", "Situation", "Step", "killed", "situations"]
+__all__ = ["NAMESPACES", "PATIENT", "QUICK", "Situation", "Step", "killed", "paced", "short", "situations"]
 
 NODES = ("node1", "node2", "node3")
 SPARE = "node4"
 PATIENT = Namespace("agg10s", retention_ns=48 * HOUR_NS, resolution_ns=10 * SECOND_NS)
 """Takes values that are ten minutes late."""
-QUICK = Namespace("agg20s", retention_ns=24 * HOUR_NS, resolution_ns=20 * SECOND_NS, buffer_past_ns=12 * SECOND_NS)
+QUICK = Namespace("agg20s", retention_ns=24 * HOUR_NS, resolution_ns=20 * SECOND_NS, buffer_past_ns=6 * SECOND_NS)
 """Takes values that are a few seconds late; what waits longer is lost, and has to be counted."""
 NAMESPACES = (PATIENT, QUICK)
 WRITE = "writeTaggedBatchRaw"
@@ -56,6 +56,12 @@ def killed(situation: Situation, at_s: float) -> Situation:
     """The same, and the coordinator is killed and started again meanwhile."""
     steps = tuple(sorted((*situation.steps, Step(at_s, "kill")), key=lambda step: step.at_s))
     return replace(situation, name=f"{situation.name}, kill -9", steps=steps, kills=True)
+
+
+def paced(situation: Situation, factor: float) -> Situation:
+    """The same in so much of its time."""
+    steps = tuple(replace(step, at_s=step.at_s * factor) for step in situation.steps)
+    return replace(situation, steps=steps, lasts_s=situation.lasts_s * factor)
 
 
 def _one_node() -> list[Situation]:
@@ -176,8 +182,16 @@ def situations(away_s: float = 60.0) -> list[Situation]:
     ]
 
 
-SHORT = (
+_SHORT = (
     "all is well", "one node is down", "one node answers with error frames 03", "one node closes the connection",
     "one node refuses, another one answers internal errors", "two nodes answer internal errors", "two nodes refuse", "a node is replaced",
 )  # fmt: skip
-"""Few of them that between them meet each kind of decision; part of every test run, with the outage of all nodes."""
+_PACE = 0.5
+
+
+def short() -> list[Situation]:
+    """Few of them that between them meet each kind of decision: less than a minute, part of every test run."""
+    known = {one.name: one for one in situations(away_s=3.0)}
+    *_, away, late = known.values()
+    few = [paced(known[name], _PACE) for name in _SHORT]
+    return [*few, away, killed(known["one node is down"], 1.5), killed(late, 5.0)]
