@@ -48,13 +48,20 @@ prepare_environment() {
 
 # Compiles the kernels once per state of the sources; numba keeps the result beside them.
 prepare_kernels() {
-    local stamp=.venv/kernels wanted
-    wanted=$(.venv/bin/python scripts/kernel_sources.py)
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    local stamp=.venv/kernels wanted began
+    # What was written, renamed or unpacked since then has a younger time of change (ctime), itself or its folder: nobody can set that one.
+    if [ -f "$stamp" ] && [ -z "$(find src -name __pycache__ -prune -o -cnewer "$stamp" -print -quit)" ]; then
         return
     fi
-    # A cached kernel does not notice that a kernel or a constant from another file changed.
-    find src -name '*.nb[ic]' -delete
-    .venv/bin/python -m aggregator.warmup --also coordinator.warmup
-    printf '%s' "$wanted" >"$stamp"
+    began=$(mktemp)
+    wanted=$(.venv/bin/python scripts/kernel_sources.py)
+    if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+        # A cached kernel does not notice that a kernel or a constant from another file changed.
+        find src -name '*.nb[ic]' -delete
+        .venv/bin/python -m aggregator.warmup --also coordinator.warmup
+        printf '%s' "$wanted" >"$stamp"
+    fi
+    # What is changed meanwhile counts as changed afterwards.
+    touch -r "$began" "$stamp"
+    rm -f "$began"
 }
