@@ -59,10 +59,7 @@ READERS = {
 ALSO = ("golden/test_m3db_double.py", "golden/test_m3db_double_reads.py", "golden/test_m3db_reading.py")
 """Modules that compare something else with files that have their reader."""
 
-LATER: dict[str, str] = {
-    "m3db/behaviour.jsonl": "the session",
-    "m3db/fetch.jsonl.gz": "tagged reads",
-}
+LATER: dict[str, str] = {}
 """What no module here reads yet, and with which change it will be."""
 
 Vector = dict[str, Any]

@@ -1,4 +1,4 @@
-"""M3DB as a store (``lab/m3db/drill``): a real coordinator under load, nodes that fail, and every value that it acknowledged is looked for."""
+"""M3DB as a store (``lab/m3db/drill``): a real coordinator under load, nodes that fail; every acknowledged value is looked for."""
 
 import subprocess
 import sys
