@@ -35,7 +35,7 @@ def kernel(data: bytes, skipped: bytes, by_size: bool) -> Tags | None:
 def plain(data: bytes, skipped: bytes, by_size: bool) -> Tags | None:
     try:
         tags = normalized_tags([tag for tag in decode_tags(data) if tag[0] != skipped], by_size)
-        validate_tags(tags)
+        validate_tags(tags, graphite=by_size)
     except IdError:
         return None
     return tags if len(tags) <= MOST_TAGS else None

@@ -82,7 +82,7 @@ def form_of(data: bytes, rules: FormRules) -> Form:
     graphite = not rules.keep_scheme and (ID_SCHEME_TAG, _GRAPHITE) in tags
     kept = [tag for tag in tags if rules.keep_scheme or tag[0] != ID_SCHEME_TAG]
     kept = normalized_tags(kept, graphite)
-    validate_tags(kept, rules.allow_duplicates and not graphite, rules.allow_empty_values or graphite)
+    validate_tags(kept, rules.allow_duplicates and not graphite, rules.allow_empty_values or graphite, graphite)
     made = graphite_id if graphite else quoted_id if rules.id_scheme == "quoted" else prepend_meta_id
     series_id = made(kept)
     if not series_id:
