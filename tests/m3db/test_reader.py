@@ -22,6 +22,7 @@ from m3db.options import RetryOptions, SessionOptions
 from m3db.read.aggregate import Aggregated
 from m3db.read.index_query import AllQuery, IndexMatcher, MatchKind, marshal_query, query_of
 from m3db.reader import Reader, ReadError
+from m3db.session import FixedTopology, open_session
 from m3db.thrift import marshal
 from m3db.topology import Host, Topology
 from m3metrics.ids import encode_tags
@@ -322,3 +323,19 @@ async def test_a_node_that_does_not_answer_well(fault: Fault) -> None:
             nodes.options = replace(nodes.options, read_level=level)
             fetched = await reader.fetch_tagged(b"default", up(), *RANGE, timeout_s=5.0)
             assert fetched.values.tolist() == [1.0]
+
+
+async def test_through_a_session() -> None:
+    """A session's hosts are what a reader reads from, also while one of them is gone."""
+    async with cluster() as nodes:
+        for node in range(3):
+            nodes.store(node, 0, 10, 1.0)
+        options = SessionOptions(fetch_retry=RetryOptions(Backoff(0.05, 1.0), None))
+        scope = Registry().scope()
+        async with open_session(options, FixedTopology(nodes.topology), scope) as session:
+            reader = Reader(session, scope)
+            for gone in (False, True):
+                if gone:
+                    await nodes.nodes[1].hang_up()
+                fetched = await reader.fetch_tagged(b"default", up(), *RANGE, timeout_s=30.0)
+                assert fetched.values.tolist() == [1.0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from m3db.read import aggregate_kernels as kernels
-from m3db.read.answers import rows_of
+from m3db.read.answers import bytes_of, rows_of
 from m3db.thrift import METHODS
 from m3db.thrift.structs import AggregateType
 
@@ -56,7 +56,7 @@ def request_body(
 
 def read_aggregated(body: bytes) -> Aggregated:
     """The answer of one node. Raises ``NodeError`` where it is an error, ``ThriftError`` where its bytes are bad."""
-    names, values, exhaustive = rows_of(_METHOD, kernels.scan, kernels.NAME, kernels.VALUE, body)
+    names, values, exhaustive = rows_of(_METHOD, kernels.scan, kernels.NAME, kernels.VALUE, body, bytes_of(body))
     begins = np.zeros(len(names), np.int64)
     begins[1:] = names["values"][:-1]
     texts = [body[at : at + size] for at, size in values.tolist()]

@@ -24,11 +24,10 @@ def bytes_of(body: bytes) -> NDArray[np.uint8]:
 
 
 def rows_of(
-    method: Method, scan: Scan, outer: np.dtype[Any], inner: np.dtype[Any], body: bytes
+    method: Method, scan: Scan, outer: np.dtype[Any], inner: np.dtype[Any], body: bytes, data: NDArray[np.uint8]
 ) -> tuple[NDArray[Any], NDArray[Any], bool]:
-    """The rows of an answer, and whether it is exhaustive. Raises ``NodeError`` where it is an error, ``ThriftError`` where its bytes
-    are bad."""
-    data = bytes_of(body)
+    """The rows of an answer, whose ``bytes_of`` are ``data``, and whether it is exhaustive. Raises ``NodeError`` where it is an error,
+    ``ThriftError`` where its bytes are bad."""
     room = len(body) // 128 + 16
     rows, parts = np.empty(room, outer), np.empty(room, inner)
     while True:

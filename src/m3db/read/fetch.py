@@ -14,7 +14,7 @@ from m3db.thrift import METHODS
 
 __all__ = ["MAX_POINTS", "ChecksumError", "TaggedAnswer", "read_answer", "request_body"]
 
-MAX_POINTS = 1 << 27
+MAX_POINTS = 1 << 25
 """Of one answer; a point takes 17 bytes."""
 _METHOD = METHODS["fetchTagged"]
 
@@ -88,8 +88,8 @@ def read_answer(body: bytes, *, max_points: int = MAX_POINTS) -> TaggedAnswer:
     Raises ``NodeError`` where it is an error, ``ThriftError``, ``ChecksumError``, ``StreamError`` where its bytes are bad, and
     ``TooManyPointsError``.
     """
-    elements, streams, exhaustive = rows_of(_METHOD, kernels.scan, kernels.ELEMENT, kernels.STREAM, body)
     data = bytes_of(body)
+    elements, streams, exhaustive = rows_of(_METHOD, kernels.scan, kernels.ELEMENT, kernels.STREAM, body, data)
     size = streams["head_size"] + streams["tail_size"]
     at = np.cumsum(size) - size
     arena = np.empty(int(size.sum()) + PADDING, np.uint8)
