@@ -127,7 +127,8 @@ class Copies:
     counted: NDArray[np.uint32]
     """Those whose success counts by itself."""
     partners: NDArray[np.int8]
-    """Of shape (shards, widest): of a LEAVING copy the slot that takes its place, if the two count as one when both succeed; else -1."""
+    """Of shape (shards, widest): of a LEAVING copy the slot that takes its place, if the two count as one when both succeed; else -1.
+    Where no two count as one it has no columns."""
     needed: NDArray[np.uint8]
     """Successes that are enough."""
 
@@ -141,13 +142,13 @@ def copies_of(topology: Topology, rules: CopyRules) -> Copies:
     present, states = topology.owners >= 0, topology.states
     targeted = present & ((states != ShardState.INITIALIZING) | rules.write_initializing)
     counting = targeted & ((states == ShardState.AVAILABLE) | (rules.leaving_counts & (states == ShardState.LEAVING)))
-    partners = np.full(topology.partners.shape, -1, np.int8)
+    partners = np.empty((topology.num_shards, 0), np.int8)
     targets = _mask(targeted)
     if rules.level is WriteLevel.ALL:
         return Copies(targets, targets, partners, targeted.sum(axis=1).astype(np.uint8))
     if rules.pair_counts and rules.write_initializing:
         leaving = targeted & (states == ShardState.LEAVING)
-        partners[leaving] = topology.partners[leaving]
+        partners = np.where(leaving, topology.partners, np.int8(-1))
     needed = {WriteLevel.NONE: 0, WriteLevel.ONE: 1}.get(rules.level, majority(topology.replicas))
     return Copies(targets, _mask(counting), partners, np.full(topology.num_shards, needed, np.uint8))
 

@@ -118,6 +118,7 @@ class Session:
         self.options = options
         self._source = source
         self._scope = scope
+        self._write_scope, self._request_scope = scope.sub("write"), scope.sub("write-req")
         self._opener = opener
         self._ids = MessageIds()
         self._active: _Active | None = None
@@ -171,7 +172,7 @@ class Session:
         begun = asyncio.get_running_loop().time()
         states = np.full(len(rows), RowState.RETRY, np.uint8)
         chosen: NDArray[np.int64] = np.arange(len(rows))
-        retry, scope = 0, self._scope.sub("write-req")
+        retry, scope = 0, self._request_scope
         while True:
             part = rows if len(chosen) == len(rows) else _subset(rows, chosen)
             found, errors = await self._attempt(part)
@@ -207,7 +208,7 @@ class Session:
 
     def _count(self, states: NDArray[np.uint8], seconds: float) -> None:
         written, retry, refused = np.bincount(states, minlength=3)[:3].tolist()
-        write, request = self._scope.sub("write"), self._scope.sub("write-req")
+        write, request = self._write_scope, self._request_scope
         for scope in (write, request):
             scope.count("success", written)
         for kind, count in (("internal_error", retry), ("bad_request", refused)):
@@ -220,8 +221,8 @@ class Session:
     def _count_copies(self, tally: WriteTally) -> None:
         """How many rows had how many copies that answered with errors, when they were decided."""
         for kind, counts in (("bad_request_error", tally.copies_refused()), ("server_error", tally.copies_failed())):
-            for nodes, count in enumerate(np.bincount(counts, minlength=1).tolist()):
-                if nodes and count:
+            for nodes, count in enumerate(np.bincount(counts[counts > 0]).tolist()):
+                if count:
                     self._scope.tagged(nodes=str(nodes), error_type=kind).count("write.nodes-responding-error", count)
 
     # --- topology

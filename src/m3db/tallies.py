@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3db import tally_kernels as kernels
-from m3db.consistency import Copies, CopyRules, copies_of
+from m3db.consistency import PENDING, Copies, CopyRules, copies_of
 from m3db.topology import Host, Topology
 
 __all__ = ["BAD", "ERROR", "SUCCESS", "Part", "Routing", "WriteTally", "warm"]
@@ -33,6 +33,9 @@ class Routing:
     def __init__(self, topology: Topology, rules: CopyRules) -> None:
         self.topology = topology
         self.copies: Copies = copies_of(topology, rules)
+        self.initial: NDArray[np.uint8] = np.empty(topology.num_shards, np.uint8)
+        """By shard, the state of its rows before anybody has answered."""
+        kernels.begin(self.copies.counted, self.copies.partners, self.copies.needed, self.initial)
         self._targeted = _targeted(topology, self.copies)
         sets: dict[bytes, int] = {}
         self._set_of_shard = np.array(
@@ -68,12 +71,9 @@ class WriteTally:
         self._routing = routing
         self._shards = shards
         self._succeeded, self._failed, self._bad = (np.zeros(len(shards), np.uint32) for _ in range(3))
-        self.states: NDArray[np.uint8] = np.empty(len(shards), np.uint8)
+        self.states: NDArray[np.uint8] = routing.initial[shards]
         """``RowState`` of each row, or ``PENDING``."""
-        copies = routing.copies
-        self.undecided = len(shards) - int(
-            kernels.begin(shards, copies.counted, copies.partners, copies.needed, self.states)
-        )
+        self.undecided = int(np.count_nonzero(self.states == PENDING))
         """How many rows are PENDING."""
 
     def answered(self, host: int, rows: NDArray[np.int64], outcomes: NDArray[np.uint8]) -> None:
@@ -96,6 +96,8 @@ class WriteTally:
 
 
 def _bits(words: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    if not words.any():
+        return np.zeros(len(words), np.uint8)
     counts: NDArray[np.uint8] = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1).sum(1, np.uint8)
     return counts
 

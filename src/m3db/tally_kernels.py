@@ -14,51 +14,52 @@ _RETRY = int(RowState.RETRY)
 _REFUSED = int(RowState.REFUSED)
 
 
-@njit(cache=True)
+_ALL = np.uint32(0xFFFFFFFF)
+_NONE = np.uint32(0)
+_ONE = np.uint32(1)
+
+
+@njit(cache=True, inline="always")
+def _bits(word):
+    """How many bits are set."""
+    word = word - ((word >> np.uint32(1)) & np.uint32(0x55555555))
+    word = (word & np.uint32(0x33333333)) + ((word >> np.uint32(2)) & np.uint32(0x33333333))
+    word = (word + (word >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
+    return np.int64(np.uint32(word * np.uint32(0x01010101)) >> np.uint32(24))
+
+
+@njit(cache=True, inline="always")
 def _count(counted, partners, shard, single):
     """Copies that count and are in the mask ``single``, and pairs of which both are."""
-    found = 0
-    left = np.uint32(counted[shard] & single)
-    while left:
-        left &= np.uint32(left - np.uint32(1))
-        found += 1
+    found = _bits(np.uint32(counted & single))
     for slot in range(partners.shape[1]):
         other = partners[shard, slot]
         if other >= 0:
-            both = np.uint32((np.uint32(1) << np.uint32(slot)) | (np.uint32(1) << np.uint32(other)))
-            if (single & both) == both:
-                found += 1
+            both = np.uint32((_ONE << np.uint32(slot)) | (_ONE << np.uint32(other)))
+            found += (single & both) == both
     return found
 
 
-@njit(cache=True)
-def _judge(counted, partners, needed, shard, succeeded, failed, bad):
-    every = np.uint32(0xFFFFFFFF)
-    if _count(counted, partners, shard, succeeded) >= needed[shard]:
-        return _WRITTEN
-    if _count(counted, partners, shard, np.uint32(failed ^ every)) >= needed[shard]:
+@njit(cache=True, inline="always")
+def _failed_state(counted, partners, needed, shard, failed, bad):
+    """Of a row that is not written yet."""
+    if _count(counted, partners, shard, np.uint32(failed ^ _ALL)) >= needed:
         return _PENDING
-    most = _count(counted, partners, shard, every)
-    without_bad = _count(counted, partners, shard, np.uint32(bad ^ every))
-    if without_bad < most:
-        if most < needed[shard]:
-            if without_bad == 0:
-                return _REFUSED
-        elif without_bad < needed[shard]:
-            return _REFUSED
+    most = _count(counted, partners, shard, _ALL)
+    without_bad = _count(counted, partners, shard, np.uint32(bad ^ _ALL))
+    if without_bad < most and (without_bad == 0 if most < needed else without_bad < needed):
+        return _REFUSED
     return _RETRY
 
 
 @njit(cache=True)
-def begin(shards, counted, partners, needed, states):
-    """Nobody has answered yet: fills ``states``; returns how many rows are decided all the same."""
-    decided = 0
-    none = np.uint32(0)
-    for row in range(len(shards)):
-        state = _judge(counted, partners, needed, shards[row], none, none, none)
-        states[row] = state
-        decided += state != _PENDING
-    return decided
+def begin(counted, partners, needed, states):
+    """Nobody has answered yet: ``states`` by shard."""
+    for shard in range(len(states)):
+        if needed[shard] == 0:
+            states[shard] = _WRITTEN
+        else:
+            states[shard] = _failed_state(counted[shard], partners, needed[shard], shard, _NONE, _NONE)
 
 
 @njit(cache=True)
@@ -70,19 +71,23 @@ def record(rows, outcomes, slots, shards, counted, partners, needed, succeeded, 
     decided = 0
     for at in range(len(rows)):
         row = rows[at]
-        shard = shards[row]
-        bit = np.uint32(np.uint32(1) << np.uint32(slots[shard]))
+        shard = np.int64(shards[row])
+        bit = np.uint32(_ONE << np.uint32(slots[shard]))
+        state = _PENDING
         if outcomes[at] == 0:
             succeeded[row] |= bit
+            if states[row] == _PENDING:
+                if _count(counted[shard], partners, shard, succeeded[row]) >= needed[shard]:
+                    state = _WRITTEN
         else:
             failed[row] |= bit
             if outcomes[at] == 2:
                 bad[row] |= bit
-        if states[row] == _PENDING:
-            state = _judge(counted, partners, needed, shard, succeeded[row], failed[row], bad[row])
-            if state != _PENDING:
-                states[row] = state
-                decided += 1
+            if states[row] == _PENDING:
+                state = _failed_state(counted[shard], partners, needed[shard], shard, failed[row], bad[row])
+        if state != _PENDING:
+            states[row] = state
+            decided += 1
     return decided
 
 
