@@ -76,9 +76,8 @@ def record(rows, outcomes, slots, shards, counted, partners, needed, succeeded, 
         state = _PENDING
         if outcomes[at] == 0:
             succeeded[row] |= bit
-            if states[row] == _PENDING:
-                if _count(counted[shard], partners, shard, succeeded[row]) >= needed[shard]:
-                    state = _WRITTEN
+            if states[row] == _PENDING and _count(counted[shard], partners, shard, succeeded[row]) >= needed[shard]:
+                state = _WRITTEN
         else:
             failed[row] |= bit
             if outcomes[at] == 2:
