@@ -76,7 +76,7 @@ class HostStatus:
     wanted: int
     """That there should be."""
     failing_since_ns: int | None
-    """Wall time since when it has given no sign of life though it was asked; None: it is well."""
+    """Wall time since when it could not be reached, was not well, or did not answer calls; None: all is well."""
     last_error: str
     """The newest one, whether it is well again or not; empty: there was none."""
     outstanding_bytes: int
@@ -109,10 +109,12 @@ class HostPool:
         self._links: list[Link] = []
         self._turn = 0
         self._progress_s = 0.0
-        """When it last answered, or was sent something while nothing was on its way."""
+        """When it last answered a batch, or was sent one while nothing was on its way."""
         self._relief = asyncio.Event()
         """Set when there may be room that was not there before."""
         self._failing_since_ns: int | None = None
+        self._calls_fail = False
+        """It fails since calls were not answered: that it is well in its health checks does not make up for that."""
         self._last_error = ""
         self._bootstrapped: bool | None = None
 
@@ -183,9 +185,9 @@ class HostPool:
         try:
             answer = await link.call(method, body, timeout_s)
         except CallError as error:
-            self._judge(error)
+            self._note_call(error)
             raise
-        self._judge(answer)
+        self._note_call(answer)
         return answer
 
     # --- connections
@@ -234,7 +236,7 @@ class HostPool:
             if link is not None:
                 await link.close()
             raise
-        self._well()
+        self._failing_since_ns, self._calls_fail = None, False
         return link
 
     async def _watch(self, link: Link) -> None:
@@ -269,7 +271,8 @@ class HostPool:
                     return
             else:
                 failures = 0
-                self._well()
+                if not self._calls_fail:
+                    self._failing_since_ns = None
 
     async def _ask(self, link: Link) -> None:
         """Raises ``M3DBError`` unless the node says that it is well."""
@@ -311,19 +314,19 @@ class HostPool:
             result = error
         else:
             raise error
-        self._judge(result)
+        if self._note_call(result):
+            self._progress_s = asyncio.get_running_loop().time()
         self._relief.set()
         done(number, result)
 
-    def _judge(self, result: Answer | CallError) -> None:
-        if isinstance(result, Answer) or result.kind not in _NOT_ALIVE:
-            self._progress_s = asyncio.get_running_loop().time()
-            self._well()
-        else:
+    def _note_call(self, result: Answer | CallError) -> bool:
+        """Whether the end of a call is a sign of life."""
+        if isinstance(result, CallError) and result.kind in _NOT_ALIVE:
+            self._calls_fail = True
             self._failed(str(result))
-
-    def _well(self) -> None:
-        self._failing_since_ns = None
+            return False
+        self._failing_since_ns, self._calls_fail = None, False
+        return True
 
     def _failed(self, text: str) -> None:
         self._last_error = text

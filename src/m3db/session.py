@@ -10,6 +10,7 @@ Nothing here is ever given up for good: what cannot be written is RETRY, unless 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from m3db.options import SessionOptions
 from m3db.tallies import Routing, WriteTally
 from m3db.topology import Host, Topology, changes
 from m3db.write import WriteRows
+from m3x import clock
 from m3x.instrument import Scope
 from m3x.log import logger
 
@@ -43,6 +45,8 @@ __all__ = [
 ]
 
 _log = logger(__name__)
+_PATIENCE_NS = 10 * 10**9
+"""A host that is connected and not well for so long is worth a word."""
 NOT_INITIALIZED = "M3DB session not yet initialized"
 _STEPS = {ConnectLevel.ANY: (ConnectLevel.ALL, ConnectLevel.MAJORITY, ConnectLevel.ONE)}
 
@@ -146,12 +150,7 @@ class Session:
             lines.append(
                 f"too few nodes of M3DB are connected for connectConsistencyLevel {self.options.connect_level}"
             )
-        lines += [
-            f"node {host.id} ({host.endpoint}) is not connected: {host.last_error or 'no connection yet'}"
-            for host in self.hosts
-            if not host.connections
-        ]
-        return lines
+        return lines + [line for host in self.hosts if (line := _trouble_with(host)) is not None]
 
     def hosts_for_reading(self) -> ReadHosts | None:
         """None: see ``topology``."""
@@ -168,7 +167,10 @@ class Session:
     # --- writing
 
     async def write(self, rows: WriteRows) -> WriteResult:
-        """Writes rows; returns when each is decided, after as many retries as ``writeRetry`` has."""
+        """Writes rows; returns when each is decided, after as many retries as ``writeRetry`` has.
+
+        Raises ``ValueError`` for rows that cannot be encoded (``m3db.write.encode_calls``).
+        """
         begun = asyncio.get_running_loop().time()
         states = np.full(len(rows), RowState.RETRY, np.uint8)
         chosen: NDArray[np.int64] = np.arange(len(rows))
@@ -188,7 +190,15 @@ class Session:
             await asyncio.sleep(delay_s)
         errors = [replace(error, rows=chosen[error.rows]) for error in errors]
         self._count(states, asyncio.get_running_loop().time() - begun)
-        return WriteResult(states, _of_failed(errors, states))
+        result = WriteResult(states, _of_failed(errors, states))
+        if result.errors:
+            first = result.errors[0]
+            _log.warning_limited(
+                "m3db client write error occurred",
+                host=first.host, kind=first.kind, error=first.text,
+                retry=len(result.rows(RowState.RETRY)), refused=len(result.rows(RowState.REFUSED)),
+            )  # fmt: skip
+        return result
 
     async def _attempt(self, rows: WriteRows) -> tuple[NDArray[np.uint8], list[RowError]]:
         active = self._active
@@ -324,6 +334,16 @@ async def open_session(
             yield session
         finally:
             running.cancel()
+
+
+def _trouble_with(host: HostStatus) -> str | None:
+    named = f"node {host.id} ({host.endpoint})"
+    if not host.connections:
+        return f"{named} is not connected: {host.last_error or 'no connection yet'}"
+    since_ns = host.failing_since_ns
+    if since_ns is None or clock.wall_ns() - since_ns < _PATIENCE_NS:
+        return None
+    return f"{named} is not well since {time.strftime('%H:%M:%S', time.gmtime(since_ns / 1e9))} UTC: {host.last_error}"
 
 
 def _subset(rows: WriteRows, chosen: NDArray[np.int64]) -> WriteRows:

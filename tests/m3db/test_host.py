@@ -225,6 +225,37 @@ def test_what_is_on_its_way_is_counted() -> None:
     play(work())
 
 
+def test_calls_without_an_answer_are_not_made_up_for_by_health() -> None:
+    async def work() -> None:
+        async with scene() as at:
+            await at.until(lambda: at.pool.connected == 2)
+            at.host.mode = "hang"
+            at.send(timeout_s=1.0)
+            await asyncio.sleep(30)
+            assert at.pool.connected == 2
+            assert at.status.failing_since_ns is not None
+            at.host.mode = "ok"
+            at.send()
+            await asyncio.sleep(0.1)
+            assert at.status.failing_since_ns is None
+
+    play(work())
+
+
+def test_other_calls_do_not_make_a_host_look_as_if_it_took_writes() -> None:
+    async def work() -> None:
+        async with scene() as at:
+            await at.until(lambda: at.pool.connected == 2)
+            at.host.mode = "hang"
+            at.send(timeout_s=10.0)
+            for _ in range(3):
+                await asyncio.sleep(0.4)
+                await at.pool.call("health", b"\0", 1.0)
+            assert at.pool.stalled
+
+    play(work())
+
+
 def test_an_error_frame_is_a_sign_of_life() -> None:
     async def work() -> None:
         async with scene() as at:

@@ -299,6 +299,22 @@ def test_hosts_without_connections_cost_their_copies_only() -> None:
     play(work())
 
 
+def test_a_host_that_answers_no_writes_is_named() -> None:
+    async def work() -> None:
+        async with scene("abc") as at:
+            await at.ready()
+            at.network["c"].mode = "hang"
+            await at.session.write(SERIES.rows())
+            await asyncio.sleep(5)
+            assert not at.session.trouble()
+            await asyncio.sleep(10)
+            (line,) = at.session.trouble()
+            assert line.startswith("node c (c:9000) is not well since ")
+            assert line.endswith(" UTC: timeout: no answer within 2 s")
+
+    play(work())
+
+
 # --- bounds
 
 

@@ -149,6 +149,10 @@ class EnvironmentConfig(Section, frozen=True, kw_only=True):
             raise ValueError("must supply either service or static config")
         if sum(not cluster.asynchronous for cluster in self._clusters()) != 1:
             raise ValueError("must supply exactly one synchronous cluster")
+        if any(cluster.asynchronous for cluster in self._clusters()):
+            raise ValueError(
+                "clusters that are written to in the background (async: true) are not supported; remove them"
+            )
 
     @property
     def dynamic(self) -> list[DynamicClusterConfig]:
@@ -162,13 +166,8 @@ class EnvironmentConfig(Section, frozen=True, kw_only=True):
 
     @property
     def synchronous(self) -> DynamicClusterConfig | StaticClusterConfig:
-        """The cluster that decides what became of a write, and answers reads."""
+        """The one cluster that there is."""
         return next(cluster for cluster in self._clusters() if not cluster.asynchronous)
-
-    @property
-    def asynchronous(self) -> list[DynamicClusterConfig | StaticClusterConfig]:
-        """Clusters that are written to as well, come what may."""
-        return [cluster for cluster in self._clusters() if cluster.asynchronous]
 
     def _clusters(self) -> list[DynamicClusterConfig | StaticClusterConfig]:
         return [*self.dynamic, *self.fixed]
@@ -231,6 +230,7 @@ class M3DBClientConfig(Section, frozen=True, kw_only=True):
     async_write_worker_pool_size: int = 128
     """Checked, without effect: there are no workers."""
     async_write_max_concurrency: int = 4096
+    """Checked, without effect: nothing is written in the background."""
     use_v2_batch_apis: Meaningless = msgspec.field(name="useV2BatchAPIs", default=None)
     write_timestamp_offset: Duration = Duration(0)
     write_shards_initializing: bool = True

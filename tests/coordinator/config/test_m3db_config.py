@@ -67,7 +67,6 @@ def test_defaults(tmp_path: Path) -> None:
     assert isinstance(cluster, DynamicClusterConfig)
     assert (cluster.environment, cluster.zone, cluster.service.service) == ("prod", "z", "m3db")
     assert cluster.service.client() == Etcd(("e:2379",), zone="z", service="m3db")
-    assert not client.config.asynchronous
 
 
 def test_every_key(tmp_path: Path) -> None:
@@ -109,10 +108,9 @@ def test_static(tmp_path: Path) -> None:
     assert cluster.client.session_options().hash_seed == 0
 
 
-def test_several_clusters(tmp_path: Path) -> None:
-    config = client_of(tmp_path, f"services: [{{async: true, {SERVICE}}}, {{{SERVICE}}}]").config
-    assert config.synchronous is config.services[1]
-    assert config.asynchronous == [config.services[0]]
+def test_a_list_of_one_cluster(tmp_path: Path) -> None:
+    config = client_of(tmp_path, f"services: [{{async: false, {SERVICE}}}]").config
+    assert config.synchronous is config.services[0]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +120,7 @@ def test_several_clusters(tmp_path: Path) -> None:
         (f"{SERVICE}, static: {{{STATIC}}}", "", "must supply either service or static config"),
         (f"services: [{{async: true, {SERVICE}}}]", "", "must supply exactly one synchronous cluster"),
         (f"services: [{{{SERVICE}}}, {{{SERVICE}}}]", "", "must supply exactly one synchronous cluster"),
+        (f"services: [{{async: true, {SERVICE}}}, {{{SERVICE}}}]", "", "(async: true) are not supported"),
         (
             f"services: [{{{SERVICE}, clientOverrides: {{targetHostQueueFlushSize: 1}}}}]", "",
             "target host queue flush size must be larger than zero but was: 1",
