@@ -199,15 +199,18 @@ class Graphite:
     async def _completed(
         self, query: str, start_ms: int, end_ms: int, options: ReadOptions
     ) -> tuple[set[tuple[str, bool]], Notes]:
-        """The same by the values of the last part alone; globs before it stay what they are, as in M3."""
+        """The same by the values of the last part alone, as in M3: globs before it stay what they are, and a branch hides a leaf."""
         *before, _ = parts = _split(query)
         name, beneath = b"__g%d__" % (len(parts) - 1), Matcher(MatchOp.NOT_EQUAL, b"__g%d__" % len(parts), b"")
         leaves, branches = await asyncio.gather(
             self._source.label_values(name, [_checked(query)], start_ms, end_ms, options),
             self._source.label_values(name, [(*_checked(query, below=True), beneath)], start_ms, end_ms, options),
         )
-        found = [(value, leaf) for listing, leaf in ((leaves, True), (branches, False)) for value in listing.texts]
-        kinds = {(".".join([*before, value.decode(errors="replace")]), leaf) for value, leaf in found}
+        above = set(branches.texts)
+        kinds = {
+            (".".join([*before, value.decode(errors="replace")]), value not in above)
+            for value in [*leaves.texts, *branches.texts]
+        }
         return kinds, leaves.notes.joined(branches.notes)
 
 
