@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -206,6 +206,8 @@ class _Connection:
         self._channel = Channel(node.judge, node.address)
         self._held: list[bytes] = []
         self._later: set[asyncio.Task[None]] = set()
+        self._speaking = asyncio.Lock()
+        """Held by an answer that is not sent at once: bytes of another one must not come between."""
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -232,7 +234,10 @@ class _Connection:
         if fault is None or fault.kind in (Kind.ELEMENTS, Kind.NOT_OK, Kind.BLIND):
             self._answer(call, self._node.carry_out(call, fault))
             return
-        task = asyncio.create_task(self._spoilt(call, fault))
+        self._do_later(self._spoilt(call, fault))
+
+    def _do_later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
@@ -240,7 +245,14 @@ class _Connection:
         if data is None:
             return
         self._channel.active.discard(call.id)
-        self._writer.write(data if isinstance(data, bytes) else b"".join(data))
+        if self._speaking.locked():
+            self._do_later(self._send(_joined(data)))
+        else:
+            self._writer.write(_joined(data))
+
+    async def _send(self, data: bytes) -> None:
+        async with self._speaking:
+            self._writer.write(data)
 
     async def _spoilt(self, call: Call, fault: Fault) -> None:
         node, writer, kind = self._node, self._writer, fault.kind
@@ -265,17 +277,19 @@ class _Connection:
         elif kind is Kind.REVERSED:
             await self._reversed(call, data, fault.delay_s or 0.05)
         elif kind is Kind.TRICKLE:
-            for byte in _joined(data):
-                writer.write(bytes([byte]))
-                await writer.drain()
-                await asyncio.sleep(0)
+            async with self._speaking:
+                for byte in _joined(data):
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0)
             self._channel.active.discard(call.id)
         elif kind in (Kind.HALF, Kind.HALF_HANG):
-            whole = _joined(data)
-            writer.write(whole[: len(whole) // 2])
-            await writer.drain()
-            if kind is Kind.HALF_HANG:
-                await asyncio.Event().wait()
+            async with self._speaking:
+                whole = _joined(data)
+                writer.write(whole[: len(whole) // 2])
+                await writer.drain()
+                if kind is Kind.HALF_HANG:
+                    await asyncio.Event().wait()
         elif kind is not Kind.CLOSE:
             self._answer(call, data)
         await writer.drain()
@@ -288,7 +302,7 @@ class _Connection:
         if len(self._held) == 1:
             await asyncio.sleep(hold_s)
             held, self._held = self._held, []
-            self._writer.write(b"".join(reversed(held)))
+            await self._send(b"".join(reversed(held)))
 
 
 def _joined(data: bytes | list[bytes] | None) -> bytes:
