@@ -14,6 +14,7 @@ import coordinator.store.label_kernels
 import coordinator.store.series_kernels
 import coordinator.write.kernels
 import m3db.reader
+import m3db.tallies
 import m3db.write.warmup
 import m3metrics.kernels
 import m3msg.kernels
@@ -35,6 +36,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("types", coordinator.sinks.type_kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("m3db writes", m3db.write.warmup.warm),
+    ("m3db copies", m3db.tallies.warm),
     ("query", coordinator.query.kernels.warm),
     ("m3db reads", m3db.reader.warm),
 )

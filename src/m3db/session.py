@@ -6,7 +6,7 @@
 
 A topology takes effect once enough of its hosts are connected (``connectConsistencyLevel``); a host whose endpoint changes is a new one.
 Nothing here is ever given up for good: what cannot be written is RETRY, unless bad requests alone put the level out of reach
-(docs/compatibility.md, M3DB).
+(docs/compatibility.md).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """What becomes of a write when nodes fail, against ``golden/m3db/behaviour.jsonl``: sessions in virtual time against played hosts.
 
 Every vector is met, acknowledged or not, with as many rounds to the same nodes, but for those in which M3 loses values or finds no end.
-Which these are is said by rules on what the nodes do (``exception``), the rows of docs/compatibility.md, "M3DB".
+Which these are is said by rules on what the nodes do (``exception``), the rows of docs/compatibility.md, "Writing to M3DB".
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """``clusters[].client``: M3DB as storage (docs/m3/m3db_cluster.md, configuration of a client).
 
-What is ``Meaningless`` or only checked here is listed in docs/compatibility.md, "M3DB".
+What is ``Meaningless`` or only checked here is listed in docs/compatibility.md, "Configuration".
 """
 
 import enum
