@@ -6,6 +6,8 @@ Whatever changes tells the nodes, too: a played node does not watch the KV.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from lab.kv import ENVIRONMENT, ZONE
 from lab.m3db.namespaces import REGISTRY_KEY, Namespace, encode_registry
 from m3cluster.keys import kv_key, placement_key
@@ -60,6 +62,8 @@ class Nodes:
         initial = self._algorithm.initial([instance_of(member) for member in members], num_shards, replicas)
         self.placement: Placement = self._algorithm.mark_all_available(initial)
         """What was written last."""
+        self.version = 0
+        """Of the key, then."""
 
     async def write(self, placement: Placement | None = None) -> None:
         """Writes a placement; default: the one that there is, at the beginning or after the KV was away."""
@@ -68,7 +72,7 @@ class Nodes:
         for name, shards in self._shards().items():
             self.members[name].own(shards)
         if self.store is not None:
-            await self.store.set(self._key, encode_placement(self.placement))
+            self.version = await self.store.set(self._key, encode_placement(self.placement))
 
     def _shards(self) -> Mapping[str, set[int]]:
         found = {name: set[int]() for name in self.members}
@@ -90,6 +94,15 @@ class Nodes:
     async def remove(self, name: str) -> None:
         """The others take the shards of a node."""
         await self.write(self._algorithm.remove(self.placement, [name]))
+
+    async def move(self, name: str) -> None:
+        """A node has another address than the placement says."""
+        new = instance_of(self.members[name])
+        instances = tuple(
+            replace(one, endpoint=new.endpoint, hostname=new.hostname, port=new.port) if one.id == name else one
+            for one in self.placement.instances
+        )
+        await self.write(replace(self.placement, instances=instances))
 
     async def settle(self) -> None:
         """All shards have been taken over: they are AVAILABLE, and what was LEAVING is gone."""

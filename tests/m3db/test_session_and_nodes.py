@@ -3,17 +3,24 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from lab.kv import ENVIRONMENT
 from lab.m3db.faults import Error, Fault, Kind
 from lab.m3db.node import Node
+from lab.m3db.placements import SERVICE, Nodes
+from lab.m3db.series import shard_of
 from lab.waiting import until
 from tests.m3db.played import Series
 
+from m3cluster.kv import Memory, open_store
+from m3cluster.kv.sqlite.memory import MemoryServer
+from m3cluster.placement import ShardState
 from m3db.consistency import RowState
+from m3db.following import FollowedTopology
 from m3db.options import HostOptions, RetryOptions, SessionOptions
 from m3db.session import FixedTopology, Session, WriteResult, open_session
 from m3db.topology import Host, Topology
@@ -56,6 +63,21 @@ class Cluster:
     def stored(self) -> list[int]:
         """Values by node."""
         return [sum(1 for _ in node.storage.values("default")) for node in self.nodes]
+
+
+@contextlib.asynccontextmanager
+async def moving(spare: str = "d") -> AsyncIterator[tuple[Cluster, Nodes, Node]]:
+    """A cluster whose placement is in a KV, and a node that is not in it yet."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(Node(name, num_shards=SHARDS)) for name in ("a", "b", "c", spare)]
+        store = await open_store(Memory(MemoryServer()))
+        stack.push_async_callback(store.close)
+        placed = Nodes(nodes[:3], store, num_shards=SHARDS)
+        await placed.write()
+        source = FollowedTopology(store, ENVIRONMENT, SERVICE)
+        session = await stack.enter_async_context(open_session(FOREVER, source, Registry().scope("m3db-client")))
+        await until(lambda: session.topology is not None)
+        yield Cluster(nodes, session), placed, nodes[3]
 
 
 @contextlib.asynccontextmanager
@@ -196,3 +218,55 @@ async def test_nodes_that_are_not_healthy_are_written_to_when_they_are() -> None
             node.fault("health", None)
         async with asyncio.timeout(60):
             assert all_of(await at.write(), WRITTEN)
+
+
+def holders(at: Cluster, placed: Nodes) -> list[int]:
+    """How many nodes that have a series' shard AVAILABLE hold each of the values that any node holds."""
+    found: dict[tuple[bytes, int], int] = {}
+    for node in at.nodes:
+        instance = placed.placement.instance(node.name)
+        shards = instance.shards if instance is not None else ()
+        available = {shard.id for shard in shards if shard.state is ShardState.AVAILABLE}
+        for series_id, point in node.storage.values("default"):
+            counts = shard_of(series_id, SHARDS) in available
+            found[series_id, point.time_ns] = found.get((series_id, point.time_ns), 0) + counts
+    return list(found.values())
+
+
+@pytest.mark.parametrize("begin", ["replace", "add", "remove"])
+async def test_shards_that_move_are_written_to_both_and_count_where_they_are_available(begin: str) -> None:
+    async with moving() as (at, placed, spare):
+        changes: dict[str, Callable[[], Coroutine[None, None, None]]] = {
+            "replace": lambda: placed.replace("b", spare), "add": lambda: placed.add(spare), "remove": lambda: placed.remove("b"),
+        }  # fmt: skip
+        if begin == "remove":
+            await placed.add(spare)
+            await placed.settle()
+        await changes[begin]()
+        await until(lambda: at.session.topology is not None and at.session.topology.version == placed.version)
+        assert all_of(await at.write(), WRITTEN)
+        counts = holders(at, placed)
+        assert len(counts) == 300
+        assert min(counts) >= 2
+        initializing = [one for one in placed.placement.instances for shard in one.shards if shard.source_id]
+        new = next(node for node in at.nodes if node.name == initializing[0].id)
+        await until(lambda: any(new.storage.values("default")))
+        # From here on the nodes that shards have left do not take them any more; who sends them there is at fault.
+        await placed.settle()
+        await until(lambda: at.session.topology is not None and at.session.topology.version == placed.version)
+        for node in at.nodes:
+            node.storage.clear()
+        assert all_of(await at.write(), WRITTEN)
+        await until(lambda: min(holders(at, placed)) == 3)
+        assert sum(at.stored()) == 900
+
+
+async def test_a_new_address_of_a_node_is_followed() -> None:
+    async with moving() as (at, placed, _):
+        await at.nodes[0].hang_up()
+        at.nodes[0].port = 0
+        await at.nodes[0].listen()
+        await placed.move("a")
+        await until(lambda: at.session.topology is not None and at.session.topology.version == placed.version)
+        assert all_of(await at.write(), WRITTEN)
+        await until(lambda: at.stored()[0] == 300)

@@ -12,6 +12,7 @@ from m3cluster.keys import kv_key, placement_key
 from m3cluster.kv import Memory, open_store
 from m3cluster.kv.sqlite.memory import MemoryServer
 from m3cluster.placement import Placement, ShardState, decode_placement, validate
+from m3db.namespaces import Namespaces, decode_registry, targets_of
 
 SHARDS = 12
 
@@ -44,6 +45,18 @@ async def test_the_kv_has_what_a_client_reads(nodes: list[Node]) -> None:
     registry = await store.get(kv_key(ENVIRONMENT, REGISTRY_KEY))
     assert registry.data == encode_registry([Namespace("a"), Namespace("b", resolution_ns=SECOND_NS)])
     await store.close()
+
+
+def test_the_registry_says_what_namespaces_are() -> None:
+    one = Namespace("b", resolution_ns=SECOND_NS, buffer_past_ns=7, cold_writes=True)
+    found = decode_registry(encode_registry([Namespace("a"), one, Namespace("c", ready=False)])).by_name
+    assert (found["b"].retention.buffer_past_ns, found["b"].cold_writes_enabled) == (7, True)
+    targets, problems = targets_of(Namespaces(found))
+    assert {key: target.namespace.name for key, target in targets.items()} == {
+        (0, 0): "a",
+        (SECOND_NS, one.retention_ns): "b",
+    }
+    assert len(problems) == 1
 
 
 def test_at_first_all_have_all(nodes: list[Node]) -> None:
