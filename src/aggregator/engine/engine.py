@@ -14,7 +14,7 @@ from aggregator import ipc
 from aggregator.engine import reasons as why
 from aggregator.engine.flush.plan import Plan, Planner, releasable, shard_bounds
 from aggregator.engine.flush.run import FlushRun
-from aggregator.engine.ingest import scan
+from aggregator.engine.ingest import scan, shorthand
 from aggregator.engine.ingest.apply import DONE, NEED_INDEX, NEED_METADATA, NEED_PASSTHROUGH, NEED_PLAIN, refuse
 from aggregator.engine.ingest.entries import (
     collect_elements,
@@ -25,6 +25,7 @@ from aggregator.engine.ingest.entries import (
     reshard_entries,
 )
 from aggregator.engine.ingest.metadata import MetadataTable
+from aggregator.engine.ingest.repeats import forget_repeats
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
@@ -58,6 +59,18 @@ class IngestResult:
     ack_sizes: NDArray[np.int64]
     """Bytes of ``acks`` per segment."""
     messages: int
+    rows: NDArray[np.uint8]
+    """What was applied, for a journal (``ingest.shorthand``), if it was asked for; good until the next call."""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of the rows of a batch."""
+
+    lost: int
+    """Samples of series that are not known."""
+    whole: bool
+    """False: the rows end in the middle of one."""
 
 
 class _Writable:
@@ -94,6 +107,7 @@ class Engine:
         self._scratch = np.zeros(1, np.float64)
         self._progress = np.zeros(1, layout.PROGRESS)
         self._call = 0
+        self._written = np.empty(0, np.uint8)
         self._flushes = 0
         self._passthrough = Passthrough(self._tables.counts, self._topic_shards)
         self._active: dict[str, float] = {}
@@ -102,7 +116,9 @@ class Engine:
 
     # --- samples
 
-    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int) -> IngestResult:
+    def ingest(
+        self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int, *, journaled: bool = False
+    ) -> IngestResult:
         """Applies complete m3msg frames. ``sizes[k]`` bytes of ``payload`` came from connection ``k`` of the batch.
 
         All untimed values are taken to have come at ``now_ns``, one after another in the order of the payload.
@@ -115,6 +131,10 @@ class Engine:
         self._progress = np.zeros(1, layout.PROGRESS)
         progress = self._progress[0]
         progress["call"] = self._next_call()
+        progress["written"] = -1
+        if journaled:
+            progress["written"] = 0
+            self._make_room(len(payload))
         messages = int(self._tables.counts[why.C_MESSAGES])
         while True:
             code = scan.ingest(
@@ -128,23 +148,38 @@ class Engine:
                 self._scratch,
                 acks,
                 ack_sizes,
+                self._written,
                 now_ns,
             )
             if code == DONE:
                 break
-            row = self._rows[int(progress["row"])]
-            if code in (NEED_PLAIN, NEED_PASSTHROUGH):
-                at = int(row["message_at"])
-                self._apply_odd(payload[at : at + int(row["message_size"])].tobytes(), now_ns)
-                progress["row"] += 1
-            elif not self._provide(code, payload, row):
-                progress["row"] += 1
+            self._help(code, payload, now_ns)
         self._collect_errors()
         return IngestResult(
             acks[: int(progress["acks"])],
             ack_sizes,
             int(self._tables.counts[why.C_MESSAGES]) - messages,
+            self._written[: max(int(progress["written"]), 0)],
         )
+
+    def _make_room(self, nbytes: int) -> None:
+        """Room for the rows of ``nbytes`` of frames, each of which has at least six bytes."""
+        need = nbytes + nbytes // 6 * shorthand.LARGEST_HEAD + 64
+        if len(self._written) < need:
+            self._written = np.empty(need, np.uint8)
+
+    def _help(self, code: int, data: NDArray[np.uint8], now_ns: int) -> None:
+        """Does what a kernel cannot do with the row at which it stopped; ``data``: what the ranges of rows are in."""
+        progress = self._progress[0]
+        number = int(progress["row"])
+        row = self._rows[number]
+        if code in (NEED_PLAIN, NEED_PASSTHROUGH):
+            at = int(row["message_at"])
+            entry = self._apply_odd(data[at : at + int(row["message_size"])].tobytes(), now_ns)
+            self._hints[number]["entry"] = entry
+            progress["row"] += 1
+        elif not self._provide(code, data, row):
+            progress["row"] += 1
 
     def _next_call(self) -> int:
         self._call = self._call % _MAX_CALL + 1
@@ -166,10 +201,10 @@ class Engine:
     def _refuse(self, detail: int, payload: NDArray[np.uint8], id_at: int, id_size: int) -> None:
         refuse(self._t, why.OTHER, detail, payload, id_at, id_size)
 
-    def _apply_odd(self, message: bytes, now_ns: int) -> None:
+    def _apply_odd(self, message: bytes, now_ns: int) -> int:
         """A message that no encoder writes: the plain decoder says what it means; it is written anew and applied.
 
-        Passthrough metrics come here, too: they only have to be written anew.
+        Passthrough metrics come here, too: they only have to be written anew. Returns ``HINT.entry``, never with the metadata known.
         """
         nothing = np.zeros(1, np.uint8)
         try:
@@ -180,22 +215,78 @@ class Engine:
                 else:
                     ident = np.frombuffer(bytearray(metric.id or b"?"), np.uint8)
                     self._refuse(why.D_UNRECOGNIZED, ident, 0, len(metric.id))
-                return
+                return layout.NO_ENTRY
             data = np.frombuffer(bytearray(encode_metric(metric)), np.uint8)
         except MetricsError as error:
             detail = why.D_UNRECOGNIZED if isinstance(error, UnrecognizedTypeError) else why.D_DECODE
             self._refuse(detail, nothing, 0, 0)
-            return
+            return layout.NO_ENTRY
         rows = np.zeros(1, METRIC_ROW)
         hints = np.zeros(1, layout.HINT)
+        hints["key"] = self._hints["key"][int(self._progress["row"][0])]
         while True:
             call = int(self._progress["call"][0])
             code = scan.ingest_one(self._t, data, rows, hints, self._scratch, now_ns, call)
             if code in (NEED_PLAIN, NEED_PASSTHROUGH):
                 self._refuse(why.D_DECODE, nothing, 0, 0)
-                return
+                return layout.NO_ENTRY
             if code == DONE or not self._provide(code, data, rows[0]):
-                return
+                entry = int(hints["entry"][0])
+                return entry & ~1 if entry >= 0 else entry
+
+    # --- the same once more
+
+    def replay(self, rows: NDArray[np.uint8], numbers: NDArray[np.uint32], now_ns: int) -> Replayed:
+        """Applies what ``ingest`` has written, as it was applied then; ``numbers``: entry rows + 1 by number, 0: not known (yet).
+
+        ``rows`` must be writeable, and not longer than a batch (2**32 bytes).
+        """
+        self._progress = np.zeros(1, layout.PROGRESS)
+        self._progress["call"] = self._next_call()
+        while True:
+            code = shorthand.replay(
+                self._t, rows, len(rows), self._progress, self._rows, self._hints, self._scratch, numbers, now_ns
+            )
+            if code == DONE:
+                break
+            hint = self._hints[int(self._progress["row"][0])]
+            self._help(code, rows, now_ns)
+            if hint["entry"] >= 0 and hint["number"] < len(numbers):
+                numbers[int(hint["number"])] = (int(hint["entry"]) >> 1) + 1
+        self._collect_errors()
+        self.recent_errors.clear()
+        return Replayed(int(self._progress["acks"][0]), whole=int(self._progress["segment"][0]) == 0)
+
+    def repeats_of(
+        self, rows: NDArray[np.uint8], count: int, numbers: NDArray[np.uint32], now_ns: int
+    ) -> NDArray[np.uint64]:
+        """What ``expect_repeats`` takes, of each of the ``count`` messages of ``rows``.
+
+        ``numbers`` as for ``replay``; empty: numbers are rows.
+        """
+        words = np.zeros(count, np.uint64)
+        shorthand.repeats_of(rows, 0, len(rows), self._rows, self._hints, numbers, now_ns, words)
+        return words
+
+    def expect_repeats(self, words: NDArray[np.uint64]) -> None:
+        """These messages may come again: they are acked then, and not applied."""
+        shorthand.expect_repeats(self._t, words)
+
+    def forget_repeats(self) -> None:
+        """No message comes again."""
+        forget_repeats(self._t)
+
+    def begin_replay(self) -> None:
+        """What follows was accepted before: memory does not limit it."""
+        self._tables.head["memory_limit"] = 0
+
+    def end_replay(self) -> None:
+        """From now on it counts."""
+        self._tables.head["memory_limit"] = self._options.memory_limit_bytes
+        self._tables.counts[:] = 0
+        self._tables.errors[:] = 0
+        self._tables.head["errors"] = 0
+        self.recent_errors.clear()
 
     def _grow_index(self) -> None:
         """Doubles the index: a fresh one takes the words of the old."""

@@ -136,6 +136,7 @@ C_DISCARDED = _count("list.flush.metric-discarded{flush-type=local}")
 C_STALE_FLUSH = _count("list.flush-before.stale")
 C_COLLECTED = _count("list.flush.elem-collected")
 C_MESSAGES = _count("messages")
+C_REDELIVERED = _count("redelivered")
 
 COUNTERS: tuple[str, ...] = tuple(_names)
 """Names of the counters by number. Of one that each category has, the category is added to the number."""

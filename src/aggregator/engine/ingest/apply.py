@@ -21,6 +21,7 @@ from aggregator.engine.ingest.forwarded import (
     to_int64,
 )
 from aggregator.engine.ingest.limits import late_or_early, may_create, within_value_limit
+from aggregator.engine.ingest.repeats import take_repeat
 from aggregator.engine.state.elements import append_element, find_element, find_key
 from aggregator.engine.state.state import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
 from aggregator.engine.tables import layout
@@ -231,9 +232,10 @@ def _find_metadata(t, address, size, key):
 def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     """Applies the decoded message ``rows[i]``; returns ``DONE`` or what is needed first (nothing has been changed then).
 
-    ``hints[i]``: hash of its key and the row of the entry that is probably its (-1: unknown). ``scratch``: one double.
+    ``hints[i]`` (HINT): ``half``, ``row`` and ``key`` are told, ``entry`` is set. ``scratch``: one double.
     """
     row = rows[i]
+    hints[i].entry = layout.NO_ENTRY
     if row.status != ROW_OK:
         return NEED_PLAIN
     payload = np.int64(row.payload)
@@ -258,6 +260,9 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
             at = np.int64(-1)
     if at < 0:
         at = probe(t, half, category, metric_type, address, id_size)
+    if at >= 0 and v.head(t).repeats != 0 and take_repeat(t, buf, row, at, hints[i].key):
+        hints[i].entry = np.int64(layout.REPEATED) - at
+        return DONE
     meta_size = np.int64(row.meta_size)
     known = False
     if at >= 0 and v.entries(t)[at].stage != 0:
@@ -269,6 +274,8 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
             and now_ns < s.until_ns
             and bytes_equal(base(v.text(t)) + np.uint64(s.meta_at), base(buf) + np.uint64(row.meta_at), meta_size)
         )
+    if at >= 0:
+        hints[i].entry = at << 1 | np.int64(known)
     meta = np.int64(-1)
     if not known:
         meta = _find_metadata(t, base(buf) + np.uint64(row.meta_at), meta_size, np.uint64(key))
@@ -279,6 +286,24 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
             return DONE
         if at < 0 and v.head(t).live >= v.head(t).index_limit:
             return NEED_INDEX
+    made = apply_to(t, buf, row, at, meta, half, scratch, now_ns, call)
+    if at < 0 and made >= 0:
+        hints[i].entry = made << 1
+    return DONE
+
+
+@njit(cache=True, nogil=True)
+def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
+    """Applies a message to entry ``at`` (-1: make it), with the metadata ``meta`` (-1: that of the entry's stage); returns the entry's row.
+
+    The row is -1 where none was made. This is all that a message changes, so a journal need not tell more of one than what is given here.
+    """
+    payload = np.int64(row.payload)
+    id_at = np.int64(row.id_at)
+    id_size = np.int64(row.id_size)
+    category = category_of(payload)
+    metric_type = np.int64(row.metric_type)
+    known = meta < 0
     _count_kind(t, row)
     shard = (
         np.int64(v.entries(t)[at].shard)
@@ -288,11 +313,11 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     home = v.shards(t)[shard]
     if home.owned == 0:
         refuse(t, category, why.D_NOT_OWNED, buf, id_at, id_size)
-        return DONE
+        return at
     if now_ns < home.earliest or now_ns >= home.latest:
         v.counts(t)[why.C_NOT_WRITEABLE] += 1
         refuse(t, category, why.D_NOT_WRITEABLE, buf, id_at, id_size)
-        return DONE
+        return at
     if at < 0:
         detail = may_create(t, shard, now_ns)
         if detail == why.D_NONE:
@@ -301,19 +326,19 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
                 detail = why.D_MEMORY
         if detail != why.D_NONE:
             refuse(t, category, detail, buf, id_at, id_size)
-            return DONE
+            return at
     e = v.entries(t)[at]
     n = np.int64(row.values_size) >> 3 if payload == Payload.TIMERS else np.int64(1)
     if not within_value_limit(t, e, n, now_ns):
         v.counts(t)[why.C_VALUE_REFUSED + category] += 1
         v.counts(t)[why.C_DROPPED_VALUES + category] += n
         refuse(t, category, why.D_VALUE_LIMIT, buf, id_at, id_size)
-        return DONE
+        return at
     if payload == Payload.TIMERS and n == 0 and v.head(t).timer_split > 0:
         # M3 cuts the batch into slices, none here, and does for each what it does for a batch.
         v.counts(t)[why.C_SUCCESS + category] += 1
         v.counts(t)[why.C_WRITE_SUCCESS] += 1
-        return DONE
+        return at
     e.last_access = now_ns
     write = True
     detail = np.int64(why.D_NONE)
@@ -345,4 +370,4 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
         v.counts(t)[why.C_WRITE_SUCCESS] += 1
     else:
         refuse(t, category, detail, buf, id_at, id_size)
-    return DONE
+    return at

@@ -6,7 +6,8 @@ Blocks of ``BLOCK`` messages go through four passes, so that what one message wa
 1. find frames, write their acks, decode, hash the keys, ask for the index words;
 2. look for the entry's row in the index, ask for the entry;
 3. ask for the id's bytes and for the record of the window that the value will most likely fall into;
-4. compare the key in full and apply (``apply``), one message after another, in order.
+4. compare the key in full and apply (``apply``), one message after another, in order;
+5. write what was applied, if that is wanted (``shorthand``).
 
 Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``PROGRESS`` says where to go on.
 """
@@ -18,6 +19,8 @@ from aggregator.engine import reasons as why
 from aggregator.engine.ingest.apply import DONE, apply_row, refuse
 from aggregator.engine.ingest.entries import key_hash
 from aggregator.engine.ingest.forwarded import category_of
+from aggregator.engine.ingest.repeats import message_key
+from aggregator.engine.ingest.shorthand import write_rows
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.pages import record_at
@@ -67,6 +70,8 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
     for i in range(n):
         f = frames[i]
         start = np.int64(f.value_at)
+        hints[i].key = message_key(f.shard, f.id)
+        hints[i].entry = layout.NO_ENTRY
         if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
             row = rows[i]
             category = category_of(np.int64(row.payload))
@@ -105,11 +110,12 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, now_ns):
+def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
     """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]``. Returns ``DONE`` or ``NEED_*``.
 
     ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
-    hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``.
+    hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``; ``written`` (uint8) has
+    room for the rows of ``shorthand``.
     """
     progress = at[0]
     while True:
@@ -121,6 +127,8 @@ def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, now_
                 progress.row = i
                 return code
             i += 1
+        if progress.written >= 0:
+            progress.written = write_rows(buf, rows, hints, n, now_ns, written, progress.written)
         progress.row = 0
         n = _scan(t, buf, ends, progress, frames, acks, ack_sizes)
         progress.rows = n

@@ -129,6 +129,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         targets=reserve(layout.MAX_SPECS, layout.TARGET),
         sources=reserve(layout.MAX_SOURCES, layout.SOURCE),
         free_sources=np.zeros(64, np.int64),
+        repeats=reserve(2 * layout.MAX_REPEATS, np.uint64),
     )
     place(tables.annotation_table, tables.annotation_slots, tables.annotations, tables.annotation_bytes)
     return tables

@@ -12,6 +12,7 @@
 | log | samples of timers that need quantiles, in chunks chained per window | window |
 | annotations | bytes that came with values, as ``m3x.table_kernels`` keeps keys | number, or hash of the bytes |
 | sources | which source has sent which versions to a record, a hash table per window | window, then slot and source |
+| repeats | messages that were applied and may come again (``ingest.repeats``) | hash of the content |
 | targets | rollups: what elements forward to; ``group_index`` finds the group of a target on a shard | number |
 | metas, stages, stage_specs | interned metadata bytes, their stages, what a stage asks for | hash of the bytes |
 | specs, outputs, attrs | what is computed for an aggregation key and metric type; how it is emitted | number |
@@ -63,6 +64,7 @@ GROUP_INDEX = 1 << 10
 """Words of the group index at first; both grow."""
 MAX_GROUPS = 1 << 24
 MAX_SOURCES = 1 << 31
+MAX_REPEATS = 1 << 24
 
 MIN_INT64 = -(1 << 63)
 MAX_INT64 = (1 << 63) - 1
@@ -370,12 +372,28 @@ HEAD = np.dtype(
         ("groups", np.int64),  # in the index
         ("sources", np.int64),
         ("timer_split", np.int64),  # values into which a batch timer is cut; 0: it is not
+        ("repeats", np.int64),  # messages that may come again
+        ("repeats_used", np.int64),  # words of their table that are not 0
+        ("repeats_mask", np.int64),  # words of it, less one
     ]
 )
 """What there is once: how much of each table is in use, and limits."""
 
-HINT = np.dtype([("half", np.uint64), ("row", np.int64)])
-"""Of a message: the hash of its key, and the row of the entry that is probably its (-1: unknown)."""
+NO_ENTRY = -1
+REPEATED = -2
+HINT = np.dtype(
+    [
+        ("half", np.uint64),  # hash of the key of its entry
+        ("row", np.int64),  # of the entry that is probably its; -1: unknown
+        (
+            "entry",
+            np.int64,
+        ),  # NO_ENTRY, or 2 · row of the entry it was applied to, + 1 where its metadata was known; REPEATED - row: it came again
+        ("key", np.uint32),  # hash of the message's shard and id
+        ("number", np.uint32),  # while replaying: of the entry in the journal
+    ]
+)
+"""Of a message."""
 PROGRESS = np.dtype(
     [
         ("position", np.int64),  # in the payload, of the next frame
@@ -385,6 +403,7 @@ PROGRESS = np.dtype(
         ("acks", np.int64),  # bytes of ack frames
         ("segment_acks", np.int64),  # the same where the segment began
         ("call", np.int64),  # number of the batch, 1 to 65,535
+        ("written", np.int64),  # bytes of rows for the journal; -1: none are wanted
     ]
 )
 """How far a batch has been ingested."""
@@ -488,6 +507,7 @@ class Tables(NamedTuple):
     targets: Array
     sources: Array
     free_sources: Array
+    repeats: Array
 
     def elements_of(self, bucket: int) -> Array:
         """The slots of a bucket."""
@@ -528,7 +548,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """Row types of the tables; ``int64``, ``uint64`` or ``uint32`` for those that are not named (below)."""
 DTYPES |= {name: np.dtype(np.int64) for name in ("list_born", "closed_through", "emitted_through")}
-DTYPES |= {name: np.dtype(np.uint64) for name in ("entry_index", "annotation_slots", "group_index")}
+DTYPES |= {name: np.dtype(np.uint64) for name in ("entry_index", "annotation_slots", "group_index", "repeats")}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {

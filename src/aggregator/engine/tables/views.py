@@ -104,6 +104,7 @@ group_index = _view("group_index")
 targets = _view("targets")
 sources = _view("sources")
 free_sources = _view("free_sources")
+repeats = _view("repeats")
 
 free_entries = _view("entries", layout.FREE_ENTRY)
 tombstones = _view("elements", layout.TOMBSTONE)

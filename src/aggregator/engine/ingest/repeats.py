@@ -1,0 +1,113 @@
+# mypy: ignore-errors
+"""Compiled set of messages that were applied and may come again, as their acks may not have reached who sent them.
+
+A message is known by what it does and who it is: the entry, the values, the time, and a hash of its shard and id. Ids alone begin anew with
+every producer; the same id with the same values of the same series is the same message. Words of the table are 64-bit hashes of all that,
+0: free, 1: taken out. It is filled after a replay, or when a connection was cut; otherwise it is empty, and costs nothing.
+"""
+
+import numpy as np
+from numba import njit
+
+from aggregator.engine import reasons as why
+from aggregator.engine.tables import layout
+from aggregator.engine.tables import views as v
+from m3metrics.rows import Payload
+from m3x.kernels import base, double_bits, hash_bytes, load64
+
+_1 = np.uint64(1)
+_32 = np.uint64(32)
+_A = np.uint64(0x9E3779B97F4A7C15)
+_B = np.uint64(0xD6E8FEB86659FD93)
+_FIRST = 1 << 10
+
+
+@njit(cache=True, nogil=True)
+def _mix(a):
+    a ^= a >> _32
+    a *= _B
+    a ^= a >> _32
+    a *= _B
+    return a ^ (a >> _32)
+
+
+@njit(cache=True, nogil=True)
+def message_key(shard, ident):
+    """The 32-bit hash of a message's shard and id (both uint64)."""
+    return np.uint32(_mix((shard + _1) * _A ^ ident) >> _32)
+
+
+@njit(cache=True, nogil=True)
+def content(buf, row, at, key):
+    """The hash of message ``row`` (METRIC_ROW, ranges in ``buf``) to entry ``at``; never 0 or 1."""
+    values = base(buf) + np.uint64(row.values_at)
+    if row.payload == Payload.COUNTER:
+        value = np.uint64(row.count)
+    elif row.values_size == 8 and row.version == 0:
+        value = np.uint64(load64(values))
+    elif row.values_size != 0:
+        value = hash_bytes(values, np.uint64(row.values_size), np.uint64(row.version))
+    elif row.payload in (Payload.TIMERS, Payload.FORWARDED):
+        value = np.uint64(0)
+    else:
+        value = np.uint64(double_bits(row.value))
+    h = _mix(np.uint64(at) << _32 | np.uint64(key))
+    return _mix(_mix(h ^ value * _A) ^ np.uint64(row.time_ns)) | np.uint64(2)
+
+
+@njit(cache=True, nogil=True)
+def _put(t, word):
+    words = v.repeats(t)
+    mask = v.head(t).repeats_mask
+    at = np.int64(word >> _32) & mask
+    while words[at] > _1:
+        at = (at + 1) & mask
+    v.head(t).repeats_used += words[at] == np.uint64(0)
+    words[at] = word
+
+
+@njit(cache=True, nogil=True)
+def expect_repeat(t, word):
+    """Enters a message by its ``content``; beyond ``MAX_REPEATS`` it is left out."""
+    head = v.head(t)
+    if 2 * (head.repeats_used + 1) > head.repeats_mask:
+        size = head.repeats_mask + 1 if head.repeats_mask else 0
+        wide = size if 4 * (head.repeats + 1) <= size else max(2 * size, _FIRST)
+        if wide > 2 * layout.MAX_REPEATS:
+            return
+        old = v.repeats(t)[:size].copy()
+        for k in range(wide):
+            v.repeats(t)[k] = np.uint64(0)
+        head.repeats_mask = wide - 1
+        head.repeats_used = 0
+        for k in range(size):
+            if old[k] > _1:
+                _put(t, old[k])
+    _put(t, word)
+    head.repeats += 1
+
+
+@njit(cache=True, nogil=True)
+def take_repeat(t, buf, row, at, key):
+    """Whether a message was applied before; it is expected no more then."""
+    word = content(buf, row, at, key)
+    words = v.repeats(t)
+    mask = v.head(t).repeats_mask
+    place = np.int64(word >> _32) & mask
+    while words[place] != np.uint64(0):
+        if words[place] == word:
+            words[place] = _1
+            v.head(t).repeats -= 1
+            v.counts(t)[why.C_REDELIVERED] += 1
+            return True
+        place = (place + 1) & mask
+    return False
+
+
+@njit(cache=True, nogil=True)
+def forget_repeats(t):
+    """Nothing is expected any more."""
+    for k in range(v.head(t).repeats_mask + 1):
+        v.repeats(t)[k] = np.uint64(0)
+    v.head(t).repeats = 0
+    v.head(t).repeats_used = 0
