@@ -145,7 +145,9 @@ def test_endpoints_are_namespaces(tmp_path: Path) -> None:
 async def test_sinks_take_what_their_endpoint_is_for(tmp_path: Path) -> None:
     sinks = open_sinks(read(POLICIES, tmp_path), LabelRules())
     taken = {
-        str(policy): [sink.name for sink in sinks if sink.takes(Destination.of(policy))]
+        str(policy): [
+            sink.name for sink in sinks if sink.takes(UNAGGREGATED if policy is None else Destination.of(policy))
+        ]
         for policy in (
             None,
             StoragePolicy.parse("1m@1s:40d"),
