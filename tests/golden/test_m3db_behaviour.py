@@ -6,7 +6,6 @@ Which these are is said by rules on what the nodes do (``exception``), the rows 
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +157,7 @@ async def play(vector: Vector) -> tuple[Outcome, float]:
         while not acked and back_without_connections(vector):  # the message comes again
             acked, after_s = await ingest(session, values_of(vector))
         await asyncio.sleep(3)
-    times: dict[str, Any] = {name: [at for at, _ in host.calls] for name, host in network.hosts.items() if host.calls}
+    times = {name: {at for at, _ in host.calls} for name, host in network.hosts.items() if host.calls}
     rounds = max((len(found) for found in times.values()), default=0)
     if not back_without_connections(vector):
         assert all(len(found) == rounds for found in times.values()), "not every round asked the same hosts"

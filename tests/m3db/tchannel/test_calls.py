@@ -40,6 +40,21 @@ def test_answers_arrive_however_the_stream_is_cut(
     assert inbound.held_bytes == 0
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1]), st.sampled_from([b"", b"\0", bytes(60), bytes(200)]), checksums)),
+    st.randoms(),
+)
+def test_answers_with_the_same_bytes_say_the_same(
+    answers: list[tuple[int, bytes, Checksum]], chance: random.Random
+) -> None:
+    stream = b"".join(
+        answer_bytes(number, body, code, checksum) for number, (code, body, checksum) in enumerate(answers)
+    )
+    inbound = Inbound(ANY_ID)
+    events = [event for piece in pieces(stream, chance) for event in inbound.feed(piece)]
+    assert events == [Answered(number, code, body) for number, (code, body, _) in enumerate(answers)]
+
+
 @pytest.mark.parametrize("checksum", Checksum)
 @pytest.mark.parametrize("size", [0, 1, 300_000])
 def test_calls_arrive(checksum: Checksum, size: int) -> None:
