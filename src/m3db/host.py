@@ -313,7 +313,7 @@ class HostPool:
         elif isinstance(error, CallError):
             result = error
         else:
-            raise error
+            result = CallError(CallFailure.PROTOCOL, f"{type(error).__name__}: {error}")
         if self._note_call(result):
             self._progress_s = asyncio.get_running_loop().time()
         self._relief.set()

@@ -262,12 +262,14 @@ class Session:
             self._retire(group)
 
     async def _connected(self, topology: Topology) -> bool:
-        """Waits for ``connectConsistencyLevel``; False: a newer topology has come meanwhile."""
+        """Waits for ``connectConsistencyLevel``, of a topology that follows another one only for hosts that are new in it; False: a newer
+        topology has come meanwhile."""
+        known = set() if self._active is None else set(self._active.routing.topology.hosts)
         level, begun = self.options.connect_level, asyncio.get_running_loop().time()
         steps = list(_STEPS.get(level, (level,)))
         deadline = begun + self.options.connect_timeout_s
         while self._newest is topology:
-            there = np.array([self._pools[host][0].connected > 0 for host in topology.hosts])
+            there = np.array([host in known or self._pools[host][0].connected > 0 for host in topology.hosts])
             if connected_enough(steps[0], topology, there):
                 self._scope.record("cluster-connect.latency", asyncio.get_running_loop().time() - begun)
                 return True

@@ -109,6 +109,16 @@ def test_rows_go_to_all_copies_and_are_written() -> None:
     play(work())
 
 
+def test_nothing_is_written_at_once() -> None:
+    async def work() -> None:
+        async with scene("abc") as at:
+            await at.ready()
+            assert states(await at.session.write(SERIES.rows([]))) == []
+            assert not at.network["a"].calls
+
+    play(work())
+
+
 def test_each_namespace_has_calls_of_its_own() -> None:
     async def work() -> None:
         async with scene("a", fixed("a", 1)) as at:
@@ -487,6 +497,19 @@ def test_a_topology_takes_effect_when_its_hosts_are_connected() -> None:
             assert len(at.session.topology.hosts) == 3
             at.network["d"].mode = "ok"
             await at.until(lambda: len(at.session.topology.hosts) == 4, 10)
+
+    play(work())
+
+
+def test_hosts_that_were_there_before_do_not_delay_a_topology() -> None:
+    async def work() -> None:
+        source = Source(of(three("a", "b", "c")))
+        async with scene("abcd", source) as at:
+            await at.ready()
+            at.network.stop("a")
+            await asyncio.sleep(5)
+            source.tell(of(replacing()))
+            await at.until(lambda: len(at.session.topology.hosts) == 4, 1)
 
     play(work())
 
