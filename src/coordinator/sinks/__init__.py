@@ -3,10 +3,10 @@
 Open ``sink`` first: the one small interface of a store (``Sink.deliver``: a batch of columns in, a verdict per row out). ``values`` has
 the columns (``annotations`` one that is there only where it is needed), and ``series`` the table that gives every series a number for
 all sinks at once; then ``hub``, which is what writers see (``resends`` tells it what is sent again). Behind it, for each sink: ``queue``
-(``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``intervals``), ``deliverer`` (the shell of both), ``status``, which
-``routes`` shows over HTTP; ``kernels`` are the compiled loops. ``metric_types`` (``type_kernels``) notes which types annotations say. The
-stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them of
-``coordinator.config.sinks``.
+(``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``parking``, ``intervals``), ``deliverer`` (the shell of both), ``status``,
+which ``routes`` shows over HTTP; ``kernels`` are the compiled loops. ``metric_types`` (``type_kernels``) notes which types annotations
+say. The stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them
+of ``coordinator.config.sinks``.
 
 ::
 
@@ -33,7 +33,7 @@ from coordinator.sinks.file import FileSink
 from coordinator.sinks.hub import Hub, NotYetSafeError, QueuedSink, open_hub
 from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.series import SeriesTable
-from coordinator.sinks.sink import Delivered, HeldError, Refused, RefusedWhy, Sink, TryAgainError
+from coordinator.sinks.sink import Delivered, HeldError, Parked, Refused, RefusedWhy, Sink, TryAgainError
 from coordinator.sinks.status import SinkStatus
 from coordinator.sinks.values import Destination, TimeUnit, Values
 
@@ -46,6 +46,7 @@ __all__ = [
     "HeldError",
     "Hub",
     "NotYetSafeError",
+    "Parked",
     "QueueOptions",
     "QueuedSink",
     "Refused",

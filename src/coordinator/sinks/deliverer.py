@@ -146,8 +146,10 @@ class Deliverer:
         """What is known now."""
         core, now_ns = self._core, monotonic_ns()
         failures = [lane for lane in core.lanes if lane.failure]
-        at_ns = self._ages.at(core.first) if core.waiting else None
+        oldest = core.first_unparked
+        at_ns = self._ages.at(oldest) if oldest < core.end else None
         worst = max(failures, key=lambda lane: lane.held, default=None)
+        parked = core.parked()
         return SinkStatus(
             name=self.name,
             waiting_values=core.waiting,
@@ -170,6 +172,9 @@ class Deliverer:
             failing_s=(now_ns - self._failing_since_ns) / _SECOND if self._failing_since_ns is not None else 0.0,
             held=worst is not None and worst.held,
             full=self._full,
+            parked_values=parked.values if parked is not None else 0,
+            parked_s=(now_ns - parked.since_ns) / _SECOND if parked is not None else 0.0,
+            parked_why=parked.text if parked is not None else "",
             trouble=[one for one in self._trouble() if one],
         )
 
@@ -177,15 +182,15 @@ class Deliverer:
         return [self._append_error, self._read_error, self._save_error, self._queue.trouble]
 
     async def _lane(self, number: int) -> None:
-        lane, wake = self._core.lanes[number], self._lane_wakes[number]
+        wake = self._lane_wakes[number]
         while True:
             wake.clear()
             batch = None if self._closing else self._core.take(number, monotonic_ns())
             if batch is not None:
                 await self._attempt(number, batch)
                 continue
-            waits = lane.due_ns is not None and not self._closing
-            pause_s = max((lane.due_ns or 0) - monotonic_ns(), 0) / _SECOND if waits else None
+            due_ns = None if self._closing else self._core.due_ns(number)
+            pause_s = None if due_ns is None else max(due_ns - monotonic_ns(), 0) / _SECOND
             try:
                 async with asyncio.timeout(pause_s):
                     await wake.wait()
@@ -224,7 +229,7 @@ class Deliverer:
 
     def _settled(self, number: int, batch: Batch, result: Delivered) -> None:
         before = self._core.counts.refused_after_answer
-        self._core.settled(number, result)
+        self._core.settled(number, result, monotonic_ns())
         if self._failing_since_ns is not None:
             self._failing_since_ns = None
             self._wake_lanes()
@@ -238,7 +243,8 @@ class Deliverer:
                     f"sink {self.name} refused values: {one.why}", values=len(one.rows), error=one.text,
                     metric=readable_id(metric[:_LONGEST_ID]),
                 )  # fmt: skip
-        self._scope.count("delivered", len(batch.values) - refused)
+        parked = sum(len(one.rows) for one in result.parked)
+        self._scope.count("delivered", len(batch.values) - refused - parked)
         if (late := self._core.counts.refused_after_answer - before) > 0:
             self._scope.count("refused_after_answer", late)
         if self._core.lags:
@@ -302,6 +308,8 @@ class Deliverer:
     def _save(self) -> None:
         before = self._queue.size_bytes
         try:
+            if self._queue.crowded and not self._closing:
+                self._move_parked(self._queue.began[1][0])
             self._queue.save(self._core.cursor())
             self._save_error = ""
         except SegmentError as error:
@@ -309,6 +317,25 @@ class Deliverer:
             _log.error_limited(f"sink {self.name}: its cursor cannot be saved", per_second=0.1, error=str(error))
         if self._queue.size_bytes < before:
             self._on_room()
+
+    def _move_parked(self, before: int) -> None:
+        """Writes what is parked of the oldest segment to the end of the queue, so that the segment can go. Raises ``SegmentError``."""
+        moving = self._core.parked_before(before)
+        if not moving:
+            return
+        records = []
+        for values, answered in moving:
+            try:
+                place = self._queue.append(values, wall_ns(), waiting=self._core.waiting, answered=answered)
+            except QueueFullError:
+                return
+            records.append(Record(place.first, place.stop, values, answered=answered))
+        self._core.moved(before, records)
+        _log.info(
+            f"sink {self.name}: values that wait for themselves were moved to the end of its queue",
+            values=sum(len(values) for values, _ in moving),
+        )
+        self._wake_lanes()
 
     def _wake_lanes(self) -> None:
         for wake in self._lane_wakes:

@@ -1,10 +1,11 @@
 """Which values a sink is given next, and which it has. Pure: the time is an argument.
 
-The values of a queue have numbers (``coordinator.sinks.records``). Each of them is in one of four states::
+The values of a queue have numbers (``coordinator.sinks.records``). Each of them is in one of five states::
 
     on disk only ──loaded──► waits in a lane ──take──► in a batch ──settled──► done
-         ▲                        │    (memory)            └─failed: again, after a pause
-         └──────window full───────┘
+         ▲                        │    (memory)          ▲ │ └─failed: again, after a pause
+         └──────window full───────┘                      │ └─parked─┐
+                                                         └──due─────┘
 
 * **Window.** Records in memory take at most ``window_bytes``. An ordered sink is given everything oldest first: while something is only
   on disk, what is appended stays on disk as well, and is read when its turn comes.
@@ -16,18 +17,28 @@ The values of a queue have numbers (``coordinator.sinks.records``). Each of them
   is not settled holds its own lane; the others once records that it has rows of fill the window.
 * **Again.** A batch may have arrived before if an attempt of it failed (but for one that reached nobody), or if a value of it was in the
   queue when this process began.
+* **Parked.** A sink may say of single rows of a batch *not yet*, and when to ask again. All others are settled, the lane goes on, and these
+  come as a batch of their own when they are due, in turn with what waits in the lane, in no order to it. A batch of them that fails is
+  parked once more: it never holds its lane. They stay in memory, in the least that holds them, and count in the window: when that is
+  full of them, the sink holds. So that they do not keep the disk occupied, ``parked_before`` and ``moved`` let the shell write them to the
+  end of the queue.
 * **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from coordinator.sinks.intervals import Intervals
-from coordinator.sinks.lanes import Batch, Lane, Record
-from coordinator.sinks.sink import Delivered, RefusedWhy
+from coordinator.sinks.lanes import Batch, Lane, Piece, Record, compose
+from coordinator.sinks.parking import Group, Parking
+from coordinator.sinks.sink import Delivered, Parked, RefusedWhy
+from coordinator.sinks.values import Values
 from m3x.retry import Backoff
 
-__all__ = ["Counts", "Delivery", "DeliveryOptions"]
+__all__ = ["Counts", "Delivery", "DeliveryOptions", "ParkedNow"]
 
 _SECOND = 1_000_000_000
 _BACKOFF = Backoff(initial_s=0.5, max_s=30.0)
@@ -60,6 +71,17 @@ class Counts:
     """Lost to damage of the queue."""
 
 
+@dataclass(frozen=True, slots=True)
+class ParkedNow:
+    """What is parked."""
+
+    values: int
+    since_ns: int
+    """When the one was parked that has been for longest."""
+    text: str
+    """Why it was parked last."""
+
+
 class Delivery:
     """One sink. ``done``: the numbers that were done before; ``end``: how many the queue has had; ``available``: the first it still has.
 
@@ -72,6 +94,7 @@ class Delivery:
         self.options = options
         self.counts = Counts()
         self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
+        self._parking = [Parking() for _ in range(options.lanes)]
         self._end = end
         self._available = 0
         self._again_before = end
@@ -84,6 +107,10 @@ class Delivery:
         """Rows that are final, of records that are not done."""
         self._untouched: OrderedDict[int, Record] = OrderedDict()
         """Live records of which nothing was taken, by first number."""
+        self._only_parked: dict[int, Record] = {}
+        """Records of which nothing waits but what is parked, by first number."""
+        self._passed = 0
+        """Before it everything is done, or of such records."""
         if damaged:
             self._available = available
             self.unreadable(0, available)
@@ -104,6 +131,18 @@ class Delivery:
     def first(self) -> int:
         """The lowest number that is not done."""
         return self._done.first[1] if 0 in self._done else 0
+
+    @property
+    def first_unparked(self) -> int:
+        """The lowest number that is not done, leaving out records of which nothing waits but what is parked."""
+        at = max(self._passed, self.first)
+        while True:
+            record = self._only_parked.get(at)
+            after = self._done.end_of(at) if record is None else record.stop
+            if after == at:
+                self._passed = at
+                return at
+            at = after
 
     @property
     def memory_bytes(self) -> int:
@@ -178,15 +217,61 @@ class Delivery:
                 return None
             lane.due_ns = None
             return lane.batch
-        batch = lane.next(newest_first=self.lags and not self.options.ordered)
+        # What is parked has every second turn while others wait as well.
+        lane.parked_turn = not lane.parked_turn
+        batch = self._next_parked(number, now_ns) if lane.parked_turn else None
+        batch = batch or lane.next(newest_first=self.lags and not self.options.ordered)
+        if batch is None and not lane.parked_turn:
+            batch = self._next_parked(number, now_ns)
         if batch is not None:
             for piece in batch.pieces:
                 self._untouched.pop(piece.record.first, None)
             lane.batch = batch
         return batch
 
-    def settled(self, number: int, result: Delivered) -> None:
-        """The lane's batch is final."""
+    def due_ns(self, number: int) -> int | None:
+        """When a lane in which nothing is under way has something to do, beside what comes; None: not by itself."""
+        lane = self.lanes[number]
+        return self._parking[number].due_ns if lane.batch is None else lane.due_ns
+
+    def parked(self) -> ParkedNow | None:
+        """What is, beside what is under way; None: nothing."""
+        groups = [group for parking in self._parking for group in parking]
+        if not groups:
+            return None
+        oldest = min(groups, key=lambda group: group.since_ns)
+        return ParkedNow(sum(parking.rows for parking in self._parking), oldest.since_ns, oldest.text)
+
+    def parked_before(self, number: int) -> list[tuple[Values, bool]]:
+        """The parked values of records that begin before a number: for each table once those that nobody waits for, and once the others."""
+        kinds: dict[tuple[int, bool], list[Piece]] = {}
+        for parking in self._parking:
+            for group in parking:
+                for piece in group.pieces:
+                    if piece.record.first < number:
+                        answered = piece.record.answered or piece.record.watcher is not None
+                        kinds.setdefault((id(piece.record.values.table), answered), []).append(piece)
+        return [(compose(pieces), answered) for (_, answered), pieces in kinds.items()]
+
+    def moved(self, before: int, records: Sequence[Record]) -> None:
+        """``parked_before(before)`` stands as these records at the end of the queue now, and is done where it was."""
+        since_ns = None
+        for parking in self._parking:
+            for piece in parking.remove(before):
+                record = piece.record
+                known = record.parked_since_ns
+                since_ns = known if since_ns is None or known is None else min(since_ns, known)
+                if record.watcher is not None:
+                    record.watcher.forgotten()
+                    record.watcher, record.answered = None, True
+                self._unpark(piece)
+                self._final(record, piece.stop)
+        for record in records:
+            record.again, record.parked_since_ns = True, since_ns
+            self.append(record)
+
+    def settled(self, number: int, result: Delivered, now_ns: int) -> None:
+        """The lane's batch is final, but for what is parked."""
         lane = self.lanes[number]
         batch = lane.batch
         assert batch is not None
@@ -196,6 +281,7 @@ class Delivery:
                 if other.due_ns is not None and not other.asked:
                     other.due_ns = 0
         lane.batch, lane.failure, lane.held = None, "", False
+        parked = self._park(number, batch, result.parked, now_ns)
         refused = 0
         for one in result.refused:
             refused += len(one.rows)
@@ -205,13 +291,12 @@ class Delivery:
                 if answered and one.why is not RefusedWhy.ALREADY_THERE:
                     self.counts.refused_after_answer += len(rows)
                 if record.watcher is not None:
-                    record.watcher.refused(one.why, rows, one.text)
-        self.counts.delivered += len(batch.values) - refused
-        for record, start, stop in batch.pieces:
-            record.left -= stop - start
-            self._partly += stop - start
-            if record.left == 0:
-                self._finish(record)
+                    record.watcher.refused(one.why, record.as_written(rows), one.text)
+        self.counts.delivered += len(batch.values) - refused - parked
+        for piece in batch.pieces:
+            if piece.own is not None:
+                self._unpark(piece)
+            self._final(piece.record, piece.stop - piece.start)
 
     def failed(
         self,
@@ -226,11 +311,65 @@ class Delivery:
         """The lane's batch has to be tried again. ``arrived``: parts of it may be there."""
         lane = self.lanes[number]
         assert lane.batch is not None
+        if lane.batch.parks:
+            everything = Parked(np.arange(len(lane.batch.values)), retry_after_s, text)
+            self.settled(number, Delivered(parked=[everything]), now_ns)
+            return
         lane.batch.again |= arrived
         lane.batch.attempts += 1
         pause_s = self.options.backoff.delay(lane.batch.attempts) if retry_after_s is None else retry_after_s
         lane.due_ns = now_ns + round(pause_s * _SECOND)
         lane.failure, lane.held, lane.asked = text, held, retry_after_s is not None
+
+    def _next_parked(self, number: int, now_ns: int) -> Batch | None:
+        return self._parking[number].take(now_ns, self.options.batch_rows)
+
+    def _park(self, number: int, batch: Batch, parked: Sequence[Parked], now_ns: int) -> int:
+        """Parks rows of a batch; how many."""
+        total = 0
+        parks = batch.parks + 1
+        for one in parked:
+            pause_s = self.options.backoff.delay(parks) if one.due_in_s is None else one.due_in_s
+            pieces, since_ns = [], now_ns
+            for record, rows in batch.rows_of(one.rows):
+                if record.parked_since_ns is None:
+                    record.parked_since_ns = now_ns
+                since_ns = min(since_ns, record.parked_since_ns)
+                before = record.size_bytes
+                pieces.append(record.park(rows))
+                self._resized(record, before)
+                # They are taken away with all other rows of the batch.
+                record.left += len(rows)
+                self._partly -= len(rows)
+            if pieces:
+                due_ns = now_ns + round(pause_s * _SECOND)
+                self._parking[number].add(Group(pieces, due_ns, since_ns, parks, one.text))
+            total += len(one.rows)
+        return total
+
+    def _unpark(self, piece: Piece) -> None:
+        assert piece.own is not None
+        before = piece.record.size_bytes
+        piece.record.unpark(piece.own)
+        self._resized(piece.record, before)
+
+    def _final(self, record: Record, rows: int) -> None:
+        """So many more rows of a record need no delivery any more."""
+        record.left -= rows
+        self._partly += rows
+        if record.left == 0:
+            self._finish(record)
+        elif record.parked and record.left == sum(map(len, record.parked)):
+            before = record.size_bytes
+            record.shrink()
+            self._resized(record, before)
+            self._only_parked[record.first] = record
+
+    def _resized(self, record: Record, before: int) -> None:
+        if record.backlog:
+            self._backlog += record.size_bytes - before
+        else:
+            self._memory += record.size_bytes - before
 
     def _give_up(self, start: int, stop: int) -> int:
         within = [(max(a, start), min(b, stop)) for a, b in self._disk if a < stop and b > start]
@@ -242,6 +381,7 @@ class Delivery:
     def _finish(self, record: Record) -> None:
         self._partly -= record.stop - record.first
         self._done.add(record.first, record.stop)
+        self._only_parked.pop(record.first, None)
         if record.backlog:
             self._backlog -= record.size_bytes
             self._backlog_records -= 1

@@ -26,6 +26,11 @@ class Intervals:
         at = bisect_right(self._starts, number) - 1
         return at >= 0 and number < self._stops[at]
 
+    def end_of(self, number: int) -> int:
+        """The end of the interval that ``number`` is in; ``number``, if it is in none."""
+        at = bisect_right(self._starts, number) - 1
+        return max(self._stops[at], number) if at >= 0 else number
+
     @property
     def total(self) -> int:
         """How many numbers are in the set."""

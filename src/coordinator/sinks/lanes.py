@@ -17,13 +17,15 @@ from coordinator.sinks.annotations import Annotations, joined_annotations
 from coordinator.sinks.sink import RefusedWhy
 from coordinator.sinks.values import Destination, Values
 
-__all__ = ["Batch", "Lane", "Piece", "Record", "Watcher"]
+__all__ = ["Batch", "Lane", "Piece", "Record", "Watcher", "compose"]
 
 _BACKLOG_TURN = 4
 """Of a lane's batches every fourth one is for the backlog, while newer values wait as well."""
 _RECORD_BYTES = 600
 """What a record takes in memory besides its columns, and a piece of it in each lane, roughly."""
 _ORDER_BYTES = 4
+_PIECE_BYTES = 200
+"""What a parked piece takes besides its rows, roughly."""
 
 
 class Watcher(Protocol):
@@ -68,7 +70,13 @@ class Record:
     gone: bool = False
     """It was left to the disk; its pieces mean nothing any more."""
     size_bytes: int = 0
-    """Memory while nothing of it was given away, roughly."""
+    """Memory, roughly."""
+    parked: list[NDArray[np.uint32]] = field(default_factory=list)
+    """The rows of its parked pieces, which change in place when the record becomes smaller."""
+    parked_since_ns: int | None = None
+    """Since when a row of it is."""
+    numbers: NDArray[np.uint32] | None = None
+    """Of a record that became smaller: which row of it as it was each one is."""
 
     def __post_init__(self) -> None:
         self.size_bytes = _RECORD_BYTES + _ORDER_BYTES * len(self.values) + self.values.size_bytes
@@ -86,6 +94,36 @@ class Record:
         self.lanes = [k for k in range(lanes) if ends[k] < ends[k + 1]]
         return [(k, Piece(self, ends[k], ends[k + 1])) for k in self.lanes]
 
+    def park(self, rows: NDArray[np.uint32]) -> "Piece":
+        """Rows that are no longer in any lane's piece: a piece of them alone."""
+        self.parked.append(rows)
+        self.size_bytes += _PIECE_BYTES + rows.nbytes
+        return Piece(self, 0, len(rows), rows)
+
+    def unpark(self, rows: NDArray[np.uint32]) -> None:
+        """The piece with these rows is no longer."""
+        self.parked = [one for one in self.parked if one is not rows]
+        self.size_bytes -= _PIECE_BYTES + rows.nbytes
+
+    def shrink(self) -> None:
+        """Keeps only the parked rows, where that saves at least half; nothing else of it waits."""
+        kept = self.left
+        if 2 * kept > len(self.values):
+            return
+        rows = np.sort(np.concatenate(self.parked))
+        places = np.empty(len(self.values), np.uint32)
+        places[rows] = np.arange(kept, dtype=np.uint32)
+        for one in self.parked:
+            one[:] = places[one]
+        self.numbers = rows if self.numbers is None else self.numbers[rows]
+        self.values, self.order = self.values.rows(rows.astype(np.int64)), np.zeros(0, np.uint32)
+        pieces = sum(_PIECE_BYTES + one.nbytes for one in self.parked)
+        self.size_bytes = _RECORD_BYTES + self.values.size_bytes + self.numbers.nbytes + pieces
+
+    def as_written(self, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Which rows these were when the record was written."""
+        return (rows if self.numbers is None else self.numbers[rows]).astype(np.int64)
+
     def leave(self) -> None:
         """The disk has it, the memory not any more."""
         self.gone = True
@@ -94,11 +132,19 @@ class Record:
 
 
 class Piece(NamedTuple):
-    """Rows ``record.order[start:stop]`` of a record, all of one lane."""
+    """Rows ``order[start:stop]`` of a record, all of one lane."""
 
     record: Record
     start: int
     stop: int
+    own: NDArray[np.uint32] | None = None
+    """Its ``order``; None: that of the record."""
+
+    @property
+    def rows(self) -> NDArray[np.uint32]:
+        """Which rows of the record these are now."""
+        order = self.record.order if self.own is None else self.own
+        return order[self.start : self.stop]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,16 +156,18 @@ class Batch:
     """Its rows are theirs, one after the other."""
     again: bool
     attempts: int = 0
+    parks: int = 0
+    """How often its rows were parked; 0: they come for the first time."""
 
-    def rows_of(self, rows: NDArray[np.int64]) -> list[tuple[Record, NDArray[np.int64]]]:
-        """The records behind some rows of the batch (ascending), and the rows of these."""
+    def rows_of(self, rows: NDArray[np.int64]) -> list[tuple[Record, NDArray[np.uint32]]]:
+        """The records behind some rows of the batch (ascending), and the rows of these as they are now."""
         stops = np.cumsum([piece.stop - piece.start for piece in self.pieces])
         which = np.searchsorted(stops, rows, side="right")
         found = []
         for k in np.unique(which).tolist():
             piece = self.pieces[k]
-            within = rows[which == k] - (int(stops[k]) - (piece.stop - piece.start)) + piece.start
-            found.append((piece.record, piece.record.order[within].astype(np.int64)))
+            within = rows[which == k] - (int(stops[k]) - (piece.stop - piece.start))
+            found.append((piece.record, piece.rows[within]))
         return found
 
 
@@ -141,6 +189,8 @@ class Lane:
         """Waiting alone will not cure it."""
         self.asked = False
         """The sink has said how long to wait."""
+        self.parked_turn = False
+        """What is parked had the last turn."""
 
     def add(self, piece: Piece, *, backlog: bool = False) -> None:
         """Newer than all others in the same row."""
@@ -163,7 +213,7 @@ class Lane:
             pieces = self._oldest(self._backlog)
         else:
             pieces = self._newest() if newest_first else self._oldest(self._live)
-        return Batch(_compose(pieces), pieces, any(piece.record.again for piece in pieces)) if pieces else None
+        return Batch(compose(pieces), pieces, any(piece.record.again for piece in pieces)) if pieces else None
 
     def _oldest(self, waiting: deque[Piece]) -> list[Piece]:
         room, taken = self._batch_rows, list[Piece]()
@@ -175,7 +225,7 @@ class Lane:
             if taken and piece.record.values.table is not taken[0].record.values.table:
                 waiting.appendleft(piece)
                 break
-            record, start, stop = piece
+            record, start, stop, _ = piece
             if stop - start > room:
                 waiting.appendleft(Piece(record, start + room, stop))
                 piece = Piece(record, start, start + room)
@@ -193,7 +243,7 @@ class Lane:
             if taken and piece.record.values.table is not taken[0].record.values.table:
                 waiting.append(piece)
                 break
-            record, start, stop = piece
+            record, start, stop, _ = piece
             if stop - start > room:
                 waiting.append(Piece(record, start, stop - room))
                 piece = Piece(record, stop - room, stop)
@@ -202,28 +252,27 @@ class Lane:
         return taken[::-1]
 
 
-def _compose(pieces: Sequence[Piece]) -> Values:
+def compose(pieces: Sequence[Piece]) -> Values:
     """The rows of all pieces."""
     rows = sum(piece.stop - piece.start for piece in pieces)
     out = np.empty(rows, np.uint32), np.empty(rows, np.int64), np.empty(rows, np.float64), np.empty(rows, np.uint16)
     destinations = pieces[0].record.values.destinations
     renumbered = np.arange(len(destinations), dtype=np.uint16)
     last, at = destinations, 0
-    for record, start, stop in pieces:
-        values = record.values
+    for piece in pieces:
+        values = piece.record.values
         if values.destinations is not last:
             last = values.destinations
             destinations, renumbered = _joined(destinations, last)
-        kernels.gather(record.order[start:stop], values.columns, renumbered, out, at)
-        at += stop - start
+        kernels.gather(piece.rows, values.columns, renumbered, out, at)
+        at += piece.stop - piece.start
     annotations = joined_annotations([(piece.stop - piece.start, _annotations(piece)) for piece in pieces])
     return Values(pieces[0].record.values.table, out[0], out[1], out[2], destinations, out[3], annotations)
 
 
 def _annotations(piece: Piece) -> Annotations | None:
-    record, start, stop = piece
-    annotations = record.values.annotations
-    return None if annotations is None else annotations.rows(record.order[start:stop].astype(np.int64))
+    annotations = piece.record.values.annotations
+    return None if annotations is None else annotations.rows(piece.rows.astype(np.int64))
 
 
 def _joined(

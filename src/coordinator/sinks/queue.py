@@ -135,6 +135,11 @@ class Queue:
         return self._log.trouble
 
     @property
+    def crowded(self) -> bool:
+        """Whether more than half of the room is taken, by more than one segment."""
+        return self._log.size_bytes > self.options.max_bytes // 2 and len(self._log.segments) > 1
+
+    @property
     def began(self) -> list[tuple[int, int]]:
         """For each segment its first number, and when it was made (ns since 1970)."""
         return [(_first_of(segment), segment.header.created_ns) for segment in self._log.segments]

@@ -5,7 +5,8 @@ Errors by kind:
 ===========================  =====================================================================================================
 raised or returned           what becomes of the batch
 ===========================  =====================================================================================================
-``Delivered``                every row is stored, but for those in ``refused``: they are final, counted by reason and named
+``Delivered``                every row is stored, but for those in ``refused``: they are final, counted by reason and named; and but for
+                             those in ``parked``, which come again by themselves when they are due: nothing else waits for them
 ``TryAgainError``            nothing is sure; the same batch comes again after a pause (``retry_after_s`` or the sink's back-off),
                              with ``again=True`` unless nothing can have arrived. Time-outs, 5xx, 429, refused connections
 ``HeldError``                as ``TryAgainError``, and an operator has to do something (401, 403, 404, an expired token, a redirect
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from coordinator.sinks.values import Destination, Values
 
-__all__ = ["Delivered", "HeldError", "Refused", "RefusedWhy", "Sink", "TryAgainError"]
+__all__ = ["Delivered", "HeldError", "Parked", "Refused", "RefusedWhy", "Sink", "TryAgainError"]
 
 
 class RefusedWhy(StrEnum):
@@ -61,10 +62,23 @@ class Refused:
 
 
 @dataclass(slots=True)
+class Parked:
+    """Rows of one batch that the store cannot take yet. They come again in some later batch, with ``again=True``, in no order to others."""
+
+    rows: NDArray[np.int64]
+    """Rows of the batch, ascending; none is refused as well."""
+    due_in_s: float | None
+    """None: after the sink's back-off, longer with each time."""
+    text: str
+    """Why, as in ``Refused``; named in ``/ready`` when it takes long."""
+
+
+@dataclass(slots=True)
 class Delivered:
-    """What became of a batch; rows in none of ``refused`` are stored."""
+    """What became of a batch; rows in none of ``refused`` and ``parked`` are stored."""
 
     refused: list[Refused] = field(default_factory=list)
+    parked: list[Parked] = field(default_factory=list)
 
 
 class TryAgainError(Exception):

@@ -32,7 +32,7 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
     most_bytes: int = 0
     memory_bytes: int = 0
     age_s: float = 0.0
-    """Since when the oldest value waits; 0: none does."""
+    """Since when the oldest value waits, beside those that are parked; 0: none does."""
     rate_in: float = 0.0
     """Values a second, over some seconds."""
     rate_out: float = 0.0
@@ -57,6 +57,12 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
     """An operator has to do something."""
     full: bool = False
     """Writers wait for room in the queue."""
+    parked_values: int = 0
+    """The store cannot take them yet, each for itself; others do not wait for them."""
+    parked_s: float = 0.0
+    """Since when the oldest of them is."""
+    parked_why: str = ""
+    """Why that one is."""
     trouble: list[str] = []
     """What is wrong with the queue itself."""
 
@@ -75,6 +81,11 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         elif self.age_s >= _LATE_AFTER_S:
             rates = f"{self.rate_in:.0f} values a second come, {self.rate_out:.0f} go"
             found.append(f"sink {self.name} is late: {depth}; {rates}{': ' + self.error if self.error else ''}")
+        if self.parked_values and self.parked_s >= _SAID_AFTER_S:
+            found.append(
+                f"sink {self.name}: {self.parked_values} values wait for themselves alone, the first of them since "
+                f"{_ago(self.parked_s)}: {self.parked_why}"
+            )
         found += [f"sink {self.name}: {one}; {depth}" for one in self.trouble]
         if self.dropped_ago_s is not None and self.dropped_ago_s < _KEPT_S:
             found.append(
@@ -91,6 +102,7 @@ class SinkStatus(msgspec.Struct, kw_only=True, rename="camel"):
         """Shows what rises and falls; ``scope`` is tagged with the sink."""
         scope.gauge("depth_values", self.waiting_values)
         scope.gauge("depth_bytes", self.waiting_bytes)
+        scope.gauge("parked_values", self.parked_values)
         scope.gauge("disk_bytes", self.disk_bytes)
         scope.gauge("memory_bytes", self.memory_bytes)
         scope.gauge("age_seconds", self.age_s)

@@ -4,7 +4,7 @@ import asyncio
 import random
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.coordinator.sinks.batches import RecordingSink, Row, batch_of
 
 from coordinator.sinks.hub import Hub, HubOptions, QueuedSink, open_hub
 from coordinator.sinks.queue import QueueOptions
-from coordinator.sinks.sink import Delivered, Refused, RefusedWhy, TryAgainError
+from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Values
 from m3x.instrument import Registry
 from m3x.segments import Cursor
@@ -178,6 +178,82 @@ async def test_a_file_that_is_none_any_more_is_damage_and_not_dropped(tmp_path: 
     assert len(sink.rows) == 50
     assert registry.counter("sink_unreadable", sink="recording") == 100
     assert registry.counter("sink_dropped", sink="recording") == 0
+
+
+def _park(batch: Values, wanted: Callable[[int], bool], due_in_s: float | None = None) -> Delivered:
+    rows = np.array([k for k, one in enumerate(batch.time_ns.tolist()) if wanted(one)], np.int64)
+    return Delivered(parked=[Parked(rows, due_in_s, "not yet: its shard")] if len(rows) else [])
+
+
+async def test_what_is_parked_holds_nothing_and_comes_again_when_it_is_due(tmp_path: Path) -> None:
+    sink, registry = RecordingSink(lanes=2, batch_rows=50), Registry()
+    waiting = {one for one in range(3000) if one % 7 == 3}
+    sink.verdict = lambda batch: _park(batch, waiting.__contains__, 0.01)
+    async with _hub(tmp_path, sink, QueueOptions(), registry) as hub:
+        for k in range(0, 3000, 100):
+            await hub.write(batch_of(hub.table, _rows(k, 100)))
+        await until(lambda: hub.status()[0].delivered == 3000 - len(waiting))
+        await until(lambda: b'sink_parked_values{sink="recording"}' in registry.render())
+        status = hub.status()[0]
+        assert (status.waiting_values, status.age_s) == (len(waiting), 0.0)
+        assert status.parked_s > 0
+        assert status.parked_why in {"not yet: its shard", ""}
+        sink.rows.clear()
+        sink.verdict = lambda _: Delivered()
+        await _settled(hub)
+        assert (hub.status()[0].parked_values, hub.status()[0].delivered) == (0, 3000)
+    assert {row.time_ns for row in sink.rows} == waiting
+    assert all(again for rows, again in sink.calls if {row.time_ns for row in rows} <= waiting)
+    assert registry.counter("sink_delivered", sink="recording") == 3000
+
+
+async def test_what_is_parked_when_the_process_is_killed_comes_again(tmp_path: Path) -> None:
+    sink = RecordingSink(lanes=2)
+    sink.verdict = lambda batch: _park(batch, lambda one: one == 1234, 1000.0)
+    async with _hub(tmp_path / "a", sink, _TINY_WINDOW) as hub:
+        for k in range(0, 2000, 100):
+            await hub.write(batch_of(hub.table, _rows(k, 100)))
+        await until(lambda: hub.status()[0].parked_values == 1)
+        await until(lambda: _saved(tmp_path / "a" / "recording") == [(0, 1200), (1300, 2000)])
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+    again = RecordingSink(lanes=2)
+    async with _hub(tmp_path / "b", again, _TINY_WINDOW) as hub:
+        await _settled(hub)
+    assert sorted(row.time_ns for row in again.rows) == list(range(1200, 1300))
+
+
+async def test_a_window_full_of_parked_values_holds_the_sink(tmp_path: Path) -> None:
+    sink = RecordingSink(lanes=1, batch_rows=50)
+    sink.verdict = lambda batch: _park(batch, lambda _: True, 0.05)
+    async with _hub(tmp_path, sink, _TINY_WINDOW) as hub:
+        for k in range(0, 3000, 100):
+            await hub.write(batch_of(hub.table, _rows(k, 100)))
+        await until(lambda: hub.status()[0].memory_bytes > 15_000)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            assert hub.status()[0].memory_bytes <= _TINY_WINDOW.window_bytes + 5_000
+        sink.verdict = lambda _: Delivered()
+        await _settled(hub)
+    assert {row.time_ns for row in sink.rows} == set(range(3000))
+
+
+async def test_parked_values_do_not_keep_the_disk_occupied(tmp_path: Path) -> None:
+    """One value in a thousand waits for itself; the queue is a twentieth of what goes through it."""
+    sink = RecordingSink(lanes=2, batch_rows=1000)
+    sink.verdict = lambda batch: _park(batch, lambda one: one % 1000 == 5, 1000.0)
+    queue, count = QueueOptions(max_bytes=200_000, segment_bytes=10_000, window_bytes=100_000), 100_000
+    async with _hub(tmp_path / "a", sink, queue) as hub:
+        for k in range(0, count, 100):
+            await hub.write(batch_of(hub.table, _rows(k, 100)))
+        await until(lambda: hub.status()[0].waiting_values == 100)
+        assert not hub.status()[0].full
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+    delivered = {row.time_ns for row in sink.rows if row.time_ns % 1000 != 5}
+    assert len(delivered) == count - 100
+    again = RecordingSink()
+    async with _hub(tmp_path / "b", again, queue) as hub:
+        await _settled(hub)
+    assert {one for one in range(count) if one % 1000 == 5} <= {row.time_ns for row in again.rows}
 
 
 async def test_a_mistake_in_a_sink_is_like_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

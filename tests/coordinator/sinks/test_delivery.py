@@ -13,11 +13,13 @@ from coordinator.sinks.delivery import Delivery, DeliveryOptions
 from coordinator.sinks.intervals import Intervals
 from coordinator.sinks.lanes import Batch, Record
 from coordinator.sinks.series import SeriesTable
-from coordinator.sinks.sink import Delivered, Refused, RefusedWhy
+from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy
 from coordinator.sinks.values import Values
 from m3x.retry import Backoff
 
 _SECOND = 1_000_000_000
+_KINDS = ["taken", "parked", "later", "refused"]
+_PARKED = 300
 _LARGEST = 600 + 30 * 10 + 4 * 70
 """Memory of a record of ten rows with annotations."""
 
@@ -82,6 +84,14 @@ class _Machine(RuleBasedStateMachine):
         self.refused: set[int] = set()
         self.available = 0
         self.again_before = 0
+        self.parked: dict[int, int] = {}
+        """When those that are parked are due."""
+        self.parks: dict[int, int] = {}
+        """How often those were that are not final."""
+        self.moved_on: set[int] = set()
+        """Those that stand in the queue once more, with another number; and their new numbers."""
+        self.moved_here: set[int] = set()
+        self.record_of: list[int] = []
         self.arrived: set[int] = set()
         """Lanes whose batch has failed in a way that leaves open whether it arrived."""
         self.now_ns = 0
@@ -97,10 +107,17 @@ class _Machine(RuleBasedStateMachine):
         if watched:
             record.watcher = _Watcher(first)
             self.watchers.append(record.watcher)
+        dropped = self.core.counts.dropped
+        self._note(first, series)
+        self.core.append(record)
+        self._note_dropped(dropped)
+
+    def _note(self, first: int, series: list[int]) -> None:
         self.log[first] = series
         self.series += series
-        dropped = self.core.counts.dropped
-        self.core.append(record)
+        self.record_of += [first] * len(series)
+
+    def _note_dropped(self, dropped: int) -> None:
         # What the disk has not any more goes for good when the memory is full.
         gone = {one for one in range(self.available) if one in self.core._done} - self.final
         assert self.core.counts.dropped - dropped == len(gone)
@@ -111,10 +128,9 @@ class _Machine(RuleBasedStateMachine):
     def leave_the_table(self) -> None:
         self.table = SeriesTable()
 
-    @rule(number=st.integers(0, 2))
-    def take(self, number: int) -> None:
-        if number >= self.options.lanes:
-            return
+    @rule(which=st.integers(0, 2))
+    def take(self, which: int) -> None:
+        number = which % self.options.lanes
         lane = self.core.lanes[number]
         was_due = lane.due_ns is not None and lane.due_ns <= self.now_ns
         batch = self.core.take(number, self.now_ns)
@@ -123,20 +139,27 @@ class _Machine(RuleBasedStateMachine):
             return
         if was_due:
             assert batch is self.under_way[number]
-            assert batch.again == (number in self.arrived or self._before(_numbers(batch.values)))
+            if not self.moved_here & set(_numbers(batch.values)):
+                assert batch.again == (number in self.arrived or self._before(_numbers(batch.values)))
             return
         assert number not in self.under_way
         self.under_way[number] = batch
         self.arrived.discard(number)
         numbers = _numbers(batch.values)
+        if number_parks := {self.parks.get(one, 0) for one in numbers} - {0}:
+            assert batch.parks == max(number_parks)
+            assert all(self.parked.pop(one) <= self.now_ns for one in numbers), "came before it was due"
         assert 0 < len(numbers) <= self.options.batch_rows
         others = [one for k, b in self.under_way.items() if k != number for one in _numbers(b.values)]
         assert not set(numbers) & (self.final | set(others)), "given again without a reason"
-        assert batch.again == self._before(numbers)
+        if not self.moved_here & set(numbers):
+            assert batch.again == (self._before(numbers) or batch.parks > 0)
         self._check_rows(batch.values)
         for k, one in enumerate(numbers):
-            earlier = {m for m in range(one) if self.series[m] == self.series[one]} - self.final
-            assert not self.ordered or earlier <= set(numbers[:k]), "overtook an earlier value of its series"
+            earlier = {m for m in range(one) if self.series[m] == self.series[one]} - self.final - set(self.parks)
+            assert batch.parks or not self.ordered or earlier <= set(numbers[:k]), (
+                "overtook an earlier value of its series"
+            )
 
     def _before(self, numbers: list[int]) -> bool:
         return any(one < self.again_before for one in numbers)
@@ -148,25 +171,65 @@ class _Machine(RuleBasedStateMachine):
             assert row.destination == (SHORT if one % 2 else LONG)
             assert row.annotation == _annotation(one)
 
-    @rule(number=st.integers(0, 2), refused=st.sets(st.integers(0, 11)))
-    def settle(self, number: int, refused: set[int]) -> None:
-        if number not in self.under_way or self.core.lanes[number].due_ns is not None:
-            return
-        numbers = _numbers(self.under_way.pop(number).values)
-        rows = np.array(sorted(k for k in refused if k < len(numbers)), np.int64)
-        result = Delivered([Refused(RefusedWhy.BAD_REQUEST, rows, "bad")] if len(rows) else [])
-        self.core.settled(number, result)
-        self.final |= set(numbers)
-        self.refused |= {numbers[k] for k in rows.tolist()}
-        self.delivered |= set(numbers) - {numbers[k] for k in rows.tolist()}
-        self.attempts.pop(number, None)
+    def _asked(self) -> list[int]:
+        """Lanes whose batch the sink has."""
+        return [number for number in self.under_way if self.core.lanes[number].due_ns is None]
 
-    @rule(number=st.integers(0, 2), retry_after_s=st.sampled_from([None, None, 7.0]), arrived=st.booleans())
-    def fail(self, number: int, retry_after_s: float | None, arrived: bool) -> None:
-        lane = self.core.lanes[number] if number in self.under_way else None
-        if lane is None or lane.due_ns is not None:
-            return
+    @precondition(lambda self: self._asked())
+    @rule(
+        which=st.integers(0, 2), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0, 1000.0])
+    )
+    def settle(self, which: int, fates: int, due_in_s: float | None) -> None:
+        """``fates``: what becomes of the rows of the batch, two bits for each."""
+        number = self._asked()[which % len(self._asked())]
+        batch = self.under_way.pop(number)
+        numbers = _numbers(batch.values)
+        rows = {
+            fate: np.array([k for k in range(len(numbers)) if _KINDS[fates >> 2 * k & 3] == fate], np.int64)
+            for fate in _KINDS
+        }
+        result = Delivered()
+        if len(rows["refused"]):
+            result.refused.append(Refused(RefusedWhy.BAD_REQUEST, rows["refused"], "bad"))
+        for fate, due in (("parked", due_in_s), ("later", 2.0)):
+            if len(rows[fate]):
+                result.parked.append(Parked(rows[fate], due, "not yet"))
+                self._park([numbers[k] for k in rows[fate].tolist()], batch, due)
+        self.core.settled(number, result, self.now_ns)
+        final = set(numbers) - set(self.parked)
+        self.final |= final
+        self.refused |= {numbers[k] for k in rows["refused"].tolist()}
+        self.delivered |= {numbers[k] for k in rows["taken"].tolist()}
+        self.attempts.pop(number, None)
+        for one in final:
+            self.parks.pop(one, None)
+
+    @rule(which=st.integers(0, 2), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0]))
+    def deliver(self, which: int, fates: int, due_in_s: float | None) -> None:
+        """At once."""
+        self.take(which)
+        if self._asked():
+            self.settle(which, fates, due_in_s)
+
+    def _park(self, numbers: list[int], batch: Batch, due_in_s: float | None) -> None:
+        pause_s = min(2**batch.parks, 4.0) if due_in_s is None else due_in_s
+        for one in numbers:
+            self.parks[one] = batch.parks + 1
+            self.parked[one] = self.now_ns + round(pause_s * _SECOND)
+
+    @precondition(lambda self: self._asked())
+    @rule(which=st.integers(0, 2), retry_after_s=st.sampled_from([None, None, 7.0]), arrived=st.booleans())
+    def fail(self, which: int, retry_after_s: float | None, arrived: bool) -> None:
+        number = self._asked()[which % len(self._asked())]
+        lane = self.core.lanes[number]
         self.core.failed(number, self.now_ns, "no", retry_after_s=retry_after_s, arrived=arrived)
+        batch = self.under_way[number]
+        if batch.parks:
+            # The lane goes on.
+            del self.under_way[number]
+            self._park(_numbers(batch.values), batch, retry_after_s)
+            assert lane.batch is None
+            return
         if arrived:
             self.arrived.add(number)
         attempts = self.attempts[number] = self.attempts.get(number, 0) + 1
@@ -210,15 +273,39 @@ class _Machine(RuleBasedStateMachine):
         self.final |= on_disk
         self.lost |= on_disk
 
+    @precondition(lambda self: self.parked)
+    @rule(share=st.floats(0, 1))
+    def move(self, share: float) -> None:
+        """The shell writes what is parked to the end of the queue."""
+        before = round(share * len(self.series))
+        moving = {one for one in self.parked if self.record_of[one] < before}
+        records, dropped = [], self.core.counts.dropped
+        for values, answered in self.core.parked_before(before):
+            self._check_rows(values)
+            numbers, first = _numbers(values), len(self.series)
+            assert set(numbers) <= moving
+            assert not answered or self.watchers
+            self.moved_on |= set(numbers)
+            self._note(first, [self.series[one] for one in numbers])
+            self.moved_here |= set(range(first, len(self.series)))
+            values.time_ns[:] = np.arange(first, len(self.series))
+            records.append(Record(first, len(self.series), values, answered=answered))
+        assert moving <= self.moved_on
+        self.core.moved(before, records)
+        self.final |= moving
+        for one in moving:
+            del self.parked[one], self.parks[one]
+        self._note_dropped(dropped)
+
     @rule()
     def crash(self) -> None:
         """The memory is gone; the log and the last cursor are there."""
         saved = {one for a, b in self.saved for one in range(a, b)}
         gone = set(range(self.available)) - saved
-        self.lost |= gone - self.delivered - self.refused
+        self.lost |= gone - self.delivered - self.refused - self.moved_on
         self.final = saved | gone
         self.again_before = len(self.series)
-        self.under_way, self.attempts, self.watchers = {}, {}, []
+        self.under_way, self.attempts, self.watchers, self.parked, self.parks = {}, {}, [], {}, {}
         self.core = Delivery(self.options, Intervals(self.saved), len(self.series), self.available)
 
     @invariant()
@@ -226,8 +313,18 @@ class _Machine(RuleBasedStateMachine):
         assert self.core.end == len(self.series)
         assert self.core.waiting == len(self.series) - len(self.final)
         assert self.core.first <= min(set(range(len(self.series))) - self.final, default=len(self.series))
-        # Beyond the window: one record, and what is read at once.
-        assert self.core.memory_bytes <= self.options.window_bytes + 6 * _LARGEST
+        # Beyond the window: one record, and what is read at once; and what pieces have beside their rows.
+        assert self.core.memory_bytes <= self.options.window_bytes + 6 * _LARGEST + _PARKED * len(self.parks)
+
+    @invariant()
+    def what_is_parked_is_known(self) -> None:
+        parked = self.core.parked()
+        assert (0 if parked is None else parked.values) == len(self.parked)
+        assert parked is None or 0 <= parked.since_ns <= self.now_ns
+        waits = set(range(len(self.series))) - self.final - set(self.parks)
+        assert self.core.first_unparked <= min(waits, default=len(self.series))
+        if not self.under_way and not waits:
+            assert self.core.first_unparked == len(self.series)
 
     @invariant()
     def watchers_know(self) -> None:
@@ -240,16 +337,18 @@ class _Machine(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         for _ in range(20 * len(self.series) + 20):
-            self.now_ns += 10 * _SECOND
+            self.now_ns += 1000 * _SECOND
             self.load(4)
             for number in range(self.options.lanes):
                 self.take(number)
-                self.settle(number, set())
+            while self._asked():
+                self.settle(0, 0, None)
             self.nothing_is_forgotten()
         assert self.core.waiting == 0
         assert not self.core.lags
         assert self.core.memory_bytes == 0
-        assert self.delivered | self.refused | self.lost == set(range(len(self.series)))
+        assert self.core.parked() is None
+        assert self.delivered | self.refused | self.lost | self.moved_on == set(range(len(self.series)))
         assert all(one.ended for one in self.watchers)
         assert self.core.cursor() == ([(0, len(self.series))] if self.series else [])
 
@@ -275,7 +374,7 @@ def test_when_one_lane_has_success_the_others_do_not_wait_for_the_end_of_a_pause
     assert core.take(0, 61 * _SECOND) is not None
     assert core.take(1, 61 * _SECOND) is not None
     core.failed(1, 61 * _SECOND, "503", retry_after_s=60.0 if asked else None)
-    core.settled(0, Delivered())
+    core.settled(0, Delivered(), 0)
     assert (core.take(1, 62 * _SECOND) is None) == asked
 
 
@@ -298,7 +397,7 @@ def test_what_cannot_be_read_is_counted() -> None:
     core.loaded(empty)
     assert (core.counts.unreadable, core.waiting) == (95, 5)
     assert core.take(0, 0) is not None
-    core.settled(0, Delivered())
+    core.settled(0, Delivered(), 0)
     assert core.cursor() == [(0, 100)]
 
 

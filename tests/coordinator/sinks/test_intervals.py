@@ -27,6 +27,8 @@ def test_they_are_a_set_of_numbers(steps: list[tuple[bool, int, int]]) -> None:
         assert all(b < c for (_, b), (c, _) in pairwise(found))
         assert (intervals.total, len(intervals)) == (len(model), len(found))
         assert all((number in intervals) == (number in model) for number in range(60))
+        ends = [next((n for n in range(one, 61) if n not in model), 61) for one in range(60)]
+        assert [intervals.end_of(one) for one in range(60)] == ends
         assert {n for a, b in intervals.gaps(5, 30) for n in range(a, b)} == set(range(5, 30)) - model
         if model:
             assert intervals.first[0] == min(model)

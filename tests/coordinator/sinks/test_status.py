@@ -46,6 +46,11 @@ _SECOND = 1_000_000_000
             {"age_s": 120.0, "rate_in": 5000.2, "rate_out": 7000.0},
             ["sink a is late: 7 values wait (2 MiB, the oldest 2m); 5000 values a second come, 7000 go"],
         ),
+        ({"parked_values": 3, "parked_s": 29.0, "parked_why": "shard 7"}, []),
+        (
+            {"parked_values": 3, "parked_s": 90.0, "parked_why": "shard 7"},
+            ["sink a: 3 values wait for themselves alone, the first of them since 1m30s: shard 7"],
+        ),
         # One lane fails for long while others succeed.
         (
             {"age_s": 120.0, "rate_in": 5000.0, "rate_out": 4900.0, "error": "500", "failing_s": 2.0},
