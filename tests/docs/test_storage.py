@@ -24,7 +24,7 @@ LOOPBACK = {
 
 def test_there_is_a_configuration_for_each_kind_of_store() -> None:
     assert len(CONFIGS) == 3
-    assert len(FIGURES) == 17
+    assert len(FIGURES) == 18
 
 
 @pytest.mark.parametrize("text", CONFIGS, ids=lambda text: text.splitlines()[0])
