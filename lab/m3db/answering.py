@@ -10,7 +10,7 @@ from lab.m3db.judge import Judge
 from lab.m3db.reads import Reads
 from lab.m3db.thrift import Struct, ThriftError, read, write
 from lab.m3db.wire import Call
-from lab.m3db.writes import ElementError, Failed, Reply, Told, Writer, exception, told_by
+from lab.m3db.writes import Crash, ElementError, Failed, Reply, Told, Writer, exception, told_by
 
 __all__ = ["Methods", "State"]
 
@@ -39,9 +39,12 @@ class Methods:
     def __init__(self, writer: Writer, reads: Reads, state: State, judge: Judge) -> None:
         self._judge, self._state, self._writer = judge, state, writer
         self._handlers: dict[str, tuple[Struct, Handler]] = {
-            "health": (structs.NO_ARGUMENTS, self._health),
-            "bootstrapped": (structs.NO_ARGUMENTS, self._bootstrapped),
-            "bootstrappedInPlacementOrNoPlacement": (structs.NO_ARGUMENTS, self._bootstrapped_if_placed),
+            "health": (structs.arguments("health"), self._health),
+            "bootstrapped": (structs.arguments("bootstrapped"), self._bootstrapped),
+            "bootstrappedInPlacementOrNoPlacement": (
+                structs.arguments("bootstrappedInPlacementOrNoPlacement"),
+                self._bootstrapped_if_placed,
+            ),
             "setWriteNewSeriesAsync": (structs.SET_NEW_SERIES_ASYNC, self._set_new_series_async),
             "writeTaggedBatchRaw": (structs.WRITE_TAGGED_BATCH_RAW, self._whole(writer.batch)),
             "writeTaggedBatchRawV2": (structs.WRITE_TAGGED_BATCH_RAW_V2, self._whole(writer.batch_v2)),
@@ -76,8 +79,7 @@ class Methods:
             arguments = read(table, call.body, self._judge)
         except ThriftError as error:
             self._judge.note(f"{method}: {error}")
-            at_once = error.clean and not call.body
-            raise Failed(_UNEXPECTED if at_once else _BAD_REQUEST, str(error)) from None
+            raise Failed(_UNEXPECTED if error.clean else _BAD_REQUEST, str(error)) from None
         if arguments["_rest"]:
             self._judge.note(f"{method}: {arguments['_rest']} bytes behind the struct")
             return None
@@ -85,8 +87,8 @@ class Methods:
         if fault is not None and fault.kind is Kind.ELEMENTS:
             told = told_by(fault.error, fault.indices, fault.text)
         if table.fields and arguments["req"] is None:
-            self._judge.note(f"{method} without its request")
-            raise Failed(_UNEXPECTED, "request is missing")
+            self._judge.note(f"{method} without its request: a node ends of it")
+            raise Crash(f"{method} without its request")
         return handler(arguments.get("req") or {}, told)
 
     def _judge_headers(self, call: Call) -> None:

@@ -4,8 +4,8 @@ from lab.m3db.thrift import BINARY, BOOL, DOUBLE, I32, I64, STRING, Field, ListO
 
 __all__ = [
     "AGGREGATE_RAW", "AGGREGATE_RESULT", "BATCH_ERRORS", "EMPTY_RESULT", "ERROR_RESULT", "FETCH", "FETCH_RESULT", "FETCH_TAGGED",
-    "FETCH_TAGGED_RESULT", "HEALTH_RESULT", "NO_ARGUMENTS", "QUERY", "QUERY_RESULT", "SECONDS", "SET_NEW_SERIES_ASYNC", "TIME_UNITS",
-    "VOID_RESULT", "WRITE_BATCH_RAW", "WRITE_TAGGED", "WRITE_TAGGED_BATCH_RAW", "WRITE_TAGGED_BATCH_RAW_V2",
+    "FETCH_TAGGED_RESULT", "HEALTH_RESULT", "QUERY", "QUERY_RESULT", "SECONDS", "SET_NEW_SERIES_ASYNC", "TIME_UNITS",
+    "VOID_RESULT", "WRITE_BATCH_RAW", "WRITE_TAGGED", "WRITE_TAGGED_BATCH_RAW", "WRITE_TAGGED_BATCH_RAW_V2", "arguments",
 ]  # fmt: skip
 
 SECONDS = 0
@@ -13,7 +13,8 @@ TIME_UNITS = {0: 10**9, 1: 10**3, 2: 10**6, 3: 1}
 """TimeType (s, us, ms, ns) → nanoseconds."""
 
 
-def _arguments(method: str, request: Struct | None) -> Struct:
+def arguments(method: str, request: Struct | None = None) -> Struct:
+    """The arguments of a method: its request, or nothing."""
     fields = () if request is None else (Field(1, "req", request, required=False),)
     return Struct(f"Node{method[:1].upper()}{method[1:]}Args", fields)
 
@@ -32,7 +33,6 @@ _TAG = Struct("Tag", (Field(1, "name", STRING), Field(2, "value", STRING)))
 
 # What most methods answer: nothing, or an exception
 
-NO_ARGUMENTS = _arguments("Health", None)
 VOID_RESULT = Struct("VoidResult", ())
 ERROR_RESULT = Struct("ErrorResult", (Field(1, "err", _ERROR),))
 EMPTY_RESULT = Struct("EmptyResult", (Field(0, "success", Struct("Empty", ())),))
@@ -70,7 +70,7 @@ HEALTH_RESULT = Struct(
 # Writes
 
 _ELEMENT = (Field(1, "iD", BINARY), Field(2, "encodedTags", BINARY), Field(3, "datapoint", _DATAPOINT))
-WRITE_TAGGED_BATCH_RAW = _arguments(
+WRITE_TAGGED_BATCH_RAW = arguments(
     "writeTaggedBatchRaw",
     Struct(
         "WriteTaggedBatchRawRequest",
@@ -80,7 +80,7 @@ WRITE_TAGGED_BATCH_RAW = _arguments(
         ),
     ),
 )
-WRITE_TAGGED_BATCH_RAW_V2 = _arguments(
+WRITE_TAGGED_BATCH_RAW_V2 = arguments(
     "writeTaggedBatchRawV2",
     Struct(
         "WriteTaggedBatchRawV2Request",
@@ -94,7 +94,7 @@ WRITE_TAGGED_BATCH_RAW_V2 = _arguments(
         ),
     ),
 )
-WRITE_BATCH_RAW = _arguments(
+WRITE_BATCH_RAW = arguments(
     "writeBatchRaw",
     Struct(
         "WriteBatchRawRequest",
@@ -108,7 +108,7 @@ WRITE_BATCH_RAW = _arguments(
         ),
     ),
 )  # fmt: skip
-WRITE_TAGGED = _arguments(
+WRITE_TAGGED = arguments(
     "writeTagged",
     Struct(
         "WriteTaggedRequest",
@@ -120,13 +120,13 @@ WRITE_TAGGED = _arguments(
         ),
     ),
 )
-SET_NEW_SERIES_ASYNC = _arguments(
+SET_NEW_SERIES_ASYNC = arguments(
     "setWriteNewSeriesAsync", Struct("NodeSetWriteNewSeriesAsyncRequest", (Field(1, "writeNewSeriesAsync", BOOL),))
 )
 
 # Reads
 
-FETCH_TAGGED = _arguments(
+FETCH_TAGGED = arguments(
     "fetchTagged",
     Struct(
         "FetchTaggedRequest",
@@ -186,7 +186,7 @@ FETCH_TAGGED_RESULT = Struct(
         ),
     ),
 )
-AGGREGATE_RAW = _arguments(
+AGGREGATE_RAW = arguments(
     "aggregateRaw",
     Struct(
         "AggregateQueryRawRequest",
@@ -239,7 +239,7 @@ AGGREGATE_RESULT = Struct(
         ),
     ),
 )  # fmt: skip
-FETCH = _arguments(
+FETCH = arguments(
     "fetch",
     Struct(
         "FetchRequest",
@@ -280,7 +280,7 @@ def _query() -> Struct:
     return query
 
 
-QUERY = _arguments(
+QUERY = arguments(
     "query",
     Struct(
         "QueryRequest",

@@ -36,7 +36,7 @@ _MAX_DEPTH = 64
 
 
 class ThriftError(Exception):
-    """Bytes that are not the struct; ``clean``: they ended where a value would have begun, which Go takes for something else."""
+    """Bytes that are not the struct; ``clean``: they ended before a single byte, which Go takes for something else."""
 
     def __init__(self, text: str, *, clean: bool = False) -> None:
         super().__init__(text)
@@ -206,7 +206,7 @@ class _Reader:
             raise ThriftError("negative size")
         found = self._data[self.at : self.at + size]
         if len(found) < size:
-            raise self._end(found)
+            raise ThriftError("unexpected EOF" if found else "EOF")
         self.at += size
         return found
 
@@ -215,11 +215,8 @@ class _Reader:
         self._scratch[: len(found)] = found
         self.at += len(found)
         if len(found) < size:
-            raise self._end(found)
+            raise ThriftError("unexpected EOF" if found else "EOF", clean=size == 1)
         return int.from_bytes(found, "big")
-
-    def _end(self, found: bytes) -> ThriftError:
-        return ThriftError("unexpected EOF" if found else "EOF", clean=not found)
 
     def _skip(self, kind: int, depth: int) -> None:
         if depth > _MAX_DEPTH:

@@ -68,7 +68,8 @@ class Writer:
     """Writes into ``storage`` what a node takes.
 
     ``now``: its clock, in ns. ``shard_fault``: why the node does not take a series id, because of its shard; None: it does.
-    ``new_series_async``: errors of a series that is not known yet are not reported; ``dropped`` has them.
+    ``new_series_async``, a node's default: that the time of a point is refused is not reported for a series that is not known yet;
+    ``dropped`` has these. Tags that the index does not take are always reported.
     """
 
     def __init__(
@@ -191,19 +192,18 @@ class Writer:
         if fault := self._shard_fault(series_id):
             return ElementError(_INTERNAL, fault)
         is_new = self.storage.find(space.name, series_id) is None
-        error = (broken or _document_error(tags)) if is_new else None
-        if error is None and (refusal := space.refusal(series_id, time_ns, self._now())):
-            error = ElementError(_BAD, refusal)
-        if error is None:
-            point = Point(time_ns, datapoint["value"], datapoint["timestampTimeType"], datapoint["annotation"] or b"")
-            self.storage.write(space.name, series_id, block, tags, point, space.block_ns)
-            if self.stored is not None:
-                self.stored(space.name, series_id, block, point, space.block_ns)
-            return None
-        if is_new and self.new_series_async:
-            self.dropped.append(error.text)
-            return None
-        return error
+        if is_new and (error := broken or _document_error(tags)):
+            return error
+        if refusal := space.refusal(series_id, time_ns, self._now()):
+            if is_new and self.new_series_async:
+                self.dropped.append(refusal)
+                return None
+            return ElementError(_BAD, refusal)
+        point = Point(time_ns, datapoint["value"], datapoint["timestampTimeType"], datapoint["annotation"] or b"")
+        self.storage.write(space.name, series_id, block, tags, point, space.block_ns)
+        if self.stored is not None:
+            self.stored(space.name, series_id, block, point, space.block_ns)
+        return None
 
 
 Told = Callable[[int], ElementError | None]

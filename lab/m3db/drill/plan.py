@@ -25,7 +25,7 @@ class Step:
 
     ``action``: ``fault`` (``what``: a ``Fault`` of writes, or a pair of method and fault), ``heal``, ``down``, ``up``, ``silent``,
     ``clock`` (``what``: seconds), ``replace`` (``nodes``: the old one and the new one), ``add``, ``remove``, ``settle``; ``kill``: the
-    coordinator, with -9, and it is started again.
+    coordinator, with -9, and it is started again; ``poison`` and ``cure``: the sender sends values with tags that no node takes, too.
     """
 
     at_s: float
@@ -175,6 +175,11 @@ def situations(away_s: float = 60.0) -> list[Situation]:
     late_s = QUICK.buffer_past_ns / SECOND_NS
     return [
         Situation("all is well"),
+        Situation(
+            "some values have tags that no node takes",
+            (Step(0.5, "poison"), Step(3.0, "cure")),
+            refuses=frozenset({"bad-id"}),
+        ),
         *_one_node(),
         *_several_nodes(),
         _away(away_s, PATIENT),

@@ -48,6 +48,8 @@ def run(deployment: Deployment, sender: Sender, situation: Situation, row: str) 
         time.sleep(max(begun + step.at_s - time.monotonic(), 0))
         if step.action == "settle":
             holding.stream()
+        if step.action in ("poison", "cure"):
+            sender.poisons = step.action == "poison"
         _do(deployment, step)
         if step.action == "up":
             up_again_ns = time.time_ns()

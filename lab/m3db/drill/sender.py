@@ -6,12 +6,19 @@ import time
 from dataclasses import dataclass, field
 
 from lab.m3db.namespaces import SECOND_NS, Namespace
-from lab.m3msg_client import M3MsgClient, aggregated
+from lab.m3msg_client import M3MsgClient
+from m3metrics.codec import AggregatedMetric, encode_aggregated
+from m3metrics.ids import encode_tags
+from m3metrics.policy import StoragePolicy
 
 __all__ = ["Sender", "Sent", "series_id", "value_bits"]
 
 _TICKS = 10
 """Of a second; each sends its share of the series."""
+_POISON = ((b"x", b"\xff"), (b"_m3ninx_id", b"x"))
+"""Tags that the index of a node does not take."""
+_POISONED = 1_000_000
+"""Numbers of series with them begin here."""
 _IMPATIENT_S = 8.0
 """A message that is not acknowledged for so long is sent again on a new connection, as producers do."""
 
@@ -44,6 +51,8 @@ class Sender:
         self._sent = Sent("")
         self._policy = ""
         self._sending, self._ended = threading.Event(), threading.Event()
+        self.poisons = False
+        """Whether values with tags that no node takes are sent as well; they are noted as all others."""
         self._acked_all_at = time.monotonic()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
@@ -90,14 +99,20 @@ class Sender:
     def _send_due(self) -> None:
         now, sent = time.time(), self._sent
         second, tick = int(now), int(now % 1 * _TICKS)
-        due = [
-            number for number in range(tick, self._series, _TICKS) if (number, second) not in sent.keys
-        ]  # fmt: skip
+        due = [number for number in range(tick, self._series, _TICKS) if (number, second) not in sent.keys]
+        if self.poisons:
+            wanted = range(_POISONED, _POISONED + len(_POISON))
+            due += [number for number in wanted if (number, second) not in sent.keys]
         messages = []
         for number in due:
-            labels = {"__name__": "drill", "row": sent.row, "series": str(number)}
+            labels = [(b"__name__", b"drill"), (b"row", sent.row.encode()), (b"series", b"%d" % number)]
+            labels += [_POISON[number - _POISONED]] if number >= _POISONED else []
             (value,) = struct.unpack(">d", struct.pack(">Q", value_bits(number, second)))
-            messages.append(aggregated(labels, second * SECOND_NS, value, self._policy))
+            metric = AggregatedMetric(
+                id=encode_tags(sorted(labels)), time_ns=second * SECOND_NS, value=value,
+                storage_policy=StoragePolicy.parse(self._policy),
+            )  # fmt: skip
+            messages.append(encode_aggregated(metric))
         if messages:
             self._client.send(messages)
             # Noted after they are on their way: nobody is asked for values that were never sent.

@@ -113,6 +113,16 @@ async def test_errors_of_new_series_are_reported_only_when_asked_for() -> None:
         assert stored(node) == []
 
 
+async def test_tags_that_the_index_does_not_take_are_always_reported() -> None:
+    async with node_and_client(Node()) as (node, client):
+        elements = [element(tags, int(time.time()), 1.0) for tags in ([(b"a", b"\xff")], [(b"_m3ninx_id", b"x")], TAGS)]
+        heard = await client.call(WRITE, batch("default", elements))
+        assert heard.body.count(b"\x08\x00\x01\x00\x00\x00\x00") == 2
+        assert b"document has invalid non-UTF8 field value: value=[255], value_hex=ff" in heard.body
+        assert b"unable to parse metric using reserved field name: _m3ninx_id" in heard.body
+        assert stored(node) == [1.0]
+
+
 async def test_what_it_stores_survives_it() -> None:
     async with node_and_client(Node()) as (node, client):
         await client.call(WRITE, good(7.0))

@@ -27,7 +27,7 @@ def test_it_ends_as_it_began(situation: Situation) -> None:
             case "add" | "remove":
                 members ^= set(step.nodes)
             case other:
-                assert other in ("settle", "kill")
+                assert other in ("settle", "kill", "poison", "cure")
     assert (down, ill, members) == (set(), set(), set(NODES))
 
 
