@@ -1,15 +1,15 @@
 """``scripts/bench start``: how soon an instance applies a sample, after its start and after the death of each of its processes.
 
 The instance is started as an operator does it, with ``scripts/supervisor`` and compiled kernels, on an embedded KV that is already there.
-A producer sends a gauge to each worker every few milliseconds; *applied* is when the first one that was sent after the event is
-acknowledged. The producer connects again at once when it loses its connection, and counts connections that are refused. Times are wall
-clock: on a machine that does something else as well they tell more about that, so that of a start comes with the CPU time of all processes.
-Memory is proportional (PSS: a page that n processes share counts as an n-th in each of them), of an instance that was never under load.
+A producer sends a gauge to each worker every few milliseconds; *applied* is when the first one that was sent after the event (a start, or
+the end of the processes that were killed) is acknowledged. The producer connects again at once when it loses its connection, and counts
+connections that are refused. Times are wall clock: on a machine that does something else as well they tell more about that, so that of a
+start comes with the CPU time of all processes. Memory is proportional (PSS: a page that n processes share counts as an n-th in each of
+them), of an instance that was never under load.
 """
 
 import argparse
 import json
-import os
 import select
 import shutil
 import signal
@@ -24,7 +24,7 @@ from typing import Any
 from lab import instances
 from lab.cluster import ROOT, member, write_cluster
 from lab.kv import kv_of
-from lab.processes import children
+from lab.processes import send_signal
 from lab.waiting import wait_until
 
 from bench.sink import Sink
@@ -33,7 +33,7 @@ from m3metrics.codec.unaggregated import GaugeWithMetadatas
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS
 from m3metrics.shard import shard_of
 from m3msg.frames import Message, Metadata, decode_ack, encode_message, split
-from m3x.process import cpu_seconds, proportional_bytes
+from m3x.process import cpu_seconds, proportional_bytes, resident_bytes
 
 __all__ = ["main"]
 
@@ -129,11 +129,6 @@ class Instance(instances.Aggregator):
         kv.do(lambda store: write_cluster(store, [member(_NAME, self.address)], output, _SHARDS))
         self._command = [str(ROOT / "scripts/supervisor"), *self._command[self._command.index("-f") :]]
 
-    def processes(self) -> dict[str, int]:
-        """Pids by role, that of the zygote among them."""
-        found = [("zygote", pid) for pid, command in children(self.process.pid).items() if "m3x.processes" in command]
-        return {**self.roles(), **dict(found)}
-
 
 def main(values: list[str]) -> int:
     """Measures and prints."""
@@ -172,7 +167,7 @@ def _measured(instance: Instance, options: argparse.Namespace) -> dict[str, Any]
 
 def _idle(instance: Instance, seconds: float) -> dict[str, Any]:
     time.sleep(3)
-    processes = instance.processes()
+    processes = instance.roles()
     memory = {name: proportional_bytes(pid) / (1 << 20) for name, pid in processes.items()}
     before, woken = {name: cpu_seconds(pid) for name, pid in processes.items()}, _wakes(processes)
     time.sleep(seconds)
@@ -214,10 +209,14 @@ def _deaths(instance: Instance, options: argparse.Namespace) -> dict[str, Any]:
         for event, times in figures.items():
             for _ in range(options.repeat):
                 time.sleep(_SETTLED_S)
-                processes, began = instance.processes(), time.monotonic()
-                for name in event.split(" and "):
-                    os.kill(processes["worker 0" if name == "worker" else name], signal.SIGKILL)
-                times.append(max(probe.first_after(began, worker) for worker in range(options.workers)))
+                processes = instance.roles()
+                pids = [processes["worker 0" if name == "worker" else name] for name in event.split(" and ")]
+                began = time.monotonic()
+                send_signal(pids, signal.SIGKILL)
+                while any(map(resident_bytes, pids)):
+                    time.sleep(0.0005)
+                dead = time.monotonic()
+                times.append(dead - began + max(probe.first_after(dead, worker) for worker in range(options.workers)))
         figures["refused"] = probe.refused
     finally:
         probe.close()

@@ -17,6 +17,8 @@ from lab.processes import Process, children, module_command, send_signal
 __all__ = ["Aggregator"]
 
 _OPTIONS = "--options"
+_ZYGOTE = "m3x.processes"
+"""The module that it runs."""
 
 
 class Aggregator:
@@ -86,10 +88,12 @@ class Aggregator:
         return [pid for pid, command in children(self.process.pid).items() if module in command]
 
     def roles(self) -> dict[str, int]:
-        """Pids by role: ``supervisor``, ``front``, ``worker 0``, ``worker 1`` …"""
+        """Pids by role: ``supervisor``, ``zygote``, ``front``, ``worker 0``, ``worker 1`` …"""
         found = {"supervisor": self.process.pid}
         for pid, command in children(self.process.pid).items():
-            if _OPTIONS in command:
+            if _ZYGOTE in command:
+                found["zygote"] = pid
+            elif _OPTIONS in command:
                 # The options file is named after the process and its incarnation: front-1.json, w0-1.json.
                 name = Path(command[command.index(_OPTIONS) + 1]).name.split("-")[0]
                 found[f"worker {name[1:]}" if name.startswith("w") else name] = pid

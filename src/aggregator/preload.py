@@ -1,5 +1,6 @@
 """What front and workers are forked with: their modules and all kernels, loaded once (``m3x.processes.zygote``)."""
 
+import functools
 import importlib
 
 from aggregator.warmup import PACKAGES, warm_package
@@ -9,8 +10,9 @@ __all__ = ["load"]
 _MODULES = ("argparse", "aggregator.front", "aggregator.worker")
 
 
+@functools.cache
 def load() -> None:
-    """Imports, and loads every kernel from the cache, or compiles it. One thread, nothing opened."""
+    """Imports, and loads every kernel from the cache, or compiles it: once, also for those who are forked. One thread, nothing opened."""
     for name in _MODULES:
         importlib.import_module(name)
     for name in PACKAGES:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.engine import Engine, warm
+from aggregator import preload
+from aggregator.engine import Engine
 from aggregator.worker import WorkerOptions, run
 from m3x import log, process
 
@@ -22,7 +23,7 @@ def main() -> int:
     process.die_with_parent(options.parent_pid)
     log.configure(options.log_level, process=f"worker {options.index}")
     try:
-        warm(lambda step: _log.debug("loading kernels", step=step))
+        preload.load()
         engine = Engine(options.engine, max_series=options.max_series)
     except Exception as error:
         _log.error("the engine does not start", exception=error)

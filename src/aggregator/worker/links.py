@@ -11,6 +11,8 @@ from aggregator.worker.options import WorkerOptions
 from m3msg.batch import MessageBatch
 
 _COPY_BELOW = 65536
+_CONNECT_AGAIN_MS = 5
+"""A worker is often there before the front that it is to connect to."""
 _NO_PAYLOAD = np.zeros(0, np.uint8)
 _NO_POLICIES = np.zeros(0, np.uint16)
 _NO_ORIGINS = np.zeros(0, np.uint32)
@@ -23,10 +25,12 @@ class FrontLink:
 
     def __init__(self, context: Context, options: WorkerOptions, front_epoch: int) -> None:
         self.data = context.socket(zmq.PULL)
+        self.data.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
         # Byte credits bound what is on the way.
         self.data.setsockopt(zmq.RCVHWM, 0)
         self.data.connect(ipc.data_address(options.run_dir, options.index, front_epoch, options.epoch))
         self._acks = context.socket(zmq.PUSH)
+        self._acks.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
         # Bounded as well: an ack is smaller than its message.
         self._acks.setsockopt(zmq.SNDHWM, 0)
         self._acks.connect(ipc.acks_address(options.run_dir, options.index, front_epoch, options.epoch))

@@ -56,6 +56,7 @@ def load(preload: str) -> None:
     """Calls ``load()`` of a module, and takes all that is there out of the garbage collector, which would write to shared memory."""
     gc.disable()
     importlib.import_module(preload).load()
+    process.unmap_code()
     gc.freeze()
     gc.enable()
 

@@ -1,6 +1,7 @@
 """A real instance on the embedded KV: metrics in over m3msg, aggregated values out to a recording consumer."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -16,10 +17,12 @@ from m3cluster.flush_times import decode_flush_times
 from m3cluster.keys import flush_times_key, placement_key, topic_key
 from m3cluster.placement.codec import encode_staged_placement
 from m3cluster.placement.model import Instance, Placement
-from m3metrics.codec.unaggregated import CounterWithMetadatas, Metric, TimedMetricWithMetadatas
+from m3metrics.codec.unaggregated import CounterWithMetadatas, Metric, TimedMetricWithMetadatas, encode_metric
 from m3metrics.metadata import PipelineMetadata, StagedMetadata, StagedMetadatas
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
+from m3msg.frames import Message, Metadata, encode_message
+from m3x import process
 
 pytestmark = pytest.mark.integration
 
@@ -189,4 +192,98 @@ async def test_a_second_signal_ends_at_once(rig: Rig) -> None:
     await until(lambda: "shutting down" in rig.log(), what="the first signal")
     rig.process.popen.terminate()
     assert await asyncio.to_thread(rig.process.wait, 20) == 1
+    await until(lambda: not any(map(alive, pids)), what="no process is left")
+
+
+async def test_no_connection_is_refused_while_fronts_die(rig: Rig) -> None:
+    await rig.start()
+    await rig.until_ready()
+    host, port = rig.instance.socket_address
+    sample = encode_message(Message(Metadata(0, 1, time.time_ns()), encode_metric(gauges(time.time_ns(), 1.0)[0])))
+    acked = 0
+
+    async def knock() -> None:
+        """Connects, sends a sample, waits for its ack; ends with an error if a connection is refused."""
+        nonlocal acked
+        while True:
+            async with asyncio.timeout(30):
+                reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(sample)
+                acked += bool(await reader.read(1))
+            except ConnectionError:
+                # Who is connected while the front dies is cut off, and connects again.
+                continue
+            finally:
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+
+    async def more_acks() -> None:
+        before = acked
+        await until(lambda: acked > before + 8, what="acks")
+
+    knocking = [asyncio.create_task(knock()) for _ in range(4)]
+    for _ in range(2):
+        await more_acks()
+        front = rig.instance.roles()["front"]
+        os.kill(front, signal.SIGKILL)
+        await until(lambda gone=front: rig.instance.roles().get("front", gone) != gone, what="the next front")
+    await more_acks()
+    assert not any(task.done() for task in knocking)
+    for task in knocking:
+        task.cancel()
+    await asyncio.wait(knocking)
+    assert await rig.stop() == 0, rig.log()
+
+
+async def test_processes_share_memory_and_descriptors_only_where_they_should(rig: Rig) -> None:
+    await rig.start()
+    await rig.until_ready()
+    roles = rig.instance.roles()
+    assert sorted(roles) == ["front", "supervisor", "worker 0", "worker 1", "zygote"]
+    assert len(os.listdir(f"/proc/{roles['zygote']}/task")) == 1
+    files = {
+        role: {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")} for role, pid in roles.items()
+    }
+    shared = {
+        role: {file for file in files[role] & files["supervisor"] if not file.startswith(("anon_inode", "/dev/null"))}
+        for role in roles
+    }
+    log = str(rig.process.log_file)
+    assert shared["worker 0"] == shared["worker 1"] == shared["zygote"] == {log}
+    # The socket for metrics.
+    assert len(shared["front"] - {log}) == 1
+    assert "socket:" in str(shared["front"])
+    own = sum(process.proportional_bytes(pid) for pid in roles.values())
+    assert own < sum(map(process.resident_bytes, roles.values())) / 2
+    assert await rig.stop() == 0, rig.log()
+
+
+async def test_the_death_of_the_zygote_costs_nothing_and_that_of_the_supervisor_ends_all(rig: Rig) -> None:
+    await rig.start()
+    await rig.until_ready()
+    before = rig.instance.roles()
+    os.kill(before["zygote"], signal.SIGKILL)
+    await until(
+        lambda: rig.instance.roles().get("zygote", before["zygote"]) != before["zygote"], what="the next zygote"
+    )
+    now = rig.instance.roles()
+    assert {role: pid for role, pid in now.items() if role != "zygote"} == {
+        role: pid for role, pid in before.items() if role != "zygote"
+    }
+    os.kill(now["worker 0"], signal.SIGKILL)
+    os.kill(now["front"], signal.SIGKILL)
+
+    def all_there() -> bool:
+        found = rig.instance.roles()
+        return found.keys() == before.keys() and not {now["worker 0"], now["front"]} & set(found.values())
+
+    await until(all_there, what="children of the next zygote")
+    await rig.until_ready()
+    rig.client.send(gauges(time.time_ns(), 1.0))
+    await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")
+    pids = rig.instance.pids()
+    os.kill(pids[0], signal.SIGKILL)
+    await asyncio.to_thread(rig.process.wait, 20)
     await until(lambda: not any(map(alive, pids)), what="no process is left")
