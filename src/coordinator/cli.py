@@ -66,7 +66,7 @@ def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
     loaded = load_coordinator(files)
     try:
         rules_in(loaded.value)
-        check_store(loaded.value.cluster_management.store(None))
+        check_store(loaded.value.cluster_state.store(None))
         _check_certificates(loaded.value)
     except CarbonRulesError as error:
         raise ConfigError([str(error)]) from error

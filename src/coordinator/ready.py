@@ -18,7 +18,7 @@ from m3x.golang import go_duration, parse_bool
 class Readiness:
     """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent.
 
-    ``obstacle``: why ordinary writes have nowhere to go, by the coordinator's file; None: they have.
+    ``obstacle``: why ordinary writes have nowhere to go, whoever can be reached; None: they have.
     """
 
     def __init__(
@@ -28,19 +28,24 @@ class Readiness:
         producer: Producer | None,
         store: Store,
         more_problems: Callable[[], list[str]] = list,
-        obstacle: str | None = None,
+        obstacle: Callable[[], str | None] | None = None,
     ) -> None:
         self._obstacle = obstacle
-        self._namespaces = [_describe(namespace) for namespace in namespaces]
+        self.set_namespaces(namespaces)
         self._topic = topic
         self._producer = producer
         self._store = store
         self._more_problems = more_problems
 
+    def set_namespaces(self, namespaces: Sequence[Namespace]) -> None:
+        """From now on these are listed."""
+        self._namespaces = [_describe(namespace) for namespace in namespaces]
+
     def reasons(self) -> list[str]:
         """Why writes are refused now, one line each; empty: they are not."""
         refusal = self._topic.refusal() if self._topic is not None else None
-        return [reason for reason in (self._obstacle, refusal) if reason is not None]
+        obstacle = self._obstacle() if self._obstacle is not None else None
+        return [reason for reason in (obstacle, refusal) if reason is not None]
 
     def problems(self, writes: bool = True) -> list[str]:
         """What is wrong although the coordinator serves. Of writes, while they are accepted: the KV silent, consumers not usable, shard

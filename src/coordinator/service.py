@@ -20,10 +20,11 @@ from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
-from coordinator.downsample.policies import storage_judge, writable_policies
+from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
 from coordinator.downsample.routes import rules_routes
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
+from coordinator.namespaces import NamespacesNow
 from coordinator.reading import reading_routes
 from coordinator.ready import Readiness, ready_route
 from coordinator.sinks.records import RecordError
@@ -40,7 +41,8 @@ from coordinator.write import (
     SeriesCache,
     remote_write_routes,
 )
-from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
+from coordinator.write.carbon_follow import CarbonRules
+from coordinator.write.carbon_rules import CarbonRulesError, rules_in
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ZONE
 from m3msg.producer import Producer
@@ -116,8 +118,8 @@ class Coordinator:
         self._scope = self.registry.scope(config.metrics.scope.prefix)
         if config.metrics.scope.tags:
             self._scope = self._scope.tagged(**config.metrics.scope.tags)
-        self._environment = config.cluster_management.environment
-        self._zone = config.cluster_management.zone
+        self._environment = config.cluster_state.environment
+        self._zone = config.cluster_state.zone
         self._tasks: list[asyncio.Task[object]] = []
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -146,11 +148,12 @@ class Coordinator:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
         config = self.config
-        store = await kv.open_store(config.cluster_management.store(self._data_dir))
+        store = await kv.open_store(config.cluster_state.store(self._data_dir))
         stack.push_async_callback(store.close)
         routes: list[BaseRoute] = []
         rules = RulesInEffect(storage_judge(config))
-        storage = await self._start_storage(stack, rules)
+        storage = await self._start_storage(stack, store, rules)
+        namespaces = NamespacesNow(config.namespaces) if storage is None else storage.namespaces
         topic, producer = await self._start_producer(stack, store)
         await self._start_rules(stack, store, rules)
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
@@ -160,18 +163,18 @@ class Coordinator:
         if storage is not None:
             routes += [sinks_route(storage.hub)]
         routes += reading_routes(config, storage)
-        obstacle = None
+        obstacle: Callable[[], str | None] | None = None
         if config.takes_samples:
             writer = RemoteWriter(
                 downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
             )  # fmt: skip
             routes += remote_write_routes(writer)
-            obstacle = writer.refusal()
-            if obstacle is not None:
-                log.warning("remote writes are answered with 503", reason=obstacle)
+            obstacle = writer.refusal
+            if (reason := obstacle()) is not None:
+                log.warning("remote writes are answered with 503", reason=reason)
         readiness = Readiness(
-            config.namespaces,
+            namespaces.current,
             topic,
             producer,
             store,
@@ -179,12 +182,20 @@ class Coordinator:
             obstacle,
         )
         routes += [ready_route(readiness)]
+
+        def changed() -> None:
+            downsampler.set_namespaces(namespaces.current)
+            readiness.set_namespaces(namespaces.current)
+            rules.judge_with(storage_judge(config, namespaces.current))
+
+        changed()
+        namespaces.follow(changed)
         routes += admin_routes(
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
         await self._start_http(stack, [*routes, routes_route(routes)])
-        await self._start_carbon(stack, downsampler, cache, topic, direct)
+        await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces)
 
     async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
         """Rules of the file, or else those in KV from now on."""
@@ -209,12 +220,14 @@ class Coordinator:
             await watcher.load()
             await stack.enter_async_context(self._background(watcher.run(), "rules"))
 
-    async def _start_storage(self, stack: contextlib.AsyncExitStack, rules: RulesInEffect) -> Storage | None:
+    async def _start_storage(
+        self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect
+    ) -> Storage | None:
         config = self.config
         if not config.takes_samples:
             return None
-        storage = await stack.enter_async_context(open_storage(config, self._data_dir, self._scope))
-        self._problems.append(storage.hub.problems)
+        storage = await stack.enter_async_context(open_storage(config, self._data_dir, self._scope, store))
+        self._problems.append(storage.problems)
         if config.ingest is None:
             log.info("no m3msg server configured: aggregated metrics are not taken")
             return storage
@@ -229,10 +242,19 @@ class Coordinator:
             consumer=section.m3msg.consumer,
             keep_alive_ns=int(section.m3msg.server.keep_alive_period),
         )
+        namespaces = storage.namespaces
         server = IngestServer(
-            section.m3msg.server.listen_address, storage.outlet, writable_policies(config.namespaces), ingest_options,
+            section.m3msg.server.listen_address, storage.outlet, writable_policies(namespaces.current), ingest_options,
             self._scope.sub("ingest-m3msg"), asked_by=rules.asking_for,
         )  # fmt: skip
+
+        def changed() -> None:
+            known = [policy_of(n.resolution_ns, n.retention_ns) for n in namespaces.current if n.aggregated]
+            server.set_namespaces(writable_policies(namespaces.current), known)
+
+        if namespaces.known and not namespaces.fixed:
+            changed()
+        namespaces.follow(changed)
         await stack.enter_async_context(server)
         self._problems.append(server.problems)
         self.ports["ingest"] = server.port
@@ -271,20 +293,23 @@ class Coordinator:
         cache: SeriesCache,
         topic: IngestTopic | None,
         direct: DirectStore | None,
+        namespaces: NamespacesNow,
     ) -> None:
         ingester = self.config.carbon.ingester
         if ingester is None or not self.config.takes_samples:
             return
         scope: Scope = self._scope.sub("ingest-carbon")
-        rules = rules_in(self.config)
-        warnings = unstored(rules, storage_judge(self.config), self._places)
-        self._problems.append(lambda: warnings)
-        for warning in warnings:
-            log.warning(warning)
+        rules = rules_in(self.config) if namespaces.fixed else None
         core = CarbonIngester(rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct)
+        follower = CarbonRules(self.config, self._places, core, rules)
+        self._problems.append(follower.problems)
+        if not namespaces.fixed:
+            namespaces.follow(lambda: follower.put(namespaces.current))
+            if namespaces.known:
+                follower.put(namespaces.current)
         host, port = parse_address(ingester.listen_address)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))
-        log.info("taking carbon lines", port=self.ports["carbon"], rules=len(rules))
+        log.info("taking carbon lines", port=self.ports["carbon"])
 
 
 async def _run_producer(producer: Producer, topic: IngestTopic) -> None:

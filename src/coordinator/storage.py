@@ -1,18 +1,18 @@
-"""What the file of a coordinator asks for as storage: the embedded store, sinks behind queues, both, or nothing.
+"""What the file of a coordinator asks for as storage: the embedded store, M3DB, sinks behind queues, several of them, or nothing.
 
 ====================================  =======================================  ==============================================
 file                                  port 7507 writes to                      direct writes, through the hub
 ====================================  =======================================  ==============================================
 embedded alone                        the store itself: safe means committed,  the store, without a queue
                                       what it refuses is known
-more than one sink, ``prom-remote``   the hub: safe means in every queue       the hub, for as long as ``writeTimeout`` watched
+M3DB, ``prom-remote``, several        the hub: safe means in every queue       the hub, for as long as ``writeTimeout`` watched
 ``noop-etcd``                         nothing, it is not there                 nothing
 ====================================  =======================================  ==============================================
 """
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
@@ -20,13 +20,16 @@ from coordinator.config import CoordinatorConfig
 from coordinator.config.sinks import QueueConfig, QueueOverrides
 from coordinator.downsample.policies import policy_of
 from coordinator.ingest import HubOutlet, Outlet, StoreOutlet
+from coordinator.m3db import M3DBStorage, open_m3db
+from coordinator.namespaces import NamespacesNow
 from coordinator.query import Source
 from coordinator.sinks import EmbeddedSink, FileSink, Hub, QueuedSink, QueueOptions, Sink, open_hub
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote import LabelRules
 from coordinator.sinks.prom_remote.opening import open_sinks
 from coordinator.store import Store, StoreOptions, open_store
-from coordinator.write import DirectStore, HubDirectStore
+from coordinator.write import HubDirectStore
+from m3cluster import kv
 from m3x.instrument import Scope
 from m3x.log import logger
 
@@ -41,29 +44,52 @@ class Storage:
 
     outlet: Outlet
     """For values that come back from the aggregators."""
-    direct: DirectStore
+    direct: HubDirectStore
     hub: Hub
     store: Store | None
     """The embedded store."""
     source: Source | None = None
     """What queries are answered from, if that is not the embedded store."""
+    namespaces: NamespacesNow = field(default_factory=NamespacesNow)
+    m3db: M3DBStorage | None = None
+
+    def problems(self) -> list[str]:
+        """What an operator should know, one line each."""
+        lines = self.hub.problems()
+        return lines if self.m3db is None else [*self.m3db.problems(self.hub.status()), *lines]
 
 
 @contextlib.asynccontextmanager
-async def open_storage(config: CoordinatorConfig, data_dir: Path, scope: Scope) -> AsyncIterator[Storage]:
-    """Until the context ends; what is in queues stays there. Raises ``StoreError``, ``SegmentError``, ``TLSError`` or ``OSError``."""
+async def open_storage(
+    config: CoordinatorConfig, data_dir: Path, scope: Scope, kv_store: kv.Store | None = None
+) -> AsyncIterator[Storage]:
+    """Until the context ends; what is in queues stays there. ``kv_store``: for M3DB.
+
+    Raises ``StoreError``, ``SegmentError``, ``TLSError``, ``KVError`` or ``OSError``.
+    """
     async with contextlib.AsyncExitStack() as stack:
         store = None
         if config.has_embedded_store:
             store = await stack.enter_async_context(_embedded_store(config, data_dir, scope))
         sink_scope = scope.sub("sink")
         types = _types(config)
-        sinks = _sinks(config, store, None if types is None else (types, sink_scope))
+        m3db = None
+        if config.store == "m3db":
+            assert kv_store is not None
+            m3db = await stack.enter_async_context(open_m3db(config, kv_store, scope))
+        sinks = _sinks(config, store, None if types is None else (types, sink_scope), m3db)
         directory = data_dir / config.sink_queue.directory
         hub = await stack.enter_async_context(open_hub(sinks, directory, sink_scope))
         outlet: Outlet = StoreOutlet(store) if store is not None and config.embedded_alone else HubOutlet(hub, types)
-        direct = HubDirectStore(hub, config.namespaces, config.write_timeout.seconds)
-        yield Storage(outlet, direct, hub, store)
+        namespaces = NamespacesNow(config.namespaces) if m3db is None else m3db.namespaces
+        direct = HubDirectStore(hub, namespaces.current, config.write_timeout.seconds)
+
+        def changed() -> None:
+            direct.set_namespaces(namespaces.current)
+            hub.reconsider()
+
+        namespaces.follow(changed)
+        yield Storage(outlet, direct, hub, store, None if m3db is None else m3db.source, namespaces, m3db)
 
 
 def _embedded_store(
@@ -88,7 +114,12 @@ def _types(config: CoordinatorConfig) -> MetricTypes | None:
     return MetricTypes(config.tag_options.metric_name.encode())
 
 
-def _sinks(config: CoordinatorConfig, store: Store | None, told: tuple[MetricTypes, Scope] | None) -> list[QueuedSink]:
+def _sinks(
+    config: CoordinatorConfig,
+    store: Store | None,
+    told: tuple[MetricTypes, Scope] | None,
+    m3db: M3DBStorage | None,
+) -> list[QueuedSink]:
     """All sinks of the file, with the options of their queues. ``told``: see ``prom_remote.opening``."""
     if store is not None and config.embedded_alone:
         return [QueuedSink(EmbeddedSink.of(store, config.namespaces), None)]
@@ -102,7 +133,10 @@ def _sinks(config: CoordinatorConfig, store: Store | None, told: tuple[MetricTyp
             allow_empty_values=config.tag_options.allow_tag_value_empty,
         )
         found += zip(open_sinks(remote, rules, told), (one.queue for one in remote.endpoints), strict=True)
-    elif store is not None:
+    elif m3db is not None:
+        found.append((m3db.sink, QueueOverrides()))
+    elif config.store == "embedded":
+        assert store is not None
         found.append((EmbeddedSink.of(store, config.namespaces), QueueOverrides()))
     for section in config.sinks:
         if section.type == "file":

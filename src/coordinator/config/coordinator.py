@@ -10,10 +10,13 @@ from coordinator.config.carbon import CarbonConfig
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.ingest import IngestConfig
+from coordinator.config.m3db import DynamicClusterConfig, M3DBClientConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
 from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
+from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.policy import format_duration
 from m3x.config import (
     Address,
@@ -119,7 +122,7 @@ class CoordinatorConfig(Section, frozen=True):
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig()
     backend: Literal["", "embedded", "m3db", "grpc", "noop-etcd", "prom-remote"] = ""
-    """``embedded`` is ours, and what no value means unless a cluster names a client."""
+    """``embedded`` is ours, and what no value means unless a cluster names a client (``store``)."""
     clusters: list[ClusterConfig] = []
     cluster_management: ClusterManagementConfig = ClusterManagementConfig()
     tag_options: TagOptionsConfig = TagOptionsConfig()
@@ -163,6 +166,8 @@ class CoordinatorConfig(Section, frozen=True):
         namespaces_of(self.clusters)
         if self.backend == "prom-remote":
             required_backend(self.prometheus_remote_backend)
+        if self.store == "m3db":
+            self._check_m3db()
         self._check_sinks()
         listeners = {
             "listenAddress": self.listen_address,
@@ -174,18 +179,32 @@ class CoordinatorConfig(Section, frozen=True):
             listeners["ingest.m3msg.server.listenAddress"] = self.ingest.m3msg.server.listen_address
         check_listeners(listeners)
 
+    def _check_m3db(self) -> None:
+        """Raises ``ValueError``."""
+        clients = sum(cluster.client is not None for cluster in self.clusters)
+        if not clients:
+            raise ValueError("backend: m3db needs a client: clusters: [{client: {config: …}}]")
+        if clients < len(self.clusters) or clients > 1:
+            raise ValueError(
+                "several clusters are not supported with M3DB; give clusters one entry, which has a client"
+            )
+        if not self.namespaces and any(sink.type == "embedded" for sink in self.sinks):
+            raise ValueError(
+                "sinks: an embedded store beside M3DB cannot follow the registry; list its namespaces under clusters[].namespaces"
+            )
+
     def _check_sinks(self) -> None:
         """Raises ``ValueError``."""
         if not self.takes_samples:
             return
-        stores = [sink.type for sink in self.sinks].count("embedded") + (self.backend in {"", "embedded"})
+        stores = [sink.type for sink in self.sinks].count("embedded") + (self.store == "embedded")
         if stores > 1:
             raise ValueError("sinks: there is one embedded store only; with backend: embedded it is not named again")
         names = [sink.called for sink in self.sinks]
         if self.backend == "prom-remote" and self.prometheus_remote_backend is not None:
             names += [sink_name(endpoint.name) for endpoint in self.prometheus_remote_backend.endpoints]
         else:
-            names.append("embedded")
+            names.append(self.store)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sinks: the name {twice[0]!r} is taken twice; give one of them another name")
@@ -194,7 +213,7 @@ class CoordinatorConfig(Section, frozen=True):
                 queue.over(self.sink_queue)
             except ValueError as error:
                 raise ValueError(f"the queue of sink {name}: {error}") from error
-        for sink in self.sinks:
+        for sink in self.sinks if self.knows_namespaces else ():
             known = {(n.resolution_ns, n.retention_ns) if n.aggregated else (0, 0) for n in self.namespaces}
             unknown = (sink.attributes or frozenset()) - known
             if unknown:
@@ -221,14 +240,46 @@ class CoordinatorConfig(Section, frozen=True):
         return namespaces_of(self.clusters)
 
     @property
+    def store(self) -> Literal["embedded", "m3db", "grpc", "noop-etcd", "prom-remote"]:
+        """What ``backend`` means in this file."""
+        if self.backend:
+            return self.backend
+        return "m3db" if any(cluster.client is not None for cluster in self.clusters) else "embedded"
+
+    @property
+    def m3db_client(self) -> M3DBClientConfig:
+        """The client of a coordinator whose store is M3DB."""
+        return next(cluster.client for cluster in self.clusters if cluster.client is not None)
+
+    @property
+    def knows_namespaces(self) -> bool:
+        """Whether its namespaces are those of this file, and not those of M3DB's registry."""
+        return self.store != "m3db" or bool(self.namespaces)
+
+    @property
+    def cluster_state(self) -> StoreSection:
+        """Where KV is: ``clusterManagement``, or the etcd of M3DB's nodes where that says nothing, as in M3."""
+        section = self.cluster_management
+        if self.store == "m3db" and not (section.etcd or section.zookeeper or section.embedded):
+            cluster = self.m3db_client.config.synchronous
+            if isinstance(cluster, DynamicClusterConfig) and cluster.service.etcd_clusters:
+                return ClusterManagementConfig(etcd=cluster.service)
+        return section
+
+    def is_own_etcd(self, section: EtcdSection) -> bool:
+        """Whether an etcd is that of ``cluster_state``."""
+        own, other = self.cluster_state.store(None), section.client()
+        return isinstance(own, Etcd) and (own.endpoints, own.tls) == (other.endpoints, other.tls)
+
+    @property
     def has_embedded_store(self) -> bool:
         """Whether there is one, alone or among others."""
-        return self.backend in {"", "embedded"} or any(sink.type == "embedded" for sink in self.sinks)
+        return self.store == "embedded" or any(sink.type == "embedded" for sink in self.sinks)
 
     @property
     def embedded_alone(self) -> bool:
         """Whether all values go to the embedded store, and nowhere else."""
-        return self.backend in {"", "embedded"} and not self.sinks
+        return self.store == "embedded" and not self.sinks
 
     @property
     def takes_samples(self) -> bool:
@@ -257,14 +308,9 @@ class CoordinatorConfig(Section, frozen=True):
     def unsupported(self) -> list[str]:
         """What this release cannot do, one line each; empty when the coordinator can start."""
         problems = []
-        if self.backend in {"m3db", "grpc"}:
+        if self.backend == "grpc":
             problems.append(
-                f"backend: {self.backend!r} is not supported by this release; set backend: embedded or prom-remote"
-            )
-        if not self.backend and any(cluster.client is not None for cluster in self.clusters):
-            problems.append(
-                "clusters[].client: M3DB as storage is not supported by this release; set backend: embedded to keep "
-                "aggregated series in a local file"
+                "backend: 'grpc' is not supported by this release; set backend: m3db, embedded or prom-remote"
             )
         if self.write_forwarding is not None:
             problems.append(

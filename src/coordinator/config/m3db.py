@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
-from m3cluster.kv.sections import EtcdSection
+from m3cluster.kv.sections import EtcdClusterSection, EtcdSection
 from m3db.consistency import ConnectLevel, CopyRules, ReadLevel, WriteLevel
 from m3db.options import HostOptions, RetryOptions, SessionOptions, StaticTopology
 from m3db.topology import Host, Topology, TopologyError
@@ -75,10 +75,23 @@ class ClientOverridesConfig(Section, frozen=True, kw_only=True):
             raise ValueError(f"host queue flush interval must be larger than zero but was: {go_duration(interval)}")
 
 
+class NodesSection(EtcdSection, frozen=True, kw_only=True):
+    """``service``: name and environment of the nodes' placement, and the etcd that has it. Without ``etcdClusters``, which M3 wants, it is
+    in the KV of ``clusterManagement``."""
+
+    etcd_clusters: list[EtcdClusterSection] = []
+
+    def __post_init__(self) -> None:
+        if self.etcd_clusters:
+            super().__post_init__()
+        elif not self.service:
+            raise ValueError("service must not be empty; it names the placement of M3DB's nodes: write m3db")
+
+
 class DynamicClusterConfig(Section, frozen=True, kw_only=True):
     """``config.services[]``: a cluster whose placement is in etcd."""
 
-    service: EtcdSection
+    service: NodesSection
     asynchronous: bool = msgspec.field(name="async", default=False)
     client_overrides: ClientOverridesConfig = ClientOverridesConfig()
 
@@ -138,7 +151,7 @@ class StaticClusterConfig(Section, frozen=True, kw_only=True):
 class EnvironmentConfig(Section, frozen=True, kw_only=True):
     """``client.config``."""
 
-    service: EtcdSection | None = None
+    service: NodesSection | None = None
     services: list[DynamicClusterConfig] = []
     static: StaticClusterConfig | None = None
     statics: list[StaticClusterConfig] = []

@@ -28,6 +28,9 @@ NAMESPACE_TAG = "__m3_namespace__"
 NO_AGGREGATED_NAMESPACE = (
     "there is no aggregated namespace: add one with type: aggregated to clusters[].namespaces in the coordinator's file"
 )
+NONE_IN_REGISTRY = (
+    "there is no aggregated namespace: M3DB's registry has none that is ready, or the KV has not said so yet"
+)
 _DEFAULT = DEFAULT_NAMESPACE.encode()
 _NO_MATCH = MatchResult()
 
@@ -84,12 +87,11 @@ class Downsampler:
         untimed_rollups: bool = False,
         now_ns: int = 0,
         no_aggregators: str | None = None,
+        no_namespace: str = NO_AGGREGATED_NAMESPACE,
     ) -> None:
+        """``no_namespace``: what to say where none of the namespaces is aggregated."""
         self._no_aggregators = no_aggregators
-        self._enabled = any(n.aggregated for n in namespaces)
-        staged = auto_mapping(namespaces)
-        self._auto = tuple(MatchedPipeline(metadata=p) for stage in staged for p in stage.pipelines)
-        self._auto_encoded = encode_staged_metadatas(staged) if staged else None
+        self.no_namespace = no_namespace
         self._rules = rules or RulesInEffect()
         self._namespace_tag = namespace_tag.encode()
         self._untimed_rollups = untimed_rollups
@@ -99,18 +101,30 @@ class Downsampler:
         self._matching = False
         self.generation = 0
         """Grows whenever the same series may map to something else than before."""
+        self.set_namespaces(namespaces)
         self.advance(now_ns)
 
     @classmethod
     def of(cls, config: CoordinatorConfig, rules: RulesInEffect, now_ns: int) -> Self:
         """The one that a coordinator with this file has."""
         section = config.downsample
+        no_namespace = NO_AGGREGATED_NAMESPACE if config.knows_namespaces else NONE_IN_REGISTRY
         if section is None:
-            return cls(config.namespaces, rules, no_aggregators=config.no_aggregators, now_ns=now_ns)
+            return cls(
+                config.namespaces, rules, no_aggregators=config.no_aggregators, now_ns=now_ns, no_namespace=no_namespace
+            )
         return cls(
             config.namespaces, rules, namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups,
-            no_aggregators=config.no_aggregators, now_ns=now_ns,
+            no_aggregators=config.no_aggregators, now_ns=now_ns, no_namespace=no_namespace,
         )  # fmt: skip
+
+    def set_namespaces(self, namespaces: Sequence[Namespace]) -> None:
+        """Maps to these from now on."""
+        self._enabled = any(n.aggregated for n in namespaces)
+        staged = auto_mapping(namespaces)
+        self._auto = tuple(MatchedPipeline(metadata=p) for stage in staged for p in stage.pipelines)
+        self._auto_encoded = encode_staged_metadatas(staged) if staged else None
+        self.generation += 1
 
     @property
     def rules(self) -> RulesInEffect:
@@ -130,7 +144,7 @@ class Downsampler:
     @property
     def obstacle(self) -> str | None:
         """Why this coordinator can send nothing at all to aggregators, whatever rules say; None: it can."""
-        return self._no_aggregators or (None if self._enabled else NO_AGGREGATED_NAMESPACE)
+        return self._no_aggregators or (None if self._enabled else self.no_namespace)
 
     @property
     def auto_metadatas(self) -> bytes | None:

@@ -1,6 +1,6 @@
 """Storage policies: which a metric gets when no rule says otherwise (docs/m3/coordinator.md, automatic mapping), and which are stored."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from coordinator.config import CoordinatorConfig
 from coordinator.config.cluster import Namespace
@@ -45,14 +45,19 @@ def writable_policies(namespaces: Iterable[Namespace]) -> list[StoragePolicy]:
     return [policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated and not n.read_only]
 
 
-def storage_judge(config: CoordinatorConfig) -> PolicyJudge:
-    """Judges what this coordinator's ingest server would do with values. One that takes none back need not own any namespace."""
-    if config.ingest is None or config.backend == "noop-etcd" or not config.namespaces:
+def storage_judge(config: CoordinatorConfig, namespaces: Sequence[Namespace] | None = None) -> PolicyJudge:
+    """Judges what this coordinator's ingest server would do with values. One that takes none back need not own any namespace.
+
+    ``namespaces``: those that there are now; None: those of the file.
+    """
+    namespaces = config.namespaces if namespaces is None else namespaces
+    if config.ingest is None or config.backend == "noop-etcd" or not namespaces:
         return lambda _: ""
-    writable = writable_policies(config.namespaces)
+    writable = writable_policies(namespaces)
     placed = [*writable, *config.ingest.m3msg.handler.blackholes]
     listed = ", ".join(f"{format_duration(p.window_ns)}:{format_duration(p.retention_ns)}" for p in writable) or "none"
-    known = [policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.aggregated]
+    known = [policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated]
+    advice = "add the namespace to clusters[].namespaces" if config.knows_namespaces else "create the namespace in M3DB"
 
     def judge(policy: StoragePolicy) -> str:
         if any(policy.equivalent(one) for one in placed):
@@ -61,7 +66,7 @@ def storage_judge(config: CoordinatorConfig) -> PolicyJudge:
             return "its namespace is read-only, so its values are not stored; remove readOnly, or correct the rule"
         return (
             f"no aggregated namespace has this resolution and retention (those that may be written: {listed}), so its values are not "
-            "stored; add the namespace to clusters[].namespaces, or correct the rule"
+            f"stored; {advice}, or correct the rule"
         )
 
     return judge

@@ -20,6 +20,7 @@ class RulesInEffect:
         self.version = 0
         self._judge = judge
         self._active: dict[bytes, ActiveRuleSet] = {}
+        self._places: dict[str, Places | None] = {}
         self._warnings: dict[str, list[str]] = {}
 
     def warnings(self) -> list[str]:
@@ -32,14 +33,23 @@ class RulesInEffect:
 
     def put(self, namespace: str, rule_set: RuleSet, places: Places | None = None) -> None:
         """Sets the rules of a namespace. ``places``: they are those of the file (``downsample.rules``)."""
-        self._active[namespace.encode("utf-8", "surrogateescape")] = ActiveRuleSet(rule_set)
+        self._active[_key(namespace)] = ActiveRuleSet(rule_set)
+        self._places[namespace] = places
         self._warnings[namespace] = [_warning(part, namespace, places) for part in ineffective(rule_set, self._judge)]
         self.version += 1
+
+    def judge_with(self, judge: PolicyJudge) -> None:
+        """Other storage policies have a place from now on."""
+        self._judge = judge
+        for namespace, places in self._places.items():
+            rule_set = self._active[_key(namespace)].rule_set
+            self._warnings[namespace] = [_warning(part, namespace, places) for part in ineffective(rule_set, judge)]
 
     def remove(self, namespace: str) -> None:
         """No rules for a namespace."""
         self._warnings.pop(namespace, None)
-        if self._active.pop(namespace.encode("utf-8", "surrogateescape"), None) is not None:
+        self._places.pop(namespace, None)
+        if self._active.pop(_key(namespace), None) is not None:
             self.version += 1
 
     def asking_for(self, policy: StoragePolicy) -> list[str]:
@@ -72,6 +82,10 @@ class RulesInEffect:
             end = min(end, active.next_cutover_ns(time_ns))
             begin = max([begin, *(cutover for cutover in active.cutovers_ns if cutover <= time_ns)])
         return begin, end
+
+
+def _key(namespace: str) -> bytes:
+    return namespace.encode("utf-8", "surrogateescape")
 
 
 def _warning(part: Ineffective, namespace: str, places: Places | None) -> str:

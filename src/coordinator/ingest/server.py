@@ -82,21 +82,29 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
 class _Namespaces:
     """Which storage policies are written, thrown away, or have no place."""
 
-    def __init__(self, outlet: Outlet, policies: Iterable[StoragePolicy], blackhole: Sequence[StoragePolicy]) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        policies: Iterable[StoragePolicy],
+        blackhole: Sequence[StoragePolicy],
+        known: Iterable[StoragePolicy] | None,
+    ) -> None:
         self._outlet = outlet
         self._blackhole = blackhole
         self._writable = {(policy.window_ns, policy.retention_ns) for policy in policies}
+        self._known = None if known is None else {(policy.window_ns, policy.retention_ns) for policy in known}
 
     def verdict(self, policy: StoragePolicy) -> tuple[Verdict, int, str]:
         """See ``coordinator.ingest.translate.Namespaces``; the precision does not matter."""
         if any(policy.equivalent(one) for one in self._blackhole):
             return Verdict.BLACKHOLE, 0, ""
         retention, resolution = format_duration(policy.retention_ns), format_duration(policy.window_ns)
+        attributes = policy.window_ns, policy.retention_ns
         index = self._outlet.index_of(policy)
-        if index < 0:
+        if index < 0 or (self._known is not None and attributes not in self._known):
             text = f"no configured cluster namespace for: retention={retention}, resolution={resolution}"
             return Verdict.NO_NAMESPACE, 0, text
-        if (policy.window_ns, policy.retention_ns) not in self._writable:
+        if attributes not in self._writable:
             return (
                 Verdict.READ_ONLY,
                 0,
@@ -125,9 +133,9 @@ class Ingester:
         self._refusals = Refusals(asked_by)
         self.set_namespaces(policies)
 
-    def set_namespaces(self, policies: Iterable[StoragePolicy]) -> None:
-        """From now on these may be written."""
-        self._translator = Translator(_Namespaces(self._outlet, policies, self._options.blackhole_policies))
+    def set_namespaces(self, policies: Iterable[StoragePolicy], known: Iterable[StoragePolicy] | None = None) -> None:
+        """From now on these may be written; ``known``: all that there are, if the outlet takes others as well."""
+        self._translator = Translator(_Namespaces(self._outlet, policies, self._options.blackhole_policies, known))
 
     def problems(self) -> list[str]:
         """What has come lately and was not stored, one line each, for ``/ready``."""
@@ -251,6 +259,10 @@ class IngestServer:
     def port(self) -> int:
         """The bound port."""
         return self._server.port
+
+    def set_namespaces(self, policies: Iterable[StoragePolicy], known: Iterable[StoragePolicy] | None = None) -> None:
+        """See ``Ingester``."""
+        self._ingester.set_namespaces(policies, known)
 
     def problems(self) -> list[str]:
         """See ``Ingester.problems``."""

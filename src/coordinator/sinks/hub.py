@@ -135,6 +135,10 @@ class _Line:
         """They are not in the queue."""
         self.syncing: deque[tuple[Position, _Write]] = deque()
         """They are, but not durable."""
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """The sink may take others now."""
         self._known: tuple[Destination, ...] = ()
         self._takes = np.zeros(0, np.bool_)
         self._takes_all = True
@@ -187,6 +191,12 @@ class Hub:
         """Whether any sink does."""
         sinks = [line.deliverer.sink for line in self._lines] if self.direct is None else [self.direct]
         return any(sink.takes(destination) for sink in sinks)
+
+    def reconsider(self) -> None:
+        """Sinks may take other destinations than before."""
+        self._known = ()
+        for line in self._lines:
+            line.reconsider()
 
     async def write(self, batch: Values) -> Delivered:
         """Returns when every sink that takes a row of ``batch`` has it safely. May take as long as a full queue is full.

@@ -7,6 +7,7 @@ the senders back.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class CarbonIngester:
 
     def __init__(
         self,
-        rules: Sequence[CarbonRule],
+        rules: Sequence[CarbonRule] | None,
         downsampler: Downsampler,
         cache: SeriesCache,
         sink: MessageSink | None,
@@ -84,7 +85,7 @@ class CarbonIngester:
         cleanup: bool = False,
         direct: DirectStore | None = None,
     ) -> None:
-        self._rules = rules
+        """``rules`` None: they are not known yet, and lines wait until they are set."""
         self._downsampler = downsampler
         self._cache = cache
         self._sink = sink
@@ -92,12 +93,23 @@ class CarbonIngester:
         self._cleanup = cleanup
         self._not_kept = NotKept(scope)
         self._encoder = Encoder(cache, sink.largest_message) if sink is not None else Encoder(cache)
-        self._direct = direct if any(rule.metadatas is None for rule in rules) else None
+        self._storage = direct
+        self._has_rules = asyncio.Event()
+        if rules is not None:
+            self.set_rules(rules)
         self._path_at, self._path_size = np.empty(_LINES, np.uint32), np.empty(_LINES, np.uint32)
         self._values, self._times = np.empty(_LINES, np.float64), np.empty(_LINES, np.int64)
         self._odd, self._odd_end = np.empty(_LINES, np.int64), np.empty(_LINES, np.int64)
         self._series = np.zeros(_LINES, kernels.SERIES_ROW)
         self._contexts = np.full(_LINES, CONTEXT << 16, np.uint64)
+
+    def set_rules(self, rules: Sequence[CarbonRule]) -> None:
+        """These are matched from now on."""
+        self._rules = rules
+        self._direct = self._storage if any(rule.metadatas is None for rule in rules) else None
+        # What is remembered of paths is of other rules.
+        self._cache.expect(self._downsampler.advance(time.time_ns()))
+        self._has_rules.set()
 
     async def ingest(self, data: NDArray[np.uint8]) -> int:
         """Takes all complete lines of ``data`` (uint8, writable); returns how many bytes they are. Waits while nothing can be sent."""
@@ -121,6 +133,7 @@ class CarbonIngester:
 
     async def _admit(self, nbytes: int) -> int:
         """The shard count, as soon as messages are taken."""
+        await self._has_rules.wait()
         if self._sink is None:
             return 1
         while True:

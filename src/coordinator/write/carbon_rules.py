@@ -47,18 +47,23 @@ class CarbonRule:
         return self.pattern is None or self.pattern.search(path) is not None
 
 
-def rules_in(config: CoordinatorConfig) -> list[CarbonRule]:
+def rules_in(config: CoordinatorConfig, namespaces: Sequence[Namespace] | None = None) -> list[CarbonRule]:
     """The carbon rules of a coordinator's file; none where it takes no carbon lines. Raises ``CarbonRulesError``.
 
-    Lines have no answer, so that a rule which nothing could ever come of is an error: aggregation without aggregators.
+    Lines have no answer, so that a rule which nothing could ever come of is an error: aggregation without aggregators. ``namespaces``:
+    those that there are now; None: those of the file, or not known.
     """
     ingester = config.carbon.ingester
     if ingester is None:
         return []
-    rules = compile_rules(ingester, config.namespaces)
-    if not config.takes_samples:
+    if namespaces is None and config.knows_namespaces:
+        namespaces = config.namespaces
+    rules = compile_rules(ingester, namespaces)
+    if not config.takes_samples or namespaces is None:
         return []
-    obstacle = Downsampler.of(config, RulesInEffect(), 0).obstacle
+    downsampler = Downsampler.of(config, RulesInEffect(), 0)
+    downsampler.set_namespaces(namespaces)
+    obstacle = downsampler.obstacle
     aggregating = [index for index, rule in enumerate(rules) if rule.metadatas is not None]
     if aggregating and obstacle is not None:
         where = "carbon.ingester" if ingester.rules is None else f"carbon.ingester.rules[{aggregating[0]}]"
@@ -66,8 +71,11 @@ def rules_in(config: CoordinatorConfig) -> list[CarbonRule]:
     return rules
 
 
-def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace]) -> list[CarbonRule]:
-    """The rules of the file. Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them."""
+def compile_rules(config: CarbonIngesterConfig, namespaces: Sequence[Namespace] | None) -> list[CarbonRule]:
+    """The rules of the file; of unknown ``namespaces`` (None) all that they ask for are taken to be there.
+
+    Raises ``CarbonRulesError`` where M3 would log an error and ignore all of them.
+    """
     rules = [CarbonRuleConfig(pattern=".*")] if config.rules is None else config.rules
     return [_compile(index, rule, config.rules is None, namespaces) for index, rule in enumerate(rules)]
 
@@ -83,20 +91,22 @@ def unstored(rules: Sequence[CarbonRule], judge: PolicyJudge, places: Places) ->
     ]
 
 
-def _compile(index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace]) -> CarbonRule:
+def _compile(
+    index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace] | None
+) -> CarbonRule:
     where = f"carbon.ingester.rules[{index}]"
     if rule.pattern and rule.contains:
         raise CarbonRulesError(f"{where}: pattern and contains exclude each other")
     known = sorted(
-        {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.aggregated},
+        {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces or () if n.aggregated},
         key=lambda policy: (policy.window_ns, policy.retention_ns),
     )
-    read_only = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces if n.read_only}
+    read_only = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces or () if n.read_only}
     policies = known if all_policies else [policy_of(int(p.resolution), int(p.retention)) for p in rule.policies]
     for policy in policies:
         if policies.count(policy) > 1:
             raise CarbonRulesError(f"{where}: the policy {policy} is given twice")
-        if policy not in known:
+        if namespaces is not None and policy not in known:
             listed = ", ".join(map(str, known)) or "none"
             raise CarbonRulesError(f"{where}: there is no aggregated namespace {policy}; there are: {listed}")
         if policy in read_only and not rule.aggregation.enabled:

@@ -82,6 +82,10 @@ class HubDirectStore:
     def __init__(self, hub: Hub, namespaces: Sequence[Namespace], timeout_s: float) -> None:
         self._hub = hub
         self._timeout_s = timeout_s
+        self.set_namespaces(namespaces)
+
+    def set_namespaces(self, namespaces: Sequence[Namespace]) -> None:
+        """From now on these are what may be written for."""
         self._unaggregated = any(not n.aggregated for n in namespaces)
         self._aggregated = {(n.resolution_ns, n.retention_ns): n for n in namespaces if n.aggregated}
 

@@ -18,7 +18,6 @@ from starlette.routing import Route
 from coordinator import prompb
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
-from coordinator.downsample.appender import NO_AGGREGATED_NAMESPACE
 from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
 from coordinator.sinks.values import Destination, TimeUnit
@@ -167,7 +166,7 @@ class RemoteWriter:
         if options.store:
             return unaggregated and "; ".join(filter(None, (obstacle, unaggregated)))
         # Where there is an unaggregated namespace only, M3 answers 200 to a request that leaves it out.
-        return None if obstacle == NO_AGGREGATED_NAMESPACE and unaggregated is None else obstacle
+        return None if obstacle == self._downsampler.no_namespace and unaggregated is None else obstacle
 
     async def write(self, body: bytes, options: WriteOptions) -> Response:
         """Writes one compressed request. Raises ``BadRequestError``, ``RefusedError``, ``FailedError``."""

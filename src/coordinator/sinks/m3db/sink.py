@@ -1,0 +1,180 @@
+"""M3DB as a sink: a batch → rows of the session, what became of each → what the queue does with it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.sinks.m3db.forms import FormCache
+from coordinator.sinks.m3db.sorting import LONGEST_AHEAD_NS, Absences, Sendable, sort
+from coordinator.sinks.m3db.targets import Targets
+from coordinator.sinks.m3db.verdicts import judge
+from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy, TryAgainError
+from coordinator.sinks.values import Destination, TimeUnit, Values
+from m3db.options import SessionOptions
+from m3db.session import WriteResult
+from m3db.topology import Topology
+from m3db.write import FormRules, WriteRows
+from m3db.write.forms import why_bad
+from m3x.clock import wall_ns
+
+__all__ = ["M3DBSink", "WritingSession"]
+
+_UNIT_NS = np.array([unit.ns for unit in TimeUnit], np.int64)
+
+
+class WritingSession(Protocol):
+    """``m3db.session.Session``, as far as it is written to."""
+
+    @property
+    def options(self) -> SessionOptions: ...
+
+    @property
+    def topology(self) -> Topology | None:
+        """None: nothing can be written yet."""
+
+    def trouble(self) -> list[str]:
+        """Why."""
+
+    async def write(self, rows: WriteRows) -> WriteResult:
+        """Returns when every row is decided."""
+
+
+class M3DBSink:
+    """See ``coordinator.sinks.sink.Sink``. ``rules``: how series are called, but for what the topology says.
+
+    Values of one series come in order, the oldest first: nodes take them for as long as ``bufferPast``, and of two values for one time
+    they keep the one that came last.
+    """
+
+    ordered = True
+
+    def __init__(
+        self,
+        session: WritingSession,
+        targets: Targets,
+        rules: FormRules,
+        *,
+        name: str = "m3db",
+        grace_ns: int = 0,
+        lanes: int = 4,
+        batch_rows: int = 8192,
+        clock: Callable[[], int] = wall_ns,
+    ) -> None:
+        """``grace_ns``: how long a namespace that has gone may come back, until what waits for it is refused."""
+        self.name = name
+        self.lanes = lanes
+        self.batch_rows = batch_rows
+        self._session = session
+        self._targets = targets
+        self._absences = Absences(0 if targets.fixed else grace_ns)
+        self._clock = clock
+        self._offset_ns = session.options.write_timestamp_offset_ns
+        self._use(rules)
+
+    def _use(self, rules: FormRules) -> None:
+        self._aggregated, self._raw = FormCache(rules), FormCache(replace(rules, keep_scheme=True))
+
+    def takes(self, destination: Destination) -> bool:
+        """See ``Sink``. What it has taken once it takes for ever: a namespace that goes may come back."""
+        return destination.attributes in self._targets.taken
+
+    async def deliver(self, batch: Values, *, again: bool) -> Delivered:
+        """See ``Sink``. A value that was written before replaces itself."""
+        self._prepare()
+        sendable = sort(batch, self._targets, self._absences, self._clock(), self._offset_ns)
+        delivered = sendable.others
+        parts = [
+            (cache, np.flatnonzero(sendable.raw == raw))
+            for cache, raw in ((self._aggregated, False), (self._raw, True))
+            if (sendable.raw == raw).any()
+        ]
+        written = await asyncio.gather(*(self._write(batch, sendable, cache, rows) for cache, rows in parts))
+        sent = sum(one.sent for one in written)
+        if sent and sent == sum(one.failed for one in written):
+            # There is nothing to be gained by asking for each of them.
+            raise TryAgainError(next(one.why for one in written if one.failed))
+        for one in written:
+            delivered.refused += one.refused
+            delivered.parked += one.parked
+        return delivered
+
+    async def close(self) -> None:
+        """The session is closed by whoever opened it."""
+
+    def _prepare(self) -> None:
+        """Raises ``TryAgainError`` while nothing can be written; forms are those of the topology."""
+        if not self._targets.known:
+            raise TryAgainError("the KV has not said yet which namespaces M3DB has", arrived=False)
+        topology = self._session.topology
+        if topology is None:
+            said = "; ".join(self._session.trouble())
+            raise TryAgainError(f"no node of M3DB can be written to yet: {said or 'connecting'}", arrived=False)
+        rules = self._aggregated.rules
+        if (rules.shards, rules.hash_seed) != (topology.num_shards, topology.seed):
+            self._use(replace(rules, shards=topology.num_shards, hash_seed=topology.seed))
+
+    async def _write(
+        self, batch: Values, sendable: Sendable, cache: FormCache, chosen: NDArray[np.int64]
+    ) -> "_Written":
+        """``chosen``: of the rows that may be sent."""
+        forms = cache.of(batch.table)
+        refused = []
+        bad = forms.require(batch.table, batch.series[sendable.rows[chosen]])
+        if len(bad):
+            rows = sendable.rows[chosen[bad]]
+            text = why_bad(batch.table.id(int(batch.series[rows[0]])), forms.rules)
+            refused.append(Refused(RefusedWhy.BAD_ID, rows, text))
+            chosen = np.delete(chosen, bad)
+            if not len(chosen):
+                return _Written(refused)
+        rows = sendable.rows[chosen]
+        texts, annotation = _annotations(batch, rows)
+        columns = WriteRows(
+            forms=forms,
+            series=batch.series[rows],
+            namespaces=sendable.namespaces,
+            namespace=sendable.namespace[chosen],
+            timestamp=sendable.timestamp[chosen],
+            time_type=sendable.time_type[chosen],
+            values=batch.values[rows],
+            annotations=texts,
+            annotation=annotation,
+        )
+        result = await self._session.write(columns)
+        if not result.states.any():
+            return _Written(refused, sent=len(rows))
+        sent_ns = columns.timestamp * _UNIT_NS[columns.time_type]
+        delivered = judge(result, sent_ns - self._clock() > LONGEST_AHEAD_NS)
+        failed = [one for one in delivered.parked if one.due_in_s is None]
+        return _Written(
+            refused + [Refused(one.why, rows[one.rows], one.text) for one in delivered.refused],
+            [Parked(rows[one.rows], one.due_in_s, one.text) for one in delivered.parked],
+            sent=len(rows),
+            failed=sum(len(one.rows) for one in failed),
+            why=failed[0].text if failed else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of one write of the session."""
+
+    refused: list[Refused]
+    parked: list[Parked] = field(default_factory=list)
+    sent: int = 0
+    failed: int = 0
+    """Rows that too few nodes have written."""
+    why: str = ""
+
+
+def _annotations(batch: Values, rows: NDArray[np.int64]) -> tuple[tuple[bytes, ...], NDArray[np.uint16]]:
+    if batch.annotations is None:
+        return (b"",), np.zeros(len(rows), np.uint16)
+    used = batch.annotations.rows(rows).used()
+    numbers: dict[bytes, int] = {b"": 0}
+    renumbered = np.array([numbers.setdefault(text, len(numbers)) for text in used.texts], np.uint16)
+    return tuple(numbers), renumbered[used.column]
