@@ -136,10 +136,9 @@ class Wires(RuleBasedStateMachine):
             done = self.core.events.popleft()
             assert done.token not in self.done, "a batch ends once"
             self.done[done.token] = done
-            assert done.acked + done.lost + done.filtered == len(self.produced[done.token])
+            assert done.acked + done.lost + done.filtered + done.closed == len(self.produced[done.token])
             everywhere = set().union(*self.received.values())
-            if done.acked == len(self.produced[done.token]):
-                assert self.produced[done.token] <= everywhere, "done means that somebody has it"
+            assert done.acked <= len(self.produced[done.token] & everywhere), "acked means that somebody has it"
 
     @invariant()
     def figures_agree(self):

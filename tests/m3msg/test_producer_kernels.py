@@ -9,14 +9,18 @@ from m3msg.producer import kernels
 from m3msg.producer.rows import (
     ACKED,
     BIT_ACKED,
+    BIT_CLOSED,
     BIT_PENDING,
+    BIT_UNWANTED,
     COPY_ROW,
     DROPPED,
     FENCED,
     NO_WRITER,
     OUTCOME_ACKED,
+    OUTCOME_CLOSED,
     OUTCOME_FILTERED,
     OUTCOME_LOST,
+    OUTCOME_UNWANTED,
     QUEUED,
     RUN_ROW,
     SENT,
@@ -159,10 +163,15 @@ def test_extract_moves_shards_whole_and_keeps_ids():
 
 
 def test_judge_by_the_best_copy_of_each_message():
-    result = np.array([BIT_ACKED, BIT_ACKED | BIT_PENDING, 0, 0], np.uint8)
-    outcome = np.full(4, OUTCOME_FILTERED, np.uint8)
-    assert kernels.judge(result, np.array([1, 1, 1, 0], np.uint8), outcome)
-    assert outcome.tolist() == [OUTCOME_ACKED, OUTCOME_ACKED, OUTCOME_LOST, OUTCOME_FILTERED]
+    result = np.array([BIT_ACKED, BIT_ACKED | BIT_PENDING, 0, 0, BIT_CLOSED, BIT_UNWANTED], np.uint8)
+    outcome = np.full(6, OUTCOME_FILTERED, np.uint8)
+    assert kernels.judge(result, np.array([1, 1, 1, 0, 1, 1], np.uint8), outcome)
+    ends = [OUTCOME_ACKED, OUTCOME_ACKED, OUTCOME_LOST, OUTCOME_FILTERED, OUTCOME_CLOSED, OUTCOME_UNWANTED]
+    assert outcome.tolist() == ends
+    # What another service has acked is acked, unless this one still wants it.
+    outcome[:] = OUTCOME_ACKED
+    assert kernels.judge(result, NO_MASK, outcome)
+    assert outcome[4:].tolist() == [OUTCOME_CLOSED, OUTCOME_ACKED]
     result[0] = BIT_PENDING
     assert not kernels.judge(result, NO_MASK, outcome)
 

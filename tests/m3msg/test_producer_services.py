@@ -197,7 +197,7 @@ def test_service_removed_from_the_topic(joined, batch_of):
     pair.produce(batch_of(VALUES, SHARDS))
     pair.topic()
     pair.collect()
-    assert pair.done == [Done(None, 0, 0, 20)]
+    assert pair.done == [Done(None, 0, 0, 0, closed=20)]
     assert pair.core.links() == []
     pair.produce(batch_of(VALUES, SHARDS))
     assert pair.done[1:] == [Done(None, 0, 0, 20)]  # nobody wants them: M3 counts them as consumed

@@ -19,10 +19,13 @@ from m3msg.producer.rows import (
     BIT_ACKED,
     BIT_PENDING,
     COPY_ROW,
+    NUM_OUTCOMES,
     OUTCOME_ACKED,
+    OUTCOME_CLOSED,
     OUTCOME_FENCED,
     OUTCOME_FILTERED,
     OUTCOME_LOST,
+    OUTCOME_UNWANTED,
     RUN_ROW,
 )
 
@@ -71,6 +74,9 @@ class Done:
     """Messages that no service wanted."""
     fenced: int = 0
     """Messages removed because the right to write was lost: whoever leads now sends them."""
+    closed: int = 0
+    """Messages that were wanted, until the instances that were to take them left the placement, or all services that were the topic:
+    some service has never acked them, and nobody will send them again."""
     loss: Loss | None = field(default=None, compare=False)
     """One of the lost ones."""
 
@@ -83,7 +89,7 @@ class Delivery:
     origins: NDArray[np.uint32] | None = None
     """Of the batch."""
     parts: int = 0
-    ends: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    ends: list[int] = field(default_factory=lambda: [0] * NUM_OUTCOMES)
     """Messages per ``OUTCOME_*``."""
     loss: Loss | None = None
     awaited: "dict[Block, frozenset[int]]" = field(default_factory=dict)
@@ -109,6 +115,7 @@ class Delivery:
             lost=self.ends[OUTCOME_LOST],
             filtered=self.ends[OUTCOME_FILTERED],
             fenced=self.ends[OUTCOME_FENCED],
+            closed=self.ends[OUTCOME_CLOSED] + self.ends[OUTCOME_UNWANTED],
             loss=self.loss,
         )
 
@@ -164,25 +171,54 @@ class Block:
         if self._left is None or not all(share.ended() for share in self._left):
             return
         n = len(self)
-        outcome = np.full(n, OUTCOME_FILTERED, np.uint8)
-        for share in self._left:
-            if not judge(share.result(n), share.mask, outcome):
-                return
-        if len(self.refused):
-            outcome[self.refused == 0] = OUTCOME_LOST
+        outcome = self._judged([share.result(n) for share in self._left], 0, n)
+        if outcome is None:
+            return
         for share in self._left:
             share.close()
         self._left = None
         for delivery, first, last, _ in self.deliveries:
-            for end, count in enumerate(np.bincount(outcome[first:last], minlength=4).tolist()):
-                delivery.ends[end] += count
-                if count and end == OUTCOME_LOST and delivery.loss is None:
-                    delivery.loss = self.loss or self._nowhere(first + int(np.argmax(outcome[first:last] == end)))
-            delivery.parts -= 1
-            delivery.awaited.pop(self, None)
-            if delivery.parts == 0:
-                self._emit(delivery.done())
+            self._end(delivery, first, outcome[first:last])
         self.deliveries = ()
+
+    def _judged(self, results: list[NDArray[np.uint8]], first: int, last: int) -> NDArray[np.uint8] | None:
+        """``OUTCOME_*`` of the messages ``[first, last)``; None: some are awaited. ``results``: of every share that is left."""
+        outcome = np.full(last - first, OUTCOME_FILTERED, np.uint8)
+        for share, result in zip(self._left or (), results, strict=True):
+            if not judge(result[first:last], share.mask[first:last], outcome):
+                return None
+        if len(self.refused):
+            outcome[self.refused[first:last] == 0] = OUTCOME_LOST
+        return outcome
+
+    def _end(self, delivery: Delivery, first: int, outcome: NDArray[np.uint8]) -> None:
+        """Nothing of a batch is awaited here any more; its messages, from row ``first`` on, ended as ``outcome`` says."""
+        for end, count in enumerate(np.bincount(outcome, minlength=NUM_OUTCOMES).tolist()):
+            delivery.ends[end] += count
+            if count and end == OUTCOME_LOST and delivery.loss is None:
+                delivery.loss = self.loss or self._nowhere(first + int(np.argmax(outcome == end)))
+        delivery.parts -= 1
+        delivery.awaited.pop(self, None)
+        if delivery.parts == 0:
+            self._emit(delivery.done())
+
+    def _end_some(self) -> None:
+        """Ends the batches of which nothing is awaited any more, although others of the block are: a stuck one holds none up that it
+        was joined with."""
+        n, left = len(self), self._left or ()
+        waits = np.zeros(n, np.bool_)
+        for share in left:
+            waits |= share.awaited(n, overtaken=True)
+        results = [share.result(n) for share in left]
+        going_on = []
+        for entry in self.deliveries:
+            delivery, first, last, _ = entry
+            outcome = None if waits[first:last].any() else self._judged(results, first, last)
+            if outcome is None:
+                going_on.append(entry)
+            else:
+                self._end(delivery, first, outcome)
+        self.deliveries = going_on
 
     @property
     def ended(self) -> bool:
@@ -196,11 +232,24 @@ class Block:
     def _nowhere(self, row: int) -> Loss:
         return Loss("no consumer takes its shard", "", self.value(row))
 
+    @property
+    def watched(self) -> bool:
+        """Whether ``look`` is of use: somebody asks for the ends, or the origins, of batches that may wait for more than their own."""
+        if self.ended:
+            return False
+        if any(delivery.origins is not None for delivery, *_ in self.deliveries):
+            return True
+        return len(self.deliveries) > 1 and any(delivery.token is not None for delivery, *_ in self.deliveries)
+
     def look(self) -> None:
-        """Tells the deliveries which of their origins are still awaited here."""
+        """Ends what has nothing left to wait for, and tells the other deliveries which of their origins are still awaited here."""
         if not self.changed:
             return
         self.changed = False
+        if len(self.deliveries) > 1:
+            self._end_some()
+        if all(delivery.origins is None for delivery, *_ in self.deliveries):
+            return
         n = len(self)
         waits = np.zeros(n, np.bool_)
         for share in self._left or ():
@@ -239,12 +288,12 @@ class Share:
         that another one has acked (docs/architecture.md §4)."""
         return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ())
 
-    def awaited(self, n: int) -> NDArray[np.bool_]:
-        """Which of the ``n`` messages of the block are: as ``ended`` and ``judge`` say, but for copies that were overtaken."""
+    def awaited(self, n: int, *, overtaken: bool = False) -> NDArray[np.bool_]:
+        """Which of the ``n`` messages of the block are, as ``ended`` and ``judge`` say; ``overtaken``: also where that is all that is."""
         firm, weak, aside = (np.zeros(n, np.uint8) for _ in range(3))
         for parcel in self._parcels or ():
             reached = parcel.lane.reachable or not self.replicated
-            collect(parcel.rows, aside if parcel.overtaken else firm if reached else weak)
+            collect(parcel.rows, aside if parcel.overtaken and not overtaken else firm if reached else weak)
         acked = ((firm | weak | aside) & BIT_ACKED) != 0
         waits: NDArray[np.bool_] = (firm & BIT_PENDING != 0) | ((weak & BIT_PENDING != 0) & ~acked)
         return waits

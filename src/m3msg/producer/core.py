@@ -38,6 +38,7 @@ _LEAST_WRITE_BUFFER_BYTES = 256 << 10
 _STALL_NS = 10_000_000_000
 _AWAIT_NS = 1_000_000_000
 """A batch is usually done sooner; after this time its owner is told which of its origins are still awaited."""
+_LEAST_WATCHED = 64
 
 
 class TopicError(ValueError):
@@ -85,7 +86,9 @@ class ProducerCore:
         self._stall_ns = stall_ns
         self._open: dict[_Kind, _Open] = {}
         self._watched: deque[Block] = deque()
-        """Blocks with origins, in the order of their making; ended ones are taken out from time to time."""
+        """Blocks that are to be looked at, in the order of their making; ended ones are taken out from time to time."""
+        self._most_watched = _LEAST_WATCHED
+        """Beyond it that time has come."""
         self._block_bytes = min(max(options.buffer.max_buffer_size // 8, 4096), _LARGEST_BLOCK_BYTES)
 
     # --- topic and placements ---
@@ -293,7 +296,7 @@ class ProducerCore:
         block.dispatched([service.enqueue(block, now) for service in self.services.values()])
         for service in self.services.values():
             service.react(now)
-        if not block.ended and any(delivery.origins is not None for delivery, *_ in deliveries):
+        if block.watched:
             self._watched.append(block)
 
     def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -329,6 +332,10 @@ class ProducerCore:
     def _tell_awaited(self, now: Moment) -> None:
         while self._watched and self._watched[0].ended:
             self._watched.popleft()
+        if len(self._watched) > self._most_watched:
+            # Behind one that is stuck: what has ended would be kept, with its payload, as long as that one is.
+            self._watched = deque(block for block in self._watched if not block.ended)
+            self._most_watched = max(2 * len(self._watched), _LEAST_WATCHED)
         deliveries: dict[int, Delivery] = {}
         for block in self._watched:
             if block.created_ns + _AWAIT_NS > now.steady_ns:

@@ -16,6 +16,7 @@ from m3msg.producer.rows import (
     BIT_FENCED,
     BIT_LOST,
     BIT_PENDING,
+    BIT_UNWANTED,
     CLOSED,
     COPY_ROW,
     DROPPED,
@@ -24,13 +25,16 @@ from m3msg.producer.rows import (
     FRAME_OVERHEAD,
     MOVED,
     OUTCOME_ACKED,
+    OUTCOME_CLOSED,
     OUTCOME_FENCED,
     OUTCOME_FILTERED,
     OUTCOME_LOST,
+    OUTCOME_UNWANTED,
     QUEUED,
     RUN_ROW,
     SENT,
     SHARD_ROW,
+    UNWANTED,
     WAITING,
 )
 from m3msg.rows import ACK_ROW
@@ -306,6 +310,8 @@ def collect(rows, result):
             bit = np.uint8(BIT_ACKED)
         elif state == CLOSED:
             bit = np.uint8(BIT_CLOSED)
+        elif state == UNWANTED:
+            bit = np.uint8(BIT_UNWANTED)
         elif state == FENCED:
             bit = np.uint8(BIT_FENCED)
         elif state in (DROPPED, EXPIRED, ABANDONED):
@@ -334,7 +340,11 @@ def judge(result, mask, outcome):
             end = OUTCOME_FENCED
         elif bits & BIT_LOST:
             end = OUTCOME_LOST
-        elif bits & BIT_CLOSED or (masked and mask[i] == 0):
+        elif bits & BIT_CLOSED:
+            end = OUTCOME_CLOSED
+        elif bits & BIT_UNWANTED:
+            end = OUTCOME_UNWANTED
+        elif masked and mask[i] == 0:
             end = OUTCOME_FILTERED
         else:
             end = OUTCOME_LOST  # refused: no message writer took it

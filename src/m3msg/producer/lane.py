@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from m3msg.producer.block import Loss, Moment, Parcel
 from m3msg.producer.kernels import mark_acks, settle
 from m3msg.producer.link import LaneSettings, Link
-from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW, WAITING
+from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW, UNWANTED, WAITING
 
 __all__ = ["Lane"]
 
@@ -24,6 +24,7 @@ _REASONS = {
     DROPPED: "buffer-full",
     EXPIRED: "ttl-expire",
     CLOSED: "closed",
+    UNWANTED: "closed",
     FENCED: "fenced",
     ABANDONED: "producer-closed",
 }
@@ -340,9 +341,9 @@ class Lane:
     def _expects_acks(self) -> bool:
         return not all(parcel.overtaken for parcel in self.parcels())
 
-    def close(self) -> None:
-        """The instance is not in the placement any more."""
-        self.give_up_all(CLOSED)
+    def close(self, state: int = CLOSED) -> None:
+        """The instance is not in the placement any more, or (``UNWANTED``) its service not in the topic."""
+        self.give_up_all(state)
         self.reachable = False
         for link in self.links:
             link.close()

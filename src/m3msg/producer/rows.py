@@ -36,25 +36,32 @@ DROPPED = 5
 EXPIRED = 6
 """Older than the TTL of the topic."""
 CLOSED = 7
-"""Its message writer is gone: the replica, or the whole service, is not wanted any more."""
+"""Its message writer is gone: the replica is not wanted any more."""
 FENCED = 8
 """Removed because the right to write was lost."""
 MOVED = 9
 """Lives on in a parcel of another lane."""
 ABANDONED = 10
 """Not acked when the producer was closed."""
+UNWANTED = 11
+"""Its consumer service is not in the topic any more."""
 
 OUTCOME_FILTERED = 0
-OUTCOME_ACKED = 1
-OUTCOME_LOST = 2
-OUTCOME_FENCED = 3
-"""How a message ended for one consumer service; for several services the greatest counts."""
+OUTCOME_UNWANTED = 1
+OUTCOME_ACKED = 2
+OUTCOME_CLOSED = 3
+OUTCOME_LOST = 4
+OUTCOME_FENCED = 5
+"""How a message ended for one consumer service; for several services the greatest counts. ``UNWANTED``: the service left the topic, so
+that an ack of another one is enough; ``CLOSED``: the service is still there, but not the instance that was to take the message."""
+NUM_OUTCOMES = 6
 
 BIT_PENDING = 1
 BIT_ACKED = 2
 BIT_LOST = 4
 BIT_CLOSED = 8
 BIT_FENCED = 16
+BIT_UNWANTED = 32
 """What the copies of a message came to; ``collect`` joins them."""
 
 FRAME_OVERHEAD = 64

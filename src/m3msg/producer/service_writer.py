@@ -18,7 +18,7 @@ from m3msg.producer.filters import Filter, mask_of
 from m3msg.producer.kernels import extract, fill_parcel, settle
 from m3msg.producer.lane import Lane
 from m3msg.producer.link import LaneSettings, Link
-from m3msg.producer.rows import ABANDONED, CLOSED, FENCED
+from m3msg.producer.rows import ABANDONED, CLOSED, FENCED, UNWANTED
 from m3msg.producer.writers import PlacementError, ReplicatedWriters, SharedWriters
 
 __all__ = ["UNBOUNDED", "PlacementError", "ServiceWriter"]
@@ -209,7 +209,7 @@ class ServiceWriter:
     def close(self) -> None:
         """The service is not in the topic any more: nobody wants what is queued."""
         for lane in self.all_lanes():
-            lane.close()
+            lane.close(UNWANTED)
 
     # --- room ---
 

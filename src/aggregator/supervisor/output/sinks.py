@@ -90,7 +90,9 @@ class ProducerSink:
     def _done(self, done: Done) -> None:
         self._awaited.discard(done.token)
         example = {} if done.loss is None else self._example(done.loss)
-        self._forwarder.ended(self, done.token, Ended(done.acked + done.filtered, done.lost, done.fenced, example))
+        self._forwarder.ended(
+            self, done.token, Ended(done.acked + done.filtered + done.closed, done.lost, done.fenced, example)
+        )
 
     def _example(self, loss: Loss) -> dict[str, str]:
         where = {"topic": self.topic, "consumer": loss.consumer or "none", "reason": loss.reason}
