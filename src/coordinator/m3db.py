@@ -81,6 +81,7 @@ class _Registry:
 async def open_m3db(config: CoordinatorConfig, store: kv.Store, scope: Scope) -> AsyncIterator[M3DBStorage]:
     """Until the context ends; ``store``: the KV of ``clusterManagement``. Raises ``KVError`` where that of the nodes cannot be used."""
     client = config.m3db_client
+    assert client is not None
     async with contextlib.AsyncExitStack() as stack:
         nodes_kv, environment = await _kv(stack, config, client, store)
         options = _options(client)

@@ -166,8 +166,6 @@ class CoordinatorConfig(Section, frozen=True):
         namespaces_of(self.clusters)
         if self.backend == "prom-remote":
             required_backend(self.prometheus_remote_backend)
-        if self.store == "m3db":
-            self._check_m3db()
         self._check_sinks()
         listeners = {
             "listenAddress": self.listen_address,
@@ -178,20 +176,6 @@ class CoordinatorConfig(Section, frozen=True):
         if self.takes_samples and self.ingest is not None:
             listeners["ingest.m3msg.server.listenAddress"] = self.ingest.m3msg.server.listen_address
         check_listeners(listeners)
-
-    def _check_m3db(self) -> None:
-        """Raises ``ValueError``."""
-        clients = sum(cluster.client is not None for cluster in self.clusters)
-        if not clients:
-            raise ValueError("backend: m3db needs a client: clusters: [{client: {config: …}}]")
-        if clients < len(self.clusters) or clients > 1:
-            raise ValueError(
-                "several clusters are not supported with M3DB; give clusters one entry, which has a client"
-            )
-        if not self.namespaces and any(sink.type == "embedded" for sink in self.sinks):
-            raise ValueError(
-                "sinks: an embedded store beside M3DB cannot follow the registry; list its namespaces under clusters[].namespaces"
-            )
 
     def _check_sinks(self) -> None:
         """Raises ``ValueError``."""
@@ -247,9 +231,10 @@ class CoordinatorConfig(Section, frozen=True):
         return "m3db" if any(cluster.client is not None for cluster in self.clusters) else "embedded"
 
     @property
-    def m3db_client(self) -> M3DBClientConfig:
-        """The client of a coordinator whose store is M3DB."""
-        return next(cluster.client for cluster in self.clusters if cluster.client is not None)
+    def m3db_client(self) -> M3DBClientConfig | None:
+        """The client of M3DB, of a coordinator whose store that is; None: of another one, or of one that cannot start (``unsupported``)."""
+        clients = [cluster.client for cluster in self.clusters if cluster.client is not None]
+        return clients[0] if self.store == "m3db" and len(clients) == 1 else None
 
     @property
     def knows_namespaces(self) -> bool:
@@ -260,8 +245,9 @@ class CoordinatorConfig(Section, frozen=True):
     def cluster_state(self) -> StoreSection:
         """Where KV is: ``clusterManagement``, or the etcd of M3DB's nodes where that says nothing, as in M3."""
         section = self.cluster_management
-        if self.store == "m3db" and not (section.etcd or section.zookeeper or section.embedded):
-            cluster = self.m3db_client.config.synchronous
+        client = self.m3db_client
+        if client is not None and not (section.etcd or section.zookeeper or section.embedded):
+            cluster = client.config.synchronous
             if isinstance(cluster, DynamicClusterConfig) and cluster.service.etcd_clusters:
                 return ClusterManagementConfig(etcd=cluster.service)
         return section
@@ -301,6 +287,8 @@ class CoordinatorConfig(Section, frozen=True):
         lines = []
         if self.prometheus_remote_backend is not None and self.backend != "prom-remote":
             lines.append("prometheusRemoteBackend is without effect: that takes backend: prom-remote")
+        if self.store != "m3db" and any(cluster.client is not None for cluster in self.clusters):
+            lines.append("clusters[].client is without effect: that takes backend: m3db, or none")
         if self.sinks and not self.takes_samples:
             lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
         return lines
@@ -312,9 +300,25 @@ class CoordinatorConfig(Section, frozen=True):
             problems.append(
                 "backend: 'grpc' is not supported by this release; set backend: m3db, embedded or prom-remote"
             )
+        if self.store == "m3db":
+            problems += self._m3db_problems()
         if self.write_forwarding is not None:
             problems.append(
                 "writeForwarding: forwarding of writes is not supported by this release; remove the section"
+            )
+        return problems
+
+    def _m3db_problems(self) -> list[str]:
+        problems = []
+        if not any(cluster.client is not None for cluster in self.clusters):
+            problems.append("backend: m3db takes a cluster with a client: clusters: [{client: {config: {service: …}}}]")
+        elif len(self.clusters) > 1:
+            problems.append(
+                "clusters: several clusters are not supported by this release with M3DB as storage; leave one entry, with a client"
+            )
+        if not self.namespaces and any(sink.type == "embedded" for sink in self.sinks):
+            problems.append(
+                "sinks: an embedded store beside M3DB does not follow the registry of namespaces; list them under clusters[].namespaces"
             )
         return problems
 

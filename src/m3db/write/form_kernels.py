@@ -33,6 +33,8 @@ _SPACES = np.uint64(0x20) * _LOW
 _QUOTES = np.uint64(0x22) * _LOW
 _DELETES = np.uint64(0x7F) * _LOW
 _OPEN, _CLOSE, _QUOTE, _EQUALS, _COMMA, _BANG, _DOT, _DIGIT = (np.uint64(ord(c)) for c in '{}"=,!.0')
+_RESERVED_SIZE = np.uint64(10)
+_RESERVED_HEAD, _RESERVED_TAIL = (np.uint64(int.from_bytes(part, "little")) for part in (b"_m3ninx_", b"id"))
 _BINARY, _STRUCT, _I64 = (np.uint64(n) for n in (11, 12, 10))
 
 
@@ -134,6 +136,32 @@ def _put_path(a, tags, count):
 
 
 @njit(cache=True, nogil=True)
+def _is_ascii(at, n):
+    """Whether no byte has its highest bit set."""
+    bits = _0
+    k = _0
+    while k + _8 <= n:
+        bits |= load64(at + k)
+        k += _8
+    while k < n:
+        bits |= np.uint64(load8(at + k))
+        k += _1
+    return bits & _HIGH == _0
+
+
+@njit(cache=True, nogil=True)
+def _may_be_indexed(tags, count):
+    """Whether nodes surely take the tags: none has the name that they keep for themselves, all are ASCII."""
+    for k in range(count):
+        name, n = tags[k, 0], tags[k, 1]
+        if n == _RESERVED_SIZE and load64(name) == _RESERVED_HEAD and np.uint64(load16(name + _8)) == _RESERVED_TAIL:
+            return False
+        if not (_is_ascii(name, n) and _is_ascii(tags[k, 2], tags[k, 3])):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _put_16(a, n):
     """A little-endian number of two bytes."""
     store8(a, n)
@@ -228,7 +256,7 @@ def fill(series, first, ids, at, size, entries, shards, arena, used, marker, nam
         count = read_tags(tags, address, length, marker_at + _2, np.uint64(name_size), graphite)
         start = base(arena) + np.uint64(used)
         end, series_id, id_size = _0, _0, _0
-        if count > 0:
+        if count > 0 and _may_be_indexed(tags, count):
             end, series_id, id_size = _put_form(start, tags, count, scheme, graphite)
         if end == _0:
             entries[number].state = STATE_ODD

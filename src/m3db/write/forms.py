@@ -35,6 +35,9 @@ _GRAPHITE = b"graphite"
 _RESERVED_BYTES = 8 << 30
 """Address space for forms: copying those of millions of series would stop the event loop."""
 _LENGTH = struct.Struct(">I")
+_RESERVED_NAME = b"_m3ninx_id"
+_SHOWN = 64
+"""Bytes of a tag that a message names."""
 _ID_AT = 7
 """Where the series id stands in a form."""
 
@@ -76,18 +79,33 @@ class Table(Protocol):
 
 
 def form_of(data: bytes, rules: FormRules) -> Form:
-    """The plain way, which has the authority. Raises ``IdError`` for ids that M3 does not write, and for what has no series id: nodes would
-    take it and never find it."""
+    """The plain way, which has the authority.
+
+    Raises ``IdError`` for ids that M3 does not write, for what has no series id, which nodes would take and never find, and for tags that
+    nodes do not index (docs/m3/m3db_wire.md, series): of those they say success, and forget them.
+    """
     tags: Tags = decode_tags(data)
     graphite = not rules.keep_scheme and (ID_SCHEME_TAG, _GRAPHITE) in tags
     kept = [tag for tag in tags if rules.keep_scheme or tag[0] != ID_SCHEME_TAG]
     kept = normalized_tags(kept, graphite)
     validate_tags(kept, rules.allow_duplicates and not graphite, rules.allow_empty_values or graphite, graphite)
+    for tag in kept:
+        _check_indexed(*tag)
     made = graphite_id if graphite else quoted_id if rules.id_scheme == "quoted" else prepend_meta_id
     series_id = made(kept)
     if not series_id:
         raise IdError("the series id is empty")
     return Form(series_id, encode_tags(kept), mmh3.hash(series_id, rules.hash_seed, signed=False) % rules.shards)
+
+
+def _check_indexed(name: bytes, value: bytes) -> None:
+    if name == _RESERVED_NAME:
+        raise IdError(f"unable to parse metric using reserved field name: {name.decode()}")
+    for what, data in (("name", name), ("value", value)):
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise IdError(f"document has invalid non-UTF8 field {what}: {data[:_SHOWN].hex()}") from None
 
 
 def why_bad(data: bytes, rules: FormRules) -> str:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from coordinator.sinks.m3db.forms import FormCache
 from coordinator.sinks.m3db.sorting import LONGEST_AHEAD_NS, Absences, Sendable, sort
 from coordinator.sinks.m3db.targets import Targets
+from coordinator.sinks.m3db.troubles import short_shards
 from coordinator.sinks.m3db.verdicts import judge
 from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, TimeUnit, Values
+from m3db.host import HostStatus
 from m3db.options import SessionOptions
 from m3db.session import WriteResult
 from m3db.topology import Topology
@@ -36,8 +38,12 @@ class WritingSession(Protocol):
     def topology(self) -> Topology | None:
         """None: nothing can be written yet."""
 
+    @property
+    def hosts(self) -> list[HostStatus]:
+        """Of the topology."""
+
     def trouble(self) -> list[str]:
-        """Why."""
+        """Why nothing can be written."""
 
     async def write(self, rows: WriteRows) -> WriteResult:
         """Returns when every row is decided."""
@@ -71,6 +77,7 @@ class M3DBSink:
         self._session = session
         self._targets = targets
         self._absences = Absences(0 if targets.fixed else grace_ns)
+        self._unknown_since = Absences(grace_ns)
         self._clock = clock
         self._offset_ns = session.options.write_timestamp_offset_ns
         self._use(rules)
@@ -93,13 +100,14 @@ class M3DBSink:
             if (sendable.raw == raw).any()
         ]
         written = await asyncio.gather(*(self._write(batch, sendable, cache, rows) for cache, rows in parts))
-        sent = sum(one.sent for one in written)
-        if sent and sent == sum(one.failed for one in written):
-            # There is nothing to be gained by asking for each of them.
-            raise TryAgainError(next(one.why for one in written if one.failed))
+        failed = np.concatenate([one.failed for one in written]) if written else np.zeros(0, np.int64)
+        if len(failed) and len(failed) == sum(one.sent for one in written) and self._all_away():
+            raise TryAgainError(next(one.why for one in written if len(one.failed)))
         for one in written:
             delivered.refused += one.refused
             delivered.parked += one.parked
+            if len(one.failed):
+                delivered.parked.append(Parked(one.failed, None, one.why))
         return delivered
 
     async def close(self) -> None:
@@ -116,6 +124,14 @@ class M3DBSink:
         rules = self._aggregated.rules
         if (rules.shards, rules.hash_seed) != (topology.num_shards, topology.seed):
             self._use(replace(rules, shards=topology.num_shards, hash_seed=topology.seed))
+
+    def _all_away(self) -> bool:
+        """Whether no shard can be written: there is no use in going on with others then. Else what has failed waits for itself alone."""
+        session = self._session
+        topology = session.topology
+        return topology is None or (
+            len(short_shards(topology, session.hosts, session.options.rules)) == topology.num_shards
+        )
 
     async def _write(
         self, batch: Values, sendable: Sendable, cache: FormCache, chosen: NDArray[np.int64]
@@ -146,28 +162,37 @@ class M3DBSink:
         )
         result = await self._session.write(columns)
         if not result.states.any():
+            for number in np.unique(batch.destination[rows]).tolist():
+                self._unknown_since.there(batch.destinations[number].attributes)
             return _Written(refused, sent=len(rows))
         sent_ns = columns.timestamp * _UNIT_NS[columns.time_type]
-        delivered = judge(result, sent_ns - self._clock() > LONGEST_AHEAD_NS)
-        failed = [one for one in delivered.parked if one.due_in_s is None]
-        return _Written(
-            refused + [Refused(one.why, rows[one.rows], one.text) for one in delivered.refused],
-            [Parked(rows[one.rows], one.due_in_s, one.text) for one in delivered.parked],
-            sent=len(rows),
-            failed=sum(len(one.rows) for one in failed),
-            why=failed[0].text if failed else "",
-        )
+        verdict = judge(result, sent_ns - self._clock() > LONGEST_AHEAD_NS)
+        refused += [Refused(one.why, rows[one.rows], one.text) for one in verdict.delivered.refused]
+        parked = [Parked(rows[one.rows], one.due_in_s, one.text) for one in verdict.delivered.parked]
+        failed = rows[verdict.failed]
+        if late := self._unknown(batch, rows[verdict.unknown], verdict.why):
+            refused += late
+            failed = np.setdiff1d(failed, np.concatenate([one.rows for one in late]))
+        return _Written(refused, parked, failed, sent=len(rows), why=verdict.why)
+
+    def _unknown(self, batch: Values, rows: NDArray[np.int64], text: str) -> list[Refused]:
+        """Of rows whose namespace nodes do not know: those for which it is too late to come."""
+        refused = []
+        for number in np.unique(batch.destination[rows]).tolist():
+            if self._unknown_since.note(batch.destinations[number].attributes, self._clock()):
+                refused.append(Refused(RefusedWhy.NO_NAMESPACE, rows[batch.destination[rows] == number], text))
+        return refused
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What became of one write of the session."""
+    """What became of one write of the session; rows are those of the batch."""
 
     refused: list[Refused]
     parked: list[Parked] = field(default_factory=list)
+    failed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Too few nodes have written them."""
     sent: int = 0
-    failed: int = 0
-    """Rows that too few nodes have written."""
     why: str = ""
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordinator.sinks.m3db.targets import Targets
 from coordinator.sinks.status import SinkStatus
@@ -12,7 +11,7 @@ from m3db.host import HostStatus
 from m3db.topology import Topology
 from m3x.golang import go_duration
 
-__all__ = ["late_lines", "namespace_lines", "shard_lines"]
+__all__ = ["late_lines", "namespace_lines", "shard_lines", "short_shards"]
 
 _SECOND = 1_000_000_000
 _SHOWN = 8
@@ -37,24 +36,12 @@ def namespace_lines(targets: Targets, key: str, fault: tuple[int, ValueError] | 
     return [f"M3DB: {line}" for line in lines]
 
 
-def shard_lines(topology: Topology | None, hosts: Iterable[HostStatus], rules: CopyRules) -> list[str]:
-    """Shards that too few connected nodes have; none while no topology is in use."""
-    if topology is None:
-        return []
+def short_shards(topology: Topology, hosts: Iterable[HostStatus], rules: CopyRules) -> list[int]:
+    """The shards that cannot be written, as too few of the nodes that have them are connected."""
     connected = {(host.id, host.endpoint) for host in hosts if host.connections}
     there = np.array([(host.id, host.endpoint) in connected for host in topology.hosts], np.bool_)
-    short = [] if there.all() else _short(topology, there, rules)
-    if not short:
+    if there.all():
         return []
-    shown = ", ".join(map(str, short[:_SHOWN])) + (", …" if len(short) > _SHOWN else "")
-    return [
-        f"M3DB: {len(short)} of {topology.num_shards} shards ({shown}) are on too few connected nodes for writeConsistencyLevel "
-        f"{rules.level}: their values wait"
-    ]
-
-
-def _short(topology: Topology, there: NDArray[np.bool_], rules: CopyRules) -> list[int]:
-    """The shards of which a write cannot succeed while only these hosts are there."""
     copies = copies_of(topology, rules)
     bits = np.uint32(1) << np.arange(topology.owners.shape[1], dtype=np.uint32)
     away = (topology.owners >= 0) & ~there[topology.owners]
@@ -71,6 +58,18 @@ def _short(topology: Topology, there: NDArray[np.bool_], rules: CopyRules) -> li
             0,
         )
         == RowState.RETRY
+    ]
+
+
+def shard_lines(topology: Topology | None, hosts: Iterable[HostStatus], rules: CopyRules) -> list[str]:
+    """Of ``short_shards``; none while no topology is in use."""
+    short = short_shards(topology, hosts, rules) if topology is not None else []
+    if topology is None or not short:
+        return []
+    shown = ", ".join(map(str, short[:_SHOWN])) + (", …" if len(short) > _SHOWN else "")
+    return [
+        f"M3DB: {len(short)} of {topology.num_shards} shards ({shown}) are on too few connected nodes for writeConsistencyLevel "
+        f"{rules.level}: their values wait"
     ]
 
 

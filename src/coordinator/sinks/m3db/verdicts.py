@@ -1,6 +1,7 @@
 """What the nodes of M3DB said of rows, in the words of sinks. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +11,10 @@ from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy
 from m3db.attempt import BAD_REQUEST, RowError
 from m3db.consistency import RowState
 
-__all__ = ["judge"]
+__all__ = ["Verdict", "judge"]
 
 _PAST, _FUTURE = "datapoint too far in past", "datapoint too far in future"
+_UNKNOWN = "unknown namespace"
 _LONGEST = 300
 _AHEAD_AGAIN_S = 10.0
 """After so long a value is sent again that was too new for the nodes, whose limits are not known here."""
@@ -23,8 +25,21 @@ class _Result(Protocol):
     errors: list[RowError]
 
 
-def judge(result: _Result, far: NDArray[np.bool_]) -> Delivered:
-    """Of the rows of a write: what is refused, and what is to be sent again. ``far``: rows that are too far ahead to wait for."""
+@dataclass(slots=True)
+class Verdict:
+    """Rows are those of the write."""
+
+    delivered: Delivered
+    failed: NDArray[np.int64]
+    """Rows that too few nodes have written; they may later."""
+    why: str
+    """What nodes said of the first of them."""
+    unknown: NDArray[np.int64]
+    """Those of them whose namespace a node does not know."""
+
+
+def judge(result: _Result, far: NDArray[np.bool_]) -> Verdict:
+    """``far``: rows that are too far ahead to wait for."""
     delivered = Delivered()
     left = result.states == RowState.REFUSED
     # A node whose clock is behind calls it too new what another one takes: that comes before all else.
@@ -41,10 +56,13 @@ def judge(result: _Result, far: NDArray[np.bool_]) -> Delivered:
         delivered.refused.append(
             Refused(RefusedWhy.BAD_REQUEST, np.flatnonzero(left), "refused by a majority of nodes")
         )
-    retry = np.flatnonzero(result.states == RowState.RETRY)
-    if len(retry):
-        delivered.parked.append(Parked(retry, None, _said(result.errors, retry)))
-    return delivered
+    failed = np.flatnonzero(result.states == RowState.RETRY)
+    unknown = np.zeros(len(result.states), np.bool_)
+    for error in result.errors:
+        if _UNKNOWN in error.text:
+            unknown[error.rows] = True
+    said = _said(result.errors, failed) if len(failed) else ""
+    return Verdict(delivered, failed, said, failed[unknown[failed]])
 
 
 def _ahead(rows: NDArray[np.int64], far: NDArray[np.bool_], text: str, delivered: Delivered) -> None:
