@@ -89,7 +89,30 @@ def test_every_byte_at_every_place_is_escaped_alike(place: int, byte: int) -> No
     literal[place] = byte
     for tags in ([(bytes(literal), b"v")], [(b"n", bytes(literal))]):
         data = encode_tags(tags)
-        assert made(data, RULES[0]) == form_of(data, RULES[0])
+        assert made(data, RULES[0]) == expected(data, RULES[0])
+        assert (made(data, RULES[0]) is None) == (byte > 0x7F)
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [
+        ((b"_m3ninx_id", b"v"), "reserved field name: _m3ninx_id"),
+        ((b"n\xff", b"v"), "non-UTF8 field name: 6eff"),
+        ((b"n", b"\xe2\x82"), "non-UTF8 field value: e282"),
+        ((b"_m3ninx_ic", b"\xe2\x82\xac"), ""),
+    ],
+)
+@pytest.mark.parametrize("graphite", [False, True])
+def test_tags_that_nodes_do_not_index_are_bad(
+    rules: FormRules, tag: tuple[bytes, bytes], why: str, *, graphite: bool
+) -> None:
+    """A node says success of them, and forgets them."""
+    data = encode_tags([tag, *([(SCHEME, b"graphite")] if graphite else [])])
+    assert made(data, rules) == expected(data, rules)
+    assert (made(data, rules) is None) == bool(why)
+    if why:
+        assert why in why_bad(data, rules)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 99, 100, 999, 1000, 9999, 10000, 65535])
