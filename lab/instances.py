@@ -88,11 +88,12 @@ class Aggregator:
         return [pid for pid, command in children(self.process.pid).items() if module in command]
 
     def roles(self) -> dict[str, int]:
-        """Pids by role: ``supervisor``, ``zygote``, ``front``, ``worker 0``, ``worker 1`` …"""
+        """Pids by role: ``supervisor``, ``zygote``, ``spare zygote`` (half a second later), ``front``, ``worker 0``, ``worker 1`` …"""
         found = {"supervisor": self.process.pid}
         for pid, command in children(self.process.pid).items():
             if _ZYGOTE in command:
-                found["zygote"] = pid
+                # The older one takes the orders.
+                found["spare zygote" if "zygote" in found else "zygote"] = pid
             elif _OPTIONS in command:
                 # The options file is named after the process and its incarnation: front-1.json, w0-1.json.
                 name = Path(command[command.index(_OPTIONS) + 1]).name.split("-")[0]

@@ -119,10 +119,12 @@ def _say(reason: str) -> None:
 
 def _become(order: Order, files: list[int]) -> NoReturn:
     """The child, once the service is its parent."""
-    with socket.socket(fileno=files[0]) as channel:
+    wanted = False
+    with socket.socket(fileno=files[0]) as channel, contextlib.suppress(ConnectionError):
         channel.send(b"%d" % os.getpid())
-        if channel.recv(len(GO)) != GO:
-            os._exit(1)
+        wanted = channel.recv(len(GO)) == GO
+    if not wanted:
+        os._exit(1)
     _place(files[1:])
     process.set_command_line(command_line(order.module, order.arguments))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,21 +1,28 @@
 """A running child process of ours, watched through a descriptor of its own (pidfd_open(2)): no thread, no SIGCHLD."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 __all__ = ["Running"]
 
 
 class Running:
-    """``pid`` is a child of this process, which nobody else waits for; needs the event loop that runs."""
+    """``pid`` is a child of this process, which nobody else waits for; needs the event loop that runs.
 
-    def __init__(self, pid: int) -> None:
+    ``leader``: it has a process group of its own, which ends with it. ``gone`` is called with the exit code when it has ended.
+    """
+
+    def __init__(self, pid: int, *, leader: bool = False, gone: Callable[["Running", int], None] | None = None) -> None:
         self.pid = pid
+        self._leader = leader
+        self._gone = gone
         self._loop = asyncio.get_running_loop()
         self._descriptor = os.pidfd_open(pid)
         self._code: asyncio.Future[int] = self._loop.create_future()
-        self._loop.add_reader(self._descriptor, self._ended)
+        self._loop.add_reader(self._descriptor, self.reap)
 
     @property
     def ended(self) -> bool:
@@ -31,8 +38,21 @@ class Running:
         if not self.ended:
             signal.pidfd_send_signal(self._descriptor, number)
 
-    def _ended(self) -> None:
+    def reap(self) -> None:
+        """Waits for its end, which is near, and lets nothing else go on meanwhile."""
+        if self.ended:
+            return
         self._loop.remove_reader(self._descriptor)
+        os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOWAIT)
         os.close(self._descriptor)
+        if self._leader:
+            # Until it is waited for, the number of its group is nobody else's.
+            os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
-        self._code.set_result(os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(ChildProcessError):
+            while self._leader:
+                os.waitpid(-self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._code.set_result(code)
+        if self._gone is not None:
+            self._gone(self, code)

@@ -1,8 +1,9 @@
 """The service's end of its zygote: a process that has loaded what children need and is forked instead of starting Python anew.
 
-A child starts in milliseconds and shares the memory of what was loaded: see ``forking`` for who is whose parent. A zygote that dies ends
-nobody; the next one is started at once, and orders wait for it. The first one can be forked from the service itself, which then shares
-that memory too, as long as the service has one thread and no sockets; later ones load everything anew.
+A child starts in milliseconds and shares the memory of what was loaded: see ``forking`` for who is whose parent. The first zygote can be
+forked from the service itself, which then shares that memory too, as long as the service has one thread and no sockets. A zygote that dies
+ends nobody: a spare one, forked from it before, takes its place at once, with the same memory, and has a spare one forked in turn. Only
+where both have died the next one is started as a program and loads everything anew; orders wait for it.
 """
 
 import asyncio
@@ -11,8 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -28,6 +29,8 @@ log = logger(__name__)
 
 _PATIENCE_S = 60.0
 """How long a zygote may take for an order; one that was just started loads everything first."""
+_SPARE_S = 0.5
+"""So long after it was found to be missing a spare one is forked: what is waited for comes first."""
 
 
 class SpawnError(Exception):
@@ -38,23 +41,40 @@ class _ZygoteDiedError(Exception):
     """It did not carry out an order."""
 
 
+class _Incarnation(NamedTuple):
+    process: Running
+    link: socket.socket
+
+
 class Zygote:
-    """``preload``: a module whose ``load()`` loads everything that children need, with one thread, and opens nothing.
+    """``preload``: a module whose ``load()`` loads everything that children need, with one thread, and opens nothing. It is called again
+    where that is loaded already, and does nothing then.
 
     An asynchronous context manager: children are started within it. They do not end with it.
     """
 
     def __init__(self, preload: str) -> None:
         self._preload = preload
-        self.pid = 0
-        """0: none runs now."""
-        self._link: socket.socket | None = None
-        self._descriptor = -1
+        self._forked: tuple[int, socket.socket] | None = None
+        self._current: _Incarnation | None = None
+        self._spare: _Incarnation | None = None
         self._up = asyncio.Event()
-        self._death = asyncio.Event()
-        """Of the incarnation that ``_up`` tells of."""
+        """There is a current one."""
+        self._no_spare = asyncio.Event()
         self._restarts = Restarts()
         self._again: asyncio.TimerHandle | None = None
+        self._sparing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """The zygote that takes orders; 0: none at this moment."""
+        return 0 if self._current is None else self._current.process.pid
+
+    @property
+    def spare_pid(self) -> int:
+        """The one that comes after it; 0: none at this moment."""
+        return 0 if self._spare is None else self._spare.process.pid
 
     def fork(self) -> None:
         """Loads everything into this process, and forks the first zygote from it, unless this process has several threads already."""
@@ -65,85 +85,77 @@ class Zygote:
         ours, theirs = _pair()
         parent = os.getpid()
         sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
+        pid = os.fork()
+        if pid == 0:
             ours.close()
             os.setsid()
             forking.serve(theirs, parent, self._preload)
         theirs.close()
-        self._link = ours
+        self._forked = pid, ours
 
     async def __aenter__(self) -> Self:
         process.adopt_orphans(True)
-        if self._link is None:
-            self._start()
+        if self._forked is not None:
+            self._begin(*self._forked)
         else:
-            self._watch()
+            self._start()
+        self._no_spare.set()
+        self._sparing = asyncio.create_task(self._keep_spare(), name="spare zygote")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        assert self._sparing is not None
+        self._closed = True
+        self._sparing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sparing
         if self._again is not None:
             self._again.cancel()
-        if self.pid:
-            self._end()
+        for incarnation in filter(None, (self._current, self._spare)):
+            incarnation.process.signal(signal.SIGKILL)
+            incarnation.process.reap()
+            incarnation.link.close()
         process.adopt_orphans(False)
+
+    def kill(self) -> None:
+        """SIGKILL to the current one; the next one takes its place."""
+        if self._current is not None:
+            self._current.process.signal(signal.SIGKILL)
+
+    # --- orders
 
     async def spawn(self, module: str, arguments: Sequence[str], files: Sequence[int] = ()) -> Running:
         """A child that runs a module as ``python -m`` does; ``files``: descriptors that it gets as its 3, 4, …
 
         Waits for a zygote. Raises ``SpawnError``.
         """
+        return await self._spawn(forking.Order(module, list(arguments)), files, Running)
+
+    async def _spawn(self, order: forking.Order, files: Sequence[int], watched: Callable[[int], Running]) -> Running:
         while True:
             await self._up.wait()
-            death = self._death
+            assert self._current is not None
+            current = self._current
             try:
-                return await self._carried_out(forking.Order(module, list(arguments)), files)
+                return await self._carried_out(current, order, files, watched)
             except _ZygoteDiedError:
-                await death.wait()
+                # Before anything else is done with it: ``_up`` tells of its successor then.
+                await current.process.wait()
 
-    async def _carried_out(self, order: forking.Order, files: Sequence[int]) -> Running:
-        assert self._link is not None
+    async def _carried_out(
+        self, zygote: _Incarnation, order: forking.Order, files: Sequence[int], watched: Callable[[int], Running]
+    ) -> Running:
         ours, theirs = _pair()
         with ours:
             with theirs:
                 try:
-                    socket.send_fds(self._link, [msgspec.msgpack.encode(order)], [theirs.fileno(), *files])
+                    socket.send_fds(zygote.link, [msgspec.msgpack.encode(order)], [theirs.fileno(), *files])
                 except OSError as error:
-                    raise self._refusal(self._link) from error
-            running = Running(await self._said_pid(self._link, ours))
+                    raise _refusal(zygote) from error
+            running = watched(await _pid_of_child(ours, zygote))
             with contextlib.suppress(OSError):
                 ours.send(forking.GO)
         return running
-
-    async def _said_pid(self, link: socket.socket, channel: socket.socket) -> int:
-        """What the child says first."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                said = await asyncio.get_running_loop().sock_recv(channel, 32)
-        except TimeoutError:
-            log.error("the zygote does nothing: killing it", pid=self.pid, seconds=_PATIENCE_S)
-            self.kill()
-            raise _ZygoteDiedError from None
-        except OSError as error:
-            raise self._refusal(link) from error
-        if not said:
-            raise self._refusal(link)
-        return int(said)
-
-    def _refusal(self, link: socket.socket) -> Exception:
-        """Why an order was not carried out."""
-        try:
-            ended = link is not self._link or link.recv(1) == b""
-        except BlockingIOError:
-            ended = False
-        except OSError:
-            ended = True
-        return _ZygoteDiedError() if ended else SpawnError("the new process died at once, or there is no room for it")
-
-    def kill(self) -> None:
-        """SIGKILL; the next one is started."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
 
     # --- incarnations
 
@@ -152,49 +164,89 @@ class Zygote:
         self._again = None
         ours, theirs = _pair()
         with theirs:
-            command = forking.command_line(
-                "m3x.processes", [self._preload, "--link", str(forking.FIRST_FILE), "--parent", str(os.getpid())]
-            )
-            self.pid = os.posix_spawn(
-                sys.executable,
-                command,
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), forking.FIRST_FILE)],
-                setsid=True,
-            )
-        self._link = ours
-        self._watch()
+            command = forking.command_line(*self._program())
+            where = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), forking.FIRST_FILE)]
+            pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=where, setsid=True)
+        self._begin(pid, ours)
 
-    def _watch(self) -> None:
+    def _program(self) -> tuple[str, list[str]]:
+        """What a zygote runs that is not forked from this process; the link is its first descriptor."""
+        return "m3x.processes", [self._preload, "--link", str(forking.FIRST_FILE), "--parent", str(os.getpid())]
+
+    def _begin(self, pid: int, link: socket.socket) -> None:
+        self._current = _Incarnation(Running(pid, leader=True, gone=self._gone), link)
         self._restarts.started()
-        self._death = asyncio.Event()
         self._up.set()
-        self._descriptor = os.pidfd_open(self.pid)
-        asyncio.get_running_loop().add_reader(self._descriptor, self._died)
 
-    def _died(self) -> None:
-        pid, code = self.pid, self._end()
-        pause_s = self._restarts.pause_s()
-        log.error("the zygote died, starting it again", pid=pid, code=code, pause_s=pause_s)
-        self._again = asyncio.get_running_loop().call_later(pause_s, self._start)
+    async def _keep_spare(self) -> None:
+        while True:
+            await self._no_spare.wait()
+            self._no_spare.clear()
+            await asyncio.sleep(_SPARE_S)
+            with contextlib.ExitStack() as unless_forked:
+                ours, theirs = _pair()
+                unless_forked.enter_context(ours)
+                with theirs:
+                    try:
+                        made = await self._spawn(forking.Order(*self._program()), [theirs.fileno()], self._watched)
+                    except SpawnError as error:
+                        log.warning("cannot fork a spare zygote", error=str(error))
+                        self._no_spare.set()
+                        continue
+                unless_forked.pop_all()
+                self._spare = _Incarnation(made, ours)
 
-    def _end(self) -> int:
-        """Ends it and who it was just forking; returns its exit code."""
-        pid, self.pid = self.pid, 0
-        assert self._link is not None
-        self._link.close()
-        self._link = None
-        self._up.clear()
-        self._death.set()
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
-        # Children leave its process group; until it is waited for, the group's number is nobody else's.
-        os.killpg(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-pid, 0)
-        return os.waitstatus_to_exitcode(status)
+    def _watched(self, pid: int) -> Running:
+        return Running(pid, leader=True, gone=self._gone)
+
+    def _gone(self, process: Running, code: int) -> None:
+        """One of the two has ended."""
+        if self._closed:
+            return
+        if self._current is not None and process is self._current.process:
+            self._current.link.close()
+            self._current, next_one, self._spare = None, self._spare, None
+            if next_one is not None:
+                self._current = next_one
+                self._restarts.started()
+                log.error("the zygote died, the spare one takes its place", pid=process.pid, code=code)
+            else:
+                self._up.clear()
+                pause_s = self._restarts.pause_s()
+                log.error("the zygote died, starting it again", pid=process.pid, code=code, pause_s=pause_s)
+                self._again = asyncio.get_running_loop().call_later(pause_s, self._start)
+        elif self._spare is not None:
+            self._spare.link.close()
+            self._spare = None
+            log.error("the spare zygote died", pid=process.pid, code=code)
+        self._no_spare.set()
+
+
+async def _pid_of_child(channel: socket.socket, zygote: _Incarnation) -> int:
+    """What the child says first."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            said = await asyncio.get_running_loop().sock_recv(channel, 32)
+    except TimeoutError:
+        log.error("the zygote does nothing: killing it", pid=zygote.process.pid, seconds=_PATIENCE_S)
+        zygote.process.signal(signal.SIGKILL)
+        raise _ZygoteDiedError from None
+    except OSError as error:
+        raise _refusal(zygote) from error
+    if not said:
+        raise _refusal(zygote)
+    return int(said)
+
+
+def _refusal(zygote: _Incarnation) -> Exception:
+    """Why it did not carry out an order."""
+    try:
+        ended = zygote.process.ended or zygote.link.recv(1) == b""
+    except BlockingIOError:
+        ended = False
+    except OSError:
+        ended = True
+    return _ZygoteDiedError() if ended else SpawnError("the new process died at once, or there is no room for it")
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

@@ -240,22 +240,25 @@ async def test_no_connection_is_refused_while_fronts_die(rig: Rig) -> None:
 async def test_processes_share_memory_and_descriptors_only_where_they_should(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
+    await until(lambda: "spare zygote" in rig.instance.roles(), what="a spare zygote")
     roles = rig.instance.roles()
-    assert sorted(roles) == ["front", "supervisor", "worker 0", "worker 1", "zygote"]
-    assert len(os.listdir(f"/proc/{roles['zygote']}/task")) == 1
-    files = {
-        role: {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")} for role, pid in roles.items()
-    }
-    shared = {
-        role: {file for file in files[role] & files["supervisor"] if not file.startswith(("anon_inode", "/dev/null"))}
-        for role in roles
-    }
+    assert sorted(roles) == ["front", "spare zygote", "supervisor", "worker 0", "worker 1", "zygote"]
+
+    def files(role: str) -> set[str]:
+        folder = f"/proc/{roles[role]}/fd"
+        found = {os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
+        return {file for file in found if not file.startswith(("anon_inode", "/dev/null"))}
+
     log = str(rig.process.log_file)
-    assert shared["worker 0"] == shared["worker 1"] == shared["zygote"] == {log}
+    shared = {role: files(role) & files("supervisor") for role in roles if role != "supervisor"}
     # The socket for metrics.
-    assert len(shared["front"] - {log}) == 1
-    assert "socket:" in str(shared["front"])
-    own = sum(process.proportional_bytes(pid) for pid in roles.values())
+    [listener] = shared.pop("front") - {log}
+    assert listener.startswith("socket:")
+    assert set(map(frozenset, shared.values())) == {frozenset([log])}
+    for role in ("zygote", "spare zygote"):
+        assert len(os.listdir(f"/proc/{roles[role]}/task")) == 1
+        assert len(files(role)) == 2
+    own = sum(map(process.proportional_bytes, roles.values()))
     assert own < sum(map(process.resident_bytes, roles.values())) / 2
     assert await rig.stop() == 0, rig.log()
 
@@ -263,23 +266,18 @@ async def test_processes_share_memory_and_descriptors_only_where_they_should(rig
 async def test_the_death_of_the_zygote_costs_nothing_and_that_of_the_supervisor_ends_all(rig: Rig) -> None:
     await rig.start()
     await rig.until_ready()
+    await until(lambda: "spare zygote" in rig.instance.roles(), what="a spare zygote")
     before = rig.instance.roles()
     os.kill(before["zygote"], signal.SIGKILL)
-    await until(
-        lambda: rig.instance.roles().get("zygote", before["zygote"]) != before["zygote"], what="the next zygote"
-    )
-    now = rig.instance.roles()
-    assert {role: pid for role, pid in now.items() if role != "zygote"} == {
-        role: pid for role, pid in before.items() if role != "zygote"
-    }
-    os.kill(now["worker 0"], signal.SIGKILL)
-    os.kill(now["front"], signal.SIGKILL)
+    os.kill(before["worker 0"], signal.SIGKILL)
 
     def all_there() -> bool:
         found = rig.instance.roles()
-        return found.keys() == before.keys() and not {now["worker 0"], now["front"]} & set(found.values())
+        new = {role for role in found if found[role] != before[role]}
+        return found.keys() == before.keys() and new == {"zygote", "spare zygote", "worker 0"}
 
     await until(all_there, what="children of the next zygote")
+    assert rig.instance.roles()["zygote"] == before["spare zygote"]
     await rig.until_ready()
     rig.client.send(gauges(time.time_ns(), 1.0))
     await until(lambda: rig.client.again() or not rig.client.unacked, what="acks")

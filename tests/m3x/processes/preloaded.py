@@ -1,5 +1,6 @@
 """What the zygotes of these tests load."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ ballast = b""
 """Memory that children share."""
 
 
+@functools.cache
 def load() -> None:
     """``m3x.processes.forking.load``."""
     global loaded_by, ballast

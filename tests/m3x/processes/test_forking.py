@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from lab.waiting import until
 from tests.m3x.processes.conftest import CHILD, alive, descendants, told
 
 from m3x.processes import Zygote
@@ -74,9 +75,13 @@ async def test_a_zygote_has_one_thread_one_socket_and_ends_by_no_polite_signal(z
     running = await zygote.spawn(CHILD, [str(tmp_path / "it"), "stay"])
     pid = zygote.pid
     assert len(os.listdir(f"/proc/{pid}/task")) == 1
-    files = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-    assert sorted(files) == ["0", "1", "2", "3"]
-    assert files["3"].startswith("socket:")
+
+    def only_the_link() -> bool:
+        """Its copies of what the child was given are closed a moment later."""
+        return sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2", "3"]
+
+    await until(only_the_link)
+    assert os.readlink(f"/proc/{pid}/fd/3").startswith("socket:")
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(pid, number)
     second = await zygote.spawn(CHILD, [str(tmp_path / "second"), "end:0"])
