@@ -20,6 +20,8 @@ __all__ = ["metrics_app", "serve"]
 
 log = logger(__name__)
 
+_TICK_S = 1.0
+
 
 class _Warnings(logging.Handler):
     """uvicorn's own complaints (requests that are not HTTP …) as our log lines."""
@@ -36,7 +38,23 @@ def _quieten() -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: the service decides what SIGTERM means."""
+    """uvicorn without signal handlers (the service decides what SIGTERM means), which looks around once a second instead of ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Takes no more requests."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Writes the header ``Date`` anew."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -69,7 +87,7 @@ async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
             task.result()
         yield listener.getsockname()[1]
     finally:
-        server.should_exit = True
+        server.end()
         await task
         listener.close()
 

@@ -22,7 +22,7 @@ from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
-from aggregator.supervisor.flushing.commands import Flushing, Send
+from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.limits import Limits, limit_of
 from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
@@ -45,7 +45,10 @@ __all__ = ["Serving"]
 log = logger(__name__)
 
 _PUMP_S = 0.02
-_LOOK_S = 0.25
+_LOOK_S = 1.0
+"""Between two looks at what time alone changes, or a clock that was set."""
+_HELD_S = 0.25
+"""The same while a leader may not flush."""
 _AGAIN_S = 0.1
 _REFUSED_NS = 1_500_000_000
 """A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
@@ -80,6 +83,8 @@ class Serving:
         self._scope = registry.scope(self._prefix).tagged(**config.metrics.scope.tags)
         self._wake = asyncio.Event()
         """Flushes may be due."""
+        self._placed = asyncio.Event()
+        """The placement has changed."""
         self.ending = False
         """No more flushes begin."""
         self.rolls_up = False
@@ -184,6 +189,7 @@ class Serving:
         for worker in range(len(self.fleet.workers)):
             self.flushing.assign(worker, self.routing.of(worker))
         self.fleet.reroute(self.routing)
+        self._placed.set()
         self._wake.set()
 
     def _unreached(self, text: str | None) -> None:
@@ -325,16 +331,22 @@ class Serving:
         """One membership at a time; a placement that moves us to another shard set ends it and begins the next."""
         while True:
             member = asyncio.create_task(self.shard_set.run(), name=f"shard set {self.shard_set.number}")
+            moved = asyncio.create_task(self._moved_from(self.shard_set.number))
             try:
-                while self.view.shard_set == self.shard_set.number:
-                    done, _ = await asyncio.wait([member], timeout=_LOOK_S)
-                    for ended in done:
-                        ended.result()
+                await asyncio.wait([member, moved], return_when=asyncio.FIRST_COMPLETED)
+                if member.done():
+                    member.result()
             finally:
-                member.cancel()
-                await asyncio.wait([member])
+                for task in (member, moved):
+                    task.cancel()
+                await asyncio.wait([member, moved])
             # What the next one was sent before is not here.
             self.shard_set = self._membership(joined_ns=wall_ns())
+
+    async def _moved_from(self, number: int) -> None:
+        while self.view.shard_set == number:
+            self._placed.clear()
+            await self._placed.wait()
 
     def _membership(self, joined_ns: int) -> ShardSet:
         self.flushing.schedule.shard_set = self.view.shard_set
@@ -348,6 +360,7 @@ class Serving:
             view=lambda: self.view,
             relay=self._relay,
             lost=self._out_of_term,
+            began=self._wake.set,
             opened_ns=lambda: max(self.completeness.since_ns, joined_ns),
             crowded=self._crowded,
             scope=self._scope,
@@ -365,16 +378,23 @@ class Serving:
 
     async def _flush_loop(self) -> None:
         while True:
-            if self.shard_set.may_flush() and not self.ending:
-                self._relay(self.flushing.tick(wall_ns(), self.shard_set.complete_since_ns()))
-            next_ns = self.flushing.schedule.next_ns()
-            wait_s = _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
+            wait_s = _LOOK_S
+            if self.shard_set.leads and not self.ending:
+                wait_s = self._flush()
             self._wake.clear()
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _flush(self) -> float:
+        """Gives the flushes that are due, if we may flush; when to look again."""
+        if self.flushing.role is not FlushRole.LEADER or not self.shard_set.may_flush():
+            return _HELD_S
+        self._relay(self.flushing.tick(wall_ns(), self.shard_set.complete_since_ns()))
+        next_ns = self.flushing.schedule.next_ns()
+        return _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
 
     async def _pump_loop(self, forwarder: Forwarder) -> None:
         """Sinks do not tell when they have room again."""

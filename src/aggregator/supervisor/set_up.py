@@ -141,13 +141,12 @@ async def try_endpoint(
     """Whether others could connect to us: tried until it works, and again when the placement names another endpoint."""
     reached = None
     while True:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_LOOK_S if reached is None else _AGAIN_S)
         now, address = seen(), listening()
         if now.instance is None or not address or now.instance.endpoint == reached:
             continue
         error = await connect_error(now.instance.endpoint)
         say(endpoint_warning(now, address, error))
-        if error is None:
-            reached = now.instance.endpoint
-        else:
+        reached = now.instance.endpoint if error is None else None
+        if error is not None:
             await asyncio.sleep(_AGAIN_S)

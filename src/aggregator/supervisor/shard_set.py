@@ -1,6 +1,7 @@
 """This instance as a member of one shard set: its election, the flush times in the KV, and the role that follows from both."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
@@ -26,12 +27,14 @@ __all__ = ["ShardSet"]
 log = logger(__name__)
 
 _SAVE_EVERY_S = 0.1
+_LOOK_S = 1.0
+"""Flush times that have not changed are written again as well, after a while."""
 _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 
 class ShardSet:
     """See the module; ``relay`` takes commands for workers, ``lost`` is called when what is to be emitted must not be any more,
-    ``crowded`` names the workers whose memory is short."""
+    ``began`` when a term has begun, ``crowded`` names the workers whose memory is short."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class ShardSet:
         view: Callable[[], View],
         relay: Callable[[Iterable[Send]], None],
         lost: Callable[[], None],
+        began: Callable[[], None],
         opened_ns: Callable[[], int],
         crowded: Callable[[], Iterable[int]],
         scope: Scope,
@@ -56,9 +60,12 @@ class ShardSet:
         self._key = keys.flush_times(number)
         self._store = store
         self._flushing = flushing
+        self._unsaved = asyncio.Event()
+        flushing.on_unsaved = self._unsaved.set
         self._view = view
         self._relay = relay
         self._lost = lost
+        self._began = began
         self._opened_ns = opened_ns
         self._crowded = crowded
         self._news_ns = boot_ns()
@@ -234,6 +241,7 @@ class ShardSet:
         if self.elector.machine.is_leader and self.elector.election.revision == revision:
             self.times = times
             self._flushing.lead(times, wall_ns())
+            self._began()
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
             if (incomplete := incomplete_windows(times, self._opened_ns())) > 0:
                 self._scope.sub("flush-manager.leader").count("incomplete-windows", incomplete)
@@ -292,7 +300,11 @@ class ShardSet:
     async def _save_loop(self) -> None:
         attempt = 0
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._unsaved.wait()
             await asyncio.sleep(_SAVE_EVERY_S if not attempt else _RETRY.delay(attempt))
+            self._unsaved.clear()
             if self.may_write() and self._flushing.save_due(wall_ns()):
                 attempt = 0 if await self._save() else attempt + 1
 

@@ -1,6 +1,7 @@
 """The producer as a service uses it: the core, its connections, its watches and its clock on one asyncio loop."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from m3cluster.kv import Store
@@ -23,7 +24,8 @@ __all__ = ["Producer", "ProducerClosedError"]
 log = logger(__name__)
 
 _TICK_S = 0.1
-_REPORT_TICKS = 10
+_REPORT_S = 1.0
+"""Between two reports of figures; and between two ticks while nothing is in hand."""
 _LINGER_S = 0.003
 """How long small batches wait for others to be joined with."""
 
@@ -140,6 +142,7 @@ class Producer:
         self._runner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._progress = asyncio.Event()
+        self._produced = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
         self._scopes: dict[tuple[str, str], Scope] = {}
@@ -231,6 +234,7 @@ class Producer:
         for when it says False."""
         if self._closed or not self.core.produce(batch, self._host.now(), fenced=fenced, forwarded=forwarded):
             return False
+        self._produced.set()
         if self.core.has_unsealed and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._flush)
         self._host.changed()
@@ -275,9 +279,9 @@ class Producer:
     # --- time and figures ---
 
     async def _ticks(self) -> None:
-        n = 0
+        report_ns = self._host.now().steady_ns
         while True:
-            await asyncio.sleep(_TICK_S)
+            await self._pause()
             now = self._host.now()
             if self.core.holds_fenced and not self._host.may_write():
                 self.drop_unsent_fenced()
@@ -285,9 +289,19 @@ class Producer:
             for connection, _ in self._host.connections.values():
                 connection.tick(now)
             self._host.changed()
-            n += 1
-            if n % _REPORT_TICKS == 0:
+            if now.steady_ns - report_ns >= _REPORT_S * 1e9:
+                report_ns = now.steady_ns
                 self._report()
+
+    async def _pause(self) -> None:
+        """Until the next tick; where nothing is in hand, time alone changes little."""
+        if self.core.pending or self.core.has_unsealed:
+            await asyncio.sleep(_TICK_S)
+            return
+        self._produced.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REPORT_S):
+                await self._produced.wait()
 
     def _service_scope(self, service: ServiceID, tag: str = "") -> Scope:
         key = (str(service), tag)

@@ -306,6 +306,7 @@ class Node:
                 view=lambda: self._view,
                 relay=self._relay,
                 lost=self._drop,
+                began=lambda: None,
                 opened_ns=lambda: self.worker.started_ns,
                 crowded=list,
                 scope=Registry().scope(),

@@ -71,6 +71,7 @@ class Member:
             relay=self.relay,
             lost=self.lost,
             opened_ns=lambda: self.opened_ns,
+            began=lambda: None,
             crowded=lambda: self.crowded,
             scope=Registry().scope(),
         )

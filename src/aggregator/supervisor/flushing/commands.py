@@ -17,7 +17,7 @@ the target of that moment. Methods return the commands to send; the shell (``ser
 
 import enum
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -76,6 +76,8 @@ class Flushing:
         self.schedule = Schedule(options, shard_set)
         self.times = FlushTimes()
         self.saved_ns = 0
+        self.on_unsaved: Callable[[], None] = lambda: None
+        """Called when ``save_due`` has become true other than by time; may be set later."""
         self._complete_since_ns = 0
         """As the last tick said."""
         self._unfed: dict[tuple[ListId, int], int] = {}
@@ -115,7 +117,7 @@ class Flushing:
             state.lists.setdefault(new.list_id, set()).add(new.shard)
             created[new.list_id] = min(created.get(new.list_id, new.now_ns), new.now_ns)
             if self.role is FlushRole.LEADER and self.times.add_list(new.list_id, [new.shard]):
-                self._unsaved = True
+                self._save()
         for list_id, created_ns in created.items():
             self.schedule.join(list_id, created_ns, now_ns)
         return self._discard(worker, state, created) if self.role is FlushRole.FOLLOWER else []
@@ -139,7 +141,8 @@ class Flushing:
             state.given.clear()
             state.older = set(state.lists)
             for list_id, shards in state.lists.items():
-                self._unsaved |= self.times.add_list(list_id, shards)
+                if self.times.add_list(list_id, shards):
+                    self._save()
 
     def follow(self) -> list[Send]:
         """Somebody else leads, or nobody: discard what the KV says is flushed."""
@@ -358,7 +361,11 @@ class Flushing:
 
     def _note(self, advanced: Mapping[tuple[ListId, int], int]) -> None:
         if advanced and self.role is FlushRole.LEADER:
-            self._unsaved = True
+            self._save()
+
+    def _save(self) -> None:
+        self._unsaved = True
+        self.on_unsaved()
 
     # --- the KV
 
@@ -396,7 +403,8 @@ class Flushing:
 
     def not_saved(self) -> None:
         """The write failed and is to be tried again."""
-        self._unsaved = self.role is FlushRole.LEADER
+        if self.role is FlushRole.LEADER:
+            self._save()
 
     def saved(self, message: ShardSetFlushTimes, now_ns: int) -> list[Send]:
         """The KV holds ``message``: what was kept to emit it again may go."""
