@@ -33,6 +33,7 @@ from coordinator.storage import Storage, open_storage
 from coordinator.store import StoreError
 from coordinator.warmup import warm
 from coordinator.write import (
+    Acks,
     CarbonIngester,
     CarbonServer,
     DirectStore,
@@ -57,6 +58,8 @@ from m3x.web import serve as serve_http
 DRAIN_S = 10.0
 """How long the end waits for the aggregators' acks of what the producer still holds."""
 
+_REMOTE_WRITE = {"handler": "remote-write"}
+"""Tags of its figures."""
 _START_ERRORS = (
     kv.KVError, StoreError, SegmentError, RecordError, TLSError, RuleInitError, CarbonRulesError, OSError,
 )  # fmt: skip
@@ -154,7 +157,7 @@ class Coordinator:
         rules = RulesInEffect(storage_judge(config))
         storage = await self._start_storage(stack, store, rules)
         namespaces = NamespacesNow(config.namespaces) if storage is None else storage.namespaces
-        topic, producer = await self._start_producer(stack, store)
+        topic, producer, acks = await self._start_producer(stack, store)
         await self._start_rules(stack, store, rules)
         cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
         downsampler = Downsampler.of(config, rules, time.time_ns())
@@ -166,8 +169,8 @@ class Coordinator:
         obstacle: Callable[[], str | None] | None = None
         if config.takes_samples:
             writer = RemoteWriter(
-                downsampler, cache, topic, self._scope.tagged(handler="remote-write"),
-                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct,
+                downsampler, cache, topic, self._scope.tagged(**_REMOTE_WRITE),
+                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
             )  # fmt: skip
             routes += remote_write_routes(writer)
             obstacle = writer.refusal
@@ -195,6 +198,9 @@ class Coordinator:
             window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
         await self._start_http(stack, [*routes, routes_route(routes)])
+        if acks is not None:
+            # Before HTTP ends: that waits for requests in hand, though not for long.
+            stack.callback(acks.end)
         await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces)
 
     async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
@@ -263,17 +269,22 @@ class Coordinator:
 
     async def _start_producer(
         self, stack: contextlib.AsyncExitStack, store: kv.Store
-    ) -> tuple[IngestTopic | None, Producer | None]:
+    ) -> tuple[IngestTopic | None, Producer | None, Acks | None]:
         downsample = self.config.downsample
         if downsample is None or downsample.remote_aggregator.client.m3msg is None:
-            return None, None
+            return None, None, None
         options = downsample.remote_aggregator.client.m3msg.producer
         producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
         topic = IngestTopic(options, producer)
+        acks = None
+        if self.config.writes.ack == "aggregated":
+            timeout_s = self.config.writes.ack_timeout.seconds
+            acks = Acks(timeout_s, self._scope.tagged(**_REMOTE_WRITE), topic.behind)
+            producer.on_done = acks.on_done
         stack.push_async_callback(_close_producer, producer)
-        await stack.enter_async_context(self._background(_run_producer(producer, topic), "producer"))
+        await stack.enter_async_context(self._background(_run_producer(producer, topic, acks), "producer"))
         await stack.enter_async_context(self._background(topic.run(), "ingest topic"))
-        return topic, producer
+        return topic, producer, acks
 
     async def _start_http(self, stack: contextlib.AsyncExitStack, routes: list[BaseRoute]) -> None:
         prometheus = self.config.metrics.prometheus
@@ -312,7 +323,7 @@ class Coordinator:
         log.info("taking carbon lines", port=self.ports["carbon"])
 
 
-async def _run_producer(producer: Producer, topic: IngestTopic) -> None:
+async def _run_producer(producer: Producer, topic: IngestTopic, acks: Acks | None) -> None:
     """Starts the producer and stays until it is closed. Raises ``ServiceError`` where it ends by itself."""
     await producer.start()
     try:
@@ -321,6 +332,8 @@ async def _run_producer(producer: Producer, topic: IngestTopic) -> None:
         # At once: a producer that has ended still takes batches, but nobody sends them.
         reason = f"the producer towards the aggregators has failed: {_first(error)!r}"
         topic.fail(reason)
+        if acks is not None:
+            acks.fail(reason)
         raise ServiceError(f"{reason}; what it held is lost, start the coordinator again") from error
 
 

@@ -114,9 +114,13 @@ def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: py
             "backend: noop-etcd\nsinks: [{type: file, path: '-'}]",
             "sinks are without effect: a coordinator with backend: noop-etcd",
         ),
+        (
+            "writes: {ack: aggregated}",
+            "writes.ack: aggregated is without effect: no aggregators are configured",
+        ),
     ],
 )
-def test_a_check_names_sections_on_storage_that_are_in_vain(
+def test_a_check_names_sections_that_are_in_vain(
     text: str, warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file.yml"

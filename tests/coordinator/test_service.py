@@ -131,6 +131,64 @@ async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., A
     assert (pipeline.aggregation_id, str(pipeline.storage_policies[0])) == (8, "10s:2d")
 
 
+class SlowAggregator(Aggregator):
+    """Acks when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def handle(self, batch: ReceivedBatch) -> None:
+        self.metrics += [decode_metric(batch.value(i)) for i in range(len(batch))]
+        await self.may.wait()
+        batch.ack()
+
+
+@contextlib.asynccontextmanager
+async def _waiting(
+    start: Callable[..., Any], aggregator: SlowAggregator
+) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """A coordinator, and a remote write that waits for the aggregator."""
+    more = IGNORE_CUTOVER + "writes: {ack: aggregated}"
+    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    async with server, asyncio.timeout(40), contextlib.AsyncExitStack() as stack:
+        async with start(more) as coordinator:
+            client = await stack.enter_async_context(_client(coordinator))
+            await _set_up(client, server.port)
+            while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - seen from outside
+                await asyncio.sleep(0.02)
+            body = _body(1.5, time.time_ns() // 1_000_000, __name__="up")
+            task = asyncio.create_task(client.post(WRITE, content=body))
+            await until(lambda: aggregator.metrics)
+            metrics = (await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")).text
+            assert 'coordinator_write_ack_waiting{handler="remote-write"} 1.0' in metrics
+            assert not task.done()
+            yield task
+        # What waited is answered before the coordinator has ended.
+        assert task.done()
+
+
+async def test_with_acks_a_write_is_answered_when_the_aggregator_has_acked(start: Callable[..., Any]) -> None:
+    aggregator = SlowAggregator()
+    async with _waiting(start, aggregator) as answer:
+        aggregator.may.set()
+        assert (await answer).status_code == 200
+    assert len(aggregator.metrics) == 1
+
+
+@pytest.mark.parametrize("acks", [True, False])
+async def test_the_end_of_the_coordinator_answers_what_waits(start: Callable[..., Any], acks: bool) -> None:
+    aggregator = SlowAggregator()
+    async with _waiting(start, aggregator) as answer:
+        if acks:
+            asyncio.get_running_loop().call_later(0.3, aggregator.may.set)
+        else:
+            answer.add_done_callback(lambda _: aggregator.may.set())
+    assert answer.result().status_code == (200 if acks else 503)
+    if not acks:
+        assert "the coordinator ends" in answer.result().text
+
+
 def _rule_set(aggregation: str) -> bytes:
     policy = {
         "resolution": {"windowSize": "10000000000", "precision": "1000000000"},

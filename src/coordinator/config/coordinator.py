@@ -115,6 +115,19 @@ class WriteCacheConfig(Section, frozen=True):
             raise ValueError("maxSeries must be at least 1024 and maxBytes at least 1048576")
 
 
+class WritesConfig(Section, frozen=True):
+    """``writes``: when remote writes for the aggregators are answered (docs/answers.md). Not a key of M3."""
+
+    ack: Literal["buffered", "aggregated"] = "buffered"
+    """When their messages are in the producer, as in M3; or when the aggregators have acknowledged them."""
+    ack_timeout: Duration = Duration(25_000_000_000)
+    """How long that is waited for: less than the ``remote_timeout`` of Prometheus (30 s), which is to hear why."""
+
+    def __post_init__(self) -> None:
+        if self.ack_timeout <= 0:
+            raise ValueError(f"ackTimeout must be positive, found {self.ack_timeout}")
+
+
 class CoordinatorConfig(Section, frozen=True):
     """A coordinator's file."""
 
@@ -139,6 +152,8 @@ class CoordinatorConfig(Section, frozen=True):
     """Not a key of M3."""
     write_timeout: Duration = Duration(5_000_000_000)
     """How long a write that goes straight to stores waits for their answer. Not a key of M3."""
+    writes: WritesConfig = WritesConfig()
+    """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
     local: Meaningless = None
     write_forwarding: Meaningless = None
@@ -283,12 +298,14 @@ class CoordinatorConfig(Section, frozen=True):
 
     @property
     def in_vain(self) -> list[str]:
-        """Sections on storage that nothing comes of, one line each."""
+        """Sections that nothing comes of, one line each."""
         lines = []
         if self.prometheus_remote_backend is not None and self.backend != "prom-remote":
             lines.append("prometheusRemoteBackend is without effect: that takes backend: prom-remote")
         if self.store != "m3db" and any(cluster.client is not None for cluster in self.clusters):
             lines.append("clusters[].client is without effect: that takes backend: m3db, or none")
+        if self.writes.ack == "aggregated" and (why := self.no_aggregators) is not None:
+            lines.append(f"writes.ack: aggregated is without effect: {why}")
         if self.sinks and not self.takes_samples:
             lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
         return lines

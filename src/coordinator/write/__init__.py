@@ -7,7 +7,7 @@ docs/answers.md.
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes; ``sink`` is what the messages are given to (a producer, not a store)
-``topic``, ``readiness``  whether messages can be sent at all
+``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
                          ``carbon_kernels``
@@ -15,6 +15,7 @@ docs/answers.md.
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """
 
+from coordinator.write.acks import Acks
 from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
@@ -23,6 +24,7 @@ from coordinator.write.sink import MessageSink, RefusedError
 from coordinator.write.topic import IngestTopic
 
 __all__ = [
+    "Acks",
     "CarbonIngester",
     "CarbonServer",
     "DirectStore",

@@ -6,6 +6,7 @@ the error texts are M3's.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
 from coordinator.sinks.values import Destination, TimeUnit
 from coordinator.write import kernels
+from coordinator.write.acks import Acks, Ticket
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
@@ -105,6 +107,7 @@ class RemoteWriter:
         tag_options: TagOptionsConfig | None = None,
         store_metrics_type: bool = False,
         direct: DirectStore | None = None,
+        acks: Acks | None = None,
     ) -> None:
         self._downsampler = downsampler
         self._cache = cache
@@ -112,6 +115,8 @@ class RemoteWriter:
         self._scope = scope
         self._not_kept = NotKept(scope)
         self._direct = direct
+        self._acks = acks
+        """None: a request is answered when its messages are in the producer."""
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
@@ -132,7 +137,7 @@ class RemoteWriter:
         started = time.monotonic()
         try:
             options = parse_options(request.headers)
-            response = await self.write(await _body(request), options)
+            response = await self.write(await _body(request), options, lambda: _gone(request))
         except BadRequestError as error:
             response = error_response(error.status, str(error))
         except RefusedError as error:
@@ -168,16 +173,38 @@ class RemoteWriter:
         # Where there is an unaggregated namespace only, M3 answers 200 to a request that leaves it out.
         return None if obstacle == self._downsampler.no_namespace and unaggregated is None else obstacle
 
-    async def write(self, body: bytes, options: WriteOptions) -> Response:
-        """Writes one compressed request. Raises ``BadRequestError``, ``RefusedError``, ``FailedError``."""
-        request = self._decoder.decode(body, options)
+    async def write(
+        self, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]] | None = None
+    ) -> Response:
+        """Writes one compressed request. ``gone`` returns when its sender has gone away: nobody waits for acks then.
+
+        Raises ``BadRequestError``, ``RefusedError``, ``FailedError``.
+        """
+        began = time.monotonic()
         outcome = Outcome()
+        ticket = await self._take(body, options, outcome)
+        response = outcome.response()
+        if ticket is not None:
+            assert self._acks is not None
+            if response.status_code >= 500:
+                self._acks.remember(ticket, body, options)
+            else:
+                await self._acks.wait(ticket, body, options, began + self._acks.timeout_s, gone)
+        if response.status_code < 500:
+            # All others are sent again.
+            for reason, samples in outcome.not_kept.items():
+                self._not_kept.count(reason, samples)
+        return response
+
+    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome) -> Ticket | None:
+        """Gives a request to the aggregators and to storage; None: there is no ack of aggregators to wait for."""
+        request, ticket = self._decoder.decode(body, options), None
         if len(request.series):
             refusal = self.refusal(options)
             if refusal is not None:
                 raise RefusedError(f"{refusal}; nothing was accepted")
             if options.downsample and self._downsampler.obstacle is None:
-                request = await self._downsample(body, request, options, outcome)
+                request, ticket = await self._downsample(body, request, options, outcome)
             elif options.store:
                 self._validate(request, options, outcome)
             else:
@@ -187,12 +214,7 @@ class RemoteWriter:
                 await self._store(request, options, outcome)
         for reason, number in request.others.items():
             outcome.lose(reason, number)
-        response = outcome.response()
-        if response.status_code < 500:
-            # All others are sent again.
-            for reason, samples in outcome.not_kept.items():
-                self._not_kept.count(reason, samples)
-        return response
+        return ticket
 
     def _context(self, options: WriteOptions) -> int:
         """A number for everything outside the series that decides over its templates; numbers are never used twice."""
@@ -214,23 +236,34 @@ class RemoteWriter:
             self._interest = Interest.of(self._downsampler.filters())
         self._cache.expect(generation)
 
-    async def _downsample(self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome) -> Decoded:
-        """Everything to the aggregators, or nothing. Returns the request, as its columns are good for no more than one step."""
+    async def _downsample(
+        self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome
+    ) -> tuple[Decoded, Ticket | None]:
+        """Everything to the aggregators, or nothing; what is on its way from an earlier attempt is not sent again.
+
+        Returns the request, as its columns are good for no more than one step, and the ticket.
+        """
         assert self._sink is not None
         nbytes = len(request.buf) + _METADATA_BYTES * len(request.values)
-        num_shards = self._sink.ready(nbytes)
+        ticket = self._acks.repeated(body, options) if self._acks is not None else None
+        num_shards = self._sink.ready(nbytes) if ticket is None else 1
         if num_shards is None:
             num_shards = await self._sink.admit(nbytes)
             # The scratch arrays may have been used by another request meanwhile.
             request = self._decoder.decode(body, options)
         self._advance()
         encoded = self._encode(request, options, num_shards, outcome)
-        if encoded.batches:
+        if encoded.batches and ticket is None:
             batch = encoded.batches[0] if len(encoded.batches) == 1 else joined_messages(encoded.batches)
-            if not self._sink.produce(batch):
+            if self._acks is not None:
+                ticket = self._acks.produce(self._sink, batch)
+                taken = ticket is not None
+            else:
+                taken = self._sink.produce(batch)
+            if not taken:
                 raise RefusedError("the buffer towards the aggregators is full; nothing was accepted, send it again")
             self._scope.count("ingest_samples", len(batch))
-        return request
+        return request, ticket
 
     def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
         """The messages of a request; what makes none goes to ``outcome``. Raises ``BadRequestError``, ``FailedError``."""
@@ -465,6 +498,12 @@ async def _body(request: Request) -> bytes:
     except ClientDisconnect:
         raise BadRequestError(f"the connection ended after {size} bytes of the body") from None
     return b"".join(chunks)
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the sender has gone away; after the whole body only."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def remote_write_routes(writer: RemoteWriter) -> list[Route]:

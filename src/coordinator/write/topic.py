@@ -16,6 +16,7 @@ ROOM_TIMEOUT_S = 5.0
 """How long a request waits for room in the producer's buffer before the sender is told to come again."""
 
 _TICK_S = 1.0
+_MOST_NAMED = 3
 
 log = logger(__name__)
 
@@ -84,6 +85,17 @@ class IngestTopic:
     def produce(self, batch: MessageBatch) -> bool:
         """See ``MessageSink``."""
         return self._producer.produce(batch)
+
+    def behind(self) -> str:
+        """The instances that owe acks, and what is wrong with them; empty: none does."""
+        owing = [
+            f"{one.instance}: {one.unacked} messages, {one.last_error or 'connected'}"
+            for service in self._producer.status().services
+            for one in service.instances
+            if one.unacked
+        ]
+        more = f"; and {len(owing) - _MOST_NAMED} more" if len(owing) > _MOST_NAMED else ""
+        return "; ".join(owing[:_MOST_NAMED]) + more
 
     def refusal(self) -> str | None:
         """Why nothing can be sent now; None: it can."""

@@ -114,6 +114,8 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
             "only one unaggregated",
         ),
         ("logging: {level: loud}", "logging", "unknown log level"),
+        ("writes: {ack: stored}", "writes.ack", "stored"),
+        ("writes: {ackTimeout: 0s}", "writes", "ackTimeout must be positive"),
     ],
 )
 def test_problems_name_file_path_and_expectation(tmp_path: Path, text: str, path: str, expected: str) -> None:

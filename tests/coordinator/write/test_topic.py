@@ -12,7 +12,7 @@ from m3cluster import kv
 from m3cluster.keys import topic_key
 from m3cluster.topology import Topology
 from m3msg.batch import MessageBatch
-from m3msg.producer import ProducerClosedError, ProducerOptions
+from m3msg.producer import InstanceStatus, ProducerClosedError, ProducerOptions, ProducerStatus, ServiceStatus
 
 
 class ClosedProducer:
@@ -27,6 +27,13 @@ class ClosedProducer:
 
     async def wait_room(self, nbytes: int = 1) -> None:
         raise ProducerClosedError("the producer of topic 'x' is closed")
+
+    def status(self) -> ProducerStatus:
+        def instance(n: int, unacked: int, error: str) -> InstanceStatus:
+            return InstanceStatus(f"h{n}:6000", f"m3aggregator{n}", not error, "1/1", 0, unacked, 0, error)
+
+        instances = [instance(n, n, "connection refused" if n == 2 else "") for n in range(6)]
+        return ProducerStatus("x", 64, [], [ServiceStatus("m3aggregator", "replicated", True, instances, 0)])
 
 
 @pytest.fixture
@@ -53,3 +60,10 @@ async def test_after_a_failure_everything_is_refused(topic: IngestTopic, monkeyp
     assert topic.refusal() == "out of order"
     with pytest.raises(RefusedError, match="out of order; nothing was accepted"):
         await topic.admit(10)
+
+
+async def test_those_that_owe_acks_are_named(topic: IngestTopic) -> None:
+    assert topic.behind() == (
+        "m3aggregator1: 1 messages, connected; m3aggregator2: 2 messages, connection refused; "
+        "m3aggregator3: 3 messages, connected; and 2 more"
+    )

@@ -1,0 +1,228 @@
+"""Remote writes that are answered when the aggregators have them: ``writes.ack: aggregated`` (docs/answers.md, Waiting for aggregators).
+
+All messages of a request are one batch for the producer, with a *ticket*; the producer tells how the batch ended. It is acknowledged when
+every consumer service of the ingest topic has every message. Of a replicated service that means: each replica that can be reached has
+acked it, and at least one (docs/architecture.md §4), as flush times mean it. So some owner of the shard has applied the sample, and has it
+in its journal if it keeps one, before the sender lets go of it. A replica that is away is not waited for: it will lack windows, says so in
+the KV, and does not lead while another one has them. Whatever else becomes of a message is no ack: given up (TTL, full buffer, end of the
+producer), its instance gone from the placement, or merely *overtaken*.
+
+What was sent cannot be called back, so that a sender that was told to come again would have its samples counted twice wherever repeats
+count. Therefore the tickets of such requests are remembered, and a request of the same bytes and headers takes the ticket of the first
+instead of being sent again. That ends with this process, with a ticket that came to nothing, and after ``_REMEMBERED_S``.
+
+What waits is bounded by the producer's buffer: messages that it gives up end their tickets.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from coordinator.write.options import WriteOptions
+from coordinator.write.sink import MessageSink, RefusedError
+from m3msg.batch import MessageBatch
+from m3msg.producer import Done
+from m3x.instrument import Scope
+from m3x.log import logger
+
+_WATCH_AFTER_S = 1.0
+"""Acks usually come sooner; from then on it is noticed when the sender goes away."""
+_END_S = 2.0
+"""At the end of the process: how long acks are waited for."""
+_REMEMBERED_S = 600.0
+_MOST_REMEMBERED = 4096
+_SOON_S = 1
+"""Who is told to come again although the messages are on their way shall do so soon: it costs nothing."""
+
+log = logger(__name__)
+
+
+class Why(StrEnum):
+    """Why a request was not acknowledged: the tag of ``write_unacked``."""
+
+    TIMEOUT = "timeout"
+    GIVEN_UP = "given-up"
+    """By the producer."""
+    CLOSED = "closed"
+    """The instances that were to take it have left the placement, or their service the topic."""
+    ENDED = "ended"
+    """The producer has failed, or the process ends."""
+    SENDER_GONE = "sender-gone"
+
+
+class Unacked(NamedTuple):
+    """How a ticket ends that is not acknowledged."""
+
+    why: Why
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The token of one request's batch."""
+
+    ended: "asyncio.Future[Unacked | None]"
+    """None: acknowledged."""
+    sent_s: float
+    """Monotonic clock."""
+
+
+_Key = tuple[bytes, WriteOptions]
+
+
+class Acks:
+    """The tickets of one coordinator; used from its event loop only.
+
+    ``timeout_s``: the longest that a request waits. ``behind`` names the aggregators that owe acks, for the answer.
+    """
+
+    def __init__(self, timeout_s: float, scope: Scope, behind: Callable[[], str]) -> None:
+        self.timeout_s = timeout_s
+        self._scope = scope
+        self._behind = behind
+        self._open: set[Ticket] = set()
+        """What the producer has not told the end of."""
+        self._waiting = 0
+        self._remembered: dict[_Key, tuple[Ticket, float]] = {}
+        """Tickets of requests that have not been answered with success, oldest first, and since when."""
+        self._ended: str | None = None
+
+    # --- tickets
+
+    def produce(self, sink: MessageSink, batch: MessageBatch) -> Ticket | None:
+        """Gives a batch to the sink, with a ticket; None: the sink does not take it."""
+        ticket = Ticket(asyncio.get_running_loop().create_future(), time.monotonic())
+        batch.token = ticket
+        self._open.add(ticket)
+        if not sink.produce(batch):
+            self._open.discard(ticket)
+            return None
+        if self._ended is not None:
+            self._settle(ticket, Unacked(Why.ENDED, self._ended))
+        return ticket
+
+    def on_done(self, done: Done) -> None:
+        """What the producer tells of every batch; those without a ticket (carbon) are nobody's concern."""
+        if isinstance(done.token, Ticket):
+            self._settle(done.token, _unacked(done))
+
+    def _settle(self, ticket: Ticket, end: Unacked | None) -> None:
+        self._open.discard(ticket)
+        if not ticket.ended.done():
+            ticket.ended.set_result(end)
+
+    def fail(self, reason: str) -> None:
+        """Nobody acknowledges anything any more: everything that waits, and all that comes, is told so."""
+        self._ended = f"{reason}; the aggregators may have this request or not: send it again"
+        for ticket in list(self._open):
+            self._settle(ticket, Unacked(Why.ENDED, self._ended))
+
+    def end(self) -> None:
+        """The process ends: what waits is answered, with success where acks come soon."""
+        asyncio.get_running_loop().call_later(_END_S, self.fail, "the coordinator ends")
+
+    # --- requests that come again
+
+    def repeated(self, body: bytes, options: WriteOptions) -> Ticket | None:
+        """The ticket of an earlier request that is the same and may still come to something, or has."""
+        if not self._remembered:
+            return None
+        key = _key(body, options)
+        ticket, _ = self._remembered.get(key, (None, 0.0))
+        if ticket is not None and ticket.ended.done() and ticket.ended.result() is not None:
+            del self._remembered[key]
+            return None
+        if ticket is not None:
+            self._scope.count("write_repeats")
+        return ticket
+
+    def remember(self, ticket: Ticket, body: bytes, options: WriteOptions) -> None:
+        """The sender of this request will come again, or may."""
+        now = time.monotonic()
+        while self._remembered:
+            oldest, (_, since) = next(iter(self._remembered.items()))
+            if len(self._remembered) < _MOST_REMEMBERED and now - since < _REMEMBERED_S:
+                break
+            del self._remembered[oldest]
+        self._remembered[_key(body, options)] = (ticket, now)
+
+    # --- waiting
+
+    async def wait(
+        self,
+        ticket: Ticket,
+        body: bytes,
+        options: WriteOptions,
+        deadline_s: float,
+        gone: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
+        """Returns when the request is acknowledged. ``gone`` returns when its sender has gone away; ``deadline_s`` is on the monotonic
+        clock. Raises ``RefusedError``."""
+        self._count_waiting(1)
+        try:
+            end = await self._end_of(ticket, deadline_s, gone)
+        finally:
+            self._count_waiting(-1)
+        if end is None:
+            self._scope.record("write_ack_latency", time.monotonic() - ticket.sent_s)
+            if self._remembered:
+                self._remembered.pop(_key(body, options), None)
+            return
+        self._scope.tagged(reason=end.why).count("write_unacked")
+        log.warning_limited("a remote write was not acknowledged", per_second=0.1, reason=end.text)
+        if ticket.ended.done():
+            raise RefusedError(end.text)
+        self.remember(ticket, body, options)
+        raise RefusedError(end.text, _SOON_S)
+
+    async def _end_of(
+        self, ticket: Ticket, deadline_s: float, gone: Callable[[], Awaitable[Any]] | None
+    ) -> Unacked | None:
+        ended = ticket.ended
+        if not ended.done() and (left := deadline_s - time.monotonic()) > 0:
+            await asyncio.wait((ended,), timeout=min(left, _WATCH_AFTER_S if gone is not None else left))
+        if not ended.done() and gone is not None and (left := deadline_s - time.monotonic()) > 0:
+            watching = asyncio.ensure_future(gone())
+            try:
+                await asyncio.wait((ended, watching), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done() and not ended.done():
+                    return Unacked(Why.SENDER_GONE, "the sender went away before the aggregators had acknowledged it")
+            finally:
+                watching.cancel()
+        if ended.done():
+            return ended.result()
+        behind = self._behind()
+        return Unacked(
+            Why.TIMEOUT,
+            f"the aggregators have not acknowledged all of it within {self.timeout_s:g} s"
+            f"{f' ({behind})' if behind else ''}; send it again",
+        )
+
+    def _count_waiting(self, change: int) -> None:
+        self._waiting += change
+        self._scope.gauge("write_ack_waiting", self._waiting)
+
+
+def _key(body: bytes, options: WriteOptions) -> _Key:
+    return hashlib.blake2b(body, digest_size=16).digest(), options
+
+
+def _unacked(done: Done) -> Unacked | None:
+    """What an ended batch comes to; messages that a filter of the topic keeps from every service are nobody's, as in M3."""
+    total = done.acked + done.lost + done.filtered + done.fenced + done.closed
+    if done.lost:
+        reason = f"{done.loss.reason}, for {done.loss.consumer or 'no instance'}" if done.loss is not None else "closed"
+        return Unacked(
+            Why.GIVEN_UP,
+            f"{done.lost} of {total} messages were given up before the aggregators had acknowledged them ({reason}); send it again",
+        )
+    if done.closed:
+        return Unacked(
+            Why.CLOSED,
+            f"{done.closed} of {total} messages were for aggregators that have left the placement, or the topic; send it again",
+        )
+    return None
