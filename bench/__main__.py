@@ -17,6 +17,7 @@ _COMMANDS = {
         "how soon an instance applies samples after its start and after deaths, and what it costs when idle",
     ),
     "rules": ("rules_bench", "what rules cost the coordinator per new series and per sample"),
+    "writes": ("writes", "what a remote write costs a coordinator, answered at once or when it is acknowledged"),
     "out": (
         "out_new_series",
         "what a series costs the coordinator from m3msg into its store, when it is new and afterwards",

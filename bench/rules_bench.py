@@ -85,7 +85,7 @@ def rule_set(rules: int) -> RuleSet:
     return RuleSet(namespace="default", mapping_rules=tuple(mapping), rollup_rules=tuple(rollup))
 
 
-def requests(series: int, matching: int) -> list[bytes]:
+def requests(series: int, matching: int, per_request: int = _PER_REQUEST) -> list[bytes]:
     """Remote writes of one sample per series."""
     listed = []
     for i in range(series):
@@ -101,8 +101,8 @@ def requests(series: int, matching: int) -> list[bytes]:
             }
         )
     return [
-        bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, {"timeseries": listed[k : k + _PER_REQUEST]})))
-        for k in range(0, series, _PER_REQUEST)
+        bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, {"timeseries": listed[k : k + per_request]})))
+        for k in range(0, series, per_request)
     ]
 
 
