@@ -43,8 +43,6 @@ class Situation:
     lasts_s: float = 4.0
     namespace: Namespace = PATIENT
     refuses: frozenset[str] = frozenset()
-    kills: bool = False
-    """The coordinator dies meanwhile: what it had counted may be lost with it."""
 
 
 def _while(name: str, nodes: Sequence[str], fault: Fault, *, until_s: float = 3.0, **more: Any) -> Situation:
@@ -55,7 +53,7 @@ def _while(name: str, nodes: Sequence[str], fault: Fault, *, until_s: float = 3.
 def killed(situation: Situation, at_s: float) -> Situation:
     """The same, and the coordinator is killed and started again meanwhile."""
     steps = tuple(sorted((*situation.steps, Step(at_s, "kill")), key=lambda step: step.at_s))
-    return replace(situation, name=f"{situation.name}, kill -9", steps=steps, kills=True)
+    return replace(situation, name=f"{situation.name}, kill -9", steps=steps)
 
 
 def paced(situation: Situation, factor: float) -> Situation:

@@ -48,8 +48,9 @@ def judge(
 ) -> Verdict:
     """Judges a row whose values are all acknowledged and delivered.
 
-    ``held``: by node. ``refused``: what the coordinator has counted, ``allowed``: reasons that there may be. ``late_before_ns``: where the
-    coordinator died, and its counts with it: values before that time were too old when the nodes came back, and may be missing.
+    ``held``: by node. ``refused``: what the coordinator has counted in all of its lives, ``allowed``: reasons that there may be.
+    ``late_before_ns``: where the coordinator died: values before that time were too old then. It may have refused some of them a moment
+    before, so that nobody saw the count, and may have refused and counted others again in its next life.
     """
     verdict = Verdict(sent=len(sent.keys), refused=dict(refused))
     found: Counter[tuple[bytes, int]] = Counter()
@@ -66,12 +67,11 @@ def judge(
     absent = [key for key in expected if found[key] < majority]
     verdict.stored = len(expected) - len(absent)
     counted = sum(refused.values())
-    if late_before_ns is None:
-        verdict.missing = max(len(absent) - counted, 0)
-        if counted > len(absent):
-            verdict.failures.append(f"{counted} values are counted as refused, but only {len(absent)} are missing")
-    else:
-        verdict.missing = sum(key[1] >= late_before_ns for key in absent)
+    verdict.missing = max(len(absent) - counted, 0)
+    if late_before_ns is not None:
+        verdict.missing = max(verdict.missing - sum(key[1] < late_before_ns for key in absent), 0)
+    elif counted > len(absent):
+        verdict.failures.append(f"{counted} values are counted as refused, but only {len(absent)} are missing")
     if verdict.missing:
         for key in absent[:_EXAMPLES]:
             _example(verdict, f"{key[0].decode()} at {key[1]} ns is at {found[key]} nodes")

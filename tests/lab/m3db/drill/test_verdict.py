@@ -48,6 +48,7 @@ def test_counts_that_died_with_the_coordinator() -> None:
     held = {"a": without(FIRST), "b": without(FIRST), "c": ALL}
     assert verdict(held, late_before_ns=FIRST[1] + 1).failures == []
     assert verdict(held, late_before_ns=FIRST[1]).missing == 1
+    assert verdict(held, {"past-buffer": 2}, late_before_ns=FIRST[1]).failures == []
 
 
 def test_what_is_read_of_a_series() -> None:
