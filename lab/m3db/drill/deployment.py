@@ -172,7 +172,7 @@ def deployed(folder: Path, kind: str, binary: str = "") -> Iterator[Deployment]:
     with ExitStack() as stack:
         kv = kv_of(kind, folder)
         if kv.server is not None:
-            stack.callback(kv.server.stop)
+            stack.callback(kv.server.kill)
             kv.server.start()
         deployment = Deployment(folder, kv, kind, binary)
         for node in deployment.nodes.values():
