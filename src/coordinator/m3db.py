@@ -17,11 +17,12 @@ from coordinator.sinks import SinkStatus
 from coordinator.sinks.m3db import M3DBSink, Targets
 from coordinator.sinks.m3db.troubles import late_lines, namespace_lines, shard_lines
 from m3cluster import kv
+from m3cluster.kv.store import get_uncached
 from m3db.following import FollowedNamespaces, FollowedTopology
 from m3db.namespaces import Namespaces
 from m3db.options import RetryOptions, SessionOptions
 from m3db.reader import Reader
-from m3db.session import FixedTopology, TopologySource, open_session
+from m3db.session import FixedTopology, Session, TopologySource
 from m3db.topology import Topology
 from m3db.write import FormRules
 from m3x.instrument import Scope
@@ -30,6 +31,7 @@ from m3x.log import logger
 __all__ = ["M3DBStorage", "open_m3db"]
 
 _log = logger(__name__)
+_LOOK_AGAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,38 @@ class M3DBStorage:
 class _Registry:
     """The namespaces of the registry, for those who want to know."""
 
-    def __init__(self, followed: FollowedNamespaces, targets: Targets, namespaces: NamespacesNow) -> None:
+    def __init__(
+        self, store: kv.Store, followed: FollowedNamespaces, targets: Targets, namespaces: NamespacesNow
+    ) -> None:
         self.followed = followed
+        self._store = store
         self._targets = targets
         self._namespaces = namespaces
         self._last: Namespaces | None = None
+        self._told = False
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self.followed.run(self._changed)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.followed.run(self._changed))
+            group.create_task(self._look())
+
+    async def _look(self) -> None:
+        """A watch says nothing of a registry that there has never been."""
+        while not self._told:
+            try:
+                if await get_uncached(self._store, self.followed.key) is None and not self._told:
+                    self._changed(None)
+            except kv.KVError:
+                pass
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _changed(self, found: Namespaces | None) -> None:
+        first, self._told = not self._told, True
         self._targets.put(found)
         if self._targets.fixed:
             return
-        if found is None and not self._namespaces.known:
+        if found is None and first:
             _log.warning(
                 "no initial namespaces found. namespaces will be added via watch updates", key=self.followed.key
             )
@@ -86,11 +105,14 @@ async def open_m3db(config: CoordinatorConfig, store: kv.Store, scope: Scope) ->
         nodes_kv, environment = await _kv(stack, config, client, store)
         options = _options(client)
         topology = _topology(client, nodes_kv, environment, options)
-        session = await stack.enter_async_context(open_session(options, topology, scope.sub("m3db-client")))
+        client_scope = scope.sub("m3db-client")
+        session = Session(options, topology, client_scope)
+        failed: list[str] = []
+        await stack.enter_async_context(_background(session.run(), "m3db session", failed))
         targets = Targets(config.namespaces or None)
         namespaces = NamespacesNow(config.namespaces, fixed=targets.fixed)
-        registry = _Registry(FollowedNamespaces(nodes_kv, environment), targets, namespaces)
-        await stack.enter_async_context(_background(registry.run(), "m3db namespaces"))
+        registry = _Registry(nodes_kv, FollowedNamespaces(nodes_kv, environment), targets, namespaces)
+        await stack.enter_async_context(_background(registry.run(), "m3db namespaces", failed))
         grace_ns = int(config.ingest.no_namespace_grace) if config.ingest is not None else 0
         rules = FormRules(
             shards=0,
@@ -99,11 +121,11 @@ async def open_m3db(config: CoordinatorConfig, store: kv.Store, scope: Scope) ->
             allow_empty_values=config.tag_options.allow_tag_value_empty,
         )
         sink = M3DBSink(session, targets, rules, grace_ns=grace_ns)
-        source = M3DBSource(Reader(session, scope.sub("m3db-client")), lambda: namespaces.current)
+        source = M3DBSource(Reader(session, client_scope), lambda: namespaces.current)
 
         def problems(sinks: list[SinkStatus]) -> list[str]:
             followed = registry.followed
-            lines = [f"M3DB: {line}" for line in session.trouble()]
+            lines = [f"M3DB: {line}" for line in [*failed, *session.trouble()]]
             lines += shard_lines(session.topology, session.hosts, options.rules)
             return [
                 *lines,
@@ -143,8 +165,17 @@ def _topology(client: M3DBClientConfig, store: kv.Store, environment: str, optio
 
 
 @contextlib.asynccontextmanager
-async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+async def _background(work: Coroutine[None, None, None], name: str, failed: list[str]) -> AsyncIterator[None]:
+    """Runs ``work`` beside the context; ``failed`` gets a line if it ends before."""
     task = asyncio.create_task(work, name=name)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            error = task.exception()
+            failed.append(f"{name} has ended by a mistake of ours ({error!r}): restart the process")
+            _log.error("a part of the store has ended", part=name, exception=error)
+
+    task.add_done_callback(ended)
     try:
         yield
     finally:

@@ -149,20 +149,80 @@ def test_an_embedded_overlay_wins_over_etcd(tmp_path: Path) -> None:
     assert (config.cluster_management.environment, config.cluster_management.zone) == ("e", "z")
 
 
+CLIENT = (
+    "{client: {config: {service: {env: e, zone: z, service: m3db, etcdClusters: [{zone: z, endpoints: ['e:2379']}]}}}}"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("backend: m3db", "set backend: embedded"),
-        (
-            "clusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: ['e:2379']}]}}}}]",
-            "set backend: embedded",
-        ),
+        ("backend: m3db", "takes a cluster with a client"),
+        ("backend: m3db\nclusters: [{namespaces: [{namespace: a, retention: 1h}]}]", "takes a cluster with a client"),
+        (f"clusters: [{CLIENT}, {CLIENT}]", "leave one entry"),
+        (f"clusters: [{CLIENT}, {{namespaces: [{{namespace: a, retention: 1h}}]}}]", "leave one entry"),
+        (f"clusters: [{CLIENT}]\nsinks: [{{type: embedded}}]", "list them under clusters[].namespaces"),
+        ("backend: grpc", "set backend: m3db, embedded or prom-remote"),
         ("writeForwarding: {promRemoteWrite: {targets: []}}", "remove the section"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:
     (problem,) = load_coordinator([_write(tmp_path / "a.yml", text)]).value.unsupported()
     assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "store", "knows"),
+    [
+        ("", "embedded", True),
+        (f"clusters: [{CLIENT}]", "m3db", False),
+        (f"backend: m3db\nclusters: [{CLIENT}]", "m3db", False),
+        (f"clusters: [{CLIENT[:-1]}, namespaces: [{{namespace: a, retention: 1h}}]}}]", "m3db", True),
+        (f"backend: embedded\nclusters: [{CLIENT}]", "embedded", True),
+        (f"backend: noop-etcd\nclusters: [{CLIENT}]", "noop-etcd", True),
+    ],
+)
+def test_a_client_means_m3db_unless_another_backend_is_named(
+    tmp_path: Path, text: str, store: str, *, knows: bool
+) -> None:
+    config = load_coordinator([_write(tmp_path / "a.yml", text)]).value
+    assert config.unsupported() == []
+    assert (config.store, config.knows_namespaces) == (store, knows)
+    assert (config.m3db_client is not None) == (store == "m3db")
+    in_vain = ["clusters[].client is without effect: that takes backend: m3db, or none"]
+    assert config.in_vain == (in_vain if "client" in text and store != "m3db" else [])
+
+
+@pytest.mark.parametrize(
+    ("management", "expected", "is_own"),
+    [
+        ("", Etcd(("e:2379",), zone="z", service="m3db"), True),
+        ("clusterManagement: {embedded: {}}", Embedded("kv.sqlite"), False),
+        (
+            "clusterManagement: {etcd: {env: f, zone: w, service: s, etcdClusters: [{zone: w, endpoints: ['e:2379']}]}}",
+            Etcd(("e:2379",), zone="w", service="s"),
+            True,
+        ),
+        (
+            "clusterManagement: {etcd: {env: f, zone: w, service: s, etcdClusters: [{zone: w, endpoints: ['f:2379']}]}}",
+            Etcd(("f:2379",), zone="w", service="s"),
+            False,
+        ),
+    ],
+)
+def test_the_kv_is_that_of_the_nodes_where_no_other_is_named(
+    tmp_path: Path, management: str, expected: Any, *, is_own: bool
+) -> None:
+    config = load_coordinator([_write(tmp_path / "a.yml", f"clusters: [{CLIENT}]\n{management}")]).value
+    found = config.cluster_state.store(None)
+    assert found == (Embedded(Path("kv.sqlite")) if isinstance(expected, Embedded) else expected)
+    client = config.m3db_client
+    assert client is not None
+    assert client.config.service is not None
+    assert config.is_own_etcd(client.config.service) == is_own
+    assert config.cluster_state.environment == (
+        "e" if not management else "default_env" if "embedded" in management else "f"
+    )
 
 
 REMOTE = """
