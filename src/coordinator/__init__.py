@@ -7,7 +7,8 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``ingest``      takes aggregated metrics from the aggregators
 ``sinks``       queues before stores, and the stores: where values go
 ``store``       the embedded one of these stores
-``storage``     makes sinks and store of the configuration
+``storage``     makes sinks and store of the configuration; ``m3db`` what there is of M3DB
+``namespaces``  those that storage has now, which may come and go
 ``query``       answers queries, from whatever store can be read; ``reading`` says which
 ``matchers``    what labels are asked for
 ``api``         administers placements and topics

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.config import CoordinatorConfig, load_coordinator
+from coordinator.config.m3db import DynamicClusterConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
 from coordinator.downsample.policies import storage_judge
@@ -67,12 +68,24 @@ def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
     try:
         rules_in(loaded.value)
         check_store(loaded.value.cluster_state.store(None))
+        _check_nodes_kv(loaded.value)
         _check_certificates(loaded.value)
     except CarbonRulesError as error:
         raise ConfigError([str(error)]) from error
     except KVError as error:
         raise ConfigError([f"clusterManagement: {error}"]) from error
     return loaded
+
+
+def _check_nodes_kv(config: CoordinatorConfig) -> None:
+    """Raises ``ConfigError`` where the etcd of M3DB's nodes could not be used."""
+    client = config.m3db_client
+    cluster = client.config.synchronous if client is not None else None
+    if isinstance(cluster, DynamicClusterConfig) and cluster.service.etcd_clusters:
+        try:
+            check_store(cluster.service.client())
+        except KVError as error:
+            raise ConfigError([f"clusters[].client: {error}"]) from error
 
 
 def _check_certificates(config: CoordinatorConfig) -> None:
@@ -136,8 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check_config:
         print(f"{', '.join(options.files)}: the configuration is valid")
         obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle
+        if not loaded.value.knows_namespaces:
+            obstacle = loaded.value.no_aggregators
+            print(
+                "note: namespaces are those of M3DB's registry; what rules ask for is compared with them while it runs"
+            )
         if obstacle is not None and loaded.value.takes_samples:
             raw = any(not namespace.aggregated for namespace in loaded.value.namespaces)
+            raw |= not loaded.value.knows_namespaces
             fate = "are stored as they come, and not aggregated" if raw else "will be answered with 503"
             print(f"warning: remote writes {fate}: {obstacle}")
         for warning in _warnings(loaded):

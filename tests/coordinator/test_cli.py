@@ -56,7 +56,7 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
     [
         (None, "no configuration file given"),
         ("clusterManagement: {etcd: {service: x, etcdClusters: []}}", "etcdClusters must have an entry"),
-        ("backend: m3db", "'m3db' is not supported by this release"),
+        ("backend: m3db", "backend: m3db takes a cluster with a client"),
         (
             "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
             "there is no aggregated namespace 1s:1h",
@@ -66,6 +66,11 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "clusterManagement: {etcd: {service: x, etcdClusters: [{endpoints: [e], tls: {crtPath: /none, keyPath: /none, "
             "caCrtPath: /none}}]}}",
             "clusterManagement: cannot read etcd's TLS CA file /none",
+        ),
+        (
+            "clusterManagement: {embedded: {}}\nclusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: [e], "
+            "tls: {crtPath: /none, keyPath: /none, caCrtPath: /none}}]}}}}]",
+            "clusters[].client: cannot read etcd's TLS CA file /none",
         ),
         (
             "backend: prom-remote\nprometheusRemoteBackend: {endpoints: [{name: a, address: 'https://h/', tls: {caFile: /none}}]}",
@@ -92,6 +97,16 @@ def test_what_cannot_start(
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_a_check_says_where_namespaces_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yml"
+    client = "clusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: [e]}]}}}}]"
+    file.write_text(f"{client}\ncarbon: {{ingester: {{rules: [{DIRECT}]}}}}")
+    assert main(["--check-config", "-f", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "note: namespaces are those of M3DB's registry" in said
+    assert "remote writes are stored as they come, and not aggregated: no aggregators are configured" in said
 
 
 def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

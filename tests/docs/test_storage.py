@@ -23,14 +23,14 @@ LOOPBACK = {
 
 
 def test_there_is_a_configuration_for_each_kind_of_store() -> None:
-    assert len(CONFIGS) == 3
+    assert len(CONFIGS) == 4
     assert len(FIGURES) == 18
 
 
 @pytest.mark.parametrize("text", CONFIGS, ids=lambda text: text.splitlines()[0])
 async def test_a_coordinator_starts_with_it(text: str, tmp_path: Path) -> None:
     whole, overlay = tmp_path / "whole.yml", tmp_path / "overlay.yml"
-    whole.write_text(text.replace("/var/log/m3", str(tmp_path)))
+    whole.write_text(text.replace("/var/log/m3", str(tmp_path)).replace("/var/lib/m3kv", str(tmp_path)))
     overlay.write_text(yaml.safe_dump(LOOPBACK))
     config = load_coordinator([whole, overlay]).value
     assert config.unsupported() == []
@@ -38,6 +38,8 @@ async def test_a_coordinator_starts_with_it(text: str, tmp_path: Path) -> None:
         names = {sink.called for sink in config.sinks}
         if config.prometheus_remote_backend is not None:
             names |= {endpoint.name for endpoint in config.prometheus_remote_backend.endpoints}
+        if config.store == "m3db":
+            names.add("m3db")
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{coordinator.ports['http']}") as client:
             document = (await client.get("/api/v1/sinks")).json()
         assert {sink["name"] for sink in document["sinks"]} == names

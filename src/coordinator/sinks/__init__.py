@@ -5,7 +5,7 @@ the columns (``annotations`` one that is there only where it is needed), and ``s
 all sinks at once; then ``hub``, which is what writers see (``resends`` tells it what is sent again). Behind it, for each sink: ``queue``
 (``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``parking``, ``intervals``), ``deliverer`` (the shell of both), ``status``,
 which ``routes`` shows over HTTP; ``kernels`` are the compiled loops. ``metric_types`` (``type_kernels``) notes which types annotations
-say. The stores are ``file`` (the smallest: begin a new one from it), ``embedded`` and ``prom_remote``; ``coordinator.storage`` makes them
+say. The stores are ``file`` (the smallest: begin a new one from it), ``embedded``, ``prom_remote`` and ``m3db``; ``coordinator.storage`` makes them
 of ``coordinator.config.sinks``.
 
 ::
@@ -24,7 +24,7 @@ of ``coordinator.config.sinks``.
 * Errors by kind (``sink``): what may be cured by waiting holds the lane; what cannot is a refusal of single rows, counted by reason.
 
 The queue's records carry policies and tags, no indices of this run's configuration: a queue outlives changes of the file.
-Imports ``m3metrics`` and ``m3x``; the stores also ``coordinator.store``, ``coordinator.config`` and ``coordinator.prompb``.
+Imports ``m3metrics`` and ``m3x``; the stores also ``m3db``, ``coordinator.store``, ``coordinator.config`` and ``coordinator.prompb``.
 """
 
 from coordinator.sinks.annotations import Annotations

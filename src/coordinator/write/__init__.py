@@ -4,7 +4,7 @@ Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes â†
 docs/answers.md.
 
 ``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
-``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it
+``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
