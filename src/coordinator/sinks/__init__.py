@@ -5,8 +5,8 @@ the columns (``annotations`` one that is there only where it is needed), and ``s
 all sinks at once; then ``hub``, which is what writers see (``resends`` tells it what is sent again). Behind it, for each sink: ``queue``
 (``records`` has its bytes), ``delivery`` (a core; ``lanes``, ``parking``, ``intervals``), ``deliverer`` (the shell of both), ``status``,
 which ``routes`` shows over HTTP; ``kernels`` are the compiled loops. ``metric_types`` (``type_kernels``) notes which types annotations
-say. The stores are ``file`` (the smallest: begin a new one from it), ``embedded``, ``prom_remote`` and ``m3db``; ``coordinator.storage`` makes them
-of ``coordinator.config.sinks``.
+say. The stores are ``file`` (the smallest: begin a new one from it), ``embedded``, ``prom_remote`` and ``m3db``; ``coordinator.storage``
+makes them of ``coordinator.config.sinks``.
 
 ::
 
