@@ -12,6 +12,7 @@ of attributes without a namespace      parked while it may come (``grace_ns``), 
 =====================================  ================================================================
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,28 +72,28 @@ def sort(batch: Values, targets: Targets, absences: Absences, now_ns: int, offse
     """``offset_ns``: taken off every time (``writeTimestampOffset``)."""
     others = Delivered()
     found = [targets.current.get(one.attributes) for one in batch.destinations]
-    units = np.array([one.unit.ns for one in batch.destinations], np.int64)[batch.destination]
-    timestamp = _divided(batch.time_ns - np.int64(offset_ns) if offset_ns else batch.time_ns, units)
+    for one, target in zip(batch.destinations, found, strict=True):
+        if target is not None:
+            absences.there(one.attributes)
+    unit_ns = _of_rows(batch, [one.unit.ns for one in batch.destinations])
+    timestamp = _divided(batch.time_ns - np.int64(offset_ns) if offset_ns else batch.time_ns, unit_ns)
+    sent_ns = timestamp * unit_ns
     bounds = [(_EARLIEST, _LATEST) if one is None or one.limits is None else one.limits.at(now_ns) for one in found]
-    first, end = (np.array(column, np.int64)[batch.destination] for column in zip(*bounds, strict=True))
-    sent_ns = timestamp * units
-    missing = np.array([one is None for one in found])[batch.destination]
-    old, new = sent_ns < first, sent_ns >= end
-    keep = ~(missing | old | new)
-    if not keep.all():
-        _homeless(batch, missing, others, absences, now_ns)
+    old = sent_ns < _of_rows(batch, [first for first, _ in bounds])
+    new = sent_ns >= _of_rows(batch, [end for _, end in bounds])
+    missing = _of_rows(batch, [one is None for one in found]).astype(np.bool_)
+    away = missing | old | new
+    if away.any():
+        _homeless(batch, np.flatnonzero(missing | np.zeros_like(away)), others, absences, now_ns)
         for number, target in enumerate(found):
             if target is not None and target.limits is not None:
                 mine = batch.destination == number
                 _too_old(np.flatnonzero(mine & old), target, target.limits, sent_ns, now_ns, others)
                 _too_new(np.flatnonzero(mine & new), target, target.limits, sent_ns, now_ns, others)
-    for one, target in zip(batch.destinations, found, strict=True):
-        if target is not None:
-            absences.there(one.attributes)
     names = [b"" if one is None else one.name.encode() for one in found]
     unique = tuple(dict.fromkeys(names))
     numbers = np.array([unique.index(name) for name in names], np.uint16)
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(~away)
     chosen = batch.destination[rows]
     return Sendable(
         rows=rows,
@@ -105,17 +106,25 @@ def sort(batch: Values, targets: Targets, absences: Absences, now_ns: int, offse
     )
 
 
+def _of_rows(batch: Values, by_destination: Sequence[int]) -> NDArray[np.int64]:
+    """What each destination has, for each row; one for all rows, where destinations do not differ in it."""
+    if len(set(by_destination)) == 1:
+        return np.array(by_destination[:1], np.int64)
+    return np.array(by_destination, np.int64)[batch.destination]
+
+
 def _divided(time_ns: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
     """Towards zero, as Go divides."""
     whole: NDArray[np.int64] = time_ns // units
-    whole[(time_ns < 0) & (whole * units != time_ns)] += 1
+    if len(time_ns) and time_ns.min() < 0:
+        whole[(time_ns < 0) & (whole * units != time_ns)] += 1
     return whole
 
 
-def _homeless(batch: Values, missing: NDArray[np.bool_], others: Delivered, absences: Absences, now_ns: int) -> None:
-    for number in np.unique(batch.destination[missing]).tolist():
+def _homeless(batch: Values, homeless: NDArray[np.int64], others: Delivered, absences: Absences, now_ns: int) -> None:
+    for number in np.unique(batch.destination[homeless]).tolist():
         destination: Destination = batch.destinations[number]
-        rows = np.flatnonzero(missing & (batch.destination == number))
+        rows = homeless[batch.destination[homeless] == number]
         text = f"no namespace of M3DB has the policy {destination} any more"
         if absences.note(destination.attributes, now_ns):
             others.refused.append(Refused(RefusedWhy.NO_NAMESPACE, rows, text))
