@@ -195,7 +195,7 @@ class Coordinator:
         namespaces.follow(changed)
         routes += admin_routes(
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
-            window_ns=max((n.resolution_ns for n in config.namespaces if n.aggregated), default=60 * 10**9),
+            window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
         await self._start_http(stack, [*routes, routes_route(routes)])
         if acks is not None:

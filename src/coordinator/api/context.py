@@ -9,7 +9,9 @@ from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import Store
 from m3x.clock import wall_ns
 
-__all__ = ["AdminContext"]
+__all__ = ["MINUTE_NS", "AdminContext"]
+
+MINUTE_NS = 60 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class AdminContext:
     environment: str = DEFAULT_ENVIRONMENT
     zone: str = DEFAULT_ZONE
     zones: Collection[str] = field(default_factory=lambda: (DEFAULT_ZONE,))
-    window_ns: int = 60 * 1_000_000_000
+    window_ns: Callable[[], int] = lambda: MINUTE_NS
     clock: Callable[[], int] = wall_ns
     rng: random.Random | None = None
     kv_environment: str = ""

@@ -175,7 +175,7 @@ class PlacementHandlers:
             valid_zone=zone,
             skip_port_mirroring=skip_ports is not None and skip_ports["value"],
             stable_only=coordinator,
-            times=CutoverTimes.aggregator(now_ns, self._context.window_ns) if aggregator else CutoverTimes(),
+            times=CutoverTimes.aggregator(now_ns, self._context.window_ns()) if aggregator else CutoverTimes(),
         )
 
 

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from coordinator.api.answers import Methods
-from coordinator.api.context import AdminContext
+from coordinator.api.context import MINUTE_NS, AdminContext
 from coordinator.api.health import health_handler
 from coordinator.api.kvstore import KVStoreHandlers
 from coordinator.api.placement import SERVICES, PlacementHandlers
@@ -27,7 +27,7 @@ def admin_routes(
     environment: str = DEFAULT_ENVIRONMENT,
     zone: str = DEFAULT_ZONE,
     zones: Collection[str] = (DEFAULT_ZONE,),
-    window_ns: int = 60 * 1_000_000_000,
+    window_ns: Callable[[], int] = lambda: MINUTE_NS,
     clock: Callable[[], int] = wall_ns,
     rng: random.Random | None = None,
     kv_environment: str = "",

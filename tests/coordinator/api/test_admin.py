@@ -110,7 +110,7 @@ async def test_the_six_calls_of_the_set_up_page_on_the_embedded_store(tmp_path: 
 
 
 async def test_the_window_of_cutovers_is_the_largest_resolution(store):
-    async with client_of(store, window_ns=10 * MINUTE) as client:
+    async with client_of(store, window_ns=lambda: 10 * MINUTE) as client:
         answer = await client.post("/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR)
     cutover = answer.json()["placement"]["instances"]["m3aggregator01:6000"]["shards"][0]["cutoverNanos"]
     assert cutover == str(-(-NOW // (10 * MINUTE)) * 10 * MINUTE)

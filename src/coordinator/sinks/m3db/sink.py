@@ -66,7 +66,7 @@ class M3DBSink:
         *,
         name: str = "m3db",
         grace_ns: int = 0,
-        lanes: int = 4,
+        lanes: int = 2,
         batch_rows: int = 8192,
         clock: Callable[[], int] = wall_ns,
     ) -> None:
