@@ -84,7 +84,7 @@ def sort(batch: Values, targets: Targets, absences: Absences, now_ns: int, offse
     missing = _of_rows(batch, [one is None for one in found]).astype(np.bool_)
     away = missing | old | new
     if away.any():
-        _homeless(batch, np.flatnonzero(missing | np.zeros_like(away)), others, absences, now_ns)
+        _homeless(batch, np.flatnonzero(np.broadcast_to(missing, away.shape)), others, absences, now_ns)
         for number, target in enumerate(found):
             if target is not None and target.limits is not None:
                 mine = batch.destination == number
