@@ -44,6 +44,8 @@ _VERSIONS_KEPT = 100
 _COLUMNS = "data, version, create_revision, mod_revision"
 _ALIVE = "id = ? AND boot_id = ? AND deadline_ns > ?"
 
+_NEVER_NS = (1 << 63) - 1
+
 UNKNOWN = -1
 """In ``changes``: the caller has not read the key yet."""
 
@@ -64,6 +66,8 @@ class Tables:
         self._boot = boot
         self._clock = clock
         self._commits = 0
+        self.next_end_ns = 0
+        """When the next lease ends, as the last call of ``changes`` found it."""
         self._prepare()
 
     def _prepare(self) -> None:
@@ -250,6 +254,8 @@ class Tables:
         """
         self._fresh()
         now = (int(self._db.execute("PRAGMA data_version").fetchone()[0]), self._commits)
+        ends = self._db.execute("SELECT min(deadline_ns) FROM lease").fetchone()[0]
+        self.next_end_ns = _NEVER_NS if ends is None else int(ends)
         if now == token and UNKNOWN not in known.values():
             return {}, now
         found = {key: self._find(key) for key in known}

@@ -2,12 +2,14 @@
 
 * Every write is one transaction, synced to the disk: kill -9 of any process, or of all, loses nothing that was answered.
 * SQLite runs on one worker thread per client, so the event loop never waits for the disk or for another process's lock.
-* Other processes' writes are noticed by ``PRAGMA data_version``, asked ten times a second while anything is watched.
+* Other processes' writes are noticed by ``PRAGMA data_version``, asked ten times a second while anything is watched, but for the times
+  at which the log of writes (WAL) is as it was.
 * A process that is stopped in the middle of a write (SIGSTOP within that millisecond) holds the lock: other clients' calls then raise
   ``KVError`` after ``BUSY_S``, and leases run out rather than being held by two.
 """
 
 import asyncio
+import os
 import random
 import sqlite3
 import time
@@ -23,6 +25,8 @@ __all__ = ["BUSY_S", "open_embedded"]
 
 BUSY_S = 5.0
 """How long a call waits for another process's write."""
+_SAME_TIME_NS = 100_000_000
+"""Writes closer to each other than this may have the same time: the system's clock for files ticks some hundred times a second."""
 
 _clients: dict[str, set[SQLiteStore]] = {}
 """Clients of this process by file: they tell each other of writes without waiting for the next poll."""
@@ -40,7 +44,19 @@ async def open_embedded(path: str | Path) -> SQLiteStore:
     except BaseException:
         executor.shutdown(wait=False)
         raise
-    return SQLiteStore(tables, executor, _clients.setdefault(str(file), set()), str(file))
+    wal = f"{file}-wal"
+    return SQLiteStore(tables, executor, _clients.setdefault(str(file), set()), str(file), lambda: _stamp(wal))
+
+
+def _stamp(wal: str) -> tuple[int, ...] | None:
+    """Changes with every write; None where the next write may have the time of the last one."""
+    try:
+        found = os.stat(wal)
+    except OSError:
+        return None
+    if abs(time.time_ns() - found.st_mtime_ns) < _SAME_TIME_NS:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _absolute(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.leased import LeasedStore
-from m3cluster.kv.rules import Tables
+from m3cluster.kv.rules import UNKNOWN, Tables
 from m3cluster.kv.store import KVError, Lease, Value
 from m3cluster.kv.watching import Feed
 from m3x.clock import boot_ns
@@ -19,21 +19,37 @@ __all__ = ["SQLiteLease", "SQLiteStore"]
 T = TypeVar("T")
 
 _POLL_S = 0.1
+_READ_NS = SECOND_NS
+"""A file that nobody seems to have written is read all the same, this often."""
+
+Stamp = tuple[int, ...]
 
 
 class SQLiteStore(LeasedStore["SQLiteLease"]):
     """One client of one database (``Store``). Create it inside a running loop; use it on that loop only.
 
     ``executor`` is the thread that owns ``tables`` (None: the caller's own, for a database in memory). ``peers`` are the clients of the
-    same database in this process; they learn of a write at once, other processes within the polling period.
+    same database in this process; they learn of a write at once, other processes within the polling period. ``stamp`` is something that
+    another one cannot write without changing, cheaper to look at than the database; None: not known at this moment.
     """
 
-    def __init__(self, tables: Tables, executor: Executor | None, peers: "set[SQLiteStore]", name: str) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        executor: Executor | None,
+        peers: "set[SQLiteStore]",
+        name: str,
+        stamp: Callable[[], Stamp | None] = lambda: None,
+    ) -> None:
         self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"))
         super().__init__(name, self._feed, self._feed.contact)
         self._tables = tables
         self._executor = executor
         self._peers = peers
+        self._stamp = stamp
+        self._seen: Stamp | None = None
+        self._read_ns = 0
+        """No later than this the database is read again, whatever ``stamp`` says."""
         self._loop = asyncio.get_running_loop()
         self._tasks.start(self._feed.run(), "watches")
         peers.add(self)
@@ -61,7 +77,12 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
     async def _poll(
         self, known: dict[str, int], token: tuple[int, int]
     ) -> tuple[dict[str, Value | None], tuple[int, int]]:
+        stamp = self._stamp()
+        unwritten = stamp is not None and stamp == self._seen and UNKNOWN not in known.values()
+        if unwritten and boot_ns() < self._read_ns:
+            return {}, token
         news = await self._run(self._tables.changes, known, token)
+        self._seen, self._read_ns = stamp, min(boot_ns() + _READ_NS, self._tables.next_end_ns)
         self._feed.contact.answered()
         return news
 

@@ -6,12 +6,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from m3cluster.kv import Embedded, KVError, open_store
-from m3cluster.kv.rules import Tables
+from m3cluster.kv.rules import Tables, boot_id
+from m3x.clock import boot_ns
 
 LONG_S = 30
 
@@ -66,6 +68,50 @@ async def test_another_process_is_seen_and_its_kill_loses_nothing_answered(path)
     answered = int(output.split()[-1])
     assert int((await store.get("a")).data) >= max(answered, seen)
     assert await store.set("a", b"mine") > answered
+    await store.close()
+
+
+async def test_a_file_that_nobody_writes_is_not_read_and_every_write_is_seen(path, monkeypatch):
+    reads = 0
+    changes = Tables.changes
+
+    def counted(*arguments):
+        nonlocal reads
+        reads += 1
+        return changes(*arguments)
+
+    monkeypatch.setattr(Tables, "changes", counted)
+    monkeypatch.setattr("m3cluster.kv.sqlite.store._READ_NS", 1 << 62)
+    store = await open_store(Embedded(path))
+    watch = store.watch("a")
+    # Another process has a connection of its own, and does not tell us.
+    connection = sqlite3.connect(path, isolation_level=None)
+    other = Tables(connection, "another", time.monotonic_ns)
+    for number in range(40):
+        # At whatever distance from the write and the look before it.
+        await asyncio.sleep(0.007 * (number % 23))
+        other.set("a", b"%d" % number)
+        async with asyncio.timeout(LONG_S):
+            assert (await anext(watch)).data == b"%d" % number
+    await asyncio.sleep(0.5)
+    before = reads
+    await asyncio.sleep(1)
+    assert reads == before
+    connection.close()
+    await store.close()
+
+
+async def test_a_lease_that_ends_is_noticed_though_nobody_writes(path, monkeypatch):
+    monkeypatch.setattr("m3cluster.kv.sqlite.store._READ_NS", 1 << 62)
+    store = await open_store(Embedded(path))
+    connection = sqlite3.connect(path, isolation_level=None)
+    other = Tables(connection, boot_id(), boot_ns)
+    other.put_with_lease("a", b"x", other.grant(1_500_000_000))
+    watch = store.watch("a")
+    assert (await anext(watch)).data == b"x"
+    async with asyncio.timeout(LONG_S):
+        assert await anext(watch) is None
+    connection.close()
     await store.close()
 
 
