@@ -50,10 +50,14 @@ def _while(name: str, nodes: Sequence[str], fault: Fault, *, until_s: float = 3.
     return Situation(name, steps, lasts_s=max(4.0, until_s + 1), **more)
 
 
-def killed(situation: Situation, at_s: float) -> Situation:
-    """The same, and the coordinator is killed and started again meanwhile."""
-    steps = tuple(sorted((*situation.steps, Step(at_s, "kill")), key=lambda step: step.at_s))
-    return replace(situation, name=f"{situation.name}, kill -9", steps=steps)
+def killed(situation: Situation, at_s: float, restart_s: float = 8.0) -> Situation:
+    """The same, and the coordinator is killed and started again meanwhile; what was to follow waits until it should be back."""
+    before = [step for step in situation.steps if step.at_s <= at_s]
+    after = [replace(step, at_s=step.at_s + restart_s) for step in situation.steps if step.at_s > at_s]
+    steps = (*before, Step(at_s, "kill"), *after)
+    return replace(
+        situation, name=f"{situation.name}, kill -9", steps=steps, lasts_s=situation.lasts_s + restart_s
+    )  # fmt: skip
 
 
 def paced(situation: Situation, factor: float) -> Situation:
@@ -197,4 +201,4 @@ def short() -> list[Situation]:
     known = {one.name: one for one in situations(away_s=3.0)}
     *_, away, late = known.values()
     few = [paced(known[name], _PACE) for name in _SHORT]
-    return [*few, away, killed(known["one node is down"], 1.5), killed(late, 5.0)]
+    return [*few, away, killed(known["one node is down"], 1.5, restart_s=4.0), killed(late, 3.0, restart_s=0.0)]
