@@ -274,13 +274,16 @@ class Coordinator:
         if downsample is None or downsample.remote_aggregator.client.m3msg is None:
             return None, None, None
         options = downsample.remote_aggregator.client.m3msg.producer
-        producer = Producer(options, store, scope=self._scope.sub("producer"), environment=self._environment)
-        topic = IngestTopic(options, producer)
         acks = None
         if self.config.writes.ack == "aggregated":
-            timeout_s = self.config.writes.ack_timeout.seconds
-            acks = Acks(timeout_s, self._scope.tagged(**_REMOTE_WRITE), topic.behind)
-            producer.on_done = acks.on_done
+            acks = Acks(self.config.writes.ack_timeout.seconds, self._scope.tagged(**_REMOTE_WRITE))
+        producer = Producer(
+            options, store, scope=self._scope.sub("producer"), environment=self._environment,
+            on_done=None if acks is None else acks.on_done, on_secured=None if acks is None else acks.on_secured,
+        )  # fmt: skip
+        topic = IngestTopic(options, producer)
+        if acks is not None:
+            acks.behind = topic.behind
         stack.push_async_callback(_close_producer, producer)
         await stack.enter_async_context(self._background(_run_producer(producer, topic, acks), "producer"))
         await stack.enter_async_context(self._background(topic.run(), "ingest topic"))

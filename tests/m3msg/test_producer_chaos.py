@@ -8,7 +8,7 @@ from m3cluster.placement.model import Instance, Placement, Shard, ShardState
 from m3cluster.topic import ConsumerService, ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch
 from m3msg.consumer import ConsumerCore
-from m3msg.producer import Moment, ProducerCore, ProducerOptions
+from m3msg.producer import Moment, ProducerCore, ProducerOptions, Secured
 from m3msg.producer.options import ConnectionOptions, WriterOptions
 
 import numpy as np  # isort: skip
@@ -25,7 +25,7 @@ class Wires(RuleBasedStateMachine):
     def begin(self, kind, links):
         connection = ConnectionOptions(num_connections=links, window_size=400)
         options = ProducerOptions(writer=WriterOptions(topic_name="t", connection=connection))
-        self.core = ProducerCore(options, stall_ns=20 * 10**9)
+        self.core = ProducerCore(options, stall_ns=20 * 10**9, tell_secured=True)
         self.kind = kind
         self.now = Moment(1_700_000_000_000_000_000, 10**9)
         self.core.set_topic(Topic("t", SHARDS, (ConsumerService(SERVICE, kind),)), self.now)
@@ -134,6 +134,10 @@ class Wires(RuleBasedStateMachine):
     def collect(self):
         while self.core.events:
             done = self.core.events.popleft()
+            if isinstance(done, Secured):
+                everywhere = set().union(*self.received.values())
+                assert self.produced[done.token] <= everywhere, "secured means that somebody has it"
+                continue
             assert done.token not in self.done, "a batch ends once"
             self.done[done.token] = done
             assert done.acked + done.lost + done.filtered + done.closed == len(self.produced[done.token])

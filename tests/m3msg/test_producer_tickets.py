@@ -4,7 +4,7 @@ import pytest
 from tests.m3msg.producer_pair import FakeConsumer
 
 from m3cluster.topic import ConsumptionType, ServiceID
-from m3msg.producer import Awaited, Done
+from m3msg.producer import Awaited, Done, Secured
 from m3msg.producer.options import MessageRetryOptions
 from m3x.config import Duration
 
@@ -132,6 +132,96 @@ def test_what_has_ended_is_not_kept_by_a_block_that_is_stuck(joined, batch_of):
         pair.advance(0.1)
     assert len(ends(pair)) == 2000
     assert len(pair.core._watched) < 100
+
+
+# --- one replica has it, another one owes its ack
+
+
+def secured(pair):
+    """Tokens of the batches that were said to be secured; each is said once."""
+    found = [event.token for event in pair.done if isinstance(event, Secured)]
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+def test_after_a_second_one_replica_is_enough_to_be_secured(joined, batch_of):
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, tell_secured=True)
+    pair.consumers["b"].refuses = lambda value: value == b"stuck"
+    pair.produce(batch_of([b"x"] * 4, ALL, "free"))
+    pair.step()
+    pair.produce(batch_of([b"x", b"stuck"], [0, 1], "stuck"), flush=False)
+    pair.produce(batch_of([b"y"], [1], "joined with it"))
+    pair.step()
+    wait(pair, 0.9)
+    assert (set(ends(pair)), secured(pair)) == ({"free"}, set())
+    wait(pair, 0.2)
+    assert (set(ends(pair)), secured(pair)) == ({"free", "joined with it"}, {"stuck"})
+    assert not any(block.watched for block in pair.core._watched)
+
+
+def test_without_any_ack_nothing_is_secured(joined, batch_of):
+    pair = joined(REPLICATED, {"a": (0, 1, 2), "b": (1, 2, 3)}, tell_secured=True)
+    pair.consumers["a"].acks = False
+    pair.produce(batch_of([b"x"] * 3, (1, 2, 3), "b has it"))
+    pair.produce(batch_of([b"x"] * 4, ALL, "but for shard 0"))
+    pair.step()
+    wait(pair, 5)
+    assert secured(pair) == {"b has it"}
+    pair.release("a")
+    assert set(ends(pair)) == {"b has it", "but for shard 0"}
+    assert secured(pair) == {"b has it"}
+
+
+def test_every_service_has_to_have_an_ack_to_be_secured(joined, batch_of):
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, tell_secured=True)
+    two_services(pair)
+    pair.consumers["a"].acks = pair.consumers["x"].acks = False
+    pair.produce(batch_of([b"x"] * 4, ALL, "t"))
+    pair.step()
+    wait(pair, 3)
+    assert secured(pair) == set()
+    pair.release("x")
+    wait(pair, 0.2)
+    assert secured(pair) == {"t"}
+
+
+def test_a_batch_in_several_blocks_is_secured_as_a_whole(joined, batch_of):
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, tell_secured=True, buffer={"max_buffer_size": 1 << 20})
+    pair.consumers["b"].acks = False
+    pair.consumers["a"].refuses = lambda value: value[:5] == b"stuck"
+    values = [b"x" * 1000] * 400
+    values[-1] = b"stuck" * 200
+    pair.produce(batch_of(values, [k % 4 for k in range(400)], "t"))
+    pair.step()
+    wait(pair, 3)
+    assert secured(pair) == set()
+    pair.consumers["a"].refuses = lambda _: False
+    wait(pair, 10)
+    assert secured(pair) == {"t"}
+
+
+def test_what_was_given_up_in_part_is_not_secured(joined, batch_of):
+    """The instance of shards 2 and 3 is away until the buffer for it is full; another replica of the others owes acks."""
+    pair = joined(REPLICATED, {"a": (0, 1), "b": (2, 3), "c": (0, 1)}, connect=False, buffer=SMALL, tell_secured=True)
+    pair.connect("a", "c")
+    pair.consumers["c"].acks = False
+    pair.produce(batch_of([b"x" * 100] * 4, ALL, "t"))
+    for token in range(12):
+        pair.produce(batch_of([b"x" * 1000], [2], token))
+    pair.step()
+    wait(pair, 5)
+    assert secured(pair) == set()
+    pair.release("c")
+    assert (ends(pair)["t"].acked, ends(pair)["t"].lost) == (2, 2)
+
+
+def test_who_does_not_ask_hears_nothing_of_it(joined, batch_of):
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL})
+    pair.consumers["b"].acks = False
+    pair.produce(batch_of([b"x"] * 4, ALL, "t"))
+    pair.step()
+    wait(pair, 5)
+    assert pair.done == []
 
 
 # --- what is given up

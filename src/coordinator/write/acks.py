@@ -2,10 +2,11 @@
 
 All messages of a request are one batch for the producer, with a *ticket*; the producer tells how the batch ended. It is acknowledged when
 every consumer service of the ingest topic has every message. Of a replicated service that means: each replica that can be reached has
-acked it, and at least one (docs/architecture.md §4), as flush times mean it. So some owner of the shard has applied the sample, and has it
-in its journal if it keeps one, before the sender lets go of it. A replica that is away is not waited for: it will lack windows, says so in
-the KV, and does not lead while another one has them. Whatever else becomes of a message is no ack: given up (TTL, full buffer, end of the
-producer), its instance gone from the placement, or merely *overtaken*.
+acked it, and at least one (docs/architecture.md §4), as flush times mean it; after a second at least one is enough (``Secured``), so that
+a worker that is stuck in one replica holds nothing up that the other one has. So some owner of the shard has applied the sample, and has
+it in its journal if it keeps one, before the sender lets go of it. A replica that lacks samples says so in the KV, and does not lead while
+another one has them. Whatever else becomes of a message is no ack: given up (TTL, full buffer, end of the producer), its instance gone
+from the placement, or merely *overtaken*.
 
 What was sent cannot be called back, so that a sender that was told to come again would have its samples counted twice wherever repeats
 count. Therefore the tickets of such requests are remembered, and a request of the same bytes and headers takes the ticket of the first
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 from coordinator.write.options import WriteOptions
 from coordinator.write.sink import MessageSink, RefusedError
 from m3msg.batch import MessageBatch
-from m3msg.producer import Done
+from m3msg.producer import Done, Secured
 from m3x.instrument import Scope
 from m3x.log import logger
 
@@ -77,13 +78,14 @@ _Key = tuple[bytes, WriteOptions]
 class Acks:
     """The tickets of one coordinator; used from its event loop only.
 
-    ``timeout_s``: the longest that a request waits. ``behind`` names the aggregators that owe acks, for the answer.
+    ``timeout_s``: the longest that a request waits.
     """
 
-    def __init__(self, timeout_s: float, scope: Scope, behind: Callable[[], str]) -> None:
+    def __init__(self, timeout_s: float, scope: Scope) -> None:
         self.timeout_s = timeout_s
+        self.behind: Callable[[], str] = str
+        """Names the aggregators that owe acks, for the answer; may be set later."""
         self._scope = scope
-        self._behind = behind
         self._open: set[Ticket] = set()
         """What the producer has not told the end of."""
         self._waiting = 0
@@ -109,6 +111,11 @@ class Acks:
         """What the producer tells of every batch; those without a ticket (carbon) are nobody's concern."""
         if isinstance(done.token, Ticket):
             self._settle(done.token, _unacked(done))
+
+    def on_secured(self, secured: Secured) -> None:
+        """What the producer tells of batches that take long because of single replicas."""
+        if isinstance(secured.token, Ticket):
+            self._settle(secured.token, None)
 
     def _settle(self, ticket: Ticket, end: Unacked | None) -> None:
         self._open.discard(ticket)
@@ -195,7 +202,7 @@ class Acks:
                 watching.cancel()
         if ended.done():
             return ended.result()
-        behind = self._behind()
+        behind = self.behind()
         return Unacked(
             Why.TIMEOUT,
             f"the aggregators have not acknowledged all of it within {self.timeout_s:g} s"

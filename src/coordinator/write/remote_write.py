@@ -66,6 +66,8 @@ class Outcome:
     last_retryable: str = ""
     not_kept: dict[Reason, int] = field(default_factory=dict)
     """Samples, by reason."""
+    ticket: Ticket | None = None
+    """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
 
     def lose(self, reason: Reason, samples: int) -> None:
         """So many samples are not kept."""
@@ -182,29 +184,38 @@ class RemoteWriter:
         """
         began = time.monotonic()
         outcome = Outcome()
-        ticket = await self._take(body, options, outcome)
+        try:
+            await self._take(body, options, outcome)
+        except BaseException:
+            self._remember(body, options, outcome)
+            raise
         response = outcome.response()
-        if ticket is not None:
+        if response.status_code >= 500:
+            self._remember(body, options, outcome)
+        elif outcome.ticket is not None:
             assert self._acks is not None
-            if response.status_code >= 500:
-                self._acks.remember(ticket, body, options)
-            else:
-                await self._acks.wait(ticket, body, options, began + self._acks.timeout_s, gone)
+            await self._acks.wait(outcome.ticket, body, options, began + self._acks.timeout_s, gone)
         if response.status_code < 500:
             # All others are sent again.
             for reason, samples in outcome.not_kept.items():
                 self._not_kept.count(reason, samples)
         return response
 
-    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome) -> Ticket | None:
-        """Gives a request to the aggregators and to storage; None: there is no ack of aggregators to wait for."""
-        request, ticket = self._decoder.decode(body, options), None
+    def _remember(self, body: bytes, options: WriteOptions, outcome: Outcome) -> None:
+        """The request comes again for a reason that has nothing to do with its messages."""
+        if outcome.ticket is not None:
+            assert self._acks is not None
+            self._acks.remember(outcome.ticket, body, options)
+
+    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome) -> None:
+        """Gives a request to the aggregators and to storage."""
+        request = self._decoder.decode(body, options)
         if len(request.series):
             refusal = self.refusal(options)
             if refusal is not None:
                 raise RefusedError(f"{refusal}; nothing was accepted")
             if options.downsample and self._downsampler.obstacle is None:
-                request, ticket = await self._downsample(body, request, options, outcome)
+                request = await self._downsample(body, request, options, outcome)
             elif options.store:
                 self._validate(request, options, outcome)
             else:
@@ -214,7 +225,6 @@ class RemoteWriter:
                 await self._store(request, options, outcome)
         for reason, number in request.others.items():
             outcome.lose(reason, number)
-        return ticket
 
     def _context(self, options: WriteOptions) -> int:
         """A number for everything outside the series that decides over its templates; numbers are never used twice."""
@@ -236,34 +246,33 @@ class RemoteWriter:
             self._interest = Interest.of(self._downsampler.filters())
         self._cache.expect(generation)
 
-    async def _downsample(
-        self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome
-    ) -> tuple[Decoded, Ticket | None]:
+    async def _downsample(self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome) -> Decoded:
         """Everything to the aggregators, or nothing; what is on its way from an earlier attempt is not sent again.
 
-        Returns the request, as its columns are good for no more than one step, and the ticket.
+        Returns the request, as its columns are good for no more than one step.
         """
         assert self._sink is not None
         nbytes = len(request.buf) + _METADATA_BYTES * len(request.values)
-        ticket = self._acks.repeated(body, options) if self._acks is not None else None
-        num_shards = self._sink.ready(nbytes) if ticket is None else 1
+        if self._acks is not None:
+            outcome.ticket = self._acks.repeated(body, options)
+        num_shards = self._sink.ready(nbytes) if outcome.ticket is None else 1
         if num_shards is None:
             num_shards = await self._sink.admit(nbytes)
             # The scratch arrays may have been used by another request meanwhile.
             request = self._decoder.decode(body, options)
         self._advance()
         encoded = self._encode(request, options, num_shards, outcome)
-        if encoded.batches and ticket is None:
+        if encoded.batches and outcome.ticket is None:
             batch = encoded.batches[0] if len(encoded.batches) == 1 else joined_messages(encoded.batches)
             if self._acks is not None:
-                ticket = self._acks.produce(self._sink, batch)
-                taken = ticket is not None
+                outcome.ticket = self._acks.produce(self._sink, batch)
+                taken = outcome.ticket is not None
             else:
                 taken = self._sink.produce(batch)
             if not taken:
                 raise RefusedError("the buffer towards the aggregators is full; nothing was accepted, send it again")
             self._scope.count("ingest_samples", len(batch))
-        return request, ticket
+        return request
 
     def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
         """The messages of a request; what makes none goes to ``outcome``. Raises ``BadRequestError``, ``FailedError``."""

@@ -7,7 +7,7 @@ socket side of a link, ``set_up`` what the KV says, ``options`` the YAML section
 m3cluster, m3metrics.policy.
 """
 
-from m3msg.producer.block import Awaited, Done, Loss, Moment
+from m3msg.producer.block import Awaited, Done, Loss, Moment, Secured
 from m3msg.producer.core import ProducerCore, TopicError
 from m3msg.producer.filters import (
     Filter,
@@ -39,6 +39,7 @@ __all__ = [
     "ProducerCore",
     "ProducerOptions",
     "ProducerStatus",
+    "Secured",
     "ServiceStatus",
     "ShardSetFilter",
     "StoragePolicyFilter",

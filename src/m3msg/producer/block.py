@@ -29,7 +29,7 @@ from m3msg.producer.rows import (
     RUN_ROW,
 )
 
-__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Queue", "Share"]
+__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Queue", "Secured", "Share"]
 
 NO_MASK = np.zeros(0, np.uint8)
 """A mask that lets everything through."""
@@ -62,6 +62,13 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
+class Secured:
+    """Each message of a batch has an ack of every service that wants it, though not yet of every replica that can be reached."""
+
+    token: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Every message of a batch has ended for every consumer service of the topic."""
 
@@ -88,6 +95,8 @@ class Delivery:
     token: Any
     origins: NDArray[np.uint32] | None = None
     """Of the batch."""
+    asks_secured: bool = False
+    """Whether the owner wants to know when the batch is secured."""
     parts: int = 0
     ends: list[int] = field(default_factory=lambda: [0] * NUM_OUTCOMES)
     """Messages per ``OUTCOME_*``."""
@@ -96,6 +105,23 @@ class Delivery:
     """Origins that a block still waits for, of each block that has said so."""
     told: frozenset[int] | None = None
     """What the owner of the batch was told last."""
+    secured: "set[Block]" = field(default_factory=set)
+    """Blocks of which each message has an ack of every service."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether nothing that has ended was given up on the way."""
+        return sum(self.ends) == self.ends[OUTCOME_ACKED] + self.ends[OUTCOME_FILTERED]
+
+    def security(self) -> Secured | None:
+        """The event, once: when no block is left that lacks an ack."""
+        if not self.asks_secured or len(self.secured) < self.parts or not self.kept:
+            return None
+        self.asks_secured = False
+        for block in self.secured:
+            block.judge_use()
+        self.secured.clear()
+        return Secured(self.token)
 
     def news(self) -> Awaited | None:
         """What the owner does not know yet of the origins that are awaited."""
@@ -125,7 +151,7 @@ class Block:
 
     __slots__ = (
         "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "forwarded", "loss", "offsets", "payload", "policies",
-        "refused", "shards",
+        "refused", "shards", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -155,6 +181,8 @@ class Block:
         """The first message that was given up."""
         self.changed = True
         """Whether copies ended, or were overtaken, since ``look``."""
+        self.watched = False
+        """Whether ``look`` is of use: owners want to hear of batches before the block ends."""
         self._emit = emit
         self._left: list[Share] | None = None
 
@@ -165,6 +193,7 @@ class Block:
         """All services have their copies: from now on the block may end."""
         self._left = list(shares)
         self.check()
+        self.judge_use()
 
     def check(self) -> None:
         """Ends the block if nothing is awaited any more."""
@@ -177,6 +206,7 @@ class Block:
         for share in self._left:
             share.close()
         self._left = None
+        self.watched = False
         for delivery, first, last, _ in self.deliveries:
             self._end(delivery, first, outcome[first:last])
         self.deliveries = ()
@@ -199,12 +229,13 @@ class Block:
                 delivery.loss = self.loss or self._nowhere(first + int(np.argmax(outcome == end)))
         delivery.parts -= 1
         delivery.awaited.pop(self, None)
+        delivery.secured.discard(self)
         if delivery.parts == 0:
             self._emit(delivery.done())
 
-    def _end_some(self) -> None:
+    def _look_at_each(self) -> None:
         """Ends the batches of which nothing is awaited any more, although others of the block are: a stuck one holds none up that it
-        was joined with."""
+        was joined with. Of the others it is noted which have an ack for every message."""
         n, left = len(self), self._left or ()
         waits = np.zeros(n, np.bool_)
         for share in left:
@@ -213,12 +244,22 @@ class Block:
         going_on = []
         for entry in self.deliveries:
             delivery, first, last, _ = entry
-            outcome = None if waits[first:last].any() else self._judged(results, first, last)
-            if outcome is None:
-                going_on.append(entry)
-            else:
+            outcome = self._judged(results, first, last)
+            if outcome is not None and not waits[first:last].any():
                 self._end(delivery, first, outcome)
+                continue
+            going_on.append(entry)
+            if outcome is not None and ((outcome == OUTCOME_ACKED) | (outcome == OUTCOME_FILTERED)).all():
+                delivery.secured.add(self)
         self.deliveries = going_on
+
+    def judge_use(self) -> None:
+        """Says anew whether the block is to be ``watched``."""
+        if self.ended:
+            return
+        self.watched = any(d.asks_secured or d.origins is not None for d, *_ in self.deliveries) or (
+            len(self.deliveries) > 1 and any(d.token is not None for d, *_ in self.deliveries)
+        )
 
     @property
     def ended(self) -> bool:
@@ -232,24 +273,19 @@ class Block:
     def _nowhere(self, row: int) -> Loss:
         return Loss("no consumer takes its shard", "", self.value(row))
 
-    @property
-    def watched(self) -> bool:
-        """Whether ``look`` is of use: somebody asks for the ends, or the origins, of batches that may wait for more than their own."""
-        if self.ended:
-            return False
-        if any(delivery.origins is not None for delivery, *_ in self.deliveries):
-            return True
-        return len(self.deliveries) > 1 and any(delivery.token is not None for delivery, *_ in self.deliveries)
-
     def look(self) -> None:
-        """Ends what has nothing left to wait for, and tells the other deliveries which of their origins are still awaited here."""
+        """Ends what has nothing left to wait for, and tells the other deliveries which of their origins are still awaited here, and
+        whether all is acked."""
         if not self.changed:
             return
         self.changed = False
-        if len(self.deliveries) > 1:
-            self._end_some()
-        if all(delivery.origins is None for delivery, *_ in self.deliveries):
-            return
+        if len(self.deliveries) > 1 or any(delivery.asks_secured for delivery, *_ in self.deliveries):
+            self._look_at_each()
+            self.judge_use()
+        if any(delivery.origins is not None for delivery, *_ in self.deliveries):
+            self._look_at_origins()
+
+    def _look_at_origins(self) -> None:
         n = len(self)
         waits = np.zeros(n, np.bool_)
         for share in self._left or ():

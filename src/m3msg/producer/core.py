@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from m3cluster.placement.model import Placement
 from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch, joined_messages
-from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment
+from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment, Secured
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.options import ProducerOptions
@@ -37,7 +37,7 @@ _LARGEST_BLOCK_BYTES = 1 << 20
 _LEAST_WRITE_BUFFER_BYTES = 256 << 10
 _STALL_NS = 10_000_000_000
 _AWAIT_NS = 1_000_000_000
-"""A batch is usually done sooner; after this time its owner is told which of its origins are still awaited."""
+"""A batch is usually done sooner; after this time its owner is told which of its origins are still awaited, or that it is secured."""
 _LEAST_WATCHED = 64
 
 
@@ -60,7 +60,8 @@ class _Open:
 
 
 class ProducerCore:
-    """See the module. ``local`` are endpoints of this very service: they never hold forwarded messages back."""
+    """See the module. ``local`` are endpoints of this very service: they never hold forwarded messages back. ``tell_secured``: whether
+    owners of batches hear of ``Secured``."""
 
     def __init__(
         self,
@@ -69,13 +70,14 @@ class ProducerCore:
         static_filters: Mapping[ServiceID, Sequence[Filter]] | None = None,
         local: frozenset[str] = frozenset(),
         stall_ns: int = _STALL_NS,
+        tell_secured: bool = False,
     ) -> None:
         self.options = options
         self.num_shards = 0
         """Of the topic; 0 until it is known, and fixed from then on."""
         self.services: dict[ServiceID, ServiceWriter] = {}
         self.dirty: set[Link] = set()
-        self.events: deque[Done | Awaited] = deque()
+        self.events: deque[Done | Awaited | Secured] = deque()
         self.figures: Counter[tuple[str, str]] = Counter()
         """Counters since they were last taken; those of the services are theirs."""
         self.policies = PolicyTable()
@@ -84,6 +86,7 @@ class ProducerCore:
         self._static = dict(static_filters or {})
         self._local = local
         self._stall_ns = stall_ns
+        self._tell_secured = tell_secured
         self._open: dict[_Kind, _Open] = {}
         self._watched: deque[Block] = deque()
         """Blocks that are to be looked at, in the order of their making; ended ones are taken out from time to time."""
@@ -202,7 +205,7 @@ class ProducerCore:
             return False
         self._count("buffer-bytes-added", size)
         self.holds_fenced |= fenced
-        delivery = Delivery(batch.token, batch.origins)
+        delivery = Delivery(batch.token, batch.origins, self._tell_secured and batch.token is not None)
         kind = _Kind(fenced, forwarded)
         if len(batch) == 0:
             self.events.append(delivery.done())
@@ -330,11 +333,11 @@ class ProducerCore:
         self._tell_awaited(now)
 
     def _tell_awaited(self, now: Moment) -> None:
-        while self._watched and self._watched[0].ended:
+        while self._watched and not self._watched[0].watched:
             self._watched.popleft()
         if len(self._watched) > self._most_watched:
             # Behind one that is stuck: what has ended would be kept, with its payload, as long as that one is.
-            self._watched = deque(block for block in self._watched if not block.ended)
+            self._watched = deque(block for block in self._watched if block.watched)
             self._most_watched = max(2 * len(self._watched), _LEAST_WATCHED)
         deliveries: dict[int, Delivery] = {}
         for block in self._watched:
@@ -345,6 +348,8 @@ class ProducerCore:
         for delivery in deliveries.values():
             if delivery.origins is not None and (news := delivery.news()) is not None:
                 self.events.append(news)
+            if (security := delivery.security()) is not None:
+                self.events.append(security)
 
     def react(self, now: Moment) -> None:
         """After links changed: backlogs of shared services move, batches whose last awaited replica went away end."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from m3cluster.kv import Store
 from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
-from m3msg.producer.block import Awaited, Done, Moment
+from m3msg.producer.block import Awaited, Done, Moment, Secured
 from m3msg.producer.connection import Connection
 from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
@@ -115,7 +115,8 @@ class Producer:
 
     ``store`` is the KV with topic and placements; ``environment`` is used where neither the options nor the topic name one.
     ``may_write`` is asked directly before every socket write of batches that were produced with ``fenced``; once it says no, they
-    leave the producer at once. ``on_done`` hears how every batch ended. ``static_filters`` apply to services whose topic entry has
+    leave the producer at once. ``on_done`` hears how every batch ended, ``on_secured`` of batches with a token that take long because
+    of single replicas. ``static_filters`` apply to services whose topic entry has
     none. ``local`` are endpoints of this very service: forwarded messages to them are never held back. Use ``start`` and ``close``;
     ``wait`` returns, or raises, when the producer has ended.
     """
@@ -131,8 +132,12 @@ class Producer:
         environment: str = "default_env",
         static_filters: Mapping[ServiceID, Sequence[Filter]] | None = None,
         local: frozenset[str] = frozenset(),
+        on_secured: Callable[[Secured], None] | None = None,
     ) -> None:
-        self.core = ProducerCore(options, static_filters=static_filters, local=local)
+        self.core = ProducerCore(
+            options, static_filters=static_filters, local=local, tell_secured=on_secured is not None
+        )
+        self._on_secured = on_secured
         self.on_done = on_done
         """May be set later, before ``produce``."""
         self.on_awaited: Callable[[Awaited], None] | None = None
@@ -272,6 +277,9 @@ class Producer:
             if isinstance(event, Awaited):
                 if self.on_awaited is not None:
                     self.on_awaited(event)
+            elif isinstance(event, Secured):
+                if self._on_secured is not None:
+                    self._on_secured(event)
             elif self.on_done is not None:
                 self.on_done(event)
         self._progress.set()

@@ -26,11 +26,11 @@ from tests.coordinator.write.test_answers import (
     world_of,
 )
 
-from coordinator.write import Acks, RefusedError
+from coordinator.write import Acks, RefusedError, RemoteWriter
 from coordinator.write.acks import Ticket
 from coordinator.write.options import WriteOptions
 from m3msg.batch import MessageBatch
-from m3msg.producer import Done, Loss
+from m3msg.producer import Done, Loss, Secured
 from m3x.instrument import Registry
 from m3x.web import serve
 
@@ -83,7 +83,8 @@ def nothing(_: MessageBatch) -> None:
 def waiting_for(world: World, end: Callable[[MessageBatch], Done | None], timeout_s: float = 0.05) -> Aggregators:
     """Lets the world's requests wait; its aggregators."""
     scope = world.registry.scope("coordinator").tagged(handler="remote-write")
-    world.acks = Acks(timeout_s, scope, lambda: "m3aggregator01: 1 messages, connected")
+    world.acks = Acks(timeout_s, scope)
+    world.acks.behind = lambda: "m3aggregator01: 1 messages, connected"
     aggregators = Aggregators(world.acks, end)
     produce = world.producer.produce
 
@@ -156,6 +157,15 @@ async def _store_fails(world: World, _patch: pytest.MonkeyPatch) -> httpx.Respon
     return answer
 
 
+async def _unexpected(world: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
+    waiting_for(world, acknowledged)
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(RemoteWriter, "_store", lambda *_: 1 // 0)
+        answer = await world.post(ORDINARY, {})
+    assert (await world.post(ORDINARY, {})).status_code == 200
+    return answer
+
+
 async def _producer_fails(world: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
     aggregators = waiting_for(world, nothing, 60)
     posting = asyncio.create_task(world.post(ORDINARY, {}))
@@ -194,6 +204,7 @@ MORE: dict[str, Callable[[World, pytest.MonkeyPatch], Awaitable[httpx.Response]]
     "ack-again": _again,
     "ack-given-up-again": _given_up_again,
     "ack-raw-store-fails": _store_fails,
+    "ack-unexpected": _unexpected,
     "ack-producer-fails": _producer_fails,
     "ack-end": _end,
     "ack-sender-gone": _sender_gone,
@@ -248,7 +259,7 @@ def figure(registry: Registry, name: str) -> float:
 
 @pytest.fixture
 def acks(registry: Registry) -> Acks:
-    return Acks(60.0, registry.scope("x"), lambda: "")
+    return Acks(60.0, registry.scope("x"))
 
 
 def ticket_of(acks: Acks, sink: Sink | None = None) -> Ticket:
@@ -269,6 +280,16 @@ async def test_those_that_wait_are_counted_and_the_acknowledged_are_timed(acks: 
         acks.on_done(acknowledged(batch))
     await asyncio.gather(*tasks)
     assert (waiting(registry), figure(registry, "write_ack_latency_count")) == (0, 10)
+    assert not acks._open
+
+
+async def test_what_one_replica_has_is_acknowledged_when_the_producer_says_that_it_is_secured(acks: Acks) -> None:
+    sink = Sink()
+    ticket = ticket_of(acks, sink)
+    acks.on_secured(Secured("of somebody else"))
+    acks.on_secured(Secured(ticket))
+    await acks.wait(ticket, b"", OPTIONS, later(60))
+    acks.on_done(given_up(sink.batches[0]))
     assert not acks._open
 
 
