@@ -96,7 +96,13 @@ class Expire(_Message, frozen=True, tag="expire"):
     """Walk all entries once and collect those idle for longer than the entry TTL."""
 
 
-Command = Flush | Reopen | Commit | Shards | RuntimeOptions | Expire
+class Grace(_Message, frozen=True, tag="grace"):
+    """Until then no forwarded value is too late whose window has not been flushed: its source is flushed again after a replay."""
+
+    until_ns: int
+
+
+Command = Flush | Reopen | Commit | Shards | RuntimeOptions | Expire | Grace
 
 # --- front → worker -----------------------------------------------------------------------------------------------------------------
 
@@ -105,12 +111,24 @@ class Batch(_Message, frozen=True, tag="batch"):
     """Samples; frame 1 holds complete m3msg frames, length prefixes included, of one or several connections one after another."""
 
     seq: int
-    """Grows by one per batch and worker incarnation; echoed in ``Acked``."""
+    """Grows by one per batch; echoed in ``Acked``. What a dead incarnation had not acked is given to the next one as it was."""
     now_ns: int
     """When the front read these bytes (wall clock), non-decreasing per worker."""
     connections: list[int]
     sizes: list[int]
     """Bytes of frame 1 that belong to each connection, in order."""
+    counts: list[int] = []
+    """Messages of each connection."""
+    front: int = 0
+    """A number that no other front process has: ``seq`` counts from 0 for each, over the incarnations of the worker."""
+    settled: int = -1
+    """Of batches up to this ``seq`` no producer sends a message again: their systems have taken the acks."""
+
+
+class Cut(_Message, frozen=True, tag="cut"):
+    """Connections ended before it was known that they have got all acks: their producers may send some messages again."""
+
+    connections: list[int]
 
 
 class Order(_Message, frozen=True, tag="order"):
@@ -124,7 +142,7 @@ class Goodbye(_Message, frozen=True, tag="goodbye"):
     """No more data will come: answer what is left, then exit 0."""
 
 
-ToWorker = Batch | Order | Goodbye
+ToWorker = Batch | Cut | Order | Goodbye
 
 # --- worker → front -----------------------------------------------------------------------------------------------------------------
 
@@ -142,19 +160,37 @@ class Acked(_Message, frozen=True, tag="acked"):
 # --- worker ↔ supervisor ------------------------------------------------------------------------------------------------------------
 
 
-class Ready(_Message, frozen=True, tag="ready"):
-    """The worker has loaded its kernels and reads its sockets."""
-
-    worker: int
-    pid: int
-
-
 class NewList(_Message, frozen=True):
     """A list that came to be on a shard; ``now_ns`` is the stamp of the batch that made it."""
 
     shard: int
     list_id: ListId
     now_ns: int
+
+
+class Replaying(_Message, frozen=True, tag="replaying"):
+    """The worker applies its journal, or waits for it; ``Ready`` follows."""
+
+    part: float
+    """How much is done, 0 to 1."""
+    seconds_left: float
+    waits: str = ""
+    """What it waits for; empty: it does not."""
+
+
+class Ready(_Message, frozen=True, tag="ready"):
+    """The worker has loaded its kernels, holds what its journal says, and reads its sockets."""
+
+    worker: int
+    pid: int
+    lists: list[NewList] = []
+    """Those that the journal has brought back."""
+    samples: int = 0
+    """How many samples were replayed."""
+    lost: int = 0
+    """How many of the journal could not be read, as far as is known."""
+    journal: str = ""
+    """Why there is no journal though one is wanted; empty: there is, or none is wanted."""
 
 
 class Lists(_Message, frozen=True, tag="lists"):
@@ -206,9 +242,11 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     counters: dict[str, int]
     gauges: dict[str, float]
     shards: list[ShardStats]
+    trouble: str = ""
+    """Why the journal takes nothing, so that nothing is acked; empty: it does."""
 
 
-FromWorker = Ready | Lists | Flushed | Refused | WorkerStats
+FromWorker = Replaying | Ready | Lists | Flushed | Refused | WorkerStats
 
 
 class OutputCredit(_Message, frozen=True, tag="credit"):
@@ -242,7 +280,7 @@ class WorkerUp(_Message, frozen=True, tag="worker_up"):
 
 
 class WorkerDown(_Message, frozen=True, tag="worker_down"):
-    """The worker process is gone: drop what it had not acked, close its sockets."""
+    """The worker process is gone: close its sockets, and keep what it had not acked for its successor."""
 
     worker: int
     epoch: int

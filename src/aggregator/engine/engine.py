@@ -372,6 +372,10 @@ class Engine:
         self._tables.shards["rate_count"] = 0
         reset_value_limits(self._t)
 
+    def set_grace(self, command: ipc.Grace) -> None:
+        """Forwarded values are not too late for a while."""
+        self._tables.head["grace"] = command.until_ns
+
     def expire(self, now_ns: int) -> None:
         """Collects entries idle for longer than the TTL and gives memory back that is not needed."""
         tables = self._tables

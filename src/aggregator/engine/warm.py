@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine.engine import Engine
@@ -28,12 +29,24 @@ def _frame(value: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-def warm(progress: Callable[[str], None]) -> None:
-    """Runs a small engine through every kernel; ``progress`` gets a line before each step."""
+def _engine() -> Engine:
     engine = Engine(
         EngineOptions(num_shards=1, topic_shards=1, default_storage_policies=("10s:2d",), entry_ttl_ns=1), max_series=2
     )
     engine.set_shards(ipc.Shards(1, 1, [ipc.OwnedShard(0, 0, _NEVER_NS)]), _NOW_NS)
+    return engine
+
+
+def _replay(rows: NDArray[np.uint8], messages: int, now_ns: int) -> None:
+    engine, numbers = _engine(), np.zeros(4, np.uint32)
+    engine.replay(rows, numbers, now_ns)
+    engine.expect_repeats(engine.repeats_of(rows, messages, numbers, now_ns))
+    engine.forget_repeats()
+
+
+def warm(progress: Callable[[str], None]) -> None:
+    """Runs a small engine through every kernel; ``progress`` gets a line before each step."""
+    engine = _engine()
     progress("aggregator.engine: ingest")
     timer = encode_metric(BatchTimerWithMetadatas(id=b"t", values=(1.0,), metadatas=DEFAULT_STAGED_METADATAS))
     pipeline = (TransformationOp(TransformationType.PER_SECOND), RollupOp(b"r", 0))
@@ -43,7 +56,8 @@ def warm(progress: Callable[[str], None]) -> None:
     frames = (timer, gauge, gauge + b"\x78\x01", b"\x08\x00")
     for now_ns in (_NOW_NS, _NOW_NS + 10 * SECOND_NS):
         payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
-        engine.ingest(payload, np.array([len(payload)], np.int64), now_ns)
+        done = engine.ingest(payload, np.array([len(payload)], np.int64), now_ns, journaled=True)
+        _replay(done.rows.copy(), done.messages, now_ns)
     progress("aggregator.engine: flush")
     list_id = ListId(KIND_STANDARD, 10 * SECOND_NS)
     bounds = [ipc.ShardBounds([], _NOW_NS + MINUTE_NS, 0, _NEVER_NS)]

@@ -9,9 +9,12 @@ sent something that is no frame; it is read no more, gets the acks of what it se
 
 import contextlib
 import errno
+import fcntl
 import resource
 import select
 import socket
+import struct
+import termios
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from aggregator.front import figures as names
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
 from m3x import log
+from m3x.clock import monotonic_ns
 from m3x.listening import name_of
 
 _log = log.logger(__name__)
@@ -32,6 +36,9 @@ _BUFFERS_PER_WRITE = 64
 _RESERVED_FILES = 256
 _ACCEPTS_PER_TURN = 256
 _MANY = 1 << 20
+_LEFT = struct.Struct("i")
+_TCP_CLOSE = 7
+"""State of a socket whose peer has reset it (Linux, ``TCP_CLOSE``)."""
 
 
 class LongFrame:
@@ -58,8 +65,8 @@ class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "ack_bytes", "acks", "blocked", "fd", "finish_at_ns", "id", "long", "outstanding", "partial", "peer", "progress_ns", "reading",
-        "sock",
+        "ack_bytes", "acked_ns", "acks", "blocked", "clean_ns", "fd", "finish_at_ns", "id", "long", "outstanding", "partial", "peer",
+        "progress_ns", "reading", "sock",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
@@ -74,11 +81,27 @@ class Connection:
         """Batches that hold messages of this connection and are not acked."""
         self.acks: list[memoryview | bytes] = []
         self.ack_bytes = 0
+        self.acked_ns = 0
+        """When acks came last."""
+        self.clean_ns = 0
+        """When it was last seen that the peer's system has taken all acks."""
         self.blocked = False
         """The peer's window is full; more can be written when the socket says so."""
         self.progress_ns = 0
         self.reading = False
         self.finish_at_ns = 0
+
+
+def _taken(connection: Connection) -> bool:
+    """Whether the peer's system has taken all that was written, and nothing is left to write."""
+    if connection.ack_bytes:
+        return False
+    try:
+        left: int = _LEFT.unpack(fcntl.ioctl(connection.fd, termios.TIOCOUTQ, bytes(_LEFT.size)))[0]
+        state = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return left == 0 and state != _TCP_CLOSE
 
 
 class Clients:
@@ -99,6 +122,9 @@ class Clients:
         self._watched: set[Connection] = set()
         """Connections with a time limit."""
         self._ack_bytes = 0
+        self._cut: dict[int, int] = {}
+        """Connections that ended before their peers had all acks, and when."""
+        self._newly_cut: list[int] = []
         self.long_bytes = 0
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
@@ -191,6 +217,7 @@ class Clients:
             connection.acks.append(frames)
             self._unwritten.add(connection)
         connection.ack_bytes += len(frames)
+        connection.acked_ns = mono_ns
         self._ack_bytes += len(frames)
         if connection.blocked:
             self._throttle(connection)
@@ -293,6 +320,9 @@ class Clients:
             self._figures.closed(reason)
             _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
         self._read(connection, False)
+        if connection.outstanding or not _taken(connection):
+            self._cut[connection.id] = monotonic_ns()
+            self._newly_cut.append(connection.id)
         self._unwritten.discard(connection)
         self._watched.discard(connection)
         self._ack_bytes -= connection.ack_bytes
@@ -301,6 +331,25 @@ class Clients:
         with contextlib.suppress(FileNotFoundError):
             self.writers.unregister(connection.fd)
         connection.sock.close()
+
+    # --- what peers have got
+
+    def take_cut(self) -> list[int]:
+        """Connections that ended, since it was asked last, before their peers had all acks."""
+        cut, self._newly_cut = self._newly_cut, []
+        return cut
+
+    def delivered(self, number: int, acked_ns: int) -> bool:
+        """Whether a connection's peer has all acks given until then, or will not send again what it lacks."""
+        connection = self._by_id.get(number)
+        return number not in self._cut if connection is None else connection.clean_ns >= acked_ns
+
+    def look(self, mono_ns: int) -> None:
+        """Sees whose acks have arrived; to be called a few times a second."""
+        for connection in self._by_id.values():
+            if connection.acked_ns >= connection.clean_ns and _taken(connection):
+                connection.clean_ns = mono_ns
+        self._cut = {number: at for number, at in self._cut.items() if mono_ns - at < self._options.repeats_ns}
 
     def sweep(self, mono_ns: int) -> None:
         """Closes connections whose time is over."""

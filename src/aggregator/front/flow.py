@@ -1,5 +1,11 @@
 """Order, credits and waiting between the front and its workers (docs/architecture.md §4): a state machine without I/O.
 
+What a worker that died had not acked is given to its successor as it was, with stamp and number, before anything else: the successor knows
+what of it the journal has. A batch that ``_MAX_DEATHS`` workers did not survive is dropped, unacked.
+
+A batch is *settled* when the producers' systems have taken all its acks (or the time is over in which a producer that was cut off sends
+again): no worker needs to recognise its messages any more.
+
 Each worker has one ordered stream of batches and commands. Batches need credit: at most ``credit_bytes`` are on the way to, or at, a
 worker without its ack. What may not go yet waits in the stream's queue, commands in their place between the batches.
 
@@ -16,6 +22,7 @@ without shards gets no load (but for worker 0, which gets what belongs to nobody
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +33,7 @@ from aggregator import ipc
 
 Payload = bytes | NDArray[np.uint8]
 MAX_QUEUED_COMMANDS = 65536
+_MAX_DEATHS = 3
 _LAGGING_PART = 0.75
 """Part of the waiting buffer for lagging workers; the rest is for the others."""
 _NONE: frozenset[int] = frozenset()
@@ -54,6 +62,10 @@ class Batch:
     """Messages per connection."""
     buffer: NDArray[np.uint8] | None = None
     """The reusable buffer that ``payload`` lies in, if any."""
+    seq: int = -1
+    """Its number, from when it was first sent on."""
+    deaths: int = 0
+    """How many workers died while they had it."""
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +84,7 @@ class Dropped:
     """What was lost with an incarnation of a worker."""
 
     batches: list[Batch] = field(default_factory=list)
-    """Sent and not acked."""
+    """Sent too often."""
     commands: list[ipc.Command] = field(default_factory=list)
     """Never sent."""
 
@@ -80,7 +92,8 @@ class Dropped:
 class WorkerStream:
     """The ordered stream to one worker, over its incarnations."""
 
-    def __init__(self, worker: int, credit_bytes: int, stall_ns: int) -> None:
+    def __init__(self, worker: int, credit_bytes: int, stall_ns: int, front: int = 0) -> None:
+        """``front``: ``ipc.Batch.front``."""
         self.worker = worker
         self.epoch = -1
         """The current incarnation, −1 before the first one."""
@@ -90,6 +103,10 @@ class WorkerStream:
         self.acked_batches = 0
         self._credit_bytes = credit_bytes
         self._stall_ns = stall_ns
+        self._front = front
+        self._settled = -1
+        self._unsettled: deque[tuple[int, list[int], int]] = deque()
+        """Numbers of acked batches, with their connections and the time of the ack."""
         self._link: Link | None = None
         self._routed = False
         """Whether this incarnation has been told its shards."""
@@ -98,7 +115,7 @@ class WorkerStream:
         self._flowing_since_ns = -1
         """The first ack of a lagging worker since it last stalled, −1 before it."""
         self._first_orders: deque[_Order] = deque()
-        self._queue: deque[Batch | _Order] = deque()
+        self._queue: deque[Batch | _Order | ipc.Cut] = deque()
         self._inflight: dict[int, Batch] = {}
 
     @property
@@ -120,21 +137,37 @@ class WorkerStream:
         """A new incarnation is there; ``detach`` came before if there was one. Waiting batches go to it after its shards."""
         self._link, self.epoch = link, epoch
         self._routed = False
-        self._seq = 0
 
     def detach(self) -> Dropped:
-        """The incarnation is gone: its link is closed, what it had not acked is dropped, batches that still wait are kept."""
+        """The incarnation is gone: its link is closed, what it had not acked and what still waits is kept for the next one."""
         if self._link is not None:
             self._link.close()
         commands = [order.command for order in self._first_orders]
         commands += [entry.command for entry in self._queue if isinstance(entry, _Order)]
-        dropped = Dropped(list(self._inflight.values()), commands)
-        self._queue = deque(entry for entry in self._queue if isinstance(entry, Batch))
+        given = list(self._inflight.values())
+        for batch in given:
+            batch.deaths += 1
+        kept = [batch for batch in given if batch.deaths < _MAX_DEATHS]
+        self.waiting_bytes += sum(batch.nbytes for batch in kept)
+        self._queue = deque([*kept, *(entry for entry in self._queue if not isinstance(entry, _Order))])
         self._first_orders.clear()
         self._inflight.clear()
         self._link, self._routed, self.unacked_bytes, self.lagging = None, False, 0, True
         self._flowing_since_ns = -1
-        return dropped
+        return Dropped([batch for batch in given if batch.deaths >= _MAX_DEATHS], commands)
+
+    def cut(self, connections: list[int]) -> None:
+        """These connections ended, and their producers may not know of all acks."""
+        self._queue.append(ipc.Cut(connections))
+
+    def settle(self, delivered: Callable[[int, int], bool]) -> None:
+        """Looks what is settled; ``delivered(connection, acked_ns)``: whether all acks given until then have arrived."""
+        while self._unsettled:
+            seq, connections, acked_ns = self._unsettled[0]
+            if not all(delivered(connection, acked_ns) for connection in connections):
+                return
+            self._settled = seq
+            self._unsettled.popleft()
 
     def put(self, batch: Batch, mono_ns: int) -> bool:
         """Sends a batch, or lets it wait; returns whether it went at once. Stamps must not decrease."""
@@ -152,7 +185,7 @@ class WorkerStream:
         if self._link is None or epoch != self.epoch:
             return False
         if not self._routed:
-            first = next(iter(self._queue), None)
+            first = next((entry for entry in self._queue if not isinstance(entry, ipc.Cut)), None)
             self._first_orders.append(_Order(now_ns if first is None else min(first.now_ns, now_ns), command))
         elif len(self._queue) < MAX_QUEUED_COMMANDS:
             self._queue.append(_Order(now_ns, command))
@@ -181,7 +214,9 @@ class WorkerStream:
                 if not self._send_batch(entry, mono_ns):
                     return
                 self.waiting_bytes -= entry.nbytes
-            elif not self._link.send(ipc.Order(entry.now_ns, entry.command), None):
+            elif not self._link.send(
+                entry if isinstance(entry, ipc.Cut) else ipc.Order(entry.now_ns, entry.command), None
+            ):
                 return
             self._queue.popleft()
 
@@ -194,6 +229,7 @@ class WorkerStream:
             if self.lagging and self._flowing_since_ns < 0:
                 self._flowing_since_ns = mono_ns
             self.acked_batches += 1
+            self._unsettled.append((seq, batch.connections, mono_ns))
             self.pump(mono_ns)
         return batch
 
@@ -216,32 +252,38 @@ class WorkerStream:
             return False
         if self._inflight and self.unacked_bytes + batch.nbytes > self._credit_bytes:
             return False
-        header = ipc.Batch(self._seq, batch.now_ns, batch.connections, batch.sizes)
+        if batch.seq < 0:
+            batch.seq = self._seq
+            self._seq += 1
+        header = ipc.Batch(
+            batch.seq, batch.now_ns, batch.connections, batch.sizes, batch.counts, self._front, self._settled
+        )
         if not self._link.send(header, batch.payload):
             return False
         if not self._inflight:
             self._progress_ns = mono_ns
-        self._inflight[self._seq] = batch
+        self._inflight[batch.seq] = batch
         self.unacked_bytes += batch.nbytes
-        self._seq += 1
         return True
 
 
 class Flow:
     """The streams of all workers, and what their states mean for reading."""
 
-    def __init__(self, credit_bytes: int, waiting_bytes: int, stall_ns: int) -> None:
+    def __init__(self, credit_bytes: int, waiting_bytes: int, stall_ns: int, front: int = 0) -> None:
+        """``front``: ``ipc.Batch.front``."""
         self.streams: list[WorkerStream] = []
         self._owning: list[WorkerStream] = self.streams
         """Those that own shards; all of them until the first route."""
         self._credit_bytes = credit_bytes
         self._waiting_bytes = waiting_bytes
         self._stall_ns = stall_ns
+        self._front = front
 
     def stream(self, worker: int) -> WorkerStream:
         """The stream of a worker; made, with those below it, when first named."""
         while len(self.streams) <= worker:
-            self.streams.append(WorkerStream(len(self.streams), self._credit_bytes, self._stall_ns))
+            self.streams.append(WorkerStream(len(self.streams), self._credit_bytes, self._stall_ns, self._front))
         return self.streams[worker]
 
     def route(self, owners: list[int]) -> None:

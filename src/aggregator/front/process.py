@@ -8,6 +8,7 @@ While rounds of reading bring little, the next one waits for ``read_interval_ns`
 """
 
 import os
+import secrets
 import select
 import signal
 from types import FrameType
@@ -100,7 +101,7 @@ class Front:
         self._context: zmq.Context[zmq.Socket[bytes]] = links.context()
         self._supervisor = links.SupervisorLink(self._context, options.run_dir, options.epoch)
         self._figures = Figures()
-        self._flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns)
+        self._flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns, secrets.randbits(62))
         self._clients = Clients(options, self._figures)
         self._intake = Intake(options, self._flow, self._clients, self._figures, self.stamp)
         self._links: dict[int, links.WorkerLink] = {}
@@ -162,6 +163,7 @@ class Front:
         if mono >= self._sweep_at_ns:
             self._sweep_at_ns = mono + _SWEEP_NS
             self._clients.sweep(mono)
+            self._settle(mono)
             if self._listening:
                 self._poll.modify(self._listen_fd, select.EPOLLIN)
         if mono >= self._stats_at_ns:
@@ -221,6 +223,16 @@ class Front:
                     self._figures.counters[names.ACK_SENT] += count
                     self._clients.release(number)
                 at += size
+
+    def _settle(self, mono: int) -> None:
+        """Sees what producers have got of their acks, and tells the workers who may lack some."""
+        self._clients.look(mono)
+        if cut := self._clients.take_cut():
+            for stream in self._flow.streams:
+                self._intake.cut(stream.worker, mono)
+                stream.cut(cut)
+        for stream in self._flow.streams:
+            stream.settle(self._clients.delivered)
 
     def _release(self, batch: Batch) -> None:
         for number in batch.connections:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from aggregator.config import KVKeys, ServiceConfig, kv_keys
 from aggregator.supervisor.placement import View, view
@@ -54,6 +55,7 @@ class Instance:
         zygote: Zygote,
         listener: socket.socket,
         run_dir: Path,
+        data_dir: Path | None,
         registry: Registry,
     ) -> None:
         self.instance_id = instance_id
@@ -72,6 +74,7 @@ class Instance:
             zygote=zygote,
             listener=listener,
             run_dir=run_dir,
+            journal=_journal_of(config, instance_id, data_dir),
             registry=registry,
             problems=self.problems,
         )
@@ -185,6 +188,11 @@ class Instance:
         if key is not None and self._ingest_known:
             name, service = key.rsplit("/", 1)[-1], self.keys.placement.rsplit("/", 1)[-1]
             self.problems.set("ingest topic", ingest_topic_warning(name, self._ingest_topic, service), serious=False)
+
+
+def _journal_of(config: ServiceConfig, instance_id: str, data_dir: Path | None) -> Path | None:
+    """The folder of this instance's journals; None: none are wanted."""
+    return (data_dir or Path()) / "journal" / quote(instance_id, safe="") if config.instance.journal else None
 
 
 def _topic_keys(config: ServiceConfig) -> dict[str, str]:

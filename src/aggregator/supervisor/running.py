@@ -40,11 +40,17 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
     )
     with directory as run_dir:
-        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir))
+        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir, data_dir))
 
 
 async def _main(
-    config: ServiceConfig, store_options: StoreConfig, instance_id: str, workers: int, zygote: Zygote, run_dir: Path
+    config: ServiceConfig,
+    store_options: StoreConfig,
+    instance_id: str,
+    workers: int,
+    zygote: Zygote,
+    run_dir: Path,
+    data_dir: Path | None,
 ) -> int:
     registry = Registry()
     try:
@@ -57,7 +63,8 @@ async def _main(
             with bound(*parse_address(config.server.server.listen_address)) as listener:
                 instance = Instance(
                     config, store, instance_id,
-                    workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, registry=registry,
+                    workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, data_dir=data_dir,
+                    registry=registry,
                 )  # fmt: skip
                 async with zygote, _servers(config, instance, registry):
                     return await _until_stopped(instance)

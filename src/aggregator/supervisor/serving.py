@@ -20,6 +20,7 @@ from aggregator import ipc
 from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, retained_bytes
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
+from aggregator.journal import JournalOptions
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
@@ -69,6 +70,7 @@ class Serving:
         zygote: Zygote,
         listener: socket.socket,
         run_dir: Path,
+        journal: Path | None,
         registry: Registry,
         problems: Problems,
     ) -> None:
@@ -77,6 +79,10 @@ class Serving:
         self._keys = keys
         self._store = store
         self._run_dir = run_dir
+        self._journal = journal
+        """The folder of the workers' journals; None: there are none."""
+        self.replaying: dict[int, ipc.Replaying] = {}
+        """Workers that are not up yet, and how far they are."""
         self._registry = registry
         self._problems = problems
         self._prefix = ".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))
@@ -177,7 +183,17 @@ class Serving:
                 replica_factor=placement.replica_factor,
                 workers=len(self.fleet.workers),
             ),
+            journal=self._journal_options(worker),
             log_level=self.config.logging.level,
+        )
+
+    def _journal_options(self, worker: int) -> JournalOptions | None:
+        if self._journal is None:
+            return None
+        return JournalOptions(
+            path=str(self._journal / f"worker-{worker}"),
+            sync=self.config.instance.journal_sync,
+            shards=self.routing.shards(worker),
         )
 
     # --- what the KV says
@@ -205,13 +221,15 @@ class Serving:
 
     def worker_started(self, worker: int, epoch: int) -> None:
         """``FleetOwner``."""
-        self.flushing.worker_up(worker, epoch, self.routing.of(worker))
+        self.flushing.worker_up(worker, epoch, self.routing.of(worker), replays=True)
         self.fleet.relay(Send(worker, epoch, self._runtime_options()))
 
     def worker_gone(self, worker: int, epoch: int) -> None:
         """``FleetOwner``."""
         self.flushing.worker_down(worker)
-        self.completeness.missed()
+        self.replaying.pop(worker, None)
+        if self._journal is None:
+            self.completeness.missed()
         self.worker_stats.pop(worker, None)
         self._registry.forget(f"worker {worker}")
 
@@ -260,9 +278,10 @@ class Serving:
     def from_worker(self, worker: int, epoch: int, message: ipc.FromWorker, frames: Sequence[zmq.Frame]) -> None:
         """``FleetOwner``."""
         match message:
+            case ipc.Replaying():
+                self.replaying[worker] = message
             case ipc.Ready():
-                self.completeness.missed()
-                log.info("worker is ready", worker=worker, epoch=epoch, pid=message.pid)
+                self._ready(worker, message)
             case ipc.Lists():
                 self._relay(self.flushing.new_lists(worker, message.lists, wall_ns()))
                 self._wake.set()
@@ -273,6 +292,19 @@ class Serving:
             case ipc.WorkerStats():
                 self.worker_stats[worker] = message
                 self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
+
+    def _ready(self, worker: int, message: ipc.Ready) -> None:
+        self.replaying.pop(worker, None)
+        log.info("worker is ready", worker=worker, pid=message.pid, replayed=message.samples)
+        self._problems.set(
+            f"journal of worker {worker}",
+            f"worker {worker} runs without a journal: {message.journal}" if message.journal else None,
+            serious=False,
+        )
+        if self._journal is None or message.journal or message.lost:
+            self.completeness.missed()
+        self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
+        self._wake.set()
 
     def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
         tags = self.config.metrics.scope.tags

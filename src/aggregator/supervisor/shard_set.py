@@ -240,7 +240,7 @@ class ShardSet:
         times = await self._read_times_at_last()
         if self.elector.machine.is_leader and self.elector.election.revision == revision:
             self.times = times
-            self._flushing.lead(times, wall_ns())
+            self._relay(self._flushing.lead(times, wall_ns()))
             self._began()
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
             if (incomplete := incomplete_windows(times, self._opened_ns())) > 0:

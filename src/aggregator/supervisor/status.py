@@ -155,6 +155,16 @@ def _processes(serving: Serving, reasons: list[str]) -> None:
     down = [str(i) for i in range(len(fleet.workers)) if i not in fleet.ready]
     if down:
         reasons.append(f"workers {', '.join(down)} of {len(fleet.workers)} are not up")
+    reasons += [f"worker {worker} is {_replaying(message)}" for worker, message in sorted(serving.replaying.items())]
+    for worker, stats in sorted(serving.worker_stats.items()):
+        if stats.trouble:
+            reasons.append(f"worker {worker} acknowledges nothing: {stats.trouble}")
+
+
+def _replaying(message: ipc.Replaying) -> str:
+    if message.waits:
+        return f"waiting for its journal: {message.waits}"
+    return f"replaying its journal ({100 * message.part:.0f} %, {message.seconds_left:.0f} s left)"
 
 
 def _consumers(serving: Serving, reasons: list[str], notes: list[str]) -> None:
@@ -213,7 +223,8 @@ def _process_facts(serving: Serving) -> list[tuple[str, str]]:
     fleet = serving.fleet
     facts = [("listening for metrics on", fleet.listening or "nothing yet")]
     for number, child in enumerate(fleet.workers):
-        state = "up" if number in fleet.ready else "not up"
+        replaying = serving.replaying.get(number)
+        state = "up" if number in fleet.ready else "not up" if replaying is None else _replaying(replaying)
         told = f"{state}, pid {child.pid or '–'}, incarnation {child.epoch}, {child.restarts} restarts"
         facts.append((child.name, told))
     return facts

@@ -3,6 +3,7 @@
 import msgspec
 
 from aggregator.engine.options import EngineOptions
+from aggregator.journal import JournalOptions
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,4 +26,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of flushed output that the supervisor takes before it gives more credit; as many of final output as of forwarded metrics."""
     goodbye_timeout_ns: int = 10_000_000_000
     """How long running flushes may still wait for output credit after the front has said goodbye."""
+    journal: JournalOptions | None = None
+    """None: what is acked is in memory only."""
     log_level: str = "info"

@@ -1,6 +1,6 @@
 """The loop of a worker process: a thin shell around the engine.
 
-Everything that changes samples comes in one ordered stream from the front and is handled in that order: batches are applied and
+Everything that changes samples comes in one ordered stream from the front and is handled in that order: batches are applied, journaled and
 acked, commands take effect in their place. A flush starts in its place; its output is made part by part in between, never holding up
 the data. Time comes with the stream; the worker asks no wall clock.
 """
@@ -15,8 +15,11 @@ import zmq
 from numpy.typing import NDArray
 
 from aggregator import ipc
-from aggregator.engine import Engine, IngestResult
+from aggregator.engine import Engine
+from aggregator.journal import carry_out
 from aggregator.lists import KINDS
+from aggregator.worker.acks import acks_of
+from aggregator.worker.durable import Durable, Stopped
 from aggregator.worker.flushes import Flushes
 from aggregator.worker.links import Context, FrontLink, SupervisorLink
 from aggregator.worker.options import WorkerOptions
@@ -26,6 +29,8 @@ from m3x.clock import monotonic_ns
 _log = log.logger(__name__)
 
 _IDLE_MS = 200
+_OWING_MS = 2
+"""While acks wait for the disk."""
 _STATS_NS = 1_000_000_000
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
@@ -40,7 +45,11 @@ class Worker:
         self._engine = engine
         self._context: Context = zmq.Context(io_threads=1)
         self._supervisor = SupervisorLink(self._context, options)
-        self._front = FrontLink(self._context, options, options.front_epoch)
+        self._front_epoch = options.front_epoch
+        self._front: FrontLink
+        """There is none before the journal is replayed: until then samples wait in the front."""
+        self._begun = False
+        self._durable = Durable(options.journal, engine, self._supervisor.send, self._is_stopped)
         self._flushes = Flushes(options.output_window_bytes)
         self._taken: deque[int] = deque(maxlen=_REMEMBERED_COMMANDS)
         """Ids of commands that were carried out; after the end of a front they may come a second time."""
@@ -58,13 +67,36 @@ class Worker:
         signal.signal(signal.SIGTERM, self._on_terminate)
         # Ctrl-C reaches the whole process group; the supervisor decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._supervisor.send(ipc.Ready(self._options.index, os.getpid()))
+        try:
+            self._begin()
+        except Stopped:
+            self._end()
+            return 0
         while not self._stop:
             self._turn()
         self._front.close(_FAREWELL_MS)
+        self._end()
+        return 0
+
+    def _begin(self) -> None:
+        """Takes over what the journal says, then connects to the front."""
+        replay, problem = self._durable.begin()
+        self._now_ns = replay.now_ns
+        self._front = FrontLink(self._context, self._options, self._front_epoch)
+        self._begun = True
+        lists, lost = self._engine.new_lists(), replay.lost + replay.unknown
+        self._supervisor.send(ipc.Ready(self._options.index, os.getpid(), lists, replay.samples, lost, problem))
+
+    def _end(self) -> None:
+        self._durable.close()
         self._supervisor.close(_FAREWELL_MS)
         self._context.term()
-        return 0
+
+    def _is_stopped(self) -> bool:
+        """Hears the supervisor while the journal is replayed."""
+        while (direct := self._supervisor.receive()) is not None:
+            self._direct(direct)
+        return self._stop
 
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = self._stop or os.getppid() != self._options.parent_pid
@@ -73,8 +105,9 @@ class Worker:
         self._wait()
         while (direct := self._supervisor.receive()) is not None:
             self._direct(direct)
+        self._durable.step()
         for _ in range(1 if self._flushes.ready else _MESSAGES_PER_TURN):
-            message = None if self._stop else self._front.receive()
+            message = None if self._stop or self._durable.blocked else self._front.receive()
             if message is None:
                 break
             self._handle(*message)
@@ -88,15 +121,16 @@ class Worker:
             self._stats_at_ns = mono + _STATS_NS
             self._report()
         if self._goodbye_until_ns:
-            answered = not self._flushes and not self._front.unsent and not self._supervisor.unsent
+            answered = not (self._flushes or self._front.unsent or self._supervisor.unsent or self._durable.owes)
             self._stop = self._stop or answered or mono >= self._goodbye_until_ns
 
     def _wait(self) -> None:
         """Returns when a message has arrived, or something is to be done anyway."""
         poller = zmq.Poller()
         poller.register(self._supervisor.socket, zmq.POLLIN | (zmq.POLLOUT if self._supervisor.unsent else 0))
-        poller.register(self._front.data, zmq.POLLIN)
-        poller.poll(0 if self._flushes.ready else _IDLE_MS)
+        if not self._durable.blocked:
+            poller.register(self._front.data, zmq.POLLIN)
+        poller.poll(0 if self._flushes.ready else _OWING_MS if self._durable.owes else _IDLE_MS)
 
     # --- the ordered stream
 
@@ -108,61 +142,64 @@ class Worker:
             case ipc.Order():
                 self._now_ns = max(self._now_ns, message.now_ns)
                 self._command(message.command)
+            case ipc.Cut():
+                self._durable.expect(self._now_ns, message.connections)
             case ipc.Goodbye():
                 self._goodbye_until_ns = monotonic_ns() + self._options.goodbye_timeout_ns
 
     def _apply(self, batch: ipc.Batch, payload: NDArray[np.uint8]) -> None:
-        result = self._engine.ingest(payload, np.array(batch.sizes, np.int64), self._now_ns)
+        sizes = np.array(batch.sizes, np.int64)
+        if self._durable.has(batch):
+            acks, ack_sizes = acks_of(payload, sizes)
+            self._front.ack(ipc.Acked(batch.seq, len(payload), ack_sizes.tolist()), acks)
+            return
+        result = self._engine.ingest(payload, sizes, self._now_ns, journaled=self._durable.on)
         self._batches += 1
         self._messages += result.messages
-        self._make_durable(batch, payload)
-        self._ack(batch, payload, result)
+        front = self._front
+
+        def ack() -> None:
+            front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
+
+        self._durable.batch(batch, self._now_ns, result.rows, ack)
         lists = self._engine.new_lists()
         if lists:
             self._supervisor.send(ipc.Lists(lists))
         self._log_errors()
 
-    def _make_durable(self, batch: ipc.Batch, payload: NDArray[np.uint8]) -> None:
-        """Where an applied batch is journaled before it is acked. Until there is a journal, applied is enough."""
-
-    def _ack(self, batch: ipc.Batch, payload: NDArray[np.uint8], result: IngestResult) -> None:
-        self._front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
-
     def _command(self, command: ipc.Command) -> None:
         match command:
             case ipc.Flush() | ipc.Reopen() if command.id in self._taken:
                 _log.info_limited("command came again, already carried out", id=command.id)
+            case ipc.Flush() if reason := self._reason_against(command):
+                _log.warning_limited("flush refused", reason=reason, id=command.id)
+                self._supervisor.send(ipc.Refused(command.id, reason))
+            case _:
+                self._durable.order(self._now_ns, command, lambda: self._carry_out(command))
+
+    def _carry_out(self, command: ipc.Command) -> None:
+        match command:
             case ipc.Flush():
-                self._flush(command)
+                self._taken.append(command.id)
+                self._flushes.start(command, self._engine.flush(command, self._now_ns))
             case ipc.Reopen():
                 self._taken.append(command.id)
                 # It begins a term: flushes of an earlier one would put out what the flush after it has to.
                 self._flushes.give_up(command.list_id)
                 self._engine.reopen(command)
-            case ipc.Commit():
-                self._engine.commit(command)
             case ipc.Shards():
                 self._engine.set_shards(command, self._now_ns)
                 self._has_shards = True
-            case ipc.RuntimeOptions():
-                self._engine.set_runtime(command)
-            case ipc.Expire():
-                self._engine.expire(self._now_ns)
+            case _:
+                carry_out(self._engine, command, self._now_ns)
 
-    def _flush(self, command: ipc.Flush) -> None:
+    def _reason_against(self, command: ipc.Flush) -> str:
+        """Why a flush cannot be done; empty: it can."""
         if not self._has_shards:
-            self._refuse(command, "this worker has not been told its shards")
-        elif command.list_id.kind not in KINDS:
-            self._refuse(command, f"unknown list kind {command.list_id.kind}; expected one of {KINDS}")
-        elif self._flushes.full:
-            self._refuse(command, f"{len(self._flushes)} flushes wait for output credit")
-        else:
-            self._taken.append(command.id)
-            self._flushes.start(command, self._engine.flush(command, self._now_ns))
-
-    def _refuse(self, command: ipc.Flush, reason: str) -> None:
-        _log.warning_limited("flush refused", reason=reason, id=command.id)
-        self._supervisor.send(ipc.Refused(command.id, reason))
+            return "this worker has not been told its shards"
+        if command.list_id.kind not in KINDS:
+            return f"unknown list kind {command.list_id.kind}; expected one of {KINDS}"
+        return f"{len(self._flushes)} flushes wait for output credit" if self._flushes.full else ""
 
     # --- the supervisor's own messages
 
@@ -173,9 +210,12 @@ class Worker:
             case ipc.Stop():
                 self._stop = True
             case ipc.Attach():
-                self._front.close(0)
-                self._front = FrontLink(self._context, self._options, message.front_epoch)
-                _log.info("attached to a new front", front_epoch=message.front_epoch)
+                self._front_epoch = message.front_epoch
+                if self._begun:
+                    self._front.close(0)
+                    self._front = FrontLink(self._context, self._options, message.front_epoch)
+                    self._durable.expect(self._now_ns)
+                    _log.info("attached to a new front", front_epoch=message.front_epoch)
 
     def _log_errors(self) -> None:
         errors = self._engine.recent_errors
@@ -195,10 +235,11 @@ class Worker:
             f"worker.memory-bytes{tag}": float(self._engine.memory_bytes()),
             f"worker.resident-bytes{tag}": float(process.resident_bytes()),
             f"worker.flushes-running{tag}": float(len(self._flushes)),
+            f"worker.journal-bytes{tag}": float(self._durable.size_bytes),
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
-        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards))
+        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble))
 
 
 def run(options: WorkerOptions, engine: Engine) -> int:

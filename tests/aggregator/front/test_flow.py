@@ -190,9 +190,41 @@ def test_acks_of_another_incarnation_are_ignored() -> None:
     stream.put(batch(10), 0)
     dropped = stream.detach()
     assert link.closed
-    assert [len(b.payload) for b in dropped.batches] == [10]
+    assert not dropped.batches
     assert stream.acked(0, 0) is None
-    assert stream.unacked_bytes == 0
+    assert (stream.unacked_bytes, stream.waiting_bytes) == (0, 10)
+
+
+def test_batches_are_settled_in_order() -> None:
+    stream, link = started(Flow(CREDIT, 1000, STALL, 7), 0)
+    for connection in (1, 2, 1):
+        stream.put(Batch(0, b"x", [connection], [1], [1]), 0)
+    for seq in range(3):
+        assert stream.acked(seq, 10 + seq) is not None
+    told: list[tuple[int, int]] = []
+
+    def delivered(connection: int, acked_ns: int) -> bool:
+        told.append((connection, acked_ns))
+        return connection == 1
+
+    stream.settle(delivered)
+    assert told == [(1, 10), (2, 11)]
+    stream.put(batch(1), 0)
+    assert (link.sent[-1][0].front, link.sent[-1][0].settled) == (7, 0)
+    stream.settle(lambda *_: True)
+    stream.put(batch(1), 0)
+    assert link.sent[-1][0].settled == 2
+
+
+def test_connections_that_were_cut_are_told_behind_their_batches_to_a_successor_as_well() -> None:
+    stream, _ = started(Flow(CREDIT, 1000, STALL), 0)
+    stream.put(batch(10), 0)
+    stream.detach()
+    stream.cut([1, 5])
+    fresh = FakeLink()
+    stream.attach(fresh, 2)
+    assert stream.order(SHARDS, 2, 0, 0)
+    assert [type(header) for header, _ in fresh.sent] == [ipc.Order, ipc.Batch, ipc.Cut]
 
 
 class Stream(RuleBasedStateMachine):
@@ -210,7 +242,8 @@ class Stream(RuleBasedStateMachine):
         self.number = 0
         self.expected: list[Any] = []
         """What the current incarnation must get after its shards, in order."""
-        self.acked = 0
+        self.acked: set[int] = set()
+        self.deaths: dict[bytes, int] = {}
 
     @rule(size=st.integers(8, 90))
     def put(self, size: int) -> None:
@@ -225,7 +258,7 @@ class Stream(RuleBasedStateMachine):
     def attach(self) -> None:
         self.epoch += 1
         self.link = FakeLink()
-        self.acked = 0
+        self.acked = set()
         self.stream.attach(self.link, self.epoch)
         self.clock += 1
         assert self.stream.order(SHARDS, self.epoch, self.clock, self.clock)
@@ -251,8 +284,11 @@ class Stream(RuleBasedStateMachine):
     @precondition(lambda self: self.stream.inflight > 0)
     @rule()
     def ack(self) -> None:
-        assert self.stream.acked(self.acked, self.clock) is not None
-        self.acked += 1
+        assert self.link is not None
+        seqs = [header.seq for header, _ in self.link.sent if isinstance(header, ipc.Batch)]
+        seq = next(seq for seq in seqs if seq not in self.acked)
+        assert self.stream.acked(seq, self.clock) is not None
+        self.acked.add(seq)
 
     @precondition(lambda self: self.link is not None)
     @rule()
@@ -260,11 +296,14 @@ class Stream(RuleBasedStateMachine):
         assert self.link is not None
         sent = self._sent()
         dropped = self.stream.detach()
-        unacked = [entry for entry in sent if isinstance(entry, bytes)][self.acked :]
-        assert [bytes(b.payload) for b in dropped.batches] == unacked
+        unacked = [entry for entry in sent if isinstance(entry, bytes)][len(self.acked) :]
+        for payload in unacked:
+            self.deaths[payload] = self.deaths.get(payload, 0) + 1
+        assert [bytes(b.payload) for b in dropped.batches] == [p for p in unacked if self.deaths[p] == 3]
         left = self.expected[len(sent) :]
         assert sum(isinstance(entry, ipc.Expire) for entry in left) == dropped.commands.count(EXPIRE)
-        self.expected = [entry for entry in left if isinstance(entry, bytes)]
+        kept = [payload for payload in unacked if self.deaths[payload] < 3]
+        self.expected = kept + [entry for entry in left if isinstance(entry, bytes)]
         self.link = None
 
     def _sent(self) -> list[Any]:

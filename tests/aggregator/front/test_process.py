@@ -123,14 +123,15 @@ def test_commands_of_another_epoch_come_back(rig: Any) -> None:
         )
 
 
-def test_a_worker_that_dies_loses_only_what_it_had(rig: Any) -> None:
-    """Unacked batches die with it, waiting ones go to its successor, after its shards; queued commands come back."""
+def test_what_a_dead_worker_had_is_given_to_its_successor(rig: Any) -> None:
+    """As it was, then what waits, after the shards; queued commands come back."""
     rig.start(1, credit_bytes=1, batch_bytes=100, batch_delay_ns=1_000_000)
     old = rig.up(0, 1, by_hand=True)
     client = rig.connect()
     old.receive()
-    client.send(rig.frame(b"lost", 1))
-    assert isinstance(old.receive()[0], ipc.Batch)
+    client.send(rig.frame(b"had", 1))
+    had, _ = old.receive()
+    assert isinstance(had, ipc.Batch)
     client.send(rig.frame(b"kept", 2))
     rig.wait_for(lambda: rig.stats().gauges["front.waiting-bytes{worker=0}"] > 0, "a batch to wait")
     rig.say(ipc.Relay(0, 1, FLUSH))
@@ -140,19 +141,78 @@ def test_a_worker_that_dies_loses_only_what_it_had(rig: Any) -> None:
     fresh = rig.up(0, 2, by_hand=True)
     shards, _ = fresh.receive()
     assert isinstance(shards.command, ipc.Shards)
-    payload, stamp = b"", shards.now_ns
+    again, payload = fresh.receive()
+    assert (again, payload) == (had, rig.frame(b"had", 1))
+    assert shards.now_ns <= again.now_ns
+    fresh.ack(again)
+    payload, seq = b"", again.seq
     while len(payload) < len(rig.frame(b"kept", 2) + rig.frame(b"new", 3)):
         header, data = fresh.receive()
-        assert header.now_ns >= stamp
-        stamp = header.now_ns
+        assert header.now_ns >= again.now_ns
+        assert (header.front, header.seq) == (again.front, seq + 1)
+        seq += 1
         payload += data
         fresh.ack(header)
     assert payload == rig.frame(b"kept", 2) + rig.frame(b"new", 3)
-    assert rig.stats().counters["front.dropped-unacked{worker=0}"] == 1
-    old.out.send_multipart([ipc.encode(ipc.Acked(0, 10, [4])), b"\0\0\0\0"])
+    old.out.send_multipart([ipc.encode(ipc.Acked(seq + 1, 10, [4])), b"\0\0\0\0"])
     client.send(rig.frame(b"later", 4))
     assert fresh.receive()[1] == rig.frame(b"later", 4)
-    assert client.poll() == []
+
+
+def test_a_batch_that_no_worker_survives_is_dropped(rig: Any) -> None:
+    rig.start(1)
+    for epoch in (1, 2, 3):
+        worker = rig.up(0, epoch, by_hand=True)
+        if epoch == 1:
+            client = rig.connect()
+            client.send(rig.frame(b"poison", 1))
+        while not isinstance(worker.receive()[0], ipc.Batch):
+            pass
+        rig.say(ipc.WorkerDown(0, epoch))
+    rig.wait_for(lambda: rig.stats().counters.get("front.dropped-unacked{worker=0}") == 1, "it to be dropped")
+    worker = rig.up(0, 4, by_hand=True)
+    client.send(rig.frame(b"good", 2))
+    while not isinstance((found := worker.receive())[0], ipc.Batch):
+        pass
+    assert found[1] == rig.frame(b"good", 2)
+
+
+def test_batches_are_settled_when_their_acks_have_arrived(rig: Any) -> None:
+    rig.start(1)
+    worker, client = rig.up(0, 1, by_hand=True), rig.connect()
+    worker.receive()
+    client.send(rig.frame(b"one", 1))
+    first, _ = worker.receive()
+    assert (first.settled, first.counts) == (-1, [1])
+    worker.ack(first)
+
+    def settled() -> bool:
+        client.send(rig.frame(b"more", 2))
+        header, _ = worker.receive()
+        worker.ack(header)
+        return header.settled >= first.seq
+
+    wait_until("the first batch to be settled", settled, every_s=0.05)
+
+
+def test_a_connection_that_ends_without_its_acks_is_told_to_the_worker(rig: Any) -> None:
+    rig.start(1)
+    worker, client = rig.up(0, 1, by_hand=True), rig.connect()
+    worker.receive()
+    client.send(rig.frame(b"one", 1))
+    first, _ = worker.receive()
+    client.sock.close()
+    worker.ack(first, [b"\0\0\0\1x"])
+    found = worker.receive()[0]
+    assert isinstance(found, ipc.Cut)
+    assert found.connections == first.connections
+    other = rig.connect()
+    for number in range(20):
+        other.send(rig.frame(b"more", number))
+        header, _ = worker.receive()
+        worker.ack(header)
+        assert header.settled < first.seq
+        time.sleep(0.05)
 
 
 class Load:

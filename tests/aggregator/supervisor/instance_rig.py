@@ -39,14 +39,17 @@ class Recorder:
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int], list[float]] = {}
+        self.every: dict[tuple[str, int], set[float]] = {}
+        """All different values, of messages that came before as well: an instance that was started again numbers them anew."""
         self._seen: set[tuple[int, int]] = set()
 
     async def take(self, batch: ReceivedBatch) -> None:
         for i, (shard, number) in enumerate(batch.rows[["shard", "id"]].tolist()):
+            metric = decode_aggregated(batch.value(i))
+            self.every.setdefault((metric.id.decode(), metric.time_ns), set()).add(metric.value)
             if (shard, number) in self._seen:
                 continue
             self._seen.add((shard, number))
-            metric = decode_aggregated(batch.value(i))
             self.values.setdefault((metric.id.decode(), metric.time_ns), []).append(metric.value)
         batch.ack()
 
@@ -123,15 +126,18 @@ class Rig:
         own, shard = member(ID, self.address), Shard(0, ShardState.INITIALIZING, cutover_ns=1)
         await write_cluster(self.store, [own], f"127.0.0.1:{self.output_port}", SHARDS, shard)
 
-    async def start(self, workers: int = 2, **aggregator: Any) -> None:
-        """Starts it with configs/local, and ``aggregator`` over that section of it."""
+    async def start(self, workers: int = 2, instance: dict[str, Any] | None = None, **aggregator: Any) -> None:
+        """Starts it with configs/local, and ``aggregator`` and ``instance`` over these sections of it."""
         self.instance = Aggregator(
             ID,
             self.folder,
             kv_of("embedded", self.folder).section("m3aggregator"),
             address=self.address,
             workers=workers,
-            overlay={"aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator}},
+            overlay={
+                "aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator},
+                "instance": {"journal": False, **(instance or {})},
+            },
         )
         self.http.base_url = self.instance.http
         self.instance.start()

@@ -27,6 +27,7 @@ class Result:
     acks: NDArray[np.uint8]
     ack_sizes: NDArray[np.int64]
     messages: int
+    rows: NDArray[np.uint8]
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Diary:
         self.entries: list[list[object]] = []
         self.lists: list[ipc.NewList] = []
 
-    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int) -> Result:
+    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int, *, journaled: bool) -> Result:
         text = payload.tobytes()
         if b"boom" in text:
             raise RuntimeError("the engine fails")
@@ -53,7 +54,9 @@ class Diary:
             self.recent_errors.append(("decode-error", "id bad"))
         self.entries.append(["batch", now_ns, text.decode()])
         acks = b"".join(b"ack of %d;" % size for size in sizes)
-        return Result(np.frombuffer(acks, np.uint8), np.array([len(b"ack of %d;" % s) for s in sizes]), len(sizes))
+        return Result(
+            np.frombuffer(acks, np.uint8), np.array([len(b"ack of %d;" % s) for s in sizes]), len(sizes), payload[:0]
+        )
 
     def set_shards(self, command: ipc.Shards, now_ns: int) -> None:
         self.entries.append(["shards", now_ns, command.num_shards])

@@ -82,7 +82,7 @@ def stage_of(t, row, meta, known, now_ns):
 @njit(cache=True, nogil=True)
 def in_time(t, stage, time_ns, now_ns):
     """``D_NONE``, or ``D_LATE`` for a forwarded value that its list may have flushed already. One without a list is judged elsewhere."""
-    if stage < 0 or v.stages(t)[stage].action != 0:
+    if stage < 0 or v.stages(t)[stage].action != 0 or now_ns < v.head(t).grace:
         return why.D_NONE
     s = v.stages(t)[stage]
     want = v.stage_specs(t)[np.int64(s.specs_at)]

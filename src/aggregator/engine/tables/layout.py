@@ -372,6 +372,7 @@ HEAD = np.dtype(
         ("groups", np.int64),  # in the index
         ("sources", np.int64),
         ("timer_split", np.int64),  # values into which a batch timer is cut; 0: it is not
+        ("grace", np.int64),  # until then no forwarded value is late
         ("repeats", np.int64),  # messages that may come again
         ("repeats_used", np.int64),  # words of their table that are not 0
         ("repeats_mask", np.int64),  # words of it, less one

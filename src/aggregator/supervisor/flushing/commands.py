@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aggregator.ipc import Command, Commit, Flush, Flushed, NewList, OwnedShard, Reopen, ShardBounds
+from aggregator.ipc import Command, Commit, Flush, Flushed, Grace, NewList, OwnedShard, Reopen, ShardBounds
 from aggregator.lists import ListId, truncate
 from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.recovery import PATIENCE_NS, Recovery
 from aggregator.supervisor.flushing.schedule import Schedule, ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.placement.model import NEVER_NS
@@ -36,6 +37,9 @@ LONGEST_AWAITED_NS = 120 * 1_000_000_000
 """Of lists with longer windows it is not looked at who holds them (docs/architecture.md §4): they would keep an instance cold for hours."""
 RECONNECT_NS = 3 * 1_000_000_000
 """So long after a new front was started its producers are given to send what they kept."""
+
+HELD_NS = 50_000_000
+"""A list of rollups that waits for what feeds it is looked at again after this time."""
 
 
 class FlushRole(enum.Enum):
@@ -66,6 +70,8 @@ class _Worker:
     """Flushes whose last part has not come, and what they need done before them."""
     older: set[ListId] = field(default_factory=set)
     """Lists from before this term: they are reopened with their first flush in it."""
+    replays: bool = False
+    """It applies its journal: what it will have is not known yet."""
 
 
 class Flushing:
@@ -75,6 +81,7 @@ class Flushing:
         self.role = FlushRole.IDLE
         self.schedule = Schedule(options, shard_set)
         self.times = FlushTimes()
+        self.recovery = Recovery()
         self.saved_ns = 0
         self.on_unsaved: Callable[[], None] = lambda: None
         """Called when ``save_due`` has become true other than by time; may be set later."""
@@ -90,13 +97,34 @@ class Flushing:
 
     # --- workers and lists
 
-    def worker_up(self, worker: int, epoch: int, owned: Iterable[OwnedShard]) -> None:
-        """A worker incarnation runs, without any list."""
-        self._workers[worker] = _Worker(epoch, {shard.id: shard for shard in owned})
+    def worker_up(self, worker: int, epoch: int, owned: Iterable[OwnedShard], *, replays: bool = False) -> None:
+        """A worker incarnation runs, without any list. ``replays``: nothing is flushed there before ``worker_ready``."""
+        self._workers[worker] = _Worker(epoch, {shard.id: shard for shard in owned}, replays=replays)
+
+    def worker_ready(self, worker: int, lists: Iterable[NewList], now_ns: int) -> list[Send]:
+        """A worker has replayed its journal and has these lists: what was flushed there, and is not known to have arrived, comes again."""
+        state = self._workers.get(worker)
+        if state is None or not state.replays:
+            return []
+        state.replays = False
+        sends = self.new_lists(worker, lists, now_ns)
+        state.older |= set(state.lists)
+        self.recovery.begin(worker, set(state.lists), now_ns)
+        if self.role is not FlushRole.LEADER or not state.lists:
+            return sends
+        for list_id in self.schedule.lists():
+            self.schedule.also_at(list_id, now_ns)
+        return sends + self._grace(now_ns)
+
+    def _grace(self, now_ns: int) -> list[Send]:
+        """As long as rollups wait for their sources, these are not too late."""
+        until = now_ns + PATIENCE_NS
+        return [Send(worker, state.epoch, Grace(until)) for worker, state in self._workers.items() if not state.replays]
 
     def worker_down(self, worker: int) -> None:
         """It is gone: what it had not handed out completely is not flushed."""
         gone = self._workers.pop(worker, None)
+        self.recovery.gone(worker)
         for flush_id in gone.given if gone is not None else ():
             self.times.last(flush_id, whole=False)
         for key in [key for key in self._committed if key[0] == worker]:
@@ -124,7 +152,7 @@ class Flushing:
 
     # --- roles
 
-    def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> None:
+    def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> list[Send]:
         """A term begins; ``kv`` are the flush times as read from the KV in this term."""
         self.role = FlushRole.LEADER
         self._kv = kv
@@ -143,6 +171,11 @@ class Flushing:
             for list_id, shards in state.lists.items():
                 if self.times.add_list(list_id, shards):
                     self._save()
+        if not (again := self.recovery.lead(now_ns)):
+            return []
+        for list_id in again:
+            self.schedule.also_at(list_id, now_ns)
+        return self._grace(now_ns)
 
     def follow(self) -> list[Send]:
         """Somebody else leads, or nobody: discard what the KV says is flushed."""
@@ -195,13 +228,15 @@ class Flushing:
         if self.role is not FlushRole.LEADER:
             return []
         self._complete_since_ns = complete_since_ns
-        return [
-            send
-            for list_id, target_ns in self.schedule.due(now_ns)
-            for worker, state in self._workers.items()
-            if self._flushed_shards(state, list_id)
-            for send in self._emit(worker, state, list_id, target_ns)
-        ]
+        sends: list[Send] = []
+        for list_id, target_ns in self.schedule.due(now_ns):
+            if self.recovery.holds(list_id, now_ns):
+                self.schedule.also_at(list_id, now_ns + HELD_NS)
+                continue
+            for worker, state in self._workers.items():
+                if not state.replays and self._flushed_shards(state, list_id):
+                    sends += self._emit(worker, state, list_id, target_ns)
+        return sends
 
     def _flushed_shards(self, state: _Worker, list_id: ListId) -> set[int]:
         """The shards whose times a flush of that list moves on: those on which the worker has it, and those on which nobody feeds it.
@@ -241,6 +276,7 @@ class Flushing:
         for send in given:
             assert isinstance(send.command, Flush)
             state.busy[list_id] = send.command.id
+            self.recovery.given(worker, list_id, send.command.id)
             owned = (state.owned[shard] for shard in self._flushed_shards(state, list_id))
             reach_ns = self.schedule.options.reach_ns
             targets = {shard.id: reach_ns(target_ns, shard.cutover_ns, shard.cutoff_ns) for shard in owned}
@@ -287,7 +323,10 @@ class Flushing:
     def part(self, worker: int, answer: Flushed) -> int:
         """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over), throw it away."""
         state = self._workers.get(worker)
-        return self.times.part(answer.id) if state is not None and answer.id in state.given else 0
+        number = self.times.part(answer.id) if state is not None and answer.id in state.given else 0
+        if answer.forwarded and number:
+            self.recovery.part(answer.id, number)
+        return number
 
     def last(self, worker: int, flush_id: int, now_ns: int) -> list[Send]:
         """The last part of a flush came."""
@@ -301,6 +340,7 @@ class Flushing:
         if isinstance(command, Reopen) or not command.emit:
             return []
         self._note(self.times.last(flush_id))
+        self.recovery.last(flush_id)
         if state.busy.get(list_id) == flush_id:
             del state.busy[list_id]
         if list_id in state.postponed and self.role is FlushRole.LEADER:
@@ -325,6 +365,7 @@ class Flushing:
                 self._committed.pop((worker, list_id, shard), None)
             return
         self._note(self.times.last(flush_id, whole=False))
+        self.recovery.refused(flush_id)
         if state.busy.get(list_id) == flush_id:
             del state.busy[list_id]
         state.postponed.discard(list_id)
@@ -332,6 +373,8 @@ class Flushing:
     def done(self, flush_id: int, part: int, awaited: frozenset[int] = frozenset()) -> None:
         """The messages of one part are done, but for those of the ``awaited`` shards."""
         self._note(self.times.done(flush_id, part, awaited))
+        if not awaited:
+            self.recovery.done(flush_id, part)
 
     def again(self, worker: int, now_ns: int) -> list[Send]:
         """The way to a worker was broken (a new front runs): what it has not answered is given once more, under the same ids.

@@ -1,0 +1,103 @@
+"""Applies a journal to an empty engine: the same calls, in the same order, with the same stamps.
+
+What flushes put out is thrown away: what of it has to come out once more, the supervisor asks for (``ipc.Reopen``).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator import ipc
+from aggregator.engine import Engine
+from aggregator.engine.ingest.shorthand import NO_NUMBER
+from aggregator.journal.records import Batch, Numbers, Order
+from m3x.reserve import reserve
+
+__all__ = ["Replay", "carry_out"]
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a replay has done so far."""
+
+    batches: int = 0
+    samples: int = 0
+    lost: int = 0
+    """Samples of series that became unknown by damage."""
+    unknown: int = 0
+    """Records that could not be understood."""
+    now_ns: int = 0
+    """The newest stamp."""
+
+
+class Replayer:
+    """Applies records to an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.numbers: NDArray[np.uint32] = reserve(NO_NUMBER, np.uint32)
+        """Entry rows + 1 by number."""
+        self.result = Replay()
+
+    def forget_numbers(self) -> None:
+        """Records are missing: a number may stand for another series from here on."""
+        self.numbers = reserve(NO_NUMBER, np.uint32)
+
+    def apply(self, header: Batch | Order | Numbers, data: memoryview) -> None:
+        """Does what a record says."""
+        match header:
+            case Batch():
+                self._batch(header, data)
+            case Order():
+                self.result.now_ns = max(self.result.now_ns, header.now_ns)
+                carry_out(self._engine, header.command, header.now_ns)
+            case Numbers():
+                self._renumber(header, data)
+
+    def _batch(self, header: Batch, data: memoryview) -> None:
+        result = self.result
+        result.now_ns = max(result.now_ns, header.now_ns)
+        replayed = self._engine.replay(rows_of(data), self.numbers, header.now_ns)
+        result.batches += 1
+        result.samples += sum(header.counts)
+        result.lost += replayed.lost
+        result.unknown += not replayed.whole
+
+    def _renumber(self, header: Numbers, data: memoryview) -> None:
+        pairs = np.frombuffer(data, np.uint32, 2 * header.count)
+        old, new = pairs[: header.count], pairs[header.count :]
+        rows = self.numbers[np.minimum(old, NO_NUMBER - 1)]
+        self.forget_numbers()
+        self.numbers[np.minimum(new, NO_NUMBER - 1)] = rows
+
+    def renumbered(self) -> NDArray[np.uint32] | None:
+        """The numbers and the rows of all entries, where any differ; None: none does."""
+        used = np.flatnonzero(self.numbers).astype(np.uint32)
+        rows = self.numbers[used] - np.uint32(1)
+        return None if np.array_equal(used, rows) else np.concatenate((used, rows))
+
+
+def rows_of(data: memoryview) -> NDArray[np.uint8]:
+    """Rows as the engine takes them."""
+    return np.array(np.frombuffer(data, np.uint8))
+
+
+def carry_out(engine: Engine, command: ipc.Command, now_ns: int) -> None:
+    """What a worker does with a command, without what a flush puts out."""
+    match command:
+        case ipc.Flush():
+            deque(engine.flush(command, now_ns), maxlen=0)
+        case ipc.Reopen():
+            engine.reopen(command)
+        case ipc.Commit():
+            engine.commit(command)
+        case ipc.Shards():
+            engine.set_shards(command, now_ns)
+        case ipc.RuntimeOptions():
+            engine.set_runtime(command)
+        case ipc.Expire():
+            engine.expire(now_ns)
+        case ipc.Grace():
+            engine.set_grace(command)

@@ -1,0 +1,88 @@
+"""After a replay: rollups are not flushed before what feeds them has been flushed again, and has arrived. Pure.
+
+A worker that replayed its journal holds windows whose output may not have arrived before it died. Each of its lists is *open* until a flush
+of it has been given once more and its forwarded parts are done. As long as a list is open on any worker, no list of rollups that are one
+hop further or more is flushed: its sources would come too late. That ends after ``PATIENCE_NS`` at the latest.
+"""
+
+from dataclasses import dataclass, field
+
+from aggregator.lists import ListId
+
+__all__ = ["PATIENCE_NS", "Recovery"]
+
+PATIENCE_NS = 60_000_000_000
+
+
+@dataclass(slots=True)
+class _Flush:
+    worker: int
+    list_id: ListId
+    parts: set[int] = field(default_factory=set)
+    """Forwarded ones that are not done."""
+    ended: bool = False
+
+
+class Recovery:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, ListId], int] = {}
+        """Until when it is waited for."""
+        self._flushes: dict[int, _Flush] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def begin(self, worker: int, lists: set[ListId], now_ns: int) -> None:
+        """A worker has replayed its journal, and has these lists."""
+        self._open |= {(worker, list_id): now_ns + PATIENCE_NS for list_id in lists}
+
+    def lead(self, now_ns: int) -> list[ListId]:
+        """A term begins; returns the lists that are to be flushed at once."""
+        self._flushes.clear()
+        self._open = dict.fromkeys(self._open, now_ns + PATIENCE_NS)
+        return sorted({list_id for _, list_id in self._open})
+
+    def gone(self, worker: int) -> None:
+        """A worker has ended."""
+        self._open = {key: until for key, until in self._open.items() if key[0] != worker}
+        self._flushes = {number: flush for number, flush in self._flushes.items() if flush.worker != worker}
+
+    def holds(self, list_id: ListId, now_ns: int) -> bool:
+        """Whether a list must not be flushed yet."""
+        if not self._open:
+            return False
+        self._open = {key: until for key, until in self._open.items() if until > now_ns}
+        return any(feeder.times_forwarded < list_id.times_forwarded for _, feeder in self._open)
+
+    def given(self, worker: int, list_id: ListId, flush_id: int) -> None:
+        """A flush that emits was given."""
+        if (worker, list_id) in self._open:
+            self._flushes[flush_id] = _Flush(worker, list_id)
+
+    def part(self, flush_id: int, number: int) -> None:
+        """A forwarded part of a flush came."""
+        if (flush := self._flushes.get(flush_id)) is not None:
+            flush.parts.add(number)
+
+    def done(self, flush_id: int, number: int) -> None:
+        """A part is done."""
+        if (flush := self._flushes.get(flush_id)) is not None:
+            flush.parts.discard(number)
+            self._look(flush_id, flush)
+
+    def last(self, flush_id: int) -> None:
+        """All parts of a flush came."""
+        if (flush := self._flushes.get(flush_id)) is not None:
+            flush.ended = True
+            self._look(flush_id, flush)
+
+    def refused(self, flush_id: int) -> None:
+        """A flush was not done."""
+        self._flushes.pop(flush_id, None)
+
+    def _look(self, flush_id: int, flush: _Flush) -> None:
+        if flush.ended and not flush.parts:
+            del self._flushes[flush_id]
+            self._open.pop((flush.worker, flush.list_id), None)

@@ -1,0 +1,197 @@
+"""A worker's journal: opened and replayed before anything else, then written before anything is answered (``aggregator.journal``).
+
+Writing may have to wait: for room on the disk (``blocked``; then nothing further is taken from the stream), or under the policy ``always``
+for the disk itself (then only acks wait). Without a journal everything is done at once.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator import ipc
+from aggregator.engine import Engine
+from aggregator.journal import REPEATS_NS, Journal, JournalOptions, Replay
+from m3x.clock import monotonic_ns
+from m3x.log import logger
+from m3x.segments import DirectoryLocked, Position, SegmentError
+
+__all__ = ["Durable", "Stopped"]
+
+_log = logger(__name__)
+
+_AGAIN_NS = 100_000_000
+_LOOK_S = 0.1
+_TELL_NS = 100_000_000
+
+
+class Stopped(Exception):
+    """The worker is to end before it has begun."""
+
+
+class Durable:
+    """See the module. ``tell`` sends to the supervisor; ``stopped`` is asked while something takes long."""
+
+    def __init__(
+        self,
+        options: JournalOptions | None,
+        engine: Engine,
+        tell: Callable[[ipc.FromWorker], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._options = options
+        self._engine = engine
+        self._tell = tell
+        self._stopped = stopped
+        self._journal: Journal | None = None
+        self.trouble = ""
+        """Why nothing is taken."""
+        self._held: Callable[[], None] | None = None
+        self._again_ns = 0
+        self._waiting: deque[tuple[Position, Callable[[], None]]] = deque()
+        self._told_ns = 0
+        self._forget_ns = 0
+        self._synced = options is not None and options.sync == "always"
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a journal."""
+        return self._journal is not None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing further may be applied, as what was applied cannot be written."""
+        return self._held is not None
+
+    @property
+    def owes(self) -> bool:
+        """Whether acks wait for the disk."""
+        return bool(self._waiting) or self._held is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the journal on disk."""
+        return self._journal.log.size_bytes if self._journal is not None else 0
+
+    # --- the beginning
+
+    def begin(self) -> tuple[Replay, str]:
+        """Opens and replays the journal; returns what was done, and why there is none though one is wanted. Raises ``Stopped``."""
+        if self._options is None:
+            return Replay(), ""
+        try:
+            journal = self._open(self._options)
+        except SegmentError as error:
+            _log.error("running without a journal", error=str(error))
+            return Replay(), str(error)
+        began = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            now = monotonic_ns()
+            if now - self._told_ns >= _TELL_NS:
+                self._told_ns = now
+                left_s = (time.monotonic() - began) * (total - done) / max(done, 1)
+                self._tell(ipc.Replaying(done / max(total, 1), left_s))
+                _log.info_limited(
+                    "replaying the journal", per_second=1, percent=round(100 * done / total), left_s=round(left_s, 1)
+                )
+                if self._stopped():
+                    raise Stopped
+
+        result = journal.replay(self._engine, progress)
+        self._journal = journal
+        self._forget_ns = result.now_ns + REPEATS_NS
+        if result.batches or result.lost or result.unknown:
+            _log.info(
+                "replayed the journal", batches=result.batches, samples=result.samples, lost=result.lost,
+                unreadable=result.unknown + len(journal.log.damage), seconds=round(time.monotonic() - began, 2),
+            )  # fmt: skip
+        return result, ""
+
+    def _open(self, options: JournalOptions) -> Journal:
+        while True:
+            try:
+                return Journal(options)
+            except DirectoryLocked as error:
+                _log.warning_limited("waiting for the journal", per_second=0.5, error=str(error))
+                self._tell(ipc.Replaying(0.0, 0.0, waits=str(error)))
+                if self._stopped():
+                    raise Stopped from None
+                time.sleep(_LOOK_S)
+
+    # --- writing
+
+    def has(self, batch: ipc.Batch) -> bool:
+        """Whether that batch was applied by an incarnation before."""
+        return self._journal is not None and self._journal.sessions.has(batch.front, batch.seq)
+
+    def batch(self, batch: ipc.Batch, now_ns: int, rows: NDArray[np.uint8], ack: Callable[[], None]) -> None:
+        """Writes a batch that was applied; ``ack`` is called when it is safe, perhaps later. ``rows`` are to stay while it is
+        ``blocked``."""
+        journal = self._journal
+        if journal is None:
+            ack()
+            return
+        if self._forget_ns and now_ns > self._forget_ns:
+            self._forget_ns = 0
+            self._engine.forget_repeats()
+
+        def write() -> None:
+            end = journal.batch(batch, now_ns, rows)
+            if self._synced and end > journal.log.durable:
+                self._waiting.append((end, ack))
+            else:
+                ack()
+
+        self._try(write)
+
+    def order(self, now_ns: int, command: ipc.Command, carry_out: Callable[[], None]) -> None:
+        """Writes a command; ``carry_out`` is called when it is written, perhaps later."""
+        journal = self._journal
+        if journal is None:
+            carry_out()
+            return
+
+        def write() -> None:
+            journal.order(now_ns, command)
+            carry_out()
+
+        self._try(write)
+
+    def expect(self, now_ns: int, connections: list[int] | None = None) -> None:
+        """What these connections (None: all) sent, and may not know to be acked, may come again."""
+        if self._journal is None:
+            return
+        if expected := self._journal.expect_repeats(self._engine, connections):
+            self._forget_ns = now_ns + REPEATS_NS
+            _log.info("samples may come again", messages=expected)
+
+    def close(self) -> None:
+        """Makes durable what can be."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def step(self) -> None:
+        """Tries again what could not be written, and lets acks go that are safe; to be called in every turn."""
+        if self._held is not None and monotonic_ns() >= self._again_ns:
+            held, self._held = self._held, None
+            self._try(held)
+        if self._journal is not None:
+            durable = self._journal.log.durable
+            while self._waiting and self._waiting[0][0] <= durable:
+                self._waiting.popleft()[1]()
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except SegmentError as error:
+            self._held, self._again_ns = write, monotonic_ns() + _AGAIN_NS
+            if not self.trouble:
+                _log.error("the journal takes nothing: nothing is acked until it does", error=str(error))
+            self.trouble = str(error)
+        else:
+            if self.trouble:
+                _log.info("the journal takes samples again")
+            self.trouble = ""
