@@ -4,6 +4,7 @@
 (``flush``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from aggregator.engine.ingest.repeats import forget_repeats
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
+from aggregator.engine.snapshot import Loader, State, Table, save
 from aggregator.engine.state.state import retire_window
 from aggregator.engine.tables import layout
 from aggregator.engine.tables.grow import addresses, index_limit, reserve_ids, reserve_index, reserve_tables
@@ -47,6 +49,7 @@ from m3x.reserve import release, reserve
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
+_SAVED = ("num_shards", "value_limit", "new_limit", "grace")
 _KIND_NAMES = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: "forwarded"}
 
 
@@ -492,6 +495,30 @@ class Engine:
     def _release_all(self) -> None:
         for bucket in range(int(self._tables.head["buckets"])):
             self._release(bucket)
+
+    # --- snapshots
+
+    def save(self) -> tuple[dict[str, int], Iterator[Table]]:
+        """What there is once, by name, and the tables of a snapshot; nothing may be changed before the last one is taken."""
+        head = self._tables.head
+        once = {"call": self._call, "flushes": self._flushes, "topic_shards": self._topic_shards}
+        return once | {name: int(head[name]) for name in _SAVED}, save(self._state())
+
+    def loader(self, once: dict[str, int], numbers: NDArray[np.uint32]) -> Loader:
+        """Takes the tables of a snapshot; ``finish_loading`` is to follow. ``numbers`` as for ``replay``."""
+        self._call = max(self._call, once["call"])
+        self._flushes = max(self._flushes, once["flushes"])
+        self._topic_shards = self._passthrough.topic_shards = once["topic_shards"]
+        for name in _SAVED:
+            self._tables.head[name] = once[name]
+        return Loader(self._state(), numbers)
+
+    def finish_loading(self) -> None:
+        """All tables are taken."""
+        self._owned = np.flatnonzero(self._tables.shards["owned"])
+
+    def _state(self) -> State:
+        return State(self._tables, self._t, self._metadata, self._committed, self._owned, self._grow_index)
 
     # --- figures
 

@@ -15,6 +15,7 @@ from typing import Any
 import mmh3
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from aggregator.engine import reasons as why
 from aggregator.engine.options import EngineOptions
@@ -164,6 +165,37 @@ class MetadataTable:
     def bucket(self, list_id: ListId) -> int | None:
         """Number of the bucket of a list, None if nothing has used it yet."""
         return self._buckets.get(list_id)
+
+    def make_bucket(self, list_id: ListId) -> int:
+        """The bucket of a list, made if there is none."""
+        return self._bucket(list_id)
+
+    def key_of(self, spec: int) -> tuple[Key, bool]:
+        """What a spec stands for, and whether its elements have state."""
+        return self._specs.thing(spec)
+
+    def spec_of(self, key: Key, state: bool) -> int:
+        """The spec of a key, made if there is none. Raises ``ValueError`` if it cannot be."""
+        try:
+            return self._spec(key, state)
+        except _Refused as refused:
+            raise ValueError(f"an aggregation key that is refused: {refused}") from refused
+
+    def attrs_of(self, policy: StoragePolicy, traffic_types: int, resend: bool) -> int:
+        """The attributes of elements with these."""
+        return self._attrs_of(policy, traffic_types, resend)
+
+    def stage_owners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The metadata of each stage (-1: none), and which of its stages it is; one row more than there are, so that -1 is none."""
+        owners = np.full(self._stages.used + 1, -1, np.int64)
+        positions = np.zeros(self._stages.used + 1, np.int64)
+        rows = np.flatnonzero(self._tables.metas["key"][: self._meta_rows.used])
+        first = self._tables.metas["first_stage"][rows].astype(np.int64)
+        sizes = self._tables.metas["stages"][rows].astype(np.int64)
+        stages = expand(first, sizes)
+        owners[stages] = np.repeat(rows, sizes)
+        positions[stages] = stages - np.repeat(first, sizes)
+        return owners, positions
 
     @property
     def size_bytes(self) -> int:

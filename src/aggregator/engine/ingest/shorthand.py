@@ -158,8 +158,6 @@ def _read_row(buf, at, end, rows, hints, i, now_ns):
             category = category_of(np.int64(row.payload))
             hint.half = key_hash(address, np.uint64(row.id_size), category, row.metric_type)
         return at + size
-    if at + 8 > end:
-        return np.int64(-1)
     hint.entry = np.int64(_SHORT)
     row.status = np.uint8(ROW_OK)
     row.id_size = np.uint32(0)
@@ -167,6 +165,8 @@ def _read_row(buf, at, end, rows, hints, i, now_ns):
     row.version = np.uint32(0)
     row.payload = np.uint8(Payload.TIMERS)
     row.time_ns = 0
+    if form & TIME_NS and at + 8 > end:
+        return np.int64(-1)
     if form & TIME_MS:
         row.time_ns = (np.int64(np.int32(load32(p + _8))) + now_ns // _MS) * _MS
         at += 4

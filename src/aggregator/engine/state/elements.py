@@ -121,7 +121,7 @@ def _leave_group(t, b, slot):
 
 
 @njit(cache=True, nogil=True)
-def _take_element(t, row, spec):
+def take_element(t, row, spec):
     """Reference of a live element with the slots and the group that its spec asks for, -1 if there is no room."""
     s = v.specs(t)[spec]
     b = np.int64(s.bucket)
@@ -209,7 +209,7 @@ def _is_dirty(t, b, slot):
 @njit(cache=True, nogil=True)
 def new_element(t, row, spec, attrs, now_ns):
     """A live element of entry ``row``, not yet in its chain; returns its reference, or -1 if there is no room."""
-    ref = _take_element(t, row, spec)
+    ref = take_element(t, row, spec)
     if ref < 0:
         return ref
     v.elements(t)[ref].attrs = np.uint16(attrs)
@@ -279,7 +279,7 @@ def widen_element(t, row, old, spec):
     Its records move with it, but for those of windows that are closed: these are put out, once more if need be, from where they are. Here
     they only say that the window is closed. The slot it leaves keeps the chain's ``next`` for the caller.
     """
-    ref = _take_element(t, row, spec)
+    ref = take_element(t, row, spec)
     if ref < 0:
         return ref
     b = ref >> layout.SLOT_BITS

@@ -58,6 +58,13 @@ class Numbers(Generic[K]):
         """Its number, None if it has none."""
         return self._numbers.get(thing)
 
+    def thing(self, number: int) -> K:
+        """What has that number. Raises ``LookupError`` if nothing has."""
+        found = self._things[number]
+        if found is None:
+            raise LookupError(f"nothing has the number {number}")
+        return found
+
     def add(self, thing: K) -> int:
         """A number for a thing that has none."""
         if self._free:

@@ -136,7 +136,7 @@ def _log_room(t, w):
 
 
 @njit(cache=True, nogil=True)
-def _append_log(t, w, slot, i, address, n):
+def append_log(t, w, slot, i, address, n):
     """Appends the ``n`` doubles at ``address`` to a window's log as runs: a word (slot, values), then the values. NaN is left out."""
     x = v.windows(t)[w]
     r = v.timer_logs(t)[i]
@@ -191,4 +191,4 @@ def add_timer(t, i, w, slot, address, n, flags):
     r.min = low
     r.max = high
     if flags & layout.SPEC_LOG and n > 0:
-        _append_log(t, w, slot, i, address, n)
+        append_log(t, w, slot, i, address, n)

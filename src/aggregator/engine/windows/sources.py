@@ -110,6 +110,22 @@ def see_source(t, w, slot, source, version):
 
 
 @njit(cache=True, nogil=True)
+def enter_source(t, w, slot, source, block, bits):
+    """Enters versions ``bits`` of a block of a source for a record, before any of it; whether there was room."""
+    x = v.windows(t)[w]
+    if 3 * (x.sources_used + 1) > 2 * x.sources_size and not _grow(t, w):
+        return False
+    key = (np.uint64(slot) << np.uint64(32)) | np.uint64(source)
+    row = v.sources(t)[_place(t, x.sources_at, x.sources_size, key, block)]
+    row.key = key
+    row.block = block
+    row.bits = bits
+    row.used = np.uint32(1)
+    x.sources_used += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
 def forget_sources(t, w, slot):
     """A record begins anew: forgets what has been entered for it."""
     x = v.windows(t)[w]

@@ -1,0 +1,379 @@
+"""Reads the state of an engine as columns. Nothing is changed, and no more than a piece of a table is in memory at a time."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.engine.flush.plan import gather
+from aggregator.engine.snapshot import rows as kernels
+from aggregator.engine.snapshot.state import State, Table
+from aggregator.engine.tables import layout
+from m3metrics.codec import encode_forward_metadata
+from m3metrics.metadata import ForwardMetadata
+from m3metrics.metric import MetricType
+from m3x.reserve import reserve
+
+__all__ = ["save"]
+
+PIECE = 1 << 16
+"""Rows of a piece."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+class _Elements(NamedTuple):
+    """The elements of a bucket, by slot."""
+
+    slots: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    """Their places in the snapshot."""
+
+
+class _Window(NamedTuple):
+    row: int
+    bucket: int
+    number: int
+
+
+def save(state: State) -> Iterator[Table]:
+    """The tables, in the order of the package's docstring."""
+    tables = state.tables
+    buckets = int(tables.head["buckets"])
+    yield Table("lists", _lists(state, buckets))
+    yield Table("shards", _shards(state))
+    yield Table("list_shards", _list_shards(state, buckets))
+    entries = np.flatnonzero(tables.entries["state"][: int(tables.head["entries"])] != layout.ENTRY_FREE)
+    owners, positions = state.metadata.stage_owners()
+    live_stages = tables.entries["stage"][entries].astype(np.int64)
+    used = np.unique(owners[live_stages[live_stages > 0] - 1])
+    used = used[used >= 0]
+    yield Table("metas", _metas(state, used))
+    places: NDArray[np.uint32] = reserve(layout.MAX_BUCKETS << layout.SLOT_BITS, np.uint32)
+    kernels.chain_places(state.address, entries, places)
+    own = [_elements_of(state, bucket) for bucket in range(buckets)]
+    specs = np.unique(
+        np.concatenate(
+            [tables.elements_of(b)["spec"][slots] for b, slots in enumerate(own)] or [np.zeros(0, np.uint32)]
+        )
+    )
+    yield Table("specs", _specs(state, specs))
+    yield Table("annotations", _annotations(state))
+    for first in range(0, len(entries), PIECE):
+        yield Table("entries", _entries(state, entries[first : first + PIECE], used, owners, positions))
+    known: list[_Elements] = []
+    number = 0
+    for bucket, slots in enumerate(own):
+        for first in range(0, len(slots), PIECE):
+            piece = slots[first : first + PIECE]
+            yield Table("elements", _element_columns(state, bucket, piece, entries, specs, places))
+        order = np.argsort(slots, kind="stable")
+        known.append(_Elements(slots[order], number + order))
+        number += len(slots)
+    windows = _windows(state, buckets)
+    yield Table("windows", _window_columns(state, windows))
+    yield from _all_records(state, windows, known)
+
+
+def _lists(state: State, buckets: int) -> Columns:
+    rows = state.tables.buckets[:buckets]
+    return {
+        "kind": rows["kind"].copy(),
+        "resolution": rows["resolution"].copy(),
+        "times": rows["times_forwarded"].copy(),
+        "made": rows["made"].copy(),
+        "sequence": rows["sequence"].copy(),
+        "resent": rows["resent"].copy(),
+        "closed_max": rows["closed_max"].copy(),
+    }
+
+
+def _shards(state: State) -> Columns:
+    rows = state.tables.shards[state.owned]
+    names = ("earliest", "latest", "first_insert", "rate_second", "rate_count")
+    return {"id": state.owned.copy()} | {name: rows[name].copy() for name in names}
+
+
+def _list_shards(state: State, buckets: int) -> Columns:
+    tables = state.tables
+    lists, shards = np.nonzero(tables.list_born[:buckets])
+    return {
+        "list": lists,
+        "shard": shards,
+        "born": tables.list_born[lists, shards],
+        "closed": tables.closed_through[lists, shards],
+        "emitted": tables.emitted_through[lists, shards],
+        "committed": state.committed[lists, shards],
+    }
+
+
+def _metas(state: State, used: NDArray[np.int64]) -> Columns:
+    rows = state.tables.metas[used]
+    text = [
+        state.tables.text[at : at + size] for at, size in zip(rows["at"].tolist(), rows["size"].tolist(), strict=True)
+    ]
+    return {
+        "payload": (rows["key"] >> 8).astype(np.uint8),
+        "metric_type": (rows["key"] & 255).astype(np.uint8),
+        "size": rows["size"].astype(np.uint32),
+        "bytes": np.concatenate([np.zeros(0, np.uint8), *text]),
+    }
+
+
+def _specs(state: State, specs: NDArray[Any]) -> Columns:
+    keys = [state.metadata.key_of(spec) for spec in specs.tolist()]
+    coded = [
+        encode_forward_metadata(
+            ForwardMetadata(
+                aggregation_id=key.aggregation_id,
+                storage_policy=key.policy,
+                pipeline=key.pipeline,
+                num_forwarded_times=key.times_forwarded,
+            )
+        )
+        for key, _ in keys
+    ]
+    return {
+        "list": state.tables.specs["bucket"][specs].astype(np.int64),
+        "metric_type": np.array([key.metric_type for key, _ in keys], np.uint8),
+        "plain": np.array([key.plain for key, _ in keys], np.uint8),
+        "state": np.array([has_state for _, has_state in keys], np.uint8),
+        "size": np.array([len(data) for data in coded], np.uint32),
+        "bytes": np.frombuffer(b"".join(coded), np.uint8),
+    }
+
+
+def _annotations(state: State) -> Columns:
+    tables = state.tables
+    rows = tables.annotations[: int(tables.annotation_table["count"][0])]
+    parts = [
+        tables.annotation_bytes[at : at + size]
+        for at, size in zip(rows["at"].tolist(), rows["size"].tolist(), strict=True)
+    ]
+    return {"size": rows["size"].astype(np.uint32), "bytes": np.concatenate([np.zeros(0, np.uint8), *parts])}
+
+
+def _entries(
+    state: State,
+    rows: NDArray[np.int64],
+    used: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> Columns:
+    found = state.tables.entries[rows]
+    sizes = found["id_size"].astype(np.uint32)
+    ids = np.empty(int(sizes.sum()), np.uint8)
+    kernels.copy_ids(state.address, rows, ids)
+    stage = found["stage"].astype(np.int64) - 1
+    owner = np.where(stage >= 0, owners[stage], -1)
+    # A dead entry names a stage that may be gone.
+    owner[found["state"] != layout.ENTRY_LIVE] = -1
+    meta = np.where(owner >= 0, np.searchsorted(used, owner), -1)
+    return {
+        "number": rows.astype(np.uint32),
+        "category": found["category"].copy(),
+        "metric_type": found["metric_type"].copy(),
+        "shard": found["shard"].astype(np.uint16),
+        "live": (found["state"] == layout.ENTRY_LIVE).astype(np.uint8),
+        "last_access": found["last_access"].copy(),
+        "cutover": found["cutover"].copy(),
+        "rate_second": found["rate_second"].copy(),
+        "rate_count": found["rate_count"].copy(),
+        "meta": meta.astype(np.int32),
+        "stage": np.where(owner >= 0, positions[stage], 0).astype(np.uint16),
+        "size": sizes,
+        "bytes": ids,
+    }
+
+
+def _elements_of(state: State, bucket: int) -> NDArray[np.int64]:
+    """Slots of the elements of a bucket: those with state in the order in which they were made."""
+    elements = state.tables.elements_of(bucket)
+    kinds = (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED)
+    slots = np.flatnonzero(np.isin(elements["state"], kinds))
+    wide = state.tables.specs["width"][elements["spec"][slots]] > 1
+    behind = elements.view(layout.MEMBER)["sequence"][np.where(wide, slots + 1, 0)].astype(np.int64)
+    return slots[np.lexsort((slots, np.where(wide, behind, -1)))]
+
+
+def _element_columns(
+    state: State,
+    bucket: int,
+    slots: NDArray[np.int64],
+    entries: NDArray[np.int64],
+    specs: NDArray[Any],
+    places: NDArray[np.uint32],
+) -> Columns:
+    tables = state.tables
+    elements = tables.elements_of(bucket)
+    found = elements[slots]
+    live = found["state"] == layout.ELEMENT_LIVE
+    attrs = tables.attrs[found["attrs"]]
+    targeted = tables.specs["target"][found["spec"]] != 0
+    member = elements.view(layout.MEMBER)[np.where(targeted, slots + 1, 0)]
+    group = np.where(targeted, member["group"].astype(np.int64) - 1, 0)
+    term = elements.view(layout.TERM)["number"][np.where(targeted, group + 1, 0)]
+    return {
+        "entry": np.searchsorted(entries, found["entry"]).astype(np.uint32),
+        "spec": np.searchsorted(specs, found["spec"]).astype(np.uint32),
+        "traffic": attrs["traffic"].copy(),
+        "resend": attrs["resend"].astype(np.uint8),
+        "state": found["state"].copy(),
+        "chain": np.where(live, places[(bucket << layout.SLOT_BITS) + slots].astype(np.int32), -1).astype(np.int32),
+        "newest": np.where(live, 0, found["next"]).astype(np.uint32),
+        "gone": np.where(targeted, member["gone"], 0).astype(np.uint8),
+        "term": np.where(targeted, term, 0).astype(np.uint32),
+    }
+
+
+def _windows(state: State, buckets: int) -> list[_Window]:
+    """Oldest first, by bucket; the base of a bucket behind its windows."""
+    tables = state.tables
+    found: list[_Window] = []
+    for bucket in range(buckets):
+        rows = tables.windows_of(bucket)
+        rows = rows[np.argsort(tables.windows["sequence"][rows], kind="stable")].tolist()
+        if tables.buckets[bucket]["base"]:
+            rows.append(int(tables.buckets[bucket]["base"]) - 1)
+        found += [_Window(row, bucket, len(found) + k) for k, row in enumerate(rows)]
+    return found
+
+
+def _window_columns(state: State, windows: list[_Window]) -> Columns:
+    rows = state.tables.windows[np.array([window.row for window in windows], np.int64)]
+    return {
+        "list": np.array([window.bucket for window in windows], np.int64),
+        "start": rows["start"].copy(),
+        "base": (rows["bucket"] >= layout.MAX_BUCKETS).astype(np.uint8),
+        "sequence": rows["sequence"].copy(),
+        "resend": rows["resend"].copy(),
+        "late": rows["late"].copy(),
+    }
+
+
+def _all_records(state: State, windows: list[_Window], known: list[_Elements]) -> Iterator[Table]:
+    """Records, the states and samples that go with them; then sources and versions."""
+    done = 0
+    for window in windows:
+        elements = known[window.bucket]
+        samples = (
+            gather(state.tables, state.address, window.row) if state.tables.windows[window.row]["logged"] else None
+        )
+        for first in range(0, len(elements.slots), PIECE):
+            slots, numbers = elements.slots[first : first + PIECE], elements.numbers[first : first + PIECE]
+            places, rows = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+            n = int(kernels.find_records(state.address, window.row, slots, places, rows))
+            if not n:
+                continue
+            of, at, rows = numbers[places[:n]], slots[places[:n]], rows[:n]
+            columns = _record_columns(state, window, of, rows, at)
+            if samples is not None:
+                columns["samples"] = np.where(columns["samples"] > 0, samples.starts[at + 1] - samples.starts[at], 0)
+            yield Table("records", columns)
+            yield from _states(state, window, rows, at, done)
+            if samples is not None and columns["samples"].any():
+                yield Table("samples", {"numbers": samples.values[samples.starts[at[0]] : samples.starts[at[-1] + 1]]})
+            done += n
+    for window in windows:
+        yield from _sources(state, window, known[window.bucket])
+        yield from _versions(state, window, known[window.bucket])
+
+
+def _record_columns(
+    state: State, window: _Window, of: NDArray[np.int64], rows: NDArray[np.int64], slots: NDArray[np.int64]
+) -> Columns:
+    tables = state.tables
+    found = tables.records[rows]
+    specs = tables.specs[tables.elements_of(window.bucket)["spec"][slots]]
+    timers = specs["metric_type"] == MetricType.TIMER
+    last = found["last"].view(np.int64).copy()
+    logged = timers & (specs["flags"] & layout.SPEC_LOG != 0)
+    return {
+        "window": np.full(len(rows), window.number, np.uint32),
+        "element": of.astype(np.uint32),
+        "last": np.where(timers, 0, last),
+        "last_at": found["last_at"].copy(),
+        "sum": found["sum"].view(np.int64).copy(),
+        "sum_sq": found["sum_sq"].view(np.int64).copy(),
+        "min": found["min"].view(np.int64).copy(),
+        "max": found["max"].view(np.int64).copy(),
+        "count": found["count"].copy(),
+        "annotation": found["annotation"].astype(np.int64).astype(np.int32) - 1,
+        "call": found["call"].copy(),
+        "flags": found["flags"].copy(),
+        "samples": np.where(logged, last, 0),
+    }
+
+
+def words_of(specs: Any) -> NDArray[np.int64]:
+    """How many numbers the state of elements of these specs (SPEC) has."""
+    outputs, adds = specs["outputs"].astype(np.int64), specs["adds"].astype(np.int64)
+    return np.where(specs["width"] > 1, outputs + np.maximum(outputs, adds), 0)
+
+
+def _states(
+    state: State, window: _Window, rows: NDArray[np.int64], slots: NDArray[np.int64], done: int
+) -> Iterator[Table]:
+    tables = state.tables
+    counts = words_of(tables.specs[tables.elements_of(window.bucket)["spec"][slots]])
+    chosen = np.flatnonzero(counts)
+    if not len(chosen):
+        return
+    counts = counts[chosen]
+    numbers = np.empty(int(counts.sum()), np.float64)
+    kernels.read_words(state.address, rows[chosen], counts, numbers)
+    marks = tables.records.view(layout.STATE)["marks"][rows[chosen] + 1]
+    yield Table(
+        "states",
+        {"record": done + chosen, "marks": marks.copy(), "words": counts.astype(np.uint32), "numbers": numbers},
+    )
+
+
+def _sources(state: State, window: _Window, elements: _Elements) -> Iterator[Table]:
+    row = state.tables.windows[window.row]
+    at, size = int(row["sources_at"]), int(row["sources_size"])
+    found = state.tables.sources[at : at + size]
+    found = found[found["used"] != 0]
+    if not len(found):
+        return
+    slots = (found["key"] >> np.uint64(32)).astype(np.int64)
+    place = np.minimum(np.searchsorted(elements.slots, slots), len(elements.slots) - 1)
+    mine = elements.slots[place] == slots
+    found, place = found[mine], place[mine]
+    yield Table(
+        "sources",
+        {
+            "window": np.full(len(found), window.number, np.uint32),
+            "element": elements.numbers[place].astype(np.uint32),
+            "source": (found["key"] & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+            "block": found["block"].copy(),
+            "bits": found["bits"].copy(),
+        },
+    )
+
+
+def _versions(state: State, window: _Window, elements: _Elements) -> Iterator[Table]:
+    """Of each group one of its elements stands for it."""
+    tables = state.tables
+    own = tables.elements_of(window.bucket)
+    targeted = tables.specs["target"][own["spec"][elements.slots]] != 0
+    slots, numbers = elements.slots[targeted], elements.numbers[targeted]
+    groups, first = np.unique(own.view(layout.MEMBER)["group"][slots + 1].astype(np.int64) - 1, return_index=True)
+    pages = tables.page_table[window.row, groups >> layout.PAGE_BITS].astype(np.int64)
+    rows = np.where(pages > 0, (pages - 1 << layout.PAGE_BITS) | (groups & (layout.PAGE_ROWS - 1)), 0)
+    found = tables.records.view(layout.VERSIONS)[rows]
+    counted = (pages > 0) & (found["flags"] & layout.GROUP_RECORD != 0)
+    if not counted.any():
+        return
+    found = found[counted]
+    yield Table(
+        "versions",
+        {
+            "window": np.full(len(found), window.number, np.uint32),
+            "element": numbers[first[counted]].astype(np.uint32),
+            "term": found["term"].copy(),
+            "flush": found["flush"].copy(),
+            "sent": found["sent"].copy(),
+        },
+    )
