@@ -15,9 +15,11 @@ from aggregator.engine.state.state import retire_window
 from aggregator.engine.tables.grow import addresses, reserve_tables
 from aggregator.engine.tables.index import rehash
 from aggregator.lists import KIND_STANDARD, ListId
-from m3metrics.codec import BatchTimerWithMetadatas, GaugeWithMetadatas, encode_metric
-from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
+from m3metrics.codec import BatchTimerWithMetadatas, ForwardedMetricWithMetadata, GaugeWithMetadatas, encode_metric
+from m3metrics.metadata import DEFAULT_STAGED_METADATAS, ForwardMetadata, PipelineMetadata, StagedMetadata
+from m3metrics.metric import MetricType
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
+from m3metrics.policy import StoragePolicy
 from m3x import byte_table
 
 _NOW_NS = 1_000_000 * MINUTE_NS
@@ -31,7 +33,7 @@ def _frame(value: bytes) -> bytes:
 
 def _engine() -> Engine:
     engine = Engine(
-        EngineOptions(num_shards=1, topic_shards=1, default_storage_policies=("10s:2d",), entry_ttl_ns=1), max_series=2
+        EngineOptions(num_shards=1, topic_shards=1, default_storage_policies=("10s:2d",), entry_ttl_ns=1), max_series=8
     )
     engine.set_shards(ipc.Shards(1, 1, [ipc.OwnedShard(0, 0, _NEVER_NS)]), _NOW_NS)
     return engine
@@ -52,8 +54,14 @@ def warm(progress: Callable[[str], None]) -> None:
     pipeline = (TransformationOp(TransformationType.PER_SECOND), RollupOp(b"r", 0))
     stages = (StagedMetadata(pipelines=(PipelineMetadata(pipeline=pipeline, resend_enabled=True),)),)
     gauge = encode_metric(GaugeWithMetadatas(id=b"g", value=1.0, metadatas=stages))
+    metadata = ForwardMetadata(storage_policy=StoragePolicy.parse("10s:2d"), source_id=1, num_forwarded_times=1)
+    forwarded = encode_metric(
+        ForwardedMetricWithMetadata(
+            metric_type=MetricType.GAUGE, id=b"f", time_ns=_NOW_NS, values=(1.0,), metadata=metadata
+        )
+    )
     # The last two are left to the plain decoder: one has a field that nobody knows, the other is no metric.
-    frames = (timer, gauge, gauge + b"\x78\x01", b"\x08\x00")
+    frames = (timer, gauge, forwarded, gauge + b"\x78\x01", b"\x08\x00")
     for now_ns in (_NOW_NS, _NOW_NS + 10 * SECOND_NS):
         payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
         done = engine.ingest(payload, np.array([len(payload)], np.int64), now_ns, journaled=True)
@@ -63,6 +71,13 @@ def warm(progress: Callable[[str], None]) -> None:
     bounds = [ipc.ShardBounds([], _NOW_NS + MINUTE_NS, 0, _NEVER_NS)]
     for _ in engine.flush(ipc.Flush(0, list_id, True, bounds), _NOW_NS):
         pass
+    progress("aggregator.engine: snapshots")
+    once, saved = engine.save()
+    other = _engine()
+    loader = other.loader(once, np.zeros(8, np.uint32))
+    for table in saved:
+        loader.take(table)
+    other.finish_loading()
     progress("aggregator.engine: maintenance")
     byte_table.warm()
     engine.commit(ipc.Commit(list_id, [], _NOW_NS + MINUTE_NS))

@@ -1,6 +1,7 @@
 """The journal of one worker: a directory that it opens, replays, and then appends to."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -9,9 +10,12 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.engine.snapshot import Table
 from aggregator.journal.records import FORMAT, Batch, Numbers, Order, Preamble, RecordError, decode, encode
-from aggregator.journal.replaying import Replay, Replayer, rows_of
+from aggregator.journal.replaying import Replay, Replayer, before, rows_of
 from aggregator.journal.sessions import Sessions
+from aggregator.journal.snapshots import FORMAT as SNAPSHOT_FORMAT
+from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
 from m3x.segments import START, Position, SegmentLog, SyncPolicy
 
@@ -21,6 +25,7 @@ log = logger(__name__)
 
 _ROWS = np.zeros(0, np.uint32)
 """Numbers that are rows of entries."""
+_SNAPSHOT_FACTOR = 4
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
 
@@ -30,7 +35,9 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     sync: SyncPolicy = "os"
-    segment_bytes: int = 64 << 20
+    segment_bytes: int = 32 << 20
+    snapshot_bytes: int = 64 << 20
+    """So much is written before there is a snapshot, and ``_SNAPSHOT_FACTOR`` times the size of the last one."""
     shards: ipc.Shards
     """Those of the worker, for a journal that has lost its beginning."""
 
@@ -51,6 +58,11 @@ class Journal:
         """While replaying: what may come again, by batch."""
         self._own = START
         """From here on numbers are rows of this process's engine."""
+        self._covered = START
+        """What is before is in a snapshot."""
+        self._number = 0
+        """Of the newest snapshot, or the one that is being made."""
+        self._snapshot_bytes = 0
 
     # --- replaying
 
@@ -62,10 +74,11 @@ class Journal:
         replayer = Replayer(engine)
         engine.begin_replay()
         engine.set_shards(self._options.shards, 0)
-        total = self.log.size_bytes
+        start = self._load(engine, replayer)
+        total = self.log.size_from(start)
         told = 0
         damages = len(self.log.damage)
-        reader = self.log.reader(START)
+        reader = self.log.reader(start)
         for record in reader:
             if record.lost or len(self.log.damage) > damages:
                 damages = len(self.log.damage)
@@ -94,12 +107,62 @@ class Journal:
             self.log.append(encode(Numbers(len(pairs) // 2), pairs))
         return replayer.result
 
+    def _load(self, engine: Engine, replayer: Replayer) -> Position:
+        """Loads the newest snapshot; returns where to go on."""
+        snapshot, problems = newest(self.log.path)
+        for problem in problems:
+            log.error("a snapshot of the journal is left out", problem=problem)
+            replayer.result.unknown += 1
+        if snapshot is None:
+            return START
+        head = snapshot.head
+        loader = engine.loader(head.once, replayer.numbers)
+        try:
+            for table in snapshot.tables():
+                loader.take(table)
+        except ValueError as error:
+            aside = snapshot.set_aside()
+            raise ValueError(f"{error}; the snapshot is now {aside}") from error
+        engine.finish_loading()
+        replayer.result.now_ns = head.now_ns
+        self._number, self._snapshot_bytes = snapshot.number, snapshot.size_bytes
+        start = Position(head.segment, head.offset)
+        self._covered = start
+        self._look_back(engine, replayer.numbers, start)
+        self.sessions.restore(head.front, head.seq, head.settled)
+        return start
+
+    def _look_back(self, engine: Engine, numbers: NDArray[np.uint32], end: Position) -> None:
+        """What is before a snapshot is in it, but may come again."""
+        found: list[tuple[Batch | Numbers, memoryview, Position]] = []
+        reader = self.log.reader(START)
+        for record in reader:
+            if record.start >= end:
+                break
+            with contextlib.suppress(RecordError):
+                header, data = decode(record.data)
+                if not isinstance(header, Order):
+                    found.append((header, data, record.start))
+        reader.close()
+        words = {}
+        for header, data, start in reversed(found):
+            if isinstance(header, Batch):
+                words[start] = engine.repeats_of(rows_of(data), sum(header.counts), numbers, header.now_ns)
+            else:
+                numbers = before(header, data, numbers)
+        for header, _, start in found:
+            if isinstance(header, Batch):
+                self._wrote(header, start, words[start])
+
     def _replayed(
         self, header: Batch, data: memoryview, start: Position, engine: Engine, numbers: NDArray[np.uint32]
     ) -> None:
         """Remembers what of a batch may come again, as long as it may: later the numbers in its rows may be others."""
+        self._wrote(header, start, engine.repeats_of(rows_of(data), sum(header.counts), numbers, header.now_ns))
+
+    def _wrote(self, header: Batch, start: Position, words: NDArray[np.uint64]) -> None:
         self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, start)
-        self._words[start] = engine.repeats_of(rows_of(data), sum(header.counts), numbers, header.now_ns)
+        self._words[start] = words
         first = self.sessions.open_from
         while self._words and (first is None or next(iter(self._words)) < first):
             del self._words[next(iter(self._words))]
@@ -141,6 +204,39 @@ class Journal:
     def order(self, now_ns: int, command: ipc.Command) -> None:
         """Writes a command that is about to be carried out. Raises ``AppendError``: nothing is written."""
         self.log.append(encode(Order(now_ns, command)))
+
+    # --- snapshots
+
+    @property
+    def snapshot_due(self) -> bool:
+        """Whether so much was written since the last snapshot that the next one pays."""
+        since = self.log.size_from(self._covered)
+        return since > max(self._options.snapshot_bytes, _SNAPSHOT_FACTOR * self._snapshot_bytes)
+
+    def begin_snapshot(self, now_ns: int) -> Head:
+        """Completes the segment; what is to be saved is the engine as it is now (``once`` is to be filled in)."""
+        self.log.roll()
+        self._number += 1
+        end = self.log.end
+        front, seq, settled = self.sessions.last
+        return Head(SNAPSHOT_FORMAT, end.segment, end.offset, now_ns, front, seq, settled, {})
+
+    def write_snapshot(self, head: Head, tables: Iterator[Table]) -> None:
+        """Writes it. May be called in a forked child. Raises ``SegmentError`` or ``OSError``."""
+        write(self.log.path, self._number, head, tables, self._options.sync)
+
+    def snapshot_written(self, head: Head) -> None:
+        """It is there: lets go what is in it. Raises ``SnapshotError`` if it is not whole, ``SegmentError``."""
+        path = self.log.path / f"snapshot-{self._number:08d}"
+        self._snapshot_bytes = sum(file.stat().st_size for file in path.iterdir())
+        self._covered = Position(head.segment, head.offset)
+        remove_others(self.log.path, self._number)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drops segments that nobody needs. Raises ``SegmentError``."""
+        first = self.sessions.open_from
+        self.log.drop_through(self._covered if first is None else min(self._covered, first))
 
     def close(self) -> None:
         """Makes durable what can be, and gives the directory back."""

@@ -15,7 +15,7 @@ from aggregator.engine.ingest.shorthand import NO_NUMBER
 from aggregator.journal.records import Batch, Numbers, Order
 from m3x.reserve import reserve
 
-__all__ = ["Replay", "carry_out"]
+__all__ = ["Replay", "Replayer", "before", "carry_out", "rows_of"]
 
 
 @dataclass(slots=True)
@@ -77,6 +77,14 @@ class Replayer:
         used = np.flatnonzero(self.numbers).astype(np.uint32)
         rows = self.numbers[used] - np.uint32(1)
         return None if np.array_equal(used, rows) else np.concatenate((used, rows))
+
+
+def before(header: Numbers, data: memoryview, numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """``numbers`` as they were before a ``Numbers`` record."""
+    pairs = np.frombuffer(data, np.uint32, 2 * header.count)
+    found = reserve(NO_NUMBER, np.uint32)
+    found[np.minimum(pairs[: header.count], NO_NUMBER - 1)] = numbers[np.minimum(pairs[header.count :], NO_NUMBER - 1)]
+    return found
 
 
 def rows_of(data: memoryview) -> NDArray[np.uint8]:

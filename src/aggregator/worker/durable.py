@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.journal import REPEATS_NS, Journal, JournalOptions, Replay
+from aggregator.worker.snapshots import Snapshots
 from m3x.clock import monotonic_ns
 from m3x.log import logger
 from m3x.segments import DirectoryLocked, Position, SegmentError
@@ -53,6 +54,8 @@ class Durable:
         self._waiting: deque[tuple[Position, Callable[[], None]]] = deque()
         self._told_ns = 0
         self._forget_ns = 0
+        self._now_ns = 0
+        self._snapshots: Snapshots | None = None
         self._synced = options is not None and options.sync == "always"
 
     @property
@@ -102,6 +105,8 @@ class Durable:
 
         result = journal.replay(self._engine, progress)
         self._journal = journal
+        self._now_ns = result.now_ns
+        self._snapshots = Snapshots(self._engine, journal, lambda: self._now_ns)
         self._forget_ns = result.now_ns + REPEATS_NS
         if result.batches or result.lost or result.unknown:
             _log.info(
@@ -138,6 +143,8 @@ class Durable:
             self._forget_ns = 0
             self._engine.forget_repeats()
 
+        self._now_ns = now_ns
+
         def write() -> None:
             end = journal.batch(batch, now_ns, rows)
             if self._synced and end > journal.log.durable:
@@ -170,6 +177,8 @@ class Durable:
 
     def close(self) -> None:
         """Makes durable what can be."""
+        if self._snapshots is not None:
+            self._snapshots.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -178,6 +187,8 @@ class Durable:
         if self._held is not None and monotonic_ns() >= self._again_ns:
             held, self._held = self._held, None
             self._try(held)
+        if self._snapshots is not None and self._held is None:
+            self._snapshots.step()
         if self._journal is not None:
             durable = self._journal.log.durable
             while self._waiting and self._waiting[0][0] <= durable:

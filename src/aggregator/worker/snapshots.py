@@ -1,0 +1,110 @@
+"""Snapshots by a forked child: the worker goes on, and shares its memory until it changes it.
+
+The child is a copy of this process at one moment, with this one thread. It touches neither sockets nor the log, writes the snapshot, and
+ends without a word to anything else. Its memory is what is changed meanwhile, and pieces of columns.
+"""
+
+import contextlib
+import gc
+import os
+import signal
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from aggregator.engine import Engine
+from aggregator.journal import Journal
+from aggregator.journal.snapshots import Head
+from m3x.clock import monotonic_ns
+from m3x.log import logger
+from m3x.process import die_with_parent
+from m3x.segments import SegmentError
+
+__all__ = ["Snapshots"]
+
+_log = logger(__name__)
+
+_LOOK_NS = 50_000_000
+_AGAIN_NS = 10_000_000_000
+_NICE = 5
+
+
+class Snapshots:
+    """Begins snapshots when they are due, one at a time."""
+
+    def __init__(self, engine: Engine, journal: Journal, now_ns: Callable[[], int]) -> None:
+        """``now_ns``: the newest stamp."""
+        self._engine = engine
+        self._journal = journal
+        self._now_ns = now_ns
+        self._child = 0
+        self._head: Head | None = None
+        self._began_ns = 0
+        self._look_ns = 0
+        self.count = 0
+        self.pause_ns = 0
+        """For how long the worker stood still for the last one."""
+
+    def step(self) -> None:
+        """To be called in every turn."""
+        now = monotonic_ns()
+        if now < self._look_ns:
+            return
+        self._look_ns = now + _LOOK_NS
+        if self._child:
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                self._child = 0
+                self._ended(os.waitstatus_to_exitcode(status))
+        elif self._journal.snapshot_due:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._began_ns = monotonic_ns()
+        try:
+            self._head = head = self._journal.begin_snapshot(self._now_ns())
+            parent = os.getpid()
+            self._child = os.fork()
+        except (OSError, SegmentError) as error:
+            _log.error_limited("no snapshot of the journal could be begun", error=str(error))
+            self._look_ns = monotonic_ns() + _AGAIN_NS
+            return
+        if self._child == 0:
+            _write(self._engine, self._journal, head, parent)
+        self.pause_ns = monotonic_ns() - self._began_ns
+
+    def _ended(self, code: int) -> None:
+        took_s = (monotonic_ns() - self._began_ns) / 1e9
+        assert self._head is not None
+        if code:
+            _log.error_limited("a snapshot of the journal failed; the journal is kept instead", code=code)
+            self._look_ns = monotonic_ns() + _AGAIN_NS
+            return
+        self.count += 1
+        try:
+            self._journal.snapshot_written(self._head)
+        except (OSError, SegmentError) as error:
+            _log.error_limited("what is in a snapshot could not be deleted from the journal", error=str(error))
+        _log.debug("snapshot of the journal", seconds=round(took_s, 2), paused_ms=self.pause_ns // 1_000_000)
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        if self._child:
+            with contextlib.suppress(OSError):
+                os.kill(self._child, signal.SIGKILL)
+                os.waitpid(self._child, 0)
+
+
+def _write(engine: Engine, journal: Journal, head: Head, parent: int) -> NoReturn:
+    """In the child."""
+    code = 1
+    try:
+        gc.disable()
+        die_with_parent(parent)
+        os.nice(_NICE)
+        once, tables = engine.save()
+        journal.write_snapshot(msgspec.structs.replace(head, once=once), tables)
+        code = 0
+    finally:
+        os._exit(code)
