@@ -50,6 +50,7 @@ class Aggregator:
         self._process: Process | None = None
         self._env = dict(env or {})
         sections = {**aggregator_overlay(self.address, listen, metrics, kv), **(overlay or {})}
+        sections["instance"] = {"dataDirectory": str(folder), **sections.get("instance", {})}
         files = overlaid(config, sections, folder / f"{name}-overlay.yml")
         self._command = module_command("aggregator", *files, "--workers", str(workers))
 

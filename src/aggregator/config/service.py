@@ -153,7 +153,7 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     """Sockets and option files of the processes of this instance; empty: a private temporary directory."""
     data_directory: str = ""
     """Where relative paths of the file are taken from, unless ``--data-dir`` is given; empty: the working directory."""
-    journal: bool = False
+    journal: bool = True
     """Whether what is acked survives the death of its process, in ``{dataDirectory}/journal/{instance id}`` (``aggregator.journal``)."""
     journal_sync: Literal["os", "interval", "always"] = "os"
     """What it survives besides: ``os``: nothing; ``interval``: a power cut, but for the last 100 ms; ``always``: any."""

@@ -498,11 +498,14 @@ class Engine:
 
     # --- snapshots
 
-    def save(self) -> tuple[dict[str, int], Iterator[Table]]:
-        """What there is once, by name, and the tables of a snapshot; nothing may be changed before the last one is taken."""
+    def save(self, *, consuming: bool = False) -> tuple[dict[str, int], Iterator[Table]]:
+        """What there is once, by name, and the tables of a snapshot; nothing may be changed before the last one is taken.
+
+        ``consuming``: in a forked child, whose memory is given back table by table.
+        """
         head = self._tables.head
         once = {"call": self._call, "flushes": self._flushes, "topic_shards": self._topic_shards}
-        return once | {name: int(head[name]) for name in _SAVED}, save(self._state())
+        return once | {name: int(head[name]) for name in _SAVED}, save(self._state(), *([release] if consuming else []))
 
     def loader(self, once: dict[str, int], numbers: NDArray[np.uint32]) -> Loader:
         """Takes the tables of a snapshot; ``finish_loading`` is to follow. ``numbers`` as for ``replay``."""

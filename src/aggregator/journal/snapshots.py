@@ -55,8 +55,8 @@ class Piece(_Record, frozen=True, tag="piece"):
     """A piece of a table; behind it the columns, one after the other."""
 
     table: str
-    columns: list[tuple[str, str, int]]
-    """Name, dtype and length."""
+    columns: list[tuple[str, str, int, bool]]
+    """Name, dtype, length, and whether all are the same: then only the first one is there."""
 
 
 class End(_Record, frozen=True, tag="end"):
@@ -84,8 +84,11 @@ def write(folder: Path, number: int, head: Head, tables: Iterator[Table], sync: 
         with SegmentLog(part, sync="os" if sync == "os" else "always", segment_bytes=_SEGMENT_BYTES) as log:
             log.append(_parts(head))
             for table in tables:
-                columns = [(name, column.dtype.str, len(column)) for name, column in table.columns.items()]
-                arrays = [np.ascontiguousarray(column).view(np.uint8) for column in table.columns.values()]
+                columns, arrays = [], []
+                for name, column in table.columns.items():
+                    same = len(column) > 1 and bool((column == column[0]).all())
+                    columns.append((name, column.dtype.str, len(column), same))
+                    arrays.append(np.ascontiguousarray(column[:1] if same else column).view(np.uint8))
                 log.append([*_parts(Piece(table.name, columns)), *arrays])
                 pieces += 1
             log.append(_parts(End(pieces)))
@@ -123,10 +126,10 @@ class Snapshot:
             if not isinstance(header, Piece):
                 continue
             columns, at = {}, 0
-            for name, kind, count in header.columns:
-                dtype = np.dtype(kind)
-                columns[name] = np.frombuffer(data, dtype, count, at).copy()
-                at += count * dtype.itemsize
+            for name, kind, count, same in header.columns:
+                found = np.frombuffer(data, np.dtype(kind), 1 if same else count, at)
+                columns[name] = np.full(count, found[0]) if same else found.copy()
+                at += found.nbytes
             yield Table(header.table, columns)
 
     def set_aside(self) -> str:

@@ -27,7 +27,6 @@ _log = logger(__name__)
 
 _LOOK_NS = 50_000_000
 _AGAIN_NS = 10_000_000_000
-_NICE = 5
 
 
 class Snapshots:
@@ -102,8 +101,7 @@ def _write(engine: Engine, journal: Journal, head: Head, parent: int) -> NoRetur
     try:
         gc.disable()
         die_with_parent(parent)
-        os.nice(_NICE)
-        once, tables = engine.save()
+        once, tables = engine.save(consuming=True)
         journal.write_snapshot(msgspec.structs.replace(head, once=once), tables)
         code = 0
     finally:

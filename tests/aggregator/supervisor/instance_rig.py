@@ -136,7 +136,7 @@ class Rig:
             workers=workers,
             overlay={
                 "aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator},
-                "instance": {"journal": False, **(instance or {})},
+                "instance": instance or {},
             },
         )
         self.http.base_url = self.instance.http

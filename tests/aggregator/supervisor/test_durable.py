@@ -51,9 +51,7 @@ async def load(rig: Rig, sent: Counter[str], stop: asyncio.Event) -> None:
 
 @pytest.mark.parametrize("victim", ["worker", "front", "all", "SIGTERM"])
 async def test_nothing_acked_is_lost_and_nothing_doubled(rig: Rig, victim: str) -> None:
-    await rig.start(
-        instance={"journal": True, "dataDirectory": str(rig.folder)}, bufferDurationForPastTimedMetric="20s"
-    )
+    await rig.start(bufferDurationForPastTimedMetric="20s")
     await rig.until_ready()
     assert rig.instance is not None
     logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
 """Reads the state of an engine as columns. Nothing is changed, and no more than a piece of a table is in memory at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,8 @@ from m3x.reserve import reserve
 
 __all__ = ["save"]
 
-PIECE = 1 << 16
-"""Rows of a piece."""
+PIECE = 1 << 13
+"""Rows of a piece: what is worked on stays in a near cache."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -37,8 +37,11 @@ class _Window(NamedTuple):
     number: int
 
 
-def save(state: State) -> Iterator[Table]:
-    """The tables, in the order of the package's docstring."""
+def save(state: State, over: Callable[[NDArray[Any], int, int], None] = lambda *_: None) -> Iterator[Table]:
+    """The tables, in the order of the package's docstring.
+
+    ``over`` is told of rows of a reserved table that are not looked at any more: a child gives its share of their memory back.
+    """
     tables = state.tables
     buckets = int(tables.head["buckets"])
     yield Table("lists", _lists(state, buckets))
@@ -61,7 +64,9 @@ def save(state: State) -> Iterator[Table]:
     yield Table("specs", _specs(state, specs))
     yield Table("annotations", _annotations(state))
     for first in range(0, len(entries), PIECE):
-        yield Table("entries", _entries(state, entries[first : first + PIECE], used, owners, positions))
+        piece = entries[first : first + PIECE]
+        yield Table("entries", _entries(state, piece, used, owners, positions))
+        over(tables.entries, int(piece[0]), int(piece[-1]) + 1)
     known: list[_Elements] = []
     number = 0
     for bucket, slots in enumerate(own):
@@ -73,7 +78,7 @@ def save(state: State) -> Iterator[Table]:
         number += len(slots)
     windows = _windows(state, buckets)
     yield Table("windows", _window_columns(state, windows))
-    yield from _all_records(state, windows, known)
+    yield from _all_records(state, windows, known, over)
 
 
 def _lists(state: State, buckets: int) -> Columns:
@@ -252,7 +257,9 @@ def _window_columns(state: State, windows: list[_Window]) -> Columns:
     }
 
 
-def _all_records(state: State, windows: list[_Window], known: list[_Elements]) -> Iterator[Table]:
+def _all_records(
+    state: State, windows: list[_Window], known: list[_Elements], over: Callable[[NDArray[Any], int, int], None]
+) -> Iterator[Table]:
     """Records, the states and samples that go with them; then sources and versions."""
     done = 0
     for window in windows:
@@ -275,6 +282,9 @@ def _all_records(state: State, windows: list[_Window], known: list[_Elements]) -
             if samples is not None and columns["samples"].any():
                 yield Table("samples", {"numbers": samples.values[samples.starts[at[0]] : samples.starts[at[-1] + 1]]})
             done += n
+            if not state.tables.buckets[window.bucket]["stateful"]:
+                for page in np.unique(rows >> layout.PAGE_BITS).tolist()[:-1]:
+                    over(state.tables.records, page << layout.PAGE_BITS, (page + 1) << layout.PAGE_BITS)
     for window in windows:
         yield from _sources(state, window, known[window.bucket])
         yield from _versions(state, window, known[window.bucket])
@@ -285,10 +295,10 @@ def _record_columns(
 ) -> Columns:
     tables = state.tables
     found = tables.records[rows]
-    specs = tables.specs[tables.elements_of(window.bucket)["spec"][slots]]
-    timers = specs["metric_type"] == MetricType.TIMER
+    specs = tables.elements_of(window.bucket)["spec"][slots]
+    timers = tables.specs["metric_type"][specs] == MetricType.TIMER
     last = found["last"].view(np.int64).copy()
-    logged = timers & (specs["flags"] & layout.SPEC_LOG != 0)
+    logged = timers & (tables.specs["flags"][specs] & layout.SPEC_LOG != 0)
     return {
         "window": np.full(len(rows), window.number, np.uint32),
         "element": of.astype(np.uint32),
@@ -306,17 +316,20 @@ def _record_columns(
     }
 
 
-def words_of(specs: Any) -> NDArray[np.int64]:
-    """How many numbers the state of elements of these specs (SPEC) has."""
-    outputs, adds = specs["outputs"].astype(np.int64), specs["adds"].astype(np.int64)
-    return np.where(specs["width"] > 1, outputs + np.maximum(outputs, adds), 0)
+def _words_of(state: State, specs: NDArray[Any]) -> NDArray[np.int64]:
+    """How many numbers the state of elements of these specs has."""
+    rows = state.tables.specs
+    outputs, adds = rows["outputs"][specs].astype(np.int64), rows["adds"][specs].astype(np.int64)
+    return np.where(rows["width"][specs] > 1, outputs + np.maximum(outputs, adds), 0)
 
 
 def _states(
     state: State, window: _Window, rows: NDArray[np.int64], slots: NDArray[np.int64], done: int
 ) -> Iterator[Table]:
     tables = state.tables
-    counts = words_of(tables.specs[tables.elements_of(window.bucket)["spec"][slots]])
+    if not tables.buckets[window.bucket]["stateful"]:
+        return
+    counts = _words_of(state, tables.elements_of(window.bucket)["spec"][slots])
     chosen = np.flatnonzero(counts)
     if not len(chosen):
         return
