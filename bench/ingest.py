@@ -58,6 +58,9 @@ def arguments(command: str, values: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rate", type=float, default=0.0, help="messages a second; steady: default one per series and window"
     )
+    parser.add_argument(
+        "--journal", choices=("on", "off"), default="on", help="whether workers journal what they apply"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     options = parser.parse_args(values)
     resolution = options.resolution.removesuffix("s")
@@ -75,7 +78,8 @@ def run(command: str, values: list[str]) -> int:
     rate = options.rate or (options.series / resolution_s if command == "steady" else 0.0)
     sink = SinkProcess()
     try:
-        with Aggregator(options.workers, sink.address) as aggregator:
+        overlay = {"instance": {"journal": options.journal == "on"}}
+        with Aggregator(options.workers, sink.address, overlay) as aggregator:
             load = [
                 sys.executable, "-m", "bench.load", "--target", aggregator.address, "--kind", options.kind, "--series", str(options.series),
                 "--seconds", str(options.seconds), "--connections", str(options.connections), "--resolution", str(resolution_s),
@@ -89,6 +93,7 @@ def run(command: str, values: list[str]) -> int:
                 before, memory_before = aggregator.cpu(), aggregator.memory_mib()
                 line = process.stdout.readline()
                 after, memory_loaded = aggregator.cpu(), aggregator.memory_mib()
+                journal_bytes = aggregator.written_bytes()
                 errors = process.stderr.read()
             if not line:
                 print(f"the load generator failed: {errors}", file=sys.stderr)
@@ -98,6 +103,7 @@ def run(command: str, values: list[str]) -> int:
             end, memory_end = aggregator.cpu(), aggregator.memory_mib()
     finally:
         sink.close()
+    result["journal_bytes"] = journal_bytes
     return _report(command, options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
 
 
@@ -133,6 +139,7 @@ def _report(
         "messages_per_second": round(messages / result["seconds"]),
         "messages_per_cpu_second": round(messages / total) if total else 0,
         "us_per_message": round(total / messages * 1e6, 3),
+        "journal": options.journal, "journal_bytes_per_message": round(result["journal_bytes"] / messages, 1),
         "values_per_cpu_second": round(samples / total) if total else 0,
         "cpu_seconds": {name: round(value, 2) for name, value in spent.items()},
         "flushed_values": flushed["messages"], "flushed_sum_equals_sent": sums_right if options.kind == "counter" else None,
@@ -159,6 +166,7 @@ def _print(command: str, f: dict[str, Any]) -> None:
         f"  {f['messages_per_cpu_second'] / 1e3:.0f} k messages per server CPU second = {f['us_per_message']} us a message "
         f"({', '.join(f'{name} {value} s' for name, value in f['cpu_seconds'].items())})"
     )
+    print(f"  journal {f['journal']}: {f['journal_bytes_per_message']} bytes written a message, snapshots included")
     if f["kind"] == "timer":
         print(f"  {f['values_per_cpu_second'] / 1e6:.2f} M timer values per server CPU second")
     print(f"  flushed {f['flushed_values']} values; {f['us_per_message_all_in']} us a message with flush and forward")

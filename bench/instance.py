@@ -11,7 +11,7 @@ from lab.cluster import member, write_cluster
 from lab.kv import kv_of
 from lab.waiting import wait_until
 
-from m3x.process import cpu_seconds, resident_bytes
+from m3x.process import cpu_seconds, resident_bytes, written_bytes
 
 NUM_SHARDS = 64
 _NAME = "m3aggregator-local"
@@ -47,6 +47,10 @@ class Aggregator(instances.Aggregator):
     def cpu(self) -> dict[str, float]:
         """CPU seconds so far, by process."""
         return {name: cpu_seconds(pid) for name, pid in self.roles().items()}
+
+    def written_bytes(self) -> int:
+        """Bytes that its workers and their snapshots have written to files so far."""
+        return sum(written_bytes(pid) for name, pid in self.roles().items() if name.startswith("worker"))
 
     def memory_mib(self) -> dict[str, float]:
         """Resident MiB by process."""

@@ -7,6 +7,7 @@
 | ``supervisor`` | the parent process: open ``supervisor/serving.py`` to see how everything is wired |
 | ``front`` | port 6000, in a process of its own |
 | ``worker``, ``engine`` | the worker processes and what they do with samples |
+| ``journal`` | what a worker applied, on disk: its successor goes on where it ended |
 | ``http`` | port 6001 |
 | ``ipc`` | what these processes say to each other |
 | ``lists`` | what is flushed together: the word of all of them |

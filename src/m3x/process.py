@@ -109,6 +109,16 @@ def proportional_bytes(pid: int | str = "self") -> int:
         return 0
 
 
+def written_bytes(pid: int | str = "self") -> int:
+    """Bytes that a process and its ended children have written; 0 if it is gone, or does not let itself be asked."""
+    try:
+        with open(f"/proc/{pid}/io") as figures:
+            found = dict(line.split(": ") for line in figures)
+    except OSError:
+        return 0
+    return int(found["wchar"])
+
+
 def cpu_seconds(pid: int | str = "self") -> float:
     """User plus system time of a process so far; 0 if it is gone."""
     try:

@@ -2,8 +2,8 @@
 
 Open ``engine`` first (the class), then ``tables`` (what its state looks like), ``ingest`` (what happens to a sample) and ``flush`` (what
 happens to a window). Both stand on ``windows`` (what an aggregation type is: ``windows/values``) and ``state``. ``reasons`` names why
-metrics are refused and what is counted, ``options`` is what it has to be told, ``passthrough`` keeps what needs no aggregation, ``warm``
-compiles. May import ``aggregator.ipc``, ``m3metrics``, ``m3msg`` and ``m3x``.
+metrics are refused and what is counted, ``options`` is what it has to be told, ``passthrough`` keeps what needs no aggregation,
+``snapshot`` saves and loads the state, ``warm`` compiles. May import ``aggregator.ipc``, ``m3metrics``, ``m3msg`` and ``m3x``.
 """
 
 from aggregator.engine.engine import Engine, IngestResult

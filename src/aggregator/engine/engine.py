@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -242,7 +243,7 @@ class Engine:
     def replay(self, rows: NDArray[np.uint8], numbers: NDArray[np.uint32], now_ns: int) -> Replayed:
         """Applies what ``ingest`` has written, as it was applied then; ``numbers``: entry rows + 1 by number, 0: not known (yet).
 
-        ``rows`` must be writeable, and not longer than a batch (2**32 bytes).
+        ``rows`` must be writeable.
         """
         self._progress = np.zeros(1, layout.PROGRESS)
         self._progress["call"] = self._next_call()
@@ -256,9 +257,7 @@ class Engine:
             self._help(code, rows, now_ns)
             if hint["entry"] >= 0 and hint["number"] < len(numbers):
                 numbers[int(hint["number"])] = (int(hint["entry"]) >> 1) + 1
-        self._collect_errors()
-        self.recent_errors.clear()
-        return Replayed(int(self._progress["acks"][0]), whole=int(self._progress["segment"][0]) == 0)
+        return Replayed(int(self._progress["acks"][0]), whole=not self._progress["segment"][0])
 
     def repeats_of(
         self, rows: NDArray[np.uint8], count: int, numbers: NDArray[np.uint32], now_ns: int
@@ -356,6 +355,14 @@ class Engine:
                 table[:, gone] = 0
             shards[gone]["first_insert"] = 0
         self._release_all()
+
+    def add_shards(self, command: ipc.Shards, now_ns: int) -> None:
+        """``set_shards``, but what is here of other shards stays; samples of them are not accepted."""
+        named = [shard.id for shard in command.owned]
+        rest = [s for s in self._owned.tolist() if s not in set(named) and s < command.num_shards]
+        others = [ipc.OwnedShard(shard, 0, layout.MAX_INT64) for shard in rest]
+        self.set_shards(msgspec.structs.replace(command, owned=[*command.owned, *others]), now_ns)
+        self._tables.shards["owned"][rest] = 0
 
     def _drop_tombstoned(self) -> None:
         """Elements that wait to be collected emit nothing more, either, where their shard is gone."""
@@ -518,7 +525,7 @@ class Engine:
 
     def finish_loading(self) -> None:
         """All tables are taken."""
-        self._owned = np.flatnonzero(self._tables.shards["owned"])
+        self._owned = np.union1d(self._owned, np.flatnonzero(self._tables.shards["owned"]))
 
     def _state(self) -> State:
         return State(self._tables, self._t, self._metadata, self._committed, self._owned, self._grow_index)

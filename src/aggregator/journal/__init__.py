@@ -1,7 +1,8 @@
 """Durable workers: what a worker applied is on disk before its ack leaves, and a successor goes on where it ended.
 
 Open ``journal`` first (``Journal``: open, replay, append), then ``records`` (what is written), ``replaying`` (how it is applied again),
-``sessions`` (which front sent what, and what may come again). On ``m3x.segments``; imports ``aggregator.ipc`` and ``aggregator.engine``.
+``sessions`` (which front sent what, and what may come again), ``snapshots`` (what the engine was at some place). On ``m3x.segments``;
+imports ``aggregator.ipc`` and ``aggregator.engine``.
 
 What determines the state of a worker
 -------------------------------------

@@ -38,6 +38,8 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
     segment_bytes: int = 32 << 20
     snapshot_bytes: int = 64 << 20
     """So much is written before there is a snapshot, and ``_SNAPSHOT_FACTOR`` times the size of the last one."""
+    sources: tuple[str, ...] = ()
+    """Journals of workers that had other shards: as long as there is no snapshot here, what is in them is taken over."""
     shards: ipc.Shards
     """Those of the worker, for a journal that has lost its beginning."""
 
@@ -74,7 +76,21 @@ class Journal:
         replayer = Replayer(engine)
         engine.begin_replay()
         engine.set_shards(self._options.shards, 0)
+        if self._options.sources and newest(self.log.path)[0] is None:
+            engine.set_shards(msgspec.structs.replace(self._options.shards, owned=[]), 0)
+            self._take_over(engine, replayer.result, progress)
         start = self._load(engine, replayer)
+        self._replay(replayer, start, progress)
+        for words in self._words.values():
+            engine.expect_repeats(words)
+        self._words.clear()
+        self._own = self.log.end
+        engine.end_replay()
+        if (pairs := replayer.renumbered()) is not None:
+            self.log.append(encode(Numbers(len(pairs) // 2), pairs))
+        return replayer.result
+
+    def _replay(self, replayer: Replayer, start: Position, progress: Callable[[int, int], None]) -> None:
         total = self.log.size_from(start)
         told = 0
         damages = len(self.log.damage)
@@ -92,23 +108,43 @@ class Journal:
                 continue
             replayer.apply(header, data)
             if isinstance(header, Batch):
-                self._replayed(header, data, record.start, engine, replayer.numbers)
+                self._replayed(header, data, record.start, replayer.engine, replayer.numbers)
             done = total - self.log.size_from(record.end)
             if done - told >= _EVERY_BYTES:
                 told = done
                 progress(done, total)
         reader.close()
-        for words in self._words.values():
-            engine.expect_repeats(words)
-        self._words.clear()
-        self._own = self.log.end
-        engine.end_replay()
-        if (pairs := replayer.renumbered()) is not None:
-            self.log.append(encode(Numbers(len(pairs) // 2), pairs))
-        return replayer.result
+
+    def _take_over(self, engine: Engine, result: Replay, progress: Callable[[int, int], None]) -> None:
+        """Replays the journals of other workers one after the other, keeps the own shards, and saves what that makes.
+
+        Raises ``SegmentError`` where one cannot be opened: nothing is saved then.
+        """
+        for source in self._options.sources:
+            if not Path(source).exists():
+                continue
+            other = Journal(msgspec.structs.replace(self._options, path=source, sources=()))
+            try:
+                replayer = Replayer(engine, result, among_others=True)
+                other._replay(replayer, other._load(engine, replayer), progress)
+                for words in other._words.values():
+                    engine.expect_repeats(words)
+            finally:
+                other.close()
+            engine.add_shards(msgspec.structs.replace(self._options.shards, owned=[]), result.now_ns)
+        engine.set_shards(self._options.shards, result.now_ns)
+        # What some worker lacks another one has; what none has shows in no other way.
+        result.lost = 0
+        head = self.begin_snapshot(result.now_ns)
+        once, tables = engine.save()
+        self.write_snapshot(msgspec.structs.replace(head, once=once), tables)
 
     def _load(self, engine: Engine, replayer: Replayer) -> Position:
         """Loads the newest snapshot; returns where to go on."""
+        if self._options.sources and self._number:
+            # It was made a moment ago, of what the engine is.
+            self._covered = self.log.end
+            return self.log.end
         snapshot, problems = newest(self.log.path)
         for problem in problems:
             log.error("a snapshot of the journal is left out", problem=problem)
@@ -119,6 +155,8 @@ class Journal:
         loader = engine.loader(head.once, replayer.numbers)
         try:
             for table in snapshot.tables():
+                if table.name == "shards":
+                    replayer.loaded(table.columns["id"].tolist())
                 loader.take(table)
         except ValueError as error:
             aside = snapshot.set_aside()

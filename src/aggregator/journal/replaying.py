@@ -6,6 +6,7 @@ What flushes put out is thrown away: what of it has to come out once more, the s
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,11 +36,18 @@ class Replay:
 class Replayer:
     """Applies records to an engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, result: Replay | None = None, *, among_others: bool = False) -> None:
+        """``result``: goes on counting there. ``among_others``: what the engine has of other shards stays."""
+        self.engine = engine
+        self._among_others = among_others
+        self._there: list[int] = []
         self.numbers: NDArray[np.uint32] = reserve(NO_NUMBER, np.uint32)
         """Entry rows + 1 by number."""
-        self.result = Replay()
+        self.result = Replay() if result is None else result
+
+    def loaded(self, owned: list[int]) -> None:
+        """A snapshot with these shards was loaded."""
+        self._there = owned
 
     def forget_numbers(self) -> None:
         """Records are missing: a number may stand for another series from here on."""
@@ -52,14 +60,33 @@ class Replayer:
                 self._batch(header, data)
             case Order():
                 self.result.now_ns = max(self.result.now_ns, header.now_ns)
-                carry_out(self._engine, header.command, header.now_ns)
+                if self._among_others:
+                    self._carry_out_there(header.command, header.now_ns)
+                else:
+                    carry_out(self.engine, header.command, header.now_ns)
             case Numbers():
                 self._renumber(header, data)
+
+    def _carry_out_there(self, command: ipc.Command, now_ns: int) -> None:
+        """The command of a worker whose shards are some of those in the engine."""
+        match command:
+            case ipc.Shards():
+                self._there = [shard.id for shard in command.owned]
+                self.engine.add_shards(command, now_ns)
+                return
+            case ipc.Flush():
+                named = {shard for bounds in command.bounds for shard in bounds.shards}
+                rest = [shard for shard in self._there if shard not in named]
+                bounds = [b if b.shards else msgspec.structs.replace(b, shards=rest) for b in command.bounds]
+                command = msgspec.structs.replace(command, bounds=[b for b in bounds if b.shards])
+            case ipc.Commit() if not command.shards:
+                command = msgspec.structs.replace(command, shards=self._there)
+        carry_out(self.engine, command, now_ns)
 
     def _batch(self, header: Batch, data: memoryview) -> None:
         result = self.result
         result.now_ns = max(result.now_ns, header.now_ns)
-        replayed = self._engine.replay(rows_of(data), self.numbers, header.now_ns)
+        replayed = self.engine.replay(rows_of(data), self.numbers, header.now_ns)
         result.batches += 1
         result.samples += sum(header.counts)
         result.lost += replayed.lost

@@ -20,7 +20,6 @@ from aggregator import ipc
 from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, retained_bytes
 from aggregator.front.figures import OPEN_CONNECTIONS
 from aggregator.front.options import FrontOptions
-from aggregator.journal import JournalOptions
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
@@ -31,6 +30,7 @@ from aggregator.supervisor.output.sinks import Sinks
 from aggregator.supervisor.placement import View, assign
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.processes.fleet import Fleet, Routing
+from aggregator.supervisor.processes.journals import Journals
 from aggregator.supervisor.set_up import try_endpoint
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.worker.options import WorkerOptions
@@ -79,8 +79,6 @@ class Serving:
         self._keys = keys
         self._store = store
         self._run_dir = run_dir
-        self._journal = journal
-        """The folder of the workers' journals; None: there are none."""
         self.replaying: dict[int, ipc.Replaying] = {}
         """Workers that are not up yet, and how far they are."""
         self._registry = registry
@@ -107,7 +105,10 @@ class Serving:
             local=self._endpoints, unroutable=self._unroutable,
         )  # fmt: skip
         workers = max(min(workers, len(seen.owned)), 1)
-        self.routing = _routing(seen, topic_shards, workers, {})
+        self._journals = None if journal is None else Journals(journal, config.instance.journal_sync, workers)
+        """None: workers have no journals."""
+        self.routing = _routing(seen, topic_shards, workers, {} if self._journals is None else self._journals.owners)
+        self._keep_routing()
         self.fleet = Fleet(
             zygote=zygote,
             listener=listener,
@@ -183,18 +184,13 @@ class Serving:
                 replica_factor=placement.replica_factor,
                 workers=len(self.fleet.workers),
             ),
-            journal=self._journal_options(worker),
+            journal=None if self._journals is None else self._journals.options(worker, self.routing.shards(worker)),
             log_level=self.config.logging.level,
         )
 
-    def _journal_options(self, worker: int) -> JournalOptions | None:
-        if self._journal is None:
-            return None
-        return JournalOptions(
-            path=str(self._journal / f"worker-{worker}"),
-            sync=self.config.instance.journal_sync,
-            shards=self.routing.shards(worker),
-        )
+    def _keep_routing(self) -> None:
+        if self._journals is not None:
+            self._journals.assign(self.routing.owners)
 
     # --- what the KV says
 
@@ -202,6 +198,7 @@ class Serving:
         """The placement or the output topic changed; ``topic_shards``: shards of the latter."""
         self.view = seen
         self.routing = _routing(seen, topic_shards, len(self.fleet.workers), self.routing.owners)
+        self._keep_routing()
         for worker in range(len(self.fleet.workers)):
             self.flushing.assign(worker, self.routing.of(worker))
         self.fleet.reroute(self.routing)
@@ -228,7 +225,7 @@ class Serving:
         """``FleetOwner``."""
         self.flushing.worker_down(worker)
         self.replaying.pop(worker, None)
-        if self._journal is None:
+        if self._journals is None:
             self.completeness.missed()
         self.worker_stats.pop(worker, None)
         self._registry.forget(f"worker {worker}")
@@ -301,8 +298,10 @@ class Serving:
             f"worker {worker} runs without a journal: {message.journal}" if message.journal else None,
             serious=False,
         )
-        if self._journal is None or message.journal or message.lost:
+        if self._journals is None or message.journal or message.lost:
             self.completeness.missed()
+        if self._journals is not None and not message.journal:
+            self._journals.ready(worker)
         self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
         self._wake.set()
 

@@ -1,6 +1,7 @@
 """The journal of a worker without processes: killed at any byte, it goes on as if nothing had been."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush_both, options
 from tests.aggregator.engine.engine_frames import frame
+from tests.aggregator.engine.reference_engine import bits
 from tests.aggregator.engine.test_engine import alike, random_metric, random_stages
 from tests.aggregator.engine.test_shorthand import close_all, command_of
 
@@ -17,6 +19,9 @@ from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.journal import Journal, JournalOptions, carry_out
 from m3metrics import codec
+from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
+from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
+from m3metrics.policy import StoragePolicy
 from m3x.segments.directory import segment_name, segment_numbers
 
 OPTIONS = options()
@@ -27,7 +32,7 @@ class Core:
     """A worker: engine and journal. ``kill`` ends it, ``start`` begins its successor."""
 
     def __init__(self, folder: Path, **journal: Any) -> None:
-        self.options = JournalOptions(path=str(folder), shards=SHARDS, segment_bytes=3000, **journal)
+        self.options = JournalOptions(path=str(folder), segment_bytes=3000, **({"shards": SHARDS} | journal))
         self.start()
 
     def start(self) -> None:
@@ -170,4 +175,207 @@ def test_what_was_not_settled_may_come_again(tmp_path_factory: Any, seed: int) -
         sent.clear()
     for command in close_all(now):
         same(plain, core.engine, command, now)
+    core.journal.close()
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 2**32))
+def test_other_workers_take_over(tmp_path_factory: Any, seed: int) -> None:
+    """Shards that were on two workers, on one or on three: whatever was open comes out as if nothing had been."""
+    r = random.Random(seed)
+    folder = tmp_path_factory.mktemp("journal")
+    parts = [all_shards()[:2], all_shards()[2:]]
+    old = [Core(folder / f"old-{k}", shards=ipc.Shards(4, 16, own)) for k, own in enumerate(parts)]
+    plain = engine_of(OPTIONS)
+    for core, own in zip(old, parts, strict=True):
+        core.order(ipc.Shards(4, 16, own), NOW)
+    pool = [random_stages(r, NOW, True) for _ in range(5)]
+    now = NOW
+    for seq in range(30):
+        now += r.choice([1, SECOND // 3, SECOND, 4 * SECOND])
+        if r.random() < 0.7:
+            batch, payload = batch_of(r, pool, now, seq)
+            plain.ingest(np.frombuffer(payload, np.uint8), np.array(batch.sizes, np.int64), now)
+            for core in old:
+                assert core.batch(batch, payload)
+        else:
+            command = command_of(r, now, OPTIONS)
+            carry_out(plain, command, now)
+            for core in old:
+                core.order(command, now)
+        if r.random() < 0.1:
+            r.choice(old).snapshot(now)
+    for core in old:
+        core.kill()
+    sources = tuple(str(folder / f"old-{k}") for k in range(2))
+    shards = all_shards()
+    layout = r.choice([[shards], [shards[:1], shards[1:3], shards[3:]]])
+    new = [Core(folder / f"new-{k}", shards=ipc.Shards(4, 16, own), sources=sources) for k, own in enumerate(layout)]
+    for core in new:
+        core.kill()
+        core.start()
+    for command in close_all(now):
+        out, sent = flush_both(plain, command, now)
+        found: list[Any] = []
+        forwarded: list[bytes] = []
+        for core in new:
+            more, others = flush_both(core.engine, command, now)
+            found += more
+            forwarded += others
+        assert sorted(out) == sorted(found)
+        assert sorted(map(alike, sent)) == sorted(map(alike, forwarded))
+    for core in new:
+        core.journal.close()
+
+
+def gauges(now: int, values: dict[bytes, float], first_id: int = 1) -> bytes:
+    metrics = (codec.GaugeWithMetadatas(id=i, value=v, metadatas=DEFAULT_STAGED_METADATAS) for i, v in values.items())
+    return b"".join(frame(codec.encode_metric(m), ident=first_id + k) for k, m in enumerate(metrics))
+
+
+def put(core: Core, seq: int, now: int, values: dict[bytes, float]) -> None:
+    payload = gauges(now, values, first_id=100 * seq)
+    core.batch(ipc.Batch(seq, now, [1], [len(payload)], [len(values)], front=7), payload)
+
+
+def test_damage_in_the_middle_gives_no_value_to_a_wrong_series(tmp_path: Path) -> None:
+    core = Core(tmp_path, snapshot_bytes=1 << 30)
+    put(core, 0, NOW, {b"a": 1.0})
+    before = core.journal.log.end
+    put(core, 1, NOW, {b"b": 2.0})
+    put(core, 2, NOW + 1, {b"a": 3.0, b"b": 4.0})
+    put(core, 3, NOW + 2, {b"c": 5.0})
+    put(core, 4, NOW + 3, {b"c": 6.0})
+    core.kill()
+    path = tmp_path / segment_name(before.segment)
+    data = bytearray(path.read_bytes())
+    data[before.offset + 40] ^= 0x10
+    path.write_bytes(data)
+    core.start()
+    assert core.result.lost == 2
+    out, _ = flush_both(core.engine, close_all(NOW)[0], NOW)
+    assert {entry[0]: entry[3] for entry in out} == {b"a": bits(1.0), b"c": bits(6.0)}
+    put(core, 5, NOW + 20 * SECOND, {b"a": 7.0, b"b": 8.0})
+    core.kill()
+    core.start()
+    core.journal.close()
+
+
+def test_a_damaged_snapshot_is_set_aside(tmp_path: Path) -> None:
+    core = Core(tmp_path)
+    put(core, 0, NOW, {b"a": 1.0})
+    core.snapshot(NOW)
+    put(core, 1, NOW + 1, {b"a": 3.0, b"b": 4.0})
+    core.kill()
+    (file,) = (tmp_path / "snapshot-00000001").glob("*.segment")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    core.start()
+    assert core.result.unknown == 1
+    out, _ = flush_both(core.engine, close_all(NOW)[0], NOW)
+    assert {entry[0] for entry in out} <= {b"a", b"b"}
+    assert [path.name for path in tmp_path.glob("*.damaged")] == ["snapshot-00000001.damaged"]
+    core.snapshot(NOW)
+    core.kill()
+    core.start()
+    assert (core.result.lost, core.result.unknown) == (0, 0)
+    core.journal.close()
+
+
+def test_segments_go_when_a_snapshot_has_them_and_nothing_in_them_may_come_again(tmp_path: Path) -> None:
+    core = Core(tmp_path, snapshot_bytes=2000)
+    for seq in range(40):
+        payload = gauges(NOW, {b"series-%d" % k: 1.0 for k in range(20)}, first_id=100 * seq)
+        batch = ipc.Batch(seq, NOW + seq, [1], [len(payload)], [20], front=7, settled=-1 if seq < 30 else seq - 2)
+        core.batch(batch, payload)
+    assert core.journal.snapshot_due
+    core.snapshot(NOW)
+    assert not core.journal.snapshot_due
+    assert core.journal.log.size_bytes < 2500
+    core.kill()
+    core.start()
+    assert core.journal.sessions.has(7, 39)
+    assert core.engine.stats()[1]["engine.entries"] == 20
+    core.journal.close()
+
+
+def test_a_directory_of_the_first_format(tmp_path: Path) -> None:
+    """``format-1`` was written by ``write_format`` when the format was new; every release goes on from it."""
+    folder = tmp_path / "journal"
+    shutil.copytree(Path(__file__).with_name("format-1"), folder)
+    core = Core(folder)
+    assert (core.result.lost, core.result.unknown) == (0, 0)
+    assert core.result.samples == 3
+    out, sent = flush_both(core.engine, close_all(NOW + 60 * SECOND)[0], NOW + 60 * SECOND)
+    found = {(name.decode(), (at - NOW) // SECOND): value for name, at, _, value, _, _ in out}
+    timers = {key for key in found if key[0].startswith("t.")}
+    assert {key: found[key] for key in found.keys() - timers} == {key: bits(value) for key, value in FORMAT_1.items()}
+    assert found["t.p99", 10] == bits(2.0)
+    assert len(timers) > 5
+    assert len(sent) == 1
+    core.journal.close()
+
+
+FORMAT_1 = {
+    ("first", 10): 1.5,
+    ("first", 20): 3.0,
+    ("second", 20): 4.0,
+    ("stats.counts.hitssum", 10): 10.0,
+    ("rate", 20): 2.0,
+}
+"""Series and seconds since ``NOW`` → value."""
+
+
+def write_format(folder: Path) -> None:
+    """What ``format-1`` holds: a snapshot, and a journal behind it, of every kind of record and of state."""
+    core = Core(folder)
+    policy = StoragePolicy.parse("10s:2d")
+    plain = (StagedMetadata(pipelines=(PipelineMetadata(storage_policies=(policy,)),)),)
+    rated = (
+        StagedMetadata(
+            pipelines=(
+                PipelineMetadata(
+                    storage_policies=(policy,), pipeline=(TransformationOp(TransformationType.PER_SECOND),)
+                ),
+            )
+        ),
+    )
+    rolled = (
+        StagedMetadata(
+            pipelines=(
+                PipelineMetadata(
+                    aggregation_id=1 << 6, storage_policies=(policy,), pipeline=(RollupOp(b"rolled", 1 << 6),)
+                ),
+            )
+        ),
+    )
+    seq = 0
+
+    def send(now: int, *metrics: Any) -> None:
+        nonlocal seq
+        payload = b"".join(frame(codec.encode_metric(m), ident=100 * seq + k) for k, m in enumerate(metrics))
+        core.batch(ipc.Batch(seq, now, [1], [len(payload)], [len(metrics)], front=7, settled=seq - 1), payload)
+        seq += 1
+
+    core.order(SHARDS, NOW)
+    core.order(ipc.RuntimeOptions(1000, 1000), NOW)
+    send(
+        NOW,
+        codec.GaugeWithMetadatas(id=b"first", value=1.5, metadatas=plain, annotation=b"note"),
+        codec.CounterWithMetadatas(id=b"hits", value=3, metadatas=plain),
+        codec.GaugeWithMetadatas(id=b"rate", value=20.0, metadatas=rated),
+        codec.GaugeWithMetadatas(id=b"source", value=5.0, metadatas=rolled),
+        codec.BatchTimerWithMetadatas(id=b"t", values=(1.0, 2.0), metadatas=plain),
+    )
+    send(NOW + 1, codec.CounterWithMetadatas(id=b"hits", value=7, metadatas=plain))
+    core.snapshot(NOW)
+    later = NOW + 10 * SECOND
+    send(
+        later,
+        codec.GaugeWithMetadatas(id=b"first", value=3.0, metadatas=plain, annotation=b"note"),
+        codec.GaugeWithMetadatas(id=b"second", value=4.0, metadatas=plain),
+        codec.GaugeWithMetadatas(id=b"rate", value=40.0, metadatas=rated),
+    )
+    core.order(ipc.Expire(), later)
     core.journal.close()
