@@ -1,0 +1,143 @@
+"""Writing before answering: what waits, and for what."""
+
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lab.waiting import wait_until
+from tests.aggregator.engine.engine_calls import NOW, all_shards, engine_of, options
+from tests.aggregator.engine.engine_frames import frame
+
+from aggregator import ipc
+from aggregator.journal import JournalOptions
+from aggregator.worker.durable import Durable, Stopped
+from m3metrics import codec
+from m3metrics.metadata import DEFAULT_STAGED_METADATAS
+from m3x.segments import AppendError, SegmentLog
+
+SHARDS = ipc.Shards(4, 16, all_shards())
+
+
+class Bench:
+    def __init__(self, folder: Path, **journal: Any) -> None:
+        self.engine = engine_of(options())
+        self.told: list[Any] = []
+        self.stopped = False
+        described = JournalOptions(path=str(folder), shards=SHARDS, **journal)
+        self.durable = Durable(described, self.engine, self.told.append, lambda: self.stopped)
+        self.acked: list[int] = []
+
+    def batch(self, seq: int) -> None:
+        metric = codec.GaugeWithMetadatas(id=b"g", value=float(seq), metadatas=DEFAULT_STAGED_METADATAS)
+        data = np.frombuffer(frame(codec.encode_metric(metric), ident=seq), np.uint8)
+        result = self.engine.ingest(data, np.array([len(data)], np.int64), NOW + seq, journaled=True)
+        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [1], front=3)
+        self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq))
+
+
+def test_without_a_journal_all_is_done_at_once(tmp_path: Path) -> None:
+    durable = Durable(None, engine_of(options()), lambda _: None, lambda: False)
+    assert durable.begin()[1] == ""
+    done: list[str] = []
+    durable.batch(ipc.Batch(0, NOW, [], []), NOW, np.zeros(0, np.uint8), lambda: done.append("ack"))
+    durable.order(NOW, ipc.Expire(), lambda: done.append("order"))
+    assert (done, durable.on, durable.blocked, durable.owes) == (["ack", "order"], False, False, False)
+
+
+def test_a_full_disk_holds_acks_and_all_behind_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    bench.batch(0)
+    assert bench.acked == [0]
+    real, full = SegmentLog.append, True
+
+    def append(self: SegmentLog, parts: Any) -> Any:
+        if full:
+            raise AppendError(self.path, OSError(errno.ENOSPC, "No space left on device"))
+        return real(self, parts)
+
+    monkeypatch.setattr(SegmentLog, "append", append)
+    bench.batch(1)
+    assert (bench.acked, bench.durable.blocked) == ([0], True)
+    assert "No space left" in bench.durable.trouble
+    full = False
+
+    def goes_on() -> bool:
+        bench.durable.step()
+        return not bench.durable.blocked
+
+    wait_until("it to go on", goes_on, 5, every_s=0.01)
+    assert (bench.acked, bench.durable.trouble) == ([0, 1], "")
+    bench.durable.close()
+    again = Bench(tmp_path)
+    assert again.durable.begin()[0].samples == 2
+    assert again.durable.has(ipc.Batch(1, NOW, [], [], front=3))
+    assert not again.durable.has(ipc.Batch(2, NOW, [], [], front=3))
+    again.durable.close()
+
+
+def test_with_the_policy_always_an_ack_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_sync = threading.Event()
+    real = __import__("os").fdatasync
+
+    def slow(fd: int) -> None:
+        may_sync.wait(20)
+        real(fd)
+
+    monkeypatch.setattr("os.fdatasync", slow)
+    bench = Bench(tmp_path, sync="always")
+    bench.durable.begin()
+    bench.batch(0)
+    bench.durable.step()
+    assert (bench.acked, bench.durable.owes, bench.durable.blocked) == ([], True, False)
+    may_sync.set()
+
+    def acked() -> bool:
+        bench.durable.step()
+        return bench.acked == [0]
+
+    wait_until("the ack", acked, 10, every_s=0.005)
+    bench.durable.close()
+
+
+def test_who_holds_the_journal_is_waited_for_and_named(tmp_path: Path) -> None:
+    with SegmentLog(tmp_path):
+        bench = Bench(tmp_path)
+        bench.durable._tell = lambda message: (bench.told.append(message), setattr(bench, "stopped", True))  # type: ignore[method-assign, assignment, func-returns-value]
+        with pytest.raises(Stopped):
+            bench.durable.begin()
+    assert isinstance(bench.told[0], ipc.Replaying)
+    assert "is in use by" in bench.told[0].waits
+
+
+def test_a_directory_that_cannot_be_written_is_no_reason_not_to_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bench = Bench(tmp_path / "file" / "journal")
+    _, problem = bench.durable.begin()
+    assert "file" in problem
+    bench.batch(0)
+    assert (bench.acked, bench.durable.on) == ([0], False)
+
+
+def test_a_snapshot_is_written_by_a_child(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, snapshot_bytes=1000)
+    bench.durable.begin()
+
+    def snapshots() -> list[Path]:
+        bench.durable.step()
+        return list(tmp_path.glob("snapshot-????????"))
+
+    for seq in range(200):
+        bench.batch(seq)
+    wait_until("a snapshot", snapshots, 20, every_s=0.02)
+    for seq in range(200, 210):
+        bench.batch(seq)
+    bench.durable.close()
+    again = Bench(tmp_path)
+    replay, _ = again.durable.begin()
+    assert replay.samples < 100
+    assert again.durable.has(ipc.Batch(209, NOW, [], [], front=3))
+    again.durable.close()
