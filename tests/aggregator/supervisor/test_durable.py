@@ -12,15 +12,29 @@ import pytest
 from lab.waiting import until
 from tests.aggregator.supervisor.instance_rig import Recorder, Rig
 
+from m3metrics.aggregation import AggregationType
 from m3metrics.codec.unaggregated import CounterWithMetadatas, TimedMetricWithMetadatas
 from m3metrics.metadata import PipelineMetadata, StagedMetadata, StagedMetadatas
 from m3metrics.metric import MetricType
+from m3metrics.pipeline import RollupOp
 from m3metrics.policy import StoragePolicy
 
 pytestmark = pytest.mark.integration
 
 POLICY: StagedMetadatas = (
     StagedMetadata(pipelines=(PipelineMetadata(storage_policies=(StoragePolicy.parse("2s:1h"),)),)),
+)
+SUM = 1 << AggregationType.SUM
+ROLLED: StagedMetadatas = (
+    StagedMetadata(
+        pipelines=(
+            PipelineMetadata(
+                aggregation_id=SUM,
+                storage_policies=(StoragePolicy.parse("2s:1h"),),
+                pipeline=(RollupOp(b"rolled", SUM),),
+            ),
+        )
+    ),
 )
 SERIES = 20
 
@@ -46,6 +60,8 @@ async def load(rig: Rig, sent: Counter[str], stop: asyncio.Event) -> None:
                 ]
             )
             sent[f"timed.{i}"] += i + 1
+            rig.client.send([CounterWithMetadatas(id=b"source.%d" % i, value=1, metadatas=ROLLED)])
+            sent["rolled"] += 1
         await asyncio.sleep(0.02)
 
 
