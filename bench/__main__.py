@@ -22,6 +22,7 @@ _COMMANDS = {
         "out_new_series",
         "what a series costs the coordinator from m3msg into its store, when it is new and afterwards",
     ),
+    "journal": ("journal_bench", "what a worker's journal costs: writing, replaying, a snapshot"),
     "segments": ("segments_bench", "what a log on disk costs: append, sync, read, open"),
     "sinks": ("sinks", "what a value costs on its way through queues to sinks"),
     "storage": ("storage_bench", "what the way out costs a whole coordinator, from m3msg to remote write"),

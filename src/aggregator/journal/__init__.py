@@ -10,14 +10,17 @@ Its ordered stream and nothing else: the batches of samples with their stamps, a
 (placement, limits, flush, reopen, commit, expire). The engine asks no clock, draws no numbers, and when the parts of a flush are taken
 changes no value. So the stream, applied once more, makes the same state, *by construction*: the same kernels get the same input.
 
-Two forms were measured (frames of 163 and 177 bytes, 10,000 and 1 M series, CPU seconds of the worker alone):
+Two forms were measured (frames of 163 and 177 bytes, 10,000 and 1 M series, CPU of the worker alone, on a machine with much else to do,
+where ingest without a journal took 310 to 470 ns a message):
 
 ==========================================  ==============  ==========================  ===========================
-form                                        bytes a sample  added to 310–450 ns         replay
+form                                        bytes a sample  added to ingest             replay of known samples
 ==========================================  ==============  ==========================  ===========================
-the stream as it is                         163–177         150–300 ns                  as ingest: 2.2–3.2 M/s
-rows of what was applied                    16–24           25–50 ns                    8.6–11.8 M/s
+the stream as it is                         163–177         150–300 ns                  as ingest
+rows of what was applied                    16–24           30–85 ns                    240–300 ns: 3.3–4.2 M/s
 ==========================================  ==============  ==========================  ===========================
+
+``scripts/bench journal`` measures the second.
 
 What is written is the stream, shortened: a message of a series that is known, with the metadata that it had the last time, is a row of
 (number of the entry, time, value), every other message is its bytes (``aggregator.engine.ingest.shorthand``). Replaying a row skips what

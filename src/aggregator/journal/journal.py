@@ -26,6 +26,7 @@ log = logger(__name__)
 _ROWS = np.zeros(0, np.uint32)
 """Numbers that are rows of entries."""
 _SNAPSHOT_FACTOR = 4
+_MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
 
@@ -57,7 +58,9 @@ class Journal:
         )
         self.sessions = Sessions()
         self._words: dict[Position, NDArray[np.uint64]] = {}
-        """While replaying: what may come again, by batch."""
+        """While replaying: what may come again, by batch, …"""
+        self._unread: dict[Position, tuple[Batch, memoryview]] = {}
+        """… and batches that may, of which it has not been worked out: most are settled by what follows."""
         self._own = START
         """From here on numbers are rows of this process's engine."""
         self._covered = START
@@ -98,22 +101,44 @@ class Journal:
         for record in reader:
             if record.lost or len(self.log.damage) > damages:
                 damages = len(self.log.damage)
+                self._read(replayer)
                 replayer.forget_numbers()
             try:
                 header, data = decode(record.data)
             except RecordError as error:
                 replayer.result.unknown += 1
+                self._read(replayer)
                 replayer.forget_numbers()
                 log.warning_limited("a record of the journal is left out", error=str(error))
                 continue
+            if isinstance(header, Numbers):
+                self._read(replayer)
             replayer.apply(header, data)
             if isinstance(header, Batch):
-                self._replayed(header, data, record.start, replayer.engine, replayer.numbers)
+                self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, record.start)
+                self._unread[record.start] = header, data
+                self._forget_settled()
+                if len(self._unread) > _MOST_UNREAD:
+                    self._read(replayer)
             done = total - self.log.size_from(record.end)
             if done - told >= _EVERY_BYTES:
                 told = done
                 progress(done, total)
         reader.close()
+        self._read(replayer)
+
+    def _read(self, replayer: Replayer) -> None:
+        """Works out what may come again, by the numbers of the moment."""
+        for start, (header, data) in self._unread.items():
+            count = sum(header.counts)
+            self._words[start] = replayer.engine.repeats_of(rows_of(data), count, replayer.numbers, header.now_ns)
+        self._unread.clear()
+
+    def _forget_settled(self) -> None:
+        first = self.sessions.open_from
+        for batches in (self._words, self._unread):
+            while batches and (first is None or next(iter(batches)) < first):
+                del batches[next(iter(batches))]
 
     def _take_over(self, engine: Engine, result: Replay, progress: Callable[[int, int], None]) -> None:
         """Replays the journals of other workers one after the other, keeps the own shards, and saves what that makes.
@@ -190,20 +215,9 @@ class Journal:
                 numbers = before(header, data, numbers)
         for header, _, start in found:
             if isinstance(header, Batch):
-                self._wrote(header, start, words[start])
-
-    def _replayed(
-        self, header: Batch, data: memoryview, start: Position, engine: Engine, numbers: NDArray[np.uint32]
-    ) -> None:
-        """Remembers what of a batch may come again, as long as it may: later the numbers in its rows may be others."""
-        self._wrote(header, start, engine.repeats_of(rows_of(data), sum(header.counts), numbers, header.now_ns))
-
-    def _wrote(self, header: Batch, start: Position, words: NDArray[np.uint64]) -> None:
-        self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, start)
-        self._words[start] = words
-        first = self.sessions.open_from
-        while self._words and (first is None or next(iter(self._words)) < first):
-            del self._words[next(iter(self._words))]
+                self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, start)
+                self._words[start] = words[start]
+                self._forget_settled()
 
     # --- what may come again
 
