@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import coordinator.query.kernels
 import coordinator.sinks.kernels
+import coordinator.sinks.m3db.kernels
 import coordinator.sinks.prom_remote.encoding
 import coordinator.sinks.type_kernels
 import coordinator.store.kernels
@@ -34,6 +35,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("labels", coordinator.store.label_kernels.warm),
     ("sinks", coordinator.sinks.kernels.warm),
     ("types", coordinator.sinks.type_kernels.warm),
+    ("m3db sink", coordinator.sinks.m3db.kernels.warm),
     ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
     ("m3db writes", m3db.write.warmup.warm),
     ("m3db copies", m3db.tallies.warm),

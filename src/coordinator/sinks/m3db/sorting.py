@@ -9,15 +9,17 @@ a value                                what becomes of it
 older than its namespace takes         refused: ``past-buffer``; with cold writes ``outside-retention``
 newer than that                        parked until it fits; by more than an hour: ``outside-retention``
 of attributes without a namespace      parked while it may come (``grace_ns``), then ``no-namespace``
+of the same series and time as a       nothing: the later one is sent alone, as nodes answer the calls of a
+later one of the batch                 batch side by side, and the one that comes last stays
 =====================================  ================================================================
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.sinks.m3db import kernels
 from coordinator.sinks.m3db.targets import Attributes, Limits, Target, Targets
 from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy
 from coordinator.sinks.values import Destination, Values
@@ -72,59 +74,54 @@ def sort(batch: Values, targets: Targets, absences: Absences, now_ns: int, offse
     """``offset_ns``: taken off every time (``writeTimestampOffset``)."""
     others = Delivered()
     found = [targets.current.get(one.attributes) for one in batch.destinations]
-    for one, target in zip(batch.destinations, found, strict=True):
-        if target is not None:
-            absences.there(one.attributes)
-    unit_ns = _of_rows(batch, [one.unit.ns for one in batch.destinations])
-    timestamp = _divided(batch.time_ns - np.int64(offset_ns) if offset_ns else batch.time_ns, unit_ns)
-    sent_ns = timestamp * unit_ns
-    bounds = [(_EARLIEST, _LATEST) if one is None or one.limits is None else one.limits.at(now_ns) for one in found]
-    old = sent_ns < _of_rows(batch, [first for first, _ in bounds])
-    new = sent_ns >= _of_rows(batch, [end for _, end in bounds])
-    missing = _of_rows(batch, [one is None for one in found]).astype(np.bool_)
-    away = missing | old | new
-    if away.any():
-        _homeless(batch, np.flatnonzero(np.broadcast_to(missing, away.shape)), others, absences, now_ns)
+    series, time_ns, _, destination = batch.columns
+    units = np.array([one.unit for one in batch.destinations], np.uint8)
+    limits = np.array([_limits(one, now_ns) for one in found], np.int64).reshape(-1, 2)
+    timestamp, verdicts = np.empty(len(batch), np.int64), np.empty(len(batch), np.uint8)
+    odd = kernels.judge(time_ns, destination, units, limits, offset_ns, timestamp, verdicts)
+    if odd:
+        sent_ns = timestamp * np.array([one.unit.ns for one in batch.destinations], np.int64)[destination]
+        old, new = verdicts == kernels.TOO_OLD, verdicts == kernels.TOO_NEW
+        _homeless(batch, verdicts == kernels.HOMELESS, others, absences, now_ns)
         for number, target in enumerate(found):
             if target is not None and target.limits is not None:
                 mine = batch.destination == number
                 _too_old(np.flatnonzero(mine & old), target, target.limits, sent_ns, now_ns, others)
                 _too_new(np.flatnonzero(mine & new), target, target.limits, sent_ns, now_ns, others)
+    for one, target in zip(batch.destinations, found, strict=True):
+        if target is not None:
+            absences.there(one.attributes)
     names = [b"" if one is None else one.name.encode() for one in found]
     unique = tuple(dict.fromkeys(names))
     numbers = np.array([unique.index(name) for name in names], np.uint16)
-    rows = np.flatnonzero(~away)
-    chosen = batch.destination[rows]
+    slots, rows = np.empty(1 << (2 * len(batch) - 1).bit_length(), np.int32), np.empty(len(batch), np.int64)
+    rows = rows[: kernels.later_ones(series, timestamp, destination, numbers, units, slots, rows)]
+    if odd:
+        rows = rows[verdicts[rows] == kernels.FITS]
+    whole = len(rows) == len(batch)
+    chosen = destination if whole else destination[rows]
     return Sendable(
         rows=rows,
         namespaces=unique,
         namespace=numbers[chosen],
-        timestamp=timestamp[rows],
-        time_type=np.array([one.unit for one in batch.destinations], np.uint8)[chosen],
+        timestamp=timestamp if whole else timestamp[rows],
+        time_type=units[chosen],
         raw=np.array([one.policy is None for one in batch.destinations])[chosen],
         others=others,
     )
 
 
-def _of_rows(batch: Values, by_destination: Sequence[int]) -> NDArray[np.int64]:
-    """What each destination has, for each row; one for all rows, where destinations do not differ in it."""
-    if len(set(by_destination)) == 1:
-        return np.array(by_destination[:1], np.int64)
-    return np.array(by_destination, np.int64)[batch.destination]
+def _limits(target: Target | None, now_ns: int) -> tuple[int, int]:
+    if target is None:
+        # The other way round: there is no such time.
+        return _LATEST, _EARLIEST
+    return (_EARLIEST, _LATEST) if target.limits is None else target.limits.at(now_ns)
 
 
-def _divided(time_ns: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Towards zero, as Go divides."""
-    whole: NDArray[np.int64] = time_ns // units
-    if len(time_ns) and time_ns.min() < 0:
-        whole[(time_ns < 0) & (whole * units != time_ns)] += 1
-    return whole
-
-
-def _homeless(batch: Values, homeless: NDArray[np.int64], others: Delivered, absences: Absences, now_ns: int) -> None:
-    for number in np.unique(batch.destination[homeless]).tolist():
+def _homeless(batch: Values, missing: NDArray[np.bool_], others: Delivered, absences: Absences, now_ns: int) -> None:
+    for number in np.unique(batch.destination[missing]).tolist():
         destination: Destination = batch.destinations[number]
-        rows = homeless[batch.destination[homeless] == number]
+        rows = np.flatnonzero(missing & (batch.destination == number))
         text = f"no namespace of M3DB has the policy {destination} any more"
         if absences.note(destination.attributes, now_ns):
             others.refused.append(Refused(RefusedWhy.NO_NAMESPACE, rows, text))

@@ -50,9 +50,20 @@ def test_columns_are_those_of_nodes() -> None:
     assert not found.others.parked
 
 
+def test_of_two_values_for_one_time_the_later_one_is_sent() -> None:
+    rows = [
+        Row(SERIES, NOW - 2, 1.0), Row(b"other", NOW, 2.0), Row(SERIES, NOW - 1, 3.0), Row(SERIES, NOW - SECOND, 4.0),
+        Row(SERIES, NOW, 5.0, UNAGGREGATED), Row(SERIES, NOW - 999 * SECOND, 6.0), Row(SERIES, NOW - 999 * SECOND, 7.0),
+    ]  # fmt: skip
+    found = sorted_of(rows)
+    # The seconds of the first and the third are the same; of what is too old nothing is sent, and all of it is told.
+    assert found.rows.tolist() == [1, 2, 3, 4]
+    assert [one.rows.tolist() for one in found.others.refused] == [[5, 6]]
+
+
 def test_times_are_cut_towards_zero_after_the_offset() -> None:
     targets = Targets([Namespace("agg", 10 * SECOND, 48 * HOUR)])
-    rows = [Row(SERIES, time_ns) for time_ns in (-1, -SECOND, SECOND - 1, 15 * SECOND)]
+    rows = [Row(b"%d" % time_ns, time_ns) for time_ns in (-1, -SECOND, SECOND - 1, 15 * SECOND)]
     assert sorted_of(rows, targets).timestamp.tolist() == [0, -1, 0, 15]
     assert sorted_of(rows, targets, offset=15 * SECOND).timestamp.tolist() == [-15, -16, -14, 0]
 
