@@ -33,6 +33,7 @@ from coordinator.sinks import kernels
 from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.hub import Hub, QueuedSink, open_hub
 from coordinator.sinks.m3db import M3DBSink, Targets
+from coordinator.sinks.m3db import kernels as m3db_kernels
 from coordinator.sinks.queue import QueueOptions
 from coordinator.sinks.sink import Delivered, Sink
 from coordinator.sinks.values import Destination, Values
@@ -62,6 +63,7 @@ class NullSink:
     """Takes everything."""
 
     ordered = True
+    gather_s = 0.0
 
     def __init__(self, name: str, lanes: int, batch_rows: int) -> None:
         self.name = name
@@ -88,6 +90,7 @@ class Counting:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self.name, self.ordered, self.lanes, self.batch_rows = sink.name, sink.ordered, sink.lanes, sink.batch_rows
+        self.gather_s = sink.gather_s
         self.rows = 0
         self.came = asyncio.Event()
 
@@ -226,6 +229,7 @@ def main(arguments: list[str]) -> int:
     kernels.warm()
     byte_table.warm()
     if options.sink == "m3db":
+        m3db_kernels.warm()
         m3db_writes.warm()
         tallies.warm()
     ids = _Ids.make(options.series)

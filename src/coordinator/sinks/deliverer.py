@@ -185,6 +185,8 @@ class Deliverer:
         wake = self._lane_wakes[number]
         while True:
             wake.clear()
+            if self.sink.gather_s and not self._closing and self._core.gathers(number):
+                await asyncio.sleep(self.sink.gather_s)
             batch = None if self._closing else self._core.take(number, monotonic_ns())
             if batch is not None:
                 await self._attempt(number, batch)

@@ -209,6 +209,11 @@ class Delivery:
         self.counts.dropped += lost
         return lost
 
+    def gathers(self, number: int) -> bool:
+        """Whether a lane has values that do not fill a batch yet."""
+        lane = self.lanes[number]
+        return lane.batch is None and 0 < lane.rows < self.options.batch_rows
+
     def take(self, number: int, now_ns: int) -> Batch | None:
         """A batch for a lane, which has it then until ``settled`` or ``failed``; None: nothing waits, or its time has not come."""
         lane = self.lanes[number]

@@ -26,6 +26,7 @@ class EmbeddedSink:
     ordered = False
     lanes = 1
     batch_rows = 1 << 16
+    gather_s = 0.0
 
     def __init__(self, store: Store, indexes: Mapping[tuple[int, int], int], name: str = "embedded") -> None:
         self.name = name

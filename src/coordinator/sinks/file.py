@@ -36,6 +36,7 @@ class FileSink:
     ordered = True
     lanes = 1
     batch_rows = 10_000
+    gather_s = 0.0
 
     def __init__(self, path: str, attributes: frozenset[tuple[int, int]] | None, name: str = "file") -> None:
         self.name = name

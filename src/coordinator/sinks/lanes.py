@@ -180,6 +180,8 @@ class Lane:
         self._backlog: deque[Piece] = deque()
         self._gone = 0
         self._turn = 0
+        self.rows = 0
+        """How many wait here, with some that were left to the disk meanwhile."""
         self.batch: Batch | None = None
         self.due_ns: int | None = None
         """When the batch is to be tried again; None: it is under way, or there is none."""
@@ -195,14 +197,16 @@ class Lane:
     def add(self, piece: Piece, *, backlog: bool = False) -> None:
         """Newer than all others in the same row."""
         (self._backlog if backlog else self._live).append(piece)
+        self.rows += _size(piece)
 
     def forget(self) -> None:
         """A record that has a piece here was left to the disk."""
         self._gone += 1
         while self._live and self._live[0].record.gone:
-            self._live.popleft()
+            self.rows -= _size(self._live.popleft())
             self._gone -= 1
         if 2 * self._gone > len(self._live):
+            self.rows -= sum(_size(piece) for piece in self._live if piece.record.gone)
             self._live = deque(piece for piece in self._live if not piece.record.gone)
             self._gone = 0
 
@@ -213,6 +217,7 @@ class Lane:
             pieces = self._oldest(self._backlog)
         else:
             pieces = self._newest() if newest_first else self._oldest(self._live)
+        self.rows -= sum(map(_size, pieces))
         return Batch(compose(pieces), pieces, any(piece.record.again for piece in pieces)) if pieces else None
 
     def _oldest(self, waiting: deque[Piece]) -> list[Piece]:
@@ -220,6 +225,7 @@ class Lane:
         while waiting and room:
             piece = waiting.popleft()
             if piece.record.gone:
+                self.rows -= _size(piece)
                 self._gone -= 1
                 continue
             if taken and piece.record.values.table is not taken[0].record.values.table:
@@ -238,6 +244,7 @@ class Lane:
         while waiting and room:
             piece = waiting.pop()
             if piece.record.gone:
+                self.rows -= _size(piece)
                 self._gone -= 1
                 continue
             if taken and piece.record.values.table is not taken[0].record.values.table:
@@ -250,6 +257,10 @@ class Lane:
             taken.append(piece)
             room -= piece.stop - piece.start
         return taken[::-1]
+
+
+def _size(piece: Piece) -> int:
+    return piece.stop - piece.start
 
 
 def compose(pieces: Sequence[Piece]) -> Values:

@@ -116,6 +116,10 @@ class Sink(Protocol):
     def batch_rows(self) -> int:
         """How many rows it is given at most in a batch."""
 
+    @property
+    def gather_s(self) -> float:
+        """How long a batch that is not full waits for more values; 0: not at all."""
+
     def takes(self, destination: Destination) -> bool:
         """Whether values of that policy are for this sink."""
 

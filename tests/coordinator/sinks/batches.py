@@ -67,6 +67,7 @@ class RecordingSink:
         self.ordered = ordered
         self.lanes = lanes
         self.batch_rows = batch_rows
+        self.gather_s = 0.0
         self.destinations: set[Destination] | None = None
         self.verdict: Callable[[Values], Delivered | Exception] = lambda _: Delivered()
         self.open = asyncio.Event()

@@ -347,6 +347,7 @@ class _Machine(RuleBasedStateMachine):
         assert self.core.waiting == 0
         assert not self.core.lags
         assert self.core.memory_bytes == 0
+        assert all(lane.rows == 0 for lane in self.core.lanes)
         assert self.core.parked() is None
         assert self.delivered | self.refused | self.lost | self.moved_on == set(range(len(self.series)))
         assert all(one.ended for one in self.watchers)

@@ -31,7 +31,7 @@ COUNTER = b"\x08\x01\x10\x01"
 class Picky:
     """Refuses negative values; remembers how many rows it was given at a time."""
 
-    name, ordered, lanes, batch_rows = "picky", True, 1, 1000
+    name, ordered, lanes, batch_rows, gather_s = "picky", True, 1, 1000, 0.0
 
     def __init__(self) -> None:
         self.values: list[float] = []

@@ -57,6 +57,8 @@ class M3DBSink:
     """
 
     ordered = True
+    gather_s = 0.01
+    """M3's client gathers for 5 ms. A batch costs as much as some hundred values: with it a value costs a fifth less."""
 
     def __init__(
         self,
@@ -139,7 +141,8 @@ class M3DBSink:
         """``chosen``: of the rows that may be sent."""
         forms = cache.of(batch.table)
         refused = []
-        bad = forms.require(batch.table, batch.series[sendable.rows[chosen]])
+        whole = len(chosen) == len(batch)
+        bad = forms.require(batch.table, batch.columns[0] if whole else batch.series[sendable.rows[chosen]])
         if len(bad):
             rows = sendable.rows[chosen[bad]]
             text = why_bad(batch.table.id(int(batch.series[rows[0]])), forms.rules)
@@ -149,14 +152,16 @@ class M3DBSink:
                 return _Written(refused)
         rows = sendable.rows[chosen]
         texts, annotation = _annotations(batch, rows)
+        # As a rule all rows are sent: nothing is copied then.
+        every, whole = len(chosen) == len(sendable.rows), len(rows) == len(batch)
         columns = WriteRows(
             forms=forms,
-            series=batch.series[rows],
+            series=batch.columns[0] if whole else batch.series[rows],
             namespaces=sendable.namespaces,
-            namespace=sendable.namespace[chosen],
-            timestamp=sendable.timestamp[chosen],
-            time_type=sendable.time_type[chosen],
-            values=batch.values[rows],
+            namespace=sendable.namespace if every else sendable.namespace[chosen],
+            timestamp=sendable.timestamp if every else sendable.timestamp[chosen],
+            time_type=sendable.time_type if every else sendable.time_type[chosen],
+            values=batch.columns[2] if whole else batch.values[rows],
             annotations=texts,
             annotation=annotation,
         )
