@@ -59,7 +59,7 @@ class Deliverer:
         self._ages = Ages()
         for first, at_ns in queue.began:
             self._ages.note(first, at_ns)
-        self._lane_wakes = [asyncio.Event() for _ in range(sink.lanes)]
+        self._lane_wakes = [asyncio.Event() for _ in self._core.lanes]
         self._read_wake = asyncio.Event()
         self._reader = queue.reader()
         self._reading = ThreadPoolExecutor(1, f"sink-{sink.name}")
@@ -116,7 +116,7 @@ class Deliverer:
     async def run(self) -> None:
         """Delivers, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for number in range(self.sink.lanes):
+            for number in range(len(self._core.lanes)):
                 tasks.create_task(self._lane(number), name=f"sink {self.name} lane {number}")
             tasks.create_task(self._read(), name=f"sink {self.name} reader")
             tasks.create_task(self._save_often(), name=f"sink {self.name} cursor")
@@ -232,6 +232,8 @@ class Deliverer:
     def _settled(self, number: int, batch: Batch, result: Delivered) -> None:
         before = self._core.counts.refused_after_answer
         self._core.settled(number, result, monotonic_ns())
+        if result.parked:
+            self._lane_wakes[-1].set()
         if self._failing_since_ns is not None:
             self._failing_since_ns = None
             self._wake_lanes()

@@ -18,8 +18,8 @@ The values of a queue have numbers (``coordinator.sinks.records``). Each of them
 * **Again.** A batch may have arrived before if an attempt of it failed (but for one that reached nobody), or if a value of it was in the
   queue when this process began.
 * **Parked.** A sink may say of single rows of a batch *not yet*, and when to ask again. All others are settled, the lane goes on, and these
-  come as a batch of their own when they are due, in turn with what waits in the lane, in no order to it. A batch of them that fails is
-  parked once more: it never holds its lane. They stay in memory, in the least that holds them, and count in the window: when that is
+  come when they are due in a lane of their own, the last one, in no order to others. A batch of them that fails is parked once more: it
+  holds nobody. They stay in memory, in the least that holds them, and count in the window: when that is
   full of them, the sink holds. So that they do not keep the disk occupied, ``parked_before`` and ``moved`` let the shell write them to the
   end of the queue.
 * **Done** is a record when all of its rows are final. What is done is kept as intervals; the cursor is these, up to a bound.
@@ -93,8 +93,9 @@ class Delivery:
     ) -> None:
         self.options = options
         self.counts = Counts()
-        self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes)]
-        self._parking = [Parking() for _ in range(options.lanes)]
+        self.lanes = [Lane(options.batch_rows) for _ in range(options.lanes + 1)]
+        """The last one is for what is parked."""
+        self._parking = Parking()
         self._end = end
         self._available = 0
         self._again_before = end
@@ -222,12 +223,10 @@ class Delivery:
                 return None
             lane.due_ns = None
             return lane.batch
-        # What is parked has every second turn while others wait as well.
-        lane.parked_turn = not lane.parked_turn
-        batch = self._next_parked(number, now_ns) if lane.parked_turn else None
-        batch = batch or lane.next(newest_first=self.lags and not self.options.ordered)
-        if batch is None and not lane.parked_turn:
-            batch = self._next_parked(number, now_ns)
+        if number == self.options.lanes:
+            batch = self._parking.take(now_ns, self.options.batch_rows)
+        else:
+            batch = lane.next(newest_first=self.lags and not self.options.ordered)
         if batch is not None:
             for piece in batch.pieces:
                 self._untouched.pop(piece.record.first, None)
@@ -237,40 +236,35 @@ class Delivery:
     def due_ns(self, number: int) -> int | None:
         """When a lane in which nothing is under way has something to do, beside what comes; None: not by itself."""
         lane = self.lanes[number]
-        return self._parking[number].due_ns if lane.batch is None else lane.due_ns
+        return self._parking.due_ns if number == self.options.lanes and lane.batch is None else lane.due_ns
 
     def parked(self) -> ParkedNow | None:
         """What is, beside what is under way; None: nothing."""
-        groups = [group for parking in self._parking for group in parking]
-        if not groups:
-            return None
-        oldest = min(groups, key=lambda group: group.since_ns)
-        return ParkedNow(sum(parking.rows for parking in self._parking), oldest.since_ns, oldest.text)
+        oldest = min(self._parking, key=lambda group: group.since_ns, default=None)
+        return None if oldest is None else ParkedNow(self._parking.rows, oldest.since_ns, oldest.text)
 
     def parked_before(self, number: int) -> list[tuple[Values, bool]]:
         """The parked values of records that begin before a number: for each table once those that nobody waits for, and once the others."""
         kinds: dict[tuple[int, bool], list[Piece]] = {}
-        for parking in self._parking:
-            for group in parking:
-                for piece in group.pieces:
-                    if piece.record.first < number:
-                        answered = piece.record.answered or piece.record.watcher is not None
-                        kinds.setdefault((id(piece.record.values.table), answered), []).append(piece)
+        for group in self._parking:
+            for piece in group.pieces:
+                if piece.record.first < number:
+                    answered = piece.record.answered or piece.record.watcher is not None
+                    kinds.setdefault((id(piece.record.values.table), answered), []).append(piece)
         return [(compose(pieces), answered) for (_, answered), pieces in kinds.items()]
 
     def moved(self, before: int, records: Sequence[Record]) -> None:
         """``parked_before(before)`` stands as these records at the end of the queue now, and is done where it was."""
         since_ns = None
-        for parking in self._parking:
-            for piece in parking.remove(before):
-                record = piece.record
-                known = record.parked_since_ns
-                since_ns = known if since_ns is None or known is None else min(since_ns, known)
-                if record.watcher is not None:
-                    record.watcher.forgotten()
-                    record.watcher, record.answered = None, True
-                self._unpark(piece)
-                self._final(record, piece.stop)
+        for piece in self._parking.remove(before):
+            record = piece.record
+            known = record.parked_since_ns
+            since_ns = known if since_ns is None or known is None else min(since_ns, known)
+            if record.watcher is not None:
+                record.watcher.forgotten()
+                record.watcher, record.answered = None, True
+            self._unpark(piece)
+            self._final(record, piece.stop)
         for record in records:
             record.again, record.parked_since_ns = True, since_ns
             self.append(record)
@@ -286,7 +280,7 @@ class Delivery:
                 if other.due_ns is not None and not other.asked:
                     other.due_ns = 0
         lane.batch, lane.failure, lane.held = None, "", False
-        parked = self._park(number, batch, result.parked, now_ns)
+        parked = self._park(batch, result.parked, now_ns)
         refused = 0
         for one in result.refused:
             refused += len(one.rows)
@@ -326,10 +320,7 @@ class Delivery:
         lane.due_ns = now_ns + round(pause_s * _SECOND)
         lane.failure, lane.held, lane.asked = text, held, retry_after_s is not None
 
-    def _next_parked(self, number: int, now_ns: int) -> Batch | None:
-        return self._parking[number].take(now_ns, self.options.batch_rows)
-
-    def _park(self, number: int, batch: Batch, parked: Sequence[Parked], now_ns: int) -> int:
+    def _park(self, batch: Batch, parked: Sequence[Parked], now_ns: int) -> int:
         """Parks rows of a batch; how many."""
         total = 0
         parks = batch.parks + 1
@@ -348,7 +339,7 @@ class Delivery:
                 self._partly -= len(rows)
             if pieces:
                 due_ns = now_ns + round(pause_s * _SECOND)
-                self._parking[number].add(Group(pieces, due_ns, since_ns, parks, one.text))
+                self._parking.add(Group(pieces, due_ns, since_ns, parks, one.text))
             total += len(one.rows)
         return total
 
@@ -402,7 +393,7 @@ class Delivery:
         else:
             self._memory += record.size_bytes
             self._untouched[record.first] = record
-        for lane, piece in record.split(len(self.lanes)):
+        for lane, piece in record.split(self.options.lanes):
             self.lanes[lane].add(piece, backlog=record.backlog)
 
     def _keep(self, record: Record) -> bool:

@@ -191,8 +191,6 @@ class Lane:
         """Waiting alone will not cure it."""
         self.asked = False
         """The sink has said how long to wait."""
-        self.parked_turn = False
-        """What is parked had the last turn."""
 
     def add(self, piece: Piece, *, backlog: bool = False) -> None:
         """Newer than all others in the same row."""

@@ -1,4 +1,4 @@
-"""Rows of one lane that a sink cannot take yet, by the time at which they come again. Pure.
+"""Rows that a sink cannot take yet, by the time at which they come again. Pure.
 
 They stay in memory as pieces of their records (``lanes``), which become smaller once nothing else of them waits.
 """
@@ -32,7 +32,7 @@ class Group:
 
 
 class Parking:
-    """The groups of one lane."""
+    """The groups of one sink."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Group]] = []

@@ -110,7 +110,7 @@ class Sink(Protocol):
 
     @property
     def lanes(self) -> int:
-        """How many batches it is given at a time."""
+        """How many batches it is given at a time; one more where it parks rows."""
 
     @property
     def batch_rows(self) -> int:

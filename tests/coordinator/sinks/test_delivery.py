@@ -128,9 +128,9 @@ class _Machine(RuleBasedStateMachine):
     def leave_the_table(self) -> None:
         self.table = SeriesTable()
 
-    @rule(which=st.integers(0, 2))
+    @rule(which=st.integers(0, 3))
     def take(self, which: int) -> None:
-        number = which % self.options.lanes
+        number = which % len(self.core.lanes)
         lane = self.core.lanes[number]
         was_due = lane.due_ns is not None and lane.due_ns <= self.now_ns
         batch = self.core.take(number, self.now_ns)
@@ -157,6 +157,7 @@ class _Machine(RuleBasedStateMachine):
         self._check_rows(batch.values)
         for k, one in enumerate(numbers):
             earlier = {m for m in range(one) if self.series[m] == self.series[one]} - self.final - set(self.parks)
+            assert (number == self.options.lanes) == (batch.parks > 0)
             assert batch.parks or not self.ordered or earlier <= set(numbers[:k]), (
                 "overtook an earlier value of its series"
             )
@@ -177,7 +178,7 @@ class _Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._asked())
     @rule(
-        which=st.integers(0, 2), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0, 1000.0])
+        which=st.integers(0, 3), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0, 1000.0])
     )
     def settle(self, which: int, fates: int, due_in_s: float | None) -> None:
         """``fates``: what becomes of the rows of the batch, two bits for each."""
@@ -204,7 +205,7 @@ class _Machine(RuleBasedStateMachine):
         for one in final:
             self.parks.pop(one, None)
 
-    @rule(which=st.integers(0, 2), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0]))
+    @rule(which=st.integers(0, 3), fates=st.integers(0, (1 << 24) - 1), due_in_s=st.sampled_from([None, 0.0, 3.0]))
     def deliver(self, which: int, fates: int, due_in_s: float | None) -> None:
         """At once."""
         self.take(which)
@@ -218,7 +219,7 @@ class _Machine(RuleBasedStateMachine):
             self.parked[one] = self.now_ns + round(pause_s * _SECOND)
 
     @precondition(lambda self: self._asked())
-    @rule(which=st.integers(0, 2), retry_after_s=st.sampled_from([None, None, 7.0]), arrived=st.booleans())
+    @rule(which=st.integers(0, 3), retry_after_s=st.sampled_from([None, None, 7.0]), arrived=st.booleans())
     def fail(self, which: int, retry_after_s: float | None, arrived: bool) -> None:
         number = self._asked()[which % len(self._asked())]
         lane = self.core.lanes[number]
@@ -339,7 +340,7 @@ class _Machine(RuleBasedStateMachine):
         for _ in range(20 * len(self.series) + 20):
             self.now_ns += 1000 * _SECOND
             self.load(4)
-            for number in range(self.options.lanes):
+            for number in range(len(self.core.lanes)):
                 self.take(number)
             while self._asked():
                 self.settle(0, 0, None)
