@@ -13,15 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3db.connection import Answer
+from m3db.consistency import PENDING, RowState
 from m3db.errors import CallError, CallFailure
 from m3db.host import NO_CONNECTION, HostPool
 from m3db.tallies import BAD, ERROR, SUCCESS, Routing, WriteTally
 from m3db.write import Calls, ElementErrors, WriteRows, element_errors, encode_calls
 
-__all__ = ["BAD_REQUEST", "INTERNAL", "RESOURCE_EXHAUSTED", "Attempt", "RowError"]
+__all__ = ["BAD_REQUEST", "INTERNAL", "RESOURCE_EXHAUSTED", "TOO_NEW", "TOO_OLD", "Attempt", "Hurry", "RowError"]
 
 INTERNAL, RESOURCE_EXHAUSTED, BAD_REQUEST = "internal", "resource exhausted", "bad request"
-"""Kinds of errors of single elements."""
+TOO_OLD, TOO_NEW = "too far in past", "too far in future"
+"""Kinds of errors of single elements; the last two are bad requests, too."""
+_TIMES = ((TOO_OLD, b"datapoint too far in past"), (TOO_NEW, b"datapoint too far in future"))
+"""How the texts of those begin."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +36,18 @@ class RowError:
     host: str
     """Its id; empty: there was nobody to ask."""
     kind: str
-    """BAD_REQUEST, RESOURCE_EXHAUSTED, INTERNAL, or how the call ended (a value of ``CallFailure``)."""
+    """BAD_REQUEST, TOO_OLD, TOO_NEW, RESOURCE_EXHAUSTED, INTERNAL, or how the call ended (a value of ``CallFailure``)."""
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """That rows whose copies do not answer may be left undecided while others are written."""
+
+    patience_s: float
+    """So long nothing has been answered then."""
+    others_are_written: Callable[[], bool]
+    """Whether rows of other rounds have been, since this one began."""
 
 
 class Attempt:
@@ -57,9 +71,10 @@ class Attempt:
         self._shards = shards
         self._timeout_s = timeout_s
         self._decided = asyncio.get_running_loop().create_future()
+        self._answers = 0
 
-    async def run(self, reserve: Callable[[int], int], elements: int) -> None:
-        """Returns when every row is decided, and every host that answers has been sent its share.
+    async def run(self, reserve: Callable[[int], int], elements: int, hurry: "Hurry | None" = None) -> None:
+        """Returns when every row is decided, or as ``hurry`` says, and every host that answers has been sent its share.
 
         ``reserve`` gives message ids, ``elements`` is how many a call has at most.
         """
@@ -77,7 +92,23 @@ class Attempt:
                 for host, waiting in full.items():
                     group.create_task(self._send_when_there_is_room(host, waiting))
         if self.tally.undecided:
-            await self._decided
+            await self._decide(hurry)
+
+    async def _decide(self, hurry: "Hurry | None") -> None:
+        while True:
+            answers = self._answers
+            await asyncio.wait([self._decided], timeout=None if hurry is None else hurry.patience_s)
+            if self._decided.done():
+                self._decided.result()
+                return
+            if hurry is not None and answers == self._answers and (self._any_written() or hurry.others_are_written()):
+                rows = np.flatnonzero(self.tally.states == PENDING)
+                text = f"not decided after {hurry.patience_s:g} s without an answer, while others are"
+                self.errors.append(RowError(rows, "", CallFailure.TIMEOUT.value, text))
+                return
+
+    def _any_written(self) -> bool:
+        return bool((self.tally.states == RowState.WRITTEN).any())
 
     def _send(self, host: int, calls: Calls) -> None:
         if not self._pools[host].send(calls, self._timeout_s, partial(self._answered, host, calls)):
@@ -94,6 +125,7 @@ class Attempt:
                 self._failed(host, calls.rows, CallFailure.BUSY.value, text)
 
     def _answered(self, host: int, calls: Calls, number: int, result: Answer | CallError) -> None:
+        self._answers += 1
         if self.tally.undecided:
             try:
                 self._take(host, calls.rows_of(number), result)
@@ -119,11 +151,12 @@ class Attempt:
         if not len(errors):
             return outcomes
         exhausted, bad = errors.exhausted, errors.bad_request & ~errors.exhausted
-        for kind, chosen, outcome in (
-            (INTERNAL, ~exhausted & ~bad, ERROR),
-            (RESOURCE_EXHAUSTED, exhausted, ERROR),
-            (BAD_REQUEST, bad, BAD),
-        ):
+        kinds = [(INTERNAL, ~exhausted & ~bad, ERROR), (RESOURCE_EXHAUSTED, exhausted, ERROR)]
+        if bad.any():
+            begins = [bad & errors.begin_with(text) for _, text in _TIMES]
+            kinds += [(kind, chosen, BAD) for (kind, _), chosen in zip(_TIMES, begins, strict=True)]
+            kinds.append((BAD_REQUEST, bad & ~begins[0] & ~begins[1], BAD))
+        for kind, chosen, outcome in kinds:
             if chosen.any():
                 index = np.unique(errors.index[chosen])
                 outcomes[index] = outcome

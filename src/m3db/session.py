@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from m3db.attempt import Attempt, RowError
+from m3db.attempt import Attempt, Hurry, RowError
 from m3db.connection import Answer, MessageIds
-from m3db.consistency import ConnectLevel, RowState, connected_enough
+from m3db.consistency import PENDING, ConnectLevel, RowState, connected_enough
 from m3db.errors import CallError, CallFailure
 from m3db.host import HostPool, HostStatus, Opener, open_link
 from m3db.options import SessionOptions
@@ -125,6 +125,8 @@ class Session:
         self._write_scope, self._request_scope = scope.sub("write"), scope.sub("write-req")
         self._opener = opener
         self._ids = MessageIds()
+        self._written = 0
+        """Rows, in all rounds."""
         self._active: _Active | None = None
         self._newest: Topology | None = None
         self._news = asyncio.Event()
@@ -166,8 +168,11 @@ class Session:
 
     # --- writing
 
-    async def write(self, rows: WriteRows) -> WriteResult:
+    async def write(self, rows: WriteRows, *, patience_s: float | None = None) -> WriteResult:
         """Writes rows; returns when each is decided, after as many retries as ``writeRetry`` has.
+
+        With ``patience_s`` rows whose hosts have answered nothing for so long (or up to twice as long) are RETRY while rows of other
+        hosts are written: one hung shard does not keep all others waiting for ``writeTimeout``. They may be written all the same.
 
         Raises ``ValueError`` for rows that cannot be encoded (``m3db.write.encode_calls``).
         """
@@ -177,7 +182,7 @@ class Session:
         retry, scope = 0, self._request_scope
         while True:
             part = rows if len(chosen) == len(rows) else _subset(rows, chosen)
-            found, errors = await self._attempt(part)
+            found, errors = await self._attempt(part, patience_s)
             scope.count("attempts", len(part))
             states[chosen] = found
             again = np.flatnonzero(found == RowState.RETRY)
@@ -200,7 +205,7 @@ class Session:
             )  # fmt: skip
         return result
 
-    async def _attempt(self, rows: WriteRows) -> tuple[NDArray[np.uint8], list[RowError]]:
+    async def _attempt(self, rows: WriteRows, patience_s: float | None) -> tuple[NDArray[np.uint8], list[RowError]]:
         active = self._active
         if active is None:
             return _all_retry(rows, NOT_INITIALIZED)
@@ -211,10 +216,16 @@ class Session:
                 f"{active.routing.topology.num_shards}",
             )
         attempt = Attempt(active.routing, active.pools, rows, rows.shards, self.options.write_timeout_s)
-        await attempt.run(self._ids.reserve, self.options.elements_per_call)
+        begun, hurry = self._written, None
+        if patience_s is not None:
+            hurry = Hurry(patience_s, lambda: self._written > begun)
+        await attempt.run(self._ids.reserve, self.options.elements_per_call, hurry)
         self._count_copies(attempt.tally)
         # Copies: answers that come later go on being counted in the arrays of the tally.
-        return attempt.tally.states.copy(), attempt.errors
+        states = attempt.tally.states.copy()
+        states[states == PENDING] = RowState.RETRY
+        self._written += int(np.count_nonzero(states == RowState.WRITTEN))
+        return states, attempt.errors
 
     def _count(self, states: NDArray[np.uint8], seconds: float) -> None:
         written, retry, refused = np.bincount(states, minlength=3)[:3].tolist()

@@ -29,9 +29,10 @@ class Host:
     """One played host: what it does may be changed at any time."""
 
     mode: str = "ok"
-    """``ok``; ``hang``; ``bad``, ``internal``, ``exhausted``: every element that error; ``short``: the first element; ``code5`` and the
-    like: an error frame; ``close``: the connection ends instead; ``emptyerr``: code 1 without an error; ``down``: no connection;
-    ``sick``: health is not ok; ``hang_health``: no answer to it; ``unreadable``: no struct."""
+    """``ok``; ``hang``; ``bad``, ``internal``, ``exhausted``: every element that error; ``short``: the first element; ``times``: each
+    element is too far in the past, in the future, or neither, in turn; ``code5`` and the like: an error frame; ``close``: the connection
+    ends instead; ``emptyerr``: code 1 without an error; ``down``: no connection; ``sick``: health is not ok; ``hang_health``: no answer to
+    it; ``unreadable``: no struct."""
     delay_s: float = TRAVEL_S
     reads: bool = True
     """Else what is sent stays in the buffer of the socket."""
@@ -139,6 +140,10 @@ class PlayedLink:
         loop = asyncio.get_running_loop()
         self._host.calls.append((loop.time(), request))
         mode, size = self._host.mode, len(request["elements"])
+        if mode == "times":
+            texts = [b"datapoint too far in past: id=", b"datapoint too far in future: id=", b"datapoint too far"]
+            self._later(future, Answer(1, error_body(((k, *BAD) for k in range(size)), lambda k: texts[k % 3])))
+            return
         errors = {"bad": BAD, "internal": INTERNAL, "exhausted": EXHAUSTED, "short": BAD}
         if mode == "close":
             loop.call_later(self._host.delay_s, self.end)
@@ -179,12 +184,14 @@ class PlayedLink:
             future.exception()
 
 
-def error_body(errors: Iterable[tuple[int, int, int]]) -> bytes:
-    """``WriteBatchRawErrors`` of (index, type, flags)."""
+def error_body(
+    errors: Iterable[tuple[int, int, int]], text: Callable[[int], bytes] = lambda index: b"told to fail at %d" % index
+) -> bytes:
+    """``WriteBatchRawErrors`` of (index, type, flags), and what is said of an index."""
     return marshal(
         WRITE.result,
         {"err": {"errors": [
-            {"index": index, "err": {"type": kind, "message": f"told to fail at {index}".encode(), "flags": flags}}
+            {"index": index, "err": {"type": kind, "message": text(index), "flags": flags}}
             for index, kind, flags in errors
         ]}},
     )  # fmt: skip

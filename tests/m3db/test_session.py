@@ -350,6 +350,45 @@ def test_a_hung_host_delays_nothing_and_takes_bounded_memory() -> None:
     play(work())
 
 
+def test_a_hung_shard_does_not_keep_others_waiting_for_whom_has_no_patience() -> None:
+    async def work() -> None:
+        # Two copies of each shard.
+        async with scene("abcd", fixed("abcd", 2)) as at:
+            await at.ready()
+            at.network["a"].mode = at.network["b"].mode = "hang"
+            begun = now_s()
+            result = await at.session.write(SERIES.rows(), patience_s=0.5)
+            # Between once and twice as long.
+            assert now_s() - begun == pytest.approx(1.0, abs=0.1)
+            of = {state: {SERIES.forms.shards[row] for row in result.rows(state)} for state in (WRITTEN, RETRY)}
+            assert of[WRITTEN]
+            assert not of[WRITTEN] & of[RETRY]
+            assert of[WRITTEN] | of[RETRY] == {0, 1, 2, 3}
+            late = [error for error in result.errors if not error.host]
+            assert [error.rows.tolist() for error in late] == [result.rows(RETRY).tolist()]
+            # Where nothing else is written there is nobody to hurry for.
+            begun = now_s()
+            hung = [row for row in range(40) if SERIES.forms.shards[row] in of[RETRY]]
+            assert set(states(await at.session.write(SERIES.rows(hung), patience_s=0.5))) == {RETRY}
+            assert now_s() - begun == pytest.approx(2.0, abs=0.1)
+
+    play(work())
+
+
+def test_times_that_nodes_do_not_take_are_told_apart() -> None:
+    async def work() -> None:
+        async with scene("a", fixed("a", 1)) as at:
+            await at.ready()
+            at.network["a"].mode = "times"
+            result = await at.session.write(SERIES.rows(list(range(6))))
+            assert states(result) == [REFUSED] * 6
+            assert {(error.kind, tuple(error.rows)) for error in result.errors} == {
+                ("too far in past", (0, 3)), ("too far in future", (1, 4)), ("bad request", (2, 5)),
+            }  # fmt: skip
+
+    play(work())
+
+
 def test_what_a_host_does_not_read_counts_though_its_calls_are_given_up() -> None:
     async def work() -> None:
         async with scene("abc", options=replace(small_bound(20_000), write_timeout_s=1.0)) as at:

@@ -41,6 +41,12 @@ class ElementErrors:
         """Whether a limit of the node is the reason."""
         return np.asarray(self.errors["flags"] & ErrorFlag.RESOURCE_EXHAUSTED != 0)
 
+    def begin_with(self, text: bytes) -> NDArray[np.bool_]:
+        """Whether the message of each begins so."""
+        begins = self.errors["text_at"].tolist()
+        found = np.fromiter((self.body.startswith(text, at) for at in begins), np.bool_, len(begins))
+        return found & (self.errors["text_size"] >= len(text))
+
     def text(self, k: int) -> str:
         """The message of the k-th error."""
         at = int(self.errors["text_at"][k])

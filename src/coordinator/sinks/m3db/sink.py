@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.sinks.m3db.ailing import Ailing
 from coordinator.sinks.m3db.forms import FormCache
 from coordinator.sinks.m3db.sorting import LONGEST_AHEAD_NS, Absences, Sendable, sort
 from coordinator.sinks.m3db.targets import Targets
@@ -15,6 +16,8 @@ from coordinator.sinks.m3db.troubles import short_shards
 from coordinator.sinks.m3db.verdicts import judge
 from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, TimeUnit, Values
+from m3db.consistency import RowState
+from m3db.errors import CallFailure
 from m3db.host import HostStatus
 from m3db.options import SessionOptions
 from m3db.session import WriteResult
@@ -25,6 +28,8 @@ from m3x.clock import wall_ns
 
 __all__ = ["M3DBSink", "WritingSession"]
 
+_PATIENCE_S = 1.0
+"""Values whose nodes answer nothing for so long, while others do, wait for themselves."""
 _UNIT_NS = np.array([unit.ns for unit in TimeUnit], np.int64)
 
 
@@ -45,8 +50,8 @@ class WritingSession(Protocol):
     def trouble(self) -> list[str]:
         """Why nothing can be written."""
 
-    async def write(self, rows: WriteRows) -> WriteResult:
-        """Returns when every row is decided."""
+    async def write(self, rows: WriteRows, *, patience_s: float | None = None) -> WriteResult:
+        """Returns when every row is decided, or rows of hosts that do not answer have waited for so long while others are written."""
 
 
 class M3DBSink:
@@ -86,6 +91,7 @@ class M3DBSink:
 
     def _use(self, rules: FormRules) -> None:
         self._aggregated, self._raw = FormCache(rules), FormCache(replace(rules, keep_scheme=True))
+        self._ailing = Ailing(rules.shards)
 
     def takes(self, destination: Destination) -> bool:
         """See ``Sink``. What it has taken once it takes for ever: a namespace that goes may come back."""
@@ -101,7 +107,11 @@ class M3DBSink:
             for cache, raw in ((self._aggregated, False), (self._raw, True))
             if (sendable.raw == raw).any()
         ]
-        written = await asyncio.gather(*(self._write(batch, sendable, cache, rows) for cache, rows in parts))
+        # What comes again is in nobody's way: its nodes have all of writeTimeout to answer.
+        patience_s = None if again else _PATIENCE_S
+        written = await asyncio.gather(
+            *(self._write(batch, sendable, cache, rows, patience_s) for cache, rows in parts)
+        )
         failed = np.concatenate([one.failed for one in written]) if written else np.zeros(0, np.int64)
         if len(failed) and len(failed) == sum(one.sent for one in written) and self._all_away():
             raise TryAgainError(next(one.why for one in written if len(one.failed)))
@@ -136,7 +146,12 @@ class M3DBSink:
         )
 
     async def _write(
-        self, batch: Values, sendable: Sendable, cache: FormCache, chosen: NDArray[np.int64]
+        self,
+        batch: Values,
+        sendable: Sendable,
+        cache: FormCache,
+        chosen: NDArray[np.int64],
+        patience_s: float | None,
     ) -> "_Written":
         """``chosen``: of the rows that may be sent."""
         forms = cache.of(batch.table)
@@ -150,6 +165,15 @@ class M3DBSink:
             chosen = np.delete(chosen, bad)
             if not len(chosen):
                 return _Written(refused)
+        parked = []
+        if patience_s is not None:
+            shards = forms.shards[batch.series[sendable.rows[chosen]]]
+            ailing = self._ailing.among(shards, self._clock())
+            if ailing.any():
+                parked.append(Parked(sendable.rows[chosen[ailing]], None, self._ailing.why))
+                chosen = chosen[~ailing]
+                if not len(chosen):
+                    return _Written(refused, parked)
         rows = sendable.rows[chosen]
         texts, annotation = _annotations(batch, rows)
         # As a rule all rows are sent: nothing is copied then.
@@ -165,20 +189,33 @@ class M3DBSink:
             annotations=texts,
             annotation=annotation,
         )
-        result = await self._session.write(columns)
+        ailing_before = self._ailing
+        result = await self._session.write(columns, patience_s=patience_s)
+        # With another topology these are the shards of nobody.
+        self._note_shards(ailing_before, result, columns.shards)
         if not result.states.any():
             for number in np.unique(batch.destination[rows]).tolist():
                 self._unknown_since.there(batch.destinations[number].attributes)
-            return _Written(refused, sent=len(rows))
+            return _Written(refused, parked, sent=len(rows))
         sent_ns = columns.timestamp * _UNIT_NS[columns.time_type]
         verdict = judge(result, sent_ns - self._clock() > LONGEST_AHEAD_NS)
         refused += [Refused(one.why, rows[one.rows], one.text) for one in verdict.delivered.refused]
-        parked = [Parked(rows[one.rows], one.due_in_s, one.text) for one in verdict.delivered.parked]
+        parked += [Parked(rows[one.rows], one.due_in_s, one.text) for one in verdict.delivered.parked]
         failed = rows[verdict.failed]
         if late := self._unknown(batch, rows[verdict.unknown], verdict.why):
             refused += late
             failed = np.setdiff1d(failed, np.concatenate([one.rows for one in late]))
         return _Written(refused, parked, failed, sent=len(rows), why=verdict.why)
+
+    def _note_shards(self, ailing: Ailing, result: WriteResult, shards: NDArray[np.uint32]) -> None:
+        written = result.states == RowState.WRITTEN
+        if written.all():
+            ailing.written(shards)
+            return
+        ailing.written(shards[written])
+        for error in result.errors:
+            if error.kind == CallFailure.TIMEOUT.value and not error.host:
+                ailing.unanswered(shards[error.rows], self._clock(), f"its nodes do not answer: {error.text}")
 
     def _unknown(self, batch: Values, rows: NDArray[np.int64], text: str) -> list[Refused]:
         """Of rows whose namespace nodes do not know: those for which it is too late to come."""

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.sinks.sink import Delivered, Parked, Refused, RefusedWhy
-from m3db.attempt import BAD_REQUEST, RowError
+from m3db.attempt import BAD_REQUEST, TOO_NEW, TOO_OLD, RowError
 from m3db.consistency import RowState
 
 __all__ = ["Verdict", "judge"]
 
-_PAST, _FUTURE = "datapoint too far in past", "datapoint too far in future"
 _UNKNOWN = "unknown namespace"
 _LONGEST = 300
 _AHEAD_AGAIN_S = 10.0
@@ -43,9 +42,9 @@ def judge(result: _Result, far: NDArray[np.bool_]) -> Verdict:
     delivered = Delivered()
     left = result.states == RowState.REFUSED
     # A node whose clock is behind calls it too new what another one takes: that comes before all else.
-    for begin, why in ((_FUTURE, None), (_PAST, RefusedWhy.TOO_OLD), ("", RefusedWhy.BAD_REQUEST)):
+    for kind, why in ((TOO_NEW, None), (TOO_OLD, RefusedWhy.TOO_OLD), (BAD_REQUEST, RefusedWhy.BAD_REQUEST)):
         for error in result.errors:
-            if error.kind == BAD_REQUEST and error.text.startswith(begin):
+            if error.kind == kind:
                 rows = error.rows[left[error.rows]]
                 left[rows] = False
                 if why is None:

@@ -9,7 +9,9 @@ from coordinator.sinks.values import TimeUnit
 
 SECOND = 10**9
 _SECONDS = st.integers(0, 5).map(lambda s: s * SECOND)
-_LIMITS = st.builds(Limits, _SECONDS, _SECONDS, _SECONDS, _SECONDS, st.booleans())
+_RETENTIONS = st.integers(6, 9).map(lambda s: s * SECOND)
+"""Longer than any buffer, as in every registry that can be."""
+_LIMITS = st.builds(Limits, _SECONDS, _SECONDS, _RETENTIONS, _SECONDS, st.booleans())
 
 
 def _as_a_node(limits: Limits, time_ns: int, now_ns: int) -> int:

@@ -12,13 +12,14 @@ from coordinator.sinks.m3db import M3DBSink, Targets
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import RefusedWhy, TryAgainError
 from coordinator.sinks.values import UNAGGREGATED, Destination, TimeUnit
-from m3db.attempt import BAD_REQUEST, INTERNAL, RowError
+from m3db.attempt import BAD_REQUEST, INTERNAL, TOO_NEW, TOO_OLD, RowError
 from m3db.consistency import RowState
 from m3db.host import HostStatus
 from m3db.options import SessionOptions
 from m3db.session import WriteResult
 from m3db.topology import Host, Topology
 from m3db.write import FormRules, WriteRows
+from m3db.write.forms import form_of
 from m3metrics.ids import encode_tags
 
 NOW = 1_700_000_000 * SECOND
@@ -42,6 +43,7 @@ class PlayedSession:
         self.shards: list[int] = []
         self.verdict: Callable[[str], tuple[RowState, str, str]] = lambda _: (RowState.WRITTEN, "", "")
         self.writes = 0
+        self.patience: list[float | None] = []
 
     @property
     def hosts(self) -> list[HostStatus]:
@@ -50,16 +52,18 @@ class PlayedSession:
     def trouble(self) -> list[str]:
         return ["node node1 (a:9000) is not connected: refused"]
 
-    async def write(self, rows: WriteRows) -> WriteResult:
+    async def write(self, rows: WriteRows, *, patience_s: float | None = None) -> WriteResult:
         await asyncio.sleep(0)
         self.writes += 1
+        self.patience.append(patience_s)
         states = np.zeros(len(rows), np.uint8)
         errors = []
         for row in range(len(rows)):
             ident = rows.forms.form(int(rows.series[row])).id.decode()
             states[row], kind, text = self.verdict(ident)
             if states[row]:
-                errors.append(RowError(np.array([row]), "node1", kind, text))
+                host = "" if kind == "timeout" else "node1"
+                errors.append(RowError(np.array([row]), host, kind, text))
                 continue
             self.shards.append(int(rows.shards[row]))
             self.written.append(
@@ -84,13 +88,45 @@ class Scene:
             self.session, self.targets, FormRules(shards=0), grace_ns=60 * SECOND, clock=lambda: self.now_ns
         )
 
-    async def deliver(self, *rows: Row) -> tuple[dict[str, list[int]], list[tuple[list[int], float | None]]]:
+    async def deliver(
+        self, *rows: Row, again: bool = False
+    ) -> tuple[dict[str, list[int]], list[tuple[list[int], float | None]]]:
         """What is refused by reason, and what is parked."""
-        found = await self.sink.deliver(batch_of(self.table, rows), again=False)
+        found = await self.sink.deliver(batch_of(self.table, rows), again=again)
         refused: dict[str, list[int]] = {}
         for one in found.refused:
             refused.setdefault(one.why, []).extend(one.rows.tolist())
         return refused, [(one.rows.tolist(), one.due_in_s) for one in found.parked]
+
+
+async def test_a_shard_whose_nodes_do_not_answer_is_not_waited_for_by_each_batch() -> None:
+    scene = Scene()
+    session = scene.session
+    session.verdict = lambda ident: (
+        (RowState.RETRY, "timeout", "not decided after 1 s") if ident == '{n="1"}' else (RowState.WRITTEN, "", "")
+    )
+    shards = {k: form_of(series(k), FormRules(shards=8)).shard for k in range(8)}
+    others = [k for k in shards if shards[k] != shards[1]][:3]
+    rows = [Row(series(k), NOW) for k in (others[0], 1, *others[1:])]
+    assert await scene.deliver(*rows) == ({}, [([1], None)])
+    # From now on it is parked at once, and the others are written.
+    session.verdict = lambda _: (RowState.WRITTEN, "", "")
+    assert await scene.deliver(*rows) == ({}, [([1], None)])
+    assert len(session.written) == 6
+    # What comes again is sent, has all of the time, and tells that they answer.
+    assert await scene.deliver(rows[1], again=True) == ({}, [])
+    assert session.patience == [1.0, 1.0, None]
+    assert await scene.deliver(*rows) == ({}, [])
+
+
+async def test_a_shard_that_did_not_answer_is_asked_again_after_a_while() -> None:
+    scene = Scene()
+    scene.session.verdict = lambda _: (RowState.RETRY, "timeout", "not decided after 1 s")
+    assert await scene.deliver(Row(series(1), NOW)) == ({}, [([0], None)])
+    scene.session.verdict = lambda _: (RowState.WRITTEN, "", "")
+    assert await scene.deliver(Row(series(1), NOW)) == ({}, [([0], None)])
+    scene.now_ns += 6 * SECOND
+    assert await scene.deliver(Row(series(1), NOW)) == ({}, [])
 
 
 async def test_values_reach_their_namespaces_as_nodes_have_them() -> None:
@@ -153,8 +189,8 @@ async def test_a_batch_without_a_row_to_send_is_settled() -> None:
 async def test_refusals_of_nodes_are_those_of_their_rows() -> None:
     scene = Scene()
     scene.session.verdict = lambda ident: {
-        '{n="1"}': (RowState.REFUSED, BAD_REQUEST, "datapoint too far in past: id=x"),
-        '{n="2"}': (RowState.REFUSED, BAD_REQUEST, "datapoint too far in future: id=x"),
+        '{n="1"}': (RowState.REFUSED, TOO_OLD, "datapoint too far in past: id=x"),
+        '{n="2"}': (RowState.REFUSED, TOO_NEW, "datapoint too far in future: id=x"),
         '{n="3"}': (RowState.REFUSED, BAD_REQUEST, "tag name cannot be empty"),
     }.get(ident, (RowState.WRITTEN, "", ""))
     rows = [Row(BAD, NOW), *(Row(series(number), NOW) for number in (4, 3, 2, 1))]

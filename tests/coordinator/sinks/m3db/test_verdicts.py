@@ -4,7 +4,7 @@ import numpy as np
 
 from coordinator.sinks.m3db.verdicts import Verdict, judge
 from coordinator.sinks.sink import RefusedWhy
-from m3db.attempt import BAD_REQUEST, INTERNAL, RowError
+from m3db.attempt import BAD_REQUEST, INTERNAL, TOO_NEW, TOO_OLD, RowError
 from m3db.consistency import RowState
 from m3db.session import WriteResult
 
@@ -23,9 +23,9 @@ def verdict(states: list[RowState], *errors: tuple[list[int], str, str], far: tu
 def test_refusals_are_sorted_by_what_nodes_say() -> None:
     found = verdict(
         [REFUSED, REFUSED, WRITTEN, REFUSED, REFUSED],
-        ([0, 2], BAD_REQUEST, PAST),
+        ([0, 2], TOO_OLD, PAST),
         ([1], BAD_REQUEST, "tag name cannot\nbe empty"),
-        ([3], BAD_REQUEST, FUTURE),
+        ([3], TOO_NEW, FUTURE),
     )
     refused = [(one.why, one.rows.tolist(), one.text) for one in found.delivered.refused]
     assert refused == [
@@ -40,13 +40,13 @@ def test_refusals_are_sorted_by_what_nodes_say() -> None:
 
 
 def test_what_is_far_ahead_is_not_waited_for() -> None:
-    found = verdict([REFUSED, REFUSED], ([0, 1], BAD_REQUEST, FUTURE), far=(1,))
+    found = verdict([REFUSED, REFUSED], ([0, 1], TOO_NEW, FUTURE), far=(1,))
     assert [(one.why, one.rows.tolist()) for one in found.delivered.refused] == [(RefusedWhy.OUTSIDE_RETENTION, [1])]
     assert [one.rows.tolist() for one in found.delivered.parked] == [[0]]
 
 
 def test_of_two_clocks_the_one_that_is_behind_is_waited_for() -> None:
-    found = verdict([REFUSED], ([0], BAD_REQUEST, PAST), ([0], BAD_REQUEST, FUTURE))
+    found = verdict([REFUSED], ([0], TOO_OLD, PAST), ([0], TOO_NEW, FUTURE))
     assert not found.delivered.refused
     assert [one.rows.tolist() for one in found.delivered.parked] == [[0]]
 
