@@ -65,8 +65,8 @@ class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "ack_bytes", "acked_ns", "acks", "blocked", "clean_ns", "fd", "finish_at_ns", "id", "long", "outstanding", "partial", "peer",
-        "progress_ns", "reading", "sock",
+        "ack_bytes", "acked_ns", "acks", "blocked", "fd", "finish_at_ns", "given", "id", "long", "mark", "mark_ns", "outstanding",
+        "partial", "peer", "progress_ns", "reading", "sock", "taken_ns",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
@@ -83,8 +83,12 @@ class Connection:
         self.ack_bytes = 0
         self.acked_ns = 0
         """When acks came last."""
-        self.clean_ns = 0
-        """When it was last seen that the peer's system has taken all acks."""
+        self.given = 0
+        """Bytes of acks so far."""
+        self.mark = self.mark_ns = 0
+        """``given`` at some time: whether these have arrived is looked at next."""
+        self.taken_ns = 0
+        """What was given until then, the peer's system has taken."""
         self.blocked = False
         """The peer's window is full; more can be written when the socket says so."""
         self.progress_ns = 0
@@ -92,16 +96,14 @@ class Connection:
         self.finish_at_ns = 0
 
 
-def _taken(connection: Connection) -> bool:
-    """Whether the peer's system has taken all that was written, and nothing is left to write."""
-    if connection.ack_bytes:
-        return False
+def _taken(connection: Connection) -> int:
+    """How many bytes of acks the peer's system has taken so far; -1: it takes nothing any more."""
     try:
         left: int = _LEFT.unpack(fcntl.ioctl(connection.fd, termios.TIOCOUTQ, bytes(_LEFT.size)))[0]
         state = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return False
-    return left == 0 and state != _TCP_CLOSE
+        return -1
+    return -1 if state == _TCP_CLOSE else connection.given - connection.ack_bytes - left
 
 
 class Clients:
@@ -125,6 +127,7 @@ class Clients:
         self._cut: dict[int, int] = {}
         """Connections that ended before their peers had all acks, and when."""
         self._newly_cut: list[int] = []
+        self._looked_ns = 0
         self.long_bytes = 0
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
@@ -217,6 +220,7 @@ class Clients:
             connection.acks.append(frames)
             self._unwritten.add(connection)
         connection.ack_bytes += len(frames)
+        connection.given += len(frames)
         connection.acked_ns = mono_ns
         self._ack_bytes += len(frames)
         if connection.blocked:
@@ -320,8 +324,11 @@ class Clients:
             self._figures.closed(reason)
             _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
         self._read(connection, False)
-        if connection.outstanding or not _taken(connection):
-            self._cut[connection.id] = monotonic_ns()
+        now = monotonic_ns()
+        # What its system has taken it need not have read.
+        recent = connection.acked_ns and now - connection.acked_ns < self._options.settle_ns
+        if connection.outstanding or recent or _taken(connection) < connection.given:
+            self._cut[connection.id] = now
             self._newly_cut.append(connection.id)
         self._unwritten.discard(connection)
         self._watched.discard(connection)
@@ -342,13 +349,20 @@ class Clients:
     def delivered(self, number: int, acked_ns: int) -> bool:
         """Whether a connection's peer has all acks given until then, or will not send again what it lacks."""
         connection = self._by_id.get(number)
-        return number not in self._cut if connection is None else connection.clean_ns >= acked_ns
+        age_ns = self._looked_ns - acked_ns
+        if age_ns >= self._options.repeats_ns:
+            return True
+        if connection is None:
+            return number not in self._cut
+        return age_ns >= self._options.settle_ns and connection.taken_ns >= acked_ns
 
     def look(self, mono_ns: int) -> None:
         """Sees whose acks have arrived; to be called a few times a second."""
         for connection in self._by_id.values():
-            if connection.acked_ns >= connection.clean_ns and _taken(connection):
-                connection.clean_ns = mono_ns
+            if connection.acked_ns >= connection.taken_ns and _taken(connection) >= connection.mark:
+                connection.taken_ns = connection.mark_ns
+                connection.mark, connection.mark_ns = connection.given, mono_ns
+        self._looked_ns = mono_ns
         self._cut = {number: at for number, at in self._cut.items() if mono_ns - at < self._options.repeats_ns}
 
     def sweep(self, mono_ns: int) -> None:

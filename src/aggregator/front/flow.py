@@ -180,11 +180,12 @@ class WorkerStream:
     def order(self, command: ipc.Command, epoch: int, now_ns: int, mono_ns: int) -> bool:
         """Puts a command into the stream; False if it is for another incarnation or the queue is full: not delivered.
 
-        Until an incarnation knows its shards, commands overtake the batches that wait for it, and take the oldest one's stamp.
+        What an incarnation has to know before its first batch (shards, limits) overtakes the batches that wait for it, and takes the
+        oldest one's stamp. Nothing else does: a flush would close the windows of what waits.
         """
         if self._link is None or epoch != self.epoch:
             return False
-        if not self._routed:
+        if not self._routed and isinstance(command, ipc.Shards | ipc.RuntimeOptions):
             first = next((entry for entry in self._queue if not isinstance(entry, ipc.Cut)), None)
             self._first_orders.append(_Order(now_ns if first is None else min(first.now_ns, now_ns), command))
         elif len(self._queue) < MAX_QUEUED_COMMANDS:

@@ -15,7 +15,7 @@ from aggregator.front import kernels
 from aggregator.front.clients import Clients, Connection, LongFrame
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow
-from aggregator.front.options import FrontOptions
+from aggregator.front.options import SECOND_NS, FrontOptions
 from m3x import log
 
 _log = log.logger(__name__)
@@ -60,7 +60,8 @@ class Staging:
         self.count = 0
         self.opened_ns = 0
         """When the first frame came (monotonic)."""
-        self._now_ns = 0
+        self.now_ns = 0
+        """The stamp: when the first frame was read."""
         self._connections: list[int] = []
         self._sizes: list[int] = []
         self._counts: list[int] = []
@@ -68,7 +69,7 @@ class Staging:
     def add(self, connection: Connection, nbytes: int, count: int, now_ns: int, mono_ns: int) -> None:
         """``nbytes`` with ``count`` frames of a connection were put at the end."""
         if not self._connections:
-            self._now_ns, self.opened_ns = now_ns, mono_ns
+            self.now_ns, self.opened_ns = now_ns, mono_ns
         self.used += nbytes
         self.count += count
         if self._connections and self._connections[-1] == connection.id:
@@ -83,10 +84,10 @@ class Staging:
     def cut(self) -> Batch:
         """What is there, as a batch; the staging buffer is empty afterwards."""
         if self.used < _COPY_BELOW:
-            batch = Batch(self._now_ns, bytes(self.view[: self.used]), self._connections, self._sizes, self._counts)
+            batch = Batch(self.now_ns, bytes(self.view[: self.used]), self._connections, self._sizes, self._counts)
         else:
             payload = self.buffer[: self.used]
-            batch = Batch(self._now_ns, payload, self._connections, self._sizes, self._counts, self.buffer)
+            batch = Batch(self.now_ns, payload, self._connections, self._sizes, self._counts, self.buffer)
             self.buffer = self._pool.take()
             self.view = self.buffer.data
         self.used = self.count = 0
@@ -143,6 +144,7 @@ class Intake:
 
     def read(self, connection: Connection, now_ns: int, mono_ns: int) -> int:
         """Reads what a connection has, up to ``read_bytes``, and stages the frames; returns the number of bytes."""
+        self._cut_older(now_ns, mono_ns)
         if connection.long is not None:
             return self._read_long(connection, connection.long, now_ns, mono_ns)
         if self._single:
@@ -159,6 +161,12 @@ class Intake:
             # A connection that ends with half a frame was finished by _receive, its partial frame is gone.
             self._frames(connection, buffer, view, start, at + received, now_ns, mono_ns)
         return received
+
+    def _cut_older(self, now_ns: int, mono_ns: int) -> None:
+        """What was read in an earlier second goes with its stamp: windows end at whole seconds, and what is read now is of a later one."""
+        for worker, staging in enumerate(self._stagings):
+            if staging.used and staging.now_ns // SECOND_NS != now_ns // SECOND_NS:
+                self.cut(worker, mono_ns)
 
     def _receive(self, connection: Connection, target: memoryview, mono_ns: int) -> int:
         try:

@@ -53,7 +53,9 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A connection that has read none of its waiting acks for this long is closed."""
     linger_ns: int = 5 * SECOND_NS
     """How long a connection whose peer has finished sending, or that sent garbage, waits for the acks of what it sent before."""
-    repeats_ns: int = 300 * SECOND_NS
+    settle_ns: int = 10 * SECOND_NS
+    """Acks that a producer's system has taken for so long were read by the producer."""
+    repeats_ns: int = 120 * SECOND_NS
     """A producer that was cut off before it had all acks has sent again what it will send again after this time."""
     drain_timeout_ns: int = 10 * SECOND_NS
     """Bound for a drain that SIGTERM asked for."""

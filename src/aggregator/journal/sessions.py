@@ -12,7 +12,7 @@ from m3x.segments import Position
 
 __all__ = ["REPEATS_NS", "Sessions"]
 
-REPEATS_NS = 300_000_000_000
+REPEATS_NS = 120_000_000_000
 """Whoever has not sent a message again after that time never will."""
 
 

@@ -227,6 +227,20 @@ def test_connections_that_were_cut_are_told_behind_their_batches_to_a_successor_
     assert [type(header) for header, _ in fresh.sent] == [ipc.Order, ipc.Batch, ipc.Cut]
 
 
+def test_nothing_but_what_a_worker_has_to_know_first_overtakes_batches() -> None:
+    stream, link = Flow(CREDIT, 1000, STALL).stream(0), FakeLink()
+    stream.put(batch(5, stamp=3), 0)
+    link.open = False
+    stream.attach(link, 1)
+    limits = ipc.RuntimeOptions(1, 1)
+    for command in (SHARDS, limits, EXPIRE):
+        assert stream.order(command, 1, 9, 0)
+    link.open = True
+    stream.pump(0)
+    assert [getattr(header, "command", "batch") for header, _ in link.sent] == [SHARDS, limits, "batch", EXPIRE]
+    assert [header.now_ns for header, _ in link.sent] == [3, 3, 3, 9]
+
+
 class Stream(RuleBasedStateMachine):
     """Any interleaving of input, acks, blocked links and deaths keeps order, stamps and bounds."""
 

@@ -178,7 +178,7 @@ def test_a_batch_that_no_worker_survives_is_dropped(rig: Any) -> None:
 
 
 def test_batches_are_settled_when_their_acks_have_arrived(rig: Any) -> None:
-    rig.start(1)
+    rig.start(1, settle_ns=100_000_000)
     worker, client = rig.up(0, 1, by_hand=True), rig.connect()
     worker.receive()
     client.send(rig.frame(b"one", 1))
@@ -195,14 +195,20 @@ def test_batches_are_settled_when_their_acks_have_arrived(rig: Any) -> None:
     wait_until("the first batch to be settled", settled, every_s=0.05)
 
 
-def test_a_connection_that_ends_without_its_acks_is_told_to_the_worker(rig: Any) -> None:
+@pytest.mark.parametrize("read", [False, True])
+def test_a_connection_that_ends_without_its_acks_is_told_to_the_worker(rig: Any, read: bool) -> None:
+    """Or perhaps without: what its system has taken a moment ago it need not have read."""
     rig.start(1)
     worker, client = rig.up(0, 1, by_hand=True), rig.connect()
     worker.receive()
     client.send(rig.frame(b"one", 1))
     first, _ = worker.receive()
+    if read:
+        worker.ack(first, [b"\0\0\0\1x"])
+        assert client.sock.recv(5) == b"\0\0\0\1x"
     client.sock.close()
-    worker.ack(first, [b"\0\0\0\1x"])
+    if not read:
+        worker.ack(first, [b"\0\0\0\1x"])
     found = worker.receive()[0]
     assert isinstance(found, ipc.Cut)
     assert found.connections == first.connections
