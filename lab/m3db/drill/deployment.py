@@ -105,7 +105,7 @@ def _config(ports: tuple[int, ...], kv: KV, kind: str, folder: Path, *, is_m3: b
     management = {key: value for key, value in kv.section("m3coordinator").items() if value is not None}
     sections = coordinator_overlay((ports[0], ports[1], ports[2], ports[3]), management, folder)
     del sections["carbon"], sections["embeddedStorage"]
-    client: dict[str, Any] = {"writeTimeout": "2s"}
+    client: dict[str, Any] = {"writeTimeout": "4s"}
     if kind == "etcd":
         client["config"] = {"service": kv.section("m3db")["etcd"]}
     else:

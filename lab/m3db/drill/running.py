@@ -12,7 +12,7 @@ from lab.m3db.namespaces import SECOND_NS
 
 __all__ = ["Outcome", "run"]
 
-_SETTLE_S = 60.0
+_SETTLE_S = 120.0
 _MAJORITY = 2
 _SLACK_NS = SECOND_NS
 """What is judged by the time of a death may be off by so much."""
