@@ -64,12 +64,20 @@ def member(name: str, address: str, group: str = "a", shard_set: int = 1) -> Ins
 
 
 async def write_cluster(
-    store: Store, aggregators: Sequence[Instance], consumer: str, num_shards: int, shard: Shard = _CUT_OVER
+    store: Store,
+    aggregators: Sequence[Instance],
+    consumer: str,
+    num_shards: int,
+    shard: Shard = _CUT_OVER,
+    *,
+    others: Mapping[str, str] | None = None,
 ) -> None:
     """Writes placements and topics: the aggregators mirror each other, ``consumer`` (``host:port``) takes the output.
 
-    ``shard``: state and times of all shards (default: already cut over).
+    ``shard``: state and times of all shards (default: already cut over). ``others``: further consumer services of the output, each with its
+    one address.
     """
+    takers = {"m3coordinator": consumer, **(others or {})}
     shards = tuple(replace(shard, id=number) for number in range(num_shards))
     placement = Placement(
         tuple(replace(one, shards=shards) for one in aggregators),
@@ -79,12 +87,13 @@ async def write_cluster(
         is_mirrored=True,
         max_shard_set_id=1,
     )
-    output = Placement((member("sink", consumer),), replica_factor=1)
     await store.set(placement_key(ENVIRONMENT, "m3aggregator"), encode_staged_placement(placement))
-    await store.set(placement_key(ENVIRONMENT, "m3coordinator"), encode_placement(output))
-    for name, service, kind in (
-        ("aggregator_ingest", "m3aggregator", ConsumptionType.REPLICATED),
-        ("aggregated_metrics", "m3coordinator", ConsumptionType.SHARED),
+    for service, address in takers.items():
+        output = Placement((member("sink", address),), replica_factor=1)
+        await store.set(placement_key(ENVIRONMENT, service), encode_placement(output))
+    for name, services, kind in (
+        ("aggregator_ingest", ["m3aggregator"], ConsumptionType.REPLICATED),
+        ("aggregated_metrics", [*takers], ConsumptionType.SHARED),
     ):
-        consumers = (ConsumerService(ServiceID(service, ENVIRONMENT, ZONE), kind, _TTL_NS),)
+        consumers = tuple(ConsumerService(ServiceID(one, ENVIRONMENT, ZONE), kind, _TTL_NS) for one in services)
         await store.set(topic_key(ENVIRONMENT, name), encode_topic(Topic(name, num_shards, consumers)))

@@ -18,6 +18,9 @@ class Relay:
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
         self._gates: set[asyncio.Event] = set()
+        """Of both directions of every connection."""
+        self._back: set[asyncio.Event] = set()
+        """Those of them for what the target says."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut = False
         self._through = asyncio.Event()
@@ -40,6 +43,11 @@ class Relay:
     def hold(self) -> None:
         """No byte of the present connections passes, but their end does; new ones are served."""
         for gate in self._gates:
+            gate.clear()
+
+    def hold_answers(self) -> None:
+        """The target gets all that is sent by the present connections, and nothing that it says comes back."""
+        for gate in self._back:
             gate.clear()
 
     def hold_all(self) -> None:
@@ -70,19 +78,22 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        gate = asyncio.Event()
-        gate.set()
+        forth, back = asyncio.Event(), asyncio.Event()
+        forth.set()
+        back.set()
         writers = [writer]
         try:
             await self._through.wait()
-            self._gates.add(gate)
+            self._gates |= {forth, back}
+            self._back.add(back)
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
             writers.append(far_writer)
-            await asyncio.gather(self._copy(gate, reader, far_writer), self._copy(gate, far_reader, writer))
+            await asyncio.gather(self._copy(forth, reader, far_writer), self._copy(back, far_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._gates.discard(gate)
+            self._gates -= {forth, back}
+            self._back.discard(back)
             self._tasks.discard(task)
             for end in writers:
                 end.transport.abort()
@@ -107,6 +118,15 @@ class RelayThread:
         self._thread.start()
         self._relay = self._do(self._open(target))
         self.address, self.port = self._relay.address, self._relay.port
+
+    def hold_answers(self) -> None:
+        """See ``Relay``."""
+        self._do(_call(self._relay.hold_answers))
+
+    def interrupt(self) -> None:
+        """Breaks all connections; new ones are served."""
+        self._do(_call(self._relay.cut))
+        self._do(_call(self._relay.mend))
 
     def hold_all(self) -> None:
         """See ``Relay``."""

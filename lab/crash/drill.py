@@ -1,0 +1,236 @@
+"""Makes faults happen to a stack under load, and judges what came out of it."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lab.crash.faults import Random, Situation, Step
+from lab.crash.judge import RESOLUTIONS_NS, Verdict, judge
+from lab.crash.load import Load
+from lab.crash.refusals import Refusals
+from lab.crash.samples import SECOND_NS, WINDOW_S, Group
+from lab.crash.sink import Sink
+from lab.crash.stack import NUM_SHARDS, Settings, Stack
+from lab.crash.writing import Writer, stored
+from lab.instances import Aggregator
+from lab.waiting import wait_until
+
+__all__ = ["Drill", "Outcome", "drill"]
+
+_LONG_S = 2 * WINDOW_S
+_STALE_S = 5.0
+"""Samples older than that wait for an ack: somebody is not back yet."""
+_PATIENCE_S = 20.0
+_ACKED_S = 120.0
+_LATER_S = 4.0
+"""So long after everything is right it has to stay so."""
+_POLL_S = 2.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run has shown."""
+
+    name: str
+    seconds: float
+    verdict: Verdict
+    faults: dict[str, int]
+    refused: dict[str, int]
+    resent: int
+    unacked: int
+    invalid: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is lost, doubled, refused or left over."""
+        return self.verdict.clean and not self.unacked and not self.invalid and not sum(self.refused.values())
+
+
+class Drill:
+    """A stack under load."""
+
+    def __init__(self, stack: Stack, load: Load, writer: Writer | None, sink: Sink, refusals: Refusals) -> None:
+        self.stack, self.load, self.writer, self.sink, self.refusals = stack, load, writer, sink, refusals
+        self.faults: Counter[str] = Counter()
+        self.log: list[str] = []
+
+    # --- faults
+
+    def wait(self, seconds: float) -> None:
+        """Nothing happens."""
+        _sleep_until(self.load.begin_ns + int(seconds * 1e9))
+
+    def random(self, seconds: float, seed: int) -> None:
+        """Deaths and cuts for so many seconds."""
+        faults = Random(seed)
+        cuts = ["cut producers", "cut aggregator", "cut sink"] + (["cut writer"] if self.writer else [])
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(faults.pause_s())
+            give_up = time.monotonic() + (_PATIENCE_S if faults.patient() else 0.0)
+            while self.load.oldest_s > _STALE_S and time.monotonic() < give_up:
+                time.sleep(0.1)
+            what, seconds_cut = faults.choose(self.stack.roles(), cuts), faults.seconds()
+            if what in cuts:
+                self._cut(what, seconds_cut)
+            elif not self.stack.kill(what):
+                continue
+            self._note(what)
+
+    def _cut(self, what: str, seconds: float) -> None:
+        if what == "cut producers":
+            self.load.deafen(seconds)
+        elif what == "cut sink":
+            self.sink.cut(seconds)
+        elif what == "cut writer":
+            assert self.writer is not None
+            self.writer.cut()
+        else:
+            for relay in self.stack.relays:
+                relay.hold_answers()
+            time.sleep(seconds)
+            for relay in self.stack.relays:
+                relay.interrupt()
+
+    def situation(self, situation: Situation, phase_s: float) -> None:
+        """Its steps, from ``phase_s`` into a window of the longer resolution on; returns when the window after the last step is over."""
+        whole = _LONG_S * SECOND_NS
+        moment = (self.load.begin_ns // whole + 2) * whole + int(phase_s * 1e9)
+        _sleep_until(moment - SECOND_NS)
+        leader = wait_until("somebody leads", self._leader, 60)
+        others = [one for one in self.stack.aggregators if one is not leader]
+        roles = {"leader": leader, "follower": others[0] if others else leader}
+        shift = 0
+        for step in situation.steps:
+            _sleep_until(moment + shift + int(step.at_s * 1e9))
+            if step.action == "wait":
+                roles[step.who].process.check()
+                wait_until("it takes samples again", lambda: self.load.oldest_s < 1.0, 120)
+                shift = time.time_ns() - moment - int(step.at_s * 1e9)
+                continue
+            self._do(step, roles.get(step.who))
+            self._note(f"{step.action} {step.who}".strip())
+        _sleep_until(time.time_ns() + 2 * whole)
+
+    def _do(self, step: Step, instance: Aggregator | None) -> None:
+        everything = {"kill all": self.stack.kill_everything, "start all": self.stack.start_everything}
+        if step.action in everything:
+            everything[step.action]()
+            return
+        assert instance is not None
+        if step.action.startswith("kill "):
+            roles = [role for role in self.stack.roles() if role.startswith(step.action.removeprefix("kill "))]
+            for role in roles[:1]:
+                self.stack.kill(role)
+            return
+        if step.action == "start":
+            # Its end may take a moment; the next step does not wait for it.
+            threading.Thread(target=instance.start, daemon=True).start()
+            return
+        {"kill": instance.kill, "terminate": instance.terminate}[step.action]()
+
+    def _leader(self) -> Aggregator | None:
+        return next((one for one in self.stack.aggregators if one.running and one.leads()), None)
+
+    def _note(self, what: str) -> None:
+        self.faults[" ".join(word for word in what.split() if not word.isdigit())] += 1
+        seconds = time.time_ns() // 1_000_000 % 3_600_000
+        self.log.append(f"{seconds // 60_000:02}:{seconds // 1000 % 60:02}.{seconds % 1000:03} {what}")
+
+    # --- the end
+
+    def finish(self, name: str) -> Outcome:
+        """No further samples; waits until everything is acked and out, and judges."""
+        begin, end = self.load.begin_ns, self.load.stop()
+        if self.writer is not None:
+            self.writer.stop(end)
+        _sleep_until(end)
+        give_up = time.monotonic() + _ACKED_S
+        while self._unacked() and time.monotonic() < give_up:
+            time.sleep(0.1)
+        deadline = max(time.time_ns(), end) + int((self.stack.settings.settle_s + _ACKED_S / 4) * 1e9)
+        verdict = self._judge(begin, end)
+        while not verdict.clean and time.time_ns() < deadline:
+            time.sleep(_POLL_S)
+            verdict = self._judge(begin, end)
+        if verdict.clean:
+            time.sleep(_LATER_S)
+            verdict = self._judge(begin, end)
+        refused = self.refusals.by_reason()
+        resent = self.load.resent
+        if self.writer is not None:
+            resent += self.writer.repeated
+            if self.writer.refused:
+                refused["remote write 4xx"] = self.writer.refused
+            self._judge_stored(verdict, begin, end)
+        return Outcome(
+            name, (end - begin) / 1e9, verdict, dict(self.faults), refused, resent, self._unacked(), self._invalid()
+        )
+
+    def _unacked(self) -> int:
+        return self.load.unacked + (self.writer.unacked if self.writer is not None else 0)
+
+    def _groups(self) -> list[Group]:
+        return [*self.load.groups, *(self.writer.groups if self.writer is not None else ())]
+
+    def _judge(self, begin: int, end: int) -> Verdict:
+        mirrored = len(self.stack.aggregators) > 1
+        return judge(self._groups(), self.sink.windows, begin, end, mirrored=mirrored)
+
+    def _judge_stored(self, verdict: Verdict, begin: int, end: int) -> None:
+        """What came out is what is stored, at the shorter resolution."""
+        assert self.writer is not None
+        missing = wait_until("the store answers", lambda: [self._compare(verdict, begin, end)], 60)[0]
+        for text in missing:
+            verdict.missing += 1
+            verdict.example(text)
+
+    def _compare(self, verdict: Verdict, begin: int, end: int) -> list[str]:
+        assert self.writer is not None
+        resolution = RESOLUTIONS_NS[0]
+        found = stored(self.stack.coordinator_url, begin - _LONG_S * SECOND_NS, end + _LONG_S * SECOND_NS)
+        texts = []
+        for group in self.writer.groups:
+            for time_ns, window in self.sink.windows(group.ident, resolution).items():
+                value = found.get(group.ident, {}).get(time_ns)
+                if value != window.values[-1]:
+                    texts.append(
+                        f"{group.ident.decode()}: {time_ns // SECOND_NS} is stored as {value}, not {window.values[-1]:g}"
+                    )
+        return texts
+
+    def _invalid(self) -> list[str]:
+        return [f"{one.name} does not run" for one in self.stack.aggregators if not one.running]
+
+
+def _sleep_until(at_ns: int) -> None:
+    while (left := (at_ns - time.time_ns()) / 1e9) > 0:
+        time.sleep(min(left, 0.5))
+
+
+@contextmanager
+def drill(settings: Settings, scale: int, *, direct: bool = True) -> Iterator[Drill]:
+    """A stack that is started and under load; everything is gone afterwards."""
+    closing: list[Callable[[], None]] = []
+    sink = Sink()
+    try:
+        with Stack(settings, sink.address) as stack:
+            try:
+                stack.start()
+                addresses = [one.socket_address for one in stack.aggregators]
+                load = Load(addresses, NUM_SHARDS, scale if direct else 0, guarded=settings.instances > 1)
+                writer = Writer(stack.coordinator_url, scale) if settings.coordinator else None
+                refusals = Refusals(stack.aggregators)
+                closing += [load.close, refusals.close, *([writer.close] if writer else [])]
+                load.start()
+                if writer is not None:
+                    writer.start(load.begin_ns)
+                yield Drill(stack, load, writer, sink, refusals)
+            finally:
+                for close in closing:
+                    close()
+    finally:
+        sink.close()
