@@ -18,6 +18,10 @@ from lab.crash.stack import Settings
 from lab.kv import KINDS
 from m3x.version import VERSION
 
+_FORGIVEN_S = 1.0
+_INTERVAL_S = 0.1
+_LATE_S = 0.05
+"""So late the acks of a batch may come, which left after its fsync was due."""
 _WAYS = ("m3msg", "write", "both")
 _COLUMNS = (
     "what", "seconds", "deaths and cuts", "sent", "acked", "resent", "refused", "emitted", "came again", "missing", "wrong",
@@ -51,6 +55,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="S[,S…]",
         help="of situations: seconds into a window (default: 4)",
     )
+    parser.add_argument(
+        "--power-cut", choices=("interval", "always"), default="", help="instead: cut the power, under this sync policy"
+    )
+    parser.add_argument("--cuts", type=int, default=5, help="of --power-cut (default: 5)")
     parser.add_argument("--list", action="store_true", help="print the situations and end")
     parser.add_argument("--no-faults", action="store_true", help="nothing dies: shows that the drill judges rightly")
     parser.add_argument("--workers", type=int, default=2, help="of each instance (default: 2)")
@@ -91,9 +99,9 @@ def chosen(options: argparse.Namespace) -> list[Situation]:
     return [one for one in SITUATIONS if any(text == "all" or text in one.name for text in texts)]
 
 
-def settings(options: argparse.Namespace, **more: Any) -> Settings:
-    """The stack that the options ask for."""
-    instance: dict[str, Any] = {}
+def settings(options: argparse.Namespace, instance: dict[str, Any] | None = None, **more: Any) -> Settings:
+    """The stack that the options ask for; ``instance``: keys of that section."""
+    instance = dict(instance or {})
     for text in options.instance:
         key, _, value = text.partition("=")
         instance[key] = {"on": True, "off": False, "true": True, "false": False}.get(value, value)
@@ -106,7 +114,7 @@ def settings(options: argparse.Namespace, **more: Any) -> Settings:
 def row(outcome: Outcome) -> dict[str, Any]:
     """An outcome as a flat record."""
     record = asdict(outcome.verdict) | asdict(outcome)
-    for key in ("verdict", "lost_ns"):
+    for key in ("verdict", "forgiven_ns"):
         record.pop(key)
     return record | {"passed": outcome.passed}
 
@@ -162,6 +170,24 @@ def run_situation(options: argparse.Namespace, situation: Situation, phase_s: fl
         return report(options, outcome, running.stack.folder, running.log)
 
 
+def run_power_cuts(options: argparse.Namespace) -> bool:
+    """The power is cut again and again; whether no more is lost than the policy says."""
+    made = settings(options, noting=True, instance={"journalSync": options.power_cut})
+    with drill(made, options.scale) as running:
+        running.forgiven_s = _FORGIVEN_S if options.power_cut == "interval" else 0.0
+        running.power_cuts(options.cuts)
+        outcome = running.finish(f"{options.cuts} power cuts, {options.power_cut}")
+        age_s, longest_s = running.oldest_lost_s(outcome.verdict), running.stack.notes.longest_s
+        lost = len(outcome.verdict.forgiven_ns)
+        if age_s > _INTERVAL_S + longest_s + _LATE_S:
+            outcome.invalid.append("acks older than 100 ms and an fsync are lost")
+        running.log.append(
+            f"{lost} acked samples lost, acked at most {age_s * 1000:.0f} ms before; longest fsync {longest_s * 1000:.0f} ms"
+        )
+        print(running.log[-1], file=sys.stderr)
+        return report(options, outcome, running.stack.folder, running.log)
+
+
 def main() -> int:
     """Runs the drill; 0: all passed."""
     # Instances have sessions of their own: SIGTERM has to unwind what started them.
@@ -176,6 +202,8 @@ def main() -> int:
         return 0
     if not options.json:
         print("| " + " | ".join(_COLUMNS) + " |\n|" + "---|" * len(_COLUMNS), flush=True)
+    if options.power_cut:
+        return 0 if run_power_cuts(options) else 1
     if not options.situations:
         return 0 if run_random(options) else 1
     passed = [run_situation(options, one, phase) for one in chosen(options) for phase in options.phases]

@@ -55,6 +55,10 @@ class Drill:
     def __init__(self, stack: Stack, load: Load, writer: Writer | None, sink: Sink, refusals: Refusals) -> None:
         self.stack, self.load, self.writer, self.sink, self.refusals = stack, load, writer, sink, refusals
         self.faults: Counter[str] = Counter()
+        self.cuts_ns: list[tuple[int, int]] = []
+        """Of the power: before and after."""
+        self.forgiven_s = 0.0
+        """What was acked so short before a cut of the power may be lost."""
         self.log: list[str] = []
 
     # --- faults
@@ -107,13 +111,31 @@ class Drill:
         for step in situation.steps:
             _sleep_until(moment + shift + int(step.at_s * 1e9))
             if step.action == "wait":
-                roles[step.who].process.check()
-                wait_until("it takes samples again", lambda: self.load.oldest_s < 1.0, 120)
+                self._wait_until_acked(time.time_ns(), self.stack.aggregators.index(roles[step.who]))
                 shift = time.time_ns() - moment - int(step.at_s * 1e9)
                 continue
             self._do(step, roles.get(step.who))
             self._note(f"{step.action} {step.who}".strip())
         _sleep_until(time.time_ns() + 2 * whole)
+
+    def power_cuts(self, times: int) -> None:
+        """The power of the first instance is cut in the middle of a window, again and again."""
+        window = WINDOW_S * SECOND_NS
+        began = self.load.begin_ns
+        for _ in range(times):
+            self._wait_until_acked(began)
+            _sleep_until((time.time_ns() // window + 2) * window + window // 2)
+            aggregator = self.stack.aggregators[0]
+            before = time.time_ns()
+            lost = self.stack.cut_power(aggregator)
+            self.cuts_ns.append((before, time.time_ns()))
+            self._note(f"power cut ({lost.nbytes} bytes and {lost.files} files lost)")
+            began = time.time_ns()
+            aggregator.start()
+        self._wait_until_acked(began)
+
+    def _wait_until_acked(self, since_ns: int, instance: int | None = None) -> None:
+        wait_until("everything is acked", lambda: self.load.caught_up(since_ns, instance), 120)
 
     def _do(self, step: Step, instance: Aggregator | None) -> None:
         everything = {"kill all": self.stack.kill_everything, "start all": self.stack.start_everything}
@@ -136,7 +158,7 @@ class Drill:
         return next((one for one in self.stack.aggregators if one.running and one.leads()), None)
 
     def _note(self, what: str) -> None:
-        self.faults[" ".join(word for word in what.split() if not word.isdigit())] += 1
+        self.faults[" ".join(word for word in what.partition(" (")[0].split() if not word.isdigit())] += 1
         seconds = time.time_ns() // 1_000_000 % 3_600_000
         self.log.append(f"{seconds // 60_000:02}:{seconds // 1000 % 60:02}.{seconds % 1000:03} {what}")
 
@@ -178,7 +200,18 @@ class Drill:
 
     def _judge(self, begin: int, end: int) -> Verdict:
         mirrored = len(self.stack.aggregators) > 1
-        return judge(self._groups(), self.sink.windows, begin, end, mirrored=mirrored)
+        forgiven = [(before - int(self.forgiven_s * 1e9), after) for before, after in self.cuts_ns]
+        return judge(self._groups(), self.sink.windows, begin, end, mirrored=mirrored, forgiven=forgiven)
+
+    def oldest_lost_s(self, verdict: Verdict) -> float:
+        """How long before a cut of the power the oldest sample had been acked that it took."""
+        ages = [
+            (before - acked) / 1e9
+            for acked in verdict.forgiven_ns
+            for before, after in self.cuts_ns
+            if before - self.forgiven_s * 1e9 < acked <= after
+        ]
+        return max(ages, default=0.0)
 
     def _judge_stored(self, verdict: Verdict, begin: int, end: int) -> None:
         """What came out is what is stored, at the shorter resolution."""

@@ -8,6 +8,7 @@ each of them or in none (``unsure``), whoever emits them.
 its own, a window that came with different values. *Doubled*: a sample that is counted twice. Each counts once per policy.
 """
 
+import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -37,8 +38,8 @@ class Verdict:
     wrong: int = 0
     doubled: int = 0
     unsure: int = 0
-    lost_ns: list[int] = field(default_factory=list)
-    """When the samples that are missing had been acked (Unix ns), those of digits only."""
+    forgiven_ns: list[int] = field(default_factory=list)
+    """When the samples had been acked that are not there and need not be (Unix ns)."""
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -59,15 +60,37 @@ class _Span:
     first: int
     last: int
     acked_ns: int
+    owed: bool
+    """Whether it has to be in one of them."""
     taken: bool = False
 
 
-def judge(groups: Iterable[Group], windows: Windows, begin_ns: int, end_ns: int, *, mirrored: bool = False) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    mirrored: bool
+    forgiven: tuple[tuple[int, int], ...]
+
+    def owed(self, sample: Sample) -> bool:
+        """Whether it may not be missing."""
+        return sample.acked_ns > 0 and not any(first < sample.acked_ns <= last for first, last in self.forgiven)
+
+
+def judge(
+    groups: Iterable[Group],
+    windows: Windows,
+    begin_ns: int,
+    end_ns: int,
+    *,
+    mirrored: bool = False,
+    forgiven: Iterable[tuple[int, int]] = (),
+) -> Verdict:
     """Everything that was due from ``begin_ns`` to before ``end_ns``, both whole windows of all resolutions.
 
-    ``mirrored``: several instances stamp untimed samples, each for itself.
+    ``mirrored``: several instances stamp untimed samples, each for itself. ``forgiven``: what was acked between two times (Unix ns) may be
+    missing.
     """
     verdict = Verdict()
+    rules = _Rules(mirrored, tuple(forgiven))
     for group in groups:
         for line in group.lines:
             verdict.sent += sum(sample.sent_ns > 0 for sample in line.samples)
@@ -75,9 +98,9 @@ def judge(groups: Iterable[Group], windows: Windows, begin_ns: int, end_ns: int,
         for resolution in RESOLUTIONS_NS:
             came = [_by_number(verdict, group, ident, resolution, windows) for ident in group.outputs]
             if group.kind.shows is Shows.DIGITS:
-                _judge_digits(verdict, group, resolution, came, mirrored)
+                _judge_digits(verdict, group, resolution, came, rules)
             elif group.kind.shows is Shows.LAST:
-                _judge_lasts(verdict, group.lines[0], resolution, came[0], mirrored)
+                _judge_lasts(verdict, group.lines[0], resolution, came[0], rules)
             else:
                 _judge_rates(verdict, group, resolution, came[0], begin_ns, end_ns)
     return verdict
@@ -101,9 +124,7 @@ def _by_number(verdict: Verdict, group: Group, ident: bytes, resolution: int, wi
 # --- digits
 
 
-def _judge_digits(
-    verdict: Verdict, group: Group, resolution: int, came: list[dict[int, float]], mirrored: bool
-) -> None:
+def _judge_digits(verdict: Verdict, group: Group, resolution: int, came: list[dict[int, float]], rules: _Rules) -> None:
     counts: dict[int, dict[int, int]] = {}
     for number, value in came[0].items():
         digits = _digits(value)
@@ -115,9 +136,9 @@ def _judge_digits(
             counts.setdefault(slot, {})[number] = count
         if group.kind.timer:
             _judge_timer(verdict, group, resolution, number, digits, came)
-    spans = _spans(verdict, group, resolution, mirrored)
+    spans = _spans(verdict, group, resolution, rules)
     for slot in {*counts, *spans}:
-        _match(verdict, group, resolution, slot, spans.get(slot, []), counts.get(slot, {}), mirrored)
+        _match(verdict, group, resolution, slot, spans.get(slot, []), counts.get(slot, {}), rules.mirrored)
 
 
 def _digits(value: float) -> dict[int, int] | None:
@@ -147,23 +168,24 @@ def _judge_timer(
             verdict.example(f"{_name(ident, resolution, number)} is {values[number]:g}, expected {expected}")
 
 
-def _spans(verdict: Verdict, group: Group, resolution: int, mirrored: bool) -> dict[int, list[_Span]]:
+def _spans(verdict: Verdict, group: Group, resolution: int, rules: _Rules) -> dict[int, list[_Span]]:
     found: dict[int, list[_Span]] = {}
     for line in group.lines:
         for sample in line.samples:
             if sample.sent_ns:
-                span = _span(line, sample, resolution)
+                span = _span(line, sample, resolution, rules)
                 found.setdefault(line.slot(sample), []).append(span)
-                verdict.unsure += mirrored and span.first != span.last
+                verdict.unsure += rules.mirrored and span.first != span.last
     return found
 
 
-def _span(line: Line, sample: Sample, resolution: int) -> _Span:
+def _span(line: Line, sample: Sample, resolution: int, rules: _Rules) -> _Span:
+    owed = rules.owed(sample)
     if line.kind.timed:
         window = sample.at_ns // resolution
-        return _Span(window, window, sample.acked_ns)
+        return _Span(window, window, sample.acked_ns, owed)
     last = sample.acked_ns // resolution if sample.acked_ns else 1 << 62
-    return _Span(sample.sent_ns // resolution, last, sample.acked_ns)
+    return _Span(sample.sent_ns // resolution, last, sample.acked_ns, owed)
 
 
 def _match(
@@ -175,48 +197,61 @@ def _match(
     counts: dict[int, int],
     mirrored: bool,
 ) -> None:
-    """Gives each window as many samples as it says; those first that can be in no later one."""
-    sure = sorted((s for s in spans if not mirrored or s.first == s.last), key=lambda s: s.last)
+    """Gives each window as many samples as it says: those that have to be somewhere first."""
     unsure = [s for s in spans if mirrored and s.first != s.last]
-    over: list[tuple[int, int]] = []
-    for number in sorted(counts):
-        left = counts[number]
-        for span in sure:
-            if left and not span.taken and span.first <= number <= span.last:
-                span.taken = True
-                left -= 1
-        left = max(left - sum(s.first <= number <= s.last for s in unsure), 0)
-        if left:
-            over.append((number, left))
-    missing = [s for s in sure if not s.taken and s.acked_ns]
-    extra = sum(left for _, left in over)
-    astray = min(len(missing), extra)
+    sure = spans if not unsure else [s for s in spans if s.first == s.last]
+    left = _take(counts, [s for s in sure if s.owed])
+    left = _take(left, [s for s in sure if not s.owed])
+    over = {n: left[n] - sum(s.first <= n <= s.last for s in unsure) for n in sorted(left)}
+    over = {number: count for number, count in over.items() if count > 0}
+    missing = [s for s in sure if not s.taken and s.owed]
+    verdict.forgiven_ns += [s.acked_ns for s in sure if not s.taken and s.acked_ns and not s.owed]
+    astray = min(len(missing), sum(over.values()))
     verdict.wrong += astray
     verdict.missing += len(missing) - astray
-    verdict.doubled += extra - astray
-    verdict.lost_ns += [s.acked_ns for s in missing]
+    verdict.doubled += sum(over.values()) - astray
     for span in missing:
         place = _name(group.ident, resolution, span.first)
         more = "" if span.first == span.last else f" to {_clock(span.last * resolution)}"
         verdict.example(f"{place}{more}: sample of digit {slot}, acked {_when(span.acked_ns)}, is missing")
-    for number, left in over:
-        verdict.example(f"{_name(group.ident, resolution, number)}: {left} of digit {slot} too much")
+    for number, count in over.items():
+        verdict.example(f"{_name(group.ident, resolution, number)}: {count} of digit {slot} too much")
+
+
+def _take(counts: dict[int, int], spans: list[_Span]) -> dict[int, int]:
+    """Marks as many samples in each window as it counts, first those that can be in no later one; returns what is left of the counts."""
+    waiting = sorted(spans, key=lambda span: span.first, reverse=True)
+    able: list[tuple[int, int, _Span]] = []
+    left = {}
+    for number in sorted(counts):
+        while waiting and waiting[-1].first <= number:
+            span = waiting.pop()
+            heapq.heappush(able, (span.last, len(waiting), span))
+        count = counts[number]
+        while able and (count or able[0][0] < number):
+            last, _, span = heapq.heappop(able)
+            if last >= number:
+                span.taken = True
+                count -= 1
+        if count:
+            left[number] = count
+    return left
 
 
 # --- lasts
 
 
-def _judge_lasts(verdict: Verdict, line: Line, resolution: int, came: dict[int, float], mirrored: bool) -> None:
-    spans = [(s, _span(line, s, resolution)) for s in line.samples if s.sent_ns]
+def _judge_lasts(verdict: Verdict, line: Line, resolution: int, came: dict[int, float], rules: _Rules) -> None:
+    spans = [(s, _span(line, s, resolution, rules)) for s in line.samples if s.sent_ns]
     latest: dict[int, Sample] = {}
     """By window, of those that are surely in it, the one that was sent last."""
     for sample, span in spans:
-        if span.first == span.last:
+        if span.first == span.last and span.owed:
             latest[span.first] = sample
-        verdict.unsure += mirrored and span.first != span.last
+        verdict.unsure += rules.mirrored and span.first != span.last
     by_number = {sample.number: (sample, span) for sample, span in spans}
     for number, sample in latest.items():
-        if number not in came and sample.acked_ns:
+        if number not in came:
             verdict.missing += 1
             verdict.example(f"{_name(line.group.ident, resolution, number)} did not come, with sample {sample.number}")
     for number, value in came.items():

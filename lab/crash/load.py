@@ -79,8 +79,16 @@ class Load:
     @property
     def oldest_s(self) -> float:
         """How long ago the oldest sample that is not acked was due."""
+        return self._oldest_s(self._all())
+
+    def caught_up(self, since_ns: int, instance: int | None = None) -> bool:
+        """Whether an instance (None: all) acks what is a second old at most, and has done so since then (Unix ns)."""
+        senders = self._all() if instance is None else self._senders[instance]
+        return all(sender.acked_ns > since_ns for sender in senders) and self._oldest_s(senders) < 1.0
+
+    def _oldest_s(self, senders: list[Sender]) -> float:
         with self._lock:
-            firsts = [next(iter(sender.unacked.values()))[0].at_ns for sender in self._all() if sender.unacked]
+            firsts = [next(iter(sender.unacked.values()))[0].at_ns for sender in senders if sender.unacked]
         return max(time.time_ns() - min(firsts), 0) / 1e9 if firsts else 0.0
 
     @property

@@ -31,6 +31,8 @@ class Sender:
         """Sample, shard and value by message id, in the order of sending."""
         self.connected = False
         self.resent = 0
+        self.acked_ns = 0
+        """When the last ack came."""
         self._selector = selector
         self._acked = acked
         self._next = 1
@@ -117,7 +119,7 @@ class Sender:
         except OSError:
             return False
         if data and not self._deaf_until:
-            now = time.time_ns()
+            now = self.acked_ns = time.time_ns()
             payloads, self._rest = split(self._rest + data)
             for payload in payloads:
                 for metadata in decode_ack(payload):

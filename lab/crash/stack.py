@@ -6,12 +6,13 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab.cluster import LOCAL, coordinator_overlay, member, overlaid, write_cluster
+from lab.crash.powercut import Lost, Notes, cut, environment
 from lab.crash.samples import WINDOW_S
 from lab.crash.writing import RULES
 from lab.instances import Aggregator
@@ -19,6 +20,7 @@ from lab.kv import kv_of
 from lab.ports import free_ports
 from lab.processes import Process, family, module_command, send_signal
 from lab.relay import RelayThread
+from lab.waiting import wait_until
 
 __all__ = ["NUM_SHARDS", "Settings", "Stack"]
 
@@ -44,8 +46,8 @@ class Settings:
     """More keys of the section ``instance``."""
     ack: str = "aggregated"
     """``writes.ack`` of the coordinator; empty: its default."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Environment of the aggregators."""
+    noting: bool = False
+    """Whether aggregators note what they have synced, as power cuts need it."""
 
     @property
     def settle_s(self) -> float:
@@ -61,7 +63,9 @@ class Stack:
         self.folder = Path(tempfile.mkdtemp(prefix="m3crash-"))
         self.kv = kv_of(settings.backend, self.folder)
         self._sink = sink
-        self._lock = threading.Lock()
+        self.noted = self.folder / "synced.jsonl"
+        self.notes = Notes()
+        """As the last power cut found them."""
         self.aggregators = [self._aggregator(name) for name in "ab"[: settings.instances]]
         self.relays: list[RelayThread] = []
         self.coordinator_url = ""
@@ -112,9 +116,8 @@ class Stack:
         data = self.folder / f"data-{name}"
         data.mkdir(exist_ok=True)
         overlay = {"aggregator": aggregator, "instance": {"dataDirectory": str(data), **settings.instance}}
-        return Aggregator(
-            name, self.folder, self.kv.section(name), workers=settings.workers, overlay=overlay, env=settings.env
-        )
+        env = environment(self.noted) if settings.noting else {}
+        return Aggregator(name, self.folder, self.kv.section(name), workers=settings.workers, overlay=overlay, env=env)
 
     def _prepare(self) -> None:
         """Placements and topics; the coordinator and rollups reach aggregators through relays."""
@@ -210,6 +213,15 @@ class Stack:
         if self.coordinator is not None:
             self.coordinator.wait()
 
+    def cut_power(self, aggregator: Aggregator) -> Lost:
+        """SIGKILL to all its processes, and what they had not synced is gone. They have to note it (``powercut.environment``)."""
+        pids = family(aggregator.process.pid)
+        send_signal(pids, signal.SIGKILL)
+        aggregator.process.wait()
+        wait_until("all its processes are gone", lambda: not any(_lives(pid) for pid in pids), 20, every_s=0.01)
+        self.notes = Notes.read(self.noted)
+        return cut(self.folder / f"data-{aggregator.name}", self.notes)
+
     def start_everything(self) -> None:
         """All again, the KV first."""
         if self.kv.server is not None:
@@ -219,13 +231,15 @@ class Stack:
         for one in self.aggregators:
             one.start()
 
-    def _later(self, start: Any, after_s: float = _AGAIN_S) -> None:
+    def _later(self, start: Callable[[], object], after_s: float = _AGAIN_S) -> None:
         timer = threading.Timer(after_s, start)
         timer.daemon = True
         timer.start()
 
-    # --- what its pages say
 
-    def logs(self) -> Iterable[Path]:
-        """Of all processes."""
-        return self.folder.glob("*.log")
+def _lives(pid: int) -> bool:
+    """Whether it can still write; one that nobody has waited for cannot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
