@@ -11,7 +11,7 @@
 | ``m3msg_client``, ``receiver`` | a small producer of m3msg; a remote write endpoint that answers as it is told |
 | ``stores``, ``certificates`` | real stores that take remote write; an authority and what it signs |
 | ``m3db`` | M3DB nodes that are played: what they were sent is judged, and they fail as they are told |
-| ``failover`` | the failover drill, ``scripts/failover`` |
+| ``failover``, ``crash`` | the failover drill, ``scripts/failover``, and the crash drill, ``scripts/crash`` |
 | ``stack``, ``interactive`` | ``scripts/run`` and ``scripts/cluster`` |
 
 Each imports only those above it, and anything of ``src``. Nothing here needs pytest: scripts run without it (``tests/real_servers.py``

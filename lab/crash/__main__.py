@@ -114,6 +114,7 @@ def settings(options: argparse.Namespace, instance: dict[str, Any] | None = None
 def row(outcome: Outcome) -> dict[str, Any]:
     """An outcome as a flat record."""
     record = asdict(outcome.verdict) | asdict(outcome)
+    record["by_kind"] = {f"{which}: {kind}": count for (kind, which), count in sorted(outcome.verdict.by_kind.items())}
     for key in ("verdict", "forgiven_ns"):
         record.pop(key)
     return record | {"passed": outcome.passed}
@@ -139,7 +140,8 @@ def report(options: argparse.Namespace, outcome: Outcome, folder: Path, story: l
     if outcome.passed:
         return True
     counted = ", ".join(f"{what}: {count}" for what, count in sorted(outcome.faults.items()))
-    for text in [counted, *outcome.verdict.examples, *story]:
+    kinds = ", ".join(f"{count} {what}" for what, count in record["by_kind"].items())
+    for text in [kinds, counted, *outcome.verdict.examples, *story]:
         print("   ", text, file=sys.stderr, flush=True)
     if options.keep_files:
         name = outcome.name.replace(" ", "-").replace("/", "")

@@ -11,7 +11,7 @@ from lab.crash.faults import Random, Situation, Step
 from lab.crash.judge import RESOLUTIONS_NS, Verdict, judge
 from lab.crash.load import Load
 from lab.crash.refusals import Refusals
-from lab.crash.samples import SECOND_NS, WINDOW_S, Group
+from lab.crash.samples import SECOND_NS, WINDOW_S, Group, Kind
 from lab.crash.sink import Sink
 from lab.crash.stack import NUM_SHARDS, Settings, Stack
 from lab.crash.writing import Writer, stored
@@ -218,8 +218,7 @@ class Drill:
         assert self.writer is not None
         missing = wait_until("the store answers", lambda: [self._compare(verdict, begin, end)], 60)[0]
         for text in missing:
-            verdict.missing += 1
-            verdict.example(text)
+            verdict.add_missing(Kind.WRITTEN, text)
 
     def _compare(self, verdict: Verdict, begin: int, end: int) -> list[str]:
         assert self.writer is not None

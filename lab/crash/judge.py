@@ -9,6 +9,7 @@ its own, a window that came with different values. *Doubled*: a sample that is c
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from lab.crash.sink import Window
 __all__ = ["RESOLUTIONS_NS", "Verdict", "judge"]
 
 RESOLUTIONS_NS = (WINDOW_S * SECOND_NS, 2 * WINDOW_S * SECOND_NS)
-_EXAMPLES = 12
+_EXAMPLES = 3
+"""Of each kind of series."""
 
 Windows = Callable[[bytes, int], Mapping[int, Window]]
 """What came of an id at a resolution (ns), by the time in the messages."""
@@ -40,6 +42,8 @@ class Verdict:
     unsure: int = 0
     forgiven_ns: list[int] = field(default_factory=list)
     """When the samples had been acked that are not there and need not be (Unix ns)."""
+    by_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """What is missing, wrong or doubled, by kind of series and which of the three."""
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -47,10 +51,25 @@ class Verdict:
         """Nothing is missing, wrong or doubled."""
         return not (self.missing or self.wrong or self.doubled)
 
-    def example(self, text: str) -> None:
-        """Remembers one of the first ones."""
-        if len(self.examples) < _EXAMPLES:
+    def add_missing(self, kind: Kind, text: str, count: int = 1) -> None:
+        """Something is missing: ``text`` says what."""
+        self.missing += count
+        self._remember(kind, "missing", text, count)
+
+    def add_wrong(self, kind: Kind, text: str, count: int = 1) -> None:
+        """Something is wrong."""
+        self.wrong += count
+        self._remember(kind, "wrong", text, count)
+
+    def add_doubled(self, kind: Kind, text: str, count: int = 1) -> None:
+        """Something is doubled."""
+        self.doubled += count
+        self._remember(kind, "doubled", text, count)
+
+    def _remember(self, kind: Kind, which: str, text: str, count: int) -> None:
+        if self.by_kind[kind.title, which] < _EXAMPLES:
             self.examples.append(text)
+        self.by_kind[kind.title, which] += count
 
 
 @dataclass(slots=True)
@@ -114,9 +133,8 @@ def _by_number(verdict: Verdict, group: Group, ident: bytes, resolution: int, wi
         verdict.emitted += 1
         verdict.again += window.count - len(window.values)
         if len(window.values) > 1 or rest:
-            verdict.wrong += 1
             came = ", ".join(f"{value:g} ({_when(at)})" for value, at in zip(window.values, window.times, strict=True))
-            verdict.example(f"{_name(ident, resolution, number)} came as {came}")
+            verdict.add_wrong(group.kind, f"{_name(ident, resolution, number)} came as {came}")
         found[number] = window.values[-1]
     return found
 
@@ -129,8 +147,9 @@ def _judge_digits(verdict: Verdict, group: Group, resolution: int, came: list[di
     for number, value in came[0].items():
         digits = _digits(value)
         if digits is None:
-            verdict.wrong += 1
-            verdict.example(f"{_name(group.ident, resolution, number)} is {value!r}, which is no sum of samples")
+            verdict.add_wrong(
+                group.kind, f"{_name(group.ident, resolution, number)} is {value!r}, which is no sum of samples"
+            )
             continue
         for slot, count in digits.items():
             counts.setdefault(slot, {})[number] = count
@@ -161,11 +180,11 @@ def _judge_timer(
     wanted = [each * sum(digits.values()), BASE ** max(digits, default=0)]
     for ident, values, expected in zip(group.outputs[1:], came[1:], wanted, strict=True):
         if number not in values:
-            verdict.missing += 1
-            verdict.example(f"{_name(ident, resolution, number)} did not come")
+            verdict.add_missing(group.kind, f"{_name(ident, resolution, number)} did not come")
         elif values[number] != expected:
-            verdict.wrong += 1
-            verdict.example(f"{_name(ident, resolution, number)} is {values[number]:g}, expected {expected}")
+            verdict.add_wrong(
+                group.kind, f"{_name(ident, resolution, number)} is {values[number]:g}, expected {expected}"
+            )
 
 
 def _spans(verdict: Verdict, group: Group, resolution: int, rules: _Rules) -> dict[int, list[_Span]]:
@@ -206,16 +225,17 @@ def _match(
     over = {number: count for number, count in over.items() if count > 0}
     missing = [s for s in sure if not s.taken and s.owed]
     verdict.forgiven_ns += [s.acked_ns for s in sure if not s.taken and s.acked_ns and not s.owed]
-    astray = min(len(missing), sum(over.values()))
-    verdict.wrong += astray
-    verdict.missing += len(missing) - astray
-    verdict.doubled += sum(over.values()) - astray
-    for span in missing:
+    extra = [number for number, count in over.items() for _ in range(count)]
+    for k, span in enumerate(missing):
         place = _name(group.ident, resolution, span.first)
         more = "" if span.first == span.last else f" to {_clock(span.last * resolution)}"
-        verdict.example(f"{place}{more}: sample of digit {slot}, acked {_when(span.acked_ns)}, is missing")
-    for number, count in over.items():
-        verdict.example(f"{_name(group.ident, resolution, number)}: {count} of digit {slot} too much")
+        text = f"{place}{more}: sample of digit {slot}, acked {_when(span.acked_ns)}, is missing"
+        if k < len(extra):
+            verdict.add_wrong(group.kind, f"{text}; one too much from {_clock(extra[k] * resolution)} on")
+        else:
+            verdict.add_missing(group.kind, text)
+    for number in extra[len(missing) :]:
+        verdict.add_doubled(group.kind, f"{_name(group.ident, resolution, number)}: one of digit {slot} too much")
 
 
 def _take(counts: dict[int, int], spans: list[_Span]) -> dict[int, int]:
@@ -252,16 +272,16 @@ def _judge_lasts(verdict: Verdict, line: Line, resolution: int, came: dict[int, 
     by_number = {sample.number: (sample, span) for sample, span in spans}
     for number, sample in latest.items():
         if number not in came:
-            verdict.missing += 1
-            verdict.example(f"{_name(line.group.ident, resolution, number)} did not come, with sample {sample.number}")
+            verdict.add_missing(
+                line.kind, f"{_name(line.group.ident, resolution, number)} did not come, with sample {sample.number}"
+            )
     for number, value in came.items():
         found = by_number.get(int(value)) if value == int(value) else None
         last = latest.get(number)
         if found is not None and found[1].first <= number <= found[1].last and not _is_stale(line, found[0], last):
             continue
-        verdict.wrong += 1
         expected = "none" if last is None else last.number
-        verdict.example(f"{_name(line.group.ident, resolution, number)} is {value:g}, expected {expected}")
+        verdict.add_wrong(line.kind, f"{_name(line.group.ident, resolution, number)} is {value:g}, expected {expected}")
 
 
 def _is_stale(line: Line, sample: Sample, last: Sample | None) -> bool:
@@ -285,16 +305,17 @@ def _judge_rates(
         shorter = range(number * each, (number + 1) * each)
         expected = sum(BASE**line.source * sum(rate(line.source, w) for w in shorter) // each for line in group.lines)
         if number not in came:
-            verdict.missing += 1
-            verdict.example(f"{_name(group.ident, resolution, number)} did not come, expected {expected:o} (octal)")
+            verdict.add_missing(
+                group.kind, f"{_name(group.ident, resolution, number)} did not come, expected {expected:o} (octal)"
+            )
         elif came[number] != expected:
-            verdict.wrong += 1
             text = f"{int(came[number]):o}" if came[number] == int(came[number]) else f"{came[number]}"
-            verdict.example(f"{_name(group.ident, resolution, number)} is {text}, expected {expected:o} (octal)")
+            verdict.add_wrong(
+                group.kind, f"{_name(group.ident, resolution, number)} is {text}, expected {expected:o} (octal)"
+            )
     early = [n for n in came if not begin_ns // resolution < n < end_ns // resolution]
-    verdict.wrong += len(early)
     for number in early:
-        verdict.example(f"{_name(group.ident, resolution, number)} is {came[number]:g}, expected none")
+        verdict.add_wrong(group.kind, f"{_name(group.ident, resolution, number)} is {came[number]:g}, expected none")
 
 
 # --- texts
