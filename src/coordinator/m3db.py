@@ -17,7 +17,6 @@ from coordinator.sinks import SinkStatus
 from coordinator.sinks.m3db import M3DBSink, Targets
 from coordinator.sinks.m3db.troubles import late_lines, namespace_lines, shard_lines
 from m3cluster import kv
-from m3cluster.kv.store import get_uncached
 from m3db.following import FollowedNamespaces, FollowedTopology
 from m3db.namespaces import Namespaces
 from m3db.options import RetryOptions, SessionOptions
@@ -68,7 +67,7 @@ class _Registry:
         """A watch says nothing of a registry that there has never been."""
         while not self._told:
             try:
-                if await get_uncached(self._store, self.followed.key) is None and not self._told:
+                if await kv.get_uncached(self._store, self.followed.key) is None and not self._told:
                     self._changed(None)
             except kv.KVError:
                 pass

@@ -10,8 +10,10 @@ from aggregator.engine.engine import Engine
 from aggregator.engine.ingest.apply import refuse
 from aggregator.engine.ingest.entries import compact_ids
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
+from aggregator.engine.snapshot.rows import make_versions
 from aggregator.engine.state.elements import unregister_elements
 from aggregator.engine.state.state import retire_window
+from aggregator.engine.tables import layout
 from aggregator.engine.tables.grow import addresses, reserve_tables
 from aggregator.engine.tables.index import rehash
 from aggregator.lists import KIND_STANDARD, ListId
@@ -92,4 +94,7 @@ def warm(progress: Callable[[str], None]) -> None:
     compact_ids(t, tables.ids)
     unregister_elements(t, 0)
     retire_window(t, 0)
+    # Only groups that have sent something before the snapshot have these.
+    none = np.zeros(0, np.int64)
+    make_versions(t, none, none, *(np.zeros(0, layout.VERSIONS[name]) for name in ("term", "flush", "sent")))
     refuse(t, 0, 0, tables.ids, 0, 0)

@@ -15,7 +15,7 @@ from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces
 from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
 from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
-from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv import Etcd
 from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.policy import format_duration
 from m3x.config import (

@@ -112,17 +112,19 @@ Query = AllQuery | FieldQuery | TermQuery | RegexpQuery | NegationQuery | Conjun
 
 def conjunction(members: Iterable[Query]) -> ConjunctionQuery:
     """In M3's normal form: flat, sorted by text, negations last. Unlike in M3 a conjunction within keeps its own negations."""
-    members = list(members)
     queries: list[Query] = []
     negations: list[Query] = []
     for member in members:
+        within: tuple[Query, ...] = (member,)
         if isinstance(member, ConjunctionQuery):
-            queries += member.queries
+            within = member.queries
             negations += member.negations
-        elif isinstance(member, NegationQuery):
-            negations.append(member.query)
-        else:
-            queries.append(member)
+        for one in within:
+            # The only one of a conjunction may be a negation.
+            if isinstance(one, NegationQuery):
+                negations.append(one.query)
+            else:
+                queries.append(one)
     if not queries and negations:
         # Something has to be there that the rest is taken away from.
         queries.append(NegationQuery(negations.pop(0)))

@@ -183,6 +183,9 @@ class Zygote:
             await self._no_spare.wait()
             self._no_spare.clear()
             await asyncio.sleep(_SPARE_S)
+            if self._spare is not None:
+                # The current one died while this was forked.
+                continue
             with contextlib.ExitStack() as unless_forked:
                 ours, theirs = _pair()
                 unless_forked.enter_context(ours)
@@ -193,6 +196,9 @@ class Zygote:
                         log.warning("cannot fork a spare zygote", error=str(error))
                         self._no_spare.set()
                         continue
+                if made.ended:
+                    self._no_spare.set()
+                    continue
                 unless_forked.pop_all()
                 self._spare = _Incarnation(made, ours)
 

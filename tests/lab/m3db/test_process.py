@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,12 @@ NAMESPACES = [Namespace("default"), Namespace("other", resolution_ns=SECOND_NS)]
 pytestmark = pytest.mark.integration
 
 
-def write(node: NodeProcess, value: float, timeout_s: float = 5.0) -> Heard:
+def write_at(at_s: int, node: NodeProcess, value: float, timeout_s: float = 5.0) -> Heard:
     async def run() -> Heard:
         client = await Client.connect(Node(address=node.address))
         try:
             return await client.call(
-                "writeTaggedBatchRaw", batch("other", [element([(b"a", b"b")], AT, value)]), timeout_s
+                "writeTaggedBatchRaw", batch("other", [element([(b"a", b"b")], at_s, value)]), timeout_s
             )
         finally:
             client.close()
@@ -29,14 +30,12 @@ def write(node: NodeProcess, value: float, timeout_s: float = 5.0) -> Heard:
     return asyncio.run(run())
 
 
-AT = int(time.time())
-
-
 def held(node: NodeProcess) -> list[tuple[bytes, float]]:
     return [(series.id, point.value) for series in node.series("other") for point in series.points()]
 
 
 def test_a_process_is_told_and_says_what_it_holds(tmp_path: Path) -> None:
+    write = partial(write_at, int(time.time()))
     with NodeProcess("one", tmp_path, NAMESPACES, keeps=True) as node:
         assert write(node, 1.0).code == 0
         node.fault("writeTaggedBatchRaw", Fault(Kind.FRAME, code=3, times=1))
