@@ -8,16 +8,18 @@ from collections.abc import Callable
 
 __all__ = ["Running"]
 
+_REST_S = 0.05
+
 
 class Running:
     """``pid`` is a child of this process, which nobody else waits for; needs the event loop that runs.
 
-    ``leader``: it has a process group of its own, which ends with it. ``gone`` is called with the exit code when it has ended.
+    It leads a process group, which ends with it: what it has forked falls to this process, and is waited for. ``gone`` is called with
+    the exit code when it has ended.
     """
 
-    def __init__(self, pid: int, *, leader: bool = False, gone: Callable[["Running", int], None] | None = None) -> None:
+    def __init__(self, pid: int, gone: Callable[["Running", int], None] | None = None) -> None:
         self.pid = pid
-        self._leader = leader
         self._gone = gone
         self._loop = asyncio.get_running_loop()
         self._descriptor = os.pidfd_open(pid)
@@ -45,14 +47,19 @@ class Running:
         self._loop.remove_reader(self._descriptor)
         os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOWAIT)
         os.close(self._descriptor)
-        if self._leader:
-            # Until it is waited for, the number of its group is nobody else's.
+        # Until it is waited for, the number of its group is nobody else's.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
-        with contextlib.suppress(ChildProcessError):
-            while self._leader:
-                os.waitpid(-self.pid, 0)
+        self._reap_rest()
         code = os.waitstatus_to_exitcode(status)
         self._code.set_result(code)
         if self._gone is not None:
             self._gone(self, code)
+
+    def _reap_rest(self) -> None:
+        """Those of its group, which were killed; one that has much memory, or waits for a disk, takes a while."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-self.pid, os.WNOHANG)[0]:
+                pass
+            self._loop.call_later(_REST_S, self._reap_rest)

@@ -174,7 +174,7 @@ class Zygote:
         return "m3x.processes", [self._preload, "--link", str(forking.FIRST_FILE), "--parent", str(os.getpid())]
 
     def _begin(self, pid: int, link: socket.socket) -> None:
-        self._current = _Incarnation(Running(pid, leader=True, gone=self._gone), link)
+        self._current = _Incarnation(Running(pid, self._gone), link)
         self._restarts.started()
         self._up.set()
 
@@ -203,7 +203,7 @@ class Zygote:
                 self._spare = _Incarnation(made, ours)
 
     def _watched(self, pid: int) -> Running:
-        return Running(pid, leader=True, gone=self._gone)
+        return Running(pid, self._gone)
 
     def _gone(self, process: Running, code: int) -> None:
         """One of the two has ended."""

@@ -35,6 +35,10 @@ def main(where: str, order: str) -> None:
     match order.split(":"):
         case ["stay"]:
             time.sleep(3600)
+        case ["fork"]:
+            if os.fork():
+                Path(f"{where}.forked").touch()
+            time.sleep(3600)
         case ["end", code]:
             sys.exit(int(code))
         case ["say", text]:
