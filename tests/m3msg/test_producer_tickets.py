@@ -186,7 +186,8 @@ def test_every_service_has_to_have_an_ack_to_be_secured(joined, batch_of):
 
 
 def test_a_batch_in_several_blocks_is_secured_as_a_whole(joined, batch_of):
-    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, tell_secured=True, buffer={"max_buffer_size": 1 << 20})
+    buffer = {"max_buffer_size": 1 << 20}
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, tell_secured=True, buffer=buffer, writer=RETRY)
     pair.consumers["b"].acks = False
     pair.consumers["a"].refuses = lambda value: value[:5] == b"stuck"
     values = [b"x" * 1000] * 400
