@@ -129,7 +129,7 @@ async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body
 async def _serving(folder: Path) -> AsyncIterator[Aggregator]:
     """An aggregator that placement and topic name."""
     aggregator = Aggregator()
-    async with ConsumerServer("127.0.0.1", 0, aggregator.handle) as server:
+    async with ConsumerServer("127.0.0.1:0", aggregator.handle) as server:
         instances = [member("m3aggregator", f"127.0.0.1:{server.port}")]
         kv = kv_of("embedded", folder)
         await asyncio.to_thread(kv.do, lambda store: write_cluster(store, instances, "127.0.0.1:1", _NUM_SHARDS))

@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs an aggregator instance; returns the exit code: 0 after an orderly end, 1 after a failure, 2 for a wrong set-up."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.child_of is not None:
+        process.die_with_parent(options.child_of)
     if not options.file:
         parser.print_usage(sys.stderr)
         print("-f is required (no config files provided)", file=sys.stderr)
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             identity,
             workers=options.workers or loaded.value.instance.workers or os.cpu_count() or 1,
             data_dir=data_dir,
+            is_child=options.child_of is not None,
         )
     except KVError as error:
         print(f"kvClient: {error}", file=sys.stderr)
@@ -80,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         "--check-config",
         action="store_true",
         help="say whether an instance would start with it, and exit (2: it would not)",
+    )
+    parser.add_argument(
+        "--child-of",
+        type=_positive,
+        metavar="PID",
+        help="it belongs to this process, its parent, with which it ends at once; it stops when standard input is closed, and not for "
+        "SIGTERM or SIGINT",
     )
     parser.add_argument("--version", action="version", version=f"m3aggregator {VERSION}")
     return parser

@@ -291,13 +291,11 @@ class Coordinator:
 
     async def _start_http(self, stack: contextlib.AsyncExitStack, routes: list[BaseRoute]) -> None:
         prometheus = self.config.metrics.prometheus
-        host, port = parse_address(prometheus.listen_address)
         page = metrics_app(self.registry, prometheus.handler_path)
-        self.ports["metrics"] = await stack.enter_async_context(serve_http(page, host, port))
+        self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address))
         app = Starlette(routes=routes, exception_handlers={404: not_found})
         app.router.redirect_slashes = False
-        host, port = parse_address(self.config.listen_address)
-        self.ports["http"] = await stack.enter_async_context(serve_http(app, host, port))
+        self.ports["http"] = await stack.enter_async_context(serve_http(app, self.config.listen_address))
         log.info("listening", http=self.ports["http"], metrics=self.ports["metrics"])
 
     async def _start_carbon(

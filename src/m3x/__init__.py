@@ -10,7 +10,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``config``      YAML files → typed structs, every problem reported with file, line and path
 ``sections``    the sections of those files that every service has
 ``tls``         contexts for clients and servers out of PEM files
-``listening``   TCP sockets that connections come to
+``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``log``         structured log lines, rate-limited where input from the network causes them

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from m3x.endpoints import bound, is_unix
 from m3x.instrument import Registry
-from m3x.listening import bound
 from m3x.log import logger
 
 __all__ = ["metrics_app", "serve"]
@@ -62,12 +62,12 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
-    """Serves ``app`` until the context ends; yields the bound port (``port`` may be 0).
+async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
+    """Serves ``app`` until the context ends; yields the bound port (that of ``endpoint`` may be 0), 0 for a socket in the file system.
 
-    Raises ``OSError`` naming the address if it cannot be bound. Ending waits up to three seconds for requests in hand.
+    Raises ``OSError`` naming the endpoint if it cannot be bound. Ending waits up to three seconds for requests in hand.
     """
-    listener = bound(host, port)
+    listener = bound(endpoint)
     _quieten()
     config = uvicorn.Config(
         app,
@@ -79,13 +79,13 @@ async def serve(app: Any, host: str, port: int) -> AsyncIterator[int]:
         ws="none",
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {host}:{port}")
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {endpoint}")
     try:
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn offers only a flag
             await asyncio.sleep(0.005)
         if task.done():
             task.result()
-        yield listener.getsockname()[1]
+        yield 0 if is_unix(endpoint) else listener.getsockname()[1]
     finally:
         server.end()
         await task

@@ -103,7 +103,7 @@ async def _set_up(client: httpx.AsyncClient, port: int) -> None:
 async def test_from_nothing_to_messages_at_the_aggregator(start: Callable[..., Any]) -> None:
     aggregator = Aggregator()
     now_ms = time.time_ns() // 1_000_000
-    async with ConsumerServer("127.0.0.1", 0, aggregator.handle) as server, start(IGNORE_CUTOVER) as coordinator:
+    async with ConsumerServer("127.0.0.1:0", aggregator.handle) as server, start(IGNORE_CUTOVER) as coordinator:
         async with _client(coordinator) as client:
             refused = await client.post(WRITE, content=_body(1.0, now_ms, __name__="up"))
             assert refused.status_code == 503
@@ -150,7 +150,7 @@ async def _waiting(
 ) -> AsyncIterator[asyncio.Task[httpx.Response]]:
     """A coordinator, and a remote write that waits for the aggregator."""
     more = IGNORE_CUTOVER + "writes: {ack: aggregated}"
-    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    server = ConsumerServer("127.0.0.1:0", aggregator.handle)
     async with server, asyncio.timeout(40), contextlib.AsyncExitStack() as stack:
         async with start(more) as coordinator:
             client = await stack.enter_async_context(_client(coordinator))
@@ -213,7 +213,7 @@ async def test_rules_in_kv_change_while_it_runs(start: Callable[..., Any], tmp_p
             for m in aggregator.metrics
         )
 
-    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    server = ConsumerServer("127.0.0.1:0", aggregator.handle)
     async with server, start(RULES_IN_KV) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
         await _set_up(client, server.port)
         operator = await kv.open_store(kv.Embedded(tmp_path / "kv.sqlite"))
@@ -263,7 +263,7 @@ async def _sending_aggregated(coordinator: Coordinator, policy: str) -> AsyncIte
 
 async def test_a_rule_without_a_namespace_is_named_and_what_comes_of_it_is_acked(start: Callable[..., Any]) -> None:
     aggregator = Aggregator()
-    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    server = ConsumerServer("127.0.0.1:0", aggregator.handle)
     async with server, start(IN_VAIN) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
         await _set_up(client, server.port)
         while (ready := await client.get("/ready")).status_code != 200 or len(ready.json()["problems"]) > 1:  # noqa: ASYNC110 - seen from outside
@@ -351,7 +351,7 @@ async def test_a_producer_that_fails_ends_the_service_and_nothing_is_accepted_me
 
     monkeypatch.setattr(Producer, "_ticks", ticks)
     aggregator = Aggregator()
-    server = ConsumerServer("127.0.0.1", 0, aggregator.handle)
+    server = ConsumerServer("127.0.0.1:0", aggregator.handle)
     async with server, start(RULES_IN_KV) as coordinator, _client(coordinator) as client, asyncio.timeout(40):
         await _set_up(client, server.port)
         body = _body(1.0, 0, __name__="up")
@@ -377,7 +377,7 @@ async def test_each_key_of_the_kv_is_watched_once(start: Callable[..., Any], mon
     monkeypatch.setattr(LeasedStore, "watch", counted)
     aggregator, environment = Aggregator(), ENVIRONMENT["Cluster-Environment-Name"]
     async with (
-        ConsumerServer("127.0.0.1", 0, aggregator.handle) as server,
+        ConsumerServer("127.0.0.1:0", aggregator.handle) as server,
         start(RULES_IN_KV) as coordinator,
         _client(coordinator) as client,
     ):

@@ -93,7 +93,7 @@ class Player:
         self.engine.set_shards(ipc.Shards(o["num_shards"], TOPIC_SHARDS, owned), 0)
         self.flushing = Flushing(
             ScheduleOptions(
-                past_ns=o["buffer_past_ns"],
+                timed_delay_ns=self.settings.timing.timed_delay_ns,
                 forwarding_delay_ns=self.settings.forwarding_delay_ns,
                 max_jitter_ns=None,
                 timed_offset=o["timed_metrics_flush_offset_enabled"],

@@ -58,7 +58,7 @@ async def test_acks_come_back_when_the_handler_has_returned():
     options = ConsumerOptions(ack_flush_interval=Duration(3600 * 10**9))
     registry = Registry()
     async with (
-        ConsumerServer("127.0.0.1", 0, ack_all, options, scope=registry.scope()) as server,
+        ConsumerServer("127.0.0.1:0", ack_all, options, scope=registry.scope()) as server,
         dialled(server) as peer,
     ):
         peer.writer.write(STREAM)
@@ -75,7 +75,7 @@ async def test_acks_of_a_handler_that_goes_on_leave_after_the_interval():
         await release.wait()
 
     options = ConsumerOptions(ack_flush_interval=Duration(10**7))
-    async with ConsumerServer("127.0.0.1", 0, handler, options) as server, dialled(server) as peer:
+    async with ConsumerServer("127.0.0.1:0", handler, options) as server, dialled(server) as peer:
         peer.writer.write(STREAM)
         assert len(await peer.acks(50)) == 50
         release.set()
@@ -89,7 +89,7 @@ async def test_ack_buffer_size_sends_at_once():
         await release.wait()
 
     options = ConsumerOptions(ack_flush_interval=Duration(3600 * 10**9), ack_buffer_size=1)
-    async with ConsumerServer("127.0.0.1", 0, handler, options) as server, dialled(server) as peer:
+    async with ConsumerServer("127.0.0.1:0", handler, options) as server, dialled(server) as peer:
         peer.writer.write(STREAM)
         assert len(await peer.acks(50)) == 50
         release.set()
@@ -101,7 +101,7 @@ async def test_what_a_failing_handler_did_not_ack_stays_unacked():
         raise RuntimeError("storage is away")
 
     registry = Registry()
-    async with ConsumerServer("127.0.0.1", 0, handler, scope=registry.scope()) as server, dialled(server) as peer:
+    async with ConsumerServer("127.0.0.1:0", handler, scope=registry.scope()) as server, dialled(server) as peer:
         peer.writer.write(STREAM)
         assert await peer.acks(10) == [m.metadata for m in MESSAGES[:10]]
         await until(lambda: registry.counter("handler_error") >= 1)
@@ -111,7 +111,7 @@ async def test_what_a_failing_handler_did_not_ack_stays_unacked():
 @pytest.mark.parametrize("garbage", [b"\xff" * 100, b"\x00\x00\x00\x02\x08\x01", b"GET / HTTP/1.1\r\n\r\n"])
 async def test_garbage_closes_only_its_own_connection_and_earlier_messages_are_acked(garbage: bytes):
     async with (
-        ConsumerServer("127.0.0.1", 0, ack_all) as server,
+        ConsumerServer("127.0.0.1:0", ack_all) as server,
         dialled(server) as good,
         dialled(server) as bad,
     ):
@@ -124,7 +124,7 @@ async def test_garbage_closes_only_its_own_connection_and_earlier_messages_are_a
 
 
 async def test_oversized_frame_closes_before_its_bytes_arrive():
-    async with ConsumerServer("127.0.0.1", 0, ack_all) as server, dialled(server) as peer:
+    async with ConsumerServer("127.0.0.1:0", ack_all) as server, dialled(server) as peer:
         peer.writer.write((4 * 1024 * 1024 + 1).to_bytes(4, "big"))
         assert await peer.closed()
 
@@ -144,7 +144,7 @@ async def test_bytes_in_work_are_bounded_and_other_connections_go_on():
     limit = 1 << 20
     options = ConsumerOptions(in_flight_size=limit)
     async with (
-        ConsumerServer("127.0.0.1", 0, handler, options) as server,
+        ConsumerServer("127.0.0.1:0", handler, options) as server,
         dialled(server) as slow,
         dialled(server) as quick,
     ):
@@ -165,7 +165,7 @@ async def test_peer_that_does_not_read_its_acks_is_closed_and_others_go_on():
     registry = Registry()
     options = ConsumerOptions(connection_write_timeout=Duration(2 * 10**8))
     async with (
-        ConsumerServer("127.0.0.1", 0, ack_all, options, scope=registry.scope()) as server,
+        ConsumerServer("127.0.0.1:0", ack_all, options, scope=registry.scope()) as server,
         dialled(server) as quick,
     ):
         deaf = socket.create_connection(("127.0.0.1", server.port))
@@ -196,7 +196,7 @@ async def test_close_waits_for_handlers_and_writes_their_acks():
         await release.wait()
         batch.ack()
 
-    server = ConsumerServer("127.0.0.1", 0, handler)
+    server = ConsumerServer("127.0.0.1:0", handler)
     await server.start()
     async with dialled(server) as peer, asyncio.TaskGroup() as group:
         peer.writer.write(STREAM)
@@ -213,7 +213,7 @@ async def test_close_does_not_wait_for_ever():
     async def handler(batch: ReceivedBatch) -> None:
         await asyncio.Event().wait()
 
-    server = ConsumerServer("127.0.0.1", 0, handler)
+    server = ConsumerServer("127.0.0.1:0", handler)
     await server.start()
     async with dialled(server) as peer:
         peer.writer.write(STREAM)
@@ -230,7 +230,7 @@ async def test_ack_after_the_connection_has_gone_is_counted():
         batches.append(batch)
 
     registry = Registry()
-    async with ConsumerServer("127.0.0.1", 0, handler, scope=registry.scope()) as server:
+    async with ConsumerServer("127.0.0.1:0", handler, scope=registry.scope()) as server:
         async with dialled(server) as peer:
             peer.writer.write(STREAM)
             await until(lambda: bool(batches))

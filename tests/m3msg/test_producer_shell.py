@@ -47,7 +47,7 @@ class Recorder:
     def __init__(self) -> None:
         self.acks = True
         self.numbers: Counter[int] = Counter()
-        self.server = ConsumerServer("127.0.0.1", 0, self.handle)
+        self.server = ConsumerServer("127.0.0.1:0", self.handle)
 
     async def handle(self, batch: ReceivedBatch) -> None:
         self.numbers.update(int(batch.value(i)[:8]) for i in range(len(batch)))
@@ -201,7 +201,7 @@ async def test_a_consumer_that_dies_and_returns_gets_its_backlog(cluster: Cluste
     await until(lambda: not producer.status().services[0].instances[0].connected)
     producer.produce(batch_of(5000, first=100, token="backlog"))
     await until(lambda: "cannot connect" in producer.status().services[0].instances[0].last_error)
-    returned = ConsumerServer("127.0.0.1", port, recorder.handle)
+    returned = ConsumerServer(f"127.0.0.1:{port}", recorder.handle)
     async with returned:
         await until(lambda: cluster.acked == 5100)
         assert len(recorder.numbers) == 5100
@@ -282,7 +282,7 @@ async def test_backlog_of_a_lost_leader_never_reaches_a_returning_consumer(clust
     leader = False
     await until(lambda: cluster.done == [Done("leader", 0, 0, 0, fenced=100)])
     recorder = Recorder()
-    async with ConsumerServer("127.0.0.1", port, recorder.handle):
+    async with ConsumerServer(f"127.0.0.1:{port}", recorder.handle):
         producer.produce(batch_of(1, token="free"))
         await until(lambda: len(cluster.done) == 2)
         assert len(recorder.numbers) == 1

@@ -15,7 +15,7 @@ from m3x.web import metrics_app, serve
 async def test_metrics_page_is_served_and_the_port_freed() -> None:
     registry = Registry()
     registry.scope("a").count("b")
-    async with serve(metrics_app(registry), "127.0.0.1", 0) as port, httpx.AsyncClient() as client:
+    async with serve(metrics_app(registry), "127.0.0.1:0") as port, httpx.AsyncClient() as client:
         answer = await client.get(f"http://127.0.0.1:{port}/metrics")
     assert answer.status_code == 200
     assert "a_b_total 1.0" in answer.text
@@ -27,7 +27,7 @@ async def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
-            async with serve(metrics_app(Registry()), "127.0.0.1", port):
+            async with serve(metrics_app(Registry()), f"127.0.0.1:{port}"):
                 pass
 
 

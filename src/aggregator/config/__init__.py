@@ -18,6 +18,7 @@ from aggregator.config.derived import (
     kv_keys,
     new_metric_limit,
     retained_bytes,
+    timing,
 )
 from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, HandlerConfig, JitterBucket
 from aggregator.config.host_id import host_id, instance_id
@@ -47,4 +48,5 @@ __all__ = [
     "load_config",
     "new_metric_limit",
     "retained_bytes",
+    "timing",
 ]

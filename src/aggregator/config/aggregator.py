@@ -144,6 +144,17 @@ class ForwardingConfig(Section, frozen=True, kw_only=True):
     max_const_delay: Duration = Duration(0)
 
 
+class BufferPastLimitConfig(Section, frozen=True, kw_only=True):
+    """``bufferPastLimits[]``; what is left out is zero, as in M3's section of that name."""
+
+    resolution: Duration = Duration(0)
+    buffer_past: Duration = Duration(0)
+
+    def __post_init__(self) -> None:
+        if min(self.resolution, self.buffer_past) < 0:
+            raise ValueError("resolution and bufferPast must not be negative")
+
+
 class PassthroughConfig(Section, frozen=True, kw_only=True):
     """``passthrough``."""
 
@@ -172,6 +183,9 @@ class AggregatorSection(Section, frozen=True, kw_only=True):
     buffer_duration_after_shard_cutoff: Duration = Duration(0)
     buffer_duration_for_past_timed_metric: Duration = Duration(0)
     buffer_duration_for_future_timed_metric: Duration = Duration(0)
+    buffer_past_limits: list[BufferPastLimitConfig] = []
+    """Ours, as in a coordinator's ``downsample``: how late timed samples may be by resolution, instead of one time to which the resolution
+    is added. Forwarded ones then have this and their resolution as often as they were forwarded (``forwarding`` does not count)."""
     resign_timeout: Duration = Duration(5 * MINUTE)
     shutdown_wait_timeout: Duration = Duration(0)
     flush_times_manager: FlushTimesManagerConfig = FlushTimesManagerConfig()

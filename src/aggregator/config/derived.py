@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from aggregator.config.blocks import MINUTE
 from aggregator.config.flush import FlushManagerConfig
 from aggregator.config.service import ServiceConfig
-from aggregator.engine.options import EngineOptions
+from aggregator.engine.options import EngineOptions, Timing
 from m3cluster.keys import election_prefix, kv_key
 from m3cluster.kv.sections import KVOverride
 from m3metrics.aggregation import is_valid_for, parse_type
 from m3metrics.metric import MetricType
+from m3metrics.past_limits import PastLimits
 from m3metrics.policy import StoragePolicy
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "kv_keys",
     "problems_of",
     "retained_bytes",
+    "timing",
 ]
 
 _DEFAULT_PAST_NS = MINUTE
@@ -40,6 +42,20 @@ def flush_jitters(manager: FlushManagerConfig) -> tuple[tuple[int, float], ...]:
 def buffer_past_ns(config: ServiceConfig) -> int:
     """How late a timed sample may be, without the resolution that M3 adds."""
     return int(config.aggregator.buffer_duration_for_past_timed_metric) or _DEFAULT_PAST_NS
+
+
+def timing(config: ServiceConfig) -> Timing:
+    """How late samples may be, and when windows are flushed."""
+    section = config.aggregator
+    limits = tuple((int(one.resolution), int(one.buffer_past)) for one in section.buffer_past_limits)
+    return Timing(
+        buffer_past_ns=buffer_past_ns(config),
+        past_limits=PastLimits(limits) if limits else None,
+        transit_ns=int(config.instance.transit_time),
+        jitters=flush_jitters(section.flush_manager),
+        max_single_delay_ns=int(section.forwarding.max_single_delay),
+        max_const_delay_ns=int(section.forwarding.max_const_delay),
+    )
 
 
 def entry_check_interval_ns(config: ServiceConfig) -> int:
@@ -101,7 +117,7 @@ def engine_options(
 ) -> EngineOptions:
     """The ``aggregator:`` section resolved for one of ``workers`` worker processes."""
     section, runtime, own = config.aggregator, config.runtime_options, config.instance
-    types, manager = section.aggregation_types, section.flush_manager
+    types, manager, delays = section.aggregation_types, section.flush_manager, timing(config)
     return EngineOptions(
         num_shards=num_shards,
         topic_shards=topic_shards,
@@ -115,14 +131,16 @@ def engine_options(
         counter_prefix=section.metric_prefix + section.counter_prefix,
         timer_prefix=section.metric_prefix + section.timer_prefix,
         gauge_prefix=section.metric_prefix + section.gauge_prefix,
-        buffer_past_ns=buffer_past_ns(config),
+        buffer_past_ns=delays.buffer_past_ns,
+        past_limits=delays.past_limits,
+        transit_ns=delays.transit_ns,
         buffer_future_ns=int(section.buffer_duration_for_future_timed_metric) or MINUTE,
         buffer_before_cutover_ns=int(section.buffer_duration_before_shard_cutover) or 10 * MINUTE,
         buffer_after_cutoff_ns=int(section.buffer_duration_after_shard_cutoff) or 60 * MINUTE,
         max_buffer_ns=int(manager.max_buffer_size),
-        forwarding_max_single_delay_ns=int(section.forwarding.max_single_delay),
-        forwarding_max_const_delay_ns=int(section.forwarding.max_const_delay),
-        flush_jitters=flush_jitters(manager),
+        forwarding_max_single_delay_ns=delays.max_single_delay_ns,
+        forwarding_max_const_delay_ns=delays.max_const_delay_ns,
+        flush_jitters=delays.jitters,
         entry_ttl_ns=int(section.entry_ttl) or 60 * MINUTE,
         discard_nan=section.discard_nan_aggregated_values,
         add_to_reset=section.add_to_reset,
@@ -164,6 +182,8 @@ def problems_of(config: ServiceConfig) -> list[str]:
         except ValueError as error:
             problems.append(f"aggregator.defaultStoragePolicies[{i}]: {error}")
     problems += _foreign_zones(config)
+    if config.instance.transit_time and not section.buffer_past_limits:
+        problems.append("instance.transitTime: takes aggregator.bufferPastLimits")
     types = section.aggregation_types
     for name, metric_type, given in (
         ("defaultCounterAggregationTypes", MetricType.COUNTER, types.default_counter_aggregation_types),

@@ -13,6 +13,7 @@ from aggregator.config.aggregator import AggregatorSection, aggregator_when_abse
 from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
 from m3cluster.kv.sections import KVOverride, StoreSection
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
+from m3x.endpoints import check_endpoint, is_unix
 from m3x.sections import LoggingConfig, PrometheusConfig, ScopeConfig
 
 __all__ = [
@@ -79,13 +80,14 @@ class M3MsgServerConfig(Section, frozen=True, kw_only=True):
     """``m3msg.server``."""
 
     listen_address: Address
+    """Or ``unix:PATH``, ours."""
     retry: Meaningless = None
     keep_alive_enabled: bool = True
     keep_alive_period: Duration = Duration(10 * SECOND)
     tls: TLSConfig = TLSConfig()
 
     def __post_init__(self) -> None:
-        parse_address(self.listen_address)
+        check_endpoint(self.listen_address)
 
 
 class ConsumerConfig(Section, frozen=True, kw_only=True):
@@ -112,11 +114,12 @@ class HTTPConfig(Section, frozen=True, kw_only=True):
     """``http``."""
 
     listen_address: Address
+    """Or ``unix:PATH``, ours."""
     read_timeout: Duration = Duration(10 * SECOND)
     write_timeout: Duration = Duration(10 * SECOND)
 
     def __post_init__(self) -> None:
-        parse_address(self.listen_address)
+        check_endpoint(self.listen_address)
 
 
 class KVClientConfig(StoreSection, frozen=True, kw_only=True):
@@ -162,12 +165,18 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     timer_samples_per_series_cap: int = 1 << 20
     shutdown_timeout: Duration = Duration(15 * SECOND)
     """SIGTERM: longest wait for acknowledgements of what was emitted."""
+    transit_time: Duration = Duration(0)
+    """Not zero: whoever sends timed samples has judged how late they are (``engine.options``: ``transit_ns``). With
+    ``aggregator.bufferPastLimits`` only."""
     hand_over_timeout: Duration = Duration(60 * SECOND)
     """SIGTERM: longest wait for an instance that is there, but was restarted a moment ago and lacks open windows."""
 
     def __post_init__(self) -> None:
-        if min(self.workers, self.memory_limit_bytes, self.shutdown_timeout, self.hand_over_timeout) < 0:
-            raise ValueError("workers, memoryLimitBytes, shutdownTimeout and handOverTimeout must not be negative")
+        spans = (self.shutdown_timeout, self.hand_over_timeout, self.transit_time)
+        if min(self.workers, self.memory_limit_bytes, *spans) < 0:
+            raise ValueError(
+                "workers, memoryLimitBytes, shutdownTimeout, handOverTimeout and transitTime must not be negative"
+            )
         if self.timer_samples_per_series_cap < 1:
             raise ValueError("timerSamplesPerSeriesCap must be at least 1")
         if self.run_directory and len(str(Path(self.run_directory).resolve())) > LONGEST_RUN_DIRECTORY:
@@ -198,13 +207,12 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
         if self.rawtcp is not None and self.m3msg is None:
             raise ValueError("rawtcp is not available; configure m3msg instead, and point clients of type m3msg to it")
         prometheus = self.metrics.prometheus
-        check_listeners(
-            {
-                "m3msg.server.listenAddress": self.server.server.listen_address,
-                "http.listenAddress": self.http.listen_address,
-                "metrics.prometheus.listenAddress": prometheus.listen_address if prometheus is not None else "",
-            }
-        )
+        listeners = {
+            "m3msg.server.listenAddress": self.server.server.listen_address,
+            "http.listenAddress": self.http.listen_address,
+            "metrics.prometheus.listenAddress": prometheus.listen_address if prometheus is not None else "",
+        }
+        check_listeners({key: address for key, address in listeners.items() if not is_unix(address)})
 
     @property
     def server(self) -> M3MsgConfig:

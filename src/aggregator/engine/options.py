@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from m3metrics.past_limits import PastLimits
+
 SECOND_NS = 1_000_000_000
 MINUTE_NS = 60 * SECOND_NS
+_OPEN_NS = 2 * MINUTE_NS
+"""Windows that are flushed so much too late (a worker replays its journal) still take what its sender was told is in time."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,11 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     gauge_prefix: str = ""
     buffer_past_ns: int = MINUTE_NS
     """The limit for a resolution is this plus the resolution."""
+    past_limits: PastLimits | None = None
+    """Limits by resolution, instead of ``buffer_past_ns``."""
+    transit_ns: int = 0
+    """Whoever sends timed samples has judged how late they are, up to so long before they come: flushes wait so much longer, and what
+    comes later still is taken as long as its window is open."""
     buffer_future_ns: int = MINUTE_NS
     buffer_before_cutover_ns: int = 10 * MINUTE_NS
     buffer_after_cutoff_ns: int = 60 * MINUTE_NS
@@ -63,13 +72,50 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``max_buffer_ns`` older than the last flush."""
 
     def forwarding_delay_ns(self, resolution_ns: int, times: int) -> int:
+        """See ``Timing``."""
+        return self.timing.forwarding_delay_ns(resolution_ns, times)
+
+    @property
+    def timing(self) -> "Timing":
+        """How late samples may be, and when windows are flushed."""
+        return Timing(
+            buffer_past_ns=self.buffer_past_ns,
+            past_limits=self.past_limits,
+            transit_ns=self.transit_ns,
+            jitters=self.flush_jitters,
+            max_single_delay_ns=self.forwarding_max_single_delay_ns,
+            max_const_delay_ns=self.forwarding_max_const_delay_ns,
+        )
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How late samples may be, and how long windows are kept for them (docs/m3/aggregation.md, jitter and delays): the fields of
+    ``EngineOptions`` that say so."""
+
+    buffer_past_ns: int
+    past_limits: PastLimits | None = None
+    transit_ns: int = 0
+    jitters: tuple[tuple[int, float], ...] = ()
+    max_single_delay_ns: int = 0
+    max_const_delay_ns: int = 0
+
+    def timed_delay_ns(self, resolution_ns: int) -> int:
+        """How long after its end a window of timed samples is flushed."""
+        if self.past_limits is None:
+            return self.buffer_past_ns + resolution_ns
+        return self.past_limits.of(resolution_ns) + self.transit_ns
+
+    def timed_limit_ns(self, resolution_ns: int) -> int:
+        """How late a timed sample may come."""
+        delay_ns = self.timed_delay_ns(resolution_ns)
+        return delay_ns + _OPEN_NS if self.transit_ns else delay_ns
+
+    def forwarding_delay_ns(self, resolution_ns: int, times: int) -> int:
         """How late a metric that was forwarded ``times`` times may come, counted from the start of its window."""
+        if self.past_limits is not None:
+            return self.timed_delay_ns(resolution_ns) + resolution_ns * times
         return forwarding_delay_ns(
-            self.flush_jitters,
-            self.forwarding_max_single_delay_ns,
-            self.forwarding_max_const_delay_ns,
-            resolution_ns,
-            times,
+            self.jitters, self.max_single_delay_ns, self.max_const_delay_ns, resolution_ns, times
         )
 
 

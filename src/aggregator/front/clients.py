@@ -24,7 +24,7 @@ from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
 from m3x import log
 from m3x.clock import monotonic_ns
-from m3x.listening import name_of
+from m3x.endpoints import accepted_from, configure, name_of
 
 _log = log.logger(__name__)
 
@@ -100,10 +100,21 @@ def _taken(connection: Connection) -> int:
     """How many bytes of acks the peer's system has taken so far; -1: it takes nothing any more."""
     try:
         left: int = _LEFT.unpack(fcntl.ioctl(connection.fd, termios.TIOCOUTQ, bytes(_LEFT.size)))[0]
-        state = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if _is_closed(connection.sock):
+            return -1
     except OSError:
         return -1
-    return -1 if state == _TCP_CLOSE else connection.given - connection.ack_bytes - left
+    # Of a socket in the file system the system tells the memory of what is not read, which is more than its bytes.
+    return connection.given - connection.ack_bytes - left
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Whether the peer is gone, and with it what it had not read. Raises ``OSError``."""
+    if sock.family == socket.AF_UNIX:
+        poll = select.poll()
+        poll.register(sock, 0)
+        return bool(poll.poll(0))
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
 class Clients:
@@ -161,7 +172,7 @@ class Clients:
                     _log.error_limited("cannot accept connections now", error=str(error))
                     return False
                 continue
-            peer = f"{address[0]}:{address[1]}"
+            peer = accepted_from(address)
             if len(self._by_id) >= self._limit:
                 sock.close()
                 self._figures.closed("too-many-connections")
@@ -172,12 +183,7 @@ class Clients:
 
     def _add(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._options.keep_alive:
-            seconds = max(self._options.keep_alive_period_ns // 1_000_000_000, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        configure(sock, max(self._options.keep_alive_period_ns // 1_000_000_000, 1) if self._options.keep_alive else 0)
         connection = Connection(self._next_id, sock, peer)
         self._next_id += 1
         self._by_id[connection.id] = connection

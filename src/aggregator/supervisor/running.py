@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
@@ -13,9 +13,9 @@ from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import log
-from m3x.config import ConfigError, Loaded, parse_address
+from m3x.config import ConfigError, Loaded
+from m3x.endpoints import bound
 from m3x.instrument import Registry
-from m3x.listening import bound
 from m3x.processes import Zygote, run_directory
 from m3x.web import metrics_app, serve
 
@@ -24,8 +24,13 @@ __all__ = ["run"]
 _log = log.logger(__name__)
 
 
-def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None) -> int:
-    """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up."""
+def run(
+    loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None, is_child: bool = False
+) -> int:
+    """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up.
+
+    ``is_child``: of a process that decides what signals mean, and closes our standard input when it is time to end.
+    """
     config = loaded.value
     log.configure(config.logging.level, **{**config.logging.fields, "process": "supervisor"})
     for path in loaded.meaningless:
@@ -40,7 +45,7 @@ def run(loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_d
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
     )
     with directory as run_dir:
-        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir, data_dir))
+        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir, data_dir, is_child))
 
 
 async def _main(
@@ -51,6 +56,7 @@ async def _main(
     zygote: Zygote,
     run_dir: Path,
     data_dir: Path | None,
+    is_child: bool,
 ) -> int:
     registry = Registry()
     try:
@@ -60,14 +66,14 @@ async def _main(
     try:
         _log.info("starting", instance=instance_id, pid=os.getpid(), workers=workers)
         try:
-            with bound(*parse_address(config.server.server.listen_address)) as listener:
+            with bound(config.server.server.listen_address) as listener:
                 instance = Instance(
                     config, store, instance_id,
                     workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, data_dir=data_dir,
                     registry=registry,
                 )  # fmt: skip
                 async with zygote, _servers(config, instance, registry):
-                    return await _until_stopped(instance)
+                    return await _until_stopped(instance, is_child)
         except OSError as error:
             _log.error("cannot start", error=str(error))
             return 1
@@ -87,8 +93,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _until_stopped(instance: Instance) -> int:
-    """Runs the instance; the first signal stops it, the second ends it at once."""
+async def _until_stopped(instance: Instance, is_child: bool) -> int:
+    """Runs the instance; the first signal stops it, the second ends it at once. A child hears its standard input only."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(instance.run(), name="instance")
     signals = 0
@@ -104,16 +110,36 @@ async def _until_stopped(instance: Instance) -> int:
             running.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
+        loop.add_signal_handler(number, _ignored if is_child else on_signal, number.name)
+    told = asyncio.create_task(_end_of_input(lambda: on_signal("end of input"))) if is_child else None
     try:
         await running
     except asyncio.CancelledError:
         return 1
     finally:
+        if told is not None:
+            told.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     _log.info("ended")
     return 0
+
+
+def _ignored(name: str) -> None:
+    _log.debug("our parent decides what a signal means", signal=name)
+
+
+async def _end_of_input(then: Callable[[], None]) -> None:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(0, "rb", closefd=False)
+    )
+    try:
+        while await reader.read(1024):
+            pass
+        then()
+    finally:
+        transport.close()
 
 
 @contextlib.asynccontextmanager
@@ -123,10 +149,10 @@ async def _servers(config: ServiceConfig, instance: Instance, registry: Registry
     own = prometheus is not None and bool(prometheus.listen_address)
     path = prometheus.handler_path if prometheus is not None and not own else None
     async with contextlib.AsyncExitStack() as stack:
-        host, port = parse_address(config.http.listen_address)
-        await stack.enter_async_context(serve(create_app(InstanceStatus(instance), registry, path), host, port))
+        app = create_app(InstanceStatus(instance), registry, path)
+        await stack.enter_async_context(serve(app, config.http.listen_address))
         if prometheus is not None and own:
-            host, port = parse_address(prometheus.listen_address)
-            await stack.enter_async_context(serve(metrics_app(registry, prometheus.handler_path), host, port))
+            page = metrics_app(registry, prometheus.handler_path)
+            await stack.enter_async_context(serve(page, prometheus.listen_address))
         _log.info("HTTP", status=config.http.listen_address, metrics=prometheus.listen_address if prometheus else "")
         yield

@@ -36,7 +36,7 @@ from aggregator.supervisor.shard_set import ShardSet
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import Store
-from m3x.clock import wall_ns
+from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
 from m3x.processes import FIRST_FILE, Zygote
@@ -51,6 +51,8 @@ _LOOK_S = 1.0
 _HELD_S = 0.25
 """The same while a leader may not flush."""
 _AGAIN_S = 0.1
+_GATHER_NS = 2_000_000_000
+"""So long after a front began to listen its producer has connected, and sent what it kept."""
 _REFUSED_NS = 1_500_000_000
 """A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
 
@@ -89,6 +91,8 @@ class Serving:
         """Flushes may be due."""
         self._placed = asyncio.Event()
         """The placement has changed."""
+        self._listens_ns = 0
+        """Since when the front listens (boot clock)."""
         self.ending = False
         """No more flushes begin."""
         self.rolls_up = False
@@ -246,6 +250,7 @@ class Serving:
         match message:
             case ipc.Listening():
                 log.info("accepting metrics", address=message.address)
+                self._listens_ns = boot_ns()
                 self.completeness.listening()
             case ipc.FrontStats():
                 self.completeness.connections(message.gauges.get(OPEN_CONNECTIONS, 0.0))
@@ -421,11 +426,17 @@ class Serving:
 
     def _flush(self) -> float:
         """Gives the flushes that are due, if we may flush; when to look again."""
-        if self.flushing.role is not FlushRole.LEADER or not self.shard_set.may_flush():
+        if self.flushing.role is not FlushRole.LEADER or not self.shard_set.may_flush() or self._gathers():
             return _HELD_S
         self._relay(self.flushing.tick(wall_ns(), self.shard_set.complete_since_ns()))
         next_ns = self.flushing.schedule.next_ns()
         return _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
+
+    def _gathers(self) -> bool:
+        """Whether samples that were judged before a front was there may still be on their way: their windows wait for them."""
+        if not self.config.instance.transit_time:
+            return False
+        return not self.fleet.listening or boot_ns() - self._listens_ns < _GATHER_NS
 
     async def _pump_loop(self, forwarder: Forwarder) -> None:
         """Sinks do not tell when they have room again."""

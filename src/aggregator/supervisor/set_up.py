@@ -5,13 +5,12 @@ was meant (a note of ``/ready``). None: nothing is wrong. Pure, but for ``connec
 """
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable
 
 from aggregator.supervisor.placement import View, nearest_ids
 from m3cluster.topic import Topic
-from m3x.config import parse_address
+from m3x.endpoints import connect
 
 __all__ = [
     "connect_error",
@@ -120,18 +119,14 @@ def endpoint_warning(seen: View, listening: str, error: str | None) -> str | Non
 
 
 async def connect_error(endpoint: str) -> str | None:
-    """Why a TCP connection to ``host:port`` fails; None: it does not."""
+    """Why a connection to it fails; None: it does not."""
     try:
-        host, port = parse_address(endpoint)
         async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_connection(host, port)
+            (await connect(endpoint)).close()
     except TimeoutError:
         return f"no answer within {_CONNECT_S:g} s"
     except (OSError, ValueError) as error:
         return str(error)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
     return None
 
 

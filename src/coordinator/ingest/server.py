@@ -41,7 +41,7 @@ from coordinator.store import Refusal, StoreError, Written
 from m3metrics.policy import StoragePolicy, format_duration
 from m3msg.consumer import ConsumerOptions, ConsumerServer, ReceivedBatch
 from m3x.clock import monotonic_ns
-from m3x.config import parse_address
+from m3x.endpoints import check_endpoint
 from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.retry import Backoff
@@ -232,7 +232,7 @@ def _id(batch: Arrived, row: int) -> bytes:
 
 
 class IngestServer:
-    """The m3msg server with an ``Ingester`` behind it; ``async with``. ``address`` is ``host:port``, port 0 takes a free one."""
+    """The m3msg server with an ``Ingester`` behind it; ``async with``. ``address`` is that of ``ConsumerServer``."""
 
     def __init__(
         self,
@@ -244,11 +244,10 @@ class IngestServer:
         *,
         asked_by: AskedBy = lambda _: (),
     ) -> None:
-        host, port = parse_address(address)
+        check_endpoint(address)
         self._ingester = Ingester(outlet, policies, options, scope, asked_by=asked_by)
         self._server = ConsumerServer(
-            host,
-            port,
+            address,
             self._ingester.handle,
             options.consumer,
             scope=scope.sub("consumer"),
@@ -257,7 +256,7 @@ class IngestServer:
 
     @property
     def port(self) -> int:
-        """The bound port."""
+        """The bound port; 0 of a socket in the file system."""
         return self._server.port
 
     def set_namespaces(self, policies: Iterable[StoragePolicy], known: Iterable[StoragePolicy] | None = None) -> None:

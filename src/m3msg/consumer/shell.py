@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from m3msg.consumer.core import ConsumerCore, ReceivedBatch
 from m3msg.consumer.options import ConsumerOptions
 from m3x.clock import wall_ns
+from m3x.endpoints import accepted_from, bound, configure, is_unix
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
 
@@ -30,20 +31,20 @@ _ACK_BACKLOG_BYTES = 1 << 20
 
 
 class ConsumerServer:
-    """Use ``start`` and ``close``, or ``async with``. ``port`` is the bound one, so that ``port=0`` takes a free one."""
+    """Use ``start`` and ``close``, or ``async with``. ``endpoint``: ``host:port``, where port 0 takes a free one, or ``unix:PATH``.
+    ``port`` is the bound one; 0 of a socket in the file system."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        endpoint: str,
         handler: Handler,
         options: ConsumerOptions | None = None,
         *,
         scope: Scope | None = None,
         keep_alive_ns: int = 10_000_000_000,
     ) -> None:
-        self.host = host
-        self.port = port
+        self.endpoint = endpoint
+        self.port = 0
         self.options = options or ConsumerOptions()
         self.scope = scope if scope is not None else Registry().scope()
         self.connections: set[_Connection] = set()
@@ -59,10 +60,11 @@ class ConsumerServer:
     async def start(self) -> None:
         """Listens. Raises ``OSError`` where the address cannot be had."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=1024)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = bound(self.endpoint)
+        self._server = await loop.create_server(lambda: _Connection(self), sock=listener, backlog=1024)
+        self.port = 0 if is_unix(self.endpoint) else listener.getsockname()[1]
         started = loop.create_future()
-        self._runner = asyncio.create_task(self._run(started), name=f"m3msg server {self.host}:{self.port}")
+        self._runner = asyncio.create_task(self._run(started), name=f"m3msg server {self.endpoint}")
         await started
 
     async def __aenter__(self) -> Self:
@@ -125,11 +127,7 @@ class ConsumerServer:
 
     def configure(self, sock: socket.socket) -> None:
         """Options of an accepted socket (docs/m3/m3msg.md, server sockets)."""
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._keep_alive_s > 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._keep_alive_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self._keep_alive_s)
+        configure(sock, self._keep_alive_s)
 
     def counted(self) -> None:
         """The number of connections has changed."""
@@ -162,8 +160,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=_ACK_BACKLOG_BYTES)
         self._server.configure(transport.get_extra_info("socket"))
-        peer = transport.get_extra_info("peername")
-        self._core.peer = f"{peer[0]}:{peer[1]}" if peer else "unknown"
+        self._core.peer = accepted_from(transport.get_extra_info("peername"))
         self._server.connections.add(self)
         self._server.counted()
 

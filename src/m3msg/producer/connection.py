@@ -12,7 +12,7 @@ from m3msg.frames import FrameError
 from m3msg.producer.block import Moment
 from m3msg.producer.link import Link
 from m3msg.producer.options import ConnectionOptions
-from m3x.config import parse_address
+from m3x.endpoints import configure, connect
 from m3x.retry import Backoff
 
 __all__ = ["Connection", "Host", "dial_backoff"]
@@ -88,34 +88,10 @@ class Connection:
         self._host.changed()
 
     async def _dial(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        host, port = parse_address(self.link.lane.endpoint)
         async with asyncio.timeout(self._options.dial_timeout.seconds or None):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            problem: OSError = OSError(f"{host} has no address")
-            for family, kind, protocol, _, address in found:
-                sock = socket.socket(family, kind, protocol)
-                sock.setblocking(False)
-                try:
-                    await loop.sock_connect(sock, address)
-                except OSError as error:
-                    sock.close()
-                    problem = error
-                except BaseException:
-                    sock.close()
-                    raise
-                else:
-                    self._configure(sock)
-                    return sock
-            raise problem
-
-    def _configure(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        period = int(self._options.keep_alive_period.seconds)
-        if period > 0:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, period)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, period)
+            sock = await connect(self.link.lane.endpoint)
+        configure(sock, int(self._options.keep_alive_period.seconds))
+        return sock
 
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from m3msg.consumer import ConsumerServer
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     store = await open_store(Embedded(tmp_path / "kv.sqlite"))
     recorder = Recorder()
-    async with ConsumerServer("127.0.0.1", 0, recorder.take) as server:
+    async with ConsumerServer("127.0.0.1:0", recorder.take) as server:
         made = Rig(tmp_path, store, recorder, server.port)
         await made.write_cluster()
         client = asyncio.create_task(made.client.run())

@@ -144,7 +144,7 @@ class Tier:
         self.times = ShardSetFlushTimes()
         self.flushing = Flushing(
             ScheduleOptions(
-                past_ns=5 * S,
+                timed_delay_ns=lambda r: 5 * S + r,
                 forwarding_delay_ns=lambda r, n: forwarding_delay_ns((), SINGLE_NS, 0, r, n),
                 max_jitter_ns=lambda _: 0,
             )

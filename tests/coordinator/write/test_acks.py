@@ -189,7 +189,7 @@ async def _sender_gone(world: World, patch: pytest.MonkeyPatch) -> httpx.Respons
     """On the wire: a connection that is closed while its answer is awaited."""
     patch.setattr("coordinator.write.acks._WATCH_AFTER_S", 0.01)
     aggregators = waiting_for(world, nothing, 60)
-    async with serve(world.app(), "127.0.0.1", 0) as port:
+    async with serve(world.app(), "127.0.0.1:0") as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"POST {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(ORDINARY)}\r\n\r\n".encode() + ORDINARY)
         await until(lambda: aggregators.batches)

@@ -36,8 +36,8 @@ class Tick(NamedTuple):
 class ScheduleOptions:
     """What the configuration says about flushing."""
 
-    past_ns: int
-    """How late a timed sample may be, without the resolution."""
+    timed_delay_ns: Callable[[int], int]
+    """Resolution → delay."""
     forwarding_delay_ns: Callable[[int, int], int]
     """(resolution, times forwarded) → delay."""
     max_jitter_ns: Callable[[int], int] | None
@@ -49,7 +49,7 @@ class ScheduleOptions:
     def delay_ns(self, list_id: ListId) -> int:
         """How far the target of a flush lies before the time of the flush."""
         if list_id.kind == KIND_TIMED:
-            return self.past_ns + list_id.resolution_ns
+            return self.timed_delay_ns(list_id.resolution_ns)
         if list_id.kind == KIND_FORWARDED:
             return self.forwarding_delay_ns(list_id.resolution_ns, list_id.times_forwarded)
         return 0

@@ -15,7 +15,9 @@ from m3cluster.placement.model import NEVER_NS
 S = 1_000_000_000
 NOON = 1_767_355_200 * S
 LIST = ListId(KIND_STANDARD, 10 * S)
-OPTIONS = ScheduleOptions(past_ns=60 * S, forwarding_delay_ns=lambda r, n: r * n, max_jitter_ns=None)
+OPTIONS = ScheduleOptions(
+    timed_delay_ns=lambda r: 60 * S + r, forwarding_delay_ns=lambda r, n: r * n, max_jitter_ns=None
+)
 
 
 def owned(*shards: int, cutover: int = 0) -> list[OwnedShard]:

@@ -60,7 +60,9 @@ def flushes(sends: Iterable[Send]) -> list[tuple[str, ListId]]:
 
 
 def test_a_worker_that_replayed_emits_again_what_is_not_known_to_have_arrived() -> None:
-    flushing = Flushing(ScheduleOptions(past_ns=0, forwarding_delay_ns=lambda *_: 0, max_jitter_ns=None))
+    flushing = Flushing(
+        ScheduleOptions(timed_delay_ns=lambda r: r, forwarding_delay_ns=lambda *_: 0, max_jitter_ns=None)
+    )
     flushing.worker_up(0, 1, [OwnedShard(3, 0, NEVER_NS)], replays=True)
     covered = NOW - 30 * S
     flushing.lead(ShardSetFlushTimes({3: ShardFlushTimes({10 * S: covered}, {}, {10 * S: {1: covered}})}), NOW)

@@ -20,7 +20,7 @@ FORWARDED_10S = ListId(KIND_FORWARDED, 10 * S, 1)
 
 def options(**changes) -> ScheduleOptions:
     values = {
-        "past_ns": MINUTE,
+        "timed_delay_ns": lambda resolution: MINUTE + resolution,
         "forwarding_delay_ns": lambda resolution, times: 5 * S + 5 * S * times,
         "max_jitter_ns": None,
     }
@@ -34,8 +34,13 @@ def test_offset_without_jitter_is_that_of_the_creation(interval: int, offset: in
 
 def test_fixed_offsets() -> None:
     assert options().offset_ns(FORWARDED_10S, 0, 1234 * S) == 0
-    assert options(past_ns=5 * S, timed_offset=True).offset_ns(TIMED_10S, 0, 1234 * S) == 5 * S
-    assert options(past_ns=5 * S).offset_ns(TIMED_10S, 0, 1234 * S) == 4 * S
+    assert (
+        options(timed_delay_ns=lambda resolution: 5 * S + resolution, timed_offset=True).offset_ns(
+            TIMED_10S, 0, 1234 * S
+        )
+        == 5 * S
+    )
+    assert options(timed_delay_ns=lambda resolution: 5 * S + resolution).offset_ns(TIMED_10S, 0, 1234 * S) == 4 * S
 
 
 def test_offset_with_jitter_is_the_same_everywhere_and_below_the_maximum() -> None:
@@ -100,7 +105,11 @@ def test_targets_are_those_of_a_queue_that_runs_every_missed_tick(events: list[t
 
     docs/m3/aggregation.md, flush schedule.
     """
-    rules = options(past_ns=5 * S, timed_offset=True, forwarding_delay_ns=lambda resolution, times: 7 * S)
+    rules = options(
+        timed_delay_ns=lambda resolution: 5 * S + resolution,
+        timed_offset=True,
+        forwarding_delay_ns=lambda resolution, times: 7 * S,
+    )
     schedule = Schedule(rules)
     queue: dict[ListId, int] = {}
     offsets: dict[ListId, int] = {}

@@ -69,7 +69,11 @@ class Replica:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.flushing = Flushing(
-            ScheduleOptions(past_ns=PAST, forwarding_delay_ns=lambda r, n: r * n, max_jitter_ns=lambda _: 0)
+            ScheduleOptions(
+                timed_delay_ns=lambda r: PAST + r,
+                forwarding_delay_ns=lambda r, n: r * n,
+                max_jitter_ns=lambda _: 0,
+            )
         )
         self.engine = Engine(
             EngineOptions(

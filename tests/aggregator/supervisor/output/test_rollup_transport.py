@@ -94,7 +94,7 @@ class Rig:
 @pytest.fixture
 async def replicas() -> AsyncIterator[list[tuple[Replica, int]]]:
     own, other = Replica(), Replica()
-    async with ConsumerServer("127.0.0.1", 0, own.take) as one, ConsumerServer("127.0.0.1", 0, other.take) as two:
+    async with ConsumerServer("127.0.0.1:0", own.take) as one, ConsumerServer("127.0.0.1:0", other.take) as two:
         yield [(own, one.port), (other, two.port)]
         own.acks.set()
         other.acks.set()
