@@ -8,7 +8,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``segments``    an append-only log on disk: segments, checksums, recovery, sync policies, cursors
 ``reserve``     large arrays whose memory is committed by touching it
 ``config``      YAML files → typed structs, every problem reported with file, line and path
-``sections``    the sections of those files that every service has
+``sections``    the sections of those files that every service has; ``pools`` those for Go's object pools
 ``tls``         contexts for clients and servers out of PEM files
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page

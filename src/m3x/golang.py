@@ -1,8 +1,9 @@
 """Values as Go writes, reads and rounds them, where M3's answers, keys and windows show it."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
-__all__ = ["SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_time", "parse_bool"]
+__all__ = ["SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_float", "go_time", "parse_bool"]
 
 SECOND_NS = 1_000_000_000
 YEAR_ONE_NS = 62_135_596_800 * SECOND_NS
@@ -49,3 +50,23 @@ def go_time(unix_ns: int) -> str:
     digits = f".{nanos:09d}".rstrip("0") if nanos else ""
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
     return f"{text}{digits} +0000 UTC"
+
+
+def go_float(value: float) -> str:
+    """A finite number as Go prints it in its shortest form: ``1.5``, ``100000``, ``1e+06``, ``1e-05``."""
+    if value == 0:
+        return "-0" if str(value).startswith("-") else "0"
+    sign, numerals, exponent = Decimal(repr(value)).normalize().as_tuple()
+    return ("-" if sign else "") + _shortest("".join(map(str, numerals)), int(exponent))
+
+
+def _shortest(digits: str, exponent: int) -> str:
+    """``digits`` times ten to the power of ``exponent``."""
+    power = exponent + len(digits) - 1
+    if not -4 <= power < 6:
+        head = f"{digits[0]}.{digits[1:]}" if len(digits) > 1 else digits
+        return f"{head}e{'-' if power < 0 else '+'}{abs(power):02d}"
+    if power < 0:
+        return f"0.{'0' * (-power - 1)}{digits}"
+    whole, part = digits[: power + 1].ljust(power + 1, "0"), digits[power + 1 :]
+    return f"{whole}.{part}" if part else whole

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
-CORPORA = ("engine", "coordinator", "cluster", "prom_remote", "m3db")
+CORPORA = ("engine", "coordinator", "cluster", "prom_remote", "m3db", "config")
 
 READERS = {
     "engine/codec.jsonl": "golden/test_engine.py",
@@ -53,6 +53,9 @@ READERS = {
     "m3db/consistency.jsonl": "golden/test_m3db_cluster.py",
     "m3db/kv.jsonl": "golden/test_m3db_cluster.py",
     "m3db/behaviour.jsonl": "golden/test_m3db_behaviour.py",
+    "config/keys.jsonl": "golden/test_config.py",
+    "config/keys_check.jsonl": "golden/test_config.py",
+    "config/load.jsonl": "golden/test_config.py",
 }
 """Where each file is read, as a path below ``tests``."""
 

@@ -23,7 +23,8 @@ class Root(Section):
     retry: Retry = Retry()
     retries: list[Retry] = []
     either: str | Retry | None = None
-    pool: Meaningless = None
+    pool: Meaningless[list[int]] = None
+    buffers: Meaningless[Retry] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 1:
@@ -48,7 +49,7 @@ def test_files_merge_in_order_key_by_key(tmp_path: Path) -> None:
 def test_environment_is_expanded_with_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, "name: ${HOST:nobody}\nmode: ${MODE}\n")
     assert load([path], Root, {"MODE": "fast"}).value == Root(name="nobody", mode="fast")
-    with pytest.raises(ConfigError, match=r"a.yml:2: \$\{MODE\} is not set"):
+    with pytest.raises(ConfigError, match=r"a.yml:2: mode: \$\{MODE\} is not set"):
         load([path], Root, {})
 
 
@@ -84,7 +85,8 @@ def test_a_choice_names_what_may_be_chosen(tmp_path: Path) -> None:
 
 
 def test_text_fields_take_what_yaml_reads_as_another_type(tmp_path: Path) -> None:
-    assert load([write(tmp_path, "name: 0600\n")], Root).value.name == "0600"
+    assert load([write(tmp_path, "name: 0600\n")], Root).value.name == "384"
+    assert load([write(tmp_path, "name: '0600'\n")], Root).value.name == "0600"
     assert load([write(tmp_path, "name: no\n")], Root).value.name == "false"
 
 
@@ -96,7 +98,10 @@ def test_unions_choose_by_shape(tmp_path: Path) -> None:
 
 
 def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
-    assert load([write(tmp_path, "name: a\npool: {size: [1, 2]}\n")], Root).meaningless == ["pool"]
+    text = "name: a\npool: [1, 2]\nbuffers: {maxRetries: 2}\n"
+    assert load([write(tmp_path, text)], Root).meaningless == ["pool", "buffers"]
+    with pytest.raises(ConfigError, match=r"buffers.maxRetry: unknown key; did you mean 'maxRetries'"):
+        load([write(tmp_path, "name: a\nbuffers: {maxRetry: 2}\n")], Root)
 
 
 @pytest.mark.parametrize("text", ["a: [", "\t- x", "- a list", "a: &x [*x]", "just text"])
@@ -153,11 +158,11 @@ def test_where_sections_stand_is_kept_through_merging(tmp_path: Path) -> None:
     places = load([first, second], Root).places
     assert {path: Path(place).name for path, place in places.items()} == {
         "": "b.yml:2",
-        "retry": "a.yml:3",
+        "retry": "a.yml:2",
         "retries[0]": "b.yml:4",
         "either": "a.yml:7",
     }
-    assert places.named("retry", "too many") == f"{first}:3: retry: too many"
+    assert places.named("retry", "too many") == f"{first}:2: retry: too many"
     assert places.named("pool", "unknown") == "pool: unknown"
 
 

@@ -7,7 +7,7 @@ Imports ``m3x``, ``m3metrics``, sections and keys of ``m3msg`` and ``m3cluster``
 sockets.
 """
 
-from aggregator.config.aggregator import AggregatorSection, ClientConfig
+from aggregator.config.aggregator import AggregatorSection
 from aggregator.config.blocks import ServiceIDConfig
 from aggregator.config.derived import (
     KVKeys,
@@ -24,6 +24,7 @@ from aggregator.config.flush import DynamicBackendConfig, FlushManagerConfig, Ha
 from aggregator.config.host_id import host_id, instance_id
 from aggregator.config.loading import load_config
 from aggregator.config.service import LONGEST_RUN_DIRECTORY, KVClientConfig, MetricsConfig, ServiceConfig
+from m3msg.producer.client import ClientConfig
 
 __all__ = [
     "LONGEST_RUN_DIRECTORY",

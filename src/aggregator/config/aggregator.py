@@ -9,7 +9,9 @@ import msgspec
 
 from aggregator.config.blocks import MINUTE, SECOND
 from aggregator.config.flush import ElectionManagerConfig, FlushConfig, FlushManagerConfig, FlushTimesManagerConfig
-from m3cluster.kv.sections import KVOverride
+from m3cluster.kv.sections import KVOverride, PlacementWatcherSection
+from m3metrics.sections import AggregationTypesConfig, PolicyText
+from m3msg.producer.client import ClientConfig, M3MsgClientConfig
 from m3msg.producer.options import (
     PlacementNamespaces,
     PlacementOptions,
@@ -17,9 +19,8 @@ from m3msg.producer.options import (
     ProducerOptions,
     WriterOptions,
 )
-from m3x.config import Duration, Meaningless, Section
-
-Transform = Literal["noop", "empty", "suffix"]
+from m3x.config import Duration, EmptyIsDefault, Meaningless, Rate, Section
+from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
 
 
 class FileHostIDConfig(Section, frozen=True, kw_only=True):
@@ -56,74 +57,29 @@ class HostIDConfig(Section, frozen=True, kw_only=True):
 class InstanceIDConfig(Section, frozen=True, kw_only=True):
     """``instanceID``: the id of this instance in the placement."""
 
-    type: Literal["host_id", "host_id_port"] = "host_id_port"
-
-
-class AggregationTypesConfig(Section, frozen=True, kw_only=True):
-    """``aggregationTypes``; default types are names, as a list or as one text with commas."""
-
-    default_counter_aggregation_types: str | list[str] = []
-    default_timer_aggregation_types: str | list[str] = []
-    default_gauge_aggregation_types: str | list[str] = []
-    counter_transform_fn_type: Transform = "noop"
-    timer_transform_fn_type: Transform = "noop"
-    gauge_transform_fn_type: Transform = "noop"
-    aggregation_types_pool: Meaningless = None
-    quantiles_pool: Meaningless = None
+    type: EmptyIsDefault[Literal["host_id", "host_id_port"]] = "host_id_port"
 
 
 class StreamConfig(Section, frozen=True, kw_only=True):
     """``stream``: M3's sketch; quantiles are exact here, so it only has to be plausible."""
 
     eps: float = 0.0
-    capacity: Meaningless = None
-    insert_and_compress_every: Meaningless = None
-    flush_every: Meaningless = None
-    stream_pool: Meaningless = None
-    sample_pool: Meaningless = None
-    floats_pool: Meaningless = None
+    capacity: Meaningless[int] = None
+    insert_and_compress_every: Meaningless[int] = None
+    flush_every: Meaningless[int] = None
+    stream_pool: Meaningless[ObjectPoolConfig] = None
+    sample_pool: Meaningless[ObjectPoolConfig] = None
+    floats_pool: Meaningless[BucketizedPoolConfig] = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps < 0.5:
             raise ValueError(f"eps must be at least 0 and below 0.5, found {self.eps:g}")
 
 
-class M3MsgClientConfig(Section, frozen=True, kw_only=True):
-    """``client.m3msg``."""
-
-    producer: ProducerOptions
-
-
-class ClientConfig(Section, frozen=True, kw_only=True):
-    """``client``: how rollups reach the instances that own their shards."""
-
-    type: Literal["legacy", "m3msg"] = "legacy"
-    m3msg: M3MsgClientConfig | None = None
-    placement_kv: Meaningless = msgspec.field(default=None, name="placementKV")
-    placement_watcher: Meaningless = None
-    hash_type: Meaningless = None
-    shard_cutover_warmup_duration: Meaningless = None
-    shard_cutoff_linger_duration: Meaningless = None
-    encoder: Meaningless = None
-    flush_size: Meaningless = None
-    flush_worker_count: Meaningless = None
-    force_flush_every: Meaningless = None
-    max_batch_size: Meaningless = None
-    max_timer_batch_size: Meaningless = None
-    queue_size: Meaningless = None
-    queue_drop_type: Meaningless = None
-    connection: Meaningless = None
-
-    def __post_init__(self) -> None:
-        if self.type == "m3msg" and self.m3msg is None:
-            raise ValueError("type m3msg needs m3msg.producer")
-
-
-class PlacementWatcherConfig(Section, frozen=True, kw_only=True):
+class PlacementWatcherConfig(PlacementWatcherSection, frozen=True, kw_only=True):
     """``placementManager.placementWatcher``."""
 
     key: str = "m3aggregator"
-    init_watch_timeout: Duration = Duration(10 * SECOND)
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -159,7 +115,18 @@ class PassthroughConfig(Section, frozen=True, kw_only=True):
     """``passthrough``."""
 
     enabled: bool = False
-    num_writers: Meaningless = None
+    num_writers: Meaningless[int] = None
+
+
+class FlagBundleConfig(Section, frozen=True, kw_only=True):
+    """``featureFlags[].flags``."""
+
+
+class FeatureFlagConfig(Section, frozen=True, kw_only=True):
+    """``featureFlags[]``."""
+
+    flags: FlagBundleConfig | None = None
+    filter: dict[str, str] = {}
 
 
 class AggregatorSection(Section, frozen=True, kw_only=True):
@@ -177,7 +144,7 @@ class AggregatorSection(Section, frozen=True, kw_only=True):
     stream: StreamConfig = StreamConfig()
     client: ClientConfig = ClientConfig()
     placement_manager: PlacementManagerConfig = PlacementManagerConfig()
-    hash_type: Literal["murmur32"] = "murmur32"
+    hash_type: EmptyIsDefault[Literal["murmur32"]] = "murmur32"
     buffer_duration_before_shard_cutover: Duration = Duration(0)
     """This and the other buffers: 0 means the default."""
     buffer_duration_after_shard_cutoff: Duration = Duration(0)
@@ -196,19 +163,19 @@ class AggregatorSection(Section, frozen=True, kw_only=True):
     forwarding: ForwardingConfig = ForwardingConfig()
     entry_ttl: Duration = msgspec.field(default=Duration(0), name="entryTTL")
     entry_check_interval: Duration = Duration(0)
-    entry_check_batch_percent: Meaningless = None
+    entry_check_batch_percent: Meaningless[Rate] = None
     max_timer_batch_size_per_write: int = 0
-    default_storage_policies: list[str] = []
-    max_num_cached_source_sets: Meaningless = None
+    default_storage_policies: list[PolicyText] = []
+    max_num_cached_source_sets: Meaningless[int] = None
     discard_nan_aggregated_values: bool = msgspec.field(default=True, name="discardNaNAggregatedValues")
-    entry_pool: Meaningless = None
-    counter_elem_pool: Meaningless = None
-    timer_elem_pool: Meaningless = None
-    gauge_elem_pool: Meaningless = None
+    entry_pool: Meaningless[ObjectPoolConfig] = None
+    counter_elem_pool: Meaningless[ObjectPoolConfig] = None
+    timer_elem_pool: Meaningless[ObjectPoolConfig] = None
+    gauge_elem_pool: Meaningless[ObjectPoolConfig] = None
     add_to_reset: bool = False
     timed_metrics_flush_offset_enabled: bool = False
     writes_ignore_cutoff_cutover: bool = False
-    feature_flags: Meaningless = None
+    feature_flags: Meaningless[list[FeatureFlagConfig]] = None
 
     def __post_init__(self) -> None:
         negative = [

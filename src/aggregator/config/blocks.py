@@ -4,6 +4,7 @@ docs/m3/aggregation.md, top-level sections.
 """
 
 from m3x.config import Meaningless, Section
+from m3x.pools import BucketizedPoolConfig
 
 MILLISECOND = 1_000_000
 SECOND = 1_000 * MILLISECOND
@@ -22,4 +23,4 @@ class CodecConfig(Section, frozen=True, kw_only=True):
     """Largest frame, length prefix included."""
 
     max_message_size: int = 4 << 20
-    bytes_pool: Meaningless = None
+    bytes_pool: Meaningless[BucketizedPoolConfig] = None

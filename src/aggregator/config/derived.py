@@ -12,10 +12,7 @@ from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions, Timing
 from m3cluster.keys import election_prefix, kv_key
 from m3cluster.kv.sections import KVOverride
-from m3metrics.aggregation import is_valid_for, parse_type
-from m3metrics.metric import MetricType
 from m3metrics.past_limits import PastLimits
-from m3metrics.policy import StoragePolicy
 
 __all__ = [
     "KVKeys",
@@ -24,7 +21,6 @@ __all__ = [
     "entry_check_interval_ns",
     "flush_jitters",
     "kv_keys",
-    "problems_of",
     "retained_bytes",
     "timing",
 ]
@@ -122,9 +118,9 @@ def engine_options(
         num_shards=num_shards,
         topic_shards=topic_shards,
         default_storage_policies=tuple(section.default_storage_policies),
-        default_counter_types=_names(types.default_counter_aggregation_types),
-        default_timer_types=_names(types.default_timer_aggregation_types),
-        default_gauge_types=_names(types.default_gauge_aggregation_types),
+        default_counter_types=tuple(types.default_counter_aggregation_types),
+        default_timer_types=tuple(types.default_timer_aggregation_types),
+        default_gauge_types=tuple(types.default_gauge_aggregation_types),
         counter_transform=types.counter_transform_fn_type,
         timer_transform=types.timer_transform_fn_type,
         gauge_transform=types.gauge_transform_fn_type,
@@ -170,55 +166,3 @@ def new_metric_limit(cluster_limit: int, num_shards: int, replica_factor: int) -
     if num_shards == 0:
         return cluster_limit
     return -(-cluster_limit // (num_shards * max(replica_factor, 1)))
-
-
-def problems_of(config: ServiceConfig) -> list[str]:
-    """One line per value that is well-formed YAML but names something that does not exist."""
-    problems = []
-    section = config.aggregator
-    for i, text in enumerate(section.default_storage_policies):
-        try:
-            StoragePolicy.parse(text)
-        except ValueError as error:
-            problems.append(f"aggregator.defaultStoragePolicies[{i}]: {error}")
-    problems += _foreign_zones(config)
-    if config.instance.transit_time and not section.buffer_past_limits:
-        problems.append("instance.transitTime: takes aggregator.bufferPastLimits")
-    types = section.aggregation_types
-    for name, metric_type, given in (
-        ("defaultCounterAggregationTypes", MetricType.COUNTER, types.default_counter_aggregation_types),
-        ("defaultTimerAggregationTypes", MetricType.TIMER, types.default_timer_aggregation_types),
-        ("defaultGaugeAggregationTypes", MetricType.GAUGE, types.default_gauge_aggregation_types),
-    ):
-        for text in _names(given):
-            try:
-                kind = parse_type(text)
-            except ValueError as error:
-                problems.append(f"aggregator.aggregationTypes.{name}: {error}")
-                continue
-            if not is_valid_for(metric_type, kind):
-                problems.append(f"aggregator.aggregationTypes.{name}: {text} is not possible for this metric type")
-    return problems
-
-
-def _foreign_zones(config: ServiceConfig) -> list[str]:
-    """An instance has one etcd, that of its own zone; for the other stores a zone is a mere name."""
-    section, own = config.aggregator, config.kv_client.zone
-    if config.kv_client.embedded is not None or config.kv_client.zookeeper is not None:
-        return []
-    named = {
-        "aggregator.placementManager.kvConfig.zone": section.placement_manager.kv_config.zone,
-        "aggregator.flushTimesManager.kvConfig.zone": section.flush_times_manager.kv_config.zone,
-        "aggregator.electionManager.serviceID.zone": section.election_manager.service_id.zone,
-        "runtimeOptions.kvConfig.zone": config.runtime_options.kv_config.zone,
-    }
-    return [
-        f"{path}: an instance uses the etcd of one zone, that of kvClient ({own}); found {zone}"
-        for path, zone in named.items()
-        if zone not in ("", own)
-    ]
-
-
-def _names(given: str | list[str]) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())

@@ -1,14 +1,16 @@
 """Flushing, election and output in YAML (docs/m3/aggregation.md, aggregator section; flush handlers)."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import msgspec
 
 from aggregator.config.blocks import MILLISECOND, MINUTE, SECOND, ServiceIDConfig
 from m3cluster.kv.sections import KVOverride
+from m3metrics.sections import PolicyText
 from m3msg.producer.filters import PolicyTable, ShardSetFilter, StoragePolicyFilter
 from m3msg.producer.options import ProducerOptions, WriterOptions
-from m3x.config import Duration, Meaningless, Section
+from m3x.config import Duration, EmptyIsDefault, Meaningless, Rate, Section
+from m3x.pools import BucketizedPoolConfig
 from m3x.sections import RetryConfig
 
 
@@ -104,8 +106,8 @@ class FlushManagerConfig(Section, frozen=True, kw_only=True):
     jitter_enabled: bool = True
     max_jitters: list[JitterBucket] | None = None
     """None: ``DEFAULT_MAX_JITTERS``."""
-    num_workers_per_cpu: Meaningless = msgspec.field(default=None, name="numWorkersPerCPU")
-    flush_times_persist_every: Meaningless = None
+    num_workers_per_cpu: Meaningless[Rate] = msgspec.field(default=None, name="numWorkersPerCPU")
+    flush_times_persist_every: Meaningless[Duration] = None
     max_buffer_size: Duration = Duration(5 * MINUTE)
     forced_flush_window_size: Duration = Duration(10 * SECOND)
 
@@ -132,14 +134,15 @@ class ShardSetFilterConfig(Section, frozen=True, kw_only=True):
     """``filters[]``: a consumer service gets only these shards."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
-    shard_set: str
+    shard_set: str | list[str]
+    """``7``, ``0..31``, or a list of these."""
 
 
 class StoragePolicyFilterConfig(Section, frozen=True, kw_only=True):
     """``storagePolicyFilters[]``."""
 
     service_id: ServiceIDConfig = msgspec.field(name="serviceID")
-    storage_policies: list[str]
+    storage_policies: list[PolicyText]
 
 
 class PercentageFilterConfig(Section, frozen=True, kw_only=True):
@@ -161,19 +164,33 @@ class RoutingPolicyFilterConfig(Section, frozen=True, kw_only=True):
     allowed_traffic_types: list[str] = []
 
 
+class BackendWriterConfig(Section, frozen=True, kw_only=True):
+    """``dynamicBackend.writer``."""
+
+    bytes_pool: BucketizedPoolConfig | None = None
+    encoding_time_sampling_rate: Rate = 0.0
+
+
+class RoutingPolicyConfig(Section, frozen=True, kw_only=True):
+    """``routingPolicyConfig``: where traffic types are listed, which nothing here looks at."""
+
+    kv_config: KVOverride = KVOverride()
+    kv_key: str = ""
+
+
 class DynamicBackendConfig(Section, frozen=True, kw_only=True):
     """``dynamicBackend``: an m3msg producer."""
 
     name: str = ""
-    hash_type: Literal["murmur32"] = "murmur32"
+    hash_type: EmptyIsDefault[Literal["murmur32"]] = "murmur32"
     producer: ProducerOptions
     filters: list[ShardSetFilterConfig] = []
     storage_policy_filters: list[StoragePolicyFilterConfig] = []
     percentage_filters: list[PercentageFilterConfig] = []
     routing_policy_filters: list[RoutingPolicyFilterConfig] = []
-    routing_policy_config: Any = None
+    routing_policy_config: RoutingPolicyConfig | None = None
     """Kept to be refused with a reason when filters would need it; without it M3 applies none of them either."""
-    writer: Meaningless = None
+    writer: Meaningless[BackendWriterConfig] = None
 
     def __post_init__(self) -> None:
         if self.routing_policy_config is not None and self.routing_policy_filters:

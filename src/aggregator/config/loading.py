@@ -3,17 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aggregator.config.derived import problems_of
 from aggregator.config.service import ServiceConfig
-from m3x.config import ConfigError, Loaded, load
+from m3x.config import Loaded, load
 
 __all__ = ["load_config"]
 
 
 def load_config(files: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> Loaded[ServiceConfig]:
     """Reads and merges ``files``. Raises ``ConfigError`` with one line per problem."""
-    loaded = load(files, ServiceConfig, environ)
-    problems = problems_of(loaded.value)
-    if problems:
-        raise ConfigError([f"{files[-1]}: {problem}" for problem in problems])
-    return loaded
+    return load(files, ServiceConfig, environ)

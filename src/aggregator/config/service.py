@@ -4,8 +4,9 @@ M3 gives defaults per top-level section, all or nothing: the default of a *field
 defaults *inside* a section class are what it uses for a key omitted from a section that is present.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -14,7 +15,10 @@ from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
 from m3cluster.kv.sections import KVOverride, StoreSection
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
 from m3x.endpoints import check_endpoint, is_unix
-from m3x.sections import LoggingConfig, PrometheusConfig, ScopeConfig
+from m3x.pools import BucketizedPoolConfig, MessagePoolConfig
+from m3x.sections import DebugConfig, LoggingConfig, PrometheusConfig, RetryConfig
+from m3x.sections import MetricsConfig as CommonMetricsConfig
+from m3x.tls import ServerTLSConfig
 
 __all__ = [
     "LONGEST_RUN_DIRECTORY",
@@ -44,32 +48,22 @@ class PrometheusPageConfig(PrometheusConfig, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class MetricsConfig(Section, frozen=True, kw_only=True):
+class MetricsConfig(CommonMetricsConfig, frozen=True, kw_only=True):
     """``metrics``."""
 
-    scope: ScopeConfig = ScopeConfig()
     prometheus: PrometheusPageConfig | None = None
     """None: no page at all."""
-    m3: Meaningless = None
-    sampling_rate: float = 1.0
-    extended: Meaningless = None
-    sanitization: Meaningless = None
-    prometheus_reporters: Meaningless = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.sampling_rate <= 1.0:
-            raise ValueError(f"samplingRate must be above 0 and at most 1, found {self.sampling_rate:g}")
 
 
 class TLSConfig(Section, frozen=True, kw_only=True):
     """``m3msg.server.tls``."""
 
     mode: Literal["disabled", "permissive", "enforced"] = "disabled"
-    cert_file: Meaningless = None
-    key_file: Meaningless = None
-    client_ca_file: Meaningless = msgspec.field(default=None, name="clientCAFile")
-    certificates_ttl: Meaningless = msgspec.field(default=None, name="certificatesTTL")
-    m_tls_enabled: Meaningless = msgspec.field(default=None, name="mTLSEnabled")
+    cert_file: Meaningless[str] = None
+    key_file: Meaningless[str] = None
+    client_ca_file: Meaningless[str] = msgspec.field(default=None, name="clientCAFile")
+    certificates_ttl: Meaningless[Duration] = msgspec.field(default=None, name="certificatesTTL")
+    m_tls_enabled: Meaningless[bool] = msgspec.field(default=None, name="mTLSEnabled")
 
     def __post_init__(self) -> None:
         if self.mode != "disabled":
@@ -81,7 +75,7 @@ class M3MsgServerConfig(Section, frozen=True, kw_only=True):
 
     listen_address: Address
     """Or ``unix:PATH``, ours."""
-    retry: Meaningless = None
+    retry: Meaningless[RetryConfig] = None
     keep_alive_enabled: bool = True
     keep_alive_period: Duration = Duration(10 * SECOND)
     tls: TLSConfig = TLSConfig()
@@ -95,9 +89,9 @@ class ConsumerConfig(Section, frozen=True, kw_only=True):
 
     encoder: CodecConfig = CodecConfig()
     decoder: CodecConfig = CodecConfig()
-    message_pool: Meaningless = None
-    ack_flush_interval: Meaningless = None
-    ack_buffer_size: Meaningless = None
+    message_pool: Meaningless[MessagePoolConfig] = None
+    ack_flush_interval: Meaningless[Duration] = None
+    ack_buffer_size: Meaningless[int] = None
     connection_write_buffer_size: int = 1 << 20
     connection_read_buffer_size: int = 1 << 20
     connection_write_timeout: Duration = Duration(5 * SECOND)
@@ -186,20 +180,44 @@ class InstanceSection(Section, frozen=True, kw_only=True):
             )
 
 
+class ProtobufIteratorConfig(Section, frozen=True, kw_only=True):
+    """``rawtcp.protobufIterator``."""
+
+    init_buffer_size: int = 0
+    max_message_size: int = 0
+    bytes_pool: BucketizedPoolConfig | None = None
+
+
+class RawTCPConfig(Section, frozen=True, kw_only=True):
+    """``rawtcp``: M3's older transport, which is not available; beside ``m3msg`` the section is without effect."""
+
+    former = {
+        "msgpackIterator": "msgpack went with M3 0.15; remove the key, and let senders use type: m3msg",
+    }
+    listen_address: Address
+    error_log_limit_per_second: int | None = None
+    keep_alive_enabled: bool | None = None
+    keep_alive_period: Duration | None = None
+    retry: RetryConfig | None = None
+    read_buffer_size: int | None = None
+    protobuf_iterator: ProtobufIteratorConfig | None = None
+    tls: ServerTLSConfig | None = None
+
+
 class ServiceConfig(Section, frozen=True, kw_only=True):
     """The configuration file of an aggregator instance."""
 
     logging: LoggingConfig = LoggingConfig()
     metrics: MetricsConfig = MetricsConfig(prometheus=PrometheusPageConfig(listen_address="0.0.0.0:6002"))
     m3msg: M3MsgConfig | None = None
-    rawtcp: Any = None
-    """Kept to be refused with a reason: this transport is not available."""
+    rawtcp: RawTCPConfig | None = None
+    """Refused with a reason where it is the only transport."""
     http: HTTPConfig = HTTPConfig(
         listen_address="0.0.0.0:6001", read_timeout=Duration(MINUTE), write_timeout=Duration(MINUTE)
     )
     kv_client: KVClientConfig
     runtime_options: RuntimeOptionsConfig = RuntimeOptionsConfig()
-    debug: Meaningless = None
+    debug: Meaningless[DebugConfig] = None
     aggregator: AggregatorSection = aggregator_when_absent()
     instance: InstanceSection = InstanceSection()
 
@@ -213,6 +231,22 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
             "metrics.prometheus.listenAddress": prometheus.listen_address if prometheus is not None else "",
         }
         check_listeners({key: address for key, address in listeners.items() if not is_unix(address)})
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.instance.transit_time and not self.aggregator.buffer_past_limits:
+            yield "instance.transitTime", "takes aggregator.bufferPastLimits"
+        # An instance has one etcd, that of its own zone; for the other stores a zone is a mere name.
+        if self.kv_client.embedded is not None or self.kv_client.zookeeper is not None:
+            return
+        own, section = self.kv_client.zone, self.aggregator
+        for path, zone in (
+            ("aggregator.placementManager.kvConfig.zone", section.placement_manager.kv_config.zone),
+            ("aggregator.flushTimesManager.kvConfig.zone", section.flush_times_manager.kv_config.zone),
+            ("aggregator.electionManager.serviceID.zone", section.election_manager.service_id.zone),
+            ("runtimeOptions.kvConfig.zone", self.runtime_options.kv_config.zone),
+        ):
+            if zone not in ("", own):
+                yield path, f"an instance uses the etcd of one zone, that of kvClient ({own}); found {zone}"
 
     @property
     def server(self) -> M3MsgConfig:

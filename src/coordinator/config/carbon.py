@@ -2,6 +2,8 @@
 
 import msgspec
 
+from coordinator.config.query import LimitsConfig
+from m3metrics.sections import AggregationName
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 
 
@@ -9,7 +11,7 @@ class AggregationConfig(Section, frozen=True):
     """``rules[].aggregation``: whether and how values of a window are combined; mean unless said otherwise."""
 
     enabled: bool = True
-    type: str = "mean"
+    type: AggregationName = AggregationName("mean")
 
 
 class CarbonPolicyConfig(Section, frozen=True):
@@ -43,7 +45,7 @@ class CarbonIngesterConfig(Section, frozen=True):
     """``carbon.ingester``."""
 
     listen_address: Address = "0.0.0.0:7204"
-    max_concurrency: Meaningless = None
+    max_concurrency: Meaningless[int] = None
     rewrite: CarbonRewriteConfig = CarbonRewriteConfig()
     rules: list[CarbonRuleConfig] | None = None
     """None: one rule for everything, mean, all aggregated namespaces."""
@@ -56,19 +58,19 @@ class CarbonConfig(Section, frozen=True):
     """``carbon``: without ``ingester`` there is no carbon listener."""
 
     ingester: CarbonIngesterConfig | None = None
-    limits_find: Meaningless = None
-    limits_render: Meaningless = None
-    aggregate_namespaces_all_data: Meaningless = None
-    shift_time_start: Meaningless = None
-    shift_time_end: Meaningless = None
-    shift_steps_start: Meaningless = None
-    shift_steps_end: Meaningless = None
-    shift_steps_start_when_at_resolution_boundary: Meaningless = None
-    shift_steps_end_when_at_resolution_boundary: Meaningless = None
-    shift_steps_start_when_end_at_resolution_boundary: Meaningless = None
-    shift_steps_end_when_start_at_resolution_boundary: Meaningless = None
-    render_partial_start: Meaningless = None
-    render_partial_end: Meaningless = None
-    render_series_all_nans: Meaningless = None
-    compile_escape_all_not_only_quotes: Meaningless = None
-    find_results_include_both_expandable_and_leaf: Meaningless = None
+    limits_find: Meaningless[LimitsConfig] = None
+    limits_render: Meaningless[LimitsConfig] = None
+    aggregate_namespaces_all_data: Meaningless[bool] = None
+    shift_time_start: Meaningless[Duration] = None
+    shift_time_end: Meaningless[Duration] = None
+    shift_steps_start: Meaningless[int] = None
+    shift_steps_end: Meaningless[int] = None
+    shift_steps_start_when_at_resolution_boundary: Meaningless[int] = None
+    shift_steps_end_when_at_resolution_boundary: Meaningless[int] = None
+    shift_steps_start_when_end_at_resolution_boundary: Meaningless[int] = None
+    shift_steps_end_when_start_at_resolution_boundary: Meaningless[int] = None
+    render_partial_start: Meaningless[bool] = None
+    render_partial_end: Meaningless[bool] = None
+    render_series_all_nans: Meaningless[bool] = msgspec.field(name="renderSeriesAllNaNs", default=None)
+    compile_escape_all_not_only_quotes: Meaningless[bool] = None
+    find_results_include_both_expandable_and_leaf: Meaningless[bool] = None

@@ -1,22 +1,11 @@
 """``downsample.remoteAggregator``: the client of the aggregators (docs/m3/coordinator.md, aggregator client); its producer is m3msg's."""
 
-from typing import Literal
-
-from m3msg.producer.options import ProducerOptions
+from m3msg.producer.client import ClientConfig
 from m3x.config import Section
 
 
-class M3MsgClientConfig(Section, frozen=True):
-    """``client.m3msg``."""
-
-    producer: ProducerOptions
-
-
-class RemoteClientConfig(Section, frozen=True):
+class RemoteClientConfig(ClientConfig, frozen=True):
     """``remoteAggregator.client``; the legacy TCP client of M3 is not offered."""
-
-    type: Literal["legacy", "m3msg", "tcp"] = "legacy"
-    m3msg: M3MsgClientConfig | None = None
 
     def __post_init__(self) -> None:
         if self.type != "m3msg":

@@ -6,13 +6,14 @@ from typing import Literal
 
 from coordinator.config.m3db import M3DBClientConfig
 from m3cluster.kv.sections import StoreSection
+from m3msg.producer.options import PlacementOptions
 from m3x.config import Duration, Meaningless, Section
 
 
 class ClusterManagementConfig(StoreSection, frozen=True):
     """``clusterManagement``: where KV is; with nothing said, a file in the data directory."""
 
-    placement: Meaningless = None
+    placement: Meaningless[PlacementOptions] = None
 
 
 class DownsampleNamespaceConfig(Section, frozen=True):

@@ -9,19 +9,37 @@ import msgspec
 from coordinator.config.carbon import CarbonConfig
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
+from coordinator.config.idle import (
+    BufferPastLimitConfig,
+    ExperimentalConfig,
+    FilterConfig,
+    HTTPConfig,
+    LocalConfig,
+    MatcherCacheConfig,
+    MiddlewareConfig,
+    MultiProcessConfig,
+    ResultOptionsConfig,
+    RPCConfig,
+    TagFilterConfig,
+    WorkerPoolConfig,
+    WriteForwardingConfig,
+)
 from coordinator.config.ingest import IngestConfig
 from coordinator.config.m3db import DynamicClusterConfig, M3DBClientConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
 from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
+from coordinator.config.tracing import TracingConfig
 from m3cluster.kv import Etcd
 from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.policy import format_duration
+from m3metrics.sections import AggregationTypesConfig
 from m3x.config import (
     Address,
     ConfigError,
     Duration,
+    EmptyIsDefault,
     Loaded,
     Meaningless,
     Section,
@@ -29,7 +47,9 @@ from m3x.config import (
     load,
     parse_address,
 )
-from m3x.sections import LoggingConfig, PrometheusConfig, ScopeConfig
+from m3x.pools import ObjectPoolConfig
+from m3x.sections import DebugConfig, LoggingConfig, PrometheusConfig, ScopeConfig
+from m3x.sections import MetricsConfig as CommonMetricsConfig
 
 
 class CoordinatorScopeConfig(ScopeConfig, frozen=True):
@@ -48,14 +68,11 @@ class PrometheusPageConfig(PrometheusConfig, frozen=True):
         super().__post_init__()
 
 
-class MetricsConfig(Section, frozen=True):
+class MetricsConfig(CommonMetricsConfig, frozen=True):
     """``metrics``."""
 
     scope: CoordinatorScopeConfig = CoordinatorScopeConfig()
     prometheus: PrometheusPageConfig = PrometheusPageConfig()
-    sanitization: Meaningless = None
-    sampling_rate: Meaningless = None
-    extended: Meaningless = None
 
 
 class TagOptionsConfig(Section, frozen=True):
@@ -63,8 +80,8 @@ class TagOptionsConfig(Section, frozen=True):
 
     metric_name: str = "__name__"
     bucket_name: str = "le"
-    id_scheme: Literal["quoted", "prepend_meta"] = "quoted"
-    filters: Meaningless = None
+    id_scheme: EmptyIsDefault[Literal["quoted", "prepend_meta"]] = "quoted"
+    filters: Meaningless[list[TagFilterConfig]] = None
     allow_tag_name_duplicates: bool = False
     allow_tag_value_empty: bool = False
 
@@ -76,7 +93,7 @@ class TagOptionsConfig(Section, frozen=True):
 class MatcherConfig(Section, frozen=True):
     """``downsample.matcher``."""
 
-    cache: Meaningless = None
+    cache: Meaningless[MatcherCacheConfig] = None
     namespace_tag: str = "__m3_namespace__"
     require_namespace_watch_on_init: bool = False
 
@@ -87,12 +104,12 @@ class DownsampleConfig(Section, frozen=True):
     remote_aggregator: RemoteAggregatorConfig
     matcher: MatcherConfig = MatcherConfig()
     rules: RulesConfig | None = None
-    aggregation_types: Meaningless = None
-    counter_elem_pool: Meaningless = None
-    timer_elem_pool: Meaningless = None
-    gauge_elem_pool: Meaningless = None
-    buffer_past_limits: Meaningless = None
-    entry_ttl: Meaningless = msgspec.field(name="entryTTL", default=None)
+    aggregation_types: Meaningless[AggregationTypesConfig] = None
+    counter_elem_pool: Meaningless[ObjectPoolConfig] = None
+    timer_elem_pool: Meaningless[ObjectPoolConfig] = None
+    gauge_elem_pool: Meaningless[ObjectPoolConfig] = None
+    buffer_past_limits: Meaningless[list[BufferPastLimitConfig]] = None
+    entry_ttl: Meaningless[Duration] = msgspec.field(name="entryTTL", default=None)
     untimed_rollups: bool = False
 
 
@@ -155,22 +172,21 @@ class CoordinatorConfig(Section, frozen=True):
     writes: WritesConfig = WritesConfig()
     """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
-    local: Meaningless = None
-    write_forwarding: Meaningless = None
-    tracing: Meaningless = None
-    http: Meaningless = None
+    local: Meaningless[LocalConfig] = None
+    write_forwarding: Meaningless[WriteForwardingConfig] = None
+    tracing: Meaningless[TracingConfig] = None
+    http: Meaningless[HTTPConfig] = None
     limits: LimitsConfig = LimitsConfig()
     query: QueryConfig = QueryConfig()
-    read_worker_pool_policy: Meaningless = None
-    write_worker_pool_policy: Meaningless = None
-    result_options: Meaningless = None
-    rpc: Meaningless = None
-    filter: Meaningless = None
-    middleware: Meaningless = None
-    multi_process: Meaningless = None
-    debug: Meaningless = None
-    experimental: Meaningless = None
-    cache: Meaningless = None
+    read_worker_pool_policy: Meaningless[WorkerPoolConfig] = None
+    write_worker_pool_policy: Meaningless[WorkerPoolConfig] = None
+    result_options: Meaningless[ResultOptionsConfig] = None
+    rpc: Meaningless[RPCConfig] = None
+    filter: Meaningless[FilterConfig] = None
+    middleware: Meaningless[MiddlewareConfig] = None
+    multi_process: Meaningless[MultiProcessConfig] = None
+    debug: Meaningless[DebugConfig] = None
+    experimental: Meaningless[ExperimentalConfig] = None
 
     def __post_init__(self) -> None:
         parse_address(self.listen_address)

@@ -4,6 +4,7 @@ from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 from m3msg.consumer.options import ConsumerOptions, ServerOptions
 from m3x.config import Duration, Meaningless, Section
+from m3x.pools import ObjectPoolConfig
 from m3x.sections import RetryConfig
 
 
@@ -11,7 +12,7 @@ class IngesterConfig(Section, frozen=True):
     """``ingest.ingester``: how often a failed write is tried again before its message is left unacknowledged."""
 
     worker_pool_size: int
-    op_pool: Meaningless = None
+    op_pool: Meaningless[ObjectPoolConfig] = None
     retry: RetryConfig = RetryConfig()
     log_sample_rate: float = 0.01
 
@@ -25,7 +26,7 @@ class IngesterConfig(Section, frozen=True):
 class HandlerConfig(Section, frozen=True):
     """``m3msg.handler``."""
 
-    protobuf_decoder_pool: Meaningless = None
+    protobuf_decoder_pool: Meaningless[ObjectPoolConfig] = None
     blackhole_policies: list[str] = []
     """Storage policies whose values are acknowledged and thrown away."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from coordinator.config.m3db_idle import CircuitBreakerMiddlewareConfig, NodeNamespaceConfig, SeedNodesConfig
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv.sections import EtcdClusterSection, EtcdSection
 from m3db.consistency import ConnectLevel, CopyRules, ReadLevel, WriteLevel
@@ -144,8 +145,8 @@ class StaticClusterConfig(Section, frozen=True, kw_only=True):
     topology: StaticTopologyConfig
     asynchronous: bool = msgspec.field(name="async", default=False)
     client_overrides: ClientOverridesConfig = ClientOverridesConfig()
-    namespaces: Meaningless = None
-    listen_address: Meaningless = None
+    namespaces: Meaningless[list[NodeNamespaceConfig]] = None
+    listen_address: Meaningless[str] = None
 
 
 class EnvironmentConfig(Section, frozen=True, kw_only=True):
@@ -155,7 +156,7 @@ class EnvironmentConfig(Section, frozen=True, kw_only=True):
     services: list[DynamicClusterConfig] = []
     static: StaticClusterConfig | None = None
     statics: list[StaticClusterConfig] = []
-    seed_nodes: Meaningless = None
+    seed_nodes: Meaningless[SeedNodesConfig] = None
 
     def __post_init__(self) -> None:
         if bool(self.dynamic) == bool(self.fixed):
@@ -244,7 +245,7 @@ class M3DBClientConfig(Section, frozen=True, kw_only=True):
     """Checked, without effect: there are no workers."""
     async_write_max_concurrency: int = 4096
     """Checked, without effect: nothing is written in the background."""
-    use_v2_batch_apis: Meaningless = msgspec.field(name="useV2BatchAPIs", default=None)
+    use_v2_batch_apis: Meaningless[bool] = msgspec.field(name="useV2BatchAPIs", default=None)
     write_timestamp_offset: Duration = Duration(0)
     write_shards_initializing: bool = True
     shards_leaving_count_towards_consistency: bool = False
@@ -252,9 +253,9 @@ class M3DBClientConfig(Section, frozen=True, kw_only=True):
     iterate_equal_timestamp_strategy: Literal[
         "iterate_last_pushed", "iterate_highest_value", "iterate_lowest_value", "iterate_highest_frequency_value"
     ] = "iterate_last_pushed"
-    circuit_breaker_config: Meaningless = None
-    fetch_series_blocks_batch_concurrency: Meaningless = None
-    fetch_series_blocks_batch_size: Meaningless = None
+    circuit_breaker_config: Meaningless[CircuitBreakerMiddlewareConfig] = None
+    fetch_series_blocks_batch_concurrency: Meaningless[int] = None
+    fetch_series_blocks_batch_size: Meaningless[int] = None
 
     def __post_init__(self) -> None:
         _check_timeouts({"write": self.write_timeout, "fetch": self.fetch_timeout, "connect": self.connect_timeout})

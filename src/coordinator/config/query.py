@@ -1,6 +1,7 @@
 """``query`` and ``limits``: what holds for queries that do not say otherwise (docs/m3/coordinator.md, limits of queries)."""
 
-from m3x.config import Duration, Meaningless, Section
+from coordinator.config.idle import ConsolidationConfig, PrometheusQueryConfig, RestrictTagsConfig
+from m3x.config import Duration, Float32, Meaningless, Section
 
 __all__ = ["LimitsConfig", "PerQueryLimitsConfig", "QueryConfig"]
 
@@ -12,12 +13,12 @@ class QueryConfig(Section, frozen=True):
 
     timeout: Duration = Duration(30_000_000_000)
     """Of what a query asks M3DB's nodes for."""
-    default_engine: Meaningless = None
-    consolidation: Meaningless = None
-    prometheus: Meaningless = None
-    restrict_tags: Meaningless = None
-    require_labels_endpoint_start_end_time: Meaningless = None
-    require_series_endpoint_start_end_time: Meaningless = None
+    default_engine: Meaningless[str] = None
+    consolidation: Meaningless[ConsolidationConfig] = None
+    prometheus: Meaningless[PrometheusQueryConfig] = None
+    restrict_tags: Meaningless[RestrictTagsConfig] = None
+    require_labels_endpoint_start_end_time: Meaningless[bool] = None
+    require_series_endpoint_start_end_time: Meaningless[bool] = None
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout.seconds <= _MAX_TIMEOUT_S:
@@ -35,8 +36,8 @@ class PerQueryLimitsConfig(Section, frozen=True):
     """None by default."""
     require_exhaustive: bool = True
     """Whether a query beyond a limit is refused, or answered in part."""
-    instance_multiple: Meaningless = None
-    max_metric_metadata_stats: Meaningless = None
+    instance_multiple: Meaningless[Float32] = None
+    max_metric_metadata_stats: Meaningless[int] = None
 
 
 class LimitsConfig(Section, frozen=True):

@@ -4,12 +4,12 @@ M3 finds some mistakes when it starts and logs others; here all of them are foun
 ``coordinator.downsample.rule_file`` makes a rule set of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from m3metrics.aggregation import AggregationType, parse_type
 from m3metrics.filters import FilterError, compile_filter
 from m3metrics.pipeline import TransformationType
 from m3metrics.rules import RollupRuleOp, RulesError
+from m3metrics.sections import AggregationName
 from m3x.config import Duration, Section, Text
 
 __all__ = [
@@ -40,19 +40,6 @@ class FilterText(Text):
             raise ValueError(
                 f"{error} (expected items tag:pattern separated by spaces, like app:nginx* env:prod)"
             ) from None
-
-
-class AggregationName(Text):
-    """``Sum``, in any case."""
-
-    __slots__ = ()
-
-    @classmethod
-    def check(cls, text: str) -> None:
-        try:
-            parse_type(text)
-        except ValueError as error:
-            raise ValueError(f"{error} (expected one of {', '.join(kind.text for kind in AggregationType)})") from None
 
 
 class TransformationName(Text):
@@ -175,19 +162,18 @@ class RulesConfig(Section, frozen=True):
     mapping_rules: list[MappingRuleConfig] = []
     rollup_rules: list[RollupRuleConfig] = []
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[tuple[str, str]]:
         for key, names in (
             ("mappingRules", [rule.name for rule in self.mapping_rules]),
             ("rollupRules", [rule.name for rule in self.rollup_rules]),
         ):
-            _check_names(key, names)
+            yield from _names_taken_twice(key, names)
 
 
-def _check_names(key: str, names: Sequence[str]) -> None:
+def _names_taken_twice(key: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name and name in seen:
-            raise ValueError(
-                f"{key}[{index}].name: {name!r} is the name of {key}[{seen[name]}] already; give each rule its own name, or none"
-            )
-        seen[name] = index
+            text = f"{name!r} is the name of {key}[{seen[name]}] already; give each rule its own name, or none"
+            yield f"{key}[{index}].name", text
+        seen.setdefault(name, index)

@@ -10,8 +10,17 @@ from m3cluster.kv.etcd.config import Etcd, EtcdTLS
 from m3cluster.kv.open import Embedded, StoreConfig
 from m3cluster.kv.zookeeper.config import ZooKeeper
 from m3x.config import Duration, Meaningless, Section
+from m3x.sections import RetryConfig
 
-__all__ = ["EmbeddedSection", "EtcdClusterSection", "EtcdSection", "KVOverride", "StoreSection", "ZooKeeperSection"]
+__all__ = [
+    "EmbeddedSection",
+    "EtcdClusterSection",
+    "EtcdSection",
+    "KVOverride",
+    "PlacementWatcherSection",
+    "StoreSection",
+    "ZooKeeperSection",
+]
 
 _SECOND = 1_000_000_000
 _SHORTEST_PING = Duration(10 * _SECOND)
@@ -26,6 +35,13 @@ class KVOverride(Section, frozen=True, kw_only=True):
     zone: str = ""
     environment: str = ""
     namespace: str = ""
+
+
+class PlacementWatcherSection(Section, frozen=True, kw_only=True):
+    """``placementWatcher``."""
+
+    key: str = ""
+    init_watch_timeout: Duration = Duration(10 * _SECOND)
 
 
 class KeepAliveSection(Section, frozen=True, kw_only=True):
@@ -64,7 +80,7 @@ class EtcdClusterSection(Section, frozen=True, kw_only=True):
     endpoints: list[str] = []
     keep_alive: KeepAliveSection | None = None
     tls: EtcdTLSSection = EtcdTLSSection()
-    auto_sync_interval: Meaningless = None
+    auto_sync_interval: Meaningless[Duration] = None
     dial_timeout: Duration = Duration(0)
 
     def __post_init__(self) -> None:
@@ -72,6 +88,12 @@ class EtcdClusterSection(Section, frozen=True, kw_only=True):
             raise ValueError("endpoints must name at least one host:port, such as dbnode01:2379, and none may be empty")
         if self.dial_timeout < 0:
             raise ValueError("dialTimeout must not be negative")
+
+
+class ServiceDiscoveryConfig(Section, frozen=True, kw_only=True):
+    """``m3sd``."""
+
+    init_timeout: Duration = Duration(0)
 
 
 class EtcdSection(Section, frozen=True, kw_only=True):
@@ -82,15 +104,15 @@ class EtcdSection(Section, frozen=True, kw_only=True):
     env: str = ""
     cache_dir: str = ""
     etcd_clusters: list[EtcdClusterSection]
-    m3sd: Meaningless = None
-    watch_with_revision: Meaningless = None
+    m3sd: Meaningless[ServiceDiscoveryConfig] = None
+    watch_with_revision: Meaningless[int] = None
     new_directory_mode: int = 0o755
-    retry: Meaningless = None
+    retry: Meaningless[RetryConfig] = None
     request_timeout: Duration = Duration(0)
-    watch_chan_init_timeout: Meaningless = None
-    watch_chan_check_interval: Meaningless = None
-    watch_chan_reset_interval: Meaningless = None
-    enable_fast_gets: Meaningless = None
+    watch_chan_init_timeout: Meaningless[Duration] = None
+    watch_chan_check_interval: Meaningless[Duration] = None
+    watch_chan_reset_interval: Meaningless[Duration] = None
+    enable_fast_gets: Meaningless[bool] = None
 
     def __post_init__(self) -> None:
         if not self.service:

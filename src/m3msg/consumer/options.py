@@ -6,6 +6,8 @@ import msgspec
 
 from m3msg.producer.options import CodecOptions
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
+from m3x.pools import MessagePoolConfig
+from m3x.sections import RetryConfig
 
 __all__ = ["ConsumerOptions", "ServerOptions", "TLSOptions"]
 
@@ -19,13 +21,13 @@ class ConsumerOptions(Section, frozen=True):
     """Largest ack frame."""
     decoder: CodecOptions = CodecOptions()
     """Largest message frame."""
-    message_pool: Meaningless = None
+    message_pool: Meaningless[MessagePoolConfig] = None
     ack_flush_interval: Duration = Duration(200 * _MILLISECOND)
     """Acks of a batch whose handler still runs leave after this time; otherwise they leave when it returns."""
     ack_buffer_size: int = 1 << 20
     """Acks that leave at once, whatever the interval."""
-    connection_write_buffer_size: Meaningless = None
-    connection_read_buffer_size: Meaningless = None
+    connection_write_buffer_size: Meaningless[int] = None
+    connection_read_buffer_size: Meaningless[int] = None
     connection_write_timeout: Duration = Duration(5_000 * _MILLISECOND)
     """A connection that does not read its acks for so long is closed; 0: never."""
     in_flight_size: int = 8 << 20
@@ -55,7 +57,7 @@ class ServerOptions(Section, frozen=True):
     """``server``: where to listen."""
 
     listen_address: Address
-    retry: Meaningless = None
+    retry: Meaningless[RetryConfig] = None
     keep_alive_enabled: bool = True
     keep_alive_period: Duration = Duration(10_000 * _MILLISECOND)
     tls: TLSOptions = TLSOptions()

@@ -3,7 +3,8 @@
 Open ``shell`` for the class that services use, ``core`` for the state machine behind it. Below the core: ``service_writer`` (one consumer
 service), ``writers`` (which instance takes which shard), ``lane`` (the queue of one instance), ``link`` (one connection without its
 socket), ``block`` (messages and how they end), ``rows`` and ``kernels`` (columns and compiled loops), ``filters``. ``connection`` is the
-socket side of a link, ``set_up`` what the KV says, ``options`` the YAML section, ``status`` what the status page shows. Imports m3x,
+socket side of a link, ``set_up`` what the KV says, ``options`` the YAML section, ``client`` that of a
+client of aggregators around it, ``status`` what the status page shows. Imports m3x,
 m3cluster, m3metrics.policy.
 """
 

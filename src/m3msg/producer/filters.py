@@ -72,18 +72,22 @@ class ShardSetFilter:
     kind = "ShardSetFilter"
 
     def __init__(self, shards: frozenset[int]) -> None:
+        self.shards = shards
         self._shards = np.array(sorted(shards), np.uint32)
 
     @classmethod
-    def parse(cls, text: str) -> "ShardSetFilter":
-        """``n`` or ``a..b``, both ends included (docs/m3/m3msg.md, filters). Raises ``FilterError``."""
-        match = _RANGE.fullmatch(text)
-        if match is None:
-            raise FilterError(f"shard set {text!r} is neither a number nor a range like 0..31")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if first > last:
-            raise FilterError(f"shard set {text!r} ends before it begins")
-        return cls(frozenset(range(first, last + 1)))
+    def parse(cls, texts: str | Sequence[str]) -> "ShardSetFilter":
+        """``n`` or ``a..b``, both ends included, or several of these (docs/m3/m3msg.md, filters). Raises ``FilterError``."""
+        shards: set[int] = set()
+        for text in [texts] if isinstance(texts, str) else texts:
+            match = _RANGE.fullmatch(text)
+            if match is None:
+                raise FilterError(f"shard set {text!r} is neither a number nor a range like 0..31")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if first > last:
+                raise FilterError(f"shard set {text!r} ends before it begins")
+            shards.update(range(first, last + 1))
+        return cls(frozenset(shards))
 
     def mask(self, block: Block) -> NDArray[np.bool_]:
         """By topic shard."""

@@ -12,6 +12,7 @@ from m3cluster.keys import topic_key
 from m3cluster.kv.sections import KVOverride
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import Duration, Meaningless, Section
+from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
 from m3x.retry import Backoff
 from m3x.sections import RetryConfig
 
@@ -43,7 +44,7 @@ class CodecOptions(Section, frozen=True):
     """``encoder`` and ``decoder``: the largest payload of a frame."""
 
     max_message_size: int = 4 << 20
-    bytes_pool: Meaningless = None
+    bytes_pool: Meaningless[BucketizedPoolConfig] = None
 
     def __post_init__(self) -> None:
         if self.max_message_size < 64:
@@ -62,11 +63,11 @@ class BufferOptions(Section, frozen=True):
     loopback_buffer_size: int = 0
     """Our own key: limit for forwarded messages to this very instance, which are never held back; 0: ``LOOPBACK_BYTES``, or
     forwardedBufferSize where that is more."""
-    close_check_interval: Meaningless = None
-    drop_oldest_interval: Meaningless = None
-    scan_batch_size: Meaningless = None
-    allowed_spillover_ratio: Meaningless = None
-    cleanup_retry: Meaningless = None
+    close_check_interval: Meaningless[Duration] = None
+    drop_oldest_interval: Meaningless[Duration] = None
+    scan_batch_size: Meaningless[int] = None
+    allowed_spillover_ratio: Meaningless[float] = None
+    cleanup_retry: Meaningless[RetryConfig] = None
 
     def __post_init__(self) -> None:
         if self.max_buffer_size <= 0 or self.max_message_size <= 0:
@@ -99,11 +100,11 @@ class ConnectionOptions(Section, frozen=True):
     reset_delay: Duration = Duration(2 * _SECOND)
     """A connection that ends sooner than this counts as a failed attempt."""
     retry: RetryConfig = RetryConfig()
-    flush_interval: Meaningless = None
-    write_buffer_size: Meaningless = None
-    read_buffer_size: Meaningless = None
-    abort_on_server_close: Meaningless = None
-    forced_flush_timeout: Meaningless = None
+    flush_interval: Meaningless[Duration] = None
+    write_buffer_size: Meaningless[int] = None
+    read_buffer_size: Meaningless[int] = None
+    abort_on_server_close: Meaningless[bool] = None
+    forced_flush_timeout: Meaningless[Duration] = None
     window_size: int = 16 << 20
     """Our own key: unacked payload bytes on the wire of one connection."""
 
@@ -131,14 +132,14 @@ class PlacementOptions(Section, frozen=True):
     """``writer.placement``: of its keys only ``isStaged`` matters to a producer."""
 
     is_staged: bool = False
-    is_sharded: Meaningless = None
-    is_mirrored: Meaningless = None
-    allow_partial_replace: Meaningless = None
-    allow_all_zones: Meaningless = None
-    add_all_candidates: Meaningless = None
-    shard_state_mode: Meaningless = None
-    skip_port_mirroring: Meaningless = None
-    valid_zone: Meaningless = None
+    is_sharded: Meaningless[bool] = None
+    is_mirrored: Meaningless[bool] = None
+    allow_partial_replace: Meaningless[bool] = None
+    allow_all_zones: Meaningless[bool] = None
+    add_all_candidates: Meaningless[bool] = None
+    shard_state_mode: Meaningless[int] = None
+    skip_port_mirroring: Meaningless[bool] = None
+    valid_zone: Meaningless[str] = None
 
 
 class WriterOptions(Section, frozen=True):
@@ -150,22 +151,22 @@ class WriterOptions(Section, frozen=True):
     placement: PlacementOptions = PlacementOptions()
     placement_service_override: PlacementServiceOverride = PlacementServiceOverride()
     placement_watch_init_timeout: Duration = Duration(2 * _SECOND)
-    message_pool: Meaningless = None
-    message_queue_new_writes_scan_interval: Meaningless = None
-    message_queue_full_scan_interval: Meaningless = None
-    message_queue_scan_batch_size: Meaningless = None
-    initial_ack_map_size: Meaningless = None
-    close_check_interval: Meaningless = None
-    ack_error_retry: Meaningless = None
+    message_pool: Meaningless[ObjectPoolConfig] = None
+    message_queue_new_writes_scan_interval: Meaningless[Duration] = None
+    message_queue_full_scan_interval: Meaningless[Duration] = None
+    message_queue_scan_batch_size: Meaningless[int] = None
+    initial_ack_map_size: Meaningless[int] = None
+    close_check_interval: Meaningless[Duration] = None
+    ack_error_retry: Meaningless[RetryConfig] = None
     encoder: CodecOptions = CodecOptions()
     decoder: CodecOptions = CodecOptions()
     connection: ConnectionOptions = ConnectionOptions()
     static_message_retry: StaticRetryOptions | None = None
     message_retry: MessageRetryOptions | None = None
     ignore_cutoff_cutover: bool = False
-    without_consumer_scope: Meaningless = None
-    message_writer_graceful_close_key: Meaningless = None
-    message_writer_graceful_close_kv_override: Meaningless = msgspec.field(
+    without_consumer_scope: Meaningless[bool] = None
+    message_writer_graceful_close_key: Meaningless[str] = None
+    message_writer_graceful_close_kv_override: Meaningless[KVOverride] = msgspec.field(
         name="messageWriterGracefulCloseKVOverride", default=None
     )
 

@@ -136,8 +136,11 @@ def test_explicitly_empty_prefixes_stay_empty(tmp_path: Path) -> None:
         (MINIMAL + "aggregator: {" + HANDLERS + ", electionManager: {electionKeyFmt: lock}}\n", "must contain %d once"),
         (MINIMAL + "aggregator: {" + HANDLERS + ", defaultStoragePolicies: [10x]}\n", "defaultStoragePolicies[0]"),
         (
-            MINIMAL + "aggregator: {" + HANDLERS + ", aggregationTypes: {defaultCounterAggregationTypes: 'Sum,P99'}}\n",
-            "P99 is not possible for this metric type",
+            MINIMAL
+            + "aggregator: {"
+            + HANDLERS
+            + ", aggregationTypes: {defaultCounterAggregationTypes: [Sum, P99]}}\n",
+            "defaultCounterAggregationTypes[1]: P99 is not possible for this metric type",
         ),
         (MINIMAL + "instance: {workers: -1}\n", "must not be negative"),
     ],

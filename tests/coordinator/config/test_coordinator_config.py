@@ -97,7 +97,11 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
             "ingest",
             "noNamespaceGrace must not be negative",
         ),
-        ("carbon: {ingester: {rules: [{pattern: 5, continue: maybe}]}}", "carbon.ingester.rules[0].continue", "bool"),
+        (
+            "carbon: {ingester: {rules: [{pattern: 5, continue: maybe}]}}",
+            "carbon.ingester.rules[0].continue",
+            "true or false",
+        ),
         (
             "clusters: [{namespaces: [{namespace: a, type: aggregated, retention: 6h}]}]",
             "clusters[0].namespaces[0]",

@@ -72,7 +72,7 @@ def test_rules_as_documented(tmp_path: Path) -> None:
         (f"mappingRules: [{{aggregations: [Sum, Avg], {POLICY}}}]", 4, ["aggregations[1]: ", "Avg", "SumSq"]),
         (
             f"mappingRules:\n    - {{name: one, {POLICY}}}\n    - {{name: one, {POLICY}}}",
-            4,
+            6,
             ["mappingRules[1].name: 'one'"],
         ),
         ("rollupRules:\n    - filter: 'a:b'", 5, ["rollupRules[0]: transforms is required"]),

@@ -1,0 +1,63 @@
+"""Parts of configuration files that name storage policies and aggregation types, the same in both services."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from m3metrics.aggregation import AggregationType, is_valid_for, parse_type
+from m3metrics.metric import MetricType
+from m3metrics.policy import StoragePolicy
+from m3x.config import Meaningless, Section, Text
+from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
+
+__all__ = ["AggregationName", "AggregationTypesConfig", "PolicyText", "Transform"]
+
+Transform = Literal["noop", "empty", "suffix"]
+
+
+class AggregationName(Text):
+    """``Sum``, in any case."""
+
+    __slots__ = ()
+
+    @classmethod
+    def check(cls, text: str) -> None:
+        try:
+            parse_type(text)
+        except ValueError as error:
+            raise ValueError(f"{error} (expected one of {', '.join(kind.text for kind in AggregationType)})") from None
+
+
+class PolicyText(Text):
+    """``10s:48h``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def check(cls, text: str) -> None:
+        try:
+            StoragePolicy.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}; write it like 10s:48h") from None
+
+
+class AggregationTypesConfig(Section, frozen=True, kw_only=True):
+    """``aggregationTypes``: what metrics without aggregation types of their own get, and how the types show in their names."""
+
+    default_counter_aggregation_types: list[AggregationName] = []
+    default_timer_aggregation_types: list[AggregationName] = []
+    default_gauge_aggregation_types: list[AggregationName] = []
+    counter_transform_fn_type: Transform = "noop"
+    timer_transform_fn_type: Transform = "noop"
+    gauge_transform_fn_type: Transform = "noop"
+    aggregation_types_pool: Meaningless[ObjectPoolConfig] = None
+    quantiles_pool: Meaningless[BucketizedPoolConfig] = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for key, kind, names in (
+            ("defaultCounterAggregationTypes", MetricType.COUNTER, self.default_counter_aggregation_types),
+            ("defaultTimerAggregationTypes", MetricType.TIMER, self.default_timer_aggregation_types),
+            ("defaultGaugeAggregationTypes", MetricType.GAUGE, self.default_gauge_aggregation_types),
+        ):
+            for index, name in enumerate(names):
+                if not is_valid_for(kind, parse_type(name)):
+                    yield f"{key}[{index}]", f"{name} is not possible for this metric type"
