@@ -118,3 +118,6 @@ class Logger:
         except (BrokenPipeError, ValueError):
             # Whoever read our standard error has gone; logging must not end the service.
             _output.level = LEVELS["error"] + 1
+        except OSError:
+            # A full disk takes no lines, and nothing can be said of it here; it may take them again.
+            pass

@@ -1,7 +1,9 @@
 """Log lines."""
 
+import errno
 import io
 import json
+import os
 
 import pytest
 
@@ -54,3 +56,28 @@ def test_fields_may_have_any_name() -> None:
     finally:
         log.configure("info")
     assert json.loads(stream.getvalue())["stream"] == "left"
+
+
+class Disk(io.StringIO):
+    """Takes lines only while there is room."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_a_full_disk_takes_no_lines_and_ends_nothing() -> None:
+    stream = Disk()
+    log.configure("info", stream)
+    try:
+        out = log.logger("x")
+        stream.full = True
+        out.error("not written")
+        stream.full = False
+        out.info("written")
+    finally:
+        log.configure("info")
+    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["written"]

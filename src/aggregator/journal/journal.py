@@ -17,7 +17,7 @@ from aggregator.journal.sessions import Sessions
 from aggregator.journal.snapshots import FORMAT as SNAPSHOT_FORMAT
 from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
-from m3x.segments import START, Position, SegmentLog, SyncPolicy
+from m3x.segments import START, Position, SegmentError, SegmentLog, SyncPolicy
 
 __all__ = ["Journal", "JournalOptions"]
 
@@ -43,6 +43,20 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Journals of workers that had other shards: as long as there is no snapshot here, what is in them is taken over."""
     shards: ipc.Shards
     """Those of the worker, for a journal that has lost its beginning."""
+
+
+def _give_up(error: Exception) -> None:
+    raise error
+
+
+def _until_done(write: Callable[[], object], blocked: Callable[[Exception], None]) -> None:
+    while True:
+        try:
+            write()
+        except (OSError, SegmentError) as error:
+            blocked(error)
+        else:
+            return
 
 
 class Journal:
@@ -71,17 +85,20 @@ class Journal:
 
     # --- replaying
 
-    def replay(self, engine: Engine, progress: Callable[[int, int], None]) -> Replay:
+    def replay(
+        self, engine: Engine, progress: Callable[[int, int], None], blocked: Callable[[Exception], None] = _give_up
+    ) -> Replay:
         """Applies all that is there to an empty engine, and makes it ready for what may come again.
 
-        ``progress`` is called now and then with the bytes done and the bytes in all. Raises ``AppendError``.
+        ``progress`` is called now and then with the bytes done and the bytes in all; ``blocked`` with why nothing can be written: it is
+        tried again when that returns. Raises ``OSError`` or ``SegmentError`` without it.
         """
         replayer = Replayer(engine)
         engine.begin_replay()
         engine.set_shards(self._options.shards, 0)
         if self._options.sources and newest(self.log.path)[0] is None:
             engine.set_shards(msgspec.structs.replace(self._options.shards, owned=[]), 0)
-            self._take_over(engine, replayer.result, progress)
+            self._take_over(engine, replayer.result, progress, blocked)
         start = self._load(engine, replayer)
         self._replay(replayer, start, progress)
         for words in self._words.values():
@@ -90,7 +107,8 @@ class Journal:
         self._own = self.log.end
         engine.end_replay()
         if (pairs := replayer.renumbered()) is not None:
-            self.log.append(encode(Numbers(len(pairs) // 2), pairs))
+            record = encode(Numbers(len(pairs) // 2), pairs)
+            _until_done(lambda: self.log.append(record), blocked)
         return replayer.result
 
     def _replay(self, replayer: Replayer, start: Position, progress: Callable[[int, int], None]) -> None:
@@ -140,7 +158,13 @@ class Journal:
             while batches and (first is None or next(iter(batches)) < first):
                 del batches[next(iter(batches))]
 
-    def _take_over(self, engine: Engine, result: Replay, progress: Callable[[int, int], None]) -> None:
+    def _take_over(
+        self,
+        engine: Engine,
+        result: Replay,
+        progress: Callable[[int, int], None],
+        blocked: Callable[[Exception], None],
+    ) -> None:
         """Replays the journals of other workers one after the other, keeps the own shards, and saves what that makes.
 
         Raises ``SegmentError`` where one cannot be opened: nothing is saved then.
@@ -160,9 +184,13 @@ class Journal:
         engine.set_shards(self._options.shards, result.now_ns)
         # What some worker lacks another one has; what none has shows in no other way.
         result.lost = 0
-        head = self.begin_snapshot(result.now_ns)
-        once, tables = engine.save()
-        self.write_snapshot(msgspec.structs.replace(head, once=once), tables)
+
+        def save() -> None:
+            head = self.begin_snapshot(result.now_ns)
+            once, tables = engine.save()
+            self.write_snapshot(msgspec.structs.replace(head, once=once), tables)
+
+        _until_done(save, blocked)
 
     def _load(self, engine: Engine, replayer: Replayer) -> Position:
         """Loads the newest snapshot; returns where to go on."""

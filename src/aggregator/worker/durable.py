@@ -103,7 +103,11 @@ class Durable:
                 if self._stopped():
                     raise Stopped
 
-        result = journal.replay(self._engine, progress)
+        def blocked(error: Exception) -> None:
+            _log.error_limited("the journal takes nothing: nothing is acked until it does", error=str(error))
+            self._wait(str(error))
+
+        result = journal.replay(self._engine, progress, blocked)
         self._journal = journal
         self._now_ns = result.now_ns
         self._snapshots = Snapshots(self._engine, journal, lambda: self._now_ns)
@@ -121,10 +125,14 @@ class Durable:
                 return Journal(options)
             except DirectoryLocked as error:
                 _log.warning_limited("waiting for the journal", per_second=0.5, error=str(error))
-                self._tell(ipc.Replaying(0.0, 0.0, waits=str(error)))
-                if self._stopped():
-                    raise Stopped from None
-                time.sleep(_LOOK_S)
+                self._wait(str(error))
+
+    def _wait(self, reason: str) -> None:
+        """Says what keeps the worker from beginning, and lets some time pass. Raises ``Stopped``."""
+        self._tell(ipc.Replaying(0.0, 0.0, waits=reason))
+        if self._stopped():
+            raise Stopped
+        time.sleep(_LOOK_S)
 
     # --- writing
 

@@ -31,7 +31,8 @@ class Launch:
 class Child:
     """One process of a service, in successive incarnations (epochs 1, 2, …), forked from ``zygote``.
 
-    ``prepare(epoch)`` makes what an incarnation needs and says how to start it; ``gone(epoch, code)`` clears up.
+    ``prepare(epoch)`` makes what an incarnation needs and says how to start it; ``gone(epoch, code)`` clears up. An ``OSError`` of
+    ``prepare``, as on a full disk, ends that incarnation, and the next one is tried after a pause.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Child:
             while not self._stopping:
                 self.epoch += 1
                 restarts.started()
-                code = await self._live(self._prepare(self.epoch))
+                code = await self._live()
                 self._gone(self.epoch, code)
                 if self._stopping:
                     return
@@ -78,11 +79,12 @@ class Child:
             if self._process is not None:
                 await self._process.wait()
 
-    async def _live(self, launch: Launch) -> int:
+    async def _live(self) -> int:
         """One incarnation from its start to its exit code."""
         try:
+            launch = self._prepare(self.epoch)
             self._process = await self._zygote.spawn(launch.module, launch.arguments, launch.files)
-        except SpawnError as error:
+        except (OSError, SpawnError) as error:
             log.error("cannot start a process", process=self.name, error=str(error))
             return _NOT_STARTED
         if self._stopping:

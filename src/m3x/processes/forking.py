@@ -80,7 +80,7 @@ def serve(link: socket.socket, parent: int, preload: str) -> NoReturn:
                 break
             try:
                 if flags & socket.MSG_CTRUNC:
-                    _say("too many open files")
+                    _say("cannot fork: too many open files")
                 else:
                     _fork(msgspec.msgpack.decode(data, type=Order), files, link, parent)
             finally:
@@ -98,7 +98,7 @@ def _fork(order: Order, files: list[int], link: socket.socket, parent: int) -> N
     try:
         go_between = os.fork()
     except OSError as error:
-        _say(str(error))
+        _say(f"cannot fork: {error}")
         return
     if go_between:
         os.waitpid(go_between, 0)
@@ -113,8 +113,10 @@ def _fork(order: Order, files: list[int], link: socket.socket, parent: int) -> N
     _become(order, files)
 
 
-def _say(reason: str) -> None:
-    print(f"cannot fork: {reason}", file=sys.stderr, flush=True)
+def _say(text: str) -> None:
+    # Whoever reads that may have gone, and its disk may be full.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _become(order: Order, files: list[int]) -> NoReturn:
@@ -157,9 +159,9 @@ def _run(order: Order) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
+            _say(end.code)
     except BaseException:
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip("\n"))
         code = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

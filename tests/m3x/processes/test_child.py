@@ -1,6 +1,7 @@
 """Processes that are kept alive: incarnations, pauses, ends that are expected and ends that are not."""
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -87,3 +88,21 @@ async def test_one_that_cannot_be_started_is_tried_again(zygote: Zygote, tmp_pat
     assert (codes, child.epoch) == ([1], 2)
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_one_that_cannot_be_prepared_is_tried_again(zygote: Zygote, tmp_path: Path) -> None:
+    """As while the disk is full, which takes nothing that describes it."""
+    gone: list[tuple[int, int]] = []
+
+    def prepare(epoch: int) -> Launch:
+        if epoch < 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return launch(tmp_path, "stay", epoch)
+
+    child = Child("it", zygote, prepare, lambda *end: gone.append(end))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child.run())
+        await told(tmp_path / "3")
+        child.terminate()
+    assert gone[:2] == [(1, 1), (2, 1)]
+    assert (child.epoch, child.restarts) == (3, 2)
