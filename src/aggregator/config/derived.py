@@ -117,7 +117,7 @@ def engine_options(
     return EngineOptions(
         num_shards=num_shards,
         topic_shards=topic_shards,
-        default_storage_policies=tuple(section.default_storage_policies),
+        default_storage_policies=tuple(map(str, section.default_storage_policies)),
         default_counter_types=tuple(types.default_counter_aggregation_types),
         default_timer_types=tuple(types.default_timer_aggregation_types),
         default_gauge_types=tuple(types.default_gauge_aggregation_types),
