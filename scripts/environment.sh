@@ -46,13 +46,15 @@ prepare_environment() {
     printf '%s\n' "$wanted" >>"$stamp"
 }
 
-# Compiles the kernels once per state of the sources; numba keeps the result beside them.
+# Compiles modules and kernels once per state of the sources; Python and numba keep the result beside them.
 prepare_kernels() {
     local stamp=.venv/kernels wanted began
     # What was written, renamed or unpacked since then has a younger time of change (ctime), itself or its folder: nobody can set that one.
     if [ -f "$stamp" ] && [ -z "$(find src -name __pycache__ -prune -o -cnewer "$stamp" -print -quit)" ]; then
         return
     fi
+    # A start takes half a second longer without, and who runs it may not be allowed to write it, or told not to.
+    .venv/bin/python -m compileall -q src || true
     began=$(mktemp)
     wanted=$(.venv/bin/python scripts/kernel_sources.py)
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then

@@ -8,6 +8,8 @@ from aggregator.warmup import PACKAGES, warm_package
 __all__ = ["load"]
 
 _MODULES = ("argparse", "aggregator.front", "aggregator.worker")
+_ELSEWHERE = "m3metrics.kernels"
+"""Its kernels are parts of the engine's here, and called by others only."""
 
 
 @functools.cache
@@ -16,4 +18,5 @@ def load() -> None:
     for name in _MODULES:
         importlib.import_module(name)
     for name in PACKAGES:
-        warm_package(name, lambda step: None)
+        if name != _ELSEWHERE:
+            warm_package(name, lambda step: None)

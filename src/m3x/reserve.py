@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _NORESERVE = 0x4000
+_MADV_HUGEPAGE = 14
 _PAGE = mmap.PAGESIZE
 
 
@@ -27,6 +28,17 @@ def reserve(rows: int, dtype: DTypeLike) -> NDArray[Any]:
     except OSError as error:
         raise MemoryError(f"cannot reserve {size} bytes of address space: {error}") from error
     return np.frombuffer(memory, dtype=item, count=rows)
+
+
+def reserve_wide(rows: int, dtype: DTypeLike, after_bytes: int = 0) -> NDArray[Any]:
+    """``reserve`` for what is touched at random, or read where nothing is: behind ``after_bytes`` the system may use huge pages, where it
+    knows them."""
+    array = reserve(rows, dtype)
+    if array.nbytes > after_bytes:
+        start = -(-(array.ctypes.data + after_bytes) // _PAGE) * _PAGE
+        end = (array.ctypes.data + array.nbytes) // _PAGE * _PAGE
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(max(end - start, 0)), _MADV_HUGEPAGE)
+    return array
 
 
 def release(array: NDArray[Any], first: int, last: int) -> None:

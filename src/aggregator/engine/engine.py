@@ -333,13 +333,14 @@ class Engine:
                 f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, layout.MAX_SHARDS)}"
             )
         shards["owned"] = 0
-        for shard in command.owned:
-            row = shards[shard.id]
-            row["owned"] = 1
-            row["earliest"] = max(shard.cutover_ns - options.buffer_before_cutover_ns, 0)
-            row["latest"] = min(shard.cutoff_ns + options.buffer_after_cutoff_ns, layout.MAX_INT64)
-            if options.writes_ignore_cutoff_cutover:
-                row["earliest"], row["latest"] = 0, layout.MAX_INT64
+        rows = [shard.id for shard in command.owned]
+        shards["owned"][rows] = 1
+        if options.writes_ignore_cutoff_cutover:
+            shards["earliest"][rows], shards["latest"][rows] = 0, layout.MAX_INT64
+        else:
+            early, late = options.buffer_before_cutover_ns, options.buffer_after_cutoff_ns
+            shards["earliest"][rows] = [max(shard.cutover_ns - early, 0) for shard in command.owned]
+            shards["latest"][rows] = [min(shard.cutoff_ns + late, layout.MAX_INT64) for shard in command.owned]
         self._owned = np.array(owned, np.int64)
         if was:
             reshard_entries(self._t)

@@ -10,6 +10,7 @@ from aggregator.engine.engine import Engine
 from aggregator.engine.ingest.apply import refuse
 from aggregator.engine.ingest.entries import compact_ids
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
+from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.snapshot.rows import make_versions
 from aggregator.engine.state.elements import unregister_elements
 from aggregator.engine.state.state import retire_window
@@ -17,7 +18,13 @@ from aggregator.engine.tables import layout
 from aggregator.engine.tables.grow import addresses, reserve_tables
 from aggregator.engine.tables.index import rehash
 from aggregator.lists import KIND_STANDARD, ListId
-from m3metrics.codec import BatchTimerWithMetadatas, ForwardedMetricWithMetadata, GaugeWithMetadatas, encode_metric
+from m3metrics.codec import (
+    BatchTimerWithMetadatas,
+    ForwardedMetricWithMetadata,
+    GaugeWithMetadatas,
+    TimedMetricWithStoragePolicy,
+    encode_metric,
+)
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, ForwardMetadata, PipelineMetadata, StagedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
@@ -68,6 +75,10 @@ def warm(progress: Callable[[str], None]) -> None:
         payload = np.frombuffer(b"".join(map(_frame, frames)), np.uint8)
         done = engine.ingest(payload, np.array([len(payload)], np.int64), now_ns, journaled=True)
         _replay(done.rows.copy(), done.messages, now_ns)
+    passed = TimedMetricWithStoragePolicy(
+        metric_type=MetricType.GAUGE, id=b"p", time_ns=_NOW_NS, value=1.0, storage_policy=StoragePolicy.parse("10s:2d")
+    )
+    Passthrough(np.zeros(layout.MAX_COUNTS, np.int64), 1).add(passed)
     progress("aggregator.engine: flush")
     list_id = ListId(KIND_STANDARD, 10 * SECOND_NS)
     bounds = [ipc.ShardBounds([], _NOW_NS + MINUTE_NS, 0, _NEVER_NS)]

@@ -29,6 +29,8 @@ _SNAPSHOT_FACTOR = 4
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
+_BATCH_BYTES = 2048
+"""A batch takes as long to replay as so many bytes more."""
 
 
 class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +84,10 @@ class Journal:
         self._number = 0
         """Of the newest snapshot, or the one that is being made."""
         self._snapshot_bytes = 0
+        self._batches = 0
+        """Written since the newest that is there, …"""
+        self._batches_in = 0
+        """… and those of them that are in the one that is being made."""
 
     # --- replaying
 
@@ -113,7 +119,7 @@ class Journal:
 
     def _replay(self, replayer: Replayer, start: Position, progress: Callable[[int, int], None]) -> None:
         total = self.log.size_from(start)
-        told = 0
+        since = 0
         damages = len(self.log.damage)
         reader = self.log.reader(start)
         for record in reader:
@@ -135,18 +141,21 @@ class Journal:
             if isinstance(header, Batch):
                 self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, record.start)
                 self._unread[record.start] = header, data
-                self._forget_settled()
+                self._batches += 1
                 if len(self._unread) > _MOST_UNREAD:
-                    self._read(replayer)
-            done = total - self.log.size_from(record.end)
-            if done - told >= _EVERY_BYTES:
-                told = done
-                progress(done, total)
+                    self._forget_settled()
+                    if len(self._unread) > _MOST_UNREAD // 2:
+                        self._read(replayer)
+            since += record.end.offset - record.start.offset + _BATCH_BYTES
+            if since >= _EVERY_BYTES:
+                since = 0
+                progress(total - self.log.size_from(record.end), total)
         reader.close()
         self._read(replayer)
 
     def _read(self, replayer: Replayer) -> None:
         """Works out what may come again, by the numbers of the moment."""
+        self._forget_settled()
         for start, (header, data) in self._unread.items():
             count = sum(header.counts)
             self._words[start] = replayer.engine.repeats_of(rows_of(data), count, replayer.numbers, header.now_ns)
@@ -235,17 +244,19 @@ class Journal:
                 if not isinstance(header, Order):
                     found.append((header, data, record.start))
         reader.close()
+        for header, _, start in found:
+            if isinstance(header, Batch):
+                self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, start)
+        first = self.sessions.open_from
         words = {}
         for header, data, start in reversed(found):
+            if first is None or start < first:
+                break
             if isinstance(header, Batch):
                 words[start] = engine.repeats_of(rows_of(data), sum(header.counts), numbers, header.now_ns)
             else:
                 numbers = before(header, data, numbers)
-        for header, _, start in found:
-            if isinstance(header, Batch):
-                self.sessions.wrote(header.front, header.seq, header.settled, header.now_ns, start)
-                self._words[start] = words[start]
-                self._forget_settled()
+        self._words.update(reversed(words.items()))
 
     # --- what may come again
 
@@ -279,6 +290,7 @@ class Journal:
         header = Batch(message.front, message.seq, message.settled, now_ns, message.connections, message.counts)
         appended = self.log.append(encode(header, rows))
         self.sessions.wrote(message.front, message.seq, message.settled, now_ns, appended.start)
+        self._batches += 1
         return appended.end
 
     def order(self, now_ns: int, command: ipc.Command) -> None:
@@ -289,14 +301,15 @@ class Journal:
 
     @property
     def snapshot_due(self) -> bool:
-        """Whether so much was written since the last snapshot that the next one pays."""
-        since = self.log.size_from(self._covered)
+        """Whether replaying what was written since the last snapshot takes so long that the next one pays."""
+        since = self.log.size_from(self._covered) + _BATCH_BYTES * self._batches
         return since > max(self._options.snapshot_bytes, _SNAPSHOT_FACTOR * self._snapshot_bytes)
 
     def begin_snapshot(self, now_ns: int) -> Head:
         """Completes the segment; what is to be saved is the engine as it is now (``once`` is to be filled in)."""
         self.log.roll()
         self._number += 1
+        self._batches_in = self._batches
         end = self.log.end
         front, seq, settled = self.sessions.last
         return Head(SNAPSHOT_FORMAT, end.segment, end.offset, now_ns, front, seq, settled, {})
@@ -310,6 +323,7 @@ class Journal:
         path = self.log.path / f"snapshot-{self._number:08d}"
         self._snapshot_bytes = sum(file.stat().st_size for file in path.iterdir())
         self._covered = Position(head.segment, head.offset)
+        self._batches -= self._batches_in
         remove_others(self.log.path, self._number)
         self.let_go()
 

@@ -14,9 +14,12 @@ from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.engine.ingest.shorthand import NO_NUMBER
 from aggregator.journal.records import Batch, Numbers, Order
-from m3x.reserve import reserve
+from m3x.reserve import reserve_wide
 
 __all__ = ["Replay", "Replayer", "before", "carry_out", "rows_of"]
+
+_NONE = np.zeros(0, np.uint32)
+_PART = 1 << 16
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Replayer:
         self.engine = engine
         self._among_others = among_others
         self._there: list[int] = []
-        self.numbers: NDArray[np.uint32] = reserve(NO_NUMBER, np.uint32)
+        self.numbers = _no_numbers()
         """Entry rows + 1 by number."""
         self.result = Replay() if result is None else result
 
@@ -51,7 +54,7 @@ class Replayer:
 
     def forget_numbers(self) -> None:
         """Records are missing: a number may stand for another series from here on."""
-        self.numbers = reserve(NO_NUMBER, np.uint32)
+        self.numbers = _no_numbers()
 
     def apply(self, header: Batch | Order | Numbers, data: memoryview) -> None:
         """Does what a record says."""
@@ -101,15 +104,22 @@ class Replayer:
 
     def renumbered(self) -> NDArray[np.uint32] | None:
         """The numbers and the rows of all entries, where any differ; None: none does."""
-        used = np.flatnonzero(self.numbers).astype(np.uint32)
+        # Nearly all parts of it were never touched.
+        parts = ((at, self.numbers[at : at + _PART]) for at in range(0, NO_NUMBER, _PART))
+        found = [(at + np.flatnonzero(part)).astype(np.uint32) for at, part in parts if part.max()]
+        used = np.concatenate([_NONE, *found])
         rows = self.numbers[used] - np.uint32(1)
         return None if np.array_equal(used, rows) else np.concatenate((used, rows))
+
+
+def _no_numbers() -> NDArray[np.uint32]:
+    return reserve_wide(NO_NUMBER, np.uint32)
 
 
 def before(header: Numbers, data: memoryview, numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """``numbers`` as they were before a ``Numbers`` record."""
     pairs = np.frombuffer(data, np.uint32, 2 * header.count)
-    found = reserve(NO_NUMBER, np.uint32)
+    found = _no_numbers()
     found[np.minimum(pairs[: header.count], NO_NUMBER - 1)] = numbers[np.minimum(pairs[header.count :], NO_NUMBER - 1)]
     return found
 

@@ -86,8 +86,9 @@ def write(folder: Path, number: int, head: Head, tables: Iterator[Table], sync: 
             for table in tables:
                 columns, arrays = [], []
                 for name, column in table.columns.items():
-                    same = len(column) > 1 and bool((column == column[0]).all())
-                    columns.append((name, column.dtype.str, len(column), same))
+                    # Nearly all that are not the same show it at their ends.
+                    same = len(column) > 1 and column[0] == column[-1] and bool((column == column[0]).all())
+                    columns.append((name, column.dtype.str, len(column), bool(same)))
                     arrays.append(np.ascontiguousarray(column[:1] if same else column).view(np.uint8))
                 log.append([*_parts(Piece(table.name, columns)), *arrays])
                 pieces += 1

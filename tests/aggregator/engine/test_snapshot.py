@@ -1,17 +1,29 @@
 """A snapshot of an engine, loaded into another one, goes on as the first one does."""
 
+import importlib
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush_both, options
+from tests.aggregator.engine.engine_calls import (
+    NOW,
+    SECOND,
+    all_shards,
+    engine_of,
+    flush_all,
+    flush_both,
+    options,
+)
 from tests.aggregator.engine.test_engine import alike, random_metric, random_stages
 from tests.aggregator.engine.test_shorthand import close_all, command_of, ingest
 
 from aggregator import ipc
 from aggregator.engine import Engine, EngineOptions
+from aggregator.lists import KIND_STANDARD
 from m3metrics import codec
+from m3metrics.metadata import DEFAULT_STAGED_METADATAS
 
 
 def loaded(engine: Engine, o: EngineOptions, numbers: np.ndarray) -> Engine:
@@ -78,6 +90,29 @@ def test_it_goes_on_as_the_first_one_does(seed: int) -> None:
     ]
     for command in close_all(now):
         same(engine, copy, command, now)
+
+
+def test_a_child_that_gives_memory_back_saves_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pieces that end within pages, and pages that are used from the highest to the lowest, as those of released windows are.
+    monkeypatch.setattr(importlib.import_module("aggregator.engine.snapshot.save"), "PIECE", 3000)
+    engine = engine_of(options(default_storage_policies=("10s:2d",)), max_series=1 << 14)
+    metrics = [
+        codec.encode_metric(codec.GaugeWithMetadatas(id=b"%d" % k, value=k, metadatas=DEFAULT_STAGED_METADATAS))
+        for k in range(10_000)
+    ]
+    for window in range(2):
+        now = NOW + 10 * window * SECOND
+        ingest(engine, metrics, now)
+        if window == 0:
+            command = flush_all(KIND_STANDARD, 10, now + 10 * SECOND)
+            flush_both(engine, command, now + 10 * SECOND)
+            engine.commit(ipc.Commit(command.list_id, [], now + 10 * SECOND))
+    kept, given_back = ([*engine.save(consuming=consuming)[1]] for consuming in (False, True))
+    assert sum(len(table.columns["count"]) for table in kept if table.name == "records") == 10_000
+    assert [table.name for table in kept] == [table.name for table in given_back]
+    for one, other in zip(kept, given_back, strict=True):
+        for name, column in one.columns.items():
+            assert np.array_equal(column, other.columns[name]), (one.name, name)
 
 
 def test_an_empty_engine() -> None:

@@ -21,6 +21,9 @@ PIECE = 1 << 13
 """Rows of a piece: what is worked on stays in a near cache."""
 
 Columns = dict[str, NDArray[Any]]
+_NONE = np.zeros(0, np.int64)
+_AS_THEY_ARE = ("last_at", "sum", "sum_sq", "min", "max", "count", "call", "flags")
+"""Columns of records."""
 
 
 class _Elements(NamedTuple):
@@ -49,23 +52,23 @@ def save(state: State, over: Callable[[NDArray[Any], int, int], None] = lambda *
     yield Table("list_shards", _list_shards(state, buckets))
     entries = np.flatnonzero(tables.entries["state"][: int(tables.head["entries"])] != layout.ENTRY_FREE)
     owners, positions = state.metadata.stage_owners()
-    live_stages = tables.entries["stage"][entries].astype(np.int64)
-    used = np.unique(owners[live_stages[live_stages > 0] - 1])
+    stages = _distinct(tables.entries["stage"][entries])
+    used = np.unique(owners[stages[stages > 0] - 1])
     used = used[used >= 0]
     yield Table("metas", _metas(state, used))
+    meta_of = np.full(len(owners) + 1, -1, np.int32)
+    meta_of[:-1][owners >= 0] = np.searchsorted(used, owners[owners >= 0])
     places: NDArray[np.uint32] = reserve(layout.MAX_BUCKETS << layout.SLOT_BITS, np.uint32)
     kernels.chain_places(state.address, entries, places)
     own = [_elements_of(state, bucket) for bucket in range(buckets)]
     specs = np.unique(
-        np.concatenate(
-            [tables.elements_of(b)["spec"][slots] for b, slots in enumerate(own)] or [np.zeros(0, np.uint32)]
-        )
+        np.concatenate([_NONE, *(_distinct(tables.elements_of(b)["spec"][slots]) for b, slots in enumerate(own))])
     )
     yield Table("specs", _specs(state, specs))
     yield Table("annotations", _annotations(state))
     for first in range(0, len(entries), PIECE):
         piece = entries[first : first + PIECE]
-        yield Table("entries", _entries(state, piece, used, owners, positions))
+        yield Table("entries", _entries(state, piece, meta_of, positions))
         over(tables.entries, int(piece[0]), int(piece[-1]) + 1)
     known: list[_Elements] = []
     number = 0
@@ -162,34 +165,45 @@ def _annotations(state: State) -> Columns:
 def _entries(
     state: State,
     rows: NDArray[np.int64],
-    used: NDArray[np.int64],
-    owners: NDArray[np.int64],
+    meta_of: NDArray[np.int32],
     positions: NDArray[np.int64],
 ) -> Columns:
-    found = state.tables.entries[rows]
-    sizes = found["id_size"].astype(np.uint32)
+    """``meta_of``: by stage the place of its metadatas in the snapshot, -1: none of them; the last one stands for no stage."""
+    table, where = state.tables.entries, _where(rows)
+    sizes = table["id_size"][where].astype(np.uint32)
     ids = np.empty(int(sizes.sum()), np.uint8)
     kernels.copy_ids(state.address, rows, ids)
-    stage = found["stage"].astype(np.int64) - 1
-    owner = np.where(stage >= 0, owners[stage], -1)
+    live = table["state"][where] == layout.ENTRY_LIVE
     # A dead entry names a stage that may be gone.
-    owner[found["state"] != layout.ENTRY_LIVE] = -1
-    meta = np.where(owner >= 0, np.searchsorted(used, owner), -1)
+    stage = np.where(live, table["stage"][where].astype(np.int64), 0) - 1
+    meta = meta_of[stage]
     return {
         "number": rows.astype(np.uint32),
-        "category": found["category"].copy(),
-        "metric_type": found["metric_type"].copy(),
-        "shard": found["shard"].astype(np.uint16),
-        "live": (found["state"] == layout.ENTRY_LIVE).astype(np.uint8),
-        "last_access": found["last_access"].copy(),
-        "cutover": found["cutover"].copy(),
-        "rate_second": found["rate_second"].copy(),
-        "rate_count": found["rate_count"].copy(),
-        "meta": meta.astype(np.int32),
-        "stage": np.where(owner >= 0, positions[stage], 0).astype(np.uint16),
+        "category": table["category"][where].copy(),
+        "metric_type": table["metric_type"][where].copy(),
+        "shard": table["shard"][where].astype(np.uint16),
+        "live": live.astype(np.uint8),
+        "last_access": table["last_access"][where].copy(),
+        "cutover": table["cutover"][where].copy(),
+        "rate_second": table["rate_second"][where].copy(),
+        "rate_count": table["rate_count"][where].copy(),
+        "meta": meta,
+        "stage": np.where(meta >= 0, positions[stage], 0).astype(np.uint16),
         "size": sizes,
         "bytes": ids,
     }
+
+
+def _where(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """The same rows; those one behind the other as a slice, of which columns are copied in a fraction of the time."""
+    first, last = int(rows[0]), int(rows[-1])
+    together = last - first + 1 == len(rows) and bool((rows[1:] > rows[:-1]).all())
+    return slice(first, last + 1) if together else rows
+
+
+def _distinct(numbers: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The different ones among small numbers."""
+    return np.flatnonzero(np.bincount(numbers))
 
 
 def _elements_of(state: State, bucket: int) -> NDArray[np.int64]:
@@ -198,6 +212,8 @@ def _elements_of(state: State, bucket: int) -> NDArray[np.int64]:
     kinds = (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED)
     slots = np.flatnonzero(np.isin(elements["state"], kinds))
     wide = state.tables.specs["width"][elements["spec"][slots]] > 1
+    if not wide.any():
+        return slots
     behind = elements.view(layout.MEMBER)["sequence"][np.where(wide, slots + 1, 0)].astype(np.int64)
     return slots[np.lexsort((slots, np.where(wide, behind, -1)))]
 
@@ -212,21 +228,22 @@ def _element_columns(
 ) -> Columns:
     tables = state.tables
     elements = tables.elements_of(bucket)
-    found = elements[slots]
-    live = found["state"] == layout.ELEMENT_LIVE
-    attrs = tables.attrs[found["attrs"]]
-    targeted = tables.specs["target"][found["spec"]] != 0
+    where = _where(slots)
+    states, spec = elements["state"][where], elements["spec"][where]
+    live = states == layout.ELEMENT_LIVE
+    attrs = elements["attrs"][where]
+    targeted = tables.specs["target"][spec] != 0
     member = elements.view(layout.MEMBER)[np.where(targeted, slots + 1, 0)]
     group = np.where(targeted, member["group"].astype(np.int64) - 1, 0)
     term = elements.view(layout.TERM)["number"][np.where(targeted, group + 1, 0)]
     return {
-        "entry": np.searchsorted(entries, found["entry"]).astype(np.uint32),
-        "spec": np.searchsorted(specs, found["spec"]).astype(np.uint32),
-        "traffic": attrs["traffic"].copy(),
-        "resend": attrs["resend"].astype(np.uint8),
-        "state": found["state"].copy(),
+        "entry": np.searchsorted(entries, elements["entry"][where]).astype(np.uint32),
+        "spec": np.searchsorted(specs, spec).astype(np.uint32),
+        "traffic": tables.attrs["traffic"][attrs],
+        "resend": tables.attrs["resend"][attrs].astype(np.uint8),
+        "state": states.copy(),
         "chain": np.where(live, places[(bucket << layout.SLOT_BITS) + slots].astype(np.int32), -1).astype(np.int32),
-        "newest": np.where(live, 0, found["next"]).astype(np.uint32),
+        "newest": np.where(live, 0, elements["next"][where]).astype(np.uint32),
         "gone": np.where(targeted, member["gone"], 0).astype(np.uint8),
         "term": np.where(targeted, term, 0).astype(np.uint32),
     }
@@ -283,7 +300,9 @@ def _all_records(
                 yield Table("samples", {"numbers": samples.values[samples.starts[at[0]] : samples.starts[at[-1] + 1]]})
             done += n
             if not state.tables.buckets[window.bucket]["stateful"]:
-                for page in np.unique(rows >> layout.PAGE_BITS).tolist()[:-1]:
+                pages = rows >> layout.PAGE_BITS
+                # The last one, which need not be the highest, may go on in the next piece.
+                for page in pages[:-1][pages[1:] != pages[:-1]].tolist():
                     over(state.tables.records, page << layout.PAGE_BITS, (page + 1) << layout.PAGE_BITS)
     for window in windows:
         yield from _sources(state, window, known[window.bucket])
@@ -294,24 +313,17 @@ def _record_columns(
     state: State, window: _Window, of: NDArray[np.int64], rows: NDArray[np.int64], slots: NDArray[np.int64]
 ) -> Columns:
     tables = state.tables
-    found = tables.records[rows]
+    table, where = tables.records.view(layout.COUNTER_RECORD), _where(rows)
     specs = tables.elements_of(window.bucket)["spec"][slots]
     timers = tables.specs["metric_type"][specs] == MetricType.TIMER
-    last = found["last"].view(np.int64).copy()
+    last = table["last"][where]
     logged = timers & (tables.specs["flags"][specs] & layout.SPEC_LOG != 0)
     return {
         "window": np.full(len(rows), window.number, np.uint32),
         "element": of.astype(np.uint32),
         "last": np.where(timers, 0, last),
-        "last_at": found["last_at"].copy(),
-        "sum": found["sum"].view(np.int64).copy(),
-        "sum_sq": found["sum_sq"].view(np.int64).copy(),
-        "min": found["min"].view(np.int64).copy(),
-        "max": found["max"].view(np.int64).copy(),
-        "count": found["count"].copy(),
-        "annotation": found["annotation"].astype(np.int64).astype(np.int32) - 1,
-        "call": found["call"].copy(),
-        "flags": found["flags"].copy(),
+        **{name: table[name][where].copy() for name in _AS_THEY_ARE},
+        "annotation": table["annotation"][where].astype(np.int64).astype(np.int32) - 1,
         "samples": np.where(logged, last, 0),
     }
 

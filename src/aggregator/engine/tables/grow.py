@@ -1,15 +1,12 @@
 """Reserved memory for the tables: address space for the largest state, of which only what is in use costs memory."""
 
-import ctypes
-import mmap
-from typing import Any
 
 import numpy as np
 
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.tables import layout
 from m3x.byte_table import place
-from m3x.reserve import reserve
+from m3x.reserve import reserve, reserve_wide
 
 PLAIN = EngineOptions(num_shards=1, topic_shards=1)
 
@@ -27,18 +24,7 @@ def addresses(tables: layout.Tables) -> layout.Array:
 
 
 _HUGE_AFTER = 8 << 20
-_MADV_HUGEPAGE = 14
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _reserve_wide(rows: int, dtype: Any) -> layout.Array:
-    """Reserved memory that is touched at random: past its first 8 MiB the system may use huge pages, where it knows them."""
-    array = reserve(rows, dtype)
-    if array.nbytes > _HUGE_AFTER:
-        start = -(-(array.ctypes.data + _HUGE_AFTER) // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(max(end - start, 0)), _MADV_HUGEPAGE)
-    return array
+"""Small engines need no huge pages."""
 
 
 def _columns(name: str, rows: int) -> layout.Array:
@@ -48,12 +34,12 @@ def _columns(name: str, rows: int) -> layout.Array:
 
 def reserve_index(max_series: int) -> layout.Array:
     """Room for the largest index; only what is in use costs memory."""
-    return _reserve_wide(max(4 * max_series, 1 << 12), np.uint64)
+    return reserve_wide(max(4 * max_series, 1 << 12), np.uint64, _HUGE_AFTER)
 
 
 def reserve_ids(max_series: int) -> layout.Array:
     """Room for the bytes of all ids."""
-    return _reserve_wide(max(max_series * 512, 1 << 26), np.uint8)
+    return reserve_wide(max(max_series * 512, 1 << 26), np.uint8, _HUGE_AFTER)
 
 
 def index_limit(size: int) -> int:
@@ -94,15 +80,15 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
     tables = layout.Tables(
         head=head,
         entry_index=reserve_index(max_series),
-        entries=_reserve_wide(max_series + 1, layout.ENTRY),
+        entries=reserve_wide(max_series + 1, layout.ENTRY, _HUGE_AFTER),
         ids=ids,
-        elements=_reserve_wide(layout.MAX_BUCKETS << layout.SLOT_BITS, layout.ELEMENT),
+        elements=reserve_wide(layout.MAX_BUCKETS << layout.SLOT_BITS, layout.ELEMENT, _HUGE_AFTER),
         buckets=np.zeros(layout.MAX_BUCKETS, layout.BUCKET),
         windows=reserve(layout.MAX_WINDOWS, layout.WINDOW),
         window_ring=np.full((layout.MAX_BUCKETS, layout.RING), -1, np.int32),
         page_table=_columns("page_table", layout.MAX_WINDOWS),
         free_pages=reserve(pages, np.uint32),
-        records=_reserve_wide(pages * layout.PAGE_ROWS, layout.RECORD),
+        records=reserve_wide(pages * layout.PAGE_ROWS, layout.RECORD, _HUGE_AFTER),
         log=reserve(chunks * layout.LOG_CHUNK, np.float64),
         free_chunks=reserve(chunks, np.uint32),
         specs=reserve(layout.MAX_SPECS, layout.SPEC),
