@@ -20,7 +20,8 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     python = tmp_path / ".venv/bin/python"
     python.write_text(
-        '#!/bin/sh\nif [ "$1" = -m ]; then echo compile >>calls; else echo look >>calls; cat digest; fi\n'
+        '#!/bin/sh\ncase "$1 $2" in "-m compileall") echo bytecode >>calls ;; "-m "*) echo compile >>calls ;; '
+        "*) echo look >>calls; cat digest ;; esac\n"
     )
     python.chmod(0o755)
     (tmp_path / "digest").write_text("one")
@@ -37,15 +38,15 @@ def calls(project: Path) -> list[str]:
 
 
 def test_kernels_are_compiled_once_and_sources_looked_at_when_they_change(project: Path) -> None:
-    assert calls(project) == ["look", "compile"]
+    assert calls(project) == ["bytecode", "look", "compile"]
     assert calls(project) == []
     kernels = project / "src/room/kernels.py"
     kernels.write_text("changed")
-    assert calls(project) == ["look"]
+    assert calls(project) == ["bytecode", "look"]
     assert calls(project) == []
     (project / "digest").write_text("two")
     kernels.write_text("changed again")
-    assert calls(project) == ["look", "compile"]
+    assert calls(project) == ["bytecode", "look", "compile"]
     (project / "src/room/__pycache__/kernels.nbi").touch()
     assert calls(project) == []
 
@@ -68,4 +69,4 @@ def test_a_file_with_an_old_time_is_noticed(project: Path, change: str) -> None:
             kernels.unlink()
         case "folder":
             (project / "aside/more").rename(project / "src/room/more")
-    assert calls(project) == ["look"]
+    assert calls(project) == ["bytecode", "look"]
