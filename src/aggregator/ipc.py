@@ -123,6 +123,10 @@ class Batch(_Message, frozen=True, tag="batch"):
     """A number that no other front process has: ``seq`` counts from 0 for each, over the incarnations of the worker."""
     settled: int = -1
     """Of batches up to this ``seq`` no producer sends a message again: their systems have taken the acks."""
+    hosts: list[int] = []
+    """Of each connection: a number of 32 bits for the peer's host, the same over connections and fronts."""
+    since_ns: int = 0
+    """Since when, at the earliest, producers wait for these acks (``CLOCK_MONOTONIC``); 0: not known."""
 
 
 class Cut(_Message, frozen=True, tag="cut"):

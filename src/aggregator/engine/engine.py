@@ -4,7 +4,7 @@
 (``flush``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,21 +121,32 @@ class Engine:
     # --- samples
 
     def ingest(
-        self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int, *, journaled: bool = False
+        self,
+        payload: NDArray[np.uint8],
+        sizes: NDArray[np.int64],
+        now_ns: int,
+        *,
+        hosts: Sequence[int] = (),
+        journaled: bool = False,
+        again: bool = False,
     ) -> IngestResult:
         """Applies complete m3msg frames. ``sizes[k]`` bytes of ``payload`` came from connection ``k`` of the batch.
 
+        ``hosts``: a number of 32 bits for the host of each connection: what may come again is recognised if it comes from there.
+        ``again``: these may, even in this batch.
         All untimed values are taken to have come at ``now_ns``, one after another in the order of the payload.
         """
         if not payload.flags.writeable:
             payload = np.asarray(_Writable(payload))
         ends = np.cumsum(sizes, dtype=np.int64)
+        of = np.array(hosts, np.uint32) if len(hosts) else np.zeros(len(sizes), np.uint32)
         acks = np.empty(len(payload) + len(payload) // 128 + 8 * len(sizes) + 64, np.uint8)
         ack_sizes = np.zeros(len(sizes), np.int64)
         self._progress = np.zeros(1, layout.PROGRESS)
         progress = self._progress[0]
         progress["call"] = self._next_call()
         progress["written"] = -1
+        progress["expect"] = again
         if journaled:
             progress["written"] = 0
             self._make_room(len(payload))
@@ -145,6 +156,7 @@ class Engine:
                 self._t,
                 payload,
                 ends,
+                of,
                 self._progress,
                 self._frames,
                 self._rows,

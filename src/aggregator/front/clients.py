@@ -1,7 +1,12 @@
 """The connections of producers: accepting, writing acks, closing. Reading is ``front.intake``.
 
 Two epoll sets inside the loop's own: ``readers`` (all connections that may be read) and ``writers`` (those whose peer does not take
-its acks). The loop stops all reading by not looking at ``readers``.
+its acks). The loop stops all reading by not looking at ``readers``. A third one knows whose peer has hung up.
+
+What a producer sends again over a new connection has to be known as such (``ipc.Cut``), and comes behind what its old one still holds. So
+connections that were hung up are read to their ends and told before any other one is read (``hung_up``); a new connection is not read while
+others of its host still bring data, for a second at most, as the end of one of them may be on its way (``admit``); and one whose segments
+come back unanswered is closed then: whoever is wrongly taken for dead connects again, and nothing is counted twice.
 
 A connection ends in one of two ways. ``close``: at once, acks that still come are dropped. ``finish``: its peer has finished sending, or
 sent something that is no frame; it is read no more, gets the acks of what it sent before, and is closed then, or after ``linger_ns``.
@@ -15,6 +20,7 @@ import select
 import socket
 import struct
 import termios
+import zlib
 from typing import Any
 
 import numpy as np
@@ -37,6 +43,16 @@ _RESERVED_FILES = 256
 _ACCEPTS_PER_TURN = 256
 _MANY = 1 << 20
 _LEFT = struct.Struct("i")
+_INFO = struct.Struct("<BBB")
+"""The first fields of ``tcp_info`` (Linux): state, state of congestion control, timeouts since something was acknowledged last."""
+_DEAD_AFTER = 2
+"""Timeouts of a segment, the first of which comes after 0.2 s or more, the next after twice that time."""
+_QUIET_NS = 20_000_000
+"""A connection that had something to read a shorter time ago may have more on its way."""
+_NEWCOMER_NS = 1_000_000_000
+"""A new connection waits for those of its host no longer than this."""
+_IN_BUFFERS = 16 << 20
+"""More than a peer's system and this one's hold of a connection's data."""
 _TCP_CLOSE = 7
 """State of a socket whose peer has reset it (Linux, ``TCP_CLOSE``)."""
 
@@ -65,8 +81,9 @@ class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "ack_bytes", "acked_ns", "acks", "blocked", "fd", "finish_at_ns", "given", "id", "long", "mark", "mark_ns", "outstanding",
-        "partial", "peer", "progress_ns", "reading", "sock", "taken_ns",
+        "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host", "id",
+        "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "sock", "stopped_ns",
+        "taken_ns",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
@@ -74,6 +91,8 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
+        self.host = zlib.crc32(peer.rpartition(":")[0].encode())
+        """A number for the peer's host (``ipc.Batch.hosts``)."""
         self.partial = b""
         """The beginning of a frame whose rest has not arrived."""
         self.long: LongFrame | None = None
@@ -93,7 +112,29 @@ class Connection:
         """The peer's window is full; more can be written when the socket says so."""
         self.progress_ns = 0
         self.reading = False
+        self.stopped_ns = monotonic_ns()
+        """When reading stopped, or when it could have begun."""
+        self.data_ns = 0
+        """When something was read last."""
+        self.since_ns = 0
+        """Since when that may have waited."""
         self.finish_at_ns = 0
+        self._behind_ns = 0
+        self._behind_bytes = 0
+
+    def fell_behind(self, since_ns: int) -> None:
+        """It was not read since then (monotonic): what its buffers hold now may have waited for so long."""
+        self._behind_ns = self._behind_ns or since_ns
+        self._behind_bytes = _IN_BUFFERS
+
+    def took(self, nbytes: int, room: int, mono_ns: int) -> None:
+        """So much was read, where there was so much room."""
+        self.since_ns = self._behind_ns or mono_ns
+        if nbytes:
+            self.data_ns = mono_ns
+        self._behind_bytes -= nbytes
+        if nbytes < room or self._behind_bytes <= 0:
+            self._behind_ns = 0
 
 
 def _taken(connection: Connection) -> int:
@@ -115,6 +156,24 @@ def _is_closed(sock: socket.socket) -> bool:
         poll.register(sock, 0)
         return bool(poll.poll(0))
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+
+def _unread(connection: Connection) -> bool:
+    """Whether there is something to read."""
+    try:
+        return bool(_LEFT.unpack(fcntl.ioctl(connection.fd, termios.FIONREAD, bytes(_LEFT.size)))[0])
+    except OSError:
+        return False
+
+
+def _unanswered(connection: Connection) -> bool:
+    """Whether what was written has been sent again and again, and the peer's system says nothing."""
+    try:
+        info = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    except OSError:
+        return True
+    timeouts: int = _INFO.unpack(info)[2]
+    return timeouts >= _DEAD_AFTER
 
 
 class Clients:
@@ -142,8 +201,11 @@ class Clients:
         self.long_bytes = 0
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
+        self._newcomers: list[Connection] = []
+        """Those that are not read yet."""
         self.readers = select.epoll()
         self.writers = select.epoll()
+        self._ends = select.epoll()
 
     # --- accepting
 
@@ -188,7 +250,31 @@ class Clients:
         self._next_id += 1
         self._by_id[connection.id] = connection
         self._by_fd[connection.fd] = connection
-        self._read(connection, True)
+        self._newcomers.append(connection)
+
+    def admit(self, mono_ns: int) -> bool:
+        """Begins to read new connections that wait for no others of their hosts; whether some are left."""
+        if not self._newcomers:
+            return False
+        hosts = {newcomer.host for newcomer in self._newcomers}
+        busy = set()
+        for connection in tuple(self._by_id.values()):
+            if connection.host in hosts and connection.reading:
+                if _unanswered(connection):
+                    self.close(connection, "superseded")
+                elif mono_ns - connection.data_ns < _QUIET_NS or _unread(connection):
+                    busy.add(connection.host)
+        waiting = []
+        for newcomer in self._newcomers:
+            if newcomer.host in busy and mono_ns - newcomer.stopped_ns < _NEWCOMER_NS:
+                waiting.append(newcomer)
+            else:
+                self._ends.register(newcomer.fd, select.EPOLLRDHUP)
+                self._read(newcomer, True)
+                if _unread(newcomer):
+                    busy.add(newcomer.host)
+        self._newcomers = waiting
+        return bool(waiting)
 
     @property
     def count(self) -> int:
@@ -198,6 +284,15 @@ class Clients:
     def readable(self, limit: int) -> list[Connection]:
         """Connections that have something to read, at most ``limit``."""
         return [self._by_fd[fd] for fd, _ in self.readers.poll(0, limit)]
+
+    def hung_up(self) -> list[Connection]:
+        """Connections that are not read to their ends yet, and whose peers send nothing more."""
+        return [self._by_fd[fd] for fd, _ in self._ends.poll(0, max(len(self._by_fd), 1))]
+
+    def fell_behind(self, since_ns: int) -> None:
+        """No connection was read since then (monotonic)."""
+        for connection in self._by_id.values():
+            connection.fell_behind(since_ns)
 
     def get(self, number: int) -> Connection | None:
         """The connection of this id, if it is still there."""
@@ -316,7 +411,9 @@ class Clients:
         """Reads no more from it; closes it when it has got its acks."""
         self._figures.closed(reason)
         self._read(connection, False)
+        self._forget_end(connection)
         self.drop_partial(connection)
+        self._tell_if_cut(connection, mono_ns)
         connection.finish_at_ns = mono_ns + self._options.linger_ns
         self._watched.add(connection)
         self._end_if_finished(connection)
@@ -326,16 +423,17 @@ class Clients:
         if self._by_id.pop(connection.id, None) is None:
             return
         del self._by_fd[connection.fd]
-        if not connection.finish_at_ns:
+        now = monotonic_ns()
+        self._read(connection, False)
+        if connection.finish_at_ns:
+            # Told when it ended.
+            if self._lacks_acks(connection, now):
+                self._cut[connection.id] = now
+        else:
             self._figures.closed(reason)
             _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
-        self._read(connection, False)
-        now = monotonic_ns()
-        # What its system has taken it need not have read.
-        recent = connection.acked_ns and now - connection.acked_ns < self._options.settle_ns
-        if connection.outstanding or recent or _taken(connection) < connection.given:
-            self._cut[connection.id] = now
-            self._newly_cut.append(connection.id)
+            self._forget_end(connection)
+            self._tell_if_cut(connection, now)
         self._unwritten.discard(connection)
         self._watched.discard(connection)
         self._ack_bytes -= connection.ack_bytes
@@ -345,7 +443,23 @@ class Clients:
             self.writers.unregister(connection.fd)
         connection.sock.close()
 
+    def _forget_end(self, connection: Connection) -> None:
+        if connection in self._newcomers:
+            self._newcomers.remove(connection)
+        else:
+            self._ends.unregister(connection.fd)
+
     # --- what peers have got
+
+    def _tell_if_cut(self, connection: Connection, mono_ns: int) -> None:
+        if self._lacks_acks(connection, mono_ns):
+            self._cut[connection.id] = mono_ns
+            self._newly_cut.append(connection.id)
+
+    def _lacks_acks(self, connection: Connection, mono_ns: int) -> bool:
+        """Whether a peer that has ended may not have read all acks: what its system has taken a moment ago it need not have read."""
+        recent = connection.acked_ns and mono_ns - connection.acked_ns < self._options.settle_ns
+        return bool(connection.outstanding or recent or _taken(connection) < connection.given)
 
     def take_cut(self) -> list[int]:
         """Connections that ended, since it was asked last, before their peers had all acks."""
@@ -385,8 +499,8 @@ class Clients:
         self.stop_listening()
         for connection in tuple(self._by_id.values()):
             self.close(connection, "shutdown")
-        self.readers.close()
-        self.writers.close()
+        for one in (self.readers, self.writers, self._ends):
+            one.close()
 
     def _end_if_finished(self, connection: Connection) -> None:
         if connection.finish_at_ns and connection.outstanding == 0 and not connection.acks:
@@ -395,6 +509,8 @@ class Clients:
     def _read(self, connection: Connection, wanted: bool) -> None:
         if wanted and not connection.reading:
             self.readers.register(connection.fd, select.EPOLLIN)
+            connection.fell_behind(connection.stopped_ns)
         elif connection.reading and not wanted:
             self.readers.unregister(connection.fd)
+            connection.stopped_ns = monotonic_ns()
         connection.reading = wanted

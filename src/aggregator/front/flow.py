@@ -60,6 +60,10 @@ class Batch:
     """Bytes per connection."""
     counts: list[int]
     """Messages per connection."""
+    hosts: list[int]
+    """``Connection.host`` of each."""
+    since_ns: int
+    """Since when, at the earliest, their producers wait for acks (monotonic)."""
     buffer: NDArray[np.uint8] | None = None
     """The reusable buffer that ``payload`` lies in, if any."""
     seq: int = -1
@@ -257,8 +261,9 @@ class WorkerStream:
             batch.seq = self._seq
             self._seq += 1
         header = ipc.Batch(
-            batch.seq, batch.now_ns, batch.connections, batch.sizes, batch.counts, self._front, self._settled
-        )
+            batch.seq, batch.now_ns, batch.connections, batch.sizes, batch.counts, self._front, self._settled,
+            batch.hosts, batch.since_ns,
+        )  # fmt: skip
         if not self._link.send(header, batch.payload):
             return False
         if not self._inflight:

@@ -62,14 +62,17 @@ class Staging:
         """When the first frame came (monotonic)."""
         self.now_ns = 0
         """The stamp: when the first frame was read."""
+        self._since_ns = 0
         self._connections: list[int] = []
         self._sizes: list[int] = []
         self._counts: list[int] = []
+        self._hosts: list[int] = []
 
     def add(self, connection: Connection, nbytes: int, count: int, now_ns: int, mono_ns: int) -> None:
         """``nbytes`` with ``count`` frames of a connection were put at the end."""
         if not self._connections:
-            self.now_ns, self.opened_ns = now_ns, mono_ns
+            self.now_ns, self.opened_ns, self._since_ns = now_ns, mono_ns, mono_ns
+        self._since_ns = min(self._since_ns, connection.since_ns)
         self.used += nbytes
         self.count += count
         if self._connections and self._connections[-1] == connection.id:
@@ -79,19 +82,20 @@ class Staging:
             self._connections.append(connection.id)
             self._sizes.append(nbytes)
             self._counts.append(count)
+            self._hosts.append(connection.host)
             connection.outstanding += 1
 
     def cut(self) -> Batch:
         """What is there, as a batch; the staging buffer is empty afterwards."""
-        if self.used < _COPY_BELOW:
-            batch = Batch(self.now_ns, bytes(self.view[: self.used]), self._connections, self._sizes, self._counts)
-        else:
-            payload = self.buffer[: self.used]
-            batch = Batch(self.now_ns, payload, self._connections, self._sizes, self._counts, self.buffer)
+        small = self.used < _COPY_BELOW
+        payload = bytes(self.view[: self.used]) if small else self.buffer[: self.used]
+        of = (self._connections, self._sizes, self._counts, self._hosts)
+        batch = Batch(self.now_ns, payload, *of, self._since_ns, None if small else self.buffer)
+        if not small:
             self.buffer = self._pool.take()
             self.view = self.buffer.data
         self.used = self.count = 0
-        self._connections, self._sizes, self._counts = [], [], []
+        self._connections, self._sizes, self._counts, self._hosts = [], [], [], []
         return batch
 
 
@@ -178,6 +182,7 @@ class Intake:
             return 0
         if received == 0:
             self._ended(connection, mono_ns)
+        connection.took(received, len(target), mono_ns)
         self._figures.counters[names.BYTES_READ] += received
         return received
 
@@ -279,7 +284,8 @@ class Intake:
             return
         self.cut(worker, mono_ns)
         connection.outstanding += 1
-        self._flow.stream(worker).put(Batch(self._stamp(), frame, [connection.id], [len(frame)], [1]), mono_ns)
+        batch = Batch(self._stamp(), frame, [connection.id], [len(frame)], [1], [connection.host], connection.since_ns)
+        self._flow.stream(worker).put(batch, mono_ns)
 
     def _refuse(self, connection: Connection, reason: str, mono_ns: int, text: str) -> None:
         self._figures.counters[names.MESSAGE_DECODE_ERROR] += 1

@@ -1,7 +1,8 @@
 """The loop of the front process: sockets of producers on one side, workers and supervisor over ZeroMQ on the other.
 
 One turn: wait for descriptors; commands of the supervisor; acks of the workers; one read from each connection that has data; then cut
-batches, write acks, report. ZeroMQ descriptors signal edges, so each of its sockets is read until it is empty whenever it is looked
+batches, write acks, report. Connections that were hung up are read to their ends before all others: what comes again over a new one is
+known as such only then. ZeroMQ descriptors signal edges, so each of its sockets is read until it is empty whenever it is looked
 at, and the supervisor's, on which we also send, is asked once more before the loop waits again.
 
 While rounds of reading bring little, the next one waits for ``read_interval_ns``: a message then shares its round with others.
@@ -29,9 +30,13 @@ from m3x.clock import boot_ns, monotonic_ns, wall_ns
 _log = log.logger(__name__)
 
 _IDLE_NS = 100_000_000
+_LOOK_NS = 5_000_000
+"""While connections wait for others to become quiet."""
 _SWEEP_NS = 250_000_000
 _STATS_NS = 1_000_000_000
 _CONNECTIONS_PER_ROUND = 256
+_LONG_PAUSE_NS = 200_000_000
+"""If nothing was read for longer than this, what is read next may have waited as long; a loop that is idle looks more often."""
 _FULL_ROUND_BYTES = 65536
 """A round that brings this much is followed by the next one at once."""
 _FAREWELL_MS = 1000
@@ -75,9 +80,14 @@ class Reading:
         """Whether the last round brought much."""
         poll.register(self._fd, 0)
 
+    @property
+    def on(self) -> bool:
+        """Whether connections were looked at when the loop waited last."""
+        return self._on
+
     def ready(self, ready: set[int]) -> bool:
         """Whether a round is to be made, by the descriptors that have something."""
-        return self._on and self._fd in ready
+        return self._fd in ready
 
     def round_ended(self, nbytes: int, mono: int) -> None:
         """A round has brought so much."""
@@ -109,6 +119,10 @@ class Front:
         self._routed = False
         self._listen_fd = -1
         self._listening = False
+        self._newcomers = False
+        """Whether connections wait for others to become quiet."""
+        self._looked_ns = monotonic_ns()
+        """When it was last looked who can be read."""
         self._sweep_at_ns = 0
         self._stats_at_ns = 0
         self._drain_until_ns = 0
@@ -152,10 +166,15 @@ class Front:
                 self._take_acks(self._flow.streams[worker], link, mono)
         if self._listening and self._listen_fd in ready and not self._clients.accept():
             self._poll.modify(self._listen_fd, 0)
+        self._newcomers = self._clients.admit(mono)
         if self._clients.writers.fileno() in ready:
             self._clients.writable(mono)
-        if self._reading.ready(ready):
-            self._read_round(mono)
+        if self._reading.on:
+            if mono - self._looked_ns > _LONG_PAUSE_NS:
+                self._clients.fell_behind(self._looked_ns)
+            self._looked_ns = mono
+            if self._reading.ready(ready):
+                self._read_round(mono)
         self._flow.step(mono)
         self._intake.cut_due(mono, self._reading.loaded)
         self._clients.flush(mono)
@@ -187,6 +206,8 @@ class Front:
             until = min(until, mono + self._options.batch_delay_ns)
         if self._reading.next_ns > mono:
             until = min(until, self._reading.next_ns)
+        if self._newcomers:
+            until = min(until, mono + _LOOK_NS)
         flush_due = self._clients.flush_due_ns()
         if flush_due is not None:
             until = min(until, flush_due)
@@ -194,13 +215,23 @@ class Front:
 
     def _read_round(self, mono: int) -> None:
         now = self.stamp()
-        total = 0
-        for connection in self._clients.readable(_CONNECTIONS_PER_ROUND):
-            if connection.reading:
-                total += self._intake.read(connection, now, mono)
-            if self._flow.paused():
-                break
+        total = self._read_ends(now, mono)
+        self._tell_cut(mono)
+        if not self._flow.paused():
+            for connection in self._clients.readable(_CONNECTIONS_PER_ROUND):
+                if connection.reading:
+                    total += self._intake.read(connection, now, mono)
+                if self._flow.paused():
+                    break
         self._reading.round_ended(total, mono)
+
+    def _read_ends(self, now: int, mono: int) -> int:
+        """Reads to their ends what was hung up; returns the number of bytes."""
+        total = 0
+        for connection in self._clients.hung_up():
+            while not self._flow.paused() and (nbytes := self._intake.read(connection, now, mono)) > 0:
+                total += nbytes
+        return total
 
     def _take_acks(self, stream: WorkerStream, link: links.WorkerLink, mono: int) -> None:
         for acked, frames in link.acks():
@@ -225,14 +256,18 @@ class Front:
                 at += size
 
     def _settle(self, mono: int) -> None:
-        """Sees what producers have got of their acks, and tells the workers who may lack some."""
+        """Sees what producers have got of their acks."""
         self._clients.look(mono)
+        self._tell_cut(mono)
+        for stream in self._flow.streams:
+            stream.settle(self._clients.delivered)
+
+    def _tell_cut(self, mono: int) -> None:
+        """Tells the workers who may lack acks, behind all that they have sent."""
         if cut := self._clients.take_cut():
             for stream in self._flow.streams:
                 self._intake.cut(stream.worker, mono)
                 stream.cut(cut)
-        for stream in self._flow.streams:
-            stream.settle(self._clients.delivered)
 
     def _release(self, batch: Batch) -> None:
         for number in batch.connections:

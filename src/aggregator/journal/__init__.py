@@ -37,6 +37,7 @@ the successor first, which knows from the journal what of it is there (``session
 *Repeats.* Behind the front nobody knows what a producer has got: acks are written to a socket. Batches are *settled* when the peers'
 systems have taken all their acks; how far that is stands in every record. What was not settled when a connection was cut, the front died
 or the instance was started anew may come again, and is recognised by what it is (``aggregator.engine.ingest.repeats``) for ``REPEATS_NS``.
+So is what waited long for its ack: producers send it again over the connection that they have (``aggregator.worker.durable``).
 
 *Damage.* A torn tail is cut off (``m3x.segments``): nothing of it was acked, but for a power cut under a policy that allows it. Where
 records in the middle cannot be read all numbers become unknown: samples of series that no later record defines are lost and counted, never

@@ -274,6 +274,8 @@ class Journal:
             header, data = decode(record.data)
             if not isinstance(header, Batch) or not self.sessions.is_open(header.front, header.seq):
                 continue
+            if connections is not None and not set(connections).intersection(header.connections):
+                continue
             words = engine.repeats_of(rows_of(data), sum(header.counts), _ROWS, header.now_ns)
             if connections is not None:
                 of = np.repeat(np.array(header.connections, np.int64), header.counts)

@@ -2,11 +2,15 @@
 
 Writing may have to wait: for room on the disk (``blocked``; then nothing further is taken from the stream), or under the policy ``always``
 for the disk itself (then only acks wait). Without a journal everything is done at once.
+
+Producers send again what is not acked for a while, over the same connection. So what has waited for its ack for ``_LATE_NS``, wherever it
+was meanwhile, may come again.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +30,29 @@ _log = logger(__name__)
 _AGAIN_NS = 100_000_000
 _LOOK_S = 0.1
 _TELL_NS = 100_000_000
+_LATE_NS = 400_000_000
+"""M3's producers wait for at least half a second (docs/m3/m3msg.md, retries)."""
+_ROWS = np.zeros(0, np.uint32)
+"""Numbers of the journal are rows of entries."""
 
 
 class Stopped(Exception):
     """The worker is to end before it has begun."""
+
+
+@dataclass(slots=True)
+class _Unsynced:
+    """A batch that was applied and written; its ack waits for the disk."""
+
+    end: Position
+    since_ns: int
+    now_ns: int
+    messages: int
+    rows: NDArray[np.uint8]
+
+
+def _is_late(since_ns: int) -> bool:
+    return since_ns > 0 and monotonic_ns() - since_ns >= _LATE_NS
 
 
 class Durable:
@@ -57,6 +80,8 @@ class Durable:
         self._now_ns = 0
         self._snapshots: Snapshots | None = None
         self._synced = options is not None and options.sync == "always"
+        self._unsynced: deque[_Unsynced] = deque()
+        """Those of ``_waiting`` that are not late."""
 
     @property
     def on(self) -> bool:
@@ -140,9 +165,13 @@ class Durable:
         """Whether that batch was applied by an incarnation before."""
         return self._journal is not None and self._journal.sessions.has(batch.front, batch.seq)
 
-    def batch(self, batch: ipc.Batch, now_ns: int, rows: NDArray[np.uint8], ack: Callable[[], None]) -> None:
-        """Writes a batch that was applied; ``ack`` is called when it is safe, perhaps later. ``rows`` are to stay while it is
-        ``blocked``."""
+    def batch(
+        self, batch: ipc.Batch, now_ns: int, rows: NDArray[np.uint8], ack: Callable[[], None], *, expected: bool = False
+    ) -> None:
+        """Writes a batch that was applied; ``ack`` is called when it is safe, perhaps later. ``rows`` are to stay while it is ``blocked``.
+
+        ``expected``: its messages are expected to come again anyway.
+        """
         journal = self._journal
         if journal is None:
             ack()
@@ -155,8 +184,13 @@ class Durable:
 
         def write() -> None:
             end = journal.batch(batch, now_ns, rows)
+            one = _Unsynced(end, batch.since_ns, now_ns, sum(batch.counts), rows)
+            late = expected or self._expect_if_late(one)
             if self._synced and end > journal.log.durable:
                 self._waiting.append((end, ack))
+                if not late:
+                    one.rows = rows.copy()
+                    self._unsynced.append(one)
             else:
                 ack()
 
@@ -182,6 +216,27 @@ class Durable:
         if expected := self._journal.expect_repeats(self._engine, connections):
             self._forget_ns = now_ns + REPEATS_NS
             _log.info("samples may come again", messages=expected)
+
+    def look_for_late(self, batch: ipc.Batch, now_ns: int) -> bool:
+        """Whether a batch that is about to be applied is late; what waits for the disk too long may be in it once more."""
+        journal = self._journal
+        if journal is None:
+            return False
+        waiting = self._unsynced
+        while waiting and (waiting[0].end <= journal.log.durable or self._expect_if_late(waiting[0])):
+            waiting.popleft()
+        late = _is_late(batch.since_ns)
+        if late:
+            self._forget_ns = now_ns + REPEATS_NS
+        return late
+
+    def _expect_if_late(self, one: _Unsynced) -> bool:
+        """Whether a batch has waited so long for its ack that its messages may come again; then they are expected."""
+        if not _is_late(one.since_ns):
+            return False
+        self._engine.expect_repeats(self._engine.repeats_of(one.rows, one.messages, _ROWS, one.now_ns))
+        self._forget_ns = one.now_ns + REPEATS_NS
+        return True
 
     def close(self) -> None:
         """Makes durable what can be."""

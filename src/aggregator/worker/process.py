@@ -153,7 +153,10 @@ class Worker:
             acks, ack_sizes = acks_of(payload, sizes)
             self._front.ack(ipc.Acked(batch.seq, len(payload), ack_sizes.tolist()), acks)
             return
-        result = self._engine.ingest(payload, sizes, self._now_ns, journaled=self._durable.on)
+        again = self._durable.look_for_late(batch, self._now_ns)
+        result = self._engine.ingest(
+            payload, sizes, self._now_ns, hosts=batch.hosts, journaled=self._durable.on, again=again
+        )
         self._batches += 1
         self._messages += result.messages
         front = self._front
@@ -161,7 +164,7 @@ class Worker:
         def ack() -> None:
             front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
 
-        self._durable.batch(batch, self._now_ns, result.rows, ack)
+        self._durable.batch(batch, self._now_ns, result.rows, ack, expected=again)
         lists = self._engine.new_lists()
         if lists:
             self._supervisor.send(ipc.Lists(lists))

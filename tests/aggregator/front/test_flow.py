@@ -35,7 +35,7 @@ class FakeLink:
 
 
 def batch(size: int, stamp: int = 0) -> Batch:
-    return Batch(stamp, b"x" * size, [1], [size], [1])
+    return Batch(stamp, b"x" * size, [1], [size], [1], [0], 0)
 
 
 def started(flow: Flow, worker: int) -> tuple[WorkerStream, FakeLink]:
@@ -198,7 +198,7 @@ def test_acks_of_another_incarnation_are_ignored() -> None:
 def test_batches_are_settled_in_order() -> None:
     stream, link = started(Flow(CREDIT, 1000, STALL, 7), 0)
     for connection in (1, 2, 1):
-        stream.put(Batch(0, b"x", [connection], [1], [1]), 0)
+        stream.put(Batch(0, b"x", [connection], [1], [1], [0], 0), 0)
     for seq in range(3):
         assert stream.acked(seq, 10 + seq) is not None
     told: list[tuple[int, int]] = []
@@ -264,7 +264,7 @@ class Stream(RuleBasedStateMachine):
         self.clock += 1
         self.number += 1
         payload = self.number.to_bytes(8, "big") + b"x" * (size - 8)
-        self.stream.put(Batch(self.clock, payload, [1], [size], [1]), self.clock)
+        self.stream.put(Batch(self.clock, payload, [1], [size], [1], [0], 0), self.clock)
         self.expected.append(payload)
 
     @precondition(lambda self: self.link is None)

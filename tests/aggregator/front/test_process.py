@@ -1,8 +1,11 @@
 """The front as a process, over real sockets: order, epochs, credits, broken input, slow readers, the end."""
 
+import ctypes
 import os
 import random
 import signal
+import socket
+import struct
 import threading
 import time
 from typing import Any
@@ -219,6 +222,106 @@ def test_a_connection_that_ends_without_its_acks_is_told_to_the_worker(rig: Any,
         worker.ack(header)
         assert header.settled < first.seq
         time.sleep(0.05)
+
+
+def received(worker: Any, count: int) -> list[tuple[Any, bytes]]:
+    """What came up to the ``count``-th message, as a worker sees it."""
+    found = []
+    while count > 0:
+        found.append(worker.receive())
+        count -= sum(found[-1][0].counts) if isinstance(found[-1][0], ipc.Batch) else 0
+    return found
+
+
+def ack(worker: Any, found: list[tuple[Any, bytes]]) -> None:
+    for header, _ in found:
+        if isinstance(header, ipc.Batch):
+            worker.ack(header, [b"\0\0\0\1x" for _ in header.sizes])
+
+
+def test_what_a_dead_connection_sent_is_read_and_told_before_the_next_one_is(rig: Any) -> None:
+    """However soon its producer is back: what it sends again is known as such only behind that."""
+    rig.start(1, read_bytes=65536)
+    worker = rig.up(0, 1, by_hand=True)
+    first = [rig.frame(b"x" * 500, number) for number in range(2000)]
+    number = -1
+    for _ in range(10):
+        client = rig.connect()
+        client.send(*first)
+        client.sock.shutdown(socket.SHUT_WR)
+        client.sock.close()
+        other = rig.connect()
+        other.send(rig.frame(b"again", 1))
+        found = received(worker, len(first) + 1)
+        last = found[-1][0]
+        assert last.connections[0] > number
+        number = last.connections[-1]
+        kinds = [(type(header), header.connections) for header, _ in found if not isinstance(header, ipc.Order)]
+        gone = kinds[0][1]
+        assert kinds[-2:] == [(ipc.Cut, gone), (ipc.Batch, [number])]
+        assert set(map(str, kinds[:-2])) == {str((ipc.Batch, gone))}
+        other.sock.close()
+        assert worker.receive()[0] == ipc.Cut([number])
+        ack(worker, found)
+
+
+def deafen(sock: socket.socket) -> None:
+    """Its system drops every segment that comes in, as if the way back were cut (a classic BPF program that accepts 0 bytes)."""
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+    sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def test_a_connection_whose_peer_is_silent_gives_way_when_its_host_connects_anew(rig: Any) -> None:
+    """A half-open connection would keep what it sent from being known when it comes again; one that lives is let live."""
+    rig.start(1)
+    worker, silent, alive = rig.up(0, 1, by_hand=True), rig.connect(), rig.connect()
+    for client in (silent, alive):
+        client.send(rig.frame(b"one", 1))
+    sent = received(worker, 2)
+    ack(worker, sent)
+    assert len(alive.sock.recv(5)) == len(silent.sock.recv(5)) == 5
+    deafen(silent.sock)
+    silent.send(rig.frame(b"two", 2))
+    found = received(worker, 1)
+    ack(worker, found)
+    two = found[0][0]
+    time.sleep(1.5)
+    other = rig.connect()
+    other.send(rig.frame(b"two", 2))
+    found = received(worker, 1)
+    assert [type(header) for header, _ in found] == [ipc.Cut, ipc.Batch]
+    assert found[0][0].connections == two.connections
+    assert rig.stats().counters["front.connections-closed{reason=superseded}"] == 1
+    alive.send(rig.frame(b"three", 3))
+    ((three, _),) = received(worker, 1)
+    assert set(three.connections) | set(two.connections) == {n for header, _ in sent[-2:] for n in header.connections}
+
+
+def test_batches_say_since_when_their_producers_may_wait(rig: Any) -> None:
+    """While nothing is read, messages wait in buffers of systems."""
+    rig.start(1, credit_bytes=1000, waiting_bytes=4000, stall_ns=60 * 10**9)
+    worker, client = rig.up(0, 1, by_hand=True), rig.connect()
+    began = time.monotonic_ns()
+    client.send(rig.frame(b"x" * 5000, 1))
+    batch = worker.receive()[0]
+    while not isinstance(batch, ipc.Batch):
+        batch = worker.receive()[0]
+    assert began <= batch.since_ns <= time.monotonic_ns()
+    client.send(rig.frame(b"x" * 5000, 2))
+    rig.wait_for(lambda: rig.stats().gauges["front.paused"] == 1.0, "reading to pause")
+    before = time.monotonic_ns()
+    client.send(rig.frame(b"y", 3))
+    time.sleep(0.5)
+    worker.ack(batch)
+    ((waited, _),) = received(worker, 1)
+    worker.ack(waited)
+    ((late, _),) = received(worker, 1)
+    worker.ack(late)
+    assert batch.since_ns < waited.since_ns < before
+    assert late.since_ns < before
+    client.send(rig.frame(b"z", 4))
+    ((fresh, _),) = received(worker, 1)
+    assert fresh.since_ns > before + 400_000_000
 
 
 class Load:

@@ -44,7 +44,7 @@ class Diary:
         self.entries: list[list[object]] = []
         self.lists: list[ipc.NewList] = []
 
-    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int, *, journaled: bool) -> Result:
+    def ingest(self, payload: NDArray[np.uint8], sizes: NDArray[np.int64], now_ns: int, **_: object) -> Result:
         text = payload.tobytes()
         if b"boom" in text:
             raise RuntimeError("the engine fails")

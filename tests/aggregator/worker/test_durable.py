@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,25 @@ class Bench:
         self.durable = Durable(described, self.engine, self.told.append, lambda: self.stopped)
         self.acked: list[int] = []
 
-    def batch(self, seq: int) -> None:
-        metric = codec.GaugeWithMetadatas(id=b"g", value=float(seq), metadatas=DEFAULT_STAGED_METADATAS)
-        data = np.frombuffer(frame(codec.encode_metric(metric), ident=seq), np.uint8)
-        result = self.engine.ingest(data, np.array([len(data)], np.int64), NOW + seq, journaled=True)
-        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [1], front=3)
-        self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq))
+    def batch(self, seq: int, *messages: int, since_ns: int = 0, host: int = 0) -> None:
+        """With these messages, by their ids."""
+        messages = messages or (seq,)
+        metrics = (codec.CounterWithMetadatas(id=b"c", value=1, metadatas=DEFAULT_STAGED_METADATAS) for _ in messages)
+        frames = [frame(codec.encode_metric(metric), ident=m) for m, metric in zip(messages, metrics, strict=True)]
+        data = np.frombuffer(b"".join(frames), np.uint8)
+        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [len(messages)], 3, -1, [host], since_ns)
+        again = self.durable.look_for_late(header, NOW + seq)
+        sizes = np.array([len(data)], np.int64)
+        result = self.engine.ingest(data, sizes, NOW + seq, hosts=[host], journaled=True, again=again)
+        self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq), expected=again)
+
+    @property
+    def redelivered(self) -> int:
+        return int(self.engine.stats()[0]["redelivered"])
+
+
+def ago(seconds: float) -> int:
+    return time.monotonic_ns() - int(seconds * 1e9)
 
 
 def test_without_a_journal_all_is_done_at_once(tmp_path: Path) -> None:
@@ -100,6 +114,47 @@ def test_with_the_policy_always_an_ack_waits_for_the_disk(tmp_path: Path, monkey
         return bench.acked == [0]
 
     wait_until("the ack", acked, 10, every_s=0.005)
+    bench.durable.close()
+
+
+def test_what_waited_long_for_its_ack_may_come_again_over_the_same_connection(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    bench.batch(0, 1, 2, since_ns=ago(1))
+    bench.batch(1, 2, 3, since_ns=ago(1))
+    assert bench.redelivered == 1
+    bench.batch(2, 2, 1, since_ns=ago(1))
+    assert bench.redelivered == 3
+    # Each of several times; even in one batch, which may hold all that a socket did.
+    bench.batch(3, 1, 4, 4, 5, 4, since_ns=ago(1))
+    assert bench.redelivered == 6
+    # What is of another host only looks alike.
+    bench.batch(4, 1, 2, 3, host=7)
+    assert bench.redelivered == 6
+    bench.durable.close()
+
+
+def test_what_was_acked_at_once_does_not_come_again(tmp_path: Path) -> None:
+    """Ids may begin anew: what looks like a message that a producer knows to be acked is another one."""
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    for seq in range(3):
+        bench.batch(seq, 1, 2, since_ns=ago(0.01))
+    assert bench.redelivered == 0
+    bench.durable.close()
+
+
+def test_what_waits_for_the_disk_may_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_sync = threading.Event()
+    monkeypatch.setattr("os.fdatasync", lambda _: may_sync.wait(20))
+    bench = Bench(tmp_path, sync="always")
+    bench.durable.begin()
+    bench.batch(0, 1, since_ns=ago(0))
+    bench.batch(1, 2, since_ns=ago(0))
+    time.sleep(0.6)
+    bench.batch(2, 2, 1, since_ns=ago(0))
+    assert (bench.redelivered, bench.acked) == (2, [])
+    may_sync.set()
     bench.durable.close()
 
 

@@ -1,9 +1,10 @@
 # mypy: ignore-errors
 """Compiled set of messages that were applied and may come again, as their acks may not have reached who sent them.
 
-A message is known by what it does and who it is: the entry, the values, the time, and a hash of its shard and id. Ids alone begin anew with
-every producer; the same id with the same values of the same series is the same message. Words of the table are 64-bit hashes of all that,
-0: free, 1: taken out. It is filled after a replay, or when a connection was cut; otherwise it is empty, and costs nothing.
+A message is known by what it does and who it is: the entry, the values, the time, and a hash of its shard, its id and its producer's
+host. Ids alone begin anew with every producer; the same id with the same values of the same series from the same host is the same message.
+Words of the table are 64-bit hashes of all that, 0: free, 1: taken out. It is filled after a replay, when a connection was cut, and with
+what waits long for its ack; otherwise it is empty, and costs nothing.
 """
 
 import numpy as np
@@ -32,9 +33,9 @@ def _mix(a):
 
 
 @njit(cache=True, nogil=True)
-def message_key(shard, ident):
-    """The 32-bit hash of a message's shard and id (both uint64)."""
-    return np.uint32(_mix((shard + _1) * _A ^ ident) >> _32)
+def message_key(shard, ident, host):
+    """The 32-bit hash of a message's shard and id (both uint64), and of the host it came from (uint32, 0: any)."""
+    return np.uint32(_mix((shard + _1) * _A ^ ident) >> _32) ^ host
 
 
 @njit(cache=True, nogil=True)
@@ -85,6 +86,14 @@ def expect_repeat(t, word):
                 _put(t, old[k])
     _put(t, word)
     head.repeats += 1
+
+
+@njit(cache=True, nogil=True)
+def expect_once_more(t, buf, row, hint):
+    """Enters a message that was applied, or was recognised (HINT)."""
+    at = np.int64(hint.entry >> 1) if hint.entry >= 0 else np.int64(layout.REPEATED) - hint.entry
+    if at >= 0:
+        expect_repeat(t, content(buf, row, at, hint.key))
 
 
 @njit(cache=True, nogil=True)

@@ -19,7 +19,7 @@ from aggregator.engine import reasons as why
 from aggregator.engine.ingest.apply import DONE, apply_row, refuse
 from aggregator.engine.ingest.entries import key_hash
 from aggregator.engine.ingest.forwarded import category_of
-from aggregator.engine.ingest.repeats import message_key
+from aggregator.engine.ingest.repeats import expect_once_more, message_key
 from aggregator.engine.ingest.shorthand import write_rows
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
@@ -41,13 +41,15 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
-def _scan(t, buf, ends, progress, frames, acks, ack_sizes):
-    """Fills ``frames`` with the next messages of the batch and writes their acks; returns how many."""
+def _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes):
+    """Fills ``frames`` with the next messages of the batch, ``hints`` with their hosts, and writes their acks; returns how many."""
     n = 0
     while progress.segment < len(ends) and n < BLOCK:
         segment = progress.segment
         got, position, status = scan_frames(buf, progress.position, ends[segment], MAX_FRAME, frames[n:BLOCK])
         progress.acks = build_acks(buf, frames[n : n + got], got, acks, progress.acks, MAX_ACK_FRAME)
+        for i in range(n, n + got):
+            hints[i].key = hosts[segment]
         n += got
         progress.position = position
         if status == SCAN_FULL:
@@ -70,7 +72,7 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
     for i in range(n):
         f = frames[i]
         start = np.int64(f.value_at)
-        hints[i].key = message_key(f.shard, f.id)
+        hints[i].key = message_key(f.shard, f.id, hints[i].key)
         hints[i].entry = layout.NO_ENTRY
         if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
             row = rows[i]
@@ -110,8 +112,10 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
-    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]``. Returns ``DONE`` or ``NEED_*``.
+def ingest(t, buf, ends, hosts, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
+    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]`` and came from host ``hosts[k]`` (uint32).
+
+    Returns ``DONE`` or ``NEED_*``.
 
     ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
     hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``; ``written`` (uint8) has
@@ -126,11 +130,13 @@ def ingest(t, buf, ends, at, frames, rows, hints, scratch, acks, ack_sizes, writ
             if code != DONE:
                 progress.row = i
                 return code
+            if progress.expect != 0:
+                expect_once_more(t, buf, rows[i], hints[i])
             i += 1
         if progress.written >= 0:
             progress.written = write_rows(buf, rows, hints, n, now_ns, written, progress.written)
         progress.row = 0
-        n = _scan(t, buf, ends, progress, frames, acks, ack_sizes)
+        n = _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes)
         progress.rows = n
         if n == 0:
             return DONE

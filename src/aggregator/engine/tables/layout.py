@@ -390,7 +390,7 @@ HINT = np.dtype(
             "entry",
             np.int64,
         ),  # NO_ENTRY, or 2 · row of the entry it was applied to, + 1 where its metadata was known; REPEATED - row: it came again
-        ("key", np.uint32),  # hash of the message's shard and id
+        ("key", np.uint32),  # hash of the message's shard, id and host
         ("number", np.uint32),  # while replaying: of the entry in the journal
     ]
 )
@@ -405,6 +405,7 @@ PROGRESS = np.dtype(
         ("segment_acks", np.int64),  # the same where the segment began
         ("call", np.int64),  # number of the batch, 1 to 65,535
         ("written", np.int64),  # bytes of rows for the journal; -1: none are wanted
+        ("expect", np.int64),  # 1: what is applied may come again, even in the same batch
     ]
 )
 """How far a batch has been ingested."""
