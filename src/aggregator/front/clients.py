@@ -168,6 +168,8 @@ def _unread(connection: Connection) -> bool:
 
 def _unanswered(connection: Connection) -> bool:
     """Whether what was written has been sent again and again, and the peer's system says nothing."""
+    if connection.sock.family == socket.AF_UNIX:
+        return False
     try:
         info = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     except OSError:
