@@ -47,7 +47,8 @@ ROLLUPS = 1000
 """Series of a rolled up metric: the sources are spread over them."""
 METADATA_SIZE = 17
 """shard (2), id (5), sent at (10): constant because shard >= 1, id >= 2^21 and the time has nine varint bytes."""
-_FIRST_ID = 1 << 21
+_FIRST_ID, _END_ID = 1 << 21, 1 << 28
+"""Ids of four varint bytes."""
 _ID_MARK = b"00000000"
 _ROLLUP_MARK = b"99999999"
 _SUM, _LAST = 1 << AggregationType.SUM, 1 << AggregationType.LAST
@@ -90,8 +91,16 @@ class Frames:
     number_columns: tuple[int, int]
     """Where the eight digits of the series number are in the id, and the last four of them again."""
 
+    first_id: int = _FIRST_ID
+    """Message id of the first one in the next replay; ids go on from replay to replay, as those of a producer do."""
+
     def stamp(self, now_ns: int) -> None:
-        """Writes the time of sending into every message, and the metric's own time where it has one."""
+        """Writes ids and the time of sending into every message, and the metric's own time where it has one."""
+        count = len(self.matrix)
+        self.matrix[:, 9:13] = varint_columns(self.first_id + np.arange(count, dtype=np.int64), 4)
+        self.first_id += count
+        if self.first_id + count > _END_ID:
+            self.first_id = _FIRST_ID
         stamp = varint_columns(np.array([now_ns]), 9)[0]
         for column in self.stamp_columns:
             self.matrix[:, column : column + 9] = stamp
