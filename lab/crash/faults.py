@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 __all__ = ["SITUATIONS", "Random", "Situation", "Step"]
 
-_WEIGHTS = {"front": 3, "worker": 4, "supervisor": 3, "zygote": 1, "coordinator": 3, "etcd": 2, "zookeeper": 2}
+_WEIGHTS = {
+    "front": 3,
+    "worker": 4,
+    "supervisor": 3,
+    "zygote": 1,
+    "spare": 1,
+    "coordinator": 3,
+    "etcd": 2,
+    "zookeeper": 2,
+}
 _CUTS = {"cut producers": 3, "cut aggregator": 2, "cut sink": 2, "cut writer": 1}
 _PAUSE_S = (1.0, 5.0)
 
