@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,43 +62,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
-    """What the service would start with. Raises ``ConfigError``."""
-    loaded = load_coordinator(files)
+def _obstacles(loaded: Loaded[CoordinatorConfig]) -> list[str]:
+    """What would keep the service from starting with these files, one line each."""
+    config = loaded.value
+    found = [*_rules_problems(config), *_kv_problems(config), *_certificate_problems(config), *config.unsupported()]
+    return [loaded.places.named(path, text) for path, text in found]
+
+
+def _rules_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
     try:
-        rules_in(loaded.value)
-        check_store(loaded.value.cluster_state.store(None))
-        _check_nodes_kv(loaded.value)
-        _check_certificates(loaded.value)
+        rules_in(config)
     except CarbonRulesError as error:
-        raise ConfigError([str(error)]) from error
-    except KVError as error:
-        raise ConfigError([f"clusterManagement: {error}"]) from error
-    return loaded
+        path, _, text = str(error).partition(": ")
+        yield path, text
 
 
-def _check_nodes_kv(config: CoordinatorConfig) -> None:
-    """Raises ``ConfigError`` where the etcd of M3DB's nodes could not be used."""
+def _kv_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
+    """Where the etcd of our own, or that of M3DB's nodes, could not be used."""
     client = config.m3db_client
     cluster = client.config.synchronous if client is not None else None
+    stores = [("clusterManagement", config.cluster_state.store(None))]
     if isinstance(cluster, DynamicClusterConfig) and cluster.service.etcd_clusters:
+        stores.append(("clusters[0].client", cluster.service.client()))
+    for path, store in stores:
         try:
-            check_store(cluster.service.client())
+            check_store(store)
         except KVError as error:
-            raise ConfigError([f"clusters[].client: {error}"]) from error
+            yield path, str(error)
 
 
-def _check_certificates(config: CoordinatorConfig) -> None:
-    """Raises ``ConfigError`` where those of an endpoint cannot be loaded."""
+def _certificate_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
+    """Those of endpoints that cannot be loaded."""
     remote = config.prometheus_remote_backend
     if config.backend != "prom-remote" or remote is None:
         return
-    for endpoint in remote.endpoints:
+    for index, endpoint in enumerate(remote.endpoints):
         if endpoint.tls is not None and endpoint.tls.enabled:
             try:
                 ClientTLS(endpoint.tls)
             except TLSError as error:
-                raise ConfigError([f"prometheusRemoteBackend: endpoint {endpoint.name}: {error}"]) from error
+                yield f"prometheusRemoteBackend.endpoints[{index}].tls", f"endpoint {endpoint.name}: {error}"
 
 
 def _complain(problems: Sequence[str]) -> int:
@@ -138,14 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
     options = _parser().parse_args(arguments)
     try:
-        loaded = _load(options.files)
+        loaded = load_coordinator(options.files)
     except ConfigError as error:
         return _complain(error.problems)
     if options.explain is not None:
         return _explain(loaded.value, options.explain)
-    unsupported = loaded.value.unsupported()
-    if unsupported:
-        return _complain(unsupported)
+    obstacles = _obstacles(loaded)
+    if obstacles:
+        return _complain(obstacles)
     if options.check_config:
         print(f"{', '.join(options.files)}: the configuration is valid")
         obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle

@@ -56,34 +56,34 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
     [
         (None, "no configuration file given"),
         ("clusterManagement: {etcd: {service: x, etcdClusters: []}}", "etcdClusters must have an entry"),
-        ("backend: m3db", "backend: m3db takes a cluster with a client"),
+        ("backend: m3db", ":1: backend: m3db takes a cluster with a client"),
         (
             "carbon: {ingester: {rules: [{policies: [{resolution: 1s, retention: 1h}]}]}}",
-            "there is no aggregated namespace 1s:1h",
+            ":1: carbon.ingester.rules[0].policies[0]: there is no aggregated namespace 1s:1h",
         ),
         ("listenAddress: 0.0.0.0:7203", "listenAddress and metrics.prometheus.listenAddress must differ"),
         (
             "clusterManagement: {etcd: {service: x, etcdClusters: [{endpoints: [e], tls: {crtPath: /none, keyPath: /none, "
             "caCrtPath: /none}}]}}",
-            "clusterManagement: cannot read etcd's TLS CA file /none",
+            ":1: clusterManagement: cannot read etcd's TLS CA file /none",
         ),
         (
             "clusterManagement: {embedded: {}}\nclusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: [e], "
             "tls: {crtPath: /none, keyPath: /none, caCrtPath: /none}}]}}}}]",
-            "clusters[].client: cannot read etcd's TLS CA file /none",
+            ":2: clusters[0].client: cannot read etcd's TLS CA file /none",
         ),
         (
             "backend: prom-remote\nprometheusRemoteBackend: {endpoints: [{name: a, address: 'https://h/', tls: {caFile: /none}}]}",
-            "prometheusRemoteBackend: endpoint a: TLS: /none: No such file or directory",
+            ":2: prometheusRemoteBackend.endpoints[0].tls: endpoint a: TLS: /none: No such file or directory",
         ),
-        ("carbon: {ingester: {}}", "carbon.ingester aggregates, but no aggregators are configured"),
+        ("carbon: {ingester: {}}", ":1: carbon.ingester: the rule aggregates, but no aggregators are configured"),
         (
             f"{NAMESPACE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
-            "carbon.ingester.rules[1] aggregates, but no aggregators are configured",
+            "carbon.ingester.rules[1]: the rule aggregates, but no aggregators are configured",
         ),
         (
             f"{NAMESPACE.replace('6h', '6h, readOnly: true')}carbon: {{ingester: {{rules: [{DIRECT}]}}}}",
-            "carbon.ingester.rules[0]: the namespace of 10s:6h is readOnly",
+            "carbon.ingester.rules[0].policies[0]: the namespace of 10s:6h is readOnly",
         ),
     ],
 )

@@ -139,7 +139,7 @@ async def test_from_nothing_to_values_at_the_nodes_and_back(scene: Scene) -> Non
     async with scene.coordinator(DYNAMIC) as (coordinator, client):
         await said(client, "there is no placement of M3DB's nodes yet: _sd.placement/test/m3db")
         await said(client, "M3DB has no namespace yet (_kv/test/m3db.node.namespaces)")
-        await said(client, "carbon: carbon.ingester.rules[0]: there is no aggregated namespace")
+        await said(client, "carbon: carbon.ingester.rules[0].policies[0]: there is no aggregated namespace")
         answer = await client.post(WRITE, headers=raw, content=body(1.0, now_ms))
         assert (answer.status_code, "unaggregated namespace is not yet initialized" in answer.text) == (503, True)
         # Taken as soon as it is known that it has a place, before it is known where: it waits in the queue.

@@ -74,11 +74,14 @@ def test_every_key_is_taken_with_values_of_its_kind(vector: Vector, folder: Path
     assert not judged(service, path, None, folder).malformed
     if kind in ("any", "func") or "own_unmarshal_yaml" in vector or "unmarshal_text" in vector:
         return
+    like = {
+        "struct": {}, "map": {}, "list": [], "string": "qq", "bool": True, "int": 1, "uint": 1, "float": 0.5, "duration": "1s",
+        "time": "2020-01-02T03:04:05Z",
+    }  # fmt: skip
+    assert not judged(service, path, like[kind], folder).malformed
     unlike = {"struct": [1], "map": [1], "list": {"k1": 1}}.get(kind, [[1]])
     assert not taken(service, path, unlike, folder)
-    if kind == "string":
-        assert not judged(service, path, "qq", folder).malformed
-    elif kind not in ("struct", "map", "list"):
+    if kind not in ("string", "struct", "map", "list"):
         assert not taken(service, path, "qq", folder)
 
 

@@ -158,10 +158,15 @@ def test_where_sections_stand_is_kept_through_merging(tmp_path: Path) -> None:
     places = load([first, second], Root).places
     assert {path: Path(place).name for path, place in places.items()} == {
         "": "b.yml:2",
+        "name": "a.yml:1",
         "retry": "a.yml:2",
+        "retry.maxRetries": "a.yml:3",
+        "retries": "b.yml:2",
         "retries[0]": "b.yml:4",
+        "retries[0].maxRetries": "b.yml:4",
         "either": "a.yml:7",
     }
+    assert places.named("retries[0].jitter", "is odd") == f"{second}:4: retries[0].jitter: is odd"
     assert places.named("retry", "too many") == f"{first}:2: retry: too many"
     assert places.named("pool", "unknown") == "pool: unknown"
 

@@ -181,6 +181,10 @@ class RoutingPolicyConfig(Section, frozen=True, kw_only=True):
 class DynamicBackendConfig(Section, frozen=True, kw_only=True):
     """``dynamicBackend``: an m3msg producer."""
 
+    former = {
+        "totalShards": "remove it; the topic in KV says how many shards there are",
+        "protobufEnabled": "remove it; messages are always encoded so",
+    }
     name: str = ""
     hash_type: EmptyIsDefault[Literal["murmur32"]] = "murmur32"
     producer: ProducerOptions
@@ -217,6 +221,7 @@ class HandlerConfig(Section, frozen=True, kw_only=True):
 class FlushConfig(Section, frozen=True, kw_only=True):
     """``flush``: where aggregated metrics go; all handlers get everything."""
 
+    former = {"writer": "write it into the handler, as handlers: [{dynamicBackend: {writer: …}}]"}
     handlers: list[HandlerConfig]
 
     def __post_init__(self) -> None:

@@ -192,7 +192,7 @@ class RawTCPConfig(Section, frozen=True, kw_only=True):
     """``rawtcp``: M3's older transport, which is not available; beside ``m3msg`` the section is without effect."""
 
     former = {
-        "msgpackIterator": "msgpack went with M3 0.15; remove the key, and let senders use type: m3msg",
+        "msgpackIterator": "remove it; what sent msgpack has to send over m3msg",
     }
     listen_address: Address
     error_log_limit_per_second: int | None = None
@@ -222,8 +222,6 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     instance: InstanceSection = InstanceSection()
 
     def __post_init__(self) -> None:
-        if self.rawtcp is not None and self.m3msg is None:
-            raise ValueError("rawtcp is not available; configure m3msg instead, and point clients of type m3msg to it")
         prometheus = self.metrics.prometheus
         listeners = {
             "m3msg.server.listenAddress": self.server.server.listen_address,
@@ -233,6 +231,8 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
         check_listeners({key: address for key, address in listeners.items() if not is_unix(address)})
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.rawtcp is not None and self.m3msg is None:
+            yield "rawtcp", "not available; configure m3msg instead, and point clients of type m3msg to it"
         if self.instance.transit_time and not self.aggregator.buffer_past_limits:
             yield "instance.transitTime", "takes aggregator.bufferPastLimits"
         # An instance has one etcd, that of its own zone; for the other stores a zone is a mere name.

@@ -25,6 +25,7 @@ class DownsampleNamespaceConfig(Section, frozen=True):
 class NamespaceConfig(Section, frozen=True):
     """``clusters[].namespaces[]``."""
 
+    former = {"storageMetricsType": "write type: aggregated, or type: unaggregated"}
     namespace: str
     retention: Duration
     type: Literal["unaggregated", "aggregated"] = "unaggregated"

@@ -1,12 +1,12 @@
 """The whole file of a coordinator (docs/m3/coordinator.md, configuration)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from coordinator.config.carbon import CarbonConfig
+from coordinator.config.carbon import CarbonConfig, policy_problems
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.idle import (
@@ -208,6 +208,14 @@ class CoordinatorConfig(Section, frozen=True):
             listeners["ingest.m3msg.server.listenAddress"] = self.ingest.m3msg.server.listen_address
         check_listeners(listeners)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.takes_samples or self.carbon.ingester is None:
+            return
+        namespaces = self.namespaces if self.knows_namespaces else None
+        for index, rule in enumerate(self.carbon.ingester.rules or ()):
+            for relative, text in policy_problems(rule, namespaces):
+                yield f"carbon.ingester.rules[{index}].{relative}", text
+
     def _check_sinks(self) -> None:
         """Raises ``ValueError``."""
         if not self.takes_samples:
@@ -326,33 +334,29 @@ class CoordinatorConfig(Section, frozen=True):
             lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
         return lines
 
-    def unsupported(self) -> list[str]:
-        """What this release cannot do, one line each; empty when the coordinator can start."""
+    def unsupported(self) -> list[tuple[str, str]]:
+        """What this release cannot do: paths of keys, and texts; empty when the coordinator can start."""
         problems = []
         if self.backend == "grpc":
-            problems.append(
-                "backend: 'grpc' is not supported by this release; set backend: m3db, embedded or prom-remote"
-            )
+            problems.append(("backend", "'grpc' is not supported by this release; set m3db, embedded or prom-remote"))
         if self.store == "m3db":
             problems += self._m3db_problems()
         if self.write_forwarding is not None:
-            problems.append(
-                "writeForwarding: forwarding of writes is not supported by this release; remove the section"
-            )
+            text = "forwarding of writes is not supported by this release; remove the section"
+            problems.append(("writeForwarding", text))
         return problems
 
-    def _m3db_problems(self) -> list[str]:
+    def _m3db_problems(self) -> list[tuple[str, str]]:
         problems = []
         if not any(cluster.client is not None for cluster in self.clusters):
-            problems.append("backend: m3db takes a cluster with a client: clusters: [{client: {config: {service: …}}}]")
+            text = "m3db takes a cluster with a client: clusters: [{client: {config: {service: …}}}]"
+            problems.append(("backend", text))
         elif len(self.clusters) > 1:
-            problems.append(
-                "clusters: several clusters are not supported by this release with M3DB as storage; leave one entry, with a client"
-            )
+            text = "several clusters are not supported by this release with M3DB as storage; leave one entry, with a client"
+            problems.append(("clusters", text))
         if not self.namespaces and any(sink.type == "embedded" for sink in self.sinks):
-            problems.append(
-                "sinks: an embedded store beside M3DB does not follow the registry of namespaces; list them under clusters[].namespaces"
-            )
+            text = "an embedded store beside M3DB does not follow the registry of namespaces; list them under clusters[].namespaces"
+            problems.append(("sinks", text))
         return problems
 
 

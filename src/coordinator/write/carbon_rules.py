@@ -4,24 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.config.carbon import CarbonIngesterConfig, CarbonRuleConfig
+from coordinator.config.carbon import CarbonIngesterConfig, CarbonRuleConfig, compiled_pattern, policy_problems
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.policies import PolicyJudge, override, policy_of
-from m3metrics.aggregation import AggregationType, parse_type
-from m3metrics.errors import PolicyError
+from m3metrics.aggregation import parse_type
 from m3metrics.ids import Tags
 from m3metrics.metadata import StagedMetadatas
 from m3metrics.policy import StoragePolicy
 from m3x.config import Places
 
 _CLEAN = re.compile(rb"[0-9A-Za-z.\-_:#]")
-_POSIX_CLASSES = {
-    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7F", "blank": "\\t ", "cntrl": "\\x00-\\x1F\\x7F", "digit": "0-9",
-    "graph": "!-~", "lower": "a-z", "print": " -~", "punct": "!-/:-@\\[-`{-~", "space": "\\t\\n\\v\\f\\r ", "upper": "A-Z",
-    "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f",
-}  # fmt: skip
 
 
 class CarbonRulesError(ValueError):
@@ -67,7 +61,7 @@ def rules_in(config: CoordinatorConfig, namespaces: Sequence[Namespace] | None =
     aggregating = [index for index, rule in enumerate(rules) if rule.metadatas is not None]
     if aggregating and obstacle is not None:
         where = "carbon.ingester" if ingester.rules is None else f"carbon.ingester.rules[{aggregating[0]}]"
-        raise CarbonRulesError(f"{where} aggregates, but {obstacle}")
+        raise CarbonRulesError(f"{where}: the rule aggregates, but {obstacle}")
     return rules
 
 
@@ -94,53 +88,16 @@ def unstored(rules: Sequence[CarbonRule], judge: PolicyJudge, places: Places) ->
 def _compile(
     index: int, rule: CarbonRuleConfig, all_policies: bool, namespaces: Sequence[Namespace] | None
 ) -> CarbonRule:
-    where = f"carbon.ingester.rules[{index}]"
-    if rule.pattern and rule.contains:
-        raise CarbonRulesError(f"{where}: pattern and contains exclude each other")
-    known = sorted(
-        {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces or () if n.aggregated},
-        key=lambda policy: (policy.window_ns, policy.retention_ns),
-    )
-    read_only = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces or () if n.read_only}
-    policies = known if all_policies else [policy_of(int(p.resolution), int(p.retention)) for p in rule.policies]
-    for policy in policies:
-        if policies.count(policy) > 1:
-            raise CarbonRulesError(f"{where}: the policy {policy} is given twice")
-        if namespaces is not None and policy not in known:
-            listed = ", ".join(map(str, known)) or "none"
-            raise CarbonRulesError(f"{where}: there is no aggregated namespace {policy}; there are: {listed}")
-        if policy in read_only and not rule.aggregation.enabled:
-            raise CarbonRulesError(
-                f"{where}: the namespace of {policy} is readOnly, so that nothing can be written to it"
-            )
-    if not rule.aggregation.enabled and len({policy.window_ns for policy in policies}) > 1:
-        raise CarbonRulesError(f"{where}: without aggregation all policies must have one resolution")
-    policies = sorted(policies, key=lambda policy: (policy.window_ns, policy.retention_ns))
-    metadatas = override(_kind(where, rule), policies) if rule.aggregation.enabled else None
-    pattern = None if rule.pattern in {"", ".*"} else _pattern(where, rule.pattern)
+    for relative, text in [*rule.problems(), *policy_problems(rule, namespaces)]:
+        where = f"carbon.ingester.rules[{index}]"
+        raise CarbonRulesError(f"{f'{where}.{relative}' if relative else where}: {text}")
+    known = {policy_of(n.resolution_ns, n.retention_ns) for n in namespaces or () if n.aggregated}
+    asked = [policy_of(int(one.resolution), int(one.retention)) for one in rule.policies]
+    policies = sorted(known if all_policies else asked, key=lambda policy: (policy.window_ns, policy.retention_ns))
+    aggregated = rule.aggregation.enabled
+    metadatas = override(parse_type(rule.aggregation.type), policies) if aggregated else None
+    pattern = None if rule.pattern in {"", ".*"} else compiled_pattern(rule.pattern)
     return CarbonRule(pattern, rule.contains, rule.continue_, metadatas, tuple(policies))
-
-
-def _kind(where: str, rule: CarbonRuleConfig) -> AggregationType:
-    try:
-        return parse_type(rule.aggregation.type)
-    except PolicyError as error:
-        raise CarbonRulesError(f"{where}: {error}") from error
-
-
-def _pattern(where: str, text: str) -> re.Pattern[str]:
-    """A Go regular expression, as far as Python's syntax says the same."""
-    translated = re.sub(r"\[:(\^?)(\w+):\]", _posix_class, text).replace(r"\z", r"\Z")
-    try:
-        return re.compile(translated, re.ASCII)
-    except re.error as error:
-        raise CarbonRulesError(f"{where}: the pattern {text!r} cannot be compiled: {error}") from error
-
-
-def _posix_class(match: re.Match[str]) -> str:
-    inverted, name = match.groups()
-    content = _POSIX_CLASSES.get(name)
-    return content if content is not None and not inverted else match.group()
 
 
 def clean_path(path: bytes) -> bytes:

@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from m3x.config.document import Node, kind_of
-from m3x.config.kinds import Duration, Section, Text, Time
+from m3x.config.kinds import Bounds, Duration, Section, Text, Time, check_address
 from m3x.config.places import Places, Problem
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "type_hints"]
 
 S = TypeVar("S", bound=Section)
+_MOST_KEYS = 12
+"""Of a section, in a message."""
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -28,9 +30,13 @@ class Builder:
         self.malformed: list[Problem] = []
         self.refused: list[Problem] = []
         self.meaningless: list[str] = []
-        self.places = Places()
         self.given: dict[str, Any] = {}
         self._stand: dict[str, Node] = {}
+
+    @property
+    def places(self) -> Places:
+        """Where everything stands that is given."""
+        return Places({path: f"{node.file}:{node.line}" for path, node in self._stand.items() if node.line})
 
     def section(self, cls: type[S], node: Node, path: str) -> S | None:
         """The section that ``node`` is; None: there are problems."""
@@ -39,9 +45,8 @@ class Builder:
         if not isinstance(node.value, dict):
             self._malformed(node, path, f"expected a mapping, found {kind_of(node.value)}")
             return None
-        self.places[path] = f"{node.file}:{node.line}"
         self._stand[path] = node
-        hints, fields = _hints(cls), {f.encode_name: f for f in msgspec.structs.fields(cls)}
+        hints, fields = type_hints(cls), {f.encode_name: f for f in msgspec.structs.fields(cls)}
         before = self._count()
         values: dict[str, Any] = {}
         for key, child in node.value.items():
@@ -146,7 +151,6 @@ class Builder:
 
     def _take(self, other: "Builder") -> None:
         self.meaningless += other.meaningless
-        self.places |= other.places
         self.given |= other.given
         self._stand |= other._stand
 
@@ -166,21 +170,20 @@ class Builder:
         return None
 
     def _integer(self, value: int | float, marks: tuple[Any, ...], node: Node, path: str) -> int | None:
-        unsigned = any(isinstance(mark, msgspec.Meta) and mark.ge == 0 and mark.le is None for mark in marks)
-        room = range(1 << 64) if unsigned else _INT64
+        room = next((range(mark.least, mark.most + 1) for mark in marks if isinstance(mark, Bounds)), _INT64)
         if not math.isfinite(value) or int(value) not in room:
-            self._malformed(node, path, f"expected an integer of 64 bits (found {node.text!r})")
+            text = f"expected an integer from {room.start} to {room.stop - 1} (found {node.text!r})"
+            self._malformed(node, path, text)
             return None
         return int(value)
 
     def _within(self, value: Any, marks: tuple[Any, ...], node: Node, path: str) -> Any:
         for mark in marks:
-            if isinstance(mark, msgspec.Meta):
-                try:
-                    msgspec.convert(value, Annotated[(type(value), mark)])
-                except msgspec.ValidationError as error:
-                    text = str(error)
-                    self._malformed(node, path, f"{text[0].lower()}{text[1:]} (found {node.text!r})")
+            if isinstance(mark, Bounds):
+                if not mark.least <= value <= mark.most:
+                    self._malformed(
+                        node, path, f"expected a number from {mark.least} to {mark.most} (found {node.text!r})"
+                    )
                     return None
             elif mark == "nonzero" and not value:
                 self._refused(node, path, f"must not be empty, zero or false (found {node.text!r})")
@@ -192,14 +195,15 @@ class Builder:
                 return node.text
             self._refused(node, path, _expected(hint, marks, node))
             return None
-        if not issubclass(hint, Text):
-            return node.text
         try:
-            hint.check(node.text)
+            if issubclass(hint, Text):
+                hint.check(node.text)
+            elif "address" in marks:
+                check_address(node.text)
         except ValueError as error:
             self._refused(node, path, str(error))
             return None
-        return hint(node.text)
+        return hint(node.text) if issubclass(hint, Text) else node.text
 
     def _duration(self, node: Node, path: str) -> Duration | None:
         value = node.value
@@ -232,7 +236,8 @@ class Builder:
 
 
 @functools.cache
-def _hints(cls: type[Section]) -> dict[str, Any]:
+def type_hints(cls: type[Section]) -> dict[str, Any]:
+    """The types of a section's fields, with their marks."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
@@ -240,7 +245,9 @@ def _unknown(cls: type[Section], key: str, fields: Mapping[str, Any]) -> str:
     if key in cls.former:
         return f"M3 does not know this key any more: {cls.former[key]}"
     near = difflib.get_close_matches(key, fields, n=1)
-    return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known keys: {', '.join(fields)}"
+    if near:
+        return f"unknown key; did you mean {near[0]!r}?"
+    return f"unknown key; known keys: {', '.join(fields)}" if len(fields) <= _MOST_KEYS else "unknown key"
 
 
 def _bare(hint: Any) -> Any:

@@ -21,6 +21,7 @@ _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\{
 _NOTHING = '""'
 """The default that stands for an empty one."""
 _KEY = "k"
+_ADDS = "a variable with a line break would add other keys, or make this invalid YAML; put the value in quotes"
 
 
 class _UnusableError(Exception):
@@ -79,12 +80,12 @@ class Expansion:
         marked = "".join(" " * indent + line if line.strip() else line for line in written.splitlines(keepends=True))
         text = self._expand(marked)
         if not node.quoted:
-            found = _single(text, node)
+            found = _single(text, node, written)
             return _placed(found, node, found.text)
         # In quotes: text for those who take text.
         literal = self._expand(node.value)
         try:
-            found = _single(text, node)
+            found = _single(text, node, written)
         except _UnusableError:
             return _placed(Node(literal, node.file, node.line), node, literal)
         keeps_its_own = found.quoted and written[len(_KEY) + 2] not in "'\"|"
@@ -124,17 +125,19 @@ def _written(text: str) -> str:
     return str(yaml.emit(events, allow_unicode=True, width=float("inf")))
 
 
-def _single(text: str, node: Node) -> Node:
-    """The one value of ``text``. Raises ``_UnusableError``."""
+def _single(text: str, node: Node, written: str) -> Node:
+    """The one value of ``text``, which was ``written`` without variables. Raises ``_UnusableError``."""
     problems: list[tuple[int, str]] = []
     try:
         root = compose(text, node.file, problems, alone=True)
     except DocumentError as error:
+        if text.count("\n") > written.count("\n"):
+            raise _UnusableError(_ADDS) from None
         raise _UnusableError(f"with its variables this is not valid YAML: {error}") from None
     if problems:
         raise _UnusableError(f"with its variables this is not valid YAML: {problems[0][1]}")
     if root is None or not isinstance(root.value, dict) or list(root.value) != [_KEY]:
-        raise _UnusableError("a variable with a line break would add other keys; put the value in quotes")
+        raise _UnusableError(_ADDS)
     found = root.value[_KEY]
     assert isinstance(found, Node)
     return found

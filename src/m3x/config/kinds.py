@@ -7,6 +7,7 @@ accept without effect.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, ClassVar, TypeVar
 
@@ -14,6 +15,7 @@ import msgspec
 
 __all__ = [
     "Address",
+    "Bounds",
     "ConfigError",
     "Duration",
     "EmptyIsDefault",
@@ -113,8 +115,16 @@ class Time(Text):
             raise ValueError(f"{text!r} is not a time: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a number may be, both ends included; it stands in ``Annotated``."""
+
+    least: int
+    most: int
+
+
 Address = Annotated[str, "address"]
-"""``host:port``."""
+"""``host:port``; some keys take ``unix:PATH`` too."""
 
 Meaningless = Annotated[T | None, "meaningless"]
 """A key of M3 that has no meaning here: its value has to be one that M3 would take, and the key is listed once at debug level."""
@@ -126,14 +136,14 @@ Nonzero = Annotated[T, "nonzero"]
 """Must not be empty, zero or false."""
 
 Float32 = Annotated[float, "float32"]
-Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, Bounds(0, 1)]
 """A part of 1."""
-Int32 = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
-Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
-Unsigned = Annotated[int, msgspec.Meta(ge=0)]
-Unsigned8 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
-Unsigned16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
-Unsigned32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Int32 = Annotated[int, Bounds(-(1 << 31), (1 << 31) - 1)]
+Natural = Annotated[int, Bounds(0, (1 << 63) - 1)]
+Unsigned = Annotated[int, Bounds(0, (1 << 64) - 1)]
+Unsigned8 = Annotated[int, Bounds(0, (1 << 8) - 1)]
+Unsigned16 = Annotated[int, Bounds(0, (1 << 16) - 1)]
+Unsigned32 = Annotated[int, Bounds(0, (1 << 32) - 1)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -153,6 +163,12 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address; expected host:port")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def check_address(text: str) -> None:
+    """Raises ``ValueError`` for what cannot be listened on or called: neither ``host:port`` nor ``unix:PATH`` (``m3x.endpoints``)."""
+    if not text.startswith("unix:"):
+        parse_address(text)
 
 
 def check_listeners(addresses: Mapping[str, str]) -> None:

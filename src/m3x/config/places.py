@@ -1,5 +1,6 @@
 """Where things stand in configuration files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,11 +8,14 @@ __all__ = ["Places", "Problem", "lines_of"]
 
 
 class Places(dict[str, str]):
-    """Where the sections of a configuration stand: path (``downsample.rules.rollupRules[0]``) → ``file:line``."""
+    """Where the keys of a configuration stand: path (``downsample.rules.rollupRules[0].name``) → ``file:line``."""
 
     def named(self, path: str, text: str) -> str:
-        """``text`` as a line about that section, or about a key in it; its place is left out where it is not known."""
-        place = self.get(path)
+        """``text`` as a line about that key; the place is that of the nearest section around it that is given, if there is one."""
+        around = path
+        while around and around not in self:
+            around = re.sub(r"(\.|^)[^.\[]+$|\[\d+\]$", "", around)
+        place = self.get(around) if around else None
         return f"{place}: {path}: {text}" if place is not None else f"{path}: {text}"
 
 

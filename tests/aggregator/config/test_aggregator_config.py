@@ -128,7 +128,7 @@ def test_explicitly_empty_prefixes_stay_empty(tmp_path: Path) -> None:
     [
         ("http: {listenAddress: '127.0.0.1:1'}\n", "kvClient: this key is required and missing"),
         ("kvClient: {}\n", "one of etcd, zookeeper and embedded is needed"),
-        (MINIMAL + "rawtcp: {listenAddress: '0.0.0.0:6000'}\n", "rawtcp is not available"),
+        (MINIMAL + "rawtcp: {listenAddress: '0.0.0.0:6000'}\n", "rawtcp: not available"),
         (MINIMAL + "m3msg: {server: {listenAddress: nowhere}}\n", "'nowhere' is not an address"),
         (MINIMAL + "aggregator: {flush: {handlers: []}}\n", "no handler configuration"),
         (MINIMAL + "aggregator: {flush: {handlers: [{}]}}\n", "neither dynamic nor static backend was configured"),

@@ -75,7 +75,7 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
     ("text", "path", "expected"),
     [
         ("listenAdress: 0.0.0.0:1", "listenAdress", "did you mean 'listenAddress'"),
-        ("listenAddress: 7201", "(top level)", "expected host:port"),
+        ("listenAddress: 7201", "listenAddress", "expected host:port"),
         (
             "ingest: {ingester: {workerPoolSize: 0}, m3msg: {server: {listenAddress: 'a:1'}}}",
             "ingest.ingester",
@@ -83,8 +83,8 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
         ),
         (
             "downsample: {remoteAggregator: {client: {type: legacy}}}",
-            "downsample.remoteAggregator.client",
-            "set type: m3msg",
+            "downsample.remoteAggregator.client.type",
+            "write type: m3msg",
         ),
         (
             "downsample: {remoteAggregator: {client: {type: m3msg}}}",
@@ -166,12 +166,13 @@ CLIENT = (
         (f"clusters: [{CLIENT}, {CLIENT}]", "leave one entry"),
         (f"clusters: [{CLIENT}, {{namespaces: [{{namespace: a, retention: 1h}}]}}]", "leave one entry"),
         (f"clusters: [{CLIENT}]\nsinks: [{{type: embedded}}]", "list them under clusters[].namespaces"),
-        ("backend: grpc", "set backend: m3db, embedded or prom-remote"),
+        ("backend: grpc", "set m3db, embedded or prom-remote"),
         ("writeForwarding: {promRemoteWrite: {targets: []}}", "remove the section"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:
-    (problem,) = load_coordinator([_write(tmp_path / "a.yml", text)]).value.unsupported()
+    ((path, why),) = load_coordinator([_write(tmp_path / "a.yml", text)]).value.unsupported()
+    problem = f"{path}: {why}"
     assert expected in problem
 
 

@@ -59,7 +59,7 @@ async def test_lines_wait_until_the_namespaces_of_their_rules_are_there(tmp_path
     scene.put(MINUTE)
     (problem,) = scene.rules.problems()
     assert problem.startswith(
-        "carbon: carbon.ingester.rules[0]: there is no aggregated namespace 10s:6h; there are: 1m@1s:2d"
+        "carbon: carbon.ingester.rules[0].policies[0]: there is no aggregated namespace 10s:6h; there are: 1m:2d"
     )
     assert problem.endswith("; lines wait")
     await asyncio.sleep(0)

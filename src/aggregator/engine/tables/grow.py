@@ -1,6 +1,5 @@
 """Reserved memory for the tables: address space for the largest state, of which only what is in use costs memory."""
 
-
 import numpy as np
 
 from aggregator.engine.options import EngineOptions
