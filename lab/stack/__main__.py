@@ -20,7 +20,7 @@ from lab.interrupts import Interrupted, ignore_interrupts, raise_interrupted
 from lab.ports import require_free_ports
 from lab.processes import Process, module_command
 from lab.stack import judge, prometheus_sink
-from lab.stack.board import Watcher, as_line, as_table
+from lab.stack.board import FLUSH_AFTER_IN_PROCESS_S, FLUSH_AFTER_S, Watcher, as_line, as_table
 from lab.stack.demo import WINDOW_S, Feeder
 from lab.stack.judge import FLUSH_DELAY_S, MIN_ROLLUP_WINDOWS, MIN_WINDOWS, ROLLUP_DELAY_S
 from lab.stores import PrometheusStore
@@ -31,7 +31,7 @@ COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
 _SERVING_S, _END_S = 150.0, 20.0
-PORTS = (7201, 7203, 7204, 7507, 6000, 6001, 6002)
+COORDINATOR_PORTS, OTHER_PORTS = (7201, 7203, 7204), (7507, 6000, 6001, 6002)
 
 
 def main() -> int:
@@ -74,6 +74,11 @@ def _arguments() -> argparse.Namespace:
         default="embedded",
         help="where aggregated values end: in the coordinator's file, or in a real Prometheus (which must be installed) as well",
     )
+    parser.add_argument(
+        "--in-process",
+        action="store_true",
+        help="start the coordinator only, which aggregates inside: one file, one process to start",
+    )
     parser.add_argument("--no-demo", action="store_true", help="feed nothing")
     parser.add_argument(
         "--duration",
@@ -100,12 +105,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, services: list[Process]) -> int:
-    require_free_ports(PORTS)
+    require_free_ports(COORDINATOR_PORTS if options.in_process else COORDINATOR_PORTS + OTHER_PORTS)
     store = _start(options, services)
-    wait_aloud(lambda: _missing(services), _SERVING_S)
+    wait_aloud(lambda: _missing(services, options.in_process), _SERVING_S)
     query = "up" if options.no_demo else "demo_temperature"
+    pages = (f"{COORDINATOR}/aggregator/", 7203) if options.in_process else (f"{AGGREGATOR}/", 6002)
     print(
-        f"\nserving. Look at  {AGGREGATOR}/ (shards, leadership)   http://127.0.0.1:6002/metrics   "
+        f"\nserving. Look at  {pages[0]} (shards, leadership)   http://127.0.0.1:{pages[1]}/metrics   "
         f"{COORDINATOR}/api/v1/query?query={query}\n"
     )
     if store is not None:
@@ -113,7 +119,8 @@ def _run(options: argparse.Namespace, services: list[Process]) -> int:
     feeder = None if options.no_demo else Feeder(COORDINATOR, ("127.0.0.1", 7204), wrong_value=options.wrong_value)
     began = feeder.start() if feeder else int(time.time())
     end = None if options.duration is None else time.time() + options.duration
-    _live(services, feeder, end)
+    after_s = FLUSH_AFTER_IN_PROCESS_S if options.in_process else FLUSH_AFTER_S
+    _live(services, feeder, end, Watcher(COORDINATOR, feeds=feeder is not None, flush_after_s=after_s))
     if feeder is None or end is None:
         return 0
     feeder.close()
@@ -129,17 +136,24 @@ def _start(options: argparse.Namespace, services: list[Process]) -> PrometheusSt
     except OSError as error:
         raise LabError(f"--data-dir {data} cannot be used: {error.strerror}") from error
     print(f"data and logs in {data}")
-    files, store = ["-f", str(LOCAL / "m3coordinator.yml")], None
+    base = LOCAL / ("in-process.yml" if options.in_process else "m3coordinator.yml")
+    files, store = ["-f", str(base)], None
     if options.sink == "prometheus":
         store = prometheus_sink.store_of(data)
         store.start()
         assert store.process is not None
         services.append(store.process)
-        files = overlaid(LOCAL / "m3coordinator.yml", prometheus_sink.overlay(store), data / "sink-prometheus.yml")
+        files = overlaid(base, prometheus_sink.overlay(store), data / "sink-prometheus.yml")
+    if options.in_process:
+        workers = data / "workers.yml"
+        workers.write_text(f"embeddedAggregator: {{workers: {options.workers}}}\n")
+        files += ["-f", str(workers)]
     command = module_command("coordinator", *files, "--data-dir", str(data))
     coordinator = Process("coordinator", command, logs / "coordinator.log", ends_with_us=True)
     services.append(coordinator)
     coordinator.wait_for_http(f"{COORDINATOR}/health")
+    if options.in_process:
+        return store
     for line in create(COORDINATOR, admin_calls(INSTANCE_ID, "127.0.0.1:6000", "127.0.0.1:7507")):
         print(f"  {line}")
     command = module_command("aggregator", "-f", str(LOCAL / "m3aggregator.yml"), "--data-dir", str(data))
@@ -150,15 +164,16 @@ def _start(options: argparse.Namespace, services: list[Process]) -> PrometheusSt
     return store
 
 
-def _missing(services: list[Process]) -> list[str]:
+def _missing(services: list[Process], in_process: bool) -> list[str]:
     """What it waits for until all shards are cut over, a leader exists and the coordinator takes writes. Raises ``LabError``."""
     waiting = []
-    for service, url in zip(services[-2:], (COORDINATOR, AGGREGATOR), strict=True):
+    urls = (COORDINATOR,) if in_process else (COORDINATOR, AGGREGATOR)
+    for service, url in zip(services[-len(urls) :], urls, strict=True):
         service.check()
         status, body = try_get(f"{url}/ready")
         if status != 200:
             waiting += [f"{service.name}: {reason}" for reason in _reasons(body)]
-    if not waiting:
+    if not waiting and not in_process:
         status, body = try_get(f"{AGGREGATOR}/status")
         if status != 200 or json.loads(body)["status"]["flushStatus"]["electionState"] != "leader":
             waiting = ["aggregator: no leader yet"]
@@ -174,9 +189,8 @@ def _reasons(body: str) -> list[str]:
     return [str(reason) for reason in reasons] if reasons else [body.strip()]
 
 
-def _live(services: list[Process], feeder: Feeder | None, end: float | None) -> None:
+def _live(services: list[Process], feeder: Feeder | None, end: float | None, watcher: Watcher) -> None:
     """Feeds and shows every window once it is complete, until ``end``: in a table on a terminal, else a line each."""
-    watcher = Watcher(COORDINATOR, feeds=feeder is not None)
     terminal = Live(auto_refresh=False) if sys.stdout.isatty() else None
     with terminal or contextlib.nullcontext():
         _watch(services, feeder, end, watcher, terminal)

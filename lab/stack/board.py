@@ -17,7 +17,17 @@ from lab.http import try_get
 from lab.prometheus import EQUAL, Labels, remote_read
 from lab.stack.judge import ROLLUP_DELAY_S
 
-__all__ = ["TELLING", "Board", "Row", "Watcher", "as_line", "as_table", "next_flush_s"]
+__all__ = [
+    "FLUSH_AFTER_IN_PROCESS_S",
+    "FLUSH_AFTER_S",
+    "TELLING",
+    "Board",
+    "Row",
+    "Watcher",
+    "as_line",
+    "as_table",
+    "next_flush_s",
+]
 
 TELLING: Mapping[str, Labels] = {
     "requests/s, code 200": (("__name__", "demo_requests_by_code"), ("code", "200")),
@@ -27,8 +37,10 @@ TELLING: Mapping[str, Labels] = {
 """A rollup, an auto-mapped series and a carbon series, by what they are called here."""
 _SHOWN = 10
 _RATE_OVER_S = 10.0
-_RESOLUTION_S, _FLUSH_AFTER_S = 10, 15
-"""Windows of configs/local are flushed a resolution and the past buffer after their end."""
+_RESOLUTION_S = 10
+FLUSH_AFTER_S, FLUSH_AFTER_IN_PROCESS_S = 15, 6
+"""Windows of configs/local are flushed a resolution and the past buffer after their end; those of in-process.yml the past buffer, and a
+second for what is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class Row:
 class Board:
     """Counts by (end in s, policy) of windows that are not shown yet, and the rows of those that are."""
 
+    flush_after_s: float = FLUSH_AFTER_S
+    """When a window is flushed, from its end."""
     rows: deque[Row] = field(default_factory=lambda: deque(maxlen=_SHOWN))
     newest_s: int = 0
     """End of the newest window of which anything is in storage."""
@@ -101,16 +115,16 @@ class Board:
         return (sent - then_sent) / passed_s, (self._stored - then_stored) / passed_s
 
 
-def next_flush_s(now_s: float) -> float:
+def next_flush_s(now_s: float, flush_after_s: float = FLUSH_AFTER_S) -> float:
     """Seconds until the next windows of ten seconds are flushed."""
-    return _RESOLUTION_S - (now_s - _FLUSH_AFTER_S) % _RESOLUTION_S
+    return _RESOLUTION_S - (now_s - flush_after_s) % _RESOLUTION_S
 
 
 class Watcher:
     """Asks a coordinator, once a second or so; ``feeds``: whether the demo's series are there to be told of."""
 
-    def __init__(self, base_url: str, *, feeds: bool = True) -> None:
-        self.board = Board()
+    def __init__(self, base_url: str, *, feeds: bool = True, flush_after_s: float = FLUSH_AFTER_S) -> None:
+        self.board = Board(flush_after_s)
         self._base_url = base_url
         self._feeds = feeds
         self._since = 0
@@ -160,7 +174,7 @@ def _standing(board: Board, sent: int) -> str:
     now_s = time.time()
     came, stored = board.rates(now_s, sent)
     lag = f"{now_s - board.newest_s:.0f} s" if board.newest_s else "–"
-    return f"in {came:,.0f}/s   out {stored:,.1f}/s   lag {lag}   next flush in {next_flush_s(now_s):.0f} s"
+    return f"in {came:,.0f}/s   out {stored:,.1f}/s   lag {lag}   next flush in {next_flush_s(now_s, board.flush_after_s):.0f} s"
 
 
 def as_line(row: Row, board: Board, sent: int) -> str:

@@ -4,6 +4,7 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 
 ``write``       takes remote write and carbon; ``prompb`` has the messages of Prometheus
 ``downsample``  decides what is sent to the aggregators
+``child``       the aggregator inside, where the file names none
 ``ingest``      takes aggregated metrics from the aggregators
 ``sinks``       queues before stores, and the stores: where values go
 ``store``       the embedded one of these stores

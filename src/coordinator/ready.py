@@ -18,7 +18,8 @@ from m3x.golang import go_duration, parse_bool
 class Readiness:
     """Reads are ready when storage is open, writes when the aggregators can be reached; ``topic`` None: nothing is sent.
 
-    ``obstacle``: why ordinary writes have nowhere to go, whoever can be reached; None: they have.
+    ``obstacle``: why ordinary writes have nowhere to go, whoever can be reached; None: they have. ``more_reasons``: why else they would
+    not get where they are to go. ``notes``: what is as it should be, and worth knowing.
     """
 
     def __init__(
@@ -29,8 +30,12 @@ class Readiness:
         store: Store,
         more_problems: Callable[[], list[str]] = list,
         obstacle: Callable[[], str | None] | None = None,
+        more_reasons: Callable[[], list[str]] = list,
+        notes: Callable[[], list[str]] = list,
     ) -> None:
         self._obstacle = obstacle
+        self._more_reasons = more_reasons
+        self._notes = notes
         self.set_namespaces(namespaces)
         self._topic = topic
         self._producer = producer
@@ -42,10 +47,10 @@ class Readiness:
         self._namespaces = [_describe(namespace) for namespace in namespaces]
 
     def reasons(self) -> list[str]:
-        """Why writes are refused now, one line each; empty: they are not."""
+        """Why writes are refused now, or wait; one line each. Empty: they do not."""
         refusal = self._topic.refusal() if self._topic is not None else None
         obstacle = self._obstacle() if self._obstacle is not None else None
-        return [reason for reason in (obstacle, refusal) if reason is not None]
+        return [*(reason for reason in (obstacle, refusal) if reason is not None), *self._more_reasons()]
 
     def problems(self, writes: bool = True) -> list[str]:
         """What is wrong although the coordinator serves. Of writes, while they are accepted: the KV silent, consumers not usable, shard
@@ -80,6 +85,8 @@ class Readiness:
             body["reasons"] = reasons
         if problems := self.problems(writes and not reasons):
             body["problems"] = problems
+        if notes := self._notes():
+            body["notes"] = notes
         return (500 if reasons else 200), body
 
 

@@ -1,15 +1,16 @@
 """The coordinator process: one event loop with every listener, in the order in which they depend on each other.
 
-KV → storage → ingest (7507) → producer → HTTP (7201) and metrics (7203) → carbon (7204). It ends in the opposite order: first nothing new
-comes in, then the producer hands over what it holds (bounded), then storage commits. It starts without topics and placements: they are made
-through its own admin API, and until then writes are refused with the reason.
+KV → storage → ingest (7507) → the aggregator inside, if there is one → producer → HTTP (7201) and metrics (7203) → carbon (7204). It ends
+in the opposite order: first nothing new comes in, then the producer hands over what it holds (bounded), the aggregator inside delivers what
+it has emitted, and storage commits. It starts without topics and placements: they are made through its own admin API, and until then
+writes are refused with the reason.
 """
 
 import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from coordinator.api import admin_routes, not_found, routes_route
-from coordinator.config import CoordinatorConfig
+from coordinator.child import SEVERAL, Inside, child_routes, inside, producer_options
+from coordinator.config import CoordinatorConfig, IngestConfig
+from coordinator.config.ingest import NO_NAMESPACE_GRACE_NS
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
 from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
@@ -45,7 +48,7 @@ from coordinator.write import (
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
 from m3cluster import kv
-from m3cluster.keys import DEFAULT_ZONE
+from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3msg.producer import Producer
 from m3x.config import Places, parse_address
 from m3x.instrument import Registry, Scope
@@ -157,9 +160,14 @@ class Coordinator:
         rules = RulesInEffect(storage_judge(config))
         storage = await self._start_storage(stack, store, rules)
         namespaces = NamespacesNow(config.namespaces) if storage is None else storage.namespaces
-        topic, producer, acks = await self._start_producer(stack, store)
+        own = await self._start_inside(stack, storage, rules)
+        topic, producer, acks = await self._start_producer(stack, store, own)
         await self._start_rules(stack, store, rules)
-        cache = SeriesCache(config.write_cache.max_series, config.write_cache.max_bytes)
+        cache_bytes = config.write_cache.max_bytes
+        if own is not None:
+            cache_bytes = min(cache_bytes, config.memory_shares.write_cache)
+            routes += child_routes(own.watching)
+        cache = SeriesCache(config.write_cache.max_series, cache_bytes)
         downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += rules_routes(downsampler)
         direct = storage.direct if storage is not None else None
@@ -183,6 +191,8 @@ class Coordinator:
             store,
             lambda: [line for problems in self._problems for line in problems()],
             obstacle,
+            list if own is None else own.reasons,
+            list if own is None else own.notes,
         )
         routes += [ready_route(readiness)]
 
@@ -197,7 +207,7 @@ class Coordinator:
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
-        await self._start_http(stack, [*routes, routes_route(routes)])
+        await self._start_http(stack, [*routes, routes_route(routes)], None if own is None else own.watching.figures)
         if acks is not None:
             # Before HTTP ends: that waits for requests in hand, though not for long.
             stack.callback(acks.end)
@@ -238,19 +248,24 @@ class Coordinator:
             log.info("no m3msg server configured: aggregated metrics are not taken")
             return storage
         section = config.ingest
-        ingest_options = IngestOptions(
-            retry=section.ingester.retry.backoff(),
-            max_retries=section.ingester.retry.max_retries or 2,
-            retry_forever=bool(section.ingester.retry.forever),
-            blackhole_policies=section.m3msg.handler.blackholes,
-            # Namespaces of the file do not change while it runs.
-            no_namespace_grace_ns=0 if config.namespaces else int(section.no_namespace_grace),
-            consumer=section.m3msg.consumer,
-            keep_alive_ns=int(section.m3msg.server.keep_alive_period),
-        )
+        server = await self._serve_ingest(stack, storage, rules, section.m3msg.server.listen_address, section)
+        self.ports["ingest"] = server.port
+        log.info("taking aggregated metrics", port=server.port)
+        return storage
+
+    async def _serve_ingest(
+        self,
+        stack: contextlib.AsyncExitStack,
+        storage: Storage,
+        rules: RulesInEffect,
+        endpoint: str,
+        section: IngestConfig | None,
+    ) -> IngestServer:
+        """Takes aggregated metrics at ``endpoint``; ``section`` says how, if the file has it."""
+        options = _ingest_options(section, fixed_namespaces=bool(self.config.namespaces))
         namespaces = storage.namespaces
         server = IngestServer(
-            section.m3msg.server.listen_address, storage.outlet, writable_policies(namespaces.current), ingest_options,
+            endpoint, storage.outlet, writable_policies(namespaces.current), options,
             self._scope.sub("ingest-m3msg"), asked_by=rules.asking_for,
         )  # fmt: skip
 
@@ -263,22 +278,34 @@ class Coordinator:
         namespaces.follow(changed)
         await stack.enter_async_context(server)
         self._problems.append(server.problems)
-        self.ports["ingest"] = server.port
-        log.info("taking aggregated metrics", port=server.port)
-        return storage
+        return server
+
+    async def _start_inside(
+        self, stack: contextlib.AsyncExitStack, storage: Storage | None, rules: RulesInEffect
+    ) -> Inside | None:
+        """Starts the aggregator inside; None: there is none with this file."""
+        if storage is None or not self.config.aggregates_inside:
+            return None
+        own = await stack.enter_async_context(inside(self.config, self._data_dir))
+        await self._serve_ingest(stack, storage, rules, own.places.values, self.config.ingest)
+        await stack.enter_async_context(self._background(own.run(), "aggregator"))
+        stack.push_async_callback(own.end)
+        log.info(SEVERAL)
+        return own
 
     async def _start_producer(
-        self, stack: contextlib.AsyncExitStack, store: kv.Store
+        self, stack: contextlib.AsyncExitStack, store: kv.Store, own: Inside | None
     ) -> tuple[IngestTopic | None, Producer | None, Acks | None]:
-        downsample = self.config.downsample
-        if downsample is None or downsample.remote_aggregator.client.m3msg is None:
+        environment, options = self._environment, self.config.remote_producer
+        if own is not None:
+            store, environment, options = own.store, DEFAULT_ENVIRONMENT, producer_options(self.config.memory_shares)
+        if options is None:
             return None, None, None
-        options = downsample.remote_aggregator.client.m3msg.producer
         acks = None
-        if self.config.writes.ack == "aggregated":
+        if self.config.waits_for_aggregators:
             acks = Acks(self.config.writes.ack_timeout.seconds, self._scope.tagged(**_REMOTE_WRITE))
         producer = Producer(
-            options, store, scope=self._scope.sub("producer"), environment=self._environment,
+            options, store, scope=self._scope.sub("producer"), environment=environment,
             on_done=None if acks is None else acks.on_done, on_secured=None if acks is None else acks.on_secured,
         )  # fmt: skip
         topic = IngestTopic(options, producer)
@@ -289,9 +316,14 @@ class Coordinator:
         await stack.enter_async_context(self._background(topic.run(), "ingest topic"))
         return topic, producer, acks
 
-    async def _start_http(self, stack: contextlib.AsyncExitStack, routes: list[BaseRoute]) -> None:
+    async def _start_http(
+        self,
+        stack: contextlib.AsyncExitStack,
+        routes: list[BaseRoute],
+        more_figures: Callable[[], Awaitable[bytes]] | None,
+    ) -> None:
         prometheus = self.config.metrics.prometheus
-        page = metrics_app(self.registry, prometheus.handler_path)
+        page = metrics_app(self.registry, prometheus.handler_path, more_figures)
         self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address))
         app = Starlette(routes=routes, exception_handlers={404: not_found})
         app.router.redirect_slashes = False
@@ -322,6 +354,22 @@ class Coordinator:
         host, port = parse_address(ingester.listen_address)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))
         log.info("taking carbon lines", port=self.ports["carbon"])
+
+
+def _ingest_options(section: IngestConfig | None, *, fixed_namespaces: bool) -> IngestOptions:
+    """What a file says of its m3msg server; without one, M3's defaults."""
+    if section is None:
+        return IngestOptions(no_namespace_grace_ns=0 if fixed_namespaces else NO_NAMESPACE_GRACE_NS)
+    return IngestOptions(
+        retry=section.ingester.retry.backoff(),
+        max_retries=section.ingester.retry.max_retries or 2,
+        retry_forever=bool(section.ingester.retry.forever),
+        blackhole_policies=section.m3msg.handler.blackholes,
+        # Namespaces of the file do not change while it runs.
+        no_namespace_grace_ns=0 if fixed_namespaces else int(section.no_namespace_grace),
+        consumer=section.m3msg.consumer,
+        keep_alive_ns=int(section.m3msg.server.keep_alive_period),
+    )
 
 
 async def _run_producer(producer: Producer, topic: IngestTopic, acks: Acks | None) -> None:

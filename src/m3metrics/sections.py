@@ -1,4 +1,5 @@
-"""Parts of configuration files that name storage policies and aggregation types, the same in both services."""
+"""Parts of configuration files that name storage policies and aggregation types, or say how late samples may be: the same in both
+services."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -6,10 +7,10 @@ from typing import Literal
 from m3metrics.aggregation import AggregationType, is_valid_for, parse_type
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
-from m3x.config import Meaningless, Section, Text
+from m3x.config import Duration, Meaningless, Section, Text
 from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
 
-__all__ = ["AggregationName", "AggregationTypesConfig", "PolicyText", "Transform"]
+__all__ = ["AggregationName", "AggregationTypesConfig", "BufferPastLimitConfig", "PolicyText", "Transform"]
 
 Transform = Literal["noop", "empty", "suffix"]
 
@@ -61,3 +62,14 @@ class AggregationTypesConfig(Section, frozen=True, kw_only=True):
             for index, name in enumerate(names):
                 if not is_valid_for(kind, parse_type(name)):
                     yield f"{key}[{index}]", f"{name} is not possible for this metric type"
+
+
+class BufferPastLimitConfig(Section, frozen=True, kw_only=True):
+    """``bufferPastLimits[]``; what is left out is zero, as in M3."""
+
+    resolution: Duration = Duration(0)
+    buffer_past: Duration = Duration(0)
+
+    def __post_init__(self) -> None:
+        if min(self.resolution, self.buffer_past) < 0:
+            raise ValueError("resolution and bufferPast must not be negative")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -92,10 +92,13 @@ async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
         listener.close()
 
 
-def metrics_app(registry: Registry, path: str = "/metrics") -> Starlette:
-    """An application with the Prometheus page of ``registry`` under ``path``."""
+def metrics_app(
+    registry: Registry, path: str = "/metrics", more: Callable[[], Awaitable[bytes]] | None = None
+) -> Starlette:
+    """An application with the Prometheus page of ``registry`` under ``path``; ``more``: of another process, under other names."""
 
     async def page(_request: Request) -> Response:
-        return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = registry.render() + (b"" if more is None else await more())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(routes=[Route(path, page)])

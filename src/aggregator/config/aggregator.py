@@ -10,7 +10,7 @@ import msgspec
 from aggregator.config.blocks import MINUTE, SECOND
 from aggregator.config.flush import ElectionManagerConfig, FlushConfig, FlushManagerConfig, FlushTimesManagerConfig
 from m3cluster.kv.sections import KVOverride, PlacementWatcherSection
-from m3metrics.sections import AggregationTypesConfig, PolicyText
+from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig, PolicyText
 from m3msg.producer.client import ClientConfig, M3MsgClientConfig
 from m3msg.producer.options import (
     PlacementNamespaces,
@@ -98,17 +98,6 @@ class ForwardingConfig(Section, frozen=True, kw_only=True):
 
     max_single_delay: Duration = Duration(0)
     max_const_delay: Duration = Duration(0)
-
-
-class BufferPastLimitConfig(Section, frozen=True, kw_only=True):
-    """``bufferPastLimits[]``; what is left out is zero, as in M3's section of that name."""
-
-    resolution: Duration = Duration(0)
-    buffer_past: Duration = Duration(0)
-
-    def __post_init__(self) -> None:
-        if min(self.resolution, self.buffer_past) < 0:
-            raise ValueError("resolution and bufferPast must not be negative")
 
 
 class PassthroughConfig(Section, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ from coordinator.config.carbon import CarbonConfig, policy_problems
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
 from coordinator.config.idle import (
-    BufferPastLimitConfig,
     ExperimentalConfig,
     FilterConfig,
     HTTPConfig,
@@ -25,6 +24,7 @@ from coordinator.config.idle import (
     WriteForwardingConfig,
 )
 from coordinator.config.ingest import IngestConfig
+from coordinator.config.inside import EmbeddedAggregatorConfig, MemoryShares, memory_shares
 from coordinator.config.m3db import DynamicClusterConfig, M3DBClientConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.query import LimitsConfig, QueryConfig
@@ -33,8 +33,10 @@ from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOver
 from coordinator.config.tracing import TracingConfig
 from m3cluster.kv import Etcd
 from m3cluster.kv.sections import EtcdSection, StoreSection
+from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
 from m3metrics.policy import format_duration
-from m3metrics.sections import AggregationTypesConfig
+from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig
+from m3msg.producer.options import ProducerOptions
 from m3x.config import (
     Address,
     ConfigError,
@@ -101,16 +103,23 @@ class MatcherConfig(Section, frozen=True):
 class DownsampleConfig(Section, frozen=True):
     """``downsample``."""
 
-    remote_aggregator: RemoteAggregatorConfig
+    remote_aggregator: RemoteAggregatorConfig | None = None
+    """None: aggregation happens inside the coordinator, where the further keys but ``matcher``, ``rules`` and ``untimedRollups`` count."""
     matcher: MatcherConfig = MatcherConfig()
     rules: RulesConfig | None = None
-    aggregation_types: Meaningless[AggregationTypesConfig] = None
+    aggregation_types: AggregationTypesConfig | None = None
     counter_elem_pool: Meaningless[ObjectPoolConfig] = None
     timer_elem_pool: Meaningless[ObjectPoolConfig] = None
     gauge_elem_pool: Meaningless[ObjectPoolConfig] = None
-    buffer_past_limits: Meaningless[list[BufferPastLimitConfig]] = None
-    entry_ttl: Meaningless[Duration] = msgspec.field(name="entryTTL", default=None)
+    buffer_past_limits: list[BufferPastLimitConfig] = []
+    """How late samples may be; empty: M3's."""
+    entry_ttl: Duration = msgspec.field(name="entryTTL", default=Duration(0))
+    """How long series without samples are remembered; 0: an hour."""
     untimed_rollups: bool = False
+
+    def __post_init__(self) -> None:
+        if self.entry_ttl < 0:
+            raise ValueError("entryTTL must not be negative")
 
 
 class EmbeddedStorageConfig(Section, frozen=True):
@@ -135,8 +144,9 @@ class WriteCacheConfig(Section, frozen=True):
 class WritesConfig(Section, frozen=True):
     """``writes``: when remote writes for the aggregators are answered (docs/answers.md). Not a key of M3."""
 
-    ack: Literal["buffered", "aggregated"] = "buffered"
-    """When their messages are in the producer, as in M3; or when the aggregators have acknowledged them."""
+    ack: Literal["buffered", "aggregated"] | None = None
+    """When their messages are in the producer, as in M3; or when the aggregators have acknowledged them. None: the latter where aggregation
+    happens inside the coordinator, else the former."""
     ack_timeout: Duration = Duration(25_000_000_000)
     """How long that is waited for: less than the ``remote_timeout`` of Prometheus (30 s), which is to hear why."""
 
@@ -170,6 +180,8 @@ class CoordinatorConfig(Section, frozen=True):
     write_timeout: Duration = Duration(5_000_000_000)
     """How long a write that goes straight to stores waits for their answer. Not a key of M3."""
     writes: WritesConfig = WritesConfig()
+    """Not a key of M3."""
+    embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
     local: Meaningless[LocalConfig] = None
@@ -312,12 +324,48 @@ class CoordinatorConfig(Section, frozen=True):
         return self.backend != "noop-etcd"
 
     @property
+    def remote_producer(self) -> ProducerOptions | None:
+        """The way to aggregators of their own; None: the file names none."""
+        remote = self.downsample.remote_aggregator if self.downsample is not None else None
+        return remote.client.m3msg.producer if remote is not None and remote.client.m3msg is not None else None
+
+    @property
+    def aggregates_inside(self) -> bool:
+        """Whether aggregation happens inside this coordinator: there are no aggregators of their own, and something to aggregate into."""
+        wanted = self.takes_samples and self.remote_producer is None and self.embedded_aggregator.enabled
+        return wanted and (not self.knows_namespaces or any(namespace.aggregated for namespace in self.namespaces))
+
+    @property
+    def waits_for_aggregators(self) -> bool:
+        """Whether a remote write is answered when the aggregators have it."""
+        if self.writes.ack is None:
+            return self.aggregates_inside
+        return self.writes.ack == "aggregated" and self.no_aggregators is None
+
+    @property
+    def past_limits(self) -> PastLimits | None:
+        """How late samples may be at the door; None: that is for the aggregators to judge."""
+        if not self.aggregates_inside:
+            return None
+        given = self.downsample.buffer_past_limits if self.downsample is not None else []
+        limits = tuple((int(one.resolution), int(one.buffer_past)) for one in given)
+        return PastLimits(limits) if limits else DEFAULT_PAST_LIMITS
+
+    @property
+    def memory_shares(self) -> MemoryShares:
+        """What each part may take where aggregation happens inside."""
+        return memory_shares(self.embedded_aggregator.limit_bytes, len(self._queues()) or 1)
+
+    @property
     def no_aggregators(self) -> str | None:
-        """Why nothing can be sent to aggregators with this file; None: it can."""
+        """Why nothing can be sent to aggregators with this file; None: it can, or there is nothing to aggregate into."""
         if not self.takes_samples:
             return f"a coordinator with backend: {self.backend} administrates only"
-        if self.downsample is None:
-            return "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file"
+        if self.remote_producer is None and not self.embedded_aggregator.enabled:
+            return (
+                "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file, or leave "
+                "embeddedAggregator.enabled out"
+            )
         return None
 
     @property
@@ -330,6 +378,18 @@ class CoordinatorConfig(Section, frozen=True):
             lines.append("clusters[].client is without effect: that takes backend: m3db, or none")
         if self.writes.ack == "aggregated" and (why := self.no_aggregators) is not None:
             lines.append(f"writes.ack: aggregated is without effect: {why}")
+        if self.downsample is not None and self.remote_producer is not None:
+            section = self.downsample
+            given = {
+                "aggregationTypes": section.aggregation_types is not None,
+                "bufferPastLimits": bool(section.buffer_past_limits),
+                "entryTTL": bool(section.entry_ttl),
+            }
+            lines += [
+                f"downsample.{key} is without effect with downsample.remoteAggregator, as in M3: the aggregators' files say it"
+                for key, is_given in given.items()
+                if is_given
+            ]
         if self.sinks and not self.takes_samples:
             lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
         return lines

@@ -105,13 +105,6 @@ class MatcherCacheConfig(Section, frozen=True, kw_only=True):
     capacity: int = 0
 
 
-class BufferPastLimitConfig(Section, frozen=True, kw_only=True):
-    """``bufferPastLimits[]``."""
-
-    resolution: Duration = Duration(0)
-    buffer_past: Duration = Duration(0)
-
-
 class LoggingMiddlewareConfig(Section, frozen=True, kw_only=True):
     """``middleware.logging``."""
 

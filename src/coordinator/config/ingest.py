@@ -7,6 +7,9 @@ from m3x.config import Duration, Meaningless, Section
 from m3x.pools import ObjectPoolConfig
 from m3x.sections import RetryConfig
 
+NO_NAMESPACE_GRACE_NS = 60_000_000_000
+"""Of ``IngestConfig.no_namespace_grace``."""
+
 
 class IngesterConfig(Section, frozen=True):
     """``ingest.ingester``: how often a failed write is tried again before its message is left unacknowledged."""
@@ -56,7 +59,7 @@ class IngestConfig(Section, frozen=True):
 
     ingester: IngesterConfig
     m3msg: M3MsgServerConfig
-    no_namespace_grace: Duration = Duration(60_000_000_000)
+    no_namespace_grace: Duration = Duration(NO_NAMESPACE_GRACE_NS)
     """Our own key: where namespaces are not those of the file, so long values without one are left unacknowledged, as it may come."""
 
     def __post_init__(self) -> None:

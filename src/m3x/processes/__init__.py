@@ -7,9 +7,10 @@
 ``run_directory``  sockets and option files, removed at the end and after a ``kill -9``
 """
 
-from m3x.processes.child import Child, Launch
+from m3x.processes.child import Child, Launch, Spawner
 from m3x.processes.forking import FIRST_FILE
 from m3x.processes.run_directory import run_directory
+from m3x.processes.running import Running
 from m3x.processes.zygote import SpawnError, Zygote
 
-__all__ = ["FIRST_FILE", "Child", "Launch", "SpawnError", "Zygote", "run_directory"]
+__all__ = ["FIRST_FILE", "Child", "Launch", "Running", "SpawnError", "Spawner", "Zygote", "run_directory"]

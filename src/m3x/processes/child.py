@@ -4,13 +4,14 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from m3x.log import logger
 from m3x.processes.restarts import Restarts
 from m3x.processes.running import Running
-from m3x.processes.zygote import SpawnError, Zygote
+from m3x.processes.zygote import SpawnError
 
-__all__ = ["Child", "Launch"]
+__all__ = ["Child", "Launch", "Spawner"]
 
 log = logger(__name__)
 
@@ -28,8 +29,15 @@ class Launch:
     files: Sequence[int] = ()
 
 
+class Spawner(Protocol):
+    """What starts processes: a ``Zygote``, or whatever else."""
+
+    async def spawn(self, module: str, arguments: Sequence[str], files: Sequence[int] = ()) -> Running:
+        """Raises ``SpawnError``."""
+
+
 class Child:
-    """One process of a service, in successive incarnations (epochs 1, 2, …), forked from ``zygote``.
+    """One process of a service, in successive incarnations (epochs 1, 2, …), started by ``zygote``.
 
     ``prepare(epoch)`` makes what an incarnation needs and says how to start it; ``gone(epoch, code)`` clears up. An ``OSError`` of
     ``prepare``, as on a full disk, ends that incarnation, and the next one is tried after a pause.
@@ -38,7 +46,7 @@ class Child:
     def __init__(
         self,
         name: str,
-        zygote: Zygote,
+        zygote: Spawner,
         prepare: Callable[[int], Launch],
         gone: Callable[[int, int], None],
         *,

@@ -53,9 +53,9 @@ def test_shipped_file_has_the_sections_of_the_how_to() -> None:
 @pytest.mark.parametrize("name", ["m3coordinator.yml", "local/m3coordinator.yml"])
 def test_shipped_files_load(name: str) -> None:
     config = load_coordinator([ROOT / "configs" / name]).value
-    assert config.downsample is not None
-    assert config.downsample.remote_aggregator.client.m3msg is not None
-    writer = config.downsample.remote_aggregator.client.m3msg.producer.writer
+    assert config.remote_producer is not None
+    assert not config.aggregates_inside
+    writer = config.remote_producer.writer
     assert (writer.topic_name, writer.placement.is_staged) == ("aggregator_ingest", True)
     assert writer.placement_service_override.namespaces.placement == "/placement"
     assert [(n.resolution_ns, n.retention_ns) for n in config.namespaces] == [

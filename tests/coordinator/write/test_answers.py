@@ -621,7 +621,8 @@ async def _refused_at_start(key: str, directory: Path, _patch: pytest.MonkeyPatc
         "line-no-aggregators": "{policies: [{resolution: 10s, retention: 48h}]}",
         "line-direct-read-only": "{aggregation: {enabled: false}, policies: [{resolution: 10s, retention: 48h}]}",
     }[key]
-    path = _overlay(directory, f"{clusters}carbon: {{ingester: {{rules: [{rule}]}}}}\n")
+    inside = "embeddedAggregator: {enabled: false}\n" if key == "line-no-aggregators" else ""
+    path = _overlay(directory, f"{clusters}{inside}carbon: {{ingester: {{rules: [{rule}]}}}}\n")
     for check in ([], ["--check-config"]):
         assert main(["-f", str(path), *check]) == 2
     assert rows()[key] == ("exit 2", Counter(), Counter())

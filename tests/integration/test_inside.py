@@ -1,0 +1,201 @@
+"""Aggregation inside the coordinator: one file, one process to start; nothing that was answered is lost, whatever is killed."""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+from lab.http import get, request
+from lab.ports import free_ports
+from lab.processes import Process, children, family, module_command
+from lab.prometheus import EQUAL, remote_read, write_request
+from lab.waiting import wait_until
+
+SENDERS = 2
+WINDOW_S = 2
+CONFIG = """
+listenAddress: 127.0.0.1:{http}
+metrics: {{prometheus: {{listenAddress: "127.0.0.1:{metrics}"}}}}
+clusters:
+  - namespaces:
+      - {{namespace: two, type: aggregated, resolution: 2s, retention: 48h}}
+carbon:
+  ingester:
+    listenAddress: 127.0.0.1:{carbon}
+    rules: [{{pattern: .*, aggregation: {{type: max}}, policies: [{{resolution: 2s, retention: 48h}}]}}]
+downsample:
+  bufferPastLimits: [{{resolution: 0s, bufferPast: 4s}}]
+  rules:
+    mappingRules:
+      - {{name: sum, filter: "__name__:summed", aggregations: [Sum], storagePolicies: [{{resolution: 2s, retention: 48h}}]}}
+    rollupRules:
+      - name: by code
+        filter: __name__:requests_total
+        transforms:
+          - transform: {{type: Increase}}
+          - rollup: {{metricName: requests_by_code, groupBy: [code], aggregations: [Sum]}}
+        storagePolicies: [{{resolution: 2s, retention: 48h}}]
+embeddedAggregator: {{workers: 2}}
+"""
+
+
+class Coordinator:
+    """The one process, and what it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.http, self.metrics, self.carbon = free_ports(3)
+        self.base = f"http://127.0.0.1:{self.http}"
+        self.file = folder / "m3coordinator.yml"
+        self.file.write_text(CONFIG.format(http=self.http, metrics=self.metrics, carbon=self.carbon))
+        self.start()
+
+    def start(self) -> None:
+        """Returns at once; ``ready`` says when it takes samples."""
+        command = module_command("coordinator", "-f", str(self.file), "--data-dir", str(self.folder / "data"))
+        self.process = Process("coordinator", command, self.folder / "log")
+
+    def ready(self) -> bool:
+        self.process.check()
+        return get(f"{self.base}/ready")[0] == 200
+
+    def post(self, body: bytes) -> int:
+        return request("POST", f"{self.base}/api/v1/prom/remote/write", body, timeout_s=60)[0]
+
+    def roles(self) -> dict[str, int]:
+        """Pids of its aggregator's processes."""
+        (supervisor,) = [pid for pid, command in children(self.process.pid).items() if "aggregator" in command]
+        found = {"supervisor": supervisor}
+        for pid, command in children(supervisor).items():
+            module = next((part for part in command if part in ("aggregator.front", "aggregator.worker")), "zygote")
+            found.setdefault(module.removeprefix("aggregator."), pid)
+        return found
+
+    def stored(self, name: str) -> dict[tuple[str, str], dict[int, float]]:
+        """Values by time (Unix ms), by the label beside the name."""
+        now_ms = time.time_ns() // 1_000_000
+        points = remote_read(self.base, [("__name__", EQUAL, name)], now_ms - 3_600_000, now_ms + 60_000)
+        return {
+            next(one for one in labels if one[0] not in ("__name__", "__rollup__")): dict(values)
+            for labels, values in points.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    made = Coordinator(tmp_path_factory.mktemp("inside"))
+    try:
+        wait_until("the coordinator takes samples", made.ready, 120)
+        yield made
+    finally:
+        print(f"--- end of the log\n{made.process.tail()}")
+        pids = family(made.process.pid)
+        made.process.kill()
+        wait_until("nothing is left", lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 10)
+
+
+def sample(name: str, key: str, value: str, number: float, at_ms: int | None = None) -> bytes:
+    """A remote write of one sample, now."""
+    return write_request([((("__name__", name), (key, value)), number, at_ms or time.time_ns() // 1_000_000)])
+
+
+def test_it_is_one_service(coordinator: Coordinator) -> None:
+    status, text = get(f"{coordinator.base}/ready")
+    assert status == 200
+    assert "only of what it is sent" in json.loads(text)["notes"][0]
+    status, page = get(f"{coordinator.base}/aggregator/")
+    assert status == 200
+    assert "leader" in page
+    assert json.loads(get(f"{coordinator.base}/aggregator/shards")[1])["instanceId"] == "embedded"
+    figures = get(f"http://127.0.0.1:{coordinator.metrics}/metrics")[1]
+    assert "coordinator_downsampler_aggregator_election_manager_election_state" in figures
+    assert "coordinator_producer_" in figures
+
+
+def test_rules_and_carbon_have_their_values(coordinator: Coordinator) -> None:
+    """One increase of two hosts by code, and the larger of two carbon lines."""
+    begin_s = (int(time.time()) // WINDOW_S + 1) * WINDOW_S
+    wait_until("a window begins", lambda: time.time() >= begin_s)
+    samples = [
+        (
+            (("__name__", "requests_total"), ("code", "200"), ("host", host)),
+            number,
+            (begin_s + k * WINDOW_S) * 1000 + 100,
+        )
+        for host, first in (("a", 100.0), ("b", 1000.0))
+        for k, number in enumerate((first, first + 7))
+    ]
+    wait_until("both windows are there", lambda: time.time() >= begin_s + WINDOW_S + 0.2)
+    assert coordinator.post(write_request(samples)) == 200
+    with socket.create_connection(("127.0.0.1", coordinator.carbon)) as connection:
+        connection.sendall(f"a.b 3 {begin_s}\na.b 9 {begin_s}\na.b 5 {begin_s + 1}\n".encode())
+    first_ms, second_ms = (begin_s + WINDOW_S) * 1000, (begin_s + 2 * WINDOW_S) * 1000
+    expected = {first_ms: 1100.0, second_ms: 14.0}
+    wait_until("the rollup", lambda: coordinator.stored("requests_by_code").get(("code", "200")) == expected)
+    points = remote_read(coordinator.base, [("__g1__", EQUAL, "b")], first_ms - 60_000, second_ms)
+    assert [dict(values) for values in points.values()] == [{first_ms: 9.0}]
+
+
+def test_kill_9_of_anything_loses_nothing_that_was_answered(coordinator: Coordinator) -> None:
+    numbers = itertools.count(1)
+    answered: set[int] = set()
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            n = next(numbers)
+            try:
+                if coordinator.post(sample("summed", "n", str(n), float(n))) == 200:
+                    answered.add(n)
+            except (OSError, HTTPException):
+                time.sleep(0.1)
+            time.sleep(0.01)
+
+    def go_on() -> None:
+        before = len(answered)
+        wait_until("samples are answered", lambda: len(answered) >= before + 20, 120)
+
+    senders = [threading.Thread(target=send, daemon=True) for _ in range(SENDERS)]
+    for sender in senders:
+        sender.start()
+    go_on()
+    for role in ("worker", "front", "zygote", "supervisor"):
+        os.kill(coordinator.roles()[role], signal.SIGKILL)
+        go_on()
+    coordinator.process.popen.kill()
+    coordinator.process.wait()
+    coordinator.start()
+    go_on()
+    done.set()
+    for sender in senders:
+        sender.join()
+    expected = {("n", str(n)): [float(n)] for n in answered}
+
+    def missing() -> set[tuple[str, str]]:
+        return expected.keys() - coordinator.stored("summed").keys()
+
+    wait_until("everything that was answered is stored", lambda: not missing(), 120)
+    found = coordinator.stored("summed")
+    assert {key: list(found[key].values()) for key in expected} == expected
+
+
+def test_signals_to_every_process_end_it_in_order(coordinator: Coordinator) -> None:
+    """As a service manager sends them; what is in open windows is there after the next start."""
+    at_ms = time.time_ns() // 1_000_000
+    assert coordinator.post(sample("summed", "last", "word", 5.0, at_ms)) == 200
+    pids = family(coordinator.process.pid)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for pid in pids:
+            os.kill(pid, number)
+    assert coordinator.process.wait(60) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    coordinator.start()
+    wait_until("it is stored", lambda: coordinator.stored("summed").get(("last", "word")), 120)
+    assert list(coordinator.stored("summed")["last", "word"].values()) == [5.0]
