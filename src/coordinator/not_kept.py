@@ -27,6 +27,9 @@ class Reason(StrEnum):
     STORAGE_FAILED = "storage-failed"
     REFUSED_BY_STORE = "refused-by-store"
     BUFFER_FULL = "buffer-full"
+    TOO_LATE = "too-late"
+    TOO_EARLY = "too-early"
+    AGGREGATION_TYPE = "aggregation-type"
     NATIVE_HISTOGRAM = "native-histogram"
     EXEMPLAR = "exemplar"
     METADATA = "metadata"
@@ -61,11 +64,20 @@ _TEXTS = {
     Reason.STORAGE_FAILED: "storage failed",
     Reason.REFUSED_BY_STORE: "the store behind this coordinator refuses it for good",
     Reason.BUFFER_FULL: "the buffer towards the aggregators did not take it",
+    Reason.TOO_LATE: "it is older than downsample.bufferPastLimits allow",
+    Reason.TOO_EARLY: "it is more than a minute ahead of this machine's clock",
+    Reason.AGGREGATION_TYPE: "no aggregation type that is asked for is possible for its metric type",
     Reason.NATIVE_HISTOGRAM: "native histograms are not aggregated; expose the metric with classic buckets too",
     Reason.EXEMPLAR: "exemplars are not kept; send_exemplars can be false",
     Reason.METADATA: "metadata records are not kept",
 }
-_LOGGED = {Reason.NOTHING_ASKED, Reason.NO_AGGREGATED_NAMESPACE, Reason.NATIVE_HISTOGRAM, Reason.EXEMPLAR}
+_LOGGED = {
+    Reason.NOTHING_ASKED,
+    Reason.NO_AGGREGATED_NAMESPACE,
+    Reason.NATIVE_HISTOGRAM,
+    Reason.EXEMPLAR,
+    Reason.AGGREGATION_TYPE,
+}
 """What an operator may not expect, and no other log line tells."""
 _LINES_PER_SECOND = 1 / 60
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
@@ -40,6 +41,7 @@ from coordinator.write import (
     CarbonIngester,
     CarbonServer,
     DirectStore,
+    Door,
     IngestTopic,
     RemoteWriter,
     SeriesCache,
@@ -171,6 +173,7 @@ class Coordinator:
         downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += rules_routes(downsampler)
         direct = storage.direct if storage is not None else None
+        door = None if config.past_limits is None else Door(config.past_limits)
         if storage is not None:
             routes += [sinks_route(storage.hub)]
         routes += reading_routes(config, storage)
@@ -179,6 +182,7 @@ class Coordinator:
             writer = RemoteWriter(
                 downsampler, cache, topic, self._scope.tagged(**_REMOTE_WRITE),
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
+                door=door,
             )  # fmt: skip
             routes += remote_write_routes(writer)
             obstacle = writer.refusal
@@ -211,7 +215,7 @@ class Coordinator:
         if acks is not None:
             # Before HTTP ends: that waits for requests in hand, though not for long.
             stack.callback(acks.end)
-        await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces)
+        await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces, door)
 
     async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
         """Rules of the file, or else those in KV from now on."""
@@ -260,9 +264,12 @@ class Coordinator:
         rules: RulesInEffect,
         endpoint: str,
         section: IngestConfig | None,
+        *,
+        inside: bool = False,
     ) -> IngestServer:
-        """Takes aggregated metrics at ``endpoint``; ``section`` says how, if the file has it."""
+        """Takes aggregated metrics at ``endpoint``; ``section`` says how, if the file has it. ``inside``: of the aggregator inside."""
         options = _ingest_options(section, fixed_namespaces=bool(self.config.namespaces))
+        options = msgspec.structs.replace(options, suffix_labels=inside)
         namespaces = storage.namespaces
         server = IngestServer(
             endpoint, storage.outlet, writable_policies(namespaces.current), options,
@@ -287,7 +294,7 @@ class Coordinator:
         if storage is None or not self.config.aggregates_inside:
             return None
         own = await stack.enter_async_context(inside(self.config, self._data_dir))
-        await self._serve_ingest(stack, storage, rules, own.places.values, self.config.ingest)
+        await self._serve_ingest(stack, storage, rules, own.places.values, self.config.ingest, inside=True)
         await stack.enter_async_context(self._background(own.run(), "aggregator"))
         stack.push_async_callback(own.end)
         log.info(SEVERAL)
@@ -338,13 +345,16 @@ class Coordinator:
         topic: IngestTopic | None,
         direct: DirectStore | None,
         namespaces: NamespacesNow,
+        door: Door | None,
     ) -> None:
         ingester = self.config.carbon.ingester
         if ingester is None or not self.config.takes_samples:
             return
         scope: Scope = self._scope.sub("ingest-carbon")
         rules = rules_in(self.config) if namespaces.fixed else None
-        core = CarbonIngester(rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct)
+        core = CarbonIngester(
+            rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct, door=door
+        )
         follower = CarbonRules(self.config, self._places, core, rules)
         self._problems.append(follower.problems)
         if not namespaces.fixed:

@@ -5,6 +5,7 @@ Called at set-up: ``python -m aggregator.warmup --also coordinator.warmup``.
 
 from collections.abc import Callable
 
+import coordinator.ingest.suffix_kernels
 import coordinator.query.kernels
 import coordinator.sinks.kernels
 import coordinator.sinks.m3db.kernels
@@ -30,6 +31,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
+    ("ingest", coordinator.ingest.suffix_kernels.warm),
     ("store", coordinator.store.kernels.warm),
     ("series", coordinator.store.series_kernels.warm),
     ("labels", coordinator.store.label_kernels.warm),

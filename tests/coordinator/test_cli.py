@@ -19,6 +19,7 @@ metrics: {prometheus: {listenAddress: 127.0.0.1:0}}
 carbon: {ingester: {listenAddress: 127.0.0.1:0}}
 ingest: {m3msg: {server: {listenAddress: 127.0.0.1:0}}}
 """
+NOT_INSIDE = "embeddedAggregator: {enabled: false}\n"
 NAMESPACE = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 6h}]}]\n"
 AGGREGATED = "{policies: [{resolution: 10s, retention: 6h}]}"
 DIRECT = "{aggregation: {enabled: false}, policies: [{resolution: 10s, retention: 6h}]}"
@@ -76,9 +77,9 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "backend: prom-remote\nprometheusRemoteBackend: {endpoints: [{name: a, address: 'https://h/', tls: {caFile: /none}}]}",
             ":2: prometheusRemoteBackend.endpoints[0].tls: endpoint a: TLS: /none: No such file or directory",
         ),
-        ("carbon: {ingester: {}}", ":1: carbon.ingester: the rule aggregates, but no aggregators are configured"),
+        ("carbon: {ingester: {}}", ":1: carbon.ingester: the rule aggregates, but there is no aggregated namespace"),
         (
-            f"{NAMESPACE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
+            f"{NAMESPACE}{NOT_INSIDE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",
             "carbon.ingester.rules[1]: the rule aggregates, but no aggregators are configured",
         ),
         (
@@ -102,7 +103,7 @@ def test_what_cannot_start(
 def test_a_check_says_where_namespaces_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file.yml"
     client = "clusters: [{client: {config: {service: {service: m3db, etcdClusters: [{endpoints: [e]}]}}}}]"
-    file.write_text(f"{client}\ncarbon: {{ingester: {{rules: [{DIRECT}]}}}}")
+    file.write_text(f"{client}\n{NOT_INSIDE}carbon: {{ingester: {{rules: [{DIRECT}]}}}}")
     assert main(["--check-config", "-f", str(file)]) == 0
     said = capsys.readouterr().out
     assert "note: namespaces are those of M3DB's registry" in said
@@ -112,7 +113,7 @@ def test_a_check_says_where_namespaces_come_from(tmp_path: Path, capsys: pytest.
 def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for backend, note in (("embedded", True), ("noop-etcd", False)):
         file = tmp_path / "file.yml"
-        file.write_text(f"backend: {backend}\n{NAMESPACE}")
+        file.write_text(f"backend: {backend}\n{NAMESPACE}{NOT_INSIDE}")
         assert main(["-f", str(file), "--check-config"]) == 0
         out = capsys.readouterr().out
         assert ("warning: remote writes will be answered with 503: no aggregators are configured" in out) == note
@@ -130,7 +131,7 @@ def test_a_check_says_what_remote_writes_will_be_told(tmp_path: Path, capsys: py
             "sinks are without effect: a coordinator with backend: noop-etcd",
         ),
         (
-            "writes: {ack: aggregated}",
+            f"writes: {{ack: aggregated}}\n{NOT_INSIDE}",
             "writes.ack: aggregated is without effect: no aggregators are configured",
         ),
     ],

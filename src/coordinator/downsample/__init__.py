@@ -3,6 +3,7 @@
 ``appender``   one series → what is sent of it (open this first)
 ``policies``   what namespaces ask for where no rule does, and which policies they store
 ``rules``      the rules in effect; ``rule_file`` makes them of the configuration, ``kv_rules`` follows them in KV
+``possible``   what aggregation inside asks for, where M3 loses or spoils
 ``tags``       ids of metrics whose rule adds tags
 ``explain``    which rules match a metric, and why; ``routes`` over HTTP
 

@@ -12,6 +12,7 @@ import msgspec
 from coordinator.config.cluster import Namespace
 from coordinator.config.coordinator import CoordinatorConfig
 from coordinator.downsample.policies import auto_mapping
+from coordinator.downsample.possible import joined, possible
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.downsample.rules import RulesInEffect
 from coordinator.downsample.tags import augmented
@@ -88,8 +89,11 @@ class Downsampler:
         now_ns: int = 0,
         no_aggregators: str | None = None,
         no_namespace: str = NO_AGGREGATED_NAMESPACE,
+        inside: bool = False,
     ) -> None:
-        """``no_namespace``: what to say where none of the namespaces is aggregated."""
+        """``no_namespace``: what to say where none of the namespaces is aggregated. ``inside``: aggregation happens inside this coordinator
+        (``possible``)."""
+        self._inside = inside
         self._no_aggregators = no_aggregators
         self.no_namespace = no_namespace
         self._rules = rules or RulesInEffect()
@@ -111,11 +115,16 @@ class Downsampler:
         no_namespace = NO_AGGREGATED_NAMESPACE if config.knows_namespaces else NONE_IN_REGISTRY
         if section is None:
             return cls(
-                config.namespaces, rules, no_aggregators=config.no_aggregators, now_ns=now_ns, no_namespace=no_namespace
+                config.namespaces,
+                rules,
+                no_aggregators=config.no_aggregators,
+                now_ns=now_ns,
+                no_namespace=no_namespace,
+                inside=config.aggregates_inside,
             )
         return cls(
             config.namespaces, rules, namespace_tag=section.matcher.namespace_tag, untimed_rollups=section.untimed_rollups,
-            no_aggregators=config.no_aggregators, now_ns=now_ns, no_namespace=no_namespace,
+            no_aggregators=config.no_aggregators, now_ns=now_ns, no_namespace=no_namespace, inside=config.aggregates_inside,
         )  # fmt: skip
 
     def set_namespaces(self, namespaces: Sequence[Namespace]) -> None:
@@ -193,14 +202,22 @@ class Downsampler:
         matched = matching_tags(tags, metric_type.name.lower(), prom_type)
         own = coordinator_tags(matched)
         if metadatas is not None:
-            return Appended((TemplateSpec(encode_tags(own), self._encode(metadatas), metric_type, annotation),))
+            sent = self._sent([(encode_tags(own), metadatas)], metric_type)
+            specs = [TemplateSpec(ident, self._encode(staged), metric_type, annotation) for ident, staged in sent]
+            return Appended(tuple(specs), unsent=None if specs else Reason.AGGREGATION_TYPE)
         decision = self.decide(matched)
+        wanted = [*of_the_metric(own, decision.pipelines), *decision.rollups]
         specs = [
             TemplateSpec(ident, self._encode(staged), metric_type, annotation, decision.drop_timestamp)
-            for ident, staged in (*of_the_metric(own, decision.pipelines), *decision.rollups)
+            for ident, staged in self._sent(wanted, metric_type)
         ]
-        unsent = None if specs else decision.unsent
+        unsent = None if specs else Reason.AGGREGATION_TYPE if wanted else decision.unsent
         return Appended(tuple(specs), decision.drop_result is not DropResult.NONE, decision.drop_timestamp, unsent)
+
+    def _sent(
+        self, wanted: list[tuple[bytes, StagedMetadatas]], metric_type: MetricType
+    ) -> list[tuple[bytes, StagedMetadatas]]:
+        return joined(possible(wanted, metric_type)) if self._inside else wanted
 
     def match(self, matched: Tags) -> MatchResult:
         """What the rules alone say; ``matched`` are those of ``m3metrics.ids.matching_tags``."""

@@ -1,7 +1,8 @@
 """Port 7507: aggregated values from aggregators over m3msg into the store.
 
 Open ``server`` first (``IngestServer``, and the ``Ingester`` behind it without a socket); ``translate`` turns messages into
-columns; ``outlet`` is where these go; ``refusals`` remembers what was not stored. Imports ``coordinator.sinks``,
+columns, ``suffixes`` (compiled: ``suffix_kernels``) labels of what stands behind ids; ``outlet`` is where these go; ``refusals`` remembers
+what was not stored. Imports ``coordinator.sinks``,
 ``coordinator.store``, ``m3msg``, ``m3metrics`` and ``m3x`` only.
 """
 

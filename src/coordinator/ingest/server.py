@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from coordinator.ingest.outlet import Arrived, Outlet
 from coordinator.ingest.refusals import AskedBy, RefusalReason, Refusals
+from coordinator.ingest.suffixes import Suffixes
 from coordinator.ingest.translate import Rejected, Translator, Verdict
 from coordinator.store import Refusal, StoreError, Written
 from m3metrics.policy import StoragePolicy, format_duration
@@ -77,6 +78,8 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long values of a policy without a namespace are left unacked, from the first one on; 0: namespaces do not change."""
     consumer: ConsumerOptions = ConsumerOptions()
     keep_alive_ns: int = 10_000_000_000
+    suffix_labels: bool = False
+    """Whether the suffix of an id becomes a label (``suffixes``)."""
 
 
 class _Namespaces:
@@ -131,11 +134,13 @@ class Ingester:
         self._scope = scope
         self._clock = clock
         self._refusals = Refusals(asked_by)
+        self._suffixes = Suffixes() if options.suffix_labels else None
         self.set_namespaces(policies)
 
     def set_namespaces(self, policies: Iterable[StoragePolicy], known: Iterable[StoragePolicy] | None = None) -> None:
         """From now on these may be written; ``known``: all that there are, if the outlet takes others as well."""
-        self._translator = Translator(_Namespaces(self._outlet, policies, self._options.blackhole_policies, known))
+        namespaces = _Namespaces(self._outlet, policies, self._options.blackhole_policies, known)
+        self._translator = Translator(namespaces, self._suffixes)
 
     def problems(self) -> list[str]:
         """What has come lately and was not stored, one line each, for ``/ready``."""

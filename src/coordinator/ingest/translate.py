@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.ingest.outlet import Arrived
+from coordinator.ingest.suffixes import Suffixes
 from m3metrics.codec import decode_aggregated, decode_storage_policy, encode_storage_policy
 from m3metrics.errors import CodecError
 from m3metrics.kernels import decode_aggregated as decode_rows
@@ -84,10 +85,12 @@ class _Judged:
 
 
 class Translator:
-    """Asks ``namespaces`` once for each policy; when they change, a new one is needed."""
+    """Asks ``namespaces`` once for each policy; when they change, a new one is needed. ``suffixes``: what makes labels of those of ids;
+    None: they are left out, as by M3."""
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    def __init__(self, namespaces: Namespaces, suffixes: Suffixes | None = None) -> None:
         self._namespaces = namespaces
+        self._suffixes = suffixes
         self._forget()
 
     def _forget(self) -> None:
@@ -115,13 +118,16 @@ class Translator:
         rejected += self._rejected(buf, rows, sound, numbers)
         kept = np.flatnonzero(verdicts == Verdict.WRITE)
         chosen = rows if len(kept) == count else rows[kept]
+        id_at, id_size = chosen["id_at"].astype(np.int64), chosen["id_size"].astype(np.int64)
+        if self._suffixes is not None:
+            buf, id_at, id_size = self._suffixes.labelled(buf, id_at, id_size)
         return Translation(
             verdicts=verdicts,
             rows=kept,
             batch=Arrived(
                 buf=buf,
-                id_at=chosen["id_at"].astype(np.int64),
-                id_size=chosen["id_size"].astype(np.int64),
+                id_at=id_at,
+                id_size=id_size,
                 time_ns=np.ascontiguousarray(chosen["time_ns"]),
                 values=np.ascontiguousarray(chosen["value"]),
                 policies=self._indexes[numbers if len(kept) == count else numbers[verdicts[sound] == Verdict.WRITE]],

@@ -6,7 +6,7 @@ docs/answers.md.
 ``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
-``batches``              encodes; ``sink`` is what the messages are given to (a producer, not a store)
+``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
@@ -18,6 +18,7 @@ Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.conf
 from coordinator.write.acks import Acks
 from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
+from coordinator.write.door import Door
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
@@ -28,6 +29,7 @@ __all__ = [
     "CarbonIngester",
     "CarbonServer",
     "DirectStore",
+    "Door",
     "HubDirectStore",
     "IngestTopic",
     "MessageSink",

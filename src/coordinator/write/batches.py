@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coordinator.downsample import TemplateSpec
 from coordinator.not_kept import Reason
 from coordinator.write import kernels
+from coordinator.write.door import Door, Refused
 from coordinator.write.interest import Interest
 from coordinator.write.series_cache import Maker, Prepared, RowNumbers, SeriesCache, SeriesTooLargeError
 from m3metrics.kernels import SAMPLE_OVERHEAD, encode_timed_samples, samples_size_bound
@@ -68,6 +69,15 @@ class Encoded:
     batches: list[MessageBatch] = field(default_factory=list)
     too_large: dict[int, str] = field(default_factory=dict)
     """Rows that make no message, and why."""
+    refused: Refused = field(default_factory=Refused)
+    """What came too late or too early."""
+    fewer: NDArray[np.int64] | None = None
+    """Where some of that was not sent: the messages of each row, of all its samples; -1: as many as ever."""
+
+    def messages(self, samples: NDArray[Any]) -> NDArray[np.int64]:
+        """How many there are of each row, which has so many samples."""
+        usual = self.count * samples.astype(np.int64)
+        return usual if self.fewer is None else np.where(self.fewer < 0, usual, self.fewer)
 
     @property
     def size_bytes(self) -> int:
@@ -76,9 +86,17 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes through one cache. ``largest_message`` and ``largest_batch``: bytes that the sink takes (see ``MessageSink``)."""
+    """Encodes through one cache. ``largest_message`` and ``largest_batch``: bytes that the sink takes (see ``MessageSink``). ``door``: who
+    judges how late samples are; None: the aggregators."""
 
-    def __init__(self, cache: SeriesCache, largest_message: int = UNBOUNDED, largest_batch: int = UNBOUNDED) -> None:
+    def __init__(
+        self,
+        cache: SeriesCache,
+        largest_message: int = UNBOUNDED,
+        largest_batch: int = UNBOUNDED,
+        door: Door | None = None,
+    ) -> None:
+        self._door = door
         self._cache = cache
         self._largest_message = largest_message
         self._largest_batch = largest_batch
@@ -133,11 +151,40 @@ class Encoder:
             nothing = count == 0
             result.unsent[part][nothing] = first[nothing]
             result.any_unsent = True
+        door = None if self._door is None else _Judgement(self._door, result, part, columns.series[part], count)
         batch = encode_samples(
-            self._cache, columns, part, first, count, num_shards, self._largest_batch - result.size_bytes
+            self._cache, columns, part, first, count, num_shards, self._largest_batch - result.size_bytes, door
         )
         if batch is not None:
             result.batches.append(batch)
+
+
+@dataclass(slots=True)
+class _Judgement:
+    """The door, for some rows."""
+
+    door: Door
+    result: Encoded
+    part: slice
+    series: NDArray[Any]
+    count: NDArray[np.int64]
+
+    def sent(
+        self, cache: SeriesCache, which: NDArray[np.int64], times_ns: NDArray[np.int64]
+    ) -> NDArray[np.bool_] | None:
+        """Which messages are to be sent; None: all."""
+
+        def samples() -> NDArray[np.int64]:
+            of_sample = np.repeat(self.count, self.series["samples"])
+            return np.repeat(np.arange(len(of_sample)), of_sample)
+
+        sent = self.door.judge(cache.arena, cache.templates, which, times_ns, samples, self.result.refused)
+        if sent is not None:
+            if self.result.fewer is None:
+                self.result.fewer = np.full(len(self.result.count), -1, np.int64)
+            rows = np.repeat(np.arange(len(self.series)), self.count * self.series["samples"].astype(np.int64))
+            self.result.fewer[self.part] = np.bincount(rows[sent], minlength=len(self.series))
+        return sent
 
 
 def encode_samples(
@@ -148,6 +195,7 @@ def encode_samples(
     count: NDArray[np.int64],
     num_shards: int,
     most_bytes: int,
+    judgement: _Judgement | None = None,
 ) -> MessageBatch | None:
     """One message per sample and template, timed or untimed as the template says; None if there is none.
 
@@ -166,6 +214,16 @@ def encode_samples(
         series, len(series), first, count, cache.hashes, templates, columns.times, columns.unit_ns, num_shards, columns.values,
         series_index, time_ns, sample_values, shards,
     )  # fmt: skip
+    if judgement is not None and (sent := judgement.sent(cache, series_index, time_ns)) is not None:
+        total = int(np.count_nonzero(sent))
+        if total == 0:
+            return None
+        series_index, time_ns, sample_values, shards = (
+            series_index[sent],
+            time_ns[sent],
+            sample_values[sent],
+            shards[sent],
+        )
     encode, room = (encode_mixed, 8 * total) if cache.any_untimed else (encode_timed_samples, 0)
     size = samples_size_bound(templates, series_index) + room
     _bound(size, most_bytes)

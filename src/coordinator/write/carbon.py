@@ -23,6 +23,7 @@ from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Prep
 from coordinator.write.carbon_line import CarbonLineError, parse_line
 from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
+from coordinator.write.door import Door
 from coordinator.write.series_cache import Prepared, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
@@ -84,6 +85,7 @@ class CarbonIngester:
         *,
         cleanup: bool = False,
         direct: DirectStore | None = None,
+        door: Door | None = None,
     ) -> None:
         """``rules`` None: they are not known yet, and lines wait until they are set."""
         self._downsampler = downsampler
@@ -92,7 +94,7 @@ class CarbonIngester:
         self._scope = scope
         self._cleanup = cleanup
         self._not_kept = NotKept(scope)
-        self._encoder = Encoder(cache, sink.largest_message) if sink is not None else Encoder(cache)
+        self._encoder = Encoder(cache, sink.largest_message, door=door) if sink is not None else Encoder(cache)
         self._storage = direct
         self._has_rules = asyncio.Event()
         if rules is not None:
@@ -123,7 +125,7 @@ class CarbonIngester:
                 return at
             at = int(end)
             fates, encoded, direct = self._take(data, lines, odd, num_shards)
-            await self._send(encoded, fates)
+            await self._send(encoded, self._series[: len(fates)], fates)
             for policy, series in direct.items():
                 await self._write_direct(policy, series, fates)
             for name, fate in (("success", _Fate.TAKEN), ("error", _Fate.LOST), ("unmatched", _Fate.UNMATCHED)):
@@ -191,6 +193,11 @@ class CarbonIngester:
         )
         encoded = self._encoder.encode(columns, Preparation(make), num_shards)
         fates = np.where(encoded.count > 0, np.uint8(_Fate.TAKEN), np.uint8(_Fate.UNMATCHED))
+        if encoded.refused.samples:
+            fates[encoded.messages(series["samples"]) < encoded.count] = _Fate.LOST
+            for why, number in encoded.refused.not_sent.items():
+                self._not_kept.count(why, number)
+            log.warning_limited("carbon lines refused", lines=encoded.refused.samples, last=encoded.refused.last)
         for reason, texts in (("bad_path", bad), ("too_large", encoded.too_large)):
             for row, text in texts.items():
                 fates[row] = _Fate.REJECTED
@@ -198,9 +205,9 @@ class CarbonIngester:
         direct = self._direct_of(data, path_at, path_size, rows, fates) if self._direct is not None else {}
         return fates, encoded, direct
 
-    async def _send(self, encoded: Encoded, fates: NDArray[np.uint8]) -> None:
+    async def _send(self, encoded: Encoded, series: NDArray[Any], fates: NDArray[np.uint8]) -> None:
         """Gives the messages to the aggregators, in pieces that find room however small the buffer is; waits for it."""
-        rows = np.repeat(np.arange(len(fates)), encoded.count)
+        rows = np.repeat(np.arange(len(fates)), encoded.messages(series["samples"]))
         for batch in encoded.batches:
             assert self._sink is not None
             for piece, part in pieces(batch, self._sink.largest_batch // _PIECES):

@@ -28,6 +28,7 @@ from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
+from coordinator.write.door import Door
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
@@ -110,6 +111,7 @@ class RemoteWriter:
         store_metrics_type: bool = False,
         direct: DirectStore | None = None,
         acks: Acks | None = None,
+        door: Door | None = None,
     ) -> None:
         self._downsampler = downsampler
         self._cache = cache
@@ -132,7 +134,9 @@ class RemoteWriter:
         self._decoder = RequestDecoder()
         self._dropping, self._undropped = RawSeries(), RawSeries()
         """Series that are stored as they come, with and without what rules drop."""
-        self._encoder = Encoder(cache, sink.largest_message, sink.largest_batch) if sink is not None else Encoder(cache)
+        self._encoder = (
+            Encoder(cache, sink.largest_message, sink.largest_batch, door) if sink is not None else Encoder(cache)
+        )
 
     async def handle(self, request: Request) -> Response:
         """Answers one HTTP request."""
@@ -319,6 +323,11 @@ class RemoteWriter:
         self, request: Decoded, options: WriteOptions, encoded: Encoded, invalid: dict[int, str], outcome: Outcome
     ) -> None:
         """What is not sent, and why."""
+        if encoded.refused.samples:
+            outcome.refuse(encoded.refused.last, encoded.refused.samples)
+            if not (options.store and self._storage_refusal(None) is None):
+                for reason, samples in encoded.refused.not_sent.items():
+                    outcome.lose(reason, samples)
         if not (invalid or encoded.too_large or encoded.any_unsent):
             return
         for text in invalid.values():

@@ -49,6 +49,7 @@ from coordinator.write import (
     Acks,
     CarbonIngester,
     CarbonServer,
+    Door,
     HubDirectStore,
     IngestTopic,
     RemoteWriter,
@@ -61,6 +62,7 @@ from m3cluster.kv import MemoryServer
 from m3cluster.topology import Topology
 from m3metrics.aggregation import AggregationType, compress
 from m3metrics.filters import compile_filter
+from m3metrics.past_limits import PastLimits
 from m3metrics.policy import DropPolicy, StoragePolicy
 from m3metrics.rules import (
     MappingRule,
@@ -87,6 +89,8 @@ QUIET = Namespace("quiet", 10 * SECOND, 48 * HOUR, downsample_all=False)
 AS_THEY_COME = Namespace("raw", 0, 48 * HOUR)
 READ_ONLY = Namespace("past", 10 * SECOND, 48 * HOUR, read_only=True)
 NO_AGGREGATORS = "no aggregators are configured"
+LONG_LIMITS = PastLimits(((0, 3600 * SECOND),))
+"""Tests may take long."""
 UNAGGREGATED = {"M3-Metrics-Type": "unaggregated"}
 DIRECT = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
 NAN = float("nan")
@@ -164,10 +168,13 @@ class World:
     stored: Registry
     hub: Hub
     acks: Acks | None = None
+    door: Door | None = None
 
     def app(self) -> Starlette:
         scope = self.registry.scope("coordinator").tagged(handler="remote-write")
-        writer = RemoteWriter(self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks)
+        writer = RemoteWriter(
+            self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks, door=self.door
+        )
         return Starlette(routes=list(remote_write_routes(writer)))
 
     async def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -177,7 +184,9 @@ class World:
     def carbon(self, *rules: CarbonRuleConfig) -> CarbonIngester:
         compiled = compile_rules(CarbonIngesterConfig(rules=list(rules)), self.namespaces)
         scope = self.registry.scope("coordinator").sub("ingest-carbon")
-        return CarbonIngester(compiled, self.downsampler, self.cache, self.topic, scope, direct=self.direct)
+        return CarbonIngester(
+            compiled, self.downsampler, self.cache, self.topic, scope, direct=self.direct, door=self.door
+        )
 
     def counted(self) -> Counter[str]:
         """All counters, named as on the page."""
@@ -211,6 +220,8 @@ class SetUp:
     sink: RecordingSink | None = None
     """A store behind a queue, instead of the embedded one alone."""
     write_timeout_s: float = 5.0
+    inside: bool = False
+    """Aggregation happens inside: how late samples are is judged here."""
     change: Callable[[World, pytest.MonkeyPatch], None] = lambda _world, _patch: None
 
 
@@ -240,11 +251,18 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
             IngestTopic(options, producer),  # type: ignore[arg-type]
             store,
             HubDirectStore(hub, set_up.namespaces, set_up.write_timeout_s),
-            Downsampler(set_up.namespaces, rules, no_aggregators=set_up.no_aggregators, now_ns=time.time_ns()),
+            Downsampler(
+                set_up.namespaces,
+                rules,
+                no_aggregators=set_up.no_aggregators,
+                now_ns=time.time_ns(),
+                inside=set_up.inside,
+            ),
             SeriesCache(4096, set_up.cache_bytes),
             set_up.namespaces,
             stored,
             hub,
+            door=Door(LONG_LIMITS, lambda: NOW_MS * 1_000_000) if set_up.inside else None,
         )
         set_up.change(world, patch)
         yield world
@@ -397,6 +415,14 @@ POSTS = {
     "drop-rule-and-rollup": Post(set_up=SetUp(rules=dropping(rollup=True))),
     "no-rule": Post(set_up=SetUp([QUIET])),
     "read-only-namespaces": Post(set_up=SetUp([READ_ONLY])),
+    "too-late": Post(
+        body(series("up", 1.0, at_ms=NOW_MS - 3_600_001), GOOD), says="datapoint for aggregation too far in past: off_by=1ms",
+        set_up=SetUp(inside=True),
+    ),
+    "too-early": Post(
+        body(GOOD, series("up", 1.0, 2.0, at_ms=NOW_MS + 59_500)), says="too far in future: off_by=500ms", set_up=SetUp(inside=True)
+    ),
+    "counter-last": Post(body(series("up", 1.0, m3_type=1)), set_up=SetUp(inside=True)),
     "no-aggregated-namespace": Post(says="there is no aggregated namespace", set_up=SetUp([])),
     # headers
     "no-aggregators": Post(says=NO_AGGREGATORS, set_up=SetUp(no_aggregators=NO_AGGREGATORS)),
@@ -509,6 +535,7 @@ class Line(NamedTuple):
 
 LINES = {
     "line": Line(b"a.b 1 %d\n" % AT),
+    "line-too-late": Line(b"a.b 1 %d\na.b 2 %d\n" % (AT - 3602, AT), SetUp(inside=True)),
     "line-malformed": Line(b"a.b 1\n"),
     "line-bad-path": Line(b"a..b 1 %d\n" % AT),
     "line-too-large": Line(
@@ -656,7 +683,7 @@ def test_every_reason_is_explained() -> None:
 async def test_a_coordinator_without_aggregators_says_so(tmp_path: Path) -> None:
     """In its own process, as an operator meets it: 503, ``/ready`` with the reason, rules that say that nothing is sent."""
     clusters = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 48h}]}]\n"
-    config = load_coordinator([_overlay(tmp_path, clusters)]).value
+    config = load_coordinator([_overlay(tmp_path, clusters + "embeddedAggregator: {enabled: false}\n")]).value
     async with (
         running(config, tmp_path) as coordinator,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{coordinator.ports['http']}") as client,
