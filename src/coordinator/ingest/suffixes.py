@@ -1,5 +1,4 @@
-"""The suffix of an aggregation type becomes the label ``agg`` where aggregation happens inside (docs/m3/coordinator.md, aggregation
-inside).
+"""Where aggregation happens inside, the suffix of a type becomes the label ``agg`` (docs/m3/coordinator.md, aggregation inside).
 
 Aggregators put it behind the encoded tags of an id. A label ``agg`` that the series has already is kept as ``exported_agg``, as Prometheus
 does with labels that are in the way; M3 loses the value.
