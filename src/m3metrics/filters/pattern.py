@@ -36,6 +36,10 @@ class ValuePattern:
     """The only value that matches, where there is just one."""
     prefix: bytes = b""
     """Bytes with which every value that matches begins."""
+    never: bool = False
+    """Whether there is no value that matches."""
+    always: bool = False
+    """Whether every value matches."""
 
 
 class _Element(Protocol):
@@ -110,7 +114,7 @@ def compile_pattern(pattern: bytes) -> ValuePattern:
         raise FilterError(_INVALID)
     inner = _positive(pattern[1:])
     matches = inner.matches
-    return ValuePattern(f"Not({inner.text})", lambda value: not matches(value))
+    return ValuePattern(f"Not({inner.text})", lambda value: not matches(value), never=inner.always, always=inner.never)
 
 
 def _positive(pattern: bytes) -> ValuePattern:
@@ -119,7 +123,7 @@ def _positive(pattern: bytes) -> ValuePattern:
         return _whole(pattern)
     if stars == 1:
         if pattern == _STAR:
-            return ValuePattern("All", lambda _value: True)
+            return ValuePattern("All", lambda _value: True, always=True)
         left, _, right = pattern.partition(_STAR)
         if not right:
             return _start(left)
@@ -128,7 +132,10 @@ def _positive(pattern: bytes) -> ValuePattern:
         start, end = _start(left), _end(right)
         starts, ends = start.matches, end.matches
         return ValuePattern(
-            f"{start.text} && {end.text}", lambda value: starts(value) and ends(value), prefix=start.prefix
+            f"{start.text} && {end.text}",
+            lambda value: starts(value) and ends(value),
+            prefix=start.prefix,
+            never=start.never or end.never,
         )
     content = pattern[1:-1]
     if stars != 2 or not content or pattern[:1] != _STAR or pattern[-1:] != _STAR:
@@ -144,7 +151,7 @@ def _whole(pattern: bytes) -> ValuePattern:
     if not chain or (len(chain) == 1 and isinstance(chain[0], _Literal)):
         return ValuePattern(text, lambda value: value == pattern, equals=pattern, prefix=pattern)
     match = _compile(chain, backwards=False).fullmatch
-    return ValuePattern(text, lambda value: match(value) is not None, prefix=_prefix(chain))
+    return ValuePattern(text, lambda value: match(value) is not None, prefix=_prefix(chain), never=_never(chain))
 
 
 def _start(pattern: bytes) -> ValuePattern:
@@ -153,7 +160,7 @@ def _start(pattern: bytes) -> ValuePattern:
     if len(chain) == 1 and isinstance(chain[0], _Literal):
         return ValuePattern(text, lambda value: value.startswith(pattern), prefix=pattern)
     match = _compile(chain, backwards=False).match
-    return ValuePattern(text, lambda value: match(value) is not None, prefix=_prefix(chain))
+    return ValuePattern(text, lambda value: match(value) is not None, prefix=_prefix(chain), never=_never(chain))
 
 
 def _end(pattern: bytes) -> ValuePattern:
@@ -162,12 +169,17 @@ def _end(pattern: bytes) -> ValuePattern:
     if len(chain) == 1 and isinstance(chain[0], _Literal):
         return ValuePattern(text, lambda value: value.endswith(pattern))
     match = _compile(chain, backwards=True).match
-    return ValuePattern(text, lambda value: match(value[::-1]) is not None)
+    return ValuePattern(text, lambda value: match(value[::-1]) is not None, never=_never(chain))
 
 
 def _compile(chain: Sequence[_Element], backwards: bool) -> re.Pattern[bytes]:
     ordered = reversed(chain) if backwards else chain
     return re.compile(b"".join(element.expression(backwards) for element in ordered), re.DOTALL)
+
+
+def _never(chain: Sequence[_Element]) -> bool:
+    """Only an element without any value can keep everything out."""
+    return any(isinstance(element, _Alternatives) and not any(element.values) for element in chain)
 
 
 def _prefix(chain: Sequence[_Element]) -> bytes:

@@ -10,8 +10,15 @@ from dataclasses import dataclass
 
 from m3metrics.filters.pattern import FilterError, ValuePattern, compile_pattern
 from m3metrics.ids import NAME_TAG
+from m3metrics.metric import PROM_TYPE_TAG, PROM_TYPES, TYPE_TAG, MetricType
 
 __all__ = ["NAME_TAG", "TagsFilter", "compile_filter", "parse_filter"]
+
+_POSSIBLE = {
+    TYPE_TAG: tuple(kind.name.lower().encode() for kind in MetricType),
+    PROM_TYPE_TAG: tuple(map(str.encode, PROM_TYPES)),
+}
+"""Tags by which metrics are matched and that they do not bring along: their values."""
 
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 """What Go trims."""
@@ -64,6 +71,20 @@ class TagsFilter:
         if self.name is not None and self.name.matches(first.get(NAME_TAG, b"")):
             return True
         return any(tag in first and pattern.matches(first[tag]) for tag, pattern in self.tags)
+
+    def impossible(self) -> list[str]:
+        """For people: the items that no metric of a coordinator matches."""
+        wanted = parse_filter(self.text)
+        named = [(NAME_TAG, self.name)] if self.name is not None else []
+        reasons = []
+        for tag, pattern in [*named, *self.tags]:
+            item = f"{_shown(tag)}:{wanted[_shown(tag)]}"
+            if pattern.never:
+                reasons.append(f"{item} matches no value")
+            elif tag in _POSSIBLE and not any(map(pattern.matches, _POSSIBLE[tag])):
+                values = ", ".join(_shown(value) for value in _POSSIBLE[tag])
+                reasons.append(f"{item} matches none of the values that the tag may have: {values}")
+        return reasons
 
     def mismatches(self, first: Mapping[bytes, bytes]) -> list[str]:
         """For people: what keeps the filter from matching, one text for each item."""

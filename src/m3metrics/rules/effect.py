@@ -43,12 +43,17 @@ def asked_policies(rule_set: RuleSet) -> Iterator[AskedPolicy]:
 
 
 def ineffective(rule_set: RuleSet, refusal: Callable[[StoragePolicy], str] = lambda _: "") -> list[Ineffective]:
-    """Targets that M3 loads and then skips for every metric, and storage policies whose values have no place.
+    """What M3 loads without a word and what then has no effect, or not the one that was meant: filters that match nothing, targets that
+    are skipped for every metric, storage policies whose values have no place, rules that have their id, name or all that they ask for
+    in common with one before.
 
     ``refusal`` says why values of a policy are not stored; empty: they are.
     """
-    found = []
+    found = [*_repeated(rule_set)]
     for path, snapshot in _live(rule_set):
+        kind = "rollup" if isinstance(snapshot, RollupSnapshot) else "mapping"
+        for reason in snapshot.filter.impossible():
+            found.append(Ineffective(f"{path}.filter", f"{kind} rule {snapshot.name!r} can never match: {reason}"))
         for target in snapshot.targets if isinstance(snapshot, RollupSnapshot) else ():
             for index, op in enumerate(target.ops):
                 if index and isinstance(op, AggregateOp):
@@ -59,6 +64,36 @@ def ineffective(rule_set: RuleSet, refusal: Callable[[StoragePolicy], str] = lam
         if reason := refusal(asked.policy):
             found.append(Ineffective(asked.path, f"{asked.rule} asks for {asked.policy}: {reason}"))
     return found
+
+
+def _repeated(rule_set: RuleSet) -> Iterator[Ineffective]:
+    ids: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
+    mapping: list[tuple[str, MappingSnapshot]] = []
+    for path, snapshot in _live(rule_set):
+        key, index = path.removesuffix("]").split("[")
+        kind = key.removesuffix("Rules")
+        rules: Sequence[MappingRule | RollupRule] = (
+            rule_set.mapping_rules if kind == "mapping" else rule_set.rollup_rules
+        )
+        ident, called = rules[int(index)].uuid, f"{kind} rule {snapshot.name!r}"
+        if rule_set.version and ident in ids:
+            text = f"{called} has the id {ident} of {ids[ident]}; whoever changes a rule by this id changes one of them"
+            yield Ineffective(path, text)
+        ids.setdefault(ident, called)
+        if (kind, snapshot.name) in names:
+            yield Ineffective(
+                path, f"{called} has the name of {names[kind, snapshot.name]}; figures and texts do not tell them apart"
+            )
+        names.setdefault((kind, snapshot.name), path)
+        if isinstance(snapshot, MappingSnapshot):
+            pipeline = snapshot.pipeline()
+            for other, before in mapping:
+                if before.filter.text == snapshot.filter.text and pipeline.same(before.pipeline()):
+                    text = f"{called} has no effect: rule {before.name!r} ({other}) has the same filter and asks for the same"
+                    yield Ineffective(path, text)
+                    break
+            mapping.append((path, snapshot))
 
 
 def _live(rule_set: RuleSet) -> Iterator[tuple[str, MappingSnapshot | RollupSnapshot]]:

@@ -1,5 +1,8 @@
 """What rules ask for in vain."""
 
+import msgspec
+import pytest
+
 from m3metrics.aggregation import AggregationType
 from m3metrics.filters import compile_filter
 from m3metrics.pipeline import TransformationOp, TransformationType
@@ -39,15 +42,20 @@ def rollup(*ops: RuleOp, policies: tuple[StoragePolicy, ...] = (), tombstoned: b
 def rules(*snapshots: MappingSnapshot | RollupSnapshot) -> RuleSet:
     return RuleSet(
         namespace="default",
-        mapping_rules=tuple(MappingRule("1", (one,)) for one in snapshots if isinstance(one, MappingSnapshot)),
-        rollup_rules=tuple(RollupRule("1", (one,)) for one in snapshots if isinstance(one, RollupSnapshot)),
+        mapping_rules=tuple(
+            MappingRule(f"m{index}", (one,)) for index, one in enumerate(snapshots) if isinstance(one, MappingSnapshot)
+        ),
+        rollup_rules=tuple(
+            RollupRule(f"r{index}", (one,)) for index, one in enumerate(snapshots) if isinstance(one, RollupSnapshot)
+        ),
     )
 
 
 def test_aggregate_behind_another_operation_switches_a_rule_off() -> None:
-    (found,) = ineffective(rules(rollup(SUM), rollup(ROLLUP, SUM, SUM)))
+    second = msgspec.structs.replace(rollup(ROLLUP, SUM, SUM), name="second")
+    (found,) = ineffective(rules(rollup(SUM), second))
     assert found.path == "rollupRules[1].transforms[1]"
-    assert found.text.startswith("rollup rule 'r' has no effect")
+    assert found.text.startswith("rollup rule 'second' has no effect")
 
 
 def test_every_policy_is_named_with_its_rule_and_place() -> None:
@@ -70,3 +78,46 @@ def test_deleted_rules_ask_for_nothing() -> None:
     rule_set = rules(mapping("m", TEN, tombstoned=True), rollup(ROLLUP, SUM, policies=(TEN,), tombstoned=True))
     assert list(asked_policies(rule_set)) == []
     assert ineffective(rule_set, lambda _: "no place") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("a:!*", "a:!* matches no value"),
+        ("__name__:{,} a:b", "__name__:{,} matches no value"),
+        ("a:x{,}*", "a:x{,}* matches no value"),
+        ("a:*{,,}", "a:*{,,} matches no value"),
+        (
+            "__m3_type__:Counter",
+            "__m3_type__:Counter matches none of the values that the tag may have: unknown, counter",
+        ),
+        ("__m3_prom_type__:c", "__m3_prom_type__:c matches none of the values that the tag may have: unknown, counter"),
+    ],
+)
+def test_filters_that_can_never_match_are_named(text: str, item: str) -> None:
+    never = msgspec.structs.replace(mapping("m", TEN), filter=compile_filter(text))
+    (found,) = ineffective(rules(never))
+    assert found.path == "mappingRules[0].filter"
+    assert found.text.startswith(f"mapping rule 'm' can never match: {item}")
+
+
+@pytest.mark.parametrize("text", ["", "a:*", "a:!{,}", "a:{,b}", "__m3_type__:c*", "__m3_prom_type__:!gauge", "a:!b"])
+def test_filters_that_may_match_are_not(text: str) -> None:
+    assert ineffective(rules(msgspec.structs.replace(mapping("m", TEN), filter=compile_filter(text)))) == []
+
+
+def test_rules_that_repeat_another_are_named() -> None:
+    same = mapping("b", TEN)
+    (found,) = ineffective(rules(mapping("a", TEN), same))
+    assert (found.path, "has the same filter and asks for the same" in found.text) == ("mappingRules[1]", True)
+    (found,) = ineffective(rules(mapping("a", TEN), mapping("a", MINUTE)))
+    assert "has the name of mappingRules[0]" in found.text
+    assert ineffective(rules(mapping("a", TEN), mapping("b", MINUTE), mapping("a", TEN, tombstoned=True))) == []
+
+
+def test_ids_that_rules_of_the_kv_have_in_common_are_named() -> None:
+    rule_set = rules(mapping("a", TEN), rollup(ROLLUP))
+    twice = msgspec.structs.replace(rule_set, rollup_rules=(RollupRule("m0", rule_set.rollup_rules[0].snapshots),))
+    assert ineffective(twice) == []  # Rules of a file have no ids.
+    (found,) = ineffective(msgspec.structs.replace(twice, version=3))
+    assert (found.path, found.text[:50]) == ("rollupRules[0]", "rollup rule 'r' has the id m0 of mapping rule 'a';")
