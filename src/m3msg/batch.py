@@ -29,6 +29,9 @@ class MessageBatch:
     origins: NDArray[np.uint32] | None = None
     """Shape ``(n,)``: what of its owner each message belongs to (an aggregator: the shard whose window it comes from). The producer tells
     of which origins messages are still awaited (``Awaited``); None: nobody asks."""
+    first_id: int = 0
+    """Where the message ids of each shard begin, from 1 to 2^55; 0: the producer goes on counting. Who sends the same batch once more,
+    perhaps from another process, gives it the same, so that who has had it recognises it; no other batch on its way may have it."""
     token: Any = field(default=None)
     """What the owner wants back when all messages of the batch are done."""
 

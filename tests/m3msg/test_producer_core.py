@@ -32,6 +32,28 @@ def test_ids_increase_from_one_per_shard_and_sent_at_is_now(joined, batch_of):
     assert set(pair.consumers["a"].stamps) == {pair.now.wall_ns}
 
 
+def test_a_batch_may_bring_its_ids(joined, batch_of):
+    """Those of a shard follow one another from there on, however it is cut; all others go on as if it had not been."""
+    pair = joined(SHARED, {"a": ALL}, buffer={"max_buffer_size": 64 << 10, "max_message_size": 4096})
+    first_id = (7 << 23) + 1
+    values = [b"x" * 300] * 100
+    for _ in range(2):
+        pair.produce(batch_of(VALUES, SHARDS))
+        batch = batch_of(values, [i % 4 for i in range(100)], token="t")
+        batch.first_id = first_id
+        pair.produce(batch)
+        pair.step()
+    assert pair.done.count(Done("t", 100, 0, 0)) == 2
+    assert pair.core.pending == 0
+    for shard in ALL:
+        ids = [i for s, i, _ in pair.consumers["a"].received if s == shard]
+        own = [i for i in ids if i >= first_id]
+        assert [i for i in ids if i < first_id] == list(range(1, 11))
+        assert own[:25] == own[25:] == sorted(set(own))
+        assert own[0] == first_id
+        assert own[-1] < first_id + 100
+
+
 def test_small_batches_are_joined_and_end_one_by_one(joined, batch_of):
     pair = joined(SHARED, {"a": ALL})
     for i in range(5):

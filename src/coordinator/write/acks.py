@@ -11,6 +11,8 @@ from the placement, or merely *overtaken*.
 What was sent cannot be called back, so that a sender that was told to come again would have its samples counted twice wherever repeats
 count. Therefore the tickets of such requests are remembered, and a request of the same bytes and headers takes the ticket of the first
 instead of being sent again. That ends with this process, with a ticket that came to nothing, and after ``_REMEMBERED_S``.
+What is sent again after that bears the same message ids: they follow from the request. So an aggregator that looks for what comes again,
+as it does when a coordinator has died, recognises it.
 
 What waits is bounded by the producer's buffer: messages that it gives up end their tickets.
 """
@@ -36,6 +38,7 @@ _END_S = 2.0
 """At the end of the process: how long acks are waited for."""
 _REMEMBERED_S = 600.0
 _MOST_REMEMBERED = 4096
+_ID_BITS = 20
 _SOON_S = 1
 """Who is told to come again although the messages are on their way shall do so soon: it costs nothing."""
 
@@ -95,8 +98,9 @@ class Acks:
 
     # --- tickets
 
-    def produce(self, sink: MessageSink, batch: MessageBatch) -> Ticket | None:
-        """Gives a batch to the sink, with a ticket; None: the sink does not take it."""
+    def produce(self, sink: MessageSink, batch: MessageBatch, body: bytes, options: WriteOptions) -> Ticket | None:
+        """Gives the batch of a request to the sink, with a ticket; None: the sink does not take it."""
+        batch.first_id = _first_id(body, options)
         ticket = Ticket(asyncio.get_running_loop().create_future(), time.monotonic())
         batch.token = ticket
         self._open.add(ticket)
@@ -216,6 +220,13 @@ class Acks:
 
 def _key(body: bytes, options: WriteOptions) -> _Key:
     return hashlib.blake2b(body, digest_size=16).digest(), options
+
+
+def _first_id(body: bytes, options: WriteOptions) -> int:
+    """The first message id of a request in each shard: a hash of 35 bits, and room for a million messages behind it."""
+    digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
+    digest.update(body)
+    return (int.from_bytes(digest.digest(), "little") >> 29 << _ID_BITS) + 1
 
 
 def _unacked(done: Done) -> Unacked | None:

@@ -269,7 +269,7 @@ class RemoteWriter:
         if encoded.batches and outcome.ticket is None:
             batch = encoded.batches[0] if len(encoded.batches) == 1 else joined_messages(encoded.batches)
             if self._acks is not None:
-                outcome.ticket = self._acks.produce(self._sink, batch)
+                outcome.ticket = self._acks.produce(self._sink, batch, body, options)
                 taken = outcome.ticket is not None
             else:
                 taken = self._sink.produce(batch)

@@ -150,8 +150,8 @@ class Block:
     """Messages that travel together, for all consumer services; the columns are those of ``MessageBatch``."""
 
     __slots__ = (
-        "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "forwarded", "loss", "offsets", "payload", "policies",
-        "refused", "shards", "watched",
+        "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "first_id", "forwarded", "loss", "offsets", "payload",
+        "policies", "refused", "shards", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -169,6 +169,7 @@ class Block:
         self.shards = batch.shards
         self.policies = batch.policies
         """Numbers of the core's policy table."""
+        self.first_id = batch.first_id
         self.deliveries = deliveries
         """Which rows belong to which batch: its delivery, the first row, the one behind the last, and where the batch has the first."""
         self.created_ns = created_ns

@@ -209,7 +209,7 @@ class ProducerCore:
         kind = _Kind(fenced, forwarded)
         if len(batch) == 0:
             self.events.append(delivery.done())
-        elif size >= _JOIN_BYTES:
+        elif size >= _JOIN_BYTES or batch.first_id:
             self._seal(kind, now)
             self._split(batch, delivery, kind, now)
         else:
@@ -276,6 +276,7 @@ class ProducerCore:
                 offsets[first : last + 1],
                 batch.shards[first:last],
                 None if policies is None else policies[first:last],
+                first_id=batch.first_id and batch.first_id + first,
             )
             self._dispatch(part, [(delivery, 0, last - first, first)], kind, now)
 

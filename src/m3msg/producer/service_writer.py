@@ -91,7 +91,11 @@ class ServiceWriter:
         added: list[tuple[Lane, Parcel]] = []
         for lane, accept in self.writers.targets(now.wall_ns):
             rows, runs = new_rows(len(block), len(accept))
-            n, size = fill_parcel(block.shards, block.offsets, accept, mask, lane.table, lane.order, rows, runs)
+            table = lane.table
+            if block.first_id:
+                table = table.copy()
+                table["last_id"] = block.first_id - 1
+            n, size = fill_parcel(block.shards, block.offsets, accept, mask, table, lane.order, rows, runs)
             if n:
                 rows = rows[:n] if n > len(block) // 2 else rows[:n].copy()
                 added.append((lane, Parcel(share, lane, rows, runs, size_bytes=size, pending=n)))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -263,7 +264,7 @@ def acks(registry: Registry) -> Acks:
 
 
 def ticket_of(acks: Acks, sink: Sink | None = None) -> Ticket:
-    ticket = acks.produce(sink or Sink(), batch_of_one())
+    ticket = acks.produce(sink or Sink(), batch_of_one(), b"body", OPTIONS)
     assert ticket is not None
     return ticket
 
@@ -308,8 +309,25 @@ async def test_a_request_that_is_cancelled_waits_no_more(acks: Acks, registry: R
 async def test_what_the_sink_does_not_take_has_no_ticket(acks: Acks) -> None:
     sink = Sink()
     sink.takes = False
-    assert acks.produce(sink, batch_of_one()) is None
+    assert acks.produce(sink, batch_of_one(), b"body", OPTIONS) is None
     assert not acks._open
+
+
+async def test_ids_of_messages_follow_from_the_request(acks: Acks) -> None:
+    """Whichever process sends it; of headers as of bytes."""
+    sink = Sink()
+    other = replace(OPTIONS, store=False)
+    for one, data, options in (
+        (acks, b"body", OPTIONS),
+        (Acks(60.0, Registry().scope("y")), b"body", OPTIONS),
+        (acks, b"other", OPTIONS),
+        (acks, b"body", other),
+    ):
+        one.produce(sink, batch_of_one(), data, options)
+    same, again, *different = [batch.first_id for batch in sink.batches]
+    assert same == again
+    assert len({same, *different}) == 3
+    assert all(1 <= first_id <= 1 << 55 for first_id in (same, *different))
 
 
 async def test_batches_of_others_are_nobodys_concern(acks: Acks) -> None:
