@@ -31,7 +31,7 @@ _AGAIN_NS = 100_000_000
 _LOOK_S = 0.1
 _TELL_NS = 100_000_000
 _LATE_NS = 400_000_000
-"""M3's producers wait for at least half a second (docs/m3/m3msg.md, retries)."""
+"""M3's producers wait for at least half a second (docs/m3/m3msg.md, Message retry)."""
 _ROWS = np.zeros(0, np.uint32)
 """Numbers of the journal are rows of entries."""
 
