@@ -45,6 +45,7 @@ from coordinator.write import (
     IngestTopic,
     RemoteWriter,
     SeriesCache,
+    remembered_routes,
     remote_write_routes,
 )
 from coordinator.write.carbon_follow import CarbonRules
@@ -184,7 +185,7 @@ class Coordinator:
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
                 door=door,
             )  # fmt: skip
-            routes += remote_write_routes(writer)
+            routes += [*remote_write_routes(writer), *remembered_routes(writer, cache, downsampler)]
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)

@@ -6,6 +6,7 @@
 ``possible``   what aggregation inside asks for, where M3 loses or spoils
 ``tags``       ids of metrics whose rule adds tags
 ``explain``    which rules match a metric, and why; ``routes`` over HTTP
+``dry_run``    what changed rules would make of the series that come in
 
 Pure, but for ``kv_rules`` and ``routes``: imports ``m3metrics``, ``coordinator.config``, ``coordinator.not_kept`` and ``m3x`` only.
 """

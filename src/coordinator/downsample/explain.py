@@ -83,14 +83,14 @@ def _mapping_rules(snapshots: Sequence[MappingSnapshot], matched: Tags) -> list[
         rules.append(rule)
         if not rule["matches"]:
             continue
-        pipeline = snapshot.pipeline()
-        rule["asks"] = _pipeline(pipeline.metadata)
-        first = next((name for name, other in before if pipeline.same(other)), None)
+        asked = snapshot.pipeline()
+        rule["asks"] = pipeline(asked.metadata)
+        first = next((name for name, other in before if asked.same(other)), None)
         if first is not None:
             rule["ignored"] = (
                 f"rule {first!r} asks for the same; of such rules only the first counts, also if their tags differ"
             )
-        before.append((snapshot.name, pipeline))
+        before.append((snapshot.name, asked))
     return rules
 
 
@@ -118,9 +118,9 @@ def _target(snapshot: RollupSnapshot, index: int, matched: Tags) -> Document:
         applied = apply_target(snapshot.targets[index], matched, snapshot.tags)
     except TargetError as error:
         return {"skipped": str(error)}
-    target = _pipeline(applied.metadata)
+    target = pipeline(applied.metadata)
     if applied.rollup_id is not None:
-        target["metric"] = _id_text(applied.rollup_id)
+        target["metric"] = id_text(applied.rollup_id)
     present = {name for name, _ in matched}
     missing = [
         _text(tag)
@@ -136,13 +136,14 @@ def _target(snapshot: RollupSnapshot, index: int, matched: Tags) -> Document:
 
 def _sent(ident: bytes, metadatas: StagedMetadatas, *, rollup: bool) -> Document:
     return {
-        "metric": _id_text(ident),
+        "metric": id_text(ident),
         "rolledUp": rollup,
-        "pipelines": [_pipeline(pipeline) for stage in metadatas for pipeline in stage.pipelines],
+        "pipelines": [pipeline(one) for stage in metadatas for one in stage.pipelines],
     }
 
 
-def _pipeline(metadata: PipelineMetadata) -> Document:
+def pipeline(metadata: PipelineMetadata) -> Document:
+    """What a pipeline asks for."""
     try:
         types = [kind.text for kind in decompress(metadata.aggregation_id)]
     except MetricsError:
@@ -153,7 +154,7 @@ def _pipeline(metadata: PipelineMetadata) -> Document:
     }
     if metadata.pipeline:
         document["then"] = [
-            f"rollup to {_id_text(op.id)}" if isinstance(op, RollupOp) else op.type.text for op in metadata.pipeline
+            f"rollup to {id_text(op.id)}" if isinstance(op, RollupOp) else op.type.text for op in metadata.pipeline
         ]
     if metadata.drop_policy:
         document["drop"] = drop_policy_text(metadata.drop_policy)
@@ -178,7 +179,8 @@ def _metric_text(tags: Sequence[tuple[bytes, bytes]]) -> str:
     return name + ("{" + ",".join(labels) + "}" if labels else "")
 
 
-def _id_text(ident: bytes) -> str:
+def id_text(ident: bytes) -> str:
+    """An id as metrics are written."""
     try:
         return _metric_text(decode_tags(ident))
     except IdError:
@@ -196,7 +198,7 @@ def render(document: Document) -> str:
     for rule in matching:
         out.append(f"  {rule['kind']} rule {rule['name']!r}, filter {rule['filter']!r}")
         for part in [rule["asks"]] if "asks" in rule else rule["targets"]:
-            out.append(f"    {_pipeline_line(part)}")
+            out.append(f"    {pipeline_line(part)}")
         if "ignored" in rule:
             out.append(f"    ignored: {rule['ignored']}")
     misses = sorted((rule for rule in rules if not rule["matches"]), key=lambda rule: len(rule["because"]))
@@ -213,11 +215,12 @@ def render(document: Document) -> str:
         out.append(f"Nothing is sent to the aggregators: {document['unsent']}.")
     for sent in document["sent"]:
         out.append(f"sent{' rolled up' if sent['rolledUp'] else ''}: {sent['metric']}")
-        out += [f"  {_pipeline_line(pipeline)}" for pipeline in sent["pipelines"]]
+        out += [f"  {pipeline_line(pipeline)}" for pipeline in sent["pipelines"]]
     return "\n".join(out) + "\n"
 
 
-def _pipeline_line(part: Document) -> str:
+def pipeline_line(part: Document) -> str:
+    """A document of ``pipeline``, or of a target, as text."""
     if "skipped" in part:
         return f"skipped: {part['skipped']}"
     if "drop" in part:

@@ -75,6 +75,16 @@ class RulesInEffect:
             for snapshot in snapshots
         ]
 
+    def names(self, time_ns: int) -> list[tuple[str, str]]:
+        """Kinds (mapping, rollup) and names of the rules in effect, without those of deleted ones."""
+        return [
+            (kind, snapshot.name)
+            for active in self._active.values()
+            for kind, snapshots in zip(("mapping", "rollup"), active.in_effect(time_ns), strict=True)
+            for snapshot in snapshots
+            if not snapshot.tombstoned
+        ]
+
     def span(self, time_ns: int) -> tuple[int, int]:
         """``[from, until)`` around ``time_ns`` without a cutover inside."""
         begin, end = 0, NEVER_NS

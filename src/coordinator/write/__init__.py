@@ -5,6 +5,7 @@ docs/answers.md.
 
 ``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
+``remembered``           lists the series of the cache, for dry runs of rules
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
@@ -19,6 +20,7 @@ from coordinator.write.acks import Acks
 from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
+from coordinator.write.remembered import remembered_routes
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
@@ -36,5 +38,6 @@ __all__ = [
     "RefusedError",
     "RemoteWriter",
     "SeriesCache",
+    "remembered_routes",
     "remote_write_routes",
 ]

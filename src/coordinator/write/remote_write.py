@@ -19,6 +19,7 @@ from starlette.routing import Route
 from coordinator import prompb
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
+from coordinator.downsample.dry_run import SeenSeries
 from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
 from coordinator.sinks.values import Destination, TimeUnit
@@ -45,6 +46,8 @@ from m3x.log import logger
 from m3x.protobuf import DecodeError
 
 _FIRST_MAPPED_CONTEXT = 2
+_LABEL_FIELD = b"\x0a"
+"""With what the labels of a TimeSeries begin, and no path of carbon."""
 _MAX_MAPPED_CONTEXTS = 1024
 _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
@@ -241,6 +244,22 @@ class RemoteWriter:
             context = self._contexts[options.map_tags] = self._next_context
             self._next_context += 1
         return context
+
+    def series_of(self, key: bytes, context: int) -> SeenSeries | None:
+        """The series of a key in the cache; None: it is none of remote write, or nobody knows any more what its labels are replaced by.
+
+        Raises ``IdError``.
+        """
+        mapped = next((tags for tags, number in self._contexts.items() if number == context >> 16), ())
+        if not key.startswith(_LABEL_FIELD) or (context >> 16 and not mapped):
+            return None
+        row = np.zeros(1, kernels.SERIES_ROW)[0]
+        m3_type, source, prom_type = context >> 8 & 0xFF, context >> 4 & 0xF, context & 0xF
+        row["labels_size"], row["source"] = len(key), source
+        tags, _ = self._labels(np.frombuffer(key, np.uint8), row, WriteOptions(map_tags=mapped))
+        if source_of(source) is Source.GRAPHITE:
+            tags = [*tags, SCHEME_TAG]
+        return SeenSeries(tags, m3_type_of(m3_type), PROM_TYPES[prom_type])
 
     def _advance(self) -> None:
         """Lets rules come into effect; what is remembered of the series is forgotten if they say something else now."""

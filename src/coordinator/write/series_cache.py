@@ -233,6 +233,21 @@ class SeriesCache:
         keys = Keys(buf, key_at, key_size, contexts, np.empty(rows, np.uint32))
         return misses[: kernels.find(self._current.address, keys, scratch, scratch, misses)]
 
+    def remembered(self, after: int, limit: int) -> tuple[list[tuple[bytes, int]], int | None]:
+        """Keys and contexts of at most ``limit`` series from place ``after`` on, and the place of the next ones; None: that was all.
+
+        A series in both generations comes twice; while series come and go, some may be left out.
+        """
+        counts = int(self._current.count[0]), int(self._old.count[0])
+        found = []
+        for at in range(after, min(after + limit, sum(counts))):
+            one, row = (self._current, at) if at < counts[0] else (self._old, at - counts[0])
+            entry = one.entries[row]
+            begin = int(entry["at"])
+            found.append((one.arena[begin : begin + int(entry["size"])].tobytes(), int(entry["context"])))
+        following = after + limit
+        return found, following if following < sum(counts) else None
+
     def _attempt(self, call: _Call) -> bool:
         """One pass over all rows; False: the generation is full."""
         now, old = self._current, self._old

@@ -1,0 +1,58 @@
+"""``GET /api/v1/rules/series``: the series that the write path remembers, and what is sent for each. Not a call of M3.
+
+For dry runs of changed rules (``m3coordinator --explain-rules``). It comes in pages, each of which keeps the loop for some milliseconds.
+Paths of carbon are left out: what becomes of them is for carbon's rules to say.
+"""
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from coordinator.downsample import Downsampler
+from coordinator.downsample.dry_run import SeenSeries, sent_lines
+from coordinator.write.remote_write import RemoteWriter
+from coordinator.write.series_cache import SeriesCache
+from m3metrics.errors import IdError
+from m3metrics.ids import Tags
+from m3metrics.metric import parse_metric_type
+
+__all__ = ["PATH", "remembered_routes", "series_of"]
+
+PATH = "/api/v1/rules/series"
+PAGE = 200
+
+
+def remembered_routes(writer: RemoteWriter, cache: SeriesCache, downsampler: Downsampler) -> list[Route]:
+    """The route. Query: ``after``, what ``next`` of the page before has said."""
+
+    async def page(request: Request) -> Response:
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdigit()):
+            return JSONResponse({"status": "error", "error": f"after={after!r} is not what a page gave as next"}, 400)
+        downsampler.advance(time.time_ns())
+        entries, following = cache.remembered(int(after), PAGE)
+        found = []
+        for key, context in entries:
+            try:
+                series = writer.series_of(key, context)
+                if series is not None:
+                    found.append(_document(series, sent_lines(downsampler, series)))
+            except IdError:
+                continue
+        return JSONResponse({"series": found, "next": following})
+
+    return [Route(PATH, page, methods=["GET"])]
+
+
+def _document(series: SeenSeries, sent: list[str]) -> dict[str, Any]:
+    tags = [[name.decode(errors="replace"), value.decode(errors="replace")] for name, value in series.tags]
+    return {"tags": tags, "type": series.metric_type.name.lower(), "promType": series.prom_type, "sent": sent}
+
+
+def series_of(document: dict[str, Any]) -> tuple[SeenSeries, list[str]]:
+    """A series of an answer, and what is sent for it. Raises ``KeyError``, ``ValueError`` and ``MetricsError`` for anything else."""
+    tags: Tags = [(name.encode(), value.encode()) for name, value in document["tags"]]
+    return SeenSeries(tags, parse_metric_type(document["type"]), document["promType"]), list(document["sent"])
