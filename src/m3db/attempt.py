@@ -17,7 +17,7 @@ from m3db.consistency import PENDING, RowState
 from m3db.errors import CallError, CallFailure
 from m3db.host import NO_CONNECTION, HostPool
 from m3db.tallies import BAD, ERROR, SUCCESS, Routing, WriteTally
-from m3db.write import Calls, ElementErrors, WriteRows, element_errors, encode_calls
+from m3db.write import Calls, ElementErrors, WriteRows, all_written, element_errors, encode_calls
 
 __all__ = ["BAD_REQUEST", "INTERNAL", "RESOURCE_EXHAUSTED", "TOO_NEW", "TOO_OLD", "Attempt", "Hurry", "RowError"]
 
@@ -124,26 +124,30 @@ class Attempt:
                 text = f"{pool.host.endpoint}: too much is on its way there without an answer"
                 self._failed(host, calls.rows, CallFailure.BUSY.value, text)
 
-    def _answered(self, host: int, calls: Calls, number: int, result: Answer | CallError) -> None:
+    def _answered(self, host: int, calls: Calls, numbers: Sequence[int], result: Answer | CallError) -> None:
         self._answers += 1
         if self.tally.undecided:
             try:
-                self._take(host, calls.rows_of(number), result)
+                if isinstance(result, CallError):
+                    self._failed(host, calls.rows_of(numbers), result.kind.value, result.text)
+                elif all_written(result.code, result.body):
+                    rows = calls.rows_of(numbers)
+                    self._count(host, rows, np.zeros(len(rows), np.uint8))
+                else:
+                    for number in numbers:
+                        self._take(host, calls.rows_of((number,)), result)
             except Exception as error:
                 # A mistake of ours must end the write, which would wait for ever.
                 if not self._decided.done():
                     self._decided.set_exception(error)
 
-    def _take(self, host: int, rows: NDArray[np.int64], result: Answer | CallError) -> None:
-        if isinstance(result, Answer):
-            try:
-                errors = element_errors(result.code, result.body, len(rows))
-            except CallError as error:
-                result = error
-            else:
-                self._count(host, rows, self._outcomes(host, rows, errors))
-                return
-        self._failed(host, rows, result.kind.value, result.text)
+    def _take(self, host: int, rows: NDArray[np.int64], answer: Answer) -> None:
+        try:
+            errors = element_errors(answer.code, answer.body, len(rows))
+        except CallError as error:
+            self._failed(host, rows, error.kind.value, error.text)
+        else:
+            self._count(host, rows, self._outcomes(host, rows, errors))
 
     def _outcomes(self, host: int, rows: NDArray[np.int64], errors: ElementErrors) -> NDArray[np.uint8]:
         """Exhausted resources are a bad request to nodes; here they are worth another try."""

@@ -6,17 +6,16 @@ A shell around ``m3db.tchannel``. It ends once, and is not opened again: that is
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from m3db.errors import CallError, CallFailure, ConnectError, ProtocolError
-from m3db.tchannel.calls import MAX_HELD_BYTES, Answered, Call, Failed, Inbound, Pinged
+from m3db.tchannel.calls import MAX_HELD_BYTES, Answered, Call, Failed, Inbound, Pinged, Repeated
 from m3db.tchannel.frames import CONNECTION_ID, FrameReader, frame_bytes
 from m3db.tchannel.handshake import INIT_ID, Init, check_answer, init_request
 
-__all__ = ["Answer", "Connection", "MessageIds"]
+__all__ = ["Answer", "Connection", "Done", "MessageIds"]
 
 _LONGEST_TTL_MS = 0xFFFFFFFF
 _MOST_UNSENT_BYTES = 1 << 20
@@ -31,6 +30,10 @@ class Answer:
     """0, or 1 where the body is an error that the method declares."""
     body: bytes = field(repr=False)
     """The struct of the result."""
+
+
+Done = Callable[[Sequence[int], Answer | CallError], None]
+"""Is told that calls have ended in the same way: their places among those that were sent together, at least one."""
 
 
 class MessageIds:
@@ -57,7 +60,7 @@ class Connection:
         self.init = Init()
         """What the node said of itself."""
         self._ids = ids or MessageIds()
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, _Batch] = {}
         self._inbound = Inbound(self._waiting, max_held_bytes)
         self._greeting = FrameReader()
         self._greeted: asyncio.Future[Init] = asyncio.get_running_loop().create_future()
@@ -110,31 +113,38 @@ class Connection:
         message_id = self.reserve(1)
         ttl_ms = max(1, min(int(timeout_s * 1000), _LONGEST_TTL_MS))
         frames = Call(message_id, method.encode(), body, ttl_ms).frames()
-        (future,) = self.send(frames, message_id, 1, timeout_s)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def ended(_: Sequence[int], result: Answer | CallError) -> None:
+            if future.done():
+                return
+            if isinstance(result, Answer):
+                future.set_result(result)
+            else:
+                future.set_exception(result)
+
+        self.send(frames, message_id, 1, timeout_s, ended)
         try:
             return await future
         finally:
-            self._drop((message_id,))
+            self._take((message_id,))
 
-    def send(
-        self, frames: memoryview | bytes, first: int, count: int, timeout_s: float
-    ) -> list[asyncio.Future[Answer]]:
-        """Sends prepared frames of ``count`` calls whose ids begin with ``first``, without waiting. Each future gets its ``Answer``, or
-        a ``CallError``; all of them are done ``timeout_s`` from now. ``frames`` must not change any more."""
+    def send(self, frames: memoryview | bytes, first: int, count: int, timeout_s: float, done: Done) -> None:
+        """Sends prepared frames of ``count`` calls whose ids begin with ``first``, without waiting. ``frames`` must not change any more.
+
+        ``done`` is told of each call once, at the latest ``timeout_s`` from now, but never before this returns; it must not raise.
+        """
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in range(count)]
-        if self.closed:
-            _fail(futures, self._gone())
-            return futures
         if not count:
-            return futures
+            return
+        if self.closed:
+            loop.call_soon(done, range(count), self._gone())
+            return
         ids = range(first, first + count)
-        self._waiting.update(zip(ids, futures, strict=True))
-        batch = _Batch(loop.call_later(timeout_s, self._expire, ids, timeout_s), count)
-        for message_id, future in zip(ids, futures, strict=True):
-            future.add_done_callback(partial(self._done, message_id, batch))
+        batch = _Batch(first, count, done)
+        batch.timer = loop.call_later(timeout_s, self._expire, ids, timeout_s)
+        self._waiting.update(dict.fromkeys(ids, batch))
         self._link.write(frames)
-        return futures
 
     async def drain(self) -> None:
         """Waits while much of what was sent has not been taken by the system. Raises ``CallError`` if the connection ends."""
@@ -171,61 +181,65 @@ class Connection:
             self._greet(data)
             return
         for event in self._inbound.feed(data):
-            if isinstance(event, Answered):
-                future = self._waiting.pop(event.id, None)
-                if future is not None and not future.done():
-                    future.set_result(Answer(event.code, event.body))
+            if isinstance(event, Repeated):
+                self._tell(self._take(event.ids), Answer(event.code, event.body))
+            elif isinstance(event, Answered):
+                self._tell(self._take((event.id,)), Answer(event.code, event.body))
             elif isinstance(event, Failed):
-                _fail(self._drop((event.id,)), event.error)
+                self._tell(self._take((event.id,)), event.error)
             elif isinstance(event, Pinged):
                 self._link.write(event.reply)
             else:
-                _fail(self._drop(list(self._waiting)), event.error)
+                self._tell(self._take(list(self._waiting)), event.error)
                 self._link.end(event.error.text)
 
     def _lost(self) -> None:
         if not self._greeted.done():
             self._greeted.set_exception(ProtocolError(self._link.reason))
             self._greeted.exception()
-        _fail(self._drop(list(self._waiting)), self._gone())
+        self._tell(self._take(list(self._waiting)), self._gone())
 
     def _gone(self) -> CallError:
         return CallError(CallFailure.NETWORK, f"{self.peer}: {self._link.reason}")
 
-    def _done(self, message_id: int, batch: "_Batch", future: asyncio.Future[Answer]) -> None:
-        if future.cancelled():
-            self._drop((message_id,))
-        batch.left -= 1
-        if not batch.left:
-            batch.timer.cancel()
-
     def _expire(self, ids: Iterable[int], timeout_s: float) -> None:
-        _fail(self._drop(ids), CallError(CallFailure.TIMEOUT, f"{self.peer}: no answer within {timeout_s:g} s"))
+        error = CallError(CallFailure.TIMEOUT, f"{self.peer}: no answer within {timeout_s:g} s")
+        self._tell(self._take(ids), error)
 
-    def _drop(self, ids: Iterable[int]) -> list[asyncio.Future[Answer]]:
-        """Nobody waits for these calls any more; their futures, where they had not been done."""
-        found = []
+    def _take(self, ids: Iterable[int]) -> "list[tuple[_Batch, list[int]]]":
+        """Nobody waits for these calls any more: those that somebody waited for, by their place in their batch."""
+        found: list[tuple[_Batch, list[int]]] = []
+        waiting, last, places = self._waiting, None, list[int]()
         for message_id in ids:
-            future = self._waiting.pop(message_id, None)
-            if future is not None:
-                self._inbound.forget(message_id)
-                found.append(future)
+            batch = waiting.pop(message_id, None)
+            if batch is None:
+                continue
+            if batch is not last:
+                last, places = batch, []
+                found.append((batch, places))
+            places.append(message_id - batch.first)
+            self._inbound.forget(message_id)
+        for batch, ended in found:
+            batch.left -= len(ended)
+            if not batch.left and batch.timer is not None:
+                batch.timer.cancel()
         return found
 
-
-def _fail(futures: list[asyncio.Future[Answer]], error: CallError) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(CallError(error.kind, error.text))
-            future.exception()  # Nobody has to look at it: whoever sent may have been cancelled.
+    @staticmethod
+    def _tell(found: "list[tuple[_Batch, list[int]]]", result: Answer | CallError) -> None:
+        for batch, places in found:
+            batch.done(places, result)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
     """Calls that were sent together and share a deadline."""
 
-    timer: asyncio.TimerHandle
+    first: int
+    """The message id of the first of them."""
     left: int
+    done: Done
+    timer: asyncio.TimerHandle | None = None
 
 
 class _Link(asyncio.Protocol):

@@ -8,14 +8,12 @@ left out, so that it costs its own copies only, and no more memory than the boun
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from m3db.connection import Answer, Connection, MessageIds
+from m3db.connection import Answer, Connection, Done, MessageIds
 from m3db.errors import CallError, CallFailure, ConnectError, M3DBError
 from m3db.options import HostOptions
 from m3db.thrift import METHODS
@@ -25,7 +23,7 @@ from m3x import clock
 from m3x.config import parse_address
 from m3x.log import logger
 
-__all__ = ["NO_CONNECTION", "Done", "HostPool", "HostStatus", "Link", "Opener", "open_link"]
+__all__ = ["NO_CONNECTION", "HostPool", "HostStatus", "Link", "Opener", "open_link"]
 
 _log = logger(__name__)
 _HEALTH = METHODS["health"]
@@ -47,9 +45,7 @@ class Link(Protocol):
 
     async def call(self, method: str, body: bytes, timeout_s: float) -> Answer: ...
 
-    def send(
-        self, frames: memoryview | bytes, first: int, count: int, timeout_s: float
-    ) -> list[asyncio.Future[Answer]]: ...
+    def send(self, frames: memoryview | bytes, first: int, count: int, timeout_s: float, done: Done) -> None: ...
 
     async def wait_closed(self) -> None: ...
 
@@ -83,10 +79,6 @@ class HostStatus:
     """Sent, and not answered."""
     bootstrapped: bool | None
     """What it said of itself last; None: nothing yet."""
-
-
-Done = Callable[[int, Answer | CallError], None]
-"""Is told the place of a call among those that were sent together, and how it ended."""
 
 
 class HostPool:
@@ -165,16 +157,15 @@ class HostPool:
         return True
 
     def send(self, calls: Calls, timeout_s: float, done: Done) -> bool:
-        """Sends calls, and tells ``done`` of each within ``timeout_s``. False: there is no connection, nothing is told."""
+        """Sends calls, and tells ``done`` of each within ``timeout_s``, never before this returns; it must not raise. False: there is no
+        connection, nothing is told."""
         link = self._pick()
         if link is None:
             return False
         if not self.outstanding_bytes:
             self._progress_s = asyncio.get_running_loop().time()
         self.outstanding_bytes += len(calls.frames)
-        futures = link.send(calls.frames, calls.first_id, len(calls), timeout_s)
-        for number, (size, future) in enumerate(zip(np.diff(calls.at).tolist(), futures, strict=True)):
-            future.add_done_callback(partial(self._ended, done, number, size))
+        link.send(calls.frames, calls.first_id, len(calls), timeout_s, partial(self._ended, done, calls))
         return True
 
     async def call(self, method: str, body: bytes, timeout_s: float) -> Answer:
@@ -303,21 +294,12 @@ class HostPool:
             return self._options.stalled_after_s
         return self._progress_s + self._options.stalled_after_s - asyncio.get_running_loop().time()
 
-    def _ended(self, done: Done, number: int, size: int, future: "asyncio.Future[Answer]") -> None:
-        self.outstanding_bytes -= size
-        result: Answer | CallError
-        if future.cancelled():
-            result = CallError(CallFailure.CANCELLED, "given up")
-        elif (error := future.exception()) is None:
-            result = future.result()
-        elif isinstance(error, CallError):
-            result = error
-        else:
-            result = CallError(CallFailure.PROTOCOL, f"{type(error).__name__}: {error}")
+    def _ended(self, done: Done, calls: Calls, numbers: Sequence[int], result: Answer | CallError) -> None:
+        self.outstanding_bytes -= calls.size_of(numbers)
         if self._note_call(result):
             self._progress_s = asyncio.get_running_loop().time()
         self._relief.set()
-        done(number, result)
+        done(numbers, result)
 
     def _note_call(self, result: Answer | CallError) -> bool:
         """Whether the end of a call is a sign of life."""

@@ -9,7 +9,7 @@ import numpy as np
 from tests.m3db.node import Calls, Received
 
 from coordinator.sinks.series import SeriesTable
-from m3db.connection import Answer, MessageIds
+from m3db.connection import Answer, Done, MessageIds
 from m3db.errors import CallError, CallFailure, ConnectError
 from m3db.host import Link
 from m3db.thrift import METHODS, StructValue, marshal, unmarshal
@@ -118,13 +118,13 @@ class PlayedLink:
             self._later(future, Answer(0, marshal(HEALTH.result, {"success": ok})))
         return await future
 
-    def send(
-        self, frames: memoryview | bytes, first: int, count: int, timeout_s: float
-    ) -> list[asyncio.Future[Answer]]:
+    def send(self, frames: memoryview | bytes, first: int, count: int, timeout_s: float, done: Done) -> None:
         self.sent.append(len(frames))
         received = Calls().feed(bytes(frames))
         assert [call.id for call in received] == list(range(first, first + count))
         futures = [self._future(timeout_s) for _ in received]
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda ended, number=number: done((number,), ended.exception() or ended.result()))
         if self.closed:
             self.end()
         elif not self._host.reads:
@@ -132,7 +132,6 @@ class PlayedLink:
         else:
             for call, future in zip(received, futures, strict=True):
                 self._take(call, future)
-        return futures
 
     def _take(self, call: Received, future: asyncio.Future[Answer]) -> None:
         assert call.method == WRITE.name

@@ -1,13 +1,14 @@
 """A connection to a node over loopback."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from lab.ports import free_port
 from lab.waiting import until
 from tests.m3db.node import Node, Received, answer_bytes, error_bytes, init_bytes, node_that
 
-from m3db.connection import Answer, Connection, MessageIds
+from m3db.connection import Answer, Connection, Done, MessageIds
 from m3db.errors import CallError, CallFailure, ConnectError
 from m3db.tchannel import Call, Frame, FrameType
 from m3db.tchannel.frames import frame_bytes
@@ -26,10 +27,31 @@ async def opened(node: Node, ids: MessageIds | None = None) -> Connection:
     return await Connection.open("127.0.0.1", node.port, timeout_s=10, ids=ids)
 
 
-async def failure(future: "asyncio.Future[Answer]") -> CallError:
-    with pytest.raises(CallError) as caught:
-        await future
-    return caught.value
+class Ends:
+    """How the calls of one ``send`` have ended, by their place; each may end once."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, Answer | CallError] = {}
+
+    def __call__(self, places: Sequence[int], result: Answer | CallError) -> None:
+        assert len(places)
+        for place in places:
+            assert self.found.setdefault(place, result) is result
+
+    async def of(self, place: int) -> Answer | CallError:
+        await until(lambda: place in self.found)
+        return self.found[place]
+
+    async def bodies(self, count: int) -> list[bytes]:
+        """Of answers to so many calls."""
+        await until(lambda: len(self.found) == count)
+        ends = [self.found[place] for place in range(count)]
+        return [end.body for end in ends if isinstance(end, Answer)]
+
+    async def failure(self, place: int) -> CallError:
+        end = await self.of(place)
+        assert isinstance(end, CallError)
+        return end
 
 
 async def test_calls_run_side_by_side() -> None:
@@ -63,14 +85,50 @@ async def test_prepared_frames_of_several_calls() -> None:
         first = connections[0].reserve(3)
         frames = b"".join(Call(first + k, b"x", bytes([k]), 1000).frames() for k in range(3))
         for connection in connections:
-            futures = connection.send(memoryview(frames), first, 3, 10)
-            assert [answer.body for answer in await asyncio.gather(*futures)] == [b"\0", b"\1", b"\2"]
+            connection.send(memoryview(frames), first, 3, 10, ends := Ends())
+            assert await ends.bodies(3) == [b"\0", b"\1", b"\2"]
             await connection.drain()
             assert connection.unsent_bytes == 0
         assert connections[1].reserve(1) == first + 3
-        assert connections[0].send(b"", first, 0, 10) == []
+        connections[0].send(b"", first, 0, 10, nothing := Ends())
         for connection in connections:
             await connection.close()
+        assert not nothing.found
+
+
+async def test_calls_that_are_answered_alike_are_told_together() -> None:
+    """In whatever order nodes answer, and to whichever batch the calls belong."""
+    held: list[bytes] = []
+
+    async def behaviour(node: Node, call: Received) -> bytes | None:
+        held.append(answer_bytes(call.id, b"no" if call.id == first + 3 else b"\0"))
+        if len(held) == 8:
+            chosen = [0, 2, 1, 3, 5, 4, 7, 6]
+            node.writers[0].write(b"".join(held[k] for k in chosen) + answer_bytes(first, b"\0"))
+        return None
+
+    async with node_that(behaviour) as node:
+        connection = await opened(node)
+        first = connection.reserve(8)
+        told: list[tuple[str, list[int], bytes]] = []
+
+        def telling(name: str) -> Done:
+            def tell(places: Sequence[int], result: Answer | CallError) -> None:
+                assert isinstance(result, Answer)
+                told.append((name, list(places), result.body))
+
+            return tell
+
+        for name, begin in (("a", first), ("b", first + 5)):
+            count = 5 if name == "a" else 3
+            frames = b"".join(Call(begin + k, b"x", b"", 1000).frames() for k in range(count))
+            connection.send(frames, begin, count, 10, telling(name))
+        await until(lambda: connection.calls_in_flight == 0)
+        assert sorted(place for name, places, _ in told if name == "a" for place in places) == [0, 1, 2, 3, 4]
+        assert sorted(place for name, places, _ in told if name == "b" for place in places) == [0, 1, 2]
+        assert {(name, place) for name, places, body in told if body == b"no" for place in places} == {("a", 3)}
+        assert len(told) < 8
+        await connection.close()
 
 
 async def test_deadlines() -> None:
@@ -81,9 +139,10 @@ async def test_deadlines() -> None:
         assert caught.value.kind is CallFailure.TIMEOUT
         first = connection.reserve(2)
         frames = Call(first, b"hang", b"", 20).frames() + Call(first + 1, b"x", b"y", 20).frames()
-        hanging, answered = connection.send(frames, first, 2, 0.05)
-        assert (await failure(hanging)).kind is CallFailure.TIMEOUT
-        assert (await answered).body == b"y"
+        connection.send(frames, first, 2, 0.05, ends := Ends())
+        assert (await ends.failure(0)).kind is CallFailure.TIMEOUT
+        assert isinstance(answered := await ends.of(1), Answer)
+        assert answered.body == b"y"
         assert connection.calls_in_flight == 0
         node.writers[0].write(answer_bytes(first, b"late"))
         await until(lambda: connection.ignored_frames == 1)
@@ -95,11 +154,8 @@ async def test_cancelled_calls_are_forgotten() -> None:
     async with node_that(echo) as node:
         connection = await opened(node)
         task = asyncio.create_task(connection.call("hang", b"", 60))
-        first = connection.reserve(1)
-        (future,) = connection.send(Call(first, b"hang", b"", 1000).frames(), first, 1, 60)
-        await until(lambda: len(node.received) == 2)
+        await until(lambda: len(node.received) == 1)
         task.cancel()
-        future.cancel()
         await asyncio.wait([task])
         await until(lambda: connection.calls_in_flight == 0)
         await connection.close()
@@ -132,9 +188,13 @@ async def test_calls_fail_when_this_side_closes() -> None:
     async with node_that(echo) as node:
         connection = await opened(node)
         first = connection.reserve(1)
-        (future,) = connection.send(Call(first, b"hang", b"", 1000).frames(), first, 1, 60)
+        frames = Call(first, b"hang", b"", 1000).frames()
+        connection.send(frames, first, 1, 60, ends := Ends())
         await connection.close()
-        assert (await failure(future)).text.endswith("closed on this side")
+        assert (await ends.failure(0)).text.endswith("closed on this side")
+        connection.send(frames, first, 1, 60, later := Ends())
+        assert not later.found  # whoever sends is told afterwards
+        assert (await later.failure(0)).kind is CallFailure.NETWORK
 
 
 async def test_pings_are_answered() -> None:
@@ -154,12 +214,12 @@ async def test_a_node_that_reads_nothing_holds_up_who_drains() -> None:
         connection = await opened(node)
         first = connection.reserve(1)
         # The node's loop is this one, so what is written in one go is not read meanwhile.
-        (future,) = connection.send(Call(first, b"hang", bytes(32 << 20), 60_000).frames(), first, 1, 60)
+        connection.send(Call(first, b"hang", bytes(32 << 20), 60_000).frames(), first, 1, 60, ends := Ends())
         assert connection.unsent_bytes > 8 << 20
         await connection.drain()
         assert connection.unsent_bytes <= 1 << 20
         await connection.close()
-        assert (await failure(future)).kind is CallFailure.NETWORK
+        assert (await ends.failure(0)).kind is CallFailure.NETWORK
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class Scene:
         """Sends a call; what it ended with comes into the list."""
         ended: list[Answer | CallError] = []
         calls = encode_calls(SERIES.rows(), None, MessageIds(1000).reserve, 1000)
+        assert len(calls) == 1
         return ended if self.pool.send(calls, timeout_s, lambda _, result: ended.append(result)) else None
 
 

@@ -8,7 +8,19 @@
 Pure, and both ways: what a client reads a node writes. The shell is ``m3db.connection``.
 """
 
-from m3db.tchannel.calls import Answered, Call, Ended, Event, Failed, Inbound, Pinged
+from m3db.tchannel.calls import Answered, Call, Ended, Event, Failed, Inbound, Pinged, Repeated
 from m3db.tchannel.frames import Frame, FrameReader, FrameType
 
-__all__ = ["Answered", "Call", "Ended", "Event", "Failed", "Frame", "FrameReader", "FrameType", "Inbound", "Pinged"]
+__all__ = [
+    "Answered",
+    "Call",
+    "Ended",
+    "Event",
+    "Failed",
+    "Frame",
+    "FrameReader",
+    "FrameType",
+    "Inbound",
+    "Pinged",
+    "Repeated",
+]

@@ -1,6 +1,6 @@
 """Calls and answers as frames: cut into fragments, put together again (docs/m3/m3db_wire.md, calls).
 
-    Call ── frames() ──> bytes          bytes ── Inbound.feed() ──> Answered, Failed, Pinged, Ended
+    Call ── frames() ──> bytes          bytes ── Inbound.feed() ──> Answered, Repeated, Failed, Pinged, Ended
 
 What is put together is bounded: an answer with which more than ``max_held_bytes`` would be held for unfinished ones fails alone, and what
 still comes of it is dropped, as is everything for calls that nobody waits for.
@@ -43,6 +43,7 @@ __all__ = [
     "Failed",
     "Inbound",
     "Pinged",
+    "Repeated",
     "fragment_frames",
 ]
 
@@ -163,6 +164,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """Several calls have the same answer, byte for byte, as one before them."""
+
+    ids: list[int]
+    code: int
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A call has none, and will not get one."""
 
@@ -186,7 +196,7 @@ class Ended:
 
 _SHORT_BYTES = 128
 
-Event = Answered | Failed | Pinged | Ended
+Event = Answered | Repeated | Failed | Pinged | Ended
 
 
 class Inbound:
@@ -199,7 +209,8 @@ class Inbound:
         self._reader = FrameReader()
         self._unfinished: dict[int, Assembly] = {}
         self._payload = b""
-        """Of the last short answer that was complete in one frame, and what it said: most batch writes are answered with the same bytes."""
+        """Of the last short answer that was complete in one frame, and what it said: most batch writes are answered with the same bytes,
+        and those are told together."""
         self._said = (0, b"")
         self.held_bytes = 0
         """Of unfinished answers."""
@@ -209,8 +220,15 @@ class Inbound:
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """What ``data`` completes, in its order; nothing is read behind ``Ended``."""
         events: list[Event] = []
+        reader = self._reader
+        reader.add(data)
         try:
-            for frame in self._reader.feed(data):
+            while True:
+                if self._payload and (ids := reader.skip_alike(FrameType.CALL_RES, self._payload)):
+                    self._repeat(ids, events)
+                frame = reader.next()
+                if frame is None:
+                    break
                 event = self._event(frame)
                 if event is not None:
                     events.append(event)
@@ -226,6 +244,15 @@ class Inbound:
         if assembly is not None:
             self.held_bytes -= assembly.size_bytes
 
+    def _repeat(self, ids: list[int], events: list[Event]) -> None:
+        expected = [one for one in ids if one in self._expected]
+        self.ignored_frames += len(ids) - len(expected)
+        if self._unfinished:
+            for one in expected:
+                self.forget(one)
+        if expected:
+            events.append(Repeated(expected, *self._said))
+
     def _event(self, frame: Frame) -> Event | None:
         if frame.type == FrameType.PING_REQ:
             return Pinged(frame_bytes(Frame(FrameType.PING_RES, frame.id)))
@@ -239,9 +266,6 @@ class Inbound:
         if not answer or frame.id not in self._expected:
             self.ignored_frames += 1
             return None
-        if frame.type == FrameType.CALL_RES and frame.payload == self._payload:
-            self.forget(frame.id)
-            return Answered(frame.id, *self._said)
         try:
             return self._answer(frame)
         except ProtocolError as error:

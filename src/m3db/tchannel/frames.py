@@ -68,28 +68,47 @@ def frame_bytes(frame: Frame) -> bytes:
 
 
 class FrameReader:
-    """Bytes of a stream, however they are cut → frames. Holds one incomplete frame at most."""
+    """Bytes of a stream, however they are cut → frames. Holds one incomplete frame at most, once all that are complete are taken."""
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._at = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         """The frames that are complete with ``data``, to be taken all. Raises ``ProtocolError``: nothing can be read any more."""
-        held = self._held
-        held += data
-        at = 0
-        try:
-            while len(held) - at >= HEADER_BYTES:
-                size, kind, message_id = _HEADER.unpack_from(held, at)
-                if size < HEADER_BYTES:
-                    raise ProtocolError(f"a frame of {size} bytes, at least {HEADER_BYTES} expected")
-                if len(held) - at < size:
-                    break
-                payload = bytes(held[at + HEADER_BYTES : at + size])
-                at += size
-                yield Frame(kind, message_id, payload)
-        finally:
-            del held[:at]
+        self.add(data)
+        while (frame := self.next()) is not None:
+            yield frame
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """More of the stream."""
+        del self._held[: self._at]
+        self._held += data
+        self._at = 0
+
+    def next(self) -> Frame | None:
+        """The next frame; None: it is not complete. Raises ``ProtocolError``: nothing can be read any more."""
+        held, at = self._held, self._at
+        if len(held) - at < HEADER_BYTES:
+            return None
+        size, kind, message_id = _HEADER.unpack_from(held, at)
+        if size < HEADER_BYTES:
+            raise ProtocolError(f"a frame of {size} bytes, at least {HEADER_BYTES} expected")
+        if len(held) - at < size:
+            return None
+        self._at += size
+        return Frame(kind, message_id, bytes(held[at + HEADER_BYTES : at + size]))
+
+    def skip_alike(self, kind: int, payload: bytes) -> list[int]:
+        """Takes the frames that come next as far as they are complete, of this type, and have these very bytes: their message ids."""
+        held, size, ids = self._held, HEADER_BYTES + len(payload), []
+        while held.startswith(payload, self._at + HEADER_BYTES):
+            found, found_kind, message_id = _HEADER.unpack_from(held, self._at)
+            if found != size or found_kind != kind:
+                break
+            ids.append(message_id)
+            self._at += size
+        return ids
 
 
 _FAILURES = {

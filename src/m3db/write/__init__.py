@@ -7,7 +7,7 @@
 ``warmup``    compiles the kernels
 """
 
-from m3db.write.answers import ElementErrors, element_errors
+from m3db.write.answers import ElementErrors, all_written, element_errors
 from m3db.write.forms import FormRules, SeriesForms
 from m3db.write.requests import MOST_ELEMENTS, Calls, encode_calls
 from m3db.write.rows import WriteRows
@@ -19,6 +19,7 @@ __all__ = [
     "FormRules",
     "SeriesForms",
     "WriteRows",
+    "all_written",
     "element_errors",
     "encode_calls",
 ]

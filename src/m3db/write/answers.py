@@ -10,7 +10,7 @@ from m3db.thrift import unmarshal
 from m3db.write.answer_kernels import ERROR, LEAST_ELEMENT_BYTES, ODD, read_errors
 from m3db.write.requests import WRITE
 
-__all__ = ["ElementErrors", "element_errors"]
+__all__ = ["ElementErrors", "all_written", "element_errors"]
 
 _FINE = b"\0"
 
@@ -56,12 +56,17 @@ class ElementErrors:
 _NONE = ElementErrors(b"", np.zeros(0, ERROR))
 
 
+def all_written(code: int, body: bytes) -> bool:
+    """Whether an answer says, in the usual way, that every element was written, however many there were. Else see ``element_errors``."""
+    return code == 0 and body == _FINE
+
+
 def element_errors(code: int, body: bytes, elements: int) -> ElementErrors:
     """Reads the answer to a call of so many elements.
 
     Raises ``CallError`` where it does not tell which elements were written: what it should have said may succeed later.
     """
-    if code == 0 and body == _FINE:
+    if all_written(code, body):
         return _NONE
     errors = np.empty(len(body) // LEAST_ELEMENT_BYTES, ERROR)
     count = read_errors(np.frombuffer(body or _FINE, np.uint8), errors)

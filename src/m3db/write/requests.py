@@ -46,9 +46,23 @@ class Calls:
     def __len__(self) -> int:
         return len(self.at) - 1
 
-    def rows_of(self, call: int) -> NDArray[np.int64]:
-        """The row of each element of a call."""
-        return self.rows[self.row_at[call] : self.row_at[call + 1]]
+    def rows_of(self, calls: Sequence[int]) -> NDArray[np.int64]:
+        """The row of each element of some calls, one call after the other."""
+        if _consecutive(calls):
+            return self.rows[self.row_at[calls[0]] : self.row_at[calls[-1] + 1]]
+        return np.concatenate([self.rows[self.row_at[call] : self.row_at[call + 1]] for call in calls])
+
+    def size_of(self, calls: Sequence[int]) -> int:
+        """Bytes of the frames of some calls."""
+        if _consecutive(calls):
+            return int(self.at[calls[-1] + 1] - self.at[calls[0]])
+        return sum(int(self.at[call + 1] - self.at[call]) for call in calls)
+
+
+def _consecutive(calls: Sequence[int]) -> bool:
+    return calls[-1] - calls[0] == len(calls) - 1 and (
+        len(calls) == 1 or list(calls) == list(range(calls[0], calls[-1] + 1))
+    )
 
 
 def encode_calls(

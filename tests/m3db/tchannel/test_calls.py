@@ -1,7 +1,7 @@
 """Calls and answers as frames: both ends joined in memory, whatever the cuts."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.m3db.node import Calls, answer_bytes, error_bytes
 
 from m3db.errors import CallFailure, ProtocolError
-from m3db.tchannel import Answered, Call, Ended, Failed, Frame, FrameReader, FrameType, Inbound, Pinged
+from m3db.tchannel import Answered, Call, Ended, Event, Failed, Frame, FrameReader, FrameType, Inbound, Pinged, Repeated
 from m3db.tchannel.calls import Assembly, fragment_frames
 from m3db.tchannel.fragments import Checksum, Fragment, RequestHead, ResponseHead, read_fragment, write_fragment
 from m3db.tchannel.frames import MAX_FRAME_BYTES, frame_bytes
@@ -29,13 +29,24 @@ def pieces(data: bytes, chance: random.Random, most: int = 50) -> Iterator[bytes
         at += size
 
 
+def each(events: Iterable[Event]) -> list[Event]:
+    """With an event for each answer."""
+    return [
+        one
+        for event in events
+        for one in (
+            [Answered(k, event.code, event.body) for k in event.ids] if isinstance(event, Repeated) else [event]
+        )
+    ]
+
+
 @given(st.lists(st.tuples(st.integers(0, 1), st.binary(max_size=100)), max_size=5), checksums, st.randoms())
 def test_answers_arrive_however_the_stream_is_cut(
     answers: list[tuple[int, bytes]], checksum: Checksum, chance: random.Random
 ) -> None:
     stream = b"".join(answer_bytes(number, body, code, checksum) for number, (code, body) in enumerate(answers))
     inbound = Inbound(ANY_ID)
-    events = [event for piece in pieces(stream, chance) for event in inbound.feed(piece)]
+    events = each(event for piece in pieces(stream, chance) for event in inbound.feed(piece))
     assert events == [Answered(number, code, body) for number, (code, body) in enumerate(answers)]
     assert inbound.held_bytes == 0
 
@@ -51,8 +62,25 @@ def test_answers_with_the_same_bytes_say_the_same(
         answer_bytes(number, body, code, checksum) for number, (code, body, checksum) in enumerate(answers)
     )
     inbound = Inbound(ANY_ID)
-    events = [event for piece in pieces(stream, chance) for event in inbound.feed(piece)]
+    events = each(event for piece in pieces(stream, chance) for event in inbound.feed(piece))
     assert events == [Answered(number, code, body) for number, (code, body, _) in enumerate(answers)]
+
+
+def test_answers_that_repeat_one_are_told_together() -> None:
+    inbound = Inbound({1, 2, 3, 5, 6, 7})
+    same = [answer_bytes(number, b"\0") for number in range(8)]
+    odd = answer_bytes(6, b"\1")
+    stream = b"".join([same[1], same[3], same[2], same[4], odd, same[7], same[5], same[0][:20]])
+    assert inbound.feed(stream) == [
+        Answered(1, 0, b"\0"),
+        Repeated([3, 2], 0, b"\0"),
+        Answered(6, 0, b"\1"),
+        Answered(7, 0, b"\0"),
+        Repeated([5], 0, b"\0"),
+    ]
+    assert inbound.ignored_frames == 1
+    assert inbound.feed(same[0][20:]) == []
+    assert inbound.ignored_frames == 2
 
 
 @pytest.mark.parametrize("checksum", Checksum)

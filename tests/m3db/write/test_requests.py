@@ -65,8 +65,8 @@ def check(rows: WriteRows, order: list[int] | None, most: int) -> None:
     assert calls.at[-1] == len(calls.frames)
     for number, call in enumerate(Received().feed(bytes(calls.frames))):
         request = unmarshal(WRITE.args, call.body)["req"]
-        assert len(request["elements"]) == len(calls.rows_of(number))
-        for row, element in zip(calls.rows_of(number), request["elements"], strict=True):
+        assert len(request["elements"]) == len(calls.rows_of((number,)))
+        for row, element in zip(calls.rows_of((number,)), request["elements"], strict=True):
             assert request["nameSpace"] == rows.namespaces[rows.namespace[row]]
             assert element["id"] == rows.forms.form(int(rows.series[row])).id
             assert element["datapoint"]["timestamp"] == rows.timestamp[row]
