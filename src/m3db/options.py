@@ -63,8 +63,9 @@ class SessionOptions:
     write_retry: RetryOptions = field(default_factory=lambda: RetryOptions(Backoff(0.5, 3.0), 2))
     fetch_retry: RetryOptions = field(default_factory=lambda: RetryOptions(Backoff(0.5, 2.0), 3))
     """For whoever reads."""
-    elements_per_call: int = 256
-    """M3 has 128. More make a value cheaper here; but a node that indexes new series before it answers works through a call one by one."""
+    elements_per_call: int = 512
+    """M3 has 128. More make a value cheaper, here and at the node (``m3db.write.MOST_ELEMENTS``); but a node that indexes new series before
+    it answers works through a call one by one."""
     host: HostOptions = field(default_factory=HostOptions)
     hash_seed: int = 0
     """For whoever computes shards of ids; a static topology has seed 0."""

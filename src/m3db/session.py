@@ -341,12 +341,18 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """A session that runs until the context ends. Does not wait for anything: until enough hosts are connected, writes are RETRY."""
     session = Session(options, source, scope, opener=opener)
+    failed: Exception | None = None
     async with asyncio.TaskGroup() as group:
         running = group.create_task(session.run())
         try:
             yield session
+        except Exception as error:
+            # The group would wrap what is no failure of its own.
+            failed = error
         finally:
             running.cancel()
+    if failed is not None:
+        raise failed
 
 
 def _trouble_with(host: HostStatus) -> str | None:

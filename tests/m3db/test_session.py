@@ -109,6 +109,22 @@ def test_rows_go_to_all_copies_and_are_written() -> None:
     play(work())
 
 
+def test_errors_of_who_uses_a_session_are_their_own() -> None:
+    async def work() -> None:
+        mine = LookupError("no such thing")
+        with pytest.raises(LookupError) as caught:
+            async with scene("abc") as at:
+                await at.ready()
+                raise mine
+        assert caught.value is mine
+        assert at.network["a"].open == 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1), scene("abc", Source()):
+                await asyncio.sleep(10)
+
+    play(work())
+
+
 def test_nothing_is_written_at_once() -> None:
     async def work() -> None:
         async with scene("abc") as at:
