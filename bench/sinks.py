@@ -1,11 +1,16 @@
 """What a value costs between the ingest server and a sink: its series' number, the queue on disk, delivery. CPU seconds of this process.
 
-    scripts/bench sinks [--sink null|m3db] [--replicas 1] [--series 100000] [--windows 5] [--rows 1200] [--lanes 4] [--batch-rows 10000]
-                        [--sinks 1] [--window-bytes N] [--annotations 0]
+    scripts/bench sinks [--sink null|m3db] [--replicas 1] [--series 100000] [--windows 4] [--rows 1200] [--lanes N] [--batch-rows N]
+                        [--order same|shuffled] [--sinks 1] [--window-bytes N] [--annotations 0]
 
 Ids are those of ``bench.out_new_series`` (100 to 180 bytes). Every window gives each series one value, in batches of ``--rows``: as many
-as 256 KiB of m3msg messages have. ``null`` does nothing with them; ``m3db`` sends them to as many nodes as there are replicas, processes of
-their own that answer at once (``bench.m3db_nodes``; their CPU does not count). Three ways:
+as 256 KiB of m3msg messages have. The order of the series is the same in every window, as when aggregators flush, or with ``shuffled``
+another one each time. ``null`` does nothing with them; ``m3db`` sends them to as many nodes as there are replicas, processes of their own
+that answer at once (``bench.m3db_nodes``; their CPU does not count).
+
+All that this process does counts, in all its threads and in the system for it (files and sockets, the sending side of loopback included),
+but for what is ready before a window begins: reading and decoding m3msg is measured by ``bench out``. The clock of the bench, a system
+call that is read three times a batch, is taken off. Three ways:
 
 ``queue``   every value is appended to the queue on disk, and delivered from memory: what services do
 ``disk``    the same with hardly any window: every value is read from disk again, as while a sink lags
@@ -112,11 +117,26 @@ class Counting:
         await self._sink.close()
 
 
+def _clock_s() -> float:
+    """What reading the clock costs."""
+    costs = []
+    for _ in range(20):
+        began = time.process_time()
+        for _ in range(50):
+            last = time.process_time()
+        costs.append((last - began) / 50)
+    return min(costs)
+
+
+_CLOCK_S = _clock_s()
+
+
 @asynccontextmanager
 async def _sinks(options: argparse.Namespace, count: int) -> AsyncIterator[list[Counting]]:
     """The sinks that are measured."""
     if options.sink == "null":
-        yield [Counting(NullSink(f"null-{k}", options.lanes, options.batch_rows)) for k in range(count)]
+        given = {"lanes": 4, "batch_rows": 10_000} | _given(options)
+        yield [Counting(NullSink(f"null-{k}", **given)) for k in range(count)]
         return
     with nodes(options.replicas) as addresses:
         hosts = [Host(f"node{k}", address) for k, address in enumerate(addresses)]
@@ -129,8 +149,13 @@ async def _sinks(options: argparse.Namespace, count: int) -> AsyncIterator[list[
             )
             targets.put(Namespaces({str(one): Registered(str(one), _RETENTION) for one in _DESTINATIONS}))
             rules = FormRules(shards=0)
-            sink = M3DBSink(session, targets, rules, lanes=options.lanes, batch_rows=options.batch_rows)
-            yield [Counting(sink)]
+            yield [Counting(M3DBSink(session, targets, rules, **_given(options)))]
+
+
+def _given(options: argparse.Namespace) -> dict[str, int]:
+    """Of lanes and rows a batch what is not left to the sink."""
+    found = {"lanes": options.lanes, "batch_rows": options.batch_rows}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -148,6 +173,16 @@ class _Ids:
         ids = [series_id(i, rng) for i in range(series)]
         size = np.array([len(one) for one in ids], np.int64)
         return cls(np.frombuffer(bytearray(b"".join(ids)), np.uint8), np.cumsum(size) - size, size)
+
+    def shuffled(self, rng: np.random.Generator) -> "_Ids":
+        """In another order; the bytes lie in that order, too, as in a message."""
+        order = rng.permutation(len(self.at))
+        data = self.buf.tobytes()
+        ends = (self.at + self.size).tolist()
+        pieces = [data[at:end] for at, end in zip(self.at.tolist(), ends, strict=True)]
+        size = self.size[order]
+        buf = np.frombuffer(bytearray(b"".join([pieces[k] for k in order.tolist()])), np.uint8)
+        return _Ids(buf, np.cumsum(size) - size, size)
 
 
 @dataclass(slots=True)
@@ -187,14 +222,14 @@ async def _window(hub: Hub, sinks: list[Counting], ids: _Ids, rows: int, time_ns
         numbers = table.numbers(ids.buf, ids.at[begin:end], ids.size[begin:end])
         counted = time.process_time()
         await hub.write(Values(table, numbers, time_column, values, _DESTINATIONS, destination, annotations))
-        spent.numbers_s += counted - started
-        spent.write_s += time.process_time() - counted
+        spent.numbers_s += counted - started - _CLOCK_S
+        spent.write_s += time.process_time() - counted - _CLOCK_S
         await asyncio.sleep(0)
     for sink, least in zip(sinks, until, strict=True):
         while sink.rows < least:
             sink.came.clear()
             await sink.came.wait()
-    spent.deliver_s = time.process_time() - began - spent.numbers_s - spent.write_s
+    spent.deliver_s = time.process_time() - began - spent.numbers_s - spent.write_s - 3 * len(batches) * _CLOCK_S
     return spent
 
 
@@ -206,7 +241,10 @@ async def _measure(way: str, ids: _Ids, options: argparse.Namespace) -> None:
         async with _sinks(options, count) as sinks:
             queued = [QueuedSink(sink, queue) for sink in sinks]
             async with open_hub(queued, Path(directory), Registry().scope("sink")) as hub:
+                rng = np.random.default_rng(1)
                 for k in range(options.windows + 1):
+                    if options.order == "shuffled":
+                        ids = ids.shuffled(rng)
                     spent = await _window(hub, sinks, ids, options.rows, wall_ns(), options.annotations)
                     print(spent.line(f"{way}, {'known' if k else 'new'}", len(ids.at)), flush=True)
 
@@ -220,8 +258,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sink", choices=["null", "m3db"], default="null")
     parser.add_argument("--replicas", type=int, default=1, help="m3db: as many nodes, each with all shards")
     parser.add_argument("--shards", type=int, default=64, help="m3db")
-    parser.add_argument("--lanes", type=int, default=4)
-    parser.add_argument("--batch-rows", type=int, default=10_000)
+    parser.add_argument("--lanes", type=int, help="default: those of the sink; null: 4")
+    parser.add_argument("--batch-rows", type=int, help="default: those of the sink; null: 10000")
+    parser.add_argument(
+        "--order", choices=["same", "shuffled"], default="same", help="of the series, window after window"
+    )
     parser.add_argument("--annotations", type=int, default=0, help=f"different ones, at most {len(_TEXTS) - 1}")
     parser.add_argument("--sinks", type=int, default=1)
     parser.add_argument("--window-bytes", type=int, default=QueueOptions().window_bytes)

@@ -58,17 +58,15 @@ class Attempt:
         routing: Routing,
         pools: Sequence[HostPool],
         rows: WriteRows,
-        shards: NDArray[np.uint32],
         timeout_s: float,
     ) -> None:
-        self.tally = WriteTally(routing, shards)
+        self.tally = WriteTally(routing, rows.shards)
         """The state of each row."""
         self.errors: list[RowError] = []
         """As far as they came before all was decided."""
         self._routing = routing
         self._pools = pools
         self._rows = rows
-        self._shards = shards
         self._timeout_s = timeout_s
         self._decided = asyncio.get_running_loop().create_future()
         self._answers = 0
@@ -79,7 +77,7 @@ class Attempt:
         ``reserve`` gives message ids, ``elements`` is how many a call has at most.
         """
         full: defaultdict[int, list[Calls]] = defaultdict(list)
-        for part in self._routing.parts(self._shards):
+        for part in self._routing.parts(self._rows.shards):
             ttl_ms = max(1, int(self._timeout_s * 1000))
             calls = encode_calls(self._rows, part.rows, reserve, ttl_ms, most_elements=elements)
             for host in part.hosts:

@@ -177,23 +177,22 @@ class Session:
         Raises ``ValueError`` for rows that cannot be encoded (``m3db.write.encode_calls``).
         """
         begun = asyncio.get_running_loop().time()
-        states = np.full(len(rows), RowState.RETRY, np.uint8)
-        chosen: NDArray[np.int64] = np.arange(len(rows))
-        retry, scope = 0, self._request_scope
-        while True:
-            part = rows if len(chosen) == len(rows) else _subset(rows, chosen)
-            found, errors = await self._attempt(part, patience_s)
-            scope.count("attempts", len(part))
-            states[chosen] = found
-            again = np.flatnonzero(found == RowState.RETRY)
+        scope = self._request_scope
+        states, errors = await self._attempt(rows, patience_s)
+        scope.count("attempts", len(rows))
+        retry = 0
+        while (states == RowState.RETRY).any():
             retry += 1
-            delay_s = self.options.write_retry.delay_s(retry) if len(again) else None
+            delay_s = self.options.write_retry.delay_s(retry)
             if delay_s is None:
                 break
+            again = np.flatnonzero(states == RowState.RETRY)
             scope.count("retries", len(again))
-            chosen = chosen[again]
             await asyncio.sleep(delay_s)
-        errors = [replace(error, rows=chosen[error.rows]) for error in errors]
+            part = rows if len(again) == len(rows) else _subset(rows, again)
+            states[again], errors = await self._attempt(part, patience_s)
+            scope.count("attempts", len(part))
+            errors = [replace(error, rows=again[error.rows]) for error in errors]
         self._count(states, asyncio.get_running_loop().time() - begun)
         result = WriteResult(states, _of_failed(errors, states))
         if result.errors:
@@ -215,20 +214,22 @@ class Session:
                 f"shards were computed for {rows.forms.rules.shards} of them, but the topology has "
                 f"{active.routing.topology.num_shards}",
             )
-        attempt = Attempt(active.routing, active.pools, rows, rows.shards, self.options.write_timeout_s)
+        attempt = Attempt(active.routing, active.pools, rows, self.options.write_timeout_s)
         begun, hurry = self._written, None
         if patience_s is not None:
             hurry = Hurry(patience_s, lambda: self._written > begun)
         await attempt.run(self._ids.reserve, self.options.elements_per_call, hurry)
-        self._count_copies(attempt.tally)
+        if attempt.errors:
+            self._count_copies(attempt.tally)
         # Copies: answers that come later go on being counted in the arrays of the tally.
         states = attempt.tally.states.copy()
-        states[states == PENDING] = RowState.RETRY
+        if attempt.tally.undecided:
+            states[states == PENDING] = RowState.RETRY
         self._written += int(np.count_nonzero(states == RowState.WRITTEN))
         return states, attempt.errors
 
     def _count(self, states: NDArray[np.uint8], seconds: float) -> None:
-        written, retry, refused = np.bincount(states, minlength=3)[:3].tolist()
+        written, retry, refused = (int(np.count_nonzero(states == state)) for state in RowState)
         write, request = self._write_scope, self._request_scope
         for scope in (write, request):
             scope.count("success", written)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3x import table_kernels as kernels
+from m3x.ordered_kernels import find_values_in_order
 from m3x.reserve import reserve
 
 __all__ = ["ByteTable", "warm"]
@@ -27,6 +28,9 @@ class ByteTable:
         """
         rows, arena = _reserve(*reserved) if reserved is not None else (None, None)
         self._head = np.zeros(1, kernels.HEAD)
+        self._count = self._head["count"]
+        self._next = 0
+        """The row behind the one that ``number`` found last."""
         self._slots = np.zeros(1 << 10, np.uint64)
         self._rows = np.zeros(1 << 8, kernels.ROW) if rows is None else rows
         self._arena = np.zeros(1 << 14, np.uint8) if arena is None else arena
@@ -34,7 +38,7 @@ class ByteTable:
         """Of the head, for compiled code; good as long as the table lives."""
 
     def __len__(self) -> int:
-        return int(self._head["count"][0])
+        return int(self._count[0])
 
     @property
     def size_bytes(self) -> int:
@@ -69,10 +73,11 @@ class ByteTable:
     ) -> NDArray[np.int64]:
         """Values of the keys ``buf[at[i]:at[i] + size[i]]``; those that are unknown are added, with ``values``.
 
-        Without ``values`` a key gets how many there were before. Where ``limit`` keys are there nothing is added: -1.
+        Without ``values`` a key gets how many there were before. Where ``limit`` keys are there nothing is added: -1. Keys that come in
+        the order in which they were added cost least.
         """
         keys, found = _keys(buf, at, size, None), np.empty(len(at), np.int64)
-        unknown = kernels.find_values(self.address, keys, found)
+        unknown, self._next = find_values_in_order(self.address, keys, found, self._next)
         if unknown:
             self._make_room(int(unknown), int(size[found < 0].sum()))
             kernels.number_unknown(self.address, keys, found, _NONE if values is None else values, limit)

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -151,6 +152,7 @@ def _sanitise(name: str) -> str:
     return _INVALID.sub("_", name)
 
 
+@lru_cache(4096)
 def _join(prefix: str, name: str) -> str:
     return _sanitise(f"{prefix}_{name}" if prefix and name else prefix or name)
 

@@ -57,6 +57,27 @@ def test_keys_are_added_once_up_to_a_limit(steps: list[list[tuple[bytes, int]]],
     assert table.find_keys(list(model)).tolist() == list(model.values())
 
 
+@given(st.integers(0, 200), st.lists(st.tuples(st.integers(0, 220), st.integers(1, 90)), max_size=8))
+def test_runs_of_keys_are_numbered_in_any_order(known: int, runs: list[tuple[int, int]]) -> None:
+    """Keys that come as they were added, from anywhere on; those of the same size differ in their middle or at their end."""
+    table, model = ByteTable(), dict[bytes, int]()
+    for asked in [list(range(known)), *(list(range(first, first + count)) for first, count in runs), []]:
+        keys = [b"%08d/%d" % (k // 2, k % 2) if k % 3 else b"%d" % k for k in asked]
+        for key in keys:
+            model.setdefault(key, len(model))
+        sizes = np.array([len(key) for key in keys], np.int64)
+        buf = np.frombuffer(bytearray(b"".join(keys)) + bytes(1), np.uint8)
+        assert table.number(buf, np.cumsum(sizes) - sizes, sizes).tolist() == [model[key] for key in keys]
+    assert [table.key(i) for i in range(len(table))] == list(model)
+
+
+def test_keys_with_another_context_are_others() -> None:
+    table = ByteTable()
+    table.add([b"a", b"b", b"c"], [0, 1, 2], np.array([0, 5, 0], np.uint64))
+    buf, at, size = np.frombuffer(bytearray(b"abc"), np.uint8), np.arange(3), np.full(3, 1)
+    assert table.number(buf, at, size).tolist() == [0, 3, 2]
+
+
 def test_many_keys_are_added_at_once() -> None:
     table = ByteTable()
     buf = np.frombuffer(bytearray(b"%07d" * 50_000 % tuple(range(50_000))), np.uint8)

@@ -52,23 +52,33 @@ def gather(rows, columns, renumbered, out, at):
 
 
 @njit(cache=True, nogil=True)
-def number_within(series, known, stamp, first, out, fresh):
-    """Numbers of ``series`` within a segment into ``out`` (uint32), from ``first`` on for those that are not in it yet.
+def lay_out(columns, renumbered, known, stamp, first, out, fresh):
+    """The columns of a record into ``out`` (uint8, 22 bytes a row): times, values, series and destinations as numbers within the segment.
 
-    ``known[number]`` (uint64) holds the stamp of the segment in its upper and the number within it in its lower half. The numbers of
-    those that are new are written to ``fresh`` (uint32); returns how many they are.
+    ``renumbered`` (uint16): the destinations within the segment. ``known[number]`` (uint64) holds the stamp of the segment in its upper and
+    the series' number within it in its lower half; those that are not in it yet are numbered from ``first`` on, and written to ``fresh``
+    (uint32). Returns how many they are, and whether all rows have the same destination.
     """
+    series, times, values, destination = columns
+    rows = len(series)
+    to_times, to_values = out[: 8 * rows].view(np.int64), out[8 * rows : 16 * rows].view(np.float64)
+    to_series, to_destination = out[16 * rows : 20 * rows].view(np.uint32), out[20 * rows :].view(np.uint16)
     mark = np.uint64(stamp) << _32
-    count = 0
-    for i in range(len(series)):
+    count, same = 0, True
+    for i in range(rows):
+        to_times[i] = times[i]
+        to_values[i] = values[i]
+        number = renumbered[destination[i]]
+        to_destination[i] = number
+        same &= number == to_destination[0]
         word = known[series[i]]
         if word >> _32 != np.uint64(stamp):
             word = mark | np.uint64(first + count)
             known[series[i]] = word
             fresh[count] = series[i]
             count += 1
-        out[i] = np.uint32(word)
-    return count
+        to_series[i] = np.uint32(word)
+    return count, same
 
 
 @njit(cache=True, nogil=True)
@@ -127,7 +137,7 @@ def warm() -> None:
     split(hashes, series, 2, series.copy(), np.zeros(3, np.int64))
     columns = (series, one, np.zeros(1), np.zeros(1, np.uint16))
     gather(series, columns, np.zeros(1, np.uint16), columns, 0)
-    number_within(series, np.zeros(1, np.uint64), 1, 0, series.copy(), series.copy())
+    lay_out(columns, np.zeros(1, np.uint16), np.zeros(1, np.uint64), 1, 0, np.zeros(22, np.uint8), series.copy())
     copy_ids(arena, at, size, series, np.zeros(9, np.uint8))
     hash_rows(hashes, columns, np.zeros(1, np.uint64), hashes.copy())
     table = np.zeros(4, np.uint64), np.zeros(4, np.int64)

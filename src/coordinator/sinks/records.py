@@ -76,6 +76,7 @@ _DESTINATION_1 = struct.Struct("<qqq")
 _ANNOTATIONS = struct.Struct("<II")
 _FRAME_BYTES = 256
 """Of a record besides its values, without the ids that it defines."""
+_ROW_BYTES = 22
 _RAW = -1
 _MAX_STAMP = (1 << 32) - 1
 _MISSING = np.uint32(0xFFFFFFFF)
@@ -167,10 +168,9 @@ class Encoder:
         """
         rows = len(batch)
         known_series, known_destinations = self._series, len(self._destinations)
-        column, ids = self._number_series(batch)
-        numbers, fresh = self._number_destinations(batch)
-        one = int(numbers[0])
-        same = len(batch.destinations) == 1 or bool((numbers == one).all())
+        fresh = self._number_destinations(batch)
+        columns, same, ids = self._lay_out(batch)
+        one = int(self._renumbered[batch.destination[0]])
         flags = same * _ONE_DESTINATION | answered * _ANSWERED | (batch.annotations is not None) * _ANNOTATED
         header = _HEADER.pack(
             VERSION, flags, len(fresh), rows, first, at_ns,
@@ -180,13 +180,12 @@ class Encoder:
         parts: list[bytes | NDArray[Any]] = [header + defined, *ids]
         padding = -sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts) % 8
         parts += [bytes(padding)] if padding else []
-        parts += [_column(batch.time_ns), _column(batch.values), column]
-        if not same:
-            parts.append(numbers)
+        parts.append(columns[: 20 * rows] if same else columns)
         return parts if batch.annotations is None else parts + _annotation_parts(batch.annotations)
 
-    def _number_series(self, batch: Values) -> tuple[NDArray[np.uint32], list[NDArray[Any]]]:
-        """The series as numbers within the segment; sizes and bytes of the ids that are new to it, if any."""
+    def _lay_out(self, batch: Values) -> tuple[NDArray[np.uint8], bool, list[NDArray[Any]]]:
+        """The columns, series and destinations as numbers within the segment; whether all destinations are the same; sizes and bytes of the
+        ids that are new to the segment, if any."""
         table, rows = batch.table, len(batch)
         if table is not self._table:
             # The series of another table are other numbers: those of this segment are not found again, and defined once more.
@@ -195,20 +194,22 @@ class Encoder:
             known = np.zeros(max(len(table), 2 * len(self._known)), np.uint64)
             known[: len(self._known)] = self._known
             self._known = known
-        column, fresh = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
-        count = kernels.number_within(batch.columns[0], self._known, self._stamp, self._series, column, fresh)
+        columns, fresh = np.empty(_ROW_BYTES * rows, np.uint8), np.empty(rows, np.uint32)
+        count, same = kernels.lay_out(
+            batch.columns, self._renumbered, self._known, self._stamp, self._series, columns, fresh
+        )
         if not count:
-            return column, []
+            return columns, same, []
         self._series += count
         arena, at, size = table.ids()
         fresh = fresh[:count]
         sizes = size[fresh].astype(np.uint32)
         data = np.empty(int(sizes.sum()), np.uint8)
         kernels.copy_ids(arena, at, size, fresh, data)
-        return column, [sizes, data]
+        return columns, same, [sizes, data]
 
-    def _number_destinations(self, batch: Values) -> tuple[NDArray[np.uint16], list[Destination]]:
-        """The destinations as numbers within the segment; those that are new to it."""
+    def _number_destinations(self, batch: Values) -> list[Destination]:
+        """Numbers the destinations within the segment; those that are new to it."""
         fresh: list[Destination] = []
         if batch.destinations is not self._tuple:
             for one in batch.destinations:
@@ -217,7 +218,7 @@ class Encoder:
                     fresh.append(one)
             self._tuple = batch.destinations
             self._renumbered = np.array([self._destinations[one] for one in batch.destinations], np.uint16)
-        return self._renumbered[batch.destination], fresh
+        return fresh
 
 
 class Interner:
@@ -374,7 +375,3 @@ def _destination(window_ns: int, precision_ns: int, retention_ns: int, unit: int
         return UNAGGREGATED if unit is None else Destination(None, TimeUnit(unit))
     policy = StoragePolicy(window_ns, precision_ns, retention_ns)
     return Destination.of(policy) if unit is None else Destination(policy, TimeUnit(unit))
-
-
-def _column(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array)

@@ -1,6 +1,7 @@
 """Values to be written, in columns."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from m3db.write.forms import SeriesForms
 __all__ = ["WriteRows"]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class WriteRows:
     """Columns, one row per value; the series of all of them have a form."""
 
@@ -34,7 +35,7 @@ class WriteRows:
     def __len__(self) -> int:
         return len(self.series)
 
-    @property
+    @cached_property
     def shards(self) -> NDArray[np.uint32]:
         """The shard of each row."""
         return self.forms.shards[self.series]

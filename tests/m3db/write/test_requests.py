@@ -74,6 +74,19 @@ def check(rows: WriteRows, order: list[int] | None, most: int) -> None:
 
 
 @settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 7), st.data())
+def test_rows_and_sizes_of_any_calls(count: int, most: int, data: st.DataObject) -> None:
+    rows = rows_of([Point(id_of("a" * (1 + number)), namespace=b"xy"[number % 2 :][:1]) for number in range(count)])
+    calls = encode_calls(rows, None, MessageIds().reserve, 1, most_elements=most)
+    numbers = st.integers(0, len(calls) - 1)
+    runs = st.tuples(numbers, numbers).map(lambda ends: range(min(ends), max(ends) + 1))
+    for chosen in data.draw(st.lists(runs | st.lists(numbers, min_size=1, max_size=8), min_size=1, max_size=4)):
+        assert calls.rows_of(chosen).tolist() == [row for number in chosen for row in calls.rows_of([number]).tolist()]
+        frames = [calls.frames[calls.at[number] : calls.at[number + 1]] for number in chosen]
+        assert calls.size_of(chosen) == sum(map(len, frames))
+
+
+@settings(deadline=None)
 @given(st.lists(points, min_size=1, max_size=40), st.integers(1, 20), st.data())
 def test_frames_are_those_of_the_plain_code(given_points: list[Point], most: int, data: st.DataObject) -> None:
     rows = rows_of(given_points)

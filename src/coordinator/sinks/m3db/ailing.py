@@ -18,10 +18,14 @@ class Ailing:
         self.why = ""
         """What was said last of one of them."""
 
+    def any(self, now_ns: int) -> bool:
+        """Whether there are such shards."""
+        return bool((self._until_ns > now_ns).any())
+
     def among(self, shards: NDArray[np.uint32], now_ns: int) -> NDArray[np.bool_]:
         """Which rows are of such shards; ``shards``: of each row."""
         ailing: NDArray[np.bool_] = self._until_ns > now_ns
-        return ailing[shards] if ailing.any() else np.zeros(len(shards), np.bool_)
+        return ailing[shards]
 
     def unanswered(self, shards: NDArray[np.uint32], now_ns: int, why: str) -> None:
         """Rows of these waited in vain."""

@@ -102,11 +102,12 @@ class M3DBSink:
         self._prepare()
         sendable = sort(batch, self._targets, self._absences, self._clock(), self._offset_ns)
         delivered = sendable.others
-        parts = [
-            (cache, np.flatnonzero(sendable.raw == raw))
-            for cache, raw in ((self._aggregated, False), (self._raw, True))
-            if (sendable.raw == raw).any()
-        ]
+        parts: list[tuple[FormCache, NDArray[np.int64] | None]] = []
+        raw = np.flatnonzero(sendable.raw)
+        if len(raw) < len(sendable.rows):
+            parts.append((self._aggregated, np.flatnonzero(~sendable.raw) if len(raw) else None))
+        if len(raw):
+            parts.append((self._raw, raw if parts else None))
         # What comes again is in nobody's way: its nodes have all of writeTimeout to answer.
         patience_s = None if again else _PATIENCE_S
         written = await asyncio.gather(
@@ -150,41 +151,37 @@ class M3DBSink:
         batch: Values,
         sendable: Sendable,
         cache: FormCache,
-        chosen: NDArray[np.int64],
+        chosen: NDArray[np.int64] | None,
         patience_s: float | None,
     ) -> "_Written":
-        """``chosen``: of the rows that may be sent."""
+        """``chosen``: of the rows that may be sent; None: all, as a rule. Then nothing is copied."""
         forms = cache.of(batch.table)
         refused = []
-        whole = len(chosen) == len(batch)
-        bad = forms.require(batch.table, batch.columns[0] if whole else batch.series[sendable.rows[chosen]])
+        rows = sendable.rows if chosen is None else sendable.rows[chosen]
+        bad = forms.require(batch.table, batch.columns[0] if len(rows) == len(batch) else batch.series[rows])
         if len(bad):
-            rows = sendable.rows[chosen[bad]]
-            text = why_bad(batch.table.id(int(batch.series[rows[0]])), forms.rules)
-            refused.append(Refused(RefusedWhy.BAD_ID, rows, text))
-            chosen = np.delete(chosen, bad)
-            if not len(chosen):
-                return _Written(refused)
+            text = why_bad(batch.table.id(int(batch.series[rows[bad[0]]])), forms.rules)
+            refused.append(Refused(RefusedWhy.BAD_ID, rows[bad], text))
+            chosen = np.delete(np.arange(len(rows)) if chosen is None else chosen, bad)
+            rows = sendable.rows[chosen]
         parked = []
-        if patience_s is not None:
-            shards = forms.shards[batch.series[sendable.rows[chosen]]]
-            ailing = self._ailing.among(shards, self._clock())
+        if patience_s is not None and self._ailing.any(self._clock()):
+            ailing = self._ailing.among(forms.shards[batch.series[rows]], self._clock())
             if ailing.any():
-                parked.append(Parked(sendable.rows[chosen[ailing]], None, self._ailing.why))
-                chosen = chosen[~ailing]
-                if not len(chosen):
-                    return _Written(refused, parked)
-        rows = sendable.rows[chosen]
+                parked.append(Parked(rows[ailing], None, self._ailing.why))
+                chosen = np.flatnonzero(~ailing) if chosen is None else chosen[~ailing]
+                rows = sendable.rows[chosen]
+        if not len(rows):
+            return _Written(refused, parked)
         texts, annotation = _annotations(batch, rows)
-        # As a rule all rows are sent: nothing is copied then.
-        every, whole = len(chosen) == len(sendable.rows), len(rows) == len(batch)
+        whole = len(rows) == len(batch)
         columns = WriteRows(
             forms=forms,
             series=batch.columns[0] if whole else batch.series[rows],
             namespaces=sendable.namespaces,
-            namespace=sendable.namespace if every else sendable.namespace[chosen],
-            timestamp=sendable.timestamp if every else sendable.timestamp[chosen],
-            time_type=sendable.time_type if every else sendable.time_type[chosen],
+            namespace=sendable.namespace if chosen is None else sendable.namespace[chosen],
+            timestamp=sendable.timestamp if chosen is None else sendable.timestamp[chosen],
+            time_type=sendable.time_type if chosen is None else sendable.time_type[chosen],
             values=batch.columns[2] if whole else batch.values[rows],
             annotations=texts,
             annotation=annotation,
@@ -194,8 +191,9 @@ class M3DBSink:
         # With another topology these are the shards of nobody.
         self._note_shards(ailing_before, result, columns.shards)
         if not result.states.any():
-            for number in np.unique(batch.destination[rows]).tolist():
-                self._unknown_since.there(batch.destinations[number].attributes)
+            if self._unknown_since.any():
+                for number in np.unique(batch.destination[rows]).tolist():
+                    self._unknown_since.there(batch.destinations[number].attributes)
             return _Written(refused, parked, sent=len(rows))
         sent_ns = columns.timestamp * _UNIT_NS[columns.time_type]
         verdict = judge(result, sent_ns - self._clock() > LONGEST_AHEAD_NS)

@@ -61,6 +61,10 @@ class Absences:
     """How long it may still come."""
     _since_ns: dict[Attributes, int] = field(default_factory=dict)
 
+    def any(self) -> bool:
+        """Whether there are such attributes."""
+        return bool(self._since_ns)
+
     def note(self, attributes: Attributes, now_ns: int) -> bool:
         """There is none: whether it is too late for one."""
         return now_ns - self._since_ns.setdefault(attributes, now_ns) >= self.grace_ns
@@ -88,9 +92,10 @@ def sort(batch: Values, targets: Targets, absences: Absences, now_ns: int, offse
                 mine = batch.destination == number
                 _too_old(np.flatnonzero(mine & old), target, target.limits, sent_ns, now_ns, others)
                 _too_new(np.flatnonzero(mine & new), target, target.limits, sent_ns, now_ns, others)
-    for one, target in zip(batch.destinations, found, strict=True):
-        if target is not None:
-            absences.there(one.attributes)
+    if absences.any():
+        for one, target in zip(batch.destinations, found, strict=True):
+            if target is not None:
+                absences.there(one.attributes)
     names = [b"" if one is None else one.name.encode() for one in found]
     unique = tuple(dict.fromkeys(names))
     numbers = np.array([unique.index(name) for name in names], np.uint16)
