@@ -121,7 +121,9 @@ class Connection:
             if isinstance(result, Answer):
                 future.set_result(result)
             else:
-                future.set_exception(result)
+                # One of its own: others fail with the same error.
+                future.set_exception(CallError(result.kind, result.text))
+                future.exception()  # Nobody has to look at it: whoever called may have been cancelled meanwhile.
 
         self.send(frames, message_id, 1, timeout_s, ended)
         try:
