@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m3x import process
+from m3x.output import say
 from m3x.version import VERSION
 
 __all__ = ["main"]
@@ -62,9 +63,7 @@ def _directory(name: str) -> Path | None:
 
 
 def _report(meaningless: Sequence[str]) -> int:
-    print("the configuration is valid")
-    if meaningless:
-        print(f"without effect here: {', '.join(meaningless)}")
+    say("the configuration is valid\n" + (f"without effect here: {', '.join(meaningless)}\n" if meaningless else ""))
     return 0
 
 

@@ -25,6 +25,7 @@ from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import log
 from m3x.config import ConfigError, Loaded, parse_address
+from m3x.output import say
 from m3x.tls import ClientTLS, TLSError
 from m3x.version import VERSION
 
@@ -136,7 +137,7 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
         document = explain(Downsampler.of(config, rules, now_ns), parse_metric(metric))
     except (MetricTextError, MetricsError) as error:
         return _complain([f"m3coordinator: {error}"])
-    print(render(document), end="")
+    say(render(document))
     return 0
 
 
@@ -164,7 +165,7 @@ def _explain_rules(config: CoordinatorConfig, url: str) -> int:
     except (OSError, ValueError, KeyError, TypeError, MetricsError) as error:
         print(f"m3coordinator: {url}{SERIES_PATH} cannot be read: {error or type(error).__name__}", file=sys.stderr)
         return 1
-    print(run.text(), end="")
+    say(run.text())
     return 0
 
 
@@ -176,6 +177,24 @@ def _warnings(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     if section is not None and section.rules is not None:
         rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, 0), loaded.places)
     return [*config.in_vain, *rules.warnings(), *unstored(rules_in(config), judge, loaded.places)]
+
+
+def _checked(loaded: Loaded[CoordinatorConfig], files: Sequence[str]) -> Iterator[str]:
+    """What a check says of files that the service would start with."""
+    config = loaded.value
+    yield f"{', '.join(files)}: the configuration is valid"
+    obstacle = Downsampler.of(config, RulesInEffect(), 0).obstacle
+    if not config.knows_namespaces:
+        obstacle = config.no_aggregators
+        yield "note: namespaces are those of M3DB's registry; what rules ask for is compared with them while it runs"
+    if obstacle is not None and config.takes_samples:
+        raw = any(not namespace.aggregated for namespace in config.namespaces) or not config.knows_namespaces
+        fate = "are stored as they come, and not aggregated" if raw else "will be answered with 503"
+        yield f"warning: remote writes {fate}: {obstacle}"
+    for warning in _warnings(loaded):
+        yield f"warning: {warning}"
+    if loaded.meaningless:
+        yield f"without effect here: {', '.join(loaded.meaningless)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,22 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if obstacles:
         return _complain(obstacles)
     if options.check_config:
-        print(f"{', '.join(options.files)}: the configuration is valid")
-        obstacle = Downsampler.of(loaded.value, RulesInEffect(), 0).obstacle
-        if not loaded.value.knows_namespaces:
-            obstacle = loaded.value.no_aggregators
-            print(
-                "note: namespaces are those of M3DB's registry; what rules ask for is compared with them while it runs"
-            )
-        if obstacle is not None and loaded.value.takes_samples:
-            raw = any(not namespace.aggregated for namespace in loaded.value.namespaces)
-            raw |= not loaded.value.knows_namespaces
-            fate = "are stored as they come, and not aggregated" if raw else "will be answered with 503"
-            print(f"warning: remote writes {fate}: {obstacle}")
-        for warning in _warnings(loaded):
-            print(f"warning: {warning}")
-        if loaded.meaningless:
-            print(f"without effect here: {', '.join(loaded.meaningless)}")
+        say("".join(f"{line}\n" for line in _checked(loaded, options.files)))
         return 0
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)

@@ -19,6 +19,7 @@ from m3ctl.resign import resign
 from m3ctl.shards import show_shards
 from m3ctl.topic import TOPICS, show_topics
 from m3x import log
+from m3x.output import say
 from m3x.version import VERSION
 
 __all__ = ["main"]
@@ -49,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    try:
-        print(report.json() if options.json else report.text(), flush=True)
-    except BrokenPipeError:
-        # Whoever read us has seen enough (head, less); the interpreter must not try to flush again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(f"{report.json() if options.json else report.text()}\n")
     return 1 if report.problems else 0
 
 

@@ -14,6 +14,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
+``output``      what commands print
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory
 ``process``     parent death, command line, CPU and memory of a process

@@ -136,7 +136,7 @@ def stuck(cluster) -> None:
 
 
 def too_early(cluster) -> None:
-    cluster.coordinator.answers["GET", "/ready"] = (500, b'{"reasons":["the shards are cut over in 39 s"]}\n')
+    cluster.coordinator.answers["GET", "/ready"] = (500, b'{"reasons":["the shards will be cut over in 39 s"]}\n')
 
 
 def writes_refused(cluster) -> None:
@@ -204,7 +204,7 @@ def watched_in_no_time(cluster, monkeypatch) -> None:
         (swapped, "instance m3aggregator01:6000", "another instance answers: m3aggregator02:6000", "aggregator.hostID"),
         (no_leader, "shard set 1", "has no leader", "wait for the lease"),
         (stuck, "shard set 1", "flush times of timed 10s did not advance in 11.0 s", "downstream has acknowledged"),
-        (too_early, "coordinator", "the shards are cut over in 39 s", "wait: a new placement"),
+        (too_early, "coordinator", "the shards will be cut over in 39 s", "wait: a new placement"),
         (values_not_stored, "coordinator", "5 messages of policy 10s:31d not stored", "as it says"),
         (writes_refused, "coordinator", "does not take writes: no topic aggregator_ingest", "see the checks below"),
     ],

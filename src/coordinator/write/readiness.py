@@ -24,7 +24,7 @@ class Opening:
             return self.reason
         if now_ns >= self.opens_ns:
             return None
-        return f"{self.reason}, in {-(-(self.opens_ns - now_ns) // 1_000_000_000)} s"
+        return f"{self.reason} in {-(-(self.opens_ns - now_ns) // 1_000_000_000)} s"
 
 
 def judge(
@@ -67,5 +67,5 @@ def judge(
                 return Opening(None, f"shard {shard_id} has no owner in the placement of {service.name}")
         latest = max(cutovers.values(), default=0)
         if latest > max(opens, now_ns):
-            opens, reason = latest, f"the shards of {service.name} are cut over"
+            opens, reason = latest, f"the shards of {service.name} will be cut over"
     return Opening(opens, reason)

@@ -5,6 +5,7 @@ their labels; what is new is prepared once, in compiled code if it is an ordinar
 the error texts are M3's.
 """
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -163,9 +164,8 @@ class RemoteWriter:
             code = f"{response.status_code // 100}XX"
             self._scope.tagged(code=code).count("write_errors")
             if response.status_code != 503:
-                log.warning_limited(
-                    "remote write failed", status=response.status_code, error=bytes(response.body).decode()
-                )
+                why = json.loads(bytes(response.body))["error"]
+                log.warning_limited("remote write failed", status=response.status_code, error=why)
         self._scope.record("write_batch_latency", time.monotonic() - started)
         return response
 

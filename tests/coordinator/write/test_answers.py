@@ -471,7 +471,7 @@ POSTS = {
     "unknown-prometheus-type": Post(headers={"Prometheus-Metric-Type": "x"}, says="unknown prom metric type x"),
     # the way to the aggregators
     "no-topic": Post(says="does not exist yet", set_up=SetUp(opening=Opening(None, "the topic does not exist yet"))),
-    "before-cutover": Post(says="cut over, in", set_up=SetUp(opening=Opening(1 << 62, "the shards are cut over"))),
+    "before-cutover": Post(says="cut over in", set_up=SetUp(opening=Opening(1 << 62, "the shards will be cut over"))),
     "producer-failed": Post(
         says="out of order", set_up=SetUp(change=lambda world, _patch: world.topic.fail("out of order"))
     ),

@@ -32,8 +32,8 @@ def test_missing_topic_consumer_and_placement() -> None:
 
 def test_waits_for_the_cutover_and_tells_the_time_left() -> None:
     opening = judge("ingest", TOPIC, {SERVICE: _placement(NOW + 30 * SECOND)}, NOW)
-    assert opening.refusal(NOW) == "the shards of m3aggregator are cut over, in 30 s"
-    assert opening.refusal(NOW + 29 * SECOND + 1) == "the shards of m3aggregator are cut over, in 1 s"
+    assert opening.refusal(NOW) == "the shards of m3aggregator will be cut over in 30 s"
+    assert opening.refusal(NOW + 29 * SECOND + 1) == "the shards of m3aggregator will be cut over in 1 s"
     assert opening.refusal(NOW + 30 * SECOND) is None
 
 
