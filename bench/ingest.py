@@ -2,7 +2,7 @@
 
 ``ingest`` replays messages as fast as they are acked; ``steady`` sends every series once per resolution (or at ``--rate``) and measures
 ingest, flush and forward together. CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server
-CPU second is the figure to compare, since machines are noisy.
+CPU second is the figure to compare, since machines are noisy. ``ingest --journal both`` is ``bench.journal_turns``.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import sys
 import time
 from typing import IO, Any
 
+from bench import journal_turns
 from bench.instance import Aggregator
-from bench.messages import KINDS, TIMER_VALUES
+from bench.messages import KINDS, TIMER_VALUES, build
 
 
 class SinkProcess:
@@ -58,16 +59,24 @@ def arguments(command: str, values: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rate", type=float, default=0.0, help="messages a second; steady: default one per series and window"
     )
+    if command == "ingest":
+        parser.add_argument("--pairs", type=int, default=6, help="--journal both: pairs of turns of --seconds")
     parser.add_argument(
-        "--journal", choices=("on", "off"), default="on", help="whether workers journal what they apply"
+        "--journal",
+        choices=("on", "off", "both") if command == "ingest" else ("on", "off"),
+        default="on",
+        help="whether workers journal what they apply"
+        + ("; both: in turns, and what that costs as a ratio" if command == "ingest" else ""),
     )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     options = parser.parse_args(values)
     resolution = options.resolution.removesuffix("s")
     if not resolution.isdecimal() or int(resolution) < 1:
         parser.error(f"--resolution {options.resolution!r}: expected whole seconds, like 10s")
-    if min(options.series, options.workers, options.connections) < 1 or not 0 < options.seconds < float("inf"):
-        parser.error("--series, --workers and --connections must be at least 1, and --seconds above 0")
+    if min(
+        options.series, options.workers, options.connections, getattr(options, "pairs", 1)
+    ) < 1 or not 0 < options.seconds < float("inf"):
+        parser.error("--series, --workers, --connections and --pairs must be at least 1, and --seconds above 0")
     return options
 
 
@@ -78,6 +87,8 @@ def run(command: str, values: list[str]) -> int:
     rate = options.rate or (options.series / resolution_s if command == "steady" else 0.0)
     sink = SinkProcess()
     try:
+        if options.journal == "both":
+            return _both(options, sink)
         overlay = {"instance": {"journal": options.journal == "on"}}
         with Aggregator(options.workers, sink.address, overlay) as aggregator:
             load = [
@@ -105,6 +116,15 @@ def run(command: str, values: list[str]) -> int:
         sink.close()
     result["journal_bytes"] = journal_bytes
     return _report(command, options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
+
+
+def _both(options: argparse.Namespace, sink: SinkProcess) -> int:
+    per = max(options.series, 20_000) // options.connections
+    frames = [
+        build(options.kind, options.series, per, journal_turns.RESOLUTION_S, first=c * per)
+        for c in range(options.connections)
+    ]
+    return journal_turns.run(options, sink.address, frames)
 
 
 def _wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:

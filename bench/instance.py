@@ -45,8 +45,8 @@ class Aggregator(instances.Aggregator):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds so far, by process."""
-        return {name: cpu_seconds(pid) for name, pid in self.roles().items()}
+        """CPU seconds so far, by process; the snapshots of a worker that were written are its own."""
+        return {name: cpu_seconds(pid, children=name.startswith("worker")) for name, pid in self.roles().items()}
 
     def written_bytes(self) -> int:
         """Bytes that its workers and their snapshots have written to files so far."""

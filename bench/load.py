@@ -24,6 +24,8 @@ class Connection:
         self.replays = 0
         self.acked = 0
         self.failed = ""
+        self.acked_at: list[float] = []
+        """When acks came (monotonic seconds)."""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -64,6 +66,7 @@ class Connection:
             if not data:
                 self.failed = self.failed or "connection closed by the server"
                 return
+            self.acked_at.append(time.monotonic())
             data, at = rest + data, 0
             while at + 4 <= len(data):
                 size = int.from_bytes(data[at : at + 4], "big")

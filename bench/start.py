@@ -3,12 +3,14 @@
 The instance is started as an operator does it, with ``scripts/supervisor`` and compiled kernels, on an embedded KV that is already there.
 A producer sends a gauge to each worker every few milliseconds; *applied* is when the first one that was sent after the event (a start, or
 the end of the processes that were killed) is acknowledged. The producer connects again at once when it loses its connection, and counts
-connections that are refused. Times are wall clock: on a machine that does something else as well they tell more about that, so that of a
-start comes with the CPU time of all processes. Memory is proportional (PSS: a page that n processes share counts as an n-th in each of
-them), of an instance that was never under load.
+connections that are refused. A worker replays its journal first: how long that takes depends on what is in it, so the time without it is
+told as well. Times are wall clock: on a machine that does something else as well they tell more about that, so that of a start comes with
+the CPU time of all processes. At last the zygote alone is killed, which ends nobody else, then the supervisor, which ends all. Memory is
+proportional (PSS: a page that n processes share counts as an n-th in each of them), of an instance that was never under load.
 """
 
 import argparse
+import contextlib
 import json
 import select
 import shutil
@@ -157,7 +159,7 @@ def _measured(instance: Instance, options: argparse.Namespace) -> dict[str, Any]
         figures["idle"] = _idle(instance, options.idle)
         instance.process.stop(40)
         starts = [_start(instance, options.workers) for _ in range(options.repeat)]
-        figures["start"], figures["start_cpu_s"] = map(list, zip(*starts, strict=True))
+        figures["start"], figures["start_cpu_s"], figures["start_replay_s"] = map(list, zip(*starts, strict=True))
         figures |= _deaths(instance, options)
     finally:
         if instance.running:
@@ -185,8 +187,20 @@ def _wakes(processes: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def _start(instance: Instance, workers: int) -> tuple[float, float]:
-    """Seconds until all workers have applied a sample, and CPU seconds of all processes."""
+def _replays(instance: Instance, since: int) -> float:
+    """The longest replay, in seconds, of those that are in the log behind this size."""
+    found = 0.0
+    for line in instance.log_file.read_bytes()[since:].splitlines():
+        with contextlib.suppress(ValueError):
+            said = json.loads(line)
+            if said.get("msg") == "replayed the journal":
+                found = max(found, said["seconds"])
+    return found
+
+
+def _start(instance: Instance, workers: int) -> tuple[float, float, float]:
+    """Seconds until all workers have applied a sample, CPU seconds of all processes, seconds of replay among the first."""
+    logged = instance.log_file.stat().st_size
     probe = Probe(instance.socket_address, workers)
     try:
         began = time.monotonic()
@@ -196,7 +210,7 @@ def _start(instance: Instance, workers: int) -> tuple[float, float]:
     finally:
         probe.close()
     instance.process.stop(40)
-    return took, cpu_s
+    return took, cpu_s, _replays(instance, logged)
 
 
 def _deaths(instance: Instance, options: argparse.Namespace) -> dict[str, Any]:
@@ -204,12 +218,14 @@ def _deaths(instance: Instance, options: argparse.Namespace) -> dict[str, Any]:
     instance.start()
     instance.wait_until_ready()
     probe = Probe(instance.socket_address, options.workers)
-    figures: dict[str, Any] = {"worker": [], "front": [], "zygote and worker": []}
+    events: dict[str, list[float]] = {"worker": [], "front": [], "zygote and worker": []}
+    replays: dict[str, list[float]] = {event: [] for event in events}
     try:
-        for event, times in figures.items():
+        for event, times in events.items():
             for _ in range(options.repeat):
                 time.sleep(_SETTLED_S)
                 processes = instance.roles()
+                logged = instance.log_file.stat().st_size
                 pids = [processes["worker 0" if name == "worker" else name] for name in event.split(" and ")]
                 began = time.monotonic()
                 send_signal(pids, signal.SIGKILL)
@@ -217,22 +233,58 @@ def _deaths(instance: Instance, options: argparse.Namespace) -> dict[str, Any]:
                     time.sleep(0.0005)
                 dead = time.monotonic()
                 times.append(dead - began + max(probe.first_after(dead, worker) for worker in range(options.workers)))
-        figures["refused"] = probe.refused
+                replays[event].append(_replays(instance, logged))
+        refused = probe.refused
     finally:
         probe.close()
-    return figures
+    time.sleep(_SETTLED_S)
+    ended, left = _zygote_dies(instance), _supervisor_dies(instance)
+    return {
+        **events, "refused": refused, "replays": replays, "ended_with_zygote": ended, "left_by_supervisor": left
+    }  # fmt: skip
+
+
+def _zygote_dies(instance: Instance) -> list[str]:
+    """Which other processes ended with it."""
+    before = instance.roles()
+    send_signal([before.pop("zygote")], signal.SIGKILL)
+    wait_until(
+        "there are a zygote and a spare one again",
+        lambda: instance.roles().get("spare zygote", before["spare zygote"]) != before["spare zygote"],
+    )
+    del before["spare zygote"]
+    after = instance.roles()
+    return [name for name, pid in before.items() if after.get(name) != pid]
+
+
+def _supervisor_dies(instance: Instance) -> list[str]:
+    """Which processes were left two seconds after the death of the supervisor."""
+    processes = instance.roles()
+    send_signal([processes["supervisor"]], signal.SIGKILL)
+    instance.process.wait()
+    deadline = time.monotonic() + 2
+    while any(map(resident_bytes, processes.values())) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return [name for name, pid in processes.items() if resident_bytes(pid)]
 
 
 def _table(figures: dict[str, Any]) -> str:
     idle, lines = figures.pop("idle"), []
     refused, cpu_s = figures.pop("refused"), statistics.median(figures.pop("start_cpu_s"))
+    ended, left = figures.pop("ended_with_zygote"), figures.pop("left_by_supervisor")
+    replays = figures.pop("replays") | {"start": figures.pop("start_replay_s")}
     for event, times in figures.items():
         what = "a start" if event == "start" else f"kill -9 of the {event}"
-        middle, worst = 1000 * statistics.median(times), 1000 * max(times)
-        lines.append(f"applied again after {what}: {middle:.0f} ms (worst of {len(times)}: {worst:.0f} ms)")
+        best, middle, worst = (1000 * of(times) for of in (min, statistics.median, max))
+        rest = 1000 * statistics.median(time - replay for time, replay in zip(times, replays[event], strict=True))
+        lines.append(
+            f"applied again after {what}: {middle:.0f} ms, {rest:.0f} ms without replay (medians of {len(times)}; "
+            f"{best:.0f} to {worst:.0f} ms)"
+        )
     lines += [
         f"CPU time of a start: {cpu_s:.2f} s",
         f"connections refused meanwhile: {refused}",
+        f"ended with the zygote: {', '.join(ended) or 'nobody'}; left by the supervisor: {', '.join(left) or 'nobody'}",
         "",
         f"{'idle':<12}{'MiB':>8}{'CPU %':>8}{'wakes/s':>9}",
     ]

@@ -119,13 +119,13 @@ def written_bytes(pid: int | str = "self") -> int:
     return int(found["wchar"])
 
 
-def cpu_seconds(pid: int | str = "self") -> float:
-    """User plus system time of a process so far; 0 if it is gone."""
+def cpu_seconds(pid: int | str = "self", *, children: bool = False) -> float:
+    """User plus system time of a process so far, with ``children`` that of those that have ended as well; 0 if it is gone."""
     try:
         fields = _stat(pid)
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return sum(map(int, fields[11 : 15 if children else 13])) / _TICKS_PER_SECOND
 
 
 def _stat(pid: int | str) -> list[str]:

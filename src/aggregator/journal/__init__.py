@@ -46,8 +46,8 @@ given to a wrong series. What could not be read is set aside, and the worker goe
 *A disk that takes nothing.* The batch in hand waits, unacked, and all behind it; it is tried again until it works.
 """
 
-from aggregator.journal.journal import Journal, JournalOptions
+from aggregator.journal.journal import SNAPSHOT_FACTOR, Journal, JournalOptions
 from aggregator.journal.replaying import Replay, carry_out
 from aggregator.journal.sessions import REPEATS_NS
 
-__all__ = ["REPEATS_NS", "Journal", "JournalOptions", "Replay", "carry_out"]
+__all__ = ["REPEATS_NS", "SNAPSHOT_FACTOR", "Journal", "JournalOptions", "Replay", "carry_out"]

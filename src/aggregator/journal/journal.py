@@ -19,13 +19,14 @@ from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
 from m3x.segments import START, Position, SegmentError, SegmentLog, SyncPolicy
 
-__all__ = ["Journal", "JournalOptions"]
+__all__ = ["SNAPSHOT_FACTOR", "Journal", "JournalOptions"]
 
 log = logger(__name__)
 
 _ROWS = np.zeros(0, np.uint32)
 """Numbers that are rows of entries."""
-_SNAPSHOT_FACTOR = 4
+SNAPSHOT_FACTOR = 4
+"""So many times the size of the last snapshot is written before the next one."""
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
@@ -40,7 +41,7 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync: SyncPolicy = "os"
     segment_bytes: int = 32 << 20
     snapshot_bytes: int = 64 << 20
-    """So much is written before there is a snapshot, and ``_SNAPSHOT_FACTOR`` times the size of the last one."""
+    """So much is written before there is a snapshot, and ``SNAPSHOT_FACTOR`` times the size of the last one (batches count, too)."""
     sources: tuple[str, ...] = ()
     """Journals of workers that had other shards: as long as there is no snapshot here, what is in them is taken over."""
     shards: ipc.Shards
@@ -305,7 +306,7 @@ class Journal:
     def snapshot_due(self) -> bool:
         """Whether replaying what was written since the last snapshot takes so long that the next one pays."""
         since = self.log.size_from(self._covered) + _BATCH_BYTES * self._batches
-        return since > max(self._options.snapshot_bytes, _SNAPSHOT_FACTOR * self._snapshot_bytes)
+        return since > max(self._options.snapshot_bytes, SNAPSHOT_FACTOR * self._snapshot_bytes)
 
     def begin_snapshot(self, now_ns: int) -> Head:
         """Completes the segment; what is to be saved is the engine as it is now (``once`` is to be filled in)."""
