@@ -22,6 +22,29 @@ Columns = dict[str, NDArray[Any]]
 _NONE = np.zeros(0, np.int64)
 
 
+class _Rows:
+    """Numbers that come in pieces."""
+
+    def __init__(self) -> None:
+        self._room = np.empty(1 << 10, np.int64)
+        self._count = 0
+
+    def add(self, piece: NDArray[Any]) -> None:
+        """The next ones."""
+        count = self._count + len(piece)
+        if count > len(self._room):
+            room = np.empty(2 * count, np.int64)
+            room[: self._count] = self.all
+            self._room = room
+        self._room[self._count : count] = piece
+        self._count = count
+
+    @property
+    def all(self) -> NDArray[np.int64]:
+        """All so far; good until the next ones come."""
+        return self._room[: self._count]
+
+
 class Loader:
     """Takes the tables of a snapshot one after the other, in their order; then ``finish``.
 
@@ -38,12 +61,12 @@ class Loader:
         self._specs = _NONE
         self._keys: list[Key] = []
         self._annotations = np.zeros(1, np.int64)
-        self._entries = _NONE
-        self._refs = _NONE
-        self._entry_of = _NONE
-        self._chain = _NONE
+        self._entries = _Rows()
+        self._refs = _Rows()
+        self._entry_of = _Rows()
+        self._chain = _Rows()
         self._windows = _NONE
-        self._records = _NONE
+        self._records = _Rows()
         self._waiting: tuple[NDArray[np.int64], ...] | None = None
         """Windows, elements, rows and counts of records whose samples come next."""
         self._take = {
@@ -131,29 +154,32 @@ class Loader:
         first = np.array([first for first, _ in self._metas] + [0], np.int64)
         entries["stage"][rows] = np.where(c["meta"] >= 0, first[c["meta"]] + c["stage"] + 1, 0)
         self._numbers[np.minimum(c["number"], len(self._numbers) - 1)] = rows + 1
-        self._entries = np.concatenate((self._entries, rows))
+        self._entries.add(rows)
 
     def _take_elements(self, c: Columns) -> None:
         metadata = self._state.metadata
         spec = self._specs[c["spec"]]
-        kinds, inverse = np.unique(
-            np.stack((c["spec"].astype(np.uint64), c["traffic"].astype(np.uint64), c["resend"].astype(np.uint64))),
-            axis=1,
-            return_inverse=True,
-        )
-        attrs = np.array(
-            [metadata.attrs_of(self._keys[s].policy, traffic, bool(resend)) for s, traffic, resend in kinds.T.tolist()],
-            np.int64,
-        )[inverse.reshape(-1)]
-        entry = self._entries[c["entry"]]
+        # Few kinds, in nearly all cases without traffic types: no sorting.
+        if len(spec) and (c["traffic"] == c["traffic"][0]).all():
+            traffics, which = c["traffic"][:1], np.zeros(len(spec), np.intp)
+        else:
+            traffics, which = np.unique(c["traffic"], return_inverse=True)
+        kinds = (c["spec"].astype(np.int64) * len(traffics) + which) * 2 + (c["resend"] != 0)
+        attrs_of = np.zeros(int(kinds.max(initial=0)) + 1, np.int64)
+        for kind in np.flatnonzero(np.bincount(kinds)).tolist():
+            number, traffic = divmod(kind // 2, len(traffics))
+            key = self._keys[number]
+            attrs_of[kind] = metadata.attrs_of(key.policy, int(traffics[traffic]), bool(kind % 2))
+        attrs = attrs_of[kinds]
+        entry = self._entries.all[c["entry"]]
         refs = np.zeros(len(entry), np.int64)
         made = kernels.make_elements(
             self._state.address, entry, spec, attrs, c["state"], c["newest"], c["gone"], c["term"], refs
         )
         _check(made, "elements")
-        self._refs = np.concatenate((self._refs, refs))
-        self._entry_of = np.concatenate((self._entry_of, entry))
-        self._chain = np.concatenate((self._chain, c["chain"]))
+        self._refs.add(refs)
+        self._entry_of.add(entry)
+        self._chain.add(c["chain"])
 
     def _take_windows(self, c: Columns) -> None:
         self._link()
@@ -182,9 +208,10 @@ class Loader:
 
     def _link(self) -> None:
         """Elements are complete: puts the live ones into the chains of their entries."""
-        live = np.flatnonzero(self._chain >= 0)
-        order = live[np.lexsort((self._chain[live], self._entry_of[live]))]
-        kernels.link_chains(self._state.address, self._refs[order], self._entry_of[order])
+        chain, entry_of = self._chain.all, self._entry_of.all
+        live = np.flatnonzero(chain >= 0)
+        order = live[np.lexsort((chain[live], entry_of[live]))]
+        kernels.link_chains(self._state.address, self._refs.all[order], entry_of[order])
 
     def _take_records(self, c: Columns) -> None:
         table = np.zeros(len(c["element"]), layout.RECORD)
@@ -193,15 +220,15 @@ class Loader:
         for name in ("last_at", "count", "call", "flags"):
             table[name] = c[name]
         table["annotation"] = self._annotations[c["annotation"]]
-        windows, refs = self._windows[c["window"]], self._refs[c["element"]]
+        windows, refs = self._windows[c["window"]], self._refs.all[c["element"]]
         rows = np.zeros(len(refs), np.int64)
         made = kernels.make_records(self._state.address, windows, refs, table.view(np.float64), rows)
         _check(made, "windows")
-        self._records = np.concatenate((self._records, rows))
+        self._records.add(rows)
         self._waiting = (windows, refs, rows, c["samples"].astype(np.int64))
 
     def _take_states(self, c: Columns) -> None:
-        rows = self._records[c["record"]]
+        rows = self._records.all[c["record"]]
         kernels.make_states(self._state.address, rows, c["marks"], c["words"], np.array(c["numbers"]))
 
     def _take_samples(self, c: Columns) -> None:
@@ -211,11 +238,11 @@ class Loader:
         kernels.make_samples(self._state.address, windows, refs, rows, counts, np.array(c["numbers"]))
 
     def _take_sources(self, c: Columns) -> None:
-        windows, refs = self._windows[c["window"]], self._refs[c["element"]]
+        windows, refs = self._windows[c["window"]], self._refs.all[c["element"]]
         _check(kernels.make_sources(self._state.address, windows, refs, c["source"], c["block"], c["bits"]), "sources")
 
     def _take_versions(self, c: Columns) -> None:
-        windows, refs = self._windows[c["window"]], self._refs[c["element"]]
+        windows, refs = self._windows[c["window"]], self._refs.all[c["element"]]
         _check(kernels.make_versions(self._state.address, windows, refs, c["term"], c["flush"], c["sent"]), "windows")
 
 
