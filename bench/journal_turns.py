@@ -2,7 +2,8 @@
 
 Two instances, one with and one without a journal, are given the same messages as fast as they acknowledge them, in turns of some
 seconds: a pair of turns is one ratio of messages per CPU second, of all processes, snapshots included. All series are known before the
-first turn, and windows are long: nothing is flushed meanwhile. Turns go on until there are enough pairs and a snapshot was written.
+first turn, and windows are long: nothing is flushed meanwhile. Turns go on until there are enough pairs and a snapshot was written, which
+may be sooner than its share of what is written: the bytes a message are the most that they can be.
 Memory is proportional (PSS) and that of all processes, the child that writes the snapshot among them; a gap is the time between two acks of
 a connection that has more to come.
 """
