@@ -88,3 +88,10 @@ def test_workers_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
         main(["-f", "x", "--workers", "0"])
     assert ended.value.code == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_child_belongs_to_its_parent_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents: list[int] = []
+    monkeypatch.setattr("m3x.process.die_with_parent", parents.append)
+    assert main(["--child-of", "7"]) == 2
+    assert parents == [7]

@@ -34,7 +34,12 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "without_effect"), [("configs/m3coordinator.yml", True), ("configs/local/m3coordinator.yml", False)]
+    ("name", "without_effect"),
+    [
+        ("configs/m3coordinator.yml", True),
+        ("configs/local/m3coordinator.yml", False),
+        ("configs/local/in-process.yml", False),
+    ],
 )
 def test_check_config(name: str, without_effect: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-f", str(ROOT / name), "--check-config"]) == 0

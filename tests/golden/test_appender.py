@@ -76,7 +76,9 @@ def test_appender(vector: Vector) -> None:
         metric_type = parse_metric_type(case["m3_type"])
         tags = tags_of(case["tags_added"])
         override = override_of(case.get("override_mapping_rules"))
-        appended = downsampler.append(tags, metric_type, case["prom_type"], metadatas=override)
+        appended = downsampler.append(
+            tags, metric_type, case["prom_type"], metadatas=None if override is None else [override]
+        )
         assert appended.drop_policy_applied == case["is_drop_policy_applied"]
         assert appended.drop_timestamp == case["should_drop_timestamp"]
         assert all(spec.metric_type == metric_type for spec in appended.specs)

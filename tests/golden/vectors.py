@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
-CORPORA = ("engine", "coordinator", "cluster", "prom_remote", "m3db", "config")
+CORPORA = ("engine", "coordinator", "coordinator_embedded", "cluster", "prom_remote", "m3db", "config")
 
 READERS = {
     "engine/codec.jsonl": "golden/test_engine.py",
@@ -39,6 +39,21 @@ READERS = {
     "coordinator/ingest_to_write.jsonl": "coordinator/ingest/test_golden_ingest.py",
     "coordinator/promql_smoke.jsonl": "coordinator/query/conftest.py",
     "coordinator/write_to_m3msg.jsonl": "coordinator/write/test_golden_write.py",
+    "coordinator_embedded/auto.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/carbon.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/dup.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/empty.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/faults.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/flip.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/kv.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/mapping.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/misc.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/noop.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/past.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/rollup.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/suffix.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/untimed.jsonl": "golden/test_coordinator_embedded.py",
+    "coordinator_embedded/configs": "golden/test_coordinator_embedded.py",
     "prom_remote/configs": "golden/test_prom_remote.py",
     "prom_remote/connections.jsonl": "golden/test_prom_remote.py",
     "prom_remote/m3msg.jsonl": "golden/test_prom_remote.py",

@@ -26,15 +26,22 @@ metrics: {{prometheus: {{listenAddress: "127.0.0.1:{metrics}"}}}}
 clusters:
   - namespaces:
       - {{namespace: two, type: aggregated, resolution: 2s, retention: 48h}}
+      - {{namespace: four, type: aggregated, resolution: 4s, retention: 96h, downsample: {{all: false}}}}
 carbon:
   ingester:
     listenAddress: 127.0.0.1:{carbon}
-    rules: [{{pattern: .*, aggregation: {{type: max}}, policies: [{{resolution: 2s, retention: 48h}}]}}]
+    rewrite: {{cleanup: true}}
+    rules:
+      - {{pattern: .*min.aggregate.*, aggregation: {{type: min}}, policies: [{{resolution: 2s, retention: 48h}}]}}
+      - {{pattern: .*already-aggregated.*, aggregation: {{enabled: false}}, policies: [{{resolution: 2s, retention: 48h}}]}}
+      - {{pattern: .*, policies: [{{resolution: 2s, retention: 48h}}]}}
 downsample:
   bufferPastLimits: [{{resolution: 0s, bufferPast: 4s}}]
   rules:
     mappingRules:
       - {{name: sum, filter: "__name__:summed", aggregations: [Sum], storagePolicies: [{{resolution: 2s, retention: 48h}}]}}
+      - {{name: nginx, filter: "app:nginx*", aggregations: [Last], storagePolicies: [{{resolution: 2s, retention: 48h}}]}}
+      - {{name: mysql, filter: "app:mysql*", aggregations: [Last], storagePolicies: [{{resolution: 4s, retention: 96h}}]}}
     rollupRules:
       - name: by code
         filter: __name__:requests_total
@@ -119,10 +126,16 @@ def test_it_is_one_service(coordinator: Coordinator) -> None:
     assert "coordinator_producer_" in figures
 
 
-def test_rules_and_carbon_have_their_values(coordinator: Coordinator) -> None:
-    """One increase of two hosts by code, and the larger of two carbon lines."""
-    begin_s = (int(time.time()) // WINDOW_S + 1) * WINDOW_S
+def window_begins(every_s: int = WINDOW_S) -> int:
+    """Waits for the next window; its first second."""
+    begin_s = (int(time.time()) // every_s + 1) * every_s
     wait_until("a window begins", lambda: time.time() >= begin_s)
+    return begin_s
+
+
+def test_rollup_rules_of_the_file(coordinator: Coordinator) -> None:
+    """The increase of two hosts, summed by code."""
+    begin_s = window_begins()
     samples = [
         (
             (("__name__", "requests_total"), ("code", "200"), ("host", host)),
@@ -134,13 +147,48 @@ def test_rules_and_carbon_have_their_values(coordinator: Coordinator) -> None:
     ]
     wait_until("both windows are there", lambda: time.time() >= begin_s + WINDOW_S + 0.2)
     assert coordinator.post(write_request(samples)) == 200
-    with socket.create_connection(("127.0.0.1", coordinator.carbon)) as connection:
-        connection.sendall(f"a.b 3 {begin_s}\na.b 9 {begin_s}\na.b 5 {begin_s + 1}\n".encode())
-    first_ms, second_ms = (begin_s + WINDOW_S) * 1000, (begin_s + 2 * WINDOW_S) * 1000
-    expected = {first_ms: 1100.0, second_ms: 14.0}
+    expected = {(begin_s + WINDOW_S) * 1000: 1100.0, (begin_s + 2 * WINDOW_S) * 1000: 14.0}
     wait_until("the rollup", lambda: coordinator.stored("requests_by_code").get(("code", "200")) == expected)
-    points = remote_read(coordinator.base, [("__g1__", EQUAL, "b")], first_ms - 60_000, second_ms)
-    assert [dict(values) for values in points.values()] == [{first_ms: 9.0}]
+
+
+def test_mapping_rules_of_the_file(coordinator: Coordinator) -> None:
+    """The later of two samples, at the resolution of the rule."""
+    begin_s = window_begins(4)
+    for app, values in (("nginx_edge", (42.42, 84.84)), ("mysql_db", (45.42, 87.84))):
+        samples = [((("__name__", "foo"), ("app", app)), v, (begin_s + k) * 1000) for k, v in enumerate(values)]
+        assert coordinator.post(write_request(samples)) == 200
+    wait_until("both are there", lambda: len(coordinator.stored("foo")) == 2)
+    found = coordinator.stored("foo")
+    assert found["app", "nginx_edge"] == {(begin_s + 2) * 1000: 84.84}
+    # The namespace that takes all metrics has it as well; of both, the value of the end of the window is the same.
+    assert set(found["app", "mysql_db"].values()) == {87.84}
+
+
+CARBON = {
+    "foo.min.aggregate.baz": ((41, 42), 41),
+    "foo.min.already-aggregated.baz": ((42, 43), 43),
+    "foo.min.catch-all.baz": ((10, 20), 15),
+    "foo.bar:baz.qux": ((42,), 42),
+    "quail": ((42,), 42),
+    "d..bar.baz": ((7,), 7),
+}
+
+
+def test_carbon_lines(coordinator: Coordinator) -> None:
+    """Each rule with the values of one second, read over Graphite's API; a path is cleaned before."""
+    at_s = window_begins()
+    lines = [f"{path} {value} {at_s}\n" for path, (values, _) in CARBON.items() for value in values]
+    with socket.create_connection(("127.0.0.1", coordinator.carbon)) as connection:
+        connection.sendall("".join(lines).encode())
+
+    def rendered(path: str) -> list[float]:
+        target = path.replace("..", ".")
+        answer = json.loads(get(f"{coordinator.base}/api/v1/graphite/render?target={target}&from=-5min&until=now")[1])
+        return [value for one in answer for value, _ in one["datapoints"] if value is not None]
+
+    for path, (_, expected) in CARBON.items():
+        wait_until(path, lambda path=path: rendered(path))
+        assert rendered(path)[-1] == expected, path
 
 
 def test_kill_9_of_anything_loses_nothing_that_was_answered(coordinator: Coordinator) -> None:

@@ -188,9 +188,9 @@ class Downsampler:
         prom_type: str = "unknown",
         *,
         annotation: bytes = b"",
-        metadatas: StagedMetadatas | None = None,
+        metadatas: Sequence[StagedMetadatas] | None = None,
     ) -> Appended:
-        """What to send for a series with these tags, in any order; ``metadatas`` overrides rules and mapping (carbon).
+        """What to send for a series with these tags, in any order; ``metadatas`` override rules and mapping (carbon), each with a message.
 
         ``prom_type`` is one of ``m3metrics.metric.PROM_TYPES``. Raises ``ValueError`` for no tags, and ``m3metrics.errors.IdError`` for
         tags that cannot be encoded.
@@ -202,7 +202,8 @@ class Downsampler:
         matched = matching_tags(tags, metric_type.name.lower(), prom_type)
         own = coordinator_tags(matched)
         if metadatas is not None:
-            sent = self._sent([(encode_tags(own), metadatas)], metric_type)
+            ident = encode_tags(own)
+            sent = self._sent([(ident, one) for one in metadatas], metric_type)
             specs = [TemplateSpec(ident, self._encode(staged), metric_type, annotation) for ident, staged in sent]
             return Appended(tuple(specs), unsent=None if specs else Reason.AGGREGATION_TYPE)
         decision = self.decide(matched)

@@ -231,12 +231,8 @@ class CarbonIngester:
         matching = self._matching(path)
         if not matching:
             return Reason.NO_RULE
-        return [
-            spec
-            for rule in matching
-            if rule.metadatas is not None
-            for spec in self._downsampler.append(tags, metadatas=rule.metadatas).specs
-        ]
+        wanted = [rule.metadatas for rule in matching if rule.metadatas is not None]
+        return list(self._downsampler.append(tags, metadatas=wanted).specs)
 
     def _matching(self, path: bytes) -> list[CarbonRule]:
         text = path.decode(errors="replace")

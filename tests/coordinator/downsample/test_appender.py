@@ -32,7 +32,7 @@ def test_nothing_is_sent_without_a_namespace_that_takes_all() -> None:
     raw = Downsampler([RAW])
     assert not raw.enabled
     mean = override(AggregationType.MEAN, [StoragePolicy.parse("10s:2d")])
-    assert raw.append([(b"a", b"b")], metadatas=mean).specs == ()
+    assert raw.append([(b"a", b"b")], metadatas=[mean]).specs == ()
 
 
 def test_id_type_and_annotation_of_a_series() -> None:
@@ -50,7 +50,7 @@ def test_id_type_and_annotation_of_a_series() -> None:
 
 def test_override_replaces_the_mapping() -> None:
     wanted = override(AggregationType.P99, [StoragePolicy.parse("10s:2d"), StoragePolicy.parse("1m@1s:40d")])
-    (spec,) = Downsampler([TEN]).append([(b"a", b"b")], metadatas=wanted).specs
+    (spec,) = Downsampler([TEN]).append([(b"a", b"b")], metadatas=[wanted]).specs
     assert decode_staged_metadatas(spec.metadatas) == wanted
 
 
