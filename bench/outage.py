@@ -215,6 +215,7 @@ class Coordinator:
                     "backend": "prom-remote",
                     "prometheusRemoteBackend": {"endpoints": endpoints},
                     "ingest": {"ingester": {"workerPoolSize": 100}},
+                    "embeddedAggregator": {"enabled": False},
                 }
             )
         )

@@ -47,6 +47,7 @@ def _config(ports: tuple[int, int, int], sink: str, drains: list[int], samples: 
             "ingester": {"workerPoolSize": 100},
             "m3msg": {"server": {"listenAddress": f"127.0.0.1:{ingest}"}},
         },
+        "embeddedAggregator": {"enabled": False},
     }
     if sink == "embedded":
         namespace = {"namespace": "a", "type": "aggregated", "resolution": "10s", "retention": "48h"}

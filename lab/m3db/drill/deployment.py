@@ -116,6 +116,9 @@ def _config(ports: tuple[int, ...], kv: KV, kind: str, folder: Path, *, is_m3: b
     if is_m3:
         sections["metrics"] |= {"samplingRate": 1.0, "sanitization": "prometheus", "extended": "none"}
         ingest["ingester"] |= {"opPool": {"size": 1000}, "retry": {"maxRetries": 1}, "logSampleRate": 0.01}
+    else:
+        # What comes from aggregators is all that it takes.
+        sections["embeddedAggregator"] = {"enabled": False}
     return {"backend": "m3db", **sections, "clusters": [{"client": client}]}
 
 
