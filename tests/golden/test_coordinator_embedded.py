@@ -15,11 +15,13 @@ Where ours differs on purpose (docs/compatibility.md, aggregation inside the coo
 * ``resends``: rules that send corrections, for samples that count by their time of arrival. M3 forgets the client's time, ours takes it.
 """
 
+import functools
 import itertools
 import json
 import math
 import re
 import struct
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from tests.golden.test_engine_scripts import frame_of
 from tests.golden.vectors import ROOT, Vector, cases, lines
 
 from aggregator import ipc
-from aggregator.config import engine_options, load_config
+from aggregator.config import ServiceConfig, engine_options, load_config
 from aggregator.engine import Engine
 from aggregator.supervisor.flushing.commands import Flushing, Send
 from aggregator.supervisor.flushing.timing import schedule_options
@@ -86,19 +88,23 @@ clusters:
 """
 
 
-def config_of(vector: Vector, directory: Path) -> CoordinatorConfig:
-    """The file of the capture; of M3DB as storage only its namespaces matter."""
-    text = (FOLDER / "configs" / vector["config"]).read_text()
+@functools.cache
+def configs_of(name: str, untimed: bool, default_limits: bool) -> tuple[CoordinatorConfig, ServiceConfig]:
+    """The file of the capture, and what the aggregator inside is given. Of M3DB as storage only its namespaces matter."""
+    text = (FOLDER / "configs" / name).read_text()
     text = text.replace("RECEIVER", "127.0.0.1:9").replace("COORDINATOR", "127.0.0.1")
-    if vector.get("untimed_rollups"):
+    if untimed:
         text = text.replace("untimedRollups: false", "untimedRollups: true")
-    if vector.get("default_limits"):
+    if default_limits:
         text = re.sub(r"^ *bufferPastLimits:.*\n", "", text, flags=re.MULTILINE)
     if "backend: m3db" in text:
         text = text.replace("backend: m3db", "backend: embedded") + CARBON_CLUSTERS
-    file = directory / "m3coordinator.yml"
-    file.write_text(text)
-    return load_coordinator([file]).value
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "m3coordinator.yml"
+        file.write_text(text)
+        config = load_coordinator([file]).value
+        file.write_text(json.dumps(document(config, Places(Path("/tmp/run"), Path(folder)), config.memory_shares)))
+        return config, load_config([file]).value
 
 
 class Inside:
@@ -106,8 +112,10 @@ class Inside:
 
     largest_message, largest_batch = 1 << 20, 100 << 20
 
-    def __init__(self, vector: Vector, directory: Path) -> None:
-        self.config = config = config_of(vector, directory)
+    def __init__(self, vector: Vector) -> None:
+        untimed, limits = bool(vector.get("untimed_rollups")), bool(vector.get("default_limits"))
+        self.config, aggregator = configs_of(vector["config"], untimed, limits)
+        config = self.config
         self.start_ns = self.now_ns = vector["window_start_unix_s"] * SECOND
         rules = RulesInEffect()
         if config.downsample is not None and config.downsample.rules is not None:
@@ -128,9 +136,6 @@ class Inside:
         self.carbon = CarbonIngester(
             rules_in(config), self.downsampler, SeriesCache(4096, 32 << 20), self, scope, direct=self.storage, door=door
         )
-        file = directory / "m3aggregator.yml"
-        file.write_text(json.dumps(document(config, Places(Path("/tmp/run"), directory), config.memory_shares)))
-        aggregator = load_config([file]).value
         options = engine_options(aggregator, num_shards=SHARDS, topic_shards=SHARDS, replica_factor=1, workers=1)
         self.engine = Engine(options, max_series=1 << 10)
         owned = [ipc.OwnedShard(shard, 0, (1 << 63) - 1) for shard in range(SHARDS)]
@@ -380,8 +385,8 @@ def masked(text: str) -> str:
 @pytest.mark.parametrize(
     "vector", [case for name in REMOTE for case in cases(f"coordinator_embedded/{name}", "script")]
 )
-async def test_remote_write(vector: Vector, tmp_path: Path) -> None:
-    inside = Inside(vector, tmp_path)
+async def test_remote_write(vector: Vector) -> None:
+    inside = Inside(vector)
     start_ms = vector["window_start_unix_s"] * 1000
     left_out: set[Any] = shares_an_id(inside, vector) | resends(inside, vector)
     differs = {repr(series["labels"]) for series in all_series(vector) if impossible(inside, series)}
@@ -453,9 +458,9 @@ def decimal(value: str) -> str:
 
 
 @pytest.mark.parametrize("vector", cases("coordinator_embedded/carbon.jsonl", "script"))
-async def test_carbon(vector: Vector, tmp_path: Path) -> None:
+async def test_carbon(vector: Vector) -> None:
     """Lines of one connection. A path that several rules want has what all of them ask for, where in M3 the last one wins by chance."""
-    inside = Inside(vector, tmp_path)
+    inside = Inside(vector)
     inside.advance(inside.start_ns + round(vector["at_s"] * SECOND))
     await inside.carbon.ingest(np.frombuffer(bytearray(lines_of(vector)), np.uint8))
     inside.advance(inside.start_ns + AFTER_S * SECOND)
@@ -483,12 +488,12 @@ FAULTS = {vector["case"]: vector for vector in lines("coordinator_embedded/fault
 
 
 @pytest.mark.parametrize("case", [name for name, vector in FAULTS.items() if vector.get("series")])
-async def test_no_endpoint_and_no_phase_costs_a_value(case: str, tmp_path: Path) -> None:
+async def test_no_endpoint_and_no_phase_costs_a_value(case: str) -> None:
     """M3 loses increments for good where an endpoint is slow; ours has what M3 has without one. (Endpoints that fail: queues of sinks.)"""
     vector = {**FAULTS[case], "config": "faults.yml", "default_limits": True, "window_start_unix_s": 1_795_951_080}
     labels = [["__name__", "f_counter"], ["app", "a"], ["host", "h"]]
     step = {"at_s": vector["sent_at_s"], "series": [{"labels": labels, "samples": vector["samples_rel_ms"]}]}
-    inside = Inside(vector, tmp_path)
+    inside = Inside(vector)
     inside.advance(inside.start_ns + round(vector["sent_at_s"] * SECOND))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(inside.app), base_url="http://test") as client:
         answer = await client.post(
