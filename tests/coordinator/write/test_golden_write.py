@@ -156,6 +156,17 @@ def _load(name: str, directory: Path) -> CoordinatorConfig:
     return load_coordinator([path]).value
 
 
+def _load_but_for_carbon_rules(name: str, directory: Path) -> CoordinatorConfig:
+    """The file, without the carbon rules that cannot work, which M3 starts without."""
+    try:
+        return _load(name, directory)
+    except ConfigError as error:
+        assert all(": carbon.ingester.rules[" in problem for problem in error.problems)
+        without = directory / "without.yml"
+        without.write_text("carbon: {ingester: {rules: []}}")
+        return load_coordinator([directory / f"{name}.yml", without]).value
+
+
 def _namespaces(config: dict[str, Any]) -> list[Namespace]:
     if "prometheusRemoteBackend" in config:
         sections = [
@@ -275,7 +286,7 @@ def test_configurations_that_cannot_work_are_refused(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("case", _cases())
 async def test_messages_and_answers_are_those_of_m3(case: dict[str, Any], tmp_path: Path) -> None:
-    config, loaded = _config(case["config"]), _load(case["config"], tmp_path)
+    config, loaded = _config(case["config"]), _load_but_for_carbon_rules(case["config"], tmp_path)
     namespaces = _namespaces(config)
     recorder, storage = Recorder(), Storage(namespaces)
     downsampler, cache = _downsampler(case["config"], loaded, namespaces), SeriesCache(2048, 8 << 20)
