@@ -21,8 +21,8 @@ rows of what was applied                    16–24           30–85 ns        
 ==========================================  ==============  ==========================  ===========================
 
 ``scripts/bench journal`` measures the second: a batch costs another 50 us to replay, a series that is met for the first time 2 us. For a
-whole instance (``scripts/bench ingest --journal both``) the journal takes a tenth of its messages per CPU second. Of 1,000,000 series a
-snapshot takes 0.8 s of CPU, and loading it twice that.
+whole instance (``scripts/bench ingest --journal both``) the journal takes a tenth of its messages per CPU second, and half of them where
+acks take so long that each message may come again. Of 1,000,000 series a snapshot takes 0.8 s of CPU, and loading it twice that.
 
 What is written is the stream, shortened: a message of a series that is known, with the metadata that it had the last time, is a row of
 (number of the entry, time, value), every other message is its bytes (``aggregator.engine.ingest.shorthand``). Replaying a row skips what
