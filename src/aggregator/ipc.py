@@ -195,6 +195,10 @@ class Ready(_Message, frozen=True, tag="ready"):
     """How many of the journal could not be read, as far as is known."""
     journal: str = ""
     """Why there is no journal though one is wanted; empty: there is, or none is wanted."""
+    through_ns: int = 0
+    """The newest stamp in the journal: what was stamped before is there; 0: there was nothing in it."""
+    late: int = 0
+    """As in ``WorkerStats``."""
 
 
 class Lists(_Message, frozen=True, tag="lists"):
@@ -248,6 +252,8 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     shards: list[ShardStats]
     trouble: str = ""
     """Why the journal takes nothing, so that nothing is acked; empty: it does."""
+    late: int = 0
+    """How many timed and forwarded values were refused since the start, or in the journal, as they came too late."""
 
 
 FromWorker = Replaying | Ready | Lists | Flushed | Refused | WorkerStats
@@ -330,11 +336,24 @@ class Stale(_Message, frozen=True, tag="stale"):
     command: Command
 
 
+class Peer(_Message, frozen=True):
+    """A host that sends samples."""
+
+    host: str
+    connections: int
+    used: int
+    """On how many of them anything was acked."""
+
+
 class FrontStats(_Message, frozen=True, tag="front_stats"):
     """Once a second: counters since the start of the front and gauges, named as in ``WorkerStats``."""
 
     counters: dict[str, int]
     gauges: dict[str, float]
+    peers: list[Peer] = []
+    """Who is connected."""
+    through_ns: int = 0
+    """What was read before is acked by the workers."""
 
 
 class Stalled(_Message, frozen=True, tag="stalled"):

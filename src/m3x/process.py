@@ -5,6 +5,7 @@ import mmap
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_MM = 35
@@ -26,6 +27,11 @@ class _MemoryMap(ctypes.Structure):
         ("auxv_size", ctypes.c_uint32),
         ("exe_fd", ctypes.c_uint32),
     ]  # fmt: skip
+
+
+def boot_id() -> str:
+    """Identifies the running boot of this machine: ``CLOCK_BOOTTIME`` means nothing in another one, nor is there what no disk had."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def die_with_parent(parent: int) -> None:

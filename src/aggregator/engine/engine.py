@@ -563,6 +563,10 @@ class Engine:
         }
         return counters, gauges, self._shard_stats()
 
+    def late_values(self) -> int:
+        """How many timed and forwarded values were refused because they came too late."""
+        return int(self._tables.counts[why.C_PAST] + self._tables.counts[why.C_LATE])
+
     def _shard_stats(self) -> list[ipc.ShardStats]:
         tables = self._tables
         owned = self._owned

@@ -28,6 +28,7 @@ import numpy as np
 from aggregator.front import figures as names
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
+from aggregator.ipc import Peer
 from m3x import log
 from m3x.clock import monotonic_ns
 from m3x.endpoints import accepted_from, configure, name_of
@@ -282,6 +283,13 @@ class Clients:
     def count(self) -> int:
         """Open connections."""
         return len(self._by_id)
+
+    def peers(self) -> list[Peer]:
+        """Who is connected, by host."""
+        hosts: dict[str, list[Connection]] = {}
+        for connection in self._by_id.values():
+            hosts.setdefault(connection.peer.rpartition(":")[0], []).append(connection)
+        return [Peer(host, len(of), sum(c.acked_ns > 0 for c in of)) for host, of in hosts.items()]
 
     def readable(self, limit: int) -> list[Connection]:
         """Connections that have something to read, at most ``limit``."""

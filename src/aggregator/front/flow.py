@@ -133,6 +133,13 @@ class WorkerStream:
         return len(self._inflight)
 
     @property
+    def oldest_ns(self) -> int | None:
+        """The stamp of the first batch that is not acked; None: all are."""
+        first = next(iter(self._inflight.values()), None)
+        waiting = first or next((entry for entry in self._queue if isinstance(entry, Batch)), None)
+        return None if waiting is None else waiting.now_ns
+
+    @property
     def idle(self) -> bool:
         """Whether everything was sent and acked."""
         return not self._inflight and not self._queue and not self._first_orders

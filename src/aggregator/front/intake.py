@@ -320,6 +320,10 @@ class Intake:
         """Whether anything is staged."""
         return any(staging.used for staging in self._stagings)
 
+    def oldest_ns(self) -> int | None:
+        """The first stamp of what is staged; None: nothing is."""
+        return min((staging.now_ns for staging in self._stagings if staging.used), default=None)
+
     def discarded(self) -> list[int]:
         """Messages discarded unacked, per worker, since the start."""
         return [int(count) for count in self._table[:, kernels.DISCARDED]]

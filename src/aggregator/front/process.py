@@ -351,7 +351,13 @@ class Front:
         gauges["front.paused"] = float(self._flow.paused())
         gauges["front.resident-bytes"] = process.resident_bytes()
         gauges[names.OPEN_CONNECTIONS] = self._clients.count
-        self._supervisor.send(ipc.FrontStats(dict(counters), dict(gauges)))
+        peers = self._clients.peers()
+        self._supervisor.send(ipc.FrontStats(dict(counters), dict(gauges), peers, self._through_ns()))
+
+    def _through_ns(self) -> int:
+        """What was read before is acked by the workers."""
+        oldest = [stream.oldest_ns for stream in self._flow.streams] + [self._intake.oldest_ns()]
+        return min((stamp for stamp in oldest if stamp is not None), default=self.stamp())
 
     # --- the end
 

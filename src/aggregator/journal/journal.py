@@ -103,11 +103,15 @@ class Journal:
         replayer = Replayer(engine)
         engine.begin_replay()
         engine.set_shards(self._options.shards, 0)
-        if self._options.sources and newest(self.log.path)[0] is None:
+        takes_over = bool(self._options.sources) and newest(self.log.path)[0] is None
+        if takes_over:
             engine.set_shards(msgspec.structs.replace(self._options.shards, owned=[]), 0)
             self._take_over(engine, replayer.result, progress, blocked)
         start = self._load(engine, replayer)
         self._replay(replayer, start, progress)
+        replayer.result.unknown += self._unreadable()
+        if not takes_over:
+            replayer.result.through_ns = replayer.result.now_ns
         for words in self._words.values():
             engine.expect_repeats(words)
         self._words.clear()
@@ -154,6 +158,10 @@ class Journal:
         reader.close()
         self._read(replayer)
 
+    def _unreadable(self) -> int:
+        """How many parts were damaged, but for the record that was being written at the end: nothing of that was acked."""
+        return sum(not damage.torn for damage in self.log.damage)
+
     def _read(self, replayer: Replayer) -> None:
         """Works out what may come again, by the numbers of the moment."""
         self._forget_settled()
@@ -179,19 +187,27 @@ class Journal:
 
         Raises ``SegmentError`` where one cannot be opened: nothing is saved then.
         """
+        through: list[int] = []
         for source in self._options.sources:
             if not Path(source).exists():
+                log.error("a journal of another number of workers is not there", path=source)
+                result.unknown += 1
                 continue
+            newest_ns, result.now_ns = result.now_ns, 0
             other = Journal(msgspec.structs.replace(self._options, path=source, sources=()))
             try:
                 replayer = Replayer(engine, result, among_others=True)
                 other._replay(replayer, other._load(engine, replayer), progress)
                 for words in other._words.values():
                     engine.expect_repeats(words)
+                result.unknown += other._unreadable()
             finally:
                 other.close()
+            through.append(result.now_ns)
+            result.now_ns = max(newest_ns, result.now_ns)
             engine.add_shards(msgspec.structs.replace(self._options.shards, owned=[]), result.now_ns)
         engine.set_shards(self._options.shards, result.now_ns)
+        result.through_ns = min(through, default=0)
         # What some worker lacks another one has; what none has shows in no other way.
         result.lost = 0
 

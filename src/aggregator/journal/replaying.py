@@ -31,9 +31,11 @@ class Replay:
     lost: int = 0
     """Samples of series that became unknown by damage."""
     unknown: int = 0
-    """Records that could not be understood."""
+    """Records, and other parts of the journal, that could not be read or understood."""
     now_ns: int = 0
     """The newest stamp."""
+    through_ns: int = 0
+    """Whatever was stamped up to then is there; 0: nothing was in the journal, or in one of those that were taken over."""
 
 
 class Replayer:

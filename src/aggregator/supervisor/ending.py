@@ -10,6 +10,7 @@ import asyncio
 from typing import Protocol
 
 from aggregator.config import ServiceConfig
+from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.flushing.commands import Flushing
 from aggregator.supervisor.output.forwarder import Forwarder
 from aggregator.supervisor.output.sinks import Sinks
@@ -34,6 +35,7 @@ class Ending(Protocol):
     fleet: Fleet
     shard_set: ShardSet
     flushing: Flushing
+    completeness: Completeness
     output: Forwarder
     rollups: Forwarder
     sinks: Sinks
@@ -54,6 +56,7 @@ async def end(instance: Ending, member: asyncio.Task[None]) -> None:
         await _leave(member)
     elif instance.rolls_up:
         await _rolled_up(instance, timeout_s)
+    instance.completeness.ending()
     await instance.fleet.drain(min(timeout_s, _DRAIN_S))
     if alone:
         await _delivered(instance, timeout_s)

@@ -6,6 +6,7 @@ Placement and topics are followed as long as it runs; what they say together is 
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
 from m3x.processes import Zygote
+from m3x.segments import DirectoryLock, DirectoryLocked
 
 __all__ = ["Instance"]
 
@@ -40,6 +42,7 @@ log = logger(__name__)
 
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
+_LOOK_S = 0.1
 
 
 class Instance:
@@ -65,6 +68,9 @@ class Instance:
         self.serving: Serving | None = None
         """None: no placement that names us has come yet."""
         self._store = store
+        self._journal = _journal_of(config, instance_id, data_dir)
+        self._lock: DirectoryLock | None = None
+        """On the folder of the journals, if there is one and it can be written."""
         self._make = partial(
             Serving,
             config,
@@ -74,7 +80,7 @@ class Instance:
             zygote=zygote,
             listener=listener,
             run_dir=run_dir,
-            journal=_journal_of(config, instance_id, data_dir),
+            journal=self._journal,
             registry=registry,
             problems=self.problems,
         )
@@ -103,11 +109,34 @@ class Instance:
                 ),
                 group.create_task(self._say_what_is_missing()),
             ]
-            if (seen := await self._named()) is not None:
+            if await self._locked() and (seen := await self._named()) is not None:
                 self.serving = self._make(seen, self._topic_shards(seen))
                 await self.serving.run(self._stopping)
             for task in watches:
                 task.cancel()
+        if self._lock is not None:
+            self._lock.close()
+
+    async def _locked(self) -> bool:
+        """Takes the folder of the journals, as soon as nobody else has it; False: ``stop`` came before that.
+
+        One that cannot be written is no reason not to serve; the workers say what is wrong with it.
+        """
+        folder = self._journal
+        if folder is None:
+            return True
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            while not self._stopping.is_set():
+                try:
+                    self._lock = DirectoryLock(folder)
+                    break
+                except DirectoryLocked as error:
+                    self.problems.set("journal", f"waiting for the journals: {error}")
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
+        self.problems.set("journal", None)
+        return not self._stopping.is_set()
 
     async def _named(self) -> View | None:
         """The first placement that names us; None: ``stop`` came before it."""

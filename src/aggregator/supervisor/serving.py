@@ -17,8 +17,14 @@ from pathlib import Path
 import zmq
 
 from aggregator import ipc
-from aggregator.config import KVKeys, ServiceConfig, engine_options, entry_check_interval_ns, retained_bytes
-from aggregator.front.figures import OPEN_CONNECTIONS
+from aggregator.config import (
+    KVKeys,
+    ServiceConfig,
+    buffer_past_ns,
+    engine_options,
+    entry_check_interval_ns,
+    retained_bytes,
+)
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
@@ -35,10 +41,11 @@ from aggregator.supervisor.set_up import try_endpoint
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
-from m3cluster.kv import Store
+from m3cluster.kv import KVError, Store, get_uncached
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.process import boot_id
 from m3x.processes import FIRST_FILE, Zygote
 
 __all__ = ["Serving"]
@@ -53,6 +60,7 @@ _HELD_S = 0.25
 _AGAIN_S = 0.1
 _GATHER_NS = 2_000_000_000
 """So long after a front began to listen its producer has connected, and sent what it kept."""
+_LIMITS_S = 1.0
 _REFUSED_NS = 1_500_000_000
 """A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
 
@@ -99,7 +107,6 @@ class Serving:
         """Whether a forwarded metric ever came out of a worker."""
         self.worker_stats: dict[int, ipc.WorkerStats] = {}
         self.flushing = Flushing(schedule_options(config))
-        self.completeness = Completeness(self._look)
         self._limits = Limits(config, self._limits_changed)
         scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
         self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
@@ -111,6 +118,16 @@ class Serving:
         workers = max(min(workers, len(seen.owned)), 1)
         self._journals = None if journal is None else Journals(journal, config.instance.journal_sync, workers)
         """None: workers have no journals."""
+        self.completeness = Completeness(
+            self._holds_else,
+            past_ns=buffer_past_ns(config),
+            workers=workers,
+            remembered=None if self._journals is None else self._journals.remembered,
+            boot_id=boot_id(),
+            synced=config.instance.journal_sync == "always",
+        )
+        self._restored = asyncio.Event()
+        """It is known what the journals have kept."""
         self.routing = _routing(seen, topic_shards, workers, {} if self._journals is None else self._journals.owners)
         self._keep_routing()
         self.fleet = Fleet(
@@ -124,12 +141,14 @@ class Serving:
             worker_options=self._worker_options,
         )
         self.shard_set = self._membership(joined_ns=0)
+        self._remember()
 
     # --- life
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until ``stopping`` is set, and ends then without a loss."""
         workers, seen = len(self.fleet.workers), self.view
+        await self._first_limits()
         log.info("starting processes", workers=workers, shards=len(seen.owned), shard_set=seen.shard_set)
         async with asyncio.TaskGroup() as group:
             producers = group.create_task(self.sinks.run(), name="producers")
@@ -212,6 +231,20 @@ class Serving:
     def _unreached(self, text: str | None) -> None:
         self._problems.set("endpoint", text, serious=False)
 
+    async def _first_limits(self) -> None:
+        """So that no worker begins with those of the configuration where the KV has others; they are followed from then on."""
+        told = (
+            (self._keys.values_limit, self._limits.values_changed),
+            (self._keys.new_metrics_limit, self._limits.new_changed),
+        )
+        try:
+            async with asyncio.timeout(_LIMITS_S):
+                for key, changed in told:
+                    if (found := await get_uncached(self._store, key)) is not None:
+                        changed(limit_of(found))
+        except (TimeoutError, KVError, ValueError) as error:
+            log.warning("limits cannot be read; beginning with those of the configuration", error=str(error))
+
     def _limits_changed(self) -> None:
         self.fleet.broadcast(self._runtime_options())
 
@@ -229,14 +262,15 @@ class Serving:
         """``FleetOwner``."""
         self.flushing.worker_down(worker)
         self.replaying.pop(worker, None)
+        self.completeness.worker_gone(worker)
         if self._journals is None:
-            self.completeness.missed()
+            self.completeness.lost()
         self.worker_stats.pop(worker, None)
         self._registry.forget(f"worker {worker}")
 
     def front_gone(self) -> None:
         """``FleetOwner``."""
-        self.completeness.missed()
+        self.completeness.front_gone()
 
     def front_replaced(self) -> None:
         """``FleetOwner``."""
@@ -253,14 +287,16 @@ class Serving:
                 self._listens_ns = boot_ns()
                 self.completeness.listening()
             case ipc.FrontStats():
-                self.completeness.connections(message.gauges.get(OPEN_CONNECTIONS, 0.0))
+                peers = ((peer.host, peer.connections, peer.used) for peer in message.peers)
+                self.completeness.connections(peers, message.through_ns)
+                self._remember()
                 # M3 keeps the server's figures outside of the aggregator's scope.
                 self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
             case ipc.Stale():
                 self._undelivered(message)
             case ipc.Stalled():
                 log.warning("the front was stopped: open windows may be incomplete", seconds=round(message.seconds, 1))
-                self.completeness.missed()
+                self.completeness.stopped(message.seconds)
 
     def _undelivered(self, message: ipc.Stale) -> None:
         child, later = self.fleet.workers[message.worker], partial(asyncio.get_running_loop().call_later, _AGAIN_S)
@@ -293,6 +329,7 @@ class Serving:
                 self.flushing.refused(worker, message.id)
             case ipc.WorkerStats():
                 self.worker_stats[worker] = message
+                self.completeness.refused(worker, message.late)
                 self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
 
     def _ready(self, worker: int, message: ipc.Ready) -> None:
@@ -304,7 +341,8 @@ class Serving:
             serious=False,
         )
         if self._journals is None or message.journal or message.lost:
-            self.completeness.missed()
+            self.completeness.lost()
+        self.completeness.replayed(worker, message.through_ns, message.late)
         if self._journals is not None and not message.journal:
             self._journals.ready(worker)
         self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
@@ -397,13 +435,22 @@ class Serving:
             relay=self._relay,
             lost=self._out_of_term,
             began=self._wake.set,
-            opened_ns=lambda: max(self.completeness.since_ns, joined_ns),
+            holds=lambda: self.completeness.holding.from_then_on(joined_ns),
+            restored=self._restored,
             crowded=self._crowded,
             scope=self._scope,
         )
 
-    def _look(self) -> None:
+    def _holds_else(self) -> None:
+        """What this instance holds has changed."""
+        self._remember()
         self.shard_set.look()
+
+    def _remember(self) -> None:
+        if not self.completeness.replaying:
+            self._restored.set()
+        if self._journals is not None:
+            self._journals.remember(self.completeness.remembered())
 
     def _crowded(self) -> list[int]:
         """Workers whose windows take more memory than is to be kept for an absent leader."""
@@ -428,7 +475,7 @@ class Serving:
         """Gives the flushes that are due, if we may flush; when to look again."""
         if self.flushing.role is not FlushRole.LEADER or not self.shard_set.may_flush() or self._gathers():
             return _HELD_S
-        self._relay(self.flushing.tick(wall_ns(), self.shard_set.complete_since_ns()))
+        self._relay(self.flushing.tick(wall_ns(), self.shard_set.holding, self.shard_set.flush_until()))
         next_ns = self.flushing.schedule.next_ns()
         return _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
 

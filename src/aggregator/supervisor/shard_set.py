@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
+from aggregator.lists import ListId
 from aggregator.supervisor.election.candidacy import Candidacy, Facts
 from aggregator.supervisor.election.elector import Elector, ElectorOptions
 from aggregator.supervisor.election.holdings import Holdings
 from aggregator.supervisor.election.machine import ElectionState, campaign_wanted
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.flush_times import incomplete_windows
+from aggregator.supervisor.flushing.holding import Holding
 from aggregator.supervisor.placement import View
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
@@ -34,7 +36,8 @@ _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 class ShardSet:
     """See the module; ``relay`` takes commands for workers, ``lost`` is called when what is to be emitted must not be any more,
-    ``began`` when a term has begun, ``crowded`` names the workers whose memory is short."""
+    ``began`` when a term has begun, ``crowded`` names the workers whose memory is short. ``holds``: what is held here; no part in the
+    election is taken before what an earlier process held is ``restored``."""
 
     def __init__(
         self,
@@ -49,7 +52,8 @@ class ShardSet:
         relay: Callable[[Iterable[Send]], None],
         lost: Callable[[], None],
         began: Callable[[], None],
-        opened_ns: Callable[[], int],
+        holds: Callable[[], Holding],
+        restored: asyncio.Event,
         crowded: Callable[[], Iterable[int]],
         scope: Scope,
     ) -> None:
@@ -66,7 +70,8 @@ class ShardSet:
         self._relay = relay
         self._lost = lost
         self._began = began
-        self._opened_ns = opened_ns
+        self._holds = holds
+        self._restored = restored
         self._crowded = crowded
         self._news_ns = boot_ns()
         """When the flush times in the KV were last seen to change."""
@@ -102,7 +107,7 @@ class ShardSet:
             self._role_changed,
         )
         self._holdings = Holdings(
-            store, keys.complete_since(number), name, section.election.ttl_s, self._held_since, self.elector.look
+            store, keys.complete_since(number), name, section.election.ttl_s, self._told, self.elector.look
         )
 
     @property
@@ -130,6 +135,10 @@ class ShardSet:
     def may_flush(self) -> bool:
         """Whether windows may be flushed as leader right now: not while another instance that holds more is about to lead."""
         return self.may_write() and self.candidacy.look(self._facts()).flushes
+
+    def flush_until(self) -> Mapping[ListId, int]:
+        """Windows that start then or later are not to be flushed as leader yet, by list: another instance will."""
+        return self.candidacy.look(self._facts()).until
 
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (docs/m3/aggregation.md, whether a follower can lead)."""
@@ -162,23 +171,27 @@ class ShardSet:
             self._lost()
 
     async def _take_part(self) -> None:
-        """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere."""
+        """Campaigns, but not before flush times and holdings are known: they tell whether windows lack samples here, and not elsewhere.
+
+        Nor before it is known what the journals have kept: meanwhile the others are told what is hoped for.
+        """
         self.times, self._read = await self._read_times_at_last(), True
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._holdings.known.wait()
         except TimeoutError:
             log.warning("it cannot be told who holds which windows; taking part in the election without it")
+        await self._restored.wait()
         await self.elector.run()
 
     def look(self) -> None:
-        """Since when all samples are held here has changed."""
+        """What is held here has changed."""
         self._holdings.look()
         self.elector.look()
 
-    def _held_since(self) -> int | None:
+    def _told(self) -> Holding | None:
         """What we tell the others: nothing, if the placement does not want us to lead."""
-        return None if self._eligible() is False else self._opened_ns()
+        return None if self._eligible() is False else self._holds()
 
     def _eligible(self) -> bool | None:
         """``campaign_wanted`` now."""
@@ -192,7 +205,7 @@ class ShardSet:
             eligible=self._eligible(),
             leads=self.leads,
             times=self.times,
-            complete_since_ns=self._opened_ns(),
+            holding=self._holds(),
             since=self._holdings.since,
             settled=self._holdings.settled(),
             candidates=self.elector.others,
@@ -205,16 +218,17 @@ class ShardSet:
         decision = self.candidacy.look(facts)
         self.gives_way = decision.gives_way
         if decision.gives_way:
-            log.info_limited("not campaigning: open windows began before this instance held them", per_second=0.1)
+            log.info_limited("not campaigning: open windows lack samples here", per_second=0.1)
         if self._again is not None:
             self._again.cancel()
         wait_s = None if decision.again_ns is None else (decision.again_ns - facts.steady_ns) / 1e9
         self._again = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self.elector.look)
         return decision.wanted
 
-    def complete_since_ns(self) -> int:
-        """Since when this instance holds all samples of the shard set."""
-        return self._opened_ns()
+    @property
+    def holding(self) -> Holding:
+        """What this instance holds of the shard set."""
+        return self._holds()
 
     # --- role
 
@@ -243,10 +257,10 @@ class ShardSet:
             self._relay(self._flushing.lead(times, wall_ns()))
             self._began()
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
-            if (incomplete := incomplete_windows(times, self._opened_ns())) > 0:
+            if (incomplete := incomplete_windows(times, self._holds(), wall_ns())) > 0:
                 self._scope.sub("flush-manager.leader").count("incomplete-windows", incomplete)
                 log.warning(
-                    "windows that began before this instance held them are emitted as they are; nobody who holds more leads",
+                    "windows that lack samples here are emitted as they are: nobody who holds more leads",
                     windows=incomplete,
                 )
 

@@ -9,6 +9,7 @@ from aggregator.http import ListRow, Readiness, ShardRow
 from aggregator.lists import ListId
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.flush_times import flushed_through
+from aggregator.supervisor.flushing.holding import Holding
 from aggregator.supervisor.placement import View
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
@@ -141,11 +142,21 @@ def _leadership(serving: Serving, reasons: list[str], notes: list[str]) -> None:
     else:
         notes.append(f"{member.state.text}; {leader} leads shard set {member.number}")
     if member.gives_way or (member.may_write() and not member.may_flush()):
-        since = time.strftime("%H:%M:%S", time.gmtime(serving.completeness.since_ns / 1e9))
         notes.append(
-            f"leaves the lead to others until the windows that began before {since} UTC, which lack samples here, are flushed, "
+            f"leaves the lead to others until the windows that lack samples here ({_lacking(member.holding)}) are flushed, "
             "or nobody who holds more of them is there"
         )
+
+
+def _lacking(holding: Holding) -> str:
+    """Which samples are not there."""
+    parts = [f"of before {_time(holding.since_ns)}"]
+    parts += [f"of {_time(g.from_ns)} to {'now' if g.open else _time(g.to_ns)}" for g in holding.gaps]
+    return ", ".join(parts) + " UTC"
+
+
+def _time(time_ns: int) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(time_ns / 1e9))
 
 
 def _processes(serving: Serving, reasons: list[str]) -> None:

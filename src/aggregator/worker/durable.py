@@ -140,7 +140,7 @@ class Durable:
         if result.batches or result.lost or result.unknown:
             _log.info(
                 "replayed the journal", batches=result.batches, samples=result.samples, lost=result.lost,
-                unreadable=result.unknown + len(journal.log.damage), seconds=round(time.monotonic() - began, 2),
+                unreadable=result.unknown, seconds=round(time.monotonic() - began, 2),
             )  # fmt: skip
         return result, ""
 

@@ -85,7 +85,11 @@ class Worker:
         self._front = FrontLink(self._context, self._options, self._front_epoch)
         self._begun = True
         lists, lost = self._engine.new_lists(), replay.lost + replay.unknown
-        self._supervisor.send(ipc.Ready(self._options.index, os.getpid(), lists, replay.samples, lost, problem))
+        late = self._engine.late_values()
+        through_ns = 0 if problem else replay.through_ns
+        self._supervisor.send(
+            ipc.Ready(self._options.index, os.getpid(), lists, replay.samples, lost, problem, through_ns, late)
+        )
 
     def _end(self) -> None:
         self._durable.close()
@@ -242,7 +246,8 @@ class Worker:
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
-        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble))
+        late = self._engine.late_values()
+        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late))
 
 
 def run(options: WorkerOptions, engine: Engine) -> int:

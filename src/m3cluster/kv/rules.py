@@ -12,13 +12,12 @@ import contextlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from m3cluster.kv.refusals import condition_failed, lease_ended, no_version, not_found, version_mismatch
 from m3cluster.kv.store import KVError, NotKeptError, Value
 
-__all__ = ["UNKNOWN", "Tables", "boot_id"]
+__all__ = ["UNKNOWN", "Tables"]
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -48,11 +47,6 @@ _NEVER_NS = (1 << 63) - 1
 
 UNKNOWN = -1
 """In ``changes``: the caller has not read the key yet."""
-
-
-def boot_id() -> str:
-    """Identifies the running boot of this machine; lease deadlines mean nothing in another one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class Tables:

@@ -101,6 +101,7 @@ When a head is damaged, the next one is looked for at multiples of 8; when only 
 from m3x.segments.cursor import MAX_CURSOR, Cursor
 from m3x.segments.errors import AppendError, DirectoryError, DirectoryLocked, SegmentError, VersionError
 from m3x.segments.format import MAX_RECORD, Part, SegmentHeader
+from m3x.segments.lock import DirectoryLock
 from m3x.segments.log import SEGMENT_BYTES, Appended, Dropped, SegmentLog, SyncPolicy
 from m3x.segments.reader import Reader, read_only
 from m3x.segments.recovery import Segment
@@ -116,6 +117,7 @@ __all__ = [
     "Cursor",
     "Damage",
     "DirectoryError",
+    "DirectoryLock",
     "DirectoryLocked",
     "Dropped",
     "Part",

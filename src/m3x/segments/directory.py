@@ -1,29 +1,25 @@
 """The directory of a log: its lock, its format version, its runs, the names in it.
 
-``lock``              holds the lock (flock) and says who has it: pid and time, JSON
+``lock``              the lock (``lock``)
 ``format``            JSON: name and version of the format, and the number of the last run
 ``{number}.segment``  a segment; ``number`` has 16 hexadecimal digits
 ``{name}.cursor``     a cursor
 ``….damaged``         what could not be read, set aside
 anything else         is not ours and is left alone
 
-The lock belongs to the process: a child that was forked without ``exec`` gives its copy up at once, or it would hold the directory beyond
-the death of its parent. Such a child must leave the log alone.
+A forked child has no lock, and must leave the log alone.
 """
 
-import contextlib
-import fcntl
 import os
 import re
-import time
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from m3x.segments.errors import DirectoryError, DirectoryLocked, VersionError, is_full
+from m3x.segments.errors import DirectoryError, VersionError, is_full
 from m3x.segments.format import VERSION, HeaderError, HeaderVersionError
+from m3x.segments.lock import DirectoryLock
 from m3x.segments.scan import read_header
 
 __all__ = ["RUN_BITS", "Directory", "segment_name", "segment_numbers", "set_aside"]
@@ -66,11 +62,6 @@ class _Format(msgspec.Struct):
     run: int = 0
 
 
-class _Holder(msgspec.Struct):
-    pid: int
-    since: str
-
-
 class Directory:
     """An open, locked directory; ``run`` is a number that no earlier holder had."""
 
@@ -89,9 +80,9 @@ class Directory:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise DirectoryError(path, error) from error
-        self._lock = -1
+        self._lock: DirectoryLock | None = None
         try:
-            self._lock = self._take_lock()
+            self._lock = DirectoryLock(path)
             self.run = self._last_run() + 1
             self._begun = False
             try:
@@ -126,31 +117,11 @@ class Directory:
 
     def close(self) -> None:
         """Gives the lock back."""
-        _held.discard(self)
-        if self._lock >= 0:
-            # Said expressly, as a child that was just forked may still have its copy.
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-        for fd in (self._lock, self._fd):
-            if fd >= 0:
-                os.close(fd)
-        self._lock = self._fd = -1
-
-    def _take_lock(self) -> int:
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            written = os.pread(lock, 1000, 0)
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise DirectoryLocked(self.path, _name_of_holder(written)) from None
-            raise
-        _held.add(self)
-        holder = _Holder(os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        # On a full disk the holder may have to remain without a name.
-        with contextlib.suppress(OSError):
-            os.ftruncate(lock, os.pwrite(lock, msgspec.json.encode(holder) + b"\n", 0))
-        return lock
+        if self._lock is not None:
+            self._lock.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._lock, self._fd = None, -1
 
     def _last_run(self) -> int:
         last = max((int(found[1], 16) >> RUN_BITS for found in _matches(self.path)), default=0)
@@ -180,23 +151,6 @@ class Directory:
                 except HeaderError:
                     continue
 
-    def forked(self) -> None:
-        """In a forked child: forgets the lock, which stays with the parent."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-
-_held: weakref.WeakSet[Directory] = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    for directory in list(_held):
-        directory.forked()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
 
 def _sync(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -208,10 +162,3 @@ def _sync(folder: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _name_of_holder(written: bytes) -> str:
-    with contextlib.suppress(msgspec.MsgspecError):
-        holder = msgspec.json.decode(written, type=_Holder)
-        return f"process {holder.pid} (since {holder.since})"
-    return "another process"

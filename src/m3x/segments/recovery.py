@@ -129,7 +129,7 @@ def _read_through(fd: int, header: SegmentHeader) -> Segment:
 
 def _cut(directory: Directory, fd: int, header: SegmentHeader, good: int, size: int) -> Damage:
     """Cuts a segment off at ``good``. What is there of a record that was not written to its end is no use; all else is kept in a file."""
-    what = "the last record was not written to its end, and was cut off"
+    what, torn = "the last record was not written to its end, and was cut off", True
     if not _is_begin_of_record(fd, header, good, size):
         aside = directory.path / f"{segment_name(header.number)}.{good}.damaged"
         try:
@@ -139,10 +139,10 @@ def _cut(directory: Directory, fd: int, header: SegmentHeader, good: int, size: 
             aside.unlink(missing_ok=True)
             what = f"its end cannot be read, nor copied into a file of its own ({error.strerror})"
             return Damage(header.number, good, size - good, None, what)
-        what = f"its end cannot be read; it is now in {aside.name}"
+        what, torn = f"its end cannot be read; it is now in {aside.name}", False
     os.ftruncate(fd, good)
     os.fsync(fd)
-    return Damage(header.number, good, size - good, None, what)
+    return Damage(header.number, good, size - good, None, what, torn)
 
 
 def _copy(fd: int, start: int, stop: int, path: Path) -> None:

@@ -58,6 +58,8 @@ class Damage(NamedTuple):
     records: int | None
     """How many records are lost with it; None: not known."""
     what: str
+    torn: bool = False
+    """It is the beginning of the record that was being written when the process ended."""
 
     def __str__(self) -> str:
         lost = "an unknown number of records" if self.records is None else f"{self.records} records"

@@ -4,7 +4,8 @@ Real are the state machines and their shells (election, flushing, flush times, p
 KV's rules. Models are what surrounds them:
 
 ``ModelKV``   a memory KV that can refuse, hang, lose answers, cut one client off, and restart (leases then last their whole time again)
-``Worker``    windows of two seconds of every shard, flushed by the rules of the engine (its ``shard_bounds`` and ``Bounds``)
+``Worker``    windows of two seconds of every shard, flushed by the rules of the engine (its ``shard_bounds`` and ``Bounds``); with a
+              journal the next process of its node goes on with what it was
 ``Node``      an instance: one worker, a producer that asks ``may_write`` before every write, a downstream that acks (or, for some of the
               shards, is away)
 ``Cluster``   nodes on one KV, and what arrived downstream
@@ -25,10 +26,11 @@ import numpy as np
 from aggregator.config import ServiceConfig, kv_keys, load_config
 from aggregator.engine.flush.plan import shard_bounds
 from aggregator.engine.tables.layout import ACTION_EMIT
-from aggregator.ipc import Commit, Flush, Flushed, NewList, Reopen
+from aggregator.ipc import Commit, Flush, Flushed, Grace, NewList, Reopen
 from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.flushing.commands import Flushing, Send
 from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.holding import Gap, Holding
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.shard_set import ShardSet
@@ -37,7 +39,7 @@ from m3cluster.following import follow
 from m3cluster.kv import KeyNotFoundError, KVError, MemoryServer
 from m3cluster.kv.sqlite.store import SQLiteLease, SQLiteStore
 from m3cluster.placement.codec import encode_staged_placement
-from m3cluster.placement.model import Instance, Placement, Shard, ShardState
+from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3cluster.topology import staged_placement_of
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
@@ -144,10 +146,23 @@ class Worker:
         self.committed = np.zeros(NUM_SHARDS, np.int64)
         self.lists: set[int] = set()
         """Shards that have samples."""
+        self.gaps: list[tuple[int, int]] = []
+        """Times whose samples came at the end of them; that of the last one may be still to come."""
 
     def whole(self, end_ns: int) -> bool:
-        """Whether it has all samples of that window."""
-        return end_ns - RESOLUTION >= self.started_ns
+        """Whether it has all samples of that window, and none of another one."""
+        start_ns = end_ns - RESOLUTION
+        return start_ns >= self.started_ns and not any(
+            begin < start_ns < end or begin < end_ns < end for begin, end in self.gaps
+        )
+
+    @property
+    def holding(self) -> Holding:
+        """What it would say of itself."""
+        found = Holding(self.started_ns)
+        for begin, end in self.gaps:
+            found = found.with_gap(Gap(begin, end))
+        return found
 
     def flush(self, command: Flush) -> list[tuple[int, int]]:
         """What a flush emits: shard and end of the window."""
@@ -231,6 +246,9 @@ class Node:
         self._cluster = cluster
         self._task: asyncio.Task[None] | None = None
         self.member: ShardSet | None = None
+        self.worker: Worker
+        self._ended_ns = 0
+        """When the last process did."""
         cluster.nodes[name] = self
 
     @property
@@ -240,12 +258,19 @@ class Node:
     def may_write(self) -> bool:
         return self.alive and self.member is not None and self.member.may_write()
 
-    def start(self) -> None:
-        self.worker = Worker()
+    def start(self, *, journal: bool = False) -> None:
+        """Begins a process; with a ``journal`` it goes on with what the one before had."""
+        self._replays = journal and self._ended_ns > 0
+        if self._replays:
+            if not self.worker.gaps or self.worker.gaps[-1][1] < NEVER_NS:
+                self.worker.gaps.append((self._ended_ns, NEVER_NS))
+        else:
+            self.worker = Worker()
         self.flushing = Flushing(schedule_options(self.config), 1)
         self.store = self._cluster.kv.client()
         self.member = None
         self._view: View | None = None
+        self._placed_at_last, self._restored = asyncio.Event(), asyncio.Event()
         self._commands: asyncio.Queue[Send | frozenset[int]] = asyncio.Queue()
         self._parts: list[tuple[int, int, list[tuple[int, int, bool]]]] = []
         """Flush, number of the part, and its windows."""
@@ -277,6 +302,7 @@ class Node:
     async def _end(self) -> None:
         task, self._task = self._task, None
         assert task is not None
+        self._ended_ns = wall_ns()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -289,13 +315,17 @@ class Node:
                 self._work(),
                 self._flush_loop(),
                 self._produce(),
+                self._replay(),
             ]
             for loop in loops:
                 group.create_task(loop)
             while self._view is None:  # noqa: ASYNC110 - the placement comes by a callback
                 await asyncio.sleep(0.05)
-            self.flushing.worker_up(0, 1, self._view.owned.values())
-            self._make_lists()
+            self.flushing.worker_up(0, 1, self._view.owned.values(), replays=self._replays)
+            self._placed_at_last.set()
+            if not self._replays:
+                self._restored.set()
+                self._make_lists()
             self.member = ShardSet(
                 1,
                 config=self.config,
@@ -307,11 +337,30 @@ class Node:
                 relay=self._relay,
                 lost=self._drop,
                 began=lambda: None,
-                opened_ns=lambda: self.worker.started_ns,
+                holds=lambda: self.worker.holding,
+                restored=self._restored,
                 crowded=list,
                 scope=Registry().scope(),
             )
             await self.member.run()
+
+    async def _replay(self) -> None:
+        """The worker has its journal again, then the producers come back with what they kept."""
+        if not self._replays:
+            return
+        chance = self._cluster.chance
+        worker = self.worker
+        await self._placed_at_last.wait()
+        await asyncio.sleep(chance.choice((0.05, 0.3, 2)))
+        now = wall_ns()
+        self._relay(self.flushing.worker_ready(0, [NewList(s, LIST, now) for s in sorted(worker.lists)], now))
+        self._restored.set()
+        self._make_lists()
+        await asyncio.sleep(chance.choice((0.1, 1, 4)))
+        self._cluster.say(f"{self.name} has what producers kept")
+        worker.gaps[-1] = (worker.gaps[-1][0], wall_ns())
+        if self.member is not None:
+            self.member.look()
 
     def _drop(self) -> None:
         self._parts.clear()
@@ -352,6 +401,8 @@ class Node:
                 self._new_lists(told)
                 continue
             command = told.command
+            if isinstance(command, Grace):
+                continue
             if not isinstance(command, Flush):
                 assert isinstance(command, Reopen | Commit)
                 self.worker.do(command)
@@ -369,7 +420,7 @@ class Node:
     async def _flush_loop(self) -> None:
         while True:
             if self.member is not None and self.member.may_flush():
-                self._relay(self.flushing.tick(wall_ns()))
+                self._relay(self.flushing.tick(wall_ns(), self.member.holding, self.member.flush_until()))
             await asyncio.sleep(0.1)
 
     async def _produce(self) -> None:

@@ -30,6 +30,7 @@ class Stub:
         self.output = SimpleNamespace(waiting_bytes=undelivered)
         self.rollups = SimpleNamespace(waiting_bytes=0)
         self.sinks = SimpleNamespace(pending=0, pending_rollups=0)
+        self.completeness = SimpleNamespace(ending=lambda: self.done.append("no more"))
         self.rolls_up = False
         self.ending = False
 
@@ -66,14 +67,14 @@ async def test_who_has_a_successor_hands_over_before_it_drains() -> None:
     stub = Stub(undelivered=9)
     stub.successor = True
     await run(stub)
-    assert stub.done == ["leave", "drain"]
+    assert stub.done == ["leave", "no more", "drain"]
     assert stub.ending
 
 
 async def test_a_follower_just_ends() -> None:
     stub = Stub(leads=False, company=True)
     await run(stub)
-    assert stub.done == ["leave", "drain"]
+    assert stub.done == ["leave", "no more", "drain"]
     assert not stub.asked
 
 
@@ -82,7 +83,7 @@ async def test_who_is_alone_delivers_before_it_leaves() -> None:
     asyncio.get_running_loop().call_later(0.3, lambda: setattr(stub.output, "waiting_bytes", 0))
     begun = asyncio.get_running_loop().time()
     await run(stub)
-    assert stub.done == ["drain", "leave"]
+    assert stub.done == ["no more", "drain", "leave"]
     assert asyncio.get_running_loop().time() - begun > 0.25
 
 
@@ -96,7 +97,7 @@ async def test_an_instance_that_is_there_and_lacks_windows_is_waited_for(monkeyp
     assert not stub.done
     stub.successor = True
     await ended
-    assert stub.done == ["leave", "drain"]
+    assert stub.done == ["leave", "no more", "drain"]
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -110,7 +111,7 @@ async def test_it_is_not_waited_for_any_more_when_it_goes_or_takes_too_long(
     if gone:
         stub.company = False
     await ended
-    assert stub.done == ["drain", "leave"]
+    assert stub.done == ["no more", "drain", "leave"]
 
 
 async def test_who_loses_the_lead_meanwhile_has_nothing_to_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,4 +121,4 @@ async def test_who_loses_the_lead_meanwhile_has_nothing_to_deliver(monkeypatch: 
     await asked(stub, 2)
     stub.shard_set.leads = False
     await ended
-    assert stub.done == ["leave", "drain"]
+    assert stub.done == ["leave", "no more", "drain"]

@@ -15,6 +15,7 @@ from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.supervisor.election.candidacy import Decision, Facts
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.holding import Holding
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.placement import view
 from aggregator.supervisor.shard_set import ShardSet
@@ -55,6 +56,8 @@ class Member:
         self.sent: list[Send] = []
         self.losses = 0
         self.opened_ns = wall_ns()
+        self.restored = asyncio.Event()
+        self.restored.set()
         self.crowded: list[int] = []
         self.store = store
         self.flushing = Flushing(schedule_options(config), 1)
@@ -70,7 +73,8 @@ class Member:
             view=lambda: self.view,
             relay=self.relay,
             lost=self.lost,
-            opened_ns=lambda: self.opened_ns,
+            holds=lambda: Holding(self.opened_ns),
+            restored=self.restored,
             began=lambda: None,
             crowded=lambda: self.crowded,
             scope=Registry().scope(),

@@ -99,6 +99,9 @@ class Diary:
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:
         return {"engine.entries": len(self.entries)}, {}, [ipc.ShardStats(3, 1, 2, 0)]
 
+    def late_values(self) -> int:
+        return 0
+
     def memory_bytes(self) -> int:
         return 1
 

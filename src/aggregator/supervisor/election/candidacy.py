@@ -3,8 +3,9 @@
 Pure: ``look`` takes the facts of a moment and returns the decision; the same facts give the same decision however often it is asked. What
 is remembered from one moment to the next is only whom it waits for, and since when.
 
-A window that began before an instance held all samples lacks some of them there. Whoever holds all windows that are not flushed is a
-candidate, as in M3. Of those that lack some, who holds more leads:
+A window that began before an instance held all samples, or meets a gap in what it has, lacks some of them there (``flushing.holding``).
+Whoever holds all windows that are not flushed is a candidate, as in M3. Of those that lack some, who holds more leads, that is: who holds
+the first window in which they differ (``lacks_more``).
 
 ==================  ==========================================================================================================
 this instance       gives way to
@@ -14,14 +15,17 @@ does not lead       any candidate that does not say, or holds more; and for a wh
                     yet, or may not have said yet what it holds
 ==================  ==========================================================================================================
 
-A leader that lacks windows flushes nothing while it gives way, or waits for somebody who holds more and will soon be a candidate.
+A leader that lacks windows flushes nothing while it gives way, or waits for somebody who holds more and will soon be a candidate; and of
+what is due at once not the windows which only somebody else holds, who will hold more when those before them are flushed.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from aggregator.lists import ListId
 from aggregator.supervisor.flushing.commands import LONGEST_AWAITED_NS
-from aggregator.supervisor.flushing.flush_times import can_lead, lacks_more
+from aggregator.supervisor.flushing.flush_times import can_lead, held_elsewhere, lacks_more
+from aggregator.supervisor.flushing.holding import Holding
 from m3cluster.flush_times import ShardSetFlushTimes
 
 __all__ = ["Candidacy", "Decision", "Facts"]
@@ -40,9 +44,9 @@ class Facts:
     """Whether our term is confirmed."""
     times: ShardSetFlushTimes | None
     """Flush times in the KV."""
-    complete_since_ns: int
-    """Since when we hold all samples (wall clock)."""
-    since: Mapping[str, int]
+    holding: Holding
+    """What we hold."""
+    since: Mapping[str, Holding]
     """The same of the other instances that say it."""
     settled: bool
     """Whether everybody has had time to say it."""
@@ -64,6 +68,8 @@ class Decision:
     """Whether we may flush, should we lead."""
     again_ns: int | None = None
     """Steady clock: when the decision changes though no fact does."""
+    until: Mapping[ListId, int] = field(default_factory=dict)
+    """Windows that start then or later are not to be flushed, by list."""
 
 
 class Candidacy:
@@ -80,7 +86,7 @@ class Candidacy:
         self._expected: frozenset[str] = frozenset()
         self._expected_ns = 0
         """Who holds more and is expected to be a candidate, and since when; 0: nobody."""
-        self._compared: dict[str, tuple[int, int, bool]] = {}
+        self._compared: dict[str, tuple[Holding, Holding, bool]] = {}
         """The last answer of ``lacks_more`` about each other instance, behind what was asked, ..."""
         self._compared_by: ShardSetFlushTimes | None = None
         """... by these flush times."""
@@ -97,7 +103,21 @@ class Candidacy:
         again_ns = self._expected_ns + self.patience_ns if expects else None
         gives_way = bool(facts.eligible) and (yields if facts.leads else more or silent or expects)
         wanted = False if gives_way else facts.eligible
-        return Decision(wanted, gives_way, flushes=not (yields or expects), again_ns=again_ns)
+        flushes = not (yields or expects)
+        until = self._until(facts) if facts.leads and flushes else {}
+        return Decision(wanted, gives_way, flushes, again_ns, until)
+
+    def _until(self, facts: Facts) -> dict[ListId, int]:
+        """Where the windows begin that another instance holds, though it does not hold more yet; only gaps can make it so."""
+        found: dict[ListId, int] = {}
+        for name in facts.peers & facts.since.keys() if facts.holding.gaps else ():
+            if not self._holds_more(facts, name):
+                other = facts.since[name]
+                for list_id, start in held_elsewhere(
+                    facts.times, facts.holding, other, longest_ns=LONGEST_AWAITED_NS
+                ).items():
+                    found[list_id] = min(start, found.get(list_id, start))
+        return found
 
     def holds(self, facts: Facts, longest_ns: int | None = None) -> bool:
         """Whether nobody holds more of the windows that are not flushed, but for those longer than ``longest_ns``.
@@ -109,11 +129,12 @@ class Candidacy:
         def warm(unfed_ns: int | None) -> bool:
             return can_lead(
                 facts.times,
-                facts.complete_since_ns,
+                facts.holding.since_ns,
                 facts.wall_ns,
                 self._past_ns,
                 longest_ns=longest_ns,
                 unfed_ns=unfed_ns,
+                gaps=facts.holding.gaps,
             )
 
         return warm(None) or (not facts.leads and warm(self._unfed_ns) and not self._more(facts, facts.peers))
@@ -123,17 +144,17 @@ class Candidacy:
         return any(self._holds_more(facts, name) for name in names)
 
     def _holds_more(self, facts: Facts, name: str) -> bool:
-        own_ns, other_ns = facts.complete_since_ns, facts.since.get(name)
-        if other_ns is None or other_ns >= own_ns:
+        own, other = facts.holding, facts.since.get(name)
+        if other is None or other == own:
             return False
         if self._compared_by is not facts.times:
             self._compared, self._compared_by = {}, facts.times
-        *asked, lacks = self._compared.get(name, (0, 0, False))
-        if asked != [own_ns, other_ns]:
+        known = self._compared.get(name)
+        if known is None or known[:2] != (own, other):
             # Asked before every flush, and thousands of shards take milliseconds.
-            lacks = lacks_more(facts.times, own_ns, other_ns, longest_ns=LONGEST_AWAITED_NS)
-            self._compared[name] = (own_ns, other_ns, lacks)
-        return lacks
+            lacks = lacks_more(facts.times, own, other, longest_ns=LONGEST_AWAITED_NS)
+            self._compared[name] = known = (own, other, lacks)
+        return known[2]
 
     def _expects(self, facts: Facts) -> bool:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.

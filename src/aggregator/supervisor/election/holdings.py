@@ -1,15 +1,15 @@
-"""Since when the instances of one shard set hold all samples: they tell each other through the KV (docs/architecture.md §4).
+"""What the instances of one shard set hold: they tell each other through the KV (docs/architecture.md §4).
 
-Each keeps one key, ``…/shardset/{number}/complete-since/{instance id}``, bound to a lease as its election key is; the value is the time in
-nanoseconds since the epoch, in decimal. Of two instances the one with the earlier time holds every window that the other holds, so that it
-is known who should lead where nobody holds everything (``flush_times.lacks_more``); the clocks of the hosts should agree, as for everything
-else here. M3's instances have no such key and do not look at it.
+Each keeps one key, ``…/shardset/{number}/complete-since/{instance id}``, bound to a lease as its election key is; the value is its
+``Holding`` (``flushing.holding``). So it is known who should lead where nobody holds everything (``flush_times.lacks_more``); the clocks of
+the hosts should agree, as for everything else here. M3's instances have no such key and do not look at it.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aggregator.supervisor.flushing.holding import Holding, decode_holding, encode_holding
 from m3cluster.kv import KVError, Lease, Store, get_uncached
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -29,7 +29,7 @@ _SETTLE_NS = 5_000_000_000
 class Holdings:
     """The key of one instance and those of the others; ``changed`` is called when another one said something new.
 
-    ``since_ns``: since when we hold all samples; None: we take no part, our key goes.
+    ``holding``: what we hold; None: we take no part, our key goes.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Holdings:
         prefix: str,
         name: str,
         ttl_s: int,
-        since_ns: Callable[[], int | None],
+        holding: Callable[[], Holding | None],
         changed: Callable[[], None],
     ) -> None:
-        self.since: dict[str, int] = {}
-        """Since when each other instance holds all samples, as last read."""
+        self.since: dict[str, Holding] = {}
+        """What each other instance holds, as last read."""
         self.known = asyncio.Event()
         """Set once the others were read."""
         self._store = store
@@ -50,7 +50,7 @@ class Holdings:
         self._name = name
         self._key = f"{prefix}/{name}"
         self._ttl_s = ttl_s
-        self._since_ns = since_ns
+        self._holding = holding
         self._changed = changed
         self._lease: Lease | None = None
         self._told: bytes | None = None
@@ -60,7 +60,7 @@ class Holdings:
         self._wake = asyncio.Event()
 
     def look(self) -> None:
-        """Our time has changed: tells it at once."""
+        """What we hold has changed: tells it at once."""
         self._wake.set()
 
     def settled(self) -> bool:
@@ -102,12 +102,12 @@ class Holdings:
         return True
 
     async def _tell(self) -> None:
-        since_ns = self._since_ns()
-        if since_ns is None:
+        holding = self._holding()
+        if holding is None:
             if self._lease is not None:
                 await self._forget()
             return
-        data = b"%d" % since_ns
+        data = encode_holding(holding)
         if self._lease is None or boot_ns() >= self._lease.deadline_ns():
             if self._lease is not None:
                 self._away_ns = boot_ns()
@@ -128,7 +128,7 @@ class Holdings:
             await self._store.delete_if(self._key, own.create_revision)
 
     async def _read(self) -> None:
-        found: dict[str, int] = {}
+        found: dict[str, Holding] = {}
         own = False
         for key, value in await self._store.keys(self._prefix + "/"):
             name = key[len(self._prefix) + 1 :]
@@ -136,9 +136,11 @@ class Holdings:
                 own = value.create_revision == self._revision
                 continue
             try:
-                found[name] = int(value.data)
+                found[name] = decode_holding(value.data)
             except ValueError:
-                log.warning_limited("not a time in nanoseconds; left out", key=key, value=repr(value.data[:40]))
+                log.warning_limited(
+                    "it cannot be told what this says of windows; left out", key=key, value=repr(value.data[:40])
+                )
         if not own:
             self._told = None
         if found != self.since:

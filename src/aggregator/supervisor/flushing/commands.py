@@ -19,11 +19,13 @@ import enum
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aggregator.ipc import Command, Commit, Flush, Flushed, Grace, NewList, OwnedShard, Reopen, ShardBounds
-from aggregator.lists import ListId, truncate
+from aggregator.lists import ListId
 from aggregator.supervisor.flushing.flush_times import FlushTimes
+from aggregator.supervisor.flushing.holding import EVERYTHING, Holding, first_unflushed
 from aggregator.supervisor.flushing.recovery import PATIENCE_NS, Recovery
 from aggregator.supervisor.flushing.schedule import Schedule, ScheduleOptions
 from m3cluster.flush_times import ShardSetFlushTimes
@@ -72,6 +74,8 @@ class _Worker:
     """Lists from before this term: they are reopened with their first flush in it."""
     replays: bool = False
     """It applies its journal: what it will have is not known yet."""
+    journaled: bool = False
+    """Whatever it has, its successor will have again."""
 
 
 class Flushing:
@@ -85,7 +89,8 @@ class Flushing:
         self.saved_ns = 0
         self.on_unsaved: Callable[[], None] = lambda: None
         """Called when ``save_due`` has become true other than by time; may be set later."""
-        self._complete_since_ns = 0
+        self._holding = EVERYTHING
+        self._until: Mapping[ListId, int] = {}
         """As the last tick said."""
         self._unfed: dict[tuple[ListId, int], int] = {}
         """Lists of the flush times that no worker has, or had when it was looked: since when, in this term."""
@@ -99,7 +104,9 @@ class Flushing:
 
     def worker_up(self, worker: int, epoch: int, owned: Iterable[OwnedShard], *, replays: bool = False) -> None:
         """A worker incarnation runs, without any list. ``replays``: nothing is flushed there before ``worker_ready``."""
-        self._workers[worker] = _Worker(epoch, {shard.id: shard for shard in owned}, replays=replays)
+        self._workers[worker] = _Worker(epoch, {shard.id: shard for shard in owned}, replays=replays, journaled=replays)
+        if replays:
+            self.recovery.replays(worker)
 
     def worker_ready(self, worker: int, lists: Iterable[NewList], now_ns: int) -> list[Send]:
         """A worker has replayed its journal and has these lists: what was flushed there, and is not known to have arrived, comes again."""
@@ -125,6 +132,8 @@ class Flushing:
         """It is gone: what it had not handed out completely is not flushed."""
         gone = self._workers.pop(worker, None)
         self.recovery.gone(worker)
+        if gone is not None and gone.journaled:
+            self.recovery.replays(worker)
         for flush_id in gone.given if gone is not None else ():
             self.times.last(flush_id, whole=False)
         for key in [key for key in self._committed if key[0] == worker]:
@@ -223,11 +232,13 @@ class Flushing:
 
     # --- flushing
 
-    def tick(self, now_ns: int, complete_since_ns: int = 0) -> list[Send]:
-        """Gives the flushes that are due; ``complete_since_ns``: since when this instance holds all samples."""
+    def tick(
+        self, now_ns: int, holding: Holding = EVERYTHING, until: Mapping[ListId, int] = MappingProxyType({})
+    ) -> list[Send]:
+        """Gives the flushes that are due; ``holding``: what this instance holds, ``until``: by list, from which window on they wait."""
         if self.role is not FlushRole.LEADER:
             return []
-        self._complete_since_ns = complete_since_ns
+        self._holding, self._until = holding, until
         sends: list[Send] = []
         for list_id, target_ns in self.schedule.due(now_ns):
             if self.recovery.holds(list_id, now_ns):
@@ -246,9 +257,8 @@ class Flushing:
         fed = state.lists.get(list_id, set()) & state.owned.keys()
         unfed = self.times.shards(list_id, state.owned.keys() - fed)
         if list_id.resolution_ns > LONGEST_AWAITED_NS:
-            window = list_id.resolution_ns
-            whole_from_ns = truncate(self._complete_since_ns - 1, window) + window
-            unfed = {shard for shard in unfed if self.times.time(list_id, shard) >= whole_from_ns}
+            whole_from_ns = max(end for _, end in self._holding.lacking(list_id))
+            unfed = {s for s in unfed if first_unflushed(list_id, self.times.time(list_id, s)) >= whole_from_ns}
         return fed | unfed
 
     def _emit(self, worker: int, state: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
@@ -256,6 +266,7 @@ class Flushing:
             state.postponed.add(list_id)
             return []
         sends: list[Send] = []
+        target_ns = min(target_ns, self._until.get(list_id, target_ns))
         if list_id not in state.seeded:
             state.seeded.add(list_id)
             covered = {shard: self.times.emitted(list_id, shard) for shard in state.owned}

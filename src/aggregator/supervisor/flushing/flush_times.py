@@ -15,9 +15,18 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId, truncate
+from aggregator.supervisor.flushing.holding import Gap, Holding, any_lacks, first_unflushed
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
-__all__ = ["FlushTimes", "can_lead", "flushed_through", "has_flushed", "incomplete_windows", "lacks_more"]
+__all__ = [
+    "FlushTimes",
+    "can_lead",
+    "flushed_through",
+    "has_flushed",
+    "held_elsewhere",
+    "incomplete_windows",
+    "lacks_more",
+]
 
 _NOTHING: frozenset[int] = frozenset()
 _PLAIN = {KIND_STANDARD: attrgetter("standard"), KIND_TIMED: attrgetter("timed")}
@@ -221,8 +230,9 @@ def can_lead(
     *,
     longest_ns: int | None = None,
     unfed_ns: int | None = None,
+    gaps: Iterable[Gap] = (),
 ) -> bool:
-    """Whether an instance that holds all samples since ``opened_ns`` could lead without gaps.
+    """Whether an instance that holds all samples since ``opened_ns``, but for some ``gaps``, could lead without leaving any.
 
     M3's rule: docs/m3/aggregation.md, whether a follower can lead.
 
@@ -230,64 +240,93 @@ def can_lead(
     ``unfed_ns``: nor are lists whose times have stood still for so long, and for two windows: their leader does not flush them, so nobody
     feeds them. None or empty flush times: a new cluster, True.
     """
-    if message is None or not message.by_shard:
-        return True
-    for times in message.by_shard.values():
-        if times.tombstoned:
+    for list_id, at in set(_lists(message)) if message is not None else ():
+        window = list_id.resolution_ns
+        if longest_ns is not None and window > longest_ns:
             continue
-        for list_id, at in flushed_through(times):
-            window = list_id.resolution_ns
-            if longest_ns is not None and window > longest_ns:
-                continue
-            if unfed_ns is not None and at and now_ns - past_ns - at > max(unfed_ns, window) + 2 * window:
-                continue
-            start = truncate(opened_ns, window)
-            if at == 0:
-                current = truncate(now_ns - (past_ns if list_id.kind == KIND_TIMED else 0), window)
-                warm = opened_ns < current
-            elif list_id.kind == KIND_FORWARDED:
-                warm = at > (start - window if start == opened_ns else start)
-            else:
-                warm = at >= (start if start == opened_ns else start + window)
-            if not warm:
-                return False
+        if unfed_ns is not None and at and now_ns - past_ns - at > max(unfed_ns, window) + 2 * window:
+            continue
+        start = truncate(opened_ns, window)
+        first = first_unflushed(list_id, at)
+        if at == 0:
+            first = truncate(now_ns - (past_ns if list_id.kind == KIND_TIMED else 0), window)
+            warm = opened_ns < first
+        elif list_id.kind == KIND_FORWARDED:
+            warm = at > (start - window if start == opened_ns else start)
+        else:
+            warm = at >= (start if start == opened_ns else start + window)
+        if not warm or any(span[1] > first for gap in gaps if (span := gap.lacking(list_id))):
+            return False
     return True
 
 
-def incomplete_windows(message: ShardSetFlushTimes, opened_ns: int) -> int:
-    """How many windows (of list ids, not of shards) are not flushed and began before ``opened_ns``.
+def incomplete_windows(message: ShardSetFlushTimes, holding: Holding, now_ns: int) -> int:
+    """How many windows (of list ids, not of shards) that are not flushed, and have begun, lack samples here.
 
-    An instance that holds all samples since then and leads now emits them, and they may lack samples (docs/architecture.md §4).
+    An instance that leads now emits them as they are (docs/architecture.md §4).
     """
     oldest: dict[ListId, int] = {}
-    for times in message.by_shard.values():
-        for list_id, at in () if times.tombstoned else flushed_through(times):
-            if at:
-                oldest[list_id] = min(oldest.get(list_id, at), at)
+    for list_id, at in _lists(message):
+        if at:
+            oldest[list_id] = min(oldest.get(list_id, at), at)
     count = 0
     for list_id, at in oldest.items():
-        window = list_id.resolution_ns
-        last = truncate(opened_ns - 1, window) + window
-        count += max(last - truncate(at, window), 0) // window
+        window, done = list_id.resolution_ns, first_unflushed(list_id, at)
+        for start, end in sorted(holding.lacking(list_id)):
+            first, last = max(start, done), min(end, truncate(now_ns, window) + window)
+            count += max(last - first, 0) // window
+            done = max(done, last)
     return count
 
 
 def lacks_more(
-    message: ShardSetFlushTimes | None, own_ns: int, other_ns: int, *, longest_ns: int | None = None
+    message: ShardSetFlushTimes | None, own: Holding, other: Holding, *, longest_ns: int | None = None
 ) -> bool:
-    """Whether who holds all samples since ``own_ns`` lacks some of a window that is not flushed and that who does since ``other_ns`` holds.
+    """Whether, of the windows that are not flushed, the first one that only one of the two holds is lacking in ``own``.
 
-    ``longest_ns``: lists of longer windows are not looked at.
+    So of any two instances that do not hold the same, one lacks more, and whose windows are due first leads first: with two restarts, one
+    after the other, each flushes what only it holds. ``longest_ns``: lists of longer windows are not looked at.
     """
-    for times in message.by_shard.values() if message is not None else ():
-        for list_id, at in () if times.tombstoned else flushed_through(times):
-            window = list_id.resolution_ns
-            if longest_ns is not None and window > longest_ns:
+    found: tuple[int, ListId] | None = None
+    is_own = False
+    for list_id, at in set(_lists(message)) if message is not None else ():
+        window = list_id.resolution_ns
+        if longest_ns is not None and window > longest_ns:
+            continue
+        first, mine, others = first_unflushed(list_id, at), own.lacking(list_id), other.lacking(list_id)
+        for start in sorted({first, *(max(time, first) for span in mine + others for time in span)}):
+            lacking = any_lacks(mine, start)
+            if lacking == any_lacks(others, start):
                 continue
-            whole_from = truncate(own_ns - 1, window) + window
-            if whole_from > at and whole_from > truncate(other_ns - 1, window) + window:
-                return True
-    return False
+            if found is None or (start + window, list_id) < found:
+                found, is_own = (start + window, list_id), lacking
+            break
+    return is_own
+
+
+def held_elsewhere(
+    message: ShardSetFlushTimes | None, own: Holding, other: Holding, *, longest_ns: int | None = None
+) -> dict[ListId, int]:
+    """By list the start of the first window that is not flushed, lacks samples in ``own``, and does not in ``other``; without those that
+    have none.
+    """
+    found: dict[ListId, int] = {}
+    for list_id, at in set(_lists(message)) if message is not None else ():
+        if longest_ns is not None and list_id.resolution_ns > longest_ns:
+            continue
+        first, mine, others = first_unflushed(list_id, at), own.lacking(list_id), other.lacking(list_id)
+        starts = sorted({first, *(max(time, first) for span in mine + others for time in span)})
+        start = next((s for s in starts if any_lacks(mine, s) and not any_lacks(others, s)), None)
+        if start is not None:
+            found[list_id] = min(start, found.get(list_id, start))
+    return found
+
+
+def _lists(message: ShardSetFlushTimes) -> Iterator[tuple[ListId, int]]:
+    """Every list of every shard that is not left, with its time."""
+    for times in message.by_shard.values():
+        if not times.tombstoned:
+            yield from flushed_through(times)
 
 
 def _put(times: ShardFlushTimes, list_id: ListId, at: int) -> None:

@@ -2,7 +2,8 @@
 
 A worker that replayed its journal holds windows whose output may not have arrived before it died. Each of its lists is *open* until a flush
 of it has been given once more and its forwarded parts are done. As long as a list is open on any worker, no list of rollups that are one
-hop further or more is flushed: its sources would come too late. That ends after ``PATIENCE_NS`` at the latest.
+hop further or more is flushed: its sources would come too late. Nor is any list of rollups while a worker *replays*, from the death of the
+one before: which lists it will have is not known. Both end after ``PATIENCE_NS`` at the latest.
 """
 
 from dataclasses import dataclass, field
@@ -30,12 +31,19 @@ class Recovery:
         self._open: dict[tuple[int, ListId], int] = {}
         """Until when it is waited for."""
         self._flushes: dict[int, _Flush] = {}
+        self._replaying: dict[int, int | None] = {}
+        """Workers that replay, and until when it is waited for them; None: since it is asked."""
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    def replays(self, worker: int) -> None:
+        """A worker replays its journal, or soon will; told again of one that dies while it does, it changes nothing."""
+        self._replaying.setdefault(worker, None)
+
     def begin(self, worker: int, lists: set[ListId], now_ns: int) -> None:
         """A worker has replayed its journal, and has these lists."""
+        self._replaying.pop(worker, None)
         self._open |= {(worker, list_id): now_ns + PATIENCE_NS for list_id in lists}
 
     def lead(self, now_ns: int) -> list[ListId]:
@@ -51,10 +59,18 @@ class Recovery:
 
     def holds(self, list_id: ListId, now_ns: int) -> bool:
         """Whether a list must not be flushed yet."""
+        if list_id.times_forwarded and self._awaits_replays(now_ns):
+            return True
         if not self._open:
             return False
         self._open = {key: until for key, until in self._open.items() if until > now_ns}
         return any(feeder.times_forwarded < list_id.times_forwarded for _, feeder in self._open)
+
+    def _awaits_replays(self, now_ns: int) -> bool:
+        for worker, until in self._replaying.items():
+            if until is None:
+                self._replaying[worker] = now_ns + PATIENCE_NS
+        return any(until is None or until > now_ns for until in self._replaying.values())
 
     def given(self, worker: int, list_id: ListId, flush_id: int) -> None:
         """A flush that emits was given."""

@@ -3,6 +3,9 @@
 ``{folder}/layout`` says it, JSON; ``{folder}/{generation}/worker-{n}`` is the journal of a worker. As long as the number of workers stays,
 shards stay with the worker whose journal has them. With another number a new generation begins: each worker replays all journals of the
 one before, keeps what is its own, and saves it; when all have done that the old generation is removed.
+
+``{folder}/holding`` is what the next process has to know to tell which windows are whole (``election.completeness.Remembered``), JSON,
+written in place every second. ``{folder}/lock`` is held as long as the instance runs, so that no two of them write here.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import msgspec
 
 from aggregator import ipc
 from aggregator.journal import JournalOptions
+from aggregator.supervisor.election.completeness import Remembered
 from m3x.log import logger
 from m3x.segments import SyncPolicy
 
@@ -46,6 +50,9 @@ class Journals:
     def __init__(self, folder: Path, sync: SyncPolicy, workers: int) -> None:
         self._folder = folder
         self._sync: SyncPolicy = sync
+        self._holding = folder / "holding"
+        self.remembered = self._recall()
+        """What the process before this one left; None: nothing that can be used."""
         self._ready: set[int] = set()
         found = self._read()
         if found is None:
@@ -89,6 +96,34 @@ class Journals:
             for generation in range(layout.previous, layout.generation):
                 shutil.rmtree(self._folder / str(generation), ignore_errors=True)
             log.info("the journals of another number of workers were taken over")
+
+    # --- what the next process has to know
+
+    def remember(self, what: Remembered) -> None:
+        """For the next process. What is not there any more when it starts is not held."""
+        try:
+            with open(self._holding, "r+b" if self._holding.exists() else "wb") as file:
+                file.truncate(file.write(msgspec.json.encode(what) + b"\n"))
+        except OSError as error:
+            log.error_limited(
+                "what this instance holds cannot be written down", path=str(self._holding), error=str(error)
+            )
+            self.forget()
+
+    def forget(self) -> None:
+        """The next process is not to trust in what the journals have."""
+        with contextlib.suppress(OSError):
+            self._holding.unlink(missing_ok=True)
+
+    def _recall(self) -> Remembered | None:
+        try:
+            line = self._holding.read_bytes().partition(b"\n")[0]
+            return msgspec.json.decode(line, type=Remembered)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            log.error("it cannot be told which windows are whole", path=str(self._holding), error=str(error))
+            return None
 
     def _path(self, generation: int, worker: int) -> Path:
         return self._folder / str(generation) / f"worker-{worker}"

@@ -16,10 +16,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from m3cluster.kv.rules import Tables, boot_id
+from m3cluster.kv.rules import Tables
 from m3cluster.kv.sqlite.store import SQLiteStore
 from m3cluster.kv.store import KVError
 from m3x.clock import boot_ns
+from m3x.process import boot_id
 
 __all__ = ["BUSY_S", "open_embedded"]
 

@@ -10,17 +10,25 @@ from hypothesis import strategies as st
 from aggregator.supervisor.election import candidacy as module
 from aggregator.supervisor.election.candidacy import Candidacy, Decision, Facts
 from aggregator.supervisor.flushing.flush_times import lacks_more
+from aggregator.supervisor.flushing.holding import Gap, Holding
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 
 S = 1_000_000_000
 NOW = 1_767_355_200 * S
 PATIENCE = 30 * S
-FLUSHED = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 20 * S})})
+
+
+def flushed_through(time_ns: int) -> ShardSetFlushTimes:
+    return ShardSetFlushTimes({0: ShardFlushTimes({10 * S: time_ns})})
+
+
+FLUSHED = flushed_through(NOW - 20 * S)
 """Windows of ten seconds, flushed up to twenty seconds ago."""
-EARLY, LATE, LATER = NOW - 3600 * S, NOW - 15 * S, NOW - 5 * S
+EARLY, LATE, LATER = Holding(NOW - 3600 * S), Holding(NOW - 15 * S), Holding(NOW - 5 * S)
 """Since when an instance holds everything that is not flushed, lacks a part of it, or lacks more of it."""
+EARLIER, SOON = Holding(EARLY.since_ns - S), Holding(EARLY.since_ns + S)
 COLD = Facts(
-    steady_ns=100 * S, wall_ns=NOW, eligible=True, leads=False, times=FLUSHED, complete_since_ns=LATE, since={}, settled=True,
+    steady_ns=100 * S, wall_ns=NOW, eligible=True, leads=False, times=FLUSHED, holding=LATE, since={}, settled=True,
     candidates=frozenset(), peers=frozenset({"b"}),
 )  # fmt: skip
 CANDIDATE = {"candidates": frozenset({"b"})}
@@ -36,8 +44,8 @@ def decided(**facts: Any) -> Decision:
 
 @pytest.mark.parametrize("leads", [False, True])
 @pytest.mark.parametrize("since", [{}, {"b": EARLY}])
-def test_who_holds_everything_is_a_candidate_whatever_the_others_hold(leads: bool, since: dict[str, int]) -> None:
-    wanted = decided(complete_since_ns=EARLY + 1, leads=leads, since=since, **CANDIDATE)
+def test_who_holds_everything_is_a_candidate_whatever_the_others_hold(leads: bool, since: dict[str, Holding]) -> None:
+    wanted = decided(holding=Holding(EARLY.since_ns + 1), leads=leads, since=since, **CANDIDATE)
     assert wanted == Decision(True, gives_way=False, flushes=True)
 
 
@@ -116,48 +124,69 @@ def test_who_came_to_hold_everything_expects_anew_when_that_is_over() -> None:
     assert one.look(facts).gives_way
     later = facts.steady_ns + PATIENCE
     assert not one.look(replace(facts, steady_ns=later)).gives_way
-    assert not one.look(replace(facts, steady_ns=later, complete_since_ns=EARLY)).gives_way
+    assert not one.look(replace(facts, steady_ns=later, holding=EARLY)).gives_way
     assert one.look(replace(facts, steady_ns=later)).again_ns == later + PATIENCE
 
 
 def test_a_list_that_nobody_feeds_keeps_nobody_but_the_leader_cold() -> None:
     quiet = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 20 * S, 60 * S: NOW - 86400 * S})})
-    facts = replace(COLD, times=quiet, complete_since_ns=NOW - 60 * S)
+    facts = replace(COLD, times=quiet, holding=Holding(NOW - 60 * S))
     assert candidacy().holds(facts)
     assert not candidacy().holds(replace(facts, leads=True))
-    assert not candidacy().holds(replace(facts, since={"b": NOW - 3600 * S})), (
-        "it may hold what its consumers did not take"
-    )
+    assert not candidacy().holds(replace(facts, since={"b": EARLY})), "it may hold what its consumers did not take"
 
 
 def test_long_windows_do_not_decide_who_leads_but_whether_it_could_without_gaps() -> None:
     times = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOW - 10 * S, 3600 * S: NOW - 1800 * S})})
-    facts = replace(COLD, times=times, complete_since_ns=NOW - 60 * S, since={"b": EARLY}, **CANDIDATE)
+    facts = replace(COLD, times=times, holding=Holding(NOW - 60 * S), since={"b": EARLY}, **CANDIDATE)
     assert candidacy().look(facts) == Decision(True, gives_way=False, flushes=True)
     assert not candidacy().holds(facts)
 
 
 def test_flush_times_are_compared_once_with_what_each_of_the_others_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[int] = []
+    compared: list[Holding] = []
 
-    def counted(times: ShardSetFlushTimes | None, own_ns: int, other_ns: int, *, longest_ns: int | None = None) -> bool:
-        compared.append(other_ns)
-        return lacks_more(times, own_ns, other_ns, longest_ns=longest_ns)
+    def counted(
+        times: ShardSetFlushTimes | None, own: Holding, other: Holding, *, longest_ns: int | None = None
+    ) -> bool:
+        compared.append(other)
+        return lacks_more(times, own, other, longest_ns=longest_ns)
 
     monkeypatch.setattr(module, "lacks_more", counted)
     one = candidacy()
-    facts = replace(COLD, since={"b": EARLY, "c": EARLY - S}, peers=frozenset("bc"))
+    facts = replace(COLD, since={"b": EARLY, "c": EARLIER}, peers=frozenset("bc"))
     for _ in range(3):
         assert one.look(facts).gives_way
         assert one.look(replace(facts, candidates=frozenset("b"))).gives_way
-    assert sorted(compared) == [EARLY - S, EARLY]
+    assert sorted(compared, key=lambda one: one.since_ns) == [EARLIER, EARLY]
     # Another answer may follow from any of the three things that were asked.
-    one.look(replace(facts, since={"b": EARLY + S, "c": EARLY - S}))
-    assert compared[2:] == [EARLY + S]
-    one.look(replace(facts, complete_since_ns=LATER))
+    one.look(replace(facts, since={"b": SOON, "c": EARLIER}))
+    assert compared[2:] == [SOON]
+    one.look(replace(facts, holding=LATER))
     assert len(compared) == 5
     one.look(replace(facts, times=ShardSetFlushTimes(dict(FLUSHED.by_shard))))
     assert len(compared) == 7
+
+
+GAPS = [Gap(NOW - 25 * S, NOW - 12 * S), Gap(NOW - 12 * S, NOW - 8 * S, lost=True), Gap(NOW - 9 * S, NOW - 1 * S)]
+HOLDINGS = st.builds(
+    lambda held, gap: held if gap is None else held.with_gap(gap),
+    st.sampled_from([EARLY, LATE, LATER]),
+    st.sampled_from([None, *GAPS]),
+)
+
+
+def test_of_two_that_were_restarted_one_after_the_other_each_leads_for_what_only_it_holds() -> None:
+    """Windows end 20, 10 and 0 seconds ago; the first restart is in the way of the second window, the other one of the third."""
+    first, other = EARLY.with_gap(Gap(NOW - 22 * S, NOW - 19 * S)), EARLY.with_gap(Gap(NOW - 12 * S, NOW - 9 * S))
+    others: dict[str, Any] = {"peers": frozenset({"b"}), "times": flushed_through(NOW - 30 * S), **CANDIDATE}
+    assert decided(holding=first, since={"b": other}, leads=True, **others).gives_way
+    assert not decided(holding=other, since={"b": first}, leads=True, **others).gives_way
+    # Then the windows of the first one's gap are flushed: it lacks nothing, and the other one gives way at once.
+    later: dict[str, Any] = {**others, "times": flushed_through(NOW - 10 * S)}
+    assert decided(holding=first, since={"b": other}, **later) == Decision(True, gives_way=False, flushes=True)
+    gone = decided(holding=other, since={"b": first}, leads=True, **later)
+    assert (gone.gives_way, gone.flushes) == (True, False)
 
 
 @given(st.data())
@@ -171,8 +200,8 @@ def test_asking_changes_nothing(data: st.DataObject) -> None:
             steady_ns=facts.steady_ns + data.draw(st.integers(0, 20)) * S,
             leads=data.draw(st.booleans()),
             settled=data.draw(st.booleans()),
-            complete_since_ns=data.draw(st.sampled_from([EARLY, LATE, LATER])),
-            since=data.draw(st.dictionaries(st.sampled_from("bc"), st.sampled_from([EARLY, LATE, LATER]))),
+            holding=data.draw(HOLDINGS),
+            since=data.draw(st.dictionaries(st.sampled_from("bc"), HOLDINGS)),
             candidates=frozenset(data.draw(st.sets(st.sampled_from("bc")))),
             peers=frozenset(data.draw(st.sets(st.sampled_from("bc")))),
         )

@@ -1,4 +1,4 @@
-"""Since when instances hold all samples, as they tell each other through the KV."""
+"""What instances hold, as they tell each other through the KV."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ import pytest
 from lab.waiting import until
 
 from aggregator.supervisor.election.holdings import Holdings
+from aggregator.supervisor.flushing.holding import Gap, Holding
 from m3cluster.kv import KeyNotFoundError, KVError, Memory, MemoryServer, Store, open_store
 
 PREFIX = "_kv/env/shardset/1/complete-since"
@@ -25,9 +26,13 @@ class One:
 
     def __init__(self, store: Store, name: str, since_ns: int | None) -> None:
         self.since_ns = since_ns
+        self.gaps: tuple[Gap, ...] = ()
         self.news = 0
         self.store = store
-        self.holdings = Holdings(store, PREFIX, name, 10, lambda: self.since_ns, self.changed)
+        self.holdings = Holdings(store, PREFIX, name, 10, self.holding, self.changed)
+
+    def holding(self) -> Holding | None:
+        return None if self.since_ns is None else Holding(self.since_ns, self.gaps)
 
     def changed(self) -> None:
         self.news += 1
@@ -49,16 +54,19 @@ async def running(server: MemoryServer, name: str, since_ns: int | None) -> Asyn
 async def test_each_knows_what_the_others_hold(server: MemoryServer) -> None:
     async with running(server, "a:6000", 5) as a:
         async with running(server, "b", 7) as b:
-            await until(lambda: a.holdings.since == {"b": 7} and b.holdings.since == {"a:6000": 5})
+            await until(lambda: a.holdings.since == {"b": Holding(7)} and b.holdings.since == {"a:6000": Holding(5)})
             b.since_ns = 9
             b.holdings.look()
-            await until(lambda: a.holdings.since == {"b": 9})
+            await until(lambda: a.holdings.since == {"b": Holding(9)})
+            b.gaps = (Gap(11, 13), Gap(15, 17, lost=True))
+            b.holdings.look()
+            await until(lambda: a.holdings.since == {"b": Holding(9, b.gaps)})
             # It takes no part any more.
             b.since_ns = None
             b.holdings.look()
             await until(lambda: a.holdings.since == {})
-            b.since_ns = 9
-            await until(lambda: a.holdings.since == {"b": 9})
+            b.since_ns, b.gaps = 9, ()
+            await until(lambda: a.holdings.since == {"b": Holding(9)})
             assert a.news >= 4
         await until(lambda: a.holdings.since == {})
 
@@ -68,7 +76,7 @@ async def test_the_key_of_an_earlier_process_of_ours_is_replaced(server: MemoryS
     lease = await store.grant(10)
     await store.put_with_lease(f"{PREFIX}/a", b"1", lease)
     async with running(server, "a", 5) as a, running(server, "b", 7) as b:
-        await until(lambda: b.holdings.since == {"a": 5})
+        await until(lambda: b.holdings.since == {"a": Holding(5)})
         # Its end takes nothing of ours away.
         await lease.revoke()
         await until(a.holdings.known.is_set)
@@ -89,11 +97,11 @@ async def test_a_key_that_was_taken_away_is_written_again(server: MemoryServer) 
                     await asyncio.sleep(0.02)
 
 
-async def test_what_is_not_a_time_is_left_out(server: MemoryServer) -> None:
+async def test_what_says_nothing_of_windows_is_left_out(server: MemoryServer) -> None:
     async with running(server, "a", 5) as a:
         await a.store.set(f"{PREFIX}/broken", b"\xff yesterday")
         await a.store.set(f"{PREFIX}/b", b"3")
-        await until(lambda: a.holdings.since == {"b": 3})
+        await until(lambda: a.holdings.since == {"b": Holding(3)})
 
 
 async def test_after_an_outage_others_are_given_time_to_say_again_that_they_are_there(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flushing.flush_times import FlushTimes, can_lead, has_flushed, incomplete_windows
+from aggregator.supervisor.flushing.holding import Holding
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
 
 S = 1_000_000_000
@@ -221,4 +222,4 @@ def test_windows_that_a_new_leader_lacks_samples_of(flushed: int, opened: int, c
             9: ShardFlushTimes({10 * S: 10 * S}, tombstoned=True),
         }
     )
-    assert incomplete_windows(message, opened * S) == count
+    assert incomplete_windows(message, Holding(opened * S), 1000 * S) == count

@@ -47,6 +47,38 @@ def test_nobody_is_waited_for_without_end() -> None:
     assert recovery.holds(ROLLUP, NOW + PATIENCE_NS)
 
 
+def test_rollups_wait_for_workers_that_replay() -> None:
+    recovery = Recovery()
+    recovery.replays(0)
+    recovery.replays(1)
+    assert recovery.holds(ROLLUP, NOW)
+    assert not recovery.holds(SOURCE, NOW)
+    recovery.begin(0, set(), NOW)
+    assert recovery.holds(ROLLUP, NOW + PATIENCE_NS - 1)
+    assert not recovery.holds(ROLLUP, NOW + PATIENCE_NS)
+    # One that dies again and again is no more waited for than once.
+    recovery.gone(1)
+    recovery.replays(1)
+    assert not recovery.holds(ROLLUP, NOW + PATIENCE_NS)
+    recovery.begin(1, set(), NOW)
+    recovery.replays(1)
+    assert recovery.holds(ROLLUP, NOW + 2 * PATIENCE_NS)
+
+
+def test_the_rollups_of_a_worker_wait_for_another_one_that_replays() -> None:
+    flushing = Flushing(ScheduleOptions(past_ns=0, forwarding_delay_ns=lambda *_: 0, max_jitter_ns=None))
+    flushing.worker_up(0, 1, [OwnedShard(3, 0, NEVER_NS)])
+    flushing.worker_up(1, 1, [OwnedShard(4, 0, NEVER_NS)], replays=True)
+    flushing.lead(ShardSetFlushTimes(), NOW)
+    flushing.new_lists(0, [NewList(3, SOURCE, NOW), NewList(3, ROLLUP, NOW)], NOW)
+    assert {list_id for _, list_id in flushes(flushing.tick(NOW + 10 * S))} == {SOURCE}
+    assert flushes(flushing.worker_ready(1, [], NOW + 11 * S)) == []
+    assert {list_id for _, list_id in flushes(flushing.tick(NOW + 11 * S))} == {ROLLUP}
+    # Its successor is not there yet.
+    flushing.worker_down(1)
+    assert flushing.recovery.holds(ROLLUP, NOW + 21 * S)
+
+
 def flushes(sends: Iterable[Send]) -> list[tuple[str, ListId]]:
     kinds = []
     for send in sends:

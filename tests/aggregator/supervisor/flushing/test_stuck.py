@@ -19,6 +19,7 @@ from tests.aggregator.supervisor.output_model import (
 
 from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flushing.flush_times import can_lead, lacks_more
+from aggregator.supervisor.flushing.holding import Holding
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 from m3cluster.topic import ConsumptionType
 from m3metrics.codec import decode_aggregated
@@ -139,7 +140,7 @@ def some_shards() -> None:
     assert (max(behind[0], behind[1]), min(behind[2], behind[3]) >= 50) == (0, True)
     assert restarted_can_lead(tier, before_ns), "who holds those windows is a candidate as ever"
     assert not restarted_can_lead(tier, away_ns + 5 * S), "who lacks some of them is not"
-    assert lacks_more(tier.times, away_ns + 5 * S, before_ns)
+    assert lacks_more(tier.times, Holding(away_ns + 5 * S), Holding(before_ns))
     wire.pair.connect("c2")
     tier.run(10, fed(tier))
     assert max(tier.behind().values()) == 0
@@ -269,7 +270,7 @@ def unfed_by_m3() -> None:
     assert not can_lead(times, opened, now, 5 * S)
     assert can_lead(times, opened, now, 5 * S, unfed_ns=300 * S)
     # Where another instance of ours says that it holds more, that does not count (``ShardSet``).
-    assert lacks_more(times, opened, opened - 60 * S)
+    assert lacks_more(times, Holding(opened), Holding(opened - 60 * S))
 
 
 @row("a list with long windows that this leader holds only in part")
@@ -279,7 +280,7 @@ def long_windows() -> None:
         tier = Tier(one_consumer())
         tier.times = times
         tier.lead()
-        sends = tier.flushing.tick(NOON, complete_since)
+        sends = tier.flushing.tick(NOON, Holding(complete_since))
         tier.carry_out(sends)
         assert (tier.flushing.times.time(HOUR, 0) == NOON) is advances, "another instance may hold the rest"
         assert can_lead(times, NOON - 1800 * S, NOON, 5 * S, longest_ns=120 * S), "and nobody waits for it"
@@ -290,7 +291,7 @@ def moved_away() -> None:
     old = ShardFlushTimes({10 * S: NOON - 86400 * S}, tombstoned=True)
     times = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON - 10 * S}), 9: old})
     assert can_lead(times, NOON - 60 * S, NOON, 5 * S)
-    assert not lacks_more(times, NOON - 60 * S, NOON - 600 * S)
+    assert not lacks_more(times, Holding(NOON - 60 * S), Holding(NOON - 600 * S))
     tier = Tier(one_consumer())
     tier.times = times
     tier.lead()

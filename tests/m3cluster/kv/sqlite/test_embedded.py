@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from m3cluster.kv import Embedded, KVError, open_store
-from m3cluster.kv.rules import Tables, boot_id
+from m3cluster.kv.rules import Tables
 from m3x.clock import boot_ns
+from m3x.process import boot_id
 
 LONG_S = 30
 
