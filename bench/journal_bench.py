@@ -74,7 +74,7 @@ def _snapshot(run: _Run, *, busy: bool = True) -> dict[str, float]:
     run.longest_s = 0.0
     before = most = proportional_bytes()
     began = time.monotonic()
-    head = journal.begin_snapshot(START_NS)
+    head = journal.begin_snapshot(START_NS, run.engine.saved_bytes())
     child = os.fork()
     if child == 0:
         try:

@@ -47,6 +47,8 @@ from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
 from m3x.reserve import release, reserve
 
+_ENTRY_BYTES = 128
+"""Of an entry with its id and its elements, roughly."""
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
@@ -562,6 +564,10 @@ class Engine:
             "engine.memory-bytes": float(self.memory_bytes()),
         }
         return counters, gauges, self._shard_stats()
+
+    def saved_bytes(self) -> int:
+        """The memory of what a snapshot has in it; how large one is goes with this."""
+        return int(used_bytes(self._t)) + _ENTRY_BYTES * int(self._tables.head["live"])
 
     def late_values(self) -> int:
         """How many timed and forwarded values were refused because they came too late."""

@@ -17,7 +17,7 @@ from aggregator.journal.sessions import Sessions
 from aggregator.journal.snapshots import FORMAT as SNAPSHOT_FORMAT
 from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
-from m3x.segments import START, Position, SegmentError, SegmentLog, SyncPolicy
+from m3x.segments import START, DirectoryError, Position, SegmentError, SegmentLog, SyncPolicy, VersionError
 
 __all__ = ["SNAPSHOT_FACTOR", "Journal", "JournalOptions"]
 
@@ -41,7 +41,10 @@ class JournalOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync: SyncPolicy = "os"
     segment_bytes: int = 32 << 20
     snapshot_bytes: int = 64 << 20
-    """So much is written before there is a snapshot, and ``SNAPSHOT_FACTOR`` times the size of the last one (batches count, too)."""
+    """So much is written before there is a snapshot, and ``SNAPSHOT_FACTOR`` times the size that the next one is expected to have.
+
+    Batches count, too.
+    """
     sources: tuple[str, ...] = ()
     """Journals of workers that had other shards: as long as there is no snapshot here, what is in them is taken over."""
     shards: ipc.Shards
@@ -85,6 +88,8 @@ class Journal:
         self._number = 0
         """Of the newest snapshot, or the one that is being made."""
         self._snapshot_bytes = 0
+        self._snapshot_of = 0
+        """``Engine.saved_bytes`` at that time; 0: there is no snapshot."""
         self._batches = 0
         """Written since the newest that is there, …"""
         self._batches_in = 0
@@ -185,7 +190,7 @@ class Journal:
     ) -> None:
         """Replays the journals of other workers one after the other, keeps the own shards, and saves what that makes.
 
-        Raises ``SegmentError`` where one cannot be opened: nothing is saved then.
+        Raises ``DirectoryLocked`` where somebody else has one: nothing is saved then. One that cannot be opened is said, and left out.
         """
         through: list[int] = []
         for source in self._options.sources:
@@ -193,8 +198,13 @@ class Journal:
                 log.error("a journal of another number of workers is not there", path=source)
                 result.unknown += 1
                 continue
+            try:
+                other = Journal(msgspec.structs.replace(self._options, path=source, sources=()))
+            except (VersionError, DirectoryError) as error:
+                log.error("a journal of another number of workers is left out", error=str(error))
+                result.unknown += 1
+                continue
             newest_ns, result.now_ns = result.now_ns, 0
-            other = Journal(msgspec.structs.replace(self._options, path=source, sources=()))
             try:
                 replayer = Replayer(engine, result, among_others=True)
                 other._replay(replayer, other._load(engine, replayer), progress)
@@ -212,7 +222,7 @@ class Journal:
         result.lost = 0
 
         def save() -> None:
-            head = self.begin_snapshot(result.now_ns)
+            head = self.begin_snapshot(result.now_ns, engine.saved_bytes())
             once, tables = engine.save()
             self.write_snapshot(msgspec.structs.replace(head, once=once), tables)
 
@@ -243,6 +253,7 @@ class Journal:
         engine.finish_loading()
         replayer.result.now_ns = head.now_ns
         self._number, self._snapshot_bytes = snapshot.number, snapshot.size_bytes
+        self._snapshot_of = engine.saved_bytes()
         start = Position(head.segment, head.offset)
         self._covered = start
         self._look_back(engine, replayer.numbers, start)
@@ -318,14 +329,20 @@ class Journal:
 
     # --- snapshots
 
-    @property
-    def snapshot_due(self) -> bool:
-        """Whether replaying what was written since the last snapshot takes so long that the next one pays."""
-        since = self.log.size_from(self._covered) + _BATCH_BYTES * self._batches
-        return since > max(self._options.snapshot_bytes, SNAPSHOT_FACTOR * self._snapshot_bytes)
+    def snapshot_due(self, saved_bytes: int) -> bool:
+        """Whether replaying what was written since the last snapshot takes so long that the next one pays.
 
-    def begin_snapshot(self, now_ns: int) -> Head:
+        ``saved_bytes``: ``Engine.saved_bytes`` now. Windows that the flush times cover are gone, and the next snapshot is smaller by them.
+        """
+        since = self.log.size_from(self._covered) + _BATCH_BYTES * self._batches
+        size = self._snapshot_bytes
+        if saved_bytes < self._snapshot_of:
+            size = size * saved_bytes // self._snapshot_of
+        return since > max(self._options.snapshot_bytes, SNAPSHOT_FACTOR * size)
+
+    def begin_snapshot(self, now_ns: int, saved_bytes: int) -> Head:
         """Completes the segment; what is to be saved is the engine as it is now (``once`` is to be filled in)."""
+        self._snapshot_of = saved_bytes
         self.log.roll()
         self._number += 1
         self._batches_in = self._batches

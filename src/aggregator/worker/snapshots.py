@@ -56,13 +56,13 @@ class Snapshots:
             if pid:
                 self._child = 0
                 self._ended(os.waitstatus_to_exitcode(status))
-        elif self._journal.snapshot_due:
+        elif self._journal.snapshot_due(self._engine.saved_bytes()):
             self._begin()
 
     def _begin(self) -> None:
         self._began_ns = monotonic_ns()
         try:
-            self._head = head = self._journal.begin_snapshot(self._now_ns())
+            self._head = head = self._journal.begin_snapshot(self._now_ns(), self._engine.saved_bytes())
             parent = os.getpid()
             self._child = os.fork()
         except (OSError, SegmentError) as error:
