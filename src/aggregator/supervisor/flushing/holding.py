@@ -6,7 +6,9 @@ what they sent meanwhile, and it arrived by the end of the gap. So of the window
 ==========================================  ================================================================================
 standard lists                              lack samples, or have some of another window, if a window ends and another one
                                             begins within the gap; a window that has all of the gap within it lacks nothing
-timed and forwarded lists                   lack nothing: samples say themselves where they belong
+timed lists                                 lack nothing: samples say themselves where they belong
+forwarded lists                             lack values: those of another instance may have died with it before they were here. They come some
+                                            windows late, so that windows from before the gap lack values as well
 a gap in which samples were *lost*          all lack samples, of whichever list
 ==========================================  ================================================================================
 
@@ -46,6 +48,8 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
         """The windows of a list that lack samples, or have some of another one."""
         window = list_id.resolution_ns
         first, last = truncate(self.from_ns, window), truncate(self.to_ns - 1, window)
+        if list_id.kind == KIND_FORWARDED:
+            return first - (2 * list_id.times_forwarded + 1) * window, last + window
         if not (self.lost or self.open) and (list_id.kind != KIND_STANDARD or first >= last):
             return None
         return first, last + window
