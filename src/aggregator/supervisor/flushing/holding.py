@@ -7,8 +7,8 @@ what they sent meanwhile, and it arrived by the end of the gap. So of the window
 standard lists                              lack samples, or have some of another window, if a window ends and another one
                                             begins within the gap; a window that has all of the gap within it lacks nothing
 timed lists                                 lack nothing: samples say themselves where they belong
-forwarded lists                             lack values: those of another instance may have died with it before they were here. They come some
-                                            windows late, so that windows from before the gap lack values as well
+forwarded lists                             lack values: those of another instance may have died with it before they
+                                            were here. They come some windows late, so that earlier ones lack values as well
 a gap in which samples were *lost*          all lack samples, of whichever list
 ==========================================  ================================================================================
 

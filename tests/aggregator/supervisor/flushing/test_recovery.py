@@ -66,7 +66,9 @@ def test_rollups_wait_for_workers_that_replay() -> None:
 
 
 def test_the_rollups_of_a_worker_wait_for_another_one_that_replays() -> None:
-    flushing = Flushing(ScheduleOptions(timed_delay_ns=lambda _: 0, forwarding_delay_ns=lambda *_: 0, max_jitter_ns=None))
+    flushing = Flushing(
+        ScheduleOptions(timed_delay_ns=lambda _: 0, forwarding_delay_ns=lambda *_: 0, max_jitter_ns=None)
+    )
     flushing.worker_up(0, 1, [OwnedShard(3, 0, NEVER_NS)])
     flushing.worker_up(1, 1, [OwnedShard(4, 0, NEVER_NS)], replays=True)
     flushing.lead(ShardSetFlushTimes(), NOW)
