@@ -26,6 +26,8 @@ from m3cluster.placement.model import NEVER_NS
 __all__ = ["EVERYTHING", "Gap", "Holding", "Span", "decode_holding", "encode_holding", "first_unflushed"]
 
 _MOST_GAPS = 8
+_LATE_NS = 30_000_000_000
+"""Rollups of timed metrics come so much later than others, as a rule. It only decides who of several that lack some leads."""
 
 Span = tuple[int, int]
 """Windows that start at or after the first and before the second time."""
@@ -49,7 +51,8 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
         window = list_id.resolution_ns
         first, last = truncate(self.from_ns, window), truncate(self.to_ns - 1, window)
         if list_id.kind == KIND_FORWARDED:
-            return first - (2 * list_id.times_forwarded + 1) * window, last + window
+            late_ns = (2 * list_id.times_forwarded + 1) * window + _LATE_NS
+            return truncate(self.from_ns - late_ns, window), last + window
         if not (self.lost or self.open) and (list_id.kind != KIND_STANDARD or first >= last):
             return None
         return first, last + window

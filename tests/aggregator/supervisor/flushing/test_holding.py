@@ -42,8 +42,8 @@ def test_windows_of_a_gap(begin: float, end: float, lost: bool, lacking: list[in
     assert found == lacking
     timed = [s for s in range(-50, 60, 10) if any_lacks(holding.lacking(ListId(KIND_TIMED, 10 * S)), at(s))]
     assert timed == (lacking if lost else [])
-    rolled = [s for s in range(-50, 60, 10) if any_lacks(holding.lacking(ListId(KIND_FORWARDED, 10 * S, 1)), at(s))]
-    assert rolled == [s for s in range(-50, 60, 10) if begin // 10 * 10 - 30 <= s < end]
+    rolled = [s for s in range(-90, 60, 10) if any_lacks(holding.lacking(ListId(KIND_FORWARDED, 10 * S, 1)), at(s))]
+    assert rolled == [s for s in range(-90, 60, 10) if begin // 10 * 10 - 60 <= s < end]
 
 
 def test_a_gap_that_has_not_ended_lacks_all_that_is_to_come() -> None:
@@ -51,7 +51,7 @@ def test_a_gap_that_has_not_ended_lacks_all_that_is_to_come() -> None:
     for list_id in LISTS:
         spans = holding.lacking(list_id)
         assert any_lacks(spans, at(600))
-        assert not any_lacks(spans, at(-120))
+        assert not any_lacks(spans, at(-600))
 
 
 @given(st.integers(0, 400), st.integers(1, 300), st.integers(-300, 300))
