@@ -231,10 +231,6 @@ class Life:
         """Whether it was there all the time."""
         return any(first <= begin and last >= end for first, last in self.up)
 
-    def is_up_for(self, length: int, since: int, now: int) -> bool:
-        """Whether it was there for so long since then."""
-        return any(min(last, now) - max(first, since) >= length for first, last in self.up)
-
 
 class Losses:
     """Processes that are killed, ended and started at random, workers that die, downstream and perhaps the KV that go away.
@@ -355,7 +351,7 @@ class Losses:
         whole = {(one.shard, one.end_ns) for one in self.cluster.deliveries if one.whole}
         long_ns, now_ns = self.LONG_S * S, wall_ns()
         for end in range(self.first_ns + RESOLUTION, now_ns - long_ns, RESOLUTION):
-            held = any(life.worker.whole(end) and life.is_up_for(long_ns, end, now_ns) for life in self.lives)
+            held = any(life.worker.whole(end) and life.is_up(end, end + long_ns) for life in self.lives)
             for shard in self.shards if held else ():
                 assert (shard, end) in whole, f"shard {shard}: {(end - self.first_ns) / S} s is missing"
 
