@@ -41,6 +41,8 @@ _ALL_ACK_BYTES = 128 << 20
 """Acks in memory of all connections; above, whoever does not read its acks is not read from either, however few they are."""
 _BUFFERS_PER_WRITE = 64
 _RESERVED_FILES = 256
+_EVER_NS = 1
+"""A time (monotonic) before any message was sent."""
 _ACCEPTS_PER_TURN = 256
 _MANY = 1 << 20
 _LEFT = struct.Struct("i")
@@ -205,6 +207,8 @@ class Clients:
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
         self._newcomers: list[Connection] = []
+        self._backlog = True
+        """Whether there may be connections that have waited for a while to be taken: for a front, or for room."""
         """Those that are not read yet."""
         self.readers = select.epoll()
         self.writers = select.epoll()
@@ -231,10 +235,12 @@ class Clients:
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
+                self._backlog = False
                 break
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     _log.error_limited("cannot accept connections now", error=str(error))
+                    self._backlog = True
                     return False
                 continue
             peer = accepted_from(address)
@@ -250,6 +256,8 @@ class Clients:
         sock.setblocking(False)
         configure(sock, max(self._options.keep_alive_period_ns // 1_000_000_000, 1) if self._options.keep_alive else 0)
         connection = Connection(self._next_id, sock, peer)
+        if self._backlog:
+            connection.fell_behind(_EVER_NS)
         self._next_id += 1
         self._by_id[connection.id] = connection
         self._by_fd[connection.fd] = connection

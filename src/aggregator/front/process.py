@@ -335,7 +335,7 @@ class Front:
             return
         fd, address = self._clients.listen()
         self._listening, self._listen_fd = True, fd
-        self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(fd, select.EPOLLIN if self._clients.accept() else 0)
         self._supervisor.send(ipc.Listening(address, os.getpid()))
         _log.info("listening for m3msg", address=address)
 

@@ -218,6 +218,8 @@ class Rig:
         self.messages: list[Any] = []
         self.ends: list[Any] = []
         self.front: subprocess.Popen[bytes] | None = None
+        self.address = ""
+        """Where it listens, or will."""
         self.workers = 1
         self.frame = frame
         self.chunk = chunk
@@ -233,6 +235,8 @@ class Rig:
         path = Path(self.run_dir) / "front.json"
         path.write_bytes(msgspec.json.encode(described))
         command = [sys.executable, "-m", "aggregator.front", "--options", str(path)]
+        host, port = listener.getsockname()
+        self.address = f"{host}:{port}"
         with listener:
             self.front = subprocess.Popen(command, pass_fds=[listener.fileno()])
         self.say(ipc.Route(SHARDS, [shard % workers for shard in range(SHARDS)]))
@@ -267,7 +271,12 @@ class Rig:
 
     def connect(self) -> Client:
         listening = wait_for(lambda: self.heard(ipc.Listening), "the front to listen")
-        client = Client(listening[0].address)
+        assert listening[0].address == self.address
+        return self.dial()
+
+    def dial(self) -> Client:
+        """A connection, even if the front does not take it yet."""
+        client = Client(self.address)
         self.ends.append(client.sock)
         return client
 

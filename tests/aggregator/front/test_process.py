@@ -300,8 +300,9 @@ def test_a_connection_whose_peer_is_silent_gives_way_when_its_host_connects_anew
 def test_batches_say_since_when_their_producers_may_wait(rig: Any) -> None:
     """While nothing is read, messages wait in buffers of systems."""
     rig.start(1, credit_bytes=1000, waiting_bytes=4000, stall_ns=60 * 10**9)
-    worker, client = rig.up(0, 1, by_hand=True), rig.connect()
+    worker = rig.up(0, 1, by_hand=True)
     began = time.monotonic_ns()
+    client = rig.connect()
     client.send(rig.frame(b"x" * 5000, 1))
     batch = worker.receive()[0]
     while not isinstance(batch, ipc.Batch):
@@ -322,6 +323,26 @@ def test_batches_say_since_when_their_producers_may_wait(rig: Any) -> None:
     client.send(rig.frame(b"z", 4))
     ((fresh, _),) = received(worker, 1)
     assert fresh.since_ns > before + 400_000_000
+
+
+def test_what_waited_for_a_front_may_have_waited_long(rig: Any) -> None:
+    """Its system had taken the connection and what came over it, and the producer may have sent all of it twice."""
+    rig.start(1)
+    early = rig.dial()
+    early.send(rig.frame(b"one", 1))
+    time.sleep(0.1)
+    worker = rig.up(0, 1, by_hand=True)
+    waited, _ = received(worker, 1)[-1]
+    assert 0 < waited.since_ns < time.monotonic_ns() - 10**9
+    began = time.monotonic_ns()
+    early.send(rig.frame(b"two", 2))
+    ((fresh, _),) = received(worker, 1)
+    assert fresh.since_ns >= began
+    began = time.monotonic_ns()
+    later = rig.connect()
+    later.send(rig.frame(b"three", 3))
+    ((other, _),) = received(worker, 1)
+    assert other.since_ns >= began
 
 
 class Load:
