@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lab.crash.drill import Outcome, drill
+from lab.crash.drill import Drill, Outcome, drill
 from lab.crash.faults import SITUATIONS, Situation
 from lab.crash.stack import Settings
 from lab.kv import KINDS
@@ -63,7 +64,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-faults", action="store_true", help="nothing dies: shows that the drill judges rightly")
     parser.add_argument("--workers", type=int, default=2, help="of each instance (default: 2)")
     parser.add_argument("--scale", type=int, default=3, help="about a hundred samples a second each (default: 3)")
-    parser.add_argument("--past", type=int, default=30, metavar="S", help="how late samples may come (default: 30)")
+    parser.add_argument("--past", type=int, default=60, metavar="S", help="how late samples may come (default: 60)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="a third of the producers sends again what is not acked so long, over the same connection; 0: none does (default: 1)",
+    )
     parser.add_argument(
         "--instance",
         action="append",
@@ -124,7 +132,8 @@ def line(record: dict[str, Any]) -> str:
     """A row of the table."""
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "0"
     problems = [f"{record['unacked']} never acked"] if record["unacked"] else []
-    result = "passed" if record["passed"] else "; ".join([*problems, *record["invalid"]]) or "failed"
+    problems += record["broken"] + [f"invalid: {why}" for why in record["invalid"]]
+    result = "passed" if record["passed"] else "; ".join(problems) or "failed"
     cells = [
         record["name"], f"{record['seconds']:g}", sum(record["faults"].values()), record["sent"], record["acked"],
         record["resent"], refused, record["emitted"], record["again"], record["missing"], record["wrong"],
@@ -149,16 +158,25 @@ def report(options: argparse.Namespace, outcome: Outcome, folder: Path, story: l
     return False
 
 
+def finished(running: Drill, act: Callable[[], None], name: str) -> Outcome:
+    """Does something to a stack, and judges; what is waited for in vain meanwhile is a promise that was not kept."""
+    try:
+        act()
+    except TimeoutError as error:
+        running.broken.append(str(error))
+    return running.finish(name)
+
+
 def run_random(options: argparse.Namespace) -> bool:
     """Random faults; whether all is well."""
     made = settings(options, backend=options.backend, coordinator=options.way != "m3msg")
-    with drill(made, options.scale, direct=options.way != "write") as running:
+    with drill(made, options.scale, direct=options.way != "write", patience_s=options.patience) as running:
         if options.no_faults:
-            running.wait(options.seconds)
+            outcome = finished(running, partial(running.wait, options.seconds), "nothing")
         else:
-            running.random(options.seconds, options.seed)
-        name = "nothing" if options.no_faults else f"random, {options.backend}, seed {options.seed}"
-        return report(options, running.finish(name), running.stack.folder, running.log)
+            name = f"random, {options.backend}, seed {options.seed}"
+            outcome = finished(running, partial(running.random, options.seconds, options.seed), name)
+        return report(options, outcome, running.stack.folder, running.log)
 
 
 def run_situation(options: argparse.Namespace, situation: Situation, phase_s: float) -> bool:
@@ -166,23 +184,23 @@ def run_situation(options: argparse.Namespace, situation: Situation, phase_s: fl
     made = settings(
         options, backend=situation.backend, instances=situation.instances, coordinator=situation.coordinator
     )
-    with drill(made, options.scale) as running:
-        running.situation(situation, phase_s)
-        outcome = running.finish(f"{situation.name}, {phase_s:g} s")
+    with drill(made, options.scale, patience_s=options.patience) as running:
+        outcome = finished(running, partial(running.situation, situation, phase_s), f"{situation.name}, {phase_s:g} s")
         return report(options, outcome, running.stack.folder, running.log)
 
 
 def run_power_cuts(options: argparse.Namespace) -> bool:
     """The power is cut again and again; whether no more is lost than the policy says."""
     made = settings(options, noting=True, instance={"journalSync": options.power_cut})
-    with drill(made, options.scale) as running:
+    with drill(made, options.scale, patience_s=options.patience) as running:
         running.forgiven_s = _FORGIVEN_S if options.power_cut == "interval" else 0.0
-        running.power_cuts(options.cuts)
-        outcome = running.finish(f"{options.cuts} power cuts, {options.power_cut}")
+        outcome = finished(
+            running, partial(running.power_cuts, options.cuts), f"{options.cuts} power cuts, {options.power_cut}"
+        )
         age_s, longest_s = running.oldest_lost_s(outcome.verdict), running.stack.notes.longest_s
         lost = len(outcome.verdict.forgiven_ns)
         if age_s > _INTERVAL_S + longest_s + _LATE_S:
-            outcome.invalid.append("acks older than 100 ms and an fsync are lost")
+            outcome.broken.append("acks older than 100 ms and an fsync are lost")
         running.log.append(
             f"{lost} acked samples lost, acked at most {age_s * 1000:.0f} ms before; longest fsync {longest_s * 1000:.0f} ms"
         )

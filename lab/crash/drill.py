@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lab.crash import disk
 from lab.crash.faults import Random, Situation, Step
 from lab.crash.judge import RESOLUTIONS_NS, Verdict, judge
 from lab.crash.load import Load
@@ -15,6 +16,7 @@ from lab.crash.samples import SECOND_NS, WINDOW_S, Group, Kind
 from lab.crash.sink import Sink
 from lab.crash.stack import NUM_SHARDS, Settings, Stack
 from lab.crash.writing import Writer, stored
+from lab.http import try_get
 from lab.instances import Aggregator
 from lab.waiting import wait_until
 
@@ -28,6 +30,8 @@ _ACKED_S = 120.0
 _LATER_S = 4.0
 """So long after everything is right it has to stay so."""
 _POLL_S = 2.0
+_ON_ITS_WAY_S = 1.0
+"""So long after the disk was full an ack may still come of what was written before."""
 
 
 @dataclass(slots=True)
@@ -41,12 +45,16 @@ class Outcome:
     refused: dict[str, int]
     resent: int
     unacked: int
+    broken: list[str] = field(default_factory=list)
+    """What else was promised and not kept."""
     invalid: list[str] = field(default_factory=list)
+    """Why the run proves nothing."""
 
     @property
     def passed(self) -> bool:
         """Nothing is lost, doubled, refused or left over."""
-        return self.verdict.clean and not self.unacked and not self.invalid and not sum(self.refused.values())
+        kept = self.verdict.clean and not (self.unacked or self.broken or sum(self.refused.values()))
+        return kept and not self.invalid
 
 
 class Drill:
@@ -59,7 +67,10 @@ class Drill:
         """Of the power: before and after."""
         self.forgiven_s = 0.0
         """What was acked so short before a cut of the power may be lost."""
+        self.broken: list[str] = []
         self.log: list[str] = []
+        self._full_ns = 0
+        """Since when the disk is full; 0: it is not."""
 
     # --- faults
 
@@ -100,9 +111,9 @@ class Drill:
                 relay.interrupt()
 
     def situation(self, situation: Situation, phase_s: float) -> None:
-        """Its steps, from ``phase_s`` into a window of the longer resolution on; returns when the window after the last step is over."""
+        """Its steps, from ``phase_s`` into a window of the longer resolution on; returns a whole window after the last one."""
         whole = _LONG_S * SECOND_NS
-        moment = (self.load.begin_ns // whole + 2) * whole + int(phase_s * 1e9)
+        moment = (self.load.begin_ns // whole + 1) * whole + int(phase_s * 1e9)
         _sleep_until(moment - SECOND_NS)
         leader = wait_until("somebody leads", self._leader, 60)
         others = [one for one in self.stack.aggregators if one is not leader]
@@ -115,8 +126,8 @@ class Drill:
                 shift = time.time_ns() - moment - int(step.at_s * 1e9)
                 continue
             self._do(step, roles.get(step.who))
-            self._note(f"{step.action} {step.who}".strip())
-        _sleep_until(time.time_ns() + 2 * whole)
+            self._note(f"{step.action} {step.who}".strip(), hurts=step.hurts)
+        _sleep_until(time.time_ns() + whole)
 
     def power_cuts(self, times: int) -> None:
         """The power of the first instance is cut in the middle of a window, again and again."""
@@ -152,13 +163,37 @@ class Drill:
             # Its end may take a moment; the next step does not wait for it.
             threading.Thread(target=instance.start, daemon=True).start()
             return
-        {"kill": instance.kill, "terminate": instance.terminate}[step.action]()
+        pid = instance.process.pid
+        actions: dict[str, Callable[[], None]] = {
+            "kill": instance.kill,
+            "terminate": instance.terminate,
+            "fill": lambda: self._fill(pid),
+            "room": lambda: self._make_room(instance, pid),
+        }
+        actions[step.action]()
+
+    def _fill(self, pid: int) -> None:
+        self._full_ns = time.time_ns()
+        disk.fill(pid)
+
+    def _make_room(self, instance: Aggregator, pid: int) -> None:
+        """Before there is room again: nothing was acked since the disk is full, and it is said."""
+        acked_s = (self.load.acked_ns - self._full_ns) / 1e9
+        if acked_s > _ON_ITS_WAY_S:
+            self.broken.append(f"an ack {acked_s:.1f} s after the disk was full")
+        for path in ("/ready", "/"):
+            status, text = try_get(instance.http + path)
+            if "acknowledges nothing" not in text or (path == "/ready" and status == 200):
+                self.broken.append(f"{path} does not say that the disk is full (status {status})")
+        disk.make_room(pid)
+        self._full_ns = 0
 
     def _leader(self) -> Aggregator | None:
         return next((one for one in self.stack.aggregators if one.running and one.leads()), None)
 
-    def _note(self, what: str) -> None:
-        self.faults[" ".join(word for word in what.partition(" (")[0].split() if not word.isdigit())] += 1
+    def _note(self, what: str, *, hurts: bool = True) -> None:
+        if hurts:
+            self.faults[" ".join(word for word in what.partition(" (")[0].split() if not word.isdigit())] += 1
         seconds = time.time_ns() // 1_000_000 % 3_600_000
         self.log.append(f"{seconds // 60_000:02}:{seconds // 1000 % 60:02}.{seconds % 1000:03} {what}")
 
@@ -174,13 +209,13 @@ class Drill:
         while self._unacked() and time.monotonic() < give_up:
             time.sleep(0.1)
         deadline = max(time.time_ns(), end) + int((self.stack.settings.settle_s + _ACKED_S / 4) * 1e9)
-        verdict = self._judge(begin, end)
-        while not verdict.clean and time.time_ns() < deadline:
+        clean, judged = False, -1
+        while not clean and time.time_ns() < deadline:
             time.sleep(_POLL_S)
-            verdict = self._judge(begin, end)
-        if verdict.clean:
-            time.sleep(_LATER_S)
-            verdict = self._judge(begin, end)
+            if (received := self.sink.received) != judged:
+                judged, clean = received, self._judge(begin, end).clean
+        time.sleep(_LATER_S)
+        verdict = self._judge(begin, end)
         refused = self.refusals.by_reason()
         resent = self.load.resent
         if self.writer is not None:
@@ -188,8 +223,10 @@ class Drill:
             if self.writer.refused:
                 refused["remote write 4xx"] = self.writer.refused
             self._judge_stored(verdict, begin, end)
+        broken = [*self.broken, *(f"{one.name} does not run" for one in self.stack.aggregators if not one.running)]
+        seconds = (end - begin) / 1e9
         return Outcome(
-            name, (end - begin) / 1e9, verdict, dict(self.faults), refused, resent, self._unacked(), self._invalid()
+            name, seconds, verdict, dict(self.faults), refused, resent, self._unacked(), broken, self._invalid()
         )
 
     def _unacked(self) -> int:
@@ -235,7 +272,9 @@ class Drill:
         return texts
 
     def _invalid(self) -> list[str]:
-        return [f"{one.name} does not run" for one in self.stack.aggregators if not one.running]
+        """What this process itself did wrong."""
+        late_s, allowed_s = self.load.late_s, self.stack.settings.past_s / 4
+        return [f"the drill stood still for {late_s:.1f} s: samples came late"] if late_s > allowed_s else []
 
 
 def _sleep_until(at_ns: int) -> None:
@@ -244,8 +283,11 @@ def _sleep_until(at_ns: int) -> None:
 
 
 @contextmanager
-def drill(settings: Settings, scale: int, *, direct: bool = True) -> Iterator[Drill]:
-    """A stack that is started and under load; everything is gone afterwards."""
+def drill(settings: Settings, scale: int, *, direct: bool = True, patience_s: float = 1.0) -> Iterator[Drill]:
+    """A stack that is started and under load; everything is gone afterwards.
+
+    ``direct``: whether aggregators get samples over m3msg from us. ``patience_s``: of impatient producers (``Load``).
+    """
     closing: list[Callable[[], None]] = []
     sink = Sink()
     try:
@@ -253,7 +295,8 @@ def drill(settings: Settings, scale: int, *, direct: bool = True) -> Iterator[Dr
             try:
                 stack.start()
                 addresses = [one.socket_address for one in stack.aggregators]
-                load = Load(addresses, NUM_SHARDS, scale if direct else 0, guarded=settings.instances > 1)
+                guarded = settings.instances > 1
+                load = Load(addresses, NUM_SHARDS, scale if direct else 0, guarded=guarded, patience_s=patience_s)
                 writer = Writer(stack.coordinator_url, scale) if settings.coordinator else None
                 refusals = Refusals(stack.aggregators)
                 closing += [load.close, refusals.close, *([writer.close] if writer else [])]

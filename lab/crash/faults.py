@@ -55,9 +55,15 @@ class Step:
 
     at_s: float
     action: str
-    """``kill`` (all processes of an instance), ``terminate``, ``start``; ``kill worker``, ``kill front``; ``kill all``, ``start all``."""
+    """``kill`` (all processes of an instance), ``terminate``, ``start``; ``kill worker``, ``kill front``; ``kill all``, ``start all``;
+    ``fill`` and ``room`` of the disk; ``wait`` until everything is acked."""
     who: str = ""
     """``leader`` or ``follower`` at the moment; of one instance alone: ``leader``."""
+
+    @property
+    def hurts(self) -> bool:
+        """Whether it is a fault, and not the end of one."""
+        return self.action not in ("start", "start all", "room", "wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,11 @@ SITUATIONS = (
     Situation("SIGTERM of RF 1, restart", (Step(0, "terminate", "leader"), Step(0.2, "start", "leader"))),
     Situation("a worker killed every 1.5 s, 10 times", tuple(_loop("kill worker", 10, 1.5))),
     Situation("the front killed every 1.5 s, 10 times", tuple(_loop("kill front", 10, 1.5))),
+    Situation("a full disk for 8 s", (Step(0, "fill", "leader"), Step(8, "room", "leader"))),
+    Situation(
+        "a full disk for 8 s, a worker killed meanwhile",
+        (Step(0, "fill", "leader"), Step(2, "kill worker", "leader"), Step(8, "room", "leader")),
+    ),
     Situation(
         "all processes killed, embedded KV, coordinator",
         (Step(0, "kill all"), Step(1, "start all")),

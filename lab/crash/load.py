@@ -14,7 +14,7 @@ __all__ = ["Load"]
 _TICK_NS = SECOND_NS // 10
 _LONGEST_WAIT_S = 0.02
 _SENDERS = 3
-"""Producers to each instance: their message ids are the same."""
+"""Producers to each instance, one of them impatient, one with a standby: their message ids are the same."""
 _GUARD_NS = SECOND_NS // 2
 
 
@@ -22,17 +22,30 @@ class Load:
     """Sends from ``begin_ns`` (a whole window) until ``stop``.
 
     ``guarded``: untimed samples keep half a second clear of both ends of windows, as several instances stamp them, each for itself.
+    ``patience_s``: of the impatient producers; 0: there are none.
     """
 
-    def __init__(self, addresses: list[tuple[str, int]], num_shards: int, scale: int, *, guarded: bool) -> None:
+    def __init__(
+        self, addresses: list[tuple[str, int]], num_shards: int, scale: int, *, guarded: bool, patience_s: float
+    ) -> None:
         self.groups: list[Group] = []
         """All that comes out of what was sent so far."""
         self.begin_ns = self.end_ns = 0
+        self.late_s = 0.0
+        """The longest time by which samples were made late, as this process stood still."""
+        self._deafened = 0
+        """How often a producer was made deaf."""
         self._num_shards = num_shards
         self._guarded = guarded
         self._replicas = len(addresses)
         self._selector = selectors.DefaultSelector()
-        self._senders = [[Sender(one, self._selector, self._acked) for _ in range(_SENDERS)] for one in addresses]
+        self._senders = [
+            [
+                Sender(one, self._selector, self._acked, patience_s=patience_s if k == 1 else 0.0, standby=k == 2)
+                for k in range(_SENDERS)
+            ]
+            for one in addresses
+        ]
         self._due: list[list[Line]] = [[] for _ in range(10)]
         for line in direct_lines(scale):
             self._due[line.phase].append(line)
@@ -65,11 +78,12 @@ class Load:
             sender.close()
 
     def deafen(self, seconds: float) -> None:
-        """One producer to each instance hears nothing for a while, and then loses its connections."""
+        """One producer to each instance hears nothing for a while, and then loses its connections; the next one the next time."""
+        # A series stays with its producer: ids and values of another one may be the same.
         with self._lock:
             for senders in self._senders:
-                senders[0].deafen(seconds)
-                senders.append(senders.pop(0))
+                senders[self._deafened % _SENDERS].deafen(seconds)
+            self._deafened += 1
 
     @property
     def unacked(self) -> int:
@@ -80,6 +94,11 @@ class Load:
     def oldest_s(self) -> float:
         """How long ago the oldest sample that is not acked was due."""
         return self._oldest_s(self._all())
+
+    @property
+    def acked_ns(self) -> int:
+        """When the last ack came (Unix ns)."""
+        return max(sender.acked_ns for sender in self._all())
 
     def caught_up(self, since_ns: int, instance: int | None = None) -> bool:
         """Whether an instance (None: all) acks what is a second old at most, and has done so since then (Unix ns)."""
@@ -106,13 +125,16 @@ class Load:
         while not self._end.is_set():
             with self._lock:
                 now = time.time_ns()
+                if not self.end_ns:
+                    self.late_s = max(self.late_s, (now - tick * _TICK_NS) / 1e9)
                 while tick * _TICK_NS <= now and not (self.end_ns and tick * _TICK_NS >= self.end_ns):
                     self._tick(tick)
                     tick += 1
                 for sender in self._all():
                     sender.tend()
-            left = tick * _TICK_NS - time.time_ns()
-            for key, events in self._selector.select(min(max(left / 1e9, 0.0), _LONGEST_WAIT_S)):
+            over = self.end_ns and tick * _TICK_NS >= self.end_ns
+            left_s = _LONGEST_WAIT_S if over else (tick * _TICK_NS - time.time_ns()) / 1e9
+            for key, events in self._selector.select(min(max(left_s, 0.0), _LONGEST_WAIT_S)):
                 with self._lock:
                     key.data.serve(events)
 

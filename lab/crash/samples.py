@@ -50,7 +50,7 @@ PREFIX = b"crash."
 _SUM, _LAST, _COUNT, _MAX = 1 << 7, 1 << 1, 1 << 6, 1 << 3
 """M3's numbers of aggregation types, as bits."""
 _SOURCES = 8
-_ROLLED = 4
+_ROLLED = 2
 """Sources of one series, of rates and of sums."""
 _SUM_SLOTS = SLOTS // _ROLLED
 
@@ -174,8 +174,9 @@ def direct_lines(scale: int) -> list[Line]:
         Kind.COUNTER, Kind.GAUGE, Kind.GAUGE_LAST, Kind.TIMER, Kind.TIMED_COUNTER, Kind.TIMED_GAUGE, Kind.TIMED_TIMER
     )  # fmt: skip
     lines = [_plain(kind, number) for kind in plain for number in range(10 * scale)]
-    for number in range(2 * scale):
+    for number in range(4 * scale):
         lines += _group(Kind.ROLLED, number, _ROLLED)
+    for number in range(2 * scale):
         lines += _group(Kind.RATES, number, _SOURCES)
     return lines
 

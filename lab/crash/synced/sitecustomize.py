@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _note(notes: int, **what: Any) -> None:
-    os.write(notes, json.dumps(what).encode() + b"\n")
+def _note(notes: str, **what: Any) -> None:
+    # Opened each time: a process that is forked may close what it does not know.
+    file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.write(file, json.dumps(what).encode() + b"\n")
+    os.close(file)
 
 
-def _noting(sync: Callable[[Any], None], notes: int) -> Any:
+def _noting(sync: Callable[[Any], None], notes: str) -> Any:
     def call(fd: Any) -> None:
         found = os.fstat(fd)
         names = None
@@ -31,7 +34,7 @@ def _noting(sync: Callable[[Any], None], notes: int) -> Any:
     return call
 
 
-def _telling(remove: Callable[..., None], notes: int, which: int) -> Any:
+def _telling(remove: Callable[..., None], notes: str, which: int) -> Any:
     """``which`` argument names the file that is gone afterwards."""
 
     def call(*paths: Any, **more: Any) -> None:
@@ -46,8 +49,7 @@ def _telling(remove: Callable[..., None], notes: int, which: int) -> Any:
     return call
 
 
-if path := os.environ.get("M3CRASH_SYNCED"):
-    _notes = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+if _notes := os.environ.get("M3CRASH_SYNCED"):
     os.fsync = _noting(os.fsync, _notes)
     os.fdatasync = _noting(os.fdatasync, _notes)
     os.unlink = _telling(os.unlink, _notes, 0)
