@@ -3,8 +3,10 @@
 Writing may have to wait: for room on the disk (``blocked``; then nothing further is taken from the stream), or under the policy ``always``
 for the disk itself (then only acks wait). Without a journal everything is done at once.
 
-Producers send again what is not acked for a while, over the same connection. So what has waited for its ack for ``_LATE_NS``, wherever it
-was meanwhile, may come again.
+Producers send again what is not acked for a while, over the same connection. So what has waited long for its ack, wherever it was
+meanwhile, may come again: ``_LATE_NS`` where nothing went on for a part of that time (a worker died, a disk was full, somebody was
+stopped), ``_LATE_IN_QUEUES_NS`` where it was only behind others that were being applied. Full queues are no stall, and to expect all that
+passes through them would cost a machine that is busy anyway a third of what it can do.
 """
 
 import time
@@ -32,6 +34,12 @@ _LOOK_S = 0.1
 _TELL_NS = 100_000_000
 _LATE_NS = 400_000_000
 """M3's producers wait for at least half a second (docs/m3/m3msg.md, Message retry)."""
+_LATE_IN_QUEUES_NS = 2_000_000_000
+"""They wait for at least two and a half by default."""
+_STALL_NS = 200_000_000
+"""If nothing was applied for so long though something was there, something is wrong."""
+_LATE_REPEATS_NS = 20_000_000_000
+"""What comes again because its ack was late is on its way when the ack leaves."""
 _ROWS = np.zeros(0, np.uint32)
 """Numbers of the journal are rows of entries."""
 
@@ -49,10 +57,6 @@ class _Unsynced:
     now_ns: int
     messages: int
     rows: NDArray[np.uint8]
-
-
-def _is_late(since_ns: int) -> bool:
-    return since_ns > 0 and monotonic_ns() - since_ns >= _LATE_NS
 
 
 class Durable:
@@ -80,6 +84,10 @@ class Durable:
         self._now_ns = 0
         self._snapshots: Snapshots | None = None
         self._synced = options is not None and options.sync == "always"
+        self._done_ns = 0
+        """When a batch was written last (monotonic)."""
+        self._stalled_until_ns = 0
+        """When a stall ended last."""
         self._unsynced: deque[_Unsynced] = deque()
         """Those of ``_waiting`` that are not late."""
 
@@ -185,7 +193,8 @@ class Durable:
         def write() -> None:
             end = journal.batch(batch, now_ns, rows)
             one = _Unsynced(end, batch.since_ns, now_ns, sum(batch.counts), rows)
-            late = expected or self._expect_if_late(one)
+            late = expected or (self._is_late(batch.since_ns) and self._expect_rows(one))
+            self._done_ns = monotonic_ns()
             if self._synced and end > journal.log.durable:
                 self._waiting.append((end, ack))
                 if not late:
@@ -223,19 +232,34 @@ class Durable:
         if journal is None:
             return False
         waiting = self._unsynced
-        while waiting and (waiting[0].end <= journal.log.durable or self._expect_if_late(waiting[0])):
+        while waiting and (waiting[0].end <= journal.log.durable or self._expect_if_unsynced(waiting[0])):
             waiting.popleft()
-        late = _is_late(batch.since_ns)
+        late = self._is_late(batch.since_ns)
         if late:
-            self._forget_ns = now_ns + REPEATS_NS
+            self._forget_after(now_ns)
         return late
 
-    def _expect_if_late(self, one: _Unsynced) -> bool:
-        """Whether a batch has waited so long for its ack that its messages may come again; then they are expected."""
-        if not _is_late(one.since_ns):
+    def _forget_after(self, now_ns: int) -> None:
+        self._forget_ns = max(self._forget_ns, now_ns + _LATE_REPEATS_NS)
+
+    def _is_late(self, since_ns: int) -> bool:
+        """Whether what has waited since then may come again."""
+        now = monotonic_ns()
+        if since_ns <= 0 or now - since_ns < _STALL_NS:
             return False
+        if now - self._done_ns > _STALL_NS:
+            self._stalled_until_ns = now
+        return now - since_ns >= (_LATE_NS if since_ns <= self._stalled_until_ns else _LATE_IN_QUEUES_NS)
+
+    def _expect_if_unsynced(self, one: _Unsynced) -> bool:
+        """Whether a batch has waited so long for the disk that its messages may come again; then they are expected."""
+        late = one.since_ns > 0 and monotonic_ns() - one.since_ns >= _LATE_NS
+        return late and self._expect_rows(one)
+
+    def _expect_rows(self, one: _Unsynced) -> bool:
+        """The messages of a batch may come again."""
         self._engine.expect_repeats(self._engine.repeats_of(one.rows, one.messages, _ROWS, one.now_ns))
-        self._forget_ns = one.now_ns + REPEATS_NS
+        self._forget_after(one.now_ns)
         return True
 
     def close(self) -> None:

@@ -134,6 +134,27 @@ def test_what_waited_long_for_its_ack_may_come_again_over_the_same_connection(tm
     bench.durable.close()
 
 
+def test_full_queues_are_no_stall(tmp_path: Path) -> None:
+    """What only waits behind others is expected later than what waits for somebody who does nothing."""
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    bench.batch(0, 1, since_ns=ago(0))
+    for seq in range(1, 4):
+        bench.batch(seq, 2, since_ns=ago(1))
+    assert bench.redelivered == 0
+    bench.batch(4, 3, since_ns=ago(3))
+    bench.batch(5, 3, since_ns=ago(3))
+    assert bench.redelivered == 1
+    time.sleep(0.3)
+    bench.batch(6, 4, since_ns=ago(1))
+    bench.batch(7, 4, since_ns=ago(1))
+    assert bench.redelivered == 2
+    bench.batch(8, 5, since_ns=ago(0.01))
+    bench.batch(9, 5, since_ns=ago(0.01))
+    assert bench.redelivered == 2
+    bench.durable.close()
+
+
 def test_what_was_acked_at_once_does_not_come_again(tmp_path: Path) -> None:
     """Ids may begin anew: what looks like a message that a producer knows to be acked is another one."""
     bench = Bench(tmp_path)
