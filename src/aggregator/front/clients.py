@@ -207,9 +207,9 @@ class Clients:
         """Sizes of the long frames that are arriving."""
         self._flush_at_ns = 0
         self._newcomers: list[Connection] = []
+        """Those that are not read yet."""
         self._backlog = True
         """Whether there may be connections that have waited for a while to be taken: for a front, or for room."""
-        """Those that are not read yet."""
         self.readers = select.epoll()
         self.writers = select.epoll()
         self._ends = select.epoll()
