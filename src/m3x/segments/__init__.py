@@ -1,8 +1,8 @@
 """An append-only log of records in segment files, without knowledge of what the records mean.
 
 Imports ``m3x.log`` only. Open ``log`` first (``SegmentLog``: append, roll, drop), then ``reader``; ``format`` has the bytes, ``scan`` the
-records of one file, ``recovery`` what happens at opening, ``syncing`` the fsyncs, ``directory`` version and names, ``lock`` who owns it, ``cursor`` a
-value beside them, ``errors`` what can go wrong.
+records of one file, ``recovery`` what happens at opening, ``syncing`` the fsyncs, ``directory`` version and names, ``lock`` who owns it,
+``cursor`` a value beside them, ``errors`` what can go wrong.
 
 Theory of operation
 -------------------
