@@ -258,6 +258,23 @@ def test_a_forwarded_metric_may_be_late_but_not_too_late() -> None:
     assert engine.stats()[0]["addForwarded.errors{reason=arrived-too-late}"] == 1
 
 
+@pytest.mark.parametrize("delivered", [False, True])
+def test_in_grace_what_was_flushed_does_not_begin_anew(delivered: bool) -> None:
+    """After a replay sources are flushed again: a window that has been put out lacks none of them, whether it is kept or not."""
+    engine = engine_of(options(forwarding_max_const_delay_ns=20 * SECOND))
+    sources = [forwarded((1.0,)), forwarded((5.0,), source=2)]
+    send(engine, [*sources, forwarded((4.0,), time_ns=NOW + 10 * SECOND)], NOW + SECOND)
+    assert run(engine, forward_list(NOW + 1), NOW + 31 * SECOND)[0] == [(b"r", NOW, 6.0)]
+    assert run(engine, forward_list(NOW + 11 * SECOND), NOW + 41 * SECOND)[0] == [(b"r", NOW + 10 * SECOND, 4.0)]
+    if delivered:
+        engine.commit(ipc.Commit(forward_list(NOW).list_id, [], NOW + 40 * SECOND))
+    engine.set_grace(ipc.Grace(NOW + 600 * SECOND))
+    assert send(engine, sources[:1], NOW + 90 * SECOND) == ["aggregation is closed"]
+    later = NOW + 30 * SECOND
+    assert send(engine, [forwarded((2.0,), time_ns=later)], NOW + 91 * SECOND) == []
+    assert run(engine, forward_list(NOW + 60 * SECOND), NOW + 92 * SECOND)[0] == [(b"r", later, 2.0)]
+
+
 @pytest.mark.parametrize("kind", [MetricType.COUNTER, MetricType.TIMER])
 def test_a_correction_of_a_counter_or_timer_is_an_error_and_no_more(kind: MetricType) -> None:
     """M3 never releases the window's lock (docs/m3/aggregation.md, bugs not repeated)."""

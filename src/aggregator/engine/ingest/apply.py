@@ -343,7 +343,7 @@ def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
     write = True
     detail = np.int64(why.D_NONE)
     if payload == Payload.FORWARDED:
-        detail = in_time(t, stage_of(t, at, meta, known, now_ns), row.time_ns, now_ns)
+        detail = in_time(t, stage_of(t, at, meta, known, now_ns), shard, row.time_ns, now_ns)
     if not known and detail == why.D_NONE:
         detail, write = _prepare(t, at, meta, payload, category, now_ns)
     if write and detail == why.D_NONE:

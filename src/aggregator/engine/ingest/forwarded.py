@@ -10,7 +10,7 @@ from aggregator.engine.state.state import RESEND_OFF, RESEND_ON, begin_state, ma
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.annotations import annotation_row
-from aggregator.engine.windows.pages import CLOSED, NO_ROOM, window_of
+from aggregator.engine.windows.pages import CLOSED, NO_ROOM, window_of, window_start
 from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, clear_record, update_gauge
 from aggregator.engine.windows.sources import FIRST, SEEN, see_source
 from m3metrics.metric import MetricType
@@ -80,18 +80,25 @@ def stage_of(t, row, meta, known, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def in_time(t, stage, time_ns, now_ns):
-    """``D_NONE``, or ``D_LATE`` for a forwarded value that its list may have flushed already. One without a list is judged elsewhere."""
-    if stage < 0 or v.stages(t)[stage].action != 0 or now_ns < v.head(t).grace:
+def in_time(t, stage, shard, time_ns, now_ns):
+    """``D_NONE``, or why not, for a forwarded value that its list may have flushed already. One without a list is judged elsewhere.
+
+    In grace what is late is taken where its window has not been flushed: it would begin a flushed one anew, without its other sources.
+    """
+    if stage < 0 or v.stages(t)[stage].action != 0:
         return why.D_NONE
     s = v.stages(t)[stage]
     want = v.stage_specs(t)[np.int64(s.specs_at)]
-    bucket = v.buckets(t)[np.int64(v.specs(t)[np.int64(want.spec)].bucket)]
+    b = np.int64(v.specs(t)[np.int64(want.spec)].bucket)
+    bucket = v.buckets(t)[b]
     limit = bucket.past_limit if v.attrs(t)[np.int64(want.attrs)].resend != 0 else bucket.delay
-    if now_ns - time_ns > limit:
-        v.counts(t)[why.C_LATE] += 1
-        return why.D_LATE
-    return why.D_NONE
+    if now_ns - time_ns <= limit:
+        return why.D_NONE
+    if now_ns < v.head(t).grace:
+        due = window_start(time_ns, bucket.resolution, bucket.shift) + bucket.due
+        return why.D_CLOSED if due <= bucket.closed_max and due <= v.closed_through(t)[b, shard] else why.D_NONE
+    v.counts(t)[why.C_LATE] += 1
+    return why.D_LATE
 
 
 @njit(cache=True, nogil=True)
