@@ -23,7 +23,9 @@ settings.register_profile(
 settings.load_profile("project")
 
 _DEPLOYMENTS = "deployments"
-_WAITING = ("test_cluster_script", "test_failover", "test_m3db", "test_rollup_rules", "test_setting_up")
+_WAITING = (
+    "test_acks", "test_cluster_script", "test_failover", "test_m3db", "test_no_namespace", "test_rollup_rules", "test_setting_up",
+)  # fmt: skip
 _REAL = ("test_rollups",)
 """Modules outside ``integration`` that run whole instances under load."""
 

@@ -1,4 +1,4 @@
-"""The crash drill (``lab/crash``) on real processes and a real etcd: two minutes of it always, all of it with ``--slow``.
+"""The crash drill (``lab/crash``) on real processes and a real etcd: a random run always, all of it with ``--slow``.
 
 Each run takes its numbers from what came out: nothing acked is missing, wrong or doubled, and nothing is refused.
 """
@@ -40,6 +40,7 @@ def test_random_deaths_and_cuts_lose_and_double_nothing(real: Callable[[str], st
     assert outcome["acked"] == outcome["sent"] > 5_000
 
 
+@pytest.mark.slow
 def test_a_full_disk_holds_producers_and_loses_nothing(real: Callable[[str], str]) -> None:
     """Nothing is acked while it is full, the instance says so, and goes on by itself; a worker that dies meanwhile waits as well."""
     real("etcd")

@@ -99,7 +99,8 @@ def test_garbage_to_m3msg_ports(stack: Stack, wait) -> None:
         throw(stack.address, data)
         throw(f"127.0.0.1:{stack.deployment.ingest}", data)
         throw(stack.address, encode_message(Message(Metadata(1, 1, 1), b"\x08\x03")) + data)
-        assert stack.aggregator.ready(), name
+        # A host whose connections end may be waited for.
+        wait(f"it is ready after {name}", stack.aggregator.ready, 30)
 
     def log() -> str:
         processes = stack.aggregator.process, stack.deployment.processes["coordinator"]
@@ -183,7 +184,7 @@ def test_bad_queries(stack: Stack) -> None:
     assert request(f"{base}/api/v1/prom/remote/read", b"noise")[0] == 400
 
 
-def test_noise_to_http_ports(stack: Stack) -> None:
+def test_noise_to_http_ports(stack: Stack, wait) -> None:
     ports = [stack.deployment.http, stack.deployment.coordinator_metrics]
     ports += [int(url.split(":")[2].split("/")[0]) for url in (stack.aggregator.http, stack.aggregator.metrics_url)]
     for port in ports:
@@ -193,7 +194,7 @@ def test_noise_to_http_ports(stack: Stack) -> None:
             b"POST / HTTP/9.9\r\nContent-Length: -1\r\n\r\n",
         ):
             throw(f"127.0.0.1:{port}", data)
-    assert stack.aggregator.ready()
+    wait("it is ready", stack.aggregator.ready, 30)
     assert request(f"{stack.deployment.base}/health", None, "GET")[0] == 200
     assert request(stack.aggregator.metrics_url, None, "GET")[0] == 200
 
