@@ -229,7 +229,9 @@ class Front:
         """Reads to their ends what was hung up; returns the number of bytes."""
         total = 0
         for connection in self._clients.hung_up():
-            while not self._flow.paused() and (nbytes := self._intake.read(connection, now, mono)) > 0:
+            while not (connection.finish_at_ns or self._flow.paused()):
+                if (nbytes := self._intake.read(connection, now, mono)) <= 0:
+                    break
                 total += nbytes
         return total
 
