@@ -84,9 +84,9 @@ class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host", "id",
-        "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "sock", "stopped_ns",
-        "taken_ns",
+        "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host",
+        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "sock",
+        "stopped_ns", "taken_ns",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
@@ -94,8 +94,9 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
-        self.host = zlib.crc32(peer.rpartition(":")[0].encode())
-        """A number for the peer's host (``ipc.Batch.hosts``)."""
+        self.host = peer.rpartition(":")[0]
+        self.host_number = zlib.crc32(self.host.encode())
+        """What stands for it in batches (``ipc.Batch.hosts``)."""
         self.partial = b""
         """The beginning of a frame whose rest has not arrived."""
         self.long: LongFrame | None = None
@@ -158,7 +159,12 @@ def _is_closed(sock: socket.socket) -> bool:
         poll = select.poll()
         poll.register(sock, 0)
         return bool(poll.poll(0))
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    return _tcp_info(sock)[0] == _TCP_CLOSE
+
+
+def _tcp_info(sock: socket.socket) -> tuple[int, ...]:
+    """The fields of ``_INFO``. Raises ``OSError``."""
+    return _INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
 
 
 def _unread(connection: Connection) -> bool:
@@ -174,11 +180,9 @@ def _unanswered(connection: Connection) -> bool:
     if connection.sock.family == socket.AF_UNIX:
         return False
     try:
-        info = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        return _tcp_info(connection.sock)[2] >= _DEAD_AFTER
     except OSError:
         return True
-    timeouts: int = _INFO.unpack(info)[2]
-    return timeouts >= _DEAD_AFTER
 
 
 class Clients:
@@ -296,7 +300,7 @@ class Clients:
         """Who is connected, by host."""
         hosts: dict[str, list[Connection]] = {}
         for connection in self._by_id.values():
-            hosts.setdefault(connection.peer.rpartition(":")[0], []).append(connection)
+            hosts.setdefault(connection.host, []).append(connection)
         return [Peer(host, len(of), sum(c.acked_ns > 0 for c in of)) for host, of in hosts.items()]
 
     def readable(self, limit: int) -> list[Connection]:

@@ -61,7 +61,7 @@ class Batch:
     counts: list[int]
     """Messages per connection."""
     hosts: list[int]
-    """``Connection.host`` of each."""
+    """``Connection.host_number`` of each."""
     since_ns: int
     """Since when, at the earliest, their producers wait for acks (monotonic)."""
     buffer: NDArray[np.uint8] | None = None

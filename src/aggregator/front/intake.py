@@ -82,7 +82,7 @@ class Staging:
             self._connections.append(connection.id)
             self._sizes.append(nbytes)
             self._counts.append(count)
-            self._hosts.append(connection.host)
+            self._hosts.append(connection.host_number)
             connection.outstanding += 1
 
     def cut(self) -> Batch:
@@ -284,7 +284,9 @@ class Intake:
             return
         self.cut(worker, mono_ns)
         connection.outstanding += 1
-        batch = Batch(self._stamp(), frame, [connection.id], [len(frame)], [1], [connection.host], connection.since_ns)
+        batch = Batch(
+            self._stamp(), frame, [connection.id], [len(frame)], [1], [connection.host_number], connection.since_ns
+        )
         self._flow.stream(worker).put(batch, mono_ns)
 
     def _refuse(self, connection: Connection, reason: str, mono_ns: int, text: str) -> None:
