@@ -47,6 +47,7 @@ from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
 from m3x.reserve import release, reserve
 
+_OWN_ROWS = np.zeros(0, np.uint32)
 _ENTRY_BYTES = 128
 """Of an entry with its id and its elements, roughly."""
 _COMPACT_FROM = 1 << 20
@@ -274,14 +275,15 @@ class Engine:
         return Replayed(int(self._progress["acks"][0]), whole=not self._progress["segment"][0])
 
     def repeats_of(
-        self, rows: NDArray[np.uint8], count: int, numbers: NDArray[np.uint32], now_ns: int
+        self, rows: NDArray[np.uint8], count: int, numbers: NDArray[np.uint32] | None, now_ns: int
     ) -> NDArray[np.uint64]:
         """What ``expect_repeats`` takes, of each of the ``count`` messages of ``rows``.
 
-        ``numbers`` as for ``replay``; empty: numbers are rows.
+        ``numbers`` as for ``replay``; None, or empty: this engine has written the rows, numbers are rows of entries.
         """
         words = np.zeros(count, np.uint64)
-        shorthand.repeats_of(rows, 0, len(rows), self._rows, self._hints, numbers, now_ns, words)
+        known = _OWN_ROWS if numbers is None else numbers
+        shorthand.repeats_of(rows, 0, len(rows), self._rows, self._hints, known, now_ns, words)
         return words
 
     def expect_repeats(self, words: NDArray[np.uint64]) -> None:

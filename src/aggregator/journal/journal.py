@@ -23,8 +23,6 @@ __all__ = ["SNAPSHOT_FACTOR", "Journal", "JournalOptions"]
 
 log = logger(__name__)
 
-_ROWS = np.zeros(0, np.uint32)
-"""Numbers that are rows of entries."""
 SNAPSHOT_FACTOR = 4
 """So many times the size of the last snapshot is written before the next one."""
 _MOST_UNREAD = 512
@@ -304,7 +302,7 @@ class Journal:
                 continue
             if connections is not None and not set(connections).intersection(header.connections):
                 continue
-            words = engine.repeats_of(rows_of(data), sum(header.counts), _ROWS, header.now_ns)
+            words = engine.repeats_of(rows_of(data), sum(header.counts), None, header.now_ns)
             if connections is not None:
                 of = np.repeat(np.array(header.connections, np.int64), header.counts)
                 words = words[np.isin(of, connections)]

@@ -40,8 +40,6 @@ _STALL_NS = 200_000_000
 """If nothing was applied for so long though something was there, something is wrong."""
 _LATE_REPEATS_NS = 20_000_000_000
 """What comes again because its ack was late is on its way when the ack leaves."""
-_ROWS = np.zeros(0, np.uint32)
-"""Numbers of the journal are rows of entries."""
 
 
 class Stopped(Exception):
@@ -258,7 +256,7 @@ class Durable:
 
     def _expect_rows(self, one: _Unsynced) -> bool:
         """The messages of a batch may come again."""
-        self._engine.expect_repeats(self._engine.repeats_of(one.rows, one.messages, _ROWS, one.now_ns))
+        self._engine.expect_repeats(self._engine.repeats_of(one.rows, one.messages, None, one.now_ns))
         self._forget_after(one.now_ns)
         return True
 
