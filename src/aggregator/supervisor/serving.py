@@ -473,9 +473,13 @@ class Serving:
 
     def _flush(self) -> float:
         """Gives the flushes that are due, if we may flush; when to look again."""
-        if self.flushing.role is not FlushRole.LEADER or not self.shard_set.may_flush() or self._gathers():
+        if (
+            self.flushing.role is not FlushRole.LEADER
+            or (until := self.shard_set.flush_until()) is None
+            or self._gathers()
+        ):
             return _HELD_S
-        self._relay(self.flushing.tick(wall_ns(), self.shard_set.holding, self.shard_set.flush_until()))
+        self._relay(self.flushing.tick(wall_ns(), self.shard_set.holding, until))
         next_ns = self.flushing.schedule.next_ns()
         return _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
 

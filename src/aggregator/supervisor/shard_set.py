@@ -134,11 +134,14 @@ class ShardSet:
 
     def may_flush(self) -> bool:
         """Whether windows may be flushed as leader right now: not while another instance that holds more is about to lead."""
-        return self.may_write() and self.candidacy.look(self._facts()).flushes
+        return self.flush_until() is not None
 
-    def flush_until(self) -> Mapping[ListId, int]:
-        """Windows that start then or later are not to be flushed as leader yet, by list: another instance will."""
-        return self.candidacy.look(self._facts()).until
+    def flush_until(self) -> Mapping[ListId, int] | None:
+        """Windows that start then or later are not to be flushed as leader yet, by list: another instance will. None: no window is."""
+        if not self.may_write():
+            return None
+        decision = self.candidacy.look(self._facts())
+        return decision.until if decision.flushes else None
 
     def can_lead(self) -> bool:
         """Whether leading now would leave no gaps (docs/m3/aggregation.md, whether a follower can lead)."""

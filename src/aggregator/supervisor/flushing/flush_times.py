@@ -289,18 +289,13 @@ def lacks_more(
     """
     found: tuple[int, ListId] | None = None
     is_own = False
-    for list_id, at in set(_lists(message)) if message is not None else ():
-        window = list_id.resolution_ns
-        if longest_ns is not None and window > longest_ns:
+    for list_id, starts in _compared(message, own, other, longest_ns):
+        different = next(((start, mine) for start, mine, others in starts if mine != others), None)
+        if different is None:
             continue
-        first, mine, others = first_unflushed(list_id, at), own.lacking(list_id), other.lacking(list_id)
-        for start in sorted({first, *(max(time, first) for span in mine + others for time in span)}):
-            lacking = any_lacks(mine, start)
-            if lacking == any_lacks(others, start):
-                continue
-            if found is None or (start + window, list_id) < found:
-                found, is_own = (start + window, list_id), lacking
-            break
+        end = different[0] + list_id.resolution_ns
+        if found is None or (end, list_id) < found:
+            found, is_own = (end, list_id), different[1]
     return is_own
 
 
@@ -311,15 +306,24 @@ def held_elsewhere(
     have none.
     """
     found: dict[ListId, int] = {}
+    for list_id, starts in _compared(message, own, other, longest_ns):
+        first = next((start for start, mine, others in starts if mine and not others), None)
+        if first is not None:
+            found[list_id] = min(first, found.get(list_id, first))
+    return found
+
+
+def _compared(
+    message: ShardSetFlushTimes | None, own: Holding, other: Holding, longest_ns: int | None
+) -> Iterator[tuple[ListId, Iterator[tuple[int, bool, bool]]]]:
+    """Of each list, and time it is flushed up to, the starts of the windows that are not flushed, as far as something changes there:
+    whether they lack samples in ``own``, and in ``other``."""
     for list_id, at in set(_lists(message)) if message is not None else ():
         if longest_ns is not None and list_id.resolution_ns > longest_ns:
             continue
         first, mine, others = first_unflushed(list_id, at), own.lacking(list_id), other.lacking(list_id)
         starts = sorted({first, *(max(time, first) for span in mine + others for time in span)})
-        start = next((s for s in starts if any_lacks(mine, s) and not any_lacks(others, s)), None)
-        if start is not None:
-            found[list_id] = min(start, found.get(list_id, start))
-    return found
+        yield list_id, ((start, any_lacks(mine, start), any_lacks(others, start)) for start in starts)
 
 
 def _lists(message: ShardSetFlushTimes) -> Iterator[tuple[ListId, int]]:
