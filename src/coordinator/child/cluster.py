@@ -66,10 +66,8 @@ async def _put_topic(store: Store, name: str, service: str, consumption: Consump
         version = value.version
         if msgspec.structs.replace(decode_topic(value.data, 0), version=0) == wanted:
             return
-    except KeyNotFoundError:
-        pass
-    except (DecodeError, TopicError):
-        # It is overwritten.
+    except (KeyNotFoundError, DecodeError, TopicError):
+        # What cannot be understood is overwritten.
         pass
     await store.check_and_set(key, version, encode_topic(wanted))
 

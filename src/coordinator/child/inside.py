@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from m3cluster.placement import InvalidPlacementError, PlacementError
 from m3x.config import ConfigError
 from m3x.log import logger
 from m3x.processes import run_directory
+from m3x.segments import DirectoryLock, DirectoryLocked
 
 __all__ = ["Inside", "inside"]
 
@@ -70,8 +70,18 @@ async def inside(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator[Ins
     data = (data_dir / section.directory).resolve()
     data.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_locked(data))
-        run = stack.enter_context(_run_directory(section.run_directory))
+        stack.callback(_locked(data).close)
+        try:
+            run = stack.enter_context(
+                run_directory(
+                    section.run_directory,
+                    key="embeddedAggregator.runDirectory",
+                    prefix="m3coord-",
+                    longest=LONGEST_RUN_DIRECTORY,
+                )
+            )
+        except ConfigError as error:
+            raise OSError(str(error)) from error
         places = Places(run, data)
         store = await kv.open_store(kv.Embedded(places.kv))
         stack.push_async_callback(store.close)
@@ -105,29 +115,11 @@ def _state(process: ChildProcess) -> str:
     return f"{started}, started again {process.restarts} times; it ended last with {ended}: see its lines in the log"
 
 
-@contextlib.contextmanager
-def _run_directory(configured: str) -> Iterator[Path]:
-    directory = run_directory(
-        configured, key="embeddedAggregator.runDirectory", prefix="m3coord-", longest=LONGEST_RUN_DIRECTORY
-    )
-    try:
-        path = directory.__enter__()
-    except ConfigError as error:
-        raise OSError(str(error)) from error
-    with contextlib.ExitStack() as stack:
-        stack.push(directory)
-        yield path
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> DirectoryLock:
     """Two coordinators with one directory would write each other's journals."""
-    with (directory / "lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(
-                error.errno,
-                f"{directory} is used by another coordinator: give each one its own --data-dir, or embeddedAggregator.directory",
-            ) from error
-        yield
+    try:
+        return DirectoryLock(directory)
+    except DirectoryLocked as error:
+        raise OSError(
+            f"{directory} is used by another coordinator: give each one its own --data-dir, or embeddedAggregator.directory ({error.holder} has it)"
+        ) from error
