@@ -16,10 +16,15 @@ from m3x.endpoints import bound, is_unix
 from m3x.instrument import Registry
 from m3x.log import logger
 
-__all__ = ["metrics_app", "serve"]
+__all__ = ["NOTHING_FROM_ELSEWHERE", "metrics_app", "serve"]
 
 log = logger(__name__)
 
+NOTHING_FROM_ELSEWHERE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Cache-Control": "no-store",
+}
+"""Headers of pages: what the browser is told to allow them, their own style."""
 _TICK_S = 1.0
 
 

@@ -20,16 +20,11 @@ from aggregator.http.page import render
 from aggregator.http.source import StatusSource
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.web import NOTHING_FROM_ELSEWHERE
 
 __all__ = ["create_app"]
 
 log = logger(__name__)
-
-_NOTHING_FROM_ELSEWHERE = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Cache-Control": "no-store",
-}
-"""What the browser is told to allow the page: its own style."""
 
 
 def create_app(source: StatusSource, registry: Registry, metrics_path: str | None = None) -> Starlette:
@@ -64,7 +59,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         return _json({"instanceId": source.instance_id, "shards": source.shards(), "lists": source.lists()})
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(render(source), headers=_NOTHING_FROM_ELSEWHERE)
+        return HTMLResponse(render(source), headers=NOTHING_FROM_ELSEWHERE)
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
