@@ -32,7 +32,14 @@ class SeenSeries(NamedTuple):
 
 def sent_lines(downsampler: Downsampler, series: SeenSeries) -> list[str]:
     """What is sent for a series by the rules and namespaces of ``downsampler``. Raises ``IdError``."""
-    matched = matching_tags(series.tags, series.metric_type.name.lower(), series.prom_type)
+    return _sent_lines(downsampler, _matched(series))
+
+
+def _matched(series: SeenSeries) -> Tags:
+    return matching_tags(series.tags, series.metric_type.name.lower(), series.prom_type)
+
+
+def _sent_lines(downsampler: Downsampler, matched: Tags) -> list[str]:
     if downsampler.obstacle is not None:
         return []
     decision = downsampler.decide(matched)
@@ -61,8 +68,8 @@ class DryRun:
         """One more series; ``before``: the lines that are sent for it now. Raises ``IdError``."""
         self.series += 1
         self._before.update(set(before))
-        self._after.update(set(sent_lines(self._downsampler, series)))
-        matched = matching_tags(series.tags, series.metric_type.name.lower(), series.prom_type)
+        matched = _matched(series)
+        self._after.update(set(_sent_lines(self._downsampler, matched)))
         first = dict(reversed(matched))
         active = self._downsampler.rules.of(self._downsampler.namespace_of(matched))
         mapping, rollup = active.in_effect(self._downsampler.now_ns) if active is not None else ((), ())
