@@ -1,16 +1,24 @@
 """Parts of configuration files that name storage policies and aggregation types, or say how late samples may be: the same in both
 services."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from m3metrics.aggregation import AggregationType, is_valid_for, parse_type
 from m3metrics.metric import MetricType
+from m3metrics.past_limits import PastLimits
 from m3metrics.policy import StoragePolicy
 from m3x.config import Duration, Meaningless, Section, Text
 from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
 
-__all__ = ["AggregationName", "AggregationTypesConfig", "BufferPastLimitConfig", "PolicyText", "Transform"]
+__all__ = [
+    "AggregationName",
+    "AggregationTypesConfig",
+    "BufferPastLimitConfig",
+    "PolicyText",
+    "Transform",
+    "past_limits_of",
+]
 
 Transform = Literal["noop", "empty", "suffix"]
 
@@ -73,3 +81,9 @@ class BufferPastLimitConfig(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if min(self.resolution, self.buffer_past) < 0:
             raise ValueError("resolution and bufferPast must not be negative")
+
+
+def past_limits_of(given: Sequence[BufferPastLimitConfig]) -> PastLimits | None:
+    """What ``bufferPastLimits`` says; None: nothing."""
+    limits = tuple((int(one.resolution), int(one.buffer_past)) for one in given)
+    return PastLimits(limits) if limits else None

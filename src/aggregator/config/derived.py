@@ -12,7 +12,7 @@ from aggregator.config.service import ServiceConfig
 from aggregator.engine.options import EngineOptions, Timing
 from m3cluster.keys import election_prefix, kv_key
 from m3cluster.kv.sections import KVOverride
-from m3metrics.past_limits import PastLimits
+from m3metrics.sections import past_limits_of
 
 __all__ = [
     "KVKeys",
@@ -43,10 +43,9 @@ def buffer_past_ns(config: ServiceConfig) -> int:
 def timing(config: ServiceConfig) -> Timing:
     """How late samples may be, and when windows are flushed."""
     section = config.aggregator
-    limits = tuple((int(one.resolution), int(one.buffer_past)) for one in section.buffer_past_limits)
     return Timing(
         buffer_past_ns=buffer_past_ns(config),
-        past_limits=PastLimits(limits) if limits else None,
+        past_limits=past_limits_of(section.buffer_past_limits),
         transit_ns=int(config.instance.transit_time),
         jitters=flush_jitters(section.flush_manager),
         max_single_delay_ns=int(section.forwarding.max_single_delay),

@@ -121,5 +121,6 @@ def _locked(directory: Path) -> DirectoryLock:
         return DirectoryLock(directory)
     except DirectoryLocked as error:
         raise OSError(
-            f"{directory} is used by another coordinator: give each one its own --data-dir, or embeddedAggregator.directory ({error.holder} has it)"
+            f"{directory} is used by another coordinator, {error.holder}: "
+            "give each one its own --data-dir, or embeddedAggregator.directory"
         ) from error

@@ -35,7 +35,7 @@ from m3cluster.kv import Etcd
 from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
 from m3metrics.policy import format_duration
-from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig
+from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig, past_limits_of
 from m3msg.producer.options import ProducerOptions
 from m3x.config import (
     Address,
@@ -348,8 +348,7 @@ class CoordinatorConfig(Section, frozen=True):
         if not self.aggregates_inside:
             return None
         given = self.downsample.buffer_past_limits if self.downsample is not None else []
-        limits = tuple((int(one.resolution), int(one.buffer_past)) for one in given)
-        return PastLimits(limits) if limits else DEFAULT_PAST_LIMITS
+        return past_limits_of(given) or DEFAULT_PAST_LIMITS
 
     @property
     def memory_shares(self) -> MemoryShares:
