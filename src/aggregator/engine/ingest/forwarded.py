@@ -10,7 +10,7 @@ from aggregator.engine.state.state import RESEND_OFF, RESEND_ON, begin_state, ma
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.annotations import annotation_row
-from aggregator.engine.windows.pages import CLOSED, NO_ROOM, window_of, window_start
+from aggregator.engine.windows.pages import CLOSED, NO_ROOM, is_closed, window_of, window_start
 from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, clear_record, update_gauge
 from aggregator.engine.windows.sources import FIRST, SEEN, see_source
 from m3metrics.metric import MetricType
@@ -95,8 +95,8 @@ def in_time(t, stage, shard, time_ns, now_ns):
     if now_ns - time_ns <= limit:
         return why.D_NONE
     if now_ns < v.head(t).grace:
-        due = window_start(time_ns, bucket.resolution, bucket.shift) + bucket.due
-        return why.D_CLOSED if due <= bucket.closed_max and due <= v.closed_through(t)[b, shard] else why.D_NONE
+        start = window_start(time_ns, bucket.resolution, bucket.shift)
+        return why.D_CLOSED if is_closed(t, b, shard, start) else why.D_NONE
     v.counts(t)[why.C_LATE] += 1
     return why.D_LATE
 

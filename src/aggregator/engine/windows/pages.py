@@ -215,14 +215,20 @@ def window_of(t, b, time_ns):
 
 
 @njit(cache=True, nogil=True)
+def is_closed(t, b, shard, start):
+    """Whether this shard has flushed the window of bucket ``b`` that starts then."""
+    bucket = v.buckets(t)[b]
+    due = start + bucket.due
+    return due <= bucket.closed_max and due <= v.closed_through(t)[b, shard]
+
+
+@njit(cache=True, nogil=True)
 def locate(t, b, slot, shard, time_ns, logged):
     """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``. For elements without state."""
-    bucket = v.buckets(t)[b]
     w = window_of(t, b, time_ns)
     if w < 0:
         return np.int64(NO_ROOM), w
-    start = bucket.start
-    if start + bucket.due <= bucket.closed_max and start + bucket.due <= v.closed_through(t)[b, shard]:
+    if is_closed(t, b, shard, v.buckets(t)[b].start):
         return _late_record(t, b, w, slot, shard, logged), w
     return record_of(t, w, slot), w
 

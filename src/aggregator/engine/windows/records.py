@@ -11,7 +11,7 @@ from numba import njit
 from aggregator.engine import reasons as why
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import over_limit
+from aggregator.engine.windows.pages import is_closed, over_limit
 from m3metrics.metric import MetricType
 from m3x.kernels import load_double
 
@@ -21,8 +21,7 @@ def begin_record(t, i, w, b, shard, metric_type):
     """First value of a record: zero sums, no extremes."""
     clear_record(t, i, metric_type)
     x = v.windows(t)[w]
-    end = x.start + v.buckets(t)[b].due
-    if end <= v.buckets(t)[b].closed_max and end <= v.closed_through(t)[b, shard]:
+    if is_closed(t, b, shard, x.start):
         v.records(t)[i].flags |= np.uint16(layout.RECORD_LATE)
         x.late += 1
         v.counts(t)[why.C_LATE_RECORDS] += 1
