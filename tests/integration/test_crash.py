@@ -37,7 +37,8 @@ def test_random_deaths_and_cuts_lose_and_double_nothing(real: Callable[[str], st
     real("etcd")
     (outcome,) = drill("--seconds", "25", "--way", "both", *SOON, timeout_s=600)
     assert sum(outcome["faults"].values()) >= 3
-    assert outcome["acked"] == outcome["sent"] > 5_000
+    # A series has at most one sample a second; deaths and a slow machine cost some of them, not the half of 200 series.
+    assert outcome["acked"] == outcome["sent"] > 100 * outcome["seconds"]
 
 
 @pytest.mark.slow
