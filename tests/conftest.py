@@ -1,11 +1,13 @@
 """Settings of the whole test suite."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.golden import vectors
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from m3x import log
 
@@ -26,6 +28,7 @@ _DEPLOYMENTS = "deployments"
 _WAITING = (
     "test_acks", "test_cluster_script", "test_failover", "test_m3db", "test_no_namespace", "test_rollup_rules", "test_setting_up",
 )  # fmt: skip
+"""Modules of ``integration`` that mostly wait."""
 _REAL = ("test_rollups",)
 """Modules outside ``integration`` that run whole instances under load."""
 
@@ -46,11 +49,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
-    # With several test processes each file stays in one of them. Two rows of deployments begin at once, the rest runs beside them: what
-    # mostly waits for placements, windows and leases, and what loads the machine.
-    items.sort(key=lambda item: not _group(item).startswith(_DEPLOYMENTS))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: not _row(item.path).startswith(_DEPLOYMENTS))
+
+
+class Rows(LoadScopeScheduling):
+    """With several test processes each file stays in one of them.
+
+    Two rows of deployments begin at once, the rest runs beside them: what mostly waits for placements, windows and leases, and what loads
+    the machine.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _row(PurePath(nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
+    """In place of those that ``--dist`` names."""
+    return Rows(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -67,9 +83,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{took:8.1f} s  {suite or '.'}")
 
 
-def _group(item: pytest.Item) -> str:
-    if item.path.stem in _WAITING:
-        return f"{_DEPLOYMENTS} that wait"
-    if item.path.stem in _REAL or "integration" in item.path.parts:
-        return f"{_DEPLOYMENTS} under load"
-    return item.path.stem
+def _row(path: PurePath) -> str:
+    """What runs in one process, one after the other."""
+    if "integration" in path.parts:
+        return f"{_DEPLOYMENTS} that wait" if path.stem in _WAITING else f"{_DEPLOYMENTS} under load"
+    return f"{_DEPLOYMENTS} under load" if path.stem in _REAL else str(path)
