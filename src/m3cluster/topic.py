@@ -12,6 +12,7 @@ __all__ = [
     "ConsumerService",
     "ConsumptionType",
     "Filters",
+    "MissingServiceError",
     "ServiceID",
     "Topic",
     "TopicError",
@@ -25,6 +26,10 @@ __all__ = [
 
 class TopicError(ValueError):
     """A topic that M3 would refuse; the message is M3's."""
+
+
+class MissingServiceError(TopicError):
+    """A consumer service that does not say whose it is: M3 panics over it."""
 
 
 class ConsumptionType(enum.IntEnum):
@@ -99,13 +104,18 @@ def topic_to_message(topic: Topic) -> MessageValue:
 
 
 def consumer_from_message(message: MessageValue) -> ConsumerService:
-    """The consumer service of a message of table ``CONSUMER_SERVICE``. Raises ``TopicError`` for a consumption type that M3 refuses."""
+    """The consumer service of a message of table ``CONSUMER_SERVICE``.
+
+    Raises ``TopicError`` for a consumption type that M3 refuses, ``MissingServiceError`` without a service.
+    """
     number = message["consumption_type"]
     if number not in (ConsumptionType.SHARED, ConsumptionType.REPLICATED):
         name = "UNKNOWN" if number == 0 else number
         raise TopicError(f"invalid consumption type in protobuf: {name}")
+    if message["service_id"] is None:
+        raise MissingServiceError("a consumer service has no serviceId")
     return ConsumerService(
-        service_id=ServiceID(**(message["service_id"] or {"name": ""})),
+        service_id=ServiceID(**message["service_id"]),
         consumption_type=ConsumptionType(number),
         message_ttl_ns=message["message_ttl_nanos"],
         filters=None if message["filters"] is None else _filters_from_message(message["filters"]),
@@ -170,7 +180,8 @@ def validate_topic(topic: Topic) -> None:
 def _validate_filters(filters: Filters, consumer: str) -> None:
     if filters.shard_set is not None and not filters.shard_set:
         raise TopicError(f"invalid topic: empty shard set in filter for consumer {consumer}")
-    if filters.percentage is not None and not 0 < filters.percentage < 100:
+    # As in M3 a percentage that is not a number passes.
+    if filters.percentage is not None and (filters.percentage <= 0 or filters.percentage >= 100):
         raise TopicError(f"invalid topic: invalid percentage in filter for consumer {consumer}")
     if filters.storage_policies is not None:
         if not filters.storage_policies:

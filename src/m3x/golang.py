@@ -1,11 +1,14 @@
 """Values as Go writes, reads and rounds them, where M3's answers, keys and windows show it."""
 
+import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 
-__all__ = ["SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_float", "go_time", "parse_bool"]
+__all__ = ["GO_NAN", "SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_float", "go_time", "parse_bool"]
 
 SECOND_NS = 1_000_000_000
+GO_NAN: float = struct.unpack(">d", bytes.fromhex("7ff8000000000001"))[0]
+"""``math.NaN()``, which has a bit that other makers of NaN leave out."""
 YEAR_ONE_NS = 62_135_596_800 * SECOND_NS
 """From 0001-01-01T00:00Z to the Unix epoch: Go truncates times from there."""
 

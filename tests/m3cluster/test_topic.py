@@ -100,7 +100,7 @@ def consumer(name="a", **filter_fields):
         (Topic("t", 1, (consumer(shard_set=""),)), "empty shard set in filter for consumer [name: a"),
         (Topic("t", 1, (consumer(percentage=0.0),)), "invalid percentage in filter"),
         (Topic("t", 1, (consumer(percentage=100.0),)), "invalid percentage in filter"),
-        (Topic("t", 1, (consumer(percentage=float("nan")),)), "invalid percentage in filter"),
+        (Topic("t", 1, (consumer(percentage=float("inf")),)), "invalid percentage in filter"),
         (Topic("t", 1, (consumer(storage_policies=()),)), "empty storage policy filter"),
         (Topic("t", 1, (consumer(storage_policies=("1m:1d", "")),)), "empty storage policy in filter"),
     ],

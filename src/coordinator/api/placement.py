@@ -15,7 +15,7 @@ from coordinator.api.requests import (
     PLACEMENT_SET_REQUEST,
     PLACEMENT_SET_RESPONSE,
 )
-from m3cluster.keys import flush_times_key
+from m3cluster.keys import flush_times_key, kv_key
 from m3cluster.kv import KeyNotFoundError
 from m3cluster.placement import (
     CutoverTimes,
@@ -28,7 +28,12 @@ from m3cluster.placement import (
     ShardState,
     validate,
 )
-from m3cluster.placement.codec import instance_from_message, placement_from_message, placement_to_message
+from m3cluster.placement.codec import (
+    NullShardError,
+    instance_from_message,
+    placement_from_message,
+    placement_to_message,
+)
 from m3cluster.proto import DecodeError, MessageValue, parse_json
 from m3cluster.proto.messages import PLACEMENT_GET_RESPONSE, PLACEMENT_INIT_REQUEST
 
@@ -55,8 +60,8 @@ class PlacementHandlers:
 
     async def get(self, request: Request) -> Response:
         """``GET …/placement[?version=N]``."""
-        version = _version(request)
         placements = self._placements(request)
+        version = _version(request)
         try:
             if version is None:
                 return _answer(await placements.placement())
@@ -88,17 +93,19 @@ class PlacementHandlers:
     async def set(self, request: Request) -> Response:
         """``POST …/placement/set``: stores a placement as it is sent, if ``confirm`` says so."""
         message = parse_json(PLACEMENT_SET_REQUEST, await body_of(request))
+        placements = self._placements(request)
+        try:
+            current = (await placements.placement()).version
+        except NoPlacementError:
+            current = 0
         if message["placement"] is None:
             raise APIError(400, "nil placement proto")
         try:
             placement = placement_from_message(message["placement"])
         except DecodeError as error:
             raise APIError(400, error.reason) from error
-        placements = self._placements(request)
-        try:
-            current = (await placements.placement()).version
-        except NoPlacementError:
-            current = 0
+        except NullShardError as error:
+            raise APIError(500, f"a shard is missing in the request: {error}") from error
         if not message["force"]:
             try:
                 validate(placement)
@@ -137,14 +144,25 @@ class PlacementHandlers:
         return _answer(placement)
 
     async def _forget(self, request: Request, shard_sets: Iterable[int]) -> None:
-        """Deletes the flush times of shard sets under the key that M3 deletes, which is not the one that the documented settings use."""
+        """Deletes the flush times of shard sets under the key that M3 deletes, which is not the one that the documented settings use.
+
+        Where the key of a leader is there as well, M3 deletes the flush times once more in its place, and fails since they are gone: the
+        placement is deleted then, and the answer an error, which asks to look at that key.
+        """
         if self._service != "m3aggregator" or _is_dry_run(request):
             return
         store = self._context.store_of(zone_of(request, self._context.zone))
         environment = environment_of(request, self._context.environment)
+        left = 0
         for number in sorted(shard_sets):
             with contextlib.suppress(KeyNotFoundError):
                 await store.delete(flush_times_key(environment, number, "/shardset/%d/flush"))
+            with contextlib.suppress(KeyNotFoundError):
+                await store.get(kv_key(environment, f"/shardset/{number}/lock"))
+                left += 1
+        if left:
+            text = "error delete election key for deleted instance: key not found"
+            raise APIError(500, "\n".join([text] * left))
 
     def _placements(
         self, request: Request, override: MessageValue | None = None, *, force: bool = True
@@ -163,9 +181,9 @@ class PlacementHandlers:
 
     def _options(self, zone: str, override: MessageValue) -> PlacementOptions:
         aggregator, coordinator = self._service == "m3aggregator", self._service == "m3coordinator"
-        is_sharded = not coordinator
-        if override.get("is_sharded") is not None:
-            is_sharded = override["is_sharded"]["value"]
+        wanted = override.get("is_sharded")
+        # The others have shards whatever is asked for.
+        is_sharded = not coordinator or (wanted is not None and wanted["value"])
         skip_ports = override.get("skip_port_mirroring")
         now_ns = self._context.clock()
         return PlacementOptions(
@@ -184,11 +202,13 @@ def _is_dry_run(request: Request) -> bool:
 
 
 def _instances(messages: Iterable[MessageValue]) -> list[Instance]:
-    """Raises ``APIError`` for a shard state that does not exist."""
+    """Raises ``APIError`` for what is no instance."""
     try:
         return [instance_from_message(i) for i in messages]
     except DecodeError as error:
         raise APIError(400, error.reason) from error
+    except NullShardError as error:
+        raise APIError(500, f"a shard is missing in the request: {error}") from error
 
 
 def _require_available(placement: Placement) -> None:

@@ -9,7 +9,7 @@
 ``algorithm``  what can be done with a placement: ``sharded``, ``mirrored``, ``nonsharded``
 ``layout``     distribution of shards by weight and isolation group, ``marking`` of shards that have arrived
 ``service``    placements in the store
-``errors``     what goes wrong
+``errors``     what goes wrong, ``describe`` placements as M3's texts print them
 
 Imports ``m3cluster.proto``, ``m3cluster.kv`` and ``m3cluster.keys`` only.
 """

@@ -2,11 +2,13 @@
 
 import cramjam
 
+from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3cluster.proto import DecodeError, MessageValue, decode, encode
 from m3cluster.proto.messages import COMPRESS_MODE, PLACEMENT, PLACEMENT_SNAPSHOTS
 
 __all__ = [
+    "NullShardError",
     "decode_placement",
     "decode_staged_placement",
     "encode_placement",
@@ -15,6 +17,10 @@ __all__ = [
     "placement_from_message",
     "placement_to_message",
 ]
+
+
+class NullShardError(PlacementError):
+    """A request in which a shard is null: M3 panics over it."""
 
 
 def encode_placement(placement: Placement) -> bytes:
@@ -74,7 +80,7 @@ def placement_to_message(placement: Placement) -> MessageValue:
 def placement_from_message(message: MessageValue, version: int = 0) -> Placement:
     """The placement of a message of table ``PLACEMENT``. As in M3 the map's keys do not matter, the instances' ids do.
 
-    Raises ``DecodeError`` for a shard state that does not exist.
+    Raises ``DecodeError`` for an instance that is null, and as ``instance_from_message`` does.
     """
     instances = {i.id: i for i in map(instance_from_message, message["instances"].values())}
     return Placement(
@@ -91,8 +97,15 @@ def placement_from_message(message: MessageValue, version: int = 0) -> Placement
     )
 
 
-def instance_from_message(message: MessageValue) -> Instance:
-    """The instance of a message of table ``INSTANCE``; of shards with the same id the last one counts."""
+def instance_from_message(message: MessageValue | None) -> Instance:
+    """The instance of a message of table ``INSTANCE``; of shards with the same id the last one counts.
+
+    Raises ``DecodeError`` for null and for a shard state that does not exist, ``NullShardError``.
+    """
+    if message is None:
+        raise DecodeError("placementpb.Instance", "nil placement instance proto")
+    if None in message["shards"]:
+        raise NullShardError(f"instance {message['id']} has a shard that is null")
     shards = {s.id: s for s in map(_shard_from_message, message["shards"])}
     metadata = message["metadata"] or {}
     return Instance(
@@ -128,7 +141,7 @@ def _instance_to_message(instance: Instance) -> MessageValue:
 
 def _shard_from_message(message: MessageValue) -> Shard:
     if message["state"] not in (0, 1, 2):
-        raise DecodeError("placementpb.Shard", f"invalid proto shard state {message['state']}")
+        raise DecodeError("placementpb.Shard", "invalid proto shard state", f"{message['state']}")
     redirect = message["redirect_to_shard_id"]
     return Shard(
         id=message["id"],

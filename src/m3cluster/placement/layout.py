@@ -160,17 +160,19 @@ class Layout:
         for member in staying:
             self._group_weight[member.group] += member.instance.weight
         total = sum(self._group_weight.values())
-        if staying and total == 0:
-            raise PlacementError("instances of a sharded placement need a weight greater than 0")
-        heavy = {g: w for g, w in self._group_weight.items() if w / total >= 1 / self.replica_factor}
+        heavy = {g: w for g, w in self._group_weight.items() if total and w * self.replica_factor >= total}
         rest = total - sum(heavy.values())
         for member in staying:
             weight = member.instance.weight
             if member.group in heavy:
-                if heavy[member.group]:
-                    member.target = -(-self.num_shards * weight // heavy[member.group])
+                member.target = -(-self.num_shards * weight // heavy[member.group])
             elif rest:
                 member.target = self.num_shards * (self.replica_factor - len(heavy)) * weight // rest
+            else:
+                raise PlacementError(
+                    f"instances that are to share shards need a weight greater than 0; {member.id} has {weight}, "
+                    f"and no other isolation group has less than its share"
+                )
 
     def _rank(self, member: Member, *, stealing: bool) -> _Rank:
         """Order in which members are served, least first: when placing those that lack shards come first, when stealing last; among
@@ -254,30 +256,37 @@ class Layout:
             for entry in owning:
                 heapq.heappush(heap, entry)
 
-    def give_back(self, member: Member, candidates: Iterable[Member]) -> None:
-        """Returns the shards that a member has not taken over yet to their sources, if these are candidates and do not leave altogether."""
+    def give_back(self, member: Member, candidates: Iterable[Member]) -> int:
+        """Returns the shards that a member has not taken over yet to their sources, if these are candidates and do not leave altogether.
+
+        Answers how many shards that were.
+        """
         by_id = {m.id: m for m in candidates}
+        moved = 0
         for shard in member.in_state(ShardState.INITIALIZING):
             source = by_id.get(member.shards[shard].source_id)
             if source is not None and not source.is_leaving:
-                self.move(shard, member, source)
+                moved += self.move(shard, member, source)
+        return moved
 
-    def reclaim(self, to: Member) -> None:
-        """Takes back every shard that others were about to take over from a member."""
+    def reclaim(self, to: Member) -> int:
+        """Takes back every shard that others were about to take over from a member; answers how many shards that were."""
+        moved = 0
         if not to.in_state(ShardState.LEAVING):
-            return
+            return moved
         for member in self.members.values():
             for shard in member.in_state(ShardState.INITIALIZING):
                 if member.shards[shard].source_id == to.id:
-                    self.move(shard, member, to)
+                    moved += self.move(shard, member, to)
+        return moved
 
     def optimize(self, *, served: bool) -> None:
         """Evens out by moving shards to members short of their target: those placed in this operation, or also those in service."""
         done: set[str] = set()
         while True:
-            staying = [m for m in self.members.values() if not m.is_leaving]
-            short = [m for m in staying if m.left > 0]
-            if not short or all(m.left >= 0 for m in staying):
+            # As in M3 also members that have lost all their shards in this operation.
+            short = [m for m in self.members.values() if m.left > 0]
+            if not short or all(m.left >= 0 for m in self.members.values()):
                 return
             member = min(short, key=lambda m: (-m.left, m.id))
             if member.id in done:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from m3cluster.placement.errors import PlacementError
-from m3cluster.placement.model import Instance, Placement, ShardState
+from m3cluster.placement.model import Instance, Placement
 from m3cluster.placement.options import PlacementOptions
 
 __all__ = ["mirror_adding", "mirror_initial", "mirror_replacing"]
@@ -37,10 +37,10 @@ def mirror_adding(valid: Sequence[Instance], placement: Placement, options: Plac
 def mirror_replacing(
     valid: Sequence[Instance], leaving: Sequence[Instance], placement: Placement, options: PlacementOptions
 ) -> list[Instance]:
-    """One instance of the first suitable host per leaving one, in the same order, with its shard set."""
-    (host,) = _hosts([msgspec.structs.replace(i, hostname=leaving[0].hostname) for i in leaving]) if leaving else [None]
-    if host is None:
-        raise PlacementError(_NO_MIRROR)
+    """One instance of the first suitable host per leaving one, in the same order, with its shard set. Raises ``PlacementError``."""
+    host = _Host(leaving[0] if leaving else Instance(""))
+    for instance in leaving:
+        host.add(instance)
     candidates = [h for h in _hosts(valid) if h.weight == host.weight]
     if not candidates:
         raise PlacementError(f"could not find instances with weight {host.weight} in the candidate list")
@@ -48,7 +48,7 @@ def mirror_replacing(
     taken = {
         i.isolation_group
         for i in placement.instances
-        if i.shard_set_id in shard_sets and i.hostname != host.name and not _is_leaving(i)
+        if i.shard_set_id in shard_sets and i.hostname != host.name and not i.is_leaving
     }
     for candidate in candidates:
         if candidate.name == host.name or candidate.isolation_group in taken:
@@ -57,25 +57,35 @@ def mirror_replacing(
             pairs = _instance_groups([host, candidate], skip_ports=options.skip_port_mirroring)
         except PlacementError:
             continue
-        new = {old.id: msgspec.structs.replace(fresh, shard_set_id=old.shard_set_id) for old, fresh in pairs}
-        if len(new) == len(leaving):
-            return [new[i.id] for i in leaving]
+        return _in_place_of(leaving, host, pairs)
     raise PlacementError(_NO_MIRROR)
 
 
-def _is_leaving(instance: Instance) -> bool:
-    return bool(instance.shards) and all(s.state is ShardState.LEAVING for s in instance.shards)
+def _in_place_of(leaving: Sequence[Instance], host: "_Host", pairs: Sequence[Sequence[Instance]]) -> list[Instance]:
+    """The second one of each pair with the shard set of the first one, in the order of those that leave."""
+    if not pairs:
+        raise PlacementError(_NO_MIRROR)
+    if any(old.hostname != host.name for old, _ in pairs):
+        # M3's text, which says so of itself.
+        raise PlacementError(f"programming error: failed to find leaving instance for host {host.name} in group")
+    if len(pairs) != len(leaving):
+        raise PlacementError(
+            f"failed to find {len(pairs)} replacement instances to replace {len(leaving)} leaving instances"
+        )
+    new = {old.id: msgspec.structs.replace(fresh, shard_set_id=old.shard_set_id) for old, fresh in pairs}
+    return [new[i.id] for i in leaving]
 
 
 def _numbered(groups: Iterable[Sequence[Instance]], placement: Placement) -> list[Instance]:
     """The instances of the groups, each with the number of its shard set: a new one unless all of a group had the same one already."""
     found = []
-    following = max([placement.max_shard_set_id, *(i.shard_set_id for i in placement.instances)]) + 1
+    following = placement.max_shard_set_id + 1
     for group in groups:
         present = [placement.instance(i.id) for i in group]
-        numbers = {i.shard_set_id if i else 0 for i in present}
-        number = numbers.pop() if len(numbers) == 1 else 0
-        if not number:
+        numbers = {i.shard_set_id for i in present if i is not None}
+        if len(numbers) == 1 and None not in present:
+            number = numbers.pop()
+        else:
             number, following = following, following + 1
         found += [msgspec.structs.replace(instance, shard_set_id=number) for instance in group]
     if not found:
@@ -154,6 +164,8 @@ def _host_groups(hosts: Sequence[_Host], replica_factor: int) -> list[list[_Host
 
     Each group takes its hosts from the isolation groups that have most hosts left, so that as few as possible are left over.
     """
+    if replica_factor < 1:
+        raise PlacementError(f"a placement with a replica factor of {replica_factor} has no groups of hosts")
     groups: list[list[_Host]] = []
     for weight in sorted({host.weight for host in hosts}):
         buckets: dict[str, list[_Host]] = {}

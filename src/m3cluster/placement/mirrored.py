@@ -9,20 +9,23 @@ once, and then they are *unfolded* again. A change that has not been cut over ye
 
 import dataclasses
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from m3cluster.placement.describe import describe_shards
 from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.layout import Layout
 from m3cluster.placement.marking import mark_all, mark_instance, mark_shards
 from m3cluster.placement.model import Instance, Placement, Shard, ShardState
 from m3cluster.placement.options import PlacementOptions
-from m3cluster.placement.sharded import Sharded
+from m3cluster.placement.sharded import Sharded, without
 
 __all__ = ["Mirrored"]
 
 _ShardSets = dict[int, list[Instance]]
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class Mirrored:
@@ -47,7 +50,7 @@ class Mirrored:
         """Whole shard sets take shards from the others; those that are just leaving take back what was theirs."""
         self._check(placement)
         ids = [i.id for i in instances]
-        if _all_of(placement, self._is_leaving) == set(ids):
+        if _with_all(placement, self._is_leaving) == set(ids):
             return self._reclaim(placement, ids)
         placement = self.mark_all_available(placement)
         adding = _fresh(placement, instances)
@@ -59,7 +62,7 @@ class Mirrored:
     def remove(self, placement: Placement, ids: Sequence[str]) -> Placement:
         """Whole shard sets give their shards to the others; those that have just come give back what they would have got."""
         self._check(placement)
-        if _all_of(placement, self._is_arriving) == set(ids):
+        if _with_all(placement, self._is_arriving) == set(ids):
             return self._return(placement, ids)
         placement = self.mark_all_available(placement)
         leaving = []
@@ -80,15 +83,15 @@ class Mirrored:
             raise PlacementError(
                 f"could not replace {len(leaving)} instances with {len(adding)} instances for mirrored replace"
             )
-        returning, back = _all_of(placement, self._is_leaving), _all_of(placement, self._is_arriving)
         ids = [i.id for i in adding]
-        if returning.issuperset(ids) and back.issuperset(leaving):
+        is_revert = _are_all(placement, ids, self._is_leaving) and _are_all(placement, leaving, self._is_arriving)
+        if is_revert:
             return self._return(self._reclaim(placement, ids), leaving)
-        placement = self._with_peers_available(placement, leaving)
-        adding = _fresh(placement, adding)
-        if not _all_of(placement, lambda s: s.state is ShardState.AVAILABLE).issuperset(leaving):
+        for instance_id in leaving:
+            placement = self._with_peers_available(placement, instance_id)
+        if not _are_all(placement, leaving, self._is_served):
             raise PlacementError("replaced instances must have all their shards available")
-        for old, new in zip(leaving, adding, strict=True):
+        for old, new in zip(leaving, _fresh(placement, adding), strict=True):
             placement = self._sharded.replace(placement, [old], [new])
         return placement
 
@@ -121,36 +124,65 @@ class Mirrored:
         """Whether the shard is on its way in, but not here yet."""
         return shard.state is ShardState.INITIALIZING and shard.cutover_ns > self._options.times.placement_ns
 
+    def _is_served(self, shard: Shard) -> bool:
+        """Whether the shard is in service and stays."""
+        return shard.state is ShardState.AVAILABLE and shard.cutoff_ns > self._options.times.placement_ns
+
     def _reclaim(self, placement: Placement, ids: Sequence[str]) -> Placement:
-        """Instances that were leaving take their shards back."""
+        """Instances that were leaving take their shards back. Raises ``PlacementError`` if they cannot have all of them."""
+        if not ids:
+            return placement
         layout = Layout(placement, self._options, self._rng)
-        for instance_id in ids:
-            layout.reclaim(layout.members[instance_id])
+        members = [layout.members[instance_id] for instance_id in ids]
+        while True:
+            if any(member.new or member.in_state(ShardState.INITIALIZING) for member in members):
+                raise PlacementError("the adding instance contains initializing shards")
+            if not sum(layout.reclaim(member) for member in members):
+                break
+        for member in members:
+            if not member.held:
+                raise PlacementError(
+                    f"could not find instance {member.id} in placement after reclaiming leaving shards"
+                )
+            if leaving := len(member.in_state(ShardState.LEAVING)):
+                raise PlacementError(
+                    f"there are {leaving} leaving shards could not be reclaimed for instance {member.id}"
+                )
         return layout.placement()
 
     def _return(self, placement: Placement, ids: Sequence[str]) -> Placement:
-        """Instances that were coming give their shards back to where they are."""
-        layout = Layout(placement, self._options, self._rng)
-        for instance_id in ids:
-            if instance_id in layout.members:
-                layout.give_back(layout.members[instance_id], layout.members.values())
-        return layout.placement()
-
-    def _with_peers_available(self, placement: Placement, ids: Sequence[str]) -> Placement:
-        """All shards of the shard sets of these instances are marked available."""
-        shard_sets = set()
+        """Instances that were coming give their shards back to where they are. Raises ``PlacementError`` if they cannot give back all."""
+        moved = True
+        while moved:
+            moved = False
+            for instance_id in ids:
+                if placement.instance(instance_id) is None:
+                    continue
+                rest, member = without(placement, instance_id)
+                layout = Layout(rest, self._options, self._rng)
+                moved = layout.give_back(member, layout.members.values()) > 0 or moved
+                placement = layout.placement(member)
         for instance_id in ids:
             instance = placement.instance(instance_id)
-            if instance is None:
-                raise PlacementError(f"instance {instance_id} does not exist in the placement")
-            shard_sets.add(instance.shard_set_id)
-        for instance in placement.instances:
-            if instance.shard_set_id not in shard_sets or placement.instance(instance.id) is None:
+            kept = sum(s.state is ShardState.INITIALIZING for s in instance.shards) if instance else 0
+            if kept:
+                raise PlacementError(
+                    f"there are {kept} initializing shards could not be returned for instance {instance_id}"
+                )
+        return placement
+
+    def _with_peers_available(self, placement: Placement, instance_id: str) -> Placement:
+        """All shards of the shard set of an instance are marked available."""
+        leaving = placement.instance(instance_id)
+        if leaving is None:
+            raise PlacementError(f"instance {instance_id} does not exist in placement")
+        for peer in placement.instances:
+            if peer.shard_set_id != leaving.shard_set_id or placement.instance(peer.id) is None:
                 continue
             try:
-                placement = mark_instance(placement, instance.id, self._options.times)
+                placement = mark_instance(placement, peer.id, self._options.times)
             except PlacementError as error:
-                raise PlacementError(f"could not mark shards available of instance {instance.id}: {error}") from error
+                raise PlacementError(f"could not mark shards available of instance {peer.id}: {error}") from error
         return placement
 
     @staticmethod
@@ -160,21 +192,28 @@ class Mirrored:
 
     @staticmethod
     def _check(placement: Placement) -> None:
-        if not placement.is_mirrored:
+        if not (placement.is_mirrored and placement.is_sharded):
             raise PlacementError("could not apply mirrored algo on the placement")
 
 
-def _all_of(placement: Placement, is_so: Callable[[Shard], bool]) -> set[str]:
+def _with_all(placement: Placement, is_so: Callable[[Shard], bool]) -> set[str]:
     """The instances of which every shard is as asked for."""
-    return {i.id for i in placement.instances if all(is_so(s) for s in i.shards)}
+    return {i.id for i in placement.instances if all(map(is_so, i.shards))}
+
+
+def _are_all(placement: Placement, ids: Sequence[str], is_so: Callable[[Shard], bool]) -> bool:
+    """Whether every shard of these instances is as asked for; false if one of them is missing, and for no instances."""
+    return bool(ids) and _with_all(placement, is_so).issuperset(ids)
 
 
 def _fresh(placement: Placement, instances: Sequence[Instance]) -> list[Instance]:
     """The instances without the shards that they had when they were leaving. Raises ``PlacementError`` for one that is in the placement."""
+    fresh = []
     for instance in instances:
         if placement.instance(instance.id) is not None:
             raise PlacementError(f"instance {instance.id} already exist in the placement")
-    return [msgspec.structs.replace(i, shards=()) for i in instances]
+        fresh.append(msgspec.structs.replace(instance, shards=()) if instance.is_leaving else instance)
+    return fresh
 
 
 def _shard_sets(instances: Iterable[Instance]) -> _ShardSets:
@@ -186,22 +225,32 @@ def _shard_sets(instances: Iterable[Instance]) -> _ShardSets:
 
 def _fold(instances: Iterable[Instance], replica_factor: int) -> list[Instance]:
     """One instance per shard set, named by its number. Raises ``PlacementError`` if a shard set is not a set of equals."""
-    folded = []
-    for number, group in _shard_sets(instances).items():
+    shard_sets: _ShardSets = {}
+    for instance in instances:
+        number = instance.shard_set_id
+        others = shard_sets.setdefault(number, [])
+        first = others[0] if others else instance
+        if any(other.isolation_group == instance.isolation_group for other in others):
+            raise PlacementError(
+                f"found duplicated isolation group {instance.isolation_group} for shardset id {number}"
+            )
+        if first.weight != instance.weight:
+            raise PlacementError(
+                f"found different weights: {first.weight} and {instance.weight}, for shardset id {number}"
+            )
+        if first.shards != instance.shards:
+            shards = f"{describe_shards(first.shards)} and {describe_shards(instance.shards)}"
+            raise PlacementError(f"found different shards: {shards}, for shardset id {number}")
+        others.append(instance)
+    for number, group in shard_sets.items():
         if len(group) != replica_factor:
             raise PlacementError(f"found {len(group)} count of shard set id {number}, expecting {replica_factor}")
-        first, what = group[0], f"instances of shard set id {number}"
-        if len({i.isolation_group for i in group}) != len(group):
-            raise PlacementError(f"{what} must be in different isolation groups")
-        if any(i.weight != first.weight for i in group):
-            raise PlacementError(f"{what} must have equal weights")
-        if any(i.shards != first.shards for i in group):
-            raise PlacementError(f"{what} must have equal shards")
-        name = str(number)
-        folded.append(
-            Instance(id=name, isolation_group=name, weight=first.weight, shards=first.shards, shard_set_id=number)
+    return [
+        Instance(
+            id=str(number), isolation_group=str(number), weight=g[0].weight, shards=g[0].shards, shard_set_id=number
         )
-    return folded
+        for number, g in shard_sets.items()
+    ]
 
 
 def _unfold(folded: Placement, instances: Sequence[Instance], replica_factor: int) -> Placement:
@@ -209,15 +258,24 @@ def _unfold(folded: Placement, instances: Sequence[Instance], replica_factor: in
     members = _shard_sets(instances)
 
     def of(shard: Shard, position: int) -> Shard:
-        if not shard.source_id:
-            return shard
-        return msgspec.structs.replace(shard, source_id=members[int(shard.source_id)][position].id)
+        source = shard.source_id
+        if source and not _NUMBER.fullmatch(source):
+            raise PlacementError(f"could not convert source id {source} to shard set id")
+        if source:
+            peers = members.get(int(source), [])
+            if position >= len(peers):
+                raise PlacementError(f"could not find source id {source} in placement")
+            source = peers[position].id
+        return msgspec.structs.replace(shard, source_id=source, redirect_to=None)
 
-    unfolded = [
-        msgspec.structs.replace(member, shards=tuple(of(s, position) for s in virtual.shards))
-        for virtual in folded.instances
-        for position, member in enumerate(members[virtual.shard_set_id])
-    ]
+    unfolded = []
+    for virtual in folded.instances:
+        if virtual.shard_set_id not in members:
+            raise PlacementError(f"could not find shard set id {virtual.shard_set_id} in placement")
+        unfolded += [
+            msgspec.structs.replace(member, shards=tuple(of(s, position) for s in virtual.shards))
+            for position, member in enumerate(members[virtual.shard_set_id])
+        ]
     return msgspec.structs.replace(
         folded,
         instances=tuple(sorted(unfolded, key=lambda i: i.id)),

@@ -44,6 +44,11 @@ class Instance(msgspec.Struct, frozen=True):
     debug_port: int = 0
     subcluster_id: int = 0
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has shards and all of them are leaving."""
+        return bool(self.shards) and all(s.state is ShardState.LEAVING for s in self.shards)
+
 
 class Placement(msgspec.Struct, frozen=True):
     """A placement; ``instances`` in order of id, ``version`` is the key's version and not part of the bytes."""

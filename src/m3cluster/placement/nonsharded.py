@@ -21,11 +21,8 @@ class NonSharded:
         """All instances, no shards."""
         if num_shards:
             raise PlacementError("could not apply shards in non-sharded placement")
-        return Placement(
-            instances=tuple(sorted(instances, key=lambda i: i.id)),
-            replica_factor=replica_factor,
-            cutover_time_ns=self._options.times.placement_ns,
-        )
+        empty = Placement(replica_factor=replica_factor, cutover_time_ns=self._options.times.placement_ns)
+        return _of(empty, instances)
 
     def add_replica(self, placement: Placement) -> Placement:
         """Counts one replica more."""
@@ -33,23 +30,20 @@ class NonSharded:
         return msgspec.structs.replace(placement, replica_factor=placement.replica_factor + 1)
 
     def add(self, placement: Placement, instances: Sequence[Instance]) -> Placement:
-        """Appends them."""
+        """Appends them; of several with the same id the last one counts."""
         self._check(placement)
-        found = {i.id: i for i in placement.instances}
         for instance in instances:
-            if instance.id in found:
-                raise PlacementError(f"instance {instance.id} already exist in the placement")
-            found[instance.id] = instance
-        return msgspec.structs.replace(placement, instances=tuple(found[key] for key in sorted(found)))
+            if placement.instance(instance.id) is not None:
+                raise PlacementError(f"instance {instance.id} already exist in placement")
+        return _of(placement, [*placement.instances, *instances])
 
     def remove(self, placement: Placement, ids: Sequence[str]) -> Placement:
         """Takes them out at once."""
         self._check(placement)
-        found = {i.id: i for i in placement.instances}
         for instance_id in ids:
-            if found.pop(instance_id, None) is None:
+            if placement.instance(instance_id) is None:
                 raise PlacementError(f"instance {instance_id} not found in placement")
-        return msgspec.structs.replace(placement, instances=tuple(found.values()))
+        return _of(placement, [i for i in placement.instances if i.id not in ids])
 
     def replace(self, placement: Placement, leaving: Sequence[str], adding: Sequence[Instance]) -> Placement:
         """Adds, then removes."""
@@ -58,22 +52,32 @@ class NonSharded:
     def mark_shards_available(self, placement: Placement, instance_id: str, shards: Iterable[int]) -> Placement:
         """Nothing to do."""
         del instance_id, shards
+        self._check(placement)
         return placement
 
     def mark_instance_available(self, placement: Placement, instance_id: str) -> Placement:
         """Nothing to do."""
         del instance_id
+        self._check(placement)
         return placement
 
     def mark_all_available(self, placement: Placement) -> Placement:
         """Nothing to do."""
+        self._check(placement)
         return placement
 
     def balance(self, placement: Placement) -> Placement:
         """Nothing to do."""
+        self._check(placement)
         return placement
 
     @staticmethod
     def _check(placement: Placement) -> None:
-        if placement.is_sharded:
+        if placement.is_sharded or placement.is_mirrored:
             raise PlacementError("could not apply non-sharded algo on the placement")
+
+
+def _of(placement: Placement, instances: Iterable[Instance]) -> Placement:
+    """The placement with other instances."""
+    by_id = {i.id: i for i in instances}
+    return msgspec.structs.replace(placement, instances=tuple(by_id[key] for key in sorted(by_id)))

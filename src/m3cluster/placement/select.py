@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from m3cluster.placement.describe import describe_all
 from m3cluster.placement.errors import PlacementError
-from m3cluster.placement.layout import Layout, Member
+from m3cluster.placement.layout import Layout
 from m3cluster.placement.mirror_select import mirror_adding, mirror_initial, mirror_replacing
 from m3cluster.placement.model import Instance, Placement
 from m3cluster.placement.options import PlacementOptions
@@ -51,18 +52,21 @@ def select_replacing(
 
 
 def _valid(candidates: Iterable[Instance], placement: Placement, options: PlacementOptions) -> list[Instance]:
-    """The candidates of the valid zone that are not in the placement, or only just leaving it; of several with the same id the last one."""
-    by_id: dict[str, Instance] = {}
+    """The candidates of the valid zone that are not in the placement, or only just leaving it."""
+    zone = options.valid_zone
+    if not zone and placement.instances:
+        zone = placement.instances[0].zone
+    valid = []
     for candidate in candidates:
         present = placement.instance(candidate.id)
-        if present is not None and not Member.of(present).is_leaving:
+        if present is not None and not present.is_leaving:
             continue
         instance = candidate if present is None else present
-        if options.allow_all_zones or instance.zone == options.valid_zone:
-            by_id[instance.id] = instance
-    if not by_id:
+        if options.allow_all_zones or instance.zone == zone:
+            valid.append(instance)
+    if not valid:
         raise PlacementError("no new instances found in the valid zone")
-    return list(by_id.values())
+    return valid
 
 
 def _replacing(
@@ -70,31 +74,34 @@ def _replacing(
 ) -> list[Instance]:
     """Candidates for the weight that leaves, first those whose isolation group can take over most shards."""
     weight = sum(i.weight for i in departing)
-    names = ", ".join(i.id for i in departing)
-    lacking = f"could not find enough instances to replace [{names}]"
     if options.add_all_candidates:
-        missing = weight - sum(i.weight for i in valid)
-        if missing > 0 and not options.allow_partial_replace:
-            raise PlacementError(f"{lacking}, {missing} weight could not be replaced")
+        if weight > sum(i.weight for i in valid) and not options.allow_partial_replace:
+            raise _lacking(departing, weight)
         return list(valid)
     buckets: dict[int, list[Instance]] = {}
     conflicts = _conflicts(valid, departing, placement, options)
     for instance in sorted(valid, key=lambda i: i.id):
         buckets.setdefault(conflicts[instance.isolation_group], []).append(instance)
     if not options.allow_partial_replace:
-        buckets = {0: buckets.get(0, [])}
+        buckets = {number: bucket for number, bucket in buckets.items() if not number}
+    if not buckets:
+        raise PlacementError("no valid instance in the candidate list")
     chosen: list[Instance] = []
     for _, bucket in sorted(buckets.items()):
-        if weight <= 0:
-            break
         fitting = lightest(bucket, weight)
         chosen += fitting
         weight -= sum(i.weight for i in fitting)
-    if not chosen:
-        raise PlacementError("no valid instance in the candidate list")
+        if weight <= 0:
+            break
     if weight > 0 and not options.allow_partial_replace:
-        raise PlacementError(f"{lacking}, {weight} weight could not be replaced")
+        raise _lacking(departing, weight)
     return chosen
+
+
+def _lacking(departing: Iterable[Instance], weight: int) -> PlacementError:
+    return PlacementError(
+        f"could not find enough instances to replace {describe_all(departing)}, {weight} weight could not be replaced"
+    )
 
 
 def _conflicts(

@@ -15,6 +15,7 @@ from m3cluster.placement.codec import (
     encode_placement,
     encode_staged_placement,
 )
+from m3cluster.placement.describe import describe, describe_placement
 from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import Instance, Placement
 from m3cluster.placement.options import PlacementOptions
@@ -96,23 +97,25 @@ class PlacementService:
         Earlier ones need a store with a history (``KeepsHistory``), else they are a ``VersionNotKeptError``.
         """
         if version < 0:
-            raise PlacementError("bad request")
-        current = await self.placement()
+            raise PlacementError("invalid version range")
+        try:
+            value = await self._store.get(self._key)
+        except KeyNotFoundError:
+            raise NoPlacementError("key not found") from None
         if version == 0:
             raise PlacementError(f"could not find version 0 for key {self._key}")
-        if version > current.version:
+        if version > value.version:
             raise PlacementError("invalid number of placements returned: 0, expecting 1")
-        if version < current.version:
+        if version < value.version:
             if not isinstance(self._store, KeepsHistory):
                 raise VersionNotKeptError(
-                    f"version {version} of {self._key} is not kept; the current version is {current.version}"
+                    f"version {version} of {self._key} is not kept; the current version is {value.version}"
                 )
             try:
                 value = await self._store.get_version(self._key, version)
             except NotKeptError as error:
                 raise VersionNotKeptError(str(error)) from error
-            return _decoded(value, is_staged=self._options.is_staged)
-        return current
+        return _decoded(value, is_staged=self._options.is_staged)
 
     async def init(self, candidates: Iterable[Instance], num_shards: int, replica_factor: int) -> Placement:
         """Makes and stores the first placement; its ``version`` is 0, as M3 reports it, though the key's is 1.
@@ -138,7 +141,13 @@ class PlacementService:
         offered = list(candidates)
 
         def change(current: Placement) -> Placement:
-            return self._algorithm.add(current, select_adding(offered, current, self._options))
+            adding = select_adding(offered, current, self._options)
+            placement = self._algorithm.add(current, adding)
+            validate(placement)
+            for instance in adding:
+                if placement.instance(instance.id) is None:
+                    raise PlacementError(f"unable to find added instance [{instance.id}] in new placement")
+            return placement
 
         return await self._change(change)
 
@@ -153,8 +162,17 @@ class PlacementService:
         offered = list(candidates)
 
         def change(current: Placement) -> Placement:
-            adding = select_replacing(offered, leaving, current, self._options) if select else offered
-            return self._algorithm.replace(current, leaving, adding)
+            if not select:
+                return self._algorithm.replace(current, leaving, offered)
+            adding = select_replacing(offered, leaving, current, self._options)
+            placement = self._algorithm.replace(current, leaving, adding)
+            validate(placement)
+            for instance in adding:
+                if placement.instance(instance.id) is None:
+                    raise PlacementError(
+                        f"unable to find added instance [{describe(instance)}] in new placement [{describe_placement(current)}]"
+                    )
+            return placement
 
         return await self._change(change)
 
@@ -164,7 +182,13 @@ class PlacementService:
 
     async def mark_instance_available(self, instance_id: str) -> Placement:
         """Marks all initializing shards of an instance available."""
-        return await self._change(lambda current: self._algorithm.mark_instance_available(current, instance_id))
+
+        def change(current: Placement) -> Placement:
+            if current.instance(instance_id) is None:
+                raise PlacementError(f"could not find instance {instance_id} in placement")
+            return self._algorithm.mark_instance_available(current, instance_id)
+
+        return await self._change(change)
 
     async def mark_all_available(self) -> Placement:
         """Marks all initializing shards available."""

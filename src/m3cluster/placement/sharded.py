@@ -13,7 +13,14 @@ from m3cluster.placement.model import Instance, Placement
 from m3cluster.placement.options import PlacementOptions
 from m3cluster.placement.times import CutoverTimes
 
-__all__ = ["Sharded"]
+__all__ = ["Sharded", "without"]
+
+
+class _AlreadyThereError(PlacementError):
+    """An instance would be in the placement twice."""
+
+    def __init__(self) -> None:
+        super().__init__("the adding instance is already in the placement")
 
 
 class Sharded:
@@ -50,7 +57,7 @@ class Sharded:
         self._check(placement)
         for instance in instances:
             present = placement.instance(instance.id)
-            if present is not None and not Member.of(present).is_leaving:
+            if present is not None and not present.is_leaving:
                 raise PlacementError("the adding instance contains non leaving shards")
             grown = placement if present else _with(placement, instance)
             layout = self._layout(grown)
@@ -64,7 +71,7 @@ class Sharded:
         """The shards of one after the other go to those that have least."""
         self._check(placement)
         for instance_id in ids:
-            rest, leaving = _without(placement, instance_id)
+            rest, leaving = without(placement, instance_id)
             layout = self._layout(rest)
             layout.place_from(leaving, layout.members.values())
             layout.optimize(served=False)
@@ -76,7 +83,7 @@ class Sharded:
         self._check(placement)
         departing = []
         for instance_id in leaving:
-            placement, member = _without(placement, instance_id)
+            placement, member = without(placement, instance_id)
             departing.append(member)
         for instance in adding:
             placement = _with(placement, instance)
@@ -93,6 +100,8 @@ class Sharded:
             for member in departing:
                 layout.place_from(member, layout.members.values())
             layout.optimize(served=True)
+        if any(member.held and layout.members[member.id].held for member in departing if member.id in layout.members):
+            raise _AlreadyThereError
         return self._finished(layout.placement(*departing))
 
     def mark_shards_available(self, placement: Placement, instance_id: str, shards: Iterable[int]) -> Placement:
@@ -112,7 +121,6 @@ class Sharded:
 
     def balance(self, placement: Placement) -> Placement:
         """Moves shards, also those in service, from those that have most to those that have least."""
-        self._check(placement)
         layout = self._layout(placement)
         layout.optimize(served=True)
         return self._finished(layout.placement())
@@ -135,11 +143,11 @@ class Sharded:
 def _with(placement: Placement, instance: Instance) -> Placement:
     """The placement with one instance more."""
     if placement.instance(instance.id) is not None:
-        raise PlacementError("the adding instance is already in the placement")
+        raise _AlreadyThereError
     return msgspec.structs.replace(placement, instances=(*placement.instances, instance))
 
 
-def _without(placement: Placement, instance_id: str) -> tuple[Placement, Member]:
+def without(placement: Placement, instance_id: str) -> tuple[Placement, Member]:
     """The placement with one instance less, and that one."""
     leaving = placement.instance(instance_id)
     if leaving is None:

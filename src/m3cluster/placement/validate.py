@@ -2,39 +2,33 @@
 
 from collections import Counter
 
+from m3cluster.placement.describe import describe
 from m3cluster.placement.model import Instance, Placement, Shard, ShardState
 
-__all__ = ["InvalidPlacementError", "describe", "validate"]
+__all__ = ["InvalidPlacementError", "validate"]
 
 
 class InvalidPlacementError(Exception):
     """The placement breaks a rule; the message is M3's where M3 has one."""
 
 
-def describe(instance: Instance) -> str:
-    """The instance as M3's messages print it."""
-
-    def ids(state: ShardState) -> str:
-        return "[" + " ".join(str(s.id) for s in instance.shards if s.state is state) + "]"
-
-    shards = f"Initializing={ids(ShardState.INITIALIZING)}, Available={ids(ShardState.AVAILABLE)}, Leaving={ids(ShardState.LEAVING)}"
-    return (
-        f"Instance[ID={instance.id}, IsolationGroup={instance.isolation_group}, Zone={instance.zone}, "
-        f"Weight={instance.weight}, Endpoint={instance.endpoint}, Hostname={instance.hostname}, Port={instance.port}, "
-        f"ShardSetID={instance.shard_set_id}, Shards=[{shards}], Metadata={{DebugPort:{instance.debug_port}}}]"
-    )
-
-
 def validate(placement: Placement) -> None:
-    """Raises ``InvalidPlacementError`` for the first rule that is broken."""
+    """Raises ``InvalidPlacementError`` for the first rule that is broken, in the order in which M3 looks."""
     if placement.is_mirrored and not placement.is_sharded:
         raise InvalidPlacementError("invalid placement, mirrored placement must be sharded")
     if placement.is_subclustered and not placement.is_sharded:
         raise InvalidPlacementError("invalid placement, subclustered placement must be sharded")
+    sources = _Sources(placement)
+    shard_sets: dict[int, Instance] = {}
     for instance in placement.instances:
         _validate_instance(placement, instance)
-    _validate_sources(placement)
-    _validate_shard_sets(placement)
+        for shard in instance.shards:
+            if shard.id >= placement.num_shards:
+                raise InvalidPlacementError("invalid placement, there are unexpected shard ids on instance")
+            if shard.state is ShardState.INITIALIZING and shard.source_id:
+                sources.match(instance, shard)
+        if instance.shard_set_id:
+            _validate_shard_set(shard_sets.setdefault(instance.shard_set_id, instance), instance)
     if placement.is_sharded:
         _validate_counts(placement)
         if placement.is_subclustered:
@@ -42,65 +36,56 @@ def validate(placement: Placement) -> None:
 
 
 def _validate_instance(placement: Placement, instance: Instance) -> None:
+    def broken(what: str) -> InvalidPlacementError:
+        return InvalidPlacementError(f"instance {describe(instance)} {what}")
+
     if not instance.endpoint:
-        raise InvalidPlacementError(f"instance {describe(instance)} does not contain valid endpoint")
+        raise broken("does not contain valid endpoint")
     if placement.is_sharded and not instance.shards:
-        raise InvalidPlacementError(f"instance {describe(instance)} contains no shard in a sharded placement")
+        raise broken("contains no shard in a sharded placement")
     if not placement.is_sharded and instance.shards:
-        raise InvalidPlacementError(f"instance {describe(instance)} contains shards in a non-sharded placement")
+        raise broken("contains shards in a non-sharded placement")
     if placement.is_subclustered and not instance.subcluster_id:
-        raise InvalidPlacementError(
-            f"instance {describe(instance)} has uninitialized subcluster id in a subclustered placement"
-        )
+        raise broken("has uninitialized subcluster id in a subclustered placement")
     if not placement.is_subclustered and instance.subcluster_id:
-        raise InvalidPlacementError(
-            f"instance {describe(instance)} has subcluster id {instance.subcluster_id} in a non-subclustered placement"
-        )
+        raise broken(f"has subcluster id {instance.subcluster_id} in a non-subclustered placement")
     if instance.shard_set_id > placement.max_shard_set_id:
-        raise InvalidPlacementError(
-            f"instance {describe(instance)} shard set id {instance.shard_set_id} is larger than max shard set id "
-            f"{placement.max_shard_set_id} in the placement"
+        raise broken(
+            f"shard set id {instance.shard_set_id} is larger than max shard set id {placement.max_shard_set_id} in the placement"
         )
-    if any(s.id >= placement.num_shards for s in instance.shards):
-        raise InvalidPlacementError("invalid placement, there are unexpected shard ids on instance")
 
 
-def _validate_sources(placement: Placement) -> None:
-    """An INITIALIZING shard with a source has one LEAVING counterpart of its own."""
-    shards: dict[str, dict[int, Shard]] = {i.id: {s.id: s for s in i.shards} for i in placement.instances}
-    matched: dict[tuple[str, int], str] = {}
-    for instance in placement.instances:
-        for shard in instance.shards:
-            if shard.state is not ShardState.INITIALIZING or not shard.source_id:
-                continue
-            what = f"instance {instance.id} has initializing shard {shard.id} with source ID {shard.source_id}"
-            if shard.source_id not in shards:
-                raise InvalidPlacementError(f"{what} but no such instance in placement")
-            source = shards[shard.source_id].get(shard.id)
-            if source is None:
-                raise InvalidPlacementError(f"{what} but leaving instance has no such shard")
-            if source.state is not ShardState.LEAVING:
-                raise InvalidPlacementError(
-                    f"{what} but leaving instance has shard with state {source.state.name.capitalize()}"
-                )
-            other = matched.setdefault((shard.source_id, shard.id), instance.id)
-            if other != instance.id:
-                raise InvalidPlacementError(f"{what} but leaving instance has shard already matched by {other}")
+class _Sources:
+    """Looks for the one LEAVING counterpart of an INITIALIZING shard with a source."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._shards: dict[str, dict[int, Shard]] = {i.id: {s.id: s for s in i.shards} for i in placement.instances}
+        self._matched: dict[tuple[str, int], str] = {}
+
+    def match(self, instance: Instance, shard: Shard) -> None:
+        """Raises ``InvalidPlacementError`` if there is none, or if it is another one's."""
+        what = f"instance {instance.id} has initializing shard {shard.id} with source ID {shard.source_id}"
+        if shard.source_id not in self._shards:
+            raise InvalidPlacementError(f"{what} but no such instance in placement")
+        source = self._shards[shard.source_id].get(shard.id)
+        if source is None:
+            raise InvalidPlacementError(f"{what} but leaving instance has no such shard")
+        if source.state is not ShardState.LEAVING:
+            state = source.state.name.capitalize()
+            raise InvalidPlacementError(f"{what} but leaving instance has shard with state {state}")
+        other = self._matched.setdefault((shard.source_id, shard.id), instance.id)
+        if other != instance.id:
+            raise InvalidPlacementError(f"{what} but leaving instance has shard already matched by {other}")
 
 
-def _validate_shard_sets(placement: Placement) -> None:
+def _validate_shard_set(first: Instance, instance: Instance) -> None:
     """Instances of one shard set list the same shards."""
-    first: dict[int, Instance] = {}
-    for instance in placement.instances:
-        if not instance.shard_set_id:
-            continue
-        other = first.setdefault(instance.shard_set_id, instance)
-        if [s.id for s in other.shards] != [s.id for s in instance.shards]:
-            what = "number of shards" if len(other.shards) != len(instance.shards) else "shards"
-            raise InvalidPlacementError(
-                f"instance {describe(other)} and {describe(instance)} have the same shard set id "
-                f"{instance.shard_set_id} but different {what}"
-            )
+    if [s.id for s in first.shards] != [s.id for s in instance.shards]:
+        what = "number of shards" if len(first.shards) != len(instance.shards) else "shards"
+        raise InvalidPlacementError(
+            f"instance {describe(first)} and {describe(instance)} have the same shard set id "
+            f"{instance.shard_set_id} but different {what}"
+        )
 
 
 def _validate_counts(placement: Placement) -> None:
@@ -127,29 +112,35 @@ def _validate_counts(placement: Placement) -> None:
     for shard in range(placement.num_shards):
         if owners[shard] != placement.replica_factor:
             raise InvalidPlacementError(
-                f"invalid placement, shard {shard} has {owners[shard]} replicas, expecting {placement.replica_factor}"
+                f"invalid shard count for shard {shard}: expected {placement.replica_factor}, actual {owners[shard]}"
             )
 
 
 def _validate_subclusters(placement: Placement) -> None:
-    """At most the given number of live instances in a subcluster, one partial subcluster, each shard within the replica factor's groups."""
-    live = [i for i in placement.instances if any(s.state is not ShardState.LEAVING for s in i.shards)]
-    sizes = Counter(i.subcluster_id for i in live)
+    """At most the given number of instances in a subcluster, one partial subcluster, each shard within the replica factor's groups."""
+    staying = [i for i in placement.instances if any(s.state is not ShardState.LEAVING for s in i.shards)]
+    sizes = Counter(i.subcluster_id for i in staying)
     limit = placement.instances_per_subcluster
     for subcluster, size in sorted(sizes.items()):
         if size > limit:
             raise InvalidPlacementError(
-                f"invalid placement, subcluster {subcluster} has {size} instances, expecting at most {limit}"
+                f"invalid subcluster {subcluster}, expected at most {limit} instances, actual {size}"
             )
-    partial = sorted(subcluster for subcluster, size in sizes.items() if size < limit)
+    partial = {subcluster for subcluster, size in sizes.items() if size < limit}
     if len(partial) > 1:
-        raise InvalidPlacementError(f"invalid placement, more than one partial subcluster: {partial}")
+        raise InvalidPlacementError(f"invalid placement, more than one partial subcluster found: {len(partial)}")
     for shard in range(placement.num_shards):
-        owners = [i for i in live for s in i.shards if s.id == shard and s.state is not ShardState.LEAVING]
-        subclusters = {i.subcluster_id for i in owners}
-        if len(subclusters) > 2 or (len(subclusters) == 2 and not subclusters & set(partial)):
-            raise InvalidPlacementError(f"invalid placement, shard {shard} is in subclusters {sorted(subclusters)}")
-        if len({i.isolation_group for i in owners}) != placement.replica_factor:
+        owners = [i for i in staying for s in i.shards if s.id == shard and s.state is not ShardState.LEAVING]
+        subclusters = sorted({i.subcluster_id for i in owners})
+        if len(subclusters) > 2:
             raise InvalidPlacementError(
-                f"invalid placement, shard {shard} is not in {placement.replica_factor} isolation groups"
+                f"invalid shard {shard}, expected at most 2 subclusters (only during shard movement),actual {len(subclusters)}"
+            )
+        if len(subclusters) == 2 and partial.isdisjoint(subclusters):
+            one, other = subclusters
+            raise InvalidPlacementError(f"invalid shard {shard}, expected subcluster id {one}, actual {other}")
+        groups = {i.isolation_group for i in owners}
+        if len(groups) != placement.replica_factor:
+            raise InvalidPlacementError(
+                f"invalid shard {shard}, expected {placement.replica_factor} isolation groups, actual {len(groups)}"
             )

@@ -7,8 +7,10 @@ Writing: compact, every field in order of declaration, 64-bit integers as string
 
 import base64
 import json
+import math
 from typing import Any
 
+from m3x.golang import GO_NAN
 from m3x.protobuf import Field, Kind, Message, MessageValue
 
 __all__ = ["JSONError", "first_value", "parse_json", "render_json"]
@@ -101,14 +103,19 @@ def _parse_field(field: Field, raw: Any) -> Any:
             raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type map[string]json.RawMessage")
         text_key = field.map_key is Kind.STRING
         return {
-            key if text_key else _integer(field.map_key, _Number(key)): _parse_value(field, item)
+            key if text_key else _integer(field.map_key, _Number(key)): _parse_item(field, item)
             for key, item in raw.items()
         }
     if field.repeated:
         if not isinstance(raw, list):
             raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type []json.RawMessage")
-        return [_parse_value(field, item) for item in raw]
+        return [_parse_item(field, item) for item in raw]
     return _parse_value(field, raw)
+
+
+def _parse_item(field: Field, raw: Any) -> Any:
+    """An element of a list or map: ``null`` is the zero value, which is None for a message."""
+    return field.zero() if raw is None else _parse_value(field, raw)
 
 
 def _parse_value(field: Field, raw: Any) -> Any:
@@ -170,7 +177,9 @@ def _integer(kind: Kind, raw: Any) -> int:
 
 
 def _double(raw: Any) -> float:
-    if raw in ("NaN", "Infinity", "-Infinity") and not isinstance(raw, _Number):
+    if raw == "NaN" and not isinstance(raw, _Number):
+        return GO_NAN
+    if raw in ("Infinity", "-Infinity") and not isinstance(raw, _Number):
         return float(raw)
     return float(_as_number(raw, "float64"))
 
@@ -239,6 +248,8 @@ def _render_value(field: Field, value: Any) -> Any:
         return base64.b64encode(value).decode()
     if field.kind is Kind.ENUM:
         return field.enum.names.get(value, value)
+    if field.kind is Kind.DOUBLE and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if field.kind is Kind.DOUBLE and value.is_integer() and abs(value) < 1e21:
         return int(value)
     return value

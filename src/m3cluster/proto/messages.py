@@ -1,6 +1,7 @@
 """The message tables (docs/m3/cluster.md, messages). Numbers and names are facts of the wire format."""
 
-from m3x.protobuf import Enum, Field, Kind, Message
+from m3cluster.proto.family import stored
+from m3x.protobuf import Enum, Field, Kind
 
 __all__ = [
     "BOOL_PROTO",
@@ -22,15 +23,15 @@ __all__ = [
     "TOPIC_INIT_REQUEST",
 ]
 
-_UINT32_VALUE = Message("types.UInt32Value", (Field(1, "value", Kind.UINT32),))
-_BOOL_VALUE = Message("types.BoolValue", (Field(1, "value", Kind.BOOL),))
+_UINT32_VALUE = stored("types.UInt32Value", (Field(1, "value", Kind.UINT32),))
+_BOOL_VALUE = stored("types.BoolValue", (Field(1, "value", Kind.BOOL),))
 
 # placementpb
 
 SHARD_STATE = Enum("placementpb.ShardState", {"INITIALIZING": 0, "AVAILABLE": 1, "LEAVING": 2})
 COMPRESS_MODE = Enum("placementpb.CompressMode", {"NONE": 0, "ZSTD": 1})
 
-SHARD = Message(
+SHARD = stored(
     "placementpb.Shard",
     (
         Field(1, "id", Kind.UINT32),
@@ -42,9 +43,9 @@ SHARD = Message(
     ),
 )
 
-INSTANCE_METADATA = Message("placementpb.InstanceMetadata", (Field(1, "debug_port", Kind.UINT32),))
+INSTANCE_METADATA = stored("placementpb.InstanceMetadata", (Field(1, "debug_port", Kind.UINT32),))
 
-INSTANCE = Message(
+INSTANCE = stored(
     "placementpb.Instance",
     (
         Field(1, "id", Kind.STRING),
@@ -61,7 +62,7 @@ INSTANCE = Message(
     ),
 )
 
-PLACEMENT = Message(
+PLACEMENT = stored(
     "placementpb.Placement",
     (
         Field(1, "instances", Kind.MESSAGE, INSTANCE, map_key=Kind.STRING),
@@ -76,7 +77,7 @@ PLACEMENT = Message(
     ),
 )
 
-PLACEMENT_SNAPSHOTS = Message(
+PLACEMENT_SNAPSHOTS = stored(
     "placementpb.PlacementSnapshots",
     (
         Field(1, "snapshots", Kind.MESSAGE, PLACEMENT, repeated=True),
@@ -85,7 +86,7 @@ PLACEMENT_SNAPSHOTS = Message(
     ),
 )
 
-OPTIONS = Message(
+OPTIONS = stored(
     "placementpb.Options",
     (
         Field(1, "is_sharded", Kind.MESSAGE, _BOOL_VALUE, wrapper=True),
@@ -97,22 +98,22 @@ OPTIONS = Message(
 
 CONSUMPTION_TYPE = Enum("topicpb.ConsumptionType", {"UNKNOWN": 0, "SHARED": 1, "REPLICATED": 2})
 
-SERVICE_ID = Message(
+SERVICE_ID = stored(
     "topicpb.ServiceID",
     (Field(1, "name", Kind.STRING), Field(2, "environment", Kind.STRING), Field(3, "zone", Kind.STRING)),
 )
 
-_STORAGE_POLICY_FILTER = Message(
+_STORAGE_POLICY_FILTER = stored(
     "topicpb.StoragePolicyFilter", (Field(1, "storage_policies", Kind.STRING, repeated=True),)
 )
-_PERCENTAGE_FILTER = Message("topicpb.PercentageFilter", (Field(1, "percentage", Kind.DOUBLE),))
-_SHARD_SET_FILTER = Message("topicpb.ShardSetFilter", (Field(1, "shard_set", Kind.STRING),))
-_ROUTING_POLICY_FILTER = Message(
+_PERCENTAGE_FILTER = stored("topicpb.PercentageFilter", (Field(1, "percentage", Kind.DOUBLE),))
+_SHARD_SET_FILTER = stored("topicpb.ShardSetFilter", (Field(1, "shard_set", Kind.STRING),))
+_ROUTING_POLICY_FILTER = stored(
     "topicpb.RoutingPolicyFilter",
     (Field(1, "allowed_traffic_types", Kind.STRING, repeated=True), Field(2, "is_default", Kind.BOOL)),
 )
 
-FILTERS = Message(
+FILTERS = stored(
     "topicpb.Filters",
     (
         Field(1, "storage_policy_filter", Kind.MESSAGE, _STORAGE_POLICY_FILTER),
@@ -122,7 +123,7 @@ FILTERS = Message(
     ),
 )
 
-CONSUMER_SERVICE = Message(
+CONSUMER_SERVICE = stored(
     "topicpb.ConsumerService",
     (
         Field(1, "service_id", Kind.MESSAGE, SERVICE_ID),
@@ -132,7 +133,7 @@ CONSUMER_SERVICE = Message(
     ),
 )
 
-TOPIC = Message(
+TOPIC = stored(
     "topicpb.Topic",
     (
         Field(1, "name", Kind.STRING),
@@ -143,20 +144,20 @@ TOPIC = Message(
 
 # commonpb: values of runtime options
 
-BOOL_PROTO = Message("commonpb.BoolProto", (Field(1, "value", Kind.BOOL),))
-FLOAT64_PROTO = Message("commonpb.Float64Proto", (Field(1, "value", Kind.DOUBLE),))
-INT64_PROTO = Message("commonpb.Int64Proto", (Field(1, "value", Kind.INT64),))
-STRING_PROTO = Message("commonpb.StringProto", (Field(1, "value", Kind.STRING),))
-STRING_ARRAY_PROTO = Message("commonpb.StringArrayProto", (Field(1, "values", Kind.STRING, repeated=True),))
+BOOL_PROTO = stored("commonpb.BoolProto", (Field(1, "value", Kind.BOOL),))
+FLOAT64_PROTO = stored("commonpb.Float64Proto", (Field(1, "value", Kind.DOUBLE),))
+INT64_PROTO = stored("commonpb.Int64Proto", (Field(1, "value", Kind.INT64),))
+STRING_PROTO = stored("commonpb.StringProto", (Field(1, "value", Kind.STRING),))
+STRING_ARRAY_PROTO = stored("commonpb.StringArrayProto", (Field(1, "values", Kind.STRING, repeated=True),))
 
 # flush
 
-_FORWARDED_FLUSH_TIMES = Message(
+_FORWARDED_FLUSH_TIMES = stored(
     "flush.ForwardedFlushTimesForResolution",
     (Field(1, "by_num_forwarded_times", Kind.INT64, map_key=Kind.INT32),),
 )
 
-SHARD_FLUSH_TIMES = Message(
+SHARD_FLUSH_TIMES = stored(
     "flush.ShardFlushTimes",
     (
         Field(1, "standard_by_resolution", Kind.INT64, map_key=Kind.INT64),
@@ -166,13 +167,13 @@ SHARD_FLUSH_TIMES = Message(
     ),
 )
 
-SHARD_SET_FLUSH_TIMES = Message(
+SHARD_SET_FLUSH_TIMES = stored(
     "flush.ShardSetFlushTimes", (Field(1, "by_shard", Kind.MESSAGE, SHARD_FLUSH_TIMES, map_key=Kind.UINT32),)
 )
 
 # admin: bodies of the HTTP API
 
-PLACEMENT_INIT_REQUEST = Message(
+PLACEMENT_INIT_REQUEST = stored(
     "admin.PlacementInitRequest",
     (
         Field(1, "instances", Kind.MESSAGE, INSTANCE, repeated=True),
@@ -181,12 +182,12 @@ PLACEMENT_INIT_REQUEST = Message(
         Field(99, "option_override", Kind.MESSAGE, OPTIONS),
     ),
 )
-PLACEMENT_GET_RESPONSE = Message(
+PLACEMENT_GET_RESPONSE = stored(
     "admin.PlacementGetResponse",
     (Field(1, "placement", Kind.MESSAGE, PLACEMENT), Field(2, "version", Kind.INT32)),
 )
-TOPIC_GET_RESPONSE = Message(
+TOPIC_GET_RESPONSE = stored(
     "admin.TopicGetResponse", (Field(1, "topic", Kind.MESSAGE, TOPIC), Field(2, "version", Kind.UINT32))
 )
-TOPIC_INIT_REQUEST = Message("admin.TopicInitRequest", (Field(1, "number_of_shards", Kind.UINT32),))
-TOPIC_ADD_REQUEST = Message("admin.TopicAddRequest", (Field(1, "consumer_service", Kind.MESSAGE, CONSUMER_SERVICE),))
+TOPIC_INIT_REQUEST = stored("admin.TopicInitRequest", (Field(1, "number_of_shards", Kind.UINT32),))
+TOPIC_ADD_REQUEST = stored("admin.TopicAddRequest", (Field(1, "consumer_service", Kind.MESSAGE, CONSUMER_SERVICE),))

@@ -1,6 +1,7 @@
 """The tables of rulepb: rule sets and their namespaces as KV holds them (docs/m3/metrics.md, rule messages)."""
 
-from m3x.protobuf import Enum, Field, Kind, Message
+from m3cluster.proto.family import stored
+from m3x.protobuf import Enum, Field, Kind
 
 __all__ = ["NAMESPACES", "RULE_SET"]
 
@@ -20,24 +21,24 @@ _DROP_POLICY = Enum("policypb.DropPolicy", {"NONE": 0, "DROP_MUST": 1, "DROP_IF_
 _ROLLUP_TYPE = Enum("pipelinepb.RollupOp.Type", {"GROUP_BY": 0, "EXCLUDE_BY": 1})
 _OP_TYPE = Enum("pipelinepb.PipelineOp.Type", {"UNKNOWN": 0, "AGGREGATION": 1, "TRANSFORMATION": 2, "ROLLUP": 3})
 
-_RESOLUTION = Message("policypb.Resolution", (Field(1, "window_size", Kind.INT64), Field(2, "precision", Kind.INT64)))
-_RETENTION = Message("policypb.Retention", (Field(1, "period", Kind.INT64),))
-_STORAGE_POLICY = Message(
+_RESOLUTION = stored("policypb.Resolution", (Field(1, "window_size", Kind.INT64), Field(2, "precision", Kind.INT64)))
+_RETENTION = stored("policypb.Retention", (Field(1, "period", Kind.INT64),))
+_STORAGE_POLICY = stored(
     "policypb.StoragePolicy",
     (Field(1, "resolution", Kind.MESSAGE, _RESOLUTION), Field(2, "retention", Kind.MESSAGE, _RETENTION)),
 )
-_POLICY = Message(
+_POLICY = stored(
     "policypb.Policy",
     (
         Field(1, "storage_policy", Kind.MESSAGE, _STORAGE_POLICY),
         Field(2, "aggregation_types", Kind.ENUM, _AGGREGATION_TYPE, repeated=True),
     ),
 )
-_TAG = Message("metricpb.Tag", (Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES)))
+_TAG = stored("metricpb.Tag", (Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES)))
 
-_AGGREGATION_OP = Message("pipelinepb.AggregationOp", (Field(1, "type", Kind.ENUM, _AGGREGATION_TYPE),))
-_TRANSFORMATION_OP = Message("pipelinepb.TransformationOp", (Field(1, "type", Kind.ENUM, _TRANSFORMATION_TYPE),))
-_ROLLUP_OP = Message(
+_AGGREGATION_OP = stored("pipelinepb.AggregationOp", (Field(1, "type", Kind.ENUM, _AGGREGATION_TYPE),))
+_TRANSFORMATION_OP = stored("pipelinepb.TransformationOp", (Field(1, "type", Kind.ENUM, _TRANSFORMATION_TYPE),))
+_ROLLUP_OP = stored(
     "pipelinepb.RollupOp",
     (
         Field(1, "new_name", Kind.STRING),
@@ -46,7 +47,7 @@ _ROLLUP_OP = Message(
         Field(4, "type", Kind.ENUM, _ROLLUP_TYPE),
     ),
 )
-_PIPELINE_OP = Message(
+_PIPELINE_OP = stored(
     "pipelinepb.PipelineOp",
     (
         Field(1, "type", Kind.ENUM, _OP_TYPE),
@@ -55,9 +56,9 @@ _PIPELINE_OP = Message(
         Field(4, "rollup", Kind.MESSAGE, _ROLLUP_OP),
     ),
 )
-_PIPELINE = Message("pipelinepb.Pipeline", (Field(1, "ops", Kind.MESSAGE, _PIPELINE_OP, repeated=True),))
+_PIPELINE = stored("pipelinepb.Pipeline", (Field(1, "ops", Kind.MESSAGE, _PIPELINE_OP, repeated=True),))
 
-_MAPPING_RULE_SNAPSHOT = Message(
+_MAPPING_RULE_SNAPSHOT = stored(
     "rulepb.MappingRuleSnapshot",
     (
         Field(1, "name", Kind.STRING),
@@ -73,14 +74,14 @@ _MAPPING_RULE_SNAPSHOT = Message(
         Field(11, "tags", Kind.MESSAGE, _TAG, repeated=True),
     ),
 )
-_MAPPING_RULE = Message(
+_MAPPING_RULE = stored(
     "rulepb.MappingRule",
     (
         Field(1, "uuid", Kind.STRING),
         Field(2, "snapshots", Kind.MESSAGE, _MAPPING_RULE_SNAPSHOT, repeated=True),
     ),
 )
-_ROLLUP_TARGET = Message(
+_ROLLUP_TARGET = stored(
     "rulepb.RollupTarget",
     (
         Field(1, "name", Kind.STRING),
@@ -88,7 +89,7 @@ _ROLLUP_TARGET = Message(
         Field(3, "policies", Kind.MESSAGE, _POLICY, repeated=True),
     ),
 )
-_ROLLUP_TARGET_V2 = Message(
+_ROLLUP_TARGET_V2 = stored(
     "rulepb.RollupTargetV2",
     (
         Field(1, "pipeline", Kind.MESSAGE, _PIPELINE),
@@ -96,7 +97,7 @@ _ROLLUP_TARGET_V2 = Message(
         Field(3, "resend_enabled", Kind.BOOL),
     ),
 )
-_ROLLUP_RULE_SNAPSHOT = Message(
+_ROLLUP_RULE_SNAPSHOT = stored(
     "rulepb.RollupRuleSnapshot",
     (
         Field(1, "name", Kind.STRING),
@@ -111,7 +112,7 @@ _ROLLUP_RULE_SNAPSHOT = Message(
         Field(10, "tags", Kind.MESSAGE, _TAG, repeated=True),
     ),
 )
-_ROLLUP_RULE = Message(
+_ROLLUP_RULE = stored(
     "rulepb.RollupRule",
     (
         Field(1, "uuid", Kind.STRING),
@@ -119,7 +120,7 @@ _ROLLUP_RULE = Message(
     ),
 )
 
-RULE_SET = Message(
+RULE_SET = stored(
     "rulepb.RuleSet",
     (
         Field(1, "uuid", Kind.STRING),
@@ -134,7 +135,7 @@ RULE_SET = Message(
     ),
 )
 
-_NAMESPACE_SNAPSHOT = Message(
+_NAMESPACE_SNAPSHOT = stored(
     "rulepb.NamespaceSnapshot",
     (
         Field(1, "for_ruleset_version", Kind.INT32),
@@ -143,11 +144,11 @@ _NAMESPACE_SNAPSHOT = Message(
         Field(4, "last_updated_by", Kind.STRING),
     ),
 )
-_NAMESPACE = Message(
+_NAMESPACE = stored(
     "rulepb.Namespace",
     (
         Field(1, "name", Kind.STRING),
         Field(2, "snapshots", Kind.MESSAGE, _NAMESPACE_SNAPSHOT, repeated=True),
     ),
 )
-NAMESPACES = Message("rulepb.Namespaces", (Field(1, "namespaces", Kind.MESSAGE, _NAMESPACE, repeated=True),))
+NAMESPACES = stored("rulepb.Namespaces", (Field(1, "namespaces", Kind.MESSAGE, _NAMESPACE, repeated=True),))

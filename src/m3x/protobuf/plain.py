@@ -153,7 +153,7 @@ def _read(message: Message, data: bytes, start: int, end: int, into: MessageValu
             elif field.repeated:
                 values.setdefault(name, []).append(_value(field, data, at, stop, depth))
             elif rules.merge and field.kind is Kind.MESSAGE:
-                _read(field.message, data, at, stop, values.setdefault(name, {}), depth + 1)
+                values[name] = _read(field.message, data, at, stop, values.get(name), depth + 1)
             else:
                 values[name] = _value(field, data, at, stop, depth)
     except WireError as error:
@@ -251,9 +251,7 @@ def _map_entry(message: Message, field: Field, data: bytes, at: int, stop: int, 
             key = _value(part, data, first, after, depth)
         else:
             value = _value(part, data, first, after, depth)
-    if value is None:
-        value = field.message.defaults() if field.kind is Kind.MESSAGE else field.entry[2].default()
-    return key, value
+    return key, field.zero() if value is None else value
 
 
 def _value(field: Field, data: bytes, at: int, stop: int, depth: int) -> Any:

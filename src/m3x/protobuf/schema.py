@@ -115,8 +115,10 @@ class Field:
         """The value of an absent field."""
         if self.map_key is not None:
             return {}
-        if self.repeated:
-            return []
+        return [] if self.repeated else self.zero()
+
+    def zero(self) -> Any:
+        """The zero value of the field's kind, None for a message."""
         return _DEFAULTS[self.kind]
 
 

@@ -109,7 +109,7 @@ def test_the_snapshot_with_the_latest_cutover_counts():
         (b"\xff\xff", "unexpected EOF"),
         (bytes.fromhex("1001"), "compressed placement is nil"),
         (bytes.fromhex("1001 1a03 616263"), "not a ZSTD frame"),
-        (bytes.fromhex("0a08 0a06 1204 3202 1009"), "invalid proto shard state 9"),
+        (bytes.fromhex("0a08 0a06 1204 3202 1009"), "invalid proto shard state"),
     ],
 )
 def test_what_is_no_staged_placement_is_refused(data, message):

@@ -13,6 +13,7 @@ from m3cluster.placement import (
     InvalidPlacementError,
     PlacementError,
     PlacementOptions,
+    Shard,
     ShardState,
     validate,
 )
@@ -129,8 +130,13 @@ def test_shard_sets_must_be_sets_of_equals():
     one, two = replace(candidate("x", "a"), shard_set_id=1), replace(candidate("y", "b"), shard_set_id=1)
     for bad, message in (
         ([one], "found 1 count of shard set id 1, expecting 2"),
-        ([one, replace(two, isolation_group="a")], "different isolation groups"),
-        ([one, replace(two, weight=9)], "equal weights"),
+        ([one, replace(two, isolation_group="a")], "found duplicated isolation group a for shardset id 1"),
+        ([one, replace(two, weight=9)], "found different weights: 1 and 9, for shardset id 1"),
+        (
+            [one, replace(two, shards=(Shard(3, ShardState.LEAVING, redirect_to=5),))],
+            r"found different shards: \[Initializing=\[\], Available=\[\], Leaving=\[\]\] and "
+            r"\[Initializing=\[\], Available=\[\], Leaving=\[3 -> 5\]\], for shardset id 1",
+        ),
     ):
         with pytest.raises(PlacementError, match=message):
             algorithm.initial(bad, 4, 2)

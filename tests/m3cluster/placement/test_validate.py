@@ -74,7 +74,7 @@ def test_usual_placements_are_valid():
             placement(instance("a", 0, 1), instance("b", 1), replica_factor=2),
             "invalid placement, the total available shards in the placement is 3, expecting 4",
         ),
-        (placement(instance("a", 0), instance("b", 0)), "shard 0 has 2 replicas, expecting 1"),
+        (placement(instance("a", 0), instance("b", 0)), "invalid shard count for shard 0: expected 1, actual 2"),
     ],
 )  # fmt: skip
 def test_each_rule_has_its_message(broken, message):
@@ -89,11 +89,11 @@ def subclustered(*instances, per_subcluster=2, **fields):
 
 def test_subclusters():
     validate(subclustered(instance("a", 0, subcluster_id=1), instance("b", 1, subcluster_id=1)))
-    with pytest.raises(InvalidPlacementError, match="subcluster 1 has 2 instances, expecting at most 1"):
+    with pytest.raises(InvalidPlacementError, match="^invalid subcluster 1, expected at most 1 instances, actual 2$"):
         validate(subclustered(instance("a", 0, subcluster_id=1), instance("b", 1, subcluster_id=1), per_subcluster=1))
-    with pytest.raises(InvalidPlacementError, match="more than one partial subcluster"):
+    with pytest.raises(InvalidPlacementError, match="^invalid placement, more than one partial subcluster found: 2$"):
         validate(subclustered(instance("a", 0, subcluster_id=1), instance("b", 1, subcluster_id=2)))
-    with pytest.raises(InvalidPlacementError, match="isolation groups"):
+    with pytest.raises(InvalidPlacementError, match="^invalid shard 0, expected 2 isolation groups, actual 1$"):
         validate(
             subclustered(instance("a", 0, 1, subcluster_id=1), instance("b", 0, 1, subcluster_id=1), replica_factor=2)
         )
