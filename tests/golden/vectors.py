@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 REQUIRED = os.environ.get("REQUIRE_GOLDEN") == "1"
-CORPORA = ("engine", "coordinator", "coordinator_embedded", "cluster", "prom_remote", "m3db", "config")
+CORPORA = ("engine", "coordinator", "coordinator_embedded", "cluster", "prom_remote", "m3db", "config", "graphite")
 
 READERS = {
     "engine/codec.jsonl": "golden/test_engine.py",
@@ -71,6 +71,10 @@ READERS = {
     "config/keys.jsonl": "golden/test_config.py",
     "config/keys_check.jsonl": "golden/test_config.py",
     "config/load.jsonl": "golden/test_config.py",
+    "graphite/times.jsonl": "golden/test_graphite.py",
+    "graphite/lexer.jsonl": "golden/test_graphite.py",
+    "graphite/functions.jsonl": "golden/test_graphite.py",
+    "graphite/requests.jsonl": "golden/test_graphite.py",
 }
 """Where each file is read, as a path below ``tests``."""
 

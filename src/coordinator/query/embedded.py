@@ -19,9 +19,14 @@ class EmbeddedSource:
     """``Source`` over a store, on the event loop that owns it. Its own bounds hold, not those of requests."""
 
     lists_cheaply = True
+    knows_ids = False
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def oldest_ms(self, resolution_ms: int) -> int:
+        """See ``Source``."""
+        return self._store.oldest_ms(resolution_ms)
 
     async def select(
         self, matchers: Sequence[Matcher], start_ms: int, end_ms: int, options: ReadOptions, *, lookback_ms: int = 0

@@ -32,8 +32,8 @@ _PATHS = (
     ("/api/v1/series", "series", _BOTH),
     ("/api/v1/prom/remote/read", "remote_read", ["POST"]),
     ("/api/v1/prom/remote/read", "remote_read_one", ["GET"]),
-    ("/api/v1/graphite/render", "render", _BOTH),
-    ("/api/v1/graphite/metrics/find", "find", _BOTH),
+    *((f"/api/v1/graphite/render{slash}", "render", _BOTH) for slash in ("", "/")),
+    *((f"/api/v1/graphite/metrics/find{slash}", "find", _BOTH) for slash in ("", "/")),
     ("/api/v1/windows", "windows", ["GET"]),
 )  # fmt: skip
 """Path, name of the handler, methods (docs/m3/coordinator.md, routes)."""

@@ -144,6 +144,13 @@ class Source(Protocol):
     def lists_cheaply(self) -> bool:
         """Whether ``series`` costs no more than ``label_values``."""
 
+    @property
+    def knows_ids(self) -> bool:
+        """Whether the ids of series can be matched, as if they were a label (``graphite.paths.ID_TAG``)."""
+
+    def oldest_ms(self, resolution_ms: int) -> int:
+        """From when on points of that resolution are kept."""
+
     async def select(
         self, matchers: Sequence[Matcher], start_ms: int, end_ms: int, options: ReadOptions, *, lookback_ms: int = 0
     ) -> Selection:

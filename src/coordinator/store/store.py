@@ -150,6 +150,11 @@ class Store:
         """Rows that wait for their commit."""
         return self._pending_rows
 
+    def oldest_ms(self, window_ms: int) -> int:
+        """From when on points of policies with that window are kept, in ms since the epoch."""
+        kept_ms = max((table.retention_ms for table in self._tables if table.window_ms == window_ms), default=0)
+        return self._clock() // 1_000_000 - kept_ms
+
     def policy_index(self, window_ns: int, retention_ns: int) -> int:
         """Index of the policy with exactly that window and retention, or -1."""
         for index, policy in enumerate(self.policies):

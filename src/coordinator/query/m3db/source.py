@@ -38,6 +38,7 @@ class M3DBSource:
     """``Source`` over the nodes of M3DB; ``namespaces`` says what there is now."""
 
     lists_cheaply = False
+    knows_ids = True
 
     def __init__(
         self, reader: Reader, namespaces: Callable[[], Sequence[Namespace]], *, clock: Callable[[], int] = wall_ns
@@ -45,6 +46,11 @@ class M3DBSource:
         self._reader = reader
         self._namespaces = namespaces
         self._clock = clock
+
+    def oldest_ms(self, resolution_ms: int) -> int:
+        """See ``Source``."""
+        kept = [one.retention_ns for one in self._namespaces() if one.resolution_ns == resolution_ms * _MS]
+        return (self._clock() - max(kept, default=0)) // _MS
 
     async def select(
         self, matchers: Sequence[Matcher], start_ms: int, end_ms: int, options: ReadOptions, *, lookback_ms: int = 0

@@ -32,6 +32,8 @@ from m3db.reader import Reader, ReadError
 from m3metrics.ids import encode_tags
 
 NOW_S = 1_795_374_690
+ID_FIELD = "_m3ninx_id"
+"""By which a node's index knows the id of a series; here that of a Graphite path."""
 H = 3600 * 10**9
 
 Tags = dict[str, str]
@@ -82,7 +84,10 @@ class PlayedReader:
         found = [
             (tags, points)
             for tags, points in self.stored.get(namespace.decode(), [])
-            if matches(tree, {name.encode(): value.encode() for name, value in tags.items()})
+            if matches(
+                tree,
+                {name.encode(): value.encode() for name, value in {**tags, ID_FIELD: ".".join(tags.values())}.items()},
+            )
         ]
         limit = more["series_limit"]
         if 0 < limit <= len(found):
