@@ -51,6 +51,8 @@ _Direct = dict[StoragePolicy, list[_DirectSample]]
 """Samples of lines (numbered over those that could be read) for storage."""
 
 _READ_BYTES = 64 << 10
+_SHOWN_BYTES = 200
+"""Of a line, in the log."""
 _LINES = 4096
 _PIECES = 8
 """A batch of so many times less than the buffer is taken whenever the sink is ready for it."""
@@ -159,7 +161,7 @@ class CarbonIngester:
                 begin = int(self._path_at[row])
                 line = data[begin : int(self._odd_end[k])].tobytes()
                 path, self._values[row], self._times[row] = parse_line(line)
-                self._path_size[row] = len(path)
+                self._path_at[row], self._path_size[row] = begin + line.index(path), len(path)
             except CarbonLineError as error:
                 self.reject(error.reason, str(error), line)
                 keep[row] = False
@@ -219,9 +221,18 @@ class CarbonIngester:
             rows = rows[len(batch) :]
 
     def reject(self, reason: str, text: str, line: bytes) -> None:
-        """Counts and logs a line that is skipped."""
+        """Counts a line that is skipped, and logs why; one of each ``reason`` a second."""
         self._scope.tagged(reason=reason).count("malformed")
-        log.warning_limited("carbon line skipped", reason=text, line=line[:200].decode(errors="replace"))
+        log.warning_limited(
+            f"carbon line skipped: {reason}", reason=text, line=line[:_SHOWN_BYTES].decode(errors="replace")
+        )
+
+    def _not_stored(self, reason: Reason, path: bytes, why: str) -> None:
+        """Counts a line that cannot be written to storage, and logs it."""
+        self._not_kept.count(reason, 1)
+        log.warning_limited(
+            f"carbon line not stored: {reason.value}", reason=why, path=path[:_SHOWN_BYTES].decode(errors="replace")
+        )
 
     def specs_of(self, path: bytes) -> list[TemplateSpec] | Reason:
         """What the aggregators get for a path by the rules that match. Raises ``ValueError`` for a path that makes no tags."""
@@ -265,14 +276,14 @@ class CarbonIngester:
                 continue
             try:
                 series_id = encode_tags([*tags_of(path), SCHEME_TAG])
-            except (ValueError, IdError):
+            except (ValueError, IdError) as error:
                 fates[line] = max(fates[line], _Fate.LOST)
-                self._not_kept.count(Reason.INVALID_LABELS, 1)
+                self._not_stored(Reason.INVALID_LABELS, path, str(error))
                 continue
             seconds = int(self._times[row])
             if abs(seconds) > _MAX_SECONDS:
                 fates[line] = max(fates[line], _Fate.LOST)
-                self._not_kept.count(Reason.OUTSIDE_RETENTION, 1)
+                self._not_stored(Reason.OUTSIDE_RETENTION, path, f"its time is {seconds} Unix seconds")
                 continue
             fates[line] = max(fates[line], _Fate.TAKEN)
             one = _DirectSample(line, series_id, seconds * SECOND_NS, float(self._values[row]))

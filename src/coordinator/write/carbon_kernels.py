@@ -5,7 +5,7 @@ import numpy as np
 from numba import njit
 
 _POWERS = 10.0 ** np.arange(23)
-_SPACE = 0x20
+_SPACE, _CR, _LF = 0x20, 0x0D, 0x0A
 
 
 @njit(cache=True, nogil=True)
@@ -50,14 +50,15 @@ def carbon_lines(buf, start, end, path_at, path_size, values, times, odd, odd_en
     p = np.int64(start)
     while n < len(values):
         stop = p
-        ascii_only = True
-        while stop < end and buf[stop] != 0x0A:
-            if buf[stop] >= 0x80:
-                ascii_only = False
+        plain = True
+        while stop < end and buf[stop] != _LF:
+            c = buf[stop]
+            if c >= 0x80 or (c < _SPACE and not (c == _CR and stop + 1 < end and buf[stop + 1] == _LF)):
+                plain = False
             stop += 1
         if stop == end:
             break
-        line_end = stop - 1 if stop > p and buf[stop - 1] == 0x0D else stop
+        line_end = stop - 1 if stop > p and buf[stop - 1] == _CR else stop
         q = p
         while q < line_end and buf[q] != _SPACE:
             q += 1
@@ -70,7 +71,7 @@ def carbon_lines(buf, start, end, path_at, path_size, values, times, odd, odd_en
         value_end = q
         while q < line_end and buf[q] == _SPACE:
             q += 1
-        good = ascii_only and path_end > p and q < line_end and line_end - q <= 18
+        good = plain and path_end > p and q < line_end and line_end - q <= 18
         seconds = np.int64(0)
         for k in range(q, line_end):
             if buf[k] < 0x30 or buf[k] > 0x39:

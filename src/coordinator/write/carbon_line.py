@@ -7,8 +7,11 @@ import struct
 _DECIMAL = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?[\d_]+)?", re.ASCII)
 _HEXADECIMAL = re.compile(r"[+-]?0[xX][0-9a-fA-F_]*\.?[0-9a-fA-F_]*[pP][+-]?\d+", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_FRACTION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NAN: float = struct.unpack("<d", struct.pack("<Q", 0x7FF8000000000001))[0]
 """The NaN of M3's platform, so that what is sent is the same to the bit."""
+_SHOWN = 40
+"""Characters of a word that an error shows."""
 
 
 class CarbonLineError(ValueError):
@@ -20,20 +23,20 @@ class CarbonLineError(ValueError):
 
 
 def parse_line(line: bytes) -> tuple[bytes, float, int]:
-    """``name value seconds`` without the line end. Raises ``CarbonLineError`` with M3's text."""
-    name, _, rest = line.partition(b" ")
-    if not name:
-        raise CarbonLineError("malformed", "invalid line")
+    """``path value seconds`` without the line end. Raises ``CarbonLineError``.
+
+    Parted by blanks and tabs, with any number of them in front and behind; seconds may have a fraction, which is cut off: all as carbon
+    itself reads lines (docs/compatibility.md, Graphite).
+    """
     try:
-        name.decode()
-        text = rest.decode()
+        line.decode()
     except UnicodeDecodeError:
-        raise CarbonLineError("not_utf8", "not valid UTF8 string") from None
-    value_text, _, time_text = text.lstrip(" ").partition(" ")
-    time_text = time_text.lstrip(" ")
-    if not value_text or not time_text or " " in time_text:
-        raise CarbonLineError("malformed", "invalid line")
-    return name, parse_value(value_text), _seconds(time_text)
+        raise CarbonLineError("not_utf8", "the line is not valid UTF-8") from None
+    words = line.split()
+    if len(words) != 3:
+        raise CarbonLineError("malformed", f"expected three words, path value seconds; there are {len(words)}")
+    path, value, seconds = words
+    return path, parse_value(value.decode()), _seconds(seconds.decode())
 
 
 def parse_value(text: str) -> float:
@@ -52,17 +55,21 @@ def parse_value(text: str) -> float:
     except OverflowError:
         value = math.inf
     except ValueError:
-        raise CarbonLineError("bad_value", f'strconv.ParseFloat: parsing "{text}": invalid syntax') from None
+        raise CarbonLineError("bad_value", f"the value {text[:_SHOWN]!r} is not a number") from None
     if math.isinf(value):
-        raise CarbonLineError("bad_value", f'strconv.ParseFloat: parsing "{text}": value out of range')
+        raise CarbonLineError("bad_value", f"the value {text[:_SHOWN]!r} is beyond what 64 bits hold")
     return value
 
 
 def _seconds(text: str) -> int:
-    problem = "invalid syntax"
+    problem = "is not a number of Unix seconds"
     if _INTEGER.fullmatch(text):
         # Longer texts are out of range, and Python would refuse to convert very long ones.
         if len(text.lstrip("+-0")) <= 19 and -(1 << 63) <= int(text) < 1 << 63:
             return int(text)
-        problem = "value out of range"
-    raise CarbonLineError("bad_timestamp", f'invalid timestamp {text}: strconv.ParseInt: parsing "{text}": {problem}')
+        problem = "is beyond what 64 bits hold"
+    elif _FRACTION.fullmatch(text):
+        if abs(seconds := float(text)) < 1 << 63:
+            return int(seconds)
+        problem = "is beyond what 64 bits hold"
+    raise CarbonLineError("bad_timestamp", f"the time {text[:_SHOWN]!r} {problem}")

@@ -535,6 +535,7 @@ class Line(NamedTuple):
 
 LINES = {
     "line": Line(b"a.b 1 %d\n" % AT),
+    "line-loose": Line(b"\ta.b  1\t%d.5 \r\n" % AT),
     "line-too-late": Line(b"a.b 1 %d\na.b 2 %d\n" % (AT - 3602, AT), SetUp(inside=True)),
     "line-malformed": Line(b"a.b 1\n"),
     "line-bad-path": Line(b"a..b 1 %d\n" % AT),

@@ -19,7 +19,7 @@ from coordinator.downsample import Downsampler
 from coordinator.not_kept import Reason
 from coordinator.sinks import SeriesTable, Values
 from coordinator.sinks.values import TimeUnit
-from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, kernels
+from coordinator.write import CarbonIngester, CarbonServer, SeriesCache, carbon, kernels
 from coordinator.write.carbon import MAX_LINE_BYTES
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
 from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile_rules, tags_of
@@ -80,6 +80,12 @@ def _path(metric: Any) -> bytes:
         (b"a 1_000 -5", (b"a", 1000.0, -5)),
         (b"a -Infinity 007", (b"a", -math.inf, 7)),
         ("ключ 1e3 1".encode(), ("ключ".encode(), 1000.0, 1)),
+        (b"a\t1\t1", (b"a", 1.0, 1)),
+        (b" \t a 1 \t 1 \r", (b"a", 1.0, 1)),
+        (b"a 1 1428951394.987", (b"a", 1.0, 1428951394)),
+        (b"a 1 -1.5", (b"a", 1.0, -1)),
+        (b"a 1 1.5e9", (b"a", 1.0, 1_500_000_000)),
+        (b"a 1 .5", (b"a", 1.0, 0)),
     ],
 )
 def test_lines(line: bytes, expected: tuple[bytes, float, int]) -> None:
@@ -107,16 +113,30 @@ def test_nan_is_that_of_the_original(text: str) -> None:
                 b" 1 1",
                 b"foo",
                 b"foo 1 2 bar",
-                b"foo 1 2 ",
+                b"foo\tbar 1 2",
+                b"foo\r1 2 3",
             )
         ),
         *(
             (b"foo " + text + b" 1", "bad_value")
-            for text in (b"bar", b"+nan", b"1e400", b"0x1", b"--inf", b"1\t", b"1__0", b"\xd9\xa3", b".", b"e5")
+            for text in (b"bar", b"+nan", b"1e400", b"0x1", b"--inf", b"1__0", b"\xd9\xa3", b".", b"e5")
         ),
         *(
             (b"foo 1 " + text, "bad_timestamp")
-            for text in (b"zed", b"1.5", b"9223372036854775808", b"1_0", b"9" * 5000, b"\xd9\xa3")
+            for text in (
+                b"zed",
+                b"1.5s",
+                b"9223372036854775808",
+                b"1e19",
+                b"1e400",
+                b"nan",
+                b"inf",
+                b"0x1",
+                b".",
+                b"1_0",
+                b"9" * 5000,
+                b"\xd9\xa3",
+            )
         ),
         (b"foo\xff 1 1", "not_utf8"),
         (b"foo 1 1\xff", "not_utf8"),
@@ -126,10 +146,28 @@ def test_bad_lines(line: bytes, reason: str) -> None:
     with pytest.raises(CarbonLineError) as caught:
         parse_line(line)
     assert caught.value.reason == reason
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"a 1", "expected three words, path value seconds; there are 2"),
+        (b"a one 1", "the value 'one' is not a number"),
+        (b"a 1e400 1", "the value '1e400' is beyond what 64 bits hold"),
+        (b"a 1 today", "the time 'today' is not a number of Unix seconds"),
+        (b"a 1 1e30", "the time '1e30' is beyond what 64 bits hold"),
+        (b"a\xff 1 1", "the line is not valid UTF-8"),
+    ],
+)
+def test_errors_say_what_is_wrong(line: bytes, text: str) -> None:
+    with pytest.raises(CarbonLineError) as caught:
+        parse_line(line)
+    assert str(caught.value) == text
 
 
 _token = st.one_of(
-    st.text(alphabet="ab.-:# \t0é", max_size=6),
+    st.text(alphabet="ab.-:# \t\r\v\x000é", max_size=6),
     st.integers(-(1 << 64), 1 << 64).map(str),
     st.floats().map(repr),
     st.floats(-1e6, 1e6).map(lambda value: f"{value:.4f}"),
@@ -243,6 +281,37 @@ async def test_first_match_wins_unless_it_continues(make_ingester: Callable[...,
         (2, 4),
         (3, 128),
     ]
+
+
+async def test_lines_as_carbon_reads_them(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
+    await make_ingester().ingest(_buffer(b"a.b\t1\t1\n  c.d  2 2 \r\n\ta.b 3 3.75\ne\tf 4 4\nc.d 5 5\r\n"))
+    assert [(_path(m), m.value, m.time_ns // SECOND) for m in sink.metrics] == [
+        (b"a.b", 1, 1),
+        (b"c.d", 2, 2),
+        (b"a.b", 3, 3),
+        (b"c.d", 5, 5),
+    ]
+
+
+async def test_a_flood_of_one_reason_does_not_hide_another(
+    make_ingester: Callable[..., CarbonIngester], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        carbon.log, "warning_limited", lambda message, **fields: told.append((message, fields["reason"]))
+    )
+    raw = _rule("raw", aggregation=AggregationConfig(enabled=False))
+    ingester = make_ingester(raw, direct=_Storage())
+    await ingester.ingest(_buffer(b"a 1\na x 1\na 1 x\na\xff 1 1\nraw..b 1 1\nraw 1 9223372036854775\nraw..b 1 1\n"))
+    assert told[:4] == [
+        ("carbon line skipped: malformed", "expected three words, path value seconds; there are 2"),
+        ("carbon line skipped: bad_value", "the value 'x' is not a number"),
+        ("carbon line skipped: bad_timestamp", "the time 'x' is not a number of Unix seconds"),
+        ("carbon line skipped: not_utf8", "the line is not valid UTF-8"),
+    ]
+    assert {message for message, _ in told[4:]} == {
+        "carbon line skipped: bad_path", "carbon line not stored: outside-retention",
+    }  # fmt: skip
 
 
 async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
