@@ -125,6 +125,17 @@ SITUATIONS = (
         instances=2,
     ),
     Situation(
+        "follower away for 12 s, leader killed 1 s after it is back",
+        (
+            Step(0, "kill", "follower"),
+            Step(12, "start", "follower"),
+            Step(12.1, "wait", "follower"),
+            Step(13.1, "kill", "leader"),
+            Step(13.3, "start", "leader"),
+        ),
+        instances=2,
+    ),
+    Situation(
         "rolling restart of a pair, 1 s apart",
         (
             Step(0, "terminate", "follower"),

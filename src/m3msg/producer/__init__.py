@@ -8,7 +8,7 @@ client of aggregators around it, ``status`` what the status page shows. Imports 
 m3cluster, m3metrics.policy.
 """
 
-from m3msg.producer.block import Awaited, Done, Loss, Moment, Secured
+from m3msg.producer.block import Awaited, Done, Loss, Mark, Moment, Secured
 from m3msg.producer.core import ProducerCore, TopicError
 from m3msg.producer.filters import (
     Filter,
@@ -31,6 +31,7 @@ __all__ = [
     "FilterError",
     "InstanceStatus",
     "Loss",
+    "Mark",
     "Moment",
     "PercentageFilter",
     "PlacementError",

@@ -29,7 +29,20 @@ from m3msg.producer.rows import (
     RUN_ROW,
 )
 
-__all__ = ["NO_MASK", "Awaited", "Block", "Delivery", "Done", "Loss", "Moment", "Parcel", "Queue", "Secured", "Share"]
+__all__ = [
+    "NO_MASK",
+    "Awaited",
+    "Block",
+    "Delivery",
+    "Done",
+    "Loss",
+    "Mark",
+    "Moment",
+    "Parcel",
+    "Queue",
+    "Secured",
+    "Share",
+]
 
 NO_MASK = np.zeros(0, np.uint8)
 """A mask that lets everything through."""
@@ -66,6 +79,15 @@ class Secured:
     """Each message of a batch has an ack of every service that wants it, though not yet of every replica that can be reached."""
 
     token: Any
+
+
+class Mark(NamedTuple):
+    """A moment of a producer: ``have`` says whether all replicas have what was made until then."""
+
+    until_ns: int
+    """Steady clock."""
+    drops: int
+    """``ProducerCore.drops`` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from m3cluster.placement.model import Placement
 from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch, joined_messages
-from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Moment, Secured
+from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Mark, Moment, Secured
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.options import ProducerOptions
@@ -83,6 +83,8 @@ class ProducerCore:
         self.policies = PolicyTable()
         self.holds_fenced = False
         """Whether messages that need the right to write may be in here."""
+        self.drops = 0
+        """How often messages that need the right to write were thrown away."""
         self._static = dict(static_filters or {})
         self._local = local
         self._stall_ns = stall_ns
@@ -312,6 +314,20 @@ class ProducerCore:
         self._count("invalid-shard-write", int(strange.sum()), "reason=invalid-shard")
         return (~(large | strange)).astype(np.uint8)
 
+    # --- replicas ---
+
+    def mark(self, now: Moment) -> Mark:
+        """Stands for everything that was produced so far and is ``Done``."""
+        return Mark(now.steady_ns, self.drops)
+
+    def have(self, mark: Mark, now: Moment) -> bool:
+        """Whether every replica, and not only those that could be reached, has acked the forwarded messages behind a mark, or will never
+        get them from here: given up, overtaken, or for an instance that is not expected back (``Lane.has``).
+
+        Not where messages were thrown away since, as the right to write was lost: whoever leads next sends them.
+        """
+        return mark.drops == self.drops and all(s.have(mark.until_ns, now) for s in self.services.values())
+
     # --- fencing, time, end ---
 
     def drop_unsent_fenced(self) -> None:
@@ -325,6 +341,7 @@ class ProducerCore:
                 waiting.size_bytes = 0
         for service in self.services.values():
             service.drop_fenced()
+        self.drops += self.holds_fenced
         self.holds_fenced = False
 
     def tick(self, now: Moment) -> None:

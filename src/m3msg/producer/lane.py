@@ -3,6 +3,9 @@
 A lane is bounded by bytes, apart for final output and for forwarded (rollup) messages; beyond the limit it loses its own oldest parcels,
 counted, and nobody else's (docs/architecture.md §4).
 
+Of forwarded messages it can be asked whether the instance *has* them, or will never get them from here: one that is away is expected
+back for a while, and what is queued for it then is its backlog (docs/architecture.md §4, "Rollups of a pair").
+
 A message is *overtaken* when its consumer, which is there, has had it for a while, leaves it unacked, and acks what was sent after it: M3's
 ingest server does so with values that it cannot write. It is sent again until its TTL, but nobody waits for it any more.
 """
@@ -30,6 +33,8 @@ _REASONS = {
 }
 _OVERTAKEN_NS = 2_000_000_000
 """So long after a later message was acked, and nothing else of its parcel, a message counts as overtaken."""
+_EXPECTED_NS = 60_000_000_000
+"""So long an instance that cannot be reached is expected back; a restart that takes longer counts as a loss to it as well."""
 
 
 class Lane:
@@ -83,6 +88,8 @@ class Lane:
         self._progress_ns = 0
         self._gone_ns = 0
         """Since when it is not reachable; 0: it is, or not known yet."""
+        self._backlog_ns = 0
+        """What was made up to here was queued when it last became reachable."""
         self._newest_acked_ns = 0
         """Of all parcels of which a row was acked, the latest ``sent_ns``."""
         self._acked: deque[tuple[int, int]] = deque()
@@ -119,6 +126,7 @@ class Lane:
             self.reachable = reachable
             self._progress_ns = self._gone_ns = 0
             self.away = self.away and not reachable
+            self._backlog_ns = self.newest.block.created_ns if reachable and self.newest is not None else 0
             for parcel in self.parcels():
                 parcel.block.changed = True
             self._on_changed(self)
@@ -188,6 +196,20 @@ class Lane:
             if parcel.block.forwarded == forwarded and parcel is not newcomer:
                 self.give_up(parcel, DROPPED)
             parcel = following
+
+    def has(self, until_ns: int, now: Moment) -> bool:
+        """Whether nothing is queued here of the forwarded messages that were made up to then (steady clock); what came since it was last
+        away does not count, nor what was overtaken, nor an instance that is not expected back any more."""
+        if self.reachable:
+            until_ns = min(until_ns, self._backlog_ns)
+        elif self._gone_ns and now.steady_ns - self._gone_ns > _EXPECTED_NS:
+            return True
+        for parcel in self.parcels():
+            if parcel.block.created_ns > until_ns:
+                break
+            if parcel.block.forwarded and not parcel.overtaken:
+                return False
+        return True
 
     def give_up(self, parcel: Parcel, state: int) -> int:
         """Ends what is pending in the parcel; returns how many messages that were."""

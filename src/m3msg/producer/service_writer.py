@@ -215,6 +215,10 @@ class ServiceWriter:
         for lane in self.all_lanes():
             lane.close(UNWANTED)
 
+    def have(self, until_ns: int, now: Moment) -> bool:
+        """Whether every replica has the forwarded messages that were made up to then, as ``Lane.has`` says."""
+        return not self._replicated or all(lane.has(until_ns, now) for lane in self.lanes.values())
+
     # --- room ---
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from m3cluster.kv import Store
 from m3cluster.topic import ServiceID
 from m3msg.batch import MessageBatch
-from m3msg.producer.block import Awaited, Done, Moment, Secured
+from m3msg.producer.block import Awaited, Done, Mark, Moment, Secured
 from m3msg.producer.connection import Connection
 from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
@@ -266,6 +266,14 @@ class Producer:
                 raise ProducerClosedError(f"the producer of topic {self._options.writer.topic_name!r} is closed")
             self._progress.clear()
             await self._progress.wait()
+
+    def mark(self) -> Mark:
+        """Stands for everything that was produced so far and is ``Done``."""
+        return self.core.mark(self._host.now())
+
+    def have(self, mark: Mark) -> bool:
+        """Whether every replica has the forwarded messages behind a mark; see ``ProducerCore.have``."""
+        return self.core.have(mark, self._host.now())
 
     def drop_unsent_fenced(self) -> None:
         """The right to write is lost: all unsent and unacked fenced messages are gone when this returns."""

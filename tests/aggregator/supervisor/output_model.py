@@ -30,7 +30,8 @@ from m3metrics.policy import StoragePolicy
 from m3metrics.shard import shard_of
 from m3msg.batch import MessageBatch
 from m3msg.frames import Message, Metadata, encode_message
-from m3msg.producer import Awaited, Moment, ProducerOptions
+from m3msg.producer import Awaited, Mark, Moment, ProducerOptions
+from m3msg.producer.lane import Lane
 from m3msg.producer.options import BufferOptions, ConnectionOptions, WriterOptions
 from m3x.instrument import Registry
 
@@ -116,6 +117,16 @@ class Wire:
     def produce(self, batch: MessageBatch, *, fenced: bool, forwarded: bool) -> bool:
         return self.pair.core.produce(batch, self.pair.now, fenced=fenced, forwarded=forwarded)
 
+    def lanes(self, instance: str) -> list[Lane]:
+        """The queues of an instance."""
+        return [s.lanes[instance] for s in self.pair.core.services.values() if instance in s.lanes]
+
+    def mark(self) -> Mark:
+        return self.pair.core.mark(self.pair.now)
+
+    def have(self, mark: Mark) -> bool:
+        return self.pair.core.have(mark, self.pair.now)
+
     def turn(self, now_ns: int) -> None:
         """Everything goes as far as it can."""
         self.pair.now = Moment(now_ns, now_ns)
@@ -139,19 +150,38 @@ class Wire:
 class Tier:
     """See the module. ``output``: a wire per flush handler; ``rollups``: where forwarded metrics go, by default to this very instance."""
 
-    def __init__(self, *output: Wire, rollups: Wire | None = None, workers: Sequence[Sequence[int]] = (ALL,)) -> None:
+    def __init__(
+        self,
+        *output: Wire,
+        rollups: Wire | None = None,
+        workers: Sequence[Sequence[int]] = (ALL,),
+        single_ns: int = SINGLE_NS,
+    ) -> None:
         self.now = NOON
+        self.single_ns = single_ns
         self.times = ShardSetFlushTimes()
+        self.registry = Registry()
+        self.begin(output, rollups or Wire({"aggregator": (ConsumptionType.REPLICATED, {"self": ALL})}))
+        self.owned = [[ipc.OwnedShard(shard, 0, NEVER_NS) for shard in shards] for shards in workers]
+        self.engines: dict[int, Engine] = {}
+        for worker in range(len(workers)):
+            self.start_worker(worker)
+        self.values: dict[tuple[str, bytes, int], list[tuple[int, float]]] = defaultdict(list)
+        """(instance, id, end of the window) → when values arrived, and which."""
+        self._epochs = 1
+
+    def begin(self, output: Sequence[Wire], rollups: Wire) -> None:
+        """A supervisor, without workers."""
+        single_ns = self.single_ns
         self.flushing = Flushing(
             ScheduleOptions(
                 timed_delay_ns=lambda r: 5 * S + r,
-                forwarding_delay_ns=lambda r, n: forwarding_delay_ns((), SINGLE_NS, 0, r, n),
+                forwarding_delay_ns=lambda r, n: forwarding_delay_ns((), single_ns, 0, r, n),
                 max_jitter_ns=lambda _: 0,
             )
         )
-        self.registry = Registry()
         self.wires = list(output)
-        self.rollup_wire = rollups or Wire({"aggregator": (ConsumptionType.REPLICATED, {"self": ALL})})
+        self.rollup_wire = rollups
         self.output, self.rollups = (
             Forwarder(self.flushing.done, lambda: None, lambda *_: None, self.registry.scope("out"), name)
             for name in ("final", "forwarded")
@@ -162,13 +192,6 @@ class Tier:
                 sink = ProducerSink(producer, forwarder, wire.buffer, topic="t", forwarded=forwarder is self.rollups)
                 sink.started = True
                 forwarder.sinks.append(sink)
-        self.owned = [[ipc.OwnedShard(shard, 0, NEVER_NS) for shard in shards] for shards in workers]
-        self.engines: dict[int, Engine] = {}
-        for worker in range(len(workers)):
-            self.start_worker(worker)
-        self.values: dict[tuple[str, bytes, int], list[tuple[int, float]]] = defaultdict(list)
-        """(instance, id, end of the window) → when values arrived, and which."""
-        self._epochs = 1
 
     def start_worker(self, worker: int) -> None:
         """A process of that worker, with nothing in it."""
@@ -176,7 +199,7 @@ class Tier:
         engine = Engine(
             EngineOptions(
                 num_shards=SHARDS, topic_shards=SHARDS, default_storage_policies=("10s:2d",), counter_transform="empty",
-                retained_bytes=1 << 30, forwarding_max_single_delay_ns=SINGLE_NS,
+                retained_bytes=1 << 30, forwarding_max_single_delay_ns=self.single_ns,
             ),
             max_series=1 << 10,
         )  # fmt: skip
@@ -195,9 +218,10 @@ class Tier:
             if self.now % S == 0:
                 each_second()
             self.now += STEP_NS
-            self._turn()
+            self.turn()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """As far as everything goes at this moment."""
         self.carry_out(self.flushing.tick(self.now))
         for forwarder, wires in ((self.output, self.wires), (self.rollups, [self.rollup_wire])):
             forwarder.pump()
@@ -208,11 +232,19 @@ class Tier:
                 metric = decode_aggregated(value)
                 self.values[instance, metric.id, metric.time_ns].append((self.now, metric.value))
         for instance, value in self.rollup_wire.news():
-            if instance == "self":
-                self.take(value)
+            self.forward(instance, value)
         if self.flushing.save_due(self.now):
-            self.times = self.flushing.message(ALL)
-            self.carry_out(self.flushing.saved(self.times, self.now))
+            self.save()
+
+    def forward(self, instance: str, value: bytes) -> None:
+        """A forwarded metric has arrived at an instance."""
+        if instance == "self":
+            self.take(value)
+
+    def save(self) -> None:
+        """The flush times go to the KV."""
+        self.times = self.flushing.message(ALL)
+        self.carry_out(self.flushing.saved(self.times, self.now))
 
     def take(self, *metrics: bytes) -> None:
         """Samples, or forwarded metrics, that arrive now."""
@@ -222,7 +254,11 @@ class Tier:
             data = b"".join(encode_message(Message(Metadata(1, k + 1), m)) for k, m in enumerate(taken))
             engine.ingest(np.frombuffer(data, np.uint8), np.array([len(data)], np.int64), self.now)
             if lists := engine.new_lists():
-                self.carry_out(self.flushing.new_lists(worker, lists, self.now))
+                self.made(worker, lists)
+
+    def made(self, worker: int, lists: list[ipc.NewList]) -> None:
+        """A worker has made lists."""
+        self.carry_out(self.flushing.new_lists(worker, lists, self.now))
 
     def carry_out(self, sends: list[Send]) -> None:
         for send in sends:
@@ -234,6 +270,8 @@ class Tier:
                 self.flushing.last(send.worker, command.id, self.now)
             elif isinstance(command, ipc.Commit):
                 engine.commit(command)
+            elif isinstance(command, ipc.Grace):
+                engine.set_grace(command)
             elif isinstance(command, ipc.Flush):
                 self._flush(send, command, engine)
 

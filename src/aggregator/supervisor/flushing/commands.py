@@ -117,16 +117,20 @@ class Flushing:
         sends = self.new_lists(worker, lists, now_ns)
         state.older |= set(state.lists)
         self.recovery.begin(worker, set(state.lists), now_ns)
+        if self.role is FlushRole.FOLLOWER:
+            return sends + self._grace(NEVER_NS)
         if self.role is not FlushRole.LEADER or not state.lists:
             return sends
         for list_id in self.schedule.lists():
             self.schedule.also_at(list_id, now_ns)
-        return sends + self._grace(now_ns)
+        return sends + self._grace(now_ns + PATIENCE_NS)
 
-    def _grace(self, now_ns: int) -> list[Send]:
-        """As long as rollups wait for their sources, these are not too late."""
-        until = now_ns + PATIENCE_NS
-        return [Send(worker, state.epoch, Grace(until)) for worker, state in self._workers.items() if not state.replays]
+    def _grace(self, until_ns: int) -> list[Send]:
+        """Until then a rollup's source is not too late for a window that is not flushed: rollups of a leader wait for their sources, and
+        those of a follower for the leader's flush."""
+        return [
+            Send(worker, state.epoch, Grace(until_ns)) for worker, state in self._workers.items() if not state.replays
+        ]
 
     def worker_down(self, worker: int) -> None:
         """It is gone: what it had not handed out completely is not flushed."""
@@ -180,17 +184,24 @@ class Flushing:
             for list_id, shards in state.lists.items():
                 if self.times.add_list(list_id, shards):
                     self._save()
-        if not (again := self.recovery.lead(now_ns)):
-            return []
-        for list_id in again:
+        lists = [
+            (worker, list_id)
+            for worker, state in self._workers.items()
+            for list_id, shards in state.lists.items()
+            if shards & state.owned.keys()
+        ]
+        for list_id in self.recovery.lead(lists, now_ns):
             self.schedule.also_at(list_id, now_ns)
-        return self._grace(now_ns)
+        return self._grace(now_ns + PATIENCE_NS)
 
     def follow(self) -> list[Send]:
         """Somebody else leads, or nobody: discard what the KV says is flushed."""
         self._leave()
         self.role = FlushRole.FOLLOWER
-        return [send for worker, state in self._workers.items() for send in self._discard(worker, state, state.lists)]
+        discards = [
+            send for worker, state in self._workers.items() for send in self._discard(worker, state, state.lists)
+        ]
+        return discards + self._grace(NEVER_NS)
 
     def rest(self) -> None:
         """Neither leader nor follower: nothing is flushed."""
@@ -381,9 +392,12 @@ class Flushing:
             del state.busy[list_id]
         state.postponed.discard(list_id)
 
-    def done(self, flush_id: int, part: int, awaited: frozenset[int] = frozenset()) -> None:
-        """The messages of one part are done, but for those of the ``awaited`` shards."""
-        self._note(self.times.done(flush_id, part, awaited))
+    def done(
+        self, flush_id: int, part: int, awaited: frozenset[int] = frozenset(), owed: frozenset[int] = frozenset()
+    ) -> None:
+        """The messages of one part are done, but for those of the ``awaited`` shards; some replica lacks those of the ``owed`` ones, so
+        that their flush times wait for it."""
+        self._note(self.times.done(flush_id, part, awaited | owed))
         if not awaited:
             self.recovery.done(flush_id, part)
 

@@ -7,9 +7,10 @@ what they sent meanwhile, and it arrived by the end of the gap. So of the window
 standard lists                              lack samples, or have some of another window, if a window ends and another one
                                             begins within the gap; a window that has all of the gap within it lacks nothing
 timed lists                                 lack nothing: samples say themselves where they belong
-forwarded lists                             lack values: those of another instance may have died with it before they
-                                            were here. They come some windows late, so that earlier ones lack values as well
-a gap in which samples were *lost*          all lack samples, of whichever list
+forwarded lists                             lack nothing: a leader keeps its flush times back until what it forwards is here, and if
+                                            it is gone before that, whoever leads next forwards it again
+a gap in which samples were *lost*          all lack samples, of whichever list: of forwarded ones, which come some windows late,
+                                            earlier windows as well
 ==========================================  ================================================================================
 
 Others are told in JSON: the time alone (ns since the epoch) where there are no gaps, as releases before gaps read and write it, else
@@ -50,11 +51,11 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
         """The windows of a list that lack samples, or have some of another one."""
         window = list_id.resolution_ns
         first, last = truncate(self.from_ns, window), truncate(self.to_ns - 1, window)
-        if list_id.kind == KIND_FORWARDED:
-            late_ns = (2 * list_id.times_forwarded + 1) * window + _LATE_NS
-            return truncate(self.from_ns - late_ns, window), last + window
         if not (self.lost or self.open) and (list_id.kind != KIND_STANDARD or first >= last):
             return None
+        if list_id.kind == KIND_FORWARDED:
+            late_ns = (2 * list_id.times_forwarded + 1) * window + _LATE_NS
+            first = truncate(self.from_ns - late_ns, window)
         return first, last + window
 
 

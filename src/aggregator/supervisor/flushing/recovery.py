@@ -1,11 +1,13 @@
-"""After a replay: rollups are not flushed before what feeds them has been flushed again, and has arrived. Pure.
+"""After a replay, and in a new term: rollups are not flushed before what feeds them has been flushed again, and has arrived. Pure.
 
-A worker that replayed its journal holds windows whose output may not have arrived before it died. Each of its lists is *open* until a flush
-of it has been given once more and its forwarded parts are done. As long as a list is open on any worker, no list of rollups that are one
-hop further or more is flushed: its sources would come too late. Nor is any list of rollups while a worker *replays*, from the death of the
-one before: which lists it will have is not known. Both end after ``PATIENCE_NS`` at the latest.
+A worker that replayed its journal holds windows whose output may not have arrived before it died; a new leader holds windows whose output
+may not have arrived everywhere before the leader before it was gone. Each list is *open* then until a flush of it has been given once more
+and its forwarded parts are done. As long as a list is open on any worker, no list of rollups that are one hop further or more is flushed:
+its sources would come too late. Nor is any list of rollups while a worker *replays*, from the death of the one before: which lists it will
+have is not known. Both end after ``PATIENCE_NS`` at the latest.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aggregator.lists import ListId
@@ -46,10 +48,13 @@ class Recovery:
         self._replaying.pop(worker, None)
         self._open |= {(worker, list_id): now_ns + PATIENCE_NS for list_id in lists}
 
-    def lead(self, now_ns: int) -> list[ListId]:
-        """A term begins; returns the lists that are to be flushed at once."""
+    def lead(self, lists: Iterable[tuple[int, ListId]], now_ns: int) -> list[ListId]:
+        """A term begins, in which workers have these lists; returns those that are to be flushed at once: what feeds others."""
         self._flushes.clear()
-        self._open = dict.fromkeys(self._open, now_ns + PATIENCE_NS)
+        lists = list(lists)
+        furthest = max((list_id.times_forwarded for _, list_id in lists), default=0)
+        feeders = [key for key in lists if key[1].times_forwarded < furthest]
+        self._open = dict.fromkeys([*self._open, *feeders], now_ns + PATIENCE_NS)
         return sorted({list_id for _, list_id in self._open})
 
     def gone(self, worker: int) -> None:

@@ -4,6 +4,8 @@ Parts wait in one queue, bounded by the output credit that workers have; a part 
 given back as credit. A sink that is away (none of its consumers can be reached) does not hold the others up: it loses what exceeds its
 buffer, counted and named; where all are away, parts wait. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and
 a sink of their own, so that neither class holds the other up.
+
+A batch that is done may still be *owed* to a replica that is away for a moment: then its flush is done, but the flush times wait.
 """
 
 import asyncio
@@ -40,8 +42,8 @@ class Ended:
 class Settled(Protocol):
     """Hears of a part that its messages are done but for those of some shards; with none left it is done."""
 
-    def __call__(self, flush_id: int, part: int, awaited: frozenset[int]) -> None:
-        """``awaited``: shards of the placement."""
+    def __call__(self, flush_id: int, part: int, awaited: frozenset[int], owed: frozenset[int] = frozenset()) -> None:
+        """``awaited``: shards of the placement; ``owed``: those whose messages some replica lacks that is expected back."""
 
 
 class Sink(Protocol):
@@ -57,11 +59,14 @@ class Sink(Protocol):
     def deliver(self, batch: MessageBatch) -> None:
         """Takes a batch; its ``token`` comes back with ``Ended``, sooner or later."""
 
+    def look(self) -> bool:
+        """Tells of what replicas have got since the last call; whether something is still owed to one."""
+
 
 class Part:
     """One part of a flush on its way; the token of its batch."""
 
-    __slots__ = ("awaited", "batch", "epoch", "flush_id", "nbytes", "number", "worker")
+    __slots__ = ("awaited", "batch", "epoch", "flush_id", "nbytes", "number", "owed", "worker")
 
     def __init__(self, worker: int, epoch: int, flush_id: int, number: int, batch: MessageBatch) -> None:
         self.worker = worker
@@ -73,6 +78,8 @@ class Part:
         self.nbytes = batch.size_bytes
         self.awaited: dict[Sink, frozenset[int] | None] = {}
         """Sinks that are not done with it, and the shards of which they await messages; None: perhaps all."""
+        self.owed: frozenset[int] = frozenset()
+        """Shards whose messages a sink that is done with it owes to a replica."""
         batch.token = self
 
 
@@ -113,7 +120,7 @@ class Forwarder:
         self._output = output
         self._queue: deque[Part] = deque()
         self.held_up = asyncio.Event()
-        """Set while parts wait for room: ``pump`` is to be called from time to time."""
+        """Set while parts wait for room, or for replicas: ``pump`` is to be called from time to time."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -137,7 +144,7 @@ class Forwarder:
             self._credit(part.worker, part.epoch, part.nbytes)
 
     def pump(self) -> None:
-        """Hands on what sinks have room for; call it again when they may have more."""
+        """Hands on what sinks have room for, and looks what replicas have got; call it again when that may have changed."""
         while self._queue and self._has_room(self._queue[0].nbytes):
             part = self._queue.popleft()
             part.awaited = dict.fromkeys(self.sinks)
@@ -146,7 +153,8 @@ class Forwarder:
             for sink in self.sinks:
                 sink.deliver(part.batch)
             self._credit(part.worker, part.epoch, part.nbytes)
-        if self._queue:
+        owing = [sink for sink in self.sinks if sink.look()]
+        if self._queue or owing:
             self.held_up.set()
         else:
             self.held_up.clear()
@@ -176,6 +184,17 @@ class Forwarder:
         elif sink in part.awaited:
             del part.awaited[sink]
             self._tell(part)
+        if part.owed:
+            self.held_up.set()
+
+    def arrived(self, part: Part) -> None:
+        """Every replica has what was owed."""
+        part.owed = frozenset()
+        self._tell(part)
+
+    def fenced(self) -> None:
+        """The right to write was lost before a replica had what was owed to it."""
+        self._fenced()
 
     def _tell(self, part: Part) -> None:
         awaited: frozenset[int] = frozenset()
@@ -183,7 +202,10 @@ class Forwarder:
             if shards is None:
                 return
             awaited |= shards
-        self._settled(part.flush_id, part.number, awaited)
+        if part.owed:
+            self._settled(part.flush_id, part.number, awaited, part.owed)
+        else:
+            self._settled(part.flush_id, part.number, awaited)
 
 
 class _Bottomless:
@@ -197,6 +219,10 @@ class _Bottomless:
     def room(self, _nbytes: int) -> bool:
         """Always: what is not sent must not hold flushes up."""
         return True
+
+    def look(self) -> bool:
+        """Nothing is owed to anybody."""
+        return False
 
 
 class Blackhole(_Bottomless):

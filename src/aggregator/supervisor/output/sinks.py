@@ -5,7 +5,10 @@ comes, nobody is troubled with what is wrong with it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from aggregator.config import DynamicBackendConfig, HandlerConfig, ServiceConfig, ServiceIDConfig
 from aggregator.supervisor.output.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, Sink
@@ -21,6 +24,7 @@ from m3msg.producer import (
     Done,
     Filter,
     Loss,
+    Mark,
     PercentageFilter,
     Producer,
     ProducerOptions,
@@ -39,7 +43,11 @@ log = logger(__name__)
 
 
 class ProducerSink:
-    """A producer as a sink; only a leader's batches come here, so all of them are fenced."""
+    """A producer as a sink; only a leader's batches come here, so all of them are fenced.
+
+    Forwarded metrics are owed to every replica that has their shard: one that is away for a moment gets them when it is back, and if the
+    leader is not there any more then, whoever leads next sends them again (docs/architecture.md §4, "Rollups of a pair").
+    """
 
     def __init__(
         self, producer: Producer, forwarder: Forwarder, buffer: BufferOptions, *, topic: str, forwarded: bool
@@ -52,6 +60,8 @@ class ProducerSink:
         self._buffer = buffer
         self._awaited: set[Part] = set()
         """Batches of which messages are awaited."""
+        self._owing: deque[tuple[Mark, Part]] = deque()
+        """Batches that are done, and which some replica lacks."""
         self._forwarder = forwarder
         producer.on_done = self._done
         producer.on_awaited = self._narrowed
@@ -87,8 +97,29 @@ class ProducerSink:
             first = batch.payload[int(batch.offsets[0]) : int(batch.offsets[1])].tobytes() if len(batch) else b""
             self._done(Done(batch.token, acked=0, lost=len(batch), filtered=0, loss=Loss(reason, "", first)))
 
+    def look(self) -> bool:
+        """Tells of what replicas have got since the last call; whether something is still owed to one."""
+        while self._owing:
+            mark, part = self._owing[0]
+            if mark.drops != self.producer.mark().drops:
+                self.forget()
+                self._forwarder.fenced()
+            elif not self.producer.have(mark):
+                return True
+            else:
+                self._owing.popleft()
+                self._forwarder.arrived(part)
+        return False
+
+    def forget(self) -> None:
+        """The lead is lost: nothing is owed any more."""
+        self._owing.clear()
+
     def _done(self, done: Done) -> None:
         self._awaited.discard(done.token)
+        if self.forwarded and not done.fenced and not self.producer.have(mark := self.producer.mark()):
+            done.token.owed = _origins(done.token.batch)
+            self._owing.append((mark, done.token))
         example = {} if done.loss is None else self._example(done.loss)
         self._forwarder.ended(
             self, done.token, Ended(done.acked + done.filtered + done.closed, done.lost, done.fenced, example)
@@ -147,6 +178,7 @@ class Sinks:
         """The lead is lost: nothing of it is sent any more, nor sent again."""
         for sink in self._producers:
             sink.producer.drop_unsent_fenced()
+            sink.forget()
 
     def status(self) -> list[ProducerStatus]:
         """The producers' own view, those of final output."""
@@ -243,6 +275,11 @@ class Sinks:
             static_filters=filters,
             local=local,
         )
+
+
+def _origins(batch: MessageBatch) -> frozenset[int]:
+    """The shards that its messages come from."""
+    return frozenset() if batch.origins is None else frozenset(np.unique(batch.origins).tolist())
 
 
 def _service(config: ServiceIDConfig) -> ServiceID:

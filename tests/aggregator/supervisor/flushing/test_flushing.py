@@ -5,7 +5,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.ipc import Commit, Flush, Flushed, NewList, OwnedShard, Reopen
+from aggregator.ipc import Commit, Flush, Flushed, Grace, NewList, OwnedShard, Reopen
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from aggregator.supervisor.flushing.commands import RECONNECT_NS, REPEAT_NS, Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.schedule import ScheduleOptions
@@ -291,7 +291,7 @@ def test_a_follower_discards_up_to_the_leaders_times() -> None:
     machine = Flushing(OPTIONS)
     machine.worker_up(0, 1, owned(0, 1))
     machine.new_lists(0, [new_list(0), new_list(1)], NOON)
-    assert machine.follow() == []
+    assert machine.follow() == [Send(0, 1, Grace(NEVER_NS))]
     kv = ShardSetFlushTimes({0: ShardFlushTimes({10 * S: NOON}), 1: ShardFlushTimes({10 * S: NOON - 10 * S})})
     sends = machine.kv_changed(kv)
     (flush,) = flushes(sends)

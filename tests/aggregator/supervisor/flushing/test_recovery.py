@@ -43,7 +43,7 @@ def test_nobody_is_waited_for_without_end() -> None:
     assert recovery.holds(ROLLUP, NOW + PATIENCE_NS - 1)
     assert not recovery.holds(ROLLUP, NOW + PATIENCE_NS)
     recovery.begin(0, {SOURCE}, NOW)
-    assert recovery.lead(NOW + 5 * S) == [SOURCE]
+    assert recovery.lead([], NOW + 5 * S) == [SOURCE]
     assert recovery.holds(ROLLUP, NOW + PATIENCE_NS)
 
 

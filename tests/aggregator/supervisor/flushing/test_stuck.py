@@ -10,6 +10,7 @@ from tests.aggregator.supervisor.output_model import (
     EVERY_SHARD,
     NOON,
     ROLLED_UP,
+    SINGLE_NS,
     S,
     Tier,
     Wire,
@@ -193,6 +194,32 @@ def one_replica() -> None:
         assert max(tier.behind().values()) <= (20 if silent else 0)
         assert all(tier.latest_s("c1", ident) < 1 for ident in EVERY_SHARD)
         whole(tier, "c1", EVERY_SHARD)
+
+
+@row("one of several aggregators that own a rollup's shard is away")
+def rollup_replica() -> None:
+    target, source = ids_of(3, "r", 1)[0], ids_of(1, "s", 1)[0]
+    rollups = Wire({"aggregator": (REPLICATED, {"self": ALL, "other": ALL})})
+    tier = leading(one_consumer(), rollups=rollups)
+    feed = fed(tier, counter(source, 1, rollup=target))
+    tier.run(20, feed)
+    rollups.pair.disconnect("other")
+    tier.run(40, feed)
+    assert 20 <= tier.behind()[1] <= 40
+    tier.run(30, feed)
+    assert max(tier.behind().values()) == 0, "after a minute nobody waits"
+    rollups.pair.connect("other")
+    tier.run(10, feed)
+    rollups.pair.disconnect("other")
+    tier.run(30, feed)
+    behind = tier.behind()
+    assert behind[1] >= 20
+    assert max(behind[0], behind[2], behind[3]) == 0
+    rollups.pair.connect("other")
+    tier.run(10, feed)
+    assert max(tier.behind().values()) == 0
+    assert tier.latest_s("c1", target) <= SINGLE_NS / S + 20
+    whole(tier, "c1", EVERY_SHARD)
 
 
 @row("one flush handler of several is away, or has no topic")

@@ -27,6 +27,9 @@ class FakeSink:
     def deliver(self, batch: MessageBatch) -> None:
         self.taken.append(batch)
 
+    def look(self) -> bool:
+        return False
+
 
 class Rig:
     def __init__(self) -> None:

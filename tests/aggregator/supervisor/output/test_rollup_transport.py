@@ -65,7 +65,7 @@ class Rig:
             unroutable=lambda: None,
         )
 
-    def _settled(self, flush_id: int, part: int, awaited: frozenset[int]) -> None:
+    def _settled(self, flush_id: int, part: int, awaited: frozenset[int], _owed: frozenset[int] = frozenset()) -> None:
         assert part == flush_id
         self.done.append((flush_id, awaited))
 

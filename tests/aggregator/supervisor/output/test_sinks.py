@@ -5,10 +5,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from aggregator.supervisor.output.forwarder import Ended
+from aggregator.supervisor.output.forwarder import Ended, Part
 from aggregator.supervisor.output.sinks import ProducerSink
 from m3msg.batch import MessageBatch
-from m3msg.producer import Awaited, Done
+from m3msg.producer import Awaited, Done, Mark
 from m3msg.producer.options import BufferOptions
 
 
@@ -28,6 +28,16 @@ class FakeProducer:
         assert fenced, "only a leader's output comes here"
         return self.num_shards > 0
 
+    drops = 0
+    got = True
+    """Whether all replicas have everything."""
+
+    def mark(self) -> Mark:
+        return Mark(0, self.drops)
+
+    def have(self, mark: Mark) -> bool:
+        return self.got and mark.drops == self.drops
+
 
 class FakeForwarder:
     def __init__(self) -> None:
@@ -35,6 +45,12 @@ class FakeForwarder:
 
     def ended(self, sink: ProducerSink, part: Any, end: Ended) -> None:
         self.heard.append((part, end))
+
+    def arrived(self, part: Any) -> None:
+        self.heard.append((part, "arrived"))
+
+    def fenced(self) -> None:
+        self.heard.append((None, "fenced"))
 
     def awaits(self, sink: ProducerSink, part: Any, shards: frozenset[int]) -> None:
         self.heard.append((part, set(shards)))
@@ -106,3 +122,54 @@ def test_a_sink_is_away_once_its_topic_has_been_waited_for(started: bool, away: 
     sink = sink_of(producer, BufferOptions())
     sink.started = started
     assert sink.away is away
+
+
+def owing(producer: Any, forwarder: FakeForwarder, count: int = 2) -> tuple[ProducerSink, list[Part]]:
+    """A sink that is done with some parts, which a replica lacks."""
+    producer.got = False
+    sink = sink_of(producer, BufferOptions(), forwarder, forwarded=True)
+    parts = []
+    for number in range(count):
+        offsets, shards = np.array([0, 2, 4]), np.zeros(2, np.uint32)
+        origins = np.array([number, 3], np.uint32)
+        parts.append(Part(0, 1, 7, number, MessageBatch(np.zeros(4, np.uint8), offsets, shards, origins=origins)))
+        sink.deliver(parts[-1].batch)
+        producer.on_done(Done(parts[-1], acked=2, lost=0, filtered=0))
+    return sink, parts
+
+
+def test_what_a_replica_lacks_is_owed_from_the_shards_that_it_comes_from() -> None:
+    producer: Any = FakeProducer(1000)
+    forwarder = FakeForwarder()
+    sink, (one, two) = owing(producer, forwarder)
+    assert (one.owed, two.owed) == ({0, 3}, {1, 3})
+    assert sink.pending == 0, "it is done all the same"
+    assert sink.look()
+    producer.got = True
+    assert not sink.look()
+    assert forwarder.heard == [(one, Ended(2)), (two, Ended(2)), (one, "arrived"), (two, "arrived")]
+    assert not sink.look()
+
+
+def test_a_replica_gets_nothing_more_from_who_has_lost_the_lead() -> None:
+    producer: Any = FakeProducer(1000)
+    forwarder = FakeForwarder()
+    sink, _ = owing(producer, forwarder)
+    producer.drops += 1
+    assert not sink.look()
+    assert forwarder.heard[2:] == [(None, "fenced")]
+    sink, _ = owing(producer, forwarder)
+    sink.forget()
+    producer.got = True
+    assert not sink.look()
+
+
+def test_final_output_is_owed_to_nobody() -> None:
+    producer: Any = FakeProducer(1000)
+    producer.got = False
+    sink = sink_of(producer, BufferOptions())
+    part = Part(0, 1, 7, 1, MessageBatch(np.zeros(4, np.uint8), np.array([0, 2, 4]), np.zeros(2, np.uint32)))
+    sink.deliver(part.batch)
+    producer.on_done(Done(part, acked=2, lost=0, filtered=0))
+    assert not part.owed
+    assert not sink.look()
