@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Compiled set of messages that were applied and may come again, as their acks may not have reached who sent them.
 
-A message is known by what it does and who it is: the entry, the values, the time, and a hash of its shard, its id and its producer's
+A message is known by what it does and who it is: the entry, the values, the time, and a key of its shard, its id and its producer's
 host. Ids alone begin anew with every producer; the same id with the same values of the same series from the same host is the same message.
 Words of the table are 64-bit hashes of all that, 0: free, 1: taken out. It is filled after a replay, when a connection was cut, and with
 what waits long for its ack; otherwise it is empty, and costs nothing.
@@ -18,6 +18,7 @@ from m3x.kernels import base, double_bits, hash_bytes, load64
 
 _1 = np.uint64(1)
 _32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 _A = np.uint64(0x9E3779B97F4A7C15)
 _B = np.uint64(0xD6E8FEB86659FD93)
 _FIRST = 1 << 10
@@ -34,8 +35,13 @@ def _mix(a):
 
 @njit(cache=True, nogil=True)
 def message_key(shard, ident, host):
-    """The 32-bit hash of a message's shard and id (both uint64), and of the host it came from (uint32, 0: any)."""
-    return np.uint32(_mix((shard + _1) * _A ^ ident) >> _32) ^ host
+    """32 bits of a message's shard and id (both uint64), and of the host it came from (uint32).
+
+    A producer counts its messages: ids that follow each other have different keys, as far as 2^32 of them. Many series say the same value
+    again and again (a counter of ones), and a hash would make two of their millions of messages one.
+    """
+    whose = _mix((shard + _1) * _A ^ np.uint64(host) * _B ^ ident >> _32)
+    return np.uint32(whose >> _32) ^ np.uint32(ident & _LOW)
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,7 @@ All numbers are little-endian. A row:
 offset  size  field
 ======  ====  =========================================================================================================
 0       4     number << 8 | form; number ``NO_NUMBER``: none
-4       4     hash of the message's shard, id and host (``repeats.message_key``)
+4       4     key of the message's shard, id and host (``repeats.message_key``)
 8             form ``TIME_MS``: 4 bytes, milliseconds since that of the batch's stamp; ``TIME_NS``: 8 bytes, nanoseconds since 1970;
               neither: the message has no time
               form ``MANY``: 4 bytes, how many doubles follow; else one value of 8 bytes: int64 of an untimed counter, else a double
