@@ -154,17 +154,7 @@ class CarbonIngester:
         self, data: NDArray[np.uint8], lines: int, odd: int, num_shards: int
     ) -> tuple[NDArray[np.uint8], Encoded, _Direct]:
         """The lines in the columns: a ``_Fate`` for each that can be read, their messages, and what goes to storage directly."""
-        keep = np.ones(lines, np.bool_)
-        for k in range(odd):
-            row = int(self._odd[k])
-            try:
-                begin = int(self._path_at[row])
-                line = data[begin : int(self._odd_end[k])].tobytes()
-                path, self._values[row], self._times[row] = parse_line(line)
-                self._path_at[row], self._path_size[row] = begin + line.index(path), len(path)
-            except CarbonLineError as error:
-                self.reject(error.reason, str(error), line)
-                keep[row] = False
+        keep = self._parsed(data, lines, odd)
         rows = np.flatnonzero(keep)
         good = len(rows)
         path_at, path_size = self._path_at[:lines][keep], self._path_size[:lines][keep]
@@ -205,7 +195,26 @@ class CarbonIngester:
                 fates[row] = _Fate.REJECTED
                 self.reject(reason, text, path_of(row))
         direct = self._direct_of(data, path_at, path_size, rows, fates) if self._direct is not None else {}
+        unmatched = np.flatnonzero(fates == _Fate.UNMATCHED)
+        if len(unmatched):
+            last = path_of(int(unmatched[-1]))[:_SHOWN_BYTES].decode(errors="replace")
+            log.info_limited("carbon lines match no rule", per_second=1 / 60, lines=len(unmatched), last=last)
         return fates, encoded, direct
+
+    def _parsed(self, data: NDArray[np.uint8], lines: int, odd: int) -> NDArray[np.bool_]:
+        """Which lines can be read, after the plain parser has seen those that the compiled one left."""
+        keep = np.ones(lines, np.bool_)
+        for k in range(odd):
+            row = int(self._odd[k])
+            try:
+                begin = int(self._path_at[row])
+                line = data[begin : int(self._odd_end[k])].tobytes()
+                path, self._values[row], self._times[row] = parse_line(line)
+                self._path_at[row], self._path_size[row] = begin + line.index(path), len(path)
+            except CarbonLineError as error:
+                self.reject(error.reason, str(error), line)
+                keep[row] = False
+        return keep
 
     async def _send(self, encoded: Encoded, series: NDArray[Any], fates: NDArray[np.uint8]) -> None:
         """Gives the messages to the aggregators, in pieces that find room however small the buffer is; waits for it."""

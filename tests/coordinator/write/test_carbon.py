@@ -314,6 +314,20 @@ async def test_a_flood_of_one_reason_does_not_hide_another(
     }  # fmt: skip
 
 
+async def test_a_path_that_no_rule_matches_is_named(
+    make_ingester: Callable[..., CarbonIngester], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(
+        carbon.log, "info_limited", lambda message, **fields: told.append((message, fields["lines"], fields["last"]))
+    )
+    raw = _rule("raw", aggregation=AggregationConfig(enabled=False))
+    await make_ingester(raw, _rule("agg"), direct=_Storage()).ingest(
+        _buffer(b"other 1 1\nraw 1 1\nagg 1 1\nmore 1 1\n")
+    )
+    assert told == [("carbon lines match no rule", 2, "more")]
+
+
 async def test_all_lines_of_a_read_in_order(make_ingester: Callable[..., CarbonIngester], sink: Any) -> None:
     ingester = make_ingester()
     lines = [b"series.%d %d.5 %d" % (i % 700, i, 1_700_000_000 + i) for i in range(10_000)]
