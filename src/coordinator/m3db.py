@@ -120,7 +120,8 @@ async def open_m3db(config: CoordinatorConfig, store: kv.Store, scope: Scope) ->
             allow_empty_values=config.tag_options.allow_tag_value_empty,
         )
         sink = M3DBSink(session, targets, rules, grace_ns=grace_ns)
-        source = M3DBSource(Reader(session, client_scope), lambda: namespaces.current)
+        odd_tags = rules.allow_duplicates or rules.allow_empty_values
+        source = M3DBSource(Reader(session, client_scope), lambda: namespaces.current, odd_tags=odd_tags)
 
         def problems(sinks: list[SinkStatus]) -> list[str]:
             followed = registry.followed

@@ -1,4 +1,4 @@
-"""The embedded store as a source of queries. What it lists is not limited to a range: a series stays as long as a point of it may."""
+"""The embedded store as a source of queries. What it lists without a range stays as long as a point of it may."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from coordinator.matchers import Matcher
 from coordinator.query.errors import QueryError
-from coordinator.query.source import Alternatives, Listing, ReadOptions, Restriction, Selection, Series
+from coordinator.query.source import (
+    EARLIEST_MS,
+    LATEST_MS,
+    Alternatives,
+    Listing,
+    ReadOptions,
+    Restriction,
+    Selection,
+    Series,
+)
 from coordinator.store import QueryTooLargeError, SeriesIndex, Store, StoreError
 
 __all__ = ["EmbeddedSource"]
@@ -43,27 +52,32 @@ class EmbeddedSource:
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """See ``Source``."""
-        index, among = await self._entries(alternatives)
+        index, among = await self._entries(alternatives, start_ms, end_ms, options)
         return Listing(await asyncio.to_thread(index.labels.names, among))
 
     async def label_values(
         self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """See ``Source``."""
-        index, among = await self._entries(alternatives)
+        index, among = await self._entries(alternatives, start_ms, end_ms, options)
         return Listing(await asyncio.to_thread(index.labels.values, name, among))
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
         """See ``Source``."""
-        index, among = await self._entries(alternatives)
+        index, among = await self._entries(alternatives, start_ms, end_ms, options)
         return _series(index, np.arange(len(index)) if among is None else among)
 
-    async def _entries(self, alternatives: Alternatives) -> tuple[SeriesIndex, NDArray[np.int64] | None]:
+    async def _entries(
+        self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
+    ) -> tuple[SeriesIndex, NDArray[np.int64] | None]:
         """Entries that are meant, None: all."""
-        if not alternatives:
+        policies = self._policies(options.restriction)
+        anywhere = policies is None and start_ms <= EARLIEST_MS and end_ms >= LATEST_MS
+        if anywhere and not alternatives:
             return self._store.index, None
+        within_ms = None if anywhere else (start_ms, end_ms)
         with _told():
-            return await self._store.match(alternatives)
+            return await self._store.match(alternatives or ((),), within_ms, policies=policies)
 
     def _policies(self, restriction: Restriction) -> Collection[int] | None:
         """Policies of the store that may answer, None: all. Raises ``QueryError``."""

@@ -17,6 +17,8 @@ from m3metrics.ids import Tags, parse_tags
 from m3metrics.policy import StoragePolicy
 
 __all__ = [
+    "EARLIEST_MS",
+    "LATEST_MS",
     "NO_NOTES",
     "Alternatives",
     "Listing",
@@ -27,6 +29,9 @@ __all__ = [
     "Series",
     "Source",
 ]
+
+EARLIEST_MS, LATEST_MS = 0, ((1 << 63) - 1) // 1_000_000
+"""Both ends of a range that says neither."""
 
 Alternatives = Sequence[Sequence[Matcher]]
 """Series that satisfy all matchers of one of them are meant; without any, all series."""
@@ -87,7 +92,7 @@ class Listing:
 
 @dataclass(slots=True)
 class Series:
-    """Series: the encoded tags of series ``i``, sorted by name, are ``arena[at[i]:at[i] + size[i]]``."""
+    """Series: the encoded tags of series ``i`` are ``arena[at[i]:at[i] + size[i]]``: sorted by name, each name once, none without value."""
 
     arena: NDArray[np.uint8]
     at: NDArray[np.int64]
@@ -162,12 +167,12 @@ class Source(Protocol):
     async def label_names(
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
-        """Names of labels. A source may list what has points outside of the range as well."""
+        """Names of labels of the series that have a point in the range, as far as the store knows times: M3DB does by block."""
 
     async def label_values(
         self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
-        """Values of one label."""
+        """Values of one label, of the same series."""
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
-        """Series without points, in no order, each once."""
+        """The same series without their points, in no order, each once."""

@@ -15,12 +15,14 @@ points in 16 ms, all of them in 0.25–0.55 s. Its file survives ``kill -9`` at 
 """
 
 from coordinator.store.errors import QueryTooLargeError, StoreError
+from coordinator.store.labels import LabelIndex
 from coordinator.store.select import Selection
 from coordinator.store.series import SeriesIndex, series_tags
 from coordinator.store.store import Refusal, Store, StoreOptions, WriteBatch, Written, open_store
 from coordinator.store.windows import Window
 
 __all__ = [
+    "LabelIndex",
     "QueryTooLargeError",
     "Refusal",
     "Selection",

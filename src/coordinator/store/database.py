@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -129,20 +130,12 @@ class Database:
 
     def fetch(self, policy: int, wanted: NDArray[np.uint32] | None, start_ms: int, end_ms: int, limit: int) -> Fetched:
         """Points of ``wanted`` series (None: of all) with start ≤ time ≤ end. May run in several threads beside ``commit``."""
-        query = f"SELECT series, time_ms, coalesce(value, 0) AS value, nan, seq FROM points_{policy} WHERE time_ms BETWEEN ? AND ?"
-        try:
-            with self._cursor() as cursor:
-                if wanted is not None:
-                    cursor.register("wanted", {"number": wanted})
-                    query += " AND series IN (SELECT number FROM wanted)"
-                found = cursor.execute(f"{query} LIMIT {limit + 1}", [start_ms, end_ms]).fetchnumpy()
-        except duckdb.Error as error:
-            raise StoreError(f"cannot read from {self._path}: {error}") from error
-        if len(found["series"]) > limit:
+        what = "series, time_ms, coalesce(value, 0) AS value, nan, seq"
+        columns = self._read(policy, what, wanted, start_ms, end_ms, f"LIMIT {limit + 1}")
+        if len(columns["series"]) > limit:
             raise QueryTooLargeError(
                 f"the query reads more than {limit} points; ask for fewer series or a shorter range"
             )
-        columns = {name: np.ma.getdata(column) for name, column in found.items()}
         bits = columns["value"].view(np.uint64)
         return Fetched(
             series=columns["series"],
@@ -150,6 +143,26 @@ class Database:
             bits=np.where(columns["nan"] != 0, columns["nan"], bits),
             seq=columns["seq"],
         )
+
+    def present(self, policy: int, wanted: NDArray[np.uint32] | None, start_ms: int, end_ms: int) -> NDArray[np.uint32]:
+        """Those of ``wanted`` series (None: of all) with a point with start ≤ time ≤ end, in no order. For any thread, as ``fetch``."""
+        found: NDArray[np.uint32] = self._read(policy, "DISTINCT series", wanted, start_ms, end_ms)["series"]
+        return found
+
+    def _read(
+        self, policy: int, what: str, wanted: NDArray[np.uint32] | None, start_ms: int, end_ms: int, more: str = ""
+    ) -> dict[str, NDArray[Any]]:
+        """Columns of the points of some series in a range."""
+        query = f"SELECT {what} FROM points_{policy} WHERE time_ms BETWEEN ? AND ?"
+        try:
+            with self._cursor() as cursor:
+                if wanted is not None:
+                    cursor.register("wanted", {"number": wanted})
+                    query += " AND series IN (SELECT number FROM wanted)"
+                found = cursor.execute(f"{query} {more}", [start_ms, end_ms]).fetchnumpy()
+        except duckdb.Error as error:
+            raise StoreError(f"cannot read from {self._path}: {error}") from error
+        return {name: np.ma.getdata(column) for name, column in found.items()}
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         # A connection is for one thread at a time; this one only makes others.

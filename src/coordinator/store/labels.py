@@ -108,19 +108,19 @@ class LabelIndex:
 
     def names(self, among: NDArray[np.int64] | None = None) -> list[bytes]:
         """Label names, sorted; only those of some entries."""
-        self._follow()
+        wanted = _marked(self._follow(), among)
         columns = sorted(self._columns.items())
-        if among is None:
+        if wanted is None:
             return [name for name, _ in columns]
-        return [name for name, column in columns if len(_pairs(column, among))]
+        return [name for name, column in columns if len(_pairs(column, wanted))]
 
     def values(self, name: bytes, among: NDArray[np.int64] | None = None) -> list[bytes]:
         """Values of a label, sorted; only those of some entries."""
-        self._follow()
+        wanted = _marked(self._follow(), among)
         column = self._columns.get(name)
         if column is None:
             return []
-        return sorted(self._values(_distinct(column.rows()[1] if among is None else _pairs(column, among))))
+        return sorted(self._values(_distinct(column.rows()[1] if wanted is None else _pairs(column, wanted))))
 
     def _number(self, name: bytes, value: bytes) -> int:
         """Of a pair; -1: no series has it."""
@@ -179,9 +179,20 @@ class LabelIndex:
         self._named = count
 
 
-def _pairs(column: _Column, among: NDArray[np.int64]) -> NDArray[np.int32]:
+def _marked(count: int, among: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    """Which of the first ``count`` entries are meant; None: all."""
+    if among is None or len(among) == count:
+        return None
+    wanted = np.zeros(count, np.bool_)
+    wanted[among] = True
+    return wanted
+
+
+def _pairs(column: _Column, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
     entries, pairs = column.rows()
-    return pairs[np.isin(entries, among)]
+    # Entries that came since are behind all others.
+    known = int(np.searchsorted(entries, len(wanted)))
+    return pairs[:known][wanted[entries[:known]]]
 
 
 def _distinct(numbers: NDArray[np.int32]) -> NDArray[np.intp]:

@@ -20,7 +20,7 @@ from coordinator.store.series import SeriesIndex
 from m3metrics.ids import Tags
 from m3metrics.policy import StoragePolicy
 
-__all__ = ["PolicyTable", "Selection", "policy_order", "read"]
+__all__ = ["PolicyTable", "Selection", "policy_order", "present", "read"]
 
 _FILTER_IN_DATABASE = 8
 """Below one in so many of all series the database picks the rows, else we do."""
@@ -107,6 +107,32 @@ def read(
         parts.append(part)
         left = np.setdiff1d(left, part.entries, assume_unique=True)
     return _join(index, parts)
+
+
+def present(
+    database: Database,
+    index: SeriesIndex,
+    tables: Sequence[PolicyTable],
+    entries: NDArray[np.int64],
+    start_ms: int,
+    end_ms: int,
+    now_ms: int,
+) -> NDArray[np.int64]:
+    """Those of ``entries`` (ascending) with a point with start ≤ time ≤ end in one of ``tables``. Blocking; for any thread.
+
+    Raises ``StoreError``.
+    """
+    there = np.zeros(len(entries), np.bool_)
+    # The coarsest first: it has the fewest points to look at, and often every series.
+    for table in sorted(tables, key=lambda table: -table.window_ms):
+        left = np.flatnonzero(~there)
+        if len(left) == 0:
+            break
+        numbers = index.numbers(entries[left])
+        few = numbers if len(numbers) * _FILTER_IN_DATABASE < len(index) else None
+        found = database.present(table.number, few, max(start_ms, now_ms - table.retention_ms), end_ms)
+        there[left] = np.isin(numbers, found)
+    return entries[there]
 
 
 def _read_table(

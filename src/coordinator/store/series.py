@@ -29,15 +29,22 @@ _RESERVED = (1 << 23, 2 << 30)
 
 
 def series_tags(data: bytes, *, allow_duplicates: bool = False, allow_empty_value: bool = False) -> Tags:
-    """The tags under which an id is stored, sorted by name. Raises ``IdError`` for what M3 refuses.
+    """The tags under which an id is stored, sorted by name, each name once and with a value. Raises ``IdError`` for what M3 refuses.
 
-    docs/m3/coordinator.md, from message to series.
+    docs/m3/coordinator.md, from message to series. Where options allow a name twice or a tag without a value, what is left is what
+    Prometheus can have: a tag without a value is no tag, and of several with one name the first one stays.
     """
     tags = decode_tags(data)
     graphite = any(name == ID_SCHEME_TAG and value == b"graphite" for name, value in tags)
     kept = sorted((tag for tag in tags if tag[0] != ID_SCHEME_TAG), key=itemgetter(0))
     validate_tags(kept, allow_duplicates, allow_empty_value or graphite)
-    return kept
+    labels: dict[bytes, bytes] = {}
+    for name, value in kept:
+        if value:
+            labels.setdefault(name, value)
+    if not labels:
+        raise IdError("no tag has a value")
+    return list(labels.items())
 
 
 def stored_form(data: bytes, *, allow_duplicates: bool, allow_empty_value: bool) -> tuple[bytes, Tags]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from coordinator.matchers import Matcher
 from coordinator.store.database import Database, Rows
 from coordinator.store.errors import StoreError
-from coordinator.store.select import PolicyTable, Selection, read
+from coordinator.store.select import PolicyTable, Selection, present, read
 from coordinator.store.series import SeriesIndex, stored_forms
 from coordinator.store.windows import RecentWindows, Window
 from m3metrics.policy import UNITS, StoragePolicy, max_unit
@@ -239,7 +239,7 @@ class Store:
 
         With a look-back, points up to that much before ``start_ms`` come as well. Raises ``StoreError``.
         """
-        tables = [table for i, table in enumerate(self._tables) if policies is None or i in policies]
+        tables = self._tables_of(policies)
         now_ms = self._clock() // 1_000_000
         async with self._reading:
             return await asyncio.get_running_loop().run_in_executor(
@@ -250,15 +250,28 @@ class Store:
                 ),
             )  # fmt: skip
 
-    async def match(self, alternatives: Sequence[Sequence[Matcher]]) -> tuple[SeriesIndex, NDArray[np.int64]]:
-        """The series that satisfy all matchers of one of the alternatives: the index, and entries of it, ascending."""
-        index = self._index
+    async def match(
+        self,
+        alternatives: Sequence[Sequence[Matcher]],
+        within_ms: tuple[int, int] | None = None,
+        *,
+        policies: Collection[int] | None = None,
+    ) -> tuple[SeriesIndex, NDArray[np.int64]]:
+        """The series that satisfy all matchers of one of the alternatives: the index, and entries of it, ascending.
 
-        def union() -> NDArray[np.int64]:
-            return reduce(np.union1d, [index.labels.match(matchers) for matchers in alternatives])
+        ``within_ms``: only those with a point with start ≤ time ≤ end, in ``policies`` (None: in any). Raises ``StoreError``.
+        """
+        index, tables, now_ms = self._index, self._tables_of(policies), self._clock() // 1_000_000
+
+        def matching() -> NDArray[np.int64]:
+            found = reduce(np.union1d, [index.labels.match(matchers) for matchers in alternatives])
+            return found if within_ms is None else present(self._database, index, tables, found, *within_ms, now_ms)
 
         async with self._reading:
-            return index, await asyncio.get_running_loop().run_in_executor(self._readers, union)
+            return index, await asyncio.get_running_loop().run_in_executor(self._readers, matching)
+
+    def _tables_of(self, policies: Collection[int] | None) -> list[PolicyTable]:
+        return [table for i, table in enumerate(self._tables) if policies is None or i in policies]
 
     def windows(self, since: int) -> tuple[list[Window], int]:
         """Windows written after change number ``since``, and the number to go on with (see ``RecentWindows``)."""

@@ -131,7 +131,7 @@ async def test_refused_rows_are_told_and_do_not_disturb_the_others(tmp_path: Pat
         (encode_tags([]), at(-20), 5.0),
         (encode_tags([(b"a", b"1"), (b"a", b"2")]), at(-20), 6.0),
         (encode_tags([(b"a", b"")]), at(-20), 7.0),
-        (encode_tags([(b"__g0__", b""), (b"__option_id_scheme__", b"graphite")]), at(-20), 8.0),
+        (encode_tags([(b"__g0__", b"g"), (b"__g1__", b""), (b"__option_id_scheme__", b"graphite")]), at(-20), 8.0),
     ]
     async with open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock()) as store:
         written = await store.write(batch(rows))
@@ -144,12 +144,54 @@ async def test_refused_rows_are_told_and_do_not_disturb_the_others(tmp_path: Pat
         assert not (await store.write(batch([]))).refusals.any()
 
 
-async def test_options_let_duplicate_names_and_empty_values_in(tmp_path: Path, batch: Batch) -> None:
+async def test_what_options_let_in_is_stored_as_labels(tmp_path: Path, batch: Batch) -> None:
+    """The first of several values that is none without text; what is the same then is one series."""
     options = StoreOptions(allow_duplicate_tag_names=True, allow_empty_tag_values=True)
-    ids = [encode_tags([(b"a", b"2"), (b"a", b"1")]), encode_tags([(b"a", b"")])]
+    ids = [
+        encode_tags([(b"a", b""), (b"a", b"2"), (b"a", b"1")]),
+        encode_tags([(b"b", b""), (b"a", b"2")]),
+        encode_tags([(b"a", b"2")]),
+        encode_tags([(b"a", b"")]),
+    ]
     async with open_store(tmp_path / "m.duckdb", POLICIES, options, clock=Clock()) as store:
-        assert not (await store.write(batch([(one, at(-20), 1.0) for one in ids]))).refusals.any()
-        assert [store.index.tags(i) for i in range(2)] == [[(b"a", b"2"), (b"a", b"1")], [(b"a", b"")]]
+        written = await store.write(batch([(one, at(-20), 1.0) for one in ids]))
+        assert (written.refusals.tolist(), written.errors) == ([0, 0, 0, Refusal.BAD_ID], [(3, "no tag has a value")])
+        assert [store.index.tags(i) for i in range(len(store.index))] == [[(b"a", b"2")]]
+
+
+async def test_series_that_have_a_point_within_a_range(tmp_path: Path, batch: Batch, sid: Sid) -> None:
+    async with open_store(tmp_path / "m.duckdb", POLICIES, clock=Clock()) as store:
+        await store.write(batch([(sid("early"), at(-100), 1.0), (sid("late"), at(-10), 2.0)]))
+        await store.write(batch([(sid("early"), at(-3 * 86400), 3.0), (sid("coarse"), at(-100), 4.0)], policy=1))
+
+        async def names(start_s: int, end_s: int, policies: list[int] | None = None, *wanted: Matcher) -> list[bytes]:
+            index, entries = await store.match([list(wanted)], (at(start_s), at(end_s)), policies=policies)
+            return [dict(index.tags(entry))[b"__name__"] for entry in entries.tolist()]
+
+        assert await names(-100, -10) == [b"early", b"late", b"coarse"]
+        assert await names(-100, -11) == [b"early", b"coarse"]
+        assert await names(-99, 0) == [b"late"]
+        assert await names(-3 * 86400, -101) == [b"early"]
+        assert await names(-3 * 86400, -101, [0]) == []
+        assert await names(-100, 0, [1]) == [b"coarse"]
+        assert await names(-100, 0, [0, 1], Matcher(MatchOp.REGEX, b"__name__", b".*a.*")) == [
+            b"early",
+            b"late",
+            b"coarse",
+        ]
+        assert await names(0, -100) == []
+        # Few of many are asked for by their numbers.
+        await store.write(batch([(sid("more", i=str(i)), at(-50), 0.0) for i in range(100)]))
+        assert await names(-100, -60, None, Matcher(MatchOp.EQUAL, b"__name__", b"early")) == [b"early"]
+        assert await names(-60, 0, None, Matcher(MatchOp.EQUAL, b"__name__", b"early")) == []
+
+
+async def test_a_point_beyond_retention_is_no_point(tmp_path: Path, batch: Batch, sid: Sid) -> None:
+    clock = Clock()
+    async with open_store(tmp_path / "m.duckdb", POLICIES, clock=clock) as store:
+        await store.write(batch([(sid("a"), at(-10), 1.0)]))
+        clock.now_s += 2 * 86400
+        assert len((await store.match([[]], (at(-10), at(0))))[1]) == 0
 
 
 async def test_no_more_series_than_allowed(tmp_path: Path, batch: Batch, sid: Sid) -> None:

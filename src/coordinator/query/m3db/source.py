@@ -10,6 +10,7 @@ from functools import reduce
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.config import Namespace
 from coordinator.matchers import Matcher, MatchOp
@@ -17,8 +18,8 @@ from coordinator.query.errors import QueryError
 from coordinator.query.m3db.consolidate import Found, consolidated, distinct
 from coordinator.query.m3db.fan_out import FanOut, Part, fan_out
 from coordinator.query.m3db.refusals import refusal
-from coordinator.query.m3db.tags import sorted_tags
-from coordinator.query.source import Alternatives, Listing, Notes, ReadOptions, Selection, Series
+from coordinator.query.m3db.tags import asked_for, labels_of, sorted_tags
+from coordinator.query.source import LATEST_MS, Alternatives, Listing, Notes, ReadOptions, Selection, Series
 from m3db.errors import M3DBError
 from m3db.read.aggregate import Aggregated
 from m3db.read.index_query import IndexMatcher, MatchKind, Query, disjunction, marshal_query, query_of
@@ -35,16 +36,25 @@ _Answer = TypeVar("_Answer")
 
 
 class M3DBSource:
-    """``Source`` over the nodes of M3DB; ``namespaces`` says what there is now."""
+    """``Source`` over the nodes of M3DB; ``namespaces`` says what there is now.
+
+    ``odd_tags``: whether there may be tags without value or names that are there twice, which the index has otherwise than queries.
+    """
 
     lists_cheaply = False
     knows_ids = True
 
     def __init__(
-        self, reader: Reader, namespaces: Callable[[], Sequence[Namespace]], *, clock: Callable[[], int] = wall_ns
+        self,
+        reader: Reader,
+        namespaces: Callable[[], Sequence[Namespace]],
+        *,
+        odd_tags: bool = False,
+        clock: Callable[[], int] = wall_ns,
     ) -> None:
         self._reader = reader
         self._namespaces = namespaces
+        self._odd_tags = odd_tags
         self._clock = clock
 
     def oldest_ms(self, resolution_ms: int) -> int:
@@ -58,7 +68,7 @@ class M3DBSource:
         """See ``Source``. A series is read from one namespace, and from the unaggregated one for what comes late (``fan_out``)."""
         start_ns, end_ns = _range(start_ms - lookback_ms, end_ms, options)
         plan = self._plan(start_ns, end_ns, options)
-        query = marshal_query(_query(matchers))
+        query = marshal_query(self._query(matchers))
 
         def begin_ns(part: Part) -> int:
             """Where points begin that may be wanted: values of a coarse resolution are looked back for longer."""
@@ -68,7 +78,7 @@ class M3DBSource:
         found = await _all([self._fetch(part, query, begin_ns(part), end_ns, options) for part in plan.parts])
 
         def arranged() -> Selection:
-            columns = [_found(part, one) for part, one in zip(plan.parts, found, strict=True)]
+            columns = [_found(part, one, self._judged(matchers)) for part, one in zip(plan.parts, found, strict=True)]
             notes = reduce(Notes.joined, (one.series.notes for one in columns), _notes(plan, found))
             return consolidated(plan, columns, options.series_limit, notes)
 
@@ -78,6 +88,9 @@ class M3DBSource:
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """See ``Source``."""
+        if self._odd_tags:
+            listed = await self.series(alternatives, start_ms, end_ms, options)
+            return Listing(await asyncio.to_thread(labels_of(listed).names), listed.notes)
         return await self._listing(_any_of(alternatives), (), start_ms, end_ms, options)
 
     async def label_values(
@@ -85,23 +98,38 @@ class M3DBSource:
     ) -> Listing:
         """See ``Source``."""
         there = Matcher(MatchOp.NOT_EQUAL, name, b"")
-        query = _any_of([(there, *(one for one in matchers if one != there)) for matchers in alternatives or ((),)])
-        return await self._listing(query, (name,), start_ms, end_ms, options)
+        having = [(there, *(one for one in matchers if one != there)) for matchers in alternatives or ((),)]
+        if self._odd_tags:
+            listed = await self.series(having, start_ms, end_ms, options)
+            return Listing(await asyncio.to_thread(labels_of(listed).values, name), listed.notes)
+        return await self._listing(_any_of(having), (name,), start_ms, end_ms, options)
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
         """See ``Source``."""
-        start_ns, end_ns = _range(start_ms, end_ms, options)
+        start_ns, end_ns = self._span(start_ms, end_ms, options)
         plan = self._plan(start_ns, end_ns, options)
-        queries = [marshal_query(_query(matchers)) for matchers in alternatives or ((),)]
+        asked = [(matchers, part) for matchers in alternatives or ((),) for part in plan.parts]
         found = await _all(
             [
-                self._fetch(part, query, start_ns, end_ns, options, data=False)
-                for query in queries
-                for part in plan.parts
+                self._fetch(part, marshal_query(self._query(matchers)), start_ns, end_ns, options, data=False)
+                for matchers, part in asked
             ]
         )
-        listed = await asyncio.to_thread(lambda: distinct([_listed(one) for one in found]))
+        judged = [self._judged(matchers) for matchers, _ in asked]
+        listed = await asyncio.to_thread(lambda: distinct(list(map(_listed, found, judged))))
         return Series(listed.arena, listed.at, listed.size, listed.notes.joined(_notes(plan, found)))
+
+    def _query(self, matchers: Sequence[Matcher]) -> Query:
+        """What nodes are asked for."""
+        return _query(asked_for(matchers) if self._odd_tags else matchers)
+
+    def _judged(self, matchers: Sequence[Matcher]) -> Sequence[Matcher]:
+        """Which of them are decided here."""
+        return matchers if self._odd_tags else ()
+
+    def _span(self, start_ms: int, end_ms: int, options: ReadOptions) -> tuple[int, int]:
+        """Of a listing: a range that does not say where it ends does so now, as M3's."""
+        return _range(start_ms, self._clock() // _MS if end_ms >= LATEST_MS else end_ms, options)
 
     def _plan(self, start_ns: int, end_ns: int, options: ReadOptions) -> FanOut:
         restriction, namespaces = options.restriction, self._namespaces()
@@ -125,7 +153,7 @@ class M3DBSource:
         self, query: Query, names: Sequence[bytes], start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """The values of the labels ``names``; without any, the names that there are."""
-        start_ns, end_ns = _range(start_ms, end_ms, options)
+        start_ns, end_ns = self._span(start_ms, end_ms, options)
         plan = self._plan(start_ns, end_ns, options)
         data = marshal_query(query)
         found = await _all(
@@ -192,17 +220,23 @@ def _notes(plan: FanOut, answers: Sequence[Fetched | Aggregated]) -> Notes:
     return Notes(limited=not all(one.exhaustive for one in answers), places=tuple(names))
 
 
-def _found(part: Part, fetched: Fetched) -> Found:
-    """The series of an answer that have points and tags."""
-    series, bad = sorted_tags(fetched.tags)
+def _found(part: Part, fetched: Fetched, judged: Sequence[Matcher]) -> Found:
+    """The series of an answer that have points and tags, and match."""
+    series, kept = _kept(fetched, judged)
     begins, counts = fetched.offsets[:-1], np.diff(fetched.offsets)
-    counts[bad] = 0
-    rows = np.flatnonzero(counts)
+    rows = kept[counts[kept] > 0]
     chosen = Series(series.arena, series.at[rows], series.size[rows], series.notes)
     return Found(part, chosen, begins[rows], counts[rows], fetched.time_ns // _MS, fetched.bits)
 
 
-def _listed(fetched: Fetched) -> Series:
+def _listed(fetched: Fetched, judged: Sequence[Matcher]) -> Series:
     """The series of an answer without points."""
+    series, kept = _kept(fetched, judged)
+    return Series(series.arena, series.at[kept], series.size[kept], series.notes)
+
+
+def _kept(fetched: Fetched, judged: Sequence[Matcher]) -> tuple[Series, NDArray[np.int64]]:
+    """The series of an answer, and which of them have tags, and labels that match."""
     series, bad = sorted_tags(fetched.tags)
-    return Series(series.arena, np.delete(series.at, bad), np.delete(series.size, bad), series.notes)
+    rows = labels_of(series).match(judged) if judged else np.arange(len(series))
+    return series, np.setdiff1d(rows, bad, assume_unique=True)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from coordinator.config import Namespace
 from coordinator.query import ReadOptions, query_routes
 from coordinator.query.m3db import M3DBSource
+from coordinator.query.source import Source
 from m3db.errors import ErrorFlag, ErrorType, M3DBError, NodeError
 from m3db.read.aggregate import Aggregated
 from m3db.read.index_query import (
@@ -37,21 +38,28 @@ ID_FIELD = "_m3ninx_id"
 H = 3600 * 10**9
 
 Tags = dict[str, str]
-Stored = list[tuple[Tags, list[tuple[float, float]]]]
-"""Tags, and (second, value) pairs."""
+Pairs = list[tuple[str, str]]
+Stored = Sequence[tuple[Tags | Pairs, Sequence[tuple[float, float]]]]
+"""Tags, in pairs where a name is there twice, and (second, value) pairs."""
 
 
-def matches(query: Query, tags: dict[bytes, bytes]) -> bool:
-    """What a node's index would say."""
+def pairs(tags: Tags | Pairs) -> list[tuple[bytes, bytes]]:
+    """Names and values, in order."""
+    listed = tags.items() if isinstance(tags, dict) else tags
+    return [(name.encode(), value.encode()) for name, value in listed]
+
+
+def matches(query: Query, tags: dict[bytes, list[bytes]]) -> bool:
+    """What a node's index would say of the values of each name."""
     match query:
         case AllQuery():
             return True
         case FieldQuery(name):
             return name in tags
         case TermQuery(name, term):
-            return tags.get(name) == term
+            return term in tags.get(name, ())
         case RegexpQuery(name, pattern):
-            return name in tags and re.fullmatch(pattern, tags[name]) is not None
+            return any(re.fullmatch(pattern, value) for value in tags.get(name, ()))
         case NegationQuery(inner):
             return not matches(inner, tags)
         case ConjunctionQuery(queries, negations):
@@ -59,6 +67,19 @@ def matches(query: Query, tags: dict[bytes, bytes]) -> bool:
             return found and not any(matches(one, tags) for one in negations)
         case DisjunctionQuery(queries):
             return any(matches(one, tags) for one in queries)
+
+
+def fields_of(tags: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """The values of each name as an index has them, that of the id among them."""
+    fields = {ID_FIELD.encode(): [b".".join(value for _, value in tags)]}
+    for name, value in tags:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def within(points: Sequence[tuple[float, float]], start_ns: int, end_ns: int) -> bool:
+    """Whether an index would list a series for a range: by its points, if it has any."""
+    return not points or any(start_ns <= round(second * 10**9) < end_ns for second, _ in points)
 
 
 @dataclass
@@ -75,7 +96,7 @@ class PlayedReader:
 
     def _matching(
         self, namespace: bytes, query: bytes, start_ns: int, end_ns: int, more: dict[str, Any]
-    ) -> tuple[Stored, bool]:
+    ) -> tuple[list[tuple[Tags | Pairs, Sequence[tuple[float, float]]]], bool]:
         tree = unmarshal_query(query)
         text = query_text(tree).decode()
         self.asked.append({"namespace": namespace.decode(), "query": text, "start": start_ns, "end": end_ns, **more})
@@ -84,10 +105,8 @@ class PlayedReader:
         found = [
             (tags, points)
             for tags, points in self.stored.get(namespace.decode(), [])
-            if matches(
-                tree,
-                {name.encode(): value.encode() for name, value in {**tags, ID_FIELD: ".".join(tags.values())}.items()},
-            )
+            if matches(tree, fields_of(pairs(tags)))
+            and (more.get("data") or within(points, start_ns, end_ns))
         ]
         limit = more["series_limit"]
         if 0 < limit <= len(found):
@@ -101,14 +120,14 @@ class PlayedReader:
         self, namespace: bytes, query: bytes, start_ns: int, end_ns: int, *, fetch_data: bool = True, **more: Any
     ) -> Fetched:
         found, exhaustive = self._matching(namespace, query, start_ns, end_ns, {"data": fetch_data, **more})
-        encoded = [encode_tags((n.encode(), v.encode()) for n, v in tags.items()) for tags, _ in found]
+        encoded = [encode_tags(pairs(tags)) for tags, _ in found]
         rows = [
             [(round(s * 10**9), v) for s, v in points if fetch_data and start_ns <= round(s * 10**9) < end_ns]
             for _, points in found
         ]
         flat = [row for some in rows for row in some]
         return Fetched(
-            ids=column([repr(sorted(tags.items())).encode() for tags, _ in found]),
+            ids=column([repr(sorted(pairs(tags))).encode() for tags, _ in found]),
             tags=column(encoded),
             offsets=np.cumsum([0, *map(len, rows)]),
             time_ns=np.array([time for time, _ in flat], np.int64),
@@ -131,9 +150,9 @@ class PlayedReader:
         found, exhaustive = self._matching(namespace, query, start_ns, end_ns, asked)
         fields: dict[bytes, list[bytes]] = {}
         for tags, _ in found:
-            for name, value in tags.items():
-                if not names or name.encode() in names:
-                    fields.setdefault(name.encode(), []).extend([] if names_only else [value.encode()])
+            for name, value in pairs(tags):
+                if not names or name in names:
+                    fields.setdefault(name, []).extend([] if names_only else [value])
         return Aggregated({name: sorted(set(values)) for name, values in fields.items()}, exhaustive)
 
 
@@ -167,11 +186,21 @@ def source(reader: PlayedReader, namespaces: list[Namespace]) -> M3DBSource:
 
 
 @pytest.fixture
+def odd_source(reader: PlayedReader, namespaces: list[Namespace]) -> M3DBSource:
+    """The same, where options let tags without value and names twice in."""
+    return M3DBSource(cast(Reader, reader), lambda: namespaces, odd_tags=True, clock=lambda: NOW_S * 10**9)
+
+
+def client_of(source: Source) -> httpx.AsyncClient:
+    """HTTP over a source."""
+    routes = query_routes(source, defaults=ReadOptions(series_limit=1000))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=Starlette(routes=routes)), base_url="http://coordinator")
+
+
+@pytest.fixture
 async def client(source: M3DBSource) -> AsyncIterator[httpx.AsyncClient]:
     """HTTP over ``source``."""
-    routes = query_routes(source, defaults=ReadOptions(series_limit=1000))
-    transport = httpx.ASGITransport(app=Starlette(routes=routes))
-    async with httpx.AsyncClient(transport=transport, base_url="http://coordinator") as opened:
+    async with client_of(source) as opened:
         yield opened
 
 
