@@ -17,10 +17,10 @@ from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
 from m3x.golang import parse_bool
 
-__all__ = ["Parameters", "body_of", "read_options", "read_parameters"]
+__all__ = ["Parameters", "body_of", "label_name", "read_options", "read_parameters"]
 
 _MAX_BODY_BYTES = 16 << 20
-_DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
+_DURATION = re.compile(r"(\d{1,15})(ms|[smhdwy])")
 _UNITS_MS = {
     "ms": 1,
     "s": 1000,
@@ -33,6 +33,8 @@ _UNITS_MS = {
 _MAX_TIME_S = 1 << 43
 _MAX_TIMEOUT_S = 600
 _COUNT = re.compile(r"-?[0-9]{1,18}")
+_ESCAPED = re.compile(r"U__(?:[^_]|__|_[0-9a-fA-F]{1,5}_)*")
+_ESCAPE = re.compile(r"__|_([0-9a-fA-F]{1,5})_")
 _Value = TypeVar("_Value")
 
 
@@ -69,21 +71,46 @@ class Parameters:
         return round(seconds * 1000)
 
     def step_ms(self, name: str = "step") -> int:
-        """A positive duration: seconds, or text such as ``1m30s``. Raises ``QueryError``."""
+        """A positive duration. Raises ``QueryError``."""
         text = self.text(name)
-        step_ms = 0
-        try:
-            step_ms = round(min(float(text), _MAX_TIME_S) * 1000) if text else 0
-        except ValueError:
-            parts = _DURATION.findall(text)
-            if "".join(number + unit for number, unit in parts) != text:
-                raise QueryError(f"error parsing param: {name}, error: {text!r} is not a duration") from None
-            step_ms = sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
+        step_ms = self.duration_ms(name) if text else 0
         if step_ms <= 0:
             raise QueryError(
                 f"error parsing param: {name}, error: expected positive step size, instead got: {text or 0}"
             )
         return step_ms
+
+    def duration_ms(self, name: str) -> int:
+        """Seconds, or text such as ``1m30s``. Raises ``QueryError``."""
+        text = self.text(name)
+        try:
+            return round(max(min(float(text), _MAX_TIME_S), -_MAX_TIME_S) * 1000)
+        except ValueError:
+            parts = _DURATION.findall(text)
+            if not text or "".join(number + unit for number, unit in parts) != text:
+                raise QueryError(f"error parsing param: {name}, error: {text!r} is not a duration") from None
+            return sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
+
+    def limit(self, name: str = "limit") -> int:
+        """How many there may be in an answer; 0: any number. Raises ``QueryError``."""
+        text = self.text(name)
+        if text and not _COUNT.fullmatch(text):
+            raise QueryError(f"invalid parameter {name!r}: {text!r} is not a number")
+        if text.startswith("-"):
+            raise QueryError(f"invalid parameter {name!r}: {text!r} is below 0")
+        return int(text or 0)
+
+
+def label_name(text: str) -> str:
+    """A label's name as it stands in a path: plain, or escaped as Prometheus escapes what is no letter: ``U__a_2e_b`` for ``a.b``."""
+
+    def character(found: re.Match[str]) -> str:
+        return chr(int(found[1], 16)) if found[1] else "_"
+
+    if not _ESCAPED.fullmatch(text):
+        return text
+    name = _ESCAPE.sub(character, text.removeprefix("U__"))
+    return text if any("\ud800" <= one <= "\udfff" for one in name) else name
 
 
 def _rfc3339(name: str, text: str) -> float:

@@ -8,15 +8,19 @@ import msgspec
 import numpy as np
 
 from coordinator.query import kernels
+from coordinator.query.constants import Constant
 from coordinator.query.errors import QueryError
-from coordinator.query.source import Notes, Selection
+from coordinator.query.source import NO_NOTES, Notes, Selection
 from m3metrics.ids import Tags
 
 __all__ = [
     "ENDING",
+    "constant_matrix",
+    "constant_value",
     "encode",
     "error_body",
     "label_set",
+    "listing",
     "matrix",
     "note_headers",
     "number_text",
@@ -31,6 +35,7 @@ _SERIES_PER_PIECE = 64
 ENDING = b"}\n"
 """Of the last piece of an answer, and of no other."""
 _INCOMPLETE = "m3db exceeded query limit: results not exhaustive"
+_TRUNCATED = "results truncated due to limit"
 
 
 def encode(value: Any) -> bytes:
@@ -62,9 +67,23 @@ def label_set(tags: Tags) -> dict[str, str]:
     return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in tags}
 
 
-def success(data: Any) -> bytes:
+def success(data: Any, warnings: Sequence[str] = ()) -> bytes:
     """The answer around ``data``."""
-    return encode({"status": "success", "data": data})
+    return encode({"status": "success", "data": data, **({"warnings": warnings} if warnings else {})})
+
+
+def listing(found: Sequence[Any], limit: int, notes: Notes) -> bytes:
+    """The answer with the first ``limit`` of them (0: all)."""
+    truncated = 0 < limit < len(found)
+    return success(found[:limit] if truncated else found, _warnings(notes, truncated))
+
+
+def _warnings(notes: Notes, truncated: bool) -> list[str]:
+    return [
+        *notes.warnings,
+        *([_INCOMPLETE] if notes.limited else []),
+        *([_TRUNCATED] if truncated else []),
+    ]
 
 
 def error_body(error: QueryError) -> bytes:
@@ -79,20 +98,22 @@ def note_headers(notes: Notes) -> dict[str, str]:
     return {name: text for name, text in headers.items() if text}
 
 
-def _framed(kind: str, results: Iterator[bytes], notes: Notes) -> Iterator[bytes]:
-    """The whole answer in pieces of some tens of series."""
+def _framed(kind: str, results: Iterator[bytes], notes: Notes, limit: int) -> Iterator[bytes]:
+    """The whole answer with the first ``limit`` series (0: all), in pieces of some tens of them."""
     piece = [b'{"status":"success","data":{"resultType":"%s","result":[' % kind.encode()]
-    first = True
-    for result in results:
-        if not first:
+    truncated = False
+    for count, result in enumerate(results):
+        if count == limit > 0:
+            truncated = True
+            break
+        if count:
             piece.append(b",")
-        first = False
         piece.append(result)
         if len(piece) >= 2 * _SERIES_PER_PIECE:
             yield b"".join(piece)
             piece = []
     piece.append(b"]}")
-    warnings = [*notes.warnings, *([_INCOMPLETE] if notes.limited else [])]
+    warnings = _warnings(notes, truncated)
     if warnings:
         piece.append(b',"warnings":' + encode(warnings))
     piece.append(ENDING)
@@ -104,7 +125,28 @@ def _points(times: Sequence[str], values: Sequence[float]) -> bytes:
     return ",".join([f'{time}{number_text(value)}"]' for time, value in zip(times, values, strict=True)]).encode()
 
 
-def vector(selection: Selection, time_ms: int, looked_at_ms: int, lookback_ms: int) -> Iterator[bytes]:
+def constant_value(constant: Constant, time_ms: int) -> Iterator[bytes]:
+    """An expression without series, of one step, as a scalar, a string or a vector."""
+    text = constant.text if constant.kind == "string" else number_text(float(constant.values[0]))
+    pair = f"[{time_text(time_ms)},{encode(text).decode()}]"
+    if constant.kind == "vector":
+        results = iter([b'{"metric":{},"value":%s}' % pair.encode()] if constant.there[0] else [])
+        return _framed("vector", results, NO_NOTES, 0)
+    return iter(
+        [b'{"status":"success","data":{"resultType":"%s","result":%s}}\n' % (constant.kind.encode(), pair.encode())]
+    )
+
+
+def constant_matrix(constant: Constant, start_ms: int, step_ms: int) -> Iterator[bytes]:
+    """An expression without series over a range: one series without labels, if it has any value."""
+    present = np.flatnonzero(constant.there).tolist()
+    times = [f'[{time_text(start_ms + k * step_ms)},"' for k in present]
+    points = _points(times, constant.values[present].tolist())
+    results = iter([b'{"metric":{},"values":[%s]}' % points] if present else [])
+    return _framed("matrix", results, NO_NOTES, 0)
+
+
+def vector(selection: Selection, time_ms: int, looked_at_ms: int, lookback_ms: int, limit: int = 0) -> Iterator[bytes]:
     """An instant vector: the last value of each series within the look-back (at least its resolution) before ``looked_at_ms``."""
 
     def results() -> Iterator[bytes]:
@@ -118,7 +160,7 @@ def vector(selection: Selection, time_ms: int, looked_at_ms: int, lookback_ms: i
                 value = number_text(float(values[first + int(found[0])]))
                 yield b'{"metric":%s,%s' % (encode(label_set(selection.tags(i))), f'{head}{value}"]}}'.encode())
 
-    return _framed("vector", results(), selection.notes)
+    return _framed("vector", results(), selection.notes, limit)
 
 
 def matrix(
@@ -129,6 +171,7 @@ def matrix(
     looked_at_ms: int,
     look_step_ms: int,
     lookback_ms: int,
+    limit: int = 0,
 ) -> Iterator[bytes]:
     """Values at ``start``, ``start + step`` …, each the last one within the look-back before the time that is looked at."""
 
@@ -146,10 +189,10 @@ def matrix(
                 points = _points([times[k] for k in present.tolist()], values[first + found[present]].tolist())
                 yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
 
-    return _framed("matrix", results(), selection.notes)
+    return _framed("matrix", results(), selection.notes, limit)
 
 
-def raw_matrix(selection: Selection) -> Iterator[bytes]:
+def raw_matrix(selection: Selection, limit: int = 0) -> Iterator[bytes]:
     """All points as they are stored, staleness markers left out."""
 
     def results() -> Iterator[bytes]:
@@ -162,4 +205,4 @@ def raw_matrix(selection: Selection) -> Iterator[bytes]:
                 points = _points(times, values[present].tolist())
                 yield b'{"metric":%s,"values":[%s]}' % (encode(label_set(selection.tags(i))), points)
 
-    return _framed("matrix", results(), selection.notes)
+    return _framed("matrix", results(), selection.notes, limit)

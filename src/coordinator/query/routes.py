@@ -6,6 +6,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from coordinator.query.about import AboutAPI
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite import Graphite
 from coordinator.query.prometheus import LOOKBACK_MS, PrometheusAPI
@@ -25,11 +26,23 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _DEFAULTS = ReadOptions()
 _BOTH = ["GET", "POST"]
+_PREFIXES = ("", "/prometheus", "/m3query")
+_PROMETHEUS = (
+    ("query", "query", _BOTH),
+    ("query_range", "query_range", _BOTH),
+    ("labels", "labels", _BOTH),
+    ("label/{name}/values", "label_values", ["GET"]),
+    ("series", "series", _BOTH),
+    ("query_exemplars", "exemplars", _BOTH),
+    ("format_query", "format", _BOTH),
+    ("metadata", "metadata", ["GET"]),
+    ("rules", "rules", ["GET"]),
+    ("alerts", "alerts", ["GET"]),
+    ("status/buildinfo", "buildinfo", ["GET"]),
+)
+"""Prometheus' own calls: path below ``/api/v1``, name of the handler, methods."""
 _PATHS = (
-    *((f"{prefix}/api/v1/{name}", name, _BOTH) for prefix in ("", "/prometheus", "/m3query") for name in ("query", "query_range")),
-    ("/api/v1/labels", "labels", _BOTH),
-    ("/api/v1/label/{name}/values", "label_values", ["GET"]),
-    ("/api/v1/series", "series", _BOTH),
+    *((f"{prefix}/api/v1/{path}", name, methods) for prefix in _PREFIXES for path, name, methods in _PROMETHEUS),
     ("/api/v1/prom/remote/read", "remote_read", ["POST"]),
     ("/api/v1/prom/remote/read", "remote_read_one", ["GET"]),
     *((f"/api/v1/graphite/render{slash}", "render", _BOTH) for slash in ("", "/")),
@@ -51,7 +64,7 @@ def query_routes(
     ``defaults``: what holds for requests that do not say otherwise; ``watched``: the embedded store whose windows are told.
     """
     prometheus, remote = PrometheusAPI(source, defaults, lookback_ms), RemoteRead(source, defaults)
-    graphite, windows = Graphite(source, defaults), Windows(watched)
+    about, graphite, windows = AboutAPI(), Graphite(source, defaults), Windows(watched)
     return _routes(
         {
             "query": prometheus.query,
@@ -59,6 +72,12 @@ def query_routes(
             "labels": prometheus.labels,
             "label_values": prometheus.label_values,
             "series": prometheus.series,
+            "exemplars": about.exemplars,
+            "format": about.format,
+            "metadata": about.metadata,
+            "rules": about.rules,
+            "alerts": about.alerts,
+            "buildinfo": about.buildinfo,
             "remote_read": remote.post,
             "remote_read_one": remote.get,
             "render": graphite.render,

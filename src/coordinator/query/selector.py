@@ -1,7 +1,7 @@
-"""The part of PromQL that is answered here: a selector with matchers, a range, an offset and ``@``.
+"""The part of PromQL that is answered here from a store: a selector with matchers, a range, an offset and ``@``.
 
-The parser is a library's; expressions beyond a selector are understood and refused with a hint: a Prometheus (or anything else that
-speaks its remote read) evaluates them over ``/api/v1/prom/remote/read``.
+The parser is a library's; expressions beyond a selector (and beyond ``constants``) are understood and refused with a hint: a Prometheus
+(or anything else that speaks its remote read) evaluates them over ``/api/v1/prom/remote/read``.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ import promql_parser as promql
 from coordinator.matchers import Matcher, MatcherError, MatchOp
 from coordinator.query.errors import QueryError
 
-__all__ = ["Selector", "parse_selector"]
+__all__ = ["Selector", "parse_expression", "parse_matchers", "parse_selector", "selector_of"]
 
 _MAX_QUERY_CHARACTERS = 64 << 10
 _REMOTE_READ = (
-    "only plain selectors such as up{job=\"api\"} are evaluated here; "
+    "only plain selectors such as up{job=\"api\"}, and constants, are evaluated here; "
     "for full PromQL let a Prometheus read from /api/v1/prom/remote/read"
 )  # fmt: skip
 
@@ -37,16 +37,34 @@ class Selector(msgspec.Struct, frozen=True):
         return (time_ms if self.at is None else self.at(start_ms, end_ms)) - self.offset_ms
 
 
-def parse_selector(text: str) -> Selector:
-    """Raises ``QueryError`` for what is no PromQL, and for PromQL beyond a selector."""
+def parse_expression(text: str) -> promql.Expr:
+    """Raises ``QueryError`` for what is no PromQL."""
     if not text.strip():
         raise QueryError("error parsing param: query, error: no query found")
     if len(text) > _MAX_QUERY_CHARACTERS:
         raise QueryError(f"the query is longer than {_MAX_QUERY_CHARACTERS} characters")
     try:
-        expression = promql.parse(text)
+        return promql.parse(text)
     except ValueError as error:
         raise QueryError(f"parse error: {error}") from None
+
+
+def parse_selector(text: str) -> Selector:
+    """Raises ``QueryError`` for what is no PromQL, and for PromQL beyond a selector."""
+    return selector_of(parse_expression(text))
+
+
+def parse_matchers(text: str) -> tuple[Matcher, ...]:
+    """The matchers of a selector without range, offset and ``@``, as listings take it. Raises ``QueryError``."""
+    expression = parse_expression(text)
+    plain = isinstance(expression, promql.VectorSelector) and expression.offset is None and expression.at is None
+    if not plain:
+        raise QueryError('match[] takes a selector such as up{job="api"}, without range, offset and @')
+    return selector_of(expression).matchers
+
+
+def selector_of(expression: promql.Expr) -> Selector:
+    """Raises ``QueryError`` for what is more than a selector, as Prometheus says that an evaluation failed."""
     while isinstance(expression, promql.ParenExpr):
         expression = expression.expr
     range_ms = 0
@@ -54,15 +72,19 @@ def parse_selector(text: str) -> Selector:
         range_ms = _milliseconds(expression.range)
         expression = expression.vector_selector
     if not isinstance(expression, promql.VectorSelector):
-        raise QueryError(f"{_kind(expression)} is not supported: {_REMOTE_READ}", kind="execution")
+        raise _unsupported(f"{_kind(expression)} is not supported")
     if expression.matchers.or_matchers:
-        raise QueryError(f"alternatives with 'or' inside braces are not supported: {_REMOTE_READ}", kind="execution")
+        raise _unsupported("alternatives with 'or' inside braces are not supported")
     return Selector(
         matchers=_matchers(expression),
         range_ms=range_ms,
         offset_ms=_milliseconds(expression.offset) if expression.offset is not None else 0,
         at=_at(expression.at),
     )
+
+
+def _unsupported(what: str) -> QueryError:
+    return QueryError(f"{what}: {_REMOTE_READ}", kind="execution", status=422)
 
 
 _OPS = (

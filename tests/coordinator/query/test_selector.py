@@ -1,11 +1,14 @@
 """The part of PromQL that is understood, and what is said about the rest."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.matchers import Matcher, MatchOp
 from coordinator.query import QueryError, parse_selector
+from coordinator.query.constants import evaluate
+from coordinator.query.selector import parse_expression
 
 NAME = b"__name__"
 
@@ -38,12 +41,16 @@ def test_the_time_that_is_looked_at() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["sum(up)", "rate(up[1m])", "up + 1", "-up", "1", '"a"', "up[5m:1m]", 'up{a="1" or b="2"}', "sum by (a) (up)"],
-)
+    [
+        "sum(up)", "rate(up[1m])", "up + 1", "-up", "up[5m:1m]", 'up{a="1" or b="2"}', "sum by (a) (up)", "scalar(up)",
+        "absent(vector(1))", "vector(1) or up", "hour()", "sum(vector(1))", "vector(1)[5m:1m]",
+    ],
+)  # fmt: skip
 def test_more_than_a_selector_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(QueryError, match="/api/v1/prom/remote/read") as caught:
         parse_selector(text)
-    assert (caught.value.status, caught.value.kind) == (400, "execution")
+    assert (caught.value.status, caught.value.kind) == (422, "execution")
+    assert evaluate(parse_expression(text), np.zeros(1, np.int64)) is None
 
 
 @pytest.mark.parametrize(
