@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, LimitsConfig
 from coordinator.query import EmbeddedSource, ReadOptions, query_routes, unreadable_routes
 from coordinator.sinks.prom_remote.credentials import shown_address
 from coordinator.storage import Storage
@@ -21,12 +21,20 @@ def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[R
             return unreadable_routes(_where(config))
         source = EmbeddedSource(store)
     lookback_ms = int(config.lookback_duration) // 1_000_000
-    return query_routes(source, lookback_ms, defaults=read_defaults(config), watched=store)
+    carbon = config.carbon
+    return query_routes(
+        source,
+        lookback_ms,
+        defaults=read_defaults(config, config.limits),
+        find_defaults=read_defaults(config, carbon.limits_find or config.limits),
+        render_defaults=read_defaults(config, carbon.limits_render or config.limits),
+        watched=store,
+    )
 
 
-def read_defaults(config: CoordinatorConfig) -> ReadOptions:
-    """What holds for queries that do not say otherwise."""
-    limits = config.limits.per_query
+def read_defaults(config: CoordinatorConfig, section: LimitsConfig) -> ReadOptions:
+    """What holds for queries that do not say otherwise, by the section of their limits."""
+    limits = section.per_query
     return ReadOptions(
         series_limit=limits.max_fetched_series if limits.max_fetched_series > 0 else _DEFAULT_SERIES,
         docs_limit=max(limits.max_fetched_docs, 0),

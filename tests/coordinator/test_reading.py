@@ -70,14 +70,24 @@ async def test_a_source_of_its_own_comes_before_the_embedded_store(tmp_path: Pat
 
 
 def test_defaults(tmp_path: Path) -> None:
-    assert read_defaults(config(tmp_path, "")) == ReadOptions(series_limit=100_000)
+    loaded = config(tmp_path, "")
+    assert read_defaults(loaded, loaded.limits) == ReadOptions(series_limit=100_000)
     text = (
         "limits: {perQuery: {maxFetchedSeries: 5, maxFetchedDocs: 6, maxFetchedRange: 1h, requireExhaustive: false}}\n"
         "query: {timeout: 1m, defaultEngine: m3query}\n"
     )
-    assert read_defaults(config(tmp_path, text)) == ReadOptions(
+    loaded = config(tmp_path, text)
+    assert read_defaults(loaded, loaded.limits) == ReadOptions(
         series_limit=5, docs_limit=6, range_limit_ns=3600 * 10**9, require_exhaustive=False, timeout_s=60.0
     )
+
+
+def test_limits_of_graphite(tmp_path: Path) -> None:
+    loaded = config(tmp_path, "carbon: {limitsFind: {perQuery: {maxFetchedDocs: 7, requireExhaustive: false}}}\n")
+    assert loaded.carbon.limits_render is None
+    assert loaded.carbon.limits_find is not None
+    found = read_defaults(loaded, loaded.carbon.limits_find)
+    assert found == ReadOptions(series_limit=100_000, docs_limit=7, require_exhaustive=False)
 
 
 @pytest.mark.parametrize("text", ["query: {timeout: 0}\n", "query: {timeout: 11m}\n", "limits: {perQuery: {x: 1}}\n"])

@@ -11,6 +11,7 @@ from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, C
 from coordinator.config.cluster import Namespace, namespaces_of
 from coordinator.config.coordinator import CoordinatorConfig, load_coordinator
 from coordinator.config.ingest import IngestConfig
+from coordinator.config.query import LimitsConfig
 
 __all__ = [
     "AggregationConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "CarbonRuleConfig",
     "CoordinatorConfig",
     "IngestConfig",
+    "LimitsConfig",
     "Namespace",
     "load_coordinator",
     "namespaces_of",

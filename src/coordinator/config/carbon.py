@@ -88,8 +88,9 @@ class CarbonConfig(Section, frozen=True):
     """``carbon``: without ``ingester`` there is no carbon listener."""
 
     ingester: CarbonIngesterConfig | None = None
-    limits_find: Meaningless[LimitsConfig] = None
-    limits_render: Meaningless[LimitsConfig] = None
+    limits_find: LimitsConfig | None = None
+    """Of Graphite's ``find``, and of ``render``, in the place of ``limits``."""
+    limits_render: LimitsConfig | None = None
     aggregate_namespaces_all_data: Meaningless[bool] = None
     shift_time_start: Meaningless[Duration] = None
     shift_time_end: Meaningless[Duration] = None

@@ -12,8 +12,10 @@ from coordinator.query.errors import QueryError
 from coordinator.query.source import (
     EARLIEST_MS,
     LATEST_MS,
+    NO_NOTES,
     Alternatives,
     Listing,
+    Notes,
     ReadOptions,
     Restriction,
     Selection,
@@ -25,7 +27,10 @@ __all__ = ["EmbeddedSource"]
 
 
 class EmbeddedSource:
-    """``Source`` over a store, on the event loop that owns it. Its own bounds hold, not those of requests."""
+    """``Source`` over a store, on the event loop that owns it.
+
+    Its own bounds hold, and of those of requests only how many entries of the index a listing may match.
+    """
 
     lists_cheaply = True
     knows_ids = False
@@ -52,32 +57,40 @@ class EmbeddedSource:
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """See ``Source``."""
-        index, among = await self._entries(alternatives, start_ms, end_ms, options)
-        return Listing(await asyncio.to_thread(index.labels.names, among))
+        index, among, notes = await self._entries(alternatives, start_ms, end_ms, options)
+        return Listing(await asyncio.to_thread(index.labels.names, among), notes)
 
     async def label_values(
         self, name: bytes, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
     ) -> Listing:
         """See ``Source``."""
-        index, among = await self._entries(alternatives, start_ms, end_ms, options)
-        return Listing(await asyncio.to_thread(index.labels.values, name, among))
+        index, among, notes = await self._entries(alternatives, start_ms, end_ms, options)
+        return Listing(await asyncio.to_thread(index.labels.values, name, among), notes)
 
     async def series(self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions) -> Series:
         """See ``Source``."""
-        index, among = await self._entries(alternatives, start_ms, end_ms, options)
-        return _series(index, np.arange(len(index)) if among is None else among)
+        index, among, notes = await self._entries(alternatives, start_ms, end_ms, options)
+        return _series(index, np.arange(len(index)) if among is None else among, notes)
 
     async def _entries(
         self, alternatives: Alternatives, start_ms: int, end_ms: int, options: ReadOptions
-    ) -> tuple[SeriesIndex, NDArray[np.int64] | None]:
+    ) -> tuple[SeriesIndex, NDArray[np.int64] | None, Notes]:
         """Entries that are meant, None: all."""
-        policies = self._policies(options.restriction)
+        policies, limit = self._policies(options.restriction), options.docs_limit
         anywhere = policies is None and start_ms <= EARLIEST_MS and end_ms >= LATEST_MS
-        if anywhere and not alternatives:
-            return self._store.index, None
+        if anywhere and not alternatives and limit == 0:
+            return self._store.index, None, NO_NOTES
         within_ms = None if anywhere else (start_ms, end_ms)
         with _told():
-            return await self._store.match(alternatives or ((),), within_ms, policies=policies)
+            index, entries = await self._store.match(alternatives or ((),), within_ms, policies=policies)
+        if not 0 < limit < len(entries):
+            return index, entries, NO_NOTES
+        if options.require_exhaustive:
+            raise QueryError(
+                f"query exceeded limit: require_exhaustive=true, docs_limit={limit}, docs_matched={len(entries)}",
+                kind="execution",
+            )
+        return index, entries[:limit], Notes(limited=True)
 
     def _policies(self, restriction: Restriction) -> Collection[int] | None:
         """Policies of the store that may answer, None: all. Raises ``QueryError``."""
@@ -92,9 +105,9 @@ class EmbeddedSource:
         return [i for i, one in enumerate(self._store.policies) if (one.window_ns > 0) == aggregated]
 
 
-def _series(index: SeriesIndex, entries: NDArray[np.int64]) -> Series:
+def _series(index: SeriesIndex, entries: NDArray[np.int64], notes: Notes = NO_NOTES) -> Series:
     arena, at, size = index.ids()
-    return Series(arena, at[entries], size[entries])
+    return Series(arena, at[entries], size[entries], notes)
 
 
 @contextlib.contextmanager

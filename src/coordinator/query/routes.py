@@ -57,14 +57,17 @@ def query_routes(
     lookback_ms: int = LOOKBACK_MS,
     *,
     defaults: ReadOptions = _DEFAULTS,
+    find_defaults: ReadOptions | None = None,
+    render_defaults: ReadOptions | None = None,
     watched: Store | None = None,
 ) -> list[Route]:
     """Routes over ``source``, to be served on the event loop that owns it.
 
-    ``defaults``: what holds for requests that do not say otherwise; ``watched``: the embedded store whose windows are told.
+    ``defaults``: what holds for requests that do not say otherwise, those of Graphite's calls in ``find_defaults`` and ``render_defaults``;
+    ``watched``: the embedded store whose windows are told.
     """
     prometheus, remote = PrometheusAPI(source, defaults, lookback_ms), RemoteRead(source, defaults)
-    about, graphite, windows = AboutAPI(), Graphite(source, defaults), Windows(watched)
+    about, windows = AboutAPI(), Windows(watched)
     return _routes(
         {
             "query": prometheus.query,
@@ -80,8 +83,8 @@ def query_routes(
             "buildinfo": about.buildinfo,
             "remote_read": remote.post,
             "remote_read_one": remote.get,
-            "render": graphite.render,
-            "find": graphite.find,
+            "render": Graphite(source, render_defaults or defaults).render,
+            "find": Graphite(source, find_defaults or defaults).find,
             "windows": windows.get,
         }.__getitem__
     )

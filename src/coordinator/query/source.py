@@ -49,7 +49,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     restriction: Restriction = Restriction()
     series_limit: int = 0
-    """Series that may match, in each part of storage; 0: any number. This and what follows is for sources that are not ours to bound."""
+    """Series that may match, in each part of storage; 0: any number. As the range, for sources that are not ours to bound."""
     docs_limit: int = 0
     """Entries of the index that may match."""
     range_limit_ns: int = 0

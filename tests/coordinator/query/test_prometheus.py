@@ -186,6 +186,28 @@ async def test_listings_are_those_of_the_range(client: httpx.AsyncClient, fill: 
     assert await listed({"M3-Storage-Policy": "1m:40d"}, start=base_s - 200) == [[], [], []]
 
 
+async def test_entries_of_the_index_that_a_listing_may_match(
+    client: httpx.AsyncClient, fill: Fill, base_s: int
+) -> None:
+    await fill([({"__name__": "a", "i": str(i)}, [(base_s, 1.0)]) for i in range(5)])
+    for path, params, cut in (
+        ("labels", {}, 2),
+        ("label/i/values", {"match[]": "a"}, 3),
+        ("series", {"match[]": "a", "start": base_s}, 3),
+    ):
+        headers = {"M3-Limit-Max-Docs": "5"}
+        assert (await client.get(f"/api/v1/{path}", params=params, headers=headers)).status_code == 200
+        headers = {"M3-Limit-Max-Docs": "3"}
+        answer = await client.get(f"/api/v1/{path}", params=params, headers=headers)
+        assert (answer.status_code, answer.json()["errorType"]) == (400, "execution"), path
+        assert "docs_limit=3, docs_matched=5" in answer.json()["error"]
+        headers["M3-Limit-Require-Exhaustive"] = "false"
+        answer = await client.get(f"/api/v1/{path}", params=params, headers=headers)
+        assert (answer.status_code, len(answer.json()["data"])) == (200, cut), path
+        assert answer.json()["warnings"] == ["m3db exceeded query limit: results not exhaustive"]
+        assert answer.headers["M3-Results-Limited"] == "max_fetch_series_limit_applied"
+
+
 async def test_an_answer_that_is_cut_says_so(client: httpx.AsyncClient, fill: Fill, base_s: int) -> None:
     await fill([({"__name__": "a", "i": f"{i:03}"}, [(base_s - 10, 1.0), (base_s, 2.0)]) for i in range(200)])
     span = {"start": base_s - 10, "end": base_s}

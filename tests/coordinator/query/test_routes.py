@@ -1,10 +1,12 @@
-"""A coordinator without a store that can be read."""
+"""A coordinator without a store that can be read, and what holds for one API only."""
+
+from collections.abc import Awaitable, Callable
 
 import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from coordinator.query import EmbeddedSource, query_routes, unreadable_routes
+from coordinator.query import EmbeddedSource, ReadOptions, query_routes, unreadable_routes
 from coordinator.store import Store
 
 
@@ -31,3 +33,20 @@ async def test_windows_are_those_of_an_embedded_store(store: Store) -> None:
         answer = await client.get("/api/v1/windows")
     assert answer.status_code == 404
     assert "embedded store only" in answer.json()["error"]
+
+
+async def test_limits_of_graphite_are_its_own(
+    store: Store, fill: Callable[..., Awaitable[None]], graphite_tags: Callable[[str], dict[str, str]], base_s: int
+) -> None:
+    await fill([(graphite_tags(f"a.b{i}"), [(base_s, 1.0)]) for i in range(5)])
+    routes = query_routes(EmbeddedSource(store), find_defaults=ReadOptions(docs_limit=3, require_exhaustive=False))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=Starlette(routes=routes)), base_url="http://coordinator"
+    ) as client:
+        found = await client.get("/api/v1/graphite/metrics/find", params={"query": "a.*"})
+        assert (len(found.json()), found.headers["M3-Results-Limited"]) == (3, "max_fetch_series_limit_applied")
+        rendered = await client.get(
+            "/api/v1/graphite/render", params={"target": "a.*", "from": base_s - 60, "until": base_s}
+        )
+        assert len(rendered.json()) == 5
+        assert len((await client.get("/api/v1/label/__g1__/values")).json()["data"]) == 5
