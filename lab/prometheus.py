@@ -1,6 +1,6 @@
 """A small client of Prometheus' remote write and remote read protocols (snappy-compressed protobuf, ``prompb``)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import cramjam
 
@@ -63,7 +63,13 @@ def remote_write(base_url: str, samples: Iterable[tuple[Labels, float, int]]) ->
     _post(f"{base_url}/api/v1/prom/remote/write", write_request(samples))
 
 
-def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_ms: int, end_ms: int) -> Points:
+def remote_read(
+    base_url: str,
+    matchers: Iterable[tuple[str, int, str]],
+    start_ms: int,
+    end_ms: int,
+    headers: Mapping[str, str] | None = None,
+) -> Points:
     """Raw samples of the series that match all of (name, kind, value), both times included."""
     query: MessageValue = {
         "start": start_ms,
@@ -71,7 +77,7 @@ def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_m
         "matchers": [{"type": kind, "name": name.encode(), "value": value.encode()} for name, kind, value in matchers],
     }
     request = bytes(cramjam.snappy.compress_raw(marshal(_READ, {"queries": [query]})))
-    body = bytes(cramjam.snappy.decompress_raw(_post(f"{base_url}/api/v1/prom/remote/read", request)))
+    body = bytes(cramjam.snappy.decompress_raw(_post(f"{base_url}/api/v1/prom/remote/read", request, headers)))
     points: Points = {}
     for result in unmarshal(_ANSWER, body).get("results", ()):
         for series in result.get("timeseries", ()):
@@ -82,8 +88,8 @@ def remote_read(base_url: str, matchers: Iterable[tuple[str, int, str]], start_m
     return points
 
 
-def _post(url: str, body: bytes) -> bytes:
-    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+def _post(url: str, body: bytes, more: Mapping[str, str] | None = None) -> bytes:
+    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf", **(more or {})}
     status, answer = request("POST", url, body, headers, timeout_s=30)
     if status >= 300:
         raise OSError(f"{url} answered {status}: {answer[:300].decode(errors='replace').strip()}")

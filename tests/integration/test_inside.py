@@ -7,16 +7,19 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from lab.http import get, request
 from lab.ports import free_ports
 from lab.processes import Process, children, family, module_command
-from lab.prometheus import EQUAL, remote_read, write_request
+from lab.prometheus import EQUAL, Labels, remote_read, write_request
 from lab.waiting import wait_until
+from tests.integration.test_prometheus import WRITER, prometheus
 
 SENDERS = 2
 WINDOW_S = 2
@@ -25,9 +28,12 @@ listenAddress: 127.0.0.1:{http}
 metrics: {{prometheus: {{listenAddress: "127.0.0.1:{metrics}"}}}}
 clusters:
   - namespaces:
+      - {{namespace: raw, type: unaggregated, retention: 48h}}
       - {{namespace: two, type: aggregated, resolution: 2s, retention: 48h}}
       - {{namespace: four, type: aggregated, resolution: 4s, retention: 96h, downsample: {{all: false}}}}
 carbon:
+  limitsFind: {{perQuery: {{maxFetchedDocs: 100, requireExhaustive: false}}}}
+  findResultsIncludeBothExpandableAndLeaf: true
   ingester:
     listenAddress: 127.0.0.1:{carbon}
     rewrite: {{cleanup: true}}
@@ -73,8 +79,31 @@ class Coordinator:
         self.process.check()
         return get(f"{self.base}/ready")[0] == 200
 
-    def post(self, body: bytes) -> int:
-        return request("POST", f"{self.base}/api/v1/prom/remote/write", body, timeout_s=60)[0]
+    def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+        return request("POST", f"{self.base}/api/v1/prom/remote/write", body, headers, timeout_s=60)[0]
+
+    def send_lines(self, *lines: tuple[str, float, int]) -> None:
+        """Paths with values and times."""
+        with socket.create_connection(("127.0.0.1", self.carbon)) as connection:
+            connection.sendall("".join(f"{path} {value} {at_s}\n" for path, value, at_s in lines).encode())
+
+    def rendered(self, target: str) -> dict[str, list[float]]:
+        """The values of each path."""
+        query = urlencode({"target": target, "from": "-5min", "until": "now"})
+        answer = json.loads(get(f"{self.base}/api/v1/graphite/render?{query}")[1])
+        return {one["target"]: [value for value, _ in one["datapoints"] if value is not None] for one in answer}
+
+    def found(self, query: str) -> list[tuple[str, bool]]:
+        """The nodes of a glob, sorted, and whether each is a leaf."""
+        answer = json.loads(get(f"{self.base}/api/v1/graphite/metrics/find?{urlencode({'query': query})}")[1])
+        return sorted((one["id"], bool(one["leaf"])) for one in answer)
+
+    def queried(self, expression: str, **headers: str) -> list[dict[str, Any]]:
+        """An instant query."""
+        url = f"{self.base}/api/v1/query?{urlencode({'query': expression})}"
+        status, body = request("GET", url, headers={name.replace("_", "-"): text for name, text in headers.items()})
+        assert status == 200, body
+        return list(json.loads(body)["data"]["result"])
 
     def roles(self) -> dict[str, int]:
         """Pids of its aggregator's processes."""
@@ -88,7 +117,8 @@ class Coordinator:
     def stored(self, name: str) -> dict[tuple[str, str], dict[int, float]]:
         """Values by time (Unix ms), by the label beside the name."""
         now_ms = time.time_ns() // 1_000_000
-        points = remote_read(self.base, [("__name__", EQUAL, name)], now_ms - 3_600_000, now_ms + 60_000)
+        aggregated = {"M3-Metrics-Type": "aggregated"}
+        points = remote_read(self.base, [("__name__", EQUAL, name)], now_ms - 3_600_000, now_ms + 60_000, aggregated)
         return {
             next(one for one in labels if one[0] not in ("__name__", "__rollup__")): dict(values)
             for labels, values in points.items()
@@ -174,21 +204,138 @@ CARBON = {
 }
 
 
+FOUND = [
+    "a",
+    "a.bar",
+    "a.biz",
+    "a.biz.cake",
+    "a.bar.caw.daz",
+    "a.bag",
+    "c:bar.c:baz",
+    "h.bar@@baz",
+    "..f.bar.baz",
+    "g.bar.baz..",
+]
+GLOBBED = [f"qux.pos1-{letter}.pos2-{number}" for letter in "abc" for number in "01"]
+MANY = [f"find.limits.series_{i}" for i in range(200)]
+
+
+@pytest.fixture(scope="module")
+def lines(coordinator: Coordinator) -> None:
+    """All lines of the tests below are sent, with one second."""
+    at_s = window_begins()
+    coordinator.send_lines(
+        *((path, value, at_s) for path, (values, _) in CARBON.items() for value in values),
+        *((path, 1, at_s) for path in [*FOUND, *GLOBBED, *MANY]),
+    )
+
+
+@pytest.mark.usefixtures("lines")
 def test_carbon_lines(coordinator: Coordinator) -> None:
     """Each rule with the values of one second, read over Graphite's API; a path is cleaned before."""
-    at_s = window_begins()
-    lines = [f"{path} {value} {at_s}\n" for path, (values, _) in CARBON.items() for value in values]
-    with socket.create_connection(("127.0.0.1", coordinator.carbon)) as connection:
-        connection.sendall("".join(lines).encode())
-
-    def rendered(path: str) -> list[float]:
-        target = path.replace("..", ".")
-        answer = json.loads(get(f"{coordinator.base}/api/v1/graphite/render?target={target}&from=-5min&until=now")[1])
-        return [value for one in answer for value, _ in one["datapoints"] if value is not None]
-
     for path, (_, expected) in CARBON.items():
-        wait_until(path, lambda path=path: rendered(path))
-        assert rendered(path)[-1] == expected, path
+        kept = path.replace("..", ".")
+        wait_until(path, lambda kept=kept: coordinator.rendered(kept).get(kept))
+        assert coordinator.rendered(kept)[kept][-1] == expected, path
+
+
+@pytest.mark.usefixtures("lines")
+def test_carbon_globs_and_find(coordinator: Coordinator) -> None:
+    """Paths that are leaf and branch at once, repaired ones, and what a glob takes; the embedded store tells the ids that there are."""
+    wait_until(
+        "all are stored", lambda: len(coordinator.rendered("qux.*.*")) == 6 and coordinator.rendered("g.bar.baz")
+    )
+    for target, total in (
+        ("qux.*.*", 6),
+        ("qux.pos1-a.*", 2),
+        ("qux.*.pos2-1", 3),
+        ("qux.pos1-[ab].pos2-{0,1}", 4),
+        ("foo.bar:*.*", 1),
+    ):
+        assert len(coordinator.rendered(target)) == total, target
+    for query, expected in {
+        "a*": [("a", False), ("a", True)],
+        "a.b*": [("a.bag", True), ("a.bar", False), ("a.bar", True), ("a.biz", False), ("a.biz", True)],
+        "a.ba[rg]": [("a.bag", True), ("a.bar", False), ("a.bar", True)],
+        "a.b*.c*": [("a.bar.caw", False), ("a.biz.cake", True)],
+        "a.b*.caw.*": [("a.bar.caw.daz", True)],
+        "c:*": [("c:bar", False)],
+        "c:bar.*": [("c:bar.c:baz", True)],
+        "d.bar.*": [("d.bar.baz", True)],
+        "f.bar.*": [("f.bar.baz", True)],
+        "g.bar.*": [("g.bar.baz", True)],
+        "h.bar*": [("h.bar_baz", True)],
+        "x": [],
+        "a.d": [],
+        "*.*.*.*.*": [],
+    }.items():
+        assert coordinator.found(query) == expected, query
+
+
+@pytest.mark.usefixtures("lines")
+def test_carbon_limits(coordinator: Coordinator) -> None:
+    """``find`` goes through no more entries of the index than its limit; what is rendered has none."""
+    wait_until("all are stored", lambda: len(coordinator.rendered("find.limits.*")) == len(MANY))
+    assert len(coordinator.found("find.limits.*")) == 100
+
+
+@pytest.mark.parametrize(
+    ("labels", "ago_s"),
+    [
+        ((("__name__", "m"), ("", "x")), 0),
+        ((("__name__", "m"), ("x", "")), 0),
+        ((("__name__", "m"), ("x", "1"), ("x", "2")), 0),
+        ((("__name__", "m"), ("x", "1")), 3600),
+    ],
+    ids=["empty name", "empty value", "name twice", "too old"],
+)
+def test_samples_that_are_refused(coordinator: Coordinator, labels: Labels, ago_s: int) -> None:
+    assert coordinator.post(write_request([(labels, 3.142, (int(time.time()) - ago_s) * 1000)])) == 400
+
+
+def test_writes_and_queries_of_one_namespace(coordinator: Coordinator) -> None:
+    unaggregated, policy = (
+        {"M3_Metrics_Type": "unaggregated"},
+        {"M3_Metrics_Type": "aggregated", "M3_Storage_Policy": "2s:48h"},
+    )
+
+    def write(name: str, value: float, headers: dict[str, str]) -> None:
+        at_ms = time.time_ns() // 1_000_000
+        given = {name.replace("_", "-"): text for name, text in headers.items()}
+        assert coordinator.post(write_request([((("__name__", name),), value, at_ms)]), given) == 200
+
+    write("bar_metric", 42.42, unaggregated)
+    write("bar_metric", 84.84, policy)
+    for headers, expected in ((unaggregated, "42.42"), (policy, "84.84")):
+        wait_until(f"{expected} is stored", lambda headers=headers: coordinator.queried("bar_metric", **headers))
+        assert [one["value"][1] for one in coordinator.queried("bar_metric", **headers)] == [expected]
+    tags = {"M3-Map-Tags-JSON": json.dumps({"tagMappers": [{"write": {"tag": "globaltag", "value": "somevalue"}}]})}
+    write("mapped_metric", 42.42, {**unaggregated, **tags})
+    (found,) = coordinator.queried("mapped_metric")
+    assert found["metric"] == {"__name__": "mapped_metric", "globaltag": "somevalue"}
+
+
+def test_a_scraping_prometheus(coordinator: Coordinator, real: Callable[[str], str], tmp_path: Path) -> None:
+    """What it remote-writes is in both namespaces; of a window the last scrape stays."""
+    binary, sent = real("prometheus"), "prometheus_remote_storage_samples_total"
+    with prometheus(binary, tmp_path, "writer", WRITER, coordinator.base) as writer:
+        began_ms = time.time_ns() // 1_000_000
+
+        def points(kind: str) -> dict[int, float]:
+            now_ms = time.time_ns() // 1_000_000
+            found = remote_read(
+                coordinator.base, [("__name__", EQUAL, sent)], began_ms, now_ms, {"M3-Metrics-Type": kind}
+            )
+            return {at: value for values in found.values() for at, value in values.items()}
+
+        wait_until(
+            "more than a hundred samples are told of", lambda: max(points("aggregated").values(), default=0) > 100, 90
+        )
+        for end_ms, value in sorted(points("aggregated").items())[-3:]:
+            scraped = {at: raw for at, raw in points("unaggregated").items() if end_ms - WINDOW_S * 1000 <= at < end_ms}
+            assert value == scraped[max(scraped)]
+        up = coordinator.queried('up{job="prometheus"}')
+        assert [(one["metric"]["instance"], one["value"][1]) for one in up] == [(f"127.0.0.1:{writer}", "1")]
 
 
 def test_kill_9_of_anything_loses_nothing_that_was_answered(coordinator: Coordinator) -> None:
