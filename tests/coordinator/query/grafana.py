@@ -84,6 +84,7 @@ def _editors(span: Sequence[tuple[str, Any]], limited: Sequence[tuple[str, Any]]
         Call("variable: label_values(up, job)", "GET", "/api/v1/label/job/values", [*span, ("match[]", "up")], ["node"]),
         Call("variable: label_values(nothing, job)", "GET", "/api/v1/label/job/values", [*span, ("match[]", "nothing")], []),
         Call("variable: series", "POST", "/api/v1/series", [*span, ("match[]", "up"), ("match[]", '{code="503"}')], [FAILED, UP_A, UP_B]),
+        Call("variable: label_names(up)", "POST", "/api/v1/series", [*span, ("match[]", '{__name__=~".*up.*"}')], [UP_A, UP_B]),
         Call("variable: series", "GET", "/api/v1/series", [*span, ("match[]", "nothing")], []),
     ]  # fmt: skip
 
@@ -106,7 +107,8 @@ def _data(base_s: int) -> list[Call]:
         Call("panel", "GET", "/api/v1/query_range", [("query", 'requests_total{code="503"}'), *span], _result("matrix", failures)),
         Call("panel", "POST", "/api/v1/query_range", [("query", "nothing"), *span], _result("matrix")),
         Call("panel", "POST", "/api/v1/query_range", [("query", "nothing"), ("start", 0), ("end", 11_000), ("step", 1)], _result("matrix")),
-        Call("annotation", "POST", "/api/v1/query_range", [("query", 'up{job="none"}'), *span], _result("matrix")),
+        Call("annotation", "POST", "/api/v1/query_range", [("query", 'up{job="none"}'), *span[:2], ("step", 60)], _result("matrix")),
+        Call("start-up", "GET", "/api/v1/query_exemplars", [("query", "test"), ("start", base_s - 1800), ("end", base_s)], []),
         Call("exemplars", "POST", "/api/v1/query_exemplars", [("query", "up"), *span[:2]], []),
         Call("exemplars", "GET", "/api/v1/query_exemplars", [("query", "sum(rate(up[5m]))"), *span[:2]], []),
         Call("exemplars", "GET", "/api/v1/query_exemplars", [("query", "1+1"), *span[:2]], status=204),
