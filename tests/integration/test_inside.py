@@ -251,6 +251,10 @@ def test_carbon_globs_and_find(coordinator: Coordinator) -> None:
         ("qux.*.pos2-1", 3),
         ("qux.pos1-[ab].pos2-{0,1}", 4),
         ("foo.bar:*.*", 1),
+        ("qux**", 6),
+        ("qux.pos1-a**", 2),
+        ("**pos1-a**", 2),
+        ("**pos2-1", 3),
     ):
         assert len(coordinator.rendered(target)) == total, target
     for query, expected in {

@@ -117,15 +117,16 @@ def _expanded(parts: list[str], depth: int) -> Iterator[list[str]]:
         return
     head, *rest = parts
     if "**" not in head:
-        choices = [[head]] if depth > 0 else []
+        choices = [([head], rest)] if depth > 0 else []
     elif head.strip("*"):
         left, right = re.split(r"\*{2,}", head, maxsplit=1)
-        ends = [[f"{left}*{right}"], *([f"{left}*", *["*"] * more, f"*{right}"] for more in range(depth - 1))]
-        choices = ends[:depth]
+        # What is behind the stars may have such stars again.
+        ends = [([f"{left}*", *["*"] * more], [f"*{right}", *rest]) for more in range(depth - 1)]
+        choices = [([], [f"{left}*{right}", *rest]), *ends]
     else:
-        choices = [["*"] * count for count in range(0 if rest else 1, depth + 1)]
-    for choice in choices:
-        for following in _expanded(rest, depth - len(choice)):
+        choices = [(["*"] * count, rest) for count in range(0 if rest else 1, depth + 1)]
+    for choice, left_over in choices:
+        for following in _expanded(left_over, depth - len(choice)):
             yield [*choice, *following]
 
 

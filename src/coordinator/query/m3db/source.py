@@ -18,7 +18,7 @@ from coordinator.query.errors import QueryError
 from coordinator.query.m3db.consolidate import Found, consolidated, distinct
 from coordinator.query.m3db.fan_out import FanOut, Part, fan_out
 from coordinator.query.m3db.refusals import refusal
-from coordinator.query.m3db.tags import asked_for, labels_of, sorted_tags
+from coordinator.query.m3db.tags import asked_for, judged_here, labels_of, sorted_tags
 from coordinator.query.source import LATEST_MS, Alternatives, Listing, Notes, ReadOptions, Selection, Series
 from m3db.errors import M3DBError
 from m3db.read.aggregate import Aggregated
@@ -125,7 +125,7 @@ class M3DBSource:
 
     def _judged(self, matchers: Sequence[Matcher]) -> Sequence[Matcher]:
         """Which of them are decided here."""
-        return matchers if self._odd_tags else ()
+        return judged_here(matchers) if self._odd_tags else ()
 
     def _span(self, start_ms: int, end_ms: int, options: ReadOptions) -> tuple[int, int]:
         """Of a listing: a range that does not say where it ends does so now, as M3's."""

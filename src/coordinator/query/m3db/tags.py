@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.matchers import Matcher, MatchOp
+from coordinator.query.graphite.paths import ID_TAG
 from coordinator.query.source import Notes, Series
 from coordinator.store import LabelIndex
 from coordinator.store.series import stored_forms
 from m3db.read.merge import ByteColumn
 
-__all__ = ["asked_for", "labels_of", "sorted_tags"]
+__all__ = ["asked_for", "judged_here", "labels_of", "sorted_tags"]
 
 
 def sorted_tags(tags: ByteColumn) -> tuple[Series, NDArray[np.int64]]:
@@ -38,6 +39,11 @@ def asked_for(matchers: Sequence[Matcher]) -> list[Matcher]:
         denies = matcher.op in (MatchOp.NOT_EQUAL, MatchOp.NOT_REGEX)
         asked.append(Matcher(MatchOp.NOT_EQUAL, matcher.name, b"") if denies else matcher)
     return asked
+
+
+def judged_here(matchers: Sequence[Matcher]) -> list[Matcher]:
+    """Those that labels can be asked for: ids are known to the index alone."""
+    return [matcher for matcher in matchers if matcher.name != ID_TAG]
 
 
 def labels_of(series: Series) -> LabelIndex:

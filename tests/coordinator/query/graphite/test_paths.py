@@ -60,6 +60,7 @@ def test_what_a_part_matches(part: str, yes: list[str], no: list[str]) -> None:
     [
         ("a.**", 1, []), ("a.**", 3, ["a.*.*"]), ("a.**.c", 2, ["a.c"]), ("a.**.c", 4, ["a.*.*.c"]), ("**.c", 1, ["c"]),
         ("x**y", 1, ["x*y"]), ("x**y", 3, ["x*.*.*y"]), ("**.**", 2, ["*.*", "*.*"]), ("a.b", 3, []), ("a.b", 1, []),
+        ("**a**", 1, ["*a*"]), ("**a**", 2, ["*a*.*", "*.*a*"]), ("a**b**c", 3, ["a*b*.*.*c", "a*.*b*.*c", "a*.*.*b*c"]), ("x**y", 0, []),
     ],
 )  # fmt: skip
 def test_what_stars_stand_for(glob: str, depth: int, expected: list[str]) -> None:
@@ -77,6 +78,7 @@ def test_stars_have_an_end() -> None:
         ("a.**", ["a.b", "a.b.c"], ["a", "ab.c"]), ("a.**.c", ["a.c", "a.b.c", "a.b.b.c"], ["a.bc", "ac"]),
         ("**.c", ["c", "a.c"], ["bc", "a.bc"]),
         ("x**y", ["xy", "x.a.y", "xa.ay"], ["x.y.z"]), ("a**.c", ["a.c", "ab.c", "a.b.c"], ["ac"]),
+        ("**b**", ["b", "abc", "a.b", "b.a", "xa.xbx.a.c"], ["a.c"]),
     ],
 )  # fmt: skip
 def test_paths_of_stars(glob: str, yes: list[str], no: list[str]) -> None:

@@ -105,8 +105,7 @@ class PlayedReader:
         found = [
             (tags, points)
             for tags, points in self.stored.get(namespace.decode(), [])
-            if matches(tree, fields_of(pairs(tags)))
-            and (more.get("data") or within(points, start_ns, end_ns))
+            if matches(tree, fields_of(pairs(tags))) and (more.get("data") or within(points, start_ns, end_ns))
         ]
         limit = more["series_limit"]
         if 0 < limit <= len(found):
