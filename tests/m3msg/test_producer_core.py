@@ -22,13 +22,16 @@ def test_delivers_once_and_ends_the_batch(joined, batch_of):
     assert pair.core.room() == 100 << 20
 
 
-def test_ids_increase_from_one_per_shard_and_sent_at_is_now(joined, batch_of):
-    pair = joined(SHARED, {"a": ALL})
+@pytest.mark.parametrize("kind", [SHARED, REPLICATED])
+@pytest.mark.parametrize("last_id", [0, 1_000_000])
+def test_ids_increase_per_shard_and_sent_at_is_now(joined, batch_of, kind, last_id):
+    pair = joined(kind, {"a": ALL}, last_id=last_id)
     for _ in range(3):
         pair.produce(batch_of(VALUES, SHARDS))
     pair.step()
     for shard in ALL:
-        assert [i for s, i, _ in pair.consumers["a"].received if s == shard] == list(range(1, 16))
+        ids = [i for s, i, _ in pair.consumers["a"].received if s == shard]
+        assert ids == list(range(last_id + 1, last_id + 16))
     assert set(pair.consumers["a"].stamps) == {pair.now.wall_ns}
 
 

@@ -61,7 +61,7 @@ class _Open:
 
 class ProducerCore:
     """See the module. ``local`` are endpoints of this very service: they never hold forwarded messages back. ``tell_secured``: whether
-    owners of batches hear of ``Secured``."""
+    owners of batches hear of ``Secured``. ``last_id``: the message id before the first one of every shard."""
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class ProducerCore:
         local: frozenset[str] = frozenset(),
         stall_ns: int = _STALL_NS,
         tell_secured: bool = False,
+        last_id: int = 0,
     ) -> None:
         self.options = options
         self.num_shards = 0
@@ -89,6 +90,7 @@ class ProducerCore:
         self._local = local
         self._stall_ns = stall_ns
         self._tell_secured = tell_secured
+        self._last_id = last_id
         self._open: dict[_Kind, _Open] = {}
         self._watched: deque[Block] = deque()
         """Blocks that are to be looked at, in the order of their making; ended ones are taken out from time to time."""
@@ -159,6 +161,7 @@ class ProducerCore:
             write_buffer_bytes=largest,
             max_ack_frame_bytes=options.writer.decoder.max_message_size,
             stall_ns=self._stall_ns,
+            last_id=self._last_id,
             retry_delay_ns=options.writer.retry_delay_ns(),
         )
 

@@ -62,6 +62,7 @@ class Lane:
         """Empty for the lane that keeps messages while a shared service has no instance."""
         self.table = np.zeros(settings.num_shards, SHARD_ROW)
         self.table["writer"] = NO_WRITER
+        self.table["last_id"] = settings.last_id
         self.cutover_ns = np.zeros(settings.num_shards, np.int64)
         self.cutoff_ns = np.zeros(settings.num_shards, np.int64)
         self.order = np.arange(settings.num_shards, dtype=np.uint32)

@@ -46,6 +46,8 @@ class LaneSettings:
     max_ack_frame_bytes: int
     stall_ns: int
     """An instance that has acked nothing for so long while something is on its wire counts as not reachable."""
+    last_id: int
+    """The message id before the first one of every shard."""
     retry_delay_ns: Callable[[int], int]
     """From the number of attempts made to the wait before the next."""
 

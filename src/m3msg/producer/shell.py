@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from m3cluster.kv import Store
@@ -26,6 +27,9 @@ log = logger(__name__)
 _TICK_S = 0.1
 _REPORT_S = 1.0
 """Between two reports of figures; and between two ticks while nothing is in hand."""
+_LAST_IDS = 1 << 27
+"""Ids begin anywhere below that, where M3's begin with 1: an aggregator that asks whether it has a message does not take those of a process
+for those of the one before. They still have four bytes."""
 _LINGER_S = 0.003
 """How long small batches wait for others to be joined with."""
 
@@ -135,7 +139,11 @@ class Producer:
         on_secured: Callable[[Secured], None] | None = None,
     ) -> None:
         self.core = ProducerCore(
-            options, static_filters=static_filters, local=local, tell_secured=on_secured is not None
+            options,
+            static_filters=static_filters,
+            local=local,
+            tell_secured=on_secured is not None,
+            last_id=secrets.randbelow(_LAST_IDS),
         )
         self._on_secured = on_secured
         self.on_done = on_done

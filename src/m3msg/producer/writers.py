@@ -89,7 +89,7 @@ class ReplicatedWriters:
             replica = self._next_replica[shard]
             self._next_replica[shard] += 1
             target.table["writer"][shard] = (replica * self._num_shards + shard) & 0xFFFFFFFF
-            target.table["last_id"][shard] = 0
+            target.table["last_id"][shard] = target.settings.last_id
 
     def reassign(self, lanes: Mapping[str, Lane]) -> list[Move]:
         """Nothing: every replica keeps its own queue."""
