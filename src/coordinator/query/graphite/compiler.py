@@ -8,7 +8,18 @@ from coordinator.query.graphite.lexer import Token, TokenKind, tokens_of
 from coordinator.query.graphite.paths import is_path
 from m3x.golang import go_float, parse_bool
 
-__all__ = ["Call", "Constant", "Fetch", "Node", "Noop", "TargetError", "compile_target", "functions_of", "text_of"]
+__all__ = [
+    "Argument",
+    "Call",
+    "Constant",
+    "Fetch",
+    "Noop",
+    "TargetError",
+    "Tree",
+    "compile_target",
+    "functions_of",
+    "text_of",
+]
 
 _MAX_DEPTH = 100
 """Calls within calls: each takes some of the interpreter's stack."""
@@ -38,7 +49,7 @@ class Call:
     """A function with all its arguments."""
 
     function: Function
-    arguments: "tuple[Call | Constant | Fetch, ...]"
+    arguments: "tuple[Argument, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +57,9 @@ class Noop:
     """What an empty target is."""
 
 
-Node = Call | Constant | Fetch
-_OPERAND = Call | Constant | Fetch
+Tree = Call | Fetch | Noop
+"""A whole target."""
+Argument = Call | Constant | Fetch
 
 
 class TargetError(ValueError):
@@ -65,7 +77,7 @@ class _NotACallError(TargetError):
         super().__init__(text, 500)
 
 
-def compile_target(target: str, *, escape_all: bool = False) -> Call | Fetch | Noop:
+def compile_target(target: str, *, escape_all: bool = False) -> Tree:
     """The tree of a target. Raises ``TargetError``.
 
     A target that M3 cannot read for a character that paths may have (``a.b+c``, ``web?``) is a path here (docs/compatibility.md, Graphite).
@@ -79,10 +91,10 @@ def compile_target(target: str, *, escape_all: bool = False) -> Call | Fetch | N
         raise
 
 
-def functions_of(node: Call | Fetch | Noop) -> list[str]:
+def functions_of(node: Tree) -> list[str]:
     """Names of the functions that are called, from the outermost in, each once."""
     found: dict[str, None] = {}
-    left: list[Call | Constant | Fetch | Noop] = [node]
+    left: list[Argument | Noop] = [node]
     while left:
         one = left.pop(0)
         if isinstance(one, Call):
@@ -91,7 +103,7 @@ def functions_of(node: Call | Fetch | Noop) -> list[str]:
     return list(found)
 
 
-def text_of(node: Call | Constant | Fetch | Noop) -> str:
+def text_of(node: Argument | Noop) -> str:
     """The tree as M3 writes it: ``sumSeries(fetch(a.*))``."""
     match node:
         case Fetch(path):
@@ -119,7 +131,7 @@ class _Compiler:
         self._at = 0
         self._depth = 0
 
-    def tree(self) -> Call | Fetch | Noop:
+    def tree(self) -> Tree:
         """The whole target."""
         token = self._get()
         if token is None:
@@ -163,7 +175,7 @@ class _Compiler:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise self._error(f"more than {_MAX_DEPTH} functions stand in one another")
-        arguments: list[Call | Constant | Fetch] = []
+        arguments: list[Argument] = []
         while True:
             if not function.variadic and len(arguments) == len(function.kinds):
                 self._expect(TokenKind.CLOSE, TargetError)
@@ -183,7 +195,7 @@ class _Compiler:
             )
         return Call(function, tuple(arguments))
 
-    def _argument(self, function: Function, index: int) -> Call | Constant | Fetch | None:
+    def _argument(self, function: Function, index: int) -> Argument | None:
         """None: the closing bracket stands where it would be."""
         token = self._get()
         if token is not None and token.kind is TokenKind.CLOSE:
@@ -204,7 +216,7 @@ class _Compiler:
         received = _received(argument)
         raise self._error(f"{where}: expected a {wanted}, received a {received} '{text_of(argument)}'")
 
-    def _operand(self, token: Token, wanted: Kind) -> Call | Constant | Fetch:
+    def _operand(self, token: Token, wanted: Kind) -> Argument:
         """Raises ``ValueError`` with M3's words."""
         match token.kind:
             case TokenKind.NUMBER:
@@ -219,7 +231,7 @@ class _Compiler:
                 return self._named(token.text, wanted)
         raise self._error(f"{token.text} not valid")
 
-    def _named(self, name: str, wanted: Kind) -> Call | Constant | Fetch:
+    def _named(self, name: str, wanted: Kind) -> Argument:
         """An argument that begins with a name: its own, a function's, or a path."""
         following = self._peek()
         if following is None:
@@ -253,7 +265,7 @@ def _kind_of(value: Value) -> Kind:
     return Kind.ANY
 
 
-def _received(argument: Call | Constant | Fetch) -> str:
+def _received(argument: Argument) -> str:
     match argument:
         case Call():
             return "functionCall"

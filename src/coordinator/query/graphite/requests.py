@@ -48,35 +48,32 @@ _TIMES = "expected a time such as -1h, now-30min, noon yesterday, 14:38_20150618
 _Value = TypeVar("_Value")
 
 
-class RenderRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for render; times in ns since the epoch."""
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What all requests say; times in ns since the epoch."""
 
-    targets: list[str]
     from_ns: int
     until_ns: int
+    options: ReadOptions
+
+    @property
+    def range_ms(self) -> tuple[int, int]:
+        """The range in ms, within what a time of 64 bits can say."""
+        return _milliseconds(self.from_ns), _milliseconds(self.until_ns)
+
+
+class RenderRequest(_Request, frozen=True, kw_only=True):
+    """A request for render."""
+
+    targets: list[str]
     max_data_points: int = ANY_NUMBER
     compare_ns: int = 0
     """How far before ``from`` another range begins, at most 0. Nothing is made of it, as in M3."""
-    options: ReadOptions
-
-    @property
-    def range_ms(self) -> tuple[int, int]:
-        """The range in ms, within what a time of 64 bits can say."""
-        return _milliseconds(self.from_ns), _milliseconds(self.until_ns)
 
 
-class FindRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for find; times in ns since the epoch."""
+class FindRequest(_Request, frozen=True, kw_only=True):
+    """A request for find."""
 
     query: str
-    from_ns: int
-    until_ns: int
-    options: ReadOptions
-
-    @property
-    def range_ms(self) -> tuple[int, int]:
-        """The range in ms, within what a time of 64 bits can say."""
-        return _milliseconds(self.from_ns), _milliseconds(self.until_ns)
 
 
 async def read_render(request: Request, defaults: ReadOptions, now_ns: int, zone: Zone = local_zone) -> RenderRequest:
