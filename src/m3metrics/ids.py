@@ -57,12 +57,12 @@ _SIZE = struct.Struct("<H")
 def encode_tags(tags: Iterable[Tag]) -> bytes:
     """The id of the tags in their order; nothing is sorted or taken out. Raises ``IdError``."""
     tags = list(tags)
-    if len(tags) > MAX_TAGS:
-        raise IdError(f"too many tags to encode ({len(tags)}), limit is: {MAX_TAGS}")
     return _encode(tags, len(tags))
 
 
 def _encode(tags: Tags, count: int) -> bytes:
+    if count > MAX_TAGS:
+        raise IdError(f"too many tags to encode ({count}), limit is: {MAX_TAGS}")
     out = bytearray(_HEADER.pack(_MAGIC, count))
     for name, value in tags:
         if not name:
@@ -189,7 +189,10 @@ def coordinator_tags(matched: Tags) -> Tags:
 
 
 def coordinator_id(tags: Iterable[Tag], m3_type: str, prom_type: str = "unknown") -> bytes:
-    """The id under which a coordinator sends a metric with those tags. Raises ``IdError``."""
+    """The id under which a coordinator sends a metric with those tags. Raises ``IdError``, also if there are none."""
+    tags = list(tags)
+    if not tags:
+        raise IdError("no tags provided")
     return encode_tags(coordinator_tags(matching_tags(tags, m3_type, prom_type)))
 
 

@@ -69,9 +69,14 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(ns: int) -> str:
-    """The text M3 prints: ``1m10s``, ``1y35d``; ``0s`` for zero. Weeks and months are never used."""
+    """The text M3 prints: ``1m10s``, ``1y35d``; ``0s`` for zero. Weeks and months are never used.
+
+    The least number of 64 bits has no positive counterpart, and M3 prints nothing but its sign.
+    """
     if ns == 0:
         return "0s"
+    if ns == -(1 << 63):
+        return "-"
     out = "-" if ns < 0 else ""
     left = abs(ns)
     for unit, size in UNITS.items():

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from m3metrics.errors import IdError
-from m3metrics.ids import Tag, Tags
+from m3metrics.ids import MAX_LITERAL_BYTES, Tag, Tags
 
 __all__ = ["graphite_id", "normalized_tags", "prepend_meta_id", "quoted_id", "validate_tags"]
 
@@ -36,22 +36,37 @@ def _order(name: bytes, graphite: bool) -> tuple[int, bytes]:
 def validate_tags(
     tags: Tags, allow_duplicates: bool = False, allow_empty_value: bool = False, graphite: bool = False
 ) -> None:
-    """Checks tags, which ``normalized_tags`` has sorted, as M3 does before a write. Raises ``IdError``."""
+    """Checks tags, which ``normalized_tags`` has sorted, as M3 does before a write. Raises ``IdError``.
+
+    Of graphite's tags only the names are looked at, and none occurs twice, whatever is allowed of others.
+    """
     if not tags:
         raise IdError("no tags")
     previous = b""
     for index, (name, value) in enumerate(tags):
         if not name:
             raise IdError(f"tag name empty: index={index}")
-        if not value and not allow_empty_value:
-            raise IdError(f"tag value empty: index={index}, name={_text(name)}")
-        if index and _order(previous, graphite) > _order(name, graphite):
+        if not graphite:
+            _check_lengths(index, name, value, allow_empty_value)
+        is_later = _order(name, graphite) > _order(previous, graphite)
+        if index and not is_later and (graphite or name != previous):
             listed = " ".join(f"{_text(key)}: {_text(content)}" for key, content in tags)
-            raise IdError(f"tags out of order: '{_text(previous)}' appears after '{_text(name)}', tags: [{listed}]")
-        if name == previous and not allow_duplicates:
+            what = f"{'graphite ' if graphite else ''}tags out of order"
+            raise IdError(f"{what}: '{_text(previous)}' appears after '{_text(name)}', tags: [{listed}]")
+        if index and not is_later and not allow_duplicates:
             listed = ", ".join(f"{_text(key)}: {_text(content)}" for key, content in tags)
             raise IdError(f"tags duplicate: '{_text(name)}' appears more than once in '{listed}'")
         previous = name
+
+
+def _check_lengths(index: int, name: bytes, value: bytes, allow_empty_value: bool) -> None:
+    limit = MAX_LITERAL_BYTES
+    if len(name) > limit:
+        raise IdError(f"tag name too long: index={index}, length={len(name)}, maxLength={limit}")
+    if not value and not allow_empty_value:
+        raise IdError(f"tag value empty: index={index}, name={_text(name)}")
+    if len(value) > limit:
+        raise IdError(f"tag value too long: index={index}, length={len(value)}, maxLength={limit}")
 
 
 def quoted_id(tags: Tags) -> bytes:

@@ -65,8 +65,41 @@ def test_graphite_order_and_id() -> None:
     series_ids.validate_tags(tags, graphite=True)
     with pytest.raises(IdError, match=r"^tags out of order: '__g2__' appears after '__g10__', tags: \[__g1__: b __g2"):
         series_ids.validate_tags(tags)
-    with pytest.raises(IdError, match=r"^tags out of order: 'b' appears after 'a', tags: \[b: 1 a: 0\]$"):
+    with pytest.raises(IdError, match=r"^graphite tags out of order: 'b' appears after 'a', tags: \[b: 1 a: 0\]$"):
         series_ids.validate_tags([(b"b", b"1"), (b"a", b"0")], graphite=True)
+
+
+@pytest.mark.parametrize(
+    ("tags", "graphite", "allowed", "error"),
+    [
+        ([], True, False, "no tags"),
+        ([(b"a", b""), (b"b", b"x" * 70000)], True, False, None),
+        ([(b"a", b"1"), (b"a", b"2")], True, True, "graphite tags out of order: 'a' appears after 'a', tags: [a: 1 a: 2]"),
+        ([(b"a", b"1"), (b"", b"2")], True, False, "tag name empty: index=1"),
+        ([(b"a", b"1"), (b"a", b"2")], False, True, None),
+        ([(b"b", b"1"), (b"a", b"2")], False, True, "tags out of order: 'b' appears after 'a', tags: [b: 1 a: 2]"),
+        ([(b"a", b"1"), (b"a", b"2")], False, False, "tags duplicate: 'a' appears more than once in 'a: 1, a: 2'"),
+        ([(b"a" * 65536, b"")], False, False, "tag name too long: index=0, length=65536, maxLength=65535"),
+        ([(b"a", b""), (b"b", b"x" * 65536)], False, True, "tag value too long: index=1, length=65536, maxLength=65535"),
+    ],
+)  # fmt: skip
+def test_what_each_scheme_checks(tags: Tags, graphite: bool, allowed: bool, error: str | None) -> None:
+    found = None
+    try:
+        series_ids.validate_tags(tags, allowed, allowed, graphite)
+    except IdError as raised:
+        found = str(raised)
+    assert found == error
+
+
+def test_ids_without_tags() -> None:
+    made = (series_ids.quoted_id([]), series_ids.prepend_meta_id([]), series_ids.graphite_id([]), ids.encode_tags([]))
+    assert made == (b"{}", b"", b"", b"\x75\x27\x00\x00")
+    assert ids.rollup_id(b"", []) == ids.encode_tags([(b"__name__", b""), ids.ROLLUP_TAG])
+    assert not ids.is_rollup_id(ids.encode_tags([]))
+    with pytest.raises(IdError, match="^no tags provided$"):
+        ids.coordinator_id([], "gauge")
+    assert ids.coordinator_id([(b"__m3_x__", b"y")], "gauge") == ids.encode_tags([])
 
 
 def test_escapes_beyond_the_basic_plane() -> None:

@@ -15,6 +15,19 @@ def test_duration_round_trip(ns: int) -> None:
     assert count * UNITS[unit] == ns
 
 
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (2**63 - 1, "292y171d23h47m16s854ms775us807ns"),
+        (-(2**63) + 1, "-292y171d23h47m16s854ms775us807ns"),
+        # Its negative does not fit into 64 bits.
+        (-(2**63), "-"),
+    ],
+)
+def test_durations_at_the_ends(ns: int, text: str) -> None:
+    assert format_duration(ns) == text
+
+
 @given(st.integers(-(2**50), 2**50), st.sampled_from(list(UNITS.values())), st.integers(1, 2**50))
 def test_policy_round_trip(window_ns: int, precision_ns: int, retention_ns: int) -> None:
     policy = StoragePolicy(window_ns, precision_ns, retention_ns)

@@ -7,7 +7,7 @@ filled they win over the newer ones, as in M3.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from m3metrics.aggregation import AggregationType, compress
+from m3metrics.aggregation import AggregationType, aggregation_id_text, compress
 from m3metrics.codec.metadata import storage_policy_from
 from m3metrics.errors import ConvertError, PolicyError
 from m3metrics.filters import FilterError, compile_filter
@@ -26,6 +26,8 @@ from m3metrics.rules.model import (
     RuleOp,
     RulesError,
     RuleSet,
+    check_mapping,
+    check_rollup,
 )
 
 __all__ = ["namespaces_from", "rule_set_from"]
@@ -75,10 +77,12 @@ def _mapping_snapshot(snapshot: Values) -> MappingSnapshot:
         if snapshot["policies"]:
             aggregation_id, policies = _older_policies(snapshot["policies"])
         elif snapshot["storage_policies"]:
-            aggregation_id = compress(snapshot["aggregation_types"])
+            aggregation_id = _aggregation_id(snapshot["aggregation_types"])
             policies = _policies(snapshot["storage_policies"])
         else:
             aggregation_id, policies = 0, ()
+        # As in M3 before the filter is looked at.
+        check_mapping(policies, snapshot["drop_policy"], tombstoned=snapshot["tombstoned"])
         return MappingSnapshot(
             name=snapshot["name"],
             cutover_ns=snapshot["cutover_nanos"],
@@ -99,6 +103,7 @@ def _rollup_snapshot(snapshot: Values) -> RollupSnapshot:
             targets = tuple(_older_target(target) for target in snapshot["targets"])
         else:
             targets = tuple(_target(target) for target in snapshot["targets_v2"])
+        check_rollup(targets, tombstoned=snapshot["tombstoned"])
         return RollupSnapshot(
             name=snapshot["name"],
             cutover_ns=snapshot["cutover_nanos"],
@@ -128,15 +133,31 @@ def _policies(values: Sequence[Values]) -> tuple[StoragePolicy, ...]:
 
 def _older_policies(values: Sequence[Values]) -> tuple[int, tuple[StoragePolicy, ...]]:
     """Aggregation id and storage policies of ``policypb.Policy`` messages."""
-    ids = {compress(policy["aggregation_types"]) for policy in values}
-    if len(ids) > 1:
-        raise RulesError("more than one aggregation ID in legacy policies list")
-    policies = {_policy(policy["storage_policy"]) for policy in values}
-    return ids.pop(), tuple(sorted(policies, key=StoragePolicy.by_resolution))
+    first: int | None = None
+    policies = set()
+    for policy in values:
+        policies.add(_policy(policy["storage_policy"]))
+        aggregation_id = _aggregation_id(policy["aggregation_types"])
+        if first is None:
+            first = aggregation_id
+        if aggregation_id != first:
+            ids = f"ID1={aggregation_id_text(first)}, ID2={aggregation_id_text(aggregation_id)}"
+            raise RulesError(f"more than one aggregation ID in legacy policies list proto: {ids}")
+    return first or 0, tuple(sorted(policies, key=StoragePolicy.by_resolution))
+
+
+def _aggregation_id(numbers: Sequence[int]) -> int:
+    return compress(map(_aggregation_type, numbers))
+
+
+def _aggregation_type(number: int) -> AggregationType:
+    if number not in AggregationType.__members__.values():
+        raise RulesError(f"invalid aggregation type from proto: {number or 'UNKNOWN'}")
+    return AggregationType(number)
 
 
 def _older_target(target: Values) -> RollupTarget:
-    aggregation_id, policies = _older_policies(target["policies"]) if target["policies"] else (0, ())
+    aggregation_id, policies = _older_policies(target["policies"])
     op = RollupRuleOp.create(_raw(target["name"]), map(_raw, target["tags"]), aggregation_id)
     return RollupTarget((op,), policies)
 
@@ -144,7 +165,7 @@ def _older_target(target: Values) -> RollupTarget:
 def _target(target: Values) -> RollupTarget:
     pipeline = target["pipeline"]
     if pipeline is None:
-        raise RulesError("no pipeline in rollup target")
+        raise RulesError("nil pipeline proto message")
     return RollupTarget(
         tuple(_op(op) for op in pipeline["ops"]), _policies(target["storage_policies"]), target["resend_enabled"]
     )
@@ -156,13 +177,12 @@ _OPS = {1: "aggregation", 2: "transformation", 3: "rollup"}
 def _op(op: Values) -> RuleOp:
     name = _OPS.get(op["type"])
     if name is None:
-        raise RulesError(f"unknown pipeline op type: {op['type']}")
+        raise RulesError(f"unknown op type in proto: {op['type'] or 'UNKNOWN'}")
     content = op[name]
     if content is None:
         raise RulesError(f"nil {name} op proto message")
     if name == "aggregation":
-        compress([content["type"]])
-        return AggregateOp(AggregationType(content["type"]))
+        return AggregateOp(_aggregation_type(content["type"]))
     if name == "transformation":
         number = content["type"]
         if number not in TransformationType.__members__.values():
@@ -171,7 +191,7 @@ def _op(op: Values) -> RuleOp:
     return RollupRuleOp.create(
         _raw(content["new_name"]),
         map(_raw, content["tags"]),
-        compress(content["aggregation_types"]),
+        _aggregation_id(content["aggregation_types"]),
         exclude=content["type"] == 1,
     )
 

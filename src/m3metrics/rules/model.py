@@ -32,6 +32,8 @@ __all__ = [
     "RuleSet",
     "RulesError",
     "Snapshot",
+    "check_mapping",
+    "check_rollup",
     "snapshot_at",
 ]
 
@@ -102,6 +104,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Added to the ids of the rule's metrics; names with ``__m3`` are instructions (docs/m3/coordinator.md, rule tags)."""
 
 
+def check_mapping(storage_policies: Sequence[StoragePolicy], drop_policy: int, *, tombstoned: bool) -> None:
+    """A mapping rule has policies or drops; one that was deleted may have neither. Raises ``RulesError``."""
+    if drop_policy not in DropPolicy.__members__.values():
+        raise RulesError(f"invalid drop policy in mapping rule snapshot: {drop_policy}")
+    if not tombstoned and not storage_policies and drop_policy == DropPolicy.NONE:
+        raise RulesError("no storage policies and no drop policy in mapping rule snapshot")
+    if storage_policies and drop_policy != DropPolicy.NONE:
+        raise RulesError("storage policies and a drop policy specified in mapping rule snapshot")
+
+
 class MappingSnapshot(Snapshot, frozen=True, kw_only=True):
     """How the metrics that match are aggregated and kept."""
 
@@ -110,14 +122,7 @@ class MappingSnapshot(Snapshot, frozen=True, kw_only=True):
     drop_policy: int = DropPolicy.NONE
 
     def __post_init__(self) -> None:
-        if self.drop_policy not in DropPolicy.__members__.values():
-            raise RulesError(f"invalid drop policy: {self.drop_policy}")
-        if self.tombstoned:
-            return
-        if not self.storage_policies and self.drop_policy == DropPolicy.NONE:
-            raise RulesError("no storage policies and no drop policy specified in mapping rule snapshot")
-        if self.storage_policies and self.drop_policy != DropPolicy.NONE:
-            raise RulesError("storage policies and a drop policy specified in mapping rule snapshot")
+        check_mapping(self.storage_policies, self.drop_policy, tombstoned=self.tombstoned)
 
     def pipeline(self) -> "MatchedPipeline":
         """What a metric gets that matches."""
@@ -129,6 +134,12 @@ class MappingSnapshot(Snapshot, frozen=True, kw_only=True):
         return MatchedPipeline(metadata=metadata, tags=self.tags, graphite_prefix=prefix)
 
 
+def check_rollup(targets: Sequence[RollupTarget], *, tombstoned: bool) -> None:
+    """A rollup rule makes something; one that was deleted need not. Raises ``RulesError``."""
+    if not targets and not tombstoned:
+        raise RulesError("no rollup targets in rollup rule snapshot")
+
+
 class RollupSnapshot(Snapshot, frozen=True, kw_only=True):
     """What is made of the metrics that match."""
 
@@ -136,8 +147,7 @@ class RollupSnapshot(Snapshot, frozen=True, kw_only=True):
     keep_original: bool = False
 
     def __post_init__(self) -> None:
-        if not self.targets and not self.tombstoned:
-            raise RulesError("no target found in rollup rule snapshot")
+        check_rollup(self.targets, tombstoned=self.tombstoned)
 
 
 class MappingRule(msgspec.Struct, frozen=True):

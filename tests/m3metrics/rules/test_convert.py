@@ -67,15 +67,24 @@ def test_an_older_target_groups() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "no storage policies and no drop policy"),
+        ({}, "no storage policies and no drop policy in mapping rule snapshot"),
         ({"storage_policies": [policy()], "drop_policy": 2}, "storage policies and a drop policy"),
-        ({"drop_policy": 3}, "invalid drop policy"),
+        ({"drop_policy": 3}, "invalid drop policy in mapping rule snapshot"),
+        ({"drop_policy": 3, "filter": "a", "tombstoned": True}, "invalid drop policy in mapping rule snapshot"),
+        ({"storage_policies": [policy()], "drop_policy": 1, "tombstoned": True}, "storage policies and a drop policy"),
         ({"drop_policy": 1, "filter": "a"}, "malformed"),
-        ({"storage_policies": [policy()], "aggregation_types": [99]}, "invalid Type"),
+        ({"storage_policies": [policy()], "aggregation_types": [99]}, "invalid aggregation type from proto: 99"),
+        ({"storage_policies": [policy()], "aggregation_types": [0]}, "invalid aggregation type from proto: UNKNOWN"),
+        # The older form is read policy by policy.
+        ({"policies": [{"aggregation_types": [99]}]}, "nil storage policy proto"),
+        (
+            {"policies": [{"storage_policy": policy(), "aggregation_types": [99]}, {}]},
+            "invalid aggregation type from proto: 99",
+        ),
         ({"storage_policies": [{}]}, "empty resolution"),
         (
             {"policies": [{"storage_policy": policy()}, {"storage_policy": policy(), "aggregation_types": [3]}]},
-            "more than one",
+            "more than one aggregation ID in legacy policies list proto: ID1=, ID2=Max",
         ),
     ],
 )
@@ -87,11 +96,12 @@ def test_mapping_rules_that_cannot_be_loaded(fields: dict[str, Any], reason: str
 @pytest.mark.parametrize(
     ("ops", "reason"),
     [
-        ([{"type": 0}], "unknown pipeline op type"),
+        ([{"type": 0}], "unknown op type in proto: UNKNOWN"),
+        ([{"type": 7}], "unknown op type in proto: 7"),
         ([{"type": 1}], "nil aggregation op"),
         ([{"type": 2}], "nil transformation op"),
         ([{"type": 3}], "nil rollup op"),
-        ([{"type": 1, "aggregation": {"type": 0}}], "invalid Type"),
+        ([{"type": 1, "aggregation": {"type": 0}}], "invalid aggregation type from proto: UNKNOWN"),
         ([{"type": 2, "transformation": {"type": 6}}], "unknown transformation type"),
         ([{"type": 3, "rollup": {"new_name": "{{ .X }}"}}], "variables not resolved"),
     ],
@@ -102,9 +112,11 @@ def test_rollup_rules_that_cannot_be_loaded(ops: list[dict[str, Any]], reason: s
 
 
 def test_targets_are_required_unless_the_rule_was_deleted() -> None:
-    with pytest.raises(RulesError, match="no target"):
+    with pytest.raises(RulesError, match="no rollup targets in rollup rule snapshot"):
         rollup()
     assert rollup(tombstoned=True).rollup_rules[0].snapshots[0].targets == ()
+    with pytest.raises(RulesError, match="nil pipeline proto message"):
+        rollup(targets_v2=[{}])
 
 
 def test_the_snapshot_in_effect_is_chosen_by_position() -> None:
