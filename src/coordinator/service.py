@@ -51,7 +51,8 @@ from coordinator.write import (
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
 from m3cluster import kv
-from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
+from m3cluster.following import follow
+from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE, placement_key
 from m3msg.producer import Producer
 from m3x.config import Places, parse_address
 from m3x.instrument import Registry, Scope
@@ -165,6 +166,8 @@ class Coordinator:
         namespaces = NamespacesNow(config.namespaces) if storage is None else storage.namespaces
         own = await self._start_inside(stack, storage, rules)
         topic, producer, acks = await self._start_producer(stack, store, own)
+        if producer is None or own is not None:
+            await self._start_asking(stack, store)
         await self._start_rules(stack, store, rules)
         cache_bytes = config.write_cache.max_bytes
         if own is not None:
@@ -217,6 +220,13 @@ class Coordinator:
             # Before HTTP ends: that waits for requests in hand, though not for long.
             stack.callback(acks.end)
         await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces, door)
+
+    async def _start_asking(self, stack: contextlib.AsyncExitStack, store: kv.Store) -> None:
+        """Watches a key of a KV that nothing else follows, so that the log and ``/ready`` say that it is away before it is needed."""
+        if isinstance(self.config.cluster_state.store(self._data_dir), kv.Embedded):
+            return
+        watching = follow(store, placement_key(self._environment, "m3aggregator"), lambda value: value, lambda _: None)
+        await stack.enter_async_context(self._background(watching, "KV"))
 
     async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
         """Rules of the file, or else those in KV from now on."""

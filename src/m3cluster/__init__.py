@@ -1,6 +1,7 @@
 """The cluster layer: what M3's processes agree on through a shared key-value store (docs/m3/cluster.md).
 
 ``keys``         the keys of everything that is stored
+``environments`` which environments they are in
 ``kv``           the store: interface and backends (open ``kv/store.py`` first)
 ``following``    the one way to follow a key
 ``topic``        topics and their consumer services

@@ -11,6 +11,8 @@ import msgspec
 __all__ = [
     "Consumer",
     "CoordinatorReady",
+    "Environment",
+    "Environments",
     "Instance",
     "ListRow",
     "Placement",
@@ -168,6 +170,19 @@ class SinkRow(msgspec.Struct, frozen=True, rename="camel"):
     error: str = ""
     held: bool = False
     full: bool = False
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """One environment of the KV, and what is in it: ``placement m3aggregator``, ``topic aggregated_metrics``."""
+
+    name: str
+    has: list[str] = []
+
+
+class Environments(msgspec.Struct, frozen=True):
+    """``/api/v1/environments`` of a coordinator of ours."""
+
+    environments: list[Environment] = []
 
 
 class Sinks(msgspec.Struct, frozen=True):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from m3cluster.kv import StoreConfig
 from m3ctl.answers import (
     CoordinatorReady,
+    Environment,
+    Environments,
     Instance,
     Placement,
     PlacementAnswer,
@@ -18,10 +20,22 @@ from m3ctl.answers import (
 )
 from m3ctl.client import Answer, CtlError, Unreachable, request
 
-__all__ = ["AGGREGATOR", "COORDINATOR", "Cluster", "Missing", "Settings", "Target", "instance_url"]
+__all__ = [
+    "AGGREGATOR",
+    "COORDINATOR",
+    "ENVIRONMENT_HEADER",
+    "ZONE_HEADER",
+    "Cluster",
+    "Missing",
+    "Settings",
+    "Target",
+    "instance_url",
+]
 
 AGGREGATOR = "m3aggregator"
 COORDINATOR = "m3coordinator"
+ENVIRONMENT_HEADER = "Cluster-Environment-Name"
+ZONE_HEADER = "Cluster-Zone-Name"
 
 
 class Missing(CtlError):
@@ -82,6 +96,14 @@ class Cluster:
         answer = self._ask("/api/v1/sinks")
         return Sinks() if answer.status == 404 else answer.read(Sinks, what="a coordinator of ours")
 
+    def environments(self) -> list[Environment] | None:
+        """The environments of its KV; None: it does not say, as M3's own coordinator."""
+        answer = self._ask("/api/v1/environments")
+        if answer.status == 404:
+            return None
+        self._good(answer, "the environments cannot be listed")
+        return answer.read(Environments, what="a coordinator of ours").environments
+
     def placement(self, service: str, environment: str = "", zone: str = "") -> PlacementAnswer:
         """A service's placement; empty environment and zone: the cluster's. Raises ``Missing``."""
         path = f"/api/v1/services/{service}/placement"
@@ -89,8 +111,8 @@ class Cluster:
         env = environment or self.settings.environment
         if answer.status == 404 and "does not exist" in answer.text():
             raise Missing(
-                f"no placement of {service} in environment {env!r}; is --env right? "
-                f"If so, create it: POST {self.settings.coordinator}{path}/init"
+                f"no placement of {service} in environment {env!r}; is --env right? If so, create it: "
+                f"POST {self.settings.coordinator}{path}/init with the header {ENVIRONMENT_HEADER}: {env}"
             )
         self._good(answer, f"the placement of {service} cannot be read")
         return answer.read(PlacementAnswer, what="an M3 coordinator")
@@ -99,17 +121,19 @@ class Cluster:
         """A topic. Raises ``Missing``."""
         answer = self._ask("/api/v1/topic", topic=name)
         if answer.status == 404 and "page not found" not in answer.text():
+            env = self.settings.environment
             raise Missing(
-                f"no topic {name} in environment {self.settings.environment!r} ({answer.text()}); is --env right? "
-                f"If so, create it: POST {self.settings.coordinator}/api/v1/topic/init with the header Topic-Name: {name}"
+                f"no topic {name} in environment {env!r} ({answer.text()}); is --env right? "
+                f"If so, create it: POST {self.settings.coordinator}/api/v1/topic/init with the headers "
+                f"{ENVIRONMENT_HEADER}: {env} and Topic-Name: {name}"
             )
         self._good(answer, f"the topic {name} cannot be read")
         return answer.read(TopicAnswer, what="an M3 coordinator")
 
     def _ask(self, path: str, environment: str = "", zone: str = "", topic: str = "") -> Answer:
         headers = {
-            "Cluster-Environment-Name": environment or self.settings.environment,
-            "Cluster-Zone-Name": zone or self.settings.zone,
+            ENVIRONMENT_HEADER: environment or self.settings.environment,
+            ZONE_HEADER: zone or self.settings.zone,
         }
         if topic:
             headers["Topic-Name"] = topic
@@ -122,7 +146,11 @@ class Cluster:
         if answer.status == 200:
             return
         text = answer.text()
-        advice = f"is --zone {self.settings.zone!r} right?" if "zone" in text else "see the log of the coordinator"
+        advice = (
+            f"is --zone {self.settings.zone!r} ({ZONE_HEADER}) right?"
+            if "zone" in text
+            else "see the log of the coordinator"
+        )
         if answer.status in (404, 405):
             advice = "is this a coordinator with a cluster (etcd or embedded KV)?"
         raise CtlError(f"{what}: {answer.url} answered {answer.status}: {text!r}; {advice}")

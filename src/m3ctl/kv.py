@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from m3cluster.environments import environments as listed
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times
 from m3cluster.keys import election_prefix, flush_times_key
 from m3cluster.kv import Embedded, Etcd, KeyNotFoundError, KVError, Store, ZooKeeper, open_store
@@ -12,7 +13,7 @@ from m3cluster.proto import DecodeError
 from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, Settings
 
-__all__ = ["candidates", "check", "flush_times", "where"]
+__all__ = ["candidates", "check", "environments", "flush_times", "where"]
 
 Result = TypeVar("Result")
 
@@ -36,6 +37,11 @@ def check(settings: Settings) -> None:
         await store.keys(f"{election_prefix(settings.environment, AGGREGATOR, 'shardset')}/")
 
     _run(settings, look)
+
+
+def environments(settings: Settings) -> dict[str, list[str]]:
+    """Environment → what is in it. Raises ``CtlError``."""
+    return _run(settings, listed)
 
 
 def candidates(settings: Settings, shard_sets: Iterable[int]) -> dict[int, list[str]]:

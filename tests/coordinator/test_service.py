@@ -12,6 +12,7 @@ from typing import Any
 import cramjam
 import httpx
 import pytest
+from lab.ports import free_port
 from lab.waiting import until
 
 from coordinator.config import load_coordinator
@@ -390,3 +391,21 @@ async def test_each_key_of_the_kv_is_watched_once(start: Callable[..., Any], mon
         placement_key(environment, "m3aggregator"): 1,
         rule_namespaces_key(DEFAULT_ENVIRONMENT): 1,
     }
+
+
+async def test_a_coordinator_that_administrates_only_says_that_etcd_is_away_before_the_first_call(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yml").write_text(f"""
+listenAddress: 127.0.0.1:0
+metrics: {{prometheus: {{listenAddress: 127.0.0.1:0}}}}
+backend: noop-etcd
+clusterManagement:
+  etcd: {{env: e, zone: embedded, service: s, etcdClusters: [{{zone: embedded, endpoints: ["127.0.0.1:{free_port()}"]}}]}}
+""")
+    loaded = load_coordinator([tmp_path / "c.yml"])
+    async with running(loaded.value, tmp_path, loaded.places) as coordinator, _client(coordinator) as client:
+        async with asyncio.timeout(20):
+            while not (problems := (await client.get("/ready")).json().get("problems")):  # noqa: ASYNC110 - seen from outside
+                await asyncio.sleep(0.05)
+    assert problems[0].startswith("waiting for etcd 127.0.0.1:")

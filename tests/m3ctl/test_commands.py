@@ -74,7 +74,11 @@ def test_the_coordinators_placement(ctl) -> None:
     ("arguments", "env", "said"),
     [
         ((), "default_env", "no placement of m3aggregator in environment 'default_env'; is --env right?"),
-        (("--zone", "mars"), ENV, "500: 'no etcd cluster found for zone: mars'; is --zone 'mars' right?"),
+        (
+            ("--zone", "mars"),
+            ENV,
+            "500: 'no etcd cluster found for zone: mars'; is --zone 'mars' (Cluster-Zone-Name) right?",
+        ),
     ],
 )
 def test_a_placement_that_cannot_be_read_says_what_to_do(ctl, arguments, env, said) -> None:

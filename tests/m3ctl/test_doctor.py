@@ -282,3 +282,39 @@ def test_a_dead_kv_that_was_named_is_a_problem_of_its_own(cluster, ctl, tmp_path
     code, out, _ = ctl("doctor", "--json", "--embedded", str(tmp_path / "nothing.sqlite"))
     assert code == 1
     assert any(check == "KV" and "no such file" in text for check, text, _ in findings(out, "problem"))
+
+
+def empty(cluster) -> None:
+    """The environment that is asked for has nothing."""
+    cluster.topics.clear()
+
+
+OTHERS = {"environments": [{"name": "gclu/api", "has": ["placement m3aggregator", "topic aggregator_ingest"]}]}
+
+
+def test_an_empty_environment_names_those_that_there_are(cluster, ctl) -> None:
+    empty(cluster)
+    cluster.coordinator.answers["GET", "/api/v1/environments"] = (200, json.dumps(OTHERS).encode())
+    code, out, _ = ctl("doctor", "--json", env="default_env")
+    assert code == 1
+    (found,) = [one for one in findings(out, "problem") if one[0] == "environment"]
+    assert found[1] == (
+        "nothing is in environment 'default_env' (Cluster-Environment-Name: default_env), but 'gclu/api' has "
+        "placement m3aggregator, topic aggregator_ingest"
+    )
+    assert found[2].startswith("name the one that was meant: --env gclu/api; or set this one up: ")
+
+
+def test_an_empty_environment_of_a_coordinator_of_gos(cluster, ctl) -> None:
+    empty(cluster)
+    code, out, _ = ctl("doctor", "--json", env="default_env")
+    assert code == 1
+    (found,) = [one for one in findings(out, "problem") if one[0] == "environment"]
+    assert (found[1].endswith("default_env)"), found[2].startswith("name the right one with --env")) == (True, True)
+
+
+def test_an_environment_that_has_something_is_not_suspected(cluster, ctl) -> None:
+    no_placement(cluster)
+    _, out, _ = ctl("doctor", "--json")
+    assert not [one for one in findings(out, "problem") if one[0] == "environment"]
+    assert any("with the header Cluster-Environment-Name: gclu/api" in text for _, text, _ in findings(out, "problem"))

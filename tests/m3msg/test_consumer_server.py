@@ -237,3 +237,24 @@ async def test_ack_after_the_connection_has_gone_is_counted():
         await until(lambda: not server.connections)
         batches[0].ack()
         assert registry.counter("ack_after_close") == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "errors"),
+    [
+        pytest.param(b"", 0, id="a look whether somebody listens"),
+        pytest.param(STREAM, 0, id="an ordinary end"),
+        pytest.param(STREAM + b"\0\0", 1, id="an end inside a frame"),
+        pytest.param(b"\0\0\0\x05hello", 1, id="no message"),
+    ],
+)
+async def test_only_what_cannot_be_read_counts_as_a_decode_error(sent, errors):
+    registry = Registry()
+    async with ConsumerServer("127.0.0.1:0", ack_all, scope=registry.scope()) as server:
+        async with dialled(server) as peer:
+            await until(lambda: len(server.connections) == 1)
+            peer.writer.write(sent)
+            peer.writer.write_eof()
+            await peer.reader.read()
+        await until(lambda: not server.connections)
+        assert registry.counter("message_decode_error") == errors

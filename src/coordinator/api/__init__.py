@@ -3,7 +3,7 @@
 ``routes``     ``admin_routes``: all routes (open this first)
 ``placement``  placement handlers
 ``topic``      topic handlers
-``kvstore``    ``/api/v1/kvstore``
+``kvstore``    ``/api/v1/kvstore``; ``environments`` what else there is
 ``context``    what handlers work on: the store, where it is asked, time and chance
 ``requests``   the bodies as tables
 ``health``     ``/health``

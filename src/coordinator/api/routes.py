@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from coordinator.api.answers import Methods
 from coordinator.api.context import MINUTE_NS, AdminContext
+from coordinator.api.environments import EnvironmentHandlers
 from coordinator.api.health import health_handler
 from coordinator.api.kvstore import KVStoreHandlers
 from coordinator.api.placement import SERVICES, PlacementHandlers
@@ -55,6 +56,7 @@ def admin_routes(
             ),
         ),
         Route("/api/v1/kvstore", Methods({"POST": KVStoreHandlers(context).update})),
+        Route("/api/v1/environments", Methods({"GET": EnvironmentHandlers(context).get})),
     ]
     for service in SERVICES:
         routes += _placement_routes(context, service)

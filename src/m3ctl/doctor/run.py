@@ -8,7 +8,15 @@ from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster
 from m3ctl.doctor.finding import Finding
 from m3ctl.doctor.flushing import check_flushing
 from m3ctl.doctor.instances import check_instances, check_leaders, check_output_endpoints
-from m3ctl.doctor.set_up import check_aggregators, check_coordinator, check_kv, check_output, check_sinks, check_topic
+from m3ctl.doctor.set_up import (
+    check_aggregators,
+    check_coordinator,
+    check_environment,
+    check_kv,
+    check_output,
+    check_sinks,
+    check_topic,
+)
 from m3ctl.report import Report
 
 __all__ = ["doctor"]
@@ -29,6 +37,7 @@ def _findings(cluster: Cluster, topics: tuple[str, str], wait_s: float) -> list[
     found += check_kv(cluster)
     if any(one.check == "KV" and one.status == "problem" for one in found):
         return found
+    found += check_environment(cluster, topics)
     findings, answer = check_aggregators(cluster)
     found += findings
     found += check_output(cluster)

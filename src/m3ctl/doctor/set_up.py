@@ -1,15 +1,25 @@
 """What the coordinator knows: KV, placements, topics, and whether they fit together; and the stores behind it."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 from m3ctl import kv
 from m3ctl.answers import Consumer, Placement, PlacementAnswer, SinkRow, TopicAnswer
 from m3ctl.client import CtlError
-from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Missing
+from m3ctl.cluster import AGGREGATOR, COORDINATOR, ENVIRONMENT_HEADER, ZONE_HEADER, Cluster, Missing
 from m3ctl.doctor.finding import Finding, note, ok, problem, unknown, waiting
 from m3ctl.report import age, clock, ranges, shown_duration
 
-__all__ = ["check_aggregators", "check_coordinator", "check_kv", "check_output", "check_sinks", "check_topic"]
+__all__ = [
+    "check_aggregators",
+    "check_coordinator",
+    "check_environment",
+    "check_kv",
+    "check_output",
+    "check_sinks",
+    "check_topic",
+]
 
 _KNOWN_SERVICES = (AGGREGATOR, COORDINATOR, "m3db")
 _MIB = 1 << 20
@@ -86,6 +96,42 @@ def check_kv(cluster: Cluster) -> list[Finding]:
         except CtlError as error:
             found.append(problem("KV", str(error), "start it, or name the right one"))
     return found
+
+
+def check_environment(cluster: Cluster, topics: tuple[str, str]) -> list[Finding]:
+    """Where nothing of the set-up is in the environment, the environments that there are: most often another one was meant."""
+    looks = [partial(cluster.placement, service) for service in (AGGREGATOR, COORDINATOR)]
+    if any(map(_is_there, looks)) or any(_is_there(partial(cluster.topic, topic)) for topic in topics):
+        return []
+    asked = cluster.settings.environment
+    text = f"nothing is in environment {asked!r} ({ENVIRONMENT_HEADER}: {asked})"
+    others = {name: has for name, has in _environments(cluster).items() if name != asked}
+    if not others:
+        return [problem("environment", text, f"name the right one with --env, or set it up: {_GUIDE}")]
+    listed = "; ".join(f"{name!r} has {', '.join(has)}" for name, has in others.items())
+    fix = f"name the one that was meant: {' or '.join(f'--env {name}' for name in others)}"
+    return [problem("environment", f"{text}, but {listed}", f"{fix}; or set this one up: {_GUIDE}")]
+
+
+def _is_there(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except Missing:
+        return False
+    except CtlError:
+        pass
+    return True
+
+
+def _environments(cluster: Cluster) -> dict[str, list[str]]:
+    """As the coordinator says, or the KV if it was named; M3's coordinator does not say."""
+    try:
+        told = cluster.environments()
+        if told is None:
+            return {} if cluster.settings.kv is None else kv.environments(cluster.settings)
+    except CtlError:
+        return {}
+    return {one.name: one.has for one in told}
 
 
 def check_aggregators(cluster: Cluster) -> tuple[list[Finding], PlacementAnswer | None]:
@@ -210,7 +256,8 @@ def _consumer(cluster: Cluster, what: str, consumer: Consumer, kind: str) -> lis
         found_there = cluster.placement(service.name, service.environment, service.zone)
     except CtlError as error:
         text = f"its consumer {service.name} in environment {service.environment!r}, zone {service.zone!r} has no placement: {error}"
-        fix = "create that placement, or PUT the topic with the environment and zone where it is"
+        where = f"{ENVIRONMENT_HEADER}: {service.environment}, {ZONE_HEADER}: {service.zone}"
+        fix = f"create that placement ({where}), or PUT the topic with the environment and zone where it is"
         return [*found, problem(what, text, fix)]
     if not found_there.placement.instances:
         found.append(problem(what, f"the placement of its consumer {service.name} is empty", "add instances to it"))

@@ -71,6 +71,11 @@ class ConsumerCore:
         self._end = 0
         self._acks: list[bytes] = []
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the bytes end inside a frame."""
+        return self._end > 0
+
     def space(self) -> memoryview:
         """Where to put the next bytes; never empty."""
         if len(self._buf) - self._end < _LEAST_READ_BYTES:

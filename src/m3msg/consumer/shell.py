@@ -191,8 +191,10 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        # As in M3 an ordinary end counts here as well (docs/m3/m3msg.md, consumer).
-        self._server.scope.count("message-decode-error")
+        # Other than in M3 (docs/m3/m3msg.md, consumer) an ordinary end is no error, nor is a connection that says nothing: a look
+        # whether somebody listens.
+        if self._core.error or self._core.unfinished:
+            self._server.scope.count("message-decode-error")
         for timer in (self._timer, self._patience):
             if timer is not None:
                 timer.cancel()

@@ -309,3 +309,19 @@ def test_times_are_printed_as_go_does():
         "2026-11-22 18:56:15.903507578 +0000 UTC m=+285.296055232"
     )
     assert time_since(1_767_323_045_000_000_000, 5) == "2026-01-02 03:04:05 +0000 UTC m=+0.000000005"
+
+
+async def test_environments_are_those_of_placements_and_topics(client, store):
+    assert (await client.get("/api/v1/environments")).json() == {"environments": []}
+    await client.post("/api/v1/services/m3aggregator/placement/init", json=AGGREGATOR)
+    await client.post("/api/v1/topic/init", json={"numberOfShards": 1}, headers={"Cluster-Environment-Name": "a/b"})
+    await client.post("/api/v1/topic/init", json={"numberOfShards": 1})
+    await store.set("_kv/other/m3db.query.limits", b"")
+    assert (await client.get("/api/v1/environments")).json() == {
+        "environments": [
+            {"name": "a/b", "has": ["topic aggregated_metrics"]},
+            {"name": "namespace/m3db-cluster-name", "has": ["placement m3aggregator", "topic aggregated_metrics"]},
+        ]
+    }
+    answer = await client.get("/api/v1/environments", headers={"Cluster-Zone-Name": "mars"})
+    assert (answer.status_code, answer.json()["error"]) == (500, "no etcd cluster found for zone: mars")
