@@ -17,7 +17,7 @@ from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
 from m3x.golang import parse_bool
 
-__all__ = ["Parameters", "body_of", "label_name", "read_options", "read_parameters"]
+__all__ = ["Parameters", "body_of", "label_name", "read_options", "read_parameters", "read_restriction"]
 
 _MAX_BODY_BYTES = 16 << 20
 _DURATION = re.compile(r"(\d{1,15})(ms|[smhdwy])")
@@ -150,7 +150,7 @@ def read_options(request: Request, defaults: ReadOptions) -> ReadOptions:
     headers = request.headers
     return msgspec.structs.replace(
         defaults,
-        restriction=_restriction(headers),
+        restriction=read_restriction(headers),
         series_limit=_header(headers, "M3-Limit-Max-Series", _count, defaults.series_limit),
         docs_limit=_header(headers, "M3-Limit-Max-Docs", _count, defaults.docs_limit),
         range_limit_ns=_header(headers, "M3-Limit-Max-Range", Duration.parse, defaults.range_limit_ns),
@@ -159,7 +159,8 @@ def read_options(request: Request, defaults: ReadOptions) -> ReadOptions:
     )
 
 
-def _restriction(headers: Headers) -> Restriction:
+def read_restriction(headers: Headers) -> Restriction:
+    """To which part of storage the headers restrict a query. Raises ``QueryError``."""
     kind, wanted = headers.get("M3-Metrics-Type", ""), headers.get("M3-Storage-Policy", "")
     if kind not in ("", "aggregated", "unaggregated"):
         raise QueryError(f"invalid M3-Metrics-Type header: {kind!r}; expected aggregated or unaggregated")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite.times import TimeTextError, Zone, local_zone, parse_duration, parse_time
-from coordinator.query.parameters import Parameters, body_of, read_options
+from coordinator.query.parameters import Parameters, body_of, read_restriction
 from coordinator.query.source import ReadOptions
 from m3x.config import Duration
 from m3x.golang import SECOND_NS, go_duration, parse_bool
@@ -182,7 +182,7 @@ def _options(request: Request, parameters: Parameters, defaults: ReadOptions) ->
         "M3-Limit-Require-Exhaustive", "requireExhaustive", "limit", parse_bool, defaults.require_exhaustive
     )
     said.value("M3-Limit-Require-No-Wait", "requireNoWait", "no-wait", parse_bool, False)
-    restriction = read_options(request, defaults).restriction
+    restriction = read_restriction(request.headers)
     for name in ("step", "lookback"):
         _check_step(parameters, name)
     return msgspec.structs.replace(

@@ -103,6 +103,20 @@ async def test_find_leaves_and_branches(stored: Stored, slash: str) -> None:
     assert (await client.post(FIND + slash, data={"query": "zz.*"})).json() == []
 
 
+async def test_find_within_a_range(stored: Stored) -> None:
+    client, put = stored
+    await put([(path_tags("a.old"), [(BASE_S - 7200, 1.0)]), (path_tags("a.new"), [(BASE_S - 60, 1.0)])])
+
+    async def found(**params: int | str) -> list[str]:
+        return [node["text"] for node in (await client.get(FIND, params={"query": "a.*", **params})).json()]
+
+    assert await found() == ["new", "old"]
+    assert await found(until=BASE_S) == ["new", "old"]
+    assert await found(**{"from": BASE_S - 3600, "until": BASE_S}) == ["new"]
+    assert await found(until=BASE_S - 3600) == ["old"]
+    assert await found(**{"from": BASE_S - 3600, "until": BASE_S - 1800}) == []
+
+
 async def test_find_at_any_depth(stored: Stored) -> None:
     client, put = stored
     await put_paths(put)

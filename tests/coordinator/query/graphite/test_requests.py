@@ -65,6 +65,8 @@ async def test_headers_win_over_parameters() -> None:
     assert (by_header.series_limit, by_header.docs_limit, by_header.range_limit_ns) == (0, 7, 7200 * S)
     assert (by_header.require_exhaustive, by_header.timeout_s) == (True, 4)
     assert (await read_find(request("query=a"), defaults, NOW_NS)).options == defaults
+    signed = await read_find(request("query=a", headers={"M3-Limit-Max-Series": "+5"}), defaults, NOW_NS)
+    assert signed.options.series_limit == 5
 
 
 @pytest.mark.parametrize(
