@@ -269,6 +269,8 @@ def test_carbon_globs_and_find(coordinator: Coordinator) -> None:
         "f.bar.*": [("f.bar.baz", True)],
         "g.bar.*": [("g.bar.baz", True)],
         "h.bar*": [("h.bar_baz", True)],
+        "qux**.*": sorted([(f"qux.pos1-{letter}", False) for letter in "abc"] + [(path, True) for path in GLOBBED]),
+        "a.**.d*": [("a.bar.caw.daz", True)],
         "x": [],
         "a.d": [],
         "*.*.*.*.*": [],

@@ -19,7 +19,7 @@ __all__ = [
 
 ID_TAG = b"_m3ninx_id"
 """What the index of M3DB calls the id of a series, which of a path is the path."""
-_PART_TAG = re.compile(rb"__g(\d+)__")
+_PART_TAG = re.compile(rb"__g(\d{1,9})__")
 _MAX_PARTS = 256
 _MAX_EXPANSIONS = 64
 _NEVER = frozenset(' ()";')
@@ -45,11 +45,11 @@ def part_tag(index: int) -> bytes:
 
 
 def graphite_path(tags: Tags) -> str | None:
-    """The path of a series, None if it is not of graphite's kind."""
-    parts = [(int(found[1]), value) for name, value in tags if (found := _PART_TAG.fullmatch(name))]
-    if not parts or len(parts) != len(tags):
+    """The path of a series, None if it is not of graphite's kind. A part without text is no tag; what follows tells that it is there."""
+    parts = {int(found[1]): value for name, value in tags if (found := _PART_TAG.fullmatch(name))}
+    if not parts or len(parts) != len(tags) or (last := max(parts)) >= _MAX_PARTS:
         return None
-    return ".".join(value.decode(errors="replace") for _, value in sorted(parts))
+    return ".".join(parts.get(index, b"").decode(errors="replace") for index in range(last + 1))
 
 
 def glob_matchers(glob: str) -> tuple[Matcher, ...]:

@@ -15,6 +15,9 @@ from coordinator.query.graphite.paths import (
 def test_the_path_of_a_series() -> None:
     tags = [(b"__g%d__" % i, b"%d" % i) for i in range(12)]
     assert graphite_path(sorted(tags)) == "0.1.2.3.4.5.6.7.8.9.10.11"
+    assert graphite_path([(b"__g0__", b"a"), (b"__g2__", b"c")]) == "a..c"
+    assert graphite_path([(b"__g2__", b"c")]) == "..c"
+    assert graphite_path([(b"__g%d__" % 10**8, b"c")]) is None
     assert graphite_path([]) is None
     assert graphite_path([(b"__g0__", b"a"), (b"job", b"x")]) is None
 
