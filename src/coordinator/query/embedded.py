@@ -20,6 +20,7 @@ from coordinator.query.source import (
     Restriction,
     Selection,
     Series,
+    beyond_docs_limit,
 )
 from coordinator.store import QueryTooLargeError, SeriesIndex, Store, StoreError
 
@@ -83,14 +84,9 @@ class EmbeddedSource:
         within_ms = None if anywhere else (start_ms, end_ms)
         with _told():
             index, entries = await self._store.match(alternatives or ((),), within_ms, policies=policies)
-        if not 0 < limit < len(entries):
-            return index, entries, NO_NOTES
-        if options.require_exhaustive:
-            raise QueryError(
-                f"query exceeded limit: require_exhaustive=true, docs_limit={limit}, docs_matched={len(entries)}",
-                kind="execution",
-            )
-        return index, entries[:limit], Notes(limited=True)
+        if beyond_docs_limit(len(entries), options):
+            return index, entries[:limit], Notes(limited=True)
+        return index, entries, NO_NOTES
 
     def _policies(self, restriction: Restriction) -> Collection[int] | None:
         """Policies of the store that may answer, None: all. Raises ``QueryError``."""

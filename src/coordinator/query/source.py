@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.matchers import Matcher
+from coordinator.query.errors import QueryError
 from m3metrics.ids import Tags, parse_tags
 from m3metrics.policy import StoragePolicy
 
@@ -28,6 +29,7 @@ __all__ = [
     "Selection",
     "Series",
     "Source",
+    "beyond_docs_limit",
 ]
 
 EARLIEST_MS, LATEST_MS = 0, ((1 << 63) - 1) // 1_000_000
@@ -59,6 +61,19 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 30.0
     paths: bool = False
     """Whether Graphite's paths are asked for: what never holds any may be left out."""
+
+
+def beyond_docs_limit(matched: int, options: ReadOptions) -> bool:
+    """Whether more entries of an index match than may, and some are to be left out. Raises ``QueryError`` where none may be."""
+    limit = options.docs_limit
+    if not 0 < limit < matched:
+        return False
+    if options.require_exhaustive:
+        raise QueryError(
+            f"query exceeded limit: require_exhaustive=true, docs_limit={limit}, docs_matched={matched}",
+            kind="execution",
+        )
+    return True
 
 
 class Notes(msgspec.Struct, frozen=True):

@@ -38,15 +38,28 @@ async def test_windows_are_those_of_an_embedded_store(store: Store) -> None:
 async def test_limits_of_graphite_are_its_own(
     store: Store, fill: Callable[..., Awaitable[None]], graphite_tags: Callable[[str], dict[str, str]], base_s: int
 ) -> None:
-    await fill([(graphite_tags(f"a.b{i}"), [(base_s, 1.0)]) for i in range(5)])
-    routes = query_routes(EmbeddedSource(store), find_defaults=ReadOptions(docs_limit=3, require_exhaustive=False))
+    paths = [*(f"a.b{i}" for i in range(5)), "0.z.z", "1.z.z", "x.y.d"]
+    await fill([(graphite_tags(path), [(base_s, 1.0)]) for path in paths])
+    limited = ReadOptions(docs_limit=3, require_exhaustive=False)
+    routes = query_routes(EmbeddedSource(store), find_defaults=limited, render_defaults=limited)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=Starlette(routes=routes)), base_url="http://coordinator"
     ) as client:
         found = await client.get("/api/v1/graphite/metrics/find", params={"query": "a.*"})
         assert (len(found.json()), found.headers["M3-Results-Limited"]) == (3, "max_fetch_series_limit_applied")
-        rendered = await client.get(
-            "/api/v1/graphite/render", params={"target": "a.*", "from": base_s - 60, "until": base_s}
-        )
-        assert len(rendered.json()) == 5
-        assert len((await client.get("/api/v1/label/__g1__/values")).json()["data"]) == 5
+        # Of a glob with ** those that match count.
+        for query, ids in (
+            ("a**", ["a", "a.b0", "a.b1", "a.b2"]),
+            ("x.**.d", ["x.y.d"]),
+            ("**.z", ["0.z", "0.z.z", "1.z", "1.z.z"]),
+        ):
+            found = await client.get("/api/v1/graphite/metrics/find", params={"query": query})
+            assert [one["id"] for one in found.json()] == ids
+            assert ("M3-Results-Limited" in found.headers) == (query == "a**")
+        whole = {"M3-Limit-Require-Exhaustive": "true"}
+        refused = await client.get("/api/v1/graphite/metrics/find", params={"query": "a**"}, headers=whole)
+        assert (refused.status_code, "docs_matched=5" in refused.text) == (400, True)
+        for target in ("a.*", "a**"):
+            params = {"target": target, "from": base_s - 60, "until": base_s}
+            assert len((await client.get("/api/v1/graphite/render", params=params)).json()) == 5
+        assert len((await client.get("/api/v1/label/__g0__/values")).json()["data"]) == 4

@@ -43,4 +43,6 @@ async def test_the_feed(
 def test_series_as_text() -> None:
     assert series_text([(b"__name__", b"up")]) == "up"
     assert series_text([(b"a", b"1"), (b"b", b"\xff")]) == '{a="1",b="�"}'
-    assert series_text([(b"__g0__", b"a"), (b"__g1__", b"b"), (b"__g10__", b"d"), (b"__g2__", b"c")]) == "a.b.c.d"
+    assert (
+        series_text([(b"__g0__", b"a"), (b"__g1__", b"b"), (b"__g10__", b"d"), (b"__g2__", b"c")]) == "a.b.c........d"
+    )

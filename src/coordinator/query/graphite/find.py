@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import msgspec
+
 from coordinator.matchers import Matcher, MatchOp
 from coordinator.query.graphite.paths import (
     below,
@@ -14,9 +16,9 @@ from coordinator.query.graphite.paths import (
     path_predicate,
 )
 from coordinator.query.graphite.requests import FindRequest
-from coordinator.query.source import Notes, Source
+from coordinator.query.source import Notes, ReadOptions, Source, beyond_docs_limit
 
-__all__ = ["Nodes", "find_nodes", "nodes_answer"]
+__all__ = ["ANY_PATH", "Nodes", "find_nodes", "nodes_answer", "without_docs_limit"]
 
 Nodes = set[tuple[str, bool]]
 """Paths, and whether they are leaves."""
@@ -78,18 +80,29 @@ async def _completed(source: Source, request: FindRequest) -> tuple[Nodes, Notes
 
 async def _deep(source: Source, request: FindRequest) -> tuple[Nodes, Notes]:
     """Of a glob with ``**``: whatever matches at any depth."""
-    matches = path_predicate(request.query)
-    matchers = id_matchers(request.query) if source.knows_ids else (ANY_PATH,)
-    found = await source.series([matchers], *request.range_ms, request.options)
+    matches, options = path_predicate(request.query), request.options
+    if source.knows_ids:
+        found = await source.series([id_matchers(request.query)], *request.range_ms, options)
+    else:
+        # Which ones match is known here alone, and so is how many.
+        found = await source.series([(ANY_PATH,)], *request.range_ms, without_docs_limit(options))
 
-    def nodes() -> Nodes:
-        result: Nodes = set()
-        for path in {graphite_path(found.tags(i)) for i in range(len(found))} - {None}:
-            parts = str(path).split(".")
-            for length in range(1, len(parts) + 1):
-                node = ".".join(parts[:length])
-                if matches(node):
-                    result.add((node, length == len(parts)))
-        return result
+    def nodes() -> tuple[Nodes, Notes]:
+        paths = sorted(path for i in range(len(found)) if (path := graphite_path(found.tags(i))) is not None)
+        matching = [some for path in paths if (some := {node for node in _nodes_of(path) if matches(node[0])})]
+        if source.knows_ids or not beyond_docs_limit(len(matching), options):
+            return set().union(*matching), found.notes
+        return set().union(*matching[: options.docs_limit]), found.notes.joined(Notes(limited=True))
 
-    return await asyncio.to_thread(nodes), found.notes
+    return await asyncio.to_thread(nodes)
+
+
+def _nodes_of(path: str) -> Nodes:
+    """A series and all branches above it."""
+    parts = path.split(".")
+    return {(".".join(parts[:length]), length == len(parts)) for length in range(1, len(parts) + 1)}
+
+
+def without_docs_limit(options: ReadOptions) -> ReadOptions:
+    """For what is listed only to find something else in it."""
+    return msgspec.structs.replace(options, docs_limit=0)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite.compiler import Call, Fetch, TargetError, compile_target, functions_of
-from coordinator.query.graphite.find import ANY_PATH, find_nodes, nodes_answer
+from coordinator.query.graphite.find import ANY_PATH, find_nodes, nodes_answer, without_docs_limit
 from coordinator.query.graphite.grid import grid_of
 from coordinator.query.graphite.paths import (
     GlobError,
@@ -73,7 +73,7 @@ class Graphite:
             elif source.knows_ids:
                 wanted = [id_matchers(path)]
             else:
-                listed = await source.label_names([(ANY_PATH,)], *asked.range_ms, options)
+                listed = await source.label_names([(ANY_PATH,)], *asked.range_ms, without_docs_limit(options))
                 globs = [glob for depth in range(1, len(listed.texts) + 1) for glob in expansions(path, depth)]
                 wanted = [(*glob_matchers(glob), end(glob)) for glob in globs]
         except NoGlobError:
