@@ -146,6 +146,8 @@ def report(options: argparse.Namespace, outcome: Outcome, folder: Path, story: l
     """Prints an outcome, and keeps the files of a failed one; whether it passed."""
     record = row(outcome)
     print(json.dumps(record, ensure_ascii=False) if options.json else line(record), flush=True)
+    for text in outcome.waits:
+        print("   ", text, file=sys.stderr, flush=True)
     if outcome.passed:
         return True
     counted = ", ".join(f"{what}: {count}" for what, count in sorted(outcome.faults.items()))

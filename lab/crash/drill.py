@@ -15,6 +15,7 @@ from lab.crash.refusals import Refusals
 from lab.crash.samples import SECOND_NS, WINDOW_S, Group, Kind
 from lab.crash.sink import Sink
 from lab.crash.stack import NUM_SHARDS, Settings, Stack
+from lab.crash.waits import Waits
 from lab.crash.writing import Writer, stored
 from lab.http import try_get
 from lab.instances import Aggregator
@@ -50,6 +51,9 @@ class Outcome:
     """What else was promised and not kept."""
     invalid: list[str] = field(default_factory=list)
     """Why the run proves nothing."""
+    waits: list[str] = field(default_factory=list)
+    """Of a situation: how long each process took that was started in it, and when the first value came after the last step, and the
+    latest of those without times."""
 
     @property
     def passed(self) -> bool:
@@ -61,8 +65,15 @@ class Outcome:
 class Drill:
     """A stack under load."""
 
-    def __init__(self, stack: Stack, load: Load, writer: Writer | None, sink: Sink, refusals: Refusals) -> None:
+    def __init__(
+        self, stack: Stack, load: Load, writer: Writer | None, sink: Sink, refusals: Refusals, waits: Waits
+    ) -> None:
         self.stack, self.load, self.writer, self.sink, self.refusals = stack, load, writer, sink, refusals
+        self.waits = waits
+        self._steps_s = 0.0
+        """When the first step was done (monotonic); 0: there are no steps."""
+        self._stepped_ns = 0
+        """When the last one was (Unix ns)."""
         self.faults: Counter[str] = Counter()
         self.cuts_ns: list[tuple[int, int]] = []
         """Of the power: before and after."""
@@ -126,6 +137,8 @@ class Drill:
                 self._wait_until_acked(time.time_ns(), self.stack.aggregators.index(roles[step.who]))
                 shift = time.time_ns() - moment - int(step.at_s * 1e9)
                 continue
+            self._steps_s = self._steps_s or time.monotonic()
+            self._stepped_ns = time.time_ns()
             self._do(step, roles.get(step.who))
             self._note(f"{step.action} {step.who}".strip(), hurts=step.hurts)
         _sleep_until(time.time_ns() + whole)
@@ -227,8 +240,27 @@ class Drill:
         broken = [*self.broken, *(f"{one.name} does not run" for one in self.stack.aggregators if not one.running)]
         seconds = (end - begin) / 1e9
         return Outcome(
-            name, seconds, verdict, dict(self.faults), refused, resent, self._unacked(), broken, self._invalid()
+            name, seconds, verdict, dict(self.faults), refused, resent, self._unacked(), broken, self._invalid(),
+            self._waited(),
+        )  # fmt: skip
+
+    def _waited(self) -> list[str]:
+        if not self._steps_s:
+            return []
+        first_s = self.sink.first_after_s(self._stepped_ns)
+        late_s = max(
+            (
+                (window.times[0] - time_ns) / 1e9
+                for group in self.load.groups
+                if group.kind is Kind.COUNTER
+                for resolution in RESOLUTIONS_NS
+                for time_ns, window in self.sink.windows(group.ident, resolution).items()
+            ),
+            default=0.0,
         )
+        texts = [str(life) for life in self.waits.since(self._steps_s)]
+        first = "–" if first_s is None else f"{first_s:.1f} s"
+        return [*texts, f"first value {first} after the last step, untimed ones at most {late_s:.1f} s late"]
 
     def _unacked(self) -> int:
         return self.load.unacked + (self.writer.unacked if self.writer is not None else 0)
@@ -306,12 +338,12 @@ def drill(settings: Settings, scale: int, *, direct: bool = True, patience_s: fl
                 guarded = settings.instances > 1
                 load = Load(addresses, NUM_SHARDS, scale if direct else 0, guarded=guarded, patience_s=patience_s)
                 writer = Writer(stack.coordinator_url, scale) if settings.coordinator else None
-                refusals = Refusals(stack.aggregators)
-                closing += [load.close, refusals.close, *([writer.close] if writer else [])]
+                refusals, waits = Refusals(stack.aggregators), Waits(stack.aggregators)
+                closing += [load.close, refusals.close, waits.close, *([writer.close] if writer else [])]
                 load.start()
                 if writer is not None:
                     writer.start(load.begin_ns)
-                yield Drill(stack, load, writer, sink, refusals)
+                yield Drill(stack, load, writer, sink, refusals, waits)
             finally:
                 for close in closing:
                     close()

@@ -40,6 +40,8 @@ class Sink:
         self._listener.setblocking(False)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.received = 0
+        self._first_ns: list[int] = []
+        """When each window first came (Unix ns)."""
         self._windows: dict[tuple[bytes, int], dict[int, Window]] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -54,6 +56,11 @@ class Sink:
         """By the time that came with the values (Unix ns)."""
         with self._lock:
             return dict(self._windows.get((ident, resolution_ns), {}))
+
+    def first_after_s(self, since_ns: int) -> float | None:
+        """How long after a time (Unix ns) the first window came that had not come before; None: none has."""
+        with self._lock:
+            return min(((at - since_ns) / 1e9 for at in self._first_ns if at >= since_ns), default=None)
 
     def idents(self) -> Iterator[bytes]:
         """All that came."""
@@ -126,6 +133,8 @@ class Sink:
         window = self._windows.setdefault(key, {}).setdefault(metric.time_ns, Window())
         window.count += 1
         self.received += 1
+        if window.count == 1:
+            self._first_ns.append(time.time_ns())
         if metric.value not in window.values:
             window.values.append(metric.value)
             window.times.append(time.time_ns())

@@ -68,6 +68,8 @@ class KVKeys:
     election_format: str
     complete_since_format: str
     """Ours, beside the flush times: instances tell there since when they hold all samples."""
+    delivered_format: str
+    """Ours, too: what is delivered where the flush times wait for a replica."""
     values_limit: str
     new_metrics_limit: str
 
@@ -83,6 +85,10 @@ class KVKeys:
         """Prefix of the keys that tell since when instances hold all samples."""
         return self.complete_since_format.replace("%d", str(shard_set))
 
+    def delivered(self, shard_set: int) -> str:
+        """Where the leader of a shard set says up to where final output is delivered, if that is more than its flush times say."""
+        return self.delivered_format.replace("%d", str(shard_set))
+
 
 def kv_keys(config: ServiceConfig) -> KVKeys:
     """Keys as M3 builds them: ``{namespace}/{environment}/{key}``, nothing normalised."""
@@ -95,13 +101,17 @@ def kv_keys(config: ServiceConfig) -> KVKeys:
     def key(place: KVOverride, name: str) -> str:
         return kv_key(place.environment or default, name, place.namespace)
 
+    def beside_flush_times(name: str) -> str:
+        return key(times.kv_config, "/".join(filter(None, (folder, name, last))))
+
     return KVKeys(
         placement=key(placement.kv_config, placement.placement_watcher.key),
         flush_times_format=key(times.kv_config, times.flush_times_key_fmt),
         election_format=election_prefix(
             service.environment, service.name or "m3aggregator", section.election_manager.election_key_fmt
         ),
-        complete_since_format=key(times.kv_config, "/".join(filter(None, (folder, "complete-since", last)))),
+        complete_since_format=beside_flush_times("complete-since"),
+        delivered_format=beside_flush_times("delivered"),
         values_limit=key(runtime.kv_config, runtime.write_values_per_metric_limit_per_second_key),
         new_metrics_limit=key(runtime.kv_config, runtime.write_new_metric_limit_cluster_per_second_key),
     )

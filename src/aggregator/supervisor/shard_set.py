@@ -62,6 +62,7 @@ class ShardSet:
         """Flush times in the KV; None: none, or not read yet."""
         self._config = config
         self._key = keys.flush_times(number)
+        self._delivered_key = keys.delivered(number)
         self._store = store
         self._flushing = flushing
         self._unsaved = asyncio.Event()
@@ -178,7 +179,7 @@ class ShardSet:
 
         Nor before it is known what the journals have kept: meanwhile the others are told what is hoped for.
         """
-        self.times, self._read = await self._read_times_at_last(), True
+        self.times, self._read = await self._read_times_at_last(self._key), True
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._holdings.known.wait()
@@ -254,10 +255,11 @@ class ShardSet:
     async def _begin_term(self) -> None:
         """Reads the flush times that this term starts from; nothing is emitted before."""
         revision = self.elector.election.revision
-        times = await self._read_times_at_last()
+        times = await self._read_times_at_last(self._key)
+        delivered = await self._read_times_at_last(self._delivered_key)
         if self.elector.machine.is_leader and self.elector.election.revision == revision:
             self.times = times
-            self._relay(self._flushing.lead(times, wall_ns()))
+            self._relay(self._flushing.lead(times, wall_ns(), delivered))
             self._began()
             log.info("leading", shard_set=self.number, flush_times_of_shards=len(times.by_shard))
             if (incomplete := incomplete_windows(times, self._holds(), wall_ns())) > 0:
@@ -267,24 +269,24 @@ class ShardSet:
                     windows=incomplete,
                 )
 
-    async def _read_times_at_last(self) -> ShardSetFlushTimes:
+    async def _read_times_at_last(self, key: str) -> ShardSetFlushTimes:
         attempt = 0
         while True:
             try:
-                return await self._read_times()
+                return await self._read_times(key)
             except KVError as error:
                 attempt += 1
-                log.warning_limited("flush times cannot be read, trying again", key=self._key, error=str(error))
+                log.warning_limited("flush times cannot be read, trying again", key=key, error=str(error))
                 await asyncio.sleep(_RETRY.delay(attempt))
 
-    async def _read_times(self) -> ShardSetFlushTimes:
-        found = await get_uncached(self._store, self._key)
+    async def _read_times(self, key: str) -> ShardSetFlushTimes:
+        found = await get_uncached(self._store, key)
         if found is None:
             return ShardSetFlushTimes()
         try:
             return _times_of(found)
         except DecodeError as error:
-            log.error("the flush times in the KV cannot be decoded; starting afresh", key=self._key, error=str(error))
+            log.error("the flush times in the KV cannot be decoded; starting afresh", key=key, error=str(error))
             return ShardSetFlushTimes()
 
     # --- flush times
@@ -332,13 +334,15 @@ class ShardSet:
         view = self._view()
         try:
             # A Go leader that was stopped may have written since without a condition: its times are never gone behind.
-            written = await self._read_times()
+            written = await self._read_times(self._key)
             if not self.may_write() or election.revision != revision:
                 # The term ended meanwhile, and with it the times to write; our key may still be there.
                 return True
             self._flushing.kv_changed(written)
             self._flushing.forget_unused(wall_ns())
             message = self._flushing.message(view.owned, view.redirects)
+            if (delivered := self._flushing.delivered(view.owned)) is not None:
+                await self._store.put_if(self._delivered_key, encode_flush_times(delivered), key, revision)
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:
             scope.count("errors")

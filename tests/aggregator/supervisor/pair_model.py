@@ -56,6 +56,7 @@ class Member(Tier):
         self._pair.members[instance].take(value)
 
     def save(self) -> None:
+        self._pair.delivered = self.flushing.delivered(ALL) or self._pair.delivered
         super().save()
         self._pair.saved(self)
 
@@ -66,6 +67,7 @@ class Pair:
     def __init__(self, single_ns: int = 60 * S) -> None:
         self.now = self.began_ns = NOON
         self.times = ShardSetFlushTimes()
+        self.delivered: ShardSetFlushTimes | None = None
         self.members = {name: Member(name, self, single_ns) for name in NAMES}
         self.lead("a")
 
@@ -78,7 +80,7 @@ class Pair:
                 member.rollup_wire.pair.core.drop_unsent_fenced()
                 member.carry_out(member.flushing.follow())
         leader = self.members[name]
-        leader.carry_out(leader.flushing.lead(self.times, self.now))
+        leader.carry_out(leader.flushing.lead(self.times, self.now, self.delivered))
 
     def kill(self, name: str) -> None:
         """All processes of one end at once."""

@@ -3,7 +3,8 @@
 As **leader** the schedule says when a list is due; every worker that has it gets ``Flush(emit=True)`` with the bounds of its shards. Before
 the first such command a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us, or by a
 worker before this one), so that nothing is emitted twice; before that, where the worker has had the list in an earlier term, it gets
-``Reopen``: what that term flushed without its delivery getting into the KV is emitted again. As **follower** the times that the leader
+``Reopen``: what that term flushed without its delivery getting into the KV is emitted again. Of what is known to be delivered, though
+flush times do not cover it yet, only forwarded metrics go out again: a replica may lack them. As **follower** the times that the leader
 keeps in the KV are discarded up to.
 Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
 
@@ -96,6 +97,10 @@ class Flushing:
         """Lists of the flush times that no worker has, or had when it was looked: since when, in this term."""
         self._unsaved = False
         self._kv = ShardSetFlushTimes()
+        self._delivered = FlushTimes()
+        """What was delivered when the term began."""
+        self._forwarding: set[int] = set()
+        """Flushes whose final output is thrown away."""
         self._committed: dict[tuple[int, ListId, int], int] = {}
         self._workers: dict[int, _Worker] = {}
         self._ids = itertools.count(1)
@@ -165,11 +170,14 @@ class Flushing:
 
     # --- roles
 
-    def lead(self, kv: ShardSetFlushTimes, now_ns: int) -> list[Send]:
-        """A term begins; ``kv`` are the flush times as read from the KV in this term."""
+    def lead(self, kv: ShardSetFlushTimes, now_ns: int, delivered: ShardSetFlushTimes | None = None) -> list[Send]:
+        """A term begins; ``kv`` are the flush times as read from the KV in this term, ``delivered`` up to where final output was
+        delivered, if that is further."""
         self.role = FlushRole.LEADER
         self._kv = kv
-        self.times = FlushTimes(kv)
+        self._delivered = FlushTimes(delivered or ShardSetFlushTimes())
+        self._forwarding.clear()
+        self.times = FlushTimes(kv, FlushTimes(delivered or ShardSetFlushTimes()))
         self._unfed = dict.fromkeys(self.times.lists(), now_ns)
         self.schedule.restart(now_ns)
         for list_id in {list_id for list_id, _ in self.times.lists()} - set(self.schedule.lists()):
@@ -210,6 +218,7 @@ class Flushing:
 
     def _leave(self) -> None:
         self.times = FlushTimes()
+        self._forwarding.clear()
         self._unsaved = False
         for state in self._workers.values():
             state.busy.clear()
@@ -287,6 +296,7 @@ class Flushing:
                 state.given[reopen.id] = reopen
                 sends.append(Send(worker, state.epoch, reopen))
             sends += self._flush(worker, state, list_id, _by_target(covered), emit=False)
+            sends += self._forward_again(worker, state, list_id, covered, target_ns)
         groups: dict[tuple[int, int], list[int]] = {}
         for shard in state.owned.values():
             groups.setdefault((shard.cutover_ns, shard.cutoff_ns), []).append(shard.id)
@@ -304,6 +314,24 @@ class Flushing:
             targets = {shard.id: reach_ns(target_ns, shard.cutover_ns, shard.cutoff_ns) for shard in owned}
             self.times.begin(send.command.id, worker, list_id, targets, counts=True)
         return sends + given
+
+    def _forward_again(
+        self, worker: int, state: _Worker, list_id: ListId, covered: Mapping[int, int], target_ns: int
+    ) -> list[Send]:
+        """Of what was delivered, but is not covered, forwarded metrics; nothing else, as another instance may have had more samples."""
+        ahead = {shard: min(self._delivered.time(list_id, shard), target_ns) for shard in covered}
+        targets = {shard: at for shard, at in ahead.items() if at > covered[shard]}
+        bounds = [
+            ShardBounds([shard], at, state.owned[shard].cutover_ns, state.owned[shard].cutoff_ns)
+            for shard, at in sorted(targets.items())
+        ]
+        sends = self._flush(worker, state, list_id, bounds, emit=True)
+        for send in sends:
+            assert isinstance(send.command, Flush)
+            self._forwarding.add(send.command.id)
+            self.recovery.given(worker, list_id, send.command.id)
+            self.times.begin(send.command.id, worker, list_id, targets, counts=True)
+        return sends
 
     def _flush(
         self, worker: int, state: _Worker, list_id: ListId, bounds: list[ShardBounds], *, emit: bool
@@ -343,7 +371,10 @@ class Flushing:
         return any(state.busy for state in self._workers.values())
 
     def part(self, worker: int, answer: Flushed) -> int:
-        """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over), throw it away."""
+        """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over, or it was delivered
+        before), throw it away."""
+        if answer.id in self._forwarding and not answer.forwarded:
+            return 0
         state = self._workers.get(worker)
         number = self.times.part(answer.id) if state is not None and answer.id in state.given else 0
         if answer.forwarded and number:
@@ -397,7 +428,7 @@ class Flushing:
     ) -> None:
         """The messages of one part are done, but for those of the ``awaited`` shards; some replica lacks those of the ``owed`` ones, so
         that their flush times wait for it."""
-        self._note(self.times.done(flush_id, part, awaited | owed))
+        self._note(self.times.done(flush_id, part, awaited, owed))
         if not awaited:
             self.recovery.done(flush_id, part)
 
@@ -450,6 +481,13 @@ class Flushing:
         """
         self._unsaved = False
         return self.times.message(owned, redirects)
+
+    def delivered(self, owned: Iterable[int]) -> ShardSetFlushTimes | None:
+        """Up to where final output is delivered, to be written before ``message``; None: that says it all."""
+        if not self.times.owes:
+            return None
+        assert self.times.delivered is not None
+        return self.times.delivered.message(owned)
 
     def forget_unused(self, now_ns: int) -> None:
         """Leaves out of the message what no worker has had for long: lists of rules that are gone, of hosts that are gone."""

@@ -6,6 +6,9 @@ through on a shard when its last part has come and no part awaits messages of th
 flushes in the order in which they were begun, never past one that is still open there. What one shard waits for holds no other back.
 
 Times are per (list, shard), as in M3's message (docs/m3/aggregation.md, flush times), and never go back.
+
+Of a part that is done, forwarded metrics may still be *owed* to a replica (docs/architecture.md §4, "Rollups of a pair"). Its flush is not
+through on the shards that they come from, but the flush's final output is delivered: that is a second watermark, never behind the first.
 """
 
 import itertools
@@ -59,9 +62,13 @@ class _Flush:
 
 @dataclass(slots=True)
 class FlushTimes:
-    """Flush times of the shards of one instance in one role; ``base`` is what the KV said when the role began."""
+    """Flush times of the shards of one instance in one role; ``base`` is what the KV said when the role began.
+
+    ``delivered``: the same flushes, but for what is owed to replicas; None: nobody asks.
+    """
 
     base: ShardSetFlushTimes = field(default_factory=ShardSetFlushTimes)
+    delivered: "FlushTimes | None" = None
     _times: dict[tuple[ListId, int], int] = field(default_factory=dict)
     _emitted: dict[tuple[ListId, int], int] = field(default_factory=dict)
     _flushes: dict[int, _Flush] = field(default_factory=dict)
@@ -78,18 +85,24 @@ class FlushTimes:
                 key = (list_id, shard)
                 self._times[key] = max(self._times.get(key, 0), at)
                 self._emitted[key] = max(self._emitted.get(key, 0), at)
+        if self.delivered is not None:
+            self.delivered.learn(message)
 
     def add_list(self, list_id: ListId, shards: Iterable[int]) -> bool:
         """Lists that exist now; ones never flushed are written with time 0. Returns whether any is new."""
         fresh = [shard for shard in shards if (list_id, shard) not in self._times]
         for shard in fresh:
             self._times[list_id, shard] = 0
+        if self.delivered is not None:
+            self.delivered.add_list(list_id, fresh)
         return bool(fresh)
 
     def begin(self, flush_id: int, worker: int, list_id: ListId, targets: Mapping[int, int], *, counts: bool) -> None:
         """A flush command was given; flushes of one worker and list are numbered in the order in which they are given."""
         self._flushes[flush_id] = _Flush(worker, list_id, dict(targets), counts)
         self._order.setdefault((worker, list_id), deque()).append(flush_id)
+        if self.delivered is not None:
+            self.delivered.begin(flush_id, worker, list_id, targets, counts=counts)
 
     def is_open(self, flush_id: int) -> bool:
         """Whether the last part of that flush is still to come."""
@@ -102,13 +115,16 @@ class FlushTimes:
             return 0
         number = next(self._part_ids)
         self._flushes[flush_id].parts[number] = None
+        if self.delivered is not None:
+            self.delivered._flushes[flush_id].parts[number] = None
         return number
 
     def last(self, flush_id: int, *, whole: bool = True) -> dict[tuple[ListId, int], int]:
-        """No more parts will come; ``whole`` False: because the worker is gone. Returns what advanced."""
+        """No more parts will come; ``whole`` False: because the worker is gone. Returns what advanced, on either watermark."""
+        ahead = {} if self.delivered is None else self.delivered.last(flush_id, whole=whole)
         flush = self._flushes.get(flush_id)
         if flush is None or flush.ended:
-            return {}
+            return ahead
         flush.ended = True
         if not whole:
             flush.counts = False
@@ -116,18 +132,24 @@ class FlushTimes:
             for shard, target in flush.targets.items():
                 key = (flush.list_id, shard)
                 self._emitted[key] = max(self._emitted.get(key, 0), target)
-        return self._advance(flush)
+        return ahead | self._advance(flush)
 
-    def done(self, flush_id: int, part: int, awaited: frozenset[int] = _NOTHING) -> dict[tuple[ListId, int], int]:
-        """A part of that flush is done, but for messages of the ``awaited`` shards. Returns what advanced."""
+    def done(
+        self, flush_id: int, part: int, awaited: frozenset[int] = _NOTHING, owed: frozenset[int] = _NOTHING
+    ) -> dict[tuple[ListId, int], int]:
+        """A part of that flush is done, but for messages of the ``awaited`` shards; those of the ``owed`` ones some replica lacks.
+
+        Returns what advanced, on either watermark.
+        """
+        ahead = {} if self.delivered is None else self.delivered.done(flush_id, part, awaited)
         flush = self._flushes.get(flush_id)
         if flush is None or part not in flush.parts:
-            return {}
-        if awaited:
-            flush.parts[part] = awaited
+            return ahead
+        if awaited or owed:
+            flush.parts[part] = awaited | owed
         else:
             del flush.parts[part]
-        return self._advance(flush)
+        return ahead | self._advance(flush)
 
     def lists(self) -> list[tuple[ListId, int]]:
         """Every list that has a time, with its shard."""
@@ -141,6 +163,8 @@ class FlushTimes:
         """As if that list had never been."""
         self._times.pop((list_id, shard), None)
         self._emitted.pop((list_id, shard), None)
+        if self.delivered is not None:
+            self.delivered.forget(list_id, shard)
 
     def emitted(self, list_id: ListId, shard: int) -> int:
         """Up to where this instance has handed out all output of that list, or the KV says that somebody has."""
@@ -153,6 +177,11 @@ class FlushTimes:
     def times(self, list_id: ListId, shards: Iterable[int]) -> dict[int, int]:
         """``time`` by shard."""
         return {shard: self.time(list_id, shard) for shard in shards}
+
+    @property
+    def owes(self) -> bool:
+        """Whether more is delivered somewhere than these times say."""
+        return self.delivered is not None and any(self.delivered.time(*key) > at for key, at in self._times.items())
 
     def message(self, owned: Iterable[int], redirects: Mapping[int, int] | None = None) -> ShardSetFlushTimes:
         """What goes into the KV: every list of every shard ever seen; shards that are not ``owned`` are tombstoned.

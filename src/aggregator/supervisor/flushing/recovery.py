@@ -106,4 +106,6 @@ class Recovery:
     def _look(self, flush_id: int, flush: _Flush) -> None:
         if flush.ended and not flush.parts:
             del self._flushes[flush_id]
-            self._open.pop((flush.worker, flush.list_id), None)
+            key = flush.worker, flush.list_id
+            if not any((other.worker, other.list_id) == key for other in self._flushes.values()):
+                self._open.pop(key, None)

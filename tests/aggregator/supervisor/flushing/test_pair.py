@@ -15,12 +15,13 @@ from m3msg.producer.rows import DROPPED
 
 SUM = 1 << 7
 TARGET = ids_of(3, "r", 1)[0]
+PLAIN = ids_of(2, "p", 1)[0]
 SOURCES = [ids_of(shard, "s", 1)[0] for shard in range(SHARDS)]
 WINDOW_S = 10
 
 
 class Load:
-    """A sample a second of every source; each window of the rollup is to be ``VALUE``."""
+    """A sample a second of every source, and of ``PLAIN``, which is in no rollup; each window of the rollup is to be ``VALUE``."""
 
     VALUE = float(WINDOW_S * len(SOURCES))
 
@@ -32,8 +33,9 @@ class Load:
         rolled = PipelineMetadata(
             aggregation_id=SUM, storage_policies=(StoragePolicy.parse("10s:2d"),), pipeline=(RollupOp(TARGET, SUM),)
         )
-        metadatas = (StagedMetadata(pipelines=(rolled,)),)
-        for ident in SOURCES:
+        plain = PipelineMetadata(aggregation_id=SUM, storage_policies=(StoragePolicy.parse("10s:2d"),))
+        for ident in (*SOURCES, PLAIN):
+            metadatas = (StagedMetadata(pipelines=(plain if ident == PLAIN else rolled,)),)
             if self.timed:
                 metric = TimedMetricWithMetadatas(
                     metric_type=MetricType.COUNTER, id=ident, time_ns=self.pair.now, value=1.0, metadatas=metadatas
@@ -53,6 +55,8 @@ def assert_whole(pair: Pair, until_s: int) -> None:
     came = pair.came(TARGET)
     ends = range(WINDOW_S, until_s + 1, WINDOW_S)
     assert [came.get(end) for end in ends] == [{Load.VALUE}] * len(ends)
+    plain = pair.came(PLAIN)
+    assert [plain.get(end) for end in ends] == [{float(WINDOW_S)}] * len(ends)
 
 
 def flushed_s(load: Load) -> float:
@@ -133,6 +137,40 @@ def test_what_comes_late_to_a_follower_is_not_too_late_for_a_rollup_that_nobody_
     pair.lead("b")
     pair.run(60, load)
     assert_whole(pair, 90)
+
+
+def test_values_that_were_delivered_do_not_come_again_from_who_has_less() -> None:
+    """The leader never comes back, and the other one lacks samples of what flush times wait for."""
+    pair = Pair()
+    load = Load(pair, timed=False)
+    pair.run(38, load)
+    pair.kill("b")
+    pair.run(18, load)
+    pair.start("b", connected=False)
+    pair.run(1, load)
+    assert flushed_s(load) == 30
+    pair.kill("a")
+    pair.run(15, load)
+    pair.lead("b")
+    pair.run(60, load)
+    plain = pair.came(PLAIN)
+    assert [plain[end] for end in (40, 50, 70)] == [{10.0}] * 3
+    assert plain[60] != {10.0}, "this one nobody else had"
+    assert flushed_s(load) >= 120
+
+
+def test_a_leader_that_is_back_gives_no_value_twice(load: Load) -> None:
+    pair = load.pair
+    pair.run(38, load)
+    pair.kill("b")
+    pair.run(14, load)
+    pair.kill("a")
+    pair.run(3, load)
+    pair.start("a")
+    pair.lead("a")
+    pair.run(60, load)
+    times = [len(values) for (_, ident, _), values in pair.members["a"].values.items() if ident == PLAIN]
+    assert times == [1] * len(times)
 
 
 def test_a_follower_that_is_back_gets_its_backlog_and_holds_nothing_up(load: Load) -> None:
