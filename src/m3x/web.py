@@ -81,6 +81,7 @@ async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
         lifespan="off",
         timeout_graceful_shutdown=3,
         server_header=False,
+        http="httptools",
         ws="none",
     )
     server = _Server(config)
