@@ -334,6 +334,21 @@ async def test_direct_writes_are_read_back(start: Callable[..., Any]) -> None:
         assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
 
 
+async def test_a_refused_sample_is_logged_with_its_time_and_what_is_likely_wrong(
+    start: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    headers = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
+    async with start() as coordinator, _client(coordinator) as client:
+        capsys.readouterr()
+        body = _body(1.0, time.time_ns() // 1_000_000_000, __name__="seconds", job="a")
+        assert (await client.post(WRITE, headers=headers, content=body)).status_code == 400
+    lines = map(json.loads, capsys.readouterr().err.splitlines())
+    (line,) = [line for line in lines if line["msg"] == "samples are refused"]
+    assert (line["metric"], line["samples"]) == ('seconds{job="a"}', 1)
+    assert line["time"].startswith("1970-01-")
+    assert line["likely"] == "its sender seems to give seconds where milliseconds are meant"
+
+
 async def test_a_store_that_cannot_be_opened_is_named(start: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "metrics.duckdb").write_text("not a database")
     with pytest.raises(StartError, match=r"metrics\.duckdb"):

@@ -34,6 +34,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.examples import Examples, SampleTime, about
 from coordinator.ingest.outlet import Arrived, Outlet
 from coordinator.ingest.refusals import AskedBy, RefusalReason, Refusals
 from coordinator.ingest.suffixes import Suffixes
@@ -41,7 +42,7 @@ from coordinator.ingest.translate import Rejected, Translator, Verdict
 from coordinator.store import Refusal, StoreError, Written
 from m3metrics.policy import StoragePolicy, format_duration
 from m3msg.consumer import ConsumerOptions, ConsumerServer, ReceivedBatch
-from m3x.clock import monotonic_ns
+from m3x.clock import monotonic_ns, wall_ns
 from m3x.endpoints import check_endpoint
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -134,6 +135,7 @@ class Ingester:
         self._scope = scope
         self._clock = clock
         self._refusals = Refusals(asked_by)
+        self._examples = Examples()
         self._suffixes = Suffixes() if options.suffix_labels else None
         self.set_namespaces(policies)
 
@@ -192,8 +194,10 @@ class Ingester:
         for code, (reason, text) in _NOT_WRITTEN.items():
             rows = np.flatnonzero(refusals == code)
             if len(rows):
-                first = int(rows[0])
-                self._refuse(reason, len(rows), errors.get(first, text), peer, metric=_id(batch, first))
+                row = int(rows[self._examples.choose(len(rows))])
+                error = errors.get(row, errors.get(int(rows[0]), text))
+                time = SampleTime(int(batch.time_ns[row]))
+                self._refuse(reason, len(rows), error, peer, metric=_id(batch, row), time=time)
 
     def _reject(self, rejected: Rejected, peer: str) -> bool:
         """Counts and names messages that are not written; whether they are acked."""
@@ -204,9 +208,10 @@ class Ingester:
 
     def _refuse(
         self, reason: RefusalReason, count: int, error: str, peer: str, *, metric: bytes, policy: StoragePolicy | None = None,
-        final: bool = True,
+        final: bool = True, time: SampleTime | None = None,
     ) -> bool:  # fmt: skip
-        """Counts and names what is not stored. ``final``, unless it may be written yet as a namespace can still come."""
+        """Counts and names what is not stored; ``time``: of ``metric``. ``final``, unless it may be written yet as a namespace can still
+        come."""
         now_ns = self._clock()
         refused = self._refusals.note(reason, count, now_ns, error=error, metric=metric, peer=peer, policy=policy)
         if policy is not None:
@@ -218,8 +223,9 @@ class Ingester:
         if self._refusals.to_be_logged(refused, now_ns):
             _log.warning(
                 "values are acknowledged and not stored" if final else "values are not stored; they will be sent again",
-                reason=reason, error=error, policy=str(policy or ""), metric=refused.metric,
+                reason=reason, error=error, policy=str(policy or ""),
                 rules=self._refusals.rules(refused), peer=peer, messages=refused.messages,
+                **({"metric": refused.metric} if time is None else about(metric, time, wall_ns())),
             )  # fmt: skip
         return final
 

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from coordinator.examples import Examples, SampleTime, about
 from coordinator.sinks.delivery import Delivery, DeliveryOptions
 from coordinator.sinks.lanes import Batch, Record, Watcher
 from coordinator.sinks.queue import Chunk, Place, Queue, QueueFullError
@@ -17,7 +18,6 @@ from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import Delivered, HeldError, RefusedWhy, Sink, TryAgainError
 from coordinator.sinks.status import Ages, Rate, SinkStatus
 from coordinator.sinks.values import Values
-from m3metrics.ids import readable_id
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -30,7 +30,6 @@ _SECOND = 1_000_000_000
 _SAVE_EVERY_S = 0.5
 _READ_AGAIN_S = 1.0
 _RECORDS_AT_A_TIME = 64
-_LONGEST_ID = 1000
 
 
 class Deliverer:
@@ -49,6 +48,7 @@ class Deliverer:
         self._scope = scope.tagged(sink=sink.name)
         self._tables = tables
         self._on_room = on_room
+        self._examples = Examples()
         options = DeliveryOptions(
             ordered=sink.ordered,
             lanes=sink.lanes,
@@ -242,10 +242,12 @@ class Deliverer:
             refused += len(one.rows)
             self._scope.tagged(reason=one.why).count("refused", len(one.rows))
             if one.why is not RefusedWhy.ALREADY_THERE and len(one.rows):
-                metric = batch.values.table.id(int(batch.values.series[one.rows[0]]))
+                row = one.rows[self._examples.choose(len(one.rows))]
+                metric = batch.values.table.id(int(batch.values.series[row]))
+                time = SampleTime(int(batch.values.time_ns[row]))
                 _log.warning_limited(
                     f"sink {self.name} refused values: {one.why}", values=len(one.rows), error=one.text,
-                    metric=readable_id(metric[:_LONGEST_ID]),
+                    **about(metric, time, wall_ns()),
                 )  # fmt: skip
         parked = sum(len(one.rows) for one in result.parked)
         self._scope.count("delivered", len(batch.values) - refused - parked)

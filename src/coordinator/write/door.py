@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.examples import Examples
 from coordinator.not_kept import Reason
 from m3metrics.codec import decode_staged_metadatas
 from m3metrics.past_limits import PastLimits
@@ -34,6 +35,8 @@ class Refused:
     samples: int = 0
     last: str = ""
     """What the last of them is told."""
+    example: tuple[bytes, int] | None = None
+    """Id and Unix nanoseconds of one of them, for the log."""
     not_sent: dict[Reason, int] = field(default_factory=dict)
     """Samples of which no message is sent."""
 
@@ -45,6 +48,7 @@ class Door:
         self._limits = limits
         self._least_ns = min(past for _, past in limits.limits)
         self._now_ns = now_ns
+        self._examples = Examples()
         self._known: dict[bytes, tuple[int, ...]] = {}
         """By staged metadatas: how late samples may be for each of their policies."""
 
@@ -66,7 +70,7 @@ class Door:
         if not odd.any():
             return None
         sent = np.ones(len(which), np.bool_)
-        sample_of, told = samples(), {}
+        sample_of, told, named = samples(), {}, []
         for message in np.flatnonzero(odd).tolist():
             template = templates[which[message]]
             if template["untimed"]:
@@ -77,6 +81,7 @@ class Door:
             if texts:
                 sent[message] = len(texts) < len(pasts)
                 told[int(sample_of[message])] = texts, times_ns[message] > now_ns
+                named.append(message)
         if not told:
             return None
         kept = np.bincount(sample_of[sent], minlength=int(sample_of[-1]) + 1)
@@ -86,6 +91,10 @@ class Door:
                 refused.not_sent[reason] = refused.not_sent.get(reason, 0) + 1
         refused.samples += len(told)
         refused.last = "\n".join(told[max(told)][0])
+        message = named[self._examples.choose(len(named))]
+        template = templates[which[message]]
+        at, size = int(template["id_at"]), int(template["id_size"])
+        refused.example = arena[at : at + size].tobytes(), int(times_ns[message])
         return sent
 
     def _pasts(self, metadatas: bytes, now_ns: int) -> tuple[int, ...]:

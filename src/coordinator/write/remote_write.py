@@ -21,6 +21,7 @@ from coordinator import prompb
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.dry_run import SeenSeries
+from coordinator.examples import Examples, SampleTime, about
 from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks import SeriesTable
 from coordinator.sinks.values import Destination, TimeUnit
@@ -42,6 +43,7 @@ from m3metrics.metric import PROM_TYPES
 from m3metrics.policy import StoragePolicy
 from m3metrics.series_ids import normalized_tags, validate_tags
 from m3msg.batch import joined_messages
+from m3x.clock import wall_ns
 from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.protobuf import DecodeError
@@ -136,6 +138,7 @@ class RemoteWriter:
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
         self._decoder = RequestDecoder()
+        self._examples = Examples()
         self._dropping, self._undropped = RawSeries(), RawSeries()
         """Series that are stored as they come, with and without what rules drop."""
         self._encoder = (
@@ -344,6 +347,10 @@ class RemoteWriter:
         """What is not sent, and why."""
         if encoded.refused.samples:
             outcome.refuse(encoded.refused.last, encoded.refused.samples)
+            if encoded.refused.example is not None:
+                metric, time_ns = encoded.refused.example
+                time = SampleTime(time_ns // MILLISECOND_NS, "milliseconds")
+                _say_refused(encoded.refused.samples, metric, time, "they come too late or too early")
             if not (options.store and self._storage_refusal(None) is None):
                 for reason, samples in encoded.refused.not_sent.items():
                     outcome.lose(reason, samples)
@@ -489,6 +496,10 @@ class RemoteWriter:
         for _, reason, text in refused:
             outcome.refuse(text)
             outcome.lose(reason, 1)
+        if refused:
+            one = refused[self._examples.choose(len(refused))]
+            time = SampleTime(int(request.times_ms[kept][one.row]), "milliseconds")
+            _say_refused(len(refused), table.id(int(batch.series[one.row])), time, one.text)
 
     def _numbers(self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome) -> Found:
         """What the series of a request are called in the direct store's table, or why they are not stored."""
@@ -521,6 +532,10 @@ class RemoteWriter:
         return series.numbers(
             table, generation, request.buf, key_at.astype(np.int64), key_size.astype(np.int64), contexts, prepare
         )
+
+
+def _say_refused(samples: int, metric: bytes, time: SampleTime, why: str) -> None:
+    log.warning_limited("samples are refused", samples=samples, error=why, **about(metric, time, wall_ns()))
 
 
 async def _body(request: Request) -> bytes:

@@ -57,6 +57,7 @@ def test_a_late_sample_is_not_sent_and_told_by_how_much() -> None:
     assert judged.sent == [False, True]
     assert judged.refused.samples == 1
     assert judged.refused.not_sent == {Reason.TOO_LATE: 1}
+    assert judged.refused.example == (b"", NOW - 3 * S - S // 4)
     limit = NOW - 3 * S
     assert judged.refused.last == (
         "datapoint for aggregation too far in past: off_by=250ms, timestamp=2026-11-29T11:16:36Z, past_limit=2026-11-29T11:16:37Z, "

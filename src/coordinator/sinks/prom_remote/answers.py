@@ -21,6 +21,7 @@ What stores do with the good samples of a refused request, as measured:
 """
 
 import email.utils
+import json
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -85,7 +86,7 @@ def judge(status: int, body: str = "", retry_after: str = "", now_s: float = 0.0
     """What an answer means. ``retry_after``: that header; ``now_s``: Unix seconds, to read a date there."""
     if 200 <= status < 300:
         return Answer(Kind.STORED)
-    said = one_line(body)
+    said = one_line(_words(body))
     text = f"status {status}: {said}" if said else f"status {status}"
     if status in (400, 422) or (status == 500 and _FINAL_500.search(said)):
         return Answer(Kind.REFUSED, text, _why(said), body=body)
@@ -116,6 +117,16 @@ def one_line(text: str) -> str:
         "".join(character if character.isprintable() else " " for character in text[: 4 * MAX_TEXT]).split()
     )
     return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+
+
+def _words(body: str) -> str:
+    """What a store that answers with a JSON document says in it; any other answer as it is."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return body
+    found = [document[key] for key in ("error", "message", "msg") if isinstance(document, dict) and document.get(key)]
+    return next((text for text in found if isinstance(text, str)), body)
 
 
 def _why(text: str) -> RefusedWhy:

@@ -1,6 +1,7 @@
 """What answers mean: the table of ``answers``, and the texts of stores in use."""
 
 import email.utils
+import json
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_every_status_has_one_meaning(statuses: list[int], kind: Kind) -> None:
 def test_why_samples_are_refused(status: int, text: str, why: RefusedWhy) -> None:
     answer = judge(status, text)
     assert (answer.kind, answer.why) == (Kind.REFUSED, why)
+
+
+@pytest.mark.parametrize("key", ["error", "message", "msg"])
+def test_of_a_document_its_words_are_told(key: str) -> None:
+    answer = judge(400, json.dumps({"status": "error", key: "out of order\nsample"}) + "\n")
+    assert (answer.text, answer.why) == ("status 400: out of order sample", RefusedWhy.OUT_OF_ORDER)
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"error":5}', "3", '"text"'])
+def test_a_document_without_words_is_told_as_it_is(body: str) -> None:
+    assert judge(503, body + "\n").text == f"status 503: {body}"
 
 
 def test_other_errors_of_the_server_are_not_final() -> None:
