@@ -3,12 +3,11 @@
 import argparse
 import gc
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from m3x import process
-from m3x.output import say
+from m3x.output import complain, say
 from m3x.version import VERSION
 
 __all__ = ["main"]
@@ -23,8 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child_of is not None:
         process.die_with_parent(options.child_of)
     if not options.file:
-        parser.print_usage(sys.stderr)
-        print("-f is required (no config files provided)", file=sys.stderr)
+        complain(f"{parser.format_usage()}-f is required (no config files provided)")
         return _USAGE_ERROR
     process.start_no_threads()
     # What is imported now stays: looking for garbage in it takes a tenth of a start. ``m3x.processes`` switches it on again.
@@ -50,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_child=options.child_of is not None,
         )
     except KVError as error:
-        print(f"kvClient: {error}", file=sys.stderr)
+        complain(f"kvClient: {error}")
         return _USAGE_ERROR
     except ConfigError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            complain(problem)
         return _USAGE_ERROR
 
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import log
 from m3x.config import ConfigError, Loaded, parse_address
-from m3x.output import say
+from m3x.output import complain, say
 from m3x.tls import ClientTLS, TLSError
 from m3x.version import VERSION
 
@@ -120,7 +119,7 @@ def _certificate_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]
 
 def _complain(problems: Sequence[str]) -> int:
     for problem in problems:
-        print(problem, file=sys.stderr)
+        complain(problem)
     return USAGE_ERROR
 
 
@@ -132,7 +131,7 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
         rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, now_ns))
     else:
         note = f"note: the file has no downsample.rules; for the rules in KV ask a running coordinator: GET {PATH}?metric=…"
-        print(note, file=sys.stderr)
+        complain(note)
     try:
         document = explain(Downsampler.of(config, rules, now_ns), parse_metric(metric))
     except (MetricTextError, MetricsError) as error:
@@ -163,7 +162,7 @@ def _explain_rules(config: CoordinatorConfig, url: str) -> int:
                     run.take(series, before)
             after = page["next"]
     except (OSError, ValueError, KeyError, TypeError, MetricsError) as error:
-        print(f"m3coordinator: {url}{SERIES_PATH} cannot be read: {error or type(error).__name__}", file=sys.stderr)
+        complain(f"m3coordinator: {url}{SERIES_PATH} cannot be read: {error or type(error).__name__}")
         return 1
     say(run.text())
     return 0
@@ -227,6 +226,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(serve(loaded.value, options.data_dir, loaded.places))
     except ServiceError as error:
-        print(f"m3coordinator: {error}", file=sys.stderr)
+        complain(f"m3coordinator: {error}")
         return 1
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from m3ctl.resign import resign
 from m3ctl.shards import show_shards
 from m3ctl.topic import TOPICS, show_topics
 from m3x import log
-from m3x.output import say
+from m3x.output import complain, say
 from m3x.version import VERSION
 
 __all__ = ["main"]
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
     except ValueError as error:
-        print(f"m3ctl {options.command}: {error}", file=sys.stderr)
+        complain(f"m3ctl {options.command}: {error}")
         return _USAGE_ERROR
     # Warnings of the KV clients would repeat what the command says itself.
     log.configure("error")
@@ -44,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = _run(options, Cluster(settings))
     except CtlError as error:
         if options.json:
-            print(Report(problems=[str(error)]).json())
+            say(f"{Report(problems=[str(error)]).json()}\n")
         else:
-            print(f"m3ctl {options.command}: {error}", file=sys.stderr)
+            complain(f"m3ctl {options.command}: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
