@@ -64,6 +64,8 @@ from m3x.web import serve as serve_http
 
 DRAIN_S = 10.0
 """How long the end waits for the aggregators' acks of what the producer still holds."""
+AWAY_S = 5.0
+"""An instance that has had no connection for so long then is not waited for; one that is started again is back sooner."""
 
 _REMOTE_WRITE = {"handler": "remote-write"}
 """Tags of its figures."""
@@ -409,7 +411,7 @@ async def _run_producer(producer: Producer, topic: IngestTopic, acks: Acks | Non
 
 async def _close_producer(producer: Producer) -> None:
     try:
-        await producer.close(DRAIN_S)
+        await producer.close(DRAIN_S, AWAY_S)
     except Exception as error:
         # ``_run_producer`` has told why; the rest of the coordinator ends as usual.
         log.error("the producer ended with an error", error=repr(_first(error)))

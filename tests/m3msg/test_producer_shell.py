@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 import weakref
 from collections import Counter
 
@@ -208,6 +209,43 @@ async def test_a_consumer_that_dies_and_returns_gets_its_backlog(cluster: Cluste
         # The other connection may come back later.
         await until(lambda: producer.status().services[0].instances[0].last_error == "")
         await producer.close()
+
+
+@pytest.mark.parametrize("away_s", [0.3, 60.0])
+async def test_the_end_waits_for_no_instance_that_has_been_away_for_long(cluster: Cluster, away_s: float):
+    good = await cluster.recorder()
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        endpoint = f"127.0.0.1:{gone.getsockname()[1]}"
+    await cluster.topic(ConsumptionType.REPLICATED)
+    await cluster.place(good.endpoint, endpoint)
+    producer = cluster.producer()
+    await producer.start()
+    producer.produce(batch_of(100))
+    await until(lambda: len(good.numbers) == 100 and producer.core.pending == 100)
+    began = time.monotonic()
+    await producer.close(2.0, away_s)
+    assert (time.monotonic() - began < 1.9) == (away_s < 2.0)
+    service = {f"consumer_service_{key}": value for key, value in (("name", "svc"), ("env", "env"), ("zone", "zone"))}
+    assert cluster.registry.counter("message_dropped", reason="instance-away", **service) == 100
+
+
+async def test_an_instance_that_comes_back_before_the_end_gets_what_is_left(cluster: Cluster):
+    recorder = Recorder()
+    await recorder.server.start()
+    port = recorder.server.port
+    await cluster.topic(ConsumptionType.SHARED)
+    await cluster.place(recorder.endpoint)
+    producer = cluster.producer()
+    await producer.start()
+    producer.produce(batch_of(10))
+    await until(lambda: cluster.acked == 10)
+    await recorder.server.close()
+    await until(lambda: not producer.status().services[0].instances[0].connected)
+    producer.produce(batch_of(100, first=10))
+    closing = asyncio.create_task(producer.close(10.0, 5.0))
+    async with ConsumerServer(f"127.0.0.1:{port}", recorder.handle):
+        await closing
+    assert len(recorder.numbers) == 110
 
 
 async def test_garbage_from_a_consumer_closes_only_that_connection(cluster: Cluster):

@@ -22,6 +22,7 @@ from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch, joined_messages
 from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Mark, Moment, Secured
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
+from m3msg.producer.lane import Lane
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.options import ProducerOptions
 from m3msg.producer.rows import FRAME_OVERHEAD
@@ -380,7 +381,11 @@ class ProducerCore:
     @property
     def pending(self) -> int:
         """Copies that are neither acked nor given up."""
-        return sum(lane.pending for service in self.services.values() for lane in service.all_lanes())
+        return sum(lane.pending for lane in self.lanes())
+
+    def lanes(self) -> list[Lane]:
+        """Every queue of every service, those without an instance included."""
+        return [lane for service in self.services.values() for lane in service.all_lanes()]
 
     def close(self) -> None:
         """Gives up whatever is left; every batch gets its event: fenced messages count as such, since whoever leads next sends them."""

@@ -31,6 +31,8 @@ _REASONS = {
     FENCED: "fenced",
     ABANDONED: "producer-closed",
 }
+_AWAY = "instance-away"
+"""The reason in place of ``producer-closed`` for an instance that cannot be reached then."""
 _OVERTAKEN_NS = 2_000_000_000
 """So long after a later message was acked, and nothing else of its parcel, a message counts as overtaken."""
 _EXPECTED_NS = 60_000_000_000
@@ -99,6 +101,10 @@ class Lane:
         """What was overtaken and is still queued."""
         self._passed_ns = 0
         """What was sent up to here has been followed by an ack of something sent as late, ``_OVERTAKEN_NS`` ago."""
+
+    def gone_s(self, steady_ns: int) -> float:
+        """For how long it has had no connection; 0: it has one, or has not been looked at yet."""
+        return (steady_ns - self._gone_ns) / 1e9 if self._gone_ns and not self.stalled else 0.0
 
     # --- figures and signals ---
 
@@ -214,7 +220,7 @@ class Lane:
 
     def give_up(self, parcel: Parcel, state: int) -> int:
         """Ends what is pending in the parcel; returns how many messages that were."""
-        reason = _REASONS[state]
+        reason = _AWAY if state == ABANDONED and not self.reachable else _REASONS[state]
         if parcel.block.loss is None and state in (DROPPED, EXPIRED, ABANDONED):
             parcel.block.loss = self._example(parcel, reason)
         count, freed = settle(parcel.rows, 0, len(parcel.rows), state, self.inflight)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,6 +31,8 @@ _REPORT_S = 1.0
 _LAST_IDS = 1 << 27
 """Ids begin anywhere below that, where M3's begin with 1: an aggregator that asks whether it has a message does not take those of a process
 for those of the one before. They still have four bytes."""
+_LOOK_AGAIN_S = 0.1
+"""How often the end looks who can still be waited for."""
 _LINGER_S = 0.003
 """How long small batches wait for others to be joined with."""
 
@@ -197,8 +200,11 @@ class Producer:
         if self._runner is not None:
             await asyncio.shield(self._runner)
 
-    async def close(self, timeout_s: float = 5.0) -> None:
-        """Takes no more batches, waits up to ``timeout_s`` for acks of what is left, then gives the rest up and disconnects."""
+    async def close(self, timeout_s: float = 5.0, away_s: float = math.inf) -> None:
+        """Takes no more batches, waits up to ``timeout_s`` for acks of what is left, then gives the rest up and disconnects.
+
+        An instance that has had no connection for ``away_s`` is not waited for, one that lost it later may come back.
+        """
         if self._closed:
             return
         self._closed = True
@@ -206,19 +212,38 @@ class Producer:
         self._host.changed()
         try:
             async with asyncio.timeout(timeout_s):
-                while self.core.pending and self._runner is not None and not self._runner.done():
+                while self._is_awaited(away_s) and self._runner is not None and not self._runner.done():
                     self._progress.clear()
-                    await self._progress.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN_S):
+                            await self._progress.wait()
         except TimeoutError:
+            pass
+        if self.core.pending:
             log.warning(
-                "closed with messages unacked", topic=self._options.writer.topic_name, messages=self.core.pending
-            )
+                "closed with messages unacked",
+                topic=self._options.writer.topic_name, messages=self.core.pending, away=self._away(),
+            )  # fmt: skip
         self._stop.set()
         if self._linger is not None:
             self._linger.cancel()
         if self._runner is not None:
             await self._runner
         self._tell()
+
+    def _is_awaited(self, away_s: float) -> bool:
+        """Whether somebody owes acks who may still give them."""
+        steady_ns = self._host.now().steady_ns
+        return any(lane.pending and lane.gone_s(steady_ns) < away_s for lane in self.core.lanes())
+
+    def _away(self) -> dict[str, float]:
+        """The instances that owe acks and have no connection, and for how many seconds."""
+        steady_ns = self._host.now().steady_ns
+        return {
+            lane.instance: round(lane.gone_s(steady_ns), 1)
+            for lane in self.core.lanes()
+            if lane.pending and not lane.reachable
+        }
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
