@@ -60,6 +60,8 @@ class ShardSet:
         self.number = number
         self.times: ShardSetFlushTimes | None = None
         """Flush times in the KV; None: none, or not read yet."""
+        self.delivered: ShardSetFlushTimes | None = None
+        """Up to where final output is delivered; None: no more than ``times``, or not read yet."""
         self._config = config
         self._key = keys.flush_times(number)
         self._delivered_key = keys.delivered(number)
@@ -163,6 +165,10 @@ class ShardSet:
                     follow(self._store, self._key, _times_of, self._times_changed, self._times_unusable),
                     name="flush times",
                 )
+                tasks.create_task(
+                    follow(self._store, self._delivered_key, _times_of, self._delivered_changed, self._times_unusable),
+                    name="delivered",
+                )
                 tasks.create_task(self._holdings.run(), name="complete since")
                 tasks.create_task(self._take_part(), name="election")
                 tasks.create_task(self._term_loop(), name="terms")
@@ -179,6 +185,7 @@ class ShardSet:
 
         Nor before it is known what the journals have kept: meanwhile the others are told what is hoped for.
         """
+        self.delivered = await self._read_times_at_last(self._delivered_key)
         self.times, self._read = await self._read_times_at_last(self._key), True
         try:
             async with asyncio.timeout(self._patience_s):
@@ -214,6 +221,7 @@ class ShardSet:
             settled=self._holdings.settled(),
             candidates=self.elector.others,
             peers=frozenset(self._view().peers()) - {self.elector.value},
+            delivered=self.delivered,
         )
 
     def _wanted(self) -> bool | None:
@@ -310,6 +318,9 @@ class ShardSet:
         self.times = times
         if times is not None:
             self._relay(self._flushing.kv_changed(times))
+
+    def _delivered_changed(self, times: ShardSetFlushTimes | None) -> None:
+        self.delivered = times
 
     def _times_unusable(self, value: Value, error: ValueError) -> None:
         self._news_ns = boot_ns()

@@ -12,7 +12,8 @@ this instance       gives way to
 ==================  ==========================================================================================================
 leads               a candidate that holds more; one that does not say what it holds (M3's), once everybody has had time to say it
 does not lead       any candidate that does not say, or holds more; and for a while an instance that holds more and is no candidate
-                    yet, or may not have said yet what it holds
+                    yet, or may not have said yet what it holds; or must be somewhere, as windows that are lacking here
+                    were delivered, and flush times wait for what was forwarded of them
 ==================  ==========================================================================================================
 
 A leader that lacks windows flushes nothing while it gives way, or waits for somebody who holds more and will soon be a candidate; and of
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 
 from aggregator.lists import ListId
 from aggregator.supervisor.flushing.commands import LONGEST_AWAITED_NS
-from aggregator.supervisor.flushing.flush_times import can_lead, held_elsewhere, lacks_more
+from aggregator.supervisor.flushing.flush_times import can_lead, held_elsewhere, lacks_delivered, lacks_more
 from aggregator.supervisor.flushing.holding import Holding
 from m3cluster.flush_times import ShardSetFlushTimes
 
@@ -54,6 +55,8 @@ class Facts:
     """The other candidates of the election."""
     peers: frozenset[str]
     """The other instances of the shard set, by the placement."""
+    delivered: ShardSetFlushTimes | None = None
+    """Up to where final output is delivered, as the KV has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class Decision:
     """Steady clock: when the decision changes though no fact does."""
     until: Mapping[ListId, int] = field(default_factory=dict)
     """Windows that start then or later are not to be flushed, by list."""
+
+
+_SOMEBODY = ""
+"""Who holds more, if it is not known who that is."""
 
 
 class Candidacy:
@@ -165,6 +172,8 @@ class Candidacy:
         others = facts.peers - facts.candidates
         silent = not facts.settled and not others <= facts.since.keys()
         more = frozenset(name for name in others if self._more(facts, [name]))
+        if others and not (more or facts.leads or facts.candidates) and self._is_missed(facts):
+            more = frozenset({_SOMEBODY})
         if not silent and not more:
             self._expected, self._expected_ns = frozenset(), 0
             return False
@@ -172,3 +181,8 @@ class Candidacy:
             self._expected_ns = facts.steady_ns
         self._expected |= more
         return facts.steady_ns - self._expected_ns < self.patience_ns
+
+    @staticmethod
+    def _is_missed(facts: Facts) -> bool:
+        """Whether windows are lacking here that another instance has delivered, and would forward once more."""
+        return lacks_delivered(facts.times, facts.delivered, facts.holding, longest_ns=LONGEST_AWAITED_NS)

@@ -34,6 +34,8 @@ __all__ = ["LONGEST_NS", "WAIT_NS", "Completeness", "Remembered"]
 
 log = logger(__name__)
 
+_HOPE_NS = 2_000_000_000
+"""A process ended so long at most after it last said up to when everything was written, which it does every second."""
 WAIT_NS = 10_000_000_000
 """So long after a front began to listen it is waited for producers that were connected to the one before."""
 LONGEST_NS = 60_000_000_000
@@ -109,13 +111,17 @@ class Completeness:
             # Until the journals have said it.
             self._began_ns = min([remembered.through_ns, *(gap.from_ns for gap in open_from)])
             self._goes_on = bool(open_from)
+        self._hoped_ns = 0 if self._goes_on else self._began_ns + _HOPE_NS
+        """Up to where journals may go that are replayed."""
 
     @property
     def holding(self) -> Holding:
         """What is held now; while journals are replayed, what is hoped for."""
-        if not self._began_ns:
-            return self._held
-        return self._held.with_gap(Gap(self._began_ns, NEVER_NS, self._lost))
+        return self._lacking(max(self._began_ns, self._hoped_ns) if self._replaying else self._began_ns)
+
+    def _lacking(self, from_ns: int) -> Holding:
+        """What is held if the gap began then; 0: there is none."""
+        return self._held.with_gap(Gap(from_ns, NEVER_NS, self._lost)) if from_ns else self._held
 
     @property
     def replaying(self) -> bool:
@@ -125,7 +131,7 @@ class Completeness:
     def remembered(self) -> Remembered:
         """What the next process has to know."""
         return Remembered(
-            holding=self.holding,
+            holding=self._lacking(self._began_ns),
             through_ns=self._began_ns or self._through_ns or self._held.whole_since_ns,
             peers=self._peers,
             boot_id=self._boot_id,

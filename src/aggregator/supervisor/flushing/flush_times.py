@@ -28,6 +28,7 @@ __all__ = [
     "has_flushed",
     "held_elsewhere",
     "incomplete_windows",
+    "lacks_delivered",
     "lacks_more",
 ]
 
@@ -306,6 +307,25 @@ def incomplete_windows(message: ShardSetFlushTimes, holding: Holding, now_ns: in
             count += max(last - first, 0) // window
             done = max(done, last)
     return count
+
+
+def lacks_delivered(
+    message: ShardSetFlushTimes | None, delivered: ShardSetFlushTimes | None, own: Holding, *, longest_ns: int
+) -> bool:
+    """Whether windows that are delivered, and not flushed for good, lack samples in ``own``: somebody has, or had, all of them.
+
+    ``longest_ns``: lists of longer windows are not looked at.
+    """
+    flushed = FlushTimes(message or ShardSetFlushTimes())
+    for shard, times in (delivered or ShardSetFlushTimes()).by_shard.items():
+        for list_id, at in flushed_through(times):
+            if times.tombstoned or list_id.resolution_ns > longest_ns:
+                continue
+            first = first_unflushed(list_id, flushed.time(list_id, shard))
+            last = first_unflushed(list_id, at)
+            if any(begin < last and end > first for begin, end in own.lacking(list_id) if first < last):
+                return True
+    return False
 
 
 def lacks_more(

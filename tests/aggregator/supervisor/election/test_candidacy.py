@@ -94,6 +94,28 @@ def test_a_leader_that_lacks_windows_flushes_only_where_nobody_holds_more(words:
     assert decided(leads=True, **words).flushes is flushes
 
 
+@pytest.mark.parametrize(
+    ("facts", "waits"),
+    [
+        ({}, True),
+        ({"peers": frozenset()}, False),
+        ({"leads": True}, False),
+        ({"holding": EARLY}, False),
+        ({"delivered": FLUSHED}, False),
+        ({"delivered": flushed_through(NOW - 12 * S)}, False),
+        ({"since": {"b": LATER}, **CANDIDATE}, False),
+        ({"times": flushed_through(NOW - 10 * S)}, False),
+    ],
+)
+def test_who_lacks_what_somebody_has_delivered_waits_for_that_one(facts: dict[str, Any], waits: bool) -> None:
+    """Flush times wait for what was forwarded of these windows: whoever delivered them is to forward it again."""
+    one, now = candidacy(), replace(COLD, **{"delivered": flushed_through(NOW - 10 * S), **facts})
+    decision = one.look(now)
+    assert decision.gives_way is waits
+    assert (decision.again_ns == now.steady_ns + PATIENCE) is waits
+    assert not one.look(replace(now, steady_ns=now.steady_ns + PATIENCE)).gives_way
+
+
 def test_nobody_is_expected_for_ever() -> None:
     one, facts = candidacy(), replace(COLD, since={"b": EARLY}, peers=frozenset({"b", "c"}))
     first = one.look(facts)

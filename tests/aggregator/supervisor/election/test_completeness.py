@@ -200,7 +200,10 @@ def test_another_process_holds_what_the_journals_have(world: World) -> None:
     again = world.start(known)
     # The others are told at once what is hoped for.
     assert again.replaying
-    assert again.holding == held.with_gap(Gap(known.through_ns, NEVER_NS))
+    assert again.holding == held.with_gap(Gap(known.through_ns + 2 * S, NEVER_NS)), "the end of the process, at best"
+    assert again.remembered().holding == held.with_gap(Gap(known.through_ns, NEVER_NS)), (
+        "the next one is not told of hopes"
+    )
     again.listening()
     again.replayed(1, through + 5, 0)
     assert again.replaying
