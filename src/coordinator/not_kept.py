@@ -33,6 +33,8 @@ class Reason(StrEnum):
     NATIVE_HISTOGRAM = "native-histogram"
     EXEMPLAR = "exemplar"
     METADATA = "metadata"
+    MALFORMED = "malformed"
+    NO_NUMBER = "no-number"
 
     @property
     def code(self) -> int:
@@ -70,6 +72,8 @@ _TEXTS = {
     Reason.NATIVE_HISTOGRAM: "native histograms are not aggregated; expose the metric with classic buckets too",
     Reason.EXEMPLAR: "exemplars are not kept; send_exemplars can be false",
     Reason.METADATA: "metadata records are not kept",
+    Reason.MALFORMED: "its line or data point cannot be read",
+    Reason.NO_NUMBER: "the field is a text",
 }
 _LOGGED = {
     Reason.NOTHING_ASKED,

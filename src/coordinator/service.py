@@ -47,6 +47,7 @@ from coordinator.write import (
     SeriesCache,
     remembered_routes,
     remote_write_routes,
+    sender_routes,
 )
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
@@ -190,7 +191,8 @@ class Coordinator:
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
                 door=door,
             )  # fmt: skip
-            routes += [*remote_write_routes(writer), *remembered_routes(writer, cache, downsampler)]
+            routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope)]
+            routes += remembered_routes(writer, cache, downsampler)
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)

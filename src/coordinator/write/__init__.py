@@ -1,9 +1,11 @@
-"""What comes in: Prometheus remote write and carbon, turned into messages for the aggregators.
+"""What comes in: Prometheus remote write, InfluxDB's line protocol, JSON and carbon, turned into messages for the aggregators.
 
 Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. Which input gets which answer:
-docs/answers.md.
+docs/answers.md. How each protocol is sent: docs/sending.md.
 
 ``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
+``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
+``influx``, ``json_write``  such protocols, ``building`` makes their columns; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
@@ -22,6 +24,7 @@ from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
 from coordinator.write.remembered import remembered_routes
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
+from coordinator.write.routes import sender_routes
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from coordinator.write.topic import IngestTopic
@@ -40,4 +43,5 @@ __all__ = [
     "SeriesCache",
     "remembered_routes",
     "remote_write_routes",
+    "sender_routes",
 ]

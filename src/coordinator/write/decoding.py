@@ -1,5 +1,6 @@
 """The body of a remote write → columns: snappy, and Prometheus' ``WriteRequest`` (docs/m3/coordinator.md, remote write)."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from coordinator import prompb
 from coordinator.not_kept import Reason
+from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
+from coordinator.write.batches import MILLISECOND_NS
 from coordinator.write.options import BadRequestError, UnsupportedMediaError, WriteOptions
 from m3x.protobuf import DecodeError
 
@@ -29,14 +32,37 @@ class Decoded:
 
     buf: NDArray[np.uint8]
     series: NDArray[Any]
-    times_ms: NDArray[np.int64]
+    """``kernels.SERIES_ROW``."""
+    times: NDArray[np.int64]
+    """Counting ``unit_ns``."""
     values: NDArray[np.float64]
     others: dict[Reason, int]
-    """What is in the request besides samples."""
+    """What is in the request besides samples that can be kept."""
+    unit_ns: int = MILLISECOND_NS
+    unread: int = 0
+    """Lines or data points that cannot be kept whatever comes, and have no row for that reason."""
+    last_unread: str = ""
+    """What the last of them is told."""
+    lasting: bool = False
+    """Whether it stays valid while other requests are decoded."""
 
     def samples(self, rows: Any = slice(None)) -> int:
         """The samples of some series; of all."""
         return int(self.series["samples"][rows].sum(dtype=np.int64))
+
+    def units(self, times_ns: NDArray[np.int64]) -> tuple[tuple[TimeUnit, ...], NDArray[np.uint16]]:
+        """In which units the times of some samples are stored, and which of these each has.
+
+        Where times count nanoseconds, that is the coarsest one that has the time exactly, as M3 takes those of InfluxDB.
+        """
+        if self.unit_ns >= MILLISECOND_NS:
+            return (TimeUnit.of(self.unit_ns),), np.zeros(len(times_ns), np.uint16)
+        odd = [(times_ns % unit.ns != 0).astype(np.uint16) for unit in _UNITS[:-1]]
+        return _UNITS, np.sum(odd, axis=0, dtype=np.uint16)
+
+
+_UNITS = (TimeUnit.SECONDS, TimeUnit.MILLISECONDS, TimeUnit.MICROSECONDS, TimeUnit.NANOSECONDS)
+"""Each is a multiple of the next."""
 
 
 def decompress(body: bytes) -> NDArray[np.uint8]:
@@ -54,6 +80,26 @@ def decompress(body: bytes) -> NDArray[np.uint8]:
     if written != size:
         raise BadRequestError("snappy: corrupt input")
     return out
+
+
+def inflate(body: bytes, encoding: str) -> bytes:
+    """The body behind ``Content-Encoding: gzip``; as it is without one. Raises ``BadRequestError``."""
+    if encoding != "gzip":
+        return body
+    parts, size = [], 0
+    while body:
+        one = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            parts.append(one.decompress(body, MAX_BODY_BYTES - size + 1))
+        except zlib.error as error:
+            raise BadRequestError(f"gzip: {error}") from error
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            raise BadRequestError(f"gzip: the body is larger than {MAX_BODY_BYTES} bytes")
+        if not one.eof:
+            raise BadRequestError("gzip: unexpected end of the body")
+        body = one.unused_data
+    return b"".join(parts)
 
 
 class RequestDecoder:

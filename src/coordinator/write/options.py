@@ -27,8 +27,8 @@ class UnsupportedMediaError(BadRequestError):
 
     status = 415
 
-    def __init__(self, found: str) -> None:
-        super().__init__(f"{found} is not understood; {UNDERSTOOD}")
+    def __init__(self, found: str, understood: str = UNDERSTOOD) -> None:
+        super().__init__(f"{found} is not understood; {understood}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,18 @@ class WriteOptions:
     """The type of every series of the request."""
     unfamiliar: str = ""
     """What the headers say the body is, where that is not understood."""
+    dialect: str = ""
+    """How the body is to be read, where a sender's protocol has several ways."""
+    encoding: str = ""
+    """Of the body: ``gzip`` or nothing; not of remote writes, which have one only."""
 
 
-def parse_options(headers: Mapping[str, str]) -> WriteOptions:
-    """Raises ``BadRequestError`` with M3's text. ``headers`` are looked up in M3's spelling."""
-    if is_remote_write_2(headers):
+def parse_options(headers: Mapping[str, str], *, dialect: str | None = None, encoding: str = "") -> WriteOptions:
+    """``headers`` are looked up in M3's spelling. ``dialect``: of another protocol than remote write; None: it is that.
+
+    Raises ``BadRequestError`` with M3's text.
+    """
+    if dialect is None and is_remote_write_2(headers):
         raise UnsupportedMediaError(unfamiliar(headers))
     downsample, store, policy = True, True, None
     metrics_type = headers.get(METRICS_TYPE, "").strip()
@@ -72,7 +79,16 @@ def parse_options(headers: Mapping[str, str]) -> WriteOptions:
     elif write_type not in {"", "default"}:
         raise BadRequestError(f"unrecognized write type: {write_type}")
     map_tags = _map_tags(headers.get(MAP_TAGS, ""))
-    return WriteOptions(downsample, store, policy, map_tags, _prom_type(headers), unfamiliar(headers))
+    unknown = unfamiliar(headers) if dialect is None else ""
+    return WriteOptions(downsample, store, policy, map_tags, _prom_type(headers), unknown, dialect or "", encoding)
+
+
+def content_encoding(headers: Mapping[str, str]) -> str:
+    """``gzip``, or nothing. Raises ``UnsupportedMediaError``."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in {"", "identity", "gzip"}:
+        raise UnsupportedMediaError(f"Content-Encoding: {encoding}", "gzip is, and a body as it is")
+    return encoding if encoding == "gzip" else ""
 
 
 def _prom_type(headers: Mapping[str, str]) -> PromType | None:

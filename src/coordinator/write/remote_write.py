@@ -1,20 +1,18 @@
-"""``POST /api/v1/prom/remote/write`` (docs/m3/coordinator.md, remote write).
+"""``POST /api/v1/prom/remote/write`` (docs/m3/coordinator.md, remote write), and what all writes over HTTP have in common.
 
-``RemoteWriter`` is the core: body and options in, batches out. Series that have been seen before are recognised by the bytes of
-their labels; what is new is prepared once, in compiled code if it is an ordinary gauge. The order of checks, the status codes and
-the error texts are M3's.
+``RemoteWriter`` is the core: body and options in, batches out; how a body is read, a ``Sender`` knows. Series that have been
+seen before are recognised by the bytes of their labels; what is new is prepared once, in compiled code if it is an ordinary gauge. The
+order of checks, the status codes and the error texts are M3's.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from coordinator import prompb
@@ -22,19 +20,21 @@ from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.dry_run import SeenSeries
 from coordinator.examples import Examples, SampleTime, about
-from coordinator.not_kept import NotKept, Reason
+from coordinator.not_kept import Reason
 from coordinator.sinks import SeriesTable
-from coordinator.sinks.values import Destination, TimeUnit
+from coordinator.sinks.values import Destination, Values
 from coordinator.write import kernels
-from coordinator.write.acks import Acks, Ticket
+from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
-from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
+from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
+from coordinator.write.outcome import FailedError, Outcome
 from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
+from coordinator.write.sender import M3Answers, Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
@@ -58,49 +58,22 @@ _ORDINARY = WriteOptions()
 log = logger(__name__)
 
 
-class FailedError(Exception):
-    """The whole request failed with an error that trying again may cure; answered with 500."""
+class PrometheusSender(M3Answers):
+    """Remote Write 1.0."""
 
+    handler = "remote-write"
+    title = "remote write"
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of a request whose answer is not decided by one thing alone."""
+    def __init__(self) -> None:
+        self._decoder = RequestDecoder()
 
-    bad: int = 0
-    """Series that will never be accepted, as M3 counts them: once per pass."""
-    last_bad: str = ""
-    retryable: int = 0
-    last_retryable: str = ""
-    not_kept: dict[Reason, int] = field(default_factory=dict)
-    """Samples, by reason."""
-    ticket: Ticket | None = None
-    """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
+    def options(self, request: Request) -> WriteOptions:
+        """See ``Sender``."""
+        return parse_options(request.headers)
 
-    def lose(self, reason: Reason, samples: int) -> None:
-        """So many samples are not kept."""
-        self.not_kept[reason] = self.not_kept.get(reason, 0) + samples
-
-    def refuse(self, text: str, times: int = 1) -> None:
-        """A series is bad."""
-        self.bad += times
-        self.last_bad = text
-
-    def response(self) -> Response:
-        """Status and text (docs/m3/coordinator.md, response to a write)."""
-        if not self.bad and not self.retryable:
-            return Response(status_code=200)
-        parts = []
-        if self.retryable:
-            parts.append(f"retryable_errors: count={self.retryable}, last={self.last_retryable}")
-        if self.bad:
-            parts.append(f"bad_request_errors: count={self.bad}, last={self.last_bad}")
-        return error_response(500 if self.retryable else 400, ", ".join(parts))
-
-
-def error_response(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    """M3's error document."""
-    body = JSONResponse({"status": "error", "error": text}).body
-    return Response(bytes(body) + b"\n", status, headers, media_type="application/json")
+    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
+        """See ``Sender``."""
+        return self._decoder.decode(body, options)
 
 
 class RemoteWriter:
@@ -122,8 +95,7 @@ class RemoteWriter:
         self._downsampler = downsampler
         self._cache = cache
         self._sink = sink
-        self._scope = scope
-        self._not_kept = NotKept(scope)
+        self._way = WayIn(PrometheusSender(), scope)
         self._direct = direct
         self._acks = acks
         """None: a request is answered when its messages are in the producer."""
@@ -137,7 +109,6 @@ class RemoteWriter:
         self._spans = np.zeros((256, 4), np.int64)
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
-        self._decoder = RequestDecoder()
         self._examples = Examples()
         self._dropping, self._undropped = RawSeries(), RawSeries()
         """Series that are stored as they come, with and without what rules drop."""
@@ -145,32 +116,42 @@ class RemoteWriter:
             Encoder(cache, sink.largest_message, sink.largest_batch, door) if sink is not None else Encoder(cache)
         )
 
-    async def handle(self, request: Request) -> Response:
-        """Answers one HTTP request."""
+    async def handle(self, request: Request, way: WayIn | None = None) -> Response:
+        """Answers one HTTP request. ``way``: which way it came; None: by remote write."""
+        way = way or self._way
         started = time.monotonic()
+        text, headers = "", {}
         try:
-            options = parse_options(request.headers)
-            response = await self.write(await _body(request), options, lambda: _gone(request))
+            options = way.sender.options(request)
+            outcome = await self.take(await _body(request), options, lambda: _gone(request), way)
+            status, text = outcome.status, outcome.text
+            response = way.sender.answer(outcome, options)
         except BadRequestError as error:
-            response = error_response(error.status, str(error))
+            status, text = error.status, str(error)
         except RefusedError as error:
-            response = error_response(503, error.reason, {"Retry-After": str(error.retry_after_s)})
+            status, text, headers = 503, error.reason, {"Retry-After": str(error.retry_after_s)}
         except FailedError as error:
-            response = error_response(500, f"retryable_errors: count=1, last={error}")
+            status, text = 500, f"retryable_errors: count=1, last={error}"
         except Exception as error:
             # A mistake of ours; the sender keeps the samples and comes again.
-            log.error("a remote write ended with an unexpected error", exception=error)
-            response = error_response(500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}")
-        if response.status_code == 200:
-            self._scope.count("write_success")
+            log.error(f"a {way.sender.title} ended with an unexpected error", exception=error)
+            status, text = 500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}"
         else:
-            code = f"{response.status_code // 100}XX"
-            self._scope.tagged(code=code).count("write_errors")
-            if response.status_code != 503:
-                why = json.loads(bytes(response.body))["error"]
-                log.warning_limited("remote write failed", status=response.status_code, error=why)
-        self._scope.record("write_batch_latency", time.monotonic() - started)
-        return response
+            self._note(way, response.status_code, text, started)
+            return response
+        self._note(way, status, text, started)
+        return way.sender.refuse(status, text, headers, request)
+
+    @staticmethod
+    def _note(way: WayIn, status: int, text: str, started: float) -> None:
+        """Counts an answer, and logs it where its sender may not."""
+        if status < 300:
+            way.scope.count("write_success")
+        else:
+            way.scope.tagged(code=f"{status // 100}XX").count("write_errors")
+        if text and status != 503:
+            log.warning_limited(f"{way.sender.title} failed", status=status, error=text)
+        way.scope.record("write_batch_latency", time.monotonic() - started)
 
     def refusal(self, options: WriteOptions = _ORDINARY) -> str | None:
         """Why this coordinator can keep nothing of such requests, by its file; None: it can, or nothing is asked for."""
@@ -188,28 +169,36 @@ class RemoteWriter:
     async def write(
         self, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]] | None = None
     ) -> Response:
-        """Writes one compressed request. ``gone`` returns when its sender has gone away: nobody waits for acks then.
+        """Writes one compressed remote write; see ``take``."""
+        return self._way.sender.answer(await self.take(body, options, gone, self._way), options)
+
+    async def take(
+        self, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]] | None, way: WayIn
+    ) -> Outcome:
+        """Writes one request. ``gone`` returns when its sender has gone away: nobody waits for acks then.
 
         Raises ``BadRequestError``, ``RefusedError``, ``FailedError``.
         """
         began = time.monotonic()
         outcome = Outcome()
         try:
-            await self._take(body, options, outcome)
+            await self._take(body, options, outcome, way.sender)
         except BaseException:
             self._remember(body, options, outcome)
             raise
-        response = outcome.response()
-        if response.status_code >= 500:
+        finally:
+            for name, number in outcome.figures.items():
+                way.scope.count(name, number)
+        if outcome.status >= 500:
             self._remember(body, options, outcome)
         elif outcome.ticket is not None:
             assert self._acks is not None
             await self._acks.wait(outcome.ticket, body, options, began + self._acks.timeout_s, gone)
-        if response.status_code < 500:
+        if outcome.status < 500:
             # All others are sent again.
             for reason, samples in outcome.not_kept.items():
-                self._not_kept.count(reason, samples)
-        return response
+                way.not_kept.count(reason, samples)
+        return outcome
 
     def _remember(self, body: bytes, options: WriteOptions, outcome: Outcome) -> None:
         """The request comes again for a reason that has nothing to do with its messages."""
@@ -217,15 +206,15 @@ class RemoteWriter:
             assert self._acks is not None
             self._acks.remember(outcome.ticket, body, options)
 
-    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome) -> None:
+    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome, sender: Sender) -> None:
         """Gives a request to the aggregators and to storage."""
-        request = self._decoder.decode(body, options)
+        request = sender.decode(body, options)
         if len(request.series):
             refusal = self.refusal(options)
             if refusal is not None:
                 raise RefusedError(f"{refusal}; nothing was accepted")
             if options.downsample and self._downsampler.obstacle is None:
-                request = await self._downsample(body, request, options, outcome)
+                request = await self._downsample(body, request, options, outcome, sender)
             elif options.store:
                 self._validate(request, options, outcome)
             else:
@@ -235,6 +224,8 @@ class RemoteWriter:
                 await self._store(request, options, outcome)
         for reason, number in request.others.items():
             outcome.lose(reason, number)
+        if request.unread:
+            outcome.refuse(request.last_unread, request.unread)
 
     def _context(self, options: WriteOptions) -> int:
         """A number for everything outside the series that decides over its templates; numbers are never used twice."""
@@ -272,7 +263,9 @@ class RemoteWriter:
             self._interest = Interest.of(self._downsampler.filters())
         self._cache.expect(generation)
 
-    async def _downsample(self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome) -> Decoded:
+    async def _downsample(
+        self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome, sender: Sender
+    ) -> Decoded:
         """Everything to the aggregators, or nothing; what is on its way from an earlier attempt is not sent again.
 
         Returns the request, as its columns are good for no more than one step.
@@ -284,8 +277,9 @@ class RemoteWriter:
         num_shards = self._sink.ready(nbytes) if outcome.ticket is None else 1
         if num_shards is None:
             num_shards = await self._sink.admit(nbytes)
-            # The scratch arrays may have been used by another request meanwhile.
-            request = self._decoder.decode(body, options)
+            if not request.lasting:
+                # Its arrays may have been used by another request meanwhile.
+                request = sender.decode(body, options)
         self._advance()
         encoded = self._encode(request, options, num_shards, outcome)
         if encoded.batches and outcome.ticket is None:
@@ -297,7 +291,7 @@ class RemoteWriter:
                 taken = self._sink.produce(batch)
             if not taken:
                 raise RefusedError("the buffer towards the aggregators is full; nothing was accepted, send it again")
-            self._scope.count("ingest_samples", len(batch))
+            outcome.count("ingest_samples", len(batch))
         return request
 
     def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
@@ -330,7 +324,7 @@ class RemoteWriter:
             odd = contexts & np.uint64(0xFFFF if self._store_type else 0xFFF0)
             plain_rows = None if not odd.any() else odd == 0
         columns = Columns(
-            request.buf, key_at, key_size, contexts, series, request.times_ms, MILLISECOND_NS, request.values
+            request.buf, key_at, key_size, contexts, series, request.times, request.unit_ns, request.values
         )
         try:
             encoded = self._encoder.encode(
@@ -471,20 +465,23 @@ class RemoteWriter:
         found = self._numbers(table, request, options, outcome)
         numbers = found.numbers
         samples = request.series["samples"].astype(np.int64)
-        self._scope.count("metrics_dropped", int((numbers == DROPPED).sum()))
+        outcome.count("metrics_dropped", int((numbers == DROPPED).sum()))
         for _ in range(int(((numbers >= 0) & (samples == 0)).sum())):
             outcome.refuse("write query with no datapoints")
         of_sample = np.repeat(numbers, samples)
         kept = of_sample >= 0
         if not kept.any():
             return
-        batch = one_destination(
+        # Times beyond what int64 has in nanoseconds wrap around, as in M3.
+        times_ns = request.times[kept] * request.unit_ns
+        units, unit = request.units(times_ns)
+        batch = Values(
             table,
             of_sample[kept].astype(np.uint32),
-            # Times beyond what int64 has in nanoseconds wrap around, as in M3.
-            request.times_ms[kept] * MILLISECOND_NS,
+            times_ns,
             request.values[kept],
-            Destination(options.policy, TimeUnit.MILLISECONDS),
+            tuple(Destination(options.policy, one) for one in units),
+            unit,
             found.annotations_of(samples, kept),
         )
         try:
@@ -498,7 +495,7 @@ class RemoteWriter:
             outcome.lose(reason, 1)
         if refused:
             one = refused[self._examples.choose(len(refused))]
-            time = SampleTime(int(request.times_ms[kept][one.row]), "milliseconds")
+            time = SampleTime(int(times_ns[one.row]) // MILLISECOND_NS, "milliseconds")
             _say_refused(len(refused), table.id(int(batch.series[one.row])), time, one.text)
 
     def _numbers(self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome) -> Found:
@@ -560,4 +557,13 @@ async def _gone(request: Request) -> None:
 
 def remote_write_routes(writer: RemoteWriter) -> list[Route]:
     """The route of remote write."""
-    return [Route("/api/v1/prom/remote/write", writer.handle, methods=["POST"])]
+    return [route_of("/api/v1/prom/remote/write", writer, None)]
+
+
+def route_of(path: str, writer: RemoteWriter, way: WayIn | None) -> Route:
+    """A route of writes; ``way`` None: those of remote write."""
+
+    async def write(request: Request) -> Response:
+        return await writer.handle(request, way)
+
+    return Route(path, write, methods=["POST"])

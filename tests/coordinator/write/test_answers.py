@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ from coordinator.write import (
     RemoteWriter,
     SeriesCache,
     remote_write_routes,
+    sender_routes,
 )
 from coordinator.write.carbon_rules import compile_rules
 from coordinator.write.readiness import Opening
@@ -175,11 +176,11 @@ class World:
         writer = RemoteWriter(
             self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks, door=self.door
         )
-        return Starlette(routes=list(remote_write_routes(writer)))
+        return Starlette(routes=[*remote_write_routes(writer), *sender_routes(writer, scope)])
 
-    async def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    async def post(self, body: bytes, headers: dict[str, str], path: str = PATH) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app()), base_url="http://test") as client:
-            return await client.post(PATH, content=body, headers=headers)
+            return await client.post(path, content=body, headers=headers)
 
     def carbon(self, *rules: CarbonRuleConfig) -> CarbonIngester:
         compiled = compile_rules(CarbonIngesterConfig(rules=list(rules)), self.namespaces)
@@ -301,9 +302,9 @@ METADATA = packed(b"\x1a\x04\x08\x01\x12\x00")
 V2 = packed(b"\x22\x00" + b"\x22\x02up" + b"\x2a\x04\x0a\x02\x00\x01")
 
 
-def dropping(rollup: bool = False) -> RuleSet:
+def dropping(name: str = "up", rollup: bool = False) -> RuleSet:
     drop = MappingSnapshot(
-        name="d", cutover_ns=1, filter=compile_filter("__name__:up"), drop_policy=DropPolicy.IF_ONLY_MATCH
+        name="d", cutover_ns=1, filter=compile_filter(f"__name__:{name}"), drop_policy=DropPolicy.IF_ONLY_MATCH
     )
     target = RollupTarget(
         (RollupRuleOp.create(b"all", [], compress([AggregationType.SUM])),), (StoragePolicy.parse("10s:48h"),)
@@ -365,13 +366,14 @@ def away(_: Values) -> Exception:
 
 
 class Post(NamedTuple):
-    """A remote write."""
+    """A write over HTTP."""
 
     body: bytes = ORDINARY
     headers: dict[str, str] = {}
     says: str = ""
     """A part of the answer."""
     set_up: SetUp = SetUp()
+    path: str = PATH
 
 
 POSTS = {
@@ -506,11 +508,58 @@ POSTS = {
 }  # fmt: skip
 
 
+INFLUX, JSON = "/api/v1/influxdb/write", "/api/v1/json/write"
+NOW_S = NOW_MS // 1000
+LINE = b"cpu,host=a usage=1 %d000000000\n" % NOW_S
+GZIP = {"Content-Encoding": "gzip"}
+NO_HEADERS: Mapping[str, str] = {}
+
+
+def influx(data: bytes, says: str = "", headers: Mapping[str, str] = NO_HEADERS, query: str = "", **more: Any) -> Post:
+    return Post(data, dict(headers), says, path=INFLUX + query, **more)
+
+
+def json_write(data: str, says: str = "", headers: Mapping[str, str] = NO_HEADERS, **more: Any) -> Post:
+    return Post(data.encode(), dict(headers), says, path=JSON, **more)
+
+
+JSON_UP = f'{{"tags": {{"__name__": "up"}}, "timestamp": "{NOW_S}", "value": 1}}'
+OTHER_SENDERS = {
+    "influx-line": influx(b"cpu,host=a usage=1,idle=9i %d\n" % NOW_S, query="?precision=s"),
+    "influx-no-tags": influx(b"cpu usage=1\n"),
+    "influx-text": influx(b'cpu usage=1,name="a b" %d000000000\n' % NOW_S),
+    "influx-malformed": influx(b"cpu usage=x\n" + LINE, "line 1 cannot be read: field 'usage': 'x' is neither"),
+    "influx-duplicate-label": influx(b"cpu,a.b=1,a-b=2 usage=1\n" + LINE, "duplicate: 'a_b' appears more than once"),
+    "influx-long-label": influx(b"cpu,a=%s usage=1\n" % (b"x" * 65_536) + LINE, "is longer than 65535 bytes"),
+    "influx-comment": influx(b"# nothing\n"),
+    "influx-empty": influx(b"", "empty request body"),
+    "influx-precision": influx(LINE, "precision='d' is unknown", query="?precision=d"),
+    "influx-gzip": influx(bytes(cramjam.gzip.compress(LINE)), headers=GZIP),
+    "influx-corrupt": influx(b"\x1f\x8bno", "gzip: ", GZIP),
+    "influx-encoding": influx(LINE, "Content-Encoding: zstd is not understood", {"Content-Encoding": "zstd"}),
+    "influx-direct": influx(LINE, headers=DIRECT),
+    "influx-raw-only": influx(LINE, set_up=SetUp([AS_THEY_COME])),
+    "influx-drop-rule": influx(b"up v=1\n", set_up=SetUp(rules=dropping("up_v"))),
+    "influx-too-late": influx(b"cpu usage=1 1\n" + LINE, "too far in past", set_up=SetUp(inside=True)),
+    "influx-buffer-full": influx(LINE, "nothing was accepted, send it again", set_up=SetUp(change=full_buffer)),
+    "influx-unexpected": influx(LINE, "unexpected ZeroDivisionError", set_up=SetUp(change=broken_downsampler)),
+    "json": json_write(JSON_UP),
+    "json-no-json": json_write("{", "truncated"),
+    "json-null": json_write("null", "Expected `object`, got `null`"),
+    "json-time": json_write('{"tags": {"a": "b"}, "timestamp": "x", "value": 1}', "invalid timestamp for x"),
+    "json-number-as-time": json_write('{"tags": {"a": "b"}, "timestamp": 1, "value": 1}', "at `$.timestamp`"),
+    "json-no-tags": json_write(f'{{"tags": {{}}, "timestamp": "{NOW_S}", "value": 1}}', "no tags"),
+    "json-raw-only": json_write(JSON_UP, set_up=SetUp([AS_THEY_COME])),
+    "json-storage-fails": json_write(JSON_UP, "disk full", DIRECT, set_up=SetUp(change=failing_store)),
+}
+POSTS |= OTHER_SENDERS
+
+
 @pytest.mark.parametrize("key", POSTS)
-async def test_remote_write(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_over_http(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     post, row = POSTS[key], rows()[key]
     async with world_of(post.set_up, tmp_path, monkeypatch) as world:
-        answer = await world.post(post.body, post.headers)
+        answer = await world.post(post.body, post.headers, post.path)
         assert (str(answer.status_code), world.ends(), world.counted()) == row
         assert post.says in answer.text
         assert ("retry-after" in answer.headers) == (row.status == "503")

@@ -1,0 +1,18 @@
+"""The routes of all writes over HTTP but remote write, whose module has its own: a path and a sender for each protocol."""
+
+from starlette.routing import Route
+
+from coordinator.write import influx, json_write
+from coordinator.write.remote_write import RemoteWriter, route_of
+from coordinator.write.sender import Sender, WayIn
+from m3x.instrument import Scope
+
+__all__ = ["sender_routes"]
+
+
+def sender_routes(writer: RemoteWriter, scope: Scope) -> list[Route]:
+    """``scope``: of the coordinator; the figures of each protocol have its tag ``handler``."""
+    senders: dict[str, Sender] = {influx.PATH: influx.Influx(), json_write.PATH: json_write.JSONWrite()}
+    return [
+        route_of(path, writer, WayIn(sender, scope.tagged(handler=sender.handler))) for path, sender in senders.items()
+    ]
