@@ -191,7 +191,7 @@ class Coordinator:
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
                 door=door,
             )  # fmt: skip
-            routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope)]
+            routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope, config.otlp)]
             routes += remembered_routes(writer, cache, downsampler)
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:

@@ -155,6 +155,15 @@ class WritesConfig(Section, frozen=True):
             raise ValueError(f"ackTimeout must be positive, found {self.ack_timeout}")
 
 
+class OTLPConfig(Section, frozen=True):
+    """``otlp``: what of OTLP's resources and scopes becomes labels of every series, besides job and instance. Not a key of M3; the names
+    are those of Prometheus' file."""
+
+    promote_resource_attributes: list[str] = []
+    promote_scope_metadata: bool = False
+    """As the labels ``otel_scope_…``."""
+
+
 class CoordinatorConfig(Section, frozen=True):
     """A coordinator's file."""
 
@@ -180,6 +189,8 @@ class CoordinatorConfig(Section, frozen=True):
     write_timeout: Duration = Duration(5_000_000_000)
     """How long a write that goes straight to stores waits for their answer. Not a key of M3."""
     writes: WritesConfig = WritesConfig()
+    """Not a key of M3."""
+    otlp: OTLPConfig = OTLPConfig()
     """Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""

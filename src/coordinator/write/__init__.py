@@ -1,11 +1,11 @@
-"""What comes in: Prometheus remote write, InfluxDB's line protocol, JSON and carbon, turned into messages for the aggregators.
+"""What comes in: Prometheus remote write, OTLP, InfluxDB's line protocol, JSON and carbon, turned into messages for the aggregators.
 
 Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. Which input gets which answer:
 docs/answers.md. How each protocol is sent: docs/sending.md.
 
 ``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
-``influx``, ``json_write``  such protocols, ``building`` makes their columns; ``routes`` where they are
+``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about

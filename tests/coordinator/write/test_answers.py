@@ -21,6 +21,7 @@ import pytest
 from lab.waiting import until
 from starlette.applications import Starlette
 from tests.coordinator.sinks.batches import RecordingSink
+from tests.coordinator.write.otlp import requests as otlp
 
 from coordinator.cli import main
 from coordinator.config import load_coordinator
@@ -508,7 +509,7 @@ POSTS = {
 }  # fmt: skip
 
 
-INFLUX, JSON = "/api/v1/influxdb/write", "/api/v1/json/write"
+INFLUX, JSON, OTLP_PATH = "/api/v1/influxdb/write", "/api/v1/json/write", "/api/v1/otlp/v1/metrics"
 NOW_S = NOW_MS // 1000
 LINE = b"cpu,host=a usage=1 %d000000000\n" % NOW_S
 GZIP = {"Content-Encoding": "gzip"}
@@ -551,6 +552,73 @@ OTHER_SENDERS = {
     "json-no-tags": json_write(f'{{"tags": {{}}, "timestamp": "{NOW_S}", "value": 1}}', "no tags"),
     "json-raw-only": json_write(JSON_UP, set_up=SetUp([AS_THEY_COME])),
     "json-storage-fails": json_write(JSON_UP, "disk full", DIRECT, set_up=SetUp(change=failing_store)),
+}
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+GAUGE = {"name": "load", "gauge": {"data_points": [otlp.point(1.5, time_ns=NOW_MS * 1_000_000)]}}
+DELTA = {
+    "name": "requests",
+    "sum": {"data_points": [otlp.point(1, time_ns=NOW_MS * 1_000_000)], "aggregation_temporality": otlp.DELTA},
+}
+
+
+def otlp_post(*metrics: dict[str, Any], says: str = "", headers: Mapping[str, str] = PROTOBUF, **more: Any) -> Post:
+    data = otlp.request(*metrics).SerializeToString()
+    return Post(data, dict(headers), says, path=OTLP_PATH, **more)
+
+
+def otlp_raw(data: bytes, says: str, kind: str = "application/x-protobuf") -> Post:
+    return Post(data, {"Content-Type": kind}, says, path=OTLP_PATH)
+
+
+def with_points(metric: str, kind: str, *points: dict[str, Any]) -> dict[str, Any]:
+    return {"name": metric, kind: {"data_points": list(points)}}
+
+
+def summing() -> RuleSet:
+    one = MappingSnapshot(
+        name="s",
+        cutover_ns=1,
+        filter=compile_filter("__m3_type__:{counter,timer}"),
+        aggregation_id=compress([AggregationType.SUM]),
+        storage_policies=(StoragePolicy.parse("10s:48h"),),
+    )
+    return RuleSet(namespace="default", mapping_rules=(MappingRule("s", (one,)),))
+
+
+OTLP_JSON = b'{"resourceMetrics": [{"scopeMetrics": [{"metrics": [{"name": "e", "exponentialHistogram": {"dataPoints": [{}]}}]}]}]}'
+OTHER_SENDERS |= {
+    "otlp-gauge": otlp_post(GAUGE),
+    "otlp-gzip": Post(
+        bytes(cramjam.gzip.compress(otlp.request(GAUGE).SerializeToString())), {**PROTOBUF, **GZIP}, path=OTLP_PATH
+    ),
+    "otlp-empty": otlp_post(),
+    "otlp-json": otlp_raw(
+        OTLP_JSON, '"partialSuccess": {"rejectedDataPoints": "1", "errorMessage": "bad', "application/json"
+    ),
+    "otlp-exponential": otlp_post(
+        GAUGE, with_points("e", "exponential_histogram", otlp.point()), says="metric 'e' is an exponential histogram"
+    ),
+    "otlp-exemplar": otlp_post(with_points("g", "gauge", otlp.point(1, exemplars=[{"as_int": 1}]))),
+    "otlp-malformed": otlp_post(
+        GAUGE, with_points("g", "gauge", otlp.point()), says="a data point of 'g' has no value"
+    ),
+    "otlp-too-late": otlp_post(
+        GAUGE, with_points("g", "gauge", otlp.point(1, time_ns=1)), says="too far in past", set_up=SetUp(inside=True)
+    ),
+    "otlp-delta": otlp_post(DELTA, set_up=SetUp(inside=True, rules=summing())),
+    "otlp-delta-without-rule": otlp_post(
+        GAUGE, DELTA, says="delta sums need a rule that asks for Sum", set_up=SetUp(inside=True)
+    ),
+    "otlp-drop-rule": otlp_post(with_points("up", "gauge", otlp.point(1)), set_up=SetUp(rules=dropping())),
+    "otlp-raw-only": otlp_post(GAUGE, set_up=SetUp([AS_THEY_COME])),
+    "otlp-corrupt": otlp_raw(b"\xff", "the body is no ExportMetricsServiceRequest"),
+    "otlp-corrupt-json": otlp_raw(b"{", "the body is no ExportMetricsServiceRequest in JSON", "application/json"),
+    "otlp-other-type": otlp_raw(b"", "OTLP/HTTP is: Content-Type: application/x-protobuf or", "text/plain"),
+    "otlp-storage-fails": otlp_post(
+        GAUGE, says="disk full", headers={**PROTOBUF, **DIRECT}, set_up=SetUp(change=failing_store)
+    ),
+    "otlp-buffer-full": otlp_post(GAUGE, says="nothing was accepted, send it again", set_up=SetUp(change=full_buffer)),
+    "otlp-unexpected": otlp_post(GAUGE, says="unexpected ZeroDivisionError", set_up=SetUp(change=broken_downsampler)),
 }
 POSTS |= OTHER_SENDERS
 
