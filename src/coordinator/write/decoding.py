@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import prompb
+from coordinator.examples import SampleTime
 from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
@@ -49,6 +50,14 @@ class Decoded:
     def samples(self, rows: Any = slice(None)) -> int:
         """The samples of some series; of all."""
         return int(self.series["samples"][rows].sum(dtype=np.int64))
+
+    def sample_time(self, time_ns: int) -> SampleTime:
+        """The time of a sample as it was sent, for the log."""
+        return (
+            SampleTime(time_ns // MILLISECOND_NS, "milliseconds")
+            if self.unit_ns == MILLISECOND_NS
+            else SampleTime(time_ns)
+        )
 
     def units(self, times_ns: NDArray[np.int64]) -> tuple[tuple[TimeUnit, ...], NDArray[np.uint16]]:
         """In which units the times of some samples are stored, and which of these each has.

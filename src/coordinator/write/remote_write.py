@@ -26,7 +26,7 @@ from coordinator.sinks.values import Destination, Values
 from coordinator.write import kernels
 from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
-from coordinator.write.batches import MILLISECOND_NS, BatchTooLargeError, Columns, Encoded, Encoder, Preparation
+from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
@@ -343,8 +343,9 @@ class RemoteWriter:
             outcome.refuse(encoded.refused.last, encoded.refused.samples)
             if encoded.refused.example is not None:
                 metric, time_ns = encoded.refused.example
-                time = SampleTime(time_ns // MILLISECOND_NS, "milliseconds")
-                _say_refused(encoded.refused.samples, metric, time, "they come too late or too early")
+                _say_refused(
+                    encoded.refused.samples, metric, request.sample_time(time_ns), "they come too late or too early"
+                )
             if not (options.store and self._storage_refusal(None) is None):
                 for reason, samples in encoded.refused.not_sent.items():
                     outcome.lose(reason, samples)
@@ -495,8 +496,8 @@ class RemoteWriter:
             outcome.lose(reason, 1)
         if refused:
             one = refused[self._examples.choose(len(refused))]
-            time = SampleTime(int(times_ns[one.row]) // MILLISECOND_NS, "milliseconds")
-            _say_refused(len(refused), table.id(int(batch.series[one.row])), time, one.text)
+            time_of = request.sample_time(int(times_ns[one.row]))
+            _say_refused(len(refused), table.id(int(batch.series[one.row])), time_of, one.text)
 
     def _numbers(self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome) -> Found:
         """What the series of a request are called in the direct store's table, or why they are not stored."""
