@@ -14,6 +14,7 @@ from aggregator.engine.ingest.forwarded import (
     add_forwarded,
     annotate,
     category_of,
+    has_come,
     in_time,
     locate_with_state,
     resend_of,
@@ -365,6 +366,10 @@ def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
                 if detail == why.D_NONE:
                     detail = result
                 ref = np.int64(x.next) - 1
+    closed = payload == Payload.FORWARDED and detail == why.D_CLOSED
+    if closed and now_ns < v.head(t).grace and has_come(t, at, stage_of(t, at, meta, known, now_ns), row):
+        v.counts(t)[why.C_DUPLICATES] += 1
+        detail = np.int64(why.D_NONE)
     if detail == why.D_NONE:
         v.counts(t)[why.C_SUCCESS + category] += 1
         v.counts(t)[why.C_WRITE_SUCCESS] += 1

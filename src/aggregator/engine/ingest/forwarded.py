@@ -10,9 +10,18 @@ from aggregator.engine.state.state import RESEND_OFF, RESEND_ON, begin_state, ma
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.annotations import annotation_row
-from aggregator.engine.windows.pages import CLOSED, NO_ROOM, is_closed, window_of, window_start
+from aggregator.engine.windows.pages import (
+    CLOSED,
+    NO_ROOM,
+    exists,
+    find_window,
+    is_closed,
+    record_at,
+    window_of,
+    window_start,
+)
 from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, clear_record, update_gauge
-from aggregator.engine.windows.sources import FIRST, SEEN, see_source
+from aggregator.engine.windows.sources import FIRST, SEEN, has_source, see_source
 from m3metrics.metric import MetricType
 from m3metrics.rows import Payload
 from m3x.kernels import base, load_double
@@ -99,6 +108,27 @@ def in_time(t, stage, shard, time_ns, now_ns):
         return why.D_CLOSED if is_closed(t, b, shard, start) else why.D_NONE
     v.counts(t)[why.C_LATE] += 1
     return why.D_LATE
+
+
+@njit(cache=True, nogil=True)
+def has_come(t, row, stage, m):
+    """Whether the window of the forwarded message ``m``, which came too late, is still here and has this version of its source.
+
+    Then nothing is lost: in grace everything that may not have arrived comes once more.
+    """
+    if stage < 0 or v.stages(t)[stage].action != 0:
+        return False
+    s = v.stages(t)[stage]
+    ref = find_key(t, row, np.int64(v.stage_specs(t)[np.int64(s.specs_at)].spec))
+    if ref < 0:
+        return False
+    b = ref >> layout.SLOT_BITS
+    slot = ref & layout.SLOT_MASK
+    bucket = v.buckets(t)[b]
+    w = find_window(t, b, window_start(m.time_ns, bucket.resolution, bucket.shift), False)
+    if w < 0 or not exists(t, record_at(t, w, slot)):
+        return False
+    return has_source(t, w, slot, np.int64(s.source), np.int64(m.version))
 
 
 @njit(cache=True, nogil=True)

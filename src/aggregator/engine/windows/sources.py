@@ -110,6 +110,17 @@ def see_source(t, w, slot, source, version):
 
 
 @njit(cache=True, nogil=True)
+def has_source(t, w, slot, source, version):
+    """Whether that version of a source has been entered for a record."""
+    x = v.windows(t)[w]
+    if x.sources_size == 0:
+        return False
+    key = (np.uint64(slot) << np.uint64(32)) | np.uint64(source)
+    row = v.sources(t)[_place(t, x.sources_at, x.sources_size, key, np.uint32(version >> 6))]
+    return row.used != 0 and row.bits & (_1 << np.uint64(version & 63)) != _0
+
+
+@njit(cache=True, nogil=True)
 def enter_source(t, w, slot, source, block, bits):
     """Enters versions ``bits`` of a block of a source for a record, before any of it; whether there was room."""
     x = v.windows(t)[w]
