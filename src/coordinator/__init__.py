@@ -1,6 +1,6 @@
 """The coordinator: metrics in, messages to the aggregators out; aggregated metrics back in, into storage; the admin API.
 
-Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``config`` its file.
+Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``explain_rules`` its dry run, ``config`` its file.
 
 ``write``       takes remote write and carbon; ``prompb`` has the messages of Prometheus
 ``downsample``  decides what is sent to the aggregators

@@ -2,9 +2,7 @@
 
 import argparse
 import asyncio
-import json
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,16 @@ from typing import Any
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.config.m3db import DynamicClusterConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
-from coordinator.downsample.dry_run import DryRun
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
 from coordinator.downsample.policies import storage_judge
 from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
+from coordinator.explain_rules import ExplainError, UnreadableError, explain_rules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
-from coordinator.write.remembered import PATH as SERIES_PATH
-from coordinator.write.remembered import series_of
 from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import log
-from m3x.config import ConfigError, Loaded, parse_address
+from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
 from m3x.tls import ClientTLS, TLSError
 from m3x.version import VERSION
@@ -68,8 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         nargs="?",
         const="",
-        help="say what the rules of the file would make of the series that a running coordinator has met in the last minutes "
-        "(default: the one at the file's listenAddress): what they add, what they remove, how many series each rule makes; and end",
+        help="say what the rules of the file, or else those in KV, and the file's carbon rules would make of the series and paths "
+        "that a running coordinator has met in the last minutes (default: the one at the file's listenAddress): what they add, "
+        "what they remove, how many series each rule makes; and end",
+    )
+    parser.add_argument(
+        "--rule-set",
+        dest="rule_sets",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="with --explain-rules: a changed rule set as JSON, as GET /api/v1/rules/sets gives them, in the place of the one that "
+        "its namespace has in KV; may be repeated",
     )
     parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
     return parser
@@ -140,31 +147,15 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
     return 0
 
 
-def _explain_rules(config: CoordinatorConfig, url: str) -> int:
-    """Prints what the rules of the file would make of the series of the coordinator at ``url``."""
-    host, port = parse_address(config.listen_address)
-    url = url.rstrip("/") or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
-    rules, now_ns = RulesInEffect(), time.time_ns()
-    section = config.downsample
-    if section is None or section.rules is None:
-        return _complain(["m3coordinator: the file has no downsample.rules"])
-    rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, now_ns))
-    run, seen, after = DryRun(Downsampler.of(config, rules, now_ns)), set(), 0
+def _explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str) -> int:
+    """Prints what changed rules would make of the series of the coordinator at ``url``."""
     try:
-        while after is not None:
-            with urllib.request.urlopen(f"{url}{SERIES_PATH}?after={after}", timeout=60) as answer:
-                page = json.load(answer)
-            for document in page["series"]:
-                series, before = series_of(document)
-                known = (*series.tags, series.metric_type, series.prom_type)
-                if known not in seen:
-                    seen.add(known)
-                    run.take(series, before)
-            after = page["next"]
-    except (OSError, ValueError, KeyError, TypeError, MetricsError) as error:
-        complain(f"m3coordinator: {url}{SERIES_PATH} cannot be read: {error or type(error).__name__}")
+        say(explain_rules(config, rule_sets, url))
+    except ExplainError as error:
+        return _complain([f"m3coordinator: {error}"])
+    except UnreadableError as error:
+        complain(f"m3coordinator: {error}")
         return 1
-    say(run.text())
     return 0
 
 
@@ -205,8 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.problems)
     if options.explain is not None:
         return _explain(loaded.value, options.explain)
+    if options.rule_sets and options.explain_rules is None:
+        return _complain(["m3coordinator: --rule-set is for --explain-rules"])
     if options.explain_rules is not None:
-        return _explain_rules(loaded.value, options.explain_rules)
+        return _explain_rules(loaded.value, options.rule_sets, options.explain_rules)
     obstacles = _obstacles(loaded)
     if obstacles:
         return _complain(obstacles)

@@ -25,7 +25,7 @@ from coordinator.config.ingest import NO_NAMESPACE_GRACE_NS
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
 from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
-from coordinator.downsample.routes import rules_routes
+from coordinator.downsample.routes import rule_sets_route, rules_routes
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.namespaces import NamespacesNow
@@ -134,6 +134,7 @@ class Coordinator:
         self._environment = config.cluster_state.environment
         self._zone = config.cluster_state.zone
         self._tasks: list[asyncio.Task[object]] = []
+        self._carbon: CarbonIngester | None = None
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Returns when ``stop`` is set; raises what ended a part of the coordinator before that."""
@@ -171,14 +172,14 @@ class Coordinator:
         topic, producer, acks = await self._start_producer(stack, store, own)
         if producer is None or own is not None:
             await self._start_asking(stack, store)
-        await self._start_rules(stack, store, rules)
+        kv_rules = await self._start_rules(stack, store, rules)
         cache_bytes = config.write_cache.max_bytes
         if own is not None:
             cache_bytes = min(cache_bytes, config.memory_shares.write_cache)
             routes += child_routes(own.watching)
         cache = SeriesCache(config.write_cache.max_series, cache_bytes)
         downsampler = Downsampler.of(config, rules, time.time_ns())
-        routes += rules_routes(downsampler)
+        routes += [*rules_routes(downsampler), rule_sets_route(None if kv_rules is None else kv_rules.stored)]
         direct = storage.direct if storage is not None else None
         door = None if config.past_limits is None else Door(config.past_limits)
         if storage is not None:
@@ -192,7 +193,7 @@ class Coordinator:
                 door=door,
             )  # fmt: skip
             routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope, config.otlp)]
-            routes += remembered_routes(writer, cache, downsampler)
+            routes += remembered_routes(writer, cache, downsampler, lambda: self._carbon)
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)
@@ -232,11 +233,13 @@ class Coordinator:
         watching = follow(store, placement_key(self._environment, "m3aggregator"), lambda value: value, lambda _: None)
         await stack.enter_async_context(self._background(watching, "KV"))
 
-    async def _start_rules(self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect) -> None:
-        """Rules of the file, or else those in KV from now on."""
+    async def _start_rules(
+        self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect
+    ) -> KVRules | None:
+        """Rules of the file, or else those in KV from now on, which it answers."""
         section = self.config.downsample
         if section is None:
-            return
+            return None
         self._problems.append(rules.warnings)
         if section.rules is not None:
             rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()), self._places)
@@ -247,13 +250,14 @@ class Coordinator:
                     await create_namespaces(store, self._environment)
                 except kv.KVError as error:
                     log.warning("the empty list of namespaces of rules could not be written to KV", error=str(error))
-        else:
-            require = section.matcher.require_namespace_watch_on_init
-            kv_rules = KVRules(rules, self._scope.sub("rules"))
-            self._problems.append(kv_rules.problems)
-            watcher = RuleWatcher(store, self._environment, kv_rules, require=require)
-            await watcher.load()
-            await stack.enter_async_context(self._background(watcher.run(), "rules"))
+            return None
+        require = section.matcher.require_namespace_watch_on_init
+        kv_rules = KVRules(rules, self._scope.sub("rules"))
+        self._problems.append(kv_rules.problems)
+        watcher = RuleWatcher(store, self._environment, kv_rules, require=require)
+        await watcher.load()
+        await stack.enter_async_context(self._background(watcher.run(), "rules"))
+        return kv_rules
 
     async def _start_storage(
         self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect
@@ -370,6 +374,7 @@ class Coordinator:
         core = CarbonIngester(
             rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct, door=door
         )
+        self._carbon = core
         follower = CarbonRules(self.config, self._places, core, rules)
         self._problems.append(follower.problems)
         if not namespaces.fixed:

@@ -1,4 +1,4 @@
-"""What a changed file of rules would make of the series that a running coordinator knows: added, removed, and by which rule.
+"""What changed rules would make of the series that a running coordinator knows: added, removed, and by which rule.
 
 ``SeenSeries`` is what the coordinator tells (``coordinator.write.remembered``); ``DryRun`` takes these one by one. What is sent is
 compared as lines of text, an id and one of its pipelines each, as ``explain`` writes them.
@@ -16,7 +16,7 @@ from m3metrics.metric import MetricType
 from m3metrics.rules import RollupSnapshot
 from m3metrics.rules.rollup import TargetError, apply_target
 
-__all__ = ["MOST_LINES", "DryRun", "SeenSeries", "sent_lines"]
+__all__ = ["MOST_LINES", "Changes", "DryRun", "SeenSeries", "sent_lines"]
 
 MOST_LINES = 20
 """Of what is added, and of what is removed, in the text."""
@@ -53,23 +53,56 @@ def _lines(ident: bytes, metadatas: StagedMetadatas) -> Iterator[str]:
             yield f"{id_text(ident)}: {pipeline_line(pipeline(one))}"
 
 
+class Changes:
+    """Lines of what is sent or stored now and after a change, and of how many series or paths: ``one``, ``many`` as these are called."""
+
+    def __init__(self, one: str, many: str) -> None:
+        self._names = one, many
+        self._before: Counter[str] = Counter()
+        self._after: Counter[str] = Counter()
+
+    def take(self, before: Iterable[str], after: Iterable[str]) -> None:
+        """The lines of one more."""
+        self._before.update(set(before))
+        self._after.update(set(after))
+
+    @property
+    def added(self) -> dict[str, int]:
+        """Lines that there are only after the change, and of how many."""
+        return {line: count for line, count in self._after.items() if line not in self._before}
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Lines that there are only now, and of how many."""
+        return {line: count for line, count in self._before.items() if line not in self._after}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        out = [f"{len(self._after) - len(self.added)} of what is sent stays as it is."]
+        for sign, title, lines in (("+", "added", self.added), ("-", "removed", self.removed)):
+            out.append(f"{len(lines)} would be {title}{':' if lines else '.'}")
+            ordered = sorted(lines.items(), key=lambda item: (-item[1], item[0]))
+            out += [f"  {sign} {line} (of {count} {self._names[count != 1]})" for line, count in ordered[:MOST_LINES]]
+            if len(ordered) > MOST_LINES:
+                out.append(f"  … and {len(ordered) - MOST_LINES} more")
+        return out
+
+
 class DryRun:
     """Counts over series; ``downsampler`` has the changed rules."""
 
     def __init__(self, downsampler: Downsampler) -> None:
         self._downsampler = downsampler
         self.series = 0
-        self._before: Counter[str] = Counter()
-        self._after: Counter[str] = Counter()
+        self.changes = Changes("series", "series")
         self._matched: Counter[tuple[str, str]] = Counter()
         self._made: dict[tuple[str, str], set[bytes]] = {}
 
     def take(self, series: SeenSeries, before: Iterable[str]) -> None:
         """One more series; ``before``: the lines that are sent for it now. Raises ``IdError``."""
         self.series += 1
-        self._before.update(set(before))
         matched = _matched(series)
-        self._after.update(set(_sent_lines(self._downsampler, matched)))
+        self.changes.take(before, _sent_lines(self._downsampler, matched))
         first = dict(reversed(matched))
         active = self._downsampler.rules.of(self._downsampler.namespace_of(matched))
         mapping, rollup = active.in_effect(self._downsampler.now_ns) if active is not None else ((), ())
@@ -81,35 +114,17 @@ class DryRun:
                 self._matched["rollup", snapshot.name] += 1
                 self._made.setdefault(("rollup", snapshot.name), set()).update(_ids(snapshot, matched))
 
-    @property
-    def added(self) -> dict[str, int]:
-        """Lines that only the changed rules send, and of how many series."""
-        return {line: count for line, count in self._after.items() if line not in self._before}
-
-    @property
-    def removed(self) -> dict[str, int]:
-        """Lines that only the present rules send, and of how many series."""
-        return {line: count for line, count in self._before.items() if line not in self._after}
-
     def text(self) -> str:
         """For people."""
         out = [f"{self.series} series", ""]
         active = self._downsampler.rules
         for kind, name in active.names(self._downsampler.now_ns):
             matched = self._matched[kind, name]
-            line = f"{kind} rule {name!r}: {_number(matched, 'series')} match"
+            line = f"{kind} rule {name!r}: {matched} series match"
             if kind == "rollup":
                 line += f", and make {len(self._made.get((kind, name), ()))}"
             out.append(line if matched else f"{kind} rule {name!r}: no series matches")
-        kept = len(self._after) - len(self.added)
-        out += ["", f"{kept} of what is sent stays as it is."]
-        for sign, title, lines in (("+", "added", self.added), ("-", "removed", self.removed)):
-            out.append(f"{len(lines)} would be {title}{':' if lines else '.'}")
-            ordered = sorted(lines.items(), key=lambda item: (-item[1], item[0]))
-            out += [f"  {sign} {line} (of {_number(count, 'series')})" for line, count in ordered[:MOST_LINES]]
-            if len(ordered) > MOST_LINES:
-                out.append(f"  … and {len(ordered) - MOST_LINES} more")
-        return "\n".join(out) + "\n"
+        return "\n".join([*out, "", *self.changes.lines()]) + "\n"
 
 
 def _ids(snapshot: RollupSnapshot, matched: Tags) -> Iterator[bytes]:
@@ -120,7 +135,3 @@ def _ids(snapshot: RollupSnapshot, matched: Tags) -> Iterator[bytes]:
             continue
         if made is not None:
             yield made
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}"

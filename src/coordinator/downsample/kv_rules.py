@@ -48,6 +48,10 @@ class KVRules:
         """Namespaces whose rule sets are to be followed."""
         return {name for name in {*self._listed, *self._loaded} if not self._is_over(name)}
 
+    def stored(self) -> dict[str, tuple[int, bytes]]:
+        """Namespace → version and value of the rule set that is in effect."""
+        return {name: (rule_set.version, self._data[name]) for name, rule_set in self._loaded.items()}
+
     def problems(self) -> list[str]:
         """What could not be loaded and what is in effect instead, one line each."""
         return list(self._broken.values())

@@ -1,6 +1,8 @@
-"""``GET /api/v1/rules/match``: which rules a metric matches, and why. Not a call of M3."""
+"""``GET /api/v1/rules/match``: which rules a metric matches, and why. ``GET /api/v1/rules/sets``: the rule sets in KV. Not calls of M3."""
 
+import json
 import time
+from collections.abc import Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -8,10 +10,13 @@ from starlette.routing import Route
 
 from coordinator.downsample.appender import Downsampler
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
+from m3cluster.proto import decode, render_json
+from m3cluster.proto.rules import RULE_SET
 from m3metrics.errors import MetricsError
 from m3metrics.metric import PROM_TYPES, parse_metric_type
 
 PATH = "/api/v1/rules/match"
+SETS_PATH = "/api/v1/rules/sets"
 
 
 def rules_routes(downsampler: Downsampler) -> list[Route]:
@@ -35,6 +40,22 @@ def rules_routes(downsampler: Downsampler) -> list[Route]:
         return PlainTextResponse(render(document)) if form == "text" else JSONResponse(document)
 
     return [Route(PATH, match, methods=["GET"])]
+
+
+def rule_sets_route(stored: Callable[[], Mapping[str, tuple[int, bytes]]] | None) -> Route:
+    """``{"source": "kv", "ruleSets": [{"version": …, "ruleSet": …}]}``: what is in effect, by namespace, as M3 writes it in JSON.
+
+    ``stored``: version and value of each; None: rules come from the file, and nothing is listed.
+    """
+
+    async def sets(_: Request) -> Response:
+        found = [
+            {"version": version, "ruleSet": json.loads(render_json(RULE_SET, decode(RULE_SET, data)))}
+            for _, (version, data) in sorted(stored().items() if stored is not None else ())
+        ]
+        return JSONResponse({"source": "file" if stored is None else "kv", "ruleSets": found})
+
+    return Route(SETS_PATH, sets, methods=["GET"])
 
 
 def _bad(text: str) -> Response:

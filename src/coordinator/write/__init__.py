@@ -7,7 +7,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
 ``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
-``remembered``           lists the series of the cache, for dry runs of rules
+``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say

@@ -20,8 +20,9 @@ from coordinator.not_kept import NotKept, Reason
 from coordinator.sinks.values import Destination, TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import SECOND_NS, Columns, Encoded, Encoder, Preparation, pieces
+from coordinator.write.carbon_dry_run import kept_lines
 from coordinator.write.carbon_line import CarbonLineError, parse_line
-from coordinator.write.carbon_rules import CarbonRule, clean_path, tags_of
+from coordinator.write.carbon_rules import CarbonRule, clean_path, matching, tags_of
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError, one_destination
 from coordinator.write.door import Door
 from coordinator.write.series_cache import Prepared, SeriesCache
@@ -254,15 +255,12 @@ class CarbonIngester:
         wanted = [rule.metadatas for rule in matching if rule.metadatas is not None]
         return list(self._downsampler.append(tags, metadatas=wanted).specs)
 
+    def kept_lines(self, path: bytes) -> list[str]:
+        """What becomes of a path by the rules in effect, for dry runs of others."""
+        return kept_lines(self._rules, path, cleanup=self._cleanup)
+
     def _matching(self, path: bytes) -> list[CarbonRule]:
-        text = path.decode(errors="replace")
-        result = []
-        for rule in self._rules:
-            if rule.matches(text):
-                result.append(rule)
-                if not rule.go_on:
-                    break
-        return result
+        return matching(self._rules, path)
 
     def _direct_of(
         self,

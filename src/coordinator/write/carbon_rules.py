@@ -100,6 +100,18 @@ def _compile(
     return CarbonRule(pattern, rule.contains, rule.continue_, metadatas, tuple(policies))
 
 
+def matching(rules: Sequence[CarbonRule], path: bytes) -> list[CarbonRule]:
+    """The rules that apply to a path, up to the first one that does not go on."""
+    text = path.decode(errors="replace")
+    found = []
+    for rule in rules:
+        if rule.matches(text):
+            found.append(rule)
+            if not rule.go_on:
+                break
+    return found
+
+
 def clean_path(path: bytes) -> bytes:
     """``rewrite.cleanup``: no leading, trailing or repeated dots; each run of other bytes becomes ``_`` unless one stands there."""
     out = bytearray()

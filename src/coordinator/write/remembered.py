@@ -1,10 +1,10 @@
-"""``GET /api/v1/rules/series``: the series that the write path remembers, and what is sent for each. Not a call of M3.
+"""``GET /api/v1/rules/series``: the series and paths that the write path remembers, and what is sent for each. Not a call of M3.
 
 For dry runs of changed rules (``m3coordinator --explain-rules``). It comes in pages, each of which keeps the loop for some milliseconds.
-Paths of carbon are left out: what becomes of them is for carbon's rules to say.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from coordinator.downsample import Downsampler
 from coordinator.downsample.dry_run import SeenSeries, sent_lines
+from coordinator.write.carbon import CONTEXT, CarbonIngester
 from coordinator.write.remote_write import RemoteWriter
 from coordinator.write.series_cache import SeriesCache
 from m3metrics.errors import IdError
@@ -25,8 +26,13 @@ PATH = "/api/v1/rules/series"
 PAGE = 200
 
 
-def remembered_routes(writer: RemoteWriter, cache: SeriesCache, downsampler: Downsampler) -> list[Route]:
-    """The route. Query: ``after``, what ``next`` of the page before has said."""
+def remembered_routes(
+    writer: RemoteWriter,
+    cache: SeriesCache,
+    downsampler: Downsampler,
+    carbon: Callable[[], CarbonIngester | None] = lambda: None,
+) -> list[Route]:
+    """The route. Query: ``after``, what ``next`` of the page before has said. ``carbon``: who knows what becomes of paths."""
 
     async def page(request: Request) -> Response:
         after = request.query_params.get("after", "0")
@@ -34,15 +40,20 @@ def remembered_routes(writer: RemoteWriter, cache: SeriesCache, downsampler: Dow
             return JSONResponse({"status": "error", "error": f"after={after!r} is not what a page gave as next"}, 400)
         downsampler.advance(time.time_ns())
         entries, following = cache.remembered(int(after), PAGE)
-        found = []
+        found, paths = [], []
         for key, context in entries:
+            if context >> 16 == CONTEXT:
+                ingester = carbon()
+                kept = [] if ingester is None else ingester.kept_lines(key)
+                paths.append({"path": key.decode(errors="backslashreplace"), "kept": kept})
+                continue
             try:
                 series = writer.series_of(key, context)
                 if series is not None:
                     found.append(_document(series, sent_lines(downsampler, series)))
             except IdError:
                 continue
-        return JSONResponse({"series": found, "next": following})
+        return JSONResponse({"series": found, "paths": paths, "next": following})
 
     return [Route(PATH, page, methods=["GET"])]
 

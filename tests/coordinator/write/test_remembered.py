@@ -2,21 +2,27 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import cramjam
 import httpx
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 
 from coordinator import cli
 from coordinator.config import load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
+from coordinator.downsample.routes import rule_sets_route
 from coordinator.prompb import WRITE_REQUEST
-from coordinator.write import RemoteWriter, SeriesCache, remembered_routes, remote_write_routes
+from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remembered_routes, remote_write_routes
+from coordinator.write.carbon_rules import CarbonRule, rules_in
 from coordinator.write.remembered import PAGE, PATH
+from m3cluster.proto import encode, parse_json
+from m3cluster.proto.rules import RULE_SET
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
 from m3x.protobuf import marshal
@@ -34,6 +40,29 @@ ROLLUP = """    - name: {name}
       transforms: [{{rollup: {{metricName: {made}, groupBy: [{tag}], aggregations: [Sum]}}}}]
       storagePolicies: [{{resolution: 10s, retention: 6h}}]
 """
+CARBON = """carbon:
+  ingester:
+    listenAddress: 127.0.0.1:7204
+    rules:
+      - {pattern: "^web[.]", aggregation: {type: sum}, policies: [{resolution: 10s, retention: 6h}]}
+      - {contains: "db.", aggregation: {enabled: false}, policies: [{resolution: 10s, retention: 6h}]}
+"""
+WITHOUT_RULES = HEAD.replace("  rules:\n    rollupRules:\n", "")
+"""A file that leaves rules to the KV."""
+
+
+def rule_set(**fields: Any) -> dict[str, Any]:
+    """One mapping rule, as M3 writes a rule set in JSON."""
+    snapshot = {
+        "name": "kept", "filter": "__name__:requests", "aggregationTypes": ["MAX"],
+        "storagePolicies": [
+            {"resolution": {"windowSize": "10000000000", "precision": "1000000000"}, "retention": {"period": "21600000000000"}}
+        ],
+    }  # fmt: skip
+    return {"namespace": "default", "mappingRules": [{"uuid": "u", "snapshots": [snapshot | fields]}]}
+
+
+IN_KV = rule_set()
 NOW = HEAD + ROLLUP.format(name="by code", metric="requests", made="by_code", tag="code")
 
 
@@ -77,9 +106,25 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     rules.put("default", rule_set_of(config.downsample.rules, 1))
     downsampler, cache = Downsampler.of(config, rules, 2), SeriesCache(2048, 8 << 20)
     writer = RemoteWriter(downsampler, cache, Sink(), Registry().scope("test"))
-    app = Starlette(routes=[*remote_write_routes(writer), *remembered_routes(writer, cache, downsampler)])
+    carbon = CarbonIngester(carbon_rules(tmp_path, CARBON), downsampler, cache, Sink(), Registry().scope("carbon"))
+    lines = b"".join(b"%s 1 1700000000\n" % path for path in (b"web.a.hits", b"web.b.hits", b"db.a.size", b"else.a"))
+    await carbon.ingest(np.frombuffer(bytearray(lines), np.uint8))
+    stored = {"default": (3, encode(RULE_SET, parse_json(RULE_SET, json.dumps(IN_KV))))}
+    routes = [
+        *remote_write_routes(writer),
+        *remembered_routes(writer, cache, downsampler, lambda: carbon),
+        rule_sets_route(lambda: stored),
+    ]
+    app = Starlette(routes=routes)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:7201") as found:
         yield found
+
+
+def carbon_rules(directory: Path, text: str) -> list[CarbonRule]:
+    """Those of a file."""
+    file = directory / "carbon.yml"
+    file.write_text(HEAD + ROLLUP.format(name="r", metric="m", made="n", tag="t") + text)
+    return rules_in(load_coordinator([file]).value)
 
 
 @pytest.fixture
@@ -92,10 +137,14 @@ async def dry_run(
     def fetch(url: str, timeout: float) -> io.BytesIO:
         return io.BytesIO(asyncio.run_coroutine_threadsafe(client.get(url), loop).result(timeout).content)
 
-    async def run(text: str) -> tuple[int, list[str], str]:
+    async def run(text: str, *rule_sets: str) -> tuple[int, list[str], str]:
         file = tmp_path / "changed.yml"
         file.write_text(text)
-        status = await asyncio.to_thread(cli.main, ["-f", str(file), "--explain-rules"])
+        arguments = ["-f", str(file), "--explain-rules"]
+        for number, rule_set in enumerate(rule_sets):
+            (tmp_path / f"{number}.json").write_text(rule_set)
+            arguments += ["--rule-set", str(tmp_path / f"{number}.json")]
+        status = await asyncio.to_thread(cli.main, arguments)
         out, err = capsys.readouterr()
         return status, out.splitlines(), err
 
@@ -141,16 +190,14 @@ async def test_a_dry_run_tells_what_changes(client: httpx.AsyncClient, dry_run: 
 
 async def test_the_same_rules_change_nothing(client: httpx.AsyncClient, dry_run: Any) -> None:
     await write(client, {"__name__": "requests", "code": "200"}, {"__name__": "requests", "code": "500"})
-    status, lines, _ = await dry_run(NOW)
-    assert (status, lines[-3:]) == (
-        0,
-        ["2 of what is sent stays as it is.", "0 would be added.", "0 would be removed."],
-    )
+    status, lines, _ = await dry_run(NOW + CARBON)
+    same = ["of what is sent stays as it is.", "0 would be added.", "0 would be removed."]
+    assert (status, lines[4:7], lines[-3:]) == (0, [f"2 {same[0]}", *same[1:]], [f"3 {same[0]}", *same[1:]])
 
 
 async def test_what_goes_is_named(client: httpx.AsyncClient, dry_run: Any) -> None:
     await write(client, {"__name__": "requests", "code": "200"})
-    _, lines, _ = await dry_run(HEAD + ROLLUP.format(name="n", metric="requests", made="other", tag="code"))
+    _, lines, _ = await dry_run(HEAD + ROLLUP.format(name="n", metric="requests", made="other", tag="code") + CARBON)
     assert [line.partition("{")[0] for line in lines if line[:4] in ("  + ", "  - ")] == ["  + other", "  - by_code"]
 
 
@@ -163,15 +210,85 @@ async def test_labels_that_a_header_replaces_are_those_that_rules_see(client: ht
     assert series["sent"][0].startswith('by_code{__rollup__="true",code="mapped"}: Sum')
 
 
-async def test_what_cannot_be_is_said(client: httpx.AsyncClient, dry_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_rules_in_the_file_those_of_kv_count(client: httpx.AsyncClient, dry_run: Any) -> None:
+    await write(client, {"__name__": "requests", "code": "200"})
+    status, lines, err = await dry_run(WITHOUT_RULES)
+    assert (status, err) == (0, "")
+    assert lines[2] == "mapping rule 'kept': 1 series match"
+    assert '  + requests{code="200"}: Max at 10s:6h (of 1 series)' in lines
+
+
+async def test_a_changed_rule_set_takes_the_place_of_that_in_kv(client: httpx.AsyncClient, dry_run: Any) -> None:
+    await write(client, {"__name__": "requests", "code": "200"})
+    # Its cutover is to come: it is judged as it will be then.
+    changed = rule_set(name="other", aggregationTypes=["MIN"], cutoverNanos=str(1 << 62))
+    _, lines, _ = await dry_run(WITHOUT_RULES, json.dumps(changed))
+    assert lines[2] == "mapping rule 'other': 1 series match"
+    assert '  + requests{code="200"}: Min at 10s:6h (of 1 series)' in lines
+    assert not [line for line in lines if "Max" in line]
+
+
+async def test_rule_sets_are_told_as_kv_has_them(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/api/v1/rules/sets")).json()
+    assert (document["source"], [one["version"] for one in document["ruleSets"]]) == ("kv", [3])
+    told = document["ruleSets"][0]["ruleSet"]
+    assert parse_json(RULE_SET, json.dumps(told)) == parse_json(RULE_SET, json.dumps(IN_KV))
+
+
+async def test_a_dry_run_of_carbon_rules(dry_run: Any) -> None:
+    changed = CARBON.replace("web[.]", "web[.]a").replace("type: sum", "type: max")
+    status, lines, _ = await dry_run(NOW + changed)
+    assert status == 0
+    first = lines.index("4 paths of carbon")
+    assert lines[first + 2 :] == [
+        "carbon rule 0 (pattern '^web[.]a'): 1 path matches",
+        "carbon rule 1 (contains 'db.'): 1 path matches",
+        "no carbon rule matches: 2 of the paths, which are not kept",
+        "",
+        "1 of what is sent stays as it is.",
+        "1 would be added:",
+        "  + web.a.hits: Max at 10s:6h (of 1 path)",
+        "2 would be removed:",
+        "  - web.a.hits: Sum at 10s:6h (of 1 path)",
+        "  - web.b.hits: Sum at 10s:6h (of 1 path)",
+    ]
+
+
+async def test_a_file_without_carbon_keeps_no_path(dry_run: Any) -> None:
+    _, lines, _ = await dry_run(NOW)
+    first = lines.index("4 paths of carbon")
+    assert lines[first + 2 : first + 6] == [
+        "no carbon rule matches: 4 of the paths, which are not kept",
+        "",
+        "0 of what is sent stays as it is.",
+        "0 would be added.",
+    ]
+
+
+async def test_what_cannot_be_is_said(
+    client: httpx.AsyncClient,
+    dry_run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert (await client.get(PATH, params={"after": "x"})).status_code == 400
-    status, _, err = await dry_run("listenAddress: 127.0.0.1:7201")
-    assert (status, "no downsample.rules" in err) == (2, True)
+    status, _, err = await dry_run(NOW, json.dumps(IN_KV))
+    assert (status, "downsample.rules, which win over rule sets in KV" in err) == (2, True)
+    for text, problem in (
+        ("{", "unexpected EOF"),
+        ('{"namespace":"x","mappingRules":[{"snapshots":[{"name":"m"}]}]}', "no storage policies and no drop policy"),
+        ("{}", "it needs a namespace"),
+    ):
+        status, _, err = await dry_run(WITHOUT_RULES, text)
+        assert (status, "0.json: " in err, problem in err) == (2, True, True)
+    assert cli.main(["-f", str(tmp_path / "now.yml"), "--rule-set", "x"]) == 2
 
     def away(url: str, timeout: float) -> io.BytesIO:
         raise ConnectionRefusedError("nobody listens")
 
     monkeypatch.setattr("urllib.request.urlopen", away)
+    capsys.readouterr()
     status, _, err = await dry_run(NOW)
     assert status == 1
     assert err == f"m3coordinator: http://127.0.0.1:7201{PATH} cannot be read: nobody listens\n"
