@@ -11,7 +11,7 @@ from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import KeyNotFoundError, KVError, VersionMismatchError
 from m3cluster.placement import InvalidPlacementError, PlacementError, PlacementExistsError, VersionNotKeptError
 from m3cluster.proto import DecodeError, JSONError, Message, MessageValue, render_json
-from m3cluster.proto.jsonpb import escape_html
+from m3cluster.proto.jsonpb import escape_html, sound
 from m3cluster.topic import TopicError
 from m3x.log import logger
 
@@ -92,7 +92,7 @@ def _status_of(error: Exception) -> tuple[int | None, str]:
 
 def error_answer(status: int, message: str) -> Response:
     """M3's error envelope."""
-    text = json.dumps({"status": "error", "error": message}, separators=(",", ":"), ensure_ascii=False)
+    text = sound(json.dumps({"status": "error", "error": message}, separators=(",", ":"), ensure_ascii=False))
     return Response(escape_html(text) + "\n", status_code=status, media_type="application/json")
 
 

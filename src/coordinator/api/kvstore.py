@@ -12,7 +12,7 @@ from coordinator.api.requests import QUERY_LIMITS
 from m3cluster.keys import kv_key
 from m3cluster.kv import KeyNotFoundError
 from m3cluster.proto import JSONError, Message, decode, encode, parse_json, render_json
-from m3cluster.proto.jsonpb import escape_html, first_value
+from m3cluster.proto.jsonpb import escape_html, kind_of, only_value, sound
 from m3cluster.proto.messages import INT64_PROTO, STRING_PROTO
 
 __all__ = ["KVStoreHandlers"]
@@ -33,10 +33,14 @@ class KVStoreHandlers:
 
     async def update(self, request: Request) -> Response:
         """``POST``: shows what is stored and what would be, and stores it with ``"commit": true``."""
-        body = _object(await body_of(request))
-        name, value = body.get("key") or "", body.get("value")
+        document = await body_of(request)
+        body = _fields(document)
+        name = body["key"]
         if name not in TABLES:
             raise APIError(500, f"unsupported kvstore key {name}")
+        if "value" not in body:
+            raise APIError(500, "EOF")
+        value = json.loads(document)[body["value"]]
         table = TABLES[name]
         try:
             message = parse_json(table, json.dumps(value))
@@ -49,28 +53,39 @@ class KVStoreHandlers:
         except KeyNotFoundError:
             old = {}
         version = 0
-        if body.get("commit") is True:
+        if body["commit"]:
             version = await self._context.store.set(key, encode(table, message))
         answer = {"key": name, "old": old, "new": value, "version": version}
-        text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+        text = sound(json.dumps(answer, separators=(",", ":"), ensure_ascii=False))
         return Response(escape_html(text), media_type="application/json")
 
 
-def _object(text: bytes) -> dict[str, Any]:
-    """The body's fields; raises ``APIError`` with the texts of Go's plain JSON reader."""
+def _fields(text: bytes) -> dict[str, Any]:
+    """``key``, ``commit``, and under ``value`` how that is spelt; any spelling counts, as with Go's plain JSON reader.
+
+    Raises ``APIError`` with its texts.
+    """
     try:
-        first_value(text)
-        value = json.loads(text)
+        document = only_value(text)
     except JSONError as error:
         reason = "unexpected end of JSON input" if str(error) in ("EOF", "unexpected EOF") else str(error)
         raise APIError(400, reason) from error
-    except ValueError as error:
-        raise APIError(400, f"the request body is not one JSON object: {error}") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not isinstance(value.get("key") or "", str):
-        raise APIError(400, "the request body is not a JSON object with a text as its key")
-    return value
+    if document is not None and not isinstance(document, dict):
+        raise APIError(400, f"json: cannot unmarshal {kind_of(document)} into Go value of type database.KeyValueUpdate")
+    found: dict[str, Any] = {"key": "", "commit": False}
+    for spelling, value in (document or {}).items():
+        name = spelling.lower()
+        if name == "value":
+            found["value"] = spelling
+        elif name in ("key", "commit") and value is not None:
+            kind = "string" if name == "key" else "bool"
+            if kind_of(value) != kind:
+                raise APIError(
+                    400,
+                    f"json: cannot unmarshal {kind_of(value)} into Go struct field KeyValueUpdate.{name} of type {kind}",
+                )
+            found[name] = sound(value) if name == "key" else value
+    return found
 
 
 def _without_defaults(value: Any) -> Any:

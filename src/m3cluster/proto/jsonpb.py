@@ -13,7 +13,7 @@ from typing import Any
 from m3x.golang import GO_NAN
 from m3x.protobuf import Field, Kind, Message, MessageValue
 
-__all__ = ["JSONError", "first_value", "parse_json", "render_json"]
+__all__ = ["JSONError", "first_value", "kind_of", "only_value", "parse_json", "render_json", "sound"]
 
 
 class JSONError(ValueError):
@@ -33,6 +33,19 @@ _DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_consta
 
 def first_value(text: str | bytes) -> Any:
     """The first JSON value of a request body, numbers kept as written; raises ``JSONError`` with Go's texts."""
+    return _first(text)[0]
+
+
+def only_value(text: str | bytes) -> Any:
+    """The JSON value that a body consists of, as Go's plain reader takes it; raises ``JSONError``, also for what is behind it."""
+    value, rest = _first(text)
+    if rest:
+        raise JSONError(f"invalid character {_quoted(rest[0])} after top-level value")
+    return value
+
+
+def _first(text: str | bytes) -> tuple[Any, str]:
+    """The first value, and what comes behind it and its white space."""
     if isinstance(text, bytes):
         # Go takes what is not UTF-8 for U+FFFD.
         text = text.decode(errors="replace")
@@ -40,7 +53,8 @@ def first_value(text: str | bytes) -> Any:
     if not body:
         raise JSONError("EOF")
     try:
-        return _DECODER.raw_decode(body)[0]
+        value, end = _DECODER.raw_decode(body)
+        return value, body[end:].lstrip(" \t\r\n")
     except RecursionError:
         raise JSONError("exceeded max depth") from None
     except json.JSONDecodeError as error:
@@ -50,6 +64,10 @@ def first_value(text: str | bytes) -> Any:
 def _go_text(body: str, error: json.JSONDecodeError) -> str:
     """What Go says about the same mistake, as near as the position allows."""
     at = error.pos
+    if error.msg.startswith("Invalid control character"):
+        return f"invalid character {_quoted(body[at])} in string literal"
+    if error.msg.startswith("Invalid \\escape") and at + 1 < len(body):
+        return f"invalid character {_quoted(body[at + 1])} in string escape code"
     while at < len(body) and body[at] in " \t\r\n":
         at += 1
     if at >= len(body) or "Unterminated string" in error.msg:
@@ -60,7 +78,6 @@ def _go_text(body: str, error: json.JSONDecodeError) -> str:
         "Expecting ':' delimiter": "after object key",
         "Illegal trailing comma before end of object": "looking for beginning of object key string",
         "Illegal trailing comma before end of array": "looking for beginning of value",
-        "Invalid control character at": "in string literal",
     }.get(error.msg)
     if error.msg == "Expecting ',' delimiter":
         where = "after object key:value pair" if body[:at].count("{") > body[:at].count("}") else "after array element"
@@ -83,7 +100,7 @@ def _parse_message(table: Message, value: Any) -> MessageValue:
     if value is None:
         return message
     if not isinstance(value, dict):
-        raise JSONError(f"json: cannot unmarshal {_kind_of(value)} into Go value of type map[string]json.RawMessage")
+        raise JSONError(f"json: cannot unmarshal {kind_of(value)} into Go value of type map[string]json.RawMessage")
     left = dict(value)
     for field in table.fields:
         raw, found = None, False
@@ -100,7 +117,7 @@ def _parse_message(table: Message, value: Any) -> MessageValue:
 def _parse_field(field: Field, raw: Any) -> Any:
     if field.map_key is not None:
         if not isinstance(raw, dict):
-            raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type map[string]json.RawMessage")
+            raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type map[string]json.RawMessage")
         text_key = field.map_key is Kind.STRING
         return {
             key if text_key else _integer(field.map_key, _Number(key)): _parse_item(field, item)
@@ -108,7 +125,7 @@ def _parse_field(field: Field, raw: Any) -> Any:
         }
     if field.repeated:
         if not isinstance(raw, list):
-            raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type []json.RawMessage")
+            raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type []json.RawMessage")
         return [_parse_item(field, item) for item in raw]
     return _parse_value(field, raw)
 
@@ -132,13 +149,12 @@ def _parse_value(field: Field, raw: Any) -> Any:
         return _integer(Kind.INT32, raw)
     if field.kind is Kind.STRING:
         if isinstance(raw, str) and not isinstance(raw, _Number):
-            # Half a surrogate pair ("\\ud800") is U+FFFD, too.
-            return raw if raw.isascii() else raw.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type string")
+            return sound(raw)
+        raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type string")
     if field.kind is Kind.BOOL:
         if isinstance(raw, bool):
             return raw
-        raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type bool")
+        raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type bool")
     if field.kind is Kind.DOUBLE:
         return _double(raw)
     if field.kind is Kind.BYTES:
@@ -164,7 +180,7 @@ def _as_number(raw: Any, go_type: str) -> _Number:
         if isinstance(inner, _Number):
             return inner
         raw = inner
-    raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type {go_type}")
+    raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type {go_type}")
 
 
 def _integer(kind: Kind, raw: Any) -> int:
@@ -187,14 +203,14 @@ def _double(raw: Any) -> float:
 def _bytes(raw: Any) -> bytes:
     """Base64 with padding."""
     if not isinstance(raw, str) or isinstance(raw, _Number):
-        raise JSONError(f"json: cannot unmarshal {_kind_of(raw)} into Go value of type []uint8")
+        raise JSONError(f"json: cannot unmarshal {kind_of(raw)} into Go value of type []uint8")
     try:
         return base64.b64decode(raw, validate=True)
     except ValueError as error:
         raise JSONError(f"illegal base64 data: {error}") from error
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What Go calls a JSON value in its errors."""
     if isinstance(value, bool):
         return "bool"
@@ -211,6 +227,11 @@ def render_json(table: Message, value: MessageValue) -> str:
     """The JSON text of a message: compact, all fields, no newline. ``<``, ``>`` and ``&`` are escaped as Go does."""
     text = json.dumps(_render_message(table, value), separators=(",", ":"), ensure_ascii=False)
     return escape_html(text)
+
+
+def sound(text: str) -> str:
+    """Half a surrogate pair, which JSON can have (``"\\ud800"``), is U+FFFD to Go."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def escape_html(text: str) -> str:

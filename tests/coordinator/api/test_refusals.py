@@ -174,6 +174,32 @@ async def test_a_stored_placement_that_cannot_be_read(client, store, stored, err
         assert (answer.status_code, answer.json()["error"]) == (500, error)
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("[]", 400, "json: cannot unmarshal array into Go value of type database.KeyValueUpdate"),
+        ('{"key":5}', 400, "json: cannot unmarshal number into Go struct field KeyValueUpdate.key of type string"),
+        ('{"key":"a","commit":"yes"}', 400, "json: cannot unmarshal string into Go struct field KeyValueUpdate.commit of type bool"),
+        ('{"key":"a"} y', 400, "invalid character 'y' after top-level value"),
+        ('{"key":"a\\x"}', 400, "invalid character 'x' in string escape code"),
+        ('{"key":"a\n"}', 400, r"invalid character '\n' in string literal"),
+        ('{"key":"\\ud800"}', 500, "unsupported kvstore key \ufffd"),
+        ("null", 500, "unsupported kvstore key "),
+        ('{"key":"m3db.query.limits"}', 500, "EOF"),
+        ('{"key":"m3db.query.limits","value":1}', 500, "json: cannot unmarshal number into Go value of type map[string]json.RawMessage"),
+    ],
+)  # fmt: skip
+async def test_updates_of_runtime_options(client, store, body, status, error):
+    answer = await client.post("/api/v1/kvstore", content=body)
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert await store.keys("") == []
+
+
+async def test_an_update_of_runtime_options_may_be_spelt_in_capitals(client):
+    answer = await client.post("/api/v1/kvstore", content='{"KEY":"m3db.query.limits","Value":{},"Commit":true}')
+    assert answer.json() == {"key": "m3db.query.limits", "old": {}, "new": {}, "version": 1}
+
+
 async def test_only_coordinators_may_have_no_shards(client):
     body = {
         "instances": [{"id": "a", "endpoint": "a:1", "zone": "embedded", "weight": 1}],
