@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ from bench.rules_bench import requests
 from m3msg.consumer import ConsumerServer, ReceivedBatch
 from m3x.process import cpu_seconds
 
-__all__ = ["Loaded", "main", "measure"]
+__all__ = ["Aggregator", "Loaded", "Send", "main", "measure", "posting", "serving"]
 
+Send = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+"""Sends a body over a connection."""
+
+_REMOTE_WRITE = "/api/v1/prom/remote/write"
 _NUM_SHARDS = 64
 _BODIES = 16
 _AT_MOST_UNACKED_S = 30
@@ -59,7 +63,7 @@ class Loaded:
         self.requests = 0
         self.samples = 0
         ports = free_ports(4)
-        self.port = ports[0]
+        self.port, self.carbon_port = ports[0], ports[2]
         place = folder / name
         place.mkdir()
         sections = coordinator_overlay(
@@ -76,18 +80,26 @@ class Loaded:
         wait_until(f"{self.name} takes writes", lambda: get(f"{base}/ready")[0] == 200)
 
     async def turn(
-        self, bodies: Sequence[bytes], series: int, connections: int, seconds: float, aggregator: Aggregator
+        self,
+        bodies: Sequence[bytes],
+        series: int,
+        connections: int,
+        seconds: float,
+        aggregator: Aggregator,
+        send: Send | None = None,
+        port: int = 0,
     ) -> None:
-        """Loads it for so long."""
+        """Loads it for so long. ``series``: messages that a body makes; ``send``: how it is sent, a remote write if there is none."""
+        send = send or posting(_REMOTE_WRITE)
         cpu, before, sent = cpu_seconds(self.process.pid), aggregator.messages, 0
         until = time.monotonic() + seconds
 
         async def connection(first: int) -> int:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
             n = 0
             while time.monotonic() < until:
                 started = time.monotonic()
-                await _post(reader, writer, bodies[(first + n) % len(bodies)])
+                await send(reader, writer, bodies[(first + n) % len(bodies)])
                 self.latencies_s.append(time.monotonic() - started)
                 n += 1
             writer.close()
@@ -112,21 +124,26 @@ class Loaded:
         )
 
 
-async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
-    head = f"POST /api/v1/prom/remote/write HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    status = await reader.readline()
-    size = 0
-    while (line := await reader.readline()) != b"\r\n":
-        if line.lower().startswith(b"content-length:"):
-            size = int(line.split(b":")[1])
-    text = await reader.readexactly(size)
-    if b" 200 " not in status:
-        raise SystemExit(f"{status.decode().strip()}: {text.decode()}")
+def posting(path: str, media: str = "application/x-protobuf") -> Send:
+    """Sends bodies over HTTP, and waits for their answers."""
+
+    async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+        head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        status = await reader.readline()
+        size = 0
+        while (line := await reader.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                size = int(line.split(b":")[1])
+        text = await reader.readexactly(size)
+        if b" 200 " not in status and b" 204 " not in status:
+            raise SystemExit(f"{status.decode().strip()}: {text.decode()}")
+
+    return post
 
 
 @contextlib.asynccontextmanager
-async def _serving(folder: Path) -> AsyncIterator[Aggregator]:
+async def serving(folder: Path) -> AsyncIterator[Aggregator]:
     """An aggregator that placement and topic name."""
     aggregator = Aggregator()
     async with ConsumerServer("127.0.0.1:0", aggregator.handle) as server:
@@ -139,7 +156,7 @@ async def _serving(folder: Path) -> AsyncIterator[Aggregator]:
 async def measure(folder: Path, coordinators: Sequence[Loaded], options: argparse.Namespace) -> None:
     """All in turn; the first turn of each, with new series, does not count."""
     bodies = requests(_BODIES * options.series, 0, options.series)
-    async with _serving(folder) as aggregator:
+    async with serving(folder) as aggregator:
         for one in coordinators:
             await asyncio.to_thread(one.wait)
             await one.turn(bodies, options.series, options.connections, options.seconds, aggregator)

@@ -3,6 +3,7 @@ import struct
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -301,6 +302,40 @@ def test_whatever_comes_is_read_or_refused(data: st.DataObject) -> None:
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
         decoded = OTLP().decode(bytes(body), WriteOptions(dialect="application/x-protobuf"))
+    except BadRequestError as error:
+        assert "the body is no ExportMetricsServiceRequest" in str(error)
+        return
+    assert len(samples(decoded)) == len(decoded.values)
+
+
+JSON_WORDS = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    '"',
+    "null",
+    "1",
+    '"asInt"',
+    '"timeUnixNano"',
+    '"value"',
+    "1e999",
+    '"\\ud800"',
+    "true",
+]
+
+
+@given(st.data())
+def test_whatever_comes_as_json_is_read_or_refused(data: st.DataObject) -> None:
+    """Pieces of a good document are replaced by words of JSON."""
+    text = json_format.MessageToJson(sums(point(1, {"a": "b"}), point(2.5)), indent=None)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.sampled_from(JSON_WORDS)) + text[at + data.draw(st.integers(0, 8)) :]
+    try:
+        decoded = OTLP().decode(text.encode(), WriteOptions(dialect="application/json"))
     except BadRequestError as error:
         assert "the body is no ExportMetricsServiceRequest" in str(error)
         return
