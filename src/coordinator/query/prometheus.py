@@ -115,7 +115,9 @@ class PrometheusAPI:
         found = await self._source.series(alternatives, *_range(parameters), options)
 
         def render() -> bytes:
-            return listing(list(map(label_set, sorted(map(found.tags, range(len(found)))))), limit, found.notes)
+            ordered = sorted(map(found.tags, range(len(found))))
+            # One more than are shown, which tells that there are more.
+            return listing(list(map(label_set, ordered[: limit + 1 if limit else None])), limit, found.notes)
 
         return _json(await asyncio.to_thread(render), found.notes)
 
