@@ -77,10 +77,11 @@ class AboutAPI:
 
 def _asks_for_series(expression: promql.Expr) -> bool:
     """Whether there is a selector in it."""
-    # Walking ends early, and says so, at the first one.
-    return not promql.walk(
-        expression, lambda part: not isinstance(part, promql.VectorSelector | promql.MatrixSelector), None
-    )
+    if isinstance(expression, promql.VectorSelector | promql.MatrixSelector):
+        return True
+    within = [getattr(expression, name, None) for name in ("expr", "lhs", "rhs", "param")]
+    within += getattr(expression, "args", ())
+    return any(isinstance(part, promql.Expr) and _asks_for_series(part) for part in within)
 
 
 def _answer(data: object) -> Response:

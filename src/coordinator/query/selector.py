@@ -4,6 +4,7 @@ The parser is a library's; expressions beyond a selector (and beyond ``constants
 (or anything else that speaks its remote read) evaluates them over ``/api/v1/prom/remote/read``.
 """
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -16,6 +17,13 @@ from coordinator.query.errors import QueryError
 __all__ = ["Selector", "parse_expression", "parse_matchers", "parse_selector", "selector_of"]
 
 _MAX_QUERY_CHARACTERS = 64 << 10
+_MAX_LEVELS = 128
+"""The parser calls itself for each level: thousands of them would end the process."""
+_NO_CODE = re.compile(
+    r"""  "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | `[^`]*` | \#[^\n]* | \{[^{}"'`\#]*\}  """, re.VERBOSE | re.DOTALL
+)
+"""Strings and comments, and then matchers, which have no strings any more."""
+_LEVELS = re.compile(r"[()\[{}@*/%^+-]|[=!<>]=?|\b(?:and|or|unless|atan2|offset)\b", re.IGNORECASE)
 _REMOTE_READ = (
     "only plain selectors such as up{job=\"api\"}, and constants, are evaluated here; "
     "for full PromQL let a Prometheus read from /api/v1/prom/remote/read"
@@ -43,10 +51,26 @@ def parse_expression(text: str) -> promql.Expr:
         raise QueryError("error parsing param: query, error: no query found")
     if len(text) > _MAX_QUERY_CHARACTERS:
         raise QueryError(f"the query is longer than {_MAX_QUERY_CHARACTERS} characters")
+    if _levels(text) > _MAX_LEVELS:
+        raise QueryError(f"the query has more than {_MAX_LEVELS} operators and parentheses in each other")
     try:
         return promql.parse(text)
     except ValueError as error:
         raise QueryError(f"parse error: {error}") from None
+
+
+def _levels(text: str) -> int:
+    """At most so many expressions of a query are in each other: an operator has everything before it, or behind it, within."""
+    depth = deepest = operators = 0
+    for found in _LEVELS.findall(_NO_CODE.sub(" ", _NO_CODE.sub(" ", text))):
+        if found in "({":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found in ")}":
+            depth -= 1
+        else:
+            operators += 1
+    return deepest + operators
 
 
 def parse_selector(text: str) -> Selector:

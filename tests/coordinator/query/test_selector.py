@@ -62,6 +62,41 @@ def test_what_is_no_promql_is_a_bad_request(text: str) -> None:
     assert (caught.value.status, caught.value.kind) == (400, "bad_data")
 
 
+DEEP = {
+    "parentheses": "({})", "negations": "-({})", "minus": "-{}", "sums": "1+{}", "powers": "1^{}", "calls": "vector(scalar({}))",
+    "aggregations": "sum({})", "alternatives": "vector(1) or {}", "comparisons": "1 == bool {}", "in quotes": "('\\'(' + {})",
+    "with comments": "( # (\n{})", "braces": "({} + a{{b='('}})",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DEEP.values(), ids=DEEP.keys())
+def test_depth_has_an_end(form: str) -> None:
+    """The parser calls itself for each level, and would end the process."""
+
+    def nested(levels: int) -> str:
+        text = "vector(1)"
+        for _ in range(levels):
+            text = form.format(text)
+        return text
+
+    for levels in (129, 2000):
+        with pytest.raises(QueryError, match="more than 128 operators and parentheses") as caught:
+            parse_expression(nested(levels))
+        assert (caught.value.status, caught.value.kind) == (400, "bad_data")
+    try:
+        evaluate(parse_expression(nested(40)), np.zeros(1, np.int64))
+    except QueryError as error:
+        assert "more than 128" not in str(error)
+
+
+def test_what_is_beside_each_other_is_not_deep() -> None:
+    matchers = ",".join(f'l{i}=~"(a|b)+[(-]*"' for i in range(300))
+    assert len(parse_selector(f"up{{{matchers}}}").matchers) == 301
+    calls = ", ".join('"("' for _ in range(300))
+    with pytest.raises(QueryError, match="parse error"):
+        parse_expression(f"label_join(up, {calls})" + ")")
+
+
 @given(st.text(alphabet="ab{}[]()=~!\"',|+*\\ 5m@_:offset\n", max_size=40))
 def test_no_text_breaks_the_parser(text: str) -> None:
     try:
