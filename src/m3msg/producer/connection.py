@@ -22,7 +22,8 @@ _ROUNDS = 8
 """Output buffers written in one go before other connections have their turn."""
 _STUCK_FACTOR = 12
 _FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 1.0
+"""What a restarted instance holds it knows when its producers are back: it is not to wait long for them."""
 
 
 class Host(Protocol):

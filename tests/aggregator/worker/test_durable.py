@@ -1,6 +1,7 @@
 """Writing before answering: what waits, and for what."""
 
 import errno
+import struct
 import threading
 import time
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from lab.waiting import wait_until
-from tests.aggregator.engine.engine_calls import NOW, all_shards, engine_of, options
+from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush, flush_all, options
 from tests.aggregator.engine.engine_frames import frame
 
 from aggregator import ipc
 from aggregator.journal import JournalOptions
+from aggregator.journal.replaying import carry_out
+from aggregator.lists import KIND_STANDARD
 from aggregator.worker.durable import Durable, Stopped
 from m3metrics import codec
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS
+from m3metrics.shard import shard_of
 from m3x.segments import AppendError, SegmentLog
 
 SHARDS = ipc.Shards(4, 16, all_shards())
@@ -31,10 +35,10 @@ class Bench:
         self.durable = Durable(described, self.engine, self.told.append, lambda: self.stopped)
         self.acked: list[int] = []
 
-    def batch(self, seq: int, *messages: int, since_ns: int = 0, host: int = 0) -> None:
+    def batch(self, seq: int, *messages: int, since_ns: int = 0, host: int = 0, ident: bytes = b"c") -> None:
         """With these messages, by their ids."""
         messages = messages or (seq,)
-        metrics = (codec.CounterWithMetadatas(id=b"c", value=1, metadatas=DEFAULT_STAGED_METADATAS) for _ in messages)
+        metrics = (codec.CounterWithMetadatas(id=ident, value=1, metadatas=DEFAULT_STAGED_METADATAS) for _ in messages)
         frames = [frame(codec.encode_metric(metric), ident=m) for m, metric in zip(messages, metrics, strict=True)]
         data = np.frombuffer(b"".join(frames), np.uint8)
         header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [len(messages)], 3, -1, [host], since_ns)
@@ -42,6 +46,18 @@ class Bench:
         sizes = np.array([len(data)], np.int64)
         result = self.engine.ingest(data, sizes, NOW + seq, hosts=[host], journaled=True, again=again)
         self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq), expected=again)
+
+    def order(self, command: Any) -> None:
+        """A command in its place in the stream."""
+        self.durable.order(NOW, command, lambda: carry_out(self.engine, command, NOW))
+
+    def sums(self) -> dict[bytes, float]:
+        """What a flush of ten seconds puts out."""
+        out = flush(self.engine, flush_all(KIND_STANDARD, 10, NOW + 60 * SECOND), NOW + 60 * SECOND)
+        return {
+            ident.removeprefix(b"stats.counts.").removesuffix(b"sum"): struct.unpack(">d", bytes.fromhex(value))[0]
+            for ident, _, _, value, *_ in out
+        }
 
     @property
     def redelivered(self) -> int:
@@ -91,6 +107,30 @@ def test_a_full_disk_holds_acks_and_all_behind_them(tmp_path: Path, monkeypatch:
     assert again.durable.has(ipc.Batch(1, NOW, [], [], front=3))
     assert not again.durable.has(ipc.Batch(2, NOW, [], [], front=3))
     again.durable.close()
+
+
+def test_what_changed_while_it_was_down_counts_from_the_end_of_the_replay_on(tmp_path: Path) -> None:
+    """First limits and shards as they were when samples came, then as they are now."""
+    names = {shard_of(name, 4): name for name in (b"%d" % k for k in range(40))}
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    bench.order(ipc.RuntimeOptions(2, 0))
+    for seq, name in enumerate(names.values()):
+        bench.batch(seq, *range(10 * seq, 10 * seq + 5), ident=name)
+    bench.durable.close()
+    again = Bench(tmp_path)
+    assert again.durable.begin()[0].samples == 20
+    # The limit is lifted, one of the shards is gone.
+    again.order(ipc.RuntimeOptions(0, 0))
+    again.order(ipc.Shards(4, 16, [shard for shard in all_shards() if shard.id != 2]))
+    for seq, name in enumerate(names.values(), len(names)):
+        again.batch(seq, *range(10 * seq, 10 * seq + 5), ident=name)
+    assert again.sums() == {name: 7.0 for shard, name in names.items() if shard != 2}
+    again.durable.close()
+    last = Bench(tmp_path)
+    last.durable.begin()
+    assert last.sums() == {name: 7.0 for shard, name in names.items() if shard != 2}
+    last.durable.close()
 
 
 def test_with_the_policy_always_an_ack_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
