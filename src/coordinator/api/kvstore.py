@@ -40,7 +40,7 @@ class KVStoreHandlers:
             raise APIError(500, f"unsupported kvstore key {name}")
         if "value" not in body:
             raise APIError(500, "EOF")
-        value = json.loads(document)[body["value"]]
+        value = json.loads(document.decode(errors="replace"))[body["value"]]
         table = TABLES[name]
         try:
             message = parse_json(table, json.dumps(value))
