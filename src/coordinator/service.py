@@ -42,6 +42,7 @@ from coordinator.write import (
     CarbonServer,
     DirectStore,
     Door,
+    Forwarding,
     IngestTopic,
     RemoteWriter,
     SeriesCache,
@@ -190,7 +191,7 @@ class Coordinator:
             writer = RemoteWriter(
                 downsampler, cache, topic, self._scope.tagged(**_REMOTE_WRITE),
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
-                door=door,
+                door=door, forwarding=self._forwarding(stack),
             )  # fmt: skip
             routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope, config.otlp)]
             routes += remembered_routes(writer, cache, downsampler, lambda: self._carbon)
@@ -225,6 +226,16 @@ class Coordinator:
             # Before HTTP ends: that waits for requests in hand, though not for long.
             stack.callback(acks.end)
         await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces, door)
+
+    def _forwarding(self, stack: contextlib.AsyncExitStack) -> Forwarding | None:
+        """Where remote writes go as well, ended after HTTP; None: nowhere."""
+        section = self.config.write_forwarding.prom_remote_write
+        if not section.targets:
+            return None
+        forwarding = Forwarding(section, self._scope.tagged(**_REMOTE_WRITE))
+        stack.push_async_callback(forwarding.close)
+        self._problems.append(forwarding.problems)
+        return forwarding
 
     async def _start_asking(self, stack: contextlib.AsyncExitStack, store: kv.Store) -> None:
         """Watches a key of a KV that nothing else follows, so that the log and ``/ready`` say that it is away before it is needed."""

@@ -138,11 +138,11 @@ class Scope:
         """Sets a gauge."""
         self._figures.gauges[self._key(name)] = value
 
-    def record(self, name: str, seconds: float) -> None:
-        """Adds a duration to a histogram."""
+    def record(self, name: str, seconds: float, times: int = 1) -> None:
+        """Adds a duration to a histogram, so many times."""
         histogram = self._figures.histograms.setdefault(self._key(name), _Histogram())
-        histogram.total += seconds
-        histogram.counts[bisect_left(_BUCKETS, seconds)] += 1
+        histogram.total += seconds * times
+        histogram.counts[bisect_left(_BUCKETS, seconds)] += times
 
     def _key(self, name: str) -> _Key:
         return _join(self._prefix, name), self._tags

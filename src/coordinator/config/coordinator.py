@@ -9,6 +9,7 @@ import msgspec
 from coordinator.config.carbon import CarbonConfig, policy_problems
 from coordinator.config.client import RemoteAggregatorConfig
 from coordinator.config.cluster import ClusterConfig, ClusterManagementConfig, Namespace, namespaces_of
+from coordinator.config.forwarding import WriteForwardingConfig, leads_to
 from coordinator.config.idle import (
     ExperimentalConfig,
     FilterConfig,
@@ -21,7 +22,6 @@ from coordinator.config.idle import (
     RPCConfig,
     TagFilterConfig,
     WorkerPoolConfig,
-    WriteForwardingConfig,
 )
 from coordinator.config.ingest import IngestConfig
 from coordinator.config.inside import EmbeddedAggregatorConfig, MemoryShares, memory_shares
@@ -195,8 +195,8 @@ class CoordinatorConfig(Section, frozen=True):
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
+    write_forwarding: WriteForwardingConfig = WriteForwardingConfig()
     local: Meaningless[LocalConfig] = None
-    write_forwarding: Meaningless[WriteForwardingConfig] = None
     tracing: Meaningless[TracingConfig] = None
     http: Meaningless[HTTPConfig] = None
     limits: LimitsConfig = LimitsConfig()
@@ -232,6 +232,13 @@ class CoordinatorConfig(Section, frozen=True):
         check_listeners(listeners)
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        for index, target in enumerate(self.write_forwarding.prom_remote_write.targets):
+            if leads_to(target.url, self.listen_address):
+                yield (
+                    f"writeForwarding.promRemoteWrite.targets[{index}].url",
+                    f"leads to this coordinator itself (listenAddress {self.listen_address}), which would forward each write to itself "
+                    "again and again; name another one, or leave the target out",
+                )
         if not self.takes_samples or self.carbon.ingester is None:
             return
         namespaces = self.namespaces if self.knows_namespaces else None
@@ -400,6 +407,10 @@ class CoordinatorConfig(Section, frozen=True):
                 for key, is_given in given.items()
                 if is_given
             ]
+        if self.write_forwarding.prom_remote_write.targets and not self.takes_samples:
+            lines.append(
+                f"writeForwarding is without effect: a coordinator with backend: {self.backend} administrates only"
+            )
         if self.sinks and not self.takes_samples:
             lines.append(f"sinks are without effect: a coordinator with backend: {self.backend} administrates only")
         return lines
@@ -411,9 +422,6 @@ class CoordinatorConfig(Section, frozen=True):
             problems.append(("backend", "'grpc' is not supported by this release; set m3db, embedded or prom-remote"))
         if self.store == "m3db":
             problems += self._m3db_problems()
-        if self.write_forwarding is not None:
-            text = "forwarding of writes is not supported by this release; remove the section"
-            problems.append(("writeForwarding", text))
         return problems
 
     def _m3db_problems(self) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ import msgspec
 
 from coordinator.config.cluster import NamespaceConfig
 from m3x.config import Duration, EmptyIsDefault, Natural, Rate, Section, Time
-from m3x.sections import RetryConfig
 
 
 class LocalConfig(Section, frozen=True, kw_only=True):
@@ -65,38 +64,6 @@ class WorkerPoolConfig(Section, frozen=True, kw_only=True):
     size: int = 0
     shards: int = 0
     kill_probability: Rate = 0.0
-
-
-class ForwardShadowConfig(Section, frozen=True, kw_only=True):
-    """``targets[].shadow``."""
-
-    percent: float = 0.0
-    hash: str = ""
-
-
-class ForwardTargetConfig(Section, frozen=True, kw_only=True):
-    """``promRemoteWrite.targets[]``."""
-
-    url: str = ""
-    method: str = ""
-    headers: dict[str, str] = {}
-    no_retry: bool = False
-    shadow: ForwardShadowConfig | None = None
-
-
-class ForwardingConfig(Section, frozen=True, kw_only=True):
-    """``promRemoteWrite``."""
-
-    max_concurrency: int = 0
-    timeout: Duration = Duration(0)
-    retry: RetryConfig | None = None
-    targets: list[ForwardTargetConfig] = []
-
-
-class WriteForwardingConfig(Section, frozen=True, kw_only=True):
-    """``writeForwarding``."""
-
-    prom_remote_write: ForwardingConfig | None = None
 
 
 class MatcherCacheConfig(Section, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ Keys, defaults and errors are M3's; what an endpoint has beside ``name``, ``addr
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +20,8 @@ __all__ = [
     "EndpointPolicyConfig",
     "PromRemoteConfig",
     "SecretText",
+    "check_headers",
+    "check_url",
     "endpoint_namespaces",
     "required_backend",
     "sink_name",
@@ -100,14 +102,14 @@ class EndpointConfig(Section, frozen=True):
             raise ValueError("endpoint name must be set")
         if not self.address.strip():
             raise ValueError("endpoint address must be set")
-        _check_url("address", self.address)
+        check_url("address", self.address)
         if self.proxy_url:
-            _check_url("proxyURL", self.proxy_url)
+            check_url("proxyURL", self.proxy_url)
         if self.lanes < 1 or self.max_samples_per_send < 1:
             raise ValueError("lanes and maxSamplesPerSend must be positive")
         if self.bearer_token_file and self.basic_auth is not None:
             raise ValueError("bearerTokenFile and basicAuth exclude each other")
-        _check_headers(self.headers, self.bearer_token_file != "" or self.basic_auth is not None)
+        check_headers(self.headers, self.bearer_token_file != "" or self.basic_auth is not None)
 
     @property
     def attributes(self) -> tuple[int, int]:
@@ -180,7 +182,7 @@ def sink_name(endpoint: str) -> str:
     )
 
 
-def _check_url(key: str, text: str) -> None:
+def check_url(key: str, text: str) -> None:
     """Raises ``ValueError`` without the text: it may have a password in it."""
     try:
         parts = urlsplit(text)
@@ -191,11 +193,12 @@ def _check_url(key: str, text: str) -> None:
         raise ValueError(f"{key} must be an URL like http://host:port/path")
 
 
-def _check_headers(headers: Mapping[str, str], authorized: bool) -> None:
+def check_headers(headers: Mapping[str, str], authorized: bool, reserved: Set[str] = _RESERVED_HEADERS) -> None:
+    """``authorized``: whether something else already proves who we are. Raises ``ValueError``."""
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
             raise ValueError(f"headers: {name!r} and its value must be printable ASCII without line breaks")
-        if name.lower() in _RESERVED_HEADERS:
+        if name.lower() in reserved:
             raise ValueError(f"headers: {name} belongs to the protocol and cannot be set")
         if name.lower() == "authorization" and authorized:
-            raise ValueError(f"headers: {name} and bearerTokenFile or basicAuth exclude each other")
+            raise ValueError(f"headers: {name} and other credentials of the section exclude each other")

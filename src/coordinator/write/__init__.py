@@ -11,6 +11,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
+``forwarding``           remote writes that go to other coordinators as well, ``shadow`` which part of them
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
                          ``carbon_kernels``
@@ -22,6 +23,7 @@ from coordinator.write.acks import Acks
 from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
+from coordinator.write.forwarding import Forwarding
 from coordinator.write.remembered import remembered_routes
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.routes import sender_routes
@@ -35,6 +37,7 @@ __all__ = [
     "CarbonServer",
     "DirectStore",
     "Door",
+    "Forwarding",
     "HubDirectStore",
     "IngestTopic",
     "MessageSink",

@@ -30,6 +30,7 @@ from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Enco
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
+from coordinator.write.forwarding import Forward, Forwarding
 from coordinator.write.interest import Interest
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.outcome import FailedError, Outcome
@@ -91,6 +92,7 @@ class RemoteWriter:
         direct: DirectStore | None = None,
         acks: Acks | None = None,
         door: Door | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._downsampler = downsampler
         self._cache = cache
@@ -99,6 +101,8 @@ class RemoteWriter:
         self._direct = direct
         self._acks = acks
         """None: a request is answered when its messages are in the producer."""
+        self._forwarding = forwarding
+        """Of remote writes only, as in M3."""
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
@@ -121,9 +125,13 @@ class RemoteWriter:
         way = way or self._way
         started = time.monotonic()
         text, headers = "", {}
+        forward = None
         try:
             options = way.sender.options(request)
-            outcome = await self.take(await _body(request), options, lambda: _gone(request), way)
+            body = await _body(request)
+            if self._forwarding is not None and way is self._way:
+                forward = self._forwarding.of(body, request.headers, options)
+            outcome = await self.take(body, options, lambda: _gone(request), way, forward)
             status, text = outcome.status, outcome.text
             response = way.sender.answer(outcome, options)
         except BadRequestError as error:
@@ -137,14 +145,16 @@ class RemoteWriter:
             log.error(f"a {way.sender.title} ended with an unexpected error", exception=error)
             status, text = 500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}"
         else:
-            self._note(way, response.status_code, text, started)
+            self._note(way, response.status_code, text, started, forward)
             return response
-        self._note(way, status, text, started)
+        self._note(way, status, text, started, forward)
         return way.sender.refuse(status, text, headers, request)
 
     @staticmethod
-    def _note(way: WayIn, status: int, text: str, started: float) -> None:
+    def _note(way: WayIn, status: int, text: str, started: float, forward: Forward | None) -> None:
         """Counts an answer, and logs it where its sender may not."""
+        if forward is not None:
+            forward.answered(status)
         if status < 300:
             way.scope.count("write_success")
         else:
@@ -173,16 +183,21 @@ class RemoteWriter:
         return self._way.sender.answer(await self.take(body, options, gone, self._way), options)
 
     async def take(
-        self, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]] | None, way: WayIn
+        self,
+        body: bytes,
+        options: WriteOptions,
+        gone: Callable[[], Awaitable[Any]] | None,
+        way: WayIn,
+        forward: Forward | None = None,
     ) -> Outcome:
-        """Writes one request. ``gone`` returns when its sender has gone away: nobody waits for acks then.
+        """Writes one request. ``gone`` returns when its sender has gone away: nobody waits for acks then. ``forward``: where else it goes.
 
         Raises ``BadRequestError``, ``RefusedError``, ``FailedError``.
         """
         began = time.monotonic()
         outcome = Outcome()
         try:
-            await self._take(body, options, outcome, way.sender)
+            await self._take(body, options, outcome, way.sender, forward)
         except BaseException:
             self._remember(body, options, outcome)
             raise
@@ -206,9 +221,15 @@ class RemoteWriter:
             assert self._acks is not None
             self._acks.remember(outcome.ticket, body, options)
 
-    async def _take(self, body: bytes, options: WriteOptions, outcome: Outcome, sender: Sender) -> None:
+    async def _take(
+        self, body: bytes, options: WriteOptions, outcome: Outcome, sender: Sender, forward: Forward | None
+    ) -> None:
         """Gives a request to the aggregators and to storage."""
         request = sender.decode(body, options)
+        if forward is not None:
+            at, size = (request.series[key].astype(np.uint32) for key in ("labels_at", "labels_size"))
+            self._check_labels(request, at, size, np.arange(len(at)))
+            forward.begin(request)
         if len(request.series):
             refusal = self.refusal(options)
             if refusal is not None:

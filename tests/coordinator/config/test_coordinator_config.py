@@ -167,7 +167,6 @@ CLIENT = (
         (f"clusters: [{CLIENT}, {{namespaces: [{{namespace: a, retention: 1h}}]}}]", "leave one entry"),
         (f"clusters: [{CLIENT}]\nsinks: [{{type: embedded}}]", "list them under clusters[].namespaces"),
         ("backend: grpc", "set m3db, embedded or prom-remote"),
-        ("writeForwarding: {promRemoteWrite: {targets: []}}", "remove the section"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_with_advice(tmp_path: Path, text: str, expected: str) -> None:

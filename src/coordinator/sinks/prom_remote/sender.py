@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -54,6 +55,7 @@ class Endpoint:
     """Where requests go, and how."""
 
     address: Address
+    method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of every request, beside those of the protocol; taken for secret."""
     user: str | None = None
@@ -71,6 +73,9 @@ class Endpoint:
     """Between TCP's own probes; 0: the system's."""
     idle_timeout_s: float = 60.0
     """Connections unused for longer are closed, a quarter earlier in truth; 0: never."""
+    address_key: str = "address"
+    """What the configuration calls it, for texts."""
+    timeout_key: str = "requestTimeout"
 
 
 class Sender:
@@ -93,12 +98,12 @@ class Sender:
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[tuple[str, str], Address | None] = {}
 
-    async def post(self, body: bytes) -> Answer:
-        """One request, and those of its redirects."""
+    async def post(self, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
+        """One request, and those of its redirects. ``headers``: of this one only, and nothing secret."""
         try:
-            answer = await self._post(body)
+            answer = await self._post(body, headers)
             if answer.unauthorized and self._authorization.read_again():
-                answer = await self._post(body)
+                answer = await self._post(body, headers)
         except CredentialError as error:
             return Answer(Kind.HELD, str(error))
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
@@ -107,7 +112,8 @@ class Sender:
             endpoint = self._endpoint
             return Answer(
                 Kind.LATER,
-                f"no answer in time (requestTimeout {endpoint.request_timeout_s:g}s, connectTimeout {endpoint.connect_timeout_s:g}s)",
+                f"no answer in time ({endpoint.timeout_key} {endpoint.request_timeout_s:g}s, "
+                f"{endpoint.connect_timeout_s:g}s for connecting)",
             )
         except (aiohttp.NonHttpUrlClientError, ValueError):
             # The address itself was looked at before the start.
@@ -129,10 +135,10 @@ class Sender:
         """The address as it may be seen."""
         return shown_address(self._endpoint.address.url)
 
-    async def _post(self, body: bytes) -> Answer:
+    async def _post(self, body: bytes, more: Mapping[str, str]) -> Answer:
         url = self._endpoint.address.url
         for _ in range(_MAX_REDIRECTS + 1):
-            status, said, headers = await self._exchange(url, body)
+            status, said, headers = await self._exchange(url, body, more)
             if not 300 <= status < 400:
                 return judge(status, self._secrets.mask(said), headers.get("Retry-After", ""), time.time())
             location = headers.get("Location", "")
@@ -142,7 +148,8 @@ class Sender:
             shown = self._secrets.mask(shown_address(target))[: 2 * MAX_TEXT]
             if status not in (307, 308):
                 return Answer(
-                    Kind.HELD, f"status {status}: redirects to {shown} in a way that loses the data; set address to it"
+                    Kind.HELD,
+                    f"status {status}: redirects to {shown} in a way that loses the data; set {self._endpoint.address_key} to it",
                 )
             if self._has_secrets and not _same_host(url, target):
                 return Answer(
@@ -152,9 +159,9 @@ class Sender:
             url = target
         return Answer(Kind.HELD, f"more than {_MAX_REDIRECTS} redirects, the last one to {shown_address(url)}")
 
-    async def _exchange(self, url: str, body: bytes) -> tuple[int, str, Mapping[str, str]]:
+    async def _exchange(self, url: str, body: bytes, more: Mapping[str, str]) -> tuple[int, str, Mapping[str, str]]:
         """Status, the beginning of the body, headers."""
-        headers = {**_HEADERS, **self._endpoint.headers}
+        headers = {**_HEADERS, **self._endpoint.headers, **more}
         authorization = self._authorization.header()
         if authorization is not None:
             headers["Authorization"] = authorization
@@ -164,7 +171,8 @@ class Sender:
             # Such a request goes to the proxy as it is; those over TLS go through a tunnel that is asked for first.
             headers |= to_proxy
         tls = self._endpoint.tls
-        async with self._opened().post(
+        async with self._opened().request(
+            self._endpoint.method,
             URL(url, encoded=True),
             data=body if len(body) < _WRITTEN_AT_ONCE else io.BytesIO(body),
             headers=headers,
