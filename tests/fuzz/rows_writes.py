@@ -214,7 +214,7 @@ def _read_stored_form(data: bytes) -> Any:
     many = int(label_kernels.count_tags(buf, at, size))
     entries, tag_at, tag_size = (rows(many, kind, what) for what, kind in _COLUMNS)
     count = int(label_kernels.split_tags(buf, at, size, 0, entries, tag_at, tag_size))
-    assert all(0 <= tag_at[k] and tag_at[k] + tag_size[k] <= len(data) for k in range(count))
+    assert all(tag_at[k] >= 0 and tag_at[k] + tag_size[k] <= len(data) for k in range(count))
     return out[: int(out_size[0])].tobytes() if status[0] == FORM_OK else None
 
 
