@@ -177,8 +177,9 @@ def check_flush_times(data: bytes, decoded: Any) -> None:
 # --- admin_api.jsonl ---
 
 OWN_TEXTS = {
-    "caught panic: runtime error: integer divide by zero": "a weight greater than 0",
-    "caught panic: runtime error: invalid memory address or nil pointer dereference": "is missing in the request",
+    "caught panic: runtime error: integer divide by zero": r"a weight greater than 0",
+    "caught panic: runtime error: invalid memory address or nil pointer dereference": r"is missing in the request|in the stored topic",
+    "caught panic: runtime error: makeslice: cap out of range": r"a replica factor of -?\d+",
 }
 """Where M3 panics we say what is wrong, with the same status."""
 
@@ -276,7 +277,7 @@ def check_response(text: str, step: Vector, where: str) -> None:
     expected = step["response"]
     found = json.loads(text)
     if expected.get("error") in OWN_TEXTS:
-        assert OWN_TEXTS[expected["error"]] in found["error"], where
+        assert re.search(OWN_TEXTS[expected["error"]], found["error"]), where
     elif by_chance(step):
         assert without_chance(found["placement"]) == without_chance(expected["placement"]), where
     elif "could not mark shard" in expected.get("error", ""):
@@ -417,8 +418,8 @@ async def run_operation(service: PlacementService, vector: Vector) -> Placement:
 
 
 def error_text(text: str) -> str:
-    """Our text for an error of M3; the times after "cutover time" and "cutoff time" are left out in the vectors."""
-    return OWN_TEXTS.get(text.replace("panic:", "caught panic:"), text)
+    """A pattern of our text for an error of M3; the times after "cutover time" and "cutoff time" are left out in the vectors."""
+    return OWN_TEXTS.get(text.replace("panic:", "caught panic:"), re.escape(text))
 
 
 @pytest.mark.parametrize("vector", cases("cluster/placements.jsonl", "name"))
@@ -436,7 +437,7 @@ async def test_an_operation_gives_the_placement_that_m3_gives(vector: Vector) ->
 
 async def check_operation(service: PlacementService, vector: Vector) -> None:
     if "error" in vector:
-        with pytest.raises((PlacementError, InvalidPlacementError), match=re.escape(error_text(vector["error"]))):
+        with pytest.raises((PlacementError, InvalidPlacementError), match=error_text(vector["error"])):
             await run_operation(service, vector)
         return
     try:
