@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,11 @@ def _client(coordinator: Coordinator) -> httpx.AsyncClient:
 
 
 def _body(value: float, time_ms: int, **labels: str) -> bytes:
-    pairs = [{"name": name.encode(), "value": text.encode()} for name, text in labels.items()]
+    return _write(value, time_ms, [(name.encode(), text.encode()) for name, text in labels.items()])
+
+
+def _write(value: float, time_ms: int, labels: Sequence[tuple[bytes, bytes]]) -> bytes:
+    pairs = [{"name": name, "value": text} for name, text in labels]
     request = {"timeseries": [{"labels": pairs, "samples": [{"value": value, "timestamp": time_ms}]}]}
     return bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, request)))
 
@@ -332,6 +336,36 @@ async def test_direct_writes_are_read_back(start: Callable[..., Any]) -> None:
     async with start() as coordinator, _client(coordinator) as client:
         answer = await client.get("/api/v1/query", params={"query": "direct", "time": time_s})
         assert answer.json()["data"]["result"][0]["value"] == [time_s, "7.25"]
+
+
+async def test_labels_that_options_let_in_are_read_as_prometheus_has_them(start: Callable[..., Any]) -> None:
+    """Whoever wrote them, and after a restart as well; what clients ask about a Prometheus is answered beside."""
+    options = "tagOptions: {allowTagNameDuplicates: true, allowTagValueEmpty: true}\n"
+    time_ms = (time.time_ns() // 1_000_000_000 - 20) * 1000
+    headers = {"M3-Metrics-Type": "aggregated", "M3-Storage-Policy": "10s:48h"}
+    written = [
+        [(b"__name__", b"m"), (b"a", b"1"), (b"a", b"2"), (b"b", b"")],
+        [(b"__name__", b"m"), (b"a", b""), (b"a", b"1")],
+        [(b"__name__", b"m"), (b"a", b"")],
+    ]
+    for restarted in (False, True):
+        async with start(options) as coordinator, _client(coordinator) as client:
+            for value, labels in enumerate([] if restarted else written):
+                answer = await client.post(WRITE, headers=headers, content=_write(float(value), time_ms, labels))
+                assert answer.status_code == 200, answer.text
+            for prefix in ("", "/prometheus"):
+                found = (await client.get(f"{prefix}/api/v1/query?query=m&time={time_ms / 1000}")).json()["data"][
+                    "result"
+                ]
+                assert [(one["metric"], one["value"][1]) for one in found] == [
+                    ({"__name__": "m"}, "2"),
+                    ({"__name__": "m", "a": "1"}, "1"),
+                ]
+                assert (await client.get(f"{prefix}/api/v1/labels")).json()["data"] == ["__name__", "a"]
+                assert (await client.get(f"{prefix}/api/v1/rules")).json()["data"] == {"groups": []}
+            read = {"query": 'm{a!="2",b=""}', "start": 0, "end": time_ms / 1000, "format": "json"}
+            series = (await client.get("/api/v1/prom/remote/read", params=read)).json()["queries"][0]["series"]
+            assert [one["tags"] for one in series] == [[["__name__", "m"]], [["__name__", "m"], ["a", "1"]]]
 
 
 async def test_a_refused_sample_is_logged_with_its_time_and_what_is_likely_wrong(

@@ -47,6 +47,17 @@ async def test_a_line_for_each_value(tmp_path: Path) -> None:
     ]
 
 
+async def test_each_label_is_there_once_and_has_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "values"
+    sink = FileSink(str(path), None)
+    twice = encode_tags([(b"a", b""), (b"a", b"1"), (b"a", b"2"), (b"b", b"")])
+    batch = batch_of(SeriesTable(), [Row(twice, MS), Row(encode_tags([(b"a", b"")]), 2 * MS)])
+    [refused] = (await sink.deliver(batch, again=False)).refused
+    await sink.close()
+    assert (refused.why, refused.rows.tolist()) == (RefusedWhy.BAD_ID, [1])
+    assert [json.loads(line)["labels"] for line in path.read_text().splitlines()] == [{"a": "1"}]
+
+
 async def test_ids_that_are_no_tag_set_have_no_line(tmp_path: Path) -> None:
     sink = FileSink(str(tmp_path / "values"), None)
     batch = batch_of(SeriesTable(), [Row(b"plain", MS), Row(UP, 2 * MS), Row(b"plain", 3 * MS)])
