@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from coordinator.write.otlp.names import label_name
+from coordinator.write.otlp.names import NamingError, label_name
 from coordinator.write.otlp.texts import value_text
 
 __all__ = ["NOTHING", "Labels", "Promotion", "Resource", "point_labels", "resource_of", "scope_labels"]
@@ -36,18 +36,15 @@ class Resource(NamedTuple):
 
 
 def resource_of(attributes: Iterable[Any], promotion: Promotion) -> Resource:
-    """Raises ``NamingError``."""
-    texts = {one.key: value_text(one.value) for one in attributes}
-    identity = {}
-    if _NAME in texts:
-        identity["job"] = "/".join(texts[name] for name in (_NAMESPACE, _NAME) if name in texts)
-    if _INSTANCE in texts:
-        identity["instance"] = texts[_INSTANCE]
+    """Attributes that can have no name in Prometheus are left out."""
+    texts = {one.key: value_text(one.value) for one in attributes if _has_name(one.key)}
+    job = "/".join(texts[name] for name in (_NAMESPACE, _NAME) if name in texts) if _NAME in texts else ""
+    identity = _without_empty({"job": job, "instance": texts.get(_INSTANCE, "")})
     promoted = {label_name(name): text for name, text in texts.items() if name in promotion.resource_attributes}
     described = {name: text for name, text in texts.items() if name not in _IDENTIFYING}
     # Without anything to say of the target, or without one, it would be of no use.
-    target = _without_empty({**_merged(described), **identity}) if described and any(identity.values()) else None
-    return Resource(identity, promoted, target)
+    target = _without_empty({**_merged(described), **identity}) if described else {}
+    return Resource(identity, promoted, target if target.keys() & {"job", "instance"} else None)
 
 
 def scope_labels(scope: Any, schema_url: str, promotion: Promotion) -> Labels:
@@ -66,7 +63,15 @@ def scope_labels(scope: Any, schema_url: str, promotion: Promotion) -> Labels:
 def point_labels(attributes: Iterable[Any], resource: Resource, scope: Labels) -> Labels:
     """All labels of a series but its name. Raises ``NamingError``."""
     own = _without_empty(_merged({one.key: value_text(one.value) for one in attributes}))
-    return _without_empty({**resource.promoted, **own, **resource.identity, **scope})
+    return {**_without_empty(resource.promoted), **own, **resource.identity, **_without_empty(scope)}
+
+
+def _has_name(attribute: str) -> bool:
+    try:
+        label_name(attribute)
+    except NamingError:
+        return False
+    return True
 
 
 def _merged(texts: Labels) -> Labels:

@@ -77,13 +77,9 @@ class Metrics:
         targets: set[tuple[bytes, int]] = set()
         for of_resource in request.resource_metrics:
             key = of_resource.resource.SerializeToString(deterministic=True)
-            try:
-                resource = self._resources.get(key) or self._resources.keep(
-                    key, resource_of(of_resource.resource.attributes, self._promotion)
-                )
-            except NamingError as error:
-                builder.refuse(Reason.MALFORMED, f"a resource: {error}", sum(map(_points, _metrics(of_resource))))
-                continue
+            resource = self._resources.get(key) or self._resources.keep(
+                key, resource_of(of_resource.resource.attributes, self._promotion)
+            )
             latest_ms = 0
             for of_scope in of_resource.scope_metrics:
                 latest_ms = max(latest_ms, self._read_scope(of_scope, key, resource, builder))
@@ -251,11 +247,6 @@ class _Reader:
 
 def _fields(labels: Labels) -> bytes:
     return label_fields((name.encode(), value.encode()) for name, value in labels.items())
-
-
-def _metrics(of_resource: Any) -> Iterator[Any]:
-    for of_scope in of_resource.scope_metrics:
-        yield from of_scope.metrics
 
 
 def _points(metric: Any) -> int:

@@ -2,7 +2,8 @@
 
 The rules are those of Prometheus (its default ``UnderscoreEscapingWithSuffixes``), which are OpenTelemetry's too: a name is cut at all
 characters that Prometheus does not have in names, and joined again with single ``_``; behind it the unit in full, ``_total`` for what only
-grows, ``_ratio`` for gauges of unit 1. What a name has already is not put there twice.
+grows, ``_ratio`` for gauges of unit 1. What a name has already is not put there twice. Names of attributes keep every ``_``, and have
+``key`` in front of a single ``_``, ``key_`` in front of a digit: what Prometheus does unless its file says otherwise.
 """
 
 import re
@@ -20,7 +21,7 @@ _UNITS = {
 _PER_UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
 """What stands behind a slash."""
 _NO_NAME = re.compile(r"[^a-zA-Z0-9:]+")
-_NO_LABEL = re.compile(r"[^a-zA-Z0-9]+")
+_NO_LABEL = re.compile(r"[^a-zA-Z0-9]")
 
 
 class NamingError(ValueError):
@@ -45,12 +46,11 @@ def metric_name(name: str, unit: str, *, grows: bool = False, gauge: bool = Fals
 
 def label_name(name: str) -> str:
     """Raises ``NamingError``."""
-    if len(name) >= 4 and name.startswith("__") and name.endswith("__"):
-        made = f"__{_NO_LABEL.sub('_', name[2:-2])}__"
-    else:
-        made = _NO_LABEL.sub("_", name)
+    made = _NO_LABEL.sub("_", name)
     if made[:1].isdigit():
         made = f"key_{made}"
+    elif made.startswith("_") and not made.startswith("__"):
+        made = f"key{made}"
     if not made.strip("_"):
         raise NamingError(f"attribute {name!r} has no name in Prometheus")
     return made

@@ -8,7 +8,8 @@ from typing import Any
 
 __all__ = ["number_text", "value_text"]
 
-_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+_LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})
+"""Of JavaScript: Go escapes them in JSON."""
 
 
 def number_text(number: float) -> str:
@@ -19,7 +20,7 @@ def number_text(number: float) -> str:
 
 
 def value_text(value: Any) -> str:
-    """An ``AnyValue``; lists and maps as JSON, bytes in base64, nothing as nothing."""
+    """An ``AnyValue``; lists and maps as JSON, bytes in base64; empty for nothing, and for what has no JSON."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
         text: str = value.string_value
@@ -32,31 +33,41 @@ def value_text(value: Any) -> str:
         return _double_text(value.double_value)
     if kind == "bytes_value":
         return base64.b64encode(value.bytes_value).decode()
-    return "" if kind is None else _json_text(_plain(value))
+    try:
+        return "" if kind is None else _json(value)
+    except _NoJSONError:
+        return ""
 
 
 def _double_text(number: float) -> str:
     """As JSON has numbers in Go: an exponent for what is very small or large."""
-    if number == 0 or not math.isfinite(number) or 1e-6 <= abs(number) < 1e21:
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    if number == 0 or math.isnan(number) or 1e-6 <= abs(number) < 1e21:
         return number_text(number)
     return repr(number).replace("e-0", "e-")
 
 
-def _plain(value: Any) -> Any:
+class _NoJSONError(ValueError):
+    """JSON has no NaN and no infinity."""
+
+
+def _json(value: Any) -> str:
+    """A value, within a list or a map or one of them. Raises ``_NoJSONError``."""
     kind = value.WhichOneof("value")
     if kind == "array_value":
-        return [_plain(one) for one in value.array_value.values]
+        return f"[{','.join(_json(one) for one in value.array_value.values)}]"
     if kind == "kvlist_value":
-        return {one.key: _plain(one.value) for one in value.kvlist_value.values}
-    if kind == "double_value":
-        number = value.double_value
-        if not math.isfinite(number):
-            return number_text(number)
-        return int(number) if number.is_integer() and abs(number) < 1e21 else number
+        values = {one.key: one.value for one in value.kvlist_value.values}
+        return f"{{{','.join(f'{_quoted(name)}:{_json(values[name])}' for name in sorted(values))}}}"
+    if kind == "string_value":
+        return _quoted(value.string_value)
+    if kind == "double_value" and not math.isfinite(value.double_value):
+        raise _NoJSONError
     if kind == "bytes_value":
-        return base64.b64encode(value.bytes_value).decode()
-    return None if kind is None else getattr(value, kind)
+        return _quoted(value_text(value)) if value.bytes_value else "null"
+    return "null" if kind is None else value_text(value)
 
 
-def _json_text(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).translate(_HTML)
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).translate(_LINE_ENDS)

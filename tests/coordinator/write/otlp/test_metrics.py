@@ -149,6 +149,7 @@ def test_job_and_instance() -> None:
     assert labels_of(SERVICE) == [{"__name__": "up", "job": "eu/shop", "instance": "i-1"}]
     assert labels_of({"service.name": "shop"}, {"job": "x"}) == [{"__name__": "up", "job": "shop"}]
     assert labels_of({"service.namespace": "eu"}, {"job": "x"})[0] == {"__name__": "up", "job": "x"}
+    assert labels_of({"service.name": ""}, {"job": "x"})[0] == {"__name__": "up", "job": "x"}
 
 
 def test_target_info() -> None:
@@ -219,12 +220,9 @@ def test_a_long_attribute_harms_no_other() -> None:
     assert (decoded.unread, decoded.others) == (1, {Reason.INVALID_LABELS: 1})
 
 
-def test_a_resource_without_names_harms_no_other() -> None:
-    bad = request({"name": "a", "gauge": {"data_points": [point(1), point(2)]}}, resource={**SERVICE, "..": "x"})
-    bad.MergeFrom(one_metric("good", gauge={"data_points": [point(1)]}))
-    decoded = decode(bad)
-    assert [one.labels["__name__"] for one in samples(decoded)] == ["good"]
-    assert (decoded.unread, decoded.others) == (2, {Reason.MALFORMED: 2})
+def test_an_attribute_of_a_resource_without_name_is_left_out() -> None:
+    _, target = labels_of({**SERVICE, "..": "x", "host.name": "h"})
+    assert target == {"__name__": "target_info", "job": "eu/shop", "instance": "i-1", "host_name": "h"}
 
 
 # --- memory and bytes

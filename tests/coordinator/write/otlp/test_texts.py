@@ -12,10 +12,11 @@ from coordinator.write.otlp.texts import number_text, value_text
     [
         ("text", "text"), ("", ""), (True, "true"), (False, "false"), (-3, "-3"), (b"\x00\xff", "AP8="), (None, ""),
         (1.0, "1"), (0.5, "0.5"), (1e-7, "1e-7"), (1.5e21, "1.5e+21"), (123456789.0, "123456789"), (0.0, "0"),
-        (1e20, "100000000000000000000"), (float("inf"), "+Inf"), (float("nan"), "NaN"),
-        ([], "[]"), (["a", 1, 1.0, 1.5, True, None, b"\x00"], '["a",1,1,1.5,true,null,"AA=="]'),
-        ({"b": 1, "a": {"c": "<&>"}}, '{"a":{"c":"\\u003c\\u0026\\u003e"},"b":1}'),
-        ({"n": float("-inf")}, '{"n":"-Inf"}'),
+        (1e20, "100000000000000000000"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity"),
+        (float("nan"), "NaN"),
+        ([], "[]"), (["a", 1, 1.0, 1e-7, True, None, b"\x00", b""], '["a",1,1,1e-7,true,null,"AA==",null]'),
+        ({"b": 1, "a": {"c": "<&>\u2028\n"}}, '{"a":{"c":"<&>\\u2028\\n"},"b":1}'),
+        ({"n": float("-inf")}, ""), ([[float("nan")]], ""),
     ],
 )  # fmt: skip
 def test_values(value: Any, expected: str) -> None:
