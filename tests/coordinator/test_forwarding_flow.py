@@ -75,6 +75,18 @@ async def test_what_is_written_to_one_is_in_both(
             assert second.registry.counter("coordinator_forward_success", handler="remote-write") == 0
 
 
+async def test_the_end_waits_for_what_is_on_its_way(
+    start: Callable[[str], AbstractAsyncContextManager[Coordinator]],
+) -> None:
+    async with start(STORING.format(port=0)) as second, _client(second) as there:
+        first_file = STORING.format(port=0) + FORWARDING.format(port=second.ports["http"])
+        async with start(first_file) as first, _client(first) as here:
+            for number in range(20):
+                assert (await here.post(WRITE, content=_body(1.0, f"m{number}"))).status_code == 200
+        assert first.registry.counter("coordinator_forward_success", handler="remote-write") == 20
+        assert await _values(there, '{__name__=~"m.*"}') == ["1"] * 20
+
+
 async def test_two_that_forward_to_each_other_end_it(
     start: Callable[[str], AbstractAsyncContextManager[Coordinator]],
 ) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ _MAX_CONNECTIONS = 64
 """At a time to a target without ``maxConcurrency``; the rest of what is held waits for one, or to be tried again."""
 _MAX_BYTES = 64 << 20
 """Held for a target, in any case; a request alone may be larger."""
+_TROUBLED_S = 60.0
+"""A target that takes some requests and loses others is in trouble until there has been no loss for so long."""
 _MAX_HOPS = 8
 _MAX_REMEMBERED = 4096
 _REMEMBERED_S = 600.0
@@ -54,20 +56,33 @@ log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Series:
+    """What of a request is needed to choose some of its series."""
+
+    data: NDArray[np.uint8]
+    """Decompressed."""
+    rows: NDArray[Any]
+    """``kernels.SERIES_ROW``."""
+    options: WriteOptions
+
+
+@dataclass(frozen=True, slots=True)
 class _Copy:
     """What of a request is needed to send it."""
 
     body: bytes
     """As it came."""
     headers: Mapping[str, str]
-    options: WriteOptions
-    plain: NDArray[np.uint8]
-    """Decompressed."""
-    series: NDArray[Any] | None
-    """None: no target asks for some of them only."""
     times_s: NDArray[np.float64]
     """The times of its samples, each once, and how many have it."""
     counts: NDArray[np.int64]
+    series: _Series | None = None
+    """For shadow targets only: the others must not hold what is so much larger."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds."""
+        return len(self.body) + (0 if self.series is None else len(self.series.data))
 
 
 @dataclass(slots=True, eq=False)
@@ -89,17 +104,12 @@ class Forward:
         if not targets:
             return
         times, counts = np.unique(request.times, return_counts=True)
-        copy = _Copy(
-            self.body,
-            self.headers,
-            self.options,
-            request.buf,
-            request.series.copy() if any(target.shadow is not None for target in targets) else None,
-            times.astype(np.float64) * (request.unit_ns / 1e9),
-            counts,
-        )
+        times_s = times.astype(np.float64) * (request.unit_ns / 1e9)
+        whole = shadowed = _Copy(self.body, self.headers, times_s, counts)
+        if any(target.shadow is not None for target in targets):
+            shadowed = replace(whole, series=_Series(request.buf, request.series.copy(), self.options))
         for target in targets:
-            target.begin(copy, self)
+            target.begin(whole if target.shadow is None else shadowed, self)
 
     def answered(self, status: int) -> None:
         """Its sender has been told so."""
@@ -145,7 +155,9 @@ class Forwarding:
                 if len(self._remembered) < _MAX_REMEMBERED and now - since < _REMEMBERED_S:
                     break
                 del self._remembered[oldest]
-            self._remembered[_key(forward.body, forward.options)] = (forward, now)
+            key = _key(forward.body, forward.options)
+            self._remembered.pop(key, None)
+            self._remembered[key] = (forward, now)
             # The same bytes will come again; until then nobody needs them for this.
             forward.body = b""
         elif self._remembered:
@@ -173,8 +185,8 @@ class _Target:
 
     def __init__(self, target: ForwardTargetConfig, config: ForwardingConfig, figures: _Figures) -> None:
         self.shadow = None if target.shadow is None else Shadow(target.shadow)
-        self.problem = ""
-        """What the last failure was, until something arrives."""
+        self._loss, self._lost_s, self._taken_s = "", 0.0, 0.0
+        """The last request that was lost, when that was, and when the last one arrived, on the monotonic clock."""
         self._sender = Sender(
             Endpoint(
                 Address.parse(target.url),
@@ -196,9 +208,16 @@ class _Target:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
 
+    @property
+    def problem(self) -> str:
+        """Why the last request was lost, until one arrives a while later; empty: none was."""
+        if not self._loss or self._taken_s - self._lost_s > _TROUBLED_S:
+            return ""
+        return f"remote writes are not forwarded to {self._sender.shown}: {self._loss}"
+
     def begin(self, copy: _Copy, forward: Forward) -> None:
         """Sends a request, in a task of its own; drops it where too much is held."""
-        nbytes = len(copy.body) + (0 if self.shadow is None else len(copy.plain))
+        nbytes = copy.nbytes
         full = len(self._tasks) >= self._most or (self._tasks and self._held_bytes + nbytes > _MAX_BYTES)
         if full or self._ending.is_set():
             self._drop(1, f"{len(self._tasks)} requests with {self._held_bytes} bytes are on their way to it")
@@ -236,7 +255,7 @@ class _Target:
             for sample_s, times in zip(copy.times_s.tolist(), copy.counts.tolist(), strict=True):
                 self._figures.forward.record("latency", began_s - sample_s, times)
             if arrived:
-                self.problem = ""
+                self._taken_s = time.monotonic()
                 self._figures.forward.count("success")
             else:
                 self._fail(answer.text)
@@ -251,8 +270,9 @@ class _Target:
         """What to send; empty: nothing, as none of the series is chosen."""
         if self.shadow is None or copy.series is None:
             return copy.body
+        series = copy.series
         async with self._choosing:
-            chosen = await asyncio.to_thread(self.shadow.choose, copy.plain.tobytes(), copy.series, copy.options)
+            chosen = await asyncio.to_thread(self.shadow.choose, series.data.tobytes(), series.rows, series.options)
         figures = self._figures.forward.sub("shadow")
         figures.count("keep", chosen.kept)
         figures.count("drop", chosen.left_out)
@@ -298,12 +318,12 @@ class _Target:
 
     def _drop(self, requests: int, why: str) -> None:
         self._figures.forward.count("dropped", requests)
-        self.problem = f"remote writes are not forwarded to {self._sender.shown}: {why}"
+        self._loss, self._lost_s = why, time.monotonic()
         log.error_limited(f"remote writes for {self._sender.shown} are dropped", requests=requests, reason=why)
 
     def _fail(self, text: str) -> None:
         self._figures.forward.count("errors")
-        self.problem = f"remote writes are not forwarded to {self._sender.shown}: {text}"
+        self._loss, self._lost_s = text, time.monotonic()
         log.error_limited(f"a remote write was not forwarded to {self._sender.shown}", error=text)
 
 

@@ -237,6 +237,21 @@ async def test_a_target_that_comes_back_gets_what_is_tried_again(forwards: Calla
         assert coordinator.forwarding.problems() == []
 
 
+async def test_a_problem_is_named_until_a_while_without_losses(
+    forwards: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Receiver(lambda _: Reply(400)) as target, forwards(target.url) as coordinator:
+        assert coordinator.forwarding.problems() == []
+        assert await coordinator.write() == 200
+        await coordinator.settled(1)
+        target.answer = lambda _: Reply()
+        assert await coordinator.write() == 200
+        await coordinator.settled(2)
+        assert len(coordinator.forwarding.problems()) == 1
+        monkeypatch.setattr(forwarding, "_TROUBLED_S", 0.0)
+        assert coordinator.forwarding.problems() == []
+
+
 async def test_without_retries_there_is_one_attempt(forwards: Callable[..., Any]) -> None:
     async with Receiver(lambda _: Reply(500)) as target, forwards(target.url, no_retry=True) as coordinator:
         assert await coordinator.write() == 200
@@ -303,6 +318,19 @@ async def test_what_comes_again_is_not_forwarded_twice(forwards: Callable[..., A
         await coordinator.settled(5)
         assert coordinator.forwarding._remembered == {}
     assert (len(takes.requests), len(refuses.requests)) == (2, 3)
+
+
+async def test_what_keeps_coming_is_remembered_longest(
+    forwards: Callable[..., Any], sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "_MAX_REMEMBERED", 2)
+    sink.refusal = "away"
+    async with Receiver() as target, forwards(target.url) as coordinator:
+        for number in range(4):
+            assert await coordinator.write() == 503
+            assert await coordinator.write(proto(float(number), __name__="up")) == 503
+        await coordinator.settled(5)
+    assert [one.proto for one in target.requests].count(UP) == 1
 
 
 async def test_what_is_remembered_is_bounded_and_holds_no_bodies(
