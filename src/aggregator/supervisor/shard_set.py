@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
 from aggregator.lists import ListId
-from aggregator.supervisor.election.candidacy import Candidacy, Facts
+from aggregator.supervisor.election.candidacy import Candidacy, Decision, Facts
 from aggregator.supervisor.election.elector import Elector, ElectorOptions
 from aggregator.supervisor.election.holdings import Holdings
 from aggregator.supervisor.election.machine import ElectionState, campaign_wanted
@@ -29,6 +29,8 @@ __all__ = ["ShardSet"]
 log = logger(__name__)
 
 _SAVE_EVERY_S = 0.1
+_SETTLE_NS = 2_000_000_000
+"""So long a leader that gives way keeps the lead for what it has flushed: the next one would emit that again, perhaps with other values."""
 _LOOK_S = 1.0
 """Flush times that have not changed are written again as well, after a while."""
 _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
@@ -93,6 +95,8 @@ class ShardSet:
             unfed_ns=int(config.aggregator.flush_manager.max_buffer_size),
             patience_ns=self._patience_s * 1_000_000_000,
         )
+        self._gives_ns = 0
+        """Since when the lead is to be given away (boot clock); 0: it is not."""
         self._again: asyncio.TimerHandle | None = None
         """Looks when the decision changes by time alone."""
         name = section.leader_value or instance_id
@@ -233,9 +237,20 @@ class ShardSet:
             log.info_limited("not campaigning: open windows lack samples here", per_second=0.1)
         if self._again is not None:
             self._again.cancel()
+        settles = self._settles(facts, decision)
         wait_s = None if decision.again_ns is None else (decision.again_ns - facts.steady_ns) / 1e9
+        if settles:
+            wait_s = _SAVE_EVERY_S
         self._again = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self.elector.look)
-        return decision.wanted
+        return None if settles else decision.wanted
+
+    def _settles(self, facts: Facts, decision: Decision) -> bool:
+        """Whether the lead that is to be given away is kept for a moment, until what was flushed has arrived; nothing is flushed then."""
+        if not (facts.leads and decision.gives_way):
+            self._gives_ns = 0
+            return False
+        self._gives_ns = self._gives_ns or facts.steady_ns
+        return facts.steady_ns - self._gives_ns < _SETTLE_NS and not self._flushing.settled
 
     @property
     def holding(self) -> Holding:

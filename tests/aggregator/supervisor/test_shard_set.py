@@ -10,8 +10,9 @@ from lab.waiting import until
 from msgspec.structs import replace
 
 from aggregator.config import kv_keys, load_config
-from aggregator.ipc import Commit, Flush, NewList, OwnedShard
+from aggregator.ipc import Commit, Flush, Flushed, NewList, OwnedShard
 from aggregator.lists import KIND_STANDARD, ListId
+from aggregator.supervisor import shard_set as module
 from aggregator.supervisor.election.candidacy import Decision, Facts
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
@@ -236,6 +237,37 @@ async def test_of_two_cold_ones_the_one_that_holds_more_takes_the_lead(server: M
             await decided(a, lambda facts: not facts.leads)
             assert await b.member.elector.election.candidates() == ["b"]
         await until(lambda: a.leads and a.member.may_flush())
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_the_lead_is_not_given_away_before_what_was_flushed_has_arrived(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    monkeypatch.setattr(module, "_SETTLE_NS", HOUR if arrives else S // 5)
+    async with running(server, "a") as a:
+        await until(lambda: a.leads)
+        async with running(server, "b") as b:
+            await until(lambda: b.member.times is not None and b.member.elector.others)
+            a.new_list()
+            begun = wall_ns()
+            await until(lambda: wall_ns() > begun + S)
+            sends = [s.command for s in a.flushing.tick(wall_ns()) if isinstance(s.command, Flush)]
+            for command in sends:
+                part = a.flushing.part(0, Flushed(command.id, False, 1, False, []))
+                a.flushing.last(0, command.id, wall_ns())
+            target = sends[-1].bounds[0].target_ns
+            b.opened_ns = a.opened_ns - HOUR
+            a.opened_ns = wall_ns() + S
+            for one in (a, b):
+                one.member.look()
+            await until_held(a, "b", b.opened_ns)
+            if arrives:
+                await decided(a, lambda facts: facts.leads and facts.candidates and "b" in facts.since)
+                assert a.leads
+                assert not a.member.may_flush()
+                a.flushing.done(sends[-1].id, part)
+            await until(lambda: b.leads)
+            assert b.flushing.times.time(ListId(KIND_STANDARD, S), 0) == (target if arrives else 0)
 
 
 async def test_of_two_that_hold_the_same_both_are_candidates(server: MemoryServer) -> None:

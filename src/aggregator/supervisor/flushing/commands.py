@@ -96,6 +96,8 @@ class Flushing:
         self._unfed: dict[tuple[ListId, int], int] = {}
         """Lists of the flush times that no worker has, or had when it was looked: since when, in this term."""
         self._unsaved = False
+        self._saving = False
+        """``message`` is being written."""
         self._kv = ShardSetFlushTimes()
         self._delivered = FlushTimes()
         """What was delivered when the term began."""
@@ -182,7 +184,7 @@ class Flushing:
         self.schedule.restart(now_ns)
         for list_id in {list_id for list_id, _ in self.times.lists()} - set(self.schedule.lists()):
             self.schedule.join(list_id, now_ns, now_ns)
-        self.saved_ns, self._unsaved = now_ns, False
+        self.saved_ns, self._unsaved, self._saving = now_ns, False, False
         for state in self._workers.values():
             state.seeded.clear()
             state.busy.clear()
@@ -370,6 +372,11 @@ class Flushing:
         """Whether output of some flush is still to come."""
         return any(state.busy for state in self._workers.values())
 
+    @property
+    def settled(self) -> bool:
+        """Whether all that was flushed in this term has arrived, and the flush times that say so are written."""
+        return not (self.times.awaits or self._unsaved or self._saving)
+
     def part(self, worker: int, answer: Flushed) -> int:
         """Output of a flush came, with values: a number for ``done``; 0: nobody waits for it (its term is over, or it was delivered
         before), throw it away."""
@@ -479,7 +486,7 @@ class Flushing:
 
         ``owned``: the shards that the placement gives to this instance, whether or not a worker runs for them just now.
         """
-        self._unsaved = False
+        self._unsaved, self._saving = False, True
         return self.times.message(owned, redirects)
 
     def delivered(self, owned: Iterable[int]) -> ShardSetFlushTimes | None:
@@ -509,12 +516,13 @@ class Flushing:
 
     def not_saved(self) -> None:
         """The write failed and is to be tried again."""
+        self._saving = False
         if self.role is FlushRole.LEADER:
             self._save()
 
     def saved(self, message: ShardSetFlushTimes, now_ns: int) -> list[Send]:
         """The KV holds ``message``: what was kept to emit it again may go."""
-        self.saved_ns = now_ns
+        self.saved_ns, self._saving = now_ns, False
         if self.role is not FlushRole.LEADER:
             return []
         self._kv = message

@@ -180,6 +180,11 @@ class FlushTimes:
         return {shard: self.time(list_id, shard) for shard in shards}
 
     @property
+    def awaits(self) -> bool:
+        """Whether some flush is not done, but for what is owed to replicas."""
+        return bool(self._flushes if self.delivered is None else self.delivered._flushes)
+
+    @property
     def owes(self) -> bool:
         """Whether more is delivered somewhere than these times say."""
         return self.delivered is not None and any(self.delivered.time(*key) > at for key, at in self._times.items())
