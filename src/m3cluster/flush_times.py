@@ -2,7 +2,7 @@
 
 import msgspec
 
-from m3cluster.proto import decode, encode
+from m3cluster.proto import MessageValue, decode, encode
 from m3cluster.proto.messages import SHARD_SET_FLUSH_TIMES
 
 __all__ = ["ShardFlushTimes", "ShardSetFlushTimes", "decode_flush_times", "encode_flush_times"]
@@ -41,14 +41,19 @@ def encode_flush_times(times: ShardSetFlushTimes) -> bytes:
 def decode_flush_times(data: bytes) -> ShardSetFlushTimes:
     """The flush times of stored bytes; 0 bytes are empty flush times. Raises ``DecodeError``."""
     message = decode(SHARD_SET_FLUSH_TIMES, data)
-    return ShardSetFlushTimes(
-        {
-            shard: ShardFlushTimes(
-                standard=t["standard_by_resolution"],
-                timed=t["timed_by_resolution"],
-                forwarded={r: f["by_num_forwarded_times"] for r, f in t["forwarded_by_resolution"].items()},
-                tombstoned=t["tombstoned"],
-            )
-            for shard, t in message["by_shard"].items()
-        }
+    return ShardSetFlushTimes({shard: _shard_times(found) for shard, found in message["by_shard"].items()})
+
+
+def _shard_times(message: MessageValue | None) -> ShardFlushTimes:
+    """Of an entry that has a key only, none."""
+    if message is None:
+        return ShardFlushTimes()
+    forwarded = message["forwarded_by_resolution"].items()
+    return ShardFlushTimes(
+        standard=message["standard_by_resolution"],
+        timed=message["timed_by_resolution"],
+        forwarded={
+            resolution: {} if hops is None else hops["by_num_forwarded_times"] for resolution, hops in forwarded
+        },
+        tombstoned=message["tombstoned"],
     )

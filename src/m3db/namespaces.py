@@ -244,7 +244,9 @@ def _duplicate(target: Target, other: Target) -> str:
     return f"more than one {what}: {target.namespace.name} is used, {other.namespace.name} is not"
 
 
-def _namespace(name: str, message: MessageValue) -> Namespace:
+def _namespace(name: str, message: MessageValue | None) -> Namespace:
+    if message is None:
+        raise RegistryError("namespace options must be set")
     if not name:
         raise RegistryError("namespace ID is not set")
     retention = _retention(message["retention_options"])

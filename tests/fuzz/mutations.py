@@ -18,6 +18,8 @@ _LENGTHS = (
 """Lengths as formats write them: large, negative, longer than they need to be."""
 _MOST_CHANGES = 4
 _MOST_COPIES = 200
+_VERY_MANY_COPIES = 6000
+"""Rarely: of digits, so many are refused by Python; of brackets, so many nest deeper than its stack."""
 
 
 def inputs(seeds: Sequence[bytes], words: Sequence[bytes], seed: str, count: int) -> Iterator[bytes]:
@@ -97,7 +99,10 @@ def _blow_up(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _w
 
 def _put_word(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], words: Sequence[bytes]) -> None:
     at = _place(chance, data)
-    data[at:at] = chance.choice(words) * chance.choice((1, 1, 1, 2, chance.randint(1, _MOST_COPIES)))
+    copies = (
+        _VERY_MANY_COPIES if chance.random() < 0.01 else chance.choice((1, 1, 1, 2, chance.randint(1, _MOST_COPIES)))
+    )
+    data[at:at] = chance.choice(words) * copies
 
 
 _CHANGES: list[_Change] = [_flip, _flip, _set, _set, _cut, _take_out, _put_in, _repeat, _splice, _blow_up]

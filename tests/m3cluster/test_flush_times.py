@@ -36,3 +36,9 @@ def test_nothing_written_yet_is_empty_and_damage_is_named():
     assert decode_flush_times(b"") == ShardSetFlushTimes()
     with pytest.raises(DecodeError, match="flush.ShardSetFlushTimes"):
         decode_flush_times(b"\x0a\x05")
+
+
+def test_an_entry_without_a_value_is_empty():
+    stored = bytes.fromhex("0a 02 08 050a 08 08 06 12 04 1a 02 08 3c")
+    expected = ShardSetFlushTimes({5: ShardFlushTimes(), 6: ShardFlushTimes(forwarded={60: {}})})
+    assert decode_flush_times(stored) == expected

@@ -161,3 +161,8 @@ def test_what_is_left_out_is_said() -> None:
         "no aggregations present for namespace c",
         "namespace d has non-ready staging state status (unknown): mark it ready",
     ]
+
+
+def test_an_entry_without_a_value_is_named() -> None:
+    with pytest.raises(RegistryError, match="^namespace x: namespace options must be set$"):
+        decode_registry(bytes.fromhex("0a 03 0a 01") + b"x")

@@ -1,6 +1,7 @@
 """Placements ↔ their stored bytes (docs/m3/cluster.md, stored placements)."""
 
 import cramjam
+import numpy as np
 
 from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
@@ -17,6 +18,9 @@ __all__ = [
     "placement_from_message",
     "placement_to_message",
 ]
+
+_MAX_PLAIN_BYTES = 64 << 20
+"""Of a placement that is stored compressed: that of ten thousand instances and a million shards has about half of it."""
 
 
 class NullShardError(PlacementError):
@@ -52,14 +56,21 @@ def decode_staged_placement(data: bytes, version: int) -> Placement:
     if message["compress_mode"] == COMPRESS_MODE.numbers["ZSTD"]:
         if not message["compressed_placement"]:
             raise DecodeError(name, "placement snapshots is compressed but compressed placement is nil")
-        try:
-            plain = bytes(cramjam.zstd.decompress(message["compressed_placement"]))
-        except cramjam.DecompressionError as error:
-            raise DecodeError(name, f"compressed placement is not a ZSTD frame: {error}") from error
-        return decode_placement(plain, version)
+        return decode_placement(_decompressed(message["compressed_placement"]), version)
     if not message["snapshots"]:
         raise DecodeError(name, "placement snapshots is empty")
     return placement_from_message(max(message["snapshots"], key=lambda s: s["cutover_time"]), version)
+
+
+def _decompressed(data: bytes) -> bytes:
+    # Memory is used as it is written to: a frame of a few bytes that says to be huge costs no more than the limit.
+    plain = np.empty(_MAX_PLAIN_BYTES, np.uint8).data
+    try:
+        size = cramjam.zstd.decompress_into(data, plain)
+    except cramjam.DecompressionError as error:
+        what = f"compressed placement is not a ZSTD frame of at most {_MAX_PLAIN_BYTES} bytes: {error}"
+        raise DecodeError(PLACEMENT_SNAPSHOTS.name, what) from error
+    return bytes(plain[:size])
 
 
 def placement_to_message(placement: Placement) -> MessageValue:

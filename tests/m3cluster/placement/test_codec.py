@@ -1,5 +1,6 @@
 import base64
 
+import cramjam
 import msgspec
 import pytest
 from hypothesis import given
@@ -123,3 +124,10 @@ def test_map_keys_do_not_matter_and_the_last_of_equal_shards_counts():
     (instance,) = decode_placement(data, 1).instances
     assert instance.id == "b"
     assert [(s.id, s.state) for s in instance.shards] == [(0, ShardState.INITIALIZING), (1, ShardState.AVAILABLE)]
+
+
+def test_a_small_frame_of_very_many_bytes_costs_no_memory():
+    packed = bytes(cramjam.zstd.compress(bytes(1 << 28)))
+    assert len(packed) < 1 << 14
+    with pytest.raises(DecodeError, match="not a ZSTD frame of at most 67108864 bytes"):
+        decode_staged_placement(encode(PLACEMENT_SNAPSHOTS, {"compress_mode": 1, "compressed_placement": packed}), 1)
