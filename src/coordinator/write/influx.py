@@ -33,6 +33,8 @@ _PRECISIONS = {
 }  # fmt: skip
 """Nanoseconds of what times are counted in, by the parameter ``precision``."""
 _LEAST_NS, _MOST_NS = -(1 << 63), (1 << 63) - 1
+_IN_NAMES = rb" ,=\""
+"""What a backslash makes ordinary in the names of measurements and fields; in tags it is that without the quotation mark."""
 _SHOWN = 100
 """Bytes of a bad line that its sender is shown."""
 
@@ -49,9 +51,12 @@ _HEAD = re.compile(rb"(?:\\[ ,=]|[^ \n])++")
 """Measurement and tags: up to a space that no backslash stands before."""
 _PART = re.compile(rb"(?:\\[ ,=]|[^,=])*+")
 _FIELD = re.compile(rb'((?:\\[ ,=]|[^ ,=\n])++)=("(?:\\.|[^"\\])*+"|[^ ,"\n]++)(,?)', re.DOTALL)
-_SPACES = re.compile(rb"[ \t]*+")
-_TIME = re.compile(rb"-?[0-9]++(?=[ \t\r]*(?:\n|\Z))")
-_END = re.compile(rb"[ \t\r]*(?:\n|\Z)")
+_BLANK = b" \t\0"
+"""What may stand in front of a line, and of its fields."""
+_SPACES = re.compile(rb" *+")
+_FRONT = re.compile(rb"[ \t\0]*+")
+_TIME = re.compile(rb"-?[0-9]++(?=[ \r]*(?:\n|\Z))")
+_END = re.compile(rb"[ \r]*(?:\n|\Z)")
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?")
 _INTEGER = re.compile(rb"(-?[0-9]++)i|([0-9]++)u")
 _TRUTH = {word: float(word[:1] in b"tT") for word in b"t T true True TRUE f F false False FALSE".split()}
@@ -114,7 +119,7 @@ class _Lines:
 
     def read_plain(self, number: int, line: bytes) -> None:
         """A line of a body without backslashes and quotation marks."""
-        parts = line.split()
+        parts = [part for part in line.lstrip(_BLANK).rstrip(b" \r").split(b" ") if part]
         if not parts or parts[0].startswith(b"#"):
             return
         try:
@@ -123,7 +128,7 @@ class _Lines:
             if len(parts) == 1:
                 raise _LineError("it has no fields")
             fields = []
-            for field in parts[1].split(b","):
+            for field in parts[1].lstrip(_BLANK).split(b","):
                 name, equals, value = field.partition(b"=")
                 if not equals or b"=" in value:
                     raise _LineError(f"{_text(field)} is no field; fields are name=value")
@@ -136,7 +141,7 @@ class _Lines:
         """A whole body; a text may have line ends in it."""
         at, number = 0, 1
         while at < len(data):
-            begin, at = at, _matched(_SPACES, data, at)
+            begin, at = at, _matched(_FRONT, data, at)
             end = data.find(b"\n", at)
             end = len(data) if end < 0 else end
             if not data[at:end].strip() or data.startswith(b"#", at):
@@ -153,7 +158,7 @@ class _Lines:
         """Takes the line that begins there; where the next one does. Raises ``_LineError``."""
         found = _HEAD.match(data, at)
         assert found is not None
-        head, at = found[0], _matched(_SPACES, data, found.end())
+        head, at = found[0], _matched(_FRONT, data, found.end())
         fields: list[tuple[bytes, bytes]] = []
         while True:
             found = _FIELD.match(data, at)
@@ -163,7 +168,7 @@ class _Lines:
                     if not fields
                     else "a field is not name=value"
                 )
-            fields.append((_unescaped(found[1]), found[2]))
+            fields.append((_unescaped(found[1], _IN_NAMES), found[2]))
             at = found.end()
             if not found[3]:
                 break
@@ -214,8 +219,8 @@ def _text(line: bytes) -> str:
     return repr(line[:_SHOWN].decode(errors="replace"))
 
 
-def _unescaped(part: bytes) -> bytes:
-    return re.sub(rb"\\([ ,=])", rb"\1", part) if b"\\" in part else part
+def _unescaped(part: bytes, escaped: bytes = rb" ,=") -> bytes:
+    return re.sub(rb"\\([%s])" % escaped, rb"\1", part) if b"\\" in part else part
 
 
 def _point_of(head: bytes) -> _Point:
@@ -236,7 +241,7 @@ def _point_of(head: bytes) -> _Point:
         if not name or not value or head[at : at + 1] == b"=":
             raise _LineError(f"tag {_text(name)} is not name=value")
         labels.append((_rewritten(_unescaped(name), _LABEL), _unescaped(value)))
-    return _Point(_unescaped(measurement), labels, {})
+    return _Point(_unescaped(measurement, _IN_NAMES), labels, {})
 
 
 def _labels_of(point: _Point, field: bytes) -> bytes | None:

@@ -1,12 +1,18 @@
+import base64
 import gzip
+import json
 import math
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from tests.coordinator.write.decoded import Sample, samples
 
+from coordinator import prompb
 from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
 from coordinator.write.decoding import MAX_BODY_BYTES, Decoded
@@ -37,6 +43,8 @@ def up(value: float, name: str = "cpu_v", time: int = NS, **tags: str) -> Sample
         (b"  cpu v=1   %d \r", [up(1)]),
         (rb"my\ cpu\,x,a\ b=c\,d\=e\ f v\ w=1 %d", [up(1, "my_cpu_x_v_w", a_b="c,d=e f")]),
         (rb"cpu,path=C:\dir v=1 %d", [up(1, path=r"C:\dir")]),
+        (rb'c\"pu,t=\" v\"=1 %d', [up(1, "c_pu_v_", t='\\"')]),
+        (b"\t\0cpu,t=a\tb \tv=1,w\t=2 %d", [up(1, t="a\tb"), up(2, "cpu_w_", t="a\tb")]),
         # names as Prometheus has them
         (b"0cpu:load.avg,0tag:x=1 1m=1 %d", [up(1, "_cpu:load_avg_1m", _tag_x="1")]),
         ("größe,maß=ü v=1 %d".encode(), [up(1, "gr____e_v", ma__="ü")]),
@@ -188,3 +196,35 @@ def test_gzip() -> None:
     for wrong in (line, gzip.compress(line)[:-5], gzip.compress(b"\n" * (MAX_BODY_BYTES + 1))):
         with pytest.raises(BadRequestError, match="gzip: "):
             Influx().decode(wrong, options)
+
+
+LINES = (Path(__file__).parent / "lines.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+"""Random lines with escapes, quotation marks and odd names, and what InfluxDB's own parser (1.9.5, which M3 has) reads in them: names,
+tags, fields with the bits of their values, and times in nanoseconds."""
+
+
+def rewritten(name: str, others: str) -> str:
+    """By M3's rule, byte by byte."""
+    text = re.sub(f"[^a-zA-Z0-9_{others}]", "_", name.encode().decode("latin-1"))
+    return re.sub("^[0-9]", "_", text)
+
+
+@pytest.mark.parametrize("number", range(len(LINES)))
+def test_lines_are_read_as_influxdb_does(number: int) -> None:
+    document = json.loads(LINES[number])
+    decoded = decode(base64.b64decode(document["line"]))
+    tags = [(rewritten(name, ""), value) for name, value in document["tags"]]
+    expected = [
+        (sorted([("__name__", rewritten(f"{document['name']}_{name}", ":")), *tags]), bits)
+        for name, bits in document["fields"]
+        if bits != "text"
+    ]
+    found = []
+    for row in decoded.series:
+        at, size = int(row["labels_at"]), int(row["labels_size"])
+        labels = prompb.labels_of(decoded.buf[at : at + size].tobytes())
+        found.append(sorted((name.decode(), value.decode()) for name, value in labels))
+    assert [labels for labels, _ in expected] == found
+    assert [bits for _, bits in expected] == decoded.values.view(np.uint64).tolist()
+    if document["time"] is not None:
+        assert set(decoded.times.tolist()) <= {document["time"]}
