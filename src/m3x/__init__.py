@@ -22,6 +22,5 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``tls``         contexts from PEM files, which are loaded again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
 ``golang``      values as Go writes, reads and rounds them
-``xxhash``      XXH64 of few bytes
 ``version``     of the distribution
 """

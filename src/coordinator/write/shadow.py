@@ -8,13 +8,13 @@ from typing import Any
 
 import cramjam
 import mmh3
+import xxhash
 from numpy.typing import NDArray
 
 from coordinator import prompb
 from coordinator.config.forwarding import ShadowConfig
 from coordinator.write.options import WriteOptions, apply_map_tags
 from m3x.protobuf import Field, Kind, generated, marshal, unmarshal
-from m3x.xxhash import xxh64
 
 __all__ = ["Chosen", "Shadow"]
 
@@ -37,7 +37,7 @@ class Chosen:
 
 
 class Shadow:
-    """The choice of one target. Hashing costs a tenth of a millisecond: the choice is remembered, by a cheaper hash."""
+    """The choice of one target. Sorting labels costs many times what hashing them as they are does: by that it is remembered."""
 
     def __init__(self, config: ShadowConfig) -> None:
         self._limit = int(config.percent * _PARTS)
@@ -71,7 +71,7 @@ class Shadow:
         if self._murmur:
             first: int = mmh3.hash64(identity, 0, True, False)[0]
             return first
-        return xxh64(identity)
+        return xxhash.xxh64_intdigest(identity)
 
 
 def _identity(labels: bytes, options: WriteOptions) -> bytes:

@@ -3,6 +3,7 @@
 import cramjam
 import mmh3
 import pytest
+import xxhash
 
 from coordinator import prompb
 from coordinator.config.forwarding import ShadowConfig
@@ -13,7 +14,6 @@ from coordinator.write.decoding import RequestDecoder
 from coordinator.write.options import WriteOptions
 from coordinator.write.shadow import Chosen, Shadow
 from m3x.protobuf import marshal
-from m3x.xxhash import xxh64
 
 ORDINARY = WriteOptions()
 NAMES = [f"m{number}" for number in range(400)]
@@ -50,7 +50,7 @@ def sent(chosen: Chosen) -> list[dict[str, object]]:
 def test_the_hash_of_the_sorted_labels_decides(name: str, percent: float) -> None:
     def hashed(metric: str) -> int:
         identity = f"__name__={metric},job=a".encode()
-        return mmh3.hash64(identity, 0, True, False)[0] if name == "murmur3" else xxh64(identity)
+        return mmh3.hash64(identity, 0, True, False)[0] if name == "murmur3" else xxhash.xxh64_intdigest(identity)
 
     wanted = [metric for metric in NAMES if hashed(metric) % 10_000 < int(percent * 10_000)]
     target = Shadow(ShadowConfig(percent=percent, hash=name or "xxhash"))  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def test_labels_and_types_of_headers_are_in_the_request() -> None:
 def test_replaced_labels_decide_too() -> None:
     target, mapped = Shadow(ShadowConfig(percent=0.5)), WriteOptions(map_tags=((b"job", b"b"),))
     assert choose(target, request(*NAMES)).kept
-    wanted = [metric for metric in NAMES if xxh64(f"__name__={metric},job=b".encode()) % 10_000 < 5000]
+    wanted = [metric for metric in NAMES if xxhash.xxh64_intdigest(f"__name__={metric},job=b".encode()) % 10_000 < 5000]
     chosen = choose(target, request(*NAMES), mapped)
     assert [one["labels"][b"__name__"].decode() for one in sent(chosen)] == wanted  # type: ignore[index]
 
