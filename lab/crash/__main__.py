@@ -57,6 +57,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="of situations: seconds into a window (default: 4)",
     )
     parser.add_argument(
+        "--before",
+        type=float,
+        default=0,
+        metavar="S",
+        help="of situations: samples come so long before; waits tell of a pair in use if it is longer than a rollup takes (--past and 20)",
+    )
+    parser.add_argument(
         "--power-cut", choices=("interval", "always"), default="", help="instead: cut the power, under this sync policy"
     )
     parser.add_argument("--cuts", type=int, default=5, help="of --power-cut (default: 5)")
@@ -187,7 +194,9 @@ def run_situation(options: argparse.Namespace, situation: Situation, phase_s: fl
         options, backend=situation.backend, instances=situation.instances, coordinator=situation.coordinator
     )
     with drill(made, options.scale, patience_s=options.patience) as running:
-        outcome = finished(running, partial(running.situation, situation, phase_s), f"{situation.name}, {phase_s:g} s")
+        outcome = finished(
+            running, partial(running.situation, situation, phase_s, options.before), f"{situation.name}, {phase_s:g} s"
+        )
         return report(options, outcome, running.stack.folder, running.log)
 
 

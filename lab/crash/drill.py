@@ -1,5 +1,6 @@
 """Makes faults happen to a stack under load, and judges what came out of it."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -122,10 +123,13 @@ class Drill:
             for relay in self.stack.relays:
                 relay.interrupt()
 
-    def situation(self, situation: Situation, phase_s: float) -> None:
-        """Its steps, from ``phase_s`` into a window of the longer resolution on; returns a whole window after the last one."""
+    def situation(self, situation: Situation, phase_s: float, before_s: float = 0.0) -> None:
+        """Its steps, from ``phase_s`` into a window of the longer resolution on; returns a whole window after the last one.
+
+        ``before_s``: so long samples come before, at least.
+        """
         whole = _LONG_S * SECOND_NS
-        moment = (self.load.begin_ns // whole + 1) * whole + int(phase_s * 1e9)
+        moment = (self.load.begin_ns // whole + 1 + math.ceil(before_s / _LONG_S)) * whole + int(phase_s * 1e9)
         _sleep_until(moment - SECOND_NS)
         leader = wait_until("somebody leads", self._leader, 60)
         others = [one for one in self.stack.aggregators if one is not leader]

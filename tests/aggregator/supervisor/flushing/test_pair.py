@@ -1,5 +1,7 @@
 """Rollups of a pair: what is forwarded while one of the two is away is not lost with the one that forwarded it."""
 
+import random
+
 import pytest
 from tests.aggregator.supervisor.output_model import SHARDS, S, ids_of
 from tests.aggregator.supervisor.pair_model import Pair
@@ -224,3 +226,67 @@ def test_what_is_forwarded_is_owed_to_this_very_instance_as_well(load: Load) -> 
     assert flushed_s(load) == 40
     pair.run(160, load)
     assert_whole(pair, 120)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whoever_dies_and_leads_every_window_comes_with_its_whole_value(seed: int) -> None:
+    """Both die, come back, lose sight of each other and lead in a random order, each for less than half a minute.
+
+    Samples bring their times, so that whoever is back holds all of them.
+    """
+    chance = random.Random(seed)
+    pair = Pair()
+    load = Load(pair, timed=True)
+    leader: str | None = "a"
+    since: dict[str, float] = {}
+    """When somebody died, or was cut off, by what ends it: ``start a``, ``join ab``."""
+    log: list[str] = []
+
+    def now_s() -> float:
+        return (pair.now - pair.began_ns) / S
+
+    def do(what: str) -> None:
+        nonlocal leader
+        log.append(f"{now_s():.1f} {what}")
+        kind, who = what.split()
+        since.pop(what, None)
+        if kind == "kill":
+            pair.kill(who)
+            since[f"start {who}"] = now_s()
+            for key in [key for key in since if key.startswith("join") and who in key]:
+                del since[key]
+            leader = None if leader == who else leader
+        elif kind == "start":
+            seen = chance.random() < 0.5
+            pair.start(who, connected=seen)
+            other = "ab".replace(who, "")
+            if not seen and pair.members[other].alive:
+                since[f"join {other}{who}"] = now_s()
+        elif kind == "cut":
+            pair.cut(*who)
+            since[f"join {who}"] = now_s()
+        elif kind == "join":
+            pair.join(*who)
+        else:
+            pair.lead(who)
+            leader = who
+
+    for _ in range(30):
+        pair.run(chance.choice((0.4, 1, 3, 6)), load)
+        overdue = [what for what, at in since.items() if now_s() - at > 20]
+        alive = [name for name, member in pair.members.items() if member.alive]
+        kinds = overdue or [*since, *(f"kill {name}" for name in alive), *(f"lead {name}" for name in alive)]
+        if not overdue and len(alive) == 2:
+            kinds += [f"cut {pair_of}" for pair_of in ("ab", "ba", "aa", "bb") if f"join {pair_of}" not in since]
+        do(chance.choice(kinds))
+    while since:
+        do(next(iter(since)))
+    pair.run(1, load)
+    do(f"lead {chance.choice('ab')}")
+    end_s = int(now_s()) // WINDOW_S * WINDOW_S
+    pair.run(110, load)
+    try:
+        assert_whole(pair, end_s)
+    except AssertionError:
+        print("\n".join(log))
+        raise
