@@ -146,7 +146,10 @@ def _read(message: Message, data: bytes, start: int, end: int, into: MessageValu
         for field, wire, at, stop in _fields(message, message.by_number, data, start, end):
             name = field.name
             if field.map_key is not None:
-                key, value = _map_entry(message, field, data, at, stop, depth)
+                if rules.odd_entries:
+                    key, value = _odd_entry(message, field, data, at, stop, end, depth)
+                else:
+                    key, value = _map_entry(message, field, data, at, stop, depth)
                 values.setdefault(name, {})[key] = value
             elif field.packs and wire == _BYTES:
                 values.setdefault(name, []).extend(_packed(field, data, at, stop))
@@ -251,7 +254,35 @@ def _map_entry(message: Message, field: Field, data: bytes, at: int, stop: int, 
             key = _value(part, data, first, after, depth)
         else:
             value = _value(part, data, first, after, depth)
-    return key, field.zero() if value is None else value
+    if value is None:
+        value = field.message.defaults() if field.kind is Kind.MESSAGE else field.zero()
+    return key, value
+
+
+def _odd_entry(
+    message: Message, field: Field, data: bytes, at: int, stop: int, end: int, depth: int
+) -> tuple[Any, Any]:
+    """An entry of a map as generated code reads it (``Rules.odd_entries``)."""
+    key: Any = "" if field.map_key is Kind.STRING else 0
+    value: Any = field.zero()
+    while at < stop:
+        begin = at
+        tag, at = read_varint(data, at, end, begin)
+        part = field.entry.get(_signed(tag >> 3, 32))
+        if part is None:
+            at = _content(message.rules, data, at, end, begin, tag >> 3, tag & 7)[1]
+            if at > stop:
+                raise WireError("unexpected EOF", f"an entry of {field.name} ends inside a field")
+            continue
+        first, at = _content(message.rules, data, at, end, begin, part.number, part.wire_type)
+        if part.number == 2:
+            value = _value(part, data, first, at, depth)
+        elif part.kind is Kind.STRING:
+            # Nobody reads it: what has a name says so itself.
+            key = data[first:at].decode(errors="surrogateescape")
+        else:
+            key = _value(part, data, first, at, depth)
+    return key, value
 
 
 def _value(field: Field, data: bytes, at: int, stop: int, depth: int) -> Any:

@@ -138,6 +138,9 @@ class Rules:
     """A length of 2^63 or more is negative; else it is one that does not fit."""
     odd_runs: bool = False
     """Packed doubles are read on to the end of the last one; else their size must divide by eight."""
+    odd_entries: bool = False
+    """The wire types of a map entry's key and value are not looked at, their contents may reach beyond the entry, and a message that is
+    not there is None; else an entry is read as a message of its own, and such a message has no field set."""
     defaults: bool = True
     """Every field of the table is in what is read; else only what was there."""
     ranges: bool = True
@@ -153,6 +156,7 @@ GENERATED = Rules(
     narrow_numbers=True,
     negative_lengths=True,
     odd_runs=True,
+    odd_entries=True,
     defaults=False,
     ranges=False,
 )

@@ -23,7 +23,7 @@ from m3metrics.rows import AGGREGATED_ROW, ROW_OK
 from m3msg.frames import FrameError, Metadata, decode_message
 from m3msg.kernels import scan_frames
 from m3msg.rows import FRAME_ROW, MAX_FRAME, SCAN_MORE
-from m3x.protobuf import marshal, unmarshal, varint
+from m3x.protobuf import Field, Kind, generated, marshal, unmarshal, varint
 
 INNER = ClusterMessage("t.Inner", (ClusterField(1, "n", ClusterKind.INT64), ClusterField(2, "s", ClusterKind.STRING)))
 OUTER = ClusterMessage(
@@ -37,6 +37,7 @@ OUTER = ClusterMessage(
         ClusterField(6, "by_name", ClusterKind.MESSAGE, INNER, map_key=ClusterKind.STRING),
     ),
 )
+MAPS = generated("t.Maps", Field(6, "by_name", Kind.MESSAGE, generated("t.Inner"), map_key=Kind.STRING))
 ONE = struct.pack("<d", 1.0)
 TENTH_2 = b"\x85" + b"\x80" * 8 + b"\x02"
 """5 in ten bytes, the last of which has a bit beyond the 64th."""
@@ -208,6 +209,16 @@ def test_absent_messages_are_written_by_value_or_not_at_all() -> None:
 def test_a_packed_run_of_doubles_that_does_not_divide_by_eight() -> None:
     assert unmarshal(BATCH_TIMER, b"\x12\x01" + ONE)["values"] == [1.0]
     assert cluster(b"\x1a\x01" + ONE) == "cannot read t.Outer: unexpected EOF (packed field ratios)"
+
+
+def test_a_map_entry_without_its_message() -> None:
+    assert unmarshal(MAPS, bytes.fromhex("32 03 0a 01 61")) == {"by_name": {"a": None}}
+    assert cluster("32 03 0a 01 61") == {"by_name": {"a": {"n": 0, "s": ""}}}
+
+
+def test_the_wire_type_of_a_key() -> None:
+    assert unmarshal(MAPS, bytes.fromhex("32 03 08 01 61")) == {"by_name": {"a": None}}
+    assert cluster("32 03 08 01 61") == "cannot read t.Outer: proto: wrong wireType = 0 for field ByName"
 
 
 def test_numbers_beyond_their_type_are_cut_or_refused_on_writing() -> None:

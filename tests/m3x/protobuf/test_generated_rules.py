@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from m3metrics.codec.messages import BATCH_TIMER, METRIC_WITH_METADATAS, STORAGE_POLICY, TIMED_METRIC
 from m3metrics.errors import UnmarshalError
-from m3x.protobuf import marshal, read_varint, unmarshal, varint
+from m3x.protobuf import DecodeError, Field, Kind, generated, marshal, read_varint, unmarshal, varint
 
 ONE = struct.pack("<d", 1.0)
 
@@ -99,3 +99,44 @@ def test_zero_is_left_out_and_messages_are_not() -> None:
     assert marshal(STORAGE_POLICY, {}) == b"\x0a\x00\x12\x00"
     assert marshal(METRIC_WITH_METADATAS, {"counter_with_metadatas": {}}) == b"\x12\x04\x0a\x00\x12\x00"
     assert marshal(METRIC_WITH_METADATAS, {}) == b""
+
+
+INNER = generated("t.Inner", Field(1, "n", Kind.INT64))
+MAPS = generated(
+    "t.Maps",
+    Field(1, "by_name", Kind.MESSAGE, INNER, map_key=Kind.STRING),
+    Field(2, "counts", Kind.INT64, map_key=Kind.INT64),
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        ("0a 07 0a 01 61 12 02 08 05", {"by_name": {"a": {"n": 5}}}),
+        # Without a value, without a key, empty.
+        ("0a 03 0a 01 61", {"by_name": {"a": None}}),
+        ("0a 04 12 02 08 05", {"by_name": {"": {"n": 5}}}),
+        ("0a 00", {"by_name": {"": None}}),
+        ("12 00", {"counts": {0: 0}}),
+        # The wire types of key and value are not looked at.
+        ("0a 03 08 01 61", {"by_name": {"a": None}}),
+        ("12 04 0a 03 15 07", {"counts": {3: 7}}),
+        # A key that is no text.
+        ("0a 03 0a 01 ff", {"by_name": {"\udcff": None}}),
+        # What is neither is skipped.
+        ("0a 05 18 01 0a 01 61", {"by_name": {"a": None}}),
+        # The key reaches beyond its entry.
+        ("0a 02 0a 02 12 00", {"by_name": {"\x12\x00": None}, "counts": {0: 0}}),
+        ("0a 02 08 01", "unexpected EOF"),
+        ("0a 02 18 80", "unexpected EOF"),
+        ("0a 01 18 00", "unexpected EOF"),
+        ("0a 0b 0a ff ff ff ff ff ff ff ff ff 01", "proto: negative length found during unmarshaling"),
+    ],
+)  # fmt: skip
+def test_maps(data, value):
+    """As Go's generated code reads the same bytes."""
+    try:
+        found = unmarshal(MAPS, bytes.fromhex(data))
+    except DecodeError as error:
+        found = error.reason
+    assert found == value
