@@ -74,6 +74,7 @@ class Builder:
         self._values: list[float] = []
         self._types: list[tuple[int, int]] = []
         self._others: dict[Reason, int] = {}
+        self._points: int | None = None
         self._unread = 0
         self._last_unread = ""
 
@@ -83,6 +84,10 @@ class Builder:
         self._times.append(time)
         self._values.append(value)
         self._types.append((m3_type, prom_type))
+
+    def count_points(self, number: int) -> None:
+        """So many data points come, whatever becomes of them."""
+        self._points = (self._points or 0) + number
 
     def leave(self, reason: Reason, number: int = 1) -> None:
         """Something that is not kept, and that the sender need not hear of."""
@@ -111,5 +116,5 @@ class Builder:
         buf = np.frombuffer(bytearray(b"".join(self._keys)), np.uint8)
         return Decoded(
             buf, series, np.array(self._times, np.int64), np.array(self._values, np.float64), self._others,
-            unit_ns=self._unit_ns, unread=self._unread, last_unread=self._last_unread, lasting=True,
+            unit_ns=self._unit_ns, unread=self._unread, last_unread=self._last_unread, points=self._points, lasting=True,
         )  # fmt: skip

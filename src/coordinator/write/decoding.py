@@ -14,11 +14,13 @@ from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import MILLISECOND_NS
-from coordinator.write.options import BadRequestError, UnsupportedMediaError, WriteOptions
+from coordinator.write.options import BadRequestError, TooLargeBodyError, UnsupportedMediaError, WriteOptions
 from m3x.protobuf import DecodeError
 
 MAX_BODY_BYTES = 64 << 20
 """Largest body, before and after decompression."""
+MAX_PLAIN_BODY_BYTES = 16 << 20
+"""Largest body that is decoded in Python: nothing else is done meanwhile, which is a second or two for as much as this."""
 
 _OTHERS = {
     kernels.EXEMPLARS: Reason.EXEMPLAR,
@@ -44,6 +46,8 @@ class Decoded:
     """Lines or data points that cannot be kept whatever comes, and have no row for that reason."""
     last_unread: str = ""
     """What the last of them is told."""
+    points: int | None = None
+    """Data points that came, where a sample is not the same."""
     lasting: bool = False
     """Whether it stays valid while other requests are decoded."""
 
@@ -91,20 +95,22 @@ def decompress(body: bytes) -> NDArray[np.uint8]:
     return out
 
 
-def inflate(body: bytes, encoding: str) -> bytes:
-    """The body behind ``Content-Encoding: gzip``; as it is without one. Raises ``BadRequestError``."""
+def inflate(body: bytes, encoding: str, most: int = MAX_PLAIN_BODY_BYTES) -> bytes:
+    """The body behind ``Content-Encoding: gzip``; as it is without one. Raises ``BadRequestError``; ``most``: bytes that it may have."""
     if encoding != "gzip":
+        if len(body) > most:
+            raise TooLargeBodyError(most)
         return body
     parts, size = [], 0
     while body:
         one = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
-            parts.append(one.decompress(body, MAX_BODY_BYTES - size + 1))
+            parts.append(one.decompress(body, most - size + 1))
         except zlib.error as error:
             raise BadRequestError(f"gzip: {error}") from error
         size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"gzip: the body is larger than {MAX_BODY_BYTES} bytes")
+        if size > most:
+            raise TooLargeBodyError(most)
         if not one.eof:
             raise BadRequestError("gzip: unexpected end of the body")
         body = one.unused_data

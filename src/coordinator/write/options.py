@@ -22,6 +22,15 @@ class BadRequestError(ValueError):
     status = 400
 
 
+class TooLargeBodyError(BadRequestError):
+    """The body has more bytes than one request may have; the text says how many."""
+
+    status = 413
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body has more than {most} bytes; send fewer samples in a request")
+
+
 class UnsupportedMediaError(BadRequestError):
     """The body is not what can be read here; the text names what can."""
 

@@ -27,6 +27,8 @@ class Outcome:
     """Samples, by reason."""
     figures: dict[str, int] = field(default_factory=dict)
     """What else is counted, by the name of the counter."""
+    points: int | None = None
+    """Data points of the request, where a sample is not the same."""
     ticket: Ticket | None = None
     """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
 

@@ -226,6 +226,7 @@ class RemoteWriter:
     ) -> None:
         """Gives a request to the aggregators and to storage."""
         request = sender.decode(body, options)
+        outcome.points = request.points
         if forward is not None:
             at, size = (request.series[key].astype(np.uint32) for key in ("labels_at", "labels_size"))
             self._check_labels(request, at, size, np.arange(len(at)))

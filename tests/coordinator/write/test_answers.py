@@ -537,6 +537,9 @@ OTHER_SENDERS = {
     "influx-precision": influx(LINE, "precision='d' is unknown", query="?precision=d"),
     "influx-gzip": influx(bytes(cramjam.gzip.compress(LINE)), headers=GZIP),
     "influx-corrupt": influx(b"\x1f\x8bno", "gzip: ", GZIP),
+    "influx-too-large": influx(
+        bytes(cramjam.gzip.compress(b"\n" * ((16 << 20) + 1))), "the body has more than 16777216 bytes", GZIP
+    ),
     "influx-encoding": influx(LINE, "Content-Encoding: zstd is not understood", {"Content-Encoding": "zstd"}),
     "influx-direct": influx(LINE, headers=DIRECT),
     "influx-raw-only": influx(LINE, set_up=SetUp([AS_THEY_COME])),
@@ -613,6 +616,7 @@ OTHER_SENDERS |= {
     "otlp-raw-only": otlp_post(GAUGE, set_up=SetUp([AS_THEY_COME])),
     "otlp-corrupt": otlp_raw(b"\xff", "the body is no ExportMetricsServiceRequest"),
     "otlp-corrupt-json": otlp_raw(b"{", "the body is no ExportMetricsServiceRequest in JSON", "application/json"),
+    "otlp-too-large": otlp_raw(b" " * ((4 << 20) + 1), "the body has more than 4194304 bytes", "application/json"),
     "otlp-other-type": otlp_raw(b"", "OTLP/HTTP is: Content-Type: application/x-protobuf or", "text/plain"),
     "otlp-storage-fails": otlp_post(
         GAUGE, says="disk full", headers={**PROTOBUF, **DIRECT}, set_up=SetUp(change=failing_store)

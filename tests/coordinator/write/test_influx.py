@@ -15,7 +15,7 @@ from tests.coordinator.write.decoded import Sample, samples
 from coordinator import prompb
 from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
-from coordinator.write.decoding import MAX_BODY_BYTES, Decoded
+from coordinator.write.decoding import MAX_PLAIN_BODY_BYTES, Decoded
 from coordinator.write.influx import Influx
 from coordinator.write.options import BadRequestError, WriteOptions
 
@@ -193,9 +193,23 @@ def test_gzip() -> None:
     line = b"cpu v=1 %d\n" % NS
     options = WriteOptions(encoding="gzip")
     assert samples(Influx().decode(gzip.compress(line) + gzip.compress(line), options)) == [up(1), up(1)]
-    for wrong in (line, gzip.compress(line)[:-5], gzip.compress(b"\n" * (MAX_BODY_BYTES + 1))):
+    for wrong in (line, gzip.compress(line)[:-5]):
         with pytest.raises(BadRequestError, match="gzip: "):
             Influx().decode(wrong, options)
+
+
+def test_large_bodies() -> None:
+    data = b"\n" * MAX_PLAIN_BODY_BYTES
+    for body, encoding in ((data, ""), (gzip.compress(data), "gzip")):
+        assert samples(Influx().decode(body, WriteOptions(encoding=encoding))) == []
+    for body, encoding in (
+        (data + b"\n", ""),
+        (gzip.compress(data + b"\n"), "gzip"),
+        (gzip.compress(data) * 2, "gzip"),
+    ):
+        with pytest.raises(BadRequestError, match="more than 16777216 bytes") as info:
+            Influx().decode(body, WriteOptions(encoding=encoding))
+        assert info.value.status == 413
 
 
 LINES = (Path(__file__).parent / "lines.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

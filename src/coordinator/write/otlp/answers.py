@@ -32,7 +32,8 @@ def response(outcome: Outcome, media: str) -> Response:
     """To a request that was not refused as a whole. ``media``: its type, one of the two."""
     if outcome.status >= 500:
         return refusal(503, outcome.text, _RETRY_AFTER, media)
-    rejected = sum(outcome.not_kept.get(reason, 0) for reason in _REJECTED)
+    # Samples are counted where they are refused, of which a histogram's point has many.
+    rejected = min(sum(outcome.not_kept.get(reason, 0) for reason in _REJECTED), outcome.points or 0)
     texts = [outcome.text] if outcome.text else []
     if outcome.not_kept.get(Reason.AGGREGATION_TYPE):
         texts.append(f"{Reason.AGGREGATION_TYPE.text} (delta sums need a rule that asks for Sum)")

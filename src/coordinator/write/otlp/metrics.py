@@ -96,6 +96,7 @@ class Metrics:
             kind = metric.WhichOneof("data")
             if kind is None:
                 continue
+            builder.count_points(_points(metric))
             if kind == "exponential_histogram":
                 text = f"metric {metric.name!r} is an exponential histogram: {Reason.NATIVE_HISTOGRAM.text}"
                 builder.refuse(Reason.NATIVE_HISTOGRAM, text, _points(metric))

@@ -1,0 +1,105 @@
+"""What all protocols over HTTP have from the one way that they share: acks, requests that come again, and the form of their answers."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from lab.waiting import until
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from tests.coordinator.write.otlp import requests as otlp
+from tests.coordinator.write.test_acks import nothing, waiting_for
+from tests.coordinator.write.test_answers import (
+    DELTA,
+    GAUGE,
+    JSON_UP,
+    LINE,
+    OTHER_SENDERS,
+    PROTOBUF,
+    Post,
+    SetUp,
+    influx,
+    json_write,
+    otlp_post,
+    otlp_raw,
+    world_of,
+)
+
+from coordinator.write.otlp.answers import _STATUS
+from m3x.protobuf import unmarshal
+
+SENT = {"influx": influx(LINE), "json": json_write(JSON_UP), "otlp": otlp_post(GAUGE)}
+
+
+@pytest.mark.parametrize("sender", SENT)
+async def test_a_request_that_comes_again_waits_on_and_is_not_sent_twice(
+    sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = SENT[sender]
+    async with world_of(SetUp(), tmp_path, monkeypatch) as world:
+        aggregators = waiting_for(world, nothing)
+        first = await world.post(post.body, post.headers, post.path)
+        assert (first.status_code, first.headers["retry-after"]) == (503, "1")
+        again = asyncio.create_task(world.post(post.body, post.headers, post.path))
+        await until(lambda: world.counted()["write_repeats"])
+        aggregators.acknowledge()
+        assert (await again).status_code in (200, 204)
+        assert world.ends() == {"aggregators": 1}
+
+
+async def test_a_body_that_is_read_in_another_way_is_another_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(SetUp(), tmp_path, monkeypatch) as world:
+        waiting_for(world, nothing)
+        for precision in ("ns", "ms"):
+            assert (
+                await world.post(b"cpu v=1 1700000000", {}, f"{influx(b'').path}?precision={precision}")
+            ).status_code == 503
+        assert world.counted()["write_repeats"] == 0
+        assert world.ends() == {"aggregators": 2}
+
+
+async def _answer(post: Post, folder: Path, patch: pytest.MonkeyPatch) -> tuple[int, bytes, str]:
+    async with world_of(post.set_up, folder, patch) as world:
+        answer = await world.post(post.body, post.headers, post.path)
+        return answer.status_code, answer.content, answer.headers["content-type"]
+
+
+async def test_partial_success_counts_data_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A histogram that is too old is one point, whatever it has of series."""
+    old = otlp.point(count=1, explicit_bounds=[1.0, 2.0], bucket_counts=[1, 0, 0], time_ns=1)
+    metric = {"name": "h", "histogram": {"data_points": [old], "aggregation_temporality": otlp.CUMULATIVE}}
+    status, body, media = await _answer(otlp_post(metric, set_up=SetUp(inside=True)), tmp_path, monkeypatch)
+    partial = ExportMetricsServiceResponse.FromString(body).partial_success
+    assert (status, media, partial.rejected_data_points) == (200, "application/x-protobuf", 1)
+    assert "too far in past" in partial.error_message
+
+
+@pytest.mark.parametrize(
+    ("post", "expected"),
+    [
+        (otlp_post(GAUGE), (200, b"", "application/x-protobuf")),
+        (otlp_raw(b"{}", "", "application/json; charset=utf-8"), (200, b"{}", "application/json")),
+        (otlp_raw(b"{", "", "application/json"), (400, None, "application/json")),
+        (otlp_post(DELTA, headers={**PROTOBUF, "M3-Metrics-Type": "x"}), (400, None, "application/x-protobuf")),
+    ],
+)  # fmt: skip
+async def test_forms_of_answers(
+    post: Post, expected: tuple[int, bytes | None, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, body, media = await _answer(post, tmp_path, monkeypatch)
+    assert (status, media) == (expected[0], expected[2])
+    if expected[1] is not None:
+        assert body == expected[1]
+    elif media == "application/json":
+        assert body.startswith(b'{"code": 3, "message": "the body is no')
+    else:
+        assert unmarshal(_STATUS, body) == {"code": 3, "message": b"unrecognized metrics type: x"}
+
+
+@pytest.mark.parametrize("key", [key for key in OTHER_SENDERS if key.endswith("unexpected")])
+async def test_senders_come_again_after_a_mistake_of_ours(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, _ = await _answer(OTHER_SENDERS[key], tmp_path, monkeypatch)
+    assert status == (503 if key.startswith("otlp") else 500)
