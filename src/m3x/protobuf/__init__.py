@@ -32,7 +32,7 @@ What differs between the families of messages is named by a field of ``Rules``; 
 | absent field | absent | has its default | ``defaults`` |
 | absent message on writing | written if Go holds it by value | left out | ``Field.embedded`` |
 | packed doubles, size no multiple of eight | read on to the end of the last | ``unexpected EOF`` | ``odd_runs`` |
-| map entry without its message | ``None`` | a message with its defaults | ``odd_entries`` |
+| map entry without its message | ``None`` | the same | |
 | map entry, wire type of key and value | not looked at | wrong one is refused | ``odd_entries`` |
 | number outside its type on writing | cut to 64 bits | ``ValueError`` | ``ranges`` |
 | error | the text alone | the message, the text and where | ``error`` |

@@ -254,9 +254,7 @@ def _map_entry(message: Message, field: Field, data: bytes, at: int, stop: int, 
             key = _value(part, data, first, after, depth)
         else:
             value = _value(part, data, first, after, depth)
-    if value is None:
-        value = field.message.defaults() if field.kind is Kind.MESSAGE else field.zero()
-    return key, value
+    return key, field.zero() if value is None else value
 
 
 def _odd_entry(

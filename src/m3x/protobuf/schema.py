@@ -139,8 +139,8 @@ class Rules:
     odd_runs: bool = False
     """Packed doubles are read on to the end of the last one; else their size must divide by eight."""
     odd_entries: bool = False
-    """The wire types of a map entry's key and value are not looked at, their contents may reach beyond the entry, and a message that is
-    not there is None; else an entry is read as a message of its own, and such a message has no field set."""
+    """The wire types of a map entry's key and value are not looked at, and their contents may reach beyond the entry; else an entry is
+    read as a message of its own."""
     defaults: bool = True
     """Every field of the table is in what is read; else only what was there."""
     ranges: bool = True

@@ -116,8 +116,8 @@ def test_repeated_numbers_are_read_packed_or_not():
     assert decode(OUTER, bytes.fromhex("30 01 32 02 02 03 30 04"))["packed"] == [1, 2, 3, 4]
 
 
-def test_a_map_entry_without_value_is_an_empty_one():
-    assert decode(OUTER, bytes.fromhex("22 03 0a 01 61"))["by_name"] == {"a": INNER.defaults()}
+def test_a_map_entry_without_value_has_the_zero_value_which_is_none_for_a_message():
+    assert decode(OUTER, bytes.fromhex("22 03 0a 01 61"))["by_name"] == {"a": None}
     assert decode(OUTER, bytes.fromhex("2a 00"))["counts"] == {0: 0}
 
 
