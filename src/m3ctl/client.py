@@ -47,7 +47,7 @@ class Answer:
         try:
             # M3 writes 64-bit numbers as text.
             return msgspec.json.decode(self.body, type=shape, strict=False)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise CtlError(
                 f"{self.url} answered {self.status} with something that {what} does not say ({error}): {self.text()!r}; "
                 f"is this the address of {what}?"
@@ -57,7 +57,7 @@ class Answer:
         """The error's text if the body is M3's envelope, else the beginning of the body."""
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict) and isinstance(found.get("error"), str):
             return str(found["error"])

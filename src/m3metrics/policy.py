@@ -39,6 +39,8 @@ UNITS: dict[str, int] = {
 _UNIT_NUMBERS = {"s": 1, "ms": 2, "us": 3, "ns": 4, "m": 5, "h": 6, "d": 7, "y": 8}
 _UNIT_TEXT = {ns: text for text, ns in UNITS.items()}
 _PARSE_UNITS = UNITS | {"min": UNITS["m"], "w": 7 * UNITS["d"], "mon": 30 * UNITS["d"]}
+_DIGITS = 1000
+"""Of a number, so many at a time."""
 
 
 def parse_duration(text: str) -> int:
@@ -62,10 +64,19 @@ def parse_duration(text: str) -> int:
         unit = rest[letters:at]
         if unit not in _PARSE_UNITS:
             raise PolicyError(f"could not parse duration: duration='{rest}', err_unknown_unit='{unit}'")
-        total += int(rest[digits:letters]) * _PARSE_UNITS[unit]
+        total += _wrapped(rest[digits:letters]) * _PARSE_UNITS[unit]
     if rest != text:
         total = -total
     return (total + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _wrapped(digits: str) -> int:
+    """The number that they are modulo 2^64; Python refuses to convert very many digits at once."""
+    number = 0
+    for at in range(0, len(digits), _DIGITS):
+        some = digits[at : at + _DIGITS]
+        number = (number * 10 ** len(some) + int(some)) % (1 << 64)
+    return number
 
 
 def format_duration(ns: int) -> str:

@@ -139,11 +139,19 @@ def _at(modifier: promql.AtModifier | None) -> Callable[[int, int], int] | None:
         return lambda start_ms, _end_ms: start_ms
     if modifier.type == promql.AtModifierType.End:
         return lambda _start_ms, end_ms: end_ms
-    moment = modifier.at
-    if moment is None:
-        return None
-    time_ms = round(moment.timestamp() * 1000)
-    return lambda _start_ms, _end_ms: time_ms
+    time_ms = _moment_ms(modifier)
+    return None if time_ms is None else lambda _start_ms, _end_ms: time_ms
+
+
+def _moment_ms(modifier: promql.AtModifier) -> int | None:
+    try:
+        moment = modifier.at
+    except BaseException as error:
+        # What the library panics with, at a time long before 1970, is no Exception.
+        if isinstance(error, ValueError | OverflowError) or type(error).__name__ == "PanicException":
+            raise QueryError("the time behind @ is before 1970, or too far from it") from None
+        raise
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -276,7 +276,9 @@ def _value_of(field: bytes, text: bytes) -> float | None:
         return value
     integer = _INTEGER.fullmatch(text)
     if integer is not None:
-        whole = int(integer[1] or integer[2])
+        digits = integer[1] or integer[2]
+        # Longer ones do not fit, and Python would refuse to convert very long ones.
+        whole = int(digits) if len(digits.lstrip(b"-0")) <= 20 else 1 << 64
         if not (-(1 << 63) <= whole < 1 << 63 if integer[1] else whole < 1 << 64):
             raise _LineError(f"field {_text(field)}: {_text(text)} does not fit into 64 bits")
         return float(whole)

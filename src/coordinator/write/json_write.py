@@ -55,7 +55,7 @@ class JSONWrite(M3Answers):
                 # Go's decoder takes names in any case.
                 document = {name.lower(): content for name, content in document.items()}
             sample = msgspec.convert(document, _Sample)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BadRequestError(
                 f'{error}; expected {{"tags": {{"name": "value"}}, "timestamp": "seconds", "value": 1}}'
             ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from coordinator.write.attributes import PromType, parse_prom_type
 from coordinator.write.media import UNDERSTOOD, is_remote_write_2, unfamiliar
+from m3cluster.proto.jsonpb import sound
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
 
@@ -117,19 +118,20 @@ def _map_tags(text: str) -> tuple[tuple[bytes, bytes], ...]:
         document = json.loads(text)
         mappers = document.get("tagMappers") or []
         operations = [{key: value for key, value in mapper.items() if value is not None} for mapper in mappers]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise BadRequestError(f"{MAP_TAGS} is not a JSON object with a list tagMappers of objects: {error}") from error
     result = []
     for operation in operations:
         if len(operation) != 1:
             raise BadRequestError(f"must specify one operation per tag mapper (got {len(operation)})")
         kind, content = next(iter(operation.items()))
+        kind = sound(kind)
         if kind != "write":
             raise BadRequestError(f"{kind[:1].upper()}{kind[1:]} operation is not yet supported")
         tag, value = (content.get("tag", ""), content.get("value", "")) if isinstance(content, dict) else (None, None)
         if not isinstance(tag, str) or not isinstance(value, str):
             raise BadRequestError(f"{MAP_TAGS}: write needs texts tag and value")
-        result.append((tag.encode(), value.encode()))
+        result.append((sound(tag).encode(), sound(value).encode()))
     return tuple(result)
 
 

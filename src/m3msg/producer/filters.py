@@ -4,7 +4,7 @@ A filter sees a whole block at once and answers with a mask; a message goes out 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 _MAX_KNOWN = 1024
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+_RANGE = re.compile(r"0*([0-9]{1,10})(?:\.\.0*([0-9]{1,10}))?")
+_LAST_SHARD = 0xFFFFFFFF
 
 
 class FilterError(ValueError):
@@ -71,14 +72,19 @@ class ShardSetFilter:
 
     kind = "ShardSetFilter"
 
-    def __init__(self, shards: frozenset[int]) -> None:
-        self.shards = shards
-        self._shards = np.array(sorted(shards), np.uint32)
+    def __init__(self, *shards: Collection[int]) -> None:
+        """A ``range`` stays one, however long it is."""
+        self._shards = shards
+
+    @property
+    def shards(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset().union(*self._shards)
 
     @classmethod
     def parse(cls, texts: str | Sequence[str]) -> "ShardSetFilter":
         """``n`` or ``a..b``, both ends included, or several of these (docs/m3/m3msg.md, filters). Raises ``FilterError``."""
-        shards: set[int] = set()
+        shards = []
         for text in [texts] if isinstance(texts, str) else texts:
             match = _RANGE.fullmatch(text)
             if match is None:
@@ -86,12 +92,20 @@ class ShardSetFilter:
             first, last = int(match[1]), int(match[2] or match[1])
             if first > last:
                 raise FilterError(f"shard set {text!r} ends before it begins")
-            shards.update(range(first, last + 1))
-        return cls(frozenset(shards))
+            if last > _LAST_SHARD:
+                raise FilterError(f"shard set {text!r} goes beyond {_LAST_SHARD}, the last shard that a topic can have")
+            shards.append(range(first, last + 1))
+        return cls(*shards)
 
     def mask(self, block: Block) -> NDArray[np.bool_]:
         """By topic shard."""
-        return np.isin(block.shards, self._shards)
+        passes = np.zeros(len(block.shards), np.bool_)
+        for some in self._shards:
+            if isinstance(some, range):
+                passes |= (block.shards >= some.start) & (block.shards <= np.uint32(some.stop - 1))
+            else:
+                passes |= np.isin(block.shards, np.array(sorted(some), np.uint32))
+        return passes
 
 
 class StoragePolicyFilter:

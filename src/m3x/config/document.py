@@ -22,6 +22,8 @@ __all__ = ["DocumentError", "Node", "compose", "kind_of"]
 
 _MERGE = "tag:yaml.org,2002:merge"
 _QUOTES = frozenset("'\"|>")
+_MAX_NODES = 1_000_000
+"""Of a document whose aliases are replaced by what they stand for: a few lines of aliases of aliases would fill the memory."""
 
 
 @dataclass(slots=True)
@@ -144,8 +146,10 @@ class _Converter:
     def __init__(self, file: str, problems: list[tuple[int, str]]) -> None:
         self._file = file
         self._problems = problems
+        self._nodes = 0
 
     def node(self, node: yaml.Node, line: int) -> Node:
+        self._count(line)
         if isinstance(node, yaml.MappingNode):
             result: dict[str, Node] = {}
             for key, child in self._pairs(node):
@@ -157,6 +161,11 @@ class _Converter:
         value = self._scalar(node)
         style = getattr(node, "style", None)
         return Node(value, self._file, line, go_text(value), style is not None and style in _QUOTES)
+
+    def _count(self, line: int) -> None:
+        self._nodes += 1
+        if self._nodes > _MAX_NODES:
+            raise DocumentError(line, f"with what its aliases stand for it has more than {_MAX_NODES} values")
 
     def _put(self, result: dict[str, Node], key: yaml.Node, child: yaml.Node) -> None:
         line = key.start_mark.line + 1
@@ -180,6 +189,7 @@ class _Converter:
                 if not isinstance(one, yaml.MappingNode):
                     text = "<< takes a mapping, or a list of mappings"
                     raise ConstructorError(None, None, text, one.start_mark)
+                self._count(one.start_mark.line + 1)
                 yield from self._pairs(one)
 
     def _scalar(self, node: yaml.Node) -> Any:

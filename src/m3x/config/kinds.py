@@ -55,6 +55,15 @@ class ConfigError(Exception):
         self.problems = list(problems)
 
 
+def _fraction(digits: str, unit_ns: int) -> int:
+    """What digits behind a point are of a unit, as Go computes it: with those that fit into 63 bits."""
+    zeros = len(digits) - len(digits.lstrip("0"))
+    counted = digits[zeros : zeros + 19]
+    if int(counted or "0") > _LONGEST_NS + 1:
+        counted = counted[:-1]
+    return int(int(counted or "0") * (unit_ns / 10 ** (zeros + len(counted))))
+
+
 class Duration(int):
     """A span of time in nanoseconds, written in YAML as Go writes it: ``10s``, ``1h30m``, ``500ms``; a bare number is nanoseconds."""
 
@@ -69,9 +78,10 @@ class Duration(int):
             if part.start() != position:
                 break
             whole, fraction, unit = part.groups()
-            total += int(whole or "0") * _UNITS_NS[unit]
+            # Longer ones are too long in any unit, and Python would refuse to convert very long ones.
+            total += int(whole.lstrip("0")[:20] or "0") * _UNITS_NS[unit]
             if fraction:
-                total += int(int(fraction) * (_UNITS_NS[unit] / 10 ** len(fraction)))
+                total += _fraction(fraction, _UNITS_NS[unit])
             position = part.end()
         if position != len(rest) or not rest:
             raise ValueError(f"{text!r} is not a duration; write it like 10s, 1m30s or 500ms")

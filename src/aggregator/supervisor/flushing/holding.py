@@ -127,5 +127,8 @@ def encode_holding(holding: Holding) -> bytes:
 
 def decode_holding(data: bytes) -> Holding:
     """Raises ``ValueError`` for what is none."""
-    found = msgspec.json.decode(data, type=int | Holding)
+    try:
+        found = msgspec.json.decode(data, type=int | Holding)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     return Holding(found) if isinstance(found, int) else found

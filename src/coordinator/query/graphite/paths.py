@@ -92,7 +92,10 @@ def path_predicate(glob: str) -> Callable[[str], bool]:
 
 def expansions(glob: str, depth: int) -> list[str]:
     """The globs without ``**``, of ``depth`` parts, that a glob with ``**`` stands for. Raises ``GlobError`` for very many."""
-    found = list(islice(_expanded(glob.split("."), depth), _MAX_EXPANSIONS + 1))
+    parts = glob.split(".")
+    if len(parts) > _MAX_PARTS:
+        raise GlobError(f"the path has more than {_MAX_PARTS} parts")
+    found = list(islice(_expanded(parts, depth), _MAX_EXPANSIONS + 1))
     if len(found) > _MAX_EXPANSIONS:
         raise GlobError(f"the path can be read in more than {_MAX_EXPANSIONS} ways; use fewer **")
     return [".".join(parts) for parts in found]
@@ -115,6 +118,8 @@ def _expanded(parts: list[str], depth: int) -> Iterator[list[str]]:
         if depth == 0:
             yield []
         return
+    if depth < _least(parts):
+        return
     head, *rest = parts
     if "**" not in head:
         choices = [([head], rest)] if depth > 0 else []
@@ -128,6 +133,11 @@ def _expanded(parts: list[str], depth: int) -> Iterator[list[str]]:
     for choice, left_over in choices:
         for following in _expanded(left_over, depth - len(choice)):
             yield [*choice, *following]
+
+
+def _least(parts: list[str]) -> int:
+    """Parts of the shortest path of a glob: stars alone may stand for none, unless they are its end."""
+    return sum(bool(part.strip("*")) or "**" not in part for part in parts[:-1]) + 1
 
 
 def _part_matcher(name: bytes, part: str) -> Matcher:

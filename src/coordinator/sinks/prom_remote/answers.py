@@ -123,7 +123,7 @@ def _words(body: str) -> str:
     """What a store that answers with a JSON document says in it; any other answer as it is."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
     found = [document[key] for key in ("error", "message", "msg") if isinstance(document, dict) and document.get(key)]
     return next((text for text in found if isinstance(text, str)), body)

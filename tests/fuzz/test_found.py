@@ -1,0 +1,114 @@
+"""What mutated inputs have found, a test for each kind: very many digits or levels, numbers out of range, lists that grow by doubling."""
+
+import numpy as np
+import pytest
+
+from aggregator.supervisor.flushing.holding import decode_holding
+from coordinator.query.errors import QueryError
+from coordinator.query.graphite.paths import GlobError, expansions
+from coordinator.query.selector import parse_selector
+from coordinator.sinks.prom_remote.answers import judge
+from coordinator.write.influx import Influx
+from coordinator.write.json_write import JSONWrite
+from coordinator.write.options import MAP_TAGS, STORAGE_POLICY, BadRequestError, WriteOptions, parse_options
+from m3metrics.errors import PolicyError
+from m3metrics.policy import StoragePolicy, parse_duration
+from m3msg.producer.filters import FilterError, ShardSetFilter
+from m3x.config import Duration
+from m3x.config.document import DocumentError, compose
+
+DIGITS = "9" * 6000
+LEVELS = "[" * 100_000
+
+
+@pytest.mark.parametrize("time", ["1e14", "1e300", "-5", "-1e12"])
+def test_a_time_of_a_selector_that_no_calendar_has(time: str) -> None:
+    with pytest.raises(QueryError, match="^the time behind @ is before 1970, or too far from it$"):
+        parse_selector(f"up @ {time}")
+
+
+def test_very_many_digits_of_a_policy_wrap_as_few_do() -> None:
+    assert parse_duration("9" * 30 + "s") == ((10**30 - 1) * 10**9 + (1 << 63)) % (1 << 64) - (1 << 63)
+    assert parse_duration(f"{DIGITS}s") == parse_duration(f"{(10**6000 - 1) % (1 << 64)}s")
+    with pytest.raises(PolicyError):
+        StoragePolicy.parse(f"{DIGITS}:2d")
+    with pytest.raises(BadRequestError):
+        parse_options({"M3-Metrics-Type": "aggregated", STORAGE_POLICY: f"{DIGITS}:2d"})
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        (f"0.{DIGITS}s", 999_999_999),
+        (f"0.{'0' * 6000}9h", 0),
+        (f"{'0' * 6000}1s", 10**9),
+        ("0.9223372036854775808h", 3_320_413_933_267),
+        ("0.9223372036854775809h", 3_320_413_933_267),
+        ("1.5h", 5_400 * 10**9),
+    ],
+)
+def test_very_many_digits_of_a_duration(text: str, ns: int) -> None:
+    assert abs(Duration.parse(text) - ns) <= 1
+
+
+def test_a_duration_beyond_all() -> None:
+    with pytest.raises(ValueError, match="too long a duration"):
+        Duration.parse(f"{DIGITS}s")
+
+
+def test_very_many_digits_of_a_whole_number_of_influx() -> None:
+    decoded = Influx().decode(b"a b=%bi 5\na c=1 5" % DIGITS.encode(), WriteOptions())
+    assert len(decoded.series) == 1
+
+
+def test_a_shard_set_is_as_small_as_its_text() -> None:
+    every = ShardSetFilter.parse("0..4294967295")
+    assert every.mask(_Block()).all()  # type: ignore[arg-type]
+    assert ShardSetFilter.parse(["5..7", "003"]).mask(_Block()).tolist() == [False, True, True]  # type: ignore[arg-type]
+    for text in ("0..4294967296", DIGITS, "٣"):
+        with pytest.raises(FilterError):
+            ShardSetFilter.parse(text)
+
+
+class _Block:
+    """What a shard set looks at of a block."""
+
+    shards = np.array([0, 3, 6], np.uint32)
+
+
+@pytest.mark.parametrize("stars", ["**." * 40 + "a." * 9 + "b", "**." * 255 + "a"])
+def test_a_glob_of_very_many_stars_is_soon_decided(stars: str) -> None:
+    try:
+        assert expansions(stars, 3) == []
+    except GlobError as error:
+        assert "more than 64 ways" in str(error)
+
+
+def test_a_glob_of_very_many_parts() -> None:
+    with pytest.raises(GlobError, match="more than 256 parts"):
+        expansions("**." * 1000 + "a", 3)
+
+
+def test_very_many_levels_of_json() -> None:
+    with pytest.raises(BadRequestError):
+        parse_options({MAP_TAGS: LEVELS})
+    with pytest.raises(BadRequestError):
+        JSONWrite().decode(LEVELS.encode(), WriteOptions())
+    with pytest.raises(ValueError, match="nested too deeply"):
+        decode_holding(b'{"x":' + LEVELS.encode())
+    assert judge(400, LEVELS).text
+
+
+def test_half_a_surrogate_pair_in_a_header() -> None:
+    text = '{"tagMappers":[{"write":{"tag":"\\ud800","value":"b"}}]}'
+    assert parse_options({MAP_TAGS: text}).map_tags == (("\ufffd".encode(), b"b"),)
+    with pytest.raises(BadRequestError, match="^\ufffd operation is not yet supported$"):
+        parse_options({MAP_TAGS: '{"tagMappers":[{"\\ud800":{}}]}'})
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{{<<: [{}]}}"])
+def test_aliases_of_aliases_of_aliases(form: str) -> None:
+    lines = [f"a0: &a0 {form.format('')}"]
+    lines += [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 20)]
+    with pytest.raises(DocumentError, match="more than 1000000 values"):
+        compose("\n".join(lines), "file", [])
