@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from m3msg.producer.options import MessageRetryOptions, ProducerOptions, StaticRetryOptions, WriterOptions
+from m3msg.producer.connection import dial_backoff
+from m3msg.producer.options import (
+    ConnectionOptions,
+    MessageRetryOptions,
+    ProducerOptions,
+    StaticRetryOptions,
+    WriterOptions,
+)
 from m3msg.producer.rows import FRAME_OVERHEAD
 from m3x.config import ConfigError, Duration, load
+from m3x.sections import RetryConfig
 
 EVERY_KEY = """
 buffer:
@@ -129,3 +137,11 @@ def test_message_retry_as_pinned_by_m3():
     static = StaticRetryOptions(backoff=[Duration(minute), Duration(10), Duration(5)])
     delay = WriterOptions(topic_name="t", static_message_retry=static).retry_delay_ns()
     assert [delay(a) for a in (1, 2, 3, 4, 9)] == [minute, 10, 5, 5, 5]
+
+
+def test_an_instance_that_is_away_is_dialled_every_second_whatever_the_configured_maximum_is() -> None:
+    waits = [dial_backoff(ConnectionOptions()).delay(attempt) for attempt in range(1, 60)]
+    assert waits[0] <= 0.1
+    assert 0.5 <= min(waits[10:]) <= max(waits) <= 1.0
+    slow = ConnectionOptions(retry=RetryConfig(initial_backoff=Duration(4_000_000_000)))
+    assert max(dial_backoff(slow).delay(attempt) for attempt in range(1, 60)) <= 4.0, "who wants it rarer has it rarer"
