@@ -3,19 +3,16 @@
 import json
 from pathlib import Path
 
-import httpx
 import pytest
-from starlette.applications import Starlette
+from tests.coordinator.api.conftest import ENVIRONMENT, NOW, client_of
 
-from coordinator.api import admin_routes, answers, not_found
+from coordinator.api import answers
 from coordinator.api.health import time_since
-from m3cluster.kv import Embedded, KVError, MemoryServer, open_store
+from m3cluster.kv import Embedded, KVError, open_store
 from m3cluster.placement import decode_staged_placement
 from m3cluster.topic import decode_topic
 
 MINUTE = 60 * 10**9
-NOW = 1_767_323_045_500_000_000
-ENVIRONMENT = {"Cluster-Environment-Name": "namespace/m3db-cluster-name"}
 AGGREGATOR = {
     "num_shards": 64,
     "replication_factor": 2,
@@ -43,25 +40,6 @@ def consumer(name, consumption):
             "messageTtlNanos": "300000000000",
         }
     }
-
-
-def client_of(store, **options):
-    app = Starlette(routes=admin_routes(store, clock=lambda: NOW, **options), exception_handlers={404: not_found})
-    app.router.redirect_slashes = False
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://coordinator", headers=ENVIRONMENT)
-
-
-@pytest.fixture
-async def store():
-    opened = MemoryServer().client()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def client(store):
-    async with client_of(store) as made:
-        yield made
 
 
 async def test_the_six_calls_of_the_set_up_page_on_the_embedded_store(tmp_path: Path):

@@ -3,28 +3,15 @@
 import json
 
 import pytest
-from tests.coordinator.api.test_admin import AGGREGATOR, client_of
+from tests.coordinator.api.test_admin import AGGREGATOR
 
-from m3cluster.kv import KeyNotFoundError, MemoryServer
+from m3cluster.kv import KeyNotFoundError
 
 ENV = "namespace/m3db-cluster-name"
 TOPIC = "/api/v1/topic"
 TOPIC_KEY = f"/topic/{ENV}/aggregated_metrics"
 BASE = "/api/v1/services/m3aggregator/placement"
 PLACEMENT_KEY = f"/placement/{ENV}/m3aggregator"
-
-
-@pytest.fixture
-async def store():
-    opened = MemoryServer().client()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def client(store):
-    async with client_of(store) as made:
-        yield made
 
 
 NEW = {"id": "x", "zone": "embedded", "weight": 1}
