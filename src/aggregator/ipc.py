@@ -97,7 +97,8 @@ class Expire(_Message, frozen=True, tag="expire"):
 
 
 class Grace(_Message, frozen=True, tag="grace"):
-    """Until then no forwarded value is too late whose window has not been flushed: its source is flushed again after a replay."""
+    """Until then no forwarded value is too late whose window has not been flushed: its source is flushed again after a replay and in a
+    new term, and a follower's windows are open until its leader has flushed them."""
 
     until_ns: int
 
