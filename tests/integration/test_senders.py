@@ -1,11 +1,13 @@
 """docs/sending.md as it is run: its coordinator, and an exporter of OpenTelemetry's SDK, lines of InfluxDB and JSON that are sent to it."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
@@ -14,7 +16,6 @@ from lab.ports import free_ports
 from lab.processes import Process, family, module_command
 from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
-from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
@@ -85,8 +86,13 @@ def labels(name: str, **more: str) -> frozenset[tuple[str, str]]:
 
 
 def provider(base: str, **exporter: Any) -> MeterProvider:
-    """An SDK that exports when it is told to."""
-    exported = OTLPMetricExporter(f"{base}/api/v1/otlp/v1/metrics", compression=Compression.Gzip, **exporter)
+    """An SDK with the environment of the page, that exports when it is told to."""
+    settings = dict(re.findall(r"^(OTEL_\w+)=(.*)$", PAGE.read_text(), re.MULTILINE))
+    settings["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = settings["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"].replace(
+        "http://127.0.0.1:7201", base
+    )
+    with mock.patch.dict(os.environ, settings):
+        exported = OTLPMetricExporter(**exporter)
     reader = PeriodicExportingMetricReader(exported, export_interval_millis=float("inf"))
     return MeterProvider([reader], Resource(SERVICE))
 

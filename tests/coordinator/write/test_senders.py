@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 from lab.waiting import until
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from starlette.applications import Starlette
+from tests.coordinator.write.conftest import TEN_SECONDS, RecordingSink
 from tests.coordinator.write.otlp import requests as otlp
 from tests.coordinator.write.test_acks import nothing, waiting_for
 from tests.coordinator.write.test_answers import (
@@ -24,7 +27,10 @@ from tests.coordinator.write.test_answers import (
     world_of,
 )
 
+from coordinator.downsample import Downsampler
+from coordinator.write import RemoteWriter, SeriesCache, sender_routes
 from coordinator.write.otlp.answers import _STATUS
+from m3x.instrument import Registry
 from m3x.protobuf import unmarshal
 
 SENT = {"influx": influx(LINE), "json": json_write(JSON_UP), "otlp": otlp_post(GAUGE)}
@@ -103,3 +109,15 @@ async def test_senders_come_again_after_a_mistake_of_ours(
 ) -> None:
     status, _, _ = await _answer(OTHER_SENDERS[key], tmp_path, monkeypatch)
     assert status == (503 if key.startswith("otlp") else 500)
+
+
+async def test_types_that_otlp_declares_travel_with_the_samples(sink: RecordingSink, registry: Registry) -> None:
+    """Where ``storeMetricsType`` is set; numbers: docs/m3/coordinator.md, annotation."""
+    scope = registry.scope("test")
+    writer = RemoteWriter(Downsampler([TEN_SECONDS]), SeriesCache(4096, 8 << 20), sink, scope, store_metrics_type=True)
+    data = {"data_points": [otlp.point(1)], "aggregation_temporality": otlp.CUMULATIVE, "is_monotonic": True}
+    post = otlp_post({"name": "c", "sum": data}, GAUGE)
+    app = Starlette(routes=sender_routes(writer, scope))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.post(post.path, content=post.body, headers=post.headers)).status_code == 200
+    assert [metric.annotation for metric in sink.metrics] == [b"\x08\x01\x10\x01", b"\x08\x02"]
