@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 
 import pytest
 from lab.http import get, request
-from lab.ports import free_ports
-from lab.processes import Process, children, family, module_command
+from lab.processes import children, family
 from lab.prometheus import EQUAL, Labels, remote_read, write_request
 from lab.waiting import wait_until
+from tests.integration.inside import Inside, serving
 from tests.integration.test_prometheus import WRITER, prometheus
 
 SENDERS = 2
@@ -59,25 +59,11 @@ embeddedAggregator: {{workers: 2}}
 """
 
 
-class Coordinator:
+class Coordinator(Inside):
     """The one process, and what it is asked."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.http, self.metrics, self.carbon = free_ports(3)
-        self.base = f"http://127.0.0.1:{self.http}"
-        self.file = folder / "m3coordinator.yml"
-        self.file.write_text(CONFIG.format(http=self.http, metrics=self.metrics, carbon=self.carbon))
-        self.start()
-
-    def start(self) -> None:
-        """Returns at once; ``ready`` says when it takes samples."""
-        command = module_command("coordinator", "-f", str(self.file), "--data-dir", str(self.folder / "data"))
-        self.process = Process("coordinator", command, self.folder / "log")
-
-    def ready(self) -> bool:
-        self.process.check()
-        return get(f"{self.base}/ready")[0] == 200
+    def text(self) -> str:
+        return CONFIG.format(http=self.http, metrics=self.metrics, carbon=self.carbon)
 
     def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         return request("POST", f"{self.base}/api/v1/prom/remote/write", body, headers, timeout_s=60)[0]
@@ -127,15 +113,8 @@ class Coordinator:
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path_factory.mktemp("inside"))
-    try:
-        wait_until("the coordinator takes samples", made.ready, 120)
+    with serving(Coordinator(tmp_path_factory.mktemp("inside"))) as made:
         yield made
-    finally:
-        print(f"--- end of the log\n{made.process.tail()}")
-        pids = family(made.process.pid)
-        made.process.kill()
-        wait_until("nothing is left", lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 10)
 
 
 def sample(name: str, key: str, value: str, number: float, at_ms: int | None = None) -> bytes:

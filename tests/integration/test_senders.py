@@ -12,14 +12,13 @@ from urllib.parse import urlencode
 
 import pytest
 from lab.http import get, request
-from lab.ports import free_ports
-from lab.processes import Process, family, module_command
 from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from tests.integration.inside import Inside, serving
 
 PAGE = Path(__file__).parents[2] / "docs/sending.md"
 SERVICE = {
@@ -31,26 +30,17 @@ SERVICE = {
 IDENTITY = {"job": "shop", "instance": "i-1", "deployment_environment_name": "test"}
 
 
-class Coordinator:
+class Coordinator(Inside):
     """The one of the page, with windows of a second."""
 
-    def __init__(self, folder: Path) -> None:
-        self.http, metrics, carbon = free_ports(3)
-        self.base = f"http://127.0.0.1:{self.http}"
+    def text(self) -> str:
         found = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
         assert found is not None
         text = found[1].replace("10s", "1s").replace("bufferPast: 5s", "bufferPast: 2s")
-        for old, new in (("7201", self.http), ("7203", metrics), ("7204", carbon)):
+        for old, new in (("7201", self.http), ("7203", self.metrics), ("7204", self.carbon)):
             assert old in text
             text = text.replace(old, str(new))
-        file = folder / "sending.yml"
-        file.write_text(text)
-        command = module_command("coordinator", "-f", str(file), "--data-dir", str(folder / "data"))
-        self.process = Process("coordinator", command, folder / "log")
-
-    def ready(self) -> bool:
-        self.process.check()
-        return get(f"{self.base}/ready")[0] == 200
+        return text
 
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         return request("POST", f"{self.base}{path}", body, {}, timeout_s=60)
@@ -70,15 +60,8 @@ class Coordinator:
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
-    made = Coordinator(tmp_path_factory.mktemp("senders"))
-    try:
-        wait_until("the coordinator takes samples", made.ready, 120)
+    with serving(Coordinator(tmp_path_factory.mktemp("senders"))) as made:
         yield made
-    finally:
-        print(f"--- end of the log\n{made.process.tail()}")
-        pids = family(made.process.pid)
-        made.process.kill()
-        wait_until("nothing is left", lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 10)
 
 
 def labels(name: str, **more: str) -> frozenset[tuple[str, str]]:
