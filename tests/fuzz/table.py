@@ -8,11 +8,22 @@ from tests.fuzz import (
     rows_metrics,
     rows_queries,
     rows_senders,
+    rows_writers,
     rows_writes,
 )
 from tests.fuzz.parser import Parser
 
 __all__ = ["PARSERS"]
 
-_PARTS = (rows_m3msg, rows_metrics, rows_writes, rows_senders, rows_queries, rows_m3db, rows_cluster, rows_disk)
+_PARTS = (
+    rows_m3msg,
+    rows_metrics,
+    rows_writes,
+    rows_senders,
+    rows_queries,
+    rows_m3db,
+    rows_cluster,
+    rows_disk,
+    rows_writers,
+)
 PARSERS: dict[str, Parser] = {row.name: row for part in _PARTS for row in part.PARSERS}
