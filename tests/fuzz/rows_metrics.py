@@ -11,6 +11,7 @@ from tests.fuzz.parser import LEFT, Parser
 from tests.m3metrics.test_kernels import from_aggregated_row, from_row, shown
 from tests.m3metrics.test_tag_kernels import SKIPPED
 from tests.m3metrics.test_tag_kernels import plain as plain_tags
+from tests.m3x.protobuf.test_reading import TABLE, run_message
 
 from aggregator import ipc
 from aggregator.engine.ingest import shorthand
@@ -31,6 +32,7 @@ from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, ROW_OK
 from m3metrics.tag_kernels import MOST_TAGS, read_tags
 from m3msg.frames import Message, Metadata, encode_message
+from m3x.protobuf import unmarshal, varint
 
 __all__ = ["METRICS", "PARSERS", "TAGS"]
 
@@ -244,7 +246,29 @@ def _read_engine(data: bytes) -> Any:
         engines.flush()
 
 
+def _messages() -> list[bytes]:
+    fields = [
+        b"\x08\x05", b"\x08" + varint((1 << 64) - 1), b"\x12\x03abc", b"\x12" + varint(200) + bytes(200), b"\x18\x05", b"\x1a\x01x",
+        b"\x23\x08\x01\x24", b"\x23\x23\x24\x24", b"\x35abcd", b"\x39abcdefgh", b"\x8a\x01\x00",
+    ]  # fmt: skip
+    return [*fields, b"".join(fields)]
+
+
+def _read_message(data: bytes) -> Any:
+    """By the compiled steps that all kernels are made of."""
+    legal, value, start, stop = run_message(laid(data), len(data))
+    if not legal:
+        raise ValueError("not legal")
+    return int(value), data[start:stop]
+
+
+def _plain_message(data: bytes) -> Any:
+    found = unmarshal(TABLE, data)
+    return found.get("n", 0), found.get("b", b"")
+
+
 PARSERS = (
+    Parser("protobuf", _messages, _read_message, (ValueError,), _plain_message, kernel=True),
     Parser("metric", METRICS, _read_metric, (CodecError,), _plain_metric, kernel=True),
     Parser("metric-plain", METRICS, _plain_metric, (CodecError,), _written_anew),
     Parser("aggregated", _aggregated, _read_aggregated, (CodecError,), _plain_aggregated, kernel=True),
