@@ -14,6 +14,8 @@ from typing import Any
 from tests.fuzz.mutations import inputs
 from tests.fuzz.parser import Parser
 
+from m3x.process import die_with_parent
+
 __all__ = ["Report", "run"]
 
 INPUT_CPU_S = 5.0
@@ -48,12 +50,12 @@ def run(parser: Parser, seed: str, count: int) -> Report:
     """Reads ``count`` inputs; ends at the first fault. For processes with one thread only, as it forks."""
     note = mmap.mmap(-1, _ROOM)
     reading, writing = os.pipe()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
         os.close(reading)
         status = _ENDED
         try:
-            status = _child(parser, seed, count, note, writing)
+            status = _child(parser, seed, count, note, writing, parent)
         finally:
             os._exit(status)
     os.close(writing)
@@ -74,7 +76,8 @@ def _ending(number: int, told: str) -> str:
     return told or f"it crashes: {signal.Signals(number).name}"
 
 
-def _child(parser: Parser, seed: str, count: int, note: mmap.mmap, pipe: int) -> int:
+def _child(parser: Parser, seed: str, count: int, note: mmap.mmap, pipe: int, parent: int) -> int:
+    die_with_parent(parent)
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
     faulthandler.enable(sys.__stderr__)
     try:

@@ -244,7 +244,7 @@ class Interner:
             self._numbers = np.concatenate([self._numbers[:-1], *self._parts, self._numbers[-1:]])
             self._parts = []
         series = self._numbers[np.minimum(record.series, len(self._numbers) - 1)]
-        known = (series != _MISSING) & self._homes[np.minimum(record.destination, len(self._homes) - 1)]
+        known = (series != _MISSING) & self._homes[np.minimum(record.destination, min(len(self._homes) - 1, 0xFFFF))]
         values = Values(
             self._table,
             series,
