@@ -4,10 +4,11 @@ Every message of a run has the same length, so time of sending, message id, seri
 uint8 array.
 """
 
+import secrets
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ METADATA_SIZE = 17
 """shard (2), id (5), sent at (10): constant because shard >= 1, id >= 2^21 and the time has nine varint bytes."""
 _FIRST_ID, _END_ID = 1 << 21, 1 << 28
 """Ids of four varint bytes."""
+_MOST_AT_ONCE = 1 << 24
 _ID_MARK = b"00000000"
 _ROLLUP_MARK = b"99999999"
 _SUM, _LAST = 1 << AggregationType.SUM, 1 << AggregationType.LAST
@@ -91,8 +93,8 @@ class Frames:
     number_columns: tuple[int, int]
     """Where the eight digits of the series number are in the id, and the last four of them again."""
 
-    first_id: int = _FIRST_ID
-    """Message id of the first one in the next replay; ids go on from replay to replay, as those of a producer do."""
+    first_id: int = field(default_factory=lambda: secrets.choice(range(_FIRST_ID, _END_ID - _MOST_AT_ONCE)))
+    """Message id of the first one in the next replay; ids begin anywhere, and go on from replay to replay, as those of a producer do."""
 
     def stamp(self, now_ns: int) -> None:
         """Writes ids and the time of sending into every message, and the metric's own time where it has one."""

@@ -117,11 +117,8 @@ def test_one_worker_killed_under_load(sink: Sink, wait, start_load) -> None:
         expected = sent_by_id(connection, frames)
         for ident, value in sent_by_id(more, more_frames).items():
             expected[ident] += value
-        wait("the last windows are out", lambda: time.time() - sink.last_at > 2 * RESOLUTION_S + 3, 60)
-        got = sink.sums()
-        wrong = {owners[shard_of(ident)] for ident, value in expected.items() if got.get(ident) != value}
-        # Only the killed worker's shards may have lost what was not flushed yet.
-        assert wrong <= {1}
+        # The dead worker's are in its journal, and what it had not acknowledged is given to the next one.
+        wait("all windows are out, with all values", lambda: sink.sums() == expected, 60)
         after = {
             owners[shard_of(ident)] for ident, points in sink.points.items() if points[-1][2] > served + RESOLUTION_S
         }

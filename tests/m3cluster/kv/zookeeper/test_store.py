@@ -247,13 +247,14 @@ async def test_a_client_outlives_kill_and_restart(open_client, own_zookeeper):
         await store.set("a", b"lost")
     own_zookeeper.start()
     other = await open_client(own_zookeeper)
-    assert await other.set("a", b"2") == 2
-    await other.delete("b")
-    assert (await value_is(watch, b"2")).version == 2
+    # A server that has just started may drop its first connections, after it has written what they brought.
+    version = await insist(other.set, "a", b"2")
+    await insist(other.delete, "b")
+    assert (await value_is(watch, b"2")).version == version >= 2
     assert await value_is(gone, None) is None
     async with asyncio.timeout(LONG_S):
         await waiting
-    assert await insist(store.set, "a", b"3") == 3
+    assert await insist(store.set, "a", b"3") > version
     await value_is(watch, b"3")
     assert await store.get("k") == mine
     assert lease.deadline_ns() > boot_ns()
