@@ -8,6 +8,7 @@ Writing: compact, every field in order of declaration, 64-bit integers as string
 import base64
 import json
 import math
+import re
 from typing import Any
 
 from m3x.golang import GO_NAN
@@ -162,6 +163,8 @@ def _parse_value(field: Field, raw: Any) -> Any:
     return _integer(field.kind, raw)
 
 
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+"""A longer text cannot be in range, and int() of a huge one is slow on purpose."""
 _LIMITS = {
     Kind.INT32: (-(1 << 31), (1 << 31) - 1),
     Kind.INT64: (-(1 << 63), (1 << 63) - 1),
@@ -186,8 +189,7 @@ def _as_number(raw: Any, go_type: str) -> _Number:
 def _integer(kind: Kind, raw: Any) -> int:
     text = _as_number(raw, kind.value)
     low, high = _LIMITS[kind]
-    # A text this long cannot be in range, and int() of a huge one is slow on purpose.
-    if len(text) <= 20 and text.lstrip("-").isdigit() and low <= int(text) <= high:
+    if _WHOLE.fullmatch(text) and low <= int(text) <= high:
         return int(text)
     raise JSONError(f"json: cannot unmarshal number {text} into Go value of type {kind.value}")
 

@@ -11,6 +11,7 @@ from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of, rows_of
 
 from coordinator.sinks.annotations import Annotations
 from coordinator.sinks.records import (
+    _HEADER,
     Encoder,
     Interner,
     RecordError,
@@ -115,6 +116,18 @@ def test_rows_whose_definition_is_missing_are_left_out_and_no_others() -> None:
     assert rows_of(interner.values(records[0])) == first
     assert rows_of(interner.values(records[2])) == [last[0], last[2], last[4]]
     assert rows_of(Interner(SeriesTable()).values(records[2])) == []
+
+
+def test_records_that_claim_more_destinations_than_numbers_can_name_are_read() -> None:
+    table, encoder = SeriesTable(), Encoder()
+    encoder.begin_segment()
+    data = _encode(encoder, batch_of(table, [Row(b"a", 1), Row(b"b", 2, 1.0, LONG)]))
+    fields = list(_HEADER.unpack_from(data))
+    fields[8] = 0xFFFF  # known_destinations
+    interner = Interner(SeriesTable())
+    interner.learn(decode(_HEADER.pack(*fields) + data[_HEADER.size :]))
+    # Its numbers mean others now: what it says is somewhere, and no error.
+    assert len(interner.values(decode(data))) <= 2
 
 
 def test_definitions_alone() -> None:

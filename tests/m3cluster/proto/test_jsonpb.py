@@ -89,6 +89,8 @@ def test_null_is_absent_and_trailing_text_is_not_looked_at():
         ('{"innerMessage":{"x":1}}', 'unknown field "x" in t.Inner'),
         ('{"small":1.5}', "json: cannot unmarshal number 1.5 into Go value of type int32"),
         ('{"small":2147483648}', "json: cannot unmarshal number 2147483648 into Go value of type int32"),
+        ('{"byNumber":{"\u00b2":1}}', "json: cannot unmarshal number \u00b2 into Go value of type int64"),
+        ('{"byNumber":{"--5":1}}', "json: cannot unmarshal number --5 into Go value of type int64"),
         ('{"big":"1e3"}', "json: cannot unmarshal number 1e3 into Go value of type int64"),
         ('{"big":""}', "unexpected end of JSON input"),
         ('{"big":true}', "json: cannot unmarshal bool into Go value of type int64"),
