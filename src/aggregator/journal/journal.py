@@ -25,7 +25,7 @@ log = logger(__name__)
 
 SNAPSHOT_FACTOR = 8
 """So many times the size of the last snapshot is written before the next one: a snapshot costs the child's time and that of copied pages,
-3 % of all at full load. Half as many would take a quarter of a second more for each million rows that a restart replays."""
+3 % of all at full load. The more is written, the longer a restart takes: a quarter of a second for each million rows."""
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
