@@ -41,7 +41,11 @@ def test_flush_times_advance_past_values_that_nobody_stores(deployment, wait, ht
         status, body = http_get(f"{deployment.base}/ready")
         return status, json.loads(body)
 
-    (warning,) = ready()[1]["problems"]
+    def about_the_rule() -> list[str]:
+        """What is said beside passing troubles of a machine that has much to do."""
+        return [problem for problem in ready()[1]["problems"] if "kept for a month" in problem]
+
+    (warning,) = about_the_rule()
     assert "coordinator-overlay.yml:" in warning
     assert "rollup rule 'kept for a month' asks for 10s:31d" in warning
 
@@ -49,7 +53,7 @@ def test_flush_times_advance_past_values_that_nobody_stores(deployment, wait, ht
         now_ms = int(time.time() * 1000)
         labels = (("__name__", "demo_requests_total"), ("code", "200"), ("host", "a"))
         remote_write(deployment.base, [(labels, 1.0, now_ms)])
-        return len(ready()[1]["problems"]) == 2
+        return len(about_the_rule()) == 2
 
     wait("a value has come back that nobody stores", named, 120)
     found = doctor(deployment.base, aggregator.http, 60)

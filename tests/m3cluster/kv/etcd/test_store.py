@@ -260,7 +260,7 @@ async def test_keepalives_find_their_way_back(open_client, own_etcd, monkeypatch
 async def test_a_stopped_etcd_ends_leases_by_the_clock_and_nothing_else(open_client, own_etcd):
     store = await open_client(own_etcd, request_timeout_s=0.5)
     watch = store.watch("a")
-    await store.set("a", b"1")
+    await insist(store.set, "a", b"1")
     await value_is(watch, b"1")
     lease = await store.grant(1)
     await store.put_with_lease("k", b"me", lease)
@@ -464,7 +464,7 @@ async def test_a_cache_that_cannot_be_written_warns_once(open_client, shared_etc
 async def test_a_write_whose_answer_was_lost_says_that_it_may_have_been_made(open_client, own_etcd):
     async with Relay(own_etcd.address) as relay:
         store = await open_client(relay, own_etcd, request_timeout_s=0.5)
-        await store.set("a", b"1")
+        await insist(store.set, "a", b"1")
         relay.hold()
         with pytest.raises(KVError, match="may have been carried out"):
             await store.set("a", b"2")

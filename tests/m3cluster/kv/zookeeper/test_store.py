@@ -298,7 +298,7 @@ async def test_a_deadline_counts_from_what_a_quorum_has_answered(open_client, ow
 async def test_a_stopped_zookeeper_ends_leases_by_the_clock_and_nothing_else(open_client, own_zookeeper):
     store = await open_client(own_zookeeper, request_timeout_s=0.5)
     watch = store.watch("a")
-    await store.set("a", b"1")
+    await insist(store.set, "a", b"1")
     await value_is(watch, b"1")
     lease = await store.grant(1)
     await store.put_with_lease("k", b"me", lease)
