@@ -33,7 +33,7 @@ _WAITING = (
 """Modules of ``integration`` that mostly wait for placements, windows and leases, in rows that take about as long; the rest of
 ``integration`` is one row more."""
 _BY_THE_CLOCK = (
-    "aggregator/supervisor", "aggregator/front", "aggregator/worker", "m3cluster/kv", "m3x/processes", "coordinator/sinks",
+    "m3cluster/kv", "aggregator/supervisor", "aggregator/front", "aggregator/worker", "m3x/processes", "coordinator/sinks",
 )  # fmt: skip
 """Suites that start processes or watch the clock: they run beside deployments, which leave them the processor, before all that computes."""
 
@@ -88,7 +88,8 @@ def _rank(item: pytest.Item) -> int:
     """What begins first has the lowest."""
     if _row(item.path).startswith(_DEPLOYMENTS):
         return 0
-    return 1 if any(f"tests/{suite}/" in item.path.as_posix() for suite in _BY_THE_CLOCK) else 2
+    path = item.path.as_posix()
+    return next((k for k, suite in enumerate(_BY_THE_CLOCK, 1) if f"tests/{suite}/" in path), len(_BY_THE_CLOCK) + 1)
 
 
 def _row(path: PurePath) -> str:

@@ -15,6 +15,7 @@ import pytest
 from tests import virtual_time
 from tests.aggregator.supervisor.cluster_model import (
     RESOLUTION,
+    TTL_S,
     Cluster,
     Delivery,
     ModelKV,
@@ -338,8 +339,8 @@ class Losses:
         self.cluster.accepting = True
 
     def arrived(self, one: Delivery) -> None:
-        # Who has just begun may not have said yet what its journal has.
-        told_ns = wall_ns() - (2 * S if self.journals else 0)
+        # Who has just begun may not have said yet what its journal has; it may take as long as a lease.
+        told_ns = wall_ns() - (TTL_S * S if self.journals else 0)
         holders = [life.name for life in self.lives if life.worker.whole(one.end_ns) and life.is_up(told_ns, wall_ns())]
         if not one.whole and holders:
             self.faults.append(f"{one.node} emits a part of {(one.end_ns - self.first_ns) / S} s, which {holders} hold")
