@@ -15,7 +15,6 @@ import pytest
 from tests import virtual_time
 from tests.aggregator.supervisor.cluster_model import (
     RESOLUTION,
-    TTL_S,
     Cluster,
     Delivery,
     ModelKV,
@@ -254,6 +253,8 @@ class Losses:
         self.shards = {0: 0, 1: 0} if shard_faults else {0: 0}
         self.log: list[str] = []
         self.lives: list[Life] = []
+        self.refused_ns = self.accepted_ns = 0
+        """When downstream went away last, and when it was back."""
         self.faults: list[str] = []
 
     def say(self, text: str) -> None:
@@ -321,6 +322,7 @@ class Losses:
             await asyncio.gather(node.member.resign(), return_exceptions=True)
         elif kind == "downstream" and self.cluster.accepting:
             self.cluster.accepting = False
+            self.refused_ns = wall_ns()
             asyncio.get_running_loop().call_later(self.chance.uniform(1, 6), self.accept)
         elif kind == "away":
             self.cluster.away.add(1)
@@ -337,10 +339,13 @@ class Losses:
 
     def accept(self) -> None:
         self.cluster.accepting = True
+        self.accepted_ns = wall_ns()
 
     def arrived(self, one: Delivery) -> None:
-        # Who has just begun may not have said yet what its journal has; it may take as long as a lease.
-        told_ns = wall_ns() - (TTL_S * S if self.journals else 0)
+        # What arrives when downstream is back may have been flushed when it went. Who has just begun may not have said yet what its
+        # journal has.
+        flushed_ns = self.refused_ns if wall_ns() - self.accepted_ns < S else wall_ns()
+        told_ns = flushed_ns - (2 * S if self.journals else 0)
         holders = [life.name for life in self.lives if life.worker.whole(one.end_ns) and life.is_up(told_ns, wall_ns())]
         if not one.whole and holders:
             self.faults.append(f"{one.node} emits a part of {(one.end_ns - self.first_ns) / S} s, which {holders} hold")
