@@ -12,6 +12,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
 ``forwarding``           remote writes that go to other coordinators as well, ``shadow`` which part of them
+``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
                          ``carbon_kernels``

@@ -10,7 +10,7 @@ from the placement, or merely *overtaken*.
 
 What was sent cannot be called back, so that a sender that was told to come again would have its samples counted twice wherever repeats
 count. Therefore the tickets of such requests are remembered, and a request of the same bytes and headers takes the ticket of the first
-instead of being sent again. That ends with this process, with a ticket that came to nothing, and after ``_REMEMBERED_S``.
+instead of being sent again. That ends with this process, with a ticket that came to nothing, and after a while (``repeats``).
 What is sent again after that bears the same message ids: they follow from the request. So an aggregator that looks for what comes again,
 as it does when a coordinator has died, recognises it.
 
@@ -26,6 +26,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from coordinator.write.options import WriteOptions
+from coordinator.write.repeats import Repeats
 from coordinator.write.sink import MessageSink, RefusedError
 from m3msg.batch import MessageBatch
 from m3msg.producer import Done, Secured
@@ -36,8 +37,6 @@ _WATCH_AFTER_S = 1.0
 """Acks usually come sooner; from then on it is noticed when the sender goes away."""
 _END_S = 2.0
 """At the end of the process: how long acks are waited for."""
-_REMEMBERED_S = 600.0
-_MOST_REMEMBERED = 4096
 _ID_BITS = 20
 _SOON_S = 1
 """Who is told to come again although the messages are on their way shall do so soon: it costs nothing."""
@@ -75,9 +74,6 @@ class Ticket:
     """Monotonic clock."""
 
 
-_Key = tuple[bytes, WriteOptions]
-
-
 class Acks:
     """The tickets of one coordinator; used from its event loop only.
 
@@ -92,8 +88,8 @@ class Acks:
         self._open: set[Ticket] = set()
         """What the producer has not told the end of."""
         self._waiting = 0
-        self._remembered: dict[_Key, tuple[Ticket, float]] = {}
-        """Tickets of requests that have not been answered with success, oldest first, and since when."""
+        self._remembered = Repeats[Ticket]()
+        """Tickets of requests that have not been answered with success."""
         self._ended: str | None = None
 
     # --- tickets
@@ -140,12 +136,9 @@ class Acks:
 
     def repeated(self, body: bytes, options: WriteOptions) -> Ticket | None:
         """The ticket of an earlier request that is the same and may still come to something, or has."""
-        if not self._remembered:
-            return None
-        key = _key(body, options)
-        ticket, _ = self._remembered.get(key, (None, 0.0))
+        ticket = self._remembered.get(body, options)
         if ticket is not None and ticket.ended.done() and ticket.ended.result() is not None:
-            del self._remembered[key]
+            self._remembered.forget(body, options)
             return None
         if ticket is not None:
             self._scope.count("write_repeats")
@@ -153,13 +146,7 @@ class Acks:
 
     def remember(self, ticket: Ticket, body: bytes, options: WriteOptions) -> None:
         """The sender of this request will come again, or may."""
-        now = time.monotonic()
-        while self._remembered:
-            oldest, (_, since) = next(iter(self._remembered.items()))
-            if len(self._remembered) < _MOST_REMEMBERED and now - since < _REMEMBERED_S:
-                break
-            del self._remembered[oldest]
-        self._remembered[_key(body, options)] = (ticket, now)
+        self._remembered.remember(body, options, ticket)
 
     # --- waiting
 
@@ -180,8 +167,7 @@ class Acks:
             self._count_waiting(-1)
         if end is None:
             self._scope.record("write_ack_latency", time.monotonic() - ticket.sent_s)
-            if self._remembered:
-                self._remembered.pop(_key(body, options), None)
+            self._remembered.forget(body, options)
             return
         self._scope.tagged(reason=end.why).count("write_unacked")
         log.warning_limited("a remote write was not acknowledged", per_second=0.1, reason=end.text)
@@ -216,10 +202,6 @@ class Acks:
     def _count_waiting(self, change: int) -> None:
         self._waiting += change
         self._scope.gauge("write_ack_waiting", self._waiting)
-
-
-def _key(body: bytes, options: WriteOptions) -> _Key:
-    return hashlib.blake2b(body, digest_size=16).digest(), options
 
 
 def _first_id(body: bytes, options: WriteOptions) -> int:

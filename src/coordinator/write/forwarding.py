@@ -9,7 +9,6 @@ told to come again (5xx), has done so, and the others do not get it twice. ``sha
 """
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from coordinator.sinks.prom_remote.credentials import Address
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
 from coordinator.write.decoding import Decoded
 from coordinator.write.options import PROM_TYPE, WriteOptions
+from coordinator.write.repeats import Repeats
 from coordinator.write.shadow import Shadow
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -45,13 +45,10 @@ _MAX_BYTES = 64 << 20
 _TROUBLED_S = 60.0
 """A target that takes some requests and loses others is in trouble until there has been no loss for so long."""
 _MAX_HOPS = 8
-_MAX_REMEMBERED = 4096
-_REMEMBERED_S = 600.0
 _M3_PREFIX = "m3-"
 _FINAL = {Kind.REFUSED, Kind.TOO_LARGE}
 """Answers to which sending the same again cannot help."""
 
-_Key = tuple[bytes, WriteOptions]
 log = logger(__name__)
 
 
@@ -125,14 +122,13 @@ class Forwarding:
         self._targets = [_Target(target, config, figures) for target in config.targets]
         self._figures = figures
         self._id = secrets.token_hex(8)
-        self._remembered: dict[_Key, tuple[Forward, float]] = {}
-        """Requests whose senders will come again, oldest first, and since when."""
+        self._remembered = Repeats[Forward]()
 
     def of(self, body: bytes, headers: Headers, options: WriteOptions) -> Forward:
         """A request, to be begun once it is understood. ``headers``: as they came, decoded as Latin-1."""
-        if self._remembered and (earlier := self._remembered.get(_key(body, options))) is not None:
-            earlier[0].body = body
-            return earlier[0]
+        if (earlier := self._remembered.get(body, options)) is not None:
+            earlier.body = body
+            return earlier
         through = [one.strip() for one in headers.get(FORWARDED_BY, "").split(",") if one.strip()]
         targets = list(self._targets)
         if self._id in through or len(through) >= _MAX_HOPS:
@@ -148,20 +144,12 @@ class Forwarding:
 
     def answered(self, forward: Forward, status: int) -> None:
         """See ``Forward``."""
-        now = time.monotonic()
         if status >= 500:
-            while self._remembered:
-                oldest, (_, since) = next(iter(self._remembered.items()))
-                if len(self._remembered) < _MAX_REMEMBERED and now - since < _REMEMBERED_S:
-                    break
-                del self._remembered[oldest]
-            key = _key(forward.body, forward.options)
-            self._remembered.pop(key, None)
-            self._remembered[key] = (forward, now)
+            self._remembered.remember(forward.body, forward.options, forward)
             # The same bytes will come again; until then nobody needs them for this.
             forward.body = b""
-        elif self._remembered:
-            self._remembered.pop(_key(forward.body, forward.options), None)
+        else:
+            self._remembered.forget(forward.body, forward.options)
 
     def problems(self) -> list[str]:
         """Targets that do not take what they are sent, one line each."""
@@ -338,7 +326,3 @@ def _handed_on(headers: Headers) -> dict[str, str]:
 def _canonical(name: str) -> str:
     """The name of a header as Go writes it."""
     return "-".join(part.capitalize() for part in name.split("-"))
-
-
-def _key(body: bytes, options: WriteOptions) -> _Key:
-    return hashlib.blake2b(body, digest_size=16).digest(), options

@@ -397,12 +397,12 @@ async def test_what_came_to_nothing_is_no_repeat(acks: Acks) -> None:
 
 
 async def test_what_is_remembered_is_bounded(acks: Acks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.write.acks._MOST_REMEMBERED", 10)
+    monkeypatch.setattr("coordinator.write.repeats._MOST", 10)
     for i in range(100):
         acks.remember(ticket_of(acks), b"%d" % i, OPTIONS)
     assert len(acks._remembered) == 10
     assert acks.repeated(b"99", OPTIONS) is not None
     assert acks.repeated(b"89", OPTIONS) is None
-    monkeypatch.setattr("coordinator.write.acks._REMEMBERED_S", 0.0)
+    monkeypatch.setattr("coordinator.write.repeats._KEPT_S", 0.0)
     acks.remember(ticket_of(acks), b"new", OPTIONS)
     assert len(acks._remembered) == 1

@@ -19,7 +19,15 @@ from coordinator.config.forwarding import ForwardingConfig, ForwardTargetConfig,
 from coordinator.config.prom_remote import SecretText
 from coordinator.downsample import Downsampler
 from coordinator.prompb import WRITE_REQUEST
-from coordinator.write import Forwarding, RemoteWriter, SeriesCache, forwarding, remote_write_routes, sender_routes
+from coordinator.write import (
+    Forwarding,
+    RemoteWriter,
+    SeriesCache,
+    forwarding,
+    remote_write_routes,
+    repeats,
+    sender_routes,
+)
 from coordinator.write.forwarding import FORWARDED_BY
 from m3x.config import Duration
 from m3x.instrument import Registry
@@ -316,14 +324,14 @@ async def test_what_comes_again_is_not_forwarded_twice(forwards: Callable[..., A
         # Accepted: the same bytes are another request now.
         assert await coordinator.write() == 200
         await coordinator.settled(5)
-        assert coordinator.forwarding._remembered == {}
+        assert list(coordinator.forwarding._remembered) == []
     assert (len(takes.requests), len(refuses.requests)) == (2, 3)
 
 
 async def test_what_keeps_coming_is_remembered_longest(
     forwards: Callable[..., Any], sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarding, "_MAX_REMEMBERED", 2)
+    monkeypatch.setattr(repeats, "_MOST", 2)
     sink.refusal = "away"
     async with Receiver() as target, forwards(target.url) as coordinator:
         for number in range(4):
@@ -336,12 +344,12 @@ async def test_what_keeps_coming_is_remembered_longest(
 async def test_what_is_remembered_is_bounded_and_holds_no_bodies(
     forwards: Callable[..., Any], sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarding, "_MAX_REMEMBERED", 2)
+    monkeypatch.setattr(repeats, "_MOST", 2)
     sink.refusal = "away"
     async with Receiver() as target, forwards(target.url) as coordinator:
         for number in range(4):
             assert await coordinator.write(proto(float(number), __name__="up")) == 503
-        remembered = [forward for forward, _ in coordinator.forwarding._remembered.values()]
+        remembered = list(coordinator.forwarding._remembered)
         assert len(remembered) == 2
         assert [forward.body for forward in remembered] == [b"", b""]
 
