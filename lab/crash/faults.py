@@ -87,6 +87,19 @@ def _loop(action: str, times: int, every_s: float) -> Iterator[Step]:
         yield Step(k * every_s, action, "leader")
 
 
+def _away(name: str, for_s: float) -> Situation:
+    """The follower is away for so long, and the leader dies a second after it is back."""
+    back = for_s + 0.1
+    steps = (
+        Step(0, "kill", "follower"),
+        Step(for_s, "start", "follower"),
+        Step(back, "wait", "follower"),
+        Step(back + 1, "kill", "leader"),
+        Step(back + 1.2, "start", "leader"),
+    )
+    return Situation(f"{name}, leader killed 1 s after it is back", steps, instances=2)
+
+
 SITUATIONS = (
     Situation("kill -9 of RF 1, restart", (Step(0, "kill", "leader"), Step(0.2, "start", "leader"))),
     Situation("SIGTERM of RF 1, restart", (Step(0, "terminate", "leader"), Step(0.2, "start", "leader"))),
@@ -113,28 +126,8 @@ SITUATIONS = (
         ),
         instances=2,
     ),
-    Situation(
-        "follower restarted, leader killed 1 s after it is back",
-        (
-            Step(0, "kill", "follower"),
-            Step(0.2, "start", "follower"),
-            Step(0.3, "wait", "follower"),
-            Step(1.3, "kill", "leader"),
-            Step(1.5, "start", "leader"),
-        ),
-        instances=2,
-    ),
-    Situation(
-        "follower away for 12 s, leader killed 1 s after it is back",
-        (
-            Step(0, "kill", "follower"),
-            Step(12, "start", "follower"),
-            Step(12.1, "wait", "follower"),
-            Step(13.1, "kill", "leader"),
-            Step(13.3, "start", "leader"),
-        ),
-        instances=2,
-    ),
+    _away("follower restarted", 0.2),
+    _away("follower away for 12 s", 12),
     Situation(
         "rolling restart of a pair, 1 s apart",
         (

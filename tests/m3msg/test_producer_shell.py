@@ -188,21 +188,27 @@ async def test_a_consumer_that_reads_nothing_delays_nobody_and_costs_bounded_mem
         assert sum(payload() is not None for payload in payloads) <= 8
 
 
-async def test_a_consumer_that_dies_and_returns_gets_its_backlog(cluster: Cluster):
+async def gone_after(cluster: Cluster, count: int) -> tuple[Recorder, str, Producer]:
+    """A consumer that had so many messages and is gone, its address, and who would send it more."""
     recorder = Recorder()
     await recorder.server.start()
-    port = recorder.server.port
+    address = f"127.0.0.1:{recorder.server.port}"
     await cluster.topic(ConsumptionType.SHARED)
     await cluster.place(recorder.endpoint)
     producer = cluster.producer()
     await producer.start()
-    producer.produce(batch_of(100))
-    await until(lambda: cluster.acked == 100)
+    producer.produce(batch_of(count))
+    await until(lambda: cluster.acked == count)
     await recorder.server.close()
     await until(lambda: not producer.status().services[0].instances[0].connected)
+    return recorder, address, producer
+
+
+async def test_a_consumer_that_dies_and_returns_gets_its_backlog(cluster: Cluster):
+    recorder, address, producer = await gone_after(cluster, 100)
     producer.produce(batch_of(5000, first=100, token="backlog"))
     await until(lambda: "cannot connect" in producer.status().services[0].instances[0].last_error)
-    returned = ConsumerServer(f"127.0.0.1:{port}", recorder.handle)
+    returned = ConsumerServer(address, recorder.handle)
     async with returned:
         await until(lambda: cluster.acked == 5100)
         assert len(recorder.numbers) == 5100
@@ -230,20 +236,10 @@ async def test_the_end_waits_for_no_instance_that_has_been_away_for_long(cluster
 
 
 async def test_an_instance_that_comes_back_before_the_end_gets_what_is_left(cluster: Cluster):
-    recorder = Recorder()
-    await recorder.server.start()
-    port = recorder.server.port
-    await cluster.topic(ConsumptionType.SHARED)
-    await cluster.place(recorder.endpoint)
-    producer = cluster.producer()
-    await producer.start()
-    producer.produce(batch_of(10))
-    await until(lambda: cluster.acked == 10)
-    await recorder.server.close()
-    await until(lambda: not producer.status().services[0].instances[0].connected)
+    recorder, address, producer = await gone_after(cluster, 10)
     producer.produce(batch_of(100, first=10))
     closing = asyncio.create_task(producer.close(10.0, 5.0))
-    async with ConsumerServer(f"127.0.0.1:{port}", recorder.handle):
+    async with ConsumerServer(address, recorder.handle):
         await closing
     assert len(recorder.numbers) == 110
 
