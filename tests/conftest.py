@@ -33,7 +33,7 @@ _WAITING = (
 """Modules of ``integration`` that mostly wait for placements, windows and leases, in rows that take about as long; the rest of
 ``integration`` is one row more."""
 _BY_THE_CLOCK = (
-    "m3cluster/kv", "aggregator/supervisor", "aggregator/front", "aggregator/worker", "m3x/processes", "coordinator/sinks",
+    "m3cluster", "aggregator/supervisor", "aggregator/front", "aggregator/worker", "m3x/processes", "coordinator/sinks",
 )  # fmt: skip
 """Suites that start processes or watch the clock: they run beside deployments, which leave them the processor, before all that computes."""
 
