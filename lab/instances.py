@@ -4,7 +4,7 @@ import http.client
 import json
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Aggregator:
     """One instance on loopback: its configuration, and its processes while they run.
 
     ``kv``: its section ``kvClient``. ``address``: where it takes metrics (default: a free port). ``overlay``: sections of its configuration
-    instead of those of ``config`` and of the addresses.
+    instead of those of ``config`` and of the addresses. ``through``: a command that runs the one that follows it.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Aggregator:
         workers: int = 1,
         overlay: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.address = address or f"127.0.0.1:{free_port()}"
@@ -52,7 +53,7 @@ class Aggregator:
         sections = {**aggregator_overlay(self.address, listen, metrics, kv), **(overlay or {})}
         sections["instance"] = {"dataDirectory": str(folder), **sections.get("instance", {})}
         files = overlaid(config, sections, folder / f"{name}-overlay.yml")
-        self._command = module_command("aggregator", *files, "--workers", str(workers))
+        self._command = [*through, *module_command("aggregator", *files, "--workers", str(workers))]
 
     @property
     def socket_address(self) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from coordinator.explain_rules import ExplainError, UnreadableError, explain_rul
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
 from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
-from m3x import log
+from m3x import log, process
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
 from m3x.tls import ClientTLS, TLSError
@@ -216,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.debug("keys without effect", keys=loaded.meaningless)
     for warning in loaded.value.in_vain:
         logger.warning(warning)
+    process.raise_open_files()
     try:
         asyncio.run(serve(loaded.value, options.data_dir, loaded.places))
     except ServiceError as error:

@@ -59,7 +59,9 @@ from m3msg.producer import Producer
 from m3x.config import Places, parse_address
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
+from m3x.process import few_open_files
 from m3x.segments import SegmentError
+from m3x.service_manager import ServiceManager
 from m3x.tls import TLSError
 from m3x.web import metrics_app
 from m3x.web import serve as serve_http
@@ -91,6 +93,7 @@ async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None
 
     Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without.
     """
+    manager = ServiceManager()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,7 +102,8 @@ async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None
     await asyncio.to_thread(warm, lambda step: log.debug("preparing kernels", part=step))
     async with running(config, data_dir, places) as coordinator:
         log.info("the coordinator is up")
-        await coordinator.wait(stop)
+        async with manager.told(coordinator.in_short):
+            await coordinator.wait(stop)
         log.info("ending: no more is accepted; waiting for what is under way")
     log.info("the coordinator has ended")
 
@@ -136,6 +140,12 @@ class Coordinator:
         self._zone = config.cluster_state.zone
         self._tasks: list[asyncio.Task[object]] = []
         self._carbon: CarbonIngester | None = None
+        self._readiness: Readiness | None = None
+
+    def in_short(self) -> str:
+        """One line on how it is."""
+        reasons = self._readiness.reasons() if self._readiness is not None else []
+        return f"not ready: {'; '.join(reasons)}" if reasons else "takes samples"
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Returns when ``stop`` is set; raises what ended a part of the coordinator before that."""
@@ -163,6 +173,9 @@ class Coordinator:
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
         config = self.config
+        if (few := few_open_files()) is not None:
+            log.warning(few)
+            self._problems.append(lambda: [few])
         store = await kv.open_store(config.cluster_state.store(self._data_dir))
         stack.push_async_callback(store.close)
         routes: list[BaseRoute] = []
@@ -198,7 +211,7 @@ class Coordinator:
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)
-        readiness = Readiness(
+        self._readiness = readiness = Readiness(
             namespaces.current,
             topic,
             producer,

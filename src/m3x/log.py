@@ -11,7 +11,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-__all__ = ["LEVELS", "Logger", "configure", "logger"]
+__all__ = ["LEVELS", "Logger", "configure", "last_error", "logger"]
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
@@ -23,6 +23,7 @@ class _Output:
         self.level = LEVELS["info"]
         self.stream: TextIO | None = None
         self.fields: dict[str, Any] = {}
+        self.last_error = ""
 
 
 _output = _Output()
@@ -35,6 +36,11 @@ def configure(level: str = "info", stream: TextIO | None = None, /, **fields: An
     _output.level = LEVELS[level.lower()]
     _output.stream = stream
     _output.fields = fields
+
+
+def last_error() -> str:
+    """The newest line of level ``error`` of this process, in short; empty: there was none."""
+    return _output.last_error
 
 
 def logger(name: str) -> "Logger":
@@ -66,6 +72,7 @@ class Logger:
         if exception is not None:
             fields["error"] = f"{type(exception).__name__}: {exception}"
             fields["traceback"] = "".join(traceback.format_exception(exception))
+        _output.last_error = f"{message}: {fields['error']}" if "error" in fields else message
         self._write("error", message, fields)
 
     def info_limited(self, message: str, *, per_second: float = 1.0, **fields: Any) -> None:
@@ -78,6 +85,7 @@ class Logger:
 
     def error_limited(self, message: str, *, per_second: float = 1.0, **fields: Any) -> None:
         """``error``, at most ``per_second`` times a second for this message text."""
+        _output.last_error = f"{message}: {fields['error']}" if "error" in fields else message
         self._limited("error", message, per_second, fields)
 
     def _limited(self, level: str, message: str, per_second: float, fields: dict[str, Any]) -> None:

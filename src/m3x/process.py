@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ _PR_SET_MM_MAP = 14
 _PR_SET_CHILD_SUBREAPER = 36
 _MADV_DONTNEED = 4
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_MANY_FILES = 1 << 20
+"""More than these are not asked for: there are programs that go through all numbers."""
+_ENOUGH_FILES = 4096
+_WANTED_FILES = 65536
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,6 +81,31 @@ def start_no_threads() -> None:
     """Keeps numpy, imported afterwards, from starting the threads of its BLAS, which nobody here uses: a process with threads cannot be
     forked."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def open_files() -> int:
+    """How many files and connections this process may have open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MANY_FILES if files == resource.RLIM_INFINITY else files
+
+
+def raise_open_files() -> None:
+    """Lets this process and its children have as many files and connections open as the system allows it, the hard limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def few_open_files() -> str | None:
+    """What to say if few files may be open; None: they will do."""
+    files = open_files()
+    if files >= _ENOUGH_FILES:
+        return None
+    return (
+        f"at most {files} files and connections may be open: further connections are refused then; allow {_WANTED_FILES} "
+        "(LimitNOFILE= of a systemd unit, ulimit -Hn of a shell)"
+    )
 
 
 def unmap_code() -> None:

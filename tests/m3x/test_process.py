@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from m3x import process
 
 
@@ -53,3 +55,13 @@ def test_a_process_that_is_gone_has_nothing() -> None:
     assert not Path(f"/proc/{gone.pid}").exists()
     assert (process.proportional_bytes(gone.pid), process.resident_bytes(gone.pid)) == (0, 0)
     assert process.cpu_seconds(gone.pid) == 0.0
+
+
+@pytest.mark.parametrize(("soft", "hard", "becomes"), [(256, 8192, 8192), (1024, 1024, 1024), (4096, 4096, 4096)])
+def test_as_many_files_may_be_open_as_the_system_allows(soft: int, hard: int, becomes: int) -> None:
+    said = run(
+        f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\nfrom m3x import process\n"
+        "process.raise_open_files()\nprint(process.open_files(), process.few_open_files())"
+    )
+    few = f"at most {becomes} files and connections may be open"
+    assert said.startswith(f"{becomes} {few if becomes < 4096 else None}")

@@ -15,7 +15,6 @@ sent something that is no frame; it is read no more, gets the acks of what it se
 import contextlib
 import errno
 import fcntl
-import resource
 import select
 import socket
 import struct
@@ -29,7 +28,7 @@ from aggregator.front import figures as names
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
 from aggregator.ipc import Peer
-from m3x import log
+from m3x import log, process
 from m3x.clock import monotonic_ns
 from m3x.endpoints import accepted_from, configure, name_of
 
@@ -44,7 +43,6 @@ _RESERVED_FILES = 256
 _EVER_NS = 1
 """A time (monotonic) before any message was sent."""
 _ACCEPTS_PER_TURN = 256
-_MANY = 1 << 20
 _LEFT = struct.Struct("i")
 _INFO = struct.Struct("<BBB")
 """The first fields of ``tcp_info`` (Linux): state, state of congestion control, timeouts since something was acknowledged last."""
@@ -191,8 +189,7 @@ class Clients:
     def __init__(self, options: FrontOptions, figures: Figures) -> None:
         self._options = options
         self._figures = figures
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        files = _MANY if files == resource.RLIM_INFINITY else files
+        files = process.open_files()
         self._limit = options.max_connections or max(files - _RESERVED_FILES, files // 2)
         self._listener: socket.socket | None = None
         self._by_id: dict[int, Connection] = {}

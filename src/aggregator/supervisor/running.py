@@ -12,11 +12,12 @@ from aggregator.http import create_app
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.kv import KVError, StoreConfig, open_store
-from m3x import log
+from m3x import log, process
 from m3x.config import ConfigError, Loaded
 from m3x.endpoints import bound
 from m3x.instrument import Registry
 from m3x.processes import Zygote, run_directory
+from m3x.service_manager import ServiceManager
 from m3x.web import metrics_app, serve
 
 __all__ = ["run"]
@@ -37,6 +38,8 @@ def run(
         _log.debug("this key has no effect here", key=path)
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
+    manager = ServiceManager()
+    process.raise_open_files()
     zygote = Zygote("aggregator.preload")
     # Before the first thread and the first socket.
     zygote.fork()
@@ -45,7 +48,8 @@ def run(
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
     )
     with directory as run_dir:
-        return asyncio.run(_main(config, store, instance_id, workers, zygote, run_dir, data_dir, is_child))
+        made = _main(config, store, instance_id, workers, zygote, run_dir, data_dir, is_child, manager)
+        return asyncio.run(made)
 
 
 async def _main(
@@ -57,6 +61,7 @@ async def _main(
     run_dir: Path,
     data_dir: Path | None,
     is_child: bool,
+    manager: ServiceManager,
 ) -> int:
     registry = Registry()
     try:
@@ -72,7 +77,9 @@ async def _main(
                     workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, data_dir=data_dir,
                     registry=registry,
                 )  # fmt: skip
-                async with zygote, _servers(config, instance, registry):
+                instance.problems.set("open files", process.few_open_files(), serious=False)
+                status = InstanceStatus(instance)
+                async with zygote, _servers(config, status, registry), manager.told(lambda: _in_short(status)):
                     return await _until_stopped(instance, is_child)
         except OSError as error:
             _log.error("cannot start", error=str(error))
@@ -83,6 +90,12 @@ async def _main(
             return 1
     finally:
         await store.close()
+
+
+def _in_short(status: InstanceStatus) -> str:
+    """One line on how it is."""
+    found = status.readiness()
+    return "; ".join(found.notes) if found.ready else f"not ready: {'; '.join(found.reasons)}"
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -143,13 +156,13 @@ async def _end_of_input(then: Callable[[], None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _servers(config: ServiceConfig, instance: Instance, registry: Registry) -> AsyncIterator[None]:
+async def _servers(config: ServiceConfig, status: InstanceStatus, registry: Registry) -> AsyncIterator[None]:
     """The HTTP servers: status, and metrics where they have an address of their own."""
     prometheus = config.metrics.prometheus
     own = prometheus is not None and bool(prometheus.listen_address)
     path = prometheus.handler_path if prometheus is not None and not own else None
     async with contextlib.AsyncExitStack() as stack:
-        app = create_app(InstanceStatus(instance), registry, path)
+        app = create_app(status, registry, path)
         await stack.enter_async_context(serve(app, config.http.listen_address))
         if prometheus is not None and own:
             page = metrics_app(registry, prometheus.handler_path)

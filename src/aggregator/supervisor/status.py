@@ -166,6 +166,7 @@ def _processes(serving: Serving, reasons: list[str]) -> None:
     down = [str(i) for i in range(len(fleet.workers)) if i not in fleet.ready]
     if down:
         reasons.append(f"workers {', '.join(down)} of {len(fleet.workers)} are not up")
+    reasons += filter(None, (child.trouble for child in (fleet.front, *fleet.workers)))
     reasons += [f"worker {worker} is {_replaying(message)}" for worker, message in sorted(serving.replaying.items())]
     for worker, stats in sorted(serving.worker_stats.items()):
         if stats.trouble:

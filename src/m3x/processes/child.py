@@ -16,6 +16,8 @@ __all__ = ["Child", "Launch", "Spawner"]
 log = logger(__name__)
 
 _GRACE_S = 2.0
+_MANY_DEATHS = 3
+"""One that has died so often in a row is a trouble, not an accident."""
 _NOT_STARTED = 1
 """The exit code of an incarnation that did not come to be."""
 
@@ -61,6 +63,16 @@ class Child:
         self._sleep = sleep
         self._process: Running | None = None
         self._stopping = False
+        self._restarts = Restarts()
+        self._last_end = ""
+
+    @property
+    def trouble(self) -> str | None:
+        """What to say of one that dies again and again; None: it does not."""
+        deaths = self._restarts.in_a_row()
+        if deaths < _MANY_DEATHS:
+            return None
+        return f"{self.name} has died {deaths} times in a row, the last time of {self._last_end}"
 
     @property
     def pid(self) -> int:
@@ -69,7 +81,7 @@ class Child:
 
     async def run(self) -> None:
         """Keeps one incarnation running until ``stop``; cancelling kills it."""
-        restarts = Restarts()
+        restarts = self._restarts
         try:
             while not self._stopping:
                 self.epoch += 1
@@ -79,7 +91,13 @@ class Child:
                 if self._stopping:
                     return
                 pause_s = restarts.pause_s()
-                log.error("process died, starting it again", process=self.name, code=code, pause_s=pause_s)
+                log.error(
+                    "process died, starting it again",
+                    process=self.name,
+                    code=code,
+                    died_of=self._last_end,
+                    pause_s=pause_s,
+                )
                 self.restarts += 1
                 await self._sleep(pause_s)
         finally:
@@ -94,11 +112,14 @@ class Child:
             self._process = await self._zygote.spawn(launch.module, launch.arguments, launch.files)
         except (OSError, SpawnError) as error:
             log.error("cannot start a process", process=self.name, error=str(error))
+            self._last_end = f"a start that failed ({error})"
             return _NOT_STARTED
         if self._stopping:
             # It was told to end while it did not exist.
             self.kill()
-        return await self._process.wait()
+        code = await self._process.wait()
+        self._last_end = _how(code, self._process.failure)
+        return code
 
     def stop(self) -> None:
         """From now on its end is expected and it is not started again."""
@@ -125,3 +146,11 @@ class Child:
         except TimeoutError:
             return False
         return True
+
+
+def _how(code: int, failure: str) -> str:
+    """How a process ended, for people."""
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"{name} (memory may have been short: see the log of the kernel)" if -code == signal.SIGKILL else name
+    return f"exit code {code} ({failure})" if failure else f"exit code {code}"

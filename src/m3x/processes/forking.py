@@ -7,9 +7,10 @@ The service is the nearest *subreaper* above (prctl(2)), so a child whose go-bet
 service, not the zygote, and it ends with the service. It says its pid over the channel, which is the first of the descriptors, and waits
 for the answer. A channel that closes instead ends it: nobody would know of it. So a zygote that dies at whatever moment leaves
 nothing behind, and the service needs no word from it: a channel that closes without a pid is an order that was not carried out.
+The child keeps its channel: a failure that ends it is the last thing that it says there.
 
 A child runs a module as ``python -m`` would, with what was loaded, and in a session of its own. The further descriptors are its 3, 4, …;
-it has no others.
+it has no others but the channel.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from typing import NoReturn
 
 import msgspec
 
-from m3x import process
+from m3x import log, process
 
 __all__ = ["FIRST_FILE", "GO", "Order", "command_line", "load", "serve"]
 
@@ -38,6 +39,8 @@ GO = b"go"
 _ORDER_BYTES = 1 << 16
 _MOST_FILES = 16
 _ALL_FILES = 1 << 20
+_LAST_WORDS = 1 << 10
+"""Characters of a failure that are told."""
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -122,16 +125,21 @@ def _say(text: str) -> None:
 def _become(order: Order, files: list[int]) -> NoReturn:
     """The child, once the service is its parent."""
     wanted = False
-    with socket.socket(fileno=files[0]) as channel, contextlib.suppress(ConnectionError):
+    channel = socket.socket(fileno=files[0])
+    with contextlib.suppress(ConnectionError):
         channel.send(b"%d" % os.getpid())
         wanted = channel.recv(len(GO)) == GO
     if not wanted:
         os._exit(1)
-    _place(files[1:])
+    channel = _place(files[1:], channel)
     process.set_command_line(command_line(order.module, order.arguments))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os._exit(_run(order))
+    code, failure = _run(order)
+    if failure:
+        with contextlib.suppress(OSError):
+            channel.send(failure[-_LAST_WORDS:].encode(errors="replace"), socket.MSG_DONTWAIT)
+    os._exit(code)
 
 
 def _wait_for_end(pid: int) -> None:
@@ -141,17 +149,20 @@ def _wait_for_end(pid: int) -> None:
         os.close(descriptor)
 
 
-def _place(files: Sequence[int]) -> None:
-    """Gives descriptors their numbers, and closes all others."""
-    beyond = FIRST_FILE + len(files)
-    aside = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, beyond) for file in files]
+def _place(files: Sequence[int], channel: socket.socket) -> socket.socket:
+    """Gives descriptors their numbers, the one behind them to the channel, and closes all others."""
+    everything = [*files, channel.detach()]
+    beyond = FIRST_FILE + len(everything)
+    aside = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, beyond) for file in everything]
     for number, file in enumerate(aside, FIRST_FILE):
         os.dup2(file, number, inheritable=False)
     os.closerange(beyond, _ALL_FILES)
+    return socket.socket(fileno=beyond - 1)
 
 
-def _run(order: Order) -> int:
-    """Returns the exit code."""
+def _run(order: Order) -> tuple[int, str]:
+    """Returns the exit code, and what failed; empty: nothing did."""
+    failure = ""
     sys.argv = [order.module, *order.arguments]
     try:
         runpy.run_module(order.module, run_name="__main__", alter_sys=True)
@@ -159,11 +170,15 @@ def _run(order: Order) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
-            _say(end.code)
-    except BaseException:
+            failure = end.code
+            _say(failure)
+        elif code:
+            failure = log.last_error()
+    except BaseException as error:
+        failure = "".join(traceback.format_exception_only(error)).strip()
         _say(traceback.format_exc().rstrip("\n"))
         code = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    return code
+    return code, failure

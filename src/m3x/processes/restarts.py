@@ -16,12 +16,19 @@ class Restarts:
     def __init__(self) -> None:
         self._deaths = 0
         self._began_ns = 0
+        self._lives = False
 
     def started(self) -> None:
         """An incarnation begins."""
         self._began_ns = monotonic_ns()
+        self._lives = True
+
+    def in_a_row(self) -> int:
+        """Deaths, each soon after the start; 0: none, or the present incarnation has lived for a while since."""
+        return 0 if self._lives and monotonic_ns() - self._began_ns > _STEADY_NS else self._deaths
 
     def pause_s(self) -> float:
         """It died: seconds until the next one may be started."""
+        self._lives = False
         self._deaths = 1 if monotonic_ns() - self._began_ns > _STEADY_NS else self._deaths + 1
         return _BACKOFF.delay(self._deaths - 1) if self._deaths > 1 else 0.0

@@ -41,6 +41,10 @@ class _ZygoteDiedError(Exception):
     """It did not carry out an order."""
 
 
+_Watch = Callable[[int, socket.socket], Running]
+"""Pid and channel → what watches the process."""
+
+
 class _Incarnation(NamedTuple):
     process: Running
     link: socket.socket
@@ -129,9 +133,9 @@ class Zygote:
 
         Waits for a zygote. Raises ``SpawnError``.
         """
-        return await self._spawn(forking.Order(module, list(arguments)), files, Running)
+        return await self._spawn(forking.Order(module, list(arguments)), files, _heard)
 
-    async def _spawn(self, order: forking.Order, files: Sequence[int], watched: Callable[[int], Running]) -> Running:
+    async def _spawn(self, order: forking.Order, files: Sequence[int], watched: _Watch) -> Running:
         while True:
             await self._up.wait()
             assert self._current is not None
@@ -143,16 +147,19 @@ class Zygote:
                 await current.process.wait()
 
     async def _carried_out(
-        self, zygote: _Incarnation, order: forking.Order, files: Sequence[int], watched: Callable[[int], Running]
+        self, zygote: _Incarnation, order: forking.Order, files: Sequence[int], watched: _Watch
     ) -> Running:
         ours, theirs = _pair()
-        with ours:
+        with contextlib.ExitStack() as unless_running:
+            unless_running.enter_context(ours)
             with theirs:
                 try:
                     socket.send_fds(zygote.link, [msgspec.msgpack.encode(order)], [theirs.fileno(), *files])
                 except OSError as error:
                     raise _refusal(zygote) from error
-            running = watched(await _pid_of_child(ours, zygote))
+            pid = await _pid_of_child(ours, zygote)
+            unless_running.pop_all()
+            running = watched(pid, ours)
             with contextlib.suppress(OSError):
                 ours.send(forking.GO)
         return running
@@ -202,8 +209,8 @@ class Zygote:
                 unless_forked.pop_all()
                 self._spare = _Incarnation(made, ours)
 
-    def _watched(self, pid: int) -> Running:
-        return Running(pid, self._gone)
+    def _watched(self, pid: int, channel: socket.socket) -> Running:
+        return Running(pid, self._gone, channel)
 
     def _gone(self, process: Running, code: int) -> None:
         """One of the two has ended."""
@@ -226,6 +233,10 @@ class Zygote:
             self._spare = None
             log.error("the spare zygote died", pid=process.pid, code=code)
         self._no_spare.set()
+
+
+def _heard(pid: int, channel: socket.socket) -> Running:
+    return Running(pid, channel=channel)
 
 
 async def _pid_of_child(channel: socket.socket, zygote: _Incarnation) -> int:

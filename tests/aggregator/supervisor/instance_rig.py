@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,15 @@ class Rig:
         own, shard = member(ID, self.address), Shard(0, ShardState.INITIALIZING, cutover_ns=1)
         await write_cluster(self.store, [own], f"127.0.0.1:{self.output_port}", SHARDS, shard)
 
-    async def start(self, workers: int = 2, instance: dict[str, Any] | None = None, **aggregator: Any) -> None:
+    async def start(
+        self,
+        workers: int = 2,
+        instance: dict[str, Any] | None = None,
+        *,
+        env: dict[str, str] | None = None,
+        through: Sequence[str] = (),
+        **aggregator: Any,
+    ) -> None:
         """Starts it with configs/local, and ``aggregator`` and ``instance`` over these sections of it."""
         self.instance = Aggregator(
             ID,
@@ -134,6 +142,8 @@ class Rig:
             kv_of("embedded", self.folder).section("m3aggregator"),
             address=self.address,
             workers=workers,
+            env=env,
+            through=through,
             overlay={
                 "aggregator": {"bufferDurationForPastTimedMetric": "1s", **aggregator},
                 "instance": instance or {},

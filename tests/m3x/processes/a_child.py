@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.m3x.processes import preloaded
 
-from m3x import process
+from m3x import log, process
 
 
 def _found() -> dict[str, Any]:
@@ -45,6 +45,11 @@ def main(where: str, order: str) -> None:
             sys.exit(text)
         case ["fail"]:
             raise RuntimeError("told to fail")
+        case ["log", text]:
+            log.logger(__name__).error(text, exception=ValueError("told"))
+            sys.exit(1)
+        case ["kill", number]:
+            os.kill(os.getpid(), int(number))
 
 
 if __name__ == "__main__":

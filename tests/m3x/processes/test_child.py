@@ -106,3 +106,24 @@ async def test_one_that_cannot_be_prepared_is_tried_again(zygote: Zygote, tmp_pa
         child.terminate()
     assert gone[:2] == [(1, 1), (2, 1)]
     assert (child.epoch, child.restarts) == (3, 2)
+
+
+async def test_what_ends_it_again_and_again_is_told(zygote: Zygote, tmp_path: Path) -> None:
+    troubles: list[str | None] = []
+    orders = iter(("end:3", "say:no room", "fail", "log:the engine does not start", "kill:9", "kill:11"))
+
+    async def pause(_: float) -> None:
+        troubles.append(child.trouble)
+        if len(troubles) == 6:
+            child.stop()
+
+    child = Child("it", zygote, lambda epoch: launch(tmp_path, next(orders), epoch), lambda *end: None, sleep=pause)
+    await asyncio.wait_for(child.run(), 60)
+    assert troubles == [
+        None,
+        None,
+        "it has died 3 times in a row, the last time of exit code 1 (RuntimeError: told to fail)",
+        "it has died 4 times in a row, the last time of exit code 1 (the engine does not start: ValueError: told)",
+        "it has died 5 times in a row, the last time of SIGKILL (memory may have been short: see the log of the kernel)",
+        "it has died 6 times in a row, the last time of SIGSEGV",
+    ]

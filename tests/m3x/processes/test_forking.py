@@ -25,14 +25,16 @@ async def test_a_child_is_as_if_it_had_been_started_alone(zygote: Zygote, tmp_pa
     assert await running.wait() == 0
 
 
-async def test_a_child_has_no_descriptors_but_those_that_it_is_given(zygote: Zygote, tmp_path: Path) -> None:
+async def test_a_child_has_no_descriptors_but_those_that_it_is_given_and_its_channel(
+    zygote: Zygote, tmp_path: Path
+) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, (tmp_path / "open").open("w") as other:
         given = [theirs.fileno(), other.fileno()]
         names = [os.readlink(f"/proc/self/fd/{number}") for number in given]
         running = await zygote.spawn(CHILD, [str(tmp_path / "it"), "stay"], given)
         found = await told(tmp_path / "it")
-        assert list(found["files"]) == ["0", "1", "2", "3", "4"]
+        assert list(found["files"]) == ["0", "1", "2", "3", "4", "5"]
         assert [found["files"][number] for number in "034"] == ["/dev/null", *names]
     running.signal(signal.SIGKILL)
     assert await running.wait() == -signal.SIGKILL
