@@ -10,6 +10,7 @@ from m3x.version import VERSION
 _COMMANDS = {
     "ingest": ("ingest", "messages as fast as an instance acknowledges them"),
     "steady": ("ingest", "every series once per window: ingest, flush and forward together"),
+    "chain": ("chain.command", "the whole way of a sample, from remote write to the store, beside that of any rival"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
     "soak": ("soak", "whether memory comes back when series come and go"),
     "start": (

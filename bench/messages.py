@@ -37,7 +37,9 @@ __all__ = [
     "TIMER_VALUES",
     "Frames",
     "build",
+    "digits",
     "tagged_id",
+    "varint_columns",
 ]
 
 KINDS = ("timed", "gauge", "counter", "timer")
@@ -72,7 +74,8 @@ def varint_columns(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     return columns
 
 
-def _digits(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+def digits(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Each number as eight digits: shape ``(n, 8)``."""
     return (numbers[:, None] // 10 ** np.arange(7, -1, -1)[None, :] % 10 + 48).astype(np.uint8)
 
 
@@ -109,10 +112,10 @@ class Frames:
 
     def name(self, numbers: NDArray[np.int64]) -> None:
         """Gives every message the id of another series, shape ``(n,)``."""
-        digits = _digits(numbers)
+        text = digits(numbers)
         whole, host = self.number_columns
-        self.matrix[:, whole : whole + 8] = digits
-        self.matrix[:, host : host + 4] = digits[:, 4:]
+        self.matrix[:, whole : whole + 8] = text
+        self.matrix[:, host : host + 4] = text[:, 4:]
         self.series = numbers
 
 
@@ -158,10 +161,10 @@ def build(
         stamps.append(head + message.index(varint_columns(np.array([now]), 9).tobytes()))
     if pipeline.endswith("rollup"):
         at = head + message.index(_ROLLUP_MARK)
-        digits = _digits(order % ROLLUPS)
-        matrix[:, at : at + 8] = digits
+        text = digits(order % ROLLUPS)
+        matrix[:, at : at + 8] = text
         host = head + message.index(b"host" + _ROLLUP_MARK[4:]) + 4
-        matrix[:, host : host + 4] = digits[:, 4:]
+        matrix[:, host : host + 4] = text[:, 4:]
     if kind == FORWARDED:
         matrix[:, head + _difference(message, encode(200, 1))] = numbers // series % 128
     value_at = head + _difference(message, encode(201, 0))
