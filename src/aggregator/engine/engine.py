@@ -424,6 +424,7 @@ class Engine:
         tables = self._tables
         for count, free, table, rows in (
             ("free_pages", tables.free_pages, tables.records, layout.PAGE_ROWS),
+            ("free_slim_pages", tables.free_slim_pages, tables.slim_records, layout.PAGE_ROWS),
             ("free_chunks", tables.free_chunks, tables.log, layout.LOG_CHUNK),
         ):
             n = int(tables.head[count])
@@ -617,6 +618,7 @@ class Engine:
             + int(head["ids"])
             + slots * 16
             + int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize
+            + int(head["slim_pages"]) * layout.PAGE_ROWS * layout.SLIM_LAST.itemsize
             + int(head["chunks"]) * layout.LOG_CHUNK * 8
             + int(tables.annotation_table["used"][0])
             + int(head["sources"]) * layout.SOURCE.itemsize

@@ -409,7 +409,8 @@ def test_elements_find_no_room_at_the_end_of_the_slots_and_share_none() -> None:
     engine = engine_of(options(), max_series=512)
     plain, wide = stages(types=SUM), stages(OPS[T.ABSOLUTE], types=SUM)
     assert send(engine, [gauge(b"first", 1.0, plain)], NOW) == []
-    engine._tables.buckets[0]["slots"] = 2 * PAGE_ROWS - 1
+    for used in ("slots", "next_slot"):
+        engine._tables.buckets[0][used] = 3 * PAGE_ROWS - 1
     messages = [gauge(b"w%d" % k, 1.0, wide) for k in range(3)] + [gauge(b"p%d" % k, k + 1.0, plain) for k in range(3)]
     assert len(send(engine, messages, NOW)) == 5
     final, _ = run(engine, standard(NOW + 10 * SECOND), NOW + 10 * SECOND)

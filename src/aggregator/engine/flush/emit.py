@@ -11,7 +11,7 @@ from numba import njit
 from aggregator.engine.state.state import state_word
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import next_record
+from aggregator.engine.windows.pages import SLIM, is_late, next_record
 from aggregator.engine.windows.values import record_value, sort_range
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
 from m3x.kernels import murmur3_32
@@ -78,9 +78,8 @@ def _put_value(t, element, spec, o, annotation, time_ns, value, topic_shards, pa
 
 @njit(cache=True, nogil=True)
 def _take_late_mark(t, w, i):
-    r = v.records(t)[i]
-    if r.flags & layout.RECORD_LATE:
-        r.flags = np.uint16(layout.RECORD_EXISTS)
+    if is_late(t, i):
+        v.records(t)[i].flags = np.uint16(layout.RECORD_EXISTS)
         v.windows(t)[w].late -= 1
 
 
@@ -95,6 +94,7 @@ def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
     logged = spec.flags & layout.SPEC_LOG and not state
     first = samples.starts[slot] if logged else np.int64(0)
     count = samples.starts[slot + 1] - first if logged else np.int64(0)
+    annotation = np.int64(v.records(t)[i].annotation) if i < SLIM else np.int64(0)
     k = cursor.output >> 1
     if k == 0 and count > 1:
         sort_range(samples.values, first, first + count)
@@ -114,7 +114,6 @@ def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
         # Twice where a zero follows; the lowest bit of the cursor says that the value itself is out.
         for follows in range(cursor.output & 1, 2 if spec.flags & layout.SPEC_RESET else 1):
             at_ns = time_ns + max(bucket.resolution // 2, np.int64(1)) if follows else time_ns
-            annotation = np.int64(v.records(t)[i].annotation)
             need = _put_value(t, element, spec, o, annotation, at_ns, 0.0 if follows else value, topic_shards, part)
             if need != 0:
                 cursor.output = k << 1 | follows
@@ -142,7 +141,7 @@ def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic
         slot, i = next_record(t, w, slot + 1)
         if i < 0:
             break
-        if late and not v.records(t)[i].flags & layout.RECORD_LATE:
+        if late and not is_late(t, i):
             continue
         element = v.elements(t)[v.reference(v.windows(t)[w].bucket, slot)]
         spec = v.specs(t)[np.int64(element.spec)]

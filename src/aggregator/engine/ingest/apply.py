@@ -27,8 +27,9 @@ from aggregator.engine.state.elements import append_element, find_element, find_
 from aggregator.engine.state.state import MIGRATION, RESEND_KEPT, RESEND_OFF, RESEND_ON, mark_written
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import CLOSED, locate
-from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, begin_record
+from aggregator.engine.windows.pages import CLOSED, SLIM
+from aggregator.engine.windows.records import add_counter, add_gauge, add_timer, begin_record, locate
+from aggregator.engine.windows.slim import add_last, add_sum, whole_record_of
 from m3metrics.metric import MetricType
 from m3metrics.rows import ROW_OK, Payload
 from m3x import table_kernels
@@ -101,6 +102,16 @@ def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
         i, w = locate(t, b, slot, shard, time_ns, logged)
     if i < 0:
         return _detail_of(i)
+    if i >= SLIM:
+        if row.annotation_size == 0:
+            if spec.flags & layout.SPEC_LAST:
+                add_last(t, i, row.value, time_ns - v.windows(t)[w].start, np.int64(0) if timed else call)
+            else:
+                add_sum(t, i, to_int64(row.value) if timed else row.count)
+            return why.D_NONE
+        i = whole_record_of(t, w, slot)
+        if i < 0:
+            return why.D_MEMORY
     if v.records(t)[i].flags == 0:
         begin_record(t, i, w, b, shard, np.int64(spec.metric_type))
     _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)

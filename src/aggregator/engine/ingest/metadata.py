@@ -58,6 +58,7 @@ _SPARE_POLICIES = 1 << 13
 """More than one metadata of ``MAX_METADATA_BYTES`` can need."""
 _MAX_POLICIES = 1 << 16
 _SQUARES = (AggregationType.SUM_SQ, AggregationType.STDEV)
+_OF_SUM = {AggregationType.SUM, AggregationType.COUNT, AggregationType.MEAN}
 _BINARY = (TransformationType.PER_SECOND, TransformationType.INCREASE)
 
 
@@ -371,7 +372,7 @@ class MetadataTable:
         row["prefix_size"] = len(prefix)
         row["outputs_at"] = self._outputs_of(metric_type, key.plain, types)
         row["outputs"] = len(types)
-        row["flags"] = _flags(metric_type, types, steps, state)
+        row["flags"] = _flags(metric_type, types, steps, state) | _slim(metric_type, types, key.policy, state)
         twin = self._specs.get((key, not state))
         row["twin"] = 0
         if twin is not None:
@@ -587,6 +588,16 @@ def _flags(metric_type: MetricType, types: tuple[AggregationType, ...], steps: _
     if steps.rollup is None and TransformationType.RESET in steps.local:
         flags |= layout.SPEC_RESET
     return flags
+
+
+def _slim(metric_type: MetricType, types: tuple[AggregationType, ...], policy: StoragePolicy, state: bool) -> int:
+    """How a slim record suffices for what an element puts out, if it does."""
+    if state:
+        return 0
+    if metric_type is MetricType.COUNTER and set(types) <= _OF_SUM:
+        return layout.SPEC_SUM
+    last = metric_type is MetricType.GAUGE and types == (AggregationType.LAST,)
+    return layout.SPEC_LAST if last and policy.window_ns < layout.MAX_LAST_NS else 0
 
 
 def _int32(number: int) -> int:

@@ -23,7 +23,7 @@ from aggregator.engine.ingest.repeats import expect_once_more, message_key
 from aggregator.engine.ingest.shorthand import write_rows
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import record_at
+from aggregator.engine.windows.pages import record_address, record_at
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
 from m3msg.kernels import build_acks, scan_frames
@@ -108,7 +108,7 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
                 if w >= 0:
                     r = record_at(t, w, ref & layout.SLOT_MASK)
                     if r >= 0:
-                        prefetch(base(v.records(t)) + np.uint64(r << 6))
+                        prefetch(record_address(t, r))
 
 
 @njit(cache=True, nogil=True)

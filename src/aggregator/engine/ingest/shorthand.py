@@ -30,7 +30,7 @@ from aggregator.engine.ingest.forwarded import category_of
 from aggregator.engine.ingest.repeats import content, expect_repeat
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import record_at
+from aggregator.engine.windows.pages import record_address, record_at
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK, Payload
 from m3x.kernels import (
@@ -225,7 +225,7 @@ def _read_block(t, buf, end, progress, rows, hints, numbers, now_ns):
                 if w >= 0:
                     r = record_at(t, w, ref & layout.SLOT_MASK)
                     if r >= 0:
-                        prefetch(base(v.records(t)) + np.uint64(r << 6))
+                        prefetch(record_address(t, r))
     return n
 
 

@@ -222,7 +222,7 @@ class Loader:
         table["annotation"] = self._annotations[c["annotation"]]
         windows, refs = self._windows[c["window"]], self._refs.all[c["element"]]
         rows = np.zeros(len(refs), np.int64)
-        made = kernels.make_records(self._state.address, windows, refs, table.view(np.float64), rows)
+        made = kernels.make_records(self._state.address, windows, refs, table, table.view(layout.COUNTER_RECORD), rows)
         _check(made, "windows")
         self._records.add(rows)
         self._waiting = (windows, refs, rows, c["samples"].astype(np.int64))

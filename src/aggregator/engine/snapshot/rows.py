@@ -10,8 +10,9 @@ from aggregator.engine.state.state import state_word
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.tables.index import remove
-from aggregator.engine.windows.pages import record_at, record_of
+from aggregator.engine.windows.pages import SLIM, exists, record_at, record_of
 from aggregator.engine.windows.records import append_log
+from aggregator.engine.windows.slim import pack, unpack, whole_record_of
 from aggregator.engine.windows.sources import enter_source
 from m3metrics.metric import MetricType
 from m3x.kernels import base, copy_bytes
@@ -47,11 +48,24 @@ def find_records(t, w, slots, places, rows):
     n = 0
     for k in range(len(slots)):
         i = record_at(t, w, slots[k])
-        if i >= 0 and v.records(t)[i].flags & (layout.RECORD_EXISTS | layout.BASE_SUMS):
+        if exists(t, i) or (0 <= i < SLIM and v.records(t)[i].flags & layout.BASE_SUMS):
             places[n] = k
             rows[n] = i
             n += 1
     return n
+
+
+@njit(cache=True, nogil=True)
+def read_records(t, w, slots, rows, out, words):
+    """Copies the records ``rows`` of window ``w``, those of ``slots``, to ``out`` (COUNTER_RECORD); ``words``: the same memory (RECORD)."""
+    x = v.windows(t)[w]
+    for k in range(len(rows)):
+        i = rows[k]
+        if i < SLIM:
+            out[k] = v.counter_records(t)[i]
+        else:
+            spec = v.specs(t)[np.int64(v.elements(t)[v.reference(x.bucket, slots[k])].spec)]
+            unpack(t, i, x.start, spec.flags, words[k], out[k])
 
 
 @njit(cache=True, nogil=True)
@@ -130,18 +144,25 @@ def link_chains(t, refs, entry):
 
 
 @njit(cache=True, nogil=True)
-def make_records(t, windows, refs, table, rows):
-    """Makes records from ``table`` (RECORD, with bits of counters as doubles), and tells their rows; whether there was room."""
+def make_records(t, windows, refs, table, counters, rows):
+    """Makes records from ``table`` (RECORD) and ``counters`` (the same memory as COUNTER_RECORD), and tells their rows.
+
+    Returns whether there was room.
+    """
     for k in range(len(windows)):
         w = np.int64(windows[k])
         ref = np.int64(refs[k])
         i = record_of(t, w, ref & layout.SLOT_MASK)
+        s = v.specs(t)[np.int64(v.elements(t)[ref].spec)]
+        if i >= SLIM:
+            if pack(t, i, v.windows(t)[w].start, s.flags, table[k], counters[k]):
+                rows[k] = i
+                continue
+            i = whole_record_of(t, w, ref & layout.SLOT_MASK)
         if i < 0:
             return False
         rows[k] = i
-        for j in range(8):
-            v.record_words(t)[(i << 3) + j] = table[(k << 3) + j]
-        s = v.specs(t)[np.int64(v.elements(t)[ref].spec)]
+        v.records(t)[i] = table[k]
         if s.metric_type == MetricType.TIMER:
             v.timer_logs(t)[i].samples = 0
         for j in range(1, np.int64(s.width)):

@@ -303,7 +303,9 @@ def _all_records(
                 pages = rows >> layout.PAGE_BITS
                 # The last one, which need not be the highest, may go on in the next piece.
                 for page in pages[:-1][pages[1:] != pages[:-1]].tolist():
-                    over(state.tables.records, page << layout.PAGE_BITS, (page + 1) << layout.PAGE_BITS)
+                    table = state.tables.slim_records if page & layout.SLIM_PAGE else state.tables.records
+                    first_row = (page & (layout.SLIM_PAGE - 1)) << layout.PAGE_BITS
+                    over(table, first_row, first_row + layout.PAGE_ROWS)
     for window in windows:
         yield from _sources(state, window, known[window.bucket])
         yield from _versions(state, window, known[window.bucket])
@@ -313,17 +315,18 @@ def _record_columns(
     state: State, window: _Window, of: NDArray[np.int64], rows: NDArray[np.int64], slots: NDArray[np.int64]
 ) -> Columns:
     tables = state.tables
-    table, where = tables.records.view(layout.COUNTER_RECORD), _where(rows)
+    table = np.empty(len(rows), layout.COUNTER_RECORD)
+    kernels.read_records(state.address, window.row, slots, rows, table, table.view(layout.RECORD))
     specs = tables.elements_of(window.bucket)["spec"][slots]
     timers = tables.specs["metric_type"][specs] == MetricType.TIMER
-    last = table["last"][where]
+    last = table["last"].copy()
     logged = timers & (tables.specs["flags"][specs] & layout.SPEC_LOG != 0)
     return {
         "window": np.full(len(rows), window.number, np.uint32),
         "element": of.astype(np.uint32),
         "last": np.where(timers, 0, last),
-        **{name: table[name][where].copy() for name in _AS_THEY_ARE},
-        "annotation": table["annotation"][where].astype(np.int64).astype(np.int32) - 1,
+        **{name: table[name].copy() for name in _AS_THEY_ARE},
+        "annotation": table["annotation"].astype(np.int64).astype(np.int32) - 1,
         "samples": np.where(logged, last, 0),
     }
 

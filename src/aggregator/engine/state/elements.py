@@ -13,7 +13,8 @@ from aggregator.engine.state.state import RESEND_OFF, base_record, begin_state, 
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.tables.index import grow_groups, insert, remove
-from aggregator.engine.windows.pages import exists, next_window, record_at, record_of
+from aggregator.engine.windows.pages import SLIM, exists, forget_record, next_window, record_at, record_of
+from aggregator.engine.windows.slim import unpack
 
 _GROUP_WIDTH = 2
 _32 = np.uint64(32)
@@ -29,30 +30,41 @@ def make_list(t, b, shard, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def _take_slots(t, b, width):
-    """First of ``width`` free slots in a row within a page, -1 if there is no room."""
-    free = v.free_slots(t)[b, width]
+def _take_slots(t, b, width, slim):
+    """First of ``width`` free slots in a row within a page, -1 if there is no room. ``slim``: for slim records, ``width`` is 1."""
+    kind = np.int64(0) if slim else width
+    free = v.free_slots(t)[b, kind]
     if free != 0:
-        v.free_slots(t)[b, width] = np.int64(v.free_elements(t)[v.reference(b, free - 1)].next)
+        v.free_slots(t)[b, kind] = np.int64(v.free_elements(t)[v.reference(b, free - 1)].next)
         return free - 1
     bucket = v.buckets(t)[b]
-    slot = bucket.slots
-    while (slot & (layout.PAGE_ROWS - 1)) + width > layout.PAGE_ROWS and slot < v.head(t).max_slots:
-        bucket.slots = slot + 1
-        _give_slots(t, b, slot, 1)
-        slot += 1
+    slot = bucket.next_slim if slim else bucket.next_slot
+    left = -slot & (layout.PAGE_ROWS - 1)
+    if left < width:
+        for k in range(slot, slot + left):
+            _give_slots(t, b, k, 1, False)
+        if left > 0:
+            bucket.next_slot = slot + left
+            bucket.slots = max(bucket.slots, slot + left)
+        slot = (bucket.slots + layout.PAGE_ROWS - 1) & ~(layout.PAGE_ROWS - 1)
     if slot + width > v.head(t).max_slots:
         return np.int64(-1)
-    bucket.slots = slot + width
+    v.ranges(t)[b, slot >> layout.PAGE_BITS] = np.uint8(slim)
+    bucket.slots = max(bucket.slots, slot + width)
+    if slim:
+        bucket.next_slim = slot + width
+    else:
+        bucket.next_slot = slot + width
     return slot
 
 
 @njit(cache=True, nogil=True)
-def _give_slots(t, b, slot, width):
+def _give_slots(t, b, slot, width, slim):
+    kind = np.int64(0) if slim else width
     for k in range(width):
         v.elements(t)[v.reference(b, slot + k)].state = np.uint8(layout.ELEMENT_FREE)
-    v.free_elements(t)[v.reference(b, slot)].next = np.uint32(v.free_slots(t)[b, width])
-    v.free_slots(t)[b, width] = slot + 1
+    v.free_elements(t)[v.reference(b, slot)].next = np.uint32(v.free_slots(t)[b, kind])
+    v.free_slots(t)[b, kind] = slot + 1
 
 
 @njit(cache=True, nogil=True)
@@ -81,7 +93,7 @@ def _join_group(t, b, shard, target):
         at = (at + 1) & mask
     if 2 * v.head(t).groups > mask and not grow_groups(t):
         return np.int64(-1)
-    slot = _take_slots(t, b, _GROUP_WIDTH)
+    slot = _take_slots(t, b, _GROUP_WIDTH, False)
     if slot < 0:
         return slot
     ref = v.reference(b, slot)
@@ -117,7 +129,7 @@ def _leave_group(t, b, slot):
         half = _group_hash(np.int64(b) << 32 | np.int64(group.shard), np.int64(group.target))
         remove(v.group_index(t), v.head(t).group_mask, half, ref)
         v.head(t).groups -= 1
-        _give_slots(t, b, slot, _GROUP_WIDTH)
+        _give_slots(t, b, slot, _GROUP_WIDTH, False)
 
 
 @njit(cache=True, nogil=True)
@@ -131,7 +143,7 @@ def take_element(t, row, spec):
         group = _join_group(t, b, np.int64(v.entries(t)[row].shard), np.int64(s.target) - 1)
         if group < 0:
             return group
-    slot = _take_slots(t, b, width)
+    slot = _take_slots(t, b, width, s.flags & layout.SPEC_SLIM != 0)
     if slot < 0:
         if group >= 0:
             _unregister(t, b, group)
@@ -165,7 +177,8 @@ def free_element(t, ref):
     """Gives the slots of an element back, and its place in its group."""
     b = ref >> layout.SLOT_BITS
     slot = ref & layout.SLOT_MASK
-    width = np.int64(v.specs(t)[np.int64(v.elements(t)[ref].spec)].width)
+    spec = v.specs(t)[np.int64(v.elements(t)[ref].spec)]
+    width = np.int64(spec.width)
     if width > 1:
         v.buckets(t)[b].stateful -= 1
         member = v.members(t)[ref]
@@ -174,7 +187,7 @@ def free_element(t, ref):
             if member.gone == 0:
                 _unregister(t, b, group)
             _leave_group(t, b, group)
-    _give_slots(t, b, slot, width)
+    _give_slots(t, b, slot, width, spec.flags & layout.SPEC_SLIM != 0)
 
 
 @njit(cache=True, nogil=True)
@@ -291,14 +304,18 @@ def widen_element(t, row, old, spec):
         source = record_at(t, w, was)
         i = record_of(t, w, slot) if exists(t, source) else np.int64(-1)
         if i >= 0:
-            for k in range(8):
-                v.record_words(t)[(i << 3) + k] = v.record_words(t)[(source << 3) + k]
-            v.records(t)[i].flags = np.uint16(layout.RECORD_EXISTS)
+            if source >= SLIM:
+                flags = v.specs(t)[np.int64(v.elements(t)[old].spec)].flags
+                unpack(t, source, v.windows(t)[w].start, flags, v.records(t)[i], v.counter_records(t)[i])
+            else:
+                for k in range(8):
+                    v.record_words(t)[(i << 3) + k] = v.record_words(t)[(source << 3) + k]
+                v.records(t)[i].flags = np.uint16(layout.RECORD_EXISTS)
             begin_state(t, i, np.int64(v.specs(t)[spec].width))
             if v.windows(t)[w].start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
                 v.states(t)[i].marks = np.uint16(layout.STATE_CLOSED)
             else:
-                v.records(t)[source].flags = np.uint16(0)
+                forget_record(t, source)
                 mark_written(t, b, w, i, shard, RESEND_OFF)
         w = next_window(t, b, w + 1)
     v.elements(t)[ref].attrs = v.elements(t)[old].attrs

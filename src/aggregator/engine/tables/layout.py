@@ -9,6 +9,7 @@
 | windows | one open or kept window of a bucket | bucket and start, through ``window_ring`` |
 | pages | 4,096 records of a window, one for each slot | ``page_table[window, slot >> 12]`` |
 | records | what one element has aggregated in one window: one cache line | page · slot |
+| slim_records | the same for an element that needs no more than two words | page · slot |
 | log | samples of timers that need quantiles, in chunks chained per window | window |
 | annotations | bytes that came with values, as ``m3x.table_kernels`` keeps keys | number, or hash of the bytes |
 | sources | which source has sent which versions to a record, a hash table per window | window, then slot and source |
@@ -25,6 +26,10 @@ forward to one target has two slots of its own.
 
 So rows of ``elements`` and ``records`` have roles: a slot holds an element, a tombstone, a group, or what lies behind one of them. Each
 role has a dtype over the same bytes (``_overlay``), and in ``views`` a view of its own.
+
+Slots of a bucket are handed out in ranges of a page, each for elements whose records are slim (``SPEC_SLIM``) or for the others
+(``ranges``). A page of a range for slim ones is a quarter of the size, unless something came to that window that only a whole record can
+hold: then the page was made anew with such (``windows.slim``). What a page has is a bit of its number in ``page_table``.
 """
 
 from typing import Any, NamedTuple
@@ -91,6 +96,16 @@ SPEC_BINARY = 8
 """A transformation looks at the window before."""
 SPEC_RESET = 16
 """A zero follows half a window after every value."""
+SPEC_LAST = 32
+"""A gauge of which only the last value is asked for (SLIM_LAST)."""
+SPEC_SUM = 64
+"""A counter of which nothing is asked for but what follows from sum and count (SLIM_SUM)."""
+SPEC_SLIM = SPEC_LAST | SPEC_SUM
+SLIM_PAGE = 1 << 31
+"""Of a number in ``page_table``: its records are slim."""
+CALL_BITS = 16
+MAX_LAST_NS = 1 << (62 - CALL_BITS)
+"""A window that is longer has no slim records: they keep times from its start on in what the number of a batch leaves of a word."""
 
 MARK_NONE, MARK_KEPT, MARK_NEW = range(3)
 """Whether the stage that is being applied asks for an element, and has made it."""
@@ -183,6 +198,8 @@ BUCKET = np.dtype(
         ("start", np.int64),  # of the window used last
         ("window", np.int64),  # its row
         ("slots", np.int64),  # used so far, free ones included
+        ("next_slot", np.int64),  # of the range that is being handed out; at the beginning of one: there is none
+        ("next_slim", np.int64),  # the same for slim records
         ("sequence", np.int64),  # windows made so far
         ("closed_max", np.int64),  # newest of closed_through over all shards
         ("flushing", np.int64),
@@ -242,6 +259,11 @@ RECORD = _record(np.float64)
 """Gauges and timers; 64 bytes."""
 COUNTER_RECORD = _record(np.int64)
 """The same bytes for counters."""
+SLIM_LAST = np.dtype([("last", np.float64), ("stamp", np.int64)])
+"""A gauge's slim record. ``stamp``: one more than the nanoseconds from the window's start to the last value, then ``CALL_BITS`` for the
+number of the batch that it came in; 0: there is no record."""
+SLIM_SUM = np.dtype([("sum", np.int64), ("count", np.int64)])
+"""The same bytes for counters. ``count`` 0: there is no record."""
 TIMER_LOG = np.dtype({"names": ["samples"], "formats": [np.int64], "offsets": [0], "itemsize": RECORD.itemsize})
 """Of a timer's record: its samples in the window's log."""
 STATE = _overlay(RECORD, annotation="pending", call="marks", flags="flags")
@@ -362,8 +384,11 @@ HEAD = np.dtype(
         ("log_cap", np.int64),  # samples of a timer in a window
         ("memory_limit", np.int64),  # bytes; 0: none
         ("used_pages", np.int64),
+        ("slim_pages", np.int64),
+        ("free_slim_pages", np.int64),  # in ``free_slim_pages``
+        ("used_slim_pages", np.int64),
         ("used_chunks", np.int64),
-        ("max_pages", np.int64),
+        ("max_pages", np.int64),  # of each kind
         ("max_chunks", np.int64),
         ("max_entries", np.int64),
         ("max_ids", np.int64),  # bytes
@@ -483,6 +508,10 @@ class Tables(NamedTuple):
     page_table: Array
     free_pages: Array
     records: Array
+    ranges: Array
+    """1: of slots whose records are slim."""
+    slim_records: Array
+    free_slim_pages: Array
     log: Array
     free_chunks: Array
     specs: Array
@@ -532,6 +561,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "windows": WINDOW,
     "window_ring": np.dtype(np.int32),
     "records": RECORD,
+    "ranges": np.dtype(np.uint8),
+    "slim_records": SLIM_LAST,
     "log": np.dtype(np.float64),
     "specs": SPEC,
     "outputs": OUTPUT,
@@ -556,10 +587,11 @@ DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYP
 COLUMNS = {
     "window_ring": RING,
     "page_table": PAGES_PER_WINDOW,
+    "ranges": PAGES_PER_WINDOW,
     "list_born": MAX_SHARDS,
     "closed_through": MAX_SHARDS,
     "emitted_through": MAX_SHARDS,
     "errors": NUM_DETAILS,
-    "free_slots": MAX_WIDTH,
+    "free_slots": MAX_WIDTH,  # by width; the first one is of slim records
 }
 """Columns of the tables with two dimensions."""

@@ -1,7 +1,8 @@
 # mypy: ignore-errors
 """Compiled work on windows: align times, find windows and records, walk them, give memory back.
 
-A window of a bucket holds records of all its shards, in pages. Starts of windows: docs/m3/aggregation.md, windows.
+A window of a bucket holds records of all its shards, in pages. Starts of windows: docs/m3/aggregation.md, windows. A record's row is its
+row in ``records``, or, from ``SLIM`` on, that in ``slim_records`` and ``SLIM``.
 """
 
 import numpy as np
@@ -10,11 +11,16 @@ from numba import njit
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.sources import release_sources
+from m3x.kernels import base
 
 CLOSED, NO_ROOM = -1, -2
 """Why there is no record."""
 
+SLIM = layout.SLIM_PAGE << layout.PAGE_BITS
+"""Rows from here on are of slim records."""
+
 _PAGE_BYTES = layout.PAGE_ROWS * 64
+_SLIM_PAGE_BYTES = layout.PAGE_ROWS * 16
 _CHUNK_BYTES = layout.LOG_CHUNK * 8
 
 
@@ -27,7 +33,8 @@ def window_start(time_ns, resolution, shift):
 @njit(cache=True, nogil=True)
 def used_bytes(t):
     """Memory of windows and timer logs together."""
-    return v.head(t).used_pages * _PAGE_BYTES + v.head(t).used_chunks * _CHUNK_BYTES
+    head = v.head(t)
+    return head.used_pages * _PAGE_BYTES + head.used_slim_pages * _SLIM_PAGE_BYTES + head.used_chunks * _CHUNK_BYTES
 
 
 @njit(cache=True, nogil=True)
@@ -99,8 +106,8 @@ def find_window(t, b, start, create):
 
 
 @njit(cache=True, nogil=True)
-def _new_page(t, w, number):
-    """Gives a window its page ``number``; returns it + 1, or 0 if there is no room."""
+def take_page(t):
+    """A page of records of which none exists: its number + 1, or 0 if there is no room."""
     head = v.head(t)
     if over_limit(t):
         return np.int64(0)
@@ -116,14 +123,59 @@ def _new_page(t, w, number):
             return np.int64(0)
         head.pages = page + 1
     head.used_pages += 1
-    v.windows(t)[w].pages += 1
-    v.page_table(t)[w, number] = np.uint32(page + 1)
     return page + 1
 
 
 @njit(cache=True, nogil=True)
+def _take_slim_page(t):
+    """``take_page`` for slim records, with ``SLIM_PAGE``."""
+    head = v.head(t)
+    if over_limit(t):
+        return np.int64(0)
+    if head.free_slim_pages > 0:
+        head.free_slim_pages -= 1
+        page = np.int64(v.free_slim_pages(t)[head.free_slim_pages])
+        first = page << layout.PAGE_BITS
+        for k in range(first, first + layout.PAGE_ROWS):
+            v.slim_records(t)[k].stamp = 0
+    else:
+        page = head.slim_pages
+        if page >= head.max_pages:
+            return np.int64(0)
+        head.slim_pages = page + 1
+    head.used_slim_pages += 1
+    return (page + 1) | layout.SLIM_PAGE
+
+
+@njit(cache=True, nogil=True)
+def give_page(t, page):
+    """Gives back what one of these two has returned."""
+    head = v.head(t)
+    if page & layout.SLIM_PAGE:
+        v.free_slim_pages(t)[head.free_slim_pages] = np.uint32((page ^ layout.SLIM_PAGE) - 1)
+        head.free_slim_pages += 1
+        head.used_slim_pages -= 1
+    else:
+        v.free_pages(t)[head.free_pages] = np.uint32(page - 1)
+        head.free_pages += 1
+        head.used_pages -= 1
+
+
+@njit(cache=True, nogil=True)
+def _new_page(t, w, number):
+    """Gives a window its page ``number``; returns what stands in ``page_table`` then, or 0 if there is no room."""
+    x = v.windows(t)[w]
+    slim = v.ranges(t)[x.bucket & (layout.MAX_BUCKETS - 1), number] != 0
+    page = _take_slim_page(t) if slim else take_page(t)
+    if page != 0:
+        x.pages += 1
+        v.page_table(t)[w, number] = np.uint32(page)
+    return page
+
+
+@njit(cache=True, nogil=True)
 def _in_page(page, slot):
-    """Row of the record of a slot; ``page``: number of its page + 1."""
+    """Row of the record of a slot; ``page``: what stands in ``page_table``."""
     return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
 
 
@@ -137,7 +189,32 @@ def record_at(t, w, slot):
 @njit(cache=True, nogil=True)
 def exists(t, i):
     """Whether there is a record in row ``i``, which may be -1."""
+    if i >= SLIM:
+        return v.slim_records(t)[i - SLIM].stamp != 0
     return i >= 0 and v.records(t)[i].flags & layout.RECORD_EXISTS != 0
+
+
+@njit(cache=True, nogil=True)
+def forget_record(t, i):
+    """There is no record in row ``i`` any more."""
+    if i >= SLIM:
+        v.slim_records(t)[i - SLIM].stamp = 0
+    else:
+        v.records(t)[i].flags = np.uint16(0)
+
+
+@njit(cache=True, nogil=True)
+def is_late(t, i):
+    """Whether the record in row ``i`` was written after its window had been flushed."""
+    return i < SLIM and v.records(t)[i].flags & layout.RECORD_LATE != 0
+
+
+@njit(cache=True, nogil=True)
+def record_address(t, i):
+    """Where the record in row ``i`` is."""
+    if i >= SLIM:
+        return base(v.slim_records(t)) + np.uint64((i - SLIM) << 4)
+    return base(v.records(t)) + np.uint64(i << 6)
 
 
 @njit(cache=True, nogil=True)
@@ -148,7 +225,7 @@ def next_record(t, w, slot):
         i = record_at(t, w, slot)
         if i < 0:
             slot = ((slot >> layout.PAGE_BITS) + 1) << layout.PAGE_BITS
-        elif v.records(t)[i].flags & layout.RECORD_EXISTS:
+        elif exists(t, i):
             return slot, i
         else:
             slot += 1
@@ -164,37 +241,6 @@ def record_of(t, w, slot):
         if page == 0:
             return np.int64(NO_ROOM)
     return _in_page(page, slot)
-
-
-@njit(cache=True, nogil=True)
-def _late_record(t, b, w, slot, shard, logged):
-    """The record of a window that this shard has flushed already, if M3 would still take a value for it (``CLOSED`` if not).
-
-    M3 keeps a flushed window closed until a later one of the same element is closed too; after that a value makes it anew, and it is
-    emitted once more (docs/m3/aggregation.md, expiry of windows). It takes a clock that steps back to come here. A timer with samples in
-    the log (``logged``) stays closed: its log cannot begin anew.
-    """
-    if v.buckets(t)[b].flushing != 0:
-        return np.int64(CLOSED)
-    i = record_of(t, w, slot)
-    if i < 0:
-        return i
-    r = v.records(t)[i]
-    if r.flags & layout.RECORD_LATE:
-        return i
-    if r.flags & layout.RECORD_EXISTS:
-        removed = False
-        later = next_window(t, b, np.int64(0))
-        while later >= 0:
-            x = v.windows(t)[later]
-            if x.start > v.windows(t)[w].start and x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
-                j = record_at(t, later, slot)
-                removed |= exists(t, j) and not v.records(t)[j].flags & layout.RECORD_LATE
-            later = next_window(t, b, later + 1)
-        if logged or not removed:
-            return np.int64(CLOSED)
-    r.flags = np.uint16(0)
-    return i
 
 
 @njit(cache=True, nogil=True)
@@ -223,17 +269,6 @@ def is_closed(t, b, shard, start):
 
 
 @njit(cache=True, nogil=True)
-def locate(t, b, slot, shard, time_ns, logged):
-    """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``. For elements without state."""
-    w = window_of(t, b, time_ns)
-    if w < 0:
-        return np.int64(NO_ROOM), w
-    if is_closed(t, b, shard, v.buckets(t)[b].start):
-        return _late_record(t, b, w, slot, shard, logged), w
-    return record_of(t, w, slot), w
-
-
-@njit(cache=True, nogil=True)
 def release_window(t, w):
     """Gives back the pages and the log of a window; its row is free afterwards."""
     x = v.windows(t)[w]
@@ -244,9 +279,7 @@ def release_window(t, w):
         page = np.int64(v.page_table(t)[w, k])
         if page != 0:
             v.page_table(t)[w, k] = np.uint32(0)
-            v.free_pages(t)[head.free_pages] = np.uint32(page - 1)
-            head.free_pages += 1
-            head.used_pages -= 1
+            give_page(t, page)
             x.pages -= 1
     chunk = x.log_head
     while chunk != 0:

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 # ruff: noqa: PLR0124
-"""Compiled work on records: begin, and add values (docs/m3/metrics.md, accumulators).
+"""Compiled work on records: find, begin, and add values (docs/m3/metrics.md, accumulators).
 
-A record exists when its flags are not zero; what its other bytes held before is never read.
+A record exists when its flags are not zero; what its other bytes held before is never read. Slim ones: ``slim``.
 """
 
 import numpy as np
@@ -11,9 +11,63 @@ from numba import njit
 from aggregator.engine import reasons as why
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import is_closed, over_limit
+from aggregator.engine.windows.pages import (
+    CLOSED,
+    NO_ROOM,
+    exists,
+    is_closed,
+    is_late,
+    next_window,
+    over_limit,
+    record_at,
+    record_of,
+    window_of,
+)
+from aggregator.engine.windows.slim import whole_record_of
 from m3metrics.metric import MetricType
 from m3x.kernels import load_double
+
+
+@njit(cache=True, nogil=True)
+def _late_record(t, b, w, slot, shard, logged):
+    """The record of a window that this shard has flushed already, if M3 would still take a value for it (``CLOSED`` if not).
+
+    M3 keeps a flushed window closed until a later one of the same element is closed too; after that a value makes it anew, and it is
+    emitted once more (docs/m3/aggregation.md, expiry of windows). It takes a clock that steps back to come here. A timer with samples in
+    the log (``logged``) stays closed: its log cannot begin anew.
+    """
+    if v.buckets(t)[b].flushing != 0:
+        return np.int64(CLOSED)
+    i = whole_record_of(t, w, slot)
+    if i < 0:
+        return i
+    r = v.records(t)[i]
+    if r.flags & layout.RECORD_LATE:
+        return i
+    if r.flags & layout.RECORD_EXISTS:
+        removed = False
+        later = next_window(t, b, np.int64(0))
+        while later >= 0:
+            x = v.windows(t)[later]
+            if x.start > v.windows(t)[w].start and x.start + v.buckets(t)[b].due <= v.closed_through(t)[b, shard]:
+                j = record_at(t, later, slot)
+                removed |= exists(t, j) and not is_late(t, j)
+            later = next_window(t, b, later + 1)
+        if logged or not removed:
+            return np.int64(CLOSED)
+    r.flags = np.uint16(0)
+    return i
+
+
+@njit(cache=True, nogil=True)
+def locate(t, b, slot, shard, time_ns, logged):
+    """``(record, window)`` for a value of that time: the record's row, ``CLOSED`` or ``NO_ROOM``. For elements without state."""
+    w = window_of(t, b, time_ns)
+    if w < 0:
+        return np.int64(NO_ROOM), w
+    if is_closed(t, b, shard, v.buckets(t)[b].start):
+        return _late_record(t, b, w, slot, shard, logged), w
+    return record_of(t, w, slot), w
 
 
 @njit(cache=True, nogil=True)

@@ -12,7 +12,7 @@ from numba import njit
 
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import exists, record_at
+from aggregator.engine.windows.pages import SLIM, exists, record_at
 from m3metrics.aggregation import AggregationType
 from m3metrics.metric import MetricType
 
@@ -146,8 +146,22 @@ def gather_log(t, w, samples):
 
 
 @njit(cache=True, nogil=True)
+def _slim_sum_value(r, kind):
+    """``counter_value`` of a slim record (SLIM_SUM)."""
+    if kind == AggregationType.SUM:
+        return float(r.sum)
+    if kind == AggregationType.COUNT:
+        return float(r.count)
+    return float(r.sum) / float(r.count)
+
+
+@njit(cache=True, nogil=True)
 def record_value(t, i, spec, o, values, first, count):
     """Value of output ``o`` of record ``i``; its samples in the log are ``values[first:first + count]``, ascending."""
+    if i >= SLIM:
+        if spec.flags & layout.SPEC_LAST:
+            return v.slim_records(t)[i - SLIM].last
+        return _slim_sum_value(v.slim_sums(t)[i - SLIM], o.kind)
     if spec.metric_type == MetricType.GAUGE:
         return gauge_value(v.records(t)[i], o.kind)
     if spec.metric_type == MetricType.COUNTER:
