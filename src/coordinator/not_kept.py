@@ -35,6 +35,7 @@ class Reason(StrEnum):
     METADATA = "metadata"
     MALFORMED = "malformed"
     NO_NUMBER = "no-number"
+    LIMITED = "limited"
 
     @property
     def code(self) -> int:
@@ -74,6 +75,7 @@ _TEXTS = {
     Reason.METADATA: "metadata records are not kept",
     Reason.MALFORMED: "its line or data point cannot be read",
     Reason.NO_NUMBER: "the field is a text",
+    Reason.LIMITED: "its series is beyond a limit of its tenant (writeLimits)",
 }
 _LOGGED = {
     Reason.NOTHING_ASKED,

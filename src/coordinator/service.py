@@ -44,6 +44,7 @@ from coordinator.write import (
     Door,
     Forwarding,
     IngestTopic,
+    Limiter,
     RemoteWriter,
     SeriesCache,
     remembered_routes,
@@ -205,6 +206,7 @@ class Coordinator:
                 downsampler, cache, topic, self._scope.tagged(**_REMOTE_WRITE),
                 tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
                 door=door, forwarding=self._forwarding(stack),
+                limiter=None if config.write_limits is None else Limiter(config.write_limits, self._scope.sub("write")),
             )  # fmt: skip
             routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope, config.otlp)]
             routes += remembered_routes(writer, cache, downsampler, lambda: self._carbon)

@@ -31,6 +31,7 @@ from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
 from coordinator.config.sinks import UNAGGREGATED_POLICY, QueueConfig, QueueOverrides, SinkConfig
 from coordinator.config.tracing import TracingConfig
+from coordinator.config.write_limits import WriteLimitsConfig
 from m3cluster.kv import Etcd
 from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
@@ -191,6 +192,8 @@ class CoordinatorConfig(Section, frozen=True):
     writes: WritesConfig = WritesConfig()
     """Not a key of M3."""
     otlp: OTLPConfig = OTLPConfig()
+    """Not a key of M3."""
+    write_limits: WriteLimitsConfig | None = None
     """Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""

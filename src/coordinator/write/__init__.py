@@ -3,19 +3,20 @@
 Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes → batches) and a thin shell. Which input gets which answer:
 docs/answers.md. How each protocol is sent: docs/sending.md.
 
-``options``, ``media``   headers; ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
+``options``, ``media``   headers; ``bodies``, ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
 ``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
 ``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
+``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
 ``forwarding``           remote writes that go to other coordinators as well, ``shadow`` which part of them
 ``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
-                         ``carbon_kernels``
+                         ``carbon_kernels``, ``limit_kernels``
 
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """
@@ -25,6 +26,7 @@ from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forwarding
+from coordinator.write.limits import Limiter
 from coordinator.write.remembered import remembered_routes
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.routes import sender_routes
@@ -41,6 +43,7 @@ __all__ = [
     "Forwarding",
     "HubDirectStore",
     "IngestTopic",
+    "Limiter",
     "MessageSink",
     "RefusedError",
     "RemoteWriter",

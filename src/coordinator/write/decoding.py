@@ -83,7 +83,7 @@ def decompress(body: bytes) -> NDArray[np.uint8]:
     try:
         size = cramjam.snappy.decompress_raw_len(body)
         if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"snappy: decoded block is too large: {size} bytes, limit is {MAX_BODY_BYTES}")
+            raise TooLargeBodyError(MAX_BODY_BYTES)
         out = np.empty(size, np.uint8)
         written = cramjam.snappy.decompress_raw_into(body, out.data)
     except (cramjam.DecompressionError, OverflowError, ValueError) as error:

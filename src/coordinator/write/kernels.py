@@ -6,6 +6,7 @@
 ``prepare_kernels``  the id of an ordinary gauge met for the first time
 ``interest_kernels`` whether a rule may match a series
 ``carbon_kernels``   carbon lines → columns
+``limit_kernels``    how many and how long the labels of series are
 """
 
 import numpy as np
@@ -23,6 +24,7 @@ from coordinator.write.cache_kernels import (
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
+from coordinator.write.limit_kernels import LONG_NAME, LONG_VALUE, MANY_LABELS, beyond
 from coordinator.write.prepare_kernels import Plain, label_spans, prepare
 from coordinator.write.request_kernels import (
     BROKEN,
@@ -43,9 +45,9 @@ from m3x.byte_table import ByteTable, place
 from m3x.table_kernels import Keys
 
 __all__ = [
-    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "GENERATION", "HISTOGRAMS", "METADATA", "OTHERS",
-    "PRESENT", "SERIES_ROW", "SHARED_BYTES", "UNKNOWN", "WHOLE",
-    "Plain", "asked_context", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
+    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "GENERATION", "HISTOGRAMS", "LONG_NAME",
+    "LONG_VALUE", "MANY_LABELS", "METADATA", "OTHERS", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "UNKNOWN", "WHOLE",
+    "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
     "label_spans", "prepare", "promote", "request", "warm",
 ]  # fmt: skip
 
@@ -61,6 +63,7 @@ def warm() -> None:
     keys(series, 1, 0, at, size, contexts)
     rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)
     check_labels(buf[:0], at, np.zeros(1, np.uint32), rows, 65535)
+    beyond(buf[:0], series[:0], 1, 1, 1, np.zeros(0, np.uint8))
     slots, entries, arena = np.zeros(16, np.uint64), np.zeros(8, ENTRY), np.zeros(512, np.uint8)
     templates, hashes, head = np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32), np.zeros(1, GENERATION)
     generation = place(head, slots, entries, arena)

@@ -21,6 +21,8 @@ class BadRequestError(ValueError):
     """The request cannot be accepted as it is; answered with ``status`` and this text."""
 
     status = 400
+    headers: Mapping[str, str] = {}
+    """Of the answer."""
 
 
 class TooLargeBodyError(BadRequestError):

@@ -6,12 +6,12 @@ order of checks, the status codes and the error texts are M3's.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -27,13 +27,16 @@ from coordinator.write import kernels
 from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
-from coordinator.write.decoding import MAX_BODY_BYTES, Decoded, RequestDecoder
+from coordinator.write.bodies import body_of, gone
+from coordinator.write.decoding import Decoded, RequestDecoder
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forward, Forwarding
 from coordinator.write.interest import Interest
+from coordinator.write.limits import Limiter, Visit
 from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
 from coordinator.write.outcome import FailedError, Outcome
+from coordinator.write.poisoned import Poisoned
 from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
 from coordinator.write.sender import M3Answers, Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
@@ -93,6 +96,7 @@ class RemoteWriter:
         acks: Acks | None = None,
         door: Door | None = None,
         forwarding: Forwarding | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._downsampler = downsampler
         self._cache = cache
@@ -103,6 +107,8 @@ class RemoteWriter:
         """None: a request is answered when its messages are in the producer."""
         self._forwarding = forwarding
         """Of remote writes only, as in M3."""
+        self._limiter = limiter
+        self._poisoned = Poisoned()
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
@@ -124,31 +130,39 @@ class RemoteWriter:
         """Answers one HTTP request. ``way``: which way it came; None: by remote write."""
         way = way or self._way
         started = time.monotonic()
-        text, headers = "", {}
-        forward = None
+        text, body, final = "", b"", False
+        headers: Mapping[str, str] = {}
+        forward, response = None, None
+        visit = None if self._limiter is None else self._limiter.visit(request.headers)
         try:
             options = way.sender.options(request)
-            body = await _body(request)
+            body = await body_of(request, visit)
             if self._forwarding is not None and way is self._way:
                 forward = self._forwarding.of(body, request.headers, options)
-            outcome = await self.take(body, options, lambda: _gone(request), way, forward)
+            outcome = await self.take(body, options, lambda: gone(request), way, forward, visit)
             status, text = outcome.status, outcome.text
             response = way.sender.answer(outcome, options)
+            final = response.status_code == 400
         except BadRequestError as error:
-            status, text = error.status, str(error)
+            status, text, headers = error.status, str(error), error.headers
+            final = not headers
         except RefusedError as error:
             status, text, headers = 503, error.reason, {"Retry-After": str(error.retry_after_s)}
         except FailedError as error:
-            status, text = 500, f"retryable_errors: count=1, last={error}"
+            # M3 answers so, and yet it will fail again.
+            status, text, final = 500, f"retryable_errors: count=1, last={error}", True
         except Exception as error:
             # A mistake of ours; the sender keeps the samples and comes again.
             log.error(f"a {way.sender.title} ended with an unexpected error", exception=error)
-            status, text = 500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}"
-        else:
-            self._note(way, response.status_code, text, started, forward)
-            return response
-        self._note(way, status, text, started, forward)
-        return way.sender.refuse(status, text, headers, request)
+            status, text, final = 500, f"retryable_errors: count=1, last=unexpected {type(error).__name__}", True
+        if response is None:
+            response = way.sender.refuse(status, text, dict(headers), request)
+        if visit is not None:
+            visit.ended(response.status_code)
+        if final:
+            self._poisoned.note(request, body, response.status_code, text, way.scope)
+        self._note(way, response.status_code, text, started, forward)
+        return response
 
     @staticmethod
     def _note(way: WayIn, status: int, text: str, started: float, forward: Forward | None) -> None:
@@ -189,15 +203,17 @@ class RemoteWriter:
         gone: Callable[[], Awaitable[Any]] | None,
         way: WayIn,
         forward: Forward | None = None,
+        visit: Visit | None = None,
     ) -> Outcome:
-        """Writes one request. ``gone`` returns when its sender has gone away: nobody waits for acks then. ``forward``: where else it goes.
+        """Writes one request. ``gone`` returns when its sender has gone away: nobody waits for acks then. ``forward``: where else it goes;
+        ``visit``: what its tenant may send.
 
         Raises ``BadRequestError``, ``RefusedError``, ``FailedError``.
         """
         began = time.monotonic()
         outcome = Outcome()
         try:
-            await self._take(body, options, outcome, way.sender, forward)
+            await self._take(body, options, outcome, way.sender, forward, visit)
         except BaseException:
             self._remember(body, options, outcome)
             raise
@@ -222,11 +238,19 @@ class RemoteWriter:
             self._acks.remember(outcome.ticket, body, options)
 
     async def _take(
-        self, body: bytes, options: WriteOptions, outcome: Outcome, sender: Sender, forward: Forward | None
+        self,
+        body: bytes,
+        options: WriteOptions,
+        outcome: Outcome,
+        sender: Sender,
+        forward: Forward | None,
+        visit: Visit | None,
     ) -> None:
         """Gives a request to the aggregators and to storage."""
         request = sender.decode(body, options)
         outcome.points = request.points
+        if visit is not None:
+            request = visit.admit(request, outcome)
         if forward is not None:
             at, size = (request.series[key].astype(np.uint32) for key in ("labels_at", "labels_size"))
             self._check_labels(request, at, size, np.arange(len(at)))
@@ -556,26 +580,6 @@ class RemoteWriter:
 
 def _say_refused(samples: int, metric: bytes, time: SampleTime, why: str) -> None:
     log.warning_limited("samples are refused", samples=samples, error=why, **about(metric, time, wall_ns()))
-
-
-async def _body(request: Request) -> bytes:
-    """The whole body. Raises ``BadRequestError`` beyond ``MAX_BODY_BYTES``, and where the client goes away before its end."""
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise BadRequestError(f"request body is larger than {MAX_BODY_BYTES} bytes")
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise BadRequestError(f"the connection ended after {size} bytes of the body") from None
-    return b"".join(chunks)
-
-
-async def _gone(request: Request) -> None:
-    """Returns when the sender has gone away; after the whole body only."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def remote_write_routes(writer: RemoteWriter) -> list[Route]:

@@ -193,7 +193,7 @@ def request(buf, series, times_ms, values, others):
 
 
 @njit(cache=True, nogil=True)
-def _label(a, e):
+def label(a, e):
     """The field ``labels`` at ``a``: ``(address after it, size of its name, size of its value)``, sizes int64; address 0: it is broken."""
     name_size = np.int64(0)
     value_size = np.int64(0)
@@ -232,7 +232,7 @@ def check_labels(buf, key_at, key_size, rows, limit):
         a = origin + np.uint64(key_at[i])
         e = a + np.uint64(key_size[i])
         while a < e:
-            a, name_size, value_size = _label(a, e)
+            a, name_size, value_size = label(a, e)
             if a == _0:
                 return BROKEN, i, np.int64(0), np.int64(0)
             if name_size > limit or value_size > limit:

@@ -27,6 +27,7 @@ from coordinator.cli import main
 from coordinator.config import load_coordinator
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
+from coordinator.config.write_limits import WriteLimitsConfig
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.policies import policy_of
 from coordinator.not_kept import Reason
@@ -53,6 +54,7 @@ from coordinator.write import (
     Door,
     HubDirectStore,
     IngestTopic,
+    Limiter,
     RemoteWriter,
     SeriesCache,
     remote_write_routes,
@@ -171,12 +173,14 @@ class World:
     hub: Hub
     acks: Acks | None = None
     door: Door | None = None
+    limiter: Limiter | None = None
 
     def app(self) -> Starlette:
         scope = self.registry.scope("coordinator").tagged(handler="remote-write")
         writer = RemoteWriter(
-            self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks, door=self.door
-        )
+            self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks, door=self.door,
+            limiter=self.limiter,
+        )  # fmt: skip
         return Starlette(routes=[*remote_write_routes(writer), *sender_routes(writer, scope)])
 
     async def post(self, body: bytes, headers: dict[str, str], path: str = PATH) -> httpx.Response:
@@ -224,6 +228,7 @@ class SetUp:
     write_timeout_s: float = 5.0
     inside: bool = False
     """Aggregation happens inside: how late samples are is judged here."""
+    limits: WriteLimitsConfig | None = None
     change: Callable[[World, pytest.MonkeyPatch], None] = lambda _world, _patch: None
 
 
@@ -265,6 +270,7 @@ async def world_of(set_up: SetUp, directory: Path, patch: pytest.MonkeyPatch) ->
             stored,
             hub,
             door=Door(LONG_LIMITS, lambda: NOW_MS * 1_000_000) if set_up.inside else None,
+            limiter=Limiter(set_up.limits, registry.scope("coordinator").sub("write")) if set_up.limits else None,
         )
         set_up.change(world, patch)
         yield world
@@ -400,7 +406,7 @@ POSTS = {
     "unknown-m3-type": Post(body(GOOD, series("up", 1.0, m3_type=9)), says="invalid M3 metric type: 9"),
     "corrupt": Post(b"\x05nonsense", {"Content-Type": "application/x-www-form-urlencoded"}, "snappy: corrupt input"),
     "not-protobuf": Post(packed(b"\x0a\x05\x0a"), says="unexpected EOF"),
-    "huge": Post(varint((64 << 20) + 1) + b"\x00", says="decoded block is too large"),
+    "huge": Post(varint((64 << 20) + 1) + b"\x00", says="the body has more than 67108864 bytes"),
     # content types
     "remote-write-2": Post(
         V2, {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}, "Remote Write 1.0 is: "
@@ -503,6 +509,26 @@ POSTS = {
         body(GOOD, series("up", 1.0)), says="status 400: out of order sample", set_up=behind_queue(refusing_last)
     ),
     "store-away": Post(set_up=behind_queue(away, write_timeout_s=0.05)),
+    # limits of a tenant
+    "limit-body": Post(says="more than 9 bytes", set_up=SetUp(limits=WriteLimitsConfig(max_body_bytes=9))),
+    "limit-series": Post(
+        body(GOOD, series("up", 1.0)), says="2 series, more than 1", set_up=SetUp(limits=WriteLimitsConfig(max_series_per_request=1))
+    ),
+    "limit-labels": Post(
+        body(GOOD, series("up", 1.0, 2.0, labels=[("k", "v")])), {"X-Scope-OrgID": "t"}, "the limit of tenant 't': up{k=",
+        SetUp(limits=WriteLimitsConfig(max_labels_per_series=1)),
+    ),
+    "limit-label-name": Post(
+        body(GOOD, series("up", 1.0, labels=[("k" * 9, "v")])), says="the name of a label has more than 8 bytes",
+        set_up=SetUp(limits=WriteLimitsConfig(max_label_name_bytes=8)),
+    ),
+    "limit-label-value": Post(
+        body(GOOD, series("up", 1.0, labels=[("k", "v" * 5)])), says="the value of a label has more than 4 bytes",
+        set_up=SetUp(limits=WriteLimitsConfig(max_label_value_bytes=4)),
+    ),
+    "limit-active-series": Post(
+        body(GOOD, series("up", 1.0)), says="there are 1 series already", set_up=SetUp(limits=WriteLimitsConfig(max_active_series=1))
+    ),
     "queue-full": Post(
         says="not yet safe with store", set_up=behind_queue(write_timeout_s=0.05, change=full_queue)
     ),
@@ -543,6 +569,11 @@ OTHER_SENDERS = {
     "influx-encoding": influx(LINE, "Content-Encoding: zstd is not understood", {"Content-Encoding": "zstd"}),
     "influx-direct": influx(LINE, headers=DIRECT),
     "influx-raw-only": influx(LINE, set_up=SetUp([AS_THEY_COME])),
+    "influx-limit": influx(
+        b"cpu,host=%s usage=1\n" % (b"x" * 11) + LINE,
+        "more than 10 bytes",
+        set_up=SetUp(limits=WriteLimitsConfig(max_label_value_bytes=10)),
+    ),
     "influx-drop-rule": influx(b"up v=1\n", set_up=SetUp(rules=dropping("up_v"))),
     "influx-too-late": influx(b"cpu usage=1 1\n" + LINE, "too far in past", set_up=SetUp(inside=True)),
     "influx-buffer-full": influx(LINE, "nothing was accepted, send it again", set_up=SetUp(change=full_buffer)),
@@ -612,6 +643,12 @@ OTHER_SENDERS |= {
     "otlp-delta-without-rule": otlp_post(
         GAUGE, DELTA, says="delta sums need a rule that asks for Sum", set_up=SetUp(inside=True)
     ),
+    "otlp-limit": otlp_post(
+        GAUGE,
+        with_points("g", "gauge", otlp.point(1, {"host": "a"})),
+        says="more than 1 labels",
+        set_up=SetUp(limits=WriteLimitsConfig(max_labels_per_series=1)),
+    ),
     "otlp-drop-rule": otlp_post(with_points("up", "gauge", otlp.point(1)), set_up=SetUp(rules=dropping())),
     "otlp-raw-only": otlp_post(GAUGE, set_up=SetUp([AS_THEY_COME])),
     "otlp-corrupt": otlp_raw(b"\xff", "the body is no ExportMetricsServiceRequest"),
@@ -634,7 +671,7 @@ async def test_over_http(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         answer = await world.post(post.body, post.headers, post.path)
         assert (str(answer.status_code), world.ends(), world.counted()) == row
         assert post.says in answer.text
-        assert ("retry-after" in answer.headers) == (row.status == "503")
+        assert ("retry-after" in answer.headers) == (row.status in ("503", "429"))
 
 
 # --- carbon ---
@@ -777,7 +814,19 @@ async def _refused_at_start(key: str, directory: Path, _patch: pytest.MonkeyPatc
     assert rows()[key] == ("exit 2", Counter(), Counter())
 
 
+async def _too_fast(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    limits = WriteLimitsConfig(max_samples_per_second=0.01, burst_samples=1)
+    async with world_of(SetUp(limits=limits), directory, patch) as world:
+        app = world.app()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            assert (await client.post(PATH, content=ORDINARY)).status_code == 200
+            answer = await client.post(PATH, content=ORDINARY)
+        assert (str(answer.status_code), world.ends(), world.counted()) == rows()[key]
+        assert 90 < int(answer.headers["retry-after"]) <= 100
+
+
 MORE: dict[str, Check] = {
+    "limit-rate": _too_fast,
     "line-waits": _line_waits,
     "line-direct-queue-full": _line_waits_for_a_queue,
     "store-refuses-later": _store_refuses_later,

@@ -19,11 +19,11 @@ __all__ = ["JSON", "PROTOBUF", "refusal", "response"]
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 _STATUS = generated("Status", Field(1, "code", Kind.INT32), Field(2, "message", Kind.BYTES))
-_INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
+_INVALID_ARGUMENT, _RESOURCE_EXHAUSTED, _UNAVAILABLE = 3, 8, 14
 _RETRY_AFTER = {"Retry-After": "1"}
 _REJECTED = (
     Reason.INVALID_LABELS, Reason.TOO_LARGE, Reason.OUTSIDE_RETENTION, Reason.STORAGE_FULL, Reason.REFUSED_BY_STORE, Reason.TOO_LATE,
-    Reason.TOO_EARLY, Reason.AGGREGATION_TYPE, Reason.NATIVE_HISTOGRAM, Reason.MALFORMED,
+    Reason.TOO_EARLY, Reason.AGGREGATION_TYPE, Reason.NATIVE_HISTOGRAM, Reason.MALFORMED, Reason.LIMITED,
 )  # fmt: skip
 """What a sender is told that is not kept; the other reasons are what the rules of this coordinator want, or exemplars."""
 
@@ -52,7 +52,7 @@ def refusal(status: int, text: str, headers: dict[str, str], media: str) -> Resp
     """To a request of which nothing was kept, or not all that may be the next time."""
     if status == 500:
         status, headers = 503, _RETRY_AFTER
-    code = _UNAVAILABLE if status == 503 else _INVALID_ARGUMENT
+    code = {429: _RESOURCE_EXHAUSTED, 503: _UNAVAILABLE}.get(status, _INVALID_ARGUMENT)
     if media == JSON:
         return _json(status, {"code": code, "message": text}, headers)
     return Response(marshal(_STATUS, {"code": code, "message": text.encode()}), status, headers, media_type=PROTOBUF)
