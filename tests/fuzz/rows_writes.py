@@ -82,6 +82,9 @@ def _check_labels(buf: Any, data: bytes, row: Any) -> None:
     found = kernels.check_labels(buf, np.array([at], np.uint32), np.array([size], np.uint32), one, 65535)
     spans = np.zeros((64, 4), np.int64)
     count = kernels.label_spans(buf, at, size, spans)
+    beyond = np.zeros(1, np.uint8)
+    kernels.beyond(buf, row[np.newaxis], 1, 4, 4, beyond)
+    kernels.enter_series(np.zeros(2, np.uint64), np.zeros(2, np.bool_), buf, row[np.newaxis], 1, np.zeros(1, np.bool_))
     try:
         labels = prompb.labels_of(data[at : at + size])
     except DecodeError:
@@ -89,6 +92,7 @@ def _check_labels(buf: Any, data: bytes, row: Any) -> None:
         assert count < 0
         return
     assert tuple(map(int, found[:2])) == (kernels.DONE, -1)
+    assert bool(beyond[0]) == (len(labels) > 1 or any(len(text) > 4 for label in labels for text in label))
     if count >= 0:
         assert labels == [(data[a : a + n], data[b : b + m]) for a, n, b, m in spans[:count].tolist()]
 

@@ -6,7 +6,7 @@
 ``prepare_kernels``  the id of an ordinary gauge met for the first time
 ``interest_kernels`` whether a rule may match a series
 ``carbon_kernels``   carbon lines → columns
-``limit_kernels``    how many and how long the labels of series are
+``limit_kernels``    how many and how long the labels of series are, and how many series there are
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from coordinator.write.cache_kernels import (
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
-from coordinator.write.limit_kernels import LONG_NAME, LONG_VALUE, MANY_LABELS, beyond
+from coordinator.write.limit_kernels import LONG_NAME, LONG_VALUE, MANY_LABELS, beyond, enter_series, keep_seen
 from coordinator.write.prepare_kernels import Plain, label_spans, prepare
 from coordinator.write.request_kernels import (
     BROKEN,
@@ -47,8 +47,8 @@ from m3x.table_kernels import Keys
 __all__ = [
     "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "GENERATION", "HISTOGRAMS", "LONG_NAME",
     "LONG_VALUE", "MANY_LABELS", "METADATA", "OTHERS", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "UNKNOWN", "WHOLE",
-    "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "expand", "find", "hash_ids", "insert", "interesting", "keys",
-    "label_spans", "prepare", "promote", "request", "warm",
+    "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids", "insert",
+    "interesting", "keep_seen", "keys", "label_spans", "prepare", "promote", "request", "warm",
 ]  # fmt: skip
 
 
@@ -64,6 +64,9 @@ def warm() -> None:
     rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)
     check_labels(buf[:0], at, np.zeros(1, np.uint32), rows, 65535)
     beyond(buf[:0], series[:0], 1, 1, 1, np.zeros(0, np.uint8))
+    active = np.zeros(2, np.uint64)
+    enter_series(active, np.zeros(2, np.bool_), buf[:0], series[:0], 1, np.zeros(0, np.bool_))
+    keep_seen(active, np.zeros(2, np.bool_), active)
     slots, entries, arena = np.zeros(16, np.uint64), np.zeros(8, ENTRY), np.zeros(512, np.uint8)
     templates, hashes, head = np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32), np.zeros(1, GENERATION)
     generation = place(head, slots, entries, arena)

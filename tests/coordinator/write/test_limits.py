@@ -280,18 +280,32 @@ def _wrong(labels: list[tuple[bytes, bytes]], most: int, longest_name: int, long
     return 0
 
 
-def test_active_series_are_counted_in_bounded_memory() -> None:
-    """Many more than are allowed: as many as that are taken, and few more."""
-    active = ActiveSeries(10_000, 0.0)
-    keys = [b"%08d" % n for n in range(50_000)]
-    buf = np.frombuffer(bytearray(b"".join(keys)), np.uint8)
-    rows = np.zeros(len(keys), kernels.SERIES_ROW)
-    rows["labels_at"], rows["labels_size"] = np.arange(len(keys)) * 8, 8
-    admitted = active.admit(buf, rows, 1.0)
-    assert admitted is not None
-    assert active.count == 10_000
-    assert 10_000 <= np.count_nonzero(admitted) <= 13_000
-    assert active.admit(buf, rows[admitted], 2.0) is None
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 40), max_size=30), st.sampled_from([0, 1, PERIOD_S, 3 * PERIOD_S])),
+        max_size=20,
+    )
+)
+def test_active_series_against_a_plain_count(visits: list[tuple[list[int], float]]) -> None:
+    active, now_s, until_s = ActiveSeries(10, 0.0), 0.0, PERIOD_S
+    known: dict[int, bool] = {}
+    for keys, wait_s in visits:
+        now_s += wait_s
+        if now_s >= until_s:
+            known = {key: False for key, seen in known.items() if seen and now_s < until_s + PERIOD_S}
+            until_s = now_s + PERIOD_S
+        expected = []
+        for key in keys:
+            expected.append(key in known or len(known) < 10)
+            if expected[-1]:
+                known[key] = True
+        rows = np.zeros(len(keys), kernels.SERIES_ROW)
+        rows["labels_at"], rows["labels_size"] = np.arange(len(keys)) * 4, 4
+        admitted = active.admit(
+            np.frombuffer(bytearray(b"".join(b"%04d" % key for key in keys)), np.uint8), rows, now_s
+        )
+        assert (admitted is None, active.count) == (all(expected), len(known))
+        assert admitted is None or admitted.tolist() == expected
 
 
 _PROTOBUF = {"Content-Type": "application/x-protobuf"}
