@@ -21,7 +21,7 @@ from m3metrics.errors import MetricsError
 from m3x import log, process
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
-from m3x.tls import ClientTLS, TLSError
+from m3x.tls import ClientTLS, ServerTLS, TLSError
 from m3x.version import VERSION
 
 USAGE_ERROR = 2
@@ -112,7 +112,13 @@ def _kv_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
 
 
 def _certificate_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
-    """Those of endpoints that cannot be loaded."""
+    """Those of carbon's listener and of endpoints that cannot be loaded."""
+    carbon = config.carbon.ingester
+    if config.takes_samples and carbon is not None and carbon.tls.mode != "disabled":
+        try:
+            ServerTLS(carbon.tls)
+        except TLSError as error:
+            yield "carbon.ingester.tls", str(error)
     remote = config.prometheus_remote_backend
     if config.backend != "prom-remote" or remote is None:
         return

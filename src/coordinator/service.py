@@ -63,7 +63,7 @@ from m3x.log import logger
 from m3x.process import few_open_files
 from m3x.segments import SegmentError
 from m3x.service_manager import ServiceManager
-from m3x.tls import TLSError
+from m3x.tls import ServerTLS, TLSError
 from m3x.web import metrics_app
 from m3x.web import serve as serve_http
 
@@ -408,7 +408,8 @@ class Coordinator:
             if namespaces.known:
                 follower.put(namespaces.current)
         host, port = parse_address(ingester.listen_address)
-        self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port))
+        tls = None if ingester.tls.mode == "disabled" else ServerTLS(ingester.tls)
+        self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port, tls))
         log.info("taking carbon lines", port=self.ports["carbon"])
 
 

@@ -10,6 +10,7 @@ from coordinator.config.query import LimitsConfig
 from m3metrics.policy import format_duration
 from m3metrics.sections import AggregationName
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
+from m3x.tls import ServerTLSConfig
 
 _POSIX_CLASSES = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7F", "blank": "\\t ", "cntrl": "\\x00-\\x1F\\x7F", "digit": "0-9",
@@ -79,9 +80,13 @@ class CarbonIngesterConfig(Section, frozen=True):
     rewrite: CarbonRewriteConfig = CarbonRewriteConfig()
     rules: list[CarbonRuleConfig] | None = None
     """None: one rule for everything, mean, all aggregated namespaces."""
+    tls: ServerTLSConfig = ServerTLSConfig()
+    """Not a key of M3; the keys in it are those of its listeners."""
 
     def __post_init__(self) -> None:
         parse_address(self.listen_address)
+        if self.tls.mode == "permissive":
+            raise ValueError("tls.mode of carbon is disabled or enforced; give plain lines a coordinator of their own")
 
 
 class CarbonConfig(Section, frozen=True):

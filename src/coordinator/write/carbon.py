@@ -7,6 +7,7 @@ the senders back.
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
@@ -32,6 +33,7 @@ from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.instrument import Scope
 from m3x.log import logger
+from m3x.tls import ServerTLS
 
 MAX_LINE_BYTES = 256 << 10
 CONTEXT = 1
@@ -52,6 +54,7 @@ _Direct = dict[StoragePolicy, list[_DirectSample]]
 """Samples of lines (numbered over those that could be read) for storage."""
 
 _READ_BYTES = 64 << 10
+_HANDSHAKE_S = 10.0
 _SHOWN_BYTES = 200
 """Of a line, in the log."""
 _LINES = 4096
@@ -332,10 +335,13 @@ class CarbonServer:
         self._connections: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def serve(self, host: str, port: int) -> AsyncIterator[int]:
+    async def serve(self, host: str, port: int, tls: ServerTLS | None = None) -> AsyncIterator[int]:
         """Listens until the context ends; yields the bound port. Raises ``OSError`` naming the address."""
+        context, timeout_s = (None, None) if tls is None else (tls.context(), _HANDSHAKE_S)
         try:
-            server = await asyncio.start_server(self._connected, host, port, limit=_READ_BYTES)
+            server = await asyncio.start_server(
+                self._connected, host, port, limit=_READ_BYTES, ssl=context, ssl_handshake_timeout=timeout_s
+            )
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {host}:{port} for carbon: {error.strerror}") from error
         try:
@@ -353,8 +359,8 @@ class CarbonServer:
         self._scope.gauge("connections", len(self._connections))
         try:
             await self._read(reader)
-        except (ConnectionError, asyncio.CancelledError):
-            # The sender has gone, or we are ending: either way only this connection is over.
+        except (ConnectionError, ssl.SSLError, asyncio.CancelledError):
+            # The sender has gone or sends no TLS any more, or we are ending: either way only this connection is over.
             log.debug("carbon connection ended early")
         finally:
             self._connections.discard(task)

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import math
+import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.certificates import Authority
 from lab.waiting import until
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
@@ -28,6 +31,7 @@ from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
 from m3x.config import Duration
 from m3x.instrument import Registry
+from m3x.tls import ServerTLS, ServerTLSConfig
 
 SECOND = 10**9
 NAMESPACES = [Namespace("ten", 10 * SECOND, 21600 * SECOND), Namespace("minute", 60 * SECOND, 172800 * SECOND)]
@@ -437,3 +441,49 @@ async def test_server_ends_with_connections_open(
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+# --- TLS ---
+
+
+async def _over_tls(port: int, trusted: Authority, data: bytes) -> None:
+    """Sends lines, and waits for the end of the connection. Raises ``ssl.SSLError`` where the server is not trusted."""
+    context = ssl.create_default_context(cafile=str(trusted.cert))
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+    writer.write(data)
+    await writer.drain()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_lines_over_tls(
+    make_ingester: Callable[..., CarbonIngester], sink: Any, registry: Registry, tmp_path: Path
+) -> None:
+    """Of those who trust the server; its certificate is taken up anew; a plain line harms nobody."""
+    first = Authority(tmp_path, "first")
+    pair = first.sign("server", "DNS:localhost")
+    config = ServerTLSConfig(
+        mode="enforced", cert_file=str(pair.cert), key_file=str(pair.key), certificates_ttl=Duration(1)
+    )
+    server = CarbonServer(make_ingester(), registry.scope("carbon"))
+    async with server.serve("127.0.0.1", 0, ServerTLS(config)) as port:
+        await _over_tls(port, first, b"a.b 1 1700000000\n")
+        await until(lambda: len(sink.metrics) == 1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"a.b 2 1700000000\n" * 10)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        second = Authority(tmp_path, "second")
+        second.sign("server", "DNS:localhost")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await _over_tls(port, first, b"a.b 3 1700000000\n")
+        await _over_tls(port, second, b"a.b 4 1700000000\n")
+        await until(lambda: len(sink.metrics) == 2)
+    assert [metric.value for metric in sink.metrics] == [1.0, 4.0]
+
+
+def test_permissive_tls_is_refused() -> None:
+    with pytest.raises(ValueError, match="disabled or enforced"):
+        CarbonIngesterConfig(tls=ServerTLSConfig(mode="permissive", cert_file="c", key_file="k"))
