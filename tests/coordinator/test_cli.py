@@ -82,6 +82,10 @@ def test_each_problem_is_a_line_and_the_exit_code_is_2(tmp_path: Path, capsys: p
             "backend: prom-remote\nprometheusRemoteBackend: {endpoints: [{name: a, address: 'https://h/', tls: {caFile: /none}}]}",
             ":2: prometheusRemoteBackend.endpoints[0].tls: endpoint a: TLS: /none: No such file or directory",
         ),
+        (
+            f"{NAMESPACE}carbon: {{ingester: {{tls: {{mode: enforced, certFile: /none, keyFile: /none}}}}}}",
+            ":2: carbon.ingester.tls: TLS: /none: No such file or directory",
+        ),
         ("carbon: {ingester: {}}", ":1: carbon.ingester: the rule aggregates, but there is no aggregated namespace"),
         (
             f"{NAMESPACE}{NOT_INSIDE}carbon: {{ingester: {{rules: [{DIRECT}, {AGGREGATED}]}}}}",

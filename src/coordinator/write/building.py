@@ -4,8 +4,8 @@ A row has one sample. Its key are the bytes of its labels as Prometheus writes t
 cache. What a decoder knows of series that come again and again (their label bytes) it keeps itself, in a ``Known``.
 """
 
+from array import array
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -70,9 +70,8 @@ class Builder:
     def __init__(self, unit_ns: int = MILLISECOND_NS) -> None:
         self._unit_ns = unit_ns
         self._keys: list[bytes] = []
-        self._times: list[int] = []
-        self._values: list[float] = []
-        self._types: list[tuple[int, int]] = []
+        self._times, self._values = array("q"), array("d")
+        self._m3_types, self._prom_types = array("B"), array("B")
         self._others: dict[Reason, int] = {}
         self._points: int | None = None
         self._unread = 0
@@ -83,7 +82,8 @@ class Builder:
         self._keys.append(labels)
         self._times.append(time)
         self._values.append(value)
-        self._types.append((m3_type, prom_type))
+        self._m3_types.append(m3_type)
+        self._prom_types.append(prom_type)
 
     def count_points(self, number: int) -> None:
         """So many data points come, whatever becomes of them."""
@@ -104,17 +104,18 @@ class Builder:
         rows = len(self._keys)
         series = np.zeros(rows, kernels.SERIES_ROW)
         if rows:
-            sizes = list(map(len, self._keys))
-            series["labels_at"] = list(accumulate(sizes[:-1], initial=0))
+            sizes = np.fromiter(map(len, self._keys), np.int64, rows)
+            series["labels_at"] = np.cumsum(sizes) - sizes
             series["labels_size"] = sizes
             series["sample_from"] = np.arange(rows)
             series["samples"] = 1
-            series["m3_type"], series["prom_type"] = np.array(self._types, np.int32).T
+            series["m3_type"] = np.frombuffer(self._m3_types, np.uint8)
+            series["prom_type"] = np.frombuffer(self._prom_types, np.uint8)
             if options.prom_type is not None:
                 series["prom_type"] = options.prom_type
         # Compiled code writes into no request, but wants the type of a writable array.
         buf = np.frombuffer(bytearray(b"".join(self._keys)), np.uint8)
         return Decoded(
-            buf, series, np.array(self._times, np.int64), np.array(self._values, np.float64), self._others,
+            buf, series, np.array(self._times), np.array(self._values), self._others,
             unit_ns=self._unit_ns, unread=self._unread, last_unread=self._last_unread, points=self._points, lasting=True,
         )  # fmt: skip

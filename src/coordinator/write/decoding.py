@@ -20,7 +20,7 @@ from m3x.protobuf import DecodeError
 MAX_BODY_BYTES = 64 << 20
 """Largest body, before and after decompression."""
 MAX_PLAIN_BODY_BYTES = 16 << 20
-"""Largest body that is decoded in Python: nothing else is done meanwhile, which is a second or two for as much as this."""
+"""Largest body that is decoded in Python (``turns``)."""
 
 _OTHERS = {
     kernels.EXEMPLARS: Reason.EXEMPLAR,

@@ -10,6 +10,8 @@ is looked up. All others go through the patterns below.
 
 import math
 import re
+from collections.abc import Generator
+from functools import partial
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -19,6 +21,7 @@ from coordinator.write.building import MOST_KNOWN, Builder, Known, label_fields
 from coordinator.write.decoding import Decoded, inflate
 from coordinator.write.options import BadRequestError, WriteOptions, content_encoding, parse_options
 from coordinator.write.sender import M3Answers
+from coordinator.write.turns import LARGE_BYTES, Steps, finished
 from m3metrics.errors import IdError
 from m3metrics.ids import Tags
 from m3x.clock import wall_ns
@@ -35,6 +38,7 @@ _PRECISIONS = {
 _LEAST_NS, _MOST_NS = -(1 << 63), (1 << 63) - 1
 _IN_NAMES = rb" ,=\""
 """What a backslash makes ordinary in the names of measurements and fields; in tags it is that without the quotation mark."""
+_LINES_OF_A_STEP = 128
 _SHOWN = 100
 """Bytes of a bad line that its sender is shown."""
 
@@ -66,6 +70,11 @@ class _LineError(ValueError):
     """A line cannot be read; the text says why."""
 
 
+MAX_LINE_BYTES = 1 << 20
+"""A line is read in one piece, and nothing else is done meanwhile."""
+_TOO_LONG = _LineError(f"it is longer than {MAX_LINE_BYTES} bytes")
+
+
 class _Point(NamedTuple):
     """What stands before the first space of a line, and the label bytes of its series by field. None: the labels are too long."""
 
@@ -94,15 +103,22 @@ class Influx(M3Answers):
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
         """See ``Sender``; times in nanoseconds."""
+        return finished(self.steps(body, options))
+
+    def steps(self, body: bytes, options: WriteOptions) -> Steps:
+        """See ``turns``."""
         if not body:
             raise BadRequestError("empty request body")
-        data = inflate(body, options.encoding)
+        unpack = partial(inflate, body, options.encoding)
+        data = unpack() if len(body) < LARGE_BYTES else (yield unpack)
         lines = _Lines(self._points, _PRECISIONS[options.dialect])
         if b"\\" in data or b'"' in data:
-            lines.read_with_patterns(data)
+            yield from lines.read_with_patterns(data)
         else:
             for number, line in enumerate(data.split(b"\n"), 1):
                 lines.read_plain(number, line)
+                if number % _LINES_OF_A_STEP == 0:
+                    yield None
         return lines.builder.decoded(options)
 
 
@@ -119,6 +135,9 @@ class _Lines:
 
     def read_plain(self, number: int, line: bytes) -> None:
         """A line of a body without backslashes and quotation marks."""
+        if len(line) > MAX_LINE_BYTES:
+            self._refuse(number, line, _TOO_LONG)
+            return
         parts = [part for part in line.lstrip(_BLANK).rstrip(b" \r").split(b" ") if part]
         if not parts or parts[0].startswith(b"#"):
             return
@@ -137,9 +156,9 @@ class _Lines:
         except _LineError as error:
             self._refuse(number, line, error)
 
-    def read_with_patterns(self, data: bytes) -> None:
-        """A whole body; a text may have line ends in it."""
-        at, number = 0, 1
+    def read_with_patterns(self, data: bytes) -> Generator[None, None, None]:
+        """A whole body, in steps; a text may have line ends in it."""
+        at, number, step = 0, 1, 0
         while at < len(data):
             begin, at = at, _matched(_FRONT, data, at)
             end = data.find(b"\n", at)
@@ -148,11 +167,16 @@ class _Lines:
                 at, number = end + 1, number + 1
                 continue
             try:
+                if end - at > MAX_LINE_BYTES:
+                    raise _TOO_LONG
                 at = self._read(data, at)
             except _LineError as error:
                 self._refuse(number, data[begin:end], error)
                 at = end + 1
             number += data.count(b"\n", begin, at)
+            step += 1
+            if step % _LINES_OF_A_STEP == 0:
+                yield
 
     def _read(self, data: bytes, at: int) -> int:
         """Takes the line that begins there; where the next one does. Raises ``_LineError``."""

@@ -41,6 +41,7 @@ from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
 from coordinator.write.sender import M3Answers, Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
+from coordinator.write.turns import Turns
 from m3metrics.errors import IdError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags, encode_tags
 from m3metrics.metric import PROM_TYPES
@@ -109,6 +110,7 @@ class RemoteWriter:
         """Of remote writes only, as in M3."""
         self._limiter = limiter
         self._poisoned = Poisoned()
+        self._turns = Turns()
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
@@ -247,7 +249,7 @@ class RemoteWriter:
         visit: Visit | None,
     ) -> None:
         """Gives a request to the aggregators and to storage."""
-        request = sender.decode(body, options)
+        request = await self._turns.decoded(sender, body, options)
         outcome.points = request.points
         if visit is not None:
             request = visit.admit(request, outcome)

@@ -17,7 +17,7 @@ sum is exact, and neither has a last value that would be taken for the metric's.
 What the labels of a data point are is worked out once, and found by its bytes without all that changes from one export to the next.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import accumulate
 from struct import unpack
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ _NO_RECORDED_VALUE = 1
 """Flag of a data point: its series has ended."""
 (_STALE,) = unpack("<d", (0x7FF0000000000002).to_bytes(8, "little"))
 _MOST_NS = (1 << 63) - 1
+_POINTS_OF_A_STEP = 64
 _CHANGING = {
     "NumberDataPoint": ("start_time_unix_nano", "time_unix_nano", "value", "exemplars", "flags"),
     "HistogramDataPoint": (
@@ -72,8 +73,8 @@ class Metrics:
         self._resources: Known[bytes, Resource] = Known(most_known)
         self._known: Known[tuple[bytes, bytes, str, str, str, bool], Translated] = Known(most_known)
 
-    def read(self, request: Any, builder: Builder) -> None:
-        """Puts the samples of an ``ExportMetricsServiceRequest`` into ``builder``; its data points are of no use afterwards."""
+    def read(self, request: Any, builder: Builder) -> Generator[None, None, None]:
+        """Puts the samples of an ``ExportMetricsServiceRequest`` into ``builder``, in steps; its data points are of no use afterwards."""
         targets: set[tuple[bytes, int]] = set()
         for of_resource in request.resource_metrics:
             key = of_resource.resource.SerializeToString(deterministic=True)
@@ -82,11 +83,13 @@ class Metrics:
             )
             latest_ms = 0
             for of_scope in of_resource.scope_metrics:
-                latest_ms = max(latest_ms, self._read_scope(of_scope, key, resource, builder))
+                latest_ms = max(latest_ms, (yield from self._read_scope(of_scope, key, resource, builder)))
             if latest_ms and resource.target is not None:
                 self._read_target(resource.target, latest_ms, targets, builder)
 
-    def _read_scope(self, of_scope: Any, resource_key: bytes, resource: Resource, builder: Builder) -> int:
+    def _read_scope(
+        self, of_scope: Any, resource_key: bytes, resource: Resource, builder: Builder
+    ) -> Generator[None, None, int]:
         """The latest time of its data points, in ms; 0: it has none."""
         scope_key = b""
         if self._promotion.scope:
@@ -113,7 +116,8 @@ class Metrics:
             except (NamingError, _PointError) as error:
                 builder.refuse(Reason.MALFORMED, str(error), _points(metric))
                 continue
-            latest_ms = max(latest_ms, reader.read(kind))
+            latest_ms = max(latest_ms, (yield from reader.read(kind)))
+            yield
         return latest_ms
 
     @staticmethod
@@ -145,12 +149,14 @@ class _Reader:
                 raise _PointError(f"metric {metric.name!r} says neither that it is cumulative nor that it is delta")
             self._delta = temporality == _DELTA
 
-    def read(self, kind: str) -> int:
-        """The latest time of what was kept, in ms; 0: nothing was."""
+    def read(self, kind: str) -> Generator[None, None, int]:
+        """In steps: the latest time of what was kept, in ms; 0: nothing was."""
         add = {"gauge": self._number, "sum": self._number, "histogram": self._histogram, "summary": self._summary}[kind]
         prom_type = self._prom_type(kind)
         latest_ms = 0
-        for point in self._points.data_points:
+        for number, point in enumerate(self._points.data_points, 1):
+            if number % _POINTS_OF_A_STEP == 0:
+                yield
             try:
                 time_ns = point.time_unix_nano
                 if not 0 < time_ns <= _MOST_NS:

@@ -1,5 +1,6 @@
 """OTLP/HTTP as a ``Sender``."""
 
+from functools import partial
 from typing import Any
 
 from google.protobuf import json_format
@@ -21,6 +22,7 @@ from coordinator.write.otlp import answers
 from coordinator.write.otlp.labels import NOTHING, Promotion
 from coordinator.write.otlp.metrics import Metrics
 from coordinator.write.outcome import Outcome
+from coordinator.write.turns import LARGE_BYTES, Steps, finished
 
 __all__ = ["OTLP", "PATH"]
 
@@ -48,9 +50,14 @@ class OTLP:
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
         """See ``Sender``."""
+        return finished(self.steps(body, options))
+
+    def steps(self, body: bytes, options: WriteOptions) -> Steps:
+        """See ``turns``."""
+        read = partial(_request, body, options)
+        request = read() if len(body) < LARGE_BYTES else (yield read)
         builder = Builder()
-        most = MAX_PLAIN_BODY_BYTES if options.dialect == answers.PROTOBUF else _MOST_JSON_BYTES
-        self._metrics.read(_request(inflate(body, options.encoding, most), options.dialect), builder)
+        yield from self._metrics.read(request, builder)
         return builder.decoded(options)
 
     def answer(self, outcome: Outcome, options: WriteOptions) -> Response:
@@ -66,9 +73,12 @@ def _media(request: Request) -> str:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def _request(body: bytes, media: str) -> Any:
+def _request(body: bytes, options: WriteOptions) -> Any:
     """The decoded message. Raises ``BadRequestError``."""
-    if media == answers.JSON:
+    body = inflate(
+        body, options.encoding, MAX_PLAIN_BODY_BYTES if options.dialect == answers.PROTOBUF else _MOST_JSON_BYTES
+    )
+    if options.dialect == answers.JSON:
         if not body.lstrip().startswith(b"{"):
             raise BadRequestError("the body is no ExportMetricsServiceRequest in JSON: it is no object")
         try:
