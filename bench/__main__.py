@@ -11,6 +11,7 @@ _COMMANDS = {
     "ingest": ("ingest", "messages as fast as an instance acknowledges them"),
     "steady": ("ingest", "every series once per window: ingest, flush and forward together"),
     "chain": ("chain.command", "the whole way of a sample, from remote write to the store, beside that of any rival"),
+    "profile": ("profile.command", "what each stage of that way costs, beside what the same bytes cost at least"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
     "soak": ("soak", "whether memory comes back when series come and go"),
     "start": (

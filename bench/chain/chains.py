@@ -3,6 +3,7 @@
 import re
 import shlex
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -44,19 +45,33 @@ class Chain(ABC):
 
 class Ours(Chain):
     """A coordinator, ``rf`` aggregators that mirror each other with ``workers`` workers each, and a sink: ``prom-remote`` at ``receiver``,
-    or ``embedded``."""
+    or ``embedded``. ``env``: of all processes."""
 
     name = "ours"
     path = "/api/v1/prom/remote/write"
 
-    def __init__(self, folder: Path, receiver: str, resolution_s: int, sink: str, rf: int, workers: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        receiver: str,
+        resolution_s: int,
+        sink: str,
+        rf: int,
+        workers: int,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir()
         kv = kv_of("embedded", folder)
         self.port, self._metrics, carbon, ingest = free_ports(4)
         names = [f"aggregator-{k}" for k in range(rf)] if rf > 1 else [_LOCAL_NAME]
         self._aggregators = [
             Aggregator(
-                name, folder, kv.section(name), workers=workers, overlay={"aggregator": {"hostID": {"value": name}}}
+                name,
+                folder,
+                kv.section(name),
+                workers=workers,
+                overlay={"aggregator": {"hostID": {"value": name}}},
+                env=env,
             )
             for name in names
         ]
@@ -79,7 +94,7 @@ class Ours(Chain):
         for one in self._aggregators:
             one.start()
         command = module_command("coordinator", *files, "--data-dir", str(folder / "data"))
-        self._coordinator = Process("coordinator", command, folder / "coordinator.log")
+        self._coordinator = Process("coordinator", command, folder / "coordinator.log", env=env)
         try:
             base = f"http://127.0.0.1:{self.port}"
             self._coordinator.wait_for_http(f"{base}/health", _START_S)

@@ -33,7 +33,7 @@ from bench.chain.meter import Meter
 from bench.chain.samples import Samples
 from bench.chain.store import Store
 
-__all__ = ["main"]
+__all__ = ["main", "send_windows", "spent_between", "wait_for"]
 
 _IDLE_S = 4.0
 _MARGIN_S = 0.5
@@ -54,13 +54,13 @@ def measure(chain: Chain, store: Store, options: argparse.Namespace) -> dict[str
     with Meter(chain.pids) as meter:
         cpu, since = meter.cpu(), time.monotonic()
         time.sleep(_IDLE_S)
-        idle = sum(_spent(cpu, meter.cpu()).values()) / (time.monotonic() - since)
+        idle = sum(spent_between(cpu, meter.cpu()).values()) / (time.monotonic() - since)
         parts = {}
         for part, windows in (("first window", 1), ("later windows", options.windows)):
             cpu, since, before = meter.cpu(), time.monotonic(), arrived()
-            at, behind = _send(chain, samples, windows, options)
-            came = _wait(arrived, before, options.series * windows, at, options.resolution)
-            parts[part] = _figures(_spent(cpu, meter.cpu()), options, windows, came) | {
+            at, behind = send_windows(chain, samples, windows, options)
+            came = wait_for(arrived, before, options.series * windows, at, options.resolution)
+            parts[part] = _figures(spent_between(cpu, meter.cpu()), options, windows, came) | {
                 "idle_cpu_s": round(idle * (time.monotonic() - since), 2),
                 "seconds_behind": round(behind, 2),
             }
@@ -82,7 +82,7 @@ def _rival(folder: Path, named: str, receiver: str, options: argparse.Namespace)
     return Rival(name, folder, receiver, options.resolution, command, options.against_path)
 
 
-def _send(chain: Chain, samples: Samples, windows: int, options: argparse.Namespace) -> tuple[float, float]:
+def send_windows(chain: Chain, samples: Samples, windows: int, options: argparse.Namespace) -> tuple[float, float]:
     """From the next window on; returns when the last one ends (``time.time()``), and how far behind its time a request was."""
     resolution = options.resolution
     first = (int(time.time() + _MARGIN_S) // resolution + 1) * resolution
@@ -96,7 +96,7 @@ def _send(chain: Chain, samples: Samples, windows: int, options: argparse.Namesp
     return first + windows * resolution, behind
 
 
-def _wait(arrived: Callable[[], int], before: int, wanted: int, ended: float, resolution: int) -> int:
+def wait_for(arrived: Callable[[], int], before: int, wanted: int, ended: float, resolution: int) -> int:
     """How many values the store has got since it had ``before``, when that is all or nothing more comes."""
     latest = max(time.time(), ended) + 2 * resolution + _MOST_LATE_S
     while (came := arrived() - before) < wanted and time.time() < latest:
@@ -104,7 +104,8 @@ def _wait(arrived: Callable[[], int], before: int, wanted: int, ended: float, re
     return came
 
 
-def _spent(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+def spent_between(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """The difference by process; all of one that is new."""
     return {name: after[name] - before.get(name, 0.0) for name in after}
 
 
