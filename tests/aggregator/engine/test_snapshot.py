@@ -2,6 +2,7 @@
 
 import importlib
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.aggregator.engine.engine_calls import (
     flush_all,
     flush_both,
     options,
+    send,
 )
 from tests.aggregator.engine.test_engine import alike, random_metric, random_stages
 from tests.aggregator.engine.test_shorthand import close_all, command_of, ingest
@@ -119,3 +121,27 @@ def test_an_empty_engine() -> None:
     o = options()
     copy = loaded(engine_of(o), o, np.zeros(4, np.uint32))
     assert copy.stats()[2] == engine_of(o).stats()[2]
+
+
+def peak_while_saving(series: int) -> int:
+    """Bytes that saving takes at most; every series has two elements, each with one record."""
+    engine = engine_of(options(), max_series=1 << 16)
+    message = codec.encode_metric(
+        codec.GaugeWithMetadatas(id=b"00000000", value=1.0, metadatas=DEFAULT_STAGED_METADATAS)
+    )
+    send(engine, [message.replace(b"00000000", b"%08d" % number) for number in range(series)], NOW)
+    _, tables = engine.save()
+    tracemalloc.start()
+    try:
+        rows = sum(len(table.columns["element"]) for table in tables if table.name == "records")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows == 2 * series
+    return peak
+
+
+def test_of_its_own_it_has_pieces_and_four_bytes_for_each_entry_and_element() -> None:
+    peak_while_saving(20_000)  # kernels are loaded
+    few, many = peak_while_saving(20_000), peak_while_saving(60_000)
+    assert many - few <= 16 * 40_000

@@ -31,13 +31,14 @@ def copy_ids(t, rows, out):
 def chain_places(t, rows, places):
     """Fills ``places`` (int32, by row of ``elements`` through ``v.reference``) for all elements in the chains of these entries.
 
-    ``places`` is a flat view: element reference → place.
+    ``places`` is a flat view, and zero: element reference → place. What is the first of its chain is not touched.
     """
     for k in range(len(rows)):
         ref = np.int64(v.entries(t)[rows[k]].element) - 1
         place = 0
         while ref >= 0:
-            places[ref] = place
+            if place > 0:
+                places[ref] = place
             place += 1
             ref = np.int64(v.elements(t)[ref].next) - 1
 

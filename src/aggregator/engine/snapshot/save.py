@@ -1,4 +1,7 @@
-"""Reads the state of an engine as columns. Nothing is changed, and no more than a piece of a table is in memory at a time."""
+"""Reads the state of an engine as columns. Nothing is changed.
+
+No more than a piece of a table is in memory at a time, and the number of each entry's and each element's row: four bytes.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -29,9 +32,15 @@ _AS_THEY_ARE = ("last_at", "sum", "sum_sq", "min", "max", "count", "call", "flag
 class _Elements(NamedTuple):
     """The elements of a bucket, by slot."""
 
-    slots: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    """Their places in the snapshot."""
+    slots: NDArray[np.uint32]
+    first: int
+    """Place of the first one in the snapshot."""
+    order: NDArray[np.int64] | None
+    """Which one behind it each is; None: they are there by slot."""
+
+    def numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places in the snapshot of those at ``places``."""
+        return self.first + (places if self.order is None else self.order[places])
 
 
 class _Window(NamedTuple):
@@ -50,34 +59,33 @@ def save(state: State, over: Callable[[NDArray[Any], int, int], None] = lambda *
     yield Table("lists", _lists(state, buckets))
     yield Table("shards", _shards(state))
     yield Table("list_shards", _list_shards(state, buckets))
-    entries = np.flatnonzero(tables.entries["state"][: int(tables.head["entries"])] != layout.ENTRY_FREE)
+    entries = _true(tables.entries["state"][: int(tables.head["entries"])] != layout.ENTRY_FREE)
     owners, positions = state.metadata.stage_owners()
-    stages = _distinct(tables.entries["stage"][entries])
+    stages = _distinct(tables.entries["stage"], entries)
     used = np.unique(owners[stages[stages > 0] - 1])
     used = used[used >= 0]
     yield Table("metas", _metas(state, used))
     meta_of = np.full(len(owners) + 1, -1, np.int32)
     meta_of[:-1][owners >= 0] = np.searchsorted(used, owners[owners >= 0])
     places: NDArray[np.uint32] = reserve(layout.MAX_BUCKETS << layout.SLOT_BITS, np.uint32)
-    kernels.chain_places(state.address, entries, places)
+    for piece in _pieces(entries):
+        kernels.chain_places(state.address, piece, places)
     own = [_elements_of(state, bucket) for bucket in range(buckets)]
     specs = np.unique(
-        np.concatenate([_NONE, *(_distinct(tables.elements_of(b)["spec"][slots]) for b, slots in enumerate(own))])
+        np.concatenate([_NONE, *(_distinct(tables.elements_of(b)["spec"], slots) for b, slots in enumerate(own))])
     )
     yield Table("specs", _specs(state, specs))
     yield Table("annotations", _annotations(state))
-    for first in range(0, len(entries), PIECE):
-        piece = entries[first : first + PIECE]
+    for piece in _pieces(entries):
         yield Table("entries", _entries(state, piece, meta_of, positions))
         over(tables.entries, int(piece[0]), int(piece[-1]) + 1)
     known: list[_Elements] = []
     number = 0
     for bucket, slots in enumerate(own):
-        for first in range(0, len(slots), PIECE):
-            piece = slots[first : first + PIECE]
+        for piece in _pieces(slots):
             yield Table("elements", _element_columns(state, bucket, piece, entries, specs, places))
-        order = np.argsort(slots, kind="stable")
-        known.append(_Elements(slots[order], number + order))
+        order = np.argsort(slots, kind="stable") if tables.buckets[bucket]["stateful"] else None
+        known.append(_Elements(slots if order is None else slots[order], number, order))
         number += len(slots)
     windows = _windows(state, buckets)
     yield Table("windows", _window_columns(state, windows))
@@ -201,19 +209,39 @@ def _where(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     return slice(first, last + 1) if together else rows
 
 
-def _distinct(numbers: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The different ones among small numbers."""
-    return np.flatnonzero(np.bincount(numbers))
+def _true(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Where a mask is true: ``flatnonzero`` in half of the memory."""
+    found = np.empty(np.count_nonzero(mask), np.uint32)
+    at = 0
+    for first in range(0, len(mask), PIECE):
+        piece = np.flatnonzero(mask[first : first + PIECE])
+        found[at : at + len(piece)] = first + piece
+        at += len(piece)
+    return found
 
 
-def _elements_of(state: State, bucket: int) -> NDArray[np.int64]:
+def _pieces(rows: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
+    """``PIECE`` rows at a time."""
+    for first in range(0, len(rows), PIECE):
+        yield rows[first : first + PIECE].astype(np.int64)
+
+
+def _distinct(numbers: NDArray[np.uint32], rows: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The different ones among small numbers in these rows."""
+    found = _NONE
+    for piece in _pieces(rows):
+        found = np.union1d(found, np.flatnonzero(np.bincount(numbers[piece])))
+    return found
+
+
+def _elements_of(state: State, bucket: int) -> NDArray[np.uint32]:
     """Slots of the elements of a bucket: those with state in the order in which they were made."""
     elements = state.tables.elements_of(bucket)
-    kinds = (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED)
-    slots = np.flatnonzero(np.isin(elements["state"], kinds))
-    wide = state.tables.specs["width"][elements["spec"][slots]] > 1
-    if not wide.any():
+    states = elements["state"]
+    slots = _true((states >= layout.ELEMENT_LIVE) & (states <= layout.ELEMENT_DROPPED))
+    if not state.tables.buckets[bucket]["stateful"]:
         return slots
+    wide = state.tables.specs["width"][elements["spec"][slots]] > 1
     behind = elements.view(layout.MEMBER)["sequence"][np.where(wide, slots + 1, 0)].astype(np.int64)
     return slots[np.lexsort((slots, np.where(wide, behind, -1)))]
 
@@ -222,7 +250,7 @@ def _element_columns(
     state: State,
     bucket: int,
     slots: NDArray[np.int64],
-    entries: NDArray[np.int64],
+    entries: NDArray[np.uint32],
     specs: NDArray[Any],
     places: NDArray[np.uint32],
 ) -> Columns:
@@ -284,13 +312,14 @@ def _all_records(
         samples = (
             gather(state.tables, state.address, window.row) if state.tables.windows[window.row]["logged"] else None
         )
-        for first in range(0, len(elements.slots), PIECE):
-            slots, numbers = elements.slots[first : first + PIECE], elements.numbers[first : first + PIECE]
+        first = 0
+        for slots in _pieces(elements.slots):
             places, rows = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
             n = int(kernels.find_records(state.address, window.row, slots, places, rows))
+            of, at, rows = elements.numbers(first + places[:n]), slots[places[:n]], rows[:n]
+            first += len(slots)
             if not n:
                 continue
-            of, at, rows = numbers[places[:n]], slots[places[:n]], rows[:n]
             columns = _record_columns(state, window, of, rows, at)
             if samples is not None:
                 columns["samples"] = np.where(columns["samples"] > 0, samples.starts[at + 1] - samples.starts[at], 0)
@@ -365,7 +394,7 @@ def _sources(state: State, window: _Window, elements: _Elements) -> Iterator[Tab
     found = found[found["used"] != 0]
     if not len(found):
         return
-    slots = (found["key"] >> np.uint64(32)).astype(np.int64)
+    slots = (found["key"] >> np.uint64(32)).astype(np.uint32)
     place = np.minimum(np.searchsorted(elements.slots, slots), len(elements.slots) - 1)
     mine = elements.slots[place] == slots
     found, place = found[mine], place[mine]
@@ -373,7 +402,7 @@ def _sources(state: State, window: _Window, elements: _Elements) -> Iterator[Tab
         "sources",
         {
             "window": np.full(len(found), window.number, np.uint32),
-            "element": elements.numbers[place].astype(np.uint32),
+            "element": elements.numbers(place).astype(np.uint32),
             "source": (found["key"] & np.uint64(0xFFFFFFFF)).astype(np.uint32),
             "block": found["block"].copy(),
             "bits": found["bits"].copy(),
@@ -384,9 +413,11 @@ def _sources(state: State, window: _Window, elements: _Elements) -> Iterator[Tab
 def _versions(state: State, window: _Window, elements: _Elements) -> Iterator[Table]:
     """Of each group one of its elements stands for it."""
     tables = state.tables
+    if not tables.buckets[window.bucket]["stateful"]:
+        return
     own = tables.elements_of(window.bucket)
     targeted = tables.specs["target"][own["spec"][elements.slots]] != 0
-    slots, numbers = elements.slots[targeted], elements.numbers[targeted]
+    slots, numbers = elements.slots[targeted], elements.numbers(np.flatnonzero(targeted))
     groups, first = np.unique(own.view(layout.MEMBER)["group"][slots + 1].astype(np.int64) - 1, return_index=True)
     pages = tables.page_table[window.row, groups >> layout.PAGE_BITS].astype(np.int64)
     rows = np.where(pages > 0, (pages - 1 << layout.PAGE_BITS) | (groups & (layout.PAGE_ROWS - 1)), 0)
