@@ -10,14 +10,14 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``reserve``     large arrays whose memory is committed by touching it
 ``config``      YAML files → typed structs, every problem reported with file, line and path
 ``sections``    the sections of those files that every service has; ``pools`` those for Go's object pools
-``tls``         contexts for clients and servers out of PEM files
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``output``      what commands print
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory
-``process``     parent death, command line, CPU and memory of a process
+``process``     parent death, command line, open files, CPU and memory of a process
+``service_manager``  what systemd is told
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
