@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest import mock
 
+from m3x import clock
+
 T = TypeVar("T")
 EPOCH_NS = 1_767_355_200 * 10**9
 """Wall time when a run begins: 2026-01-02T12:00Z."""
@@ -63,6 +65,8 @@ def _patched(loop: VirtualLoop, seed: int) -> Iterator[None]:
     chance = random.Random(seed)
     with (
         mock.patch("m3x.clock.time", _Clock(loop)),
+        # The clock of the world outside was not set: it is another one.
+        mock.patch("m3x.clock._steady", clock._Steady()),
         mock.patch("random.random", chance.random),
         mock.patch("secrets.randbits", chance.getrandbits),
     ):

@@ -26,9 +26,11 @@ from aggregator.config import (
     retained_bytes,
 )
 from aggregator.front.options import FrontOptions
+from aggregator.supervisor.clock_faults import ClockFaults
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.flush_times import newest
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.limits import Limits, limit_of
 from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
@@ -106,6 +108,7 @@ class Serving:
         self.rolls_up = False
         """Whether a forwarded metric ever came out of a worker."""
         self.worker_stats: dict[int, ipc.WorkerStats] = {}
+        self._clocks = ClockFaults()
         self.flushing = Flushing(schedule_options(config))
         self._limits = Limits(config, self._limits_changed)
         scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
@@ -502,6 +505,7 @@ class Serving:
         aside: dict[str, str] = {}
         while True:
             await asyncio.sleep(_LOOK_S)
+            self._look_at_clocks()
             # The example may be another one each time; what was said first stays.
             now = self.sinks.left_aside()
             for subject in now.keys() ^ aside.keys():
@@ -513,6 +517,13 @@ class Serving:
             if seen.cutover_left_ns(wall_ns()) == 0:
                 cut_over = seen.placement.version
                 log.info("all shards are cut over", version=cut_over, shards=len(seen.owned))
+
+    def _look_at_clocks(self) -> None:
+        now_ns, member = wall_ns(), self.shard_set
+        self._problems.set("clock", self._clocks.went_back(now_ns))
+        flushed_ns = 0 if member.times is None else newest(member.times)
+        keys = [self._keys.flush_times(member.number), self._keys.delivered(member.number)]
+        self._problems.set("flush times", self._clocks.flushed_ahead(now_ns, flushed_ns, keys))
 
     async def _expire_loop(self) -> None:
         interval_s = entry_check_interval_ns(self.config) / 1e9

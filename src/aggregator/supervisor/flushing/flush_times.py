@@ -30,6 +30,7 @@ __all__ = [
     "incomplete_windows",
     "lacks_delivered",
     "lacks_more",
+    "newest",
 ]
 
 _NOTHING: frozenset[int] = frozenset()
@@ -249,6 +250,12 @@ def flushed_through(times: ShardFlushTimes) -> list[tuple[ListId, int]]:
     plain = [(ListId(kind, resolution), at) for kind in _PLAIN for resolution, at in _PLAIN[kind](times).items()]
     forwarded = times.forwarded.items()
     return plain + [(ListId(KIND_FORWARDED, r, hops), at) for r, by_hops in forwarded for hops, at in by_hops.items()]
+
+
+def newest(message: ShardSetFlushTimes) -> int:
+    """The latest time of all lists and shards that were not given away; 0: there is none."""
+    kept = (times for times in message.by_shard.values() if not times.tombstoned)
+    return max((at for times in kept for _, at in flushed_through(times)), default=0)
 
 
 def has_flushed(message: ShardSetFlushTimes | None, shard: int, until_ns: int) -> bool:
