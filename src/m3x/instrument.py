@@ -1,6 +1,6 @@
 """Counters, gauges and histograms under M3's names, shown as Prometheus text.
 
-Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`` and ``-`` become ``_``
+Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`` and ``-`` become ``_``, and counters get no ``_total``
 (docs/m3/aggregation.md, metric names). One registry serves a service; other processes report plain dictionaries whose keys are
 ``name{k=v,k2=v2}``, merged under the name of their source.
 """
@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 __all__ = ["Registry", "Scope"]
 
 _Labels = tuple[tuple[str, str], ...]
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
+_COUNTER_HEADER = re.compile(rb"^(# (?:HELP|TYPE) \S+)_total(?= )", re.MULTILINE)
+"""What the library makes of a counter's name."""
 _Key = tuple[str, _Labels]
 _BUCKETS = (
     0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 30, 60,
@@ -72,7 +74,7 @@ class Registry:
 
     def render(self) -> bytes:
         """The Prometheus text page."""
-        return generate_latest(self._prometheus)
+        return _COUNTER_HEADER.sub(rb"\1", generate_latest(self._prometheus))
 
     def collect(self) -> Iterable[Metric]:
         """Called by ``prometheus_client``: every figure as a metric family."""
@@ -80,9 +82,7 @@ class Registry:
         families: dict[str, Metric] = {}
         for (name, labels), value in sorted(counters.items()):
             key = f"c {name} {[k for k, _ in labels]}"
-            family = families.setdefault(key, CounterMetricFamily(name, name, labels=[k for k, _ in labels]))
-            assert isinstance(family, CounterMetricFamily)
-            family.add_metric([v for _, v in labels], value)
+            families.setdefault(key, Metric(name, name, "counter")).add_sample(name, dict(labels), value)
         for (name, labels), value in sorted(gauges.items()):
             key = f"g {name} {[k for k, _ in labels]}"
             family = families.setdefault(key, GaugeMetricFamily(name, name, labels=[k for k, _ in labels]))

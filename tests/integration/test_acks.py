@@ -112,7 +112,7 @@ def test_without_an_ack_it_is_503_and_the_repeat_counts_once(deployment: Deploym
     assert status == 503
     assert f"have not acknowledged all of it within {TIMEOUT_S} s (m3aggregator-local: 1 messages, " in text
     repeat = Posting(deployment, body)
-    wait_until("the repeat is recognised", lambda: figure(deployment, "write_repeats_total") == 1)
+    wait_until("the repeat is recognised", lambda: figure(deployment, "write_repeats") == 1)
     send_signal([front], signal.SIGCONT)
     assert wait_until("it is answered", lambda: repeat.status) == 200
     wait_until("it is stored", lambda: stored(deployment, "summed"), 90)
@@ -127,7 +127,7 @@ def test_a_sender_that_goes_away_waits_no_more(deployment: Deployment, front: in
         connection.sendall(head.encode() + body)
         wait_until("the request waits", lambda: figure(deployment, "write_ack_waiting") == 1)
     wait_until("nobody waits", lambda: figure(deployment, "write_ack_waiting") == 0)
-    assert figure(deployment, 'write_unacked_total{handler="remote-write",reason="sender-gone"}') == 1
+    assert figure(deployment, 'write_unacked{handler="remote-write",reason="sender-gone"}') == 1
 
 
 def test_a_request_that_comes_again_after_kill_9_counts_once(deployment: Deployment, front: int) -> None:

@@ -10,7 +10,9 @@ def test_scopes_join_and_sanitise_names() -> None:
     scope.count("addTimed.errors", 2)
     scope.gauge("election-manager.election-state", 3)
     page = registry.render().decode()
-    assert 'm3aggregator_aggregator_addTimed_errors_total{role="leader"} 3.0' in page
+    assert 'm3aggregator_aggregator_addTimed_errors{role="leader"} 3.0' in page
+    assert "# TYPE m3aggregator_aggregator_addTimed_errors counter" in page
+    assert "_total" not in page
     assert 'm3aggregator_aggregator_election_manager_election_state{role="leader"} 3.0' in page
 
 

@@ -201,7 +201,7 @@ class World:
             for sample in family.samples:
                 if family.type == "counter" and sample.value:
                     tags = ",".join(f'{k}="{v}"' for k, v in sample.labels.items() if k != "handler")
-                    name = re.sub(r"^coordinator_(ingest_carbon_)?|_total$", "", sample.name)
+                    name = re.sub(r"^coordinator_(ingest_carbon_)?", "", sample.name)
                     found[name + (f"{{{tags}}}" if tags else "")] += int(sample.value)
         found["sink_refused_after_answer"] = sum(sink.refused_after_answer for sink in self.hub.status())
         return +found
@@ -870,4 +870,4 @@ async def test_a_coordinator_without_aggregators_says_so(tmp_path: Path) -> None
         assert (explained["sent"], NO_AGGREGATORS in explained["unsent"]) == ([], True)
         assert (await client.post(PATH, content=ORDINARY, headers=DIRECT)).status_code == 200
         metrics = (await client.get(f"http://127.0.0.1:{coordinator.ports['metrics']}/metrics")).text
-        assert 'coordinator_write_errors_total{code="5XX",handler="remote-write"} 1.0' in metrics
+        assert 'coordinator_write_errors{code="5XX",handler="remote-write"} 1.0' in metrics

@@ -82,7 +82,8 @@ async def figure(rig: Rig, name: str, **labels: str) -> float:
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
-        if line.startswith(f"m3aggregator_{name}_total") and all(label in line for label in wanted)
+        if line.startswith((f"m3aggregator_{name} ", f"m3aggregator_{name}{{"))
+        and all(label in line for label in wanted)
     )
 
 
