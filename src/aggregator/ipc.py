@@ -11,15 +11,21 @@ reach its successor. ``F`` and ``W`` are the epochs of front and worker, counted
 | ``front-F.sup`` | PAIR | front ↔ supervisor (binds) | ``ToFront``; ``FromFront`` |
 
 Every message is multipart: frame 0 is the msgpack of one struct below, further frames are raw arrays. No process ever sends blockingly.
+The payload of a large batch is not sent at all: it lies in memory of the front that workers map (``memory_path``), and is read there.
 A command that changes what a worker does with samples (``Command``) travels supervisor → front → worker, and the front stamps it: it takes
 effect after every batch stamped earlier and before every later one.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregator.lists import ListId
+from m3x.shared_memory import mapped
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -109,7 +115,10 @@ Command = Flush | Reopen | Commit | Shards | RuntimeOptions | Expire | Grace
 
 
 class Batch(_Message, frozen=True, tag="batch"):
-    """Samples; frame 1 holds complete m3msg frames, length prefixes included, of one or several connections one after another."""
+    """Samples: complete m3msg frames, length prefixes included, of one or several connections one after another.
+
+    They are in frame 1, or, if there is none, in the front's memory until the batch is acked.
+    """
 
     seq: int
     """Grows by one per batch; echoed in ``Acked``. What a dead incarnation had not acked is given to the next one as it was."""
@@ -117,7 +126,7 @@ class Batch(_Message, frozen=True, tag="batch"):
     """When the front read these bytes (wall clock), non-decreasing per worker."""
     connections: list[int]
     sizes: list[int]
-    """Bytes of frame 1 that belong to each connection, in order."""
+    """Bytes that belong to each connection, in order."""
     counts: list[int] = []
     """Messages of each connection."""
     front: int = 0
@@ -128,6 +137,8 @@ class Batch(_Message, frozen=True, tag="batch"):
     """Of each connection: a number of 32 bits for the peer's host, the same over connections and fronts."""
     since_ns: int = 0
     """Since when, at the earliest, producers wait for these acks (``CLOCK_MONOTONIC``); 0: not known."""
+    at: int = -1
+    """Where in the front's memory they begin; -1: they are in frame 1."""
 
 
 class Cut(_Message, frozen=True, tag="cut"):
@@ -376,6 +387,11 @@ def acks_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int)
     return f"ipc://{run_dir}/w{worker}-{front_epoch}-{worker_epoch}.acks"
 
 
+def memory_path(run_dir: str, front_epoch: int) -> str:
+    """The memory of one front incarnation that its workers read (``m3x.shared_memory``)."""
+    return f"{run_dir}/front-{front_epoch}.memory"
+
+
 def worker_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: int) -> str:
     """Where the supervisor meets one worker incarnation; ``front_epoch`` is the one that the worker was started with, for life."""
     return f"ipc://{run_dir}/w{worker}-{front_epoch}-{worker_epoch}.sup"
@@ -384,6 +400,31 @@ def worker_address(run_dir: str, worker: int, front_epoch: int, worker_epoch: in
 def front_address(run_dir: str, front_epoch: int) -> str:
     """Where the supervisor meets one front incarnation."""
     return f"ipc://{run_dir}/front-{front_epoch}.sup"
+
+
+class Payloads:
+    """Where a worker finds the payloads of what one front incarnation sends."""
+
+    def __init__(self, run_dir: str, front_epoch: int) -> None:
+        self._path = Path(memory_path(run_dir, front_epoch))
+        self._memory: NDArray[np.uint8] | None = None
+        """From the first batch on that lies there."""
+
+    def of(self, message: ToWorker, frames: Sequence[Any]) -> NDArray[np.uint8]:
+        """The payload of a message, by the frames (buffers) that came behind it.
+
+        Raises ``OSError`` if it was in memory of a front that has ended.
+        """
+        if frames:
+            return np.frombuffer(frames[0], np.uint8)
+        if not isinstance(message, Batch):
+            return _NO_PAYLOAD
+        if self._memory is None:
+            self._memory = mapped(self._path)
+        return self._memory[message.at : message.at + sum(message.sizes)]
+
+
+_NO_PAYLOAD = np.zeros(0, np.uint8)
 
 
 def encode(message: Any) -> bytes:

@@ -6,6 +6,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``kernels``     compiled memory primitives that all hot loops are made of
 ``byte_table``  byte strings → numbers without an object for each; ``table_kernels`` is the compiled table, for whoever owns the arrays,
                ``ordered_kernels`` a look-up of keys that come in the order in which they were added
+``shared_memory``  memory of one process that others map and read
 ``segments``    an append-only log on disk: segments, checksums, recovery, sync policies, cursors
 ``reserve``     large arrays whose memory is committed by touching it
 ``config``      YAML files → typed structs, every problem reported with file, line and path

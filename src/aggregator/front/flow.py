@@ -66,6 +66,8 @@ class Batch:
     """Since when, at the earliest, their producers wait for acks (monotonic)."""
     buffer: NDArray[np.uint8] | None = None
     """The reusable buffer that ``payload`` lies in, if any."""
+    at: int = -1
+    """Where in the memory that workers map ``payload`` lies; -1: elsewhere."""
     seq: int = -1
     """Its number, from when it was first sent on."""
     deaths: int = 0
@@ -269,9 +271,9 @@ class WorkerStream:
             self._seq += 1
         header = ipc.Batch(
             batch.seq, batch.now_ns, batch.connections, batch.sizes, batch.counts, self._front, self._settled,
-            batch.hosts, batch.since_ns,
+            batch.hosts, batch.since_ns, batch.at,
         )  # fmt: skip
-        if not self._link.send(header, batch.payload):
+        if not self._link.send(header, batch.payload if batch.at < 0 else None):
             return False
         if not self._inflight:
             self._progress_ns = mono_ns

@@ -1,15 +1,19 @@
 """From sockets to batches: reads connections, cuts frames, fills the staging buffer of each worker.
 
+Staging buffers are memory that workers map: a batch of some size is not sent to them but read where it is.
+
 With one worker a socket is read straight into the staging buffer: nothing is copied but the few bytes of a frame whose rest has not
 arrived, which the connection keeps. With several, sockets are read into one scratch buffer, and a kernel copies each frame into the
 staging buffer of the worker that owns its shard. A frame longer than ``_LONG_FRAME`` arrives in a buffer of its own.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import ipc
 from aggregator.front import figures as names
 from aggregator.front import kernels
 from aggregator.front.clients import Clients, Connection, LongFrame
@@ -17,6 +21,7 @@ from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow
 from aggregator.front.options import SECOND_NS, FrontOptions
 from m3x import log
+from m3x.shared_memory import SharedMemory
 
 _log = log.logger(__name__)
 
@@ -27,26 +32,52 @@ _BUSY_BATCHES = 4
 """A worker with this many batches in hand gains nothing from a small one more."""
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
+_PAGE = 4096
 _FREE_BUFFERS = 64
 _FREE_BUFFER_BYTES = 64 << 20
 
 
 class BufferPool:
-    """Staging buffers that come back when their batch is acked."""
+    """Staging buffers that come back when their batch is acked; parts of ``memory``, if there is some, as long as these suffice."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, memory: SharedMemory | None = None) -> None:
         self._size = size
         self._keep = max(min(_FREE_BUFFERS, _FREE_BUFFER_BYTES // size), 1)
         self._free: list[NDArray[np.uint8]] = []
+        self._memory = memory
+        whole = 0 if memory is None else len(memory.array) // size
+        self._shared = (
+            [] if memory is None else [memory.array[k * size : (k + 1) * size] for k in reversed(range(whole))]
+        )
 
     def take(self) -> NDArray[np.uint8]:
         """A buffer; its content is undefined."""
+        if self._shared:
+            return self._shared.pop()
         return self._free.pop() if self._free else np.empty(self._size, np.uint8)
 
     def give(self, buffer: NDArray[np.uint8] | None) -> None:
         """Takes a buffer back that nobody reads any more."""
-        if buffer is not None and len(self._free) < self._keep:
+        if buffer is None:
+            return
+        if self.place_of(buffer) >= 0:
+            self._shared.append(buffer)
+        elif len(self._free) < self._keep:
             self._free.append(buffer)
+
+    def place_of(self, buffer: NDArray[np.uint8]) -> int:
+        """Where in the memory that workers map it is; -1: it is not there."""
+        return -1 if self._memory is None else self._memory.place_of(buffer)
+
+
+def _shared_memory(options: FrontOptions) -> SharedMemory | None:
+    if not options.shared_bytes:
+        return None
+    try:
+        return SharedMemory(Path(ipc.memory_path(options.run_dir, options.epoch)), options.shared_bytes)
+    except OSError as error:
+        _log.warning("no memory to share with workers: all samples go through their sockets", error=str(error))
+        return None
 
 
 class Staging:
@@ -90,8 +121,9 @@ class Staging:
         small = self.used < _COPY_BELOW
         payload = bytes(self.view[: self.used]) if small else self.buffer[: self.used]
         of = (self._connections, self._sizes, self._counts, self._hosts)
-        batch = Batch(self.now_ns, payload, *of, self._since_ns, None if small else self.buffer)
+        batch = Batch(self.now_ns, payload, *of, self._since_ns)
         if not small:
+            batch.buffer, batch.at = self.buffer, self._pool.place_of(self.buffer)
             self.buffer = self._pool.take()
             self.view = self.buffer.data
         self.used = self.count = 0
@@ -103,7 +135,12 @@ class Intake:
     """Reads connections and gives batches to the workers' streams. ``stamp()`` is the front's non-decreasing wall clock."""
 
     def __init__(
-        self, options: FrontOptions, flow: Flow, clients: Clients, figures: Figures, stamp: Callable[[], int]
+        self,
+        options: FrontOptions,
+        flow: Flow,
+        clients: Clients,
+        figures: Figures,
+        stamp: Callable[[], int],
     ) -> None:
         self._options = options
         self._flow = flow
@@ -111,7 +148,7 @@ class Intake:
         self._figures = figures
         self._stamp = stamp
         scratch = _LONG_FRAME + options.read_bytes
-        self.pool = BufferPool(options.batch_bytes + scratch)
+        self.pool = BufferPool(-(-(options.batch_bytes + scratch) // _PAGE) * _PAGE, _shared_memory(options))
         self._scratch = np.empty(scratch, np.uint8)
         self._scratch_view = self._scratch.data
         self._stagings: list[Staging] = []
@@ -305,7 +342,7 @@ class Intake:
         if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < len(self._scratch):
             # It waits: not in a buffer that is mostly empty.
             self.pool.give(batch.buffer)
-            batch.payload, batch.buffer = bytes(batch.payload), None
+            batch.payload, batch.buffer, batch.at = bytes(batch.payload), None, -1
 
     def cut_due(self, mono_ns: int, more_comes: bool) -> None:
         """Cuts where nothing more is about to come and the worker has little to do, or a batch has waited for long enough."""

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from aggregator import ipc
 from aggregator.worker.options import WorkerOptions
 from m3msg.batch import MessageBatch
+from m3x.log import logger
+
+_log = logger(__name__)
 
 _BATCHES_HERE = 8
 """Batches that wait here at most. The front keeps what is not acked anyway: what waits there is in memory once."""
 _COPY_BELOW = 65536
 _CONNECT_AGAIN_MS = 5
 """A worker is often there before the front that it is to connect to."""
-_NO_PAYLOAD = np.zeros(0, np.uint8)
 _NO_POLICIES = np.zeros(0, np.uint16)
 _NO_ORIGINS = np.zeros(0, np.uint32)
 
@@ -36,6 +38,7 @@ class FrontLink:
         self._acks.setsockopt(zmq.SNDHWM, 0)
         self._acks.connect(ipc.acks_address(options.run_dir, options.index, front_epoch, options.epoch))
         self._unsent: deque[tuple[bytes, bytes]] = deque()
+        self._payloads = ipc.Payloads(options.run_dir, front_epoch)
 
     @property
     def unsent(self) -> bool:
@@ -47,8 +50,13 @@ class FrontLink:
         if not int(self.data.get(zmq.EVENTS)) & zmq.POLLIN:
             return None
         frames = self.data.recv_multipart(zmq.NOBLOCK, copy=False)
-        payload = np.frombuffer(frames[1].buffer, np.uint8) if len(frames) > 1 else _NO_PAYLOAD
-        return ipc.decode_to_worker(frames[0].buffer), payload
+        message: ipc.ToWorker = ipc.decode_to_worker(frames[0].buffer)
+        try:
+            return message, self._payloads.of(message, [frame.buffer for frame in frames[1:]])
+        except OSError as error:
+            # The front has ended, and its producers send again what was not acked.
+            _log.warning_limited("a batch of a front that has ended is left out", error=str(error))
+            return None
 
     def ack(self, acked: ipc.Acked, frames: NDArray[np.uint8]) -> None:
         """Sends acks, or keeps them until there is room."""

@@ -116,6 +116,7 @@ class HandWorker:
 
     def __init__(self, context: Any, run_dir: str, worker: int, front: int, epoch: int) -> None:
         self.worker, self.epoch = worker, epoch
+        self.payloads = ipc.Payloads(run_dir, front)
         self.data, self.out = context.socket(zmq.PULL), context.socket(zmq.PUSH)
         self.data.set_hwm(0)
         self.data.connect(ipc.data_address(run_dir, worker, front, epoch))
@@ -124,8 +125,9 @@ class HandWorker:
     def receive(self, timeout_s: float = WAIT_S) -> tuple[Any, bytes] | None:
         if not self.data.poll(timeout_s * 1000):
             return None
-        frames = self.data.recv_multipart()
-        return ipc.decode_to_worker(frames[0]), b"".join(frames[1:])
+        head, *frames = self.data.recv_multipart()
+        message = ipc.decode_to_worker(head)
+        return message, self.payloads.of(message, frames).tobytes()
 
     def ack(self, batch: ipc.Batch, ack_frames: list[bytes] | None = None) -> None:
         parts = ack_frames or [b""] * len(batch.sizes)

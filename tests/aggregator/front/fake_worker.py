@@ -41,13 +41,14 @@ def main() -> None:
     sup.connect(ipc.worker_address(run_dir, worker, front, epoch))
     sup.send(ipc.encode(ipc.Ready(worker, os.getpid())))
     rows = np.zeros(1 << 20, FRAME_ROW)
+    payloads = ipc.Payloads(run_dir, front)
     while True:
         frames = data.recv_multipart(copy=False)
         header = ipc.decode_to_worker(frames[0].buffer)
+        payload = payloads.of(header, [f.buffer for f in frames[1:]])
         if not quiet:
-            sup.send_multipart([f.bytes for f in frames])
+            sup.send_multipart([frames[0].bytes, payload.tobytes()])
         if isinstance(header, ipc.Batch):
-            payload = np.frombuffer(frames[1].buffer, np.uint8)
             out = np.empty(ack_size_bound(len(payload) // 4) if len(payload) < 1 << 16 else len(payload), np.uint8)
             sizes, end = acks_of(payload, header.sizes, rows, out)
             acks.send(ipc.encode(ipc.Acked(header.seq, len(payload), sizes)), zmq.SNDMORE)
