@@ -10,6 +10,8 @@ from m3x.version import VERSION
 _COMMANDS = {
     "ingest": ("ingest", "messages as fast as an instance acknowledges them"),
     "steady": ("ingest", "every series once per window: ingest, flush and forward together"),
+    "beside": ("beside", "an instance and any rival that speaks m3msg, in turn under the same load"),
+    "scaling": ("scaling", "what a message costs with one, two, four, eight workers"),
     "chain": ("chain.command", "the whole way of a sample, from remote write to the store, beside that of any rival"),
     "profile": ("profile.command", "what each stage of that way costs, beside what the same bytes cost at least"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),

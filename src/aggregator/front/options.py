@@ -33,7 +33,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A smaller batch is sent after this time at the latest, at once while the worker has little to do."""
     shared_bytes: int = 64 * MIB
     """Memory for batches that workers read in place, committed as it is needed; what does not fit is sent. 0: everything is."""
-    read_bytes: int = 256 * 1024
+    read_bytes: int = MIB
     """At most this much is read from one connection before the next one has its turn."""
     read_interval_ns: int = 5_000_000
     """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from lab.processes import stop
 from aggregator import ipc
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from aggregator.worker.process import _MESSAGES_PER_TURN
+from m3x.shared_memory import SharedMemory
 
 KIB = 1024
 
@@ -214,6 +216,29 @@ def test_a_new_front_is_attached_and_the_state_kept(rig: Any) -> None:
     assert rig.acked()[0].seq == 0
     rig.flush(1, parts=1)
     assert [entry[2] for entry in rig.diary(rig.until(ipc.Flushed)) if entry[0] == "batch"] == ["old", "new"]
+
+
+def test_a_batch_in_the_memory_of_the_front_is_read_there(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    memory = SharedMemory(Path(ipc.memory_path(rig.run_dir, 1)), 8192)
+    memory.array[5000:5003] = np.frombuffer(b"one", np.uint8)
+    rig.data.send(ipc.encode(ipc.Batch(7, 0, [1], [3], at=5000)))
+    assert rig.acked()[0] == ipc.Acked(7, 3, [9])
+    memory.close()
+    rig.flush(1, parts=1)
+    assert [entry[2] for entry in rig.diary(rig.until(ipc.Flushed)) if entry[0] == "batch"] == ["one"]
+
+
+def test_a_batch_in_the_memory_of_a_front_that_has_ended_is_left_out(rig: Any) -> None:
+    rig.start()
+    rig.shards()
+    rig.data.send(ipc.encode(ipc.Batch(7, 0, [1], [3], at=5000)))
+    rig.seq = 8
+    rig.batch(b"next")
+    assert rig.acked()[0].seq == 8
+    rig.flush(1, parts=1)
+    assert [entry[2] for entry in rig.diary(rig.until(ipc.Flushed)) if entry[0] == "batch"] == ["next"]
 
 
 def test_goodbye_ends_it_after_everything_is_answered(rig: Any) -> None:
