@@ -11,6 +11,8 @@ pipeline.
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
+from typing import Any
 
 import cramjam
 
@@ -85,8 +87,13 @@ def rule_set(rules: int) -> RuleSet:
     return RuleSet(namespace="default", mapping_rules=tuple(mapping), rollup_rules=tuple(rollup))
 
 
-def requests(series: int, matching: int, per_request: int = _PER_REQUEST) -> list[bytes]:
-    """Remote writes of one sample per series."""
+def requests(
+    series: int,
+    matching: int,
+    per_request: int = _PER_REQUEST,
+    write: Callable[[list[dict[str, Any]]], bytes] = lambda listed: marshal(WRITE_REQUEST, {"timeseries": listed}),
+) -> list[bytes]:
+    """Remote writes of one sample per series. ``write``: the message of some series."""
     listed = []
     for i in range(series):
         labels = {
@@ -101,8 +108,7 @@ def requests(series: int, matching: int, per_request: int = _PER_REQUEST) -> lis
             }
         )
     return [
-        bytes(cramjam.snappy.compress_raw(marshal(WRITE_REQUEST, {"timeseries": listed[k : k + per_request]})))
-        for k in range(0, series, per_request)
+        bytes(cramjam.snappy.compress_raw(write(listed[k : k + per_request]))) for k in range(0, series, per_request)
     ]
 
 

@@ -1,6 +1,6 @@
 """What a sample costs a whole coordinator by the protocol that it is sent in: CPU of its process from the socket to the aggregators' acks.
 
-    scripts/bench write [--protocol 1.0|otlp|otlp-json|influx|json|carbon …] [--series 2000] [--connections 4] [--seconds 4] [--turns 2]
+    scripts/bench write [--protocol 1.0|2.0|otlp|otlp-json|influx|json|carbon …] [--series 2000] [--connections 4] [--seconds 4] [--turns 2]
 
 One coordinator is loaded by each protocol in turn, by all of them if none is named. A request has one sample for each of ``--series`` known
 series of eight labels (JSON: one sample; carbon: lines of four parts); OTLP's are monotonic sums, lines of InfluxDB have four fields. The
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf import json_format
+from lab.prometheus import request_2
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from bench.rules_bench import requests
 from bench.writes import Aggregator, Loaded, Send, posting, serving
+from coordinator.write.media import MESSAGE_2
 
 __all__ = ["main"]
 
@@ -92,6 +94,10 @@ def _load(protocol: str, series: int) -> _Load:
     firsts = range(0, _BODIES * series, series)
     if protocol == "1.0":
         return _Load(requests(_BODIES * series, 0, series), series, posting("/api/v1/prom/remote/write"))
+    if protocol == "2.0":
+        media = f"application/x-protobuf;proto={MESSAGE_2}"
+        bodies = requests(_BODIES * series, 0, series, request_2)
+        return _Load(bodies, series, posting("/api/v1/prom/remote/write", media))
     if protocol == "otlp":
         bodies = [_otlp(first, series).SerializeToString() for first in firsts]
         return _Load(bodies, series, posting("/api/v1/otlp/v1/metrics"))
@@ -109,7 +115,7 @@ def _load(protocol: str, series: int) -> _Load:
     return _Load([_carbon(first, series) for first in firsts], series, None)
 
 
-_PROTOCOLS = ("1.0", "otlp", "otlp-json", "influx", "json", "carbon")
+_PROTOCOLS = ("1.0", "2.0", "otlp", "otlp-json", "influx", "json", "carbon")
 
 
 def _lines(aggregator: Aggregator, samples: int) -> Send:

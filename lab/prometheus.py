@@ -1,9 +1,11 @@
 """A small client of Prometheus' remote write and remote read protocols (snappy-compressed protobuf, ``prompb``)."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import cramjam
 
+from coordinator.prompb import REQUEST_2
 from lab.http import request
 from m3x.protobuf import Field, Kind, MessageValue, generated, marshal, unmarshal
 
@@ -45,6 +47,26 @@ def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:
         for labels, value, time_ms in samples
     ]
     return bytes(cramjam.snappy.compress_raw(marshal(_WRITE, {"timeseries": series})))
+
+
+def request_2(series: list[dict[str, Any]]) -> bytes:
+    """A request of Remote Write 2.0, not compressed, of series as ``coordinator.prompb.WRITE_REQUEST`` has them."""
+    numbers: dict[bytes, int] = {b"": 0}
+
+    def number(text: bytes) -> int:
+        return numbers.setdefault(text, len(numbers))
+
+    written = [
+        {
+            "labels_refs": [
+                number(label.get(part, b"")) for label in one.get("labels", []) for part in ("name", "value")
+            ],
+            "samples": one.get("samples", []),
+            "metadata": {"type": one.get("type", 0)},
+        }
+        for one in series
+    ]
+    return marshal(REQUEST_2, {"symbols": list(numbers), "timeseries": written})
 
 
 def decode_write(message: bytes) -> list[tuple[list[tuple[bytes, bytes]], list[tuple[float, int]]]]:

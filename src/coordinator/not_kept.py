@@ -32,6 +32,7 @@ class Reason(StrEnum):
     AGGREGATION_TYPE = "aggregation-type"
     NATIVE_HISTOGRAM = "native-histogram"
     EXEMPLAR = "exemplar"
+    CREATED_TIMESTAMP = "created-timestamp"
     METADATA = "metadata"
     MALFORMED = "malformed"
     NO_NUMBER = "no-number"
@@ -46,6 +47,11 @@ class Reason(StrEnum):
     def text(self) -> str:
         """What an operator is told."""
         return _TEXTS[self]
+
+    @property
+    def meant(self) -> bool:
+        """Whether it is not kept because rules or headers say so: nothing has gone wrong."""
+        return self in _MEANT
 
     @classmethod
     def of_code(cls, code: int) -> "Reason":
@@ -72,11 +78,13 @@ _TEXTS = {
     Reason.AGGREGATION_TYPE: "no aggregation type that is asked for is possible for its metric type",
     Reason.NATIVE_HISTOGRAM: "native histograms are not aggregated; expose the metric with classic buckets too",
     Reason.EXEMPLAR: "exemplars are not kept; send_exemplars can be false",
+    Reason.CREATED_TIMESTAMP: "what a series was when it began is not kept",
     Reason.METADATA: "metadata records are not kept",
     Reason.MALFORMED: "its line or data point cannot be read",
     Reason.NO_NUMBER: "the field is a text",
     Reason.LIMITED: "its series is beyond a limit of its tenant (writeLimits)",
 }
+_MEANT = {Reason.DROP_RULE, Reason.NO_RULE, Reason.NO_AGGREGATED_NAMESPACE, Reason.NOTHING_ASKED}
 _LOGGED = {
     Reason.NOTHING_ASKED,
     Reason.NO_AGGREGATED_NAMESPACE,

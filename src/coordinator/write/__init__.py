@@ -4,6 +4,7 @@ Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes â†
 docs/answers.md. How each protocol is sent: docs/sending.md.
 
 ``options``, ``media``   headers; ``bodies``, ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
+``prometheus``           remote write, 1.0 and 2.0
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
 ``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns, ``turns`` lets others go on
                          beside large bodies; ``routes`` where they are
@@ -16,8 +17,8 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``forwarding``           remote writes that go to other coordinators as well, ``shadow`` which part of them
 ``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
-``kernels``              the door of the compiled loops: ``request_kernels``, ``cache_kernels``, ``prepare_kernels``, ``interest_kernels``,
-                         ``carbon_kernels``, ``limit_kernels``
+``kernels``              the door of the compiled loops: ``request_kernels``, ``symbol_kernels``, ``cache_kernels``, ``prepare_kernels``,
+                         ``interest_kernels``, ``carbon_kernels``, ``limit_kernels``
 
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """

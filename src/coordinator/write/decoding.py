@@ -1,4 +1,7 @@
-"""The body of a remote write → columns: snappy, and Prometheus' ``WriteRequest`` (docs/m3/coordinator.md, remote write)."""
+"""The body of a remote write → columns: snappy or zstd, and Prometheus' ``WriteRequest`` (docs/m3/coordinator.md, remote write).
+
+The request of Remote Write 2.0 becomes the same columns.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -14,7 +17,14 @@ from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import MILLISECOND_NS
-from coordinator.write.options import BadRequestError, TooLargeBodyError, UnsupportedMediaError, WriteOptions
+from coordinator.write.media import ZSTD
+from coordinator.write.options import (
+    REMOTE_WRITE_2,
+    BadRequestError,
+    TooLargeBodyError,
+    UnsupportedMediaError,
+    WriteOptions,
+)
 from m3x.protobuf import DecodeError
 
 MAX_BODY_BYTES = 64 << 20
@@ -26,7 +36,14 @@ _OTHERS = {
     kernels.EXEMPLARS: Reason.EXEMPLAR,
     kernels.HISTOGRAMS: Reason.NATIVE_HISTOGRAM,
     kernels.METADATA: Reason.METADATA,
+    kernels.STARTED: Reason.CREATED_TIMESTAMP,
+    kernels.UNREAD_SAMPLES: Reason.INVALID_LABELS,
 }
+_ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+_NO_ROOM = "whole buffer"
+"""What the package says of frames that have more than there is room for."""
+_USUAL_RATIO = 32
+"""By which a body seldom grows when it is decompressed."""
 
 
 @dataclass(slots=True)
@@ -55,6 +72,15 @@ class Decoded:
         """The samples of some series; of all."""
         return int(self.series["samples"][rows].sum(dtype=np.int64))
 
+    def as_write_request(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """The columns as a ``WriteRequest`` of Remote Write 1.0, and the rows of its series; copies."""
+        series = self.series.copy()
+        out = np.empty(0, np.uint8)
+        size = kernels.write_request(self.buf, series, self.times, self.values, out)
+        out = np.empty(size, np.uint8)
+        kernels.write_request(self.buf, series, self.times, self.values, out)
+        return out, series
+
     def sample_time(self, time_ns: int) -> SampleTime:
         """The time of a sample as it was sent, for the log."""
         return (
@@ -78,8 +104,10 @@ _UNITS = (TimeUnit.SECONDS, TimeUnit.MILLISECONDS, TimeUnit.MICROSECONDS, TimeUn
 """Each is a multiple of the next."""
 
 
-def decompress(body: bytes) -> NDArray[np.uint8]:
-    """Snappy's block format. Raises ``BadRequestError``."""
+def decompress(body: bytes, encoding: str = "") -> NDArray[np.uint8]:
+    """Snappy's block format, or with the encoding ``zstd`` frames of that. Raises ``BadRequestError``."""
+    if encoding == ZSTD and body.startswith(_ZSTD_FRAME):
+        return _decompress_zstd(body)
     try:
         size = cramjam.snappy.decompress_raw_len(body)
         if size > MAX_BODY_BYTES:
@@ -93,6 +121,19 @@ def decompress(body: bytes) -> NDArray[np.uint8]:
     if written != size:
         raise BadRequestError("snappy: corrupt input")
     return out
+
+
+def _decompress_zstd(body: bytes) -> NDArray[np.uint8]:
+    """Raises ``BadRequestError``."""
+    for most in (min(_USUAL_RATIO * len(body), MAX_BODY_BYTES), MAX_BODY_BYTES):
+        out = np.empty(most, np.uint8)
+        try:
+            return out[: cramjam.zstd.decompress_into(body, out.data)]
+        except cramjam.DecompressionError as error:
+            text = str(error)
+    if _NO_ROOM in text:
+        raise TooLargeBodyError(MAX_BODY_BYTES)
+    raise BadRequestError(f"zstd: {text}")
 
 
 def inflate(body: bytes, encoding: str, most: int = MAX_PLAIN_BODY_BYTES) -> bytes:
@@ -124,31 +165,36 @@ class RequestDecoder:
         self._series = np.empty(1024, kernels.SERIES_ROW)
         self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
         self._others = np.zeros(kernels.OTHERS, np.int64)
+        self._symbols = np.empty(1024, kernels.SYMBOL)
+        self._labels = np.empty(1 << 16, np.uint8)
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
         """The request in columns, valid until the next call; sound down to the labels. Raises ``BadRequestError``."""
         try:
-            return self._decode(body, options)
+            if not body:
+                raise BadRequestError("snappy: corrupt input")
+            buf = decompress(body, options.encoding)
+            decoded = self._request_2(buf) if options.dialect == REMOTE_WRITE_2 else self._request(buf)
         except UnsupportedMediaError:
             raise
         except BadRequestError as error:
             if options.unfamiliar:
                 raise UnsupportedMediaError(f"{options.unfamiliar} ({error})") from error
             raise
+        if options.prom_type is not None:
+            decoded.series["prom_type"] = options.prom_type
+        if any(self._others.tolist()):
+            decoded.others = {
+                reason: int(self._others[index]) for index, reason in _OTHERS.items() if self._others[index]
+            }
+        return decoded
 
-    def _decode(self, body: bytes, options: WriteOptions) -> Decoded:
-        if not body:
-            raise BadRequestError("snappy: corrupt input")
-        buf = decompress(body)
+    def _request(self, buf: NDArray[np.uint8]) -> Decoded:
+        """A ``WriteRequest``."""
         others = self._others
         while True:
             status, rows, samples = kernels.request(buf, self._series, self._times, self._values, others)
-            if status == kernels.FULL_SERIES:
-                self._series = np.empty(2 * len(self._series), kernels.SERIES_ROW)
-            elif status == kernels.FULL_SAMPLES:
-                size = 2 * len(self._times)
-                self._times, self._values = np.empty(size, np.int64), np.empty(size, np.float64)
-            else:
+            if not self._grow(status):
                 break
         if status != kernels.DONE:
             raise BadRequestError(prompb.error_of(buf.tobytes()))
@@ -162,12 +208,45 @@ class RequestDecoder:
                 buf = _gather_labels(buf, series)
             except DecodeError as error:
                 raise BadRequestError(prompb.error_of(buf.tobytes())) from error
-        if options.prom_type is not None:
-            series["prom_type"] = options.prom_type
-        decoded = Decoded(buf, series, self._times[:samples], self._values[:samples], {})
-        if any(others.tolist()):
-            decoded.others = {reason: int(others[index]) for index, reason in _OTHERS.items() if others[index]}
-        return decoded
+        return Decoded(buf, series, self._times[:samples], self._values[:samples], {})
+
+    def _request_2(self, buf: NDArray[np.uint8]) -> Decoded:
+        """A request of Remote Write 2.0; ``Decoded.buf`` has the labels as 1.0 writes them."""
+        others = self._others
+        while True:
+            status, rows, samples, size = kernels.request_2(
+                buf, self._series, self._times, self._values, others, self._symbols, self._labels, False
+            )
+            if not self._grow(status):
+                break
+        if status != kernels.DONE:
+            raise BadRequestError(prompb.error_of(buf.tobytes(), prompb.REQUEST_2))
+        if rows == 0 and others[kernels.UNKNOWN]:
+            raise UnsupportedMediaError("a body with other fields than Remote Write 2.0 has, like one of 1.0,")
+        return Decoded(
+            self._labels[:size], self._series[:rows], self._times[:samples], self._values[:samples], {},
+            unread=int(others[kernels.UNREAD_SERIES]), last_unread=_UNREAD_LABELS,
+        )  # fmt: skip
+
+    def _grow(self, status: int) -> bool:
+        """Whether there was too little room, of which there is more now. Raises ``BadRequestError``."""
+        if status == kernels.FULL_SERIES:
+            self._series = np.empty(2 * len(self._series), kernels.SERIES_ROW)
+        elif status == kernels.FULL_SAMPLES:
+            size = 2 * len(self._times)
+            self._times, self._values = np.empty(size, np.int64), np.empty(size, np.float64)
+        elif status == kernels.FULL_SYMBOLS:
+            self._symbols = np.empty(2 * len(self._symbols), kernels.SYMBOL)
+        elif status == kernels.FULL_LABELS:
+            if len(self._labels) >= MAX_BODY_BYTES:
+                raise BadRequestError(f"the labels of the request have more than {MAX_BODY_BYTES} bytes")
+            self._labels = np.empty(2 * len(self._labels), np.uint8)
+        else:
+            return False
+        return True
+
+
+_UNREAD_LABELS = "labels_refs are no pairs, or lead to no symbol of the request"
 
 
 def _gather_labels(buf: NDArray[np.uint8], series: NDArray[Any]) -> NDArray[np.uint8]:

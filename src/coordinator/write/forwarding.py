@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cramjam
 import numpy as np
 from numpy.typing import NDArray
 from starlette.datastructures import Headers
@@ -23,8 +24,8 @@ from coordinator.config.forwarding import ForwardingConfig, ForwardTargetConfig
 from coordinator.sinks.prom_remote.answers import Answer, Kind
 from coordinator.sinks.prom_remote.credentials import Address
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
-from coordinator.write.decoding import Decoded
-from coordinator.write.options import PROM_TYPE, WriteOptions
+from coordinator.write.decoding import Decoded, decompress
+from coordinator.write.options import PROM_TYPE, REMOTE_WRITE_2, WriteOptions
 from coordinator.write.repeats import Repeats
 from coordinator.write.shadow import Shadow
 from m3x.instrument import Scope
@@ -68,7 +69,7 @@ class _Copy:
     """What of a request is needed to send it."""
 
     body: bytes
-    """As it came."""
+    """As it came; what came as Remote Write 2.0 or in zstd, as 1.0 in snappy."""
     headers: Mapping[str, str]
     times_s: NDArray[np.float64]
     """The times of its samples, each once, and how many have it."""
@@ -102,11 +103,21 @@ class Forward:
             return
         times, counts = np.unique(request.times, return_counts=True)
         times_s = times.astype(np.float64) * (request.unit_ns / 1e9)
-        whole = shadowed = _Copy(self.body, self.headers, times_s, counts)
+        buf, series = request.buf, request.series
+        if self.options.dialect == REMOTE_WRITE_2:
+            buf, series = request.as_write_request()
+        whole = shadowed = _Copy(self._plain_body(buf), self.headers, times_s, counts)
         if any(target.shadow is not None for target in targets):
-            shadowed = replace(whole, series=_Series(request.buf, request.series.copy(), self.options))
+            shadowed = replace(whole, series=_Series(buf, series.copy(), self.options))
         for target in targets:
             target.begin(whole if target.shadow is None else shadowed, self)
+
+    def _plain_body(self, buf: NDArray[np.uint8]) -> bytes:
+        """What every target understands: 1.0 in snappy. ``buf``: the request as 1.0 where it is none."""
+        if self.options.dialect != REMOTE_WRITE_2 and not self.options.encoding:
+            return self.body
+        data = buf if self.options.dialect == REMOTE_WRITE_2 else decompress(self.body, self.options.encoding)
+        return bytes(cramjam.snappy.compress_raw(data.data))
 
     def answered(self, status: int) -> None:
         """Its sender has been told so."""

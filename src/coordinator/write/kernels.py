@@ -2,6 +2,7 @@
 """Compiled loops of the write path, one file per subject: start here for what there is.
 
 ``request_kernels``  the Prometheus WriteRequest → columns of series and samples
+``symbol_kernels``   the request of Remote Write 2.0 → the same; columns → a WriteRequest
 ``cache_kernels``    the cache of series: find, insert, promote; samples × templates → columns for the encoder
 ``prepare_kernels``  the id of an ordinary gauge met for the first time
 ``interest_kernels`` whether a rule may match a series
@@ -36,19 +37,24 @@ from coordinator.write.request_kernels import (
     METADATA,
     OTHERS,
     SERIES_ROW,
+    STARTED,
     UNKNOWN,
+    UNREAD_SAMPLES,
+    UNREAD_SERIES,
     check_labels,
     request,
 )
+from coordinator.write.symbol_kernels import FULL_LABELS, FULL_SYMBOLS, SYMBOL, request_2, write_request
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.byte_table import ByteTable, place
 from m3x.table_kernels import Keys
 
 __all__ = [
-    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_SAMPLES", "FULL_SERIES", "GENERATION", "HISTOGRAMS", "LONG_NAME",
-    "LONG_VALUE", "MANY_LABELS", "METADATA", "OTHERS", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "UNKNOWN", "WHOLE",
+    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES", "FULL_SYMBOLS", "GENERATION",
+    "HISTOGRAMS", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "OTHERS", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "STARTED",
+    "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE",
     "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids", "insert",
-    "interesting", "keep_seen", "keys", "label_spans", "prepare", "promote", "request", "warm",
+    "interesting", "keep_seen", "keys", "label_spans", "prepare", "promote", "request", "request_2", "warm", "write_request",
 ]  # fmt: skip
 
 
@@ -58,7 +64,10 @@ def warm() -> None:
         bytearray(b"\x0a\x14\x0a\x06\x0a\x01a\x12\x01b\x12\x0a\x09\0\0\0\0\0\0\0\0\x0ba 1 1\n"), np.uint8
     )
     series, times, values = np.zeros(2, SERIES_ROW), np.zeros(2, np.int64), np.zeros(2, np.float64)
-    request(buf[:22], series, times, values, np.zeros(OTHERS, np.int64))
+    others = np.zeros(OTHERS, np.int64)
+    request(buf[:22], series, times, values, others)
+    request_2(buf[:0], series, times, values, others, np.zeros(1, SYMBOL), np.zeros(64, np.uint8), False)
+    write_request(buf, series[:0], times, values, np.zeros(1, np.uint8))
     at, size, contexts = np.zeros(1, np.uint32), np.ones(1, np.uint32), np.zeros(1, np.uint64)
     keys(series, 1, 0, at, size, contexts)
     rows, ranges = np.zeros(1, np.int64), np.zeros((3, 1), np.int64)

@@ -207,7 +207,9 @@ class Visit:
         outcome.lose(Reason.LIMITED, request.samples(wrong))
         series, kept = request.series[~wrong], np.repeat(~wrong, request.series["samples"])
         series["sample_from"] = np.cumsum(series["samples"]) - series["samples"]
-        return replace(request, series=series, times=request.times[kept], values=request.values[kept], lasting=True)
+        buf = request.buf if request.lasting else request.buf.copy()
+        times, values = request.times[kept], request.values[kept]
+        return replace(request, buf=buf, series=series, times=times, values=values, lasting=True)
 
 
 def _shown(request: Decoded, row: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.write.attributes import PromType, parse_prom_type
-from coordinator.write.media import UNDERSTOOD, is_remote_write_2, unfamiliar
+from coordinator.write.media import UNDERSTOOD, ZSTD, encoding_of, is_remote_write_2, names_other_message, unfamiliar
 from m3cluster.proto.jsonpb import sound
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy
@@ -15,6 +15,8 @@ STORAGE_POLICY = "M3-Storage-Policy"
 WRITE_TYPE = "M3-Write-Type"
 MAP_TAGS = "M3-Map-Tags-JSON"
 PROM_TYPE = "Prometheus-Metric-Type"
+REMOTE_WRITE_2 = "2.0"
+"""The dialect of Remote Write 2.0."""
 
 
 class BadRequestError(ValueError):
@@ -61,7 +63,7 @@ class WriteOptions:
     dialect: str = ""
     """How the body is to be read, where a sender's protocol has several ways."""
     encoding: str = ""
-    """Of the body: ``gzip`` or nothing; not of remote writes, which have one only."""
+    """Of the body: ``gzip`` or nothing; of remote writes ``zstd`` or nothing, which is snappy."""
 
 
 def parse_options(headers: Mapping[str, str], *, dialect: str | None = None, encoding: str = "") -> WriteOptions:
@@ -69,8 +71,13 @@ def parse_options(headers: Mapping[str, str], *, dialect: str | None = None, enc
 
     Raises ``BadRequestError`` with M3's text.
     """
-    if dialect is None and is_remote_write_2(headers):
-        raise UnsupportedMediaError(unfamiliar(headers))
+    unknown = ""
+    if dialect is None:
+        unknown = unfamiliar(headers)
+        if names_other_message(headers):
+            raise UnsupportedMediaError(unknown)
+        dialect = REMOTE_WRITE_2 if is_remote_write_2(headers) else ""
+        encoding = ZSTD if encoding_of(headers) == ZSTD else ""
     downsample, store, policy = True, True, None
     metrics_type = headers.get(METRICS_TYPE, "").strip()
     if metrics_type == "unaggregated":
@@ -91,8 +98,7 @@ def parse_options(headers: Mapping[str, str], *, dialect: str | None = None, enc
     elif write_type not in {"", "default"}:
         raise BadRequestError(f"unrecognized write type: {write_type}")
     map_tags = _map_tags(headers.get(MAP_TAGS, ""))
-    unknown = unfamiliar(headers) if dialect is None else ""
-    return WriteOptions(downsample, store, policy, map_tags, _prom_type(headers), unknown, dialect or "", encoding)
+    return WriteOptions(downsample, store, policy, map_tags, _prom_type(headers), unknown, dialect, encoding)
 
 
 def content_encoding(headers: Mapping[str, str]) -> str:

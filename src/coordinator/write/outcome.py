@@ -29,6 +29,8 @@ class Outcome:
     """What else is counted, by the name of the counter."""
     points: int | None = None
     """Data points of the request, where a sample is not the same."""
+    written: int = 0
+    """Samples that are where rules and headers want them, as far as it is known when the sender is answered."""
     ticket: Ticket | None = None
     """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
 

@@ -28,17 +28,18 @@ from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.bodies import body_of, gone
-from coordinator.write.decoding import Decoded, RequestDecoder
+from coordinator.write.decoding import Decoded
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forward, Forwarding
 from coordinator.write.interest import Interest
 from coordinator.write.limits import Limiter, Visit
-from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags, parse_options
+from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags
 from coordinator.write.outcome import FailedError, Outcome
 from coordinator.write.poisoned import Poisoned
+from coordinator.write.prometheus import PrometheusSender
 from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
-from coordinator.write.sender import M3Answers, Sender, WayIn
+from coordinator.write.sender import Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from coordinator.write.turns import Turns
@@ -61,24 +62,6 @@ _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
 _ORDINARY = WriteOptions()
 log = logger(__name__)
-
-
-class PrometheusSender(M3Answers):
-    """Remote Write 1.0."""
-
-    handler = "remote-write"
-    title = "remote write"
-
-    def __init__(self) -> None:
-        self._decoder = RequestDecoder()
-
-    def options(self, request: Request) -> WriteOptions:
-        """See ``Sender``."""
-        return parse_options(request.headers)
-
-    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
-        """See ``Sender``."""
-        return self._decoder.decode(body, options)
 
 
 class RemoteWriter:
@@ -250,7 +233,7 @@ class RemoteWriter:
     ) -> None:
         """Gives a request to the aggregators and to storage."""
         request = await self._turns.decoded(sender, body, options)
-        outcome.points = request.points
+        outcome.points, samples = request.points, request.samples()
         if visit is not None:
             request = visit.admit(request, outcome)
         if forward is not None:
@@ -270,6 +253,7 @@ class RemoteWriter:
                 outcome.lose(asked, request.samples())
             if options.store:
                 await self._store(request, options, outcome)
+        outcome.written = samples - sum(lost for reason, lost in outcome.not_kept.items() if not reason.meant)
         for reason, number in request.others.items():
             outcome.lose(reason, number)
         if request.unread:

@@ -33,42 +33,46 @@ SERIES_ROW = np.dtype(
 DONE, FULL_SERIES, FULL_SAMPLES, BROKEN = 0, 1, 2, 3
 """Status of ``request``: too little room in the output, or the bytes are not a WriteRequest (``prompb.error_of`` says why)."""
 
-EXEMPLARS, HISTOGRAMS, METADATA, UNKNOWN = 0, 1, 2, 3
-OTHERS = 4
-"""``others`` of ``request``: exemplars and native histograms of all series, metadata records, and fields no WriteRequest has."""
+EXEMPLARS, HISTOGRAMS, METADATA, UNKNOWN, STARTED, UNREAD_SERIES, UNREAD_SAMPLES = range(7)
+OTHERS = 7
+"""``others`` of ``request``: exemplars and native histograms of all series, metadata records, and fields no WriteRequest has. Of Remote
+Write 2.0 besides: created timestamps, and series whose labels cannot be told, with their samples."""
 
 
 _0, _1, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 8, 9, 16))
 
 
 @njit(cache=True, nogil=True)
-def _sample(a, e, times_ms, values, k):
-    """Parses a Sample into row ``k``; whether it is one."""
+def sample(a, e, times_ms, values, k):
+    """Parses a Sample into row ``k``: 0 if it is none, 2 if it has a third number, 2.0's created timestamp, else 1."""
     values[k] = 0.0
     times_ms[k] = 0
+    found = 1
     while a < e:
         number, wire, a = field(a, e)
         if a == _0:
-            return False
+            return 0
         if number == 1:
             if wire != FIXED64 or a + _8 > e:
-                return False
+                return 0
             values[k] = load_double(a)
             a += _8
         elif number == 2:
             if wire != VARINT:
-                return False
+                return 0
             value, a = varint(a, e)
             times_ms[k] = np.int64(value)
         else:
+            if number == 3 and wire == VARINT:
+                found = 2
             a = skip(a, e, wire)
         if a == _0:
-            return False
-    return True
+            return 0
+    return found
 
 
 @njit(cache=True, nogil=True)
-def _plain_sample(a, e, times_ms, values, k):
+def plain_sample(a, e, times_ms, values, k):
     """A Sample as every client writes it, a double and then a time of six bytes, into row ``k``; False: it looks otherwise."""
     if e - a != _16 or load8(a) != 0x09 or load8(a + _9) != 0x10:
         return False
@@ -142,7 +146,7 @@ def _time_series(origin, a, e, row, times_ms, values, used):
         else:
             if used == len(values):
                 return FULL_SAMPLES, used
-            if not _plain_sample(inner, a, times_ms, values, used) and not _sample(inner, a, times_ms, values, used):
+            if not plain_sample(inner, a, times_ms, values, used) and sample(inner, a, times_ms, values, used) == 0:
                 return BROKEN, used
             used += 1
     row.labels_at = np.uint32(labels_at - origin)

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from lab.prometheus import request_2
 from lab.waiting import until
 from starlette.applications import Starlette
 from tests.coordinator.sinks.batches import RecordingSink
@@ -128,6 +129,11 @@ def rows() -> dict[str, Row]:
         assert key.strip("`") not in found, f"{key} stands twice"
         found[key.strip("`")] = Row(status[0], destinations, _counters(counted))
     return found
+
+
+def written() -> dict[str, str]:
+    """How many samples were written, by the answers of the page that say so."""
+    return dict(re.findall(r"^\| `([^`]+)` \|.*samples written: (\d+)", PAGE.read_text(), re.MULTILINE))
 
 
 # --- the world around a request ---
@@ -306,7 +312,23 @@ ORDINARY = body(series("up", 1.0))
 MANY = [(f"l{i}", "x") for i in range(65_535)]
 LARGE = series("large", 1.0, labels=[(f"l{i}", "x" * 60_000) for i in range(20)])
 METADATA = packed(b"\x1a\x04\x08\x01\x12\x00")
-V2 = packed(b"\x22\x00" + b"\x22\x02up" + b"\x2a\x04\x0a\x02\x00\x01")
+REMOTE_WRITE_2 = {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}
+ZSTD = {"Content-Encoding": "zstd"}
+NO_SYMBOL = b"\x2a\x06\x0a\x02\x63\x63\x12\x00"
+"""A series of Remote Write 2.0 with a sample, and with references that lead nowhere."""
+
+STARTED = b"\x2a\x08\x0a\x02\x01\x02\x12\x02\x18\x01"
+"""A series with the first label of the request, and with a sample at 0 that has begun at 1."""
+
+
+def body_2(*many: dict[str, Any], more: bytes = b"") -> bytes:
+    """A body of Remote Write 2.0. ``more``: fields behind it."""
+    return packed(request_2(list(many)) + more)
+
+
+def zstd(data: bytes) -> bytes:
+    """What is packed, packed otherwise."""
+    return bytes(cramjam.zstd.compress(bytes(cramjam.snappy.decompress_raw(data))))
 
 
 def dropping(name: str = "up", rollup: bool = False) -> RuleSet:
@@ -408,10 +430,38 @@ POSTS = {
     "not-protobuf": Post(packed(b"\x0a\x05\x0a"), says="unexpected EOF"),
     "huge": Post(varint((64 << 20) + 1) + b"\x00", says="the body has more than 67108864 bytes"),
     # content types
-    "remote-write-2": Post(
-        V2, {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}, "Remote Write 1.0 is: "
+    "remote-write-2-as-1": Post(
+        body_2(series("up", 1.0)), {"Content-Type": "application/x-protobuf"}, "like one of Remote Write 2.0"
     ),
-    "remote-write-2-as-1": Post(V2, {"Content-Type": "application/x-protobuf"}, "like one of Remote Write 2.0"),
+    "other-message": Post(
+        headers={"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v3.Request"},
+        says="Remote Write 1.0 and 2.0 are: ",
+    ),
+    "zstd": Post(zstd(ORDINARY), ZSTD),
+    "zstd-corrupt": Post(zstd(ORDINARY)[:-1], ZSTD, "zstd: incomplete frame"),
+    "zstd-huge": Post(bytes(cramjam.zstd.compress(bytes((64 << 20) + 1))), ZSTD, "the body has more than 67108864 bytes"),
+    # Remote Write 2.0
+    "remote-write-2": Post(body_2(series("up", 1.0, 2.0)), REMOTE_WRITE_2),
+    "remote-write-2-zstd": Post(zstd(body_2(series("up", 1.0))), {**REMOTE_WRITE_2, **ZSTD}),
+    "remote-write-2-no-series": Post(packed(b""), REMOTE_WRITE_2),
+    "remote-write-2-no-symbol": Post(
+        body_2(GOOD, more=NO_SYMBOL), REMOTE_WRITE_2, "labels_refs are no pairs, or lead to no symbol"
+    ),
+    "remote-write-2-invalid-labels": Post(
+        body_2(GOOD, series("up", 1.0, labels=[("k", "")])), REMOTE_WRITE_2, "tag value empty"
+    ),
+    "remote-write-2-native-histogram": Post(body_2(GOOD, more=b"\x2a\x06\x0a\x02\x01\x02\x1a\x00"), REMOTE_WRITE_2),
+    "remote-write-2-exemplar": Post(body_2(GOOD, more=b"\x2a\x06\x0a\x02\x01\x02\x22\x00"), REMOTE_WRITE_2),
+    "remote-write-2-created": Post(body_2(GOOD, more=STARTED), REMOTE_WRITE_2),
+    "remote-write-2-drop-rule": Post(body_2(series("up", 1.0)), REMOTE_WRITE_2, set_up=SetUp(rules=dropping())),
+    "remote-write-2-storage-fails": Post(
+        body_2(series("up", 1.0)), {**REMOTE_WRITE_2, **DIRECT}, "disk full", SetUp(change=failing_store)
+    ),
+    "remote-write-2-buffer-full": Post(
+        body_2(series("up", 1.0)), REMOTE_WRITE_2, "nothing was accepted, send it again", SetUp(change=full_buffer)
+    ),
+    "remote-write-2-not-protobuf": Post(packed(b"\x2a\x05\x0a"), REMOTE_WRITE_2, "unexpected EOF"),
+    "remote-write-1-as-2": Post(headers=REMOTE_WRITE_2, says="with other fields than Remote Write 2.0 has"),
     "other-type": Post(
         b"{}", {"Content-Type": "application/json"}, "Content-Type: application/json (snappy: corrupt input) is not"
     ),
@@ -671,6 +721,7 @@ async def test_over_http(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         answer = await world.post(post.body, post.headers, post.path)
         assert (str(answer.status_code), world.ends(), world.counted()) == row
         assert post.says in answer.text
+        assert answer.headers.get("X-Prometheus-Remote-Write-Samples-Written") == written().get(key)
         assert ("retry-after" in answer.headers) == (row.status in ("503", "429"))
 
 

@@ -1,0 +1,57 @@
+"""Remote write as a ``Sender``: 1.0 and 2.0, told apart by the content type, decoded into the same columns.
+
+Answers are M3's. Those to 2.0 say besides how much was written: what rules leave out is as its operator wants it, and counts as written,
+since a sender that hears of less takes the request for failed.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coordinator.write.decoding import Decoded, RequestDecoder
+from coordinator.write.media import is_remote_write_2
+from coordinator.write.options import REMOTE_WRITE_2, WriteOptions, parse_options
+from coordinator.write.outcome import Outcome
+from coordinator.write.sender import M3Answers
+
+__all__ = ["PrometheusSender"]
+
+
+class PrometheusSender(M3Answers):
+    """Remote Write 1.0 and 2.0."""
+
+    handler = "remote-write"
+    title = "remote write"
+
+    def __init__(self) -> None:
+        self._decoder = RequestDecoder()
+
+    def options(self, request: Request) -> WriteOptions:
+        """See ``Sender``."""
+        return parse_options(request.headers)
+
+    def decode(self, body: bytes, options: WriteOptions) -> Decoded:
+        """See ``Sender``."""
+        return self._decoder.decode(body, options)
+
+    def answer(self, outcome: Outcome, options: WriteOptions) -> Response:
+        """See ``Sender``."""
+        response = super().answer(outcome, options)
+        if options.dialect == REMOTE_WRITE_2:
+            # What failed for now comes again, and is said then.
+            response.headers.update(_written(outcome.written if outcome.status < 500 else 0))
+        return response
+
+    def refuse(self, status: int, text: str, headers: dict[str, str], request: Request) -> Response:
+        """See ``Sender``."""
+        if is_remote_write_2(request.headers):
+            headers = {**headers, **_written(0)}
+        return super().refuse(status, text, headers, request)
+
+
+def _written(samples: int) -> dict[str, str]:
+    """How much of a request of Remote Write 2.0 was taken."""
+    return {
+        "X-Prometheus-Remote-Write-Samples-Written": str(samples),
+        "X-Prometheus-Remote-Write-Histograms-Written": "0",
+        "X-Prometheus-Remote-Write-Exemplars-Written": "0",
+    }

@@ -1,0 +1,314 @@
+# mypy: ignore-errors
+"""The request of Remote Write 2.0 in the columns of 1.0, and those as a ``WriteRequest``; public through ``coordinator.write.kernels``.
+
+Fields: ``coordinator.prompb``, ``REQUEST_2``. Labels are written out as 1.0 has them, so that a series has one key in the caches, whichever
+way it comes.
+"""
+
+import numpy as np
+from numba import njit
+
+from coordinator.write.request_kernels import (
+    BROKEN,
+    DONE,
+    EXEMPLARS,
+    FULL_SAMPLES,
+    FULL_SERIES,
+    HISTOGRAMS,
+    STARTED,
+    UNKNOWN,
+    UNREAD_SAMPLES,
+    UNREAD_SERIES,
+    plain_sample,
+    sample,
+)
+from m3x.kernels import base, copy32, double_bits, load8, record_of, store8, store64
+from m3x.protobuf.reading import BYTES, VARINT, chunk, field, skip, varint
+from m3x.protobuf.writing import int_size, length_size, put_int, put_length, put_raw
+
+FULL_SYMBOLS, FULL_LABELS = 4, 5
+"""More of the status of ``request_2``: too little room for symbols or labels."""
+
+SYMBOL = np.dtype([("at", np.uint32), ("size", np.uint32)], align=True)
+"""Where a symbol stands in the body, its length in front of it included: so it stands behind the tag of a name or value, too."""
+
+_LABEL_BYTES = 64
+"""What a label has at most besides its symbols, and what ``_put_symbol`` may write behind it."""
+_LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
+    np.uint64(n) for n in (0x0A, 0x0A, 0x12, 0x0A, 0x12, 0x09, 0x10)
+)
+_MOST_TYPES = np.uint64(7)
+_TYPE_TAG = np.uint64(0x3EC8)  # field 1001, a varint: two bytes
+_0, _1, _2, _8, _9, _32, _7F, _80 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 32, 0x7F, 0x80))
+
+_symbol_at = record_of(SYMBOL)
+_SYMBOL_BYTES = np.uint64(SYMBOL.itemsize)
+
+
+@njit(cache=True, nogil=True)
+def _put_symbol(a, tag, source, n, e):
+    """A symbol behind ``tag``, nothing where it is empty; may write 31 bytes more than it has. Nothing from ``e`` on is read."""
+    if n == _1:
+        return a
+    store8(a, tag)
+    a += _1
+    if source + n + _32 > e:
+        return put_raw(a, source, n)
+    copy32(a, source)
+    k = _32
+    while k < n:
+        copy32(a + k, source + k)
+        k += _32
+    return a + n
+
+
+@njit(cache=True, nogil=True)
+def _put_labels(origin, a, stop, e, pending, symbols, count, labels, to, room):
+    """The labels of the packed references at ``[a, stop)`` at ``labels + to``: ``(status, bytes in use, pending)``.
+
+    ``symbols``, ``labels``: addresses; ``room``: bytes of the latter. ``pending``: the reference of a name whose value is not known yet,
+    -1: none; -2 for good when a reference leads to no symbol.
+    """
+    while a < stop:
+        ref = np.uint64(load8(a))
+        if ref < _80:
+            a += _1
+        elif a + _2 <= stop and load8(a + _1) < _80:
+            ref = (ref & _7F) | (np.uint64(load8(a + _1)) << np.uint64(7))
+            a += _2
+        else:
+            ref, a = varint(a, stop)
+            if a == _0:
+                return BROKEN, to, pending
+            ref &= np.uint64(0xFFFFFFFF)
+        if pending == -2:
+            continue
+        if ref >= count:
+            pending = np.int64(-2)
+        elif pending == -1:
+            pending = np.int64(ref)
+        else:
+            name = _symbol_at(symbols + np.uint64(pending) * _SYMBOL_BYTES)
+            value = _symbol_at(symbols + ref * _SYMBOL_BYTES)
+            name_size, value_size = np.uint64(name.size), np.uint64(value.size)
+            if to + name_size + value_size + np.uint64(_LABEL_BYTES) > room:
+                return FULL_LABELS, to, pending
+            inner = (_0 if name_size == _1 else name_size + _1) + (_0 if value_size == _1 else value_size + _1)
+            p = put_length(labels + to, _LABEL, inner)
+            p = _put_symbol(p, _NAME, origin + np.uint64(name.at), name_size, e)
+            to = _put_symbol(p, _VALUE, origin + np.uint64(value.at), value_size, e) - labels
+            pending = np.int64(-1)
+    return DONE, to, pending
+
+
+@njit(cache=True, nogil=True)
+def _type_of(a, e):
+    """``(type, address after the message)`` of Metadata; a type that nobody knows is none. Address 0: it is broken."""
+    kind = _0
+    while a < e:
+        number, wire, a = field(a, e)
+        if a == _0:
+            return _0, _0
+        if number == 1 or number == 3 or number == 4:  # noqa: PLR1714 - a set would be built in the loop
+            if wire != VARINT:
+                return _0, _0
+            value, a = varint(a, e)
+            if number == 1:
+                kind = value & np.uint64(0xFFFFFFFF)
+        else:
+            a = skip(a, e, wire)
+        if a == _0:
+            return _0, _0
+    return (kind if kind <= _MOST_TYPES else _0), a
+
+
+@njit(cache=True, nogil=True)
+def _symbols(origin, e, symbols, others):
+    """Finds the symbols and looks through the fields of the request: ``(status, symbols)``."""
+    a = origin
+    count = np.int64(0)
+    while a < e:
+        number, wire, a = field(a, e)
+        if a == _0:
+            return BROKEN, count
+        if number != 4 and number != 5:  # noqa: PLR1714 - a set would be built in the loop
+            others[UNKNOWN] += 1
+            a = skip(a, e, wire)
+            if a == _0:
+                return BROKEN, count
+            continue
+        if wire != BYTES:
+            return BROKEN, count
+        at = a
+        _, a = chunk(at, e)
+        if a == _0:
+            return BROKEN, count
+        if number == 4:
+            if count == len(symbols):
+                return FULL_SYMBOLS, count
+            symbols[count].at = np.uint32(at - origin)
+            symbols[count].size = np.uint32(a - at)
+            count += 1
+    return DONE, count
+
+
+@njit(cache=True, nogil=True)
+def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times_ms, values, used, others):
+    """Parses a TimeSeries into ``row``: ``(status, samples used, bytes of labels used)``."""
+    begin = used
+    row.labels_at = np.uint32(to)
+    row.message_at = np.uint32(a - origin)
+    row.message_size = np.uint32(e - a)
+    row.sample_from = np.uint32(used)
+    row.m3_type = 0
+    row.source = 0
+    row.prom_type = 0
+    row.scattered = 0
+    row.exemplars = 0
+    row.histograms = 0
+    pending = np.int64(-1)
+    status = DONE
+    while a < e:
+        number, wire, a = field(a, e)
+        if a == _0:
+            return BROKEN, used, to
+        if number == 1 and wire == VARINT:
+            at = a
+            _, a = varint(a, e)
+            if a == _0:
+                return BROKEN, used, to
+            status, to, pending = _put_labels(origin, at, a, end, pending, symbols, count, labels, to, room)
+            if status != DONE:
+                return status, used, to
+            continue
+        if number > 5:
+            others[STARTED] += number == 6
+            a = skip(a, e, wire)
+            if a == _0:
+                return BROKEN, used, to
+            continue
+        if wire != BYTES:
+            return BROKEN, used, to
+        inner, a = chunk(a, e)
+        if a == _0:
+            return BROKEN, used, to
+        if number == 2:
+            if used == len(values):
+                return FULL_SAMPLES, used, to
+            if not plain_sample(inner, a, times_ms, values, used):
+                found = sample(inner, a, times_ms, values, used)
+                if found == 0:
+                    return BROKEN, used, to
+                others[STARTED] += found == 2
+            used += 1
+        elif number == 1:
+            status, to, pending = _put_labels(origin, inner, a, end, pending, symbols, count, labels, to, room)
+            if status != DONE:
+                return status, used, to
+        elif number == 3:
+            row.histograms += 1
+        elif number == 4:
+            row.exemplars += 1
+        else:
+            kind, inner = _type_of(inner, a)
+            if inner == _0:
+                return BROKEN, used, to
+            row.prom_type = np.int32(kind)
+    row.labels_size = np.uint32(to - np.uint64(row.labels_at))
+    row.samples = np.uint32(used - begin)
+    if pending != -1:
+        others[UNREAD_SERIES] += 1
+        others[UNREAD_SAMPLES] += used - begin
+        row.samples = 0
+        row.histograms = 0
+    return DONE, used, to
+
+
+@njit(cache=True, nogil=True)
+def request_2(buf, series, times_ms, values, others, symbols, labels, keep_histograms):
+    """Decodes a request of Remote Write 2.0: ``(status, series, samples, bytes of labels)``.
+
+    ``buf``: uint8. ``series``, ``times_ms``, ``values``, ``others``: as of ``request``; ``labels_at`` is a place in ``labels`` (uint8),
+    ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these. A row is made of a series with samples, and with
+    ``keep_histograms`` of one that has native histograms, too. A series whose references lead nowhere, or are no pairs, makes no row and
+    is counted. With a status ``FULL_…`` call again with more room.
+    """
+    origin = base(buf)
+    e = origin + np.uint64(len(buf))
+    rows = np.int64(0)
+    used = np.int64(0)
+    to = _0
+    others[:] = 0
+    status, count = _symbols(origin, e, symbols, others)
+    if status != DONE:
+        return status, rows, used, np.int64(to)
+    a = origin
+    while a < e:
+        # Sound, as the symbols have been found.
+        number, wire, a = field(a, e)
+        if number != 5:
+            a = skip(a, e, wire)
+            continue
+        inner, a = chunk(a, e)
+        if rows == len(series):
+            return FULL_SERIES, rows, used, np.int64(to)
+        row = series[rows]
+        status, used, to = _time_series(
+            origin, inner, a, e, row, base(symbols), np.uint64(count), base(labels), to, np.uint64(len(labels)),
+            times_ms, values, used, others,
+        )  # fmt: skip
+        if status != DONE:
+            return status, rows, used, np.int64(to)
+        others[EXEMPLARS] += row.exemplars
+        others[HISTOGRAMS] += row.histograms
+        if row.samples > 0 or (keep_histograms and row.histograms > 0):
+            rows += 1
+        else:
+            used = np.int64(row.sample_from)
+            to = np.uint64(row.labels_at)
+    return DONE, rows, used, np.int64(to)
+
+
+@njit(cache=True, nogil=True)
+def _message_size(row, times_ms, values):
+    """Bytes of a TimeSeries."""
+    size = np.uint64(row.labels_size)
+    for s in range(np.int64(row.sample_from), np.int64(row.sample_from) + np.int64(row.samples)):
+        size += length_size((_0 if values[s] == 0.0 else _9) + int_size(times_ms[s]))
+    return size + (np.uint64(0) if row.prom_type == 0 else _1 + _2)
+
+
+@njit(cache=True, nogil=True)
+def write_request(buf, series, times_ms, values, out):
+    """Columns as a ``WriteRequest`` of 1.0, where each row then has its message: the bytes that it takes.
+
+    ``buf`` has the labels. Where ``out`` is too small nothing is written.
+    """
+    total = _0
+    for i in range(len(series)):
+        total += length_size(_message_size(series[i], times_ms, values))
+    if np.int64(total) > len(out):
+        return np.int64(total)
+    a = base(out)
+    for i in range(len(series)):
+        row = series[i]
+        size = _message_size(row, times_ms, values)
+        a = put_length(a, _SERIES, size)
+        labels = base(buf) + np.uint64(row.labels_at)
+        row.message_at = np.uint32(a - base(out))
+        row.message_size = np.uint32(size)
+        row.labels_at = row.message_at
+        a = put_raw(a, labels, np.uint64(row.labels_size))
+        for s in range(np.int64(row.sample_from), np.int64(row.sample_from) + np.int64(row.samples)):
+            a = put_length(a, _SAMPLE, (_0 if values[s] == 0.0 else _9) + int_size(times_ms[s]))
+            if values[s] != 0.0:
+                store8(a, _DOUBLE)
+                store64(a + _1, double_bits(values[s]))
+                a += _9
+            a = put_int(a, _TIME, times_ms[s])
+        if row.prom_type != 0:
+            store8(a, _TYPE_TAG)
+            store8(a + _1, _TYPE_TAG >> _8)
+            store8(a + _2, np.uint64(row.prom_type))
+            a += _1 + _2
+    return np.int64(total)
