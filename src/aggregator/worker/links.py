@@ -13,8 +13,6 @@ from m3x.log import logger
 
 _log = logger(__name__)
 
-_BATCHES_HERE = 8
-"""Batches that wait here at most. The front keeps what is not acked anyway: what waits there is in memory once."""
 _COPY_BELOW = 65536
 _CONNECT_AGAIN_MS = 5
 """A worker is often there before the front that it is to connect to."""
@@ -30,7 +28,8 @@ class FrontLink:
     def __init__(self, context: Context, options: WorkerOptions, front_epoch: int) -> None:
         self.data = context.socket(zmq.PULL)
         self.data.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
-        self.data.setsockopt(zmq.RCVHWM, _BATCHES_HERE)
+        # Byte credits bound what is on the way.
+        self.data.setsockopt(zmq.RCVHWM, 0)
         self.data.connect(ipc.data_address(options.run_dir, options.index, front_epoch, options.epoch))
         self._acks = context.socket(zmq.PUSH)
         self._acks.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
