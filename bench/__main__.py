@@ -21,6 +21,7 @@ _COMMANDS = {
         "how soon an instance applies samples after its start and after deaths, and what it costs when idle",
     ),
     "rules": ("rules_bench", "what rules cost the coordinator per new series and per sample"),
+    "cache": ("cache_bench", "what the write path remembers of a series: bytes, CPU of a sample by number of series"),
     "write": ("write", "what a sample costs a coordinator by the protocol in which it is sent"),
     "writes": ("writes", "what a remote write costs a coordinator, answered at once or when it is acknowledged"),
     "out": (

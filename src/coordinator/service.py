@@ -188,7 +188,7 @@ class Coordinator:
         if producer is None or own is not None:
             await self._start_asking(stack, store)
         kv_rules = await self._start_rules(stack, store, rules)
-        cache_bytes = config.write_cache.max_bytes
+        cache_bytes = config.write_cache.limit_bytes
         if own is not None:
             cache_bytes = min(cache_bytes, config.memory_shares.write_cache)
             routes += child_routes(own.watching)
@@ -221,7 +221,7 @@ class Coordinator:
             lambda: [line for problems in self._problems for line in problems()],
             obstacle,
             list if own is None else own.reasons,
-            list if own is None else own.notes,
+            lambda: [*([] if own is None else own.notes()), *filter(None, (cache.full(),))],
         )
         routes += [ready_route(readiness)]
 

@@ -15,6 +15,7 @@ import coordinator.store.kernels
 import coordinator.store.label_kernels
 import coordinator.store.series_kernels
 import coordinator.write.kernels
+import coordinator.write.series_cache
 import m3db.reader
 import m3db.tallies
 import m3db.write.warmup
@@ -31,6 +32,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),
     ("write", coordinator.write.kernels.warm),
+    ("series cache", coordinator.write.series_cache.warm),
     ("ingest", coordinator.ingest.suffix_kernels.warm),
     ("store", coordinator.store.kernels.warm),
     ("series", coordinator.store.series_kernels.warm),

@@ -24,7 +24,7 @@ from coordinator.config.idle import (
     WorkerPoolConfig,
 )
 from coordinator.config.ingest import IngestConfig
-from coordinator.config.inside import EmbeddedAggregatorConfig, MemoryShares, memory_shares
+from coordinator.config.inside import EmbeddedAggregatorConfig, MemoryShares, machine_bytes, memory_shares
 from coordinator.config.m3db import DynamicClusterConfig, M3DBClientConfig
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.query import LimitsConfig, QueryConfig
@@ -133,13 +133,20 @@ class EmbeddedStorageConfig(Section, frozen=True):
 class WriteCacheConfig(Section, frozen=True):
     """``writeCache``: what the write path remembers of the series it has seen. Not a key of M3."""
 
-    max_series: int = 1 << 20
-    """Beyond it the series not seen for longest are forgotten (and prepared again when they come back)."""
-    max_bytes: int = 1 << 29
+    max_series: int = 0
+    """0: as many as ``max_bytes`` hold."""
+    max_bytes: int = 0
+    """Of the coordinator; 0: an eighth of what the machine has. Beyond it those not seen for minutes are forgotten, then those seen once;
+    what is not remembered is prepared again when it comes."""
 
     def __post_init__(self) -> None:
-        if self.max_series < 1024 or self.max_bytes < 1 << 20:
-            raise ValueError("maxSeries must be at least 1024 and maxBytes at least 1048576")
+        if (self.max_series and self.max_series < 1024) or (self.max_bytes and self.max_bytes < 1 << 20):
+            raise ValueError("maxSeries must be 0 or at least 1024, and maxBytes 0 or at least 1048576")
+
+    @property
+    def limit_bytes(self) -> int:
+        """``maxBytes``, or what 0 means on this machine."""
+        return self.max_bytes or max(machine_bytes() // 8, 1 << 20)
 
 
 class WritesConfig(Section, frozen=True):

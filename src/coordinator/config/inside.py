@@ -7,7 +7,7 @@ from typing import Literal
 
 from m3x.config import Section
 
-__all__ = ["LONGEST_RUN_DIRECTORY", "EmbeddedAggregatorConfig", "MemoryShares", "memory_shares"]
+__all__ = ["LONGEST_RUN_DIRECTORY", "EmbeddedAggregatorConfig", "MemoryShares", "machine_bytes", "memory_shares"]
 
 LONGEST_RUN_DIRECTORY = 36
 """What the aggregator makes below it may have ``aggregator.config.LONGEST_RUN_DIRECTORY`` characters and its own names."""
@@ -53,7 +53,7 @@ class EmbeddedAggregatorConfig(Section, frozen=True):
     @property
     def limit_bytes(self) -> int:
         """``memoryLimitBytes``, or what 0 means on this machine."""
-        return self.memory_limit_bytes or max(_machine_bytes() // 2, _LEAST_BYTES)
+        return self.memory_limit_bytes or max(machine_bytes() // 2, _LEAST_BYTES)
 
 
 class MemoryShares(Section, frozen=True):
@@ -81,7 +81,7 @@ def memory_shares(limit: int, sinks: int) -> MemoryShares:
     )
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
     """Memory of the machine, or of the control group that we are in."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

@@ -1,64 +1,118 @@
 # mypy: ignore-errors
-"""The series cache and what comes out of it; public through ``coordinator.write.kernels``.
+"""The table and the log behind the series cache; public through ``coordinator.write.kernels``, what they are for: ``series_cache``.
 
-All but ``keys``, ``hash_ids`` and ``expand`` work on generations, whose arrays ``coordinator.write.series_cache`` owns: they take the
-address of a ``GENERATION``, which is that of a table of ``m3x.table_kernels``, too.
+All kernels but ``keys``, ``hash_ids`` and ``expand`` take the address of a ``CACHE``, whose arrays ``coordinator.write.series_cache``
+owns.
+
+*The table* is cut into segments by the upper bits of the first hash word; each is an open addressing of its own that grows by a quarter, so
+that no call ever moves more than one of them. In a segment an entry's place is its lower 32 bits scaled to the slots in use, then linear
+probing; what is taken out draws the ones behind it closer. A segment that may not grow any more gives up one of the entries at its hand,
+which goes round: one that was not seen of late, else one that was seen only once, else none.
+
+*The log* has the messages of those series that cannot be made from labels. It is written chunk by chunk, and a chunk that is wanted again
+keeps what is still remembered, was seen of late and more than once.
 """
 
 import numpy as np
 from numba import njit
 
 from m3metrics.rows import METRIC_TEMPLATE
-from m3x.kernels import base, copy_short, load32, murmur3_32, record_of, store32
-from m3x.table_kernels import HEAD, add, hash_keys, probe, row_address
-from m3x.table_kernels import find as find_rows
+from m3x.kernels import copy_short, load64, murmur3_32, record_of, store64
 
 ENTRY = np.dtype(
     [
-        ("at", np.int64),
-        ("size", np.int64),
-        ("context", np.uint64),  # what besides the key bytes decides over the templates
-        (
-            "first",
-            np.int32,
-        ),  # templates [first, first + count); without any, the code of the reason why nothing is sent
-        ("count", np.int32),
+        ("h1", np.uint64),  # hash of key and context (``m3x.keyed_hash``); 0: a free slot
+        ("h2", np.uint64),
+        ("shard_hash", np.uint32),  # DERIVED: murmur3-32 of the id
+        ("form", np.uint16),  # DERIVED: number of the FORM; NOTHING: code of the reason why nothing is sent
+        ("block", np.uint16),  # the block of keys that has its key, modulo 2**16
+        ("record", np.uint32),  # STORED: where in the log, in words of 8 bytes
+        ("seen", np.uint8),  # the minute of the last sample, modulo 256
+        ("again", np.uint8),  # 1: it was seen more than once
+        ("kind", np.uint8),
+        ("before", np.uint8),  # DERIVED: labels before ``__m3``, or UNSORTED
     ]
 )
-"""One cached series: a row of the table, with its value in two."""
+"""One series. 32 bytes, of which a cache line has exactly two."""
 
-GENERATION = np.dtype(
+NOTHING, DERIVED, STORED = 0, 1, 2
+"""Kinds of entries: nothing is sent; one message with the id that the labels make, in a form; what a record of the log says."""
+
+FORM = np.dtype(
+    [("meta_at", np.uint32), ("meta_size", np.uint32), ("metric_type", np.uint8), ("untimed", np.uint8)], align=True
+)
+"""What a message has besides its id, with no annotation."""
+
+SEGMENT = np.dtype([("size", np.int64), ("count", np.int64), ("hand", np.int64)])
+"""Slots in use, entries, and where entries are given up next."""
+
+RECORD = np.dtype([("h1", np.uint64), ("h2", np.uint64), ("size", np.uint32), ("templates", np.uint32)])
+"""Head of a record of the log, then its ``METRIC_TEMPLATE`` rows, then their bytes; ``size`` of all, a multiple of 8. Ranges count
+from ``shared_bytes`` at the first of the bytes; metadatas below that are shared."""
+
+CACHE = np.dtype(
     [
-        *((name, HEAD[name]) for name in HEAD.names),
-        ("templates", np.uint64),  # address, of METRIC_TEMPLATE rows
-        ("hashes", np.uint64),  # address, of the uint32 hash of each template's id
-        ("template_count", np.int64),  # in use
-        ("max_entries", np.int64),
-        ("max_templates", np.int64),
-        ("arena_bytes", np.int64),  # room
+        ("secret", np.uint64),  # address, for ``m3x.keyed_hash``
+        ("segments", np.uint64),  # address of SEGMENT rows
+        ("entries", np.uint64),  # address of ENTRY rows, ``segment_slots`` for each segment
+        ("spare", np.uint64),  # address, room for the entries of a segment that is put in order
+        ("shift", np.uint64),  # the segment of an entry is h1 >> shift
+        ("segment_slots", np.int64),
+        ("segment_most", np.int64),  # entries of a segment
+        ("count", np.int64),  # entries
+        ("table_bytes", np.int64),  # slots in use
+        ("limit_bytes", np.int64),  # what table, log and keys may have together
+        ("other_bytes", np.int64),  # what keys and shared metadatas have
+        ("now", np.int64),  # minute
+        ("log", np.uint64),  # address
+        ("chunk_bytes", np.int64),
+        ("chunk_used", np.uint64),  # address, int64 of each chunk
+        ("chunks", np.int64),  # in use
+        ("most_chunks", np.int64),
+        ("chunk", np.int64),  # the one that is written
+        ("forms", np.uint64),  # address of FORM rows
+        ("shared_bytes", np.int64),  # the first bytes of the arena, with staged metadatas
+        ("arena", np.uint64),  # address, what templates refer to
+        ("arena_bytes", np.int64),
+        ("used", np.int64),
+        ("templates", np.uint64),  # address of METRIC_TEMPLATE rows
+        ("hashes", np.uint64),  # address, uint32 murmur3-32 of the id of each template
+        ("most_templates", np.int64),
+        ("template_count", np.int64),
+        ("keys", np.uint64),  # address, where keys of new entries are written down
+        ("keys_used", np.int64),
+        ("keys_count", np.int64),
+        ("block", np.int64),  # number of the block that they will be
+        ("forgotten", np.int64),  # entries that were given up
+        ("not_kept", np.int64),  # series for which there was no room
+        ("full", np.int64),  # 1: something was refused for want of room since this was cleared
     ]
 )
-"""A table's head, and where its templates are."""
+"""A cache: where its arrays are, and how full."""
 
-SHARED_BYTES = 1 << 18
-"""The first bytes of every arena hold the same staged metadatas in both generations."""
+STALE = 3
+"""Minutes without a sample, the one that runs included, after which an entry gives way to any other."""
+_FORGET = 60
+"""Minutes after which an entry is not worth that its segment grows."""
+_LOOK_AT = 24
+"""Slots that are looked at for an entry to give up."""
+_LEAST_SLOTS = 32
+_TRIES = 2
+"""Chunks that are put in order for one record."""
+KEY_HEAD = 12
+"""Bytes before each written key: its size (uint32) and context (uint64)."""
 
-generation_at = record_of(GENERATION)
-_entry_at = record_of(ENTRY)
-_template_at = record_of(METRIC_TEMPLATE)
-_TEMPLATE_BYTES = np.uint64(METRIC_TEMPLATE.itemsize)
-
-
-@njit(cache=True, nogil=True)
-def entry(generation, row):
-    """The entry of that number."""
-    return _entry_at(row_address(generation, row))
-
-
-@njit(cache=True, nogil=True)
-def template(generation, t):
-    """The template of that number."""
-    return _template_at(generation_at(generation).templates + np.uint64(t) * _TEMPLATE_BYTES)
+cache_at = record_of(CACHE)
+entry_at = record_of(ENTRY)
+form_at = record_of(FORM)
+record_at = record_of(RECORD)
+template_at = record_of(METRIC_TEMPLATE)
+_segment_at = record_of(SEGMENT)
+_ENTRY_BYTES = ENTRY.itemsize
+_SEGMENT_BYTES = np.uint64(SEGMENT.itemsize)
+_0, _8 = np.uint64(0), np.uint64(8)
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
@@ -86,38 +140,308 @@ def keys(series, n, context, key_at, key_size, contexts):
 
 
 @njit(cache=True, nogil=True)
-def find(generation, keys, first, count, misses):
-    """Looks keys up: fills ``first`` and ``count`` (int64) with template ranges, ``misses`` with rows not found; returns their number.
+def _segment(cache, h1):
+    c = cache_at(cache)
+    return _segment_at(c.segments + (h1 >> c.shift) * _SEGMENT_BYTES)
 
-    ``keys`` are ``m3x.table_kernels.Keys``, whose hashes are known afterwards.
+
+@njit(cache=True, nogil=True)
+def _slots(cache, h1):
+    """Where the slots of its segment begin."""
+    c = cache_at(cache)
+    return c.entries + (h1 >> c.shift) * np.uint64(c.segment_slots * _ENTRY_BYTES)
+
+
+@njit(cache=True, nogil=True)
+def _place(h1, size):
+    return np.int64(((h1 & _LOW) * np.uint64(size)) >> _32)
+
+
+@njit(cache=True, nogil=True)
+def home(cache, h1):
+    """Where an entry is looked for first."""
+    return _slots(cache, h1) + np.uint64(_place(h1, _segment(cache, h1).size) * _ENTRY_BYTES)
+
+
+@njit(cache=True, nogil=True)
+def probe(cache, h1, h2):
+    """The address of an entry, or 0."""
+    size = _segment(cache, h1).size
+    if size == 0:
+        return _0
+    slots = _slots(cache, h1)
+    at = _place(h1, size)
+    while True:
+        e = slots + np.uint64(at * _ENTRY_BYTES)
+        word = load64(e)
+        if word == h1 and load64(e + _8) == h2:
+            return e
+        if word == _0:
+            return _0
+        at += 1
+        if at == size:
+            at = 0
+
+
+@njit(cache=True, nogil=True)
+def age(cache, e):
+    """Minutes since the entry at an address was seen, modulo 256."""
+    return (cache_at(cache).now - np.int64(entry_at(e).seen)) & 255
+
+
+@njit(cache=True, nogil=True)
+def touch(cache, e):
+    """The entry at an address is seen."""
+    entry = entry_at(e)
+    now = np.uint8(cache_at(cache).now & 255)
+    if entry.seen != now or entry.again == 0:
+        entry.seen = now
+        entry.again = 1
+
+
+@njit(cache=True, nogil=True)
+def _move(target, source):
+    for k in range(0, _ENTRY_BYTES, 8):
+        store64(target + np.uint64(k), load64(source + np.uint64(k)))
+
+
+@njit(cache=True, nogil=True)
+def _take_out(cache, e):
+    """Takes the entry at an address out; what stands behind it is drawn closer."""
+    h1 = load64(e)
+    segment, slots = _segment(cache, h1), _slots(cache, h1)
+    size = segment.size
+    gap = np.int64(e - slots) // _ENTRY_BYTES
+    at = gap
+    while True:
+        at += 1
+        if at == size:
+            at = 0
+        other = slots + np.uint64(at * _ENTRY_BYTES)
+        word = load64(other)
+        if word == _0:
+            break
+        wanted = _place(word, size)
+        # It may stay if its place is behind the gap, going round.
+        if (gap < wanted <= at) if gap <= at else (wanted > gap or wanted <= at):
+            continue
+        _move(slots + np.uint64(gap * _ENTRY_BYTES), other)
+        gap = at
+    store64(slots + np.uint64(gap * _ENTRY_BYTES), _0)
+    segment.count -= 1
+    cache_at(cache).count -= 1
+
+
+@njit(cache=True, nogil=True)
+def _put(slots, size, source):
+    """Copies an entry to the first free slot from its place on; returns the address."""
+    at = _place(load64(source), size)
+    while load64(slots + np.uint64(at * _ENTRY_BYTES)) != _0:
+        at += 1
+        if at == size:
+            at = 0
+    e = slots + np.uint64(at * _ENTRY_BYTES)
+    _move(e, source)
+    return e
+
+
+@njit(cache=True, nogil=True)
+def _room_for_table(cache):
+    c = cache_at(cache)
+    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.chunks * c.chunk_bytes, c.limit_bytes // 8)
+
+
+@njit(cache=True, nogil=True)
+def _room_for_log(cache):
+    c = cache_at(cache)
+    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.table_bytes, c.limit_bytes // 8)
+
+
+@njit(cache=True, nogil=True)
+def _grow(cache, h1):
+    """Makes room in a segment: what was not seen for long goes, or it grows; False: neither."""
+    c, segment, slots = cache_at(cache), _segment(cache, h1), _slots(cache, h1)
+    old = segment.size
+    kept = 0
+    for at in range(old):
+        e = slots + np.uint64(at * _ENTRY_BYTES)
+        if load64(e) != _0 and age(cache, e) < _FORGET:
+            kept += 1
+    size = old
+    if 5 * (kept + 1) > 3 * old:
+        size = min(max(old + old // 4, _LEAST_SLOTS), c.segment_slots)
+        if size == old or c.table_bytes + (size - old) * _ENTRY_BYTES > _room_for_table(cache):
+            return False
+    taken = 0
+    for at in range(old):
+        e = slots + np.uint64(at * _ENTRY_BYTES)
+        if load64(e) != _0:
+            if age(cache, e) < _FORGET:
+                _move(c.spare + np.uint64(taken * _ENTRY_BYTES), e)
+                taken += 1
+            store64(e, _0)
+    c.forgotten += segment.count - taken
+    c.count -= segment.count - taken
+    c.table_bytes += (size - old) * _ENTRY_BYTES
+    segment.count = taken
+    segment.size = size
+    segment.hand = 0
+    for k in range(taken):
+        _put(slots, size, c.spare + np.uint64(k * _ENTRY_BYTES))
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _give_up(cache, h1):
+    """Takes one entry out of a segment; False: those at its hand are all wanted."""
+    c, segment, slots = cache_at(cache), _segment(cache, h1), _slots(cache, h1)
+    if segment.size == 0:
+        return False
+    once = _0
+    for _ in range(min(_LOOK_AT, segment.size)):
+        e = slots + np.uint64(segment.hand * _ENTRY_BYTES)
+        segment.hand = segment.hand + 1 if segment.hand + 1 < segment.size else 0
+        if load64(e) == _0:
+            continue
+        if age(cache, e) >= STALE:
+            once = e
+            break
+        if entry_at(e).again == 0 and once == _0:
+            once = e
+    if once == _0:
+        return False
+    _take_out(cache, once)
+    c.forgotten += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def insert(cache, h1, h2):
+    """The address of a new entry, seen once, whose ``kind`` and what belongs to it the caller fills in; 0: there is no room.
+
+    It is good until the next entry comes or goes.
     """
-    hash_keys(keys)
-    found = np.empty(len(misses), np.int64)
-    find_rows(generation, keys, found)
-    n_misses = 0
-    for i in range(len(found)):
-        if found[i] < 0:
-            misses[n_misses] = i
-            n_misses += 1
+    c, segment = cache_at(cache), _segment(cache, h1)
+    crowded = 4 * (segment.count + 1) > 3 * segment.size
+    if segment.count >= c.segment_most or (crowded and not _grow(cache, h1)):
+        c.full = 1
+        if not _give_up(cache, h1):
+            c.not_kept += 1
+            return _0
+    size = segment.size
+    slots = _slots(cache, h1)
+    at = _place(h1, size)
+    while load64(slots + np.uint64(at * _ENTRY_BYTES)) != _0:
+        at += 1
+        if at == size:
+            at = 0
+    e = slots + np.uint64(at * _ENTRY_BYTES)
+    entry = entry_at(e)
+    entry.h1 = h1
+    entry.h2 = h2
+    entry.seen = np.uint8(c.now & 255)
+    entry.again = 0
+    entry.block = np.uint16(c.block & 0xFFFF)
+    segment.count += 1
+    c.count += 1
+    return e
+
+
+@njit(cache=True, nogil=True)
+def write_down(cache, address, n, context):
+    """Appends a key to those that are written down; the caller has made sure of the room."""
+    c = cache_at(cache)
+    to = c.keys + np.uint64(c.keys_used)
+    store64(to, np.uint64(n))
+    store64(to + np.uint64(4), context)
+    copy_short(to + np.uint64(KEY_HEAD), address, np.uint64(n))
+    c.keys_used += KEY_HEAD + np.int64(n)
+    c.keys_count += 1
+
+
+@njit(cache=True, nogil=True)
+def _log_at(cache, position):
+    return cache_at(cache).log + np.uint64(position) * _8
+
+
+@njit(cache=True, nogil=True)
+def _used_of(cache, chunk):
+    return cache_at(cache).chunk_used + np.uint64(chunk) * _8
+
+
+@njit(cache=True, nogil=True)
+def _tidy(cache, chunk):
+    """Keeps of a chunk what is worth it."""
+    c = cache_at(cache)
+    begin = c.log + np.uint64(chunk * c.chunk_bytes)
+    end = np.int64(load64(_used_of(cache, chunk)))
+    kept = at = np.int64(0)
+    while at < end:
+        r = record_at(begin + np.uint64(at))
+        size = np.int64(r.size)
+        e = probe(cache, r.h1, r.h2)
+        if e != _0:
+            entry = entry_at(e)
+            if entry.kind == STORED and np.int64(entry.record) == (chunk * c.chunk_bytes + at) // 8:
+                if entry.again == 1 and age(cache, e) < STALE:
+                    # From the front, so that what is still to be read is never written over.
+                    for k in range(0, size, 8):
+                        store64(begin + np.uint64(kept + k), load64(begin + np.uint64(at + k)))
+                    entry.record = np.uint32((chunk * c.chunk_bytes + kept) // 8)
+                    kept += size
+                else:
+                    _take_out(cache, e)
+                    c.forgotten += 1
+        at += size
+    store64(_used_of(cache, chunk), np.uint64(kept))
+
+
+@njit(cache=True, nogil=True)
+def room_in_log(cache, size):
+    """Where in the log, in words, there is room for so many bytes, a multiple of 8; -1: nowhere."""
+    c = cache_at(cache)
+    if size > c.chunk_bytes:
+        return np.int64(-1)
+    for tried in range(_TRIES + 1):
+        if c.chunks > 0:
+            used = np.int64(load64(_used_of(cache, c.chunk)))
+            if used + size <= c.chunk_bytes:
+                store64(_used_of(cache, c.chunk), np.uint64(used + size))
+                return (c.chunk * c.chunk_bytes + used) // 8
+        if c.chunks < c.most_chunks and (c.chunks + 1) * c.chunk_bytes <= _room_for_log(cache):
+            c.chunk = c.chunks
+            c.chunks += 1
+            store64(_used_of(cache, c.chunk), _0)
+        elif c.chunks == 0 or tried == _TRIES:
+            break
         else:
-            first[i] = entry(generation, found[i]).first
-            count[i] = entry(generation, found[i]).count
-    return n_misses
+            c.full = 1
+            c.chunk = c.chunk + 1 if c.chunk + 1 < c.chunks else 0
+            _tidy(cache, c.chunk)
+    c.full = 1
+    return np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
-def enter(generation, half, address, n, context, first, count):
-    """Adds an entry for the key at ``address``, which is not there yet; the caller has made sure of the room."""
-    made = entry(generation, add(generation, half, address, n, context))
-    made.first = first
-    made.count = count
+def record_of_entry(cache, e):
+    """Where the record of the entry at an address is."""
+    return _log_at(cache, entry_at(e).record)
 
 
 @njit(cache=True, nogil=True)
-def insert(generation, keys, i, first, count):
-    """Adds an entry for key ``i``, which is not there yet; the caller has made sure of the room."""
-    buf, at, size, contexts, halves = keys
-    enter(generation, halves[i], base(buf) + np.uint64(at[i]), np.int64(size[i]), contexts[i], first, count)
+def survey(cache, first, last):
+    """Of the segments ``[first, last)``: how many entries they have, and how many of these were seen of late."""
+    c = cache_at(cache)
+    entries = fresh = 0
+    for s in range(first, last):
+        segment = _segment_at(c.segments + np.uint64(s) * _SEGMENT_BYTES)
+        slots = c.entries + np.uint64(s * c.segment_slots * _ENTRY_BYTES)
+        for at in range(segment.size):
+            e = slots + np.uint64(at * _ENTRY_BYTES)
+            if load64(e) != _0:
+                entries += 1
+                fresh += age(cache, e) < STALE
+    return entries, fresh
 
 
 @njit(cache=True, nogil=True)
@@ -155,77 +479,3 @@ def expand(
                 shards[k] = hashes[t] % np.uint32(num_shards)
                 k += 1
     return k
-
-
-@njit(cache=True, nogil=True)
-def _copy(old, at, new, n):
-    """Appends ``n`` bytes of the old arena to the new one; returns where they are there."""
-    to = generation_at(new)
-    begin = to.used
-    copy_short(to.arena + np.uint64(begin), generation_at(old).arena + np.uint64(at), np.uint64(n))
-    to.used = begin + np.int64(n)
-    return np.uint32(begin)
-
-
-@njit(cache=True, nogil=True)
-def has_room(generation, templates, nbytes):
-    """Whether one more entry, so many templates and bytes fit into it."""
-    g = generation_at(generation)
-    return (
-        g.count < g.max_entries and g.template_count + templates <= g.max_templates and g.used + nbytes <= g.arena_bytes
-    )
-
-
-@njit(cache=True, nogil=True)
-def _promote_template(old, t, new):
-    """Copies a template with its bytes. Staged metadatas in the first ``SHARED_BYTES`` are in both arenas."""
-    to = generation_at(new)
-    source, target = template(old, t), template(new, to.template_count)
-    target.meta_at = source.meta_at
-    target.meta_size = source.meta_size
-    if np.int64(source.meta_at) >= SHARED_BYTES:
-        target.meta_at = _copy(old, source.meta_at, new, source.meta_size)
-    target.metric_type = source.metric_type
-    target.untimed = source.untimed
-    target.id_size = source.id_size
-    target.id_at = _copy(old, source.id_at, new, source.id_size)
-    target.annotation_size = source.annotation_size
-    target.annotation_at = _copy(old, source.annotation_at, new, source.annotation_size)
-    moved = load32(generation_at(old).hashes + np.uint64(4 * t))
-    store32(to.hashes + np.uint64(4 * to.template_count), np.uint64(moved))
-    to.template_count += 1
-
-
-@njit(cache=True, nogil=True)
-def promote(old, new, keys, rows, first, count, left):
-    """Copies entries of ``rows`` from the old generation: ``(rows handled, rows left in left)``; it stops early for want of room."""
-    buf, key_at, key_size, contexts, halves = keys
-    n_left = 0
-    for j in range(len(rows)):
-        i = rows[j]
-        n = np.int64(key_size[i])
-        address = base(buf) + np.uint64(key_at[i])
-        known = probe(new, halves[i], address, n, contexts[i])
-        if known >= 0:
-            first[i] = entry(new, known).first
-            count[i] = entry(new, known).count
-            continue
-        e = probe(old, halves[i], address, n, contexts[i])
-        if e < 0:
-            left[n_left] = i
-            n_left += 1
-            continue
-        begin, copied = np.int64(entry(old, e).first), np.int64(entry(old, e).count)
-        need = n
-        for t in range(begin, begin + copied):
-            x = template(old, t)
-            need += np.int64(x.id_size) + np.int64(x.annotation_size) + np.int64(x.meta_size)
-        if not has_room(new, copied, need):
-            return j, n_left
-        # Without templates it is the reason for that.
-        first[i] = generation_at(new).template_count if copied > 0 else begin
-        count[i] = copied
-        for t in range(begin, begin + copied):
-            _promote_template(old, t, new)
-        enter(new, halves[i], address, n, contexts[i], first[i], copied)
-    return len(rows), n_left

@@ -3,8 +3,9 @@
 
 ``request_kernels``  the Prometheus WriteRequest → columns of series and samples
 ``symbol_kernels``   the request of Remote Write 2.0 → the same; columns → a WriteRequest
-``cache_kernels``    the cache of series: find, insert, promote; samples × templates → columns for the encoder
-``prepare_kernels``  the id of an ordinary gauge met for the first time
+``cache_kernels``    the table and the log of the cache of series; samples × templates → columns for the encoder
+``prepare_kernels``  the templates of series that are known, and of ordinary gauges met for the first time
+``id_kernels``       labels → ids
 ``interest_kernels`` whether a rule may match a series
 ``carbon_kernels``   carbon lines → columns
 ``limit_kernels``    how many and how long the labels of series are, and how many series there are
@@ -13,20 +14,32 @@
 import numpy as np
 
 from coordinator.write.cache_kernels import (
+    CACHE,
     ENTRY,
-    GENERATION,
-    SHARED_BYTES,
+    FORM,
+    KEY_HEAD,
+    SEGMENT,
+    STALE,
     expand,
-    find,
     hash_ids,
-    insert,
     keys,
-    promote,
+    survey,
 )  # fmt: skip
 from coordinator.write.carbon_kernels import carbon_lines
+from coordinator.write.id_kernels import label_spans
 from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
 from coordinator.write.limit_kernels import LONG_NAME, LONG_VALUE, MANY_LABELS, beyond, enter_series, keep_seen
-from coordinator.write.prepare_kernels import Plain, label_spans, prepare
+from coordinator.write.prepare_kernels import (
+    NO_FORM,
+    Keys,
+    Plain,
+    find,
+    missing,
+    prepare,
+    remember,
+    still_known,
+    write_again,
+)
 from coordinator.write.request_kernels import (
     BROKEN,
     DONE,
@@ -46,20 +59,20 @@ from coordinator.write.request_kernels import (
 )
 from coordinator.write.symbol_kernels import FULL_LABELS, FULL_SYMBOLS, SYMBOL, request_2, write_request
 from m3metrics.rows import METRIC_TEMPLATE
-from m3x.byte_table import ByteTable, place
-from m3x.table_kernels import Keys
+from m3x.byte_table import ByteTable
 
 __all__ = [
-    "BROKEN", "DONE", "END", "ENTRY", "EXEMPLARS", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES", "FULL_SYMBOLS", "GENERATION",
-    "HISTOGRAMS", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "OTHERS", "PRESENT", "SERIES_ROW", "SHARED_BYTES", "STARTED",
-    "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE",
-    "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids", "insert",
-    "interesting", "keep_seen", "keys", "label_spans", "prepare", "promote", "request", "request_2", "warm", "write_request",
+    "BROKEN", "CACHE", "DONE", "END", "ENTRY", "EXEMPLARS", "FORM", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES", "FULL_SYMBOLS",
+    "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PRESENT", "SEGMENT",
+    "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE",
+    "Keys", "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids",
+    "interesting", "keep_seen", "keys", "label_spans", "missing", "prepare", "remember", "request", "request_2", "still_known", "survey",
+    "warm", "write_again", "write_request",
 ]  # fmt: skip
 
 
 def warm() -> None:
-    """Compiles every public kernel for the dtypes that callers use, or loads it from the cache."""
+    """Compiles the public kernels, but for those of the cache (``series_cache.warm``), for the dtypes that callers use, or loads them."""
     buf = np.frombuffer(
         bytearray(b"\x0a\x14\x0a\x06\x0a\x01a\x12\x01b\x12\x0a\x09\0\0\0\0\0\0\0\0\x0ba 1 1\n"), np.uint8
     )
@@ -76,23 +89,14 @@ def warm() -> None:
     active = np.zeros(2, np.uint64)
     enter_series(active, np.zeros(2, np.bool_), buf[:0], series[:0], 1, np.zeros(0, np.bool_))
     keep_seen(active, np.zeros(2, np.bool_), active)
-    slots, entries, arena = np.zeros(16, np.uint64), np.zeros(8, ENTRY), np.zeros(512, np.uint8)
-    templates, hashes, head = np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32), np.zeros(1, GENERATION)
-    generation = place(head, slots, entries, arena)
-    head["templates"], head["hashes"] = templates.ctypes.data, hashes.ctypes.data
+    arena, templates, hashes = np.zeros(512, np.uint8), np.zeros(4, METRIC_TEMPLATE), np.zeros(4, np.uint32)
     first, count, left = ranges
-    columns = Keys(buf, at, size, contexts, np.zeros(1, np.uint32))
-    find(generation, columns, first, count, left)
     spans = np.zeros((4, 4), np.int64)
     label_spans(buf, 0, 0, spans)
     interest = ByteTable()
     asked = interest.address, np.full(1, END, np.int32), interest.address
     asked_context(0, WHOLE)
     interesting(buf, spans, 1, *asked)
-    # There is no room: nothing is prepared or copied.
-    prepare(generation, arena, columns, rows, Plain(0, 0, 1, *asked), spans, first, count, left)
-    promote(generation, generation, columns, rows, first, count, left)
-    insert(generation, columns, 0, 0, 1)
     hash_ids(arena, templates, 0, 1, hashes)
     series[0]["samples"] = 1
     count[0] = 1

@@ -39,7 +39,7 @@ OTHERS = 7
 Write 2.0 besides: created timestamps, and series whose labels cannot be told, with their samples."""
 
 
-_0, _1, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 8, 9, 16))
+_0, _1, _2, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 16))
 
 
 @njit(cache=True, nogil=True)
@@ -108,6 +108,17 @@ def _other(number, wire, a, e, row):
 
 
 @njit(cache=True, nogil=True)
+def _past_labels(a, e):
+    """The address behind the labels that begin at ``a``, as far as each has less than 128 bytes."""
+    while a + _1 < e and load8(a) == 0x0A:
+        size = np.uint64(load8(a + _1))
+        if size >= np.uint64(128) or a + size + _2 > e:
+            break
+        a += size + _2
+    return a
+
+
+@njit(cache=True, nogil=True)
 def _time_series(origin, a, e, row, times_ms, values, used):
     """Parses a TimeSeries into ``row`` and its samples from row ``used`` on; ``(status, samples used)``."""
     row.message_at = np.uint32(a - origin)
@@ -123,6 +134,13 @@ def _time_series(origin, a, e, row, times_ms, values, used):
     labels_at = a
     labels_end = a
     while a < e:
+        if labels_end in (labels_at, a):
+            end = _past_labels(a, e)
+            if end != a:
+                if labels_end == labels_at:
+                    labels_at = a
+                labels_end = a = end
+                continue
         at = a
         number, wire, a = field(at, e)
         if a == _0:

@@ -1,13 +1,22 @@
 """The series the write path has met: key bytes → what is sent of them, so that a repeated series costs no Python.
 
-Two generations of fixed size. Everything is looked up in the current one; what is only in the old one is copied over; when the
-current one is full it becomes the old one and the former old one is forgotten, the series longest not seen with it. Memory is
-reserved, not touched, until it is needed.
+Of a series whose id can be made of its labels alone, which are nearly all of them, the cache has 32 bytes: a hash of the labels instead of
+themselves, the hash of the id, and which *form* the rest of the message has; the id is written anew from the labels of each request, which
+are in the processor's cache anyway. Another one (several messages, an annotation, tags that rules or headers add, a path of carbon) has
+them in a log. The hash has 128 bits under a secret that each start draws: that two series are taken for one has a probability far below
+that of a broken machine (``m3x.keyed_hash`` says how far), whatever labels somebody sends.
+
+There are no generations and nothing is ever emptied for want of room: where a new series finds none, what was not seen for some minutes
+gives way to it, then what was seen only once; where all are wanted the new one is prepared each time it comes.
+
+Memory is reserved, not touched, until it is needed. Tables and their layouts: ``cache_kernels``.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from mmap import PAGESIZE
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +25,37 @@ from coordinator.downsample import TemplateSpec
 from coordinator.not_kept import Reason
 from coordinator.write import kernels
 from coordinator.write.interest import Interest
+from coordinator.write.key_log import KeyLog
+from m3metrics.metric import MetricType
 from m3metrics.rows import METRIC_TEMPLATE
-from m3x.byte_table import place
+from m3x.keyed_hash import secret
+from m3x.log import logger
 from m3x.reserve import release, reserve
-from m3x.table_kernels import Keys
 
-_METADATA_BYTES = kernels.SHARED_BYTES
+log = logger(__name__)
+
 _MAX_LABELS = 256
+_MAX_ROWS = 8192
+_MAX_TEMPLATES = 1 << 17
+"""Of one call."""
+_MAX_FORMS = 1 << 16
 _UNBOUNDED = 1 << 62
 _NO_INTEREST = Interest.none()
-_MAX_KNOWN_METADATAS = 4096
-"""Staged metadatas of one generation that are looked for before they are stored again."""
+_LEAST_BYTES = 1 << 20
+_LEAST_SHARED_BYTES = 1 << 18
+_MOST_SHARED_BYTES = 1 << 26
+_MOST_ARENA_BYTES = 1 << 30
+_ARENA_KEPT_BYTES = 1 << 23
+"""What calls have used is given back beyond it."""
+_MOST_LOG_BYTES = 8 << 32
+_CHUNK_BYTES = (1 << 14, 1 << 18)
+"""Least and most."""
+_SEGMENTS = (2, 1024)
+_SEGMENT_SLOTS = 4096
+"""Where there are fewer segments than there may be."""
+_SURVEYED = 16
+"""Segments that are counted for all."""
+_MINUTE_S = 60
 
 
 class SeriesTooLargeError(ValueError):
@@ -54,50 +83,11 @@ class Maker(Protocol):
         """What becomes of series ``row``."""
 
 
-class _Generation:
-    """The arrays of one generation; layouts in ``kernels``."""
-
-    def __init__(self, max_series: int, max_bytes: int) -> None:
-        self.slots = reserve(1 << (max_series * 2 - 1).bit_length(), np.uint64)
-        self.entries = reserve(max_series, kernels.ENTRY)
-        self.templates = reserve(max_series * 2, METRIC_TEMPLATE)
-        self.hashes = reserve(max_series * 2, np.uint32)
-        self.arena: NDArray[np.uint8] = reserve(max_bytes, np.uint8)
-        head = np.zeros(1, kernels.GENERATION)
-        self.address = place(head, self.slots, self.entries, self.arena)
-        """What kernels call a generation."""
-        head["templates"], head["hashes"] = self.templates.ctypes.data, self.hashes.ctypes.data
-        head["max_entries"], head["max_templates"] = len(self.entries), len(self.templates)
-        head["arena_bytes"] = len(self.arena)
-        # Columns of the one row, so that they can be set.
-        self.count, self.template_count, self.used = head["count"], head["template_count"], head["used"]
-        self.used[0] = _METADATA_BYTES
-        self.metadatas: dict[bytes, tuple[int, int]] = {}
-        """Where staged metadatas are that did not find room among the shared ones."""
-
-    def clear(self) -> None:
-        """Forgets everything and gives the memory back, except for the staged metadatas."""
-        # A power of two of 8-byte words, at least 8 KiB: whole pages, which read as zero afterwards.
-        release(self.slots, 0, len(self.slots))
-        release(self.arena, _METADATA_BYTES, len(self.arena))
-        self.count[0] = self.template_count[0] = 0
-        self.used[0] = _METADATA_BYTES
-        self.metadatas.clear()
-
-    def has_room(self, templates: int, nbytes: int) -> bool:
-        """Whether one more series with so many templates and bytes fits into it."""
-        return bool(
-            self.count[0] < len(self.entries)
-            and self.template_count[0] + templates <= len(self.templates)
-            and self.used[0] + nbytes <= len(self.arena)
-        )
-
-
 @dataclass(slots=True)
 class _Call:
     """What one ``resolve`` was asked, and its answer."""
 
-    keys: Keys
+    keys: kernels.Keys
     make: Maker
     plain: bytes | None
     plain_rows: NDArray[np.bool_] | None
@@ -111,74 +101,146 @@ class _Call:
 class SeriesCache:
     """Keys are byte ranges of a buffer plus a 64-bit context; see the module for what is remembered how long.
 
-    ``max_series`` and ``max_bytes`` bound both generations together.
+    ``max_bytes`` bounds its memory, ``max_series`` (0: nothing) how many it remembers. ``clock`` counts seconds.
     """
 
-    def __init__(self, max_series: int, max_bytes: int) -> None:
-        series, size = max(max_series // 2, 512), max(max_bytes // 2, 4 * _METADATA_BYTES)
-        self._current = _Generation(series, min(size, 0xFFFF_0000))
-        self._old = _Generation(series, min(size, 0xFFFF_0000))
+    def __init__(self, max_series: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        limit = max(max_bytes, _LEAST_BYTES)
+        self._clock = clock
+        self._limit = limit
+        self._head = head = np.zeros(1, kernels.CACHE)
+        self._address = np.uint64(head.ctypes.data)
+        # Columns of the one row, so that they can be set.
+        self._used, self._template_count, self._now = head["used"], head["template_count"], head["now"]
+        self._secret = secret()
+        head["secret"] = self._secret.ctypes.data
+        head["limit_bytes"] = limit
+        self._place_table(max_series)
+        self._chunk = min(max(limit // 64, _CHUNK_BYTES[0]), _CHUNK_BYTES[1]) // 8 * 8
+        most_chunks = min(limit, _MOST_LOG_BYTES) // self._chunk
+        self._log, self._chunk_used = reserve(most_chunks * self._chunk, np.uint8), np.zeros(most_chunks, np.int64)
+        head["log"], head["chunk_used"] = self._log.ctypes.data, self._chunk_used.ctypes.data
+        head["chunk_bytes"], head["most_chunks"] = self._chunk, most_chunks
+        self._shared = min(max(limit // 16, _LEAST_SHARED_BYTES), _MOST_SHARED_BYTES)
+        self._room = min(limit // 2, _MOST_ARENA_BYTES)
+        self.arena: NDArray[np.uint8] = reserve(self._shared + self._room, np.uint8)
+        """The bytes that the templates refer to."""
+        self.templates = reserve(_MAX_TEMPLATES, METRIC_TEMPLATE)
+        """``METRIC_TEMPLATE`` rows that ``resolve`` refers to; valid until the next ``resolve``."""
+        self.hashes = reserve(_MAX_TEMPLATES, np.uint32)
+        """murmur3-32 of the id of each template."""
+        self._forms = reserve(_MAX_FORMS, kernels.FORM)
+        head["arena"], head["templates"] = self.arena.ctypes.data, self.templates.ctypes.data
+        head["hashes"], head["forms"] = self.hashes.ctypes.data, self._forms.ctypes.data
+        head["arena_bytes"], head["shared_bytes"] = len(self.arena), self._shared
+        head["most_templates"] = _MAX_TEMPLATES
+        self._used[0] = self._shared
+        self._keys = KeyLog(head, self._room, _MAX_ROWS, limit)
         self._metadatas: dict[bytes, tuple[int, int]] = {}
         self._metadata_end = 0
+        self._form_numbers: dict[tuple[bytes, int, bool], int] = {}
         self._spans = np.zeros((_MAX_LABELS, 4), np.int64)
         self._generation = 0
+        self._full_since = -np.inf
+        """When it was full last."""
         self.any_untimed = False
         """Whether any template may be untimed."""
         self.built = 0
         """Series prepared since the start."""
-        self.rotations = 0
+
+    def _place_table(self, max_series: int) -> None:
+        head = self._head
+        slots = self._limit // kernels.ENTRY.itemsize
+        if max_series:
+            slots = min(slots, 2 * max_series)
+        segments = 1 << max(slots // _SEGMENT_SLOTS, 1).bit_length() - 1
+        segments = min(max(segments, _SEGMENTS[0]), _SEGMENTS[1])
+        per_segment = -(-slots // segments)
+        self._segments = np.zeros(segments, kernels.SEGMENT)
+        self._entries = reserve(segments * per_segment, kernels.ENTRY)
+        self._spare = reserve(per_segment, kernels.ENTRY)
+        head["segments"], head["entries"] = self._segments.ctypes.data, self._entries.ctypes.data
+        head["spare"] = self._spare.ctypes.data
+        head["shift"] = 64 - (segments.bit_length() - 1)
+        head["segment_slots"] = per_segment
+        head["segment_most"] = max(max_series // segments, 1) if max_series else per_segment * 3 // 4
 
     @property
     def max_rows(self) -> int:
         """Rows that one ``resolve`` may have."""
-        return min(8192, len(self._current.entries) // 2)
+        return _MAX_ROWS
 
     @property
     def max_key_bytes(self) -> int:
         """Key bytes that the rows of one ``resolve`` may have together."""
-        return (len(self._current.arena) - _METADATA_BYTES) // 4
+        return self._room // 4
 
     @property
     def series(self) -> int:
-        """Series remembered, those in both generations counted twice."""
-        return int(self._current.count[0] + self._old.count[0])
+        """Series remembered."""
+        return int(self._head["count"][0])
 
     @property
-    def templates(self) -> NDArray[Any]:
-        """``METRIC_TEMPLATE`` rows that ``resolve`` refers to; valid until the next ``resolve``."""
-        return self._current.templates
+    def forgotten(self) -> int:
+        """Series that gave way to others since the start."""
+        return int(self._head["forgotten"][0])
 
     @property
-    def hashes(self) -> NDArray[np.uint32]:
-        """murmur3-32 of the id of each template."""
-        return self._current.hashes
+    def not_kept(self) -> int:
+        """Times that there was no room to remember a series since the start."""
+        return int(self._head["not_kept"][0])
 
     @property
-    def arena(self) -> NDArray[np.uint8]:
-        """The bytes that the templates refer to."""
-        return self._current.arena
+    def size_bytes(self) -> int:
+        """Memory in use, but for what each call uses anew."""
+        head = self._head
+        return int(head["table_bytes"][0] + head["chunks"][0] * self._chunk) + self._other_bytes
+
+    @property
+    def _other_bytes(self) -> int:
+        return self._keys.size_bytes + self._metadata_end
+
+    def full(self) -> str | None:
+        """What to say if series that come have not found room of late."""
+        if self._clock() - self._full_since > kernels.STALE * _MINUTE_S:
+            return None
+        segments = len(self._segments)
+        # They are all alike: the series are spread over them by a hash.
+        entries, fresh = kernels.survey(self._address, 0, min(_SURVEYED, segments))
+        seen = round(self.series * fresh / max(entries, 1))
+        return (
+            f"the series cache is full: {self.series} series, about {seen} of them seen in the last minutes; those that do not fit "
+            "are prepared anew each time they come: raise writeCache.maxBytes (and writeCache.maxSeries, if it is given)"
+        )
 
     def expect(self, generation: int) -> None:
         """Forgets all series if what they map to has changed since, which another number says."""
         if generation == self._generation:
             return
         self._generation = generation
-        for one in (self._current, self._old):
-            one.clear()
+        release(self._entries, 0, len(self._entries))
+        # Of the last page release leaves what is there.
+        self._entries[-(PAGESIZE // kernels.ENTRY.itemsize) :] = 0
+        release(self._log, 0, len(self._log))
+        self._segments[:] = 0
+        for name in ("count", "table_bytes", "chunks", "chunk"):
+            self._head[name] = 0
+        self._keys.clear()
+        self._head["other_bytes"] = self._other_bytes
         self._metadatas.clear()
+        self._form_numbers.clear()
         self._metadata_end = 0
         self.any_untimed = False
 
     def metadata_range(self, metadatas: bytes) -> tuple[int, int]:
-        """Where in every arena these staged metadatas are: start and size."""
+        """Where in the arena these staged metadatas are: start and size."""
         found = self._metadatas.get(metadatas)
         if found is None:
             end = self._metadata_end + len(metadatas)
-            if end > _METADATA_BYTES:
-                raise TooManyMetadatasError(f"staged metadatas need more than {_METADATA_BYTES} bytes together")
+            if end > self._shared:
+                raise TooManyMetadatasError(f"staged metadatas need more than {self._shared} bytes together")
             found = (self._metadata_end, len(metadatas))
-            for generation in (self._current, self._old):
-                generation.arena[self._metadata_end : end] = np.frombuffer(metadatas, np.uint8)
+            self.arena[self._metadata_end : end] = np.frombuffer(metadatas, np.uint8)
             self._metadata_end = end
             self._metadatas[metadatas] = found
         return found
@@ -200,25 +262,23 @@ class SeriesCache:
         0 where ``make`` gave none.
 
         At most ``max_rows`` rows, their keys at most ``max_key_bytes``. Before anything is prepared ``check`` is called with the rows
-        that the current generation does not know; it may raise. Then a row that is not known at all is prepared in compiled code if
-        ``plain`` (the staged metadatas of ordinary gauges) is given, ``plain_rows`` (None: all) has it, it is not in ``interest``
-        (None: no series is) and its id and ``plain`` have at most ``largest`` bytes, else by ``make``, which may raise as well: nothing is
-        lost then but this call. Raises ``SeriesTooLargeError``.
+        that are not known; it may raise. Then a row is prepared in compiled code if ``plain`` (the staged metadatas of ordinary gauges)
+        is given, ``plain_rows`` (None: all) has it, it is not in ``interest`` (None: no series is) and its id and ``plain`` have at most
+        ``largest`` bytes, else by ``make``, which may raise as well: nothing is lost then but this call. Raises ``SeriesTooLargeError``.
         """
         rows = len(key_at)
-        keys = Keys(buf, key_at, key_size, contexts, np.empty(rows, np.uint32))
+        keys = kernels.Keys(buf, key_at, key_size, contexts, np.empty((rows, 2), np.uint64))
         call = _Call(
             keys, make, plain, plain_rows, check, interest or _NO_INTEREST, largest,
             np.zeros(rows, np.int64), np.zeros(rows, np.int64),
         )  # fmt: skip
-        for _ in range(3):
-            if self._attempt(call):
-                return call.first, call.count
-            self._rotate()
-        raise SeriesTooLargeError(
-            f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache of "
-            f"{2 * len(self._current.arena)} bytes; raise writeCache.maxBytes"
-        )
+        self._begin()
+        if not self._answer(call):
+            raise SeriesTooLargeError(
+                f"{rows} series with {int(key_size.sum())} bytes of labels do not fit into the series cache of "
+                f"{self._limit} bytes; raise writeCache.maxBytes"
+            )
+        return call.first, call.count
 
     def find(
         self,
@@ -227,63 +287,75 @@ class SeriesCache:
         key_size: NDArray[np.uint32],
         contexts: NDArray[np.uint64],
     ) -> NDArray[np.int64]:
-        """The rows that the current generation does not know."""
+        """The rows that are not known."""
         rows = len(key_at)
-        misses, scratch = np.empty(rows, np.int64), np.empty(rows, np.int64)
-        keys = Keys(buf, key_at, key_size, contexts, np.empty(rows, np.uint32))
-        return misses[: kernels.find(self._current.address, keys, scratch, scratch, misses)]
+        misses = np.empty(rows, np.int64)
+        keys = kernels.Keys(buf, key_at, key_size, contexts, np.empty((rows, 2), np.uint64))
+        return misses[: kernels.missing(self._address, keys, misses)]
 
     def remembered(self, after: int, limit: int) -> tuple[list[tuple[bytes, int]], int | None]:
         """Keys and contexts of at most ``limit`` series from place ``after`` on, and the place of the next ones; None: that was all.
 
-        A series in both generations comes twice; while series come and go, some may be left out.
+        While series come and go, one may be left out or come twice.
         """
-        counts = int(self._current.count[0]), int(self._old.count[0])
-        found = []
-        for at in range(after, min(after + limit, sum(counts))):
-            one, row = (self._current, at) if at < counts[0] else (self._old, at - counts[0])
-            entry = one.entries[row]
-            begin = int(entry["at"])
-            found.append((one.arena[begin : begin + int(entry["size"])].tobytes(), int(entry["context"])))
-        following = after + limit
-        return found, following if following < sum(counts) else None
+        return self._keys.known(after, limit)
 
-    def _attempt(self, call: _Call) -> bool:
-        """One pass over all rows; False: the generation is full."""
-        now, old = self._current, self._old
+    def _begin(self) -> None:
+        """Forgets the templates of the call before."""
+        used = int(self._used[0])
+        if used > self._shared + _ARENA_KEPT_BYTES:
+            release(self.arena, self._shared + _ARENA_KEPT_BYTES, used)
+        self._used[0] = self._shared
+        self._template_count[0] = 0
+        self._now[0] = int(self._clock() // _MINUTE_S)
+
+    def _answer(self, call: _Call) -> bool:
+        """One pass over all rows; False: there is no room for what is to be sent of them."""
         keys, first, count = call.keys, call.first, call.count
         misses = np.empty(len(first), np.int64)
-        n = kernels.find(now.address, keys, first, count, misses)
-        if n == 0:
-            return True
+        n = kernels.find(self._address, self.arena, keys, self._spans, first, count, misses)
+        if n <= 0:
+            return bool(n == 0)
         missing = misses[:n]
         if call.check is not None:
             call.check(missing)
-        left = np.empty(n, np.int64)
-        if old.count[0]:
-            done, n = kernels.promote(old.address, now.address, keys, missing, first, count, left)
-            if done < len(missing):
-                return False
-            missing, left = left[:n], np.empty(n, np.int64)
-        self.built += len(missing)
-        if call.plain is not None and len(missing):
+        self.built += n
+        if int(keys.size[missing].sum(dtype=np.int64)) > self._room:
+            return False
+        if call.plain is not None:
+            self.metadata_range(call.plain)
+            form = self._form(call.plain)
             plain_rows = call.plain_rows
             ordinary = missing if plain_rows is None else missing[plain_rows[missing]]
             others = missing[:0] if plain_rows is None else missing[~plain_rows[missing]]
-            asked = call.interest
-            plain = kernels.Plain(
-                *self.metadata_range(call.plain), call.largest, asked.tags, asked.lengths, asked.values
-            )
-            done, n = kernels.prepare(now.address, now.arena, keys, ordinary, plain, self._spans, first, count, left)
-            if done < len(ordinary):
+            asked, left = call.interest, np.empty(n, np.int64)
+            plain = kernels.Plain(form, call.largest, asked.tags, asked.lengths, asked.values)
+            n = kernels.prepare(self._address, self.arena, keys, ordinary, plain, self._spans, first, count, left)
+            if n < 0:
+                self._settle()
                 return False
             missing = np.sort(np.concatenate((others, left[:n])))
         seen: _Seen = {}
-        return all(self._make(int(i), call, seen) for i in missing)
+        try:
+            return all(self._make(int(i), call, seen) for i in missing)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """What is to be done after new series."""
+        self._keys.settle(self.series, short=self.size_bytes > self._limit * 7 // 8)
+        self._head["other_bytes"] = self._other_bytes
+        if self._head["full"][0]:
+            self._head["full"] = 0
+            self._full_since = self._clock()
+            log.warning_limited(
+                "the series cache is full", per_second=1 / _MINUTE_S, series=self.series, forgotten=self.forgotten,
+                not_kept=self.not_kept, max_bytes=self._limit,
+            )  # fmt: skip
 
     def _make(self, row: int, call: _Call, seen: _Seen) -> bool:
         """Prepares one row in Python; False: no room. ``seen``: what this call has made of which key."""
-        now, keys = self._current, call.keys
+        keys = call.keys
         at, size = int(keys.at[row]), int(keys.size[row])
         key = keys.buf[at : at + size].tobytes(), int(keys.contexts[row])
         # The same new series may stand twice in one call.
@@ -297,46 +369,64 @@ class SeriesCache:
             return True
         specs: Sequence[TemplateSpec] = () if isinstance(made, Reason) else made
         room = size + sum(len(spec.id) + len(spec.annotation) + len(spec.metadatas) for spec in specs)
-        if not now.has_room(len(specs), room):
+        begin = int(self._template_count[0])
+        if self._used[0] + room > len(self.arena) or begin + len(specs) > _MAX_TEMPLATES:
             return False
-        begin = int(now.template_count[0])
         for k, spec in enumerate(specs, begin):
             ident, metadatas, annotation = (
                 self._put(spec.id), self._put_metadatas(spec.metadatas), self._put(spec.annotation)
             )  # fmt: skip
-            now.templates[k] = (*ident, *metadatas, *annotation, spec.metric_type, spec.untimed)
+            self.templates[k] = (*ident, *metadatas, *annotation, spec.metric_type, spec.untimed)
             self.any_untimed |= spec.untimed
-        kernels.hash_ids(now.arena, now.templates, begin, begin + len(specs), now.hashes)
-        now.template_count[0] = begin + len(specs)
+        kernels.hash_ids(self.arena, self.templates, begin, begin + len(specs), self.hashes)
+        self._template_count[0] = begin + len(specs)
+        form = kernels.NO_FORM
         if not specs:
-            begin = made.code if isinstance(made, Reason) else 0
+            begin = form = made.code if isinstance(made, Reason) else 0
+        elif len(specs) == 1 and not specs[0].annotation:
+            form = self._form(specs[0].metadatas, specs[0].metric_type, specs[0].untimed)
         call.first[row], call.count[row] = seen[key] = begin, len(specs)
-        kernels.insert(now.address, keys, row, begin, len(specs))
+        kernels.remember(self._address, self.arena, keys, row, begin, len(specs), form, self._spans)
         return True
 
+    def _form(self, metadatas: bytes, metric_type: int = MetricType.GAUGE, untimed: bool = False) -> int:
+        """The number of a form; ``NO_FORM``: there is no room for another."""
+        key = metadatas, int(metric_type), untimed
+        number = self._form_numbers.get(key)
+        if number is None:
+            if len(self._form_numbers) == _MAX_FORMS or not self._may_share(metadatas):
+                return kernels.NO_FORM
+            number = self._form_numbers[key] = len(self._form_numbers)
+            self._forms[number] = (*self.metadata_range(metadatas), metric_type, untimed)
+        return number
+
+    def _may_share(self, metadatas: bytes) -> bool:
+        """A quarter is left for ``metadata_range``."""
+        return metadatas in self._metadatas or self._metadata_end + len(metadatas) <= self._shared * 3 // 4
+
     def _put_metadatas(self, metadatas: bytes) -> tuple[int, int]:
-        """Shared while there is room (a quarter is left for ``metadata_range``); then in this generation, as rollups into other
-        rollups have metadatas of their own for nearly every series."""
-        if metadatas in self._metadatas or self._metadata_end + len(metadatas) <= _METADATA_BYTES * 3 // 4:
-            return self.metadata_range(metadatas)
-        known = self._current.metadatas
-        found = known.get(metadatas)
-        if found is None:
-            if len(known) >= _MAX_KNOWN_METADATAS:
-                known.clear()
-            found = known[metadatas] = self._put(metadatas)
-        return found
+        """Shared while there is room; then with the series, as rollups into other rollups have metadatas of their own for nearly every
+        series."""
+        return self.metadata_range(metadatas) if self._may_share(metadatas) else self._put(metadatas)
 
     def _put(self, data: bytes) -> tuple[int, int]:
-        now = self._current
-        at = int(now.used[0])
+        at = int(self._used[0])
         if not data:
             return at, 0
-        now.arena[at : at + len(data)] = np.frombuffer(data, np.uint8)
-        now.used[0] = at + len(data)
+        self.arena[at : at + len(data)] = np.frombuffer(data, np.uint8)
+        self._used[0] = at + len(data)
         return at, len(data)
 
-    def _rotate(self) -> None:
-        self._current, self._old = self._old, self._current
-        self._current.clear()
-        self.rotations += 1
+
+def warm() -> None:
+    """Compiles the kernels of the cache, or loads them from the cache of kernels."""
+    cache = SeriesCache(0, _LEAST_BYTES)
+    key = np.frombuffer(bytearray(b"\x0a\x06\x0a\x01a\x12\x01b.."), np.uint8)
+    at, contexts = np.array([0, 8], np.uint32), np.zeros(2, np.uint64)
+    size = np.array([8, 2], np.uint32)
+    for _ in range(2):
+        cache.resolve(key, at, size, contexts, lambda _: [TemplateSpec(b"a", b"m", annotation=b"n")], b"m")
+    cache.find(key, at, size, contexts)
+    cache.remembered(0, 1)
+    kernels.survey(cache._address, 0, 1)
+    kernels.write_again(cache._address, np.zeros(0, np.uint8), 0)
