@@ -17,6 +17,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``output``      what commands print
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory
+``keyed_hash``  a hash of 128 bits under a secret, for tables that keep it instead of the key
 ``process``     parent death, command line, open files, CPU and memory of a process
 ``service_manager``  what systemd is told
 ``retry``       M3's backoff rule

@@ -10,7 +10,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
                          beside large bodies; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
-``series_cache``         makes repeated series cheap; ``interest`` says which ones rules have to be asked about
+``series_cache``         makes repeated series cheap, ``key_log`` has their labels; ``interest`` says which ones rules are asked about
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
@@ -18,7 +18,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``symbol_kernels``, ``cache_kernels``, ``prepare_kernels``,
-                         ``interest_kernels``, ``carbon_kernels``, ``limit_kernels``
+                         ``id_kernels``, ``interest_kernels``, ``carbon_kernels``, ``limit_kernels``
 
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """

@@ -419,7 +419,7 @@ POSTS = {
     "too-many-labels": Post(body(GOOD, series("up", 1.0, labels=MANY)), says="too many tags to encode"),
     "long-label": Post(body(GOOD, series("up", 1.0, labels=[("k", "x" * 65_536)])), says="label literal is too long"),
     "too-large": Post(body(GOOD, LARGE), says="are sent at most 1048576"),
-    "larger-than-cache": Post(body(GOOD, LARGE), says="raise writeCache.maxBytes", set_up=SetUp(cache_bytes=4 << 20)),
+    "larger-than-cache": Post(body(GOOD, LARGE), says="raise writeCache.maxBytes", set_up=SetUp(cache_bytes=1 << 20)),
     "larger-than-buffer": Post(
         body(series("up", *[1.0] * 100)),
         says="the buffer towards the aggregators has room for 9000",
