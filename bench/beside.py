@@ -5,7 +5,8 @@
 All get the file of M3's how-to (``configs/m3aggregator.yml``) with other addresses, an etcd with one placement that is cut over and both
 topics, and one consumer of their output that acknowledges at once. Every turn is a process of its own: some seconds of load first, in
 which series are made, then ``--seconds`` of the same load measured, as fast as it is acknowledged. Figures are CPU of all processes of
-the instance. ``{config}`` in the command of a rival is the one file that it is to load; ours has its journal on, unless ``--journal off``.
+the instance. ``{config}`` in the command of a rival is the one file that it is to load, ``{directory}`` one for its own; ours has its
+journal on, unless ``--journal off``.
 """
 
 import argparse
@@ -91,7 +92,7 @@ class _Rival(_Instance):
         config = folder / f"{name}.yml"
         config.write_text(yaml.safe_dump(whole, sort_keys=False))
         _place(kv, name, msg, output)
-        words = [word.format(config=config) for word in shlex.split(command)]
+        words = [word.format(config=config, directory=folder) for word in shlex.split(command)]
         self._name = name
         self._process = Process(name, words, folder / f"{name}.log", env={"M3AGGREGATOR_HOST_ID": name})
         try:
@@ -139,7 +140,7 @@ def _turn(
         finally:
             one.stop()
     finally:
-        kv.server.stop()
+        kv.server.kill()
 
 
 def main(values: list[str]) -> int:

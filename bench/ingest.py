@@ -43,8 +43,9 @@ class SinkProcess:
     def close(self) -> None:
         """Ends it."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        with self._process:
+            self._process.stdin.close()
+            self._process.wait(10)
 
 
 def arguments(command: str, values: list[str]) -> argparse.Namespace:
