@@ -19,9 +19,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor: the front ends with it."""
     log_level: str = "info"
 
-    credit_bytes: int = 16 * MIB
-    """Bytes that a worker may hold without having acked them: 20 to 50 ms of its work. They are in memory twice, here and there, and
-    a third time while a snapshot is written; what waits for credit is here only."""
+    credit_bytes: int = 32 * MIB
+    """Bytes that a worker may hold without having acked them."""
     waiting_bytes: int = 64 * MIB
     """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
     stall_ns: int = 2 * SECOND_NS
