@@ -5,13 +5,27 @@ A replay of 20,000 messages costs a few column copies and one ``sendall``. Acks 
 
 import argparse
 import contextlib
+import itertools
 import json
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 from bench.messages import KINDS, METADATA_SIZE, Frames, build
+
+
+def waits(sent_at: list[float], acked_at: list[tuple[float, int]], size: int) -> Iterator[tuple[float, float]]:
+    """From when to when messages waited and no ack came.
+
+    ``sent_at``: when each replay of ``size`` messages began to be sent; ``acked_at``: when acks came, and how many messages were
+    acknowledged then. Behind the last ack of a replay nothing waits before the next one begins.
+    """
+    for (one, acked), (other, _) in itertools.pairwise(acked_at):
+        replays, rest = divmod(acked, size)
+        idle = rest == 0 and replays < len(sent_at)
+        yield max(one, sent_at[replays]) if idle else one, other
 
 
 class Connection:
@@ -24,8 +38,10 @@ class Connection:
         self.replays = 0
         self.acked = 0
         self.failed = ""
-        self.acked_at: list[float] = []
-        """When acks came (monotonic seconds)."""
+        self._sent_at: list[float] = []
+        """When each replay began to be sent (monotonic seconds)."""
+        self._acked_at: list[tuple[float, int]] = []
+        """When acks came, and how many messages were acknowledged then."""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -46,6 +62,7 @@ class Connection:
         began = time.monotonic()
         while time.monotonic() < until and (not replays or self.replays < replays):
             self._frames.stamp(time.time_ns())
+            self._sent_at.append(time.monotonic())
             try:
                 self._socket.sendall(self._frames.matrix)
             except OSError as error:
@@ -54,6 +71,10 @@ class Connection:
             self.replays += 1
             while rate and self.sent > rate * (time.monotonic() - began) and time.monotonic() < until:
                 time.sleep(0.005)
+
+    def gaps(self) -> Iterator[tuple[float, float]]:
+        """``waits`` of this connection (monotonic seconds)."""
+        return waits(self._sent_at, self._acked_at, len(self._frames.matrix))
 
     def _read(self) -> None:
         rest = b""
@@ -66,7 +87,7 @@ class Connection:
             if not data:
                 self.failed = self.failed or "connection closed by the server"
                 return
-            self.acked_at.append(time.monotonic())
+            now = time.monotonic()
             data, at = rest + data, 0
             while at + 4 <= len(data):
                 size = int.from_bytes(data[at : at + 4], "big")
@@ -76,6 +97,7 @@ class Connection:
                 self.acked += size // (METADATA_SIZE + 2)
                 at += 4 + size
             rest = data[at:]
+            self._acked_at.append((now, self.acked))
 
 
 def main() -> int:
