@@ -220,7 +220,7 @@ class Coordinator:
             )
         )
         files = overlaid(config, sections, folder / "overlay.yml")
-        self._command = module_command("coordinator", *files, "--data-dir", str(folder / "data"))
+        self._command = module_command("coordinator", *files, "--workers", "1", "--data-dir", str(folder / "data"))
         self.ingest = self._ports[3]
         self.process = self._start()
         self.killed_at: list[float] = []

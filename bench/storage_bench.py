@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
     file = folder / "m3coordinator.yml"
     listening = [int(drain.stdout.readline()) for drain in drains if drain.stdout is not None]
     file.write_text(json.dumps(_config((ports[0], ports[1], ports[2]), options.sink, listening, options.samples)))
-    command = module_command("coordinator", "-f", str(file), "--data-dir", str(folder / "data"))
+    command = module_command("coordinator", "-f", str(file), "--workers", "1", "--data-dir", str(folder / "data"))
     process = Process("coordinator", command, folder / "coordinator.log")
     try:
         process.wait_for_http(f"http://127.0.0.1:{ports[0]}/health", 120)

@@ -1,6 +1,7 @@
-"""What a sample costs a whole coordinator by the protocol that it is sent in: CPU of its process from the socket to the aggregators' acks.
+"""What a sample costs a whole coordinator by the protocol that it is sent in: CPU of its processes from socket to the aggregators' acks.
 
     scripts/bench write [--protocol 1.0|2.0|otlp|otlp-json|influx|json|carbon …] [--series 2000] [--connections 4] [--seconds 4] [--turns 2]
+                        [--workers 1]
 
 One coordinator is loaded by each protocol in turn, by all of them if none is named. A request has one sample for each of ``--series`` known
 series of eight labels (JSON: one sample; carbon: lines of four parts); OTLP's are monotonic sums, lines of InfluxDB have four fields. The
@@ -122,13 +123,14 @@ def _lines(aggregator: Aggregator, samples: int) -> Send:
     """Sends lines, no more than are taken."""
     sent, before = 0, aggregator.messages
 
-    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> bool:
         nonlocal sent
         sent += samples
         writer.write(body)
         await writer.drain()
         while aggregator.messages - before < sent - _LINES_AHEAD:  # noqa: ASYNC110 - counted in a handler
             await asyncio.sleep(0.002)
+        return False
 
     return send
 
@@ -163,9 +165,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one turn")
     parser.add_argument("--turns", type=int, default=2, help="of each")
+    parser.add_argument("--workers", type=int, default=1, help="processes that take writes")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="bench-write-"))
-    coordinator = Loaded("buffered", folder, {"writes": {"ack": "buffered"}})
+    coordinator = Loaded("buffered", folder, {"writes": {"ack": "buffered"}}, workers=options.workers)
     try:
         loads = {protocol: _load(protocol, options.series) for protocol in options.protocol or _PROTOCOLS}
         asyncio.run(_measure(folder, coordinator, loads, options))

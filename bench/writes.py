@@ -1,6 +1,6 @@
-"""What a remote write costs a whole coordinator: CPU of its process from HTTP to the aggregators' acks, by when it is answered.
+"""What a remote write costs a whole coordinator: CPU of its processes from HTTP to the aggregators' acks, by when it is answered.
 
-    scripts/bench writes [--series 2000] [--connections 16] [--seconds 4] [--turns 4]
+    scripts/bench writes [--series 2000] [--connections 16] [--seconds 4] [--turns 4] [--workers 1]
 
 Two coordinators, one with ``writes: {ack: aggregated}``, are loaded in turn: every connection sends requests of one sample for each of
 ``--series`` known series (eight labels), the next one when it has its answer. The aggregator is a consumer in this process that acks at
@@ -21,7 +21,7 @@ from lab.cluster import LOCAL, coordinator_overlay, member, overlaid, write_clus
 from lab.http import get
 from lab.kv import kv_of
 from lab.ports import free_ports
-from lab.processes import Process, module_command
+from lab.processes import Process, family, module_command
 from lab.waiting import wait_until
 
 from bench.rules_bench import requests
@@ -30,8 +30,8 @@ from m3x.process import cpu_seconds
 
 __all__ = ["Aggregator", "Loaded", "Send", "main", "measure", "posting", "serving"]
 
-Send = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
-"""Sends a body over a connection."""
+Send = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[bool]]
+"""Sends a body over a connection; whether the server wants that closed."""
 
 _REMOTE_WRITE = "/api/v1/prom/remote/write"
 _NUM_SHARDS = 64
@@ -52,10 +52,15 @@ class Aggregator:
 
 
 class Loaded:
-    """A coordinator process. ``overlay``: sections of its file; ``env``: of its process."""
+    """A coordinator. ``overlay``: sections of its file; ``env``: of its process; ``workers``: how many processes take writes."""
 
     def __init__(
-        self, name: str, folder: Path, overlay: Mapping[str, Any], env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        folder: Path,
+        overlay: Mapping[str, Any],
+        env: Mapping[str, str] | None = None,
+        workers: int = 1,
     ) -> None:
         self.name = name
         self.latencies_s: list[float] = []
@@ -69,7 +74,9 @@ class Loaded:
         sections = coordinator_overlay(
             (ports[0], ports[1], ports[2], ports[3]), kv_of("embedded", folder).section("c"), place
         )
-        files = overlaid(LOCAL / "m3coordinator.yml", {**sections, **overlay}, place / "overlay.yml")
+        files = overlaid(
+            LOCAL / "m3coordinator.yml", {**sections, "workers": workers, **overlay}, place / "overlay.yml"
+        )
         command = module_command("coordinator", *files, "--data-dir", str(place))
         self.process = Process(name, command, place / "log", env=env)
 
@@ -91,7 +98,7 @@ class Loaded:
     ) -> None:
         """Loads it for so long. ``series``: messages that a body makes; ``send``: how it is sent, a remote write if there is none."""
         send = send or posting(_REMOTE_WRITE)
-        cpu, before, sent = cpu_seconds(self.process.pid), aggregator.messages, 0
+        cpu, before, sent = self._cpu(), aggregator.messages, 0
         until = time.monotonic() + seconds
 
         async def connection(first: int) -> int:
@@ -99,7 +106,9 @@ class Loaded:
             n = 0
             while time.monotonic() < until:
                 started = time.monotonic()
-                await send(reader, writer, bodies[(first + n) % len(bodies)])
+                if await send(reader, writer, bodies[(first + n) % len(bodies)]):
+                    writer.close()
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
                 self.latencies_s.append(time.monotonic() - started)
                 n += 1
             writer.close()
@@ -109,9 +118,13 @@ class Loaded:
         async with asyncio.timeout(_AT_MOST_UNACKED_S):
             while aggregator.messages < before + sent * series:  # noqa: ASYNC110 - counted in a handler
                 await asyncio.sleep(0.005)
-        self.cpu_s += cpu_seconds(self.process.pid) - cpu
+        self.cpu_s += self._cpu() - cpu
         self.requests += sent
         self.samples += sent * series
+
+    def _cpu(self) -> float:
+        """Of all of its processes."""
+        return sum(map(cpu_seconds, family(self.process.pid)))
 
     def report(self) -> str:
         """One line."""
@@ -127,17 +140,19 @@ class Loaded:
 def posting(path: str, media: str = "application/x-protobuf") -> Send:
     """Sends bodies over HTTP, and waits for their answers."""
 
-    async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+    async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> bool:
         head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         status = await reader.readline()
-        size = 0
+        size, closes = 0, False
         while (line := await reader.readline()) != b"\r\n":
             if line.lower().startswith(b"content-length:"):
                 size = int(line.split(b":")[1])
+            closes = closes or line.lower().startswith(b"connection: close")
         text = await reader.readexactly(size)
         if b" 200 " not in status and b" 204 " not in status:
             raise SystemExit(f"{status.decode().strip()}: {text.decode()}")
+        return closes
 
     return post
 
@@ -178,9 +193,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one turn")
     parser.add_argument("--turns", type=int, default=4, help="of each")
+    parser.add_argument("--workers", type=int, default=1, help="processes that take writes")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="bench-writes-"))
-    coordinators = [Loaded(ack, folder, {"writes": {"ack": ack}}) for ack in ("buffered", "aggregated")]
+    coordinators = [
+        Loaded(ack, folder, {"writes": {"ack": ack}}, workers=options.workers) for ack in ("buffered", "aggregated")
+    ]
     try:
         asyncio.run(measure(folder, coordinators, options))
     finally:

@@ -3,6 +3,7 @@
 Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``explain_rules`` its dry run, ``config`` its file.
 
 ``write``       takes remote write and carbon; ``prompb`` has the messages of Prometheus
+``writers``     processes that do so, where there are several; ``writing`` what each of them has, ``preload`` what they are forked with
 ``downsample``  decides what is sent to the aggregators
 ``child``       the aggregator inside, where the file names none
 ``ingest``      takes aggregated metrics from the aggregators
@@ -19,3 +20,8 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 
 Never imports ``aggregator``.
 """
+
+from m3x import process
+
+# Before numpy is imported anywhere: a process with threads cannot be forked, and write processes are.
+process.start_no_threads()

@@ -9,6 +9,7 @@ from typing import Any
 
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.config.m3db import DynamicClusterConfig
+from coordinator.config.workers import worker_count
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.explain import MetricTextError, explain, parse_metric, render
 from coordinator.downsample.policies import storage_judge
@@ -21,6 +22,7 @@ from m3metrics.errors import MetricsError
 from m3x import log, process
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
+from m3x.processes import Zygote
 from m3x.tls import ClientTLS, ServerTLS, TLSError
 from m3x.version import VERSION
 
@@ -78,8 +80,17 @@ def _parser() -> argparse.ArgumentParser:
         help="with --explain-rules: a changed rule set as JSON, as GET /api/v1/rules/sets gives them, in the place of the one that "
         "its namespace has in KV; may be repeated",
     )
+    parser.add_argument(
+        "--workers", type=_positive, default=0, metavar="N", help="processes that take writes (default: workers, CPUs)"
+    )
     parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of at least 1")
+    return int(text)
 
 
 def _obstacles(loaded: Loaded[CoordinatorConfig]) -> list[str]:
@@ -214,6 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)
+    process.raise_open_files()
+    workers = worker_count(loaded.value, options.workers)
+    zygote = None
+    if workers > 1:
+        zygote = Zygote("coordinator.preload")
+        # Before the first thread and the first socket.
+        zygote.fork()
     # Imported late: --help and --check-config need no compiled loops.
     from coordinator.service import ServiceError, serve  # noqa: PLC0415
 
@@ -222,9 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.debug("keys without effect", keys=loaded.meaningless)
     for warning in loaded.value.in_vain:
         logger.warning(warning)
-    process.raise_open_files()
     try:
-        asyncio.run(serve(loaded.value, options.data_dir, loaded.places))
+        asyncio.run(serve(loaded.value, options.data_dir, loaded.places, zygote, workers))
     except ServiceError as error:
         complain(f"m3coordinator: {error}")
         return 1

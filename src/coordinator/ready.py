@@ -1,6 +1,6 @@
 """``GET /ready``: M3's lists of namespaces that can be read and written, and our reasons (docs/m3/coordinator.md, routes)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -50,7 +50,8 @@ class Readiness:
         """Why writes are refused now, or wait; one line each. Empty: they do not."""
         refusal = self._topic.refusal() if self._topic is not None else None
         obstacle = self._obstacle() if self._obstacle is not None else None
-        return [*(reason for reason in (obstacle, refusal) if reason is not None), *self._more_reasons()]
+        found = [*(reason for reason in (obstacle, refusal) if reason is not None), *self._more_reasons()]
+        return list(dict.fromkeys(found))
 
     def problems(self, writes: bool = True) -> list[str]:
         """What is wrong although the coordinator serves. Of writes, while they are accepted: the KV silent, consumers not usable, shard
@@ -59,7 +60,8 @@ class Readiness:
             return self._more_problems()
         trouble = self._store.trouble()
         producer = self._producer.problems() if self._producer is not None else []
-        return [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._more_problems()]
+        found = [*([trouble] if trouble is not None else []), *producer, *self._unreached(), *self._more_problems()]
+        return list(dict.fromkeys(found))
 
     def _unreached(self) -> list[str]:
         """Consumers that cannot be connected to: what is meant for them waits, and is dropped when its buffer is full."""
@@ -99,8 +101,8 @@ def _describe(namespace: Namespace) -> dict[str, Any]:
     return {"id": namespace.name, "attributes": attributes}
 
 
-def ready_route(readiness: Readiness) -> Route:
-    """The route; query parameters ``reads`` and ``writes`` leave one side unasked."""
+def ready_route(readiness: Readiness, refresh: Callable[[], Awaitable[None]] | None = None) -> Route:
+    """The route; query parameters ``reads`` and ``writes`` leave one side unasked. ``refresh``: asks others first."""
 
     async def ready(request: Request) -> Response:
         asked = {}
@@ -109,6 +111,8 @@ def ready_route(readiness: Readiness) -> Route:
                 asked[name] = parse_bool(request.query_params.get(name, "true"))
             except ValueError as error:
                 raise APIError(400, str(error)) from error
+        if refresh is not None:
+            await refresh()
         status, body = readiness.document(asked["writes"])
         return JSONResponse(body, status)
 

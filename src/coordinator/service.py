@@ -10,23 +10,22 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from coordinator.api import admin_routes, not_found, routes_route
-from coordinator.child import SEVERAL, Inside, child_routes, inside, producer_options
+from coordinator.child import SEVERAL, Inside, child_routes, inside
 from coordinator.config import CoordinatorConfig, IngestConfig
 from coordinator.config.ingest import NO_NAMESPACE_GRACE_NS
-from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
-from coordinator.downsample.kv_rules import KVRules, RuleInitError, RuleWatcher, create_namespaces
+from coordinator.config.workers import ALL
+from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.downsample.kv_rules import RuleInitError
 from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
 from coordinator.downsample.routes import rule_sets_route, rules_routes
-from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.namespaces import NamespacesNow
 from coordinator.reading import reading_routes
@@ -37,43 +36,36 @@ from coordinator.storage import Storage, open_storage
 from coordinator.store import StoreError
 from coordinator.warmup import warm
 from coordinator.write import (
-    Acks,
     CarbonIngester,
     CarbonServer,
     DirectStore,
     Door,
-    Forwarding,
     IngestTopic,
-    Limiter,
-    RemoteWriter,
     SeriesCache,
-    remembered_routes,
-    remote_write_routes,
-    sender_routes,
 )
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
+from coordinator.write.remembered import Page, Remembered, remembered_route
+from coordinator.writers.fleet import Fleet, Owner
+from coordinator.writers.options import LONGEST_RUN_DIRECTORY
+from coordinator.writers.series import paged
+from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3cluster.following import follow
-from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE, placement_key
-from m3msg.producer import Producer
-from m3x.config import Places, parse_address
-from m3x.instrument import Registry, Scope
+from m3cluster.keys import DEFAULT_ZONE, placement_key
+from m3x.config import ConfigError, Places, parse_address
+from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.process import few_open_files
+from m3x.processes import Zygote, run_directory
 from m3x.segments import SegmentError
 from m3x.service_manager import ServiceManager
 from m3x.tls import ServerTLS, TLSError
 from m3x.web import metrics_app
 from m3x.web import serve as serve_http
 
-DRAIN_S = 10.0
-"""How long the end waits for the aggregators' acks of what the producer still holds."""
-AWAY_S = 5.0
-"""An instance that has had no connection for so long then is not waited for; one that is started again is back sooner."""
+__all__ = ["Coordinator", "ServiceError", "StartError", "running", "serve"]
 
-_REMOTE_WRITE = {"handler": "remote-write"}
-"""Tags of its figures."""
 _START_ERRORS = (
     kv.KVError, StoreError, SegmentError, RecordError, TLSError, RuleInitError, CarbonRulesError, OSError,
 )  # fmt: skip
@@ -81,16 +73,15 @@ _START_ERRORS = (
 log = logger(__name__)
 
 
-class ServiceError(Exception):
-    """The coordinator cannot go on; the message says why."""
-
-
 class StartError(ServiceError):
     """The coordinator cannot start; the message says why and what to do."""
 
 
-async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None = None) -> None:
-    """Runs until SIGTERM or SIGINT; ``places`` are those of the configuration's sections.
+async def serve(
+    config: CoordinatorConfig, data_dir: Path, places: Places, zygote: Zygote | None = None, workers: int = 1
+) -> None:
+    """Runs until SIGTERM or SIGINT; ``places`` are those of the configuration's sections. ``zygote``: what ``workers`` write processes are
+    forked from; None: this process takes writes itself.
 
     Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without.
     """
@@ -101,7 +92,11 @@ async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None
         loop.add_signal_handler(number, stop.set)
     # Nothing is listened on yet, so that no first sample waits for it; after scripts/run this only loads what numba keeps.
     await asyncio.to_thread(warm, lambda step: log.debug("preparing kernels", part=step))
-    async with running(config, data_dir, places) as coordinator:
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = None
+        if zygote is not None:
+            fleet = await _fleet(stack, zygote, config, data_dir, places, workers)
+        coordinator = await stack.enter_async_context(running(config, data_dir, places, fleet))
         log.info("the coordinator is up")
         async with manager.told(coordinator.in_short):
             await coordinator.wait(stop)
@@ -109,12 +104,34 @@ async def serve(config: CoordinatorConfig, data_dir: Path, places: Places | None
     log.info("the coordinator has ended")
 
 
+async def _fleet(
+    stack: contextlib.AsyncExitStack,
+    zygote: Zygote,
+    config: CoordinatorConfig,
+    data_dir: Path,
+    places: Places,
+    workers: int,
+) -> Fleet:
+    """The write processes that are to be started. Raises ``StartError``."""
+    try:
+        run_dir = stack.enter_context(
+            run_directory("", key="workers", prefix="m3write-", longest=LONGEST_RUN_DIRECTORY)
+        )
+    except ConfigError as error:
+        raise StartError(str(error)) from error
+    await stack.enter_async_context(zygote)
+    return Fleet(zygote, run_dir, config, data_dir, places, workers)
+
+
 @contextlib.asynccontextmanager
 async def running(
-    config: CoordinatorConfig, data_dir: Path, places: Places | None = None
+    config: CoordinatorConfig, data_dir: Path, places: Places | None = None, fleet: Fleet | None = None
 ) -> AsyncIterator["Coordinator"]:
-    """A coordinator that listens, until the context ends. Raises ``StartError``."""
-    coordinator = Coordinator(config, data_dir, places or Places())
+    """A coordinator that listens, until the context ends. ``fleet``: the processes that take writes; None: this one does.
+
+    Raises ``StartError``.
+    """
+    coordinator = Coordinator(config, data_dir, places or Places(), fleet)
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
@@ -123,23 +140,17 @@ async def running(
         yield coordinator
 
 
-class Coordinator:
-    """The parts of one coordinator; ``ports`` has the bound ones by listener: http, metrics, carbon, ingest."""
+class Coordinator(Writing):
+    """The parts of one coordinator; ``ports`` has the bound ones by listener: http, metrics, carbon, ingest.
 
-    def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places) -> None:
-        self.config = config
-        self.registry = Registry()
+    ``fleet``: the processes that take writes; None: this one does.
+    """
+
+    def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places, fleet: Fleet | None = None) -> None:
+        super().__init__(config, data_dir, places, ALL if fleet is None else fleet.main_shares)
         self.ports: dict[str, int] = {}
-        self._data_dir = data_dir
-        self._places = places
-        self._problems: list[Callable[[], list[str]]] = []
-        """What has something to say in ``/ready``."""
-        self._scope = self.registry.scope(config.metrics.scope.prefix)
-        if config.metrics.scope.tags:
-            self._scope = self._scope.tagged(**config.metrics.scope.tags)
-        self._environment = config.cluster_state.environment
         self._zone = config.cluster_state.zone
-        self._tasks: list[asyncio.Task[object]] = []
+        self._fleet = fleet
         self._carbon: CarbonIngester | None = None
         self._readiness: Readiness | None = None
 
@@ -148,32 +159,9 @@ class Coordinator:
         reasons = self._readiness.reasons() if self._readiness is not None else []
         return f"not ready: {'; '.join(reasons)}" if reasons else "takes samples"
 
-    async def wait(self, stop: asyncio.Event) -> None:
-        """Returns when ``stop`` is set; raises what ended a part of the coordinator before that."""
-        stopped = asyncio.create_task(stop.wait(), name="stop")
-        waiting: set[asyncio.Task[Any]] = {stopped, *self._tasks}
-        try:
-            while not stopped.done():
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        finally:
-            stopped.cancel()
-
-    @contextlib.asynccontextmanager
-    async def _background(self, work: Coroutine[Any, Any, object], name: str) -> AsyncIterator[None]:
-        """Runs ``work`` beside the context; ``wait`` tells if it fails."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks.append(task)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
-        config = self.config
+        config, fleet = self.config, self._fleet
         if (few := few_open_files()) is not None:
             log.warning(few)
             self._problems.append(lambda: [few])
@@ -184,15 +172,13 @@ class Coordinator:
         storage = await self._start_storage(stack, store, rules)
         namespaces = NamespacesNow(config.namespaces) if storage is None else storage.namespaces
         own = await self._start_inside(stack, storage, rules)
-        topic, producer, acks = await self._start_producer(stack, store, own)
+        topic, producer, acks = await self.start_producer(stack, store, None if own is None else own.store)
         if producer is None or own is not None:
             await self._start_asking(stack, store)
-        kv_rules = await self._start_rules(stack, store, rules)
-        cache_bytes = config.write_cache.limit_bytes
+        kv_rules = await self.start_rules(stack, store, rules)
         if own is not None:
-            cache_bytes = min(cache_bytes, config.memory_shares.write_cache)
             routes += child_routes(own.watching)
-        cache = SeriesCache(config.write_cache.max_series, cache_bytes)
+        cache = self.cache()
         downsampler = Downsampler.of(config, rules, time.time_ns())
         routes += [*rules_routes(downsampler), rule_sets_route(None if kv_rules is None else kv_rules.stored)]
         direct = storage.direct if storage is not None else None
@@ -202,14 +188,15 @@ class Coordinator:
         routes += reading_routes(config, storage)
         obstacle: Callable[[], str | None] | None = None
         if config.takes_samples:
-            writer = RemoteWriter(
-                downsampler, cache, topic, self._scope.tagged(**_REMOTE_WRITE),
-                tag_options=config.tag_options, store_metrics_type=config.store_metrics_type, direct=direct, acks=acks,
-                door=door, forwarding=self._forwarding(stack),
-                limiter=None if config.write_limits is None else Limiter(config.write_limits, self._scope.sub("write")),
-            )  # fmt: skip
-            routes += [*remote_write_routes(writer), *sender_routes(writer, self._scope, config.otlp)]
-            routes += remembered_routes(writer, cache, downsampler, lambda: self._carbon)
+            forwarding = self.start_forwarding(stack) if fleet is None else None
+            writer, write_routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding)
+            remembered = Remembered(writer, cache, downsampler, lambda: self._carbon)
+
+            async def own_page(after: int) -> Page:
+                return remembered.page(after)
+
+            pages = paged([own_page, *([] if fleet is None else fleet.pages())])
+            routes += [*write_routes, remembered_route(pages)]
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)
@@ -218,12 +205,16 @@ class Coordinator:
             topic,
             producer,
             store,
-            lambda: [line for problems in self._problems for line in problems()],
+            self.problems,
             obstacle,
-            list if own is None else own.reasons,
-            lambda: [*([] if own is None else own.notes()), *filter(None, (cache.full(),))],
+            lambda: [*([] if own is None else own.reasons()), *([] if fleet is None else fleet.reasons())],
+            lambda: [
+                *([] if own is None else own.notes()),
+                *([] if fleet is None else fleet.notes()),
+                *filter(None, (cache.full(),)),
+            ],
         )
-        routes += [ready_route(readiness)]
+        routes += [ready_route(readiness, None if fleet is None else fleet.refresh)]
 
         def changed() -> None:
             downsampler.set_namespaces(namespaces.current)
@@ -236,54 +227,28 @@ class Coordinator:
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
-        await self._start_http(stack, [*routes, routes_route(routes)], None if own is None else own.watching.figures)
+        await self._start_metrics(stack, None if own is None else own.watching.figures)
+        app = Starlette(routes=[*routes, routes_route(routes)], exception_handlers={404: not_found})
+        app.router.redirect_slashes = False
+        if fleet is None:
+            self.ports["http"] = await stack.enter_async_context(serve_http(app, config.listen_address))
+        else:
+            assert storage is not None
+            await stack.enter_async_context(serve_http(app, fleet.sockets.main))
+            owner = Owner(self.registry, storage.direct, namespaces, None if own is None else own.places.kv)
+            await self._start_fleet(stack, fleet, owner)
+        log.info("listening", http=self.ports["http"], metrics=self.ports["metrics"])
         if acks is not None:
             # Before HTTP ends: that waits for requests in hand, though not for long.
             stack.callback(acks.end)
         await self._start_carbon(stack, downsampler, cache, topic, direct, namespaces, door)
-
-    def _forwarding(self, stack: contextlib.AsyncExitStack) -> Forwarding | None:
-        """Where remote writes go as well, ended after HTTP; None: nowhere."""
-        section = self.config.write_forwarding.prom_remote_write
-        if not section.targets:
-            return None
-        forwarding = Forwarding(section, self._scope.tagged(**_REMOTE_WRITE))
-        stack.push_async_callback(forwarding.close)
-        self._problems.append(forwarding.problems)
-        return forwarding
 
     async def _start_asking(self, stack: contextlib.AsyncExitStack, store: kv.Store) -> None:
         """Watches a key of a KV that nothing else follows, so that the log and ``/ready`` say that it is away before it is needed."""
         if isinstance(self.config.cluster_state.store(self._data_dir), kv.Embedded):
             return
         watching = follow(store, placement_key(self._environment, "m3aggregator"), lambda value: value, lambda _: None)
-        await stack.enter_async_context(self._background(watching, "KV"))
-
-    async def _start_rules(
-        self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect
-    ) -> KVRules | None:
-        """Rules of the file, or else those in KV from now on, which it answers."""
-        section = self.config.downsample
-        if section is None:
-            return None
-        self._problems.append(rules.warnings)
-        if section.rules is not None:
-            rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()), self._places)
-            for warning in rules.warnings():
-                log.warning(warning)
-            if not section.matcher.require_namespace_watch_on_init:
-                try:
-                    await create_namespaces(store, self._environment)
-                except kv.KVError as error:
-                    log.warning("the empty list of namespaces of rules could not be written to KV", error=str(error))
-            return None
-        require = section.matcher.require_namespace_watch_on_init
-        kv_rules = KVRules(rules, self._scope.sub("rules"))
-        self._problems.append(kv_rules.problems)
-        watcher = RuleWatcher(store, self._environment, kv_rules, require=require)
-        await watcher.load()
-        await stack.enter_async_context(self._background(watcher.run(), "rules"))
-        return kv_rules
+        await stack.enter_async_context(self.background(watching, "KV"))
 
     async def _start_storage(
         self, stack: contextlib.AsyncExitStack, store: kv.Store, rules: RulesInEffect
@@ -340,47 +305,25 @@ class Coordinator:
             return None
         own = await stack.enter_async_context(inside(self.config, self._data_dir))
         await self._serve_ingest(stack, storage, rules, own.places.values, self.config.ingest, inside=True)
-        await stack.enter_async_context(self._background(own.run(), "aggregator"))
+        await stack.enter_async_context(self.background(own.run(), "aggregator"))
         stack.push_async_callback(own.end)
         log.info(SEVERAL)
         return own
 
-    async def _start_producer(
-        self, stack: contextlib.AsyncExitStack, store: kv.Store, own: Inside | None
-    ) -> tuple[IngestTopic | None, Producer | None, Acks | None]:
-        environment, options = self._environment, self.config.remote_producer
-        if own is not None:
-            store, environment, options = own.store, DEFAULT_ENVIRONMENT, producer_options(self.config.memory_shares)
-        if options is None:
-            return None, None, None
-        acks = None
-        if self.config.waits_for_aggregators:
-            acks = Acks(self.config.writes.ack_timeout.seconds, self._scope.tagged(**_REMOTE_WRITE))
-        producer = Producer(
-            options, store, scope=self._scope.sub("producer"), environment=environment,
-            on_done=None if acks is None else acks.on_done, on_secured=None if acks is None else acks.on_secured,
-        )  # fmt: skip
-        topic = IngestTopic(options, producer)
-        if acks is not None:
-            acks.behind = topic.behind
-        stack.push_async_callback(_close_producer, producer)
-        await stack.enter_async_context(self._background(_run_producer(producer, topic, acks), "producer"))
-        await stack.enter_async_context(self._background(topic.run(), "ingest topic"))
-        return topic, producer, acks
-
-    async def _start_http(
-        self,
-        stack: contextlib.AsyncExitStack,
-        routes: list[BaseRoute],
-        more_figures: Callable[[], Awaitable[bytes]] | None,
+    async def _start_metrics(
+        self, stack: contextlib.AsyncExitStack, more_figures: Callable[[], Awaitable[bytes]] | None
     ) -> None:
         prometheus = self.config.metrics.prometheus
-        page = metrics_app(self.registry, prometheus.handler_path, more_figures)
+        before = None if self._fleet is None else self._fleet.refresh
+        page = metrics_app(self.registry, prometheus.handler_path, more_figures, before)
         self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address))
-        app = Starlette(routes=routes, exception_handlers={404: not_found})
-        app.router.redirect_slashes = False
-        self.ports["http"] = await stack.enter_async_context(serve_http(app, self.config.listen_address))
-        log.info("listening", http=self.ports["http"], metrics=self.ports["metrics"])
+
+    async def _start_fleet(self, stack: contextlib.AsyncExitStack, fleet: Fleet, owner: Owner) -> None:
+        """The processes that take writes, and hand everything else to this one."""
+        self.ports["http"] = await stack.enter_async_context(fleet.serving(self.config.listen_address, owner))
+        await stack.enter_async_context(self.background(fleet.run(), "write processes"))
+        stack.push_async_callback(fleet.end)
+        self._problems.append(fleet.problems)
 
     async def _start_carbon(
         self,
@@ -427,32 +370,3 @@ def _ingest_options(section: IngestConfig | None, *, fixed_namespaces: bool) -> 
         consumer=section.m3msg.consumer,
         keep_alive_ns=int(section.m3msg.server.keep_alive_period),
     )
-
-
-async def _run_producer(producer: Producer, topic: IngestTopic, acks: Acks | None) -> None:
-    """Starts the producer and stays until it is closed. Raises ``ServiceError`` where it ends by itself."""
-    await producer.start()
-    try:
-        await producer.wait()
-    except Exception as error:
-        # At once: a producer that has ended still takes batches, but nobody sends them.
-        reason = f"the producer towards the aggregators has failed: {_first(error)!r}"
-        topic.fail(reason)
-        if acks is not None:
-            acks.fail(reason)
-        raise ServiceError(f"{reason}; what it held is lost, start the coordinator again") from error
-
-
-async def _close_producer(producer: Producer) -> None:
-    try:
-        await producer.close(DRAIN_S, AWAY_S)
-    except Exception as error:
-        # ``_run_producer`` has told why; the rest of the coordinator ends as usual.
-        log.error("the producer ended with an error", error=repr(_first(error)))
-
-
-def _first(error: BaseException) -> BaseException:
-    """What failed first, out of its groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

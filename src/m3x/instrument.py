@@ -2,7 +2,7 @@
 
 Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`` and ``-`` become ``_``, and counters get no ``_total``
 (docs/m3/aggregation.md, metric names). One registry serves a service; other processes report plain dictionaries whose keys are
-``name{k=v,k2=v2}``, merged under the name of their source.
+``name{k=v,k2=v2}``, or all that their own registry has (``Report``), merged under the name of their source.
 """
 
 import re
@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-__all__ = ["Registry", "Scope"]
+__all__ = ["Registry", "Report", "Scope"]
 
 _Labels = tuple[tuple[str, str], ...]
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
@@ -32,6 +33,15 @@ class _Histogram:
     total: float = 0.0
 
 
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """All figures of a process since its start, as they are sent to another one."""
+
+    counters: list[tuple[_Key, float]] = []
+    gauges: list[tuple[_Key, float]] = []
+    histograms: list[tuple[_Key, list[int], float]] = []
+    """How many in each bucket, and the sum of all."""
+
+
 @dataclass(slots=True)
 class _Figures:
     """What this process itself has counted."""
@@ -40,12 +50,33 @@ class _Figures:
     gauges: dict[_Key, float] = field(default_factory=dict)
     histograms: dict[_Key, _Histogram] = field(default_factory=dict)
 
+    def add(self, report: Report, states: tuple[str, ...] = (), *, with_gauges: bool = True) -> None:
+        """Those of another process; gauges named in ``states`` say how things are, not how much there is: the highest counts."""
+        for key, value in report.counters:
+            self.counters[key] = self.counters.get(key, 0.0) + value
+        for key, value in report.gauges if with_gauges else ():
+            before = self.gauges.get(key)
+            both = max if key[0].endswith(states) else _sum
+            self.gauges[key] = value if before is None else both(before, value)
+        for key, counts, total in report.histograms:
+            histogram = self.histograms.setdefault(key, _Histogram())
+            histogram.counts = [one + more for one, more in zip(histogram.counts, counts, strict=True)]
+            histogram.total += total
+
+
+def _sum(one: float, other: float) -> float:
+    return one + other
+
 
 class Registry:
-    """All figures of a service."""
+    """All figures of a service. ``states``: how the names of gauges end that are the same in several processes, and not added up."""
 
-    def __init__(self) -> None:
+    def __init__(self, states: Iterable[str] = ()) -> None:
         self._own = _Figures()
+        self._states = tuple(states)
+        self._reports: dict[str, Report] = {}
+        self._gone = _Figures()
+        """What processes that are gone had counted, by their reports."""
         self._merged: dict[str, tuple[str, Mapping[str, float], Mapping[str, float]]] = {}
         self._retired: dict[_Key, float] = {}
         self._prometheus = CollectorRegistry(auto_describe=False)
@@ -61,8 +92,22 @@ class Registry:
         """Replaces what another process (``source``) reported: counters since its start, gauges as of now. Equal names add up."""
         self._merged[source] = (prefix, dict(counters), dict(gauges))
 
+    def report(self) -> Report:
+        """What this process has counted, for the registry of another one."""
+        own = self._own
+        return Report(
+            list(own.counters.items()),
+            list(own.gauges.items()),
+            [(key, list(one.counts), one.total) for key, one in own.histograms.items()],
+        )
+
+    def take(self, source: str, report: Report) -> None:
+        """Replaces what another process (``source``) reported. Equal names add up."""
+        self._reports[source] = report
+
     def forget(self, source: str) -> None:
         """The process behind ``source`` is gone: its gauges vanish, its counters stay in the sums, which must never fall."""
+        self._gone.add(self._reports.pop(source, Report()), with_gauges=False)
         prefix, counters, _ = self._merged.pop(source, ("", {}, {}))
         for name, value in counters.items():
             key = _key(prefix, name)
@@ -78,7 +123,7 @@ class Registry:
 
     def collect(self) -> Iterable[Metric]:
         """Called by ``prometheus_client``: every figure as a metric family."""
-        counters, gauges = self._sums()
+        counters, gauges, histograms = self._sums()
         families: dict[str, Metric] = {}
         for (name, labels), value in sorted(counters.items()):
             key = f"c {name} {[k for k, _ in labels]}"
@@ -88,7 +133,7 @@ class Registry:
             family = families.setdefault(key, GaugeMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, GaugeMetricFamily)
             family.add_metric([v for _, v in labels], value)
-        for (name, labels), histogram in sorted(self._own.histograms.items()):
+        for (name, labels), histogram in sorted(histograms.items()):
             key = f"h {name} {[k for k, _ in labels]}"
             family = families.setdefault(key, HistogramMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, HistogramMetricFamily)
@@ -99,8 +144,15 @@ class Registry:
             family.add_metric([v for _, v in labels], buckets, histogram.total)
         return families.values()
 
-    def _sums(self) -> tuple[dict[_Key, float], dict[_Key, float]]:
-        counters, gauges = dict(self._own.counters), dict(self._own.gauges)
+    def _sums(self) -> tuple[dict[_Key, float], dict[_Key, float], dict[_Key, _Histogram]]:
+        all_figures = _Figures()
+        for report in (self.report(), *self._reports.values()):
+            all_figures.add(report, self._states)
+        gone = self._gone
+        all_figures.add(
+            Report(list(gone.counters.items()), [], [(k, one.counts, one.total) for k, one in gone.histograms.items()])
+        )
+        counters, gauges = all_figures.counters, all_figures.gauges
         for key, value in self._retired.items():
             counters[key] = counters.get(key, 0.0) + value
         for prefix, more_counters, more_gauges in self._merged.values():
@@ -110,7 +162,7 @@ class Registry:
             for name, value in more_gauges.items():
                 key = _key(prefix, name)
                 gauges[key] = gauges.get(key, 0.0) + value
-        return counters, gauges
+        return counters, gauges, all_figures.histograms
 
 
 class Scope:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,7 +17,7 @@ from m3x.endpoints import bound, is_unix
 from m3x.instrument import Registry
 from m3x.log import logger
 
-__all__ = ["NOTHING_FROM_ELSEWHERE", "metrics_app", "serve"]
+__all__ = ["NOTHING_FROM_ELSEWHERE", "Sharing", "metrics_app", "serve", "serve_shared"]
 
 log = logger(__name__)
 
@@ -26,6 +27,8 @@ NOTHING_FROM_ELSEWHERE = {
 }
 """Headers of pages: what the browser is told to allow them, their own style."""
 _TICK_S = 1.0
+_NO_ROOM_S = 1.0
+"""So long after a connection could not be accepted the next one is tried: there are too many open files."""
 
 
 class _Warnings(logging.Handler):
@@ -66,15 +69,140 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Sharing(Protocol):
+    """What several processes with one listening socket know of each other."""
+
+    def pause_s(self, connections: int) -> float:
+        """How long a process that has so many connections leaves the next one to the others; 0: it is this one's turn."""
+
+    def have(self, connections: int) -> None:
+        """It has so many connections now."""
+
+
+class _Counted(set[Any]):
+    """The connections of a server; tells how many there are."""
+
+    def __init__(self, told: Callable[[int], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    def add(self, one: Any) -> None:
+        super().add(one)
+        self._told(len(self))
+
+    def discard(self, one: Any) -> None:
+        super().discard(one)
+        self._told(len(self))
+
+
+class _SharedServer(_Server):
+    """A server whose listener other processes have as well: takes one connection at a time, and only when it is its turn."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, sharing: Sharing) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._sharing = sharing
+        self._opening: set[asyncio.Task[Any]] = set()
+        self._next: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.server_state.connections = _Counted(self._have)
+
+    def _have(self, connections: int) -> None:
+        self._sharing.have(connections + len(self._opening))
+
+    @property
+    def _connections(self) -> int:
+        return len(self.server_state.connections) + len(self._opening)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens by itself; ``sockets`` is empty."""
+        await super().startup(sockets=[])
+        self._sharing.have(0)
+        self._watch()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more connections; those that wait are the other processes'."""
+        self._closed = True
+        asyncio.get_running_loop().remove_reader(self._listener)
+        if self._next is not None:
+            self._next.cancel()
+        await super().shutdown(sockets=[])
+
+    def _watch(self) -> None:
+        self._next = None
+        if not self._closed:
+            asyncio.get_running_loop().add_reader(self._listener, self._waits)
+
+    def _waits(self) -> None:
+        """A connection waits."""
+        pause_s = self._sharing.pause_s(self._connections)
+        if not pause_s:
+            self._accept()
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        self._next = loop.call_later(pause_s, self._accept_late)
+
+    def _accept_late(self) -> None:
+        """The others have not taken it."""
+        self._watch()
+        self._accept()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.error_limited("a connection could not be accepted", error=str(error))
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            self._next = loop.call_later(_NO_ROOM_S, self._watch)
+            return
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._open(connection))
+        self._opening.add(task)
+        self._have(len(self.server_state.connections))
+        task.add_done_callback(self._opened)
+
+    async def _open(self, connection: socket.socket) -> None:
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
+        except OSError:
+            connection.close()
+
+    def _opened(self, task: "asyncio.Task[Any]") -> None:
+        self._opening.discard(task)
+        self._have(len(self.server_state.connections))
+
+
 @contextlib.asynccontextmanager
 async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
     """Serves ``app`` until the context ends; yields the bound port (that of ``endpoint`` may be 0), 0 for a socket in the file system.
 
     Raises ``OSError`` naming the endpoint if it cannot be bound. Ending waits up to three seconds for requests in hand.
     """
-    listener = bound(endpoint)
-    _quieten()
-    config = uvicorn.Config(
+    with bound(endpoint) as listener:
+        async with _running(_Server(_config(app)), [listener], endpoint):
+            yield 0 if is_unix(endpoint) else listener.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def serve_shared(app: Any, listener: socket.socket, sharing: Sharing) -> AsyncIterator[None]:
+    """``serve`` for one of several processes that have this listening socket, which stays open."""
+    listener.setblocking(False)
+    async with _running(_SharedServer(_config(app), listener, sharing), [], "shared"):
+        yield
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -84,26 +212,35 @@ async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
         http="httptools",
         ws="none",
     )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {endpoint}")
+
+
+@contextlib.asynccontextmanager
+async def _running(server: _Server, sockets: list[socket.socket], name: str) -> AsyncIterator[None]:
+    _quieten()
+    task = asyncio.create_task(server.serve(sockets=sockets), name=f"http {name}")
     try:
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn offers only a flag
             await asyncio.sleep(0.005)
         if task.done():
             task.result()
-        yield 0 if is_unix(endpoint) else listener.getsockname()[1]
+        yield
     finally:
         server.end()
         await task
-        listener.close()
 
 
 def metrics_app(
-    registry: Registry, path: str = "/metrics", more: Callable[[], Awaitable[bytes]] | None = None
+    registry: Registry,
+    path: str = "/metrics",
+    more: Callable[[], Awaitable[bytes]] | None = None,
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
-    """An application with the Prometheus page of ``registry`` under ``path``; ``more``: of another process, under other names."""
+    """An application with the Prometheus page of ``registry`` under ``path``; ``more``: of another process, under other names; ``before``:
+    brings the registry up to date."""
 
     async def page(_request: Request) -> Response:
+        if before is not None:
+            await before()
         text = registry.render() + (b"" if more is None else await more())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

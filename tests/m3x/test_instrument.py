@@ -1,6 +1,8 @@
 """Figures of one service, its own and those that its processes report."""
 
-from m3x.instrument import Registry
+import msgspec
+
+from m3x.instrument import Registry, Report
 
 
 def test_scopes_join_and_sanitise_names() -> None:
@@ -38,3 +40,30 @@ def test_histograms_are_cumulative() -> None:
     assert 'x_latency_bucket{le="0.004"} 1.0' in page
     assert 'x_latency_bucket{le="+Inf"} 2.0' in page
     assert "x_latency_sum 100.003" in page
+
+
+def test_reports_of_whole_registries_are_one_page_and_outlive_their_processes() -> None:
+    main, worker = Registry(["_version"]), Registry()
+    for registry, number in ((main, 1), (worker, 10)):
+        scope = registry.scope("c").tagged(path="a,b={}")
+        scope.count("requests", number)
+        scope.gauge("waiting", number)
+        scope.gauge("rules_version", number)
+        scope.record("latency", 0.5, number)
+    report = msgspec.msgpack.decode(msgspec.msgpack.encode(worker.report()), type=Report)
+    main.take("writer 0.1", report)
+    main.take("writer 0.1", report)
+    page = main.render().decode()
+    assert 'c_requests{path="a,b={}"} 11.0' in page
+    assert 'c_waiting{path="a,b={}"} 11.0' in page
+    assert 'c_rules_version{path="a,b={}"} 10.0' in page
+    assert 'c_latency_bucket{le="0.6",path="a,b={}"} 11.0' in page
+    assert 'c_latency_sum{path="a,b={}"} 5.5' in page
+    main.forget("writer 0.1")
+    main.forget("writer 0.1")
+    page = main.render().decode()
+    assert 'c_requests{path="a,b={}"} 11.0' in page
+    assert 'c_latency_count{path="a,b={}"} 11.0' in page
+    assert 'c_waiting{path="a,b={}"} 1.0' in page
+    main.take("writer 0.2", report)
+    assert main.counter("c_requests", path="a,b={}") == 21.0

@@ -5,11 +5,12 @@ import socket
 import httpx
 import numpy as np
 import pytest
+from lab.waiting import until
 
 from m3x.instrument import Registry
 from m3x.reserve import release, reserve
 from m3x.retry import Backoff
-from m3x.web import metrics_app, serve
+from m3x.web import metrics_app, serve, serve_shared
 
 
 async def test_metrics_page_is_served_and_the_port_freed() -> None:
@@ -43,3 +44,59 @@ def test_backoff_grows_to_its_bound() -> None:
     plain = Backoff(0.1, 2, 1.0, jitter=False)
     assert [plain.delay(n) for n in (1, 2, 3, 4, 5, 10_000)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert all(0.05 <= Backoff(0.1).delay(1) <= 0.1 for _ in range(50))
+
+
+class Turns:
+    """Whose turn it is, as the test says."""
+
+    def __init__(self) -> None:
+        self.pause = 0.0
+        self.asked: list[int] = []
+        self.connections = -1
+
+    def pause_s(self, connections: int) -> float:
+        self.asked.append(connections)
+        return self.pause
+
+    def have(self, connections: int) -> None:
+        self.connections = connections
+
+
+async def test_processes_that_share_a_listener_take_connections_in_turn() -> None:
+    one, other = Turns(), Turns()
+    one.pause = 3600.0
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as same:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        first, second = Registry(), Registry()
+        first.scope("first").count("b")
+        second.scope("second").count("b")
+        async with serve_shared(metrics_app(second), listener, other):
+            async with (
+                serve_shared(metrics_app(first), same, one),
+                httpx.AsyncClient() as client,
+                httpx.AsyncClient() as more,
+            ):
+                assert one.connections == other.connections == 0
+                assert "second_b" in (await client.get(url)).text
+                assert (one.connections, other.connections) == (0, 1)
+                assert "second_b" in (await more.get(url)).text
+                assert (one.connections, other.connections) == (0, 2)
+                await more.aclose()
+                await until(lambda: other.connections == 1)
+            # What waits when one of them has ended is the other one's, and the listener stays open.
+            async with httpx.AsyncClient() as client:
+                assert "second_b" in (await client.get(url)).text
+        with socket.create_connection(listener.getsockname()):
+            pass
+
+
+async def test_a_connection_that_nobody_else_takes_is_taken_late() -> None:
+    turns = Turns()
+    turns.pause = 0.01
+    registry = Registry()
+    registry.scope("a").count("b")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with serve_shared(metrics_app(registry), listener, turns), httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/metrics")
+            assert "a_b" in answer.text
+    assert turns.asked[0] == 0

@@ -202,6 +202,8 @@ class CoordinatorConfig(Section, frozen=True):
     """Not a key of M3."""
     write_limits: WriteLimitsConfig | None = None
     """Not a key of M3."""
+    workers: int = 0
+    """Processes that take writes; 1: the coordinator is one process; 0: one for each CPU. Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
@@ -227,6 +229,8 @@ class CoordinatorConfig(Section, frozen=True):
             raise ValueError("lookbackDuration must not be negative")
         if self.write_timeout < 0:
             raise ValueError("writeTimeout must not be negative")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, found {self.workers}")
         namespaces_of(self.clusters)
         if self.backend == "prom-remote":
             required_backend(self.prometheus_remote_backend)

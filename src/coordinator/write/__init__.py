@@ -29,7 +29,7 @@ from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forwarding
 from coordinator.write.limits import Limiter
-from coordinator.write.remembered import remembered_routes
+from coordinator.write.remembered import Remembered, remembered_route
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.routes import sender_routes
 from coordinator.write.series_cache import SeriesCache
@@ -48,9 +48,10 @@ __all__ = [
     "Limiter",
     "MessageSink",
     "RefusedError",
+    "Remembered",
     "RemoteWriter",
     "SeriesCache",
-    "remembered_routes",
+    "remembered_route",
     "remote_write_routes",
     "sender_routes",
 ]

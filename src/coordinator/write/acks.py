@@ -18,7 +18,6 @@ What waits is bounded by the producer's buffer: messages that it gives up end th
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from coordinator.write.options import WriteOptions
-from coordinator.write.repeats import Repeats
+from coordinator.write.repeats import Elsewhere, Repeats, key_of
 from coordinator.write.sink import MessageSink, RefusedError
 from m3msg.batch import MessageBatch
 from m3msg.producer import Done, Secured
@@ -72,15 +71,17 @@ class Ticket:
     """None: acknowledged."""
     sent_s: float
     """Monotonic clock."""
+    key: bytes | None = None
+    """By which others know of it, as long as its request waits for the first time."""
 
 
 class Acks:
-    """The tickets of one coordinator; used from its event loop only.
+    """The tickets of one process; used from its event loop only.
 
-    ``timeout_s``: the longest that a request waits.
+    ``timeout_s``: the longest that a request waits. ``elsewhere``: other processes that take writes.
     """
 
-    def __init__(self, timeout_s: float, scope: Scope) -> None:
+    def __init__(self, timeout_s: float, scope: Scope, elsewhere: Elsewhere | None = None) -> None:
         self.timeout_s = timeout_s
         self.behind: Callable[[], str] = str
         """Names the aggregators that owe acks, for the answer; may be set later."""
@@ -88,7 +89,8 @@ class Acks:
         self._open: set[Ticket] = set()
         """What the producer has not told the end of."""
         self._waiting = 0
-        self._remembered = Repeats[Ticket]()
+        self._elsewhere = elsewhere
+        self._remembered = Repeats[Ticket](elsewhere)
         """Tickets of requests that have not been answered with success."""
         self._ended: str | None = None
 
@@ -103,6 +105,9 @@ class Acks:
         if not sink.produce(batch):
             self._open.discard(ticket)
             return None
+        if self._elsewhere is not None:
+            ticket.key = key_of(body, options)
+            self._elsewhere.remember(ticket.key)
         if self._ended is not None:
             self._settle(ticket, Unacked(Why.ENDED, self._ended))
         return ticket
@@ -147,6 +152,13 @@ class Acks:
     def remember(self, ticket: Ticket, body: bytes, options: WriteOptions) -> None:
         """The sender of this request will come again, or may."""
         self._remembered.remember(body, options, ticket)
+        self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        """Its request has waited."""
+        if ticket.key is not None and self._elsewhere is not None:
+            self._elsewhere.forget(ticket.key)
+            ticket.key = None
 
     # --- waiting
 
@@ -168,10 +180,12 @@ class Acks:
         if end is None:
             self._scope.record("write_ack_latency", time.monotonic() - ticket.sent_s)
             self._remembered.forget(body, options)
+            self._release(ticket)
             return
         self._scope.tagged(reason=end.why).count("write_unacked")
         log.warning_limited("a remote write was not acknowledged", per_second=0.1, reason=end.text)
         if ticket.ended.done():
+            self._release(ticket)
             raise RefusedError(end.text)
         self.remember(ticket, body, options)
         raise RefusedError(end.text, _SOON_S)
@@ -206,9 +220,7 @@ class Acks:
 
 def _first_id(body: bytes, options: WriteOptions) -> int:
     """The first message id of a request in each shard: a hash of 35 bits, and room for a million messages behind it."""
-    digest = hashlib.blake2b(repr(options).encode(), digest_size=8)
-    digest.update(body)
-    return (int.from_bytes(digest.digest(), "little") >> 29 << _ID_BITS) + 1
+    return (int.from_bytes(key_of(body, options)[:8], "little") >> 29 << _ID_BITS) + 1
 
 
 def _unacked(done: Done) -> Unacked | None:

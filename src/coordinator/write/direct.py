@@ -76,23 +76,16 @@ def one_destination(
     return Values(table, series, time_ns, values, (destination,), np.zeros(len(series), np.uint16), annotations)
 
 
-class HubDirectStore:
-    """The sinks of this coordinator. ``namespaces``: what they may be written for; ``timeout_s``: how long their answer is waited for."""
+class Writable:
+    """What a direct store says of policies. ``namespaces``: what may be written for."""
 
-    def __init__(self, hub: Hub, namespaces: Sequence[Namespace], timeout_s: float) -> None:
-        self._hub = hub
-        self._timeout_s = timeout_s
+    def __init__(self, namespaces: Sequence[Namespace]) -> None:
         self.set_namespaces(namespaces)
 
     def set_namespaces(self, namespaces: Sequence[Namespace]) -> None:
         """From now on these are what may be written for."""
         self._unaggregated = any(not n.aggregated for n in namespaces)
         self._aggregated = {(n.resolution_ns, n.retention_ns): n for n in namespaces if n.aggregated}
-
-    @property
-    def table(self) -> SeriesTable:
-        """See ``DirectStore``."""
-        return self._hub.table
 
     def refusal(self, policy: StoragePolicy | None) -> str | None:
         """See ``DirectStore``."""
@@ -109,6 +102,20 @@ class HubDirectStore:
         if namespace.read_only:
             return f"cannot write to read only namespace {namespace.name} ({resolution}:{retention})"
         return None
+
+
+class HubDirectStore(Writable):
+    """The sinks of this coordinator. ``timeout_s``: how long their answer is waited for."""
+
+    def __init__(self, hub: Hub, namespaces: Sequence[Namespace], timeout_s: float) -> None:
+        super().__init__(namespaces)
+        self._hub = hub
+        self._timeout_s = timeout_s
+
+    @property
+    def table(self) -> SeriesTable:
+        """See ``DirectStore``."""
+        return self._hub.table
 
     async def write(self, batch: Values, *, patient: bool = False) -> list[RefusedSample]:
         """See ``DirectStore``. Of a sample that several stores refuse the first refusal is told."""

@@ -26,12 +26,12 @@ from coordinator.sinks.prom_remote.credentials import Address
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
 from coordinator.write.decoding import Decoded, decompress
 from coordinator.write.options import PROM_TYPE, REMOTE_WRITE_2, WriteOptions
-from coordinator.write.repeats import Repeats
+from coordinator.write.repeats import Elsewhere, Repeats
 from coordinator.write.shadow import Shadow
 from m3x.instrument import Scope
 from m3x.log import logger
 
-__all__ = ["FORWARDED_BY", "Forward", "Forwarding"]
+__all__ = ["FORWARDED_BY", "Forward", "Forwarding", "new_identity"]
 
 FORWARDED_BY = "M3-Forwarded-By"
 """Header: the coordinators that a request has come through. M3 knows nothing of it, but hands it on."""
@@ -126,14 +126,25 @@ class Forward:
 
 
 class Forwarding:
-    """The targets of one coordinator; used from its event loop only. ``scope``: that of remote writes."""
+    """The targets of one coordinator; used from its event loop only. ``scope``: that of remote writes.
 
-    def __init__(self, config: ForwardingConfig, scope: Scope) -> None:
+    ``identity``: of the coordinator, by which its requests are recognised; empty: a new one. ``parts``: how many processes share its
+    limits; ``elsewhere``: the others.
+    """
+
+    def __init__(
+        self,
+        config: ForwardingConfig,
+        scope: Scope,
+        identity: str = "",
+        parts: int = 1,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         figures = _Figures(scope.sub("forward"), scope.sub("forwarding-retry"))
-        self._targets = [_Target(target, config, figures) for target in config.targets]
+        self._targets = [_Target(target, config, figures, parts) for target in config.targets]
         self._figures = figures
-        self._id = secrets.token_hex(8)
-        self._remembered = Repeats[Forward]()
+        self._id = identity or new_identity()
+        self._remembered = Repeats[Forward](elsewhere)
 
     def of(self, body: bytes, headers: Headers, options: WriteOptions) -> Forward:
         """A request, to be begun once it is understood. ``headers``: as they came, decoded as Latin-1."""
@@ -171,6 +182,11 @@ class Forwarding:
         await asyncio.gather(*(target.close(within_s) for target in self._targets))
 
 
+def new_identity() -> str:
+    """Of a coordinator, for ``FORWARDED_BY``."""
+    return secrets.token_hex(8)
+
+
 @dataclass(frozen=True, slots=True)
 class _Figures:
     """Scopes, of all targets together as in M3."""
@@ -182,7 +198,7 @@ class _Figures:
 class _Target:
     """One target, and what is held for it."""
 
-    def __init__(self, target: ForwardTargetConfig, config: ForwardingConfig, figures: _Figures) -> None:
+    def __init__(self, target: ForwardTargetConfig, config: ForwardingConfig, figures: _Figures, parts: int) -> None:
         self.shadow = None if target.shadow is None else Shadow(target.shadow)
         self._loss, self._lost_s, self._taken_s = "", 0.0, 0.0
         """The last request that was lost, when that was, and when the last one arrived, on the monotonic clock."""
@@ -199,8 +215,9 @@ class _Target:
         self._retries = 0 if target.no_retry else config.max_retries
         self._counts_retries = not target.no_retry
         self._backoff = config.backoff
-        self._most = config.max_concurrency or _MAX_REQUESTS
-        self._connections = asyncio.Semaphore(config.max_concurrency or _MAX_CONNECTIONS)
+        self._most = max((config.max_concurrency or _MAX_REQUESTS) // parts, 1)
+        self._most_bytes = _MAX_BYTES // parts
+        self._connections = asyncio.Semaphore(max((config.max_concurrency or _MAX_CONNECTIONS) // parts, 1))
         self._choosing = asyncio.Lock()
         self._figures = figures
         self._held_bytes = 0
@@ -217,7 +234,7 @@ class _Target:
     def begin(self, copy: _Copy, forward: Forward) -> None:
         """Sends a request, in a task of its own; drops it where too much is held."""
         nbytes = copy.nbytes
-        full = len(self._tasks) >= self._most or (self._tasks and self._held_bytes + nbytes > _MAX_BYTES)
+        full = len(self._tasks) >= self._most or (self._tasks and self._held_bytes + nbytes > self._most_bytes)
         if full or self._ending.is_set():
             self._drop(1, f"{len(self._tasks)} requests with {self._held_bytes} bytes are on their way to it")
             forward.missing.append(self)

@@ -4,9 +4,10 @@ For dry runs of changed rules (``m3coordinator --explain-rules``). It comes in p
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,42 +21,66 @@ from m3metrics.errors import IdError
 from m3metrics.ids import Tags
 from m3metrics.metric import parse_metric_type
 
-__all__ = ["PATH", "remembered_routes", "series_of"]
+__all__ = ["PATH", "Page", "Remembered", "remembered_route", "series_of"]
 
 PATH = "/api/v1/rules/series"
 PAGE = 200
 
 
-def remembered_routes(
-    writer: RemoteWriter,
-    cache: SeriesCache,
-    downsampler: Downsampler,
-    carbon: Callable[[], CarbonIngester | None] = lambda: None,
-) -> list[Route]:
-    """The route. Query: ``after``, what ``next`` of the page before has said. ``carbon``: who knows what becomes of paths."""
+class Page(msgspec.Struct):
+    """A page."""
 
-    async def page(request: Request) -> Response:
+    series: list[dict[str, Any]] = []
+    paths: list[dict[str, Any]] = []
+    next: int | None = None
+    """Behind which place the next page begins; None: this is the last one."""
+
+
+class Remembered:
+    """What one process remembers. ``carbon``: who knows what becomes of paths."""
+
+    def __init__(
+        self,
+        writer: RemoteWriter,
+        cache: SeriesCache,
+        downsampler: Downsampler,
+        carbon: Callable[[], CarbonIngester | None] = lambda: None,
+    ) -> None:
+        self._writer = writer
+        self._cache = cache
+        self._downsampler = downsampler
+        self._carbon = carbon
+
+    def page(self, after: int) -> Page:
+        """Some of it, behind the ``after`` first places of the cache."""
+        self._downsampler.advance(time.time_ns())
+        entries, following = self._cache.remembered(after, PAGE)
+        page = Page(next=following)
+        for key, context in entries:
+            if context >> 16 == CONTEXT:
+                ingester = self._carbon()
+                kept = [] if ingester is None else ingester.kept_lines(key)
+                page.paths.append({"path": key.decode(errors="backslashreplace"), "kept": kept})
+                continue
+            try:
+                series = self._writer.series_of(key, context)
+                if series is not None:
+                    page.series.append(_document(series, sent_lines(self._downsampler, series)))
+            except IdError:
+                continue
+        return page
+
+
+def remembered_route(page: Callable[[int], Awaitable[Page]]) -> Route:
+    """The route. Query: ``after``, what ``next`` of the page before has said. ``page``: of all processes."""
+
+    async def answer(request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit()):
             return JSONResponse({"status": "error", "error": f"after={after!r} is not what a page gave as next"}, 400)
-        downsampler.advance(time.time_ns())
-        entries, following = cache.remembered(int(after), PAGE)
-        found, paths = [], []
-        for key, context in entries:
-            if context >> 16 == CONTEXT:
-                ingester = carbon()
-                kept = [] if ingester is None else ingester.kept_lines(key)
-                paths.append({"path": key.decode(errors="backslashreplace"), "kept": kept})
-                continue
-            try:
-                series = writer.series_of(key, context)
-                if series is not None:
-                    found.append(_document(series, sent_lines(downsampler, series)))
-            except IdError:
-                continue
-        return JSONResponse({"series": found, "paths": paths, "next": following})
+        return JSONResponse(msgspec.to_builtins(await page(int(after))))
 
-    return [Route(PATH, page, methods=["GET"])]
+    return Route(PATH, answer, methods=["GET"])
 
 
 def _document(series: SeenSeries, sent: list[str]) -> dict[str, Any]:

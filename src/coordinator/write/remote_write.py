@@ -39,6 +39,7 @@ from coordinator.write.outcome import FailedError, Outcome
 from coordinator.write.poisoned import Poisoned
 from coordinator.write.prometheus import PrometheusSender
 from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
+from coordinator.write.repeats import Elsewhere
 from coordinator.write.sender import Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
@@ -61,6 +62,8 @@ _MAX_MAPPED_CONTEXTS = 1024
 _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
 _ORDINARY = WriteOptions()
+HANDED_OVER = "coordinator.handed_over"
+"""In the scope of a request: another process has left it to this one."""
 log = logger(__name__)
 
 
@@ -81,6 +84,7 @@ class RemoteWriter:
         door: Door | None = None,
         forwarding: Forwarding | None = None,
         limiter: Limiter | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._downsampler = downsampler
         self._cache = cache
@@ -94,6 +98,7 @@ class RemoteWriter:
         self._limiter = limiter
         self._poisoned = Poisoned()
         self._turns = Turns()
+        self._elsewhere = elsewhere
         self._tags = tag_options or TagOptionsConfig()
         self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
         self._renames = {old: new for old, new in self._renames.items() if old != new}
@@ -122,6 +127,10 @@ class RemoteWriter:
         try:
             options = way.sender.options(request)
             body = await body_of(request, visit)
+            if self._elsewhere is not None and not request.scope.get(HANDED_OVER):
+                answer = await self._elsewhere.answer(request, body, options, lambda: gone(request))
+                if answer is not None:
+                    return answer
             if self._forwarding is not None and way is self._way:
                 forward = self._forwarding.of(body, request.headers, options)
             outcome = await self.take(body, options, lambda: gone(request), way, forward, visit)

@@ -18,9 +18,16 @@ from coordinator.config import load_coordinator
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.routes import rule_sets_route
 from coordinator.prompb import WRITE_REQUEST
-from coordinator.write import CarbonIngester, RemoteWriter, SeriesCache, remembered_routes, remote_write_routes
+from coordinator.write import (
+    CarbonIngester,
+    Remembered,
+    RemoteWriter,
+    SeriesCache,
+    remembered_route,
+    remote_write_routes,
+)
 from coordinator.write.carbon_rules import CarbonRule, rules_in
-from coordinator.write.remembered import PAGE, PATH
+from coordinator.write.remembered import PAGE, PATH, Page
 from m3cluster.proto import encode, parse_json
 from m3cluster.proto.rules import RULE_SET
 from m3msg.batch import MessageBatch
@@ -110,9 +117,14 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     lines = b"".join(b"%s 1 1700000000\n" % path for path in (b"web.a.hits", b"web.b.hits", b"db.a.size", b"else.a"))
     await carbon.ingest(np.frombuffer(bytearray(lines), np.uint8))
     stored = {"default": (3, encode(RULE_SET, parse_json(RULE_SET, json.dumps(IN_KV))))}
+    remembered = Remembered(writer, cache, downsampler, lambda: carbon)
+
+    async def page(after: int) -> Page:
+        return remembered.page(after)
+
     routes = [
         *remote_write_routes(writer),
-        *remembered_routes(writer, cache, downsampler, lambda: carbon),
+        remembered_route(page),
         rule_sets_route(lambda: stored),
     ]
     app = Starlette(routes=routes)

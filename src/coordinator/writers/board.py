@@ -1,0 +1,168 @@
+"""Memory that all write processes share: how many connections each has, and which requests each remembers.
+
+**Whose turn it is.** A connection that waits is seen by all processes, and stays where it lands for as long as its sender keeps it. So a
+process that has more connections than the one with the fewest leaves it to the others for a moment, and takes it if they do not. One that
+has two more than another, as after that one's restart, ends one connection after its answer: it comes again, to the other one. A process
+that has not said for a while that it lives does not count.
+
+**Who remembers a request.** Each process writes the keys of requests that may come again (``coordinator.write.repeats``) into a table of
+its own, and looks into those of the others. There is one writer for each table and no lock: a look-up that meets a key that is just being
+written has come before it.
+
+The memory begins with a page for each process: u64 connections, u64 when it has said last that it lives (ns of the monotonic clock; 0: it
+does not take connections), u64 how many keys it has written. Behind these pages there is a table for each process: ``_BUCKETS`` buckets of
+``_WAYS`` keys of 16 bytes, of which the first two bytes choose the bucket; zeros are no key.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+
+from m3x.clock import monotonic_ns
+
+__all__ = ["KEY_BYTES", "Board", "Place"]
+
+KEY_BYTES = 16
+_PAGE = mmap.PAGESIZE
+_WORDS = _PAGE // 8
+_BUCKETS = 4096
+_WAYS = 16
+_BUCKET_BYTES = _WAYS * KEY_BYTES
+_TABLE_BYTES = _BUCKETS * _BUCKET_BYTES
+_NO_KEY = bytes(KEY_BYTES)
+_CONNECTIONS, _ALIVE, _KEYS = range(3)
+_LEAVE_S = 0.03
+_DEAD_NS = 2_000_000_000
+_TOO_MANY = 2
+_SHED_NS = 100_000_000
+"""A connection that was ended needs so long to be counted elsewhere."""
+
+
+class Board:
+    """Of ``processes``; ``descriptor`` names the memory, and is closed with it."""
+
+    def __init__(self, descriptor: int, processes: int, now_ns: Callable[[], int] = monotonic_ns) -> None:
+        self.descriptor = descriptor
+        self.processes = processes
+        self.now_ns = now_ns
+        self._memory = mmap.mmap(descriptor, processes * (_PAGE + _TABLE_BYTES))
+        self._words = memoryview(self._memory)[: processes * _PAGE].cast("Q")
+
+    @classmethod
+    def made(cls, processes: int) -> "Board":
+        """A new one."""
+        descriptor = os.memfd_create("m3coordinator", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, processes * (_PAGE + _TABLE_BYTES))
+        return cls(descriptor, processes)
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._words.release()
+        self._memory.close()
+        os.close(self.descriptor)
+
+    # --- connections
+
+    def alive(self, process: int) -> bool:
+        """Whether it has said lately that it takes connections."""
+        return self.now_ns() - self._words[process * _WORDS + _ALIVE] < _DEAD_NS
+
+    def connections(self, process: int) -> int:
+        """How many it has."""
+        return self._words[process * _WORDS + _CONNECTIONS]
+
+    def have(self, process: int, connections: int) -> None:
+        """It has so many."""
+        self._words[process * _WORDS + _CONNECTIONS] = connections
+
+    def live(self, process: int, *, takes: bool = True) -> None:
+        """It takes connections, or does not any more."""
+        self._words[process * _WORDS + _ALIVE] = self.now_ns() if takes else 0
+
+    def fewest(self, but: int) -> int | None:
+        """The fewest connections that any other living process has; None: there is no other one."""
+        return min(
+            (self.connections(one) for one in range(self.processes) if one != but and self.alive(one)), default=None
+        )
+
+    # --- requests
+
+    def write(self, process: int, key: bytes) -> None:
+        """It remembers the request with this key. Where too many are there already, nobody hears of it."""
+        at = self._at(process, key)
+        bucket = self._memory[at : at + _BUCKET_BYTES]
+        if _find(bucket, key) < 0 and (free := _find(bucket, _NO_KEY)) >= 0:
+            self._memory[at + free : at + free + KEY_BYTES] = key
+            self._words[process * _WORDS + _KEYS] += 1
+
+    def erase(self, process: int, key: bytes) -> None:
+        """It does not any more."""
+        at = self._at(process, key)
+        if (found := _find(self._memory[at : at + _BUCKET_BYTES], key)) >= 0:
+            self._memory[at + found : at + found + KEY_BYTES] = _NO_KEY
+            self._words[process * _WORDS + _KEYS] -= 1
+
+    def any_but(self, process: int) -> bool:
+        """Whether any other process remembers anything."""
+        return any(self._words[one * _WORDS + _KEYS] for one in range(self.processes) if one != process)
+
+    def owner(self, key: bytes, but: int) -> int | None:
+        """Another process that remembers the request with this key."""
+        for process in range(self.processes):
+            if process != but and self._words[process * _WORDS + _KEYS]:
+                at = self._at(process, key)
+                if _find(self._memory[at : at + _BUCKET_BYTES], key) >= 0:
+                    return process
+        return None
+
+    def clear(self, process: int) -> None:
+        """It is dead, and so is all that it knew."""
+        for word in (_CONNECTIONS, _ALIVE, _KEYS):
+            self._words[process * _WORDS + word] = 0
+        at = self.processes * _PAGE + process * _TABLE_BYTES
+        self._memory[at : at + _TABLE_BYTES] = bytes(_TABLE_BYTES)
+
+    def _at(self, process: int, key: bytes) -> int:
+        bucket = int.from_bytes(key[:2], "little") % _BUCKETS
+        return self.processes * _PAGE + process * _TABLE_BYTES + bucket * _BUCKET_BYTES
+
+
+def _find(bucket: bytes, key: bytes) -> int:
+    """Where a key is in its bucket; -1: it is not there."""
+    found = bucket.find(key)
+    while found >= 0 and found % KEY_BYTES:
+        found = bucket.find(key, found + 1)
+    return found
+
+
+class Place:
+    """What one process does at the board (``m3x.web.Sharing``)."""
+
+    def __init__(self, board: Board, process: int) -> None:
+        self._board = board
+        self._process = process
+        self._shed_ns = 0
+
+    def pause_s(self, connections: int) -> float:
+        """See ``Sharing``."""
+        fewest = self._board.fewest(self._process)
+        return 0.0 if fewest is None or connections <= fewest else _LEAVE_S
+
+    def have(self, connections: int) -> None:
+        """See ``Sharing``."""
+        self._board.have(self._process, connections)
+
+    def live(self, *, takes: bool = True) -> None:
+        """This process takes connections, or does not any more."""
+        self._board.live(self._process, takes=takes)
+
+    def has_too_many(self) -> bool:
+        """Whether the connection that is being answered should go to another process."""
+        now_ns = self._board.now_ns()
+        if now_ns - self._shed_ns < _SHED_NS:
+            return False
+        fewest = self._board.fewest(self._process)
+        if fewest is None or self._board.connections(self._process) < fewest + _TOO_MANY:
+            return False
+        self._shed_ns = now_ns
+        return True
