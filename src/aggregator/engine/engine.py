@@ -53,6 +53,8 @@ _ENTRY_BYTES = 128
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
+_WINDOWS_OPEN = 4
+"""At least so many are, where it matters: a part of what they take is kept for the next one."""
 _SAVED = ("num_shards", "value_limit", "new_limit", "grace")
 _KIND_NAMES = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: "forwarded"}
 
@@ -420,16 +422,19 @@ class Engine:
         self._count_active()
 
     def _trim(self) -> None:
-        """Gives the memory of most free pages and log chunks back to the system; used again, they read as zero."""
+        """Gives the memory of free pages and log chunks back to the system, but for what the next window takes; used again, they read as
+        zero."""
         tables = self._tables
-        for count, free, table, rows in (
-            ("free_pages", tables.free_pages, tables.records, layout.PAGE_ROWS),
-            ("free_slim_pages", tables.free_slim_pages, tables.slim_records, layout.PAGE_ROWS),
-            ("free_chunks", tables.free_chunks, tables.log, layout.LOG_CHUNK),
+        for kind, free, table, rows in (
+            ("pages", tables.free_pages, tables.records, layout.PAGE_ROWS),
+            ("slim_pages", tables.free_slim_pages, tables.slim_records, layout.PAGE_ROWS),
+            ("chunks", tables.free_chunks, tables.log, layout.LOG_CHUNK),
         ):
-            n = int(tables.head[count])
-            for number in free[: n // 2].tolist():
-                release(table, number * rows, (number + 1) * rows)
+            spare = int(tables.head[f"used_{kind}"]) // _WINDOWS_OPEN
+            numbers = np.sort(free[: max(int(tables.head[f"free_{kind}"]) - spare, 0)]).astype(np.int64)
+            for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+                if len(run):
+                    release(table, int(run[0]) * rows, (int(run[-1]) + 1) * rows)
 
     def new_lists(self) -> list[ipc.NewList]:
         """Lists that came to be since the last call, with the stamp of the batch that made them."""
@@ -514,6 +519,8 @@ class Engine:
             if self._tables.buckets[bucket]["stateful"]:
                 retire_window(self._t, window)
             release_window(self._t, window)
+        if len(windows):
+            self._trim()
         if self._tables.buckets[bucket]["tombstoned"]:
             collect_elements(self._t, bucket)
 

@@ -24,12 +24,24 @@ from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.lists import KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics import codec
+from m3metrics.aggregation import AggregationType
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
 from m3metrics.shard import shard_of
 
 TEN = (StagedMetadata(pipelines=(PipelineMetadata(storage_policies=(StoragePolicy.parse("10s:2d"),)),)),)
+
+
+MAXIMUM = (
+    StagedMetadata(
+        pipelines=(
+            PipelineMetadata(
+                aggregation_id=1 << AggregationType.MAX, storage_policies=TEN[0].pipelines[0].storage_policies
+            ),
+        )
+    ),
+)
 
 
 def gauge(ident: bytes, value: float, stages: Any = TEN) -> bytes:
@@ -196,6 +208,28 @@ def test_pages_and_logs_are_used_again() -> None:
     assert engine.memory_bytes() == most
     engine.expire(NOW)
     assert engine.stats()[1]["engine.window-bytes"] > 0
+
+
+def test_the_memory_of_released_windows_goes_back_at_once() -> None:
+    engine = engine_of(options())
+    tables = engine._tables
+    for k in range(9):
+        at = NOW + k * 10 * SECOND
+        send(engine, [gauge(b"g", 1.0), gauge(b"n", 1.0, MAXIMUM), timer(b"t", (1.0, 2.0))], at)
+
+    def untouched() -> list[int]:
+        """Pages of each kind that read as zero."""
+        pages = (tables.slim_records["stamp"][: 9 << 12], tables.records["last_at"][: 9 << 12], tables.log[: 9 << 12])
+        return [int((~page.reshape(9, -1).view(np.int64).any(axis=1)).sum()) for page in pages]
+
+    assert untouched() == [0, 0, 0]
+    flush(engine, standard(NOW + 90 * SECOND), NOW + 90 * SECOND)
+    assert untouched() == [0, 0, 0]
+    # Of each kind a quarter as many pages as are in use are kept.
+    commit(engine, NOW + 50 * SECOND)
+    assert untouched() == [4, 4, 4]
+    commit(engine, NOW + 90 * SECOND)
+    assert untouched() == [9, 9, 9]
 
 
 def test_expired_entries_give_rows_slots_and_ids_back() -> None:
