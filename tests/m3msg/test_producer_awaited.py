@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from m3cluster.topic import ConsumptionType, ServiceID
-from m3msg.producer import Awaited, Done
+from m3msg.producer import Awaited, Done, Moment
 from m3msg.producer.options import MessageRetryOptions
 from m3msg.producer.status import overtaken
 from m3x.config import Duration
@@ -285,3 +285,50 @@ def test_shards_whose_instances_are_away_delay_no_others_once_their_buffer_is_fu
     pair.connect("b")
     pair.step()
     assert pair.core.room() == 10_000
+
+
+def test_it_is_saturated_while_every_consumer_that_is_there_has_enough_to_do(joined, batch_of):
+    pair = joined(SHARED, {"a": (0, 1), "b": (2, 3)})
+    many = 1 << 15
+
+    def saturated():
+        return pair.core.saturated(pair.now)
+
+    def send(shard, count):
+        """Not acked yet."""
+        pair.produce(batch_of([b"x"] * count, [shard] * count))
+        for link in pair.core.links():
+            pair.write(link)
+
+    assert not saturated()
+    send(0, many)
+    assert not saturated(), "b has nothing to do"
+    send(2, many - 1)
+    assert not saturated()
+    send(3, 1)
+    assert saturated()
+    pair.disconnect("b")
+    assert not saturated(), "what is enough for two is not for one"
+    send(1, many)
+    assert saturated(), "who is away is not looked at"
+    pair.disconnect("a")
+    assert not saturated()
+
+
+def test_what_is_never_acked_saturates_nobody(joined, batch_of):
+    pair = joined(SHARED, {"a": ALL}, writer=RETRY)
+    refuse(pair, "a", STUCK)
+    many = 1 << 16
+    pair.produce(batch_of([STUCK] * many, [0] * many))
+    pair.step()
+    assert pair.core.saturated(pair.now)
+    pair.now = Moment(pair.now.wall_ns + 2 * 10**9, pair.now.steady_ns + 2 * 10**9)
+    assert not pair.core.saturated(pair.now), "nothing has been acked for two seconds"
+    pair.produce(batch_of([b"x"], [0]))
+    pair.step()
+    assert pair.core.saturated(pair.now), "now something has"
+    wait(pair, 2.2)
+    pair.produce(batch_of([b"y"], [0]))
+    pair.step()
+    assert pair.core.pending == many
+    assert not pair.core.saturated(pair.now), "all others were overtaken"

@@ -22,7 +22,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineOptions
     max_series: int = 1 << 24
     """Address space for this many entries is reserved; memory is taken as they come."""
-    output_window_bytes: int = 32 << 20
+    output_window_bytes: int = 8 << 20
     """Bytes of flushed output that the supervisor takes before it gives more credit; as many of final output as of forwarded metrics."""
     goodbye_timeout_ns: int = 10_000_000_000
     """How long running flushes may still wait for output credit after the front has said goodbye."""

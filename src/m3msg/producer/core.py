@@ -40,6 +40,9 @@ _STALL_NS = 10_000_000_000
 _AWAIT_NS = 1_000_000_000
 """A batch is usually done sooner; after this time its owner is told which of its origins are still awaited, or that it is secured."""
 _LEAST_WATCHED = 64
+_ENOUGH = 1 << 16
+"""Messages that keep all consumers busy for longer than it takes to bring them more."""
+_ENOUGH_FOR_ONE = 1 << 12
 
 
 class TopicError(ValueError):
@@ -196,6 +199,12 @@ class ProducerCore:
     def away(self) -> bool:
         """Whether no consumer can be reached, for longer than a reconnect takes, or none is known."""
         return all(service.away for service in self.services.values())
+
+    def saturated(self, now: Moment) -> bool:
+        """Whether every consumer instance that can be reached has enough to do for now: what it were given now would only lie here."""
+        lanes = [lane for lane in self.lanes() if lane.reachable]
+        enough = max(_ENOUGH // max(len(lanes), 1), _ENOUGH_FOR_ONE)
+        return bool(lanes) and all(lane.has_enough(enough, now) for lane in lanes)
 
     def produce(self, batch: MessageBatch, now: Moment, *, fenced: bool = False, forwarded: bool = False) -> bool:
         """Takes a batch, as a whole or not at all; its arrays must not change afterwards.

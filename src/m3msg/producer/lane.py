@@ -167,6 +167,11 @@ class Lane:
             return self.settings.buffer_bytes
         return self.settings.loopback_buffer_bytes if self.local else self.settings.forwarded_buffer_bytes
 
+    def has_enough(self, messages: int, now: Moment) -> bool:
+        """Whether so many are in hand, not counting overtaken ones, and some were acked lately: what is never acked holds nothing up."""
+        in_hand = self.pending - sum(parcel.pending for parcel in self._aside)
+        return in_hand >= messages and now.steady_ns - self._progress_ns < _OVERTAKEN_NS
+
     def free(self, forwarded: bool) -> int:
         """Bytes that are left for this class; negative when over the limit."""
         return self.limit(forwarded) - self.held[forwarded]

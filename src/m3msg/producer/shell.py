@@ -288,6 +288,11 @@ class Producer:
         """Whether no consumer can be reached, for longer than a reconnect takes, or none is known."""
         return self.core.away
 
+    @property
+    def saturated(self) -> bool:
+        """Whether every consumer instance that can be reached has enough to do for now."""
+        return self.core.saturated(self._host.now())
+
     def room(self, *, forwarded: bool = False) -> int:
         """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known."""
         return 0 if self._closed else self.core.room(forwarded)

@@ -111,6 +111,10 @@ class Wire:
     def away(self) -> bool:
         return self.pair.core.away
 
+    @property
+    def saturated(self) -> bool:
+        return self.pair.core.saturated(self.pair.now)
+
     def room(self, *, forwarded: bool = False) -> int:
         return self.pair.core.room(forwarded)
 

@@ -1,9 +1,10 @@
 """From workers' output to sinks: parts of flushes in, messages to the m3msg producers out, and the news when they are done.
 
-Parts wait in one queue, bounded by the output credit that workers have; a part goes on when every sink has room, and then its bytes are
-given back as credit. A sink that is away (none of its consumers can be reached) does not hold the others up: it loses what exceeds its
-buffer, counted and named; where all are away, parts wait. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and
-a sink of their own, so that neither class holds the other up.
+Parts wait in one queue, bounded by the output credit that workers have; a part goes on when every sink has room and somebody has not
+enough to do yet, and then its bytes are given back as credit: what is still to come of a window stays with its worker, where it takes
+least. A sink that is away (none of its consumers can be reached) does not hold the others up: it loses what exceeds its buffer, counted
+and named; where all are away, parts wait. Forwarded metrics (rollups) have a ``Forwarder`` of their own, with a credit and a sink of
+their own, so that neither class holds the other up.
 
 A batch that is done may still be *owed* to a replica that is away for a moment: then its flush is done, but the flush times wait.
 """
@@ -52,6 +53,10 @@ class Sink(Protocol):
     @property
     def away(self) -> bool:
         """Whether nobody takes anything from it, and has not for a while."""
+
+    @property
+    def saturated(self) -> bool:
+        """Whether everybody who takes something from it has enough in hand."""
 
     def room(self, nbytes: int) -> bool:
         """Whether a batch of that size may be delivered now."""
@@ -161,7 +166,9 @@ class Forwarder:
 
     def _has_room(self, nbytes: int) -> bool:
         waited_for = [sink for sink in self.sinks if not sink.away] or self.sinks
-        return bool(waited_for) and all(sink.room(nbytes) for sink in waited_for)
+        if not waited_for or all(sink.saturated for sink in waited_for):
+            return False
+        return all(sink.room(nbytes) for sink in waited_for)
 
     def awaits(self, sink: Sink, part: Part, shards: frozenset[int]) -> None:
         """A sink waits for messages of those shards only; they may be others than before."""
@@ -212,6 +219,7 @@ class _Bottomless:
     """What is common to sinks that are done with a batch at once."""
 
     away = False
+    saturated = False
 
     def __init__(self, ended: Callable[[Sink, Part, Ended], None]) -> None:
         self._ended = ended

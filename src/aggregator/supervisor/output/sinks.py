@@ -76,6 +76,11 @@ class ProducerSink:
         """Whether no consumer has been reached for a while, or there is no topic though it has been waited for."""
         return self.producer.away and self.started
 
+    @property
+    def saturated(self) -> bool:
+        """Whether nobody gains by being given more. Forwarded metrics are too late soon: they never wait for that."""
+        return not self.forwarded and self.producer.saturated
+
     def room(self, nbytes: int) -> bool:
         """Whether the producer takes that much more without giving up anything older.
 

@@ -20,6 +20,7 @@ class FakeSink:
         self.taken: list[MessageBatch] = []
 
     away = False
+    saturated = False
 
     def room(self, _nbytes: int) -> bool:
         return self.open
@@ -50,6 +51,24 @@ class Rig:
     def part(self, flush_id: int, size: int = 10, worker: int = 0) -> Part:
         batch = MessageBatch(np.zeros(size, np.uint8), np.array([0, size]), np.zeros(1, np.uint32))
         return Part(worker, 1, flush_id, 10 * flush_id, batch)
+
+
+def test_parts_wait_while_every_sink_has_enough_to_do() -> None:
+    rig, one, two = Rig(), FakeSink(), FakeSink()
+    rig.forwarder.sinks += [one, two]
+    one.saturated = True
+    rig.forwarder.offer(rig.part(1))
+    assert (len(one.taken), len(two.taken)) == (1, 1), "two would have waited for one"
+    two.saturated = True
+    rig.forwarder.offer(rig.part(2))
+    assert (len(two.taken), rig.forwarder.waiting_bytes, rig.forwarder.held_up.is_set()) == (1, 10, True)
+    # One that is away takes nothing, whatever it has in hand.
+    one.away, one.saturated = True, False
+    rig.forwarder.pump()
+    assert len(two.taken) == 1
+    two.saturated = False
+    rig.forwarder.pump()
+    assert (len(two.taken), rig.forwarder.waiting_bytes) == (2, 0)
 
 
 def test_credit_goes_back_when_the_sinks_have_taken_a_part() -> None:

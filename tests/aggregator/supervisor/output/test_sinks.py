@@ -19,6 +19,7 @@ class FakeProducer:
         self.on_done: Any = None
         self.on_awaited: Any = None
         self.away = False
+        self.saturated = False
 
     def room(self, *, forwarded: bool) -> int:
         assert isinstance(forwarded, bool)
