@@ -34,7 +34,7 @@ _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
 _PAGE = 4096
 _FREE_BUFFERS = 64
-_FREE_BUFFER_BYTES = 64 << 20
+_FREE_BUFFER_BYTES = 16 << 20
 
 
 class BufferPool:
