@@ -1,9 +1,13 @@
 """What a producer tells of batches that take long: which of their origins are awaited, what was overtaken, what was given up."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from m3cluster.topic import ConsumptionType, ServiceID
+from m3msg.batch import MessageBatch
 from m3msg.producer import Awaited, Done, Moment
 from m3msg.producer.options import MessageRetryOptions
 from m3msg.producer.status import overtaken
@@ -332,3 +336,33 @@ def test_what_is_never_acked_saturates_nobody(joined, batch_of):
     pair.step()
     assert pair.core.pending == many
     assert not pair.core.saturated(pair.now), "all others were overtaken"
+
+
+@pytest.mark.parametrize("count", [10, 3000, 200_000])
+def test_what_is_acked_is_not_kept(joined, count):
+    pair = joined(SHARED, {"a": ALL}, num_connections=2, writer=RETRY)
+    gc.collect()
+    gc.disable()
+    try:
+        payload = np.zeros(count, np.uint8)
+        left = weakref.ref(payload)
+        shards = np.arange(count, dtype=np.uint32) % 4
+        pair.produce(MessageBatch(payload, np.arange(count + 1), shards, token="t", origins=shards))
+        del payload
+        assert left() is not None
+        pair.step()
+        assert pair.done == [Done("t", acked=count, lost=0, filtered=0)]
+        assert left() is None, "neither what is to be sent again nor what is looked at holds it"
+    finally:
+        gc.enable()
+
+
+def test_what_a_replica_lacks_is_kept_until_it_has_it(joined, batch_of):
+    pair = joined(REPLICATED, {"a": ALL, "b": ALL}, connect=False)
+    pair.connect("a")
+    pair.produce(batch_of([b"value"] * 4, ALL, "t"))
+    pair.step()
+    assert pair.done == [Done("t", acked=4, lost=0, filtered=0)]
+    pair.connect("b")
+    pair.step()
+    assert pair.consumers["b"].values == {b"value": 4}

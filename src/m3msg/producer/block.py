@@ -46,6 +46,8 @@ __all__ = [
 
 NO_MASK = np.zeros(0, np.uint8)
 """A mask that lets everything through."""
+_NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
+_NO_ROWS = np.zeros(0, COPY_ROW)
 
 
 class Moment(NamedTuple):
@@ -172,8 +174,8 @@ class Block:
     """Messages that travel together, for all consumer services; the columns are those of ``MessageBatch``."""
 
     __slots__ = (
-        "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "first_id", "forwarded", "loss", "offsets", "payload",
-        "policies", "refused", "shards", "watched",
+        "_emit", "_left", "changed", "created_ns", "deliveries", "fenced", "first_id", "forwarded", "holders", "loss", "offsets",
+        "payload", "policies", "refused", "shards", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -206,6 +208,8 @@ class Block:
         """Whether copies ended, or were overtaken, since ``look``."""
         self.watched = False
         """Whether ``look`` is of use: owners want to hear of batches before the block ends."""
+        self.holders = 0
+        """Parcels with something pending."""
         self._emit = emit
         self._left: list[Share] | None = None
 
@@ -233,6 +237,14 @@ class Block:
         for delivery, first, last, _ in self.deliveries:
             self._end(delivery, first, outcome[first:last])
         self.deliveries = ()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Lets go of the payload if nobody sends any of it any more. Who remembers the block for a while longer remembers no more than
+        that it has ended."""
+        if self._left is None and self.holders == 0:
+            self.payload = self.shards = self.offsets = _NOTHING
+            self.policies = None
 
     def _judged(self, results: list[NDArray[np.uint8]], first: int, last: int) -> NDArray[np.uint8] | None:
         """``OUTCOME_*`` of the messages ``[first, last)``; None: some are awaited. ``results``: of every share that is left."""
@@ -340,6 +352,9 @@ class Share:
     def close(self) -> None:
         """The block has ended. What an unreachable replica has not got yet then lives as long as its lane keeps it, and not until the
         next search for cycles."""
+        for parcel in self._parcels or ():
+            if not parcel.pending:
+                parcel.rows = _NO_ROWS
         self._parcels = None
 
     def ended(self) -> bool:
@@ -412,7 +427,16 @@ class Parcel:
         """Whether the consumer left what is pending aside and acked what came after it (``Lane``)."""
         self.previous: Parcel | None = None
         self.next: Parcel | None = None
+        if pending:
+            self.block.holders += 1
         share.add(self)
+
+    def end(self) -> None:
+        """Nothing is pending here any more."""
+        self.block.holders -= 1
+        if self.block.ended:
+            self.rows = _NO_ROWS
+            self.block.let_go()
 
 
 def new_rows(n: int, num_shards: int) -> tuple[NDArray[np.void], NDArray[np.void]]:

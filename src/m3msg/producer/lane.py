@@ -281,6 +281,7 @@ class Lane:
         parcel.previous = parcel.next = None
         self._aside.discard(parcel)
         self.held[parcel.block.forwarded] -= parcel.cost
+        parcel.end()
 
     def _ended(self, parcel: Parcel, count: int) -> None:
         parcel.pending -= count

@@ -174,6 +174,7 @@ class ServiceWriter:
             else:
                 count, _ = settle(new.rows, 0, len(new.rows), CLOSED, source.inflight)
                 new.pending = 0
+                new.end()
                 self._count("message-closed", count)
             new.block.check()
 

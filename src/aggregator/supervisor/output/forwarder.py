@@ -71,7 +71,7 @@ class Sink(Protocol):
 class Part:
     """One part of a flush on its way; the token of its batch."""
 
-    __slots__ = ("awaited", "batch", "epoch", "flush_id", "nbytes", "number", "owed", "worker")
+    __slots__ = ("_batch", "awaited", "epoch", "flush_id", "nbytes", "number", "origins", "owed", "worker")
 
     def __init__(self, worker: int, epoch: int, flush_id: int, number: int, batch: MessageBatch) -> None:
         self.worker = worker
@@ -79,13 +79,22 @@ class Part:
         self.flush_id = flush_id
         self.number = number
         """That of ``Flushing.part``."""
-        self.batch = batch
         self.nbytes = batch.size_bytes
+        self.origins = batch.origins
+        """Shards of the placement, of each message."""
+        self._batch: MessageBatch | None = batch
         self.awaited: dict[Sink, frozenset[int] | None] = {}
         """Sinks that are not done with it, and the shards of which they await messages; None: perhaps all."""
         self.owed: frozenset[int] = frozenset()
         """Shards whose messages a sink that is done with it owes to a replica."""
         batch.token = self
+
+    def take(self) -> MessageBatch:
+        """Its messages, once: whoever takes them holds the part, which shall not hold them. Raises ``LookupError`` the second time."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            raise LookupError("the messages of this part have been taken")
+        return batch
 
 
 def batch_of(header: Flushed, frames: Sequence[zmq.Frame]) -> MessageBatch:
@@ -145,7 +154,7 @@ class Forwarder:
         """The right to emit is gone: nothing that waits is sent."""
         while self._queue:
             part = self._queue.popleft()
-            self._scope.count("fenced", len(part.batch))
+            self._scope.count("fenced", len(part.take()))
             self._credit(part.worker, part.epoch, part.nbytes)
 
     def pump(self) -> None:
@@ -153,10 +162,11 @@ class Forwarder:
         while self._queue and self._has_room(self._queue[0].nbytes):
             part = self._queue.popleft()
             part.awaited = dict.fromkeys(self.sinks)
-            self._scope.count("messages", len(part.batch))
+            batch = part.take()
+            self._scope.count("messages", len(batch))
             self._scope.count("bytes", part.nbytes)
             for sink in self.sinks:
-                sink.deliver(part.batch)
+                sink.deliver(batch)
             self._credit(part.worker, part.epoch, part.nbytes)
         owing = [sink for sink in self.sinks if sink.look()]
         if self._queue or owing:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aggregator.config import DynamicBackendConfig, HandlerConfig, ServiceConfig, ServiceIDConfig
 from aggregator.supervisor.output.forwarder import Blackhole, Ended, Forwarder, LoggingSink, Nowhere, Part, Sink
@@ -123,7 +124,7 @@ class ProducerSink:
     def _done(self, done: Done) -> None:
         self._awaited.discard(done.token)
         if self.forwarded and not done.fenced and not self.producer.have(mark := self.producer.mark()):
-            done.token.owed = _origins(done.token.batch)
+            done.token.owed = _distinct(done.token.origins)
             self._owing.append((mark, done.token))
         example = {} if done.loss is None else self._example(done.loss)
         self._forwarder.ended(
@@ -282,9 +283,8 @@ class Sinks:
         )
 
 
-def _origins(batch: MessageBatch) -> frozenset[int]:
-    """The shards that its messages come from."""
-    return frozenset() if batch.origins is None else frozenset(np.unique(batch.origins).tolist())
+def _distinct(origins: NDArray[np.uint32] | None) -> frozenset[int]:
+    return frozenset() if origins is None else frozenset(np.unique(origins).tolist())
 
 
 def _service(config: ServiceIDConfig) -> ServiceID:

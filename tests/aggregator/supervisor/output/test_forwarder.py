@@ -1,5 +1,9 @@
 """Parts of flushes on their way to the sinks: credit, order, done."""
 
+import gc
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -53,6 +57,13 @@ class Rig:
         return Part(worker, 1, flush_id, 10 * flush_id, batch)
 
 
+@pytest.fixture
+def without_search_for_cycles() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def test_parts_wait_while_every_sink_has_enough_to_do() -> None:
     rig, one, two = Rig(), FakeSink(), FakeSink()
     rig.forwarder.sinks += [one, two]
@@ -69,6 +80,18 @@ def test_parts_wait_while_every_sink_has_enough_to_do() -> None:
     two.saturated = False
     rig.forwarder.pump()
     assert (len(two.taken), rig.forwarder.waiting_bytes) == (2, 0)
+
+
+def test_a_part_that_was_handed_on_holds_no_messages(without_search_for_cycles: None) -> None:
+    rig, sink = Rig(), FakeSink()
+    rig.forwarder.sinks.append(sink)
+    part = rig.part(1)
+    rig.forwarder.offer(part)
+    payload = weakref.ref(sink.taken[0].payload)
+    assert sink.taken.pop().token is part
+    assert payload() is None
+    with pytest.raises(LookupError):
+        part.take()
 
 
 def test_credit_goes_back_when_the_sinks_have_taken_a_part() -> None:

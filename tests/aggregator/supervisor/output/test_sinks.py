@@ -134,7 +134,7 @@ def owing(producer: Any, forwarder: FakeForwarder, count: int = 2) -> tuple[Prod
         offsets, shards = np.array([0, 2, 4]), np.zeros(2, np.uint32)
         origins = np.array([number, 3], np.uint32)
         parts.append(Part(0, 1, 7, number, MessageBatch(np.zeros(4, np.uint8), offsets, shards, origins=origins)))
-        sink.deliver(parts[-1].batch)
+        sink.deliver(parts[-1].take())
         producer.on_done(Done(parts[-1], acked=2, lost=0, filtered=0))
     return sink, parts
 
@@ -170,7 +170,7 @@ def test_final_output_is_owed_to_nobody() -> None:
     producer.got = False
     sink = sink_of(producer, BufferOptions())
     part = Part(0, 1, 7, 1, MessageBatch(np.zeros(4, np.uint8), np.array([0, 2, 4]), np.zeros(2, np.uint32)))
-    sink.deliver(part.batch)
+    sink.deliver(part.take())
     producer.on_done(Done(part, acked=2, lost=0, filtered=0))
     assert not part.owed
     assert not sink.look()
