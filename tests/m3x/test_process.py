@@ -49,6 +49,26 @@ def test_memory_that_is_shared_is_counted_in_part() -> None:
         os.waitpid(pid, 0)
 
 
+def test_large_blocks_go_back_to_the_system_whatever_lies_between_them() -> None:
+    code = """
+import gc
+from m3x import process
+process.map_large_blocks(1 << 16)
+before = process.resident_bytes()
+large, small = [], []
+for _ in range(640):
+    large.append(b"x" * 100_000)
+    small.append(b"y" * 1000)
+held = process.resident_bytes() - before
+del large
+gc.collect()
+print(held >> 20, process.resident_bytes() - before >> 20)
+"""
+    held, left = map(int, run(code).split())
+    assert held > 50
+    assert left < 8
+
+
 def test_a_process_that_is_gone_has_nothing() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -24,6 +24,8 @@ __all__ = ["run"]
 
 _log = log.logger(__name__)
 
+_LARGE_BLOCK = 1 << 16
+
 
 def run(
     loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None, is_child: bool = False
@@ -43,6 +45,8 @@ def run(
     zygote = Zygote("aggregator.preload")
     # Before the first thread and the first socket.
     zygote.fork()
+    # Output comes in such blocks, from one thread to another, in bursts.
+    process.map_large_blocks(_LARGE_BLOCK)
     store = config.kv_client.store(data_dir)
     directory = run_directory(
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
