@@ -148,7 +148,7 @@ async def _over(over: float, once: int, max_bytes: int) -> None:
     """One line: a cache that holds only a part of the series."""
     bench = Bench(max_bytes, 0)
     cache = bench.cache
-    while cache.not_kept == 0:
+    while cache.full() is None:
         await bench.write(np.arange(cache.built, cache.built + _PER_REQUEST))
     room = cache.series
     in_turn = int(room * over) // _PER_REQUEST * _PER_REQUEST

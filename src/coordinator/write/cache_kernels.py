@@ -4,10 +4,12 @@
 All kernels but ``keys``, ``hash_ids`` and ``expand`` take the address of a ``CACHE``, whose arrays ``coordinator.write.series_cache``
 owns.
 
-*The table* is cut into segments by the upper bits of the first hash word; each is an open addressing of its own that grows by a quarter, so
-that no call ever moves more than one of them. In a segment an entry's place is its lower 32 bits scaled to the slots in use, then linear
-probing; what is taken out draws the ones behind it closer. A segment that may not grow any more gives up one of the entries at its hand,
-which goes round: one that was not seen of late, else one that was seen only once, else none.
+*The table*: entries stand in the order in which they came, as series mostly come again in that order. Where an entry is, slots say: open
+addressing with linear probing, cut into segments by the upper bits of the first hash word, each of which grows by a quarter, so that no
+call ever moves more than one of them. A slot has the lower half of that word above the entry's number plus one; 0 is free. That half,
+scaled to the slots in use, is the place, so that slots are moved without looking at entries, and what is taken out draws the ones behind
+it closer. Where no entry may be added any more, one is given up: the next at the hand, which goes round, that was not seen of late, else
+one from anywhere that was seen only once, else none.
 
 *The log* has the messages of those series that cannot be made from labels. It is written chunk by chunk, and a chunk that is wanted again
 keeps what is still remembered, was seen of late and more than once.
@@ -17,11 +19,11 @@ import numpy as np
 from numba import njit
 
 from m3metrics.rows import METRIC_TEMPLATE
-from m3x.kernels import copy_short, load64, murmur3_32, record_of, store64
+from m3x.kernels import copy_short, load32, load64, murmur3_32, record_of, store32, store64
 
 ENTRY = np.dtype(
     [
-        ("h1", np.uint64),  # hash of key and context (``m3x.keyed_hash``); 0: a free slot
+        ("h1", np.uint64),  # hash of key and context (``m3x.keyed_hash``); 0: a free entry
         ("h2", np.uint64),
         ("shard_hash", np.uint32),  # DERIVED: murmur3-32 of the id
         ("form", np.uint16),  # DERIVED: number of the FORM; NOTHING: code of the reason why nothing is sent
@@ -43,8 +45,8 @@ FORM = np.dtype(
 )
 """What a message has besides its id, with no annotation."""
 
-SEGMENT = np.dtype([("size", np.int64), ("count", np.int64), ("hand", np.int64)])
-"""Slots in use, entries, and where entries are given up next."""
+SEGMENT = np.dtype([("size", np.int64), ("count", np.int64)])
+"""Slots in use, and those that are taken."""
 
 RECORD = np.dtype([("h1", np.uint64), ("h2", np.uint64), ("size", np.uint32), ("templates", np.uint32)])
 """Head of a record of the log, then its ``METRIC_TEMPLATE`` rows, then their bytes; ``size`` of all, a multiple of 8. Ranges count
@@ -54,13 +56,18 @@ CACHE = np.dtype(
     [
         ("secret", np.uint64),  # address, for ``m3x.keyed_hash``
         ("segments", np.uint64),  # address of SEGMENT rows
-        ("entries", np.uint64),  # address of ENTRY rows, ``segment_slots`` for each segment
-        ("spare", np.uint64),  # address, room for the entries of a segment that is put in order
+        ("slots", np.uint64),  # address, uint64, ``segment_slots`` for each segment
+        ("spare", np.uint64),  # address, room for the slots of a segment that grows
         ("shift", np.uint64),  # the segment of an entry is h1 >> shift
         ("segment_slots", np.int64),
-        ("segment_most", np.int64),  # entries of a segment
+        ("entries", np.uint64),  # address of ENTRY rows
+        ("most_entries", np.int64),
+        ("high", np.int64),  # rows in use, free ones between them included
+        ("free", np.uint64),  # address, uint32, numbers of free ones between them
+        ("free_count", np.int64),
+        ("hand", np.int64),  # the entry that is looked at next
         ("count", np.int64),  # entries
-        ("table_bytes", np.int64),  # slots in use
+        ("table_bytes", np.int64),  # entries and slots in use
         ("limit_bytes", np.int64),  # what table, log and keys may have together
         ("other_bytes", np.int64),  # what keys and shared metadatas have
         ("now", np.int64),  # minute
@@ -93,9 +100,9 @@ CACHE = np.dtype(
 STALE = 3
 """Minutes without a sample, the one that runs included, after which an entry gives way to any other."""
 _FORGET = 60
-"""Minutes after which an entry is not worth that its segment grows."""
+"""Minutes after which an entry gives way although there is room."""
 _LOOK_AT = 24
-"""Slots that are looked at for an entry to give up."""
+"""Entries that are looked at for one to give up, at a time; a sixth of that while there is room."""
 _LEAST_SLOTS = 32
 _TRIES = 2
 """Chunks that are put in order for one record."""
@@ -108,9 +115,9 @@ form_at = record_of(FORM)
 record_at = record_of(RECORD)
 template_at = record_of(METRIC_TEMPLATE)
 _segment_at = record_of(SEGMENT)
-_ENTRY_BYTES = ENTRY.itemsize
+_ENTRY_BYTES = np.uint64(ENTRY.itemsize)
 _SEGMENT_BYTES = np.uint64(SEGMENT.itemsize)
-_0, _8 = np.uint64(0), np.uint64(8)
+_0, _1, _4, _8 = (np.uint64(n) for n in (0, 1, 4, 8))
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -149,18 +156,39 @@ def _segment(cache, h1):
 def _slots(cache, h1):
     """Where the slots of its segment begin."""
     c = cache_at(cache)
-    return c.entries + (h1 >> c.shift) * np.uint64(c.segment_slots * _ENTRY_BYTES)
+    return c.slots + (h1 >> c.shift) * np.uint64(c.segment_slots) * _8
 
 
 @njit(cache=True, nogil=True)
-def _place(h1, size):
-    return np.int64(((h1 & _LOW) * np.uint64(size)) >> _32)
+def _place(half, size):
+    return np.int64((half * np.uint64(size)) >> _32)
 
 
 @njit(cache=True, nogil=True)
 def home(cache, h1):
-    """Where an entry is looked for first."""
-    return _slots(cache, h1) + np.uint64(_place(h1, _segment(cache, h1).size) * _ENTRY_BYTES)
+    """The address of the slot at which an entry is looked for first."""
+    return _slots(cache, h1) + np.uint64(_place(h1 & _LOW, _segment(cache, h1).size)) * _8
+
+
+@njit(cache=True, nogil=True)
+def entry_address(cache, number):
+    """Where an entry is."""
+    return cache_at(cache).entries + np.uint64(number) * _ENTRY_BYTES
+
+
+@njit(cache=True, nogil=True)
+def guess(cache, h1):
+    """The address of the first entry whose slot has the same half, or 0: there is none."""
+    size = _segment(cache, h1).size
+    if size == 0:
+        return _0
+    slots, half = _slots(cache, h1), h1 & _LOW
+    at = _place(half, size)
+    word = load64(slots + np.uint64(at) * _8)
+    while word != _0 and word >> _32 != half:
+        at = at + 1 if at + 1 < size else 0
+        word = load64(slots + np.uint64(at) * _8)
+    return entry_address(cache, (word & _LOW) - _1) if word != _0 else _0
 
 
 @njit(cache=True, nogil=True)
@@ -169,18 +197,17 @@ def probe(cache, h1, h2):
     size = _segment(cache, h1).size
     if size == 0:
         return _0
-    slots = _slots(cache, h1)
-    at = _place(h1, size)
+    slots, half = _slots(cache, h1), h1 & _LOW
+    at = _place(half, size)
     while True:
-        e = slots + np.uint64(at * _ENTRY_BYTES)
-        word = load64(e)
-        if word == h1 and load64(e + _8) == h2:
-            return e
+        word = load64(slots + np.uint64(at) * _8)
         if word == _0:
             return _0
-        at += 1
-        if at == size:
-            at = 0
+        if word >> _32 == half:
+            e = entry_address(cache, (word & _LOW) - _1)
+            if load64(e) == h1 and load64(e + _8) == h2:
+                return e
+        at = at + 1 if at + 1 < size else 0
 
 
 @njit(cache=True, nogil=True)
@@ -200,55 +227,57 @@ def touch(cache, e):
 
 
 @njit(cache=True, nogil=True)
-def _move(target, source):
-    for k in range(0, _ENTRY_BYTES, 8):
-        store64(target + np.uint64(k), load64(source + np.uint64(k)))
+def _link(slots, size, word):
+    """Puts a slot's word to the first free slot from its place on."""
+    at = _place(word >> _32, size)
+    while load64(slots + np.uint64(at) * _8) != _0:
+        at = at + 1 if at + 1 < size else 0
+    store64(slots + np.uint64(at) * _8, word)
 
 
 @njit(cache=True, nogil=True)
 def _take_out(cache, e):
-    """Takes the entry at an address out; what stands behind it is drawn closer."""
-    h1 = load64(e)
+    """Takes the entry at an address out, whose row is free then; returns its number. What stands behind its slot is drawn closer."""
+    c, h1 = cache_at(cache), load64(e)
+    number = np.int64((e - c.entries) // _ENTRY_BYTES)
     segment, slots = _segment(cache, h1), _slots(cache, h1)
     size = segment.size
-    gap = np.int64(e - slots) // _ENTRY_BYTES
+    gap = _place(h1 & _LOW, size)
+    while load64(slots + np.uint64(gap) * _8) & _LOW != np.uint64(number + 1):
+        gap = gap + 1 if gap + 1 < size else 0
     at = gap
     while True:
-        at += 1
-        if at == size:
-            at = 0
-        other = slots + np.uint64(at * _ENTRY_BYTES)
-        word = load64(other)
+        at = at + 1 if at + 1 < size else 0
+        word = load64(slots + np.uint64(at) * _8)
         if word == _0:
             break
-        wanted = _place(word, size)
+        wanted = _place(word >> _32, size)
         # It may stay if its place is behind the gap, going round.
         if (gap < wanted <= at) if gap <= at else (wanted > gap or wanted <= at):
             continue
-        _move(slots + np.uint64(gap * _ENTRY_BYTES), other)
+        store64(slots + np.uint64(gap) * _8, word)
         gap = at
-    store64(slots + np.uint64(gap * _ENTRY_BYTES), _0)
+    store64(slots + np.uint64(gap) * _8, _0)
     segment.count -= 1
-    cache_at(cache).count -= 1
+    store64(e, _0)
+    c.count -= 1
+    c.forgotten += 1
+    return number
 
 
 @njit(cache=True, nogil=True)
-def _put(slots, size, source):
-    """Copies an entry to the first free slot from its place on; returns the address."""
-    at = _place(load64(source), size)
-    while load64(slots + np.uint64(at * _ENTRY_BYTES)) != _0:
-        at += 1
-        if at == size:
-            at = 0
-    e = slots + np.uint64(at * _ENTRY_BYTES)
-    _move(e, source)
-    return e
+def forget(cache, e):
+    """Takes the entry at an address out."""
+    number = _take_out(cache, e)
+    c = cache_at(cache)
+    store32(c.free + np.uint64(c.free_count) * _4, np.uint64(number))
+    c.free_count += 1
 
 
 @njit(cache=True, nogil=True)
 def _room_for_table(cache):
     c = cache_at(cache)
-    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.chunks * c.chunk_bytes, c.limit_bytes // 8)
+    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.chunks * c.chunk_bytes, c.limit_bytes // 8) - c.table_bytes
 
 
 @njit(cache=True, nogil=True)
@@ -258,84 +287,92 @@ def _room_for_log(cache):
 
 
 @njit(cache=True, nogil=True)
-def _grow(cache, h1):
-    """Makes room in a segment: what was not seen for long goes, or it grows; False: neither."""
+def _has_slot(cache, h1):
+    """Whether there is a slot for one more entry in its segment, which grows if it can."""
     c, segment, slots = cache_at(cache), _segment(cache, h1), _slots(cache, h1)
     old = segment.size
-    kept = 0
-    for at in range(old):
-        e = slots + np.uint64(at * _ENTRY_BYTES)
-        if load64(e) != _0 and age(cache, e) < _FORGET:
-            kept += 1
-    size = old
-    if 5 * (kept + 1) > 3 * old:
-        size = min(max(old + old // 4, _LEAST_SLOTS), c.segment_slots)
-        if size == old or c.table_bytes + (size - old) * _ENTRY_BYTES > _room_for_table(cache):
-            return False
+    if 4 * (segment.count + 1) <= 3 * old:
+        return True
+    size = min(max(old + old // 4, _LEAST_SLOTS), c.segment_slots)
+    if size == old or (size - old) * 8 > _room_for_table(cache):
+        # Longer ways are better than none.
+        return 10 * (segment.count + 1) <= 9 * old
     taken = 0
     for at in range(old):
-        e = slots + np.uint64(at * _ENTRY_BYTES)
-        if load64(e) != _0:
-            if age(cache, e) < _FORGET:
-                _move(c.spare + np.uint64(taken * _ENTRY_BYTES), e)
-                taken += 1
-            store64(e, _0)
-    c.forgotten += segment.count - taken
-    c.count -= segment.count - taken
-    c.table_bytes += (size - old) * _ENTRY_BYTES
-    segment.count = taken
-    segment.size = size
-    segment.hand = 0
+        word = load64(slots + np.uint64(at) * _8)
+        if word != _0:
+            store64(c.spare + np.uint64(taken) * _8, word)
+            store64(slots + np.uint64(at) * _8, _0)
+            taken += 1
     for k in range(taken):
-        _put(slots, size, c.spare + np.uint64(k * _ENTRY_BYTES))
+        _link(slots, size, load64(c.spare + np.uint64(k) * _8))
+    c.table_bytes += (size - old) * 8
+    segment.size = size
     return True
 
 
 @njit(cache=True, nogil=True)
-def _give_up(cache, h1):
-    """Takes one entry out of a segment; False: those at its hand are all wanted."""
-    c, segment, slots = cache_at(cache), _segment(cache, h1), _slots(cache, h1)
-    if segment.size == 0:
-        return False
-    once = _0
-    for _ in range(min(_LOOK_AT, segment.size)):
-        e = slots + np.uint64(segment.hand * _ENTRY_BYTES)
-        segment.hand = segment.hand + 1 if segment.hand + 1 < segment.size else 0
-        if load64(e) == _0:
-            continue
-        if age(cache, e) >= STALE:
-            once = e
-            break
-        if entry_at(e).again == 0 and once == _0:
-            once = e
-    if once == _0:
-        return False
-    _take_out(cache, once)
-    c.forgotten += 1
-    return True
+def _stale(cache, looks, minutes):
+    """The number of an entry that was taken out, one of those at the hand that were not seen for so long; -1: there is none."""
+    c = cache_at(cache)
+    for _ in range(min(looks, c.high)):
+        e = entry_address(cache, c.hand)
+        c.hand = c.hand + 1 if c.hand + 1 < c.high else 0
+        if load64(e) != _0 and age(cache, e) >= minutes:
+            return _take_out(cache, e)
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _seen_once(cache, number):
+    """The same for an entry that was seen only once, or not of late, of those from a number on."""
+    c = cache_at(cache)
+    for _ in range(min(_LOOK_AT, c.high)):
+        e = entry_address(cache, number)
+        number = number + 1 if number + 1 < c.high else 0
+        if load64(e) != _0 and (entry_at(e).again == 0 or age(cache, e) >= STALE):
+            return _take_out(cache, e)
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _free_row(cache, h2):
+    """The number of a free entry, or -1."""
+    c = cache_at(cache)
+    if c.free_count > 0:
+        c.free_count -= 1
+        return np.int64(load32(c.free + np.uint64(c.free_count) * _4))
+    number = _stale(cache, _LOOK_AT // 6, _FORGET)
+    if number >= 0:
+        return number
+    if c.high < c.most_entries and _room_for_table(cache) >= np.int64(_ENTRY_BYTES):
+        c.high += 1
+        c.table_bytes += np.int64(_ENTRY_BYTES)
+        return c.high - 1
+    c.full = 1
+    if c.high == 0:
+        return np.int64(-1)
+    number = _stale(cache, _LOOK_AT, STALE)
+    if number >= 0:
+        return number
+    # Anywhere: of series that come in turn, the ones at the hand would be those that come next.
+    return _seen_once(cache, np.int64(h2 % np.uint64(c.high)))
 
 
 @njit(cache=True, nogil=True)
 def insert(cache, h1, h2):
-    """The address of a new entry, seen once, whose ``kind`` and what belongs to it the caller fills in; 0: there is no room.
-
-    It is good until the next entry comes or goes.
-    """
-    c, segment = cache_at(cache), _segment(cache, h1)
-    crowded = 4 * (segment.count + 1) > 3 * segment.size
-    if segment.count >= c.segment_most or (crowded and not _grow(cache, h1)):
+    """The address of a new entry, seen once, whose ``kind`` and what belongs to it the caller fills in; 0: there is no room."""
+    c = cache_at(cache)
+    number = np.int64(-1)
+    if _has_slot(cache, h1):
+        number = _free_row(cache, h2)
+    if number < 0:
         c.full = 1
-        if not _give_up(cache, h1):
-            c.not_kept += 1
-            return _0
-    size = segment.size
-    slots = _slots(cache, h1)
-    at = _place(h1, size)
-    while load64(slots + np.uint64(at * _ENTRY_BYTES)) != _0:
-        at += 1
-        if at == size:
-            at = 0
-    e = slots + np.uint64(at * _ENTRY_BYTES)
+        c.not_kept += 1
+        return _0
+    segment = _segment(cache, h1)
+    _link(_slots(cache, h1), segment.size, ((h1 & _LOW) << _32) | np.uint64(number + 1))
+    e = entry_address(cache, number)
     entry = entry_at(e)
     entry.h1 = h1
     entry.h2 = h2
@@ -390,8 +427,7 @@ def _tidy(cache, chunk):
                     entry.record = np.uint32((chunk * c.chunk_bytes + kept) // 8)
                     kept += size
                 else:
-                    _take_out(cache, e)
-                    c.forgotten += 1
+                    forget(cache, e)
         at += size
     store64(_used_of(cache, chunk), np.uint64(kept))
 
@@ -429,18 +465,14 @@ def record_of_entry(cache, e):
 
 
 @njit(cache=True, nogil=True)
-def survey(cache, first, last):
-    """Of the segments ``[first, last)``: how many entries they have, and how many of these were seen of late."""
-    c = cache_at(cache)
+def survey(cache, step):
+    """Of every ``step``-th row: how many have an entry, and how many of these were seen of late."""
     entries = fresh = 0
-    for s in range(first, last):
-        segment = _segment_at(c.segments + np.uint64(s) * _SEGMENT_BYTES)
-        slots = c.entries + np.uint64(s * c.segment_slots * _ENTRY_BYTES)
-        for at in range(segment.size):
-            e = slots + np.uint64(at * _ENTRY_BYTES)
-            if load64(e) != _0:
-                entries += 1
-                fresh += age(cache, e) < STALE
+    for number in range(0, cache_at(cache).high, step):
+        e = entry_address(cache, number)
+        if load64(e) != _0:
+            entries += 1
+            fresh += age(cache, e) < STALE
     return entries, fresh
 
 

@@ -17,6 +17,7 @@ from coordinator.write.cache_kernels import (
     cache_at,
     entry_at,
     form_at,
+    guess,
     home,
     insert,
     probe,
@@ -49,8 +50,7 @@ _BLOCK = 32
 """So many keys are looked up together: enough to wait for memory only once, few enough for the processor to have all on their way."""
 _WIDE = np.uint64(32)
 """Bytes behind labels and id that ``put_id_quickly`` touches."""
-_0, _4 = np.uint64(0), np.uint64(4)
-_64 = np.uint64(64)
+_0, _4, _8 = np.uint64(0), np.uint64(4), np.uint64(8)
 _HEAD_BYTES = RECORD.itemsize
 _TEMPLATE_BYTES = METRIC_TEMPLATE.itemsize
 _FORM_BYTES = np.uint64(FORM.itemsize)
@@ -199,12 +199,16 @@ def find(cache, arena, keys, spans, first, count, misses):
         for i in range(begin, end):
             h1, h2 = hash_key(secret, origin + np.uint64(key_at[i]), np.uint64(key_size[i]), contexts[i])
             hashes[i, 0], hashes[i, 1] = h1, h2
-            at = home(cache, h1)
-            prefetch(at)
-            prefetch(at + _64)
+            prefetch(home(cache, h1))
         for i in range(begin, end):
-            e = probe(cache, hashes[i, 0], hashes[i, 1])
+            e = guess(cache, hashes[i, 0])
             entries[i - begin] = e
+            prefetch(e)
+        for i in range(begin, end):
+            e = entries[i - begin]
+            if e != _0 and (load64(e) != hashes[i, 0] or load64(e + _8) != hashes[i, 1]):
+                # Another one has the same half of a hash.
+                e = entries[i - begin] = probe(cache, hashes[i, 0], hashes[i, 1])
             if e != _0:
                 touch(cache, e)
                 if entry_at(e).kind == STORED:

@@ -30,7 +30,7 @@ from m3metrics.metric import MetricType
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.keyed_hash import secret
 from m3x.log import logger
-from m3x.reserve import release, reserve
+from m3x.reserve import release, reserve, reserve_wide
 
 log = logger(__name__)
 
@@ -51,10 +51,10 @@ _MOST_LOG_BYTES = 8 << 32
 _CHUNK_BYTES = (1 << 14, 1 << 18)
 """Least and most."""
 _SEGMENTS = (2, 1024)
-_SEGMENT_SLOTS = 4096
-"""Where there are fewer segments than there may be."""
-_SURVEYED = 16
-"""Segments that are counted for all."""
+_SEGMENT_SERIES = 4096
+"""Of a segment, where there are fewer segments than there may be."""
+_SURVEYED = 1 << 16
+"""Entries that are counted for all."""
 _MINUTE_S = 60
 
 
@@ -150,20 +150,21 @@ class SeriesCache:
 
     def _place_table(self, max_series: int) -> None:
         head = self._head
-        slots = self._limit // kernels.ENTRY.itemsize
+        most = self._limit // kernels.ENTRY.itemsize
         if max_series:
-            slots = min(slots, 2 * max_series)
-        segments = 1 << max(slots // _SEGMENT_SLOTS, 1).bit_length() - 1
+            most = min(most, max_series)
+        segments = 1 << max(most // _SEGMENT_SERIES, 1).bit_length() - 1
         segments = min(max(segments, _SEGMENTS[0]), _SEGMENTS[1])
-        per_segment = -(-slots // segments)
+        # Half as much again as is taken, and what a hash deals one segment more than others.
+        per_segment = -(-most * 3 // (2 * segments)) + _SEGMENT_SERIES // 4
         self._segments = np.zeros(segments, kernels.SEGMENT)
-        self._entries = reserve(segments * per_segment, kernels.ENTRY)
-        self._spare = reserve(per_segment, kernels.ENTRY)
-        head["segments"], head["entries"] = self._segments.ctypes.data, self._entries.ctypes.data
-        head["spare"] = self._spare.ctypes.data
-        head["shift"] = 64 - (segments.bit_length() - 1)
-        head["segment_slots"] = per_segment
-        head["segment_most"] = max(max_series // segments, 1) if max_series else per_segment * 3 // 4
+        self._slots = reserve(segments * per_segment, np.uint64)
+        self._spare = reserve(per_segment, np.uint64)
+        self._entries, self._free = reserve_wide(most, kernels.ENTRY), reserve(most, np.uint32)
+        head["segments"], head["slots"] = self._segments.ctypes.data, self._slots.ctypes.data
+        head["spare"], head["entries"] = self._spare.ctypes.data, self._entries.ctypes.data
+        head["free"], head["most_entries"] = self._free.ctypes.data, most
+        head["shift"], head["segment_slots"] = 64 - (segments.bit_length() - 1), per_segment
 
     @property
     def max_rows(self) -> int:
@@ -204,9 +205,7 @@ class SeriesCache:
         """What to say if series that come have not found room of late."""
         if self._clock() - self._full_since > kernels.STALE * _MINUTE_S:
             return None
-        segments = len(self._segments)
-        # They are all alike: the series are spread over them by a hash.
-        entries, fresh = kernels.survey(self._address, 0, min(_SURVEYED, segments))
+        entries, fresh = kernels.survey(self._address, self.series // _SURVEYED + 1)
         seen = round(self.series * fresh / max(entries, 1))
         return (
             f"the series cache is full: {self.series} series, about {seen} of them seen in the last minutes; those that do not fit "
@@ -218,12 +217,13 @@ class SeriesCache:
         if generation == self._generation:
             return
         self._generation = generation
-        release(self._entries, 0, len(self._entries))
+        release(self._entries, 0, int(self._head["high"][0]))
+        release(self._slots, 0, len(self._slots))
         # Of the last page release leaves what is there.
-        self._entries[-(PAGESIZE // kernels.ENTRY.itemsize) :] = 0
+        self._slots[-(PAGESIZE // self._slots.itemsize) :] = 0
         release(self._log, 0, len(self._log))
         self._segments[:] = 0
-        for name in ("count", "table_bytes", "chunks", "chunk"):
+        for name in ("count", "high", "free_count", "hand", "table_bytes", "chunks", "chunk"):
             self._head[name] = 0
         self._keys.clear()
         self._head["other_bytes"] = self._other_bytes
@@ -428,5 +428,5 @@ def warm() -> None:
         cache.resolve(key, at, size, contexts, lambda _: [TemplateSpec(b"a", b"m", annotation=b"n")], b"m")
     cache.find(key, at, size, contexts)
     cache.remembered(0, 1)
-    kernels.survey(cache._address, 0, 1)
+    kernels.survey(cache._address, 1)
     kernels.write_again(cache._address, np.zeros(0, np.uint8), 0)

