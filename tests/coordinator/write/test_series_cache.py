@@ -188,10 +188,8 @@ def test_more_than_it_holds_in_turn_costs_only_what_is_too_much() -> None:
 def test_what_is_not_seen_any_more_gives_way() -> None:
     clock = _Clock()
     cache = SeriesCache(0, 1 << 20, clock)
-    for _ in range(12):
+    for _ in range(3):
         _write(cache, _gauges(0, 30_000))
-    # All that are remembered have come more than once by now.
-    assert cache.not_kept > 0
     said = cache.full()
     assert said is not None
     assert f"{cache.series} series" in said
@@ -202,6 +200,17 @@ def test_what_is_not_seen_any_more_gives_way() -> None:
     _write(cache, others)
     # Some came where none of those that were looked at was an old one.
     assert _write(cache, others) < 100
+
+
+def test_where_all_are_wanted_the_new_one_is_not_kept() -> None:
+    cache = SeriesCache(1024, 4 << 20, _Clock())
+    wanted, others = _gauges(0, 1024), _gauges(5000, 500)
+    _write(cache, wanted)
+    assert _write(cache, wanted) == 0
+    for _ in range(2):
+        assert _write(cache, others) == 500
+        assert _write(cache, wanted) == 0
+    assert cache.not_kept == 1000
 
 
 def test_a_table_that_grows_forgets_what_was_not_seen_for_long() -> None:
