@@ -16,9 +16,10 @@ from lab.processes import module_command
 
 from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, SecretText
 from coordinator.sinks.prom_remote import LabelRules, PromRemoteSink
-from coordinator.sinks.prom_remote.encoding import Encoder, warm
+from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.labels import LabelCache
 from coordinator.sinks.prom_remote.opening import open_sinks
+from coordinator.sinks.prom_remote.symbols import warm
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import UNAGGREGATED, Values
 from m3metrics.ids import encode_tags

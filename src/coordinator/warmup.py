@@ -9,7 +9,7 @@ import coordinator.ingest.suffix_kernels
 import coordinator.query.kernels
 import coordinator.sinks.kernels
 import coordinator.sinks.m3db.kernels
-import coordinator.sinks.prom_remote.encoding
+import coordinator.sinks.prom_remote.symbols
 import coordinator.sinks.type_kernels
 import coordinator.store.kernels
 import coordinator.store.label_kernels
@@ -40,7 +40,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("sinks", coordinator.sinks.kernels.warm),
     ("types", coordinator.sinks.type_kernels.warm),
     ("m3db sink", coordinator.sinks.m3db.kernels.warm),
-    ("prom-remote", coordinator.sinks.prom_remote.encoding.warm),
+    ("prom-remote", coordinator.sinks.prom_remote.symbols.warm),
     ("m3db writes", m3db.write.warmup.warm),
     ("m3db copies", m3db.tallies.warm),
     ("query", coordinator.query.kernels.warm),

@@ -5,6 +5,7 @@ Keys, defaults and errors are M3's; what an endpoint has beside ``name``, ``addr
 
 import re
 from collections.abc import Mapping, Set
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +16,7 @@ from m3x.config import Duration, Section, Text
 from m3x.tls import ClientTLSConfig
 
 __all__ = [
+    "MESSAGE_2",
     "BasicAuthConfig",
     "EndpointConfig",
     "EndpointPolicyConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "sink_name",
 ]
 
+MESSAGE_2 = "io.prometheus.write.v2.Request"
 _RESERVED_HEADERS = {
     "content-encoding",
     "content-length",
@@ -95,6 +98,8 @@ class EndpointConfig(Section, frozen=True):
     max_samples_per_send: int = 5000
     send_metadata: bool = True
     """Whether it is told the types of metrics, where values come with them (``storeMetricsType``)."""
+    protobuf_message: Literal["prometheus.WriteRequest", "io.prometheus.write.v2.Request"] = "prometheus.WriteRequest"
+    """As in Prometheus: what it is sent, Remote Write 1.0, or 2.0 as long as it takes that."""
     queue: QueueOverrides = QueueOverrides()
 
     def __post_init__(self) -> None:

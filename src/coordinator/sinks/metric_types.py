@@ -19,6 +19,7 @@ from m3x.protobuf import marshal
 __all__ = ["MetricTypes"]
 
 _MOST_NAMES = 20_000
+_NONE = np.zeros(0, np.uint8)
 _HISTOGRAM, _GAUGE_HISTOGRAM, _SUMMARY = 3, 4, 5
 _SUFFIXES = {
     _HISTOGRAM: (b"_bucket", b"_count", b"_sum"),
@@ -63,6 +64,11 @@ class MetricTypes:
         count = type_kernels.take_new(buf, series, *annotations, known, rows, types)
         if count:
             self._note_names(buf, ids, rows[:count], types[:count])
+
+    def of(self, table: SeriesTable) -> NDArray[np.uint8]:
+        """The type of each series of a table by number, 0: none is known; numbers beyond its end have none."""
+        known = self._known.get(table)
+        return _NONE if known is None else known
 
     def records(self, since: int = 0) -> list[bytes]:
         """What has changed since that version: for each family the field ``metadata`` of a ``WriteRequest``."""

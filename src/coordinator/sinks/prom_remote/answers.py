@@ -62,6 +62,10 @@ class Answer:
     """``HELD`` only: the credentials may be out of date."""
     arrived: bool = True
     """``LATER`` only: whether the endpoint may have stored something of it."""
+    unsupported: bool = False
+    """``HELD`` only: the endpoint does not know what kind of body it was sent."""
+    written: bool = False
+    """Whether the answer says how much of a request of Remote Write 2.0 was written, as who knows 2.0 does."""
     body: str = ""
     """``REFUSED`` only: all that was read of the store's words."""
 
@@ -94,7 +98,7 @@ def judge(status: int, body: str = "", retry_after: str = "", now_s: float = 0.0
         return Answer(Kind.TOO_LARGE, text)
     if status == 429 or 500 <= status < 600:
         return Answer(Kind.LATER, text, retry_after_s=retry_after_s(retry_after, now_s))
-    return Answer(Kind.HELD, text, unauthorized=status == 401)
+    return Answer(Kind.HELD, text, unauthorized=status == 401, unsupported=status == 415)
 
 
 def retry_after_s(header: str, now_s: float) -> float | None:

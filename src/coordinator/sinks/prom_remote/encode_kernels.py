@@ -29,7 +29,8 @@ def milliseconds(time_ns):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _sample_size(value, time_ms):
+def sample_size(value, time_ms):
+    """Bytes of a Sample."""
     return (_0 if value == 0.0 else _9) + int_size(time_ms)
 
 
@@ -63,7 +64,7 @@ def group(series, time_ns, values, rows, entries, slots, groups, following):
         else:
             following[groups[at].last] = k
         groups[at].last = k
-        groups[at].size += np.int32(length_size(_sample_size(values[row], milliseconds(time_ns[row]))))
+        groups[at].size += np.int32(length_size(sample_size(values[row], milliseconds(time_ns[row]))))
     total = _0
     for at in range(count):
         total += length_size(np.uint64(groups[at].size))
@@ -85,7 +86,7 @@ def write(time_ns, values, rows, entries, arena, groups, count, following, out):
         k = groups[at].first
         while k >= 0:
             value, time_ms = values[rows[k]], milliseconds(time_ns[rows[k]])
-            a = put_length(a, _SAMPLE, _sample_size(value, time_ms))
+            a = put_length(a, _SAMPLE, sample_size(value, time_ms))
             if value != 0.0:
                 store8(a, _VALUE)
                 store64(a + _1, double_bits(value))

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from coordinator.config.prom_remote import EndpointConfig, PromRemoteConfig, sink_name
+from coordinator.config.prom_remote import MESSAGE_2, EndpointConfig, PromRemoteConfig, sink_name
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote.credentials import Address
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelRules
@@ -31,6 +31,7 @@ def open_sinks(
                 ordered=endpoint.ordered,
                 lanes=endpoint.lanes,
                 batch_rows=endpoint.max_samples_per_send,
+                remote_write_2=endpoint.protobuf_message == MESSAGE_2,
             ),
             _endpoint(section, endpoint),
             raw if endpoint.storage_policy is None else aggregated,

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,6 +37,7 @@ _HEADERS = {
     "X-Prometheus-Remote-Write-Version": "0.1.0",
     "User-Agent": f"m3coordinator/{VERSION}",
 }
+_WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 _LEFT_OUT = ("Accept", "Accept-Encoding")
 _MAX_REDIRECTS = 5
 _MAX_READ = 4096
@@ -140,7 +141,8 @@ class Sender:
         for _ in range(_MAX_REDIRECTS + 1):
             status, said, headers = await self._exchange(url, body, more)
             if not 300 <= status < 400:
-                return judge(status, self._secrets.mask(said), headers.get("Retry-After", ""), time.time())
+                answer = judge(status, self._secrets.mask(said), headers.get("Retry-After", ""), time.time())
+                return replace(answer, written=_WRITTEN in headers)
             location = headers.get("Location", "")
             if not location:
                 return Answer(Kind.HELD, f"status {status} without a location")

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote.answers import Answer, Kind
-from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of, why_bad
 from coordinator.sinks.prom_remote.metadata import MetadataSender
 from coordinator.sinks.prom_remote.named import named_series
 from coordinator.sinks.prom_remote.sender import Endpoint, Sender
 from coordinator.sinks.prom_remote.splitting import Splitting, Suspects, bound
+from coordinator.sinks.prom_remote.symbols import SymbolEncoder
+from coordinator.sinks.prom_remote.version import VERSION_2, Version
 from coordinator.sinks.sink import Delivered, HeldError, RefusedWhy, TryAgainError
 from coordinator.sinks.values import Destination, Values
 from m3x.instrument import Scope
@@ -23,6 +24,7 @@ _SPLIT_PAUSE_S = 1.0
 """Between the deliveries of a batch with so many bad rows that one does not settle it."""
 _LAST_REQUESTS = 80
 """Of a delivery; before them, every row is asked for."""
+_NO_TYPES = np.zeros(0, np.uint8)
 _ARRIVED_BEFORE = {RefusedWhy.OUT_OF_ORDER, RefusedWhy.DUPLICATE}
 
 
@@ -36,6 +38,8 @@ class PromRemoteOptions:
     ordered: bool = True
     lanes: int = 4
     batch_rows: int = 5000
+    remote_write_2: bool = False
+    """Whether it is sent Remote Write 2.0 as long as it takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,10 @@ class PromRemoteSink:
         self._options = options
         self._labels = labels
         self._sender = Sender(endpoint)
+        self._types = None if told is None else told[0]
         self._metadata = None if told is None else MetadataSender(told[0], self._sender, told[1])
-        self._encoder = Encoder()
+        self._encoder = SymbolEncoder()
+        self._version = Version(options.remote_write_2, self._sender.shown)
         self._suspects = Suspects()
         self._chance = np.random.default_rng()
         self._interrupted: list[_Interrupted] = []
@@ -118,7 +124,7 @@ class PromRemoteSink:
                     f"{self.name} refuses many of {len(batch)} values, one by one: {splitting.unsettled} are left",
                     _SPLIT_PAUSE_S,
                 )
-            answer = await self._sender.post(self._encoder.body(batch, rows, labels))
+            answer = await self._post(batch, rows, labels)
             requests += 1
             if answer.kind in (Kind.LATER, Kind.HELD):
                 if requests > 1:
@@ -131,9 +137,18 @@ class PromRemoteSink:
                 splitting.draw(self._chance)
         refused = splitting.result()
         self._suspects.learn(batch, refused)
-        if self._metadata is not None:
+        if self._metadata is not None and not self._version.is_2:
             self._metadata.begin_if_due()
         return Delivered(refused)
+
+    async def _post(self, batch: Values, rows: NDArray[np.int64], labels: LabelFields) -> Answer:
+        """Sends some rows in the version that the endpoint takes."""
+        if self._version.is_2:
+            types = _NO_TYPES if self._types is None else self._types.of(batch.table)
+            answer = await self._sender.post(self._encoder.body_2(batch, rows, labels, types), VERSION_2)
+            if not self._version.refused(answer):
+                return answer
+        return await self._sender.post(self._encoder.body(batch, rows, labels))
 
     async def close(self) -> None:
         """Closes the connections."""

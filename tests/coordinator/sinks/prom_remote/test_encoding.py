@@ -12,9 +12,10 @@ from tests.coordinator.sinks.prom_remote.batches import id_of, values_of
 
 from coordinator.prompb import WRITE_REQUEST
 from coordinator.sinks.prom_remote.encode_kernels import group, write
-from coordinator.sinks.prom_remote.encoding import Encoder, warm
+from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.label_kernels import fill
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules, labels_of
+from coordinator.sinks.prom_remote.symbols import warm
 from coordinator.sinks.values import Values
 from m3x.protobuf import marshal
 
