@@ -8,6 +8,7 @@ from tests.fuzz import (
     rows_metrics,
     rows_queries,
     rows_senders,
+    rows_symbols,
     rows_writers,
     rows_writes,
 )
@@ -20,6 +21,7 @@ _PARTS = (
     rows_metrics,
     rows_writes,
     rows_senders,
+    rows_symbols,
     rows_queries,
     rows_m3db,
     rows_cluster,

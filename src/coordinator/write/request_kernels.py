@@ -44,7 +44,7 @@ _0, _1, _2, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 16))
 
 @njit(cache=True, nogil=True)
 def sample(a, e, times_ms, values, k):
-    """Parses a Sample into row ``k``: 0 if it is none, 2 if it has a third number, 2.0's created timestamp, else 1."""
+    """Parses a Sample into row ``k``: 0 if it is none, else 1; with a third field, 2.0's created timestamp, 2, or 3 if it is no number."""
     values[k] = 0.0
     times_ms[k] = 0
     found = 1
@@ -63,8 +63,8 @@ def sample(a, e, times_ms, values, k):
             value, a = varint(a, e)
             times_ms[k] = np.int64(value)
         else:
-            if number == 3 and wire == VARINT:
-                found = 2
+            if number == 3 and found != 3:
+                found = 2 if wire == VARINT else 3
             a = skip(a, e, wire)
         if a == _0:
             return 0

@@ -197,7 +197,7 @@ def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times
                 return FULL_SAMPLES, used, to
             if not plain_sample(inner, a, times_ms, values, used):
                 found = sample(inner, a, times_ms, values, used)
-                if found == 0:
+                if found == 0 or found == 3:  # noqa: PLR1714 - a set would be built in the loop
                     return BROKEN, used, to
                 others[STARTED] += found == 2
             used += 1
