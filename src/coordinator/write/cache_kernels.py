@@ -296,7 +296,7 @@ def _has_slot(cache, h1):
     size = min(max(old + old // 4, _LEAST_SLOTS), c.segment_slots)
     if size == old or (size - old) * 8 > _room_for_table(cache):
         # Longer ways are better than none.
-        return 10 * (segment.count + 1) <= 9 * old
+        return 20 * (segment.count + 1) <= 19 * old
     taken = 0
     for at in range(old):
         word = load64(slots + np.uint64(at) * _8)
