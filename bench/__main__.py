@@ -14,6 +14,8 @@ _COMMANDS = {
     "scaling": ("scaling", "what a message costs with one, two, four, eight workers"),
     "chain": ("chain.command", "the whole way of a sample, from remote write to the store, beside that of any rival"),
     "profile": ("profile.command", "what each stage of that way costs, beside what the same bytes cost at least"),
+    "low-rate": ("low_rate", "what a pair costs that gets few messages, and one that gets none"),
+    "latency": ("latency", "how long acks take at half of the maximum throughput, and a large window to be out"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
     "soak": ("soak", "whether memory comes back when series come and go"),
     "start": (

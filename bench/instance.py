@@ -1,4 +1,7 @@
-"""A real aggregator instance to measure: its own KV, one placement that is already cut over, both topics, one consumer of the output."""
+"""Real aggregators to measure: a KV of their own, a placement that is already cut over, both topics, one consumer of the output.
+
+``Aggregator`` is an instance alone, ``Pair`` two that mirror each other.
+"""
 
 import shutil
 import tempfile
@@ -15,6 +18,12 @@ from m3x.process import cpu_seconds, resident_bytes, written_bytes
 
 NUM_SHARDS = 64
 _NAME = "m3aggregator-local"
+
+
+def wakes(pid: int) -> int:
+    """How often the threads of a process went to sleep so far."""
+    texts = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
 
 
 class Aggregator(instances.Aggregator):
@@ -55,3 +64,54 @@ class Aggregator(instances.Aggregator):
     def memory_mib(self) -> dict[str, float]:
         """Resident MiB by process."""
         return {name: resident_bytes(pid) / (1 << 20) for name, pid in self.roles().items()}
+
+
+class Pair:
+    """Two running instances of a replication factor of 2, of which one leads; use as a context manager. ``kv``: of ``lab.kv.KINDS``."""
+
+    def __init__(self, workers: int, output: str, kv: str, overlay: Mapping[str, Any] | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="m3bench-"))
+        self._kv = kv_of(kv, self._folder)
+        self.members: list[instances.Aggregator] = []
+        try:
+            if self._kv.server is not None:
+                self._kv.server.start()
+            for name in ("one", "two"):
+                sections = {"aggregator": {"hostID": {"value": name}}, **(overlay or {})}
+                section = self._kv.section(name)
+                self.members.append(
+                    instances.Aggregator(name, self._folder, section, workers=workers, overlay=sections)
+                )
+            placed = [member(one.name, one.address, group) for one, group in zip(self.members, ("a", "b"), strict=True)]
+            self._kv.do(lambda store: write_cluster(store, placed, output, NUM_SHARDS))
+            for one in self.members:
+                one.start()
+            for one in self.members:
+                one.wait_until_ready()
+            wait_until("one of both leads", lambda: any(one.leads() for one in self.members))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all processes and removes their directory."""
+        for one in self.members:
+            if one.running:
+                one.kill()
+        if self._kv.server is not None and self._kv.server.process is not None:
+            self._kv.server.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def roles(self) -> dict[tuple[str, str], int]:
+        """Pids by ``leader`` or ``follower``, and process."""
+        found: dict[tuple[str, str], int] = {}
+        for one in self.members:
+            role = "leader" if one.leads() else "follower"
+            found |= {(role, name): pid for name, pid in one.roles().items()}
+        return found

@@ -110,6 +110,19 @@ class Frames:
         for column in self.stamp_columns:
             self.matrix[:, column : column + 9] = stamp
 
+    def first(self) -> "Frames":
+        """The same, beginning with the least id: the most messages before ids begin anew."""
+        self.first_id = _FIRST_ID
+        return self
+
+    def part(self, start: int, count: int) -> "Frames":
+        """``count`` of its messages from ``start`` on, fewer at the end; they share their bytes."""
+        end = min(start + count, len(self.matrix))
+        return Frames(
+            self.matrix[start:end], self.stamp_columns, float(self.values[start:end].sum()), self.series[start:end],
+            self.values[start:end], self.number_columns, self.first_id,
+        )  # fmt: skip
+
     def name(self, numbers: NDArray[np.int64]) -> None:
         """Gives every message the id of another series, shape ``(n,)``."""
         text = digits(numbers)

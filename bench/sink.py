@@ -38,6 +38,8 @@ class Sink:
         self.bytes = 0
         self.first_at = 0.0
         self.last_at = 0.0
+        self.windows: dict[int, tuple[int, float]] = {}
+        """Window end in ns → how many of its values came, and when the last one did (Unix seconds)."""
         self.points: dict[bytes, list[Point]] = defaultdict(list)
         self.policies: dict[bytes, set[bytes]] = defaultdict(set)
         self._record, self._ack = record, ack
@@ -113,6 +115,8 @@ class Sink:
             self.total += float(metrics["value"].sum())
             self.first_at = self.first_at or now
             self.last_at = now
+            for end, count in zip(*np.unique(metrics["time_ns"], return_counts=True), strict=True):
+                self.windows[int(end)] = self.windows.get(int(end), (0, now))[0] + int(count), now
             if self._record:
                 for m in metrics:
                     ident = data[m["id_at"] : m["id_at"] + m["id_size"]]
@@ -128,12 +132,8 @@ def main() -> int:
     sink = Sink(port=options.port)
     print(sink.address, flush=True)
     for _ in sys.stdin:
-        print(
-            json.dumps(
-                {"messages": sink.messages, "total": sink.total, "first_at": sink.first_at, "last_at": sink.last_at}
-            ),
-            flush=True,
-        )
+        found = {name: getattr(sink, name) for name in ("messages", "total", "first_at", "last_at", "windows")}
+        print(json.dumps(found), flush=True)
     sink.close()
     return 0
 

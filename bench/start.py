@@ -29,6 +29,7 @@ from lab.kv import kv_of
 from lab.processes import send_signal
 from lab.waiting import wait_until
 
+from bench.instance import wakes
 from bench.sink import Sink
 from m3metrics.codec import encode_metric
 from m3metrics.codec.unaggregated import GaugeWithMetadatas
@@ -171,20 +172,11 @@ def _idle(instance: Instance, seconds: float) -> dict[str, Any]:
     time.sleep(3)
     processes = instance.roles()
     memory = {name: proportional_bytes(pid) / (1 << 20) for name, pid in processes.items()}
-    before, woken = {name: cpu_seconds(pid) for name, pid in processes.items()}, _wakes(processes)
+    before, woken = ({name: of(pid) for name, pid in processes.items()} for of in (cpu_seconds, wakes))
     time.sleep(seconds)
     cpu = {name: 100 * (cpu_seconds(pid) - before[name]) / seconds for name, pid in processes.items()}
-    wakes = {name: (count - woken[name]) / seconds for name, count in _wakes(processes).items()}
-    return {"mib": memory, "cpu_percent": cpu, "wakes_per_second": wakes}
-
-
-def _wakes(processes: dict[str, int]) -> dict[str, int]:
-    """How often the threads of each process went to sleep so far."""
-    found = {}
-    for name, pid in processes.items():
-        texts = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-        found[name] = sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
-    return found
+    sleeps = {name: (wakes(pid) - woken[name]) / seconds for name, pid in processes.items()}
+    return {"mib": memory, "cpu_percent": cpu, "wakes_per_second": sleeps}
 
 
 def _replays(instance: Instance, since: int) -> float:

@@ -313,8 +313,14 @@ class Flow:
 
     def paused(self) -> bool:
         """Whether no connection may be read."""
-        lagging = sum(stream.waiting_bytes for stream in self.streams if stream.lagging)
-        others = sum(stream.waiting_bytes for stream in self.streams if not stream.lagging)
+        lagging = others = 0
+        for stream in self.streams:
+            if stream.lagging:
+                lagging += stream.waiting_bytes
+            else:
+                others += stream.waiting_bytes
+        if not (lagging or others):
+            return False
         if all(stream.lagging for stream in self._owning):
             return lagging + others >= self._waiting_bytes
         return others >= self._waiting_bytes * (1 - _LAGGING_PART)

@@ -81,6 +81,8 @@ class SupervisorLink:
         self._outbox: deque[bytes] = deque()
         self._stats: bytes | None = None
         self.fd = self._socket.fileno()
+        self.stirred = True
+        """Whether the socket has been used since it was last found empty: what arrived meanwhile need not be signalled any more."""
 
     def receive(self) -> Iterator[ipc.ToFront]:
         """All commands that have arrived, as long as there is room for what they may be answered with."""
@@ -88,11 +90,12 @@ class SupervisorLink:
             yield ipc.decode_to_front(self._socket.recv(zmq.NOBLOCK))
 
     def readable(self) -> bool:
-        """Whether a command can be taken; must be asked after sending, which may swallow the descriptor's signal."""
+        """Whether a command can be taken; must be asked while ``stirred``, as sending may swallow the descriptor's signal."""
         if len(self._outbox) >= _SUPERVISOR_MESSAGES:
             _log.warning_limited("the supervisor does not read: its commands are not taken", messages=len(self._outbox))
             return False
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        self.stirred = bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return self.stirred
 
     def send(self, message: ipc.FromFront) -> None:
         """Sends now, or as soon as the supervisor reads again; of figures that could not be sent yet, only the newest."""
@@ -104,6 +107,7 @@ class SupervisorLink:
 
     def flush(self) -> None:
         """Sends what is left."""
+        self.stirred = self.stirred or bool(self._outbox) or self._stats is not None
         try:
             while self._outbox:
                 self._socket.send(self._outbox[0], zmq.NOBLOCK)

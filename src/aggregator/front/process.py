@@ -5,7 +5,9 @@ batches, write acks, report. Connections that were hung up are read to their end
 known as such only then. ZeroMQ descriptors signal edges, so each of its sockets is read until it is empty whenever it is looked
 at, and the supervisor's, on which we also send, is asked once more before the loop waits again.
 
-While rounds of reading bring little, the next one waits for ``read_interval_ns``: a message then shares its round with others.
+While rounds of reading bring little, the next one waits, and messages share it with others: for ``read_interval_ns`` at least, and for
+``steady_interval_ns`` on the average of ``_BURST_ROUNDS`` of them. So what comes now and then is read at once, and a trickle that lasts
+costs no more than its rounds, in however many writes it comes.
 """
 
 import os
@@ -29,7 +31,7 @@ from m3x.clock import boot_ns, monotonic_ns, wall_ns
 
 _log = log.logger(__name__)
 
-_IDLE_NS = 100_000_000
+_IDLE_NS = 150_000_000
 _LOOK_NS = 5_000_000
 """While connections wait for others to become quiet."""
 _SWEEP_NS = 250_000_000
@@ -39,6 +41,9 @@ _LONG_PAUSE_NS = 200_000_000
 """If nothing was read for longer than this, what is read next may have waited as long; a loop that is idle looks more often."""
 _FULL_ROUND_BYTES = 65536
 """A round that brings this much is followed by the next one at once."""
+_SMALL_ROUND_BYTES = 16384
+"""One that brings more than this waits for less than ``steady_interval_ns``."""
+_BURST_ROUNDS = 10
 _FAREWELL_MS = 1000
 _REFUSE_NS = 1_000_000_000
 """For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
@@ -67,15 +72,20 @@ class Stops:
 
 
 class Reading:
-    """Whether connections are read right now: ``readers``, an epoll set, is looked at in ``poll`` or not."""
+    """When connections are read: ``readers``, an epoll set, is looked at in ``poll``, or a round is made when a pause is over."""
 
-    def __init__(self, poll: select.epoll, readers: select.epoll, interval_ns: int) -> None:
+    def __init__(self, poll: select.epoll, readers: select.epoll, interval_ns: int, steady_ns: int) -> None:
         self._poll = poll
         self._fd = readers.fileno()
         self._interval_ns = interval_ns
+        self._steady_ns = steady_ns
+        self._wanted = False
         self._on = False
-        self.next_ns = 0
-        """No round before (monotonic)."""
+        self._pausing = False
+        """After a round that brought little: the next one is made at ``_next_ns``, whether or not something is there then."""
+        self._next_ns = 0
+        self._paid_ns = 0
+        """When all rounds so far would have ended at the steady pace (monotonic)."""
         self.loaded = False
         """Whether the last round brought much."""
         poll.register(self._fd, 0)
@@ -85,22 +95,31 @@ class Reading:
         """Whether connections were looked at when the loop waited last."""
         return self._on
 
-    def ready(self, ready: set[int]) -> bool:
-        """Whether a round is to be made, by the descriptors that have something."""
-        return self._fd in ready
+    @property
+    def next_ns(self) -> int:
+        """When a round is to be made, whatever the descriptors say (monotonic); 0: they say it."""
+        return self._next_ns if self._pausing and self._wanted else 0
+
+    def due(self, ready: set[int], mono: int) -> bool:
+        """Whether a round is to be made, by the descriptors that have something and the time."""
+        return 0 < self.next_ns <= mono if self._pausing else self._fd in ready
 
     def round_ended(self, nbytes: int, mono: int) -> None:
         """A round has brought so much."""
         self.loaded = nbytes >= _FULL_ROUND_BYTES
-        if not self.loaded:
-            self.next_ns = mono + self._interval_ns
+        self._pausing = 0 < nbytes < _FULL_ROUND_BYTES
+        if self._pausing:
+            price_ns = self._steady_ns * _SMALL_ROUND_BYTES // max(nbytes, _SMALL_ROUND_BYTES)
+            self._paid_ns = max(self._paid_ns, mono - _BURST_ROUNDS * self._steady_ns) + price_ns
+            self._next_ns = max(mono + self._interval_ns, self._paid_ns)
 
-    def allow(self, wanted: bool, mono: int) -> None:
+    def allow(self, wanted: bool) -> None:
         """Whether there may be rounds from now on."""
-        wanted = wanted and mono >= self.next_ns
-        if wanted != self._on:
-            self._on = wanted
-            self._poll.modify(self._fd, select.EPOLLIN if wanted else 0)
+        self._wanted = wanted
+        on = wanted and not self._pausing
+        if on != self._on:
+            self._on = on
+            self._poll.modify(self._fd, select.EPOLLIN if on else 0)
 
 
 class Front:
@@ -130,7 +149,7 @@ class Front:
         self._stops = Stops(options.stopped_ns)
         self._poll = select.epoll()
         self._poll.register(self._supervisor.fd, select.EPOLLIN)
-        self._reading = Reading(self._poll, self._clients.readers, options.read_interval_ns)
+        self._reading = Reading(self._poll, self._clients.readers, options.read_interval_ns, options.steady_interval_ns)
         self._poll.register(self._clients.writers.fileno(), select.EPOLLIN)
 
     def stamp(self) -> int:
@@ -157,8 +176,9 @@ class Front:
         ready = {fd for fd, _ in self._poll.poll(self._timeout_ns(monotonic_ns()) / 1e9)}
         mono = monotonic_ns()
         self._look_for_stall()
-        for message in self._supervisor.receive():
-            self._command(message, mono)
+        if self._supervisor.stirred or self._supervisor.fd in ready:
+            for message in self._supervisor.receive():
+                self._command(message, mono)
         for worker, link in list(self._links.items()):
             if link.data_fd in ready:
                 link.settle()
@@ -169,16 +189,17 @@ class Front:
         self._newcomers = self._clients.admit(mono)
         if self._clients.writers.fileno() in ready:
             self._clients.writable(mono)
-        if self._reading.on:
+        due = self._reading.due(ready, mono)
+        if due or self._reading.on:
             if mono - self._looked_ns > _LONG_PAUSE_NS:
                 self._clients.fell_behind(self._looked_ns)
             self._looked_ns = mono
-            if self._reading.ready(ready):
-                self._read_round(mono)
+        if due:
+            self._read_round(mono)
         self._flow.step(mono)
         self._intake.cut_due(mono, self._reading.loaded)
         self._clients.flush(mono)
-        self._reading.allow(not self._flow.paused() and not self._drain_until_ns, mono)
+        self._reading.allow(not self._flow.paused() and not self._drain_until_ns)
         if mono >= self._sweep_at_ns:
             self._sweep_at_ns = mono + _SWEEP_NS
             self._clients.sweep(mono)
@@ -199,12 +220,12 @@ class Front:
             self._supervisor.send(ipc.Stalled(seconds))
 
     def _timeout_ns(self, mono: int) -> int:
-        if self._supervisor.readable():
+        if self._supervisor.stirred and self._supervisor.readable():
             return 0
         until = mono + _IDLE_NS
         if self._intake.staged():
             until = min(until, mono + self._options.batch_delay_ns)
-        if self._reading.next_ns > mono:
+        if self._reading.next_ns:
             until = min(until, self._reading.next_ns)
         if self._newcomers:
             until = min(until, mono + _LOOK_NS)

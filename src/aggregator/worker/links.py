@@ -31,6 +31,9 @@ class FrontLink:
         # Byte credits bound what is on the way.
         self.data.setsockopt(zmq.RCVHWM, 0)
         self.data.connect(ipc.data_address(options.run_dir, options.index, front_epoch, options.epoch))
+        self.fd = self.data.fileno()
+        self.stirred = True
+        """Whether something more may have arrived than ``fd`` signals: it was not found empty yet."""
         self._acks = context.socket(zmq.PUSH)
         self._acks.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
         # Bounded as well: an ack is smaller than its message.
@@ -46,7 +49,8 @@ class FrontLink:
 
     def receive(self) -> tuple[ipc.ToWorker, NDArray[np.uint8]] | None:
         """The next message and its payload, if one has arrived."""
-        if not int(self.data.get(zmq.EVENTS)) & zmq.POLLIN:
+        self.stirred = bool(int(self.data.get(zmq.EVENTS)) & zmq.POLLIN)
+        if not self.stirred:
             return None
         frames = self.data.recv_multipart(zmq.NOBLOCK, copy=False)
         message: ipc.ToWorker = ipc.decode_to_worker(frames[0].buffer)
@@ -84,6 +88,9 @@ class SupervisorLink:
         self.socket = context.socket(zmq.PAIR)
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.connect(ipc.worker_address(options.run_dir, options.index, options.front_epoch, options.epoch))
+        self.fd = self.socket.fileno()
+        self.stirred = True
+        """Whether the socket has been used since it was last found empty: what arrived meanwhile need not be signalled any more."""
         self._unsent: deque[list[bytes | memoryview]] = deque()
 
     @property
@@ -93,7 +100,8 @@ class SupervisorLink:
 
     def receive(self) -> ipc.ToWorkerDirect | None:
         """The next message, if one has arrived."""
-        if not int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        self.stirred = bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        if not self.stirred:
             return None
         message: ipc.ToWorkerDirect = ipc.decode_to_worker_direct(self.socket.recv(zmq.NOBLOCK))
         return message
@@ -112,6 +120,7 @@ class SupervisorLink:
     def flush(self) -> None:
         """Sends what waits."""
         while self._unsent:
+            self.stirred = True
             frames = self._unsent[0]
             try:
                 self.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if len(frames) > 1 else 0))

@@ -3,9 +3,13 @@
 Everything that changes samples comes in one ordered stream from the front and is handled in that order: batches are applied, journaled and
 acked, commands take effect in their place. A flush starts in its place; its output is made part by part in between, never holding up
 the data. Time comes with the stream; the worker asks no wall clock.
+
+It waits for the descriptors of its two sockets, for as long as nothing is due. ZeroMQ's signal edges, and sending may swallow one: a socket
+that has been used is asked once more before the loop waits (``stirred``).
 """
 
 import os
+import select
 import signal
 from collections import deque
 from types import FrameType
@@ -28,9 +32,10 @@ from m3x.clock import monotonic_ns
 
 _log = log.logger(__name__)
 
-_IDLE_MS = 200
-_OWING_MS = 2
+_OWING_S = 0.002
 """While acks wait for the disk."""
+_LEAVING_S = 0.2
+"""While the last flushes wait for credit."""
 _STATS_NS = 1_000_000_000
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
@@ -45,6 +50,10 @@ class Worker:
         self._engine = engine
         self._context: Context = zmq.Context(io_threads=1)
         self._supervisor = SupervisorLink(self._context, options)
+        self._poll = select.epoll()
+        self._poll.register(self._supervisor.fd, select.EPOLLIN)
+        self._reads = False
+        """Whether the front's stream is waited for."""
         self._front_epoch = options.front_epoch
         self._front: FrontLink
         """There is none before the journal is replayed: until then samples wait in the front."""
@@ -82,7 +91,7 @@ class Worker:
         """Takes over what the journal says, then connects to the front."""
         replay, problem = self._durable.begin()
         self._now_ns = replay.now_ns
-        self._front = FrontLink(self._context, self._options, self._front_epoch)
+        self._connect()
         self._begun = True
         lists, lost = self._engine.new_lists(), replay.lost + replay.unknown
         late = self._engine.late_values()
@@ -91,8 +100,15 @@ class Worker:
             ipc.Ready(self._options.index, os.getpid(), lists, replay.samples, lost, problem, through_ns, late)
         )
 
+    def _connect(self) -> None:
+        """To the front of ``_front_epoch``."""
+        self._front = FrontLink(self._context, self._options, self._front_epoch)
+        self._poll.register(self._front.fd, select.EPOLLIN)
+        self._reads = True
+
     def _end(self) -> None:
         self._durable.close()
+        self._poll.close()
         self._supervisor.close(_FAREWELL_MS)
         self._context.term()
 
@@ -106,15 +122,17 @@ class Worker:
         self._stop = self._stop or os.getppid() != self._options.parent_pid
 
     def _turn(self) -> None:
-        self._wait()
-        while (direct := self._supervisor.receive()) is not None:
-            self._direct(direct)
+        ready = self._wait()
+        if self._supervisor.stirred or self._supervisor.fd in ready:
+            while (direct := self._supervisor.receive()) is not None:
+                self._direct(direct)
         self._durable.step()
-        for _ in range(1 if self._flushes.ready else _MESSAGES_PER_TURN):
-            message = None if self._stop or self._durable.blocked else self._front.receive()
-            if message is None:
-                break
-            self._handle(*message)
+        if self._front.stirred or self._front.fd in ready:
+            for _ in range(1 if self._flushes.ready else _MESSAGES_PER_TURN):
+                message = None if self._stop or self._durable.blocked else self._front.receive()
+                if message is None:
+                    break
+                self._handle(*message)
         if self._flushes.ready:
             header, part = self._flushes.take()
             self._supervisor.send(header, None if part is None else part.batch)
@@ -128,13 +146,20 @@ class Worker:
             answered = not (self._flushes or self._front.unsent or self._supervisor.unsent or self._durable.owes)
             self._stop = self._stop or answered or mono >= self._goodbye_until_ns
 
-    def _wait(self) -> None:
-        """Returns when a message has arrived, or something is to be done anyway."""
-        poller = zmq.Poller()
-        poller.register(self._supervisor.socket, zmq.POLLIN | (zmq.POLLOUT if self._supervisor.unsent else 0))
-        if not self._durable.blocked:
-            poller.register(self._front.data, zmq.POLLIN)
-        poller.poll(0 if self._flushes.ready else _OWING_MS if self._durable.owes else _IDLE_MS)
+    def _wait(self) -> set[int]:
+        """Returns when a message has arrived, or something is to be done anyway: the descriptors that say so."""
+        reads = not self._durable.blocked
+        if reads != self._reads:
+            self._reads = reads
+            self._poll.modify(self._front.fd, select.EPOLLIN if reads else 0)
+        if self._flushes.ready or self._supervisor.stirred or (reads and self._front.stirred):
+            wait_s = 0.0
+        elif self._durable.owes:
+            wait_s = _OWING_S
+        else:
+            until_s = max(self._stats_at_ns - monotonic_ns(), 0) / 1e9
+            wait_s = min(until_s, _LEAVING_S) if self._goodbye_until_ns else until_s
+        return {fd for fd, _ in self._poll.poll(wait_s)}
 
     # --- the ordered stream
 
@@ -219,8 +244,9 @@ class Worker:
             case ipc.Attach():
                 self._front_epoch = message.front_epoch
                 if self._begun:
+                    self._poll.unregister(self._front.fd)
                     self._front.close(0)
-                    self._front = FrontLink(self._context, self._options, message.front_epoch)
+                    self._connect()
                     self._durable.expect(self._now_ns)
                     _log.info("attached to a new front", front_epoch=message.front_epoch)
 
