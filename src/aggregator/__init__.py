@@ -9,7 +9,7 @@
 | ``worker``, ``engine`` | the worker processes and what they do with samples |
 | ``journal`` | what a worker applied, on disk: its successor goes on where it ended |
 | ``http`` | port 6001 |
-| ``ipc`` | what these processes say to each other |
+| ``ipc``, ``sockets`` | what these processes say to each other, and through what |
 | ``lists`` | what is flushed together: the word of all of them |
 | ``warmup`` | compiles the kernels at set-up |
 | ``preload`` | loads them, and all modules, where processes are forked from |

@@ -23,6 +23,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
+``beats``       when loops look around that have no time of their own for it
 ``golang``      values as Go writes, reads and rounds them
 ``version``     of the distribution
 """

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from m3x.beats import beat
 from m3x.endpoints import bound, is_unix
 from m3x.instrument import Registry
 from m3x.log import logger
@@ -26,7 +27,6 @@ NOTHING_FROM_ELSEWHERE = {
     "Cache-Control": "no-store",
 }
 """Headers of pages: what the browser is told to allow them, their own style."""
-_TICK_S = 1.0
 _NO_ROOM_S = 1.0
 """So long after a connection could not be accepted the next one is tried: there are too many open files."""
 
@@ -60,9 +60,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Writes the header ``Date`` anew."""
         while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK_S):
-                    await self._ending.wait()
+            await beat(self._ending)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:

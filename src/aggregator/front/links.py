@@ -8,6 +8,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.front.flow import Payload
+from aggregator.sockets import MORE, NOW, frames_of, has_message
 from m3x import log
 
 _log = log.logger(__name__)
@@ -39,23 +40,23 @@ class WorkerLink:
         """``Link.send``."""
         try:
             if payload is None:
-                self._data.send(ipc.encode(header), zmq.NOBLOCK)
+                self._data.send(ipc.encode(header), NOW)
             else:
-                self._data.send(ipc.encode(header), zmq.NOBLOCK | zmq.SNDMORE)
+                self._data.send(ipc.encode(header), MORE)
                 view = payload if isinstance(payload, bytes) else payload.data
-                self._data.send(view, zmq.NOBLOCK, copy=len(payload) < _COPY_BELOW)
+                self._data.send(view, NOW, copy=len(payload) < _COPY_BELOW)
         except zmq.Again:
             return False
         return True
 
     def settle(self) -> None:
         """Lets the data socket work off what its descriptor signals: a worker that has connected, or has room again."""
-        self._data.get(zmq.EVENTS)
+        has_message(self._data)
 
     def acks(self) -> Iterator[tuple[ipc.Acked, memoryview]]:
         """All acks that have arrived, with the ack frames."""
-        while int(self._acks.get(zmq.EVENTS)) & zmq.POLLIN:
-            head, body = self._acks.recv_multipart(zmq.NOBLOCK, copy=False)
+        while has_message(self._acks):
+            head, body = frames_of(self._acks)
             yield ipc.decode_acked(head.buffer), body.buffer
 
     def close(self) -> None:
@@ -87,14 +88,14 @@ class SupervisorLink:
     def receive(self) -> Iterator[ipc.ToFront]:
         """All commands that have arrived, as long as there is room for what they may be answered with."""
         while self.readable():
-            yield ipc.decode_to_front(self._socket.recv(zmq.NOBLOCK))
+            yield ipc.decode_to_front(self._socket.recv(NOW))
 
     def readable(self) -> bool:
         """Whether a command can be taken; must be asked while ``stirred``, as sending may swallow the descriptor's signal."""
         if len(self._outbox) >= _SUPERVISOR_MESSAGES:
             _log.warning_limited("the supervisor does not read: its commands are not taken", messages=len(self._outbox))
             return False
-        self.stirred = bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        self.stirred = has_message(self._socket)
         return self.stirred
 
     def send(self, message: ipc.FromFront) -> None:
@@ -110,10 +111,10 @@ class SupervisorLink:
         self.stirred = self.stirred or bool(self._outbox) or self._stats is not None
         try:
             while self._outbox:
-                self._socket.send(self._outbox[0], zmq.NOBLOCK)
+                self._socket.send(self._outbox[0], NOW)
                 self._outbox.popleft()
             if self._stats is not None:
-                self._socket.send(self._stats, zmq.NOBLOCK)
+                self._socket.send(self._stats, NOW)
                 self._stats = None
         except zmq.Again:
             return

@@ -37,7 +37,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """At most this much is read from one connection before the next one has its turn."""
     read_interval_ns: int = 5_000_000
     """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""
-    steady_interval_ns: int = 20_000_000
+    steady_interval_ns: int = 40_000_000
     """The same on the average, while rounds go on to bring little."""
 
     max_frame_bytes: int = 4 * MIB

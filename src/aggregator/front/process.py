@@ -36,6 +36,7 @@ _LOOK_NS = 5_000_000
 """While connections wait for others to become quiet."""
 _SWEEP_NS = 250_000_000
 _STATS_NS = 1_000_000_000
+"""On the beats of the supervisor (``m3x.beats``)."""
 _CONNECTIONS_PER_ROUND = 256
 _LONG_PAUSE_NS = 200_000_000
 """If nothing was read for longer than this, what is read next may have waited as long; a loop that is idle looks more often."""
@@ -207,7 +208,7 @@ class Front:
             if self._listening:
                 self._poll.modify(self._listen_fd, select.EPOLLIN)
         if mono >= self._stats_at_ns:
-            self._stats_at_ns = mono + _STATS_NS
+            self._stats_at_ns = mono - mono % _STATS_NS + _STATS_NS
             self._report()
         self._supervisor.flush()
         if self._drain_until_ns:
@@ -222,7 +223,7 @@ class Front:
     def _timeout_ns(self, mono: int) -> int:
         if self._supervisor.stirred and self._supervisor.readable():
             return 0
-        until = mono + _IDLE_NS
+        until = min(mono + _IDLE_NS, self._stats_at_ns)
         if self._intake.staged():
             until = min(until, mono + self._options.batch_delay_ns)
         if self._reading.next_ns:

@@ -8,6 +8,7 @@ and their actions out. All of it runs in one event loop; nothing in it blocks.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,7 @@ from aggregator.supervisor.shard_set import ShardSet
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import KVError, Store, get_uncached
+from m3x.beats import beat
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
@@ -464,18 +466,16 @@ class Serving:
 
     async def _flush_loop(self) -> None:
         while True:
-            wait_s = _LOOK_S
+            wait_s: float | None = None
             if self.shard_set.leads and not self.ending:
                 wait_s = self._flush()
             self._wake.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+                    await beat(self._wake, _LOOK_S)
 
-    def _flush(self) -> float:
-        """Gives the flushes that are due, if we may flush; when to look again."""
+    def _flush(self) -> float | None:
+        """Gives the flushes that are due, if we may flush; when to look again at the latest."""
         if (
             self.flushing.role is not FlushRole.LEADER
             or (until := self.shard_set.flush_until()) is None
@@ -484,7 +484,7 @@ class Serving:
             return _HELD_S
         self._relay(self.flushing.tick(wall_ns(), self.shard_set.holding, until))
         next_ns = self.flushing.schedule.next_ns()
-        return _LOOK_S if next_ns is None else min(max((next_ns - wall_ns()) / 1e9, 0.001), _LOOK_S)
+        return None if next_ns is None else max((next_ns - wall_ns()) / 1e9, 0.001)
 
     def _gathers(self) -> bool:
         """Whether samples that were judged before a front was there may still be on their way: their windows wait for them."""
@@ -504,7 +504,7 @@ class Serving:
         cut_over: int | None = None
         aside: dict[str, str] = {}
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await beat(every_s=_LOOK_S)
             self._look_at_clocks()
             # The example may be another one each time; what was said first stays.
             now = self.sinks.left_aside()

@@ -1,7 +1,6 @@
 """This instance as a member of one shard set: its election, the flush times in the KV, and the role that follows from both."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from aggregator.config import KVKeys, ServiceConfig, buffer_past_ns
@@ -19,6 +18,7 @@ from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode
 from m3cluster.following import follow
 from m3cluster.kv import ConditionFailedError, KVError, Store, Value, get_uncached
 from m3cluster.proto import DecodeError
+from m3x.beats import beat
 from m3x.clock import boot_ns, wall_ns
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -345,10 +345,8 @@ class ShardSet:
     async def _save_loop(self) -> None:
         attempt = 0
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await self._unsaved.wait()
-            await asyncio.sleep(_SAVE_EVERY_S if not attempt else _RETRY.delay(attempt))
+            if await beat(self._unsaved, _LOOK_S) or attempt:
+                await asyncio.sleep(_SAVE_EVERY_S if not attempt else _RETRY.delay(attempt))
             self._unsaved.clear()
             if self.may_write() and self._flushing.save_due(wall_ns()):
                 attempt = 0 if await self._save() else attempt + 1

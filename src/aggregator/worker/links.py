@@ -7,6 +7,7 @@ import zmq
 from numpy.typing import NDArray
 
 from aggregator import ipc
+from aggregator.sockets import MORE, NOW, frames_of, has_message, state_of
 from aggregator.worker.options import WorkerOptions
 from m3msg.batch import MessageBatch
 from m3x.log import logger
@@ -26,12 +27,12 @@ class FrontLink:
     """Data in and acks out, for one incarnation of the front."""
 
     def __init__(self, context: Context, options: WorkerOptions, front_epoch: int) -> None:
-        self.data = context.socket(zmq.PULL)
-        self.data.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
+        self._data = context.socket(zmq.PULL)
+        self._data.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)
         # Byte credits bound what is on the way.
-        self.data.setsockopt(zmq.RCVHWM, 0)
-        self.data.connect(ipc.data_address(options.run_dir, options.index, front_epoch, options.epoch))
-        self.fd = self.data.fileno()
+        self._data.setsockopt(zmq.RCVHWM, 0)
+        self._data.connect(ipc.data_address(options.run_dir, options.index, front_epoch, options.epoch))
+        self.fd = self._data.fileno()
         self.stirred = True
         """Whether something more may have arrived than ``fd`` signals: it was not found empty yet."""
         self._acks = context.socket(zmq.PUSH)
@@ -49,10 +50,10 @@ class FrontLink:
 
     def receive(self) -> tuple[ipc.ToWorker, NDArray[np.uint8]] | None:
         """The next message and its payload, if one has arrived."""
-        self.stirred = bool(int(self.data.get(zmq.EVENTS)) & zmq.POLLIN)
+        self.stirred = has_message(self._data)
         if not self.stirred:
             return None
-        frames = self.data.recv_multipart(zmq.NOBLOCK, copy=False)
+        frames = frames_of(self._data)
         message: ipc.ToWorker = ipc.decode_to_worker(frames[0].buffer)
         try:
             return message, self._payloads.of(message, [frame.buffer for frame in frames[1:]])
@@ -70,14 +71,16 @@ class FrontLink:
         """Sends what waits."""
         while self._unsent:
             try:
-                self._acks.send_multipart(self._unsent[0], zmq.NOBLOCK)
+                head, acks = self._unsent[0]
+                self._acks.send(head, MORE)
+                self._acks.send(acks, NOW)
             except zmq.Again:
                 return
             self._unsent.popleft()
 
     def close(self, linger_ms: int) -> None:
         """Closes; data not yet read is lost, acks are tried to be delivered for ``linger_ms``."""
-        self.data.close(linger=0)
+        self._data.close(linger=0)
         self._acks.close(linger=linger_ms)
 
 
@@ -85,10 +88,10 @@ class SupervisorLink:
     """The pair to the supervisor. What it does not take waits: output credit bounds it."""
 
     def __init__(self, context: Context, options: WorkerOptions) -> None:
-        self.socket = context.socket(zmq.PAIR)
-        self.socket.setsockopt(zmq.RCVHWM, 0)
-        self.socket.connect(ipc.worker_address(options.run_dir, options.index, options.front_epoch, options.epoch))
-        self.fd = self.socket.fileno()
+        self._socket = context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(ipc.worker_address(options.run_dir, options.index, options.front_epoch, options.epoch))
+        self.fd = self._socket.fileno()
         self.stirred = True
         """Whether the socket has been used since it was last found empty: what arrived meanwhile need not be signalled any more."""
         self._unsent: deque[list[bytes | memoryview]] = deque()
@@ -100,10 +103,10 @@ class SupervisorLink:
 
     def receive(self) -> ipc.ToWorkerDirect | None:
         """The next message, if one has arrived."""
-        self.stirred = bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        self.stirred = has_message(self._socket)
         if not self.stirred:
             return None
-        message: ipc.ToWorkerDirect = ipc.decode_to_worker_direct(self.socket.recv(zmq.NOBLOCK))
+        message: ipc.ToWorkerDirect = ipc.decode_to_worker_direct(self._socket.recv(NOW))
         return message
 
     def send(self, message: ipc.FromWorker, batch: MessageBatch | None = None) -> None:
@@ -123,14 +126,17 @@ class SupervisorLink:
             self.stirred = True
             frames = self._unsent[0]
             try:
-                self.socket.send(frames[0], zmq.NOBLOCK | (zmq.SNDMORE if len(frames) > 1 else 0))
+                self._socket.send(frames[0], MORE if len(frames) > 1 else NOW)
             except zmq.Again:
+                self.stirred, room = state_of(self._socket)
+                if room:
+                    continue
                 return
             for at, frame in enumerate(frames[1:], 2):
-                more = zmq.SNDMORE if at < len(frames) else 0
-                self.socket.send(frame, zmq.NOBLOCK | more, copy=memoryview(frame).nbytes < _COPY_BELOW)
+                more = MORE if at < len(frames) else NOW
+                self._socket.send(frame, more, copy=memoryview(frame).nbytes < _COPY_BELOW)
             self._unsent.popleft()
 
     def close(self, linger_ms: int) -> None:
         """Closes after having tried for ``linger_ms`` to deliver."""
-        self.socket.close(linger=linger_ms)
+        self._socket.close(linger=linger_ms)

@@ -37,6 +37,7 @@ _OWING_S = 0.002
 _LEAVING_S = 0.2
 """While the last flushes wait for credit."""
 _STATS_NS = 1_000_000_000
+"""On the beats of the supervisor (``m3x.beats``)."""
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
 _REMEMBERED_COMMANDS = 4096
@@ -140,7 +141,7 @@ class Worker:
         self._supervisor.flush()
         mono = monotonic_ns()
         if mono >= self._stats_at_ns:
-            self._stats_at_ns = mono + _STATS_NS
+            self._stats_at_ns = mono - mono % _STATS_NS + _STATS_NS
             self._report()
         if self._goodbye_until_ns:
             answered = not (self._flushes or self._front.unsent or self._supervisor.unsent or self._durable.owes)

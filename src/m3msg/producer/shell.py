@@ -17,6 +17,7 @@ from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3msg.producer.set_up import SetUp
 from m3msg.producer.status import Overtaken, ProducerStatus, overtaken, service_status
+from m3x.beats import beat
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
@@ -353,9 +354,7 @@ class Producer:
             await asyncio.sleep(_TICK_S)
             return
         self._produced.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REPORT_S):
-                await self._produced.wait()
+        await beat(self._produced, _REPORT_S)
 
     def _service_scope(self, service: ServiceID, tag: str = "") -> Scope:
         key = (str(service), tag)

@@ -21,6 +21,7 @@ from aggregator.supervisor.election.machine import (
 )
 from m3cluster.election import CampaignEndedError, Election, ElectionError
 from m3cluster.kv import KVError
+from m3x.beats import beat
 from m3x.clock import boot_ns, monotonic_ns
 from m3x.instrument import Scope
 from m3x.log import logger
@@ -99,18 +100,19 @@ class Elector:
             await asyncio.shield(self.close())
 
     async def _take_part(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            begun_s = loop.time()
             if await self._look():
                 await self._clear()
                 self._handle(Checked(self._options.wanted()))
             self._handle(Tick())
-            await asyncio.sleep(_PAUSE_S)
-            try:
-                async with asyncio.timeout(self._options.check_interval_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            if (
+                await beat(self._wake, self._options.check_interval_s)
+                and (left_s := begun_s + _PAUSE_S - loop.time()) > 0
+            ):
+                await asyncio.sleep(left_s)
 
     async def close(self) -> None:
         """Resigns and revokes the lease: another candidate leads at once."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from aggregator.supervisor.flushing.holding import Holding, decode_holding, encode_holding
 from m3cluster.kv import KVError, Lease, Store, get_uncached
+from m3x.beats import beat
 from m3x.clock import boot_ns
 from m3x.log import logger
 
@@ -74,11 +75,7 @@ class Holdings:
             while True:
                 self._wake.clear()
                 await self._round()
-                try:
-                    async with asyncio.timeout(_EVERY_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await beat(self._wake, _EVERY_S)
         finally:
             await asyncio.shield(self._leave())
 

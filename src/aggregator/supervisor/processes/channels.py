@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from aggregator.sockets import NOW, frames_of, has_message
+
 __all__ = ["Channel"]
 
 _MAX_WAITING = 10_000
@@ -68,7 +70,7 @@ class Channel:
     def _flush(self) -> None:
         while self._waiting:
             try:
-                self._socket.send(self._waiting[0], zmq.NOBLOCK)
+                self._socket.send(self._waiting[0], NOW)
             except zmq.Again:
                 return
             self._waiting.popleft()
@@ -81,9 +83,9 @@ class Channel:
     def _look(self) -> None:
         self._scheduled = False
         for _ in range(_PER_TURN):
-            if self._closed or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            if self._closed or not has_message(self._socket):
                 break
-            self._on_message(self._socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            self._on_message(frames_of(self._socket))
         else:
             self._again()
         if not self._closed and self._waiting:

@@ -1,0 +1,25 @@
+"""Loops that look around from time to time, on the same beats: a process then wakes once for all of them.
+
+A wake costs more than most of what is looked at: the caches are cold. Beats are at the multiples of their period on the loop's clock, so
+those of a second are also the fourth of a quarter, and processes of one machine have them together.
+"""
+
+import asyncio
+import math
+
+__all__ = ["beat"]
+
+
+async def beat(event: asyncio.Event | None = None, every_s: float = 1.0) -> bool:
+    """Returns at the next beat, which is less than a period away, or as soon as ``event`` is set: whether it is."""
+    loop = asyncio.get_running_loop()
+    at_s = (math.floor(loop.time() / every_s) + 1) * every_s
+    if event is None:
+        await asyncio.sleep(at_s - loop.time())
+        return False
+    try:
+        async with asyncio.timeout_at(at_s):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
