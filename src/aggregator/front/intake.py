@@ -337,8 +337,12 @@ class Intake:
         """Gives what is staged for a worker to its stream."""
         if worker >= len(self._stagings) or self._stagings[worker].used == 0:
             return
+        before = self._stagings[worker].buffer
         batch = self._stagings[worker].cut()
-        self._point(worker)
+        if self._stagings[worker].buffer is before:
+            self._table[worker, kernels.USED] = self._table[worker, kernels.COUNT] = 0
+        else:
+            self._point(worker)
         if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < len(self._scratch):
             # It waits: not in a buffer that is mostly empty.
             self.pool.give(batch.buffer)
