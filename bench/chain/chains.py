@@ -5,6 +5,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lab.cluster import LOCAL, coordinator_overlay, member, overlaid, write_cluster
@@ -45,7 +46,7 @@ class Chain(ABC):
 
 class Ours(Chain):
     """A coordinator, ``rf`` aggregators that mirror each other with ``workers`` workers each, and a sink: ``prom-remote`` at ``receiver``,
-    or ``embedded``. ``env``: of all processes."""
+    or ``embedded``. ``env``: of all processes. ``coordinator``: sections of its file instead of ours."""
 
     name = "ours"
     path = "/api/v1/prom/remote/write"
@@ -59,6 +60,7 @@ class Ours(Chain):
         rf: int,
         workers: int,
         env: Mapping[str, str] | None = None,
+        coordinator: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir()
         kv = kv_of("embedded", folder)
@@ -87,6 +89,7 @@ class Ours(Chain):
             del config["clusters"], config["embeddedStorage"], own["embeddedStorage"]
             endpoint = {"name": "store", "address": receiver, "storagePolicy": policy}
             own |= {"backend": "prom-remote", "prometheusRemoteBackend": {"endpoints": [endpoint]}}
+        own |= coordinator or {}
         file = folder / "coordinator.yml"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         files = overlaid(file, own, folder / "coordinator-overlay.yml")
@@ -125,7 +128,7 @@ class Ours(Chain):
             return None
         _, text = get(f"http://127.0.0.1:{self._metrics}/metrics")
         return sum(
-            int(float(one)) for one in re.findall(r"^coordinator_ingest_success\{?.*\}? (\S+)$", text, re.MULTILINE)
+            int(float(one)) for one in re.findall(r"^\w*_ingest_success\w*(?:\{.*\})? (\S+)$", text, re.MULTILINE)
         )
 
 

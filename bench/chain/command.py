@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lab.errors import LabError
 
 from bench.chain.chains import Chain, Ours, Rival
@@ -74,7 +75,10 @@ def measure(chain: Chain, store: Store, options: argparse.Namespace) -> dict[str
 
 
 def _ours(folder: Path, receiver: str, options: argparse.Namespace) -> Chain:
-    return Ours(folder / "ours", receiver, options.resolution, options.sink, options.rf, options.workers)
+    return Ours(
+        folder / "ours", receiver, options.resolution, options.sink, options.rf, options.workers,
+        coordinator=options.coordinator,
+    )  # fmt: skip
 
 
 def _rival(folder: Path, named: str, receiver: str, options: argparse.Namespace) -> Chain:
@@ -150,6 +154,13 @@ def arguments(values: list[str]) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--rf", type=int, choices=(1, 2), default=1, help="aggregators, which mirror each other")
     parser.add_argument("--workers", type=int, default=1, help="of each aggregator")
+    parser.add_argument(
+        "--coordinator",
+        type=yaml.safe_load,
+        default={},
+        metavar="YAML",
+        help="sections of its file: 'writes: {ack: aggregated}'",
+    )
     parser.add_argument("--sink", choices=("prom-remote", "embedded"), default="prom-remote")
     parser.add_argument("--against", action="append", default=[], metavar="NAME=COMMAND", help="a rival, see above")
     parser.add_argument("--against-path", default="/api/v1/write", help="where rivals take remote writes")
@@ -158,6 +169,8 @@ def arguments(values: list[str]) -> argparse.Namespace:
     counts = ("series", "samples", "windows", "resolution", "per_request", "connections", "workers")
     if min(getattr(options, count) for count in counts) < 1:
         parser.error(f"--{', --'.join(counts).replace('_', '-')} must be at least 1")
+    if not isinstance(options.coordinator, dict):
+        parser.error("--coordinator: expected sections of a file, like 'writes: {ack: aggregated}'")
     if any(not one.partition("=")[0].isidentifier() or not one.partition("=")[2] for one in options.against):
         parser.error("--against: expected NAME=COMMAND")
     return options

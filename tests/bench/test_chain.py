@@ -61,6 +61,13 @@ def test_a_rival_without_a_name_or_a_command_is_refused(against: str, capsys: py
     assert "NAME=COMMAND" in capsys.readouterr().err
 
 
+def test_sections_of_the_coordinator_are_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments(["--coordinator", "writes: {ack: aggregated}"]).coordinator == {"writes": {"ack": "aggregated"}}
+    with pytest.raises(SystemExit):
+        arguments(["--coordinator", "aggregated"])
+    assert "expected sections" in capsys.readouterr().err
+
+
 @pytest.mark.integration
 def test_ours_and_a_rival_get_the_same_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "relay.py"
