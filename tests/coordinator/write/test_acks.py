@@ -1,7 +1,9 @@
 """Answers that wait for the aggregators: docs/answers.md row by row, and what is kept of requests that wait, come again or go away."""
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.coordinator.write.test_answers import (
 from coordinator.write import Acks, RefusedError, RemoteWriter
 from coordinator.write.acks import Ticket
 from coordinator.write.options import WriteOptions
+from coordinator.write.repeats import key_of
 from m3msg.batch import MessageBatch
 from m3msg.producer import Done, Loss, Secured
 from m3x.instrument import Registry
@@ -406,3 +409,50 @@ async def test_what_is_remembered_is_bounded(acks: Acks, monkeypatch: pytest.Mon
     monkeypatch.setattr("coordinator.write.repeats._KEPT_S", 0.0)
     acks.remember(ticket_of(acks), b"new", OPTIONS)
     assert len(acks._remembered) == 1
+
+
+class OtherProcesses:
+    """Hear which requests this one has to have."""
+
+    def __init__(self) -> None:
+        self.keys = Counter[bytes]()
+
+    def remember(self, key: bytes) -> None:
+        self.keys[key] += 1
+
+    def forget(self, key: bytes) -> None:
+        assert self.keys[key] > 0
+        self.keys -= Counter([key])
+
+    async def answer(self, *_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("end", "known_after", "known_at_last"),
+    [(acknowledged, False, False), (given_up, False, False), (nothing, True, False)],
+    ids=["acknowledged", "given up", "waits for longer"],
+)
+async def test_other_processes_know_of_a_request_for_as_long_as_it_may_come_again(
+    end: Callable[[MessageBatch], Done | None], known_after: bool, known_at_last: bool
+) -> None:
+    others = OtherProcesses()
+    acks = Acks(0.02, Registry().scope("c"), others)
+    aggregators = Aggregators(acks)
+    data = b"a request"
+    ticket = acks.produce(
+        aggregators, MessageBatch(np.zeros(1, np.uint8), np.array([0, 1]), np.zeros(1, np.uint32)), data, OPTIONS
+    )  # type: ignore[arg-type]
+    assert ticket is not None
+    assert others.keys == {key_of(data, OPTIONS): 1}, "while it waits"
+    if (done := end(aggregators.batches[0])) is not None:
+        acks.on_done(done)
+    with contextlib.suppress(RefusedError):
+        await acks.wait(ticket, data, OPTIONS, time.monotonic() + 0.02)
+    assert bool(others.keys) is known_after
+    if known_after:
+        aggregators.acknowledge()
+        again = acks.repeated(data, OPTIONS)
+        assert again is ticket
+        await acks.wait(again, data, OPTIONS, time.monotonic() + 10)
+    assert bool(others.keys) is known_at_last
