@@ -48,6 +48,8 @@ AWAY_S = 5.0
 """An instance that has had no connection for so long then is not waited for; one that is started again is back sooner."""
 STATES = ("_version", "_broken", "_num_consumer_services")
 """How gauges end that several processes have alike."""
+_LEAST_BUFFER_BYTES = 8 << 20
+"""Of a producer, however many there are: a request has to fit in (``largest_batch``)."""
 REMOTE_WRITE = {"handler": "remote-write"}
 """Tags of its figures."""
 
@@ -211,7 +213,7 @@ class Writing:
 def _shared(options: ProducerOptions, shares: Shares) -> ProducerOptions:
     """With this process's share of the buffer, which has room for a message of the largest size in any case."""
     buffer = options.buffer
-    most = max(shares.of(buffer.max_buffer_size), buffer.max_message_size)
+    most = max(shares.of(buffer.max_buffer_size, _LEAST_BUFFER_BYTES), buffer.max_message_size)
     return msgspec.structs.replace(options, buffer=msgspec.structs.replace(buffer, max_buffer_size=most))
 
 

@@ -14,9 +14,9 @@ class Shares(msgspec.Struct, frozen=True):
 
     parts: int = 1
 
-    def of(self, limit: int) -> int:
-        """What it may take of a limit."""
-        return limit // self.parts if self.parts else 0
+    def of(self, limit: int, least: int = 0) -> int:
+        """What it may take of a limit; if it needs any, ``least`` where the limit has so much."""
+        return max(limit // self.parts, min(least, limit)) if self.parts else 0
 
 
 ALL = Shares()

@@ -46,3 +46,8 @@ def test_limits_are_shared_out(tmp_path: Path, text: str, workers: int, main: Sh
     assert shares_of(load_coordinator([tmp_path / "c.yml"]).value, workers) == (main, each)
     limit = 1000
     assert main.of(limit) + workers * each.of(limit) <= (limit if workers > 1 else 2 * limit)
+
+
+def test_a_share_has_room_for_what_must_fit() -> None:
+    assert [Shares(parts).of(1000, 100) for parts in (1, 4, 50, 0)] == [1000, 250, 100, 0]
+    assert Shares(4).of(40, 100) == 40
