@@ -44,7 +44,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with Store() as store:
         chain = Ours(
             folder / "chain", store.url, options.resolution, "prom-remote", 1, options.workers,
-            env={"PYTHONPATH": path, ENVIRONMENT: str(times)},
+            env={"PYTHONPATH": path, ENVIRONMENT: str(times)}, coordinator={"workers": 1},
         )  # fmt: skip
         try:
             meter = Meter(chain.pids)

@@ -115,7 +115,12 @@ async def _fleet(
     """The write processes that are to be started. Raises ``StartError``."""
     try:
         run_dir = stack.enter_context(
-            run_directory("", key="workers", prefix="m3write-", longest=LONGEST_RUN_DIRECTORY)
+            run_directory(
+                config.embedded_aggregator.run_directory,
+                key="embeddedAggregator.runDirectory",
+                prefix="m3write-",
+                longest=LONGEST_RUN_DIRECTORY,
+            )
         )
     except ConfigError as error:
         raise StartError(str(error)) from error
