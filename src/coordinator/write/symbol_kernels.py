@@ -32,6 +32,11 @@ FULL_SYMBOLS, FULL_LABELS = 4, 5
 SYMBOL = np.dtype([("at", np.uint32), ("size", np.uint32)], align=True)
 """Where a symbol stands in the body, its length in front of it included: so it stands behind the tag of a name or value, too."""
 
+PAIR = np.dtype([("refs", np.uint64), ("at", np.uint32), ("size", np.uint32)], align=True)
+"""A label that was written before: both references, and where it stands."""
+PAIRS = 512
+"""Of a request; each has its place by its references. Most labels of a request come again, and are copied as a whole."""
+
 _LABEL_BYTES = 64
 """What a label has at most besides its symbols, and what ``_put_symbol`` may write behind it."""
 _LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
@@ -39,10 +44,14 @@ _LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
 )
 _MOST_TYPES = np.uint64(7)
 _TYPE_TAG = np.uint64(0x3EC8)  # field 1001, a varint: two bytes
-_0, _1, _2, _8, _9, _32, _7F, _80 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 32, 0x7F, 0x80))
+_0, _1, _2, _3, _7, _8, _9, _32, _7F, _80 = (np.uint64(n) for n in (0, 1, 2, 3, 7, 8, 9, 32, 0x7F, 0x80))
 
 _symbol_at = record_of(SYMBOL)
 _SYMBOL_BYTES = np.uint64(SYMBOL.itemsize)
+_pair_at = record_of(PAIR)
+_PAIR_BYTES = np.uint64(PAIR.itemsize)
+_PAIR_MASK = np.uint64(PAIRS - 1)
+_MIX = np.uint64(0x9E3779B1)
 
 
 @njit(cache=True, nogil=True)
@@ -62,12 +71,12 @@ def _put_symbol(a, tag, source, n, e):
     return a + n
 
 
-@njit(cache=True, nogil=True)
-def _put_labels(origin, a, stop, e, pending, symbols, count, labels, to, room):
+@njit(cache=True, nogil=True, forceinline=True)
+def _put_labels(origin, a, stop, e, pending, symbols, pairs, count, labels, to, room):
     """The labels of the packed references at ``[a, stop)`` at ``labels + to``: ``(status, bytes in use, pending)``.
 
-    ``symbols``, ``labels``: addresses; ``room``: bytes of the latter. ``pending``: the reference of a name whose value is not known yet,
-    -1: none; -2 for good when a reference leads to no symbol.
+    ``symbols``, ``pairs``, ``labels``: addresses; ``room``: bytes of the latter. ``pending``: the reference of a name whose value is not
+    known yet, -1: none; -2 for good when a reference leads to no symbol.
     """
     while a < stop:
         ref = np.uint64(load8(a))
@@ -88,6 +97,21 @@ def _put_labels(origin, a, stop, e, pending, symbols, count, labels, to, room):
         elif pending == -1:
             pending = np.int64(ref)
         else:
+            refs = (np.uint64(pending) << _32) | ref
+            pair = _pair_at(pairs + (((np.uint64(pending) * _MIX) ^ ref) & _PAIR_MASK) * _PAIR_BYTES)
+            size = np.uint64(pair.size)
+            if pair.refs == refs and size != _0:
+                if to + size + np.uint64(_LABEL_BYTES) > room:
+                    return FULL_LABELS, to, pending
+                p, source = labels + to, labels + np.uint64(pair.at)
+                copy32(p, source)
+                k = _32
+                while k < size:
+                    copy32(p + k, source + k)
+                    k += _32
+                to += size
+                pending = np.int64(-1)
+                continue
             name = _symbol_at(symbols + np.uint64(pending) * _SYMBOL_BYTES)
             value = _symbol_at(symbols + ref * _SYMBOL_BYTES)
             name_size, value_size = np.uint64(name.size), np.uint64(value.size)
@@ -96,7 +120,11 @@ def _put_labels(origin, a, stop, e, pending, symbols, count, labels, to, room):
             inner = (_0 if name_size == _1 else name_size + _1) + (_0 if value_size == _1 else value_size + _1)
             p = put_length(labels + to, _LABEL, inner)
             p = _put_symbol(p, _NAME, origin + np.uint64(name.at), name_size, e)
-            to = _put_symbol(p, _VALUE, origin + np.uint64(value.at), value_size, e) - labels
+            p = _put_symbol(p, _VALUE, origin + np.uint64(value.at), value_size, e)
+            pair.refs = refs
+            pair.at = np.uint32(to)
+            pair.size = np.uint32(p - labels - to)
+            to = p - labels
             pending = np.int64(-1)
     return DONE, to, pending
 
@@ -123,37 +151,47 @@ def _type_of(a, e):
 
 
 @njit(cache=True, nogil=True)
-def _symbols(origin, e, symbols, others):
-    """Finds the symbols and looks through the fields of the request: ``(status, symbols)``."""
-    a = origin
-    count = np.int64(0)
-    while a < e:
-        number, wire, a = field(a, e)
-        if a == _0:
-            return BROKEN, count
-        if number != 4 and number != 5:  # noqa: PLR1714 - a set would be built in the loop
-            others[UNKNOWN] += 1
-            a = skip(a, e, wire)
-            if a == _0:
-                return BROKEN, count
-            continue
-        if wire != BYTES:
-            return BROKEN, count
-        at = a
-        _, a = chunk(at, e)
-        if a == _0:
-            return BROKEN, count
-        if number == 4:
-            if count == len(symbols):
-                return FULL_SYMBOLS, count
-            symbols[count].at = np.uint32(at - origin)
-            symbols[count].size = np.uint32(a - at)
-            count += 1
-    return DONE, count
+def _field(a, e):
+    """``field``, quicker for a tag of one byte that contents with a length follow; there is a byte at ``a``."""
+    tag = np.uint64(load8(a))
+    if tag < _80 and tag & _7 == BYTES and tag >= _8:
+        return np.int64(tag >> _3), BYTES, a + _1
+    return field(a, e)
 
 
 @njit(cache=True, nogil=True)
-def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times_ms, values, used, others):
+def _symbols(origin, e, symbols, all_of_them):
+    """Finds the symbols up to the first other field, or ``all_of_them``: ``(status, symbols, address)``, where it has ended."""
+    a = origin
+    count = np.int64(0)
+    while a < e:
+        at = a
+        number, wire, a = _field(at, e)
+        if a == _0:
+            return BROKEN, count, at
+        if number != 4:
+            if not all_of_them:
+                return DONE, count, at
+            a = skip(a, e, wire)
+            if a == _0:
+                return BROKEN, count, at
+            continue
+        if wire != BYTES:
+            return BROKEN, count, at
+        at = a
+        _, a = chunk(at, e)
+        if a == _0:
+            return BROKEN, count, at
+        if count == len(symbols):
+            return FULL_SYMBOLS, count, at
+        symbols[count].at = np.uint32(at - origin)
+        symbols[count].size = np.uint32(a - at)
+        count += 1
+    return DONE, count, a
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room, times_ms, values, used, others):
     """Parses a TimeSeries into ``row``: ``(status, samples used, bytes of labels used)``."""
     begin = used
     row.labels_at = np.uint32(to)
@@ -169,15 +207,21 @@ def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times
     pending = np.int64(-1)
     status = DONE
     while a < e:
-        number, wire, a = field(a, e)
+        number, wire, a = _field(a, e)
         if a == _0:
             return BROKEN, used, to
-        if number == 1 and wire == VARINT:
-            at = a
-            _, a = varint(a, e)
+        if number == 1:
+            # Packed, or one alone.
+            inner = a
+            if wire == BYTES:
+                inner, a = chunk(a, e)
+            elif wire == VARINT:
+                _, a = varint(a, e)
+            else:
+                return BROKEN, used, to
             if a == _0:
                 return BROKEN, used, to
-            status, to, pending = _put_labels(origin, at, a, end, pending, symbols, count, labels, to, room)
+            status, to, pending = _put_labels(origin, inner, a, end, pending, symbols, pairs, count, labels, to, room)
             if status != DONE:
                 return status, used, to
             continue
@@ -201,10 +245,6 @@ def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times
                     return BROKEN, used, to
                 others[STARTED] += found == 2
             used += 1
-        elif number == 1:
-            status, to, pending = _put_labels(origin, inner, a, end, pending, symbols, count, labels, to, room)
-            if status != DONE:
-                return status, used, to
         elif number == 3:
             row.histograms += 1
         elif number == 4:
@@ -225,13 +265,13 @@ def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times
 
 
 @njit(cache=True, nogil=True)
-def request_2(buf, series, times_ms, values, others, symbols, labels, keep_histograms):
+def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, keep_histograms):
     """Decodes a request of Remote Write 2.0: ``(status, series, samples, bytes of labels)``.
 
     ``buf``: uint8. ``series``, ``times_ms``, ``values``, ``others``: as of ``request``; ``labels_at`` is a place in ``labels`` (uint8),
-    ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these. A row is made of a series with samples, and with
-    ``keep_histograms`` of one that has native histograms, too. A series whose references lead nowhere, or are no pairs, makes no row and
-    is counted. With a status ``FULL_…`` call again with more room.
+    ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these; ``pairs``: ``PAIRS`` rows of ``PAIR``. A row is made of a
+    series with samples, and with ``keep_histograms`` of one that has native histograms, too. A series whose references lead nowhere, or
+    are no pairs, makes no row and is counted. With a status ``FULL_…`` call again with more room.
     """
     origin = base(buf)
     e = origin + np.uint64(len(buf))
@@ -239,34 +279,52 @@ def request_2(buf, series, times_ms, values, others, symbols, labels, keep_histo
     used = np.int64(0)
     to = _0
     others[:] = 0
-    status, count = _symbols(origin, e, symbols, others)
-    if status != DONE:
-        return status, rows, used, np.int64(to)
-    a = origin
-    while a < e:
-        # Sound, as the symbols have been found.
-        number, wire, a = field(a, e)
-        if number != 5:
-            a = skip(a, e, wire)
+    for k in range(len(pairs)):
+        pairs[k].size = 0
+    status, count, a = _symbols(origin, e, symbols, False)
+    late = False
+    while status == DONE and a < e:
+        number, wire, a = _field(a, e)
+        if a == _0:
+            return BROKEN, rows, used, np.int64(to)
+        if number == 4 and not late:
+            # Symbols behind series, as nobody writes them: all over again.
+            late = True
+            rows, used, to = np.int64(0), np.int64(0), _0
+            others[:] = 0
+            for k in range(len(pairs)):
+                pairs[k].size = 0
+            status, count, _ = _symbols(origin, e, symbols, True)
+            a = origin
             continue
+        if number != 5:
+            others[UNKNOWN] += number != 4
+            a = skip(a, e, wire)
+            if a == _0:
+                return BROKEN, rows, used, np.int64(to)
+            continue
+        if wire != BYTES:
+            return BROKEN, rows, used, np.int64(to)
         inner, a = chunk(a, e)
+        if a == _0:
+            return BROKEN, rows, used, np.int64(to)
         if rows == len(series):
             return FULL_SERIES, rows, used, np.int64(to)
         row = series[rows]
         status, used, to = _time_series(
-            origin, inner, a, e, row, base(symbols), np.uint64(count), base(labels), to, np.uint64(len(labels)),
+            origin, inner, a, e, row, base(symbols), base(pairs), np.uint64(count), base(labels), to, np.uint64(len(labels)),
             times_ms, values, used, others,
         )  # fmt: skip
         if status != DONE:
-            return status, rows, used, np.int64(to)
+            break
         others[EXEMPLARS] += row.exemplars
         others[HISTOGRAMS] += row.histograms
         if row.samples > 0 or (keep_histograms and row.histograms > 0):
             rows += 1
         else:
+            # Its labels stay: others may be copies of them.
             used = np.int64(row.sample_from)
-            to = np.uint64(row.labels_at)
-    return DONE, rows, used, np.int64(to)
+    return status, rows, used, np.int64(to)
 
 
 @njit(cache=True, nogil=True)

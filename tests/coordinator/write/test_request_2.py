@@ -27,9 +27,10 @@ class Columns:
         self.others = np.zeros(kernels.OTHERS, np.int64)
         buf = np.frombuffer(bytearray(body) or bytearray(1), np.uint8)[: len(body)]
         symbols, self.labels = np.zeros(room, kernels.SYMBOL), np.zeros(1 << 10, np.uint8)
+        pairs = np.zeros(kernels.PAIRS, kernels.PAIR)
         while True:
             self.status, count, used, size = kernels.request_2(
-                buf, self.rows, self.times, self.values, self.others, symbols, self.labels, keep
+                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels, keep
             )
             if self.status != kernels.FULL_LABELS:
                 break
@@ -180,7 +181,7 @@ def test_asks_for_room() -> None:
 
     def status(series: int, samples: int, symbols: int, labels: int) -> int:
         columns = np.zeros(series, kernels.SERIES_ROW), np.zeros(samples, np.int64), np.zeros(samples)
-        room = np.zeros(symbols, kernels.SYMBOL), np.zeros(labels, np.uint8)
+        room = np.zeros(symbols, kernels.SYMBOL), np.zeros(kernels.PAIRS, kernels.PAIR), np.zeros(labels, np.uint8)
         found: int = kernels.request_2(buf, *columns, others, *room, False)[0]
         return found
 
