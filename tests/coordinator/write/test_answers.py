@@ -331,9 +331,12 @@ def zstd(data: bytes) -> bytes:
     return bytes(cramjam.zstd.compress(bytes(cramjam.snappy.decompress_raw(data))))
 
 
-def dropping(name: str = "up", rollup: bool = False) -> RuleSet:
+def dropping(name: str = "up", rollup: bool = False, filters: str = "") -> RuleSet:
     drop = MappingSnapshot(
-        name="d", cutover_ns=1, filter=compile_filter(f"__name__:{name}"), drop_policy=DropPolicy.IF_ONLY_MATCH
+        name="d",
+        cutover_ns=1,
+        filter=compile_filter(filters or f"__name__:{name}"),
+        drop_policy=DropPolicy.IF_ONLY_MATCH,
     )
     target = RollupTarget(
         (RollupRuleOp.create(b"all", [], compress([AggregationType.SUM])),), (StoragePolicy.parse("10s:48h"),)

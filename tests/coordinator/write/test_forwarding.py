@@ -10,6 +10,7 @@ from typing import Any
 import cramjam
 import httpx
 import pytest
+from lab.prometheus import request_2
 from lab.receiver import Received, Receiver, Reply
 from lab.waiting import until
 from starlette.applications import Starlette
@@ -133,6 +134,26 @@ async def test_a_request_goes_on_as_it_came(forwards: Callable[..., Any], sink: 
     assert b'coordinator_forward_latency_count{handler="remote-write"} 2.0' in coordinator.registry.render()
     assert b'coordinator_forward_latency_bucket{handler="remote-write",le="60"} 2.0' in coordinator.registry.render()
     assert len(sink.metrics) == 2
+
+
+@pytest.mark.parametrize("shadow", [None, ShadowConfig(percent=1.0)], ids=["all", "shadow"])
+@pytest.mark.parametrize("version", ["2.0", "zstd"])
+async def test_other_forms_go_on_as_version_1(forwards: Callable[..., Any], version: str, shadow: Any) -> None:
+    labels = [{"name": b"__name__", "value": b"up"}]
+    series = [{"labels": labels, "samples": [{"value": 1.0, "timestamp": time.time_ns() // 1_000_000}], "type": 1}]
+    data = marshal(WRITE_REQUEST, {"timeseries": series})
+    headers = {"Content-Encoding": "zstd"}
+    body = bytes(cramjam.zstd.compress(data))
+    if version == "2.0":
+        headers = {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}
+        body = packed(request_2(series))
+    async with Receiver() as target, forwards(target.url, shadow=shadow) as coordinator:
+        assert (await coordinator.client.post(WRITE, content=body, headers=headers)).status_code == 200
+        await coordinator.settled(1)
+    (received,) = target.requests
+    assert received.proto == data
+    assert received.header("content-encoding") == "snappy"
+    assert received.header("content-type") == "application/x-protobuf"
 
 
 async def test_what_headers_say_goes_with_it(forwards: Callable[..., Any]) -> None:

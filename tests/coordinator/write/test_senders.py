@@ -1,6 +1,7 @@
 """What all protocols over HTTP have from the one way that they share: acks, requests that come again, and the form of their answers."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import httpx
@@ -17,18 +18,23 @@ from tests.coordinator.write.test_answers import (
     JSON_UP,
     LINE,
     OTHER_SENDERS,
+    PATH,
     PROTOBUF,
+    REMOTE_WRITE_2,
     Post,
     SetUp,
+    body_2,
+    dropping,
     influx,
     json_write,
     otlp_post,
     otlp_raw,
+    series,
     world_of,
 )
 
-from coordinator.downsample import Downsampler
-from coordinator.write import RemoteWriter, SeriesCache, sender_routes
+from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.write import RemoteWriter, SeriesCache, remote_write_routes, sender_routes
 from coordinator.write.otlp.answers import _STATUS
 from m3x.instrument import Registry
 from m3x.protobuf import unmarshal
@@ -121,3 +127,21 @@ async def test_types_that_otlp_declares_travel_with_the_samples(sink: RecordingS
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         assert (await client.post(post.path, content=post.body, headers=post.headers)).status_code == 200
     assert [metric.annotation for metric in sink.metrics] == [b"\x08\x01\x10\x01", b"\x08\x02"]
+
+
+async def test_types_that_remote_write_2_declares_are_those_of_rules_and_travel(sink: RecordingSink) -> None:
+    """A rule drops counters by their type; the others' types go along."""
+    rules = RulesInEffect()
+    rules.put("default", dropping(filters="__m3_prom_type__:counter"))
+    downsampler = Downsampler([TEN_SECONDS], rules, now_ns=time.time_ns())
+    scope = Registry().scope("test")
+    writer = RemoteWriter(downsampler, SeriesCache(4096, 8 << 20), sink, scope, store_metrics_type=True)
+    body = body_2(series("up", 1.0, type=1), series("up", 2.0, type=2), series("up", 3.0), series("up", 4.0, type=5))
+    app = Starlette(routes=remote_write_routes(writer))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.post(PATH, content=body, headers=REMOTE_WRITE_2)
+    assert answer.status_code == 200
+    assert answer.headers["X-Prometheus-Remote-Write-Samples-Written"] == "4"
+    assert [(metric.value, metric.annotation) for metric in sink.metrics] == [
+        (2.0, b"\x08\x02"), (3.0, b""), (4.0, b"\x08\x05"),
+    ]  # fmt: skip
