@@ -16,6 +16,7 @@ from starlette.routing import Route
 from coordinator.config import CoordinatorConfig
 from coordinator.config.workers import shares_of
 from coordinator.downsample import Downsampler, RulesInEffect
+from coordinator.downsample.kv_rules import RuleInitError
 from coordinator.downsample.policies import storage_judge
 from coordinator.namespaces import NamespacesNow
 from coordinator.ready import Readiness
@@ -39,7 +40,7 @@ __all__ = ["run"]
 
 _log = log.logger(__name__)
 _LIVE_S = 0.5
-_START_ERRORS = (kv.KVError, OSError)
+_START_ERRORS = (kv.KVError, RuleInitError, OSError)
 
 
 def run(options_file: Path) -> int:
@@ -92,7 +93,7 @@ class WriteProcess(Writing):
         self._cache: SeriesCache | None = None
 
     async def start(self, stack: contextlib.AsyncExitStack, listener: socket.socket) -> None:
-        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``OSError``."""
+        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``RuleInitError``, ``OSError``."""
         config, options = self.config, self._options
         store = await kv.open_store(config.cluster_state.store(self._data_dir))
         stack.push_async_callback(store.close)
