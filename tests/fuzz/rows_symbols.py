@@ -49,9 +49,7 @@ def _read(data: bytes) -> Any:
     size = 1 << 12
     while True:
         labels = room(size, "labels")
-        status, count, used, _ = kernels.request_2(
-            laid(data), series, times, values, others, symbols, pairs, labels, False
-        )
+        status, count, used, _ = kernels.request_2(laid(data), series, times, values, others, symbols, pairs, labels)
         if status != kernels.FULL_LABELS:
             break
         size *= 2

@@ -216,7 +216,7 @@ class RequestDecoder:
         others = self._others
         while True:
             status, rows, samples, size = kernels.request_2(
-                buf, self._series, self._times, self._values, others, self._symbols, self._pairs, self._labels, False
+                buf, self._series, self._times, self._values, others, self._symbols, self._pairs, self._labels
             )
             if not self._grow(status):
                 break

@@ -17,9 +17,9 @@ Label = tuple[bytes, bytes]
 
 
 class Columns:
-    """What the kernel makes of a body. ``keep``: series with native histograms alone, too."""
+    """What the kernel makes of a body."""
 
-    def __init__(self, body: bytes, keep: bool = False) -> None:
+    def __init__(self, body: bytes) -> None:
         room = len(body) + 1
         self.body = body
         self.rows = np.zeros(room, kernels.SERIES_ROW)
@@ -30,7 +30,7 @@ class Columns:
         pairs = np.zeros(kernels.PAIRS, kernels.PAIR)
         while True:
             self.status, count, used, size = kernels.request_2(
-                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels, keep
+                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels
             )
             if self.status != kernels.FULL_LABELS:
                 break
@@ -164,15 +164,13 @@ def test_created_timestamps_are_counted() -> None:
     assert Columns(body).others[kernels.STARTED] == 1
 
 
-def test_series_of_histograms_are_rows_where_they_are_wanted() -> None:
+def test_series_without_samples_are_no_rows() -> None:
     symbols = b"".join(embedded(4, text) for text in (b"", b"a", b"b"))
-    body = symbols + embedded(5, b"\x0a\x02\x01\x02\x1a\x00\x1a\x00") + embedded(5, b"\x0a\x02\x02\x01\x22\x00")
-    assert len(Columns(body).rows) == 0
-    kept = Columns(body, keep=True)
-    assert (kept.rows["histograms"].tolist(), kept.rows["samples"].tolist()) == ([2], [0])
-    at, size = int(kept.rows[0]["message_at"]), int(kept.rows[0]["message_size"])
-    assert body[at : at + size] == b"\x0a\x02\x01\x02\x1a\x00\x1a\x00"
-    assert kept.others[kernels.EXEMPLARS] == 1
+    histograms, exemplar = embedded(5, b"\x0a\x02\x01\x02\x1a\x00\x1a\x00"), embedded(5, b"\x0a\x02\x02\x01\x22\x00")
+    # The labels of what is left out are those of the next series as well.
+    columns = Columns(symbols + histograms + exemplar + embedded(5, b"\x0a\x04\x02\x01\x01\x02\x12\x00"))
+    assert [one["labels"] for one in columns.series()] == [[(b"b", b"a"), (b"a", b"b")]]
+    assert (columns.others[kernels.HISTOGRAMS], columns.others[kernels.EXEMPLARS]) == (2, 1)
 
 
 def test_asks_for_room() -> None:
@@ -182,7 +180,7 @@ def test_asks_for_room() -> None:
     def status(series: int, samples: int, symbols: int, labels: int) -> int:
         columns = np.zeros(series, kernels.SERIES_ROW), np.zeros(samples, np.int64), np.zeros(samples)
         room = np.zeros(symbols, kernels.SYMBOL), np.zeros(kernels.PAIRS, kernels.PAIR), np.zeros(labels, np.uint8)
-        found: int = kernels.request_2(buf, *columns, others, *room, False)[0]
+        found: int = kernels.request_2(buf, *columns, others, *room)[0]
         return found
 
     assert status(2, 6, 3, 128) == kernels.DONE
