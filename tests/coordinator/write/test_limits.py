@@ -1,13 +1,16 @@
 """What a tenant may send: whole requests that are refused, series that are taken out of one, and tenants that come and go."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import cramjam
 import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.prometheus import request_2
 from starlette.applications import Starlette
 from tests.coordinator.write.conftest import TEN_SECONDS, RecordingSink
 from tests.coordinator.write.otlp import requests as otlp
@@ -159,6 +162,35 @@ async def test_one_series_is_taken_out_and_the_others_go_on(
         sample.labels.get("reason") for family in registry.collect() for sample in family.samples
     }
     assert registry.counter("test_write_limited_series", tenant="t", reason=str(reason)) == 1
+
+
+async def test_what_is_left_of_a_request_lasts_while_others_come(
+    client: Client, sink: RecordingSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of Remote Write 2.0 are decoded into memory that the next one uses again."""
+    coordinator = client(load_limits("maxLabelValueBytes: 20", tmp_path))
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def admit(_: int) -> int:
+        if not waits.is_set():
+            waits.set()
+            await goes_on.wait()
+        return 64
+
+    monkeypatch.setattr(sink, "ready", lambda _: None)
+    monkeypatch.setattr(sink, "admit", admit)
+
+    def bodies(*many: str) -> bytes:
+        return bytes(cramjam.snappy.compress_raw(request_2([series({"__name__": one}, 1.0) for one in many])))
+
+    headers = {"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v2.Request"}
+    first = asyncio.create_task(coordinator.post(PATH, content=bodies("x" * 21, "the_first"), headers=headers))
+    await waits.wait()
+    assert (await coordinator.post(PATH, content=bodies("another_one", "one_more"), headers=headers)).status_code == 200
+    goes_on.set()
+    answer = await first
+    assert (answer.status_code, answer.headers["X-Prometheus-Remote-Write-Samples-Written"]) == (400, "1")
+    assert names(sink) == ["another_one", "one_more", "the_first"]
 
 
 async def test_active_series(client: Client, sink: RecordingSink, clock: Clock) -> None:
