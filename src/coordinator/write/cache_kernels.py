@@ -277,13 +277,13 @@ def forget(cache, e):
 @njit(cache=True, nogil=True)
 def _room_for_table(cache):
     c = cache_at(cache)
-    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.chunks * c.chunk_bytes, c.limit_bytes // 8) - c.table_bytes
+    return c.limit_bytes - 3 * c.other_bytes // 2 - max(c.chunks * c.chunk_bytes, c.limit_bytes // 8) - c.table_bytes
 
 
 @njit(cache=True, nogil=True)
 def _room_for_log(cache):
     c = cache_at(cache)
-    return c.limit_bytes - 9 * c.other_bytes // 8 - max(c.table_bytes, c.limit_bytes // 8)
+    return c.limit_bytes - 3 * c.other_bytes // 2 - max(c.table_bytes, c.limit_bytes // 8)
 
 
 @njit(cache=True, nogil=True)

@@ -68,7 +68,7 @@ class KeyLog:
             return
         self._compress()
         for _ in range(_AT_A_TIME if short else 1):
-            if self._keys <= (series if short else 2 * series) or not self._blocks:
+            if self._keys <= (3 * series // 2 if short else 2 * series) or not self._blocks:
                 break
             oldest = self._take_oldest()
             kernels.write_again(self._address, _decompressed(oldest), oldest.number)

@@ -53,7 +53,7 @@ _CHUNK_BYTES = (1 << 14, 1 << 18)
 _SEGMENTS = (2, 1024)
 _SEGMENT_SERIES = 4096
 """Of a segment, where there are fewer segments than there may be."""
-_SURVEYED = 1 << 16
+_SURVEYED = 1 << 14
 """Entries that are counted for all."""
 _MINUTE_S = 60
 
