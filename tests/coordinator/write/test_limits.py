@@ -14,6 +14,7 @@ from lab.prometheus import request_2
 from starlette.applications import Starlette
 from tests.coordinator.write.conftest import TEN_SECONDS, RecordingSink
 from tests.coordinator.write.otlp import requests as otlp
+from tests.coordinator.write.test_answers import REMOTE_WRITE_2, body_2
 from tests.coordinator.write.test_remote_write import PATH, TIME_MS, body, series
 
 from coordinator import prompb
@@ -191,6 +192,17 @@ async def test_what_is_left_of_a_request_lasts_while_others_come(
     answer = await first
     assert (answer.status_code, answer.headers["X-Prometheus-Remote-Write-Samples-Written"]) == (400, "1")
     assert names(sink) == ["another_one", "one_more", "the_first"]
+
+
+async def test_remote_write_2_says_how_much_is_written(client: Client, sink: RecordingSink) -> None:
+    one = client(WriteLimitsConfig(max_labels_per_series=1, max_samples_per_second=0.001, burst_samples=1))
+    both = body_2(series({"__name__": "one"}, 1.0, 2.0), series({"__name__": "bad", "a": "b"}, 3.0))
+    written = []
+    for status in (400, 429):
+        answer = await one.post(PATH, content=both, headers=REMOTE_WRITE_2)
+        assert answer.status_code == status
+        written.append(answer.headers["X-Prometheus-Remote-Write-Samples-Written"])
+    assert (written, names(sink)) == (["2", "0"], ["one", "one"])
 
 
 async def test_active_series(client: Client, sink: RecordingSink, clock: Clock) -> None:

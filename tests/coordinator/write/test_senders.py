@@ -20,6 +20,7 @@ from tests.coordinator.write.test_answers import (
     OTHER_SENDERS,
     PATH,
     PROTOBUF,
+    QUIET,
     REMOTE_WRITE_2,
     Post,
     SetUp,
@@ -36,10 +37,76 @@ from tests.coordinator.write.test_answers import (
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.write import RemoteWriter, SeriesCache, remote_write_routes, sender_routes
 from coordinator.write.otlp.answers import _STATUS
+from m3metrics.aggregation import AggregationType, compress
+from m3metrics.filters import compile_filter
+from m3metrics.policy import StoragePolicy
+from m3metrics.rules import MappingRule, MappingSnapshot, RuleSet
 from m3x.instrument import Registry
 from m3x.protobuf import unmarshal
 
+MALFORMED = {
+    "remote-write": (Post(b"\xff" * 20), 400),
+    "remote-write-2": (Post(b"\xff" * 20, REMOTE_WRITE_2), 400),
+    "zstd": (Post(b"\xff" * 20, {"Content-Encoding": "zstd"}), 400),
+    "influx": (influx(b"cpu,host usage\n"), 400),
+    "gzip": (influx(b"\x1f\x8bno", headers={"Content-Encoding": "gzip"}), 400),
+    "json": (json_write("[1"), 400),
+    "otlp": (otlp_raw(b"\xff", ""), 400),
+    "otlp-json": (otlp_raw(b"{", "", "application/json"), 400),
+}
+"""A body that cannot be read in each protocol."""
 SENT = {"influx": influx(LINE), "json": json_write(JSON_UP), "otlp": otlp_post(GAUGE)}
+
+
+@pytest.mark.parametrize("key", MALFORMED)
+async def test_what_cannot_be_read_gets_one_answer_and_harms_no_neighbour(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good requests in all protocols beside it are taken."""
+    bad, status = MALFORMED[key]
+    good = [*SENT.values(), Post()]
+    async with world_of(SetUp(), tmp_path, monkeypatch) as world:
+        app = world.app()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            posts = [bad, *good, bad, *good, bad]
+            answers = await asyncio.gather(
+                *(client.post(post.path, content=post.body, headers=post.headers) for post in posts)
+            )
+        refused = [answer for answer, post in zip(answers, posts, strict=True) if post is bad]
+        assert [answer.status_code for answer in refused] == [status] * 3
+        if refused[0].headers["content-type"] == "application/json":
+            assert {len(answer.json()) for answer in refused} == {2}
+        taken = [answer.status_code for answer, post in zip(answers, posts, strict=True) if post is not bad]
+        assert set(taken) == {200, 204}
+        assert world.ends() == {"aggregators": len(taken)}
+
+
+@pytest.mark.parametrize(
+    ("post", "kinds"),
+    [
+        (influx(LINE, headers={"Prometheus-Metric-Type": "counter"}), {"counter"}),
+        (json_write(JSON_UP, headers={"Prometheus-Metric-Type": "Summary"}), {"summary"}),
+        (Post(headers={"Prometheus-Metric-Type": "gauge_histogram"}), {"gauge_histogram"}),
+        (otlp_post(GAUGE), {"gauge"}),
+        (influx(LINE), {"unknown"}),
+    ],
+    ids=["influx", "json", "remote-write", "otlp", "unsaid"],
+)
+async def test_rules_match_the_type_that_a_sender_declares(
+    post: Post, kinds: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent but what a rule asks for by its type."""
+    for kind in ("counter", "gauge", "gauge_histogram", "summary", "unknown"):
+        rule = MappingSnapshot(
+            name=kind, cutover_ns=1, filter=compile_filter(f"__m3_prom_type__:{kind}"),
+            aggregation_id=compress([AggregationType.LAST]), storage_policies=(StoragePolicy.parse("10s:48h"),),
+        )  # fmt: skip
+        rules = RuleSet(namespace="default", mapping_rules=(MappingRule(kind, (rule,)),))
+        folder = tmp_path / kind
+        folder.mkdir()
+        async with world_of(SetUp([QUIET], rules), folder, monkeypatch) as world:
+            assert (await world.post(post.body, post.headers, post.path)).status_code in (200, 204)
+            assert world.ends() == ({"aggregators": 1} if kind in kinds else {})
 
 
 @pytest.mark.parametrize("sender", SENT)
