@@ -6,7 +6,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``options``, ``media``   headers; ``bodies``, ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
 ``prometheus``           remote write, 1.0 and 2.0
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
-``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns, ``turns`` lets others go on
+``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns, ``steps``, ``turns`` let others go on
                          beside large bodies; ``routes`` where they are
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's

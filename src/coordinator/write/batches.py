@@ -16,6 +16,7 @@ from coordinator.write import kernels
 from coordinator.write.door import Door, Refused
 from coordinator.write.interest import Interest
 from coordinator.write.series_cache import Maker, Prepared, RowNumbers, SeriesCache, SeriesTooLargeError
+from coordinator.write.steps import Steps, finished
 from m3metrics.kernels import SAMPLE_OVERHEAD, encode_timed_samples, samples_size_bound
 from m3metrics.kernels import encode_samples as encode_mixed
 from m3msg.batch import MessageBatch
@@ -103,9 +104,15 @@ class Encoder:
 
     def encode(self, columns: Columns, preparation: Preparation, num_shards: int) -> Encoded:
         """One message per sample and template. Raises ``BatchTooLargeError``, and whatever ``preparation`` raises."""
+        return finished(self.steps(columns, preparation, num_shards, len(columns.key_at)))
+
+    def steps(self, columns: Columns, preparation: Preparation, num_shards: int, most_rows: int) -> Steps[Encoded]:
+        """As ``encode``, at most so many rows a step. What ``preparation`` says has to hold until the end."""
         rows = len(columns.key_at)
         result = Encoded(np.zeros(rows, np.int64), np.zeros(rows, np.int64))
-        for begin, end in _chunks(columns.key_size, self._cache):
+        for begin, end in _chunks(columns.key_size, self._cache, most_rows):
+            if begin:
+                yield None
             self._encode(columns, preparation, num_shards, begin, end, result)
         return result
 
@@ -258,16 +265,14 @@ def _bound(size: int, most_bytes: int) -> None:
         )
 
 
-def _chunks(key_size: NDArray[np.uint32], cache: SeriesCache) -> list[tuple[int, int]]:
-    """Row ranges that one ``resolve`` can take."""
-    rows = len(key_size)
-    if rows <= cache.max_rows and int(key_size.sum(dtype=np.int64)) <= cache.max_key_bytes:
-        return [(0, rows)]
-    chunks, begin, size = [], 0, 0
-    for row in range(rows):
-        if row > begin and (row - begin >= cache.max_rows or size + int(key_size[row]) > cache.max_key_bytes):
-            chunks.append((begin, row))
-            begin, size = row, 0
-        size += int(key_size[row])
-    chunks.append((begin, rows))
-    return chunks
+def _chunks(key_size: NDArray[np.uint32], cache: SeriesCache, most_rows: int) -> Iterator[tuple[int, int]]:
+    """Row ranges that one ``resolve`` can take, of at most so many rows."""
+    rows, most_rows = len(key_size), max(1, min(most_rows, cache.max_rows))
+    used = np.cumsum(key_size, dtype=np.int64)
+    begin = 0
+    while begin < rows or rows == 0 == begin:
+        before = int(used[begin - 1]) if begin else 0
+        end = int(np.searchsorted(used, before + cache.max_key_bytes, side="right"))
+        end = min(max(end, begin + 1), begin + most_rows, rows)
+        yield begin, end
+        begin = max(end, 1)

@@ -4,7 +4,7 @@ The request of Remote Write 2.0 becomes the same columns.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cramjam
@@ -67,6 +67,11 @@ class Decoded:
     """Data points that came, where a sample is not the same."""
     lasting: bool = False
     """Whether it stays valid while other requests are decoded."""
+
+    def kept(self) -> "Decoded":
+        """A copy that stays valid."""
+        columns = (self.series.copy(), self.times.copy(), self.values.copy())
+        return replace(self, series=columns[0], times=columns[1], values=columns[2], lasting=True)
 
     def samples(self, rows: Any = slice(None)) -> int:
         """The samples of some series; of all."""

@@ -21,7 +21,8 @@ from coordinator.write.building import MOST_KNOWN, Builder, Known, label_fields
 from coordinator.write.decoding import Decoded, inflate
 from coordinator.write.options import BadRequestError, WriteOptions, content_encoding, parse_options
 from coordinator.write.sender import M3Answers
-from coordinator.write.turns import LARGE_BYTES, Steps, finished
+from coordinator.write.steps import Steps, finished
+from coordinator.write.turns import LARGE_BYTES
 from m3metrics.errors import IdError
 from m3metrics.ids import Tags
 from m3x.clock import wall_ns
@@ -105,7 +106,7 @@ class Influx(M3Answers):
         """See ``Sender``; times in nanoseconds."""
         return finished(self.steps(body, options))
 
-    def steps(self, body: bytes, options: WriteOptions) -> Steps:
+    def steps(self, body: bytes, options: WriteOptions) -> Steps[Decoded]:
         """See ``turns``."""
         if not body:
             raise BadRequestError("empty request body")

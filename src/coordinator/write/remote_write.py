@@ -7,6 +7,7 @@ order of checks, the status codes and the error texts are M3's.
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from coordinator.write.repeats import Elsewhere
 from coordinator.write.sender import Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
+from coordinator.write.steps import Steps, finished, in_turns
 from coordinator.write.turns import Turns
 from m3metrics.errors import IdError
 from m3metrics.ids import MAX_LITERAL_BYTES, Tags, encode_tags
@@ -59,6 +61,8 @@ _FIRST_MAPPED_CONTEXT = 2
 _LABEL_FIELD = b"\x0a"
 """With what the labels of a TimeSeries begin, and no path of carbon."""
 _MAX_MAPPED_CONTEXTS = 1024
+_ROWS_OF_A_STEP = 8192
+"""Series that are encoded before others have their turn."""
 _METADATA_BYTES = 96
 """What a message is longer than its share of the request, roughly."""
 _ORDINARY = WriteOptions()
@@ -296,13 +300,15 @@ class RemoteWriter:
             tags = [*tags, SCHEME_TAG]
         return SeenSeries(tags, m3_type_of(m3_type), PROM_TYPES[prom_type])
 
-    def _advance(self) -> None:
-        """Lets rules come into effect; what is remembered of the series is forgotten if they say something else now."""
+    def _advance(self) -> int:
+        """Lets rules come into effect, and returns the number of these; what is remembered of the series is forgotten if they say something
+        else now."""
         generation = self._downsampler.advance(time.time_ns())
         if generation != self._generation:
             self._generation = generation
             self._interest = Interest.of(self._downsampler.filters())
         self._cache.expect(generation)
+        return generation
 
     async def _downsample(
         self, body: bytes, request: Decoded, options: WriteOptions, outcome: Outcome, sender: Sender
@@ -321,8 +327,13 @@ class RemoteWriter:
             if not request.lasting:
                 # Its arrays may have been used by another request meanwhile.
                 request = sender.decode(body, options)
-        self._advance()
-        encoded = self._encode(request, options, num_shards, outcome)
+        if len(request.series) > _ROWS_OF_A_STEP and not request.lasting:
+            request = request.kept()
+        encoded = None
+        while encoded is None:
+            generation = self._advance()
+            steps = self._encode(request, options, num_shards, outcome)
+            encoded = await in_turns(steps, partial(self._holds, generation)) if request.lasting else finished(steps)
         if encoded.batches and outcome.ticket is None:
             batch = encoded.batches[0] if len(encoded.batches) == 1 else joined_messages(encoded.batches)
             if self._acks is not None:
@@ -335,7 +346,11 @@ class RemoteWriter:
             outcome.count("ingest_samples", len(batch))
         return request
 
-    def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Encoded:
+    def _holds(self, generation: int) -> bool:
+        """Whether rules are those of an ``_advance`` still."""
+        return self._downsampler.advance(time.time_ns()) == generation
+
+    def _encode(self, request: Decoded, options: WriteOptions, num_shards: int, outcome: Outcome) -> Steps[Encoded]:
         """The messages of a request; what makes none goes to ``outcome``. Raises ``BadRequestError``, ``FailedError``."""
         series = request.series
         rows = len(series)
@@ -368,9 +383,8 @@ class RemoteWriter:
             request.buf, key_at, key_size, contexts, series, request.times, request.unit_ns, request.values
         )
         try:
-            encoded = self._encoder.encode(
-                columns, Preparation(make, plain, plain_rows, check, self._interest), num_shards
-            )
+            preparation = Preparation(make, plain, plain_rows, check, self._interest)
+            encoded = yield from self._encoder.steps(columns, preparation, num_shards, _ROWS_OF_A_STEP)
         except BatchTooLargeError as error:
             raise BadRequestError(str(error)) from error
         self._account(request, options, encoded, invalid, outcome)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 from tests.coordinator.write.otlp import requests as otlp
+from tests.coordinator.write.test_answers import QUIET, SetUp, world_of
 from tests.coordinator.write.test_remote_write import PATH, body, series
 
-from coordinator.write import RemoteWriter, remote_write_routes, sender_routes, turns
+from coordinator.write import RemoteWriter, remote_write, remote_write_routes, sender_routes, steps
+from coordinator.write.decoding import Decoded
 from coordinator.write.influx import MAX_LINE_BYTES, Influx
 from coordinator.write.options import BadRequestError, WriteOptions
 from coordinator.write.otlp import OTLP
-from coordinator.write.turns import LARGE_BYTES, Steps, Turns
+from coordinator.write.steps import Steps
+from coordinator.write.turns import LARGE_BYTES, Turns
 from m3x.instrument import Registry
 
 LINES = b"".join(b"cpu,host=h%d usage=%d,idle=1 1700000000000000000\n" % (n % 700, n) for n in range(3000))
@@ -32,7 +36,7 @@ def exported(points: int = 2500) -> bytes:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have their turn after every step."""
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    monkeypatch.setattr(steps, "TURN_S", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ async def test_others_have_their_turn_and_the_columns_are_the_same(
 
 async def test_what_takes_long_by_itself_runs_in_a_thread() -> None:
     class Slow:
-        def steps(self, body: bytes, options: WriteOptions) -> Steps:
+        def steps(self, body: bytes, options: WriteOptions) -> Steps[Decoded]:
             thread = yield threading.get_ident
             assert thread != threading.get_ident()
             return Influx().decode(body, options)
@@ -112,3 +116,34 @@ def test_a_line_that_would_take_too_long_is_refused(front: bytes) -> None:
     found = Influx().decode(front + long + b"cpu usage=1\n", WriteOptions())
     assert (found.samples(), found.unread) == (1, 1)
     assert "it is longer than 1048576 bytes" in found.last_unread
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("sender", ["influx", "remote-write"])
+async def test_rules_that_change_meanwhile_hold_for_the_whole_request(
+    sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is encoded anew: what was remembered under other rules would be wrong for ever."""
+    monkeypatch.setattr(remote_write, "_ROWS_OF_A_STEP", 10)
+    names = [f"m{n}" for n in range(100)]
+    lines = b"".join(b"m%d v=1\n" % n for n in range(100))
+    bodies = {
+        "influx": ("/api/v1/influxdb/write", lines),
+        "remote-write": (PATH, body(*(series({"__name__": name}, 1.0) for name in names))),
+    }
+    path, content = bodies[sender]
+    async with world_of(SetUp(), tmp_path, monkeypatch) as world:
+        taken, advance = 0, type(world.downsampler).advance
+
+        def counted(downsampler: Any, now_ns: int) -> int:
+            nonlocal taken
+            taken += 1
+            if taken == 5:
+                world.downsampler.set_namespaces([QUIET])
+            return advance(downsampler, now_ns)
+
+        monkeypatch.setattr(type(world.downsampler), "advance", counted)
+        answer = await world.post(content, {}, path)
+        assert answer.status_code in (200, 204)
+        assert (world.ends(), world.counted()['samples_not_kept{reason="no-rule"}']) == ({}, 100)
+        assert taken > 5

@@ -22,7 +22,8 @@ from coordinator.write.otlp import answers
 from coordinator.write.otlp.labels import NOTHING, Promotion
 from coordinator.write.otlp.metrics import Metrics
 from coordinator.write.outcome import Outcome
-from coordinator.write.turns import LARGE_BYTES, Steps, finished
+from coordinator.write.steps import Steps, finished
+from coordinator.write.turns import LARGE_BYTES
 
 __all__ = ["OTLP", "PATH"]
 
@@ -52,7 +53,7 @@ class OTLP:
         """See ``Sender``."""
         return finished(self.steps(body, options))
 
-    def steps(self, body: bytes, options: WriteOptions) -> Steps:
+    def steps(self, body: bytes, options: WriteOptions) -> Steps[Decoded]:
         """See ``turns``."""
         read = partial(_request, body, options)
         request = read() if len(body) < LARGE_BYTES else (yield read)
