@@ -117,7 +117,7 @@ def test_collectd_through_a_relay_and_tls(coordinator: Limited, tmp_path: Path) 
     rules = rules.replace("127.0.0.1:7204", f"127.0.0.1:{coordinator.carbon} transport plain ssl")
     (tmp_path / "relay.conf").write_text(rules)
     lines = [
-        "Interval 0.2", "Hostname web-1", f'BaseDir "{tmp_path}"', f'PIDFile "{tmp_path / "pid"}"',
+        "Interval 0.2", 'Hostname "web-1"', f'BaseDir "{tmp_path}"', f'PIDFile "{tmp_path / "pid"}"',
         'TypesDB "/usr/share/collectd/types.db"', block("collectd").replace("7204", str(port)),
     ]  # fmt: skip
     (tmp_path / "collectd.conf").write_text("\n".join(lines))
