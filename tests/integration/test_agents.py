@@ -83,7 +83,7 @@ def comes_again(coordinator: Limited, tenant: str, job: str) -> None:
     wait_until("it is told to wait", lambda: coordinator.limited(tenant) > 0, 60)
     refused_ms = time.time_ns() // 1_000_000
     up = ("__name__", "up"), ("job", job)
-    wait_until("what was refused has come", lambda: [at for at in coordinator.times(*up) if at < refused_ms], 90)
+    wait_until("what was refused has come", lambda: [at for at in coordinator.times(*up) if at < refused_ms], 150)
 
 
 def test_vmagent(coordinator: Limited, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_vmagent(coordinator: Limited, tmp_path: Path) -> None:
     _, *options = re.split(r" (?=-)", command)
     more = [f"-httpListenAddr=127.0.0.1:{port}", f"-remoteWrite.tmpDataPath={tmp_path / 'queue'}"]
     options = [one.replace("scrape.yml", str(tmp_path / "scrape.yml")) for one in options]
-    coordinator.overdraw("shop", 10)
+    coordinator.overdraw("shop", 25)
     with running("vmagent", [vmagent, *options, *more], tmp_path):
         comes_again(coordinator, "shop", "agent")
 
@@ -109,7 +109,7 @@ def test_prometheus(coordinator: Limited, tmp_path: Path) -> None:
     text = re.sub(r"    headers: .*\n", "", text)
     file.write_text(f"global: {{scrape_interval: 5s}}\n{text}")
     listening, data = f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path / 'data'}"
-    coordinator.overdraw(None, 20)
+    coordinator.overdraw(None, 25)
     with running("prometheus", [prometheus, f"--config.file={file}", listening, data], tmp_path):
         comes_again(coordinator, "anonymous", "coordinator")
 
