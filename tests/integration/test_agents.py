@@ -86,20 +86,6 @@ def comes_again(coordinator: Limited, tenant: str, job: str) -> None:
     wait_until("what was refused has come", lambda: [at for at in coordinator.times(*up) if at < refused_ms], 150)
 
 
-def test_vmagent(coordinator: Limited, tmp_path: Path) -> None:
-    vmagent = require_binary("vmagent")
-    (port,) = free_ports(1)
-    text = block("vmagent").replace("7203", str(coordinator.metrics))
-    (tmp_path / "scrape.yml").write_text(f"global: {{scrape_interval: 5s}}\n{text}")
-    command = block("vmagent", 1).replace("7201", str(coordinator.http)).replace("'", "").strip()
-    _, *options = re.split(r" (?=-)", command)
-    more = [f"-httpListenAddr=127.0.0.1:{port}", f"-remoteWrite.tmpDataPath={tmp_path / 'queue'}"]
-    options = [one.replace("scrape.yml", str(tmp_path / "scrape.yml")) for one in options]
-    coordinator.overdraw("shop", 25)
-    with running("vmagent", [vmagent, *options, *more], tmp_path):
-        comes_again(coordinator, "shop", "agent")
-
-
 def test_prometheus(coordinator: Limited, tmp_path: Path) -> None:
     prometheus = require_binary("prometheus")
     (port,) = free_ports(1)
