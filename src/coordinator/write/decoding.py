@@ -70,8 +70,8 @@ class Decoded:
 
     def kept(self) -> "Decoded":
         """A copy that stays valid."""
-        buf, series, times, values = (one.copy() for one in (self.buf, self.series, self.times, self.values))
-        return replace(self, buf=buf, series=series, times=times, values=values, lasting=True)
+        times, values = self.times.copy(), self.values.copy()
+        return replace(self, buf=self.buf.copy(), series=self.series.copy(), times=times, values=values, lasting=True)
 
     def samples(self, rows: Any = slice(None)) -> int:
         """The samples of some series; of all."""
