@@ -113,6 +113,9 @@ class Reading:
             price_ns = self._steady_ns * _SMALL_ROUND_BYTES // max(nbytes, _SMALL_ROUND_BYTES)
             self._paid_ns = max(self._paid_ns, mono - _BURST_ROUNDS * self._steady_ns) + price_ns
             self._next_ns = max(mono + self._interval_ns, self._paid_ns)
+        elif self.loaded:
+            # No trickle: the small rounds between full ones must not make their messages wait.
+            self._paid_ns = 0
 
     def allow(self, wanted: bool) -> None:
         """Whether there may be rounds from now on."""

@@ -97,6 +97,14 @@ def test_a_full_round_is_followed_at_once(rig: Rig) -> None:
     assert rig.reading.due(rig.ready(), 10**12)
 
 
+def test_small_rounds_between_full_ones_do_not_wait_longer(rig: Rig) -> None:
+    at = 10**12
+    for _ in range(100):
+        assert rig.round(100_000, at) == 0
+        before, at = at, rig.round(8000, at)
+        assert at == before + QUICK
+
+
 def test_while_reading_is_not_allowed_no_round_is_due(rig: Rig) -> None:
     os.write(rig.into, b"x")
     at = rig.round(1000, 10**12)
