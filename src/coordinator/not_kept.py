@@ -76,7 +76,9 @@ _TEXTS = {
     Reason.TOO_LATE: "it is older than downsample.bufferPastLimits allow",
     Reason.TOO_EARLY: "it is more than a minute ahead of this machine's clock",
     Reason.AGGREGATION_TYPE: "no aggregation type that is asked for is possible for its metric type",
-    Reason.NATIVE_HISTOGRAM: "native histograms are not aggregated; expose the metric with classic buckets too",
+    Reason.NATIVE_HISTOGRAM: (
+        "native histograms are not aggregated; expose the metric with classic buckets too, or set remoteWrite.nativeHistograms: classic"
+    ),
     Reason.EXEMPLAR: "exemplars are not kept; send_exemplars can be false",
     Reason.CREATED_TIMESTAMP: "what a series was when it began is not kept",
     Reason.METADATA: "metadata records are not kept",

@@ -199,6 +199,7 @@ class Writing:
             downsampler, cache, topic, self._scope.tagged(**REMOTE_WRITE), tag_options=self.config.tag_options,
             store_metrics_type=self.config.store_metrics_type, direct=direct, acks=acks, door=door,
             forwarding=forwarding, elsewhere=elsewhere, limiter=self._limiter(),
+            classic_histograms=self.config.remote_write.native_histograms == "classic",
         )  # fmt: skip
         return writer, [*remote_write_routes(writer), *sender_routes(writer, self._scope, self.config.otlp)]
 

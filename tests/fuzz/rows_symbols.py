@@ -12,6 +12,7 @@ from coordinator import prompb
 from coordinator.write import kernels
 from coordinator.write.decoding import RequestDecoder
 from coordinator.write.media import ZSTD
+from coordinator.write.native_histograms import HISTOGRAM, samples_of
 from coordinator.write.options import REMOTE_WRITE_2, BadRequestError, WriteOptions
 from m3x.protobuf import DecodeError, marshal, unmarshal
 
@@ -49,7 +50,9 @@ def _read(data: bytes) -> Any:
     size = 1 << 12
     while True:
         labels = room(size, "labels")
-        status, count, used, _ = kernels.request_2(laid(data), series, times, values, others, symbols, pairs, labels)
+        status, count, used, _ = kernels.request_2(
+            laid(data), series, times, values, others, symbols, pairs, labels, False
+        )
         if status != kernels.FULL_LABELS:
             break
         size *= 2
@@ -100,7 +103,28 @@ def _read_body(data: bytes) -> Any:
     return len(decoded.series), decoded.samples()
 
 
+def _histograms() -> list[bytes]:
+    spans, deltas = [{"offset": 2, "length": 2}, {"offset": 4, "length": 1}], [2, 2, 4]
+    exponential = {
+        "count_int": 9,
+        "sum": 1.5,
+        "schema": 4,
+        "zero_count_int": 1,
+        "zero_threshold": 1e-9,
+        "timestamp": _NOW_MS,
+    }
+    below = {"negative_spans": spans, "negative_counts": [1.0, 2.0, 3.0]}
+    custom = {"schema": 105, "custom_values": [0.1, 0.5, 1.0], "positive_spans": spans[:1], "positive_deltas": [2, 2]}
+    many = [{**exponential, "positive_spans": spans, "positive_deltas": deltas}, {**exponential, **below}, custom, {}]
+    return [marshal(HISTOGRAM, one) for one in many]
+
+
+def _read_histogram(data: bytes) -> Any:
+    return len(samples_of(unmarshal(HISTOGRAM, data)))
+
+
 PARSERS = (
+    Parser("native-histogram", _histograms, _read_histogram, (DecodeError, ValueError, OverflowError)),
     Parser("write-request-2", _requests, _read, (BadRequestError, DecodeError), _plain, kernel=True),
     Parser("remote-write-2", _bodies, _read_body, (BadRequestError, DecodeError)),
 )

@@ -172,6 +172,13 @@ class OTLPConfig(Section, frozen=True):
     """As the labels ``otel_scope_…``."""
 
 
+class RemoteWriteConfig(Section, frozen=True):
+    """``remoteWrite``: what becomes of what no message to the aggregators has a place for. Not a key of M3."""
+
+    native_histograms: Literal["drop", "classic"] = "drop"
+    """``classic``: they become histograms with buckets by ``le``."""
+
+
 class CoordinatorConfig(Section, frozen=True):
     """A coordinator's file."""
 
@@ -199,6 +206,7 @@ class CoordinatorConfig(Section, frozen=True):
     writes: WritesConfig = WritesConfig()
     """Not a key of M3."""
     otlp: OTLPConfig = OTLPConfig()
+    remote_write: RemoteWriteConfig = RemoteWriteConfig()
     """Not a key of M3."""
     write_limits: WriteLimitsConfig | None = None
     """Not a key of M3."""

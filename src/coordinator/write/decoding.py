@@ -4,7 +4,7 @@ The request of Remote Write 2.0 becomes the same columns.
 """
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cramjam
@@ -65,6 +65,12 @@ class Decoded:
     """What the last of them is told."""
     points: int | None = None
     """Data points that came, where a sample is not the same."""
+    native: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Labels and whole message of each series with native histograms, where they are wanted."""
+    histograms: int = 0
+    """Native ones that are in it as classic ones."""
+    classic: int = 0
+    """The samples that they have become."""
     lasting: bool = False
     """Whether it stays valid while other requests are decoded."""
 
@@ -164,9 +170,10 @@ def inflate(body: bytes, encoding: str, most: int = MAX_PLAIN_BODY_BYTES) -> byt
 
 
 class RequestDecoder:
-    """Decodes into columns that it keeps and uses again."""
+    """Decodes into columns that it keeps and uses again. ``native``: whether native histograms are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: bool = False) -> None:
+        self._native = native
         self._series = np.empty(1024, kernels.SERIES_ROW)
         self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
         self._others = np.zeros(kernels.OTHERS, np.int64)
@@ -214,14 +221,22 @@ class RequestDecoder:
                 buf = _gather_labels(buf, series)
             except DecodeError as error:
                 raise BadRequestError(prompb.error_of(buf.tobytes())) from error
-        return Decoded(buf, series, self._times[:samples], self._values[:samples], {})
+        return self._with_native(Decoded(buf, series, self._times[:samples], self._values[:samples], {}), buf)
 
     def _request_2(self, buf: NDArray[np.uint8]) -> Decoded:
         """A request of Remote Write 2.0; ``Decoded.buf`` has the labels as 1.0 writes them."""
         others = self._others
         while True:
             status, rows, samples, size = kernels.request_2(
-                buf, self._series, self._times, self._values, others, self._symbols, self._pairs, self._labels
+                buf,
+                self._series,
+                self._times,
+                self._values,
+                others,
+                self._symbols,
+                self._pairs,
+                self._labels,
+                self._native,
             )
             if not self._grow(status):
                 break
@@ -229,10 +244,22 @@ class RequestDecoder:
             raise BadRequestError(prompb.error_of(buf.tobytes(), prompb.REQUEST_2))
         if rows == 0 and others[kernels.UNKNOWN]:
             raise UnsupportedMediaError("a body with other fields than Remote Write 2.0 has, like one of 1.0,")
-        return Decoded(
+        decoded = Decoded(
             self._labels[:size], self._series[:rows], self._times[:samples], self._values[:samples], {},
             unread=int(others[kernels.UNREAD_SERIES]), last_unread=_UNREAD_LABELS,
         )  # fmt: skip
+        return self._with_native(decoded, buf)
+
+    def _with_native(self, decoded: Decoded, buf: NDArray[np.uint8]) -> Decoded:
+        """Native histograms where they are wanted, whose series are no rows if they have nothing else. ``buf``: has the messages."""
+        if self._native and self._others[kernels.HISTOGRAMS]:
+            series = decoded.series
+            for row in series[series["histograms"] > 0]:
+                labels = decoded.buf[int(row["labels_at"]) :][: int(row["labels_size"])]
+                message = buf[int(row["message_at"]) :][: int(row["message_size"])]
+                decoded.native.append((labels.tobytes(), message.tobytes()))
+            decoded.series = series[(series["samples"] > 0) | (series["histograms"] == 0)]
+        return decoded
 
     def _grow(self, status: int) -> bool:
         """Whether there was too little room, of which there is more now. Raises ``BadRequestError``."""

@@ -31,6 +31,8 @@ class Outcome:
     """Data points of the request, where a sample is not the same."""
     written: int = 0
     """Samples that are where rules and headers want them, as far as it is known when the sender is answered."""
+    histograms: int = 0
+    """Native ones, whose classic samples are not among ``written``."""
     ticket: Ticket | None = None
     """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
 

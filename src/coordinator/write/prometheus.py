@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from coordinator.write.decoding import Decoded, RequestDecoder
 from coordinator.write.media import is_remote_write_2
+from coordinator.write.native_histograms import with_classic_buckets
 from coordinator.write.options import REMOTE_WRITE_2, WriteOptions, parse_options
 from coordinator.write.outcome import Outcome
 from coordinator.write.sender import M3Answers
@@ -22,8 +23,9 @@ class PrometheusSender(M3Answers):
     handler = "remote-write"
     title = "remote write"
 
-    def __init__(self) -> None:
-        self._decoder = RequestDecoder()
+    def __init__(self, classic: bool = False) -> None:
+        """``classic``: native histograms become classic ones."""
+        self._decoder = RequestDecoder(classic)
 
     def options(self, request: Request) -> WriteOptions:
         """See ``Sender``."""
@@ -31,14 +33,18 @@ class PrometheusSender(M3Answers):
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
         """See ``Sender``."""
-        return self._decoder.decode(body, options)
+        decoded = self._decoder.decode(body, options)
+        if decoded.native:
+            return with_classic_buckets(decoded, 3 if options.dialect == REMOTE_WRITE_2 else 4)
+        return decoded
 
     def answer(self, outcome: Outcome, options: WriteOptions) -> Response:
         """See ``Sender``."""
         response = super().answer(outcome, options)
         if options.dialect == REMOTE_WRITE_2:
             # What failed for now comes again, and is said then.
-            response.headers.update(_written(outcome.written if outcome.status < 500 else 0))
+            taken = outcome.status < 500
+            response.headers.update(_written(outcome.written if taken else 0, outcome.histograms if taken else 0))
         return response
 
     def refuse(self, status: int, text: str, headers: dict[str, str], request: Request) -> Response:
@@ -48,10 +54,10 @@ class PrometheusSender(M3Answers):
         return super().refuse(status, text, headers, request)
 
 
-def _written(samples: int) -> dict[str, str]:
+def _written(samples: int, histograms: int = 0) -> dict[str, str]:
     """How much of a request of Remote Write 2.0 was taken."""
     return {
         "X-Prometheus-Remote-Write-Samples-Written": str(samples),
-        "X-Prometheus-Remote-Write-Histograms-Written": "0",
+        "X-Prometheus-Remote-Write-Histograms-Written": str(histograms),
         "X-Prometheus-Remote-Write-Exemplars-Written": "0",
     }

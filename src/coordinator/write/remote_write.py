@@ -89,11 +89,13 @@ class RemoteWriter:
         forwarding: Forwarding | None = None,
         limiter: Limiter | None = None,
         elsewhere: Elsewhere | None = None,
+        classic_histograms: bool = False,
     ) -> None:
+        """``classic_histograms``: native histograms of remote writes become classic ones."""
         self._downsampler = downsampler
         self._cache = cache
         self._sink = sink
-        self._way = WayIn(PrometheusSender(), scope)
+        self._way = WayIn(PrometheusSender(classic_histograms), scope)
         self._direct = direct
         self._acks = acks
         """None: a request is answered when its messages are in the producer."""
@@ -246,7 +248,8 @@ class RemoteWriter:
     ) -> None:
         """Gives a request to the aggregators and to storage."""
         request = await self._turns.decoded(sender, body, options)
-        outcome.points, samples = request.points, request.samples()
+        outcome.points, outcome.histograms = request.points, request.histograms
+        samples, classic = request.samples(), request.classic
         if visit is not None:
             request = visit.admit(request, outcome)
         if forward is not None:
@@ -266,7 +269,8 @@ class RemoteWriter:
                 outcome.lose(asked, request.samples())
             if options.store:
                 await self._store(request, options, outcome)
-        outcome.written = samples - sum(lost for reason, lost in outcome.not_kept.items() if not reason.meant)
+        lost = sum(lost for reason, lost in outcome.not_kept.items() if not reason.meant)
+        outcome.written = samples - max(classic, lost)
         for reason, number in request.others.items():
             outcome.lose(reason, number)
         if request.unread:

@@ -265,13 +265,13 @@ def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room
 
 
 @njit(cache=True, nogil=True)
-def request_2(buf, series, times_ms, values, others, symbols, pairs, labels):
+def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, keep_histograms):
     """Decodes a request of Remote Write 2.0: ``(status, series, samples, bytes of labels)``.
 
     ``buf``: uint8. ``series``, ``times_ms``, ``values``, ``others``: as of ``request``; ``labels_at`` is a place in ``labels`` (uint8),
     ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these; ``pairs``: ``PAIRS`` rows of ``PAIR``. A row is made of a
-    series with samples. One whose references lead nowhere, or are no pairs, makes none and is counted. With a status ``FULL_…`` call
-    again with more room.
+    series with samples, and with ``keep_histograms`` of one with native histograms. One whose references lead nowhere, or are no pairs,
+    makes none and is counted. With a status ``FULL_…`` call again with more room.
     """
     origin = base(buf)
     e = origin + np.uint64(len(buf))
@@ -319,7 +319,7 @@ def request_2(buf, series, times_ms, values, others, symbols, pairs, labels):
             break
         others[EXEMPLARS] += row.exemplars
         others[HISTOGRAMS] += row.histograms
-        if row.samples > 0:
+        if row.samples > 0 or (keep_histograms and row.histograms > 0):
             rows += 1
         else:
             # Its labels stay: others may be copies of them.

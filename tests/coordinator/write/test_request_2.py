@@ -30,7 +30,7 @@ class Columns:
         pairs = np.zeros(kernels.PAIRS, kernels.PAIR)
         while True:
             self.status, count, used, size = kernels.request_2(
-                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels
+                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels, False
             )
             if self.status != kernels.FULL_LABELS:
                 break
@@ -180,7 +180,7 @@ def test_asks_for_room() -> None:
     def status(series: int, samples: int, symbols: int, labels: int) -> int:
         columns = np.zeros(series, kernels.SERIES_ROW), np.zeros(samples, np.int64), np.zeros(samples)
         room = np.zeros(symbols, kernels.SYMBOL), np.zeros(kernels.PAIRS, kernels.PAIR), np.zeros(labels, np.uint8)
-        found: int = kernels.request_2(buf, *columns, others, *room)[0]
+        found: int = kernels.request_2(buf, *columns, others, *room, False)[0]
         return found
 
     assert status(2, 6, 3, 128) == kernels.DONE
