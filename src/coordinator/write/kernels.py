@@ -89,6 +89,7 @@ def warm() -> None:
         np.zeros(1, SYMBOL),
         np.zeros(PAIRS, PAIR),
         np.zeros(64, np.uint8),
+        False,
     )
     write_request(buf, series[:0], times, values, np.zeros(1, np.uint8))
     at, size, contexts = np.zeros(1, np.uint32), np.ones(1, np.uint32), np.zeros(1, np.uint64)
