@@ -3,6 +3,7 @@
 import struct
 from typing import Any
 
+import cramjam
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from lab.prometheus import request_2
 
 from coordinator import prompb
 from coordinator.write import kernels
-from coordinator.write.decoding import Decoded
+from coordinator.write.decoding import Decoded, RequestDecoder
+from coordinator.write.options import REMOTE_WRITE_2, WriteOptions
 from m3x.protobuf import DecodeError, marshal, unmarshal, varint
 
 Label = tuple[bytes, bytes]
@@ -246,3 +248,11 @@ def test_refuses_what_the_plain_decoder_refuses(body: bytes, data: st.DataObject
 @given(st.binary(max_size=64))
 def test_random_bytes(body: bytes) -> None:
     judge(body)
+
+
+def test_is_compiled_at_start_with_the_arguments_of_callers() -> None:
+    kernels.warm()
+    compiled = set(kernels.request_2.signatures)
+    judge(request_2(SERIES))
+    RequestDecoder().decode(bytes(cramjam.snappy.compress_raw(request_2(SERIES))), WriteOptions(dialect=REMOTE_WRITE_2))
+    assert set(kernels.request_2.signatures) == compiled
