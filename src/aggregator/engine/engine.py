@@ -278,17 +278,17 @@ class Engine:
 
     def repeats_of(
         self, rows: NDArray[np.uint8], count: int, numbers: NDArray[np.uint32] | None, now_ns: int
-    ) -> NDArray[np.uint64]:
-        """What ``expect_repeats`` takes, of each of the ``count`` messages of ``rows``.
+    ) -> NDArray[np.void]:
+        """What ``expect_repeats`` takes (REPEAT), of each of the ``count`` messages of ``rows``.
 
         ``numbers`` as for ``replay``; None, or empty: this engine has written the rows, numbers are rows of entries.
         """
-        words = np.zeros(count, np.uint64)
+        words = np.zeros(count, layout.REPEAT)
         known = _OWN_ROWS if numbers is None else numbers
         shorthand.repeats_of(rows, 0, len(rows), self._rows, self._hints, known, now_ns, words)
         return words
 
-    def expect_repeats(self, words: NDArray[np.uint64]) -> None:
+    def expect_repeats(self, words: NDArray[np.void]) -> None:
         """These messages may come again: they are acked then, and not applied."""
         shorthand.expect_repeats(self._t, words)
 

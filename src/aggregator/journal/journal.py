@@ -76,7 +76,7 @@ class Journal:
             preamble=lambda: msgspec.json.encode(Preamble(FORMAT)),
         )
         self.sessions = Sessions()
-        self._words: dict[Position, NDArray[np.uint64]] = {}
+        self._words: dict[Position, NDArray[np.void]] = {}
         """While replaying: what may come again, by batch, …"""
         self._unread: dict[Position, tuple[Batch, memoryview]] = {}
         """… and batches that may, of which it has not been worked out: most are settled by what follows."""
@@ -308,7 +308,7 @@ class Journal:
                 of = np.repeat(np.array(header.connections, np.int64), header.counts)
                 words = words[np.isin(of, connections)]
             engine.expect_repeats(words)
-            expected += int(np.count_nonzero(words))
+            expected += int(np.count_nonzero(words["content"]))
         reader.close()
         return expected
 

@@ -5,6 +5,10 @@ A message is known by what it does and who it is: the entry, the values, the tim
 host. Ids alone begin anew with every producer; the same id with the same values of the same series from the same host is the same message.
 Words of the table are 64-bit hashes of all that, 0: free, 1: taken out. It is filled after a replay, when a connection was cut, and with
 what waits long for its ack; otherwise it is empty, and costs nothing.
+
+Filled, it is looked at only for messages of whose *block*, 4,096 ids of a shard and host that follow each other, some may come again: a
+bit for each block, 128 KiB in all, which stay in the cache, while the table of a busy connection does not. What a producer sends anew has
+other ids.
 """
 
 import numpy as np
@@ -22,6 +26,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _A = np.uint64(0x9E3779B97F4A7C15)
 _B = np.uint64(0xD6E8FEB86659FD93)
 _FIRST = 1 << 10
+_BLOCK = np.uint32(12)
+_6 = np.uint32(6)
+_63 = np.uint64(63)
 
 
 @njit(cache=True, nogil=True)
@@ -74,8 +81,8 @@ def _put(t, word):
 
 
 @njit(cache=True, nogil=True)
-def expect_repeat(t, word):
-    """Enters a message by its ``content``; beyond ``MAX_REPEATS`` it is left out."""
+def expect_repeat(t, word, key):
+    """Enters a message by its ``content`` and its ``message_key``; beyond ``MAX_REPEATS`` it is left out."""
     head = v.head(t)
     if 2 * (head.repeats_used + 1) > head.repeats_mask:
         size = head.repeats_mask + 1 if head.repeats_mask else 0
@@ -92,6 +99,8 @@ def expect_repeat(t, word):
                 _put(t, old[k])
     _put(t, word)
     head.repeats += 1
+    block = key >> _BLOCK
+    v.repeat_blocks(t)[block >> _6] |= _1 << (np.uint64(block) & _63)
 
 
 @njit(cache=True, nogil=True)
@@ -99,12 +108,15 @@ def expect_once_more(t, buf, row, hint):
     """Enters a message that was applied, or was recognised (HINT)."""
     at = np.int64(hint.entry >> 1) if hint.entry >= 0 else np.int64(layout.REPEATED) - hint.entry
     if at >= 0:
-        expect_repeat(t, content(buf, row, at, hint.key))
+        expect_repeat(t, content(buf, row, at, hint.key), hint.key)
 
 
 @njit(cache=True, nogil=True)
 def take_repeat(t, buf, row, at, key):
     """Whether a message was applied before; it is expected no more then."""
+    block = key >> _BLOCK
+    if v.repeat_blocks(t)[block >> _6] >> (np.uint64(block) & _63) & _1 == 0:
+        return False
     word = content(buf, row, at, key)
     words = v.repeats(t)
     mask = v.head(t).repeats_mask
@@ -124,5 +136,7 @@ def forget_repeats(t):
     """Nothing is expected any more."""
     for k in range(v.head(t).repeats_mask + 1):
         v.repeats(t)[k] = np.uint64(0)
+    for k in range(layout.REPEAT_BLOCKS >> 6):
+        v.repeat_blocks(t)[k] = np.uint64(0)
     v.head(t).repeats = 0
     v.head(t).repeats_used = 0

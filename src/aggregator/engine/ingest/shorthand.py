@@ -278,7 +278,7 @@ def replay(t, buf, end, where, rows, hints, scratch, numbers, now_ns):
 
 @njit(cache=True, nogil=True)
 def repeats_of(buf, at, end, rows, hints, numbers, now_ns, words):
-    """Fills ``words`` (uint64) with the ``repeats.content`` of the rows ``buf[at:end]``, 0 where there is no entry; returns how many.
+    """Fills ``words`` (REPEAT) with what the rows ``buf[at:end]`` are known by, ``content`` 0 where there is no entry; returns how many.
 
     ``numbers``: as for ``replay``; empty: they are rows of entries.
     """
@@ -287,12 +287,13 @@ def repeats_of(buf, at, end, rows, hints, numbers, now_ns, words):
         at = _read_row(buf, at, end, rows, hints, 0, now_ns)
         if at < 0:
             break
-        words[n] = np.uint64(0)
+        words[n].content = np.uint64(0)
+        words[n].key = hints[0].key
         number = np.int64(hints[0].number)
         if number != NO_NUMBER and rows[0].status == ROW_OK:
             entry = number if len(numbers) == 0 else _entry_of(numbers, number)
             if entry >= 0:
-                words[n] = content(buf, rows[0], entry, hints[0].key)
+                words[n].content = content(buf, rows[0], entry, hints[0].key)
         n += 1
     return n
 
@@ -300,6 +301,6 @@ def repeats_of(buf, at, end, rows, hints, numbers, now_ns, words):
 @njit(cache=True, nogil=True)
 def expect_repeats(t, words):
     """``repeats.expect_repeat`` of all but those that are 0."""
-    for word in words:
-        if word != np.uint64(0):
-            expect_repeat(t, word)
+    for k in range(len(words)):
+        if words[k].content != np.uint64(0):
+            expect_repeat(t, words[k].content, words[k].key)

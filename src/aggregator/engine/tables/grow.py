@@ -118,6 +118,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         sources=reserve(layout.MAX_SOURCES, layout.SOURCE),
         free_sources=np.zeros(64, np.int64),
         repeats=reserve(2 * layout.MAX_REPEATS, np.uint64),
+        repeat_blocks=reserve(layout.REPEAT_BLOCKS >> 6, np.uint64),
     )
     place(tables.annotation_table, tables.annotation_slots, tables.annotations, tables.annotation_bytes)
     return tables

@@ -14,6 +14,7 @@
 | annotations | bytes that came with values, as ``m3x.table_kernels`` keeps keys | number, or hash of the bytes |
 | sources | which source has sent which versions to a record, a hash table per window | window, then slot and source |
 | repeats | messages that were applied and may come again (``ingest.repeats``) | hash of the content |
+| repeat_blocks | a bit for each block of ids, set where some may come again | key of a message, high 20 bits |
 | targets | rollups: what elements forward to; ``group_index`` finds the group of a target on a shard | number |
 | metas, stages, stage_specs | interned metadata bytes, their stages, what a stage asks for | hash of the bytes |
 | specs, outputs, attrs | what is computed for an aggregation key and metric type; how it is emitted | number |
@@ -70,6 +71,7 @@ GROUP_INDEX = 1 << 10
 MAX_GROUPS = 1 << 24
 MAX_SOURCES = 1 << 31
 MAX_REPEATS = 1 << 24
+REPEAT_BLOCKS = 1 << 20
 
 MIN_INT64 = -(1 << 63)
 MAX_INT64 = (1 << 63) - 1
@@ -420,6 +422,8 @@ HINT = np.dtype(
     ]
 )
 """Of a message."""
+REPEAT = np.dtype([("content", np.uint64), ("key", np.uint32), ("unused", np.uint32)])
+"""A message that may come again: ``ingest.repeats.content``, 0: none, and ``message_key``."""
 PROGRESS = np.dtype(
     [
         ("position", np.int64),  # in the payload, of the next frame
@@ -539,6 +543,7 @@ class Tables(NamedTuple):
     sources: Array
     free_sources: Array
     repeats: Array
+    repeat_blocks: Array
 
     def elements_of(self, bucket: int) -> Array:
         """The slots of a bucket."""
@@ -581,7 +586,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """Row types of the tables; ``int64``, ``uint64`` or ``uint32`` for those that are not named (below)."""
 DTYPES |= {name: np.dtype(np.int64) for name in ("list_born", "closed_through", "emitted_through")}
-DTYPES |= {name: np.dtype(np.uint64) for name in ("entry_index", "annotation_slots", "group_index", "repeats")}
+DTYPES |= {
+    name: np.dtype(np.uint64) for name in ("entry_index", "annotation_slots", "group_index", "repeats", "repeat_blocks")
+}
 DTYPES |= {name: np.dtype(np.int64) for name in ("counts", "errors", "free_slots", "free_sources")}
 DTYPES |= {name: np.dtype(np.uint32) for name in TABLE_NAMES if name not in DTYPES}
 COLUMNS = {

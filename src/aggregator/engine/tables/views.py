@@ -108,6 +108,7 @@ targets = _view("targets")
 sources = _view("sources")
 free_sources = _view("free_sources")
 repeats = _view("repeats")
+repeat_blocks = _view("repeat_blocks")
 
 free_entries = _view("entries", layout.FREE_ENTRY)
 tombstones = _view("elements", layout.TOMBSTONE)
