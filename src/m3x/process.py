@@ -95,6 +95,13 @@ def map_large_blocks(nbytes: int) -> None:
         mallopt(_M_MMAP_THRESHOLD, nbytes)
 
 
+def give_back_memory() -> None:
+    """Gives pages back to the system that hold nothing any more; for after work that took much memory in small pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def open_files() -> int:
     """How many files and connections this process may have open."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

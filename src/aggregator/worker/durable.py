@@ -23,6 +23,7 @@ from aggregator.journal import REPEATS_NS, Journal, JournalOptions, Replay
 from aggregator.worker.snapshots import Snapshots
 from m3x.clock import monotonic_ns
 from m3x.log import logger
+from m3x.process import give_back_memory
 from m3x.segments import DirectoryLocked, Position, SegmentError
 
 __all__ = ["Durable", "Stopped"]
@@ -139,6 +140,8 @@ class Durable:
             self._wait(str(error))
 
         result = journal.replay(self._engine, progress, blocked)
+        if result.batches:
+            give_back_memory()
         self._journal = journal
         self._now_ns = result.now_ns
         self._snapshots = Snapshots(self._engine, journal, lambda: self._now_ns)

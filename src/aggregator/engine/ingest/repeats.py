@@ -18,7 +18,7 @@ from aggregator.engine import reasons as why
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from m3metrics.rows import Payload
-from m3x.kernels import base, double_bits, hash_bytes, load64
+from m3x.kernels import base, double_bits, hash_bytes, load64, prefetch
 
 _1 = np.uint64(1)
 _32 = np.uint64(32)
@@ -112,10 +112,23 @@ def expect_once_more(t, buf, row, hint):
 
 
 @njit(cache=True, nogil=True)
+def _may_repeat(t, key):
+    block = key >> _BLOCK
+    return v.repeat_blocks(t)[block >> _6] >> (np.uint64(block) & _63) & _1 != 0
+
+
+@njit(cache=True, nogil=True)
+def ask_for_repeat(t, buf, row, at, key):
+    """Has the word brought that ``take_repeat`` will look at for a message, most likely to entry ``at``."""
+    if _may_repeat(t, key):
+        place = np.int64(content(buf, row, at, key) >> _32) & v.head(t).repeats_mask
+        prefetch(base(v.repeats(t)) + np.uint64(place << 3))
+
+
+@njit(cache=True, nogil=True)
 def take_repeat(t, buf, row, at, key):
     """Whether a message was applied before; it is expected no more then."""
-    block = key >> _BLOCK
-    if v.repeat_blocks(t)[block >> _6] >> (np.uint64(block) & _63) & _1 == 0:
+    if not _may_repeat(t, key):
         return False
     word = content(buf, row, at, key)
     words = v.repeats(t)

@@ -5,7 +5,7 @@ Blocks of ``BLOCK`` messages go through four passes, so that what one message wa
 
 1. find frames, write their acks, decode, hash the keys, ask for the index words;
 2. look for the entry's row in the index, ask for the entry;
-3. ask for the id's bytes and for the record of the window that the value will most likely fall into;
+3. ask for the id's bytes, for the record of the window that the value will most likely fall into, and for what tells a repeat;
 4. compare the key in full and apply (``apply``), one message after another, in order;
 5. write what was applied, if that is wanted (``shorthand``).
 
@@ -19,7 +19,7 @@ from aggregator.engine import reasons as why
 from aggregator.engine.ingest.apply import DONE, apply_row, refuse
 from aggregator.engine.ingest.entries import key_hash
 from aggregator.engine.ingest.forwarded import category_of
-from aggregator.engine.ingest.repeats import expect_once_more, message_key
+from aggregator.engine.ingest.repeats import ask_for_repeat, expect_once_more, message_key
 from aggregator.engine.ingest.shorthand import write_rows
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
@@ -94,8 +94,11 @@ def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
                     break
                 at = (at + 1) & mask
                 word = words[at]
+    expecting = v.head(t).repeats != 0
     for i in range(n):
         if hints[i].row >= 0:
+            if expecting:
+                ask_for_repeat(t, buf, rows[i], hints[i].row, hints[i].key)
             e = table[hints[i].row]
             address = base(v.ids(t)) + np.uint64(e.id_at)
             prefetch(address)
