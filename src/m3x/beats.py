@@ -7,13 +7,21 @@ those of a second are also the fourth of a quarter, and processes of one machine
 import asyncio
 import math
 
-__all__ = ["beat"]
+__all__ = ["beat", "next_beat_s"]
+
+_SAME = 1e-3
+"""Part of a period: a loop wakes a little early, up to the resolution of its clock, and that beat has been then."""
+
+
+def next_beat_s(now_s: float, every_s: float) -> float:
+    """When the next beat is, on the loop's clock."""
+    return (math.floor(now_s / every_s + _SAME) + 1) * every_s
 
 
 async def beat(event: asyncio.Event | None = None, every_s: float = 1.0) -> bool:
-    """Returns at the next beat, which is less than a period away, or as soon as ``event`` is set: whether it is."""
+    """Returns at the next beat, which is a period away at most, or as soon as ``event`` is set: whether it is."""
     loop = asyncio.get_running_loop()
-    at_s = (math.floor(loop.time() / every_s) + 1) * every_s
+    at_s = next_beat_s(loop.time(), every_s)
     if event is None:
         await asyncio.sleep(at_s - loop.time())
         return False

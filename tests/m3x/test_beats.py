@@ -3,9 +3,11 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.virtual_time import run as run_virtual
 
-from m3x.beats import beat
+from m3x.beats import beat, next_beat_s
 
 
 def test_loops_that_began_at_different_times_wake_together() -> None:
@@ -49,3 +51,33 @@ def test_beats_of_another_period() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_virtual(run()) % 0.25 == pytest.approx(0)
+
+
+def test_a_beat_comes_once_though_the_loop_wakes_a_little_early() -> None:
+    """As it does within the resolution of its clock: loops that begin the same beat anew each time would keep each other busy."""
+
+    async def run() -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        await beat()
+        await asyncio.sleep(1 - 4e-10)
+
+        async def look(turns: int) -> list[int]:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            woken = []
+            for _ in range(5):
+                await beat(asyncio.Event())
+                woken.append(round(loop.time()))
+            return woken
+
+        return await asyncio.gather(*(look(turns) for turns in range(4)))
+
+    for woken in run_virtual(run()):
+        assert woken == list(range(woken[0], woken[0] + 5))
+
+
+@given(period=st.sampled_from([0.02, 0.05, 0.1, 0.7, 1 / 3]), at=st.integers(0, 1 << 40))
+def test_the_next_beat_is_never_now(period: float, at: int) -> None:
+    """The beat that is now, as it is computed, may be the next one by a hair's breadth of the clock."""
+    now_s = at * period
+    assert period / 2 < next_beat_s(now_s, period) - now_s < period * 1.01
