@@ -101,7 +101,7 @@ class Metrics:
                 continue
             builder.count_points(_points(metric))
             if kind == "exponential_histogram":
-                text = f"metric {metric.name!r} is an exponential histogram: {Reason.NATIVE_HISTOGRAM.text}"
+                text = f"metric {metric.name!r} is an exponential histogram, which is not aggregated; let its sender use explicit buckets"
                 builder.refuse(Reason.NATIVE_HISTOGRAM, text, _points(metric))
                 continue
             try:

@@ -114,7 +114,7 @@ def test_exponential_histograms_are_counted_and_said() -> None:
     assert [one.labels["__name__"] for one in samples(decoded)] == ["g"]
     assert (decoded.unread, decoded.others) == (2, {Reason.NATIVE_HISTOGRAM: 2})
     assert decoded.last_unread == (
-        "metric 'e' is an exponential histogram: native histograms are not aggregated; expose the metric with classic buckets too"
+        "metric 'e' is an exponential histogram, which is not aggregated; let its sender use explicit buckets"
     )
 
 
