@@ -93,7 +93,7 @@ def requests(
     per_request: int = _PER_REQUEST,
     write: Callable[[list[dict[str, Any]]], bytes] = lambda listed: marshal(WRITE_REQUEST, {"timeseries": listed}),
 ) -> list[bytes]:
-    """Remote writes of one sample per series. ``write``: the message of some series."""
+    """Remote writes of one sample per series, labels sorted by name as senders have to. ``write``: the message of some series."""
     listed = []
     for i in range(series):
         labels = {
@@ -103,7 +103,7 @@ def requests(
         }  # fmt: skip
         listed.append(
             {
-                "labels": [{"name": name.encode(), "value": value.encode()} for name, value in labels.items()],
+                "labels": [{"name": name.encode(), "value": value.encode()} for name, value in sorted(labels.items())],
                 "samples": [{"value": 1.0, "timestamp": 1_700_000_000_000}],
             }
         )
