@@ -32,7 +32,7 @@ ENTRY = np.dtype(
         ("seen", np.uint8),  # the minute of the last sample, modulo 256
         ("again", np.uint8),  # 1: it was seen more than once
         ("kind", np.uint8),
-        ("before", np.uint8),  # DERIVED: labels before ``__m3``, or UNSORTED
+        ("before", np.uint8),  # DERIVED: labels before ``__m3``
     ]
 )
 """One series. 32 bytes, of which a cache line has exactly two."""

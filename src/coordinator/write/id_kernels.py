@@ -8,8 +8,6 @@ from m3x.kernels import base, copy32, copy_bytes, load8, store32
 from m3x.protobuf.reading import chunk
 
 MOST_LABELS = 255
-UNSORTED = 255
-"""As ``before``: the labels do not come in order."""
 
 _0, _1, _2, _3, _4, _5 = (np.uint64(n) for n in range(6))
 _32 = np.uint64(32)

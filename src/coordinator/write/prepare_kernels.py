@@ -30,7 +30,6 @@ from coordinator.write.cache_kernels import (
 )
 from coordinator.write.id_kernels import (
     MOST_LABELS,
-    UNSORTED,
     before_types,
     in_order,
     label_spans,
@@ -108,16 +107,13 @@ def _append(cache, end, form, shard_hash):
 def _derive(cache, arena, buf, at, n, before, spans, starts):
     """Writes the id of a series whose labels are known to be ordinary behind what is in use of the arena; where it ends, or -1."""
     c = cache_at(cache)
-    if before != UNSORTED and at + n + np.int64(_WIDE) <= len(buf):
+    if at + n + np.int64(_WIDE) <= len(buf):
         out = put_id_quickly(c.arena + np.uint64(c.used), base(buf) + np.uint64(at), n, before, starts)
         if out != _0:
             return np.int64(out - c.arena)
     labels = label_spans(buf, at, n, spans)
     if labels < 0:
         return np.int64(-1)
-    if before == UNSORTED:
-        sort(buf, spans, labels)
-        before = before_types(buf, spans, labels)
     return put_id(arena, c.used, buf, spans, labels, before)
 
 
@@ -223,7 +219,7 @@ def find(cache, arena, keys, spans, first, count, misses):
                 continue
             at, n = np.int64(key_at[i]), np.int64(key_size[i])
             entry = entry_at(e)
-            if entry.kind == DERIVED and entry.before != UNSORTED and at + n <= last and _has_room(cache, 1, n + 8):
+            if entry.kind == DERIVED and at + n <= last and _has_room(cache, 1, n + 8):
                 # What nearly all are, without handing arrays on.
                 to = c.arena + np.uint64(c.used)
                 out = put_id_quickly(to, origin + np.uint64(at), n, np.int64(entry.before), starts)
@@ -268,12 +264,11 @@ def prepare(cache, arena, keys, rows, plain, spans, first, count, left):
             continue
         labels = label_spans(buf, at, n, spans)
         ordinary = labels > 0 and not interesting(buf, spans, labels, tags, lengths, values)
-        before, end, told = np.int64(-1), np.int64(-1), np.int64(0)
+        before, end, is_sorted = np.int64(-1), np.int64(-1), False
         if ordinary:
             is_sorted = in_order(buf, spans, labels)
             if is_sorted or sort(buf, spans, labels):
                 before = before_types(buf, spans, labels)
-            told = before if is_sorted else np.int64(UNSORTED)
         if before >= 0:
             end = put_id(arena, c.used, buf, spans, labels, before)
         if end < 0 or end - c.used + meta_size > largest:
@@ -283,7 +278,11 @@ def prepare(cache, arena, keys, rows, plain, spans, first, count, left):
         shard_hash = murmur3_32(arena, c.used, end - c.used)
         first[i] = _append(cache, end, form, shard_hash)
         count[i] = 1
-        _remember_derived(cache, h1, h2, form, shard_hash, told, base(buf) + np.uint64(at), n, contexts[i])
+        if is_sorted:
+            _remember_derived(cache, h1, h2, form, shard_hash, before, base(buf) + np.uint64(at), n, contexts[i])
+        else:
+            # Sorting them again for every sample would cost several times what a copy of the id does.
+            remember(cache, arena, keys, i, first[i], 1, NO_FORM, spans)
     return np.int64(n_left)
 
 
@@ -306,11 +305,9 @@ def _derivable(cache, arena, buf, at, n, spans, starts, t):
     labels = label_spans(buf, at, n, spans)
     if labels < 1 or labels > MOST_LABELS - 1:
         return np.int64(-1)
-    told = np.int64(UNSORTED)
-    if in_order(buf, spans, labels):
-        told = before_types(buf, spans, labels)
-    elif not sort(buf, spans, labels) or before_types(buf, spans, labels) < 0:
+    if not in_order(buf, spans, labels):
         return np.int64(-1)
+    told = before_types(buf, spans, labels)
     if told < 0 or not _has_room(cache, 0, n + 8):
         return np.int64(-1)
     c, made = cache_at(cache), _template(cache, t)
