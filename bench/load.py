@@ -4,16 +4,15 @@ A replay of 20,000 messages costs a few column copies and one ``sendall``. Acks 
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 
-from bench.messages import KINDS, METADATA_SIZE, Frames, build
+from bench.acks import ENTRY_SIZE, Acked
+from bench.messages import KINDS, Frames, build
 
 
 def waits(sent_at: list[float], acked_at: list[tuple[float, int]], size: int) -> Iterator[tuple[float, float]]:
@@ -28,34 +27,23 @@ def waits(sent_at: list[float], acked_at: list[tuple[float, int]], size: int) ->
         yield max(one, sent_at[replays]) if idle else one, other
 
 
-class Connection:
+class Connection(Acked):
     """One connection: a writer that replays frames and a reader that counts acks."""
 
     def __init__(self, address: tuple[str, int], frames: Frames) -> None:
-        self._socket = socket.create_connection(address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__(address)
         self._frames = frames
         self.replays = 0
-        self.acked = 0
-        self.failed = ""
         self._sent_at: list[float] = []
         """When each replay began to be sent (monotonic seconds)."""
         self._acked_at: list[tuple[float, int]] = []
         """When acks came, and how many messages were acknowledged then."""
-        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
     def sent(self) -> int:
         """Messages sent so far."""
         return self.replays * len(self._frames.matrix)
-
-    def close(self) -> None:
-        """Hangs up and ends the reader."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._reader.join(5)
-        self._socket.close()
 
     def replay(self, until: float, rate: float, replays: int) -> None:
         """Sends again and again until the time, or the number of replays if that is not 0; ``rate`` messages a second, 0: no limit."""
@@ -76,28 +64,9 @@ class Connection:
         """``waits`` of this connection (monotonic seconds)."""
         return waits(self._sent_at, self._acked_at, len(self._frames.matrix))
 
-    def _read(self) -> None:
-        rest = b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 20)
-            except OSError as error:
-                self.failed = self.failed or str(error)
-                return
-            if not data:
-                self.failed = self.failed or "connection closed by the server"
-                return
-            now = time.monotonic()
-            data, at = rest + data, 0
-            while at + 4 <= len(data):
-                size = int.from_bytes(data[at : at + 4], "big")
-                if at + 4 + size > len(data):
-                    break
-                # Every entry is tag, length and the echoed metadata.
-                self.acked += size // (METADATA_SIZE + 2)
-                at += 4 + size
-            rest = data[at:]
-            self._acked_at.append((now, self.acked))
+    def _take(self, acks: list[bytes], now: float) -> None:
+        self.acked += sum(map(len, acks)) // ENTRY_SIZE
+        self._acked_at.append((now, self.acked))
 
 
 def main() -> int:

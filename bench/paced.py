@@ -6,9 +6,7 @@ sample in ``series / rate`` seconds. A process of its own, so that its CPU time 
 """
 
 import argparse
-import contextlib
 import json
-import socket
 import sys
 import threading
 import time
@@ -17,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.messages import KINDS, METADATA_SIZE, Frames, build
+from bench.acks import ENTRY_SIZE, Acked
+from bench.messages import KINDS, Frames, build
 
 __all__ = ["Paced", "main"]
 
-_ENTRY = METADATA_SIZE + 2
 _ID_AT = 5
 """Where the four bytes of the id are in an entry of an ack."""
 _TICK_S = 0.001
@@ -32,23 +30,19 @@ _AT_ONCE = 512
 _WAIT_S = 60.0
 
 
-class Paced:
+class Paced(Acked):
     """One connection; sends from the thread of the caller, takes acks in one of its own."""
 
     def __init__(self, address: tuple[str, int], frames: Frames) -> None:
-        self._socket = socket.create_connection(address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__(address)
         self._frames = frames
         self._at = 0
         self._first_id = frames.first_id
         self._sent_at = np.zeros(_RING)
         self._latencies: list[NDArray[np.float64]] = []
         self.sent = 0
-        self.acked = 0
         self.acked_at = 0.0
         """When the last ack came (monotonic)."""
-        self.failed = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def send(self, count: int) -> None:
@@ -69,35 +63,13 @@ class Paced:
         """Of every message that was acked."""
         return np.concatenate(self._latencies) if self._latencies else np.zeros(0)
 
-    def close(self) -> None:
-        """Hangs up and ends the reader."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._reader.join(5)
-        self._socket.close()
-
-    def _read(self) -> None:
-        rest = b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 20)
-            except OSError as error:
-                self.failed = self.failed or str(error)
-                return
-            if not data:
-                self.failed = self.failed or "connection closed by the server"
-                return
-            now, data, at = time.monotonic(), rest + data, 0
-            while at + 4 <= len(data):
-                size = int.from_bytes(data[at : at + 4], "big")
-                if at + 4 + size > len(data):
-                    break
-                self._take(data[at + 4 : at + 4 + size], now)
-                at += 4 + size
-            rest = data[at:]
-
-    def _take(self, acks: bytes, now: float) -> None:
-        ids = np.frombuffer(acks, np.uint8).reshape(-1, _ENTRY)[:, _ID_AT : _ID_AT + 4].astype(np.int64) & 0x7F
+    def _take(self, acks: list[bytes], now: float) -> None:
+        if not acks:
+            return
+        ids = (
+            np.frombuffer(b"".join(acks), np.uint8).reshape(-1, ENTRY_SIZE)[:, _ID_AT : _ID_AT + 4].astype(np.int64)
+            & 0x7F
+        )
         numbers = ids @ (1 << np.arange(0, 28, 7)) - self._first_id
         self._latencies.append(now - self._sent_at[numbers % _RING])
         self.acked += len(numbers)
