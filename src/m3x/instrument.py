@@ -44,7 +44,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(slots=True)
 class _Figures:
-    """What this process itself has counted."""
+    """What one process has counted, or several together."""
 
     counters: dict[_Key, float] = field(default_factory=dict)
     gauges: dict[_Key, float] = field(default_factory=dict)
@@ -63,6 +63,14 @@ class _Figures:
             histogram.counts = [one + more for one, more in zip(histogram.counts, counts, strict=True)]
             histogram.total += total
 
+    def report(self) -> Report:
+        """All of them."""
+        return Report(
+            list(self.counters.items()),
+            list(self.gauges.items()),
+            [(key, list(one.counts), one.total) for key, one in self.histograms.items()],
+        )
+
 
 def _sum(one: float, other: float) -> float:
     return one + other
@@ -76,9 +84,7 @@ class Registry:
         self._states = tuple(states)
         self._reports: dict[str, Report] = {}
         self._gone = _Figures()
-        """What processes that are gone had counted, by their reports."""
-        self._merged: dict[str, tuple[str, Mapping[str, float], Mapping[str, float]]] = {}
-        self._retired: dict[_Key, float] = {}
+        """What processes that are gone had counted."""
         self._prometheus = CollectorRegistry(auto_describe=False)
         self._prometheus.register(self)
 
@@ -89,17 +95,13 @@ class Registry:
     def merge(
         self, source: str, counters: Mapping[str, float], gauges: Mapping[str, float], *, prefix: str = ""
     ) -> None:
-        """Replaces what another process (``source``) reported: counters since its start, gauges as of now. Equal names add up."""
-        self._merged[source] = (prefix, dict(counters), dict(gauges))
+        """``take`` of counters since the start of a process, and of gauges as of now."""
+        named = [(_key(prefix, name), value) for name, value in counters.items()]
+        self.take(source, Report(named, [(_key(prefix, name), value) for name, value in gauges.items()]))
 
     def report(self) -> Report:
         """What this process has counted, for the registry of another one."""
-        own = self._own
-        return Report(
-            list(own.counters.items()),
-            list(own.gauges.items()),
-            [(key, list(one.counts), one.total) for key, one in own.histograms.items()],
-        )
+        return self._own.report()
 
     def take(self, source: str, report: Report) -> None:
         """Replaces what another process (``source``) reported. Equal names add up."""
@@ -108,14 +110,10 @@ class Registry:
     def forget(self, source: str) -> None:
         """The process behind ``source`` is gone: its gauges vanish, its counters stay in the sums, which must never fall."""
         self._gone.add(self._reports.pop(source, Report()), with_gauges=False)
-        prefix, counters, _ = self._merged.pop(source, ("", {}, {}))
-        for name, value in counters.items():
-            key = _key(prefix, name)
-            self._retired[key] = self._retired.get(key, 0.0) + value
 
     def counter(self, name: str, **tags: str) -> float:
         """Current sum of a counter over this process and all merged ones."""
-        return self._sums()[0].get((_sanitise(name), _labels(tags)), 0.0)
+        return self._sums().counters.get((_sanitise(name), _labels(tags)), 0.0)
 
     def render(self) -> bytes:
         """The Prometheus text page."""
@@ -123,17 +121,17 @@ class Registry:
 
     def collect(self) -> Iterable[Metric]:
         """Called by ``prometheus_client``: every figure as a metric family."""
-        counters, gauges, histograms = self._sums()
+        sums = self._sums()
         families: dict[str, Metric] = {}
-        for (name, labels), value in sorted(counters.items()):
+        for (name, labels), value in sorted(sums.counters.items()):
             key = f"c {name} {[k for k, _ in labels]}"
             families.setdefault(key, Metric(name, name, "counter")).add_sample(name, dict(labels), value)
-        for (name, labels), value in sorted(gauges.items()):
+        for (name, labels), value in sorted(sums.gauges.items()):
             key = f"g {name} {[k for k, _ in labels]}"
             family = families.setdefault(key, GaugeMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, GaugeMetricFamily)
             family.add_metric([v for _, v in labels], value)
-        for (name, labels), histogram in sorted(histograms.items()):
+        for (name, labels), histogram in sorted(sums.histograms.items()):
             key = f"h {name} {[k for k, _ in labels]}"
             family = families.setdefault(key, HistogramMetricFamily(name, name, labels=[k for k, _ in labels]))
             assert isinstance(family, HistogramMetricFamily)
@@ -144,25 +142,12 @@ class Registry:
             family.add_metric([v for _, v in labels], buckets, histogram.total)
         return families.values()
 
-    def _sums(self) -> tuple[dict[_Key, float], dict[_Key, float], dict[_Key, _Histogram]]:
-        all_figures = _Figures()
-        for report in (self.report(), *self._reports.values()):
-            all_figures.add(report, self._states)
-        gone = self._gone
-        all_figures.add(
-            Report(list(gone.counters.items()), [], [(k, one.counts, one.total) for k, one in gone.histograms.items()])
-        )
-        counters, gauges = all_figures.counters, all_figures.gauges
-        for key, value in self._retired.items():
-            counters[key] = counters.get(key, 0.0) + value
-        for prefix, more_counters, more_gauges in self._merged.values():
-            for name, value in more_counters.items():
-                key = _key(prefix, name)
-                counters[key] = counters.get(key, 0.0) + value
-            for name, value in more_gauges.items():
-                key = _key(prefix, name)
-                gauges[key] = gauges.get(key, 0.0) + value
-        return counters, gauges, all_figures.histograms
+    def _sums(self) -> _Figures:
+        """Of this process and all others."""
+        found = _Figures()
+        for report in (self.report(), *self._reports.values(), self._gone.report()):
+            found.add(report, self._states)
+        return found
 
 
 class Scope:
@@ -213,6 +198,7 @@ def _labels(tags: Mapping[str, str]) -> _Labels:
     return tuple(sorted((_sanitise(key), str(value)) for key, value in tags.items()))
 
 
+@lru_cache(4096)
 def _key(prefix: str, name: str) -> _Key:
     base, brace, rest = name.partition("{")
     tags = dict(pair.partition("=")[::2] for pair in rest.rstrip("}").split(",") if pair) if brace else {}
