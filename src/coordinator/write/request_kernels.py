@@ -119,8 +119,8 @@ def _past_labels(a, e):
 
 
 @njit(cache=True, nogil=True)
-def _time_series(origin, a, e, row, times_ms, values, used):
-    """Parses a TimeSeries into ``row`` and its samples from row ``used`` on; ``(status, samples used)``."""
+def begin_row(row, origin, a, e, used):
+    """A series whose TimeSeries is what lies from address ``a`` to ``e``, its samples from row ``used`` on: nothing is known of it yet."""
     row.message_at = np.uint32(a - origin)
     row.message_size = np.uint32(e - a)
     row.sample_from = np.uint32(used)
@@ -130,6 +130,12 @@ def _time_series(origin, a, e, row, times_ms, values, used):
     row.scattered = 0
     row.exemplars = 0
     row.histograms = 0
+
+
+@njit(cache=True, nogil=True)
+def _time_series(origin, a, e, row, times_ms, values, used):
+    """Parses a TimeSeries into ``row`` and its samples from row ``used`` on; ``(status, samples used)``."""
+    begin_row(row, origin, a, e, used)
     begin = used
     labels_at = a
     labels_end = a

@@ -19,6 +19,7 @@ from coordinator.write.request_kernels import (
     UNKNOWN,
     UNREAD_SAMPLES,
     UNREAD_SERIES,
+    begin_row,
     plain_sample,
     sample,
 )
@@ -195,15 +196,7 @@ def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room
     """Parses a TimeSeries into ``row``: ``(status, samples used, bytes of labels used)``."""
     begin = used
     row.labels_at = np.uint32(to)
-    row.message_at = np.uint32(a - origin)
-    row.message_size = np.uint32(e - a)
-    row.sample_from = np.uint32(used)
-    row.m3_type = 0
-    row.source = 0
-    row.prom_type = 0
-    row.scattered = 0
-    row.exemplars = 0
-    row.histograms = 0
+    begin_row(row, origin, a, e, used)
     pending = np.int64(-1)
     status = DONE
     while a < e:

@@ -72,6 +72,21 @@ def group(series, time_ns, values, rows, entries, slots, groups, following):
 
 
 @njit(cache=True, nogil=True)
+def put_samples(a, time_ns, values, rows, following, k):
+    """Writes the samples of a series at address ``a``, ``rows[k]`` and what follows it; the address behind them."""
+    while k >= 0:
+        value, time_ms = values[rows[k]], milliseconds(time_ns[rows[k]])
+        a = put_length(a, _SAMPLE, sample_size(value, time_ms))
+        if value != 0.0:
+            store8(a, _VALUE)
+            store64(a + _1, double_bits(value))
+            a += _9
+        a = put_int(a, _TIME, time_ms)
+        k = following[k]
+    return a
+
+
+@njit(cache=True, nogil=True)
 def write(time_ns, values, rows, entries, arena, groups, count, following, out):
     """Writes the request that ``group`` has measured; returns its bytes."""
     a = base(out)
@@ -82,15 +97,5 @@ def write(time_ns, values, rows, entries, arena, groups, count, following, out):
         entry = entries[groups[at].number]
         a = put_length(a, _SERIES, np.uint64(groups[at].size))
         copy_short(a, labels + np.uint64(entry.at), np.uint64(entry.size))
-        a += np.uint64(entry.size)
-        k = groups[at].first
-        while k >= 0:
-            value, time_ms = values[rows[k]], milliseconds(time_ns[rows[k]])
-            a = put_length(a, _SAMPLE, sample_size(value, time_ms))
-            if value != 0.0:
-                store8(a, _VALUE)
-                store64(a + _1, double_bits(value))
-                a += _9
-            a = put_int(a, _TIME, time_ms)
-            k = following[k]
+        a = put_samples(a + np.uint64(entry.size), time_ns, values, rows, following, groups[at].first)
     return np.int64(a - base(out))

@@ -8,16 +8,14 @@ in which they are met, by two columns over all numbers: ``stamps``, the last req
 import numpy as np
 from numba import njit
 
-from coordinator.sinks.prom_remote.encode_kernels import milliseconds, sample_size
+from coordinator.sinks.prom_remote.encode_kernels import put_samples
 from coordinator.sinks.prom_remote.label_kernels import STATE_READY
-from m3x.kernels import base, copy_short, double_bits, store8, store64
+from m3x.kernels import base, copy_short, store8
 from m3x.protobuf.reading import chunk
-from m3x.protobuf.writing import length_size, put_int, put_length, put_varint, varint_size
+from m3x.protobuf.writing import length_size, put_length, put_varint, varint_size
 
-_SYMBOL, _SERIES, _REFS, _SAMPLE, _VALUE, _TIME, _METADATA, _TYPE = (
-    np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x12, 0x09, 0x10, 0x2A, 0x08)
-)
-_0, _1, _2, _8, _9 = (np.uint64(n) for n in (0, 1, 2, 8, 9))
+_SYMBOL, _SERIES, _REFS, _METADATA, _TYPE = (np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x2A, 0x08))
+_0, _1, _2 = (np.uint64(n) for n in range(3))
 _METADATA_BYTES = np.uint64(4)
 
 
@@ -111,16 +109,7 @@ def write_2(
         a = put_length(a, _REFS, np.uint64(packed[at]))
         for k in range(entry.at, entry.at + entry.size):
             a = put_varint(a, np.uint64(local[refs[k]]))
-        k = groups[at].first
-        while k >= 0:
-            value, time_ms = values[rows[k]], milliseconds(time_ns[rows[k]])
-            a = put_length(a, _SAMPLE, sample_size(value, time_ms))
-            if value != 0.0:
-                store8(a, _VALUE)
-                store64(a + _1, double_bits(value))
-                a += _9
-            a = put_int(a, _TIME, time_ms)
-            k = following[k]
+        a = put_samples(a, time_ns, values, rows, following, groups[at].first)
         if number < len(types) and types[number] != 0:
             store8(a, _METADATA)
             store8(a + _1, _2)
