@@ -34,6 +34,7 @@ __all__ = [
     "matching_tags",
     "parse_tags",
     "readable_id",
+    "readable_tags",
     "rollup_id",
 ]
 
@@ -111,16 +112,20 @@ def readable_id(data: bytes) -> str:
     """An id as people write it, for messages: ``name{tag="value"}`` of encoded tags, as far as they go; any other id as it is."""
     if len(data) < _HEADER.size or _HEADER.unpack_from(data)[0] != _MAGIC:
         return _text(data)
-    name, pairs, end = "", [], ""
+    tags: Tags = []
+    end = ""
     try:
-        for tag, value in iterate_tags(data):
-            if tag == NAME_TAG:
-                name = _text(value)
-            else:
-                pairs.append(f'{_text(tag)}="{_text(value)}"')
+        tags.extend(iterate_tags(data))
     except IdError:
         end = "…"
-    return f"{name}{{{', '.join(pairs)}{end}}}"
+    return readable_tags(tags, end)
+
+
+def readable_tags(tags: Tags, end: str = "") -> str:
+    """Tags as people write them: ``name{tag="value"}``; ``end`` stands behind the last one."""
+    name = next((_text(value) for tag, value in reversed(tags) if tag == NAME_TAG), "")
+    pairs = ", ".join(f'{_text(tag)}="{_text(value)}"' for tag, value in tags if tag != NAME_TAG)
+    return f"{name}{{{pairs}{end}}}"
 
 
 def _text(data: bytes) -> str:

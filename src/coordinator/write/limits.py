@@ -21,6 +21,7 @@ from coordinator.write.active_series import PERIOD_S, ActiveSeries
 from coordinator.write.decoding import Decoded
 from coordinator.write.options import BadRequestError
 from coordinator.write.outcome import Outcome
+from m3metrics.ids import readable_tags
 from m3x.instrument import Scope
 from m3x.protobuf import DecodeError
 
@@ -219,13 +220,7 @@ def _shown(request: Decoded, row: Any) -> str:
         labels = prompb.labels_of(request.buf[at : at + size].tobytes())
     except DecodeError as error:
         return error.reason
-    name = next((value for key, value in labels if key == b"__name__"), b"").decode(errors="replace")
-    others = ", ".join(
-        f'{key.decode(errors="replace")}="{value.decode(errors="replace")}"'
-        for key, value in labels
-        if key != b"__name__"
-    )
-    text = f"{name}{{{others}}}"
+    text = readable_tags(labels)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
