@@ -7,7 +7,7 @@ those of a second are also the fourth of a quarter, and processes of one machine
 import asyncio
 import math
 
-__all__ = ["beat", "next_beat_s"]
+__all__ = ["beat", "next_beat_ns", "next_beat_s"]
 
 _SAME = 1e-3
 """Part of a period: a loop wakes a little early, up to the resolution of its clock, and that beat has been then."""
@@ -16,6 +16,11 @@ _SAME = 1e-3
 def next_beat_s(now_s: float, every_s: float) -> float:
     """When the next beat is, on the loop's clock."""
     return (math.floor(now_s / every_s + _SAME) + 1) * every_s
+
+
+def next_beat_ns(now_ns: int, every_ns: int) -> int:
+    """The same in nanoseconds, for a process that has no such loop: of the clock that loops have, the monotonic one."""
+    return now_ns - now_ns % every_ns + every_ns
 
 
 async def beat(event: asyncio.Event | None = None, every_s: float = 1.0) -> bool:

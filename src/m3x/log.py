@@ -43,6 +43,10 @@ def last_error() -> str:
     return _output.last_error
 
 
+def _keep_error(message: str, fields: dict[str, Any]) -> None:
+    _output.last_error = f"{message}: {fields['error']}" if "error" in fields else message
+
+
 def logger(name: str) -> "Logger":
     """A logger whose lines carry ``name``."""
     return Logger(name)
@@ -72,7 +76,7 @@ class Logger:
         if exception is not None:
             fields["error"] = f"{type(exception).__name__}: {exception}"
             fields["traceback"] = "".join(traceback.format_exception(exception))
-        _output.last_error = f"{message}: {fields['error']}" if "error" in fields else message
+        _keep_error(message, fields)
         self._write("error", message, fields)
 
     def info_limited(self, message: str, *, per_second: float = 1.0, **fields: Any) -> None:
@@ -85,7 +89,7 @@ class Logger:
 
     def error_limited(self, message: str, *, per_second: float = 1.0, **fields: Any) -> None:
         """``error``, at most ``per_second`` times a second for this message text."""
-        _output.last_error = f"{message}: {fields['error']}" if "error" in fields else message
+        _keep_error(message, fields)
         self._limited("error", message, per_second, fields)
 
     def _limited(self, level: str, message: str, per_second: float, fields: dict[str, Any]) -> None:

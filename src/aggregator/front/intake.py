@@ -135,12 +135,7 @@ class Intake:
     """Reads connections and gives batches to the workers' streams. ``stamp()`` is the front's non-decreasing wall clock."""
 
     def __init__(
-        self,
-        options: FrontOptions,
-        flow: Flow,
-        clients: Clients,
-        figures: Figures,
-        stamp: Callable[[], int],
+        self, options: FrontOptions, flow: Flow, clients: Clients, figures: Figures, stamp: Callable[[], int]
     ) -> None:
         self._options = options
         self._flow = flow

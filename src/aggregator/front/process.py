@@ -27,6 +27,7 @@ from aggregator.front.flow import Batch, Flow, WorkerStream
 from aggregator.front.intake import Intake
 from aggregator.front.options import FrontOptions
 from m3x import log, process
+from m3x.beats import next_beat_ns
 from m3x.clock import boot_ns, monotonic_ns, wall_ns
 
 _log = log.logger(__name__)
@@ -211,7 +212,7 @@ class Front:
             if self._listening:
                 self._poll.modify(self._listen_fd, select.EPOLLIN)
         if mono >= self._stats_at_ns:
-            self._stats_at_ns = mono - mono % _STATS_NS + _STATS_NS
+            self._stats_at_ns = next_beat_ns(mono, _STATS_NS)
             self._report()
         self._supervisor.flush()
         if self._drain_until_ns:

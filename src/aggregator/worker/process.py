@@ -28,6 +28,7 @@ from aggregator.worker.flushes import Flushes
 from aggregator.worker.links import Context, FrontLink, SupervisorLink
 from aggregator.worker.options import WorkerOptions
 from m3x import log, process
+from m3x.beats import next_beat_ns
 from m3x.clock import monotonic_ns
 
 _log = log.logger(__name__)
@@ -141,7 +142,7 @@ class Worker:
         self._supervisor.flush()
         mono = monotonic_ns()
         if mono >= self._stats_at_ns:
-            self._stats_at_ns = mono - mono % _STATS_NS + _STATS_NS
+            self._stats_at_ns = next_beat_ns(mono, _STATS_NS)
             self._report()
         if self._goodbye_until_ns:
             answered = not (self._flushes or self._front.unsent or self._supervisor.unsent or self._durable.owes)

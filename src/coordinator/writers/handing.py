@@ -13,7 +13,7 @@ from coordinator.write.options import WriteOptions
 from coordinator.write.remote_write import HANDED_OVER
 from coordinator.write.repeats import key_of
 from coordinator.writers.board import Board
-from coordinator.writers.passing import NoAnswerError, exchange
+from coordinator.writers.passing import NoAnswerError, exchange, target_of
 
 __all__ = ["Handing", "handed_over"]
 
@@ -65,9 +65,10 @@ class Handing:
 
     async def _handed(self, owner: int, request: Request, body: bytes) -> Response:
         scope = request.scope
-        target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         try:
-            async with exchange(self._endpoint(owner), request.method, target, scope["headers"], body) as answer:
+            async with exchange(
+                self._endpoint(owner), request.method, target_of(scope), scope["headers"], body
+            ) as answer:
                 text = b"".join([part async for part in answer.body()])
         except NoAnswerError as error:
             # Whatever it had done of it bears the same message ids when it is done again.

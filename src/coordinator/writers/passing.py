@@ -12,7 +12,7 @@ import httptools
 
 from m3x.endpoints import connect
 
-__all__ = ["Answer", "NoAnswerError", "Passing", "exchange"]
+__all__ = ["Answer", "NoAnswerError", "Passing", "exchange", "target_of"]
 
 _OF_A_CONNECTION = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"proxy-connection"}
 _NOT_PASSED = _OF_A_CONNECTION | {b"expect"}
@@ -141,6 +141,12 @@ async def _send(
         await writer.drain()
 
 
+def target_of(scope: MutableMapping[str, Any]) -> bytes:
+    """Path and query of a request, as they were sent."""
+    path: bytes = scope["raw_path"]
+    return path + b"?" + scope["query_string"] if scope["query_string"] else path
+
+
 class _SenderGoneError(Exception):
     """Nobody waits for the answer any more."""
 
@@ -153,9 +159,6 @@ class Passing:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Answers one request."""
-        target: bytes = scope["raw_path"]
-        if scope["query_string"]:
-            target += b"?" + scope["query_string"]
         ended = asyncio.Event()
 
         async def body() -> AsyncIterator[bytes]:
@@ -174,7 +177,7 @@ class Passing:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        work = asyncio.create_task(self._exchange(scope["method"], target, scope["headers"], body(), send))
+        work = asyncio.create_task(self._exchange(scope["method"], target_of(scope), scope["headers"], body(), send))
         watching = asyncio.create_task(gone())
         try:
             await asyncio.wait((work, watching), return_when=asyncio.FIRST_COMPLETED)

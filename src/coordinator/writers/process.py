@@ -25,7 +25,7 @@ from coordinator.writers import told
 from coordinator.writers.board import Board, Place
 from coordinator.writers.direct import HandedStore
 from coordinator.writers.handing import Handing, handed_over
-from coordinator.writers.link import Link
+from coordinator.writers.link import Link, LinkError
 from coordinator.writers.options import Sockets, read
 from coordinator.writers.passing import Passing
 from coordinator.writing import ServiceError, Writing
@@ -196,7 +196,7 @@ class WriteProcess(Writing):
     async def say_last(self) -> None:
         """What it has counted until its end."""
         if self._link is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(LinkError, TimeoutError):
                 await self._link.ask(told.STATE, msgspec.msgpack.encode(self._state()), 1.0)
 
 

@@ -81,16 +81,15 @@ class Child:
 
     async def run(self) -> None:
         """Keeps one incarnation running until ``stop``; cancelling kills it."""
-        restarts = self._restarts
         try:
             while not self._stopping:
                 self.epoch += 1
-                restarts.started()
+                self._restarts.started()
                 code = await self._live()
                 self._gone(self.epoch, code)
                 if self._stopping:
                     return
-                pause_s = restarts.pause_s()
+                pause_s = self._restarts.pause_s()
                 log.error(
                     "process died, starting it again",
                     process=self.name,
