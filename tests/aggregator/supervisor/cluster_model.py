@@ -14,6 +14,7 @@ KV's rules. Models are what surrounds them:
 import asyncio
 import contextlib
 import functools
+import itertools
 import random
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable
@@ -71,6 +72,7 @@ class ModelKV:
         self.mode = "up"
         self.changed = asyncio.Condition()
         self.server = MemoryServer()
+        self.numbers = itertools.count()
 
     async def turn(self, mode: str) -> None:
         """``up``, ``refuse`` (connection refused), ``hang`` (no answer), ``lossy`` (of writes, or of their answers)."""
@@ -90,10 +92,15 @@ class ModelStore(SQLiteStore):
     """A client that waits a little for every answer; ``cut``: the network swallows what it sends; ``dead``: its process is gone."""
 
     def __init__(self, kv: ModelKV) -> None:
+        self._number = next(kv.numbers)
         super().__init__(kv.server._tables, None, kv.server._clients, "model")
         self._kv = kv
         self.cut = False
         self.dead = False
+
+    def __hash__(self) -> int:
+        """Stores in a set are told of changes in the same order each time."""
+        return self._number
 
     async def _run(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         chance = self._kv.chance

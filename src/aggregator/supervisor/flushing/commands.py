@@ -1,9 +1,9 @@
 """Which worker flushes what, and how: the flush manager of M3 as a pure state machine (docs/m3/aggregation.md, flush schedule).
 
 As **leader** the schedule says when a list is due; every worker that has it gets ``Flush(emit=True)`` with the bounds of its shards. Before
-the first such command a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us, or by a
-worker before this one), so that nothing is emitted twice; before that, where the worker has had the list in an earlier term, it gets
-``Reopen``: what that term flushed without its delivery getting into the KV is emitted again. Of what is known to be delivered, though
+the first such command for a shard a worker gets ``Flush(emit=False)`` up to what is known to be emitted already (by the leader before us,
+or by a worker before this one), so that nothing is emitted twice; before that, where the worker has had the list in an earlier term, it
+gets ``Reopen``: what that term flushed without its delivery getting into the KV is emitted again. Of what is known to be delivered, though
 flush times do not cover it yet, only forwarded metrics go out again: a replica may lack them. As **follower** the times that the leader
 keeps in the KV are discarded up to.
 Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
@@ -66,7 +66,8 @@ class _Worker:
     epoch: int
     owned: dict[int, OwnedShard]
     lists: dict[ListId, set[int]] = field(default_factory=dict)
-    seeded: set[ListId] = field(default_factory=set)
+    seeded: dict[ListId, set[int]] = field(default_factory=dict)
+    """The shards of which it knows, in this term, up to where they had been emitted before."""
     busy: dict[ListId, int] = field(default_factory=dict)
     postponed: set[ListId] = field(default_factory=set)
     given: dict[int, Flush | Reopen] = field(default_factory=dict)
@@ -152,8 +153,12 @@ class Flushing:
 
     def assign(self, worker: int, owned: Iterable[OwnedShard]) -> None:
         """The shards of a worker changed with the placement."""
-        if worker in self._workers:
-            self._workers[worker].owned = {shard.id: shard for shard in owned}
+        state = self._workers.get(worker)
+        if state is None:
+            return
+        state.owned = {shard.id: shard for shard in owned}
+        for seeded in state.seeded.values():
+            seeded.intersection_update(state.owned)
 
     def new_lists(self, worker: int, lists: Iterable[NewList], now_ns: int) -> list[Send]:
         """Lists that a worker has made."""
@@ -289,9 +294,10 @@ class Flushing:
             return []
         sends: list[Send] = []
         target_ns = min(target_ns, self._until.get(list_id, target_ns))
-        if list_id not in state.seeded:
-            state.seeded.add(list_id)
-            covered = {shard: self.times.emitted(list_id, shard) for shard in state.owned}
+        seeded = state.seeded.setdefault(list_id, set())
+        if fresh := state.owned.keys() - seeded:
+            seeded |= fresh
+            covered = {shard: self.times.emitted(list_id, shard) for shard in fresh}
             if list_id in state.older:
                 state.older.discard(list_id)
                 reopen = Reopen(next(self._ids), list_id, since_ns=min(covered.values(), default=0))
@@ -417,10 +423,10 @@ class Flushing:
         list_id = command.list_id
         if isinstance(command, Reopen):
             state.older.add(list_id)
-            state.seeded.discard(list_id)
+            state.seeded.pop(list_id, None)
             return
         if not command.emit:
-            state.seeded.discard(list_id)
+            state.seeded.pop(list_id, None)
             for shard in state.owned if self.role is FlushRole.FOLLOWER else ():
                 self._committed.pop((worker, list_id, shard), None)
             return
@@ -454,7 +460,7 @@ class Flushing:
                 list_id = command.list_id
                 self.refused(worker, command.id)
                 state.older.add(list_id)
-                state.seeded.discard(list_id)
+                state.seeded.pop(list_id, None)
                 self.schedule.also_at(list_id, now_ns + RECONNECT_NS)
         sends = [Send(worker, state.epoch, command) for command in state.given.values()]
         committed: dict[ListId, dict[int, int]] = {}

@@ -172,6 +172,28 @@ def test_a_new_leader_discards_what_is_covered_and_then_emits() -> None:
     assert next_flush.emit
 
 
+def test_a_leader_does_not_emit_what_was_flushed_of_a_shard_that_it_learns_of_later() -> None:
+    covered = {shard: ShardFlushTimes(standard={10 * S: NOON - (20 + shard) * S}) for shard in (0, 1)}
+    machine = Flushing(OPTIONS)
+    machine.worker_up(0, 1, owned(0))
+    machine.lead(ShardSetFlushTimes(covered), NOON)
+    machine.new_lists(0, [new_list(0)], NOON)
+    discard, emit = flushes(machine.tick(NOON))
+    assert [(b.shards, b.target_ns) for b in discard.bounds] == [([0], NOON - 20 * S)]
+    answer(machine, emit)
+    machine.assign(0, owned(0, 1))
+    machine.new_lists(0, [new_list(1)], NOON + S)
+    discard, emit = flushes(machine.tick(NOON + 10 * S))
+    assert (discard.emit, emit.emit) == (False, True)
+    assert [(b.shards, b.target_ns) for b in discard.bounds] == [([1], NOON - 21 * S)]
+    answer(machine, emit)
+    # It leaves and comes back.
+    machine.assign(0, owned(0))
+    machine.assign(0, owned(0, 1))
+    discard, _ = flushes(machine.tick(NOON + 20 * S))
+    assert [(b.shards, b.target_ns) for b in discard.bounds] == [([1], NOON + 10 * S)]
+
+
 def test_a_restarted_worker_does_not_emit_again_what_the_one_before_it_emitted() -> None:
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
