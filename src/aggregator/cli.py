@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from m3x import process
+from m3x import kernel_cache, process
 from m3x.output import complain, say
 from m3x.version import VERSION
 
@@ -21,6 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.child_of is not None:
         process.die_with_parent(options.child_of)
+    # Before numba is loaded.
+    kernel_cache.choose()
+    if options.warm_up:
+        from aggregator.warmup import PACKAGES  # noqa: PLC0415
+
+        return kernel_cache.warm_up("m3aggregator", PACKAGES, say)
     if not options.file:
         complain(f"{parser.format_usage()}-f is required (no config files provided)")
         return _USAGE_ERROR
@@ -83,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         "--check-config",
         action="store_true",
         help="say whether an instance would start with it, and exit (2: it would not)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        action="store_true",
+        help="compile what the first start would compile, and exit; NUMBA_CACHE_DIR says where it is kept",
     )
     parser.add_argument(
         "--child-of",

@@ -3,7 +3,8 @@
 import functools
 import importlib
 
-from aggregator.warmup import PACKAGES, warm_package
+from aggregator.warmup import PACKAGES
+from m3x.warming import warm_module
 
 __all__ = ["load"]
 
@@ -19,4 +20,4 @@ def load() -> None:
         importlib.import_module(name)
     for name in PACKAGES:
         if name != _ELSEWHERE:
-            warm_package(name, lambda step: None)
+            warm_module(name, lambda step: None)

@@ -19,7 +19,7 @@ from coordinator.explain_rules import ExplainError, UnreadableError, explain_rul
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
 from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
-from m3x import log, process
+from m3x import kernel_cache, log, process
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
 from m3x.processes import Zygote
@@ -28,6 +28,7 @@ from m3x.version import VERSION
 
 USAGE_ERROR = 2
 """Exit code for arguments or configuration that cannot be used."""
+_WARMED = ("coordinator.warmup",)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workers", type=_positive, default=0, metavar="N", help="processes that take writes (default: workers, CPUs)"
+    )
+    parser.add_argument(
+        "--warm-up",
+        action="store_true",
+        help="compile what the first start would compile, and end; NUMBA_CACHE_DIR says where it is kept",
     )
     parser.add_argument("--version", action="version", version=f"m3coordinator {VERSION}")
     return parser
@@ -207,6 +213,8 @@ def _checked(loaded: Loaded[CoordinatorConfig], files: Sequence[str]) -> Iterato
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service failed, 2 for unusable arguments or configuration."""
     options = _parser().parse_args(arguments)
+    if options.warm_up:
+        return kernel_cache.warm_up("m3coordinator", _WARMED, say)
     try:
         loaded = load_coordinator(options.files)
     except ConfigError as error:
@@ -225,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)
+    kernel_cache.prepare("m3coordinator", _WARMED)
     process.raise_open_files()
     workers = worker_count(loaded.value, options.workers)
     zygote = None

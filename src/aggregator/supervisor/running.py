@@ -11,8 +11,9 @@ from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
 from aggregator.http import create_app
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.status import InstanceStatus
+from aggregator.warmup import PACKAGES
 from m3cluster.kv import KVError, StoreConfig, open_store
-from m3x import log, process
+from m3x import kernel_cache, log, process
 from m3x.config import ConfigError, Loaded
 from m3x.endpoints import bound
 from m3x.instrument import Registry
@@ -40,6 +41,7 @@ def run(
         _log.debug("this key has no effect here", key=path)
     if config.rawtcp is not None:
         _log.warning("rawtcp is not available: only m3msg is served")
+    kernel_cache.prepare("m3aggregator", PACKAGES)
     manager = ServiceManager()
     process.raise_open_files()
     zygote = Zygote("aggregator.preload")

@@ -12,6 +12,7 @@ from types import ModuleType
 from numba.core.dispatcher import Dispatcher
 
 from aggregator import warmup
+from m3x.warming import warm_module
 
 SOURCES = Path(warmup.__file__).parents[1]
 
@@ -38,7 +39,7 @@ def main() -> None:
         if isinstance(value, Dispatcher) and value.py_func.__module__ == module.__name__
     }
     for package in (*warmup.PACKAGES, "coordinator.warmup"):
-        warmup.warm_package(package, lambda step: None)
+        warm_module(package, lambda step: None)
     left = [kernel for kernel in kernels.values() if kernel.signatures]
     warm = set()
     while left:
