@@ -33,8 +33,9 @@ class Authority:
         """What those who trust it load."""
         return self._own.cert
 
-    def sign(self, name: str, *hosts: str) -> Pair:
-        """A certificate for ``hosts`` (``DNS:localhost``, ``IP:127.0.0.1``), named ``name``; an earlier one of that name is replaced."""
+    def sign(self, name: str, *hosts: str, days: int = 2) -> Pair:
+        """A certificate for ``hosts`` (``DNS:localhost``, ``IP:127.0.0.1``), named ``name``; an earlier one of that name is replaced.
+        ``days`` below 0: it has expired."""
         pair = Pair(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         request, extensions = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
         _openssl(
@@ -44,7 +45,7 @@ class Authority:
         extensions.write_text(f"subjectAltName={','.join(hosts)}\n" if hosts else "")
         _openssl(
             "x509", "-req", "-in", str(request), "-CA", str(self._own.cert), "-CAkey", str(self._own.key), "-CAcreateserial",
-            "-days", "2", "-extfile", str(extensions), "-out", str(pair.cert),
+            "-days", str(days), "-extfile", str(extensions), "-out", str(pair.cert),
         )  # fmt: skip
         return pair
 

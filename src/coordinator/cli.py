@@ -20,6 +20,7 @@ from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
 from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
 from m3x import kernel_cache, log, process
+from m3x.access import unusable
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
 from m3x.processes import Zygote
@@ -103,6 +104,7 @@ def _obstacles(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     """What would keep the service from starting with these files, one line each."""
     config = loaded.value
     found = [*_rules_problems(config), *_kv_problems(config), *_certificate_problems(config), *config.unsupported()]
+    found += unusable(config.security)
     return [loaded.places.named(path, text) for path, text in found]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from coordinator.api import admin_routes, not_found, routes_route
 from coordinator.child import SEVERAL, Inside, child_routes, inside
@@ -30,6 +30,7 @@ from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.namespaces import NamespacesNow
 from coordinator.reading import reading_routes
 from coordinator.ready import Readiness, ready_route
+from coordinator.rights import rights
 from coordinator.sinks.records import RecordError
 from coordinator.sinks.routes import sinks_route
 from coordinator.storage import Storage, open_storage
@@ -53,7 +54,9 @@ from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3cluster.following import follow
 from m3cluster.keys import DEFAULT_ZONE, placement_key
+from m3x.access import Access, AccessError, exposed
 from m3x.config import ConfigError, Places, parse_address
+from m3x.gate import Gate
 from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.process import few_open_files
@@ -67,7 +70,7 @@ from m3x.web import serve as serve_http
 __all__ = ["Coordinator", "ServiceError", "StartError", "running", "serve"]
 
 _START_ERRORS = (
-    kv.KVError, StoreError, SegmentError, RecordError, TLSError, RuleInitError, CarbonRulesError, OSError,
+    kv.KVError, StoreError, SegmentError, RecordError, TLSError, AccessError, RuleInitError, CarbonRulesError, OSError,
 )  # fmt: skip
 
 log = logger(__name__)
@@ -192,6 +195,7 @@ class Coordinator(Writing):
             routes += [sinks_route(storage.hub)]
         routes += reading_routes(config, storage)
         obstacle: Callable[[], str | None] | None = None
+        write_paths: set[str] = set()
         if config.takes_samples:
             forwarding = self.start_forwarding(stack) if fleet is None else None
             writer, write_routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding)
@@ -202,6 +206,7 @@ class Coordinator(Writing):
 
             pages = paged([own_page, *([] if fleet is None else fleet.pages())])
             routes += [*write_routes, remembered_route(pages)]
+            write_paths = {route.path for route in write_routes if isinstance(route, Route)}
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
                 log.warning("remote writes are answered with 503", reason=reason)
@@ -235,9 +240,16 @@ class Coordinator(Writing):
         await self._start_metrics(stack, None if own is None else own.watching.figures)
         app = Starlette(routes=[*routes, routes_route(routes)], exception_handlers={404: not_found})
         app.router.redirect_slashes = False
+        scope = self._scope.sub("http")
+        gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
+        access = Access(config.security, scope)
+        for warning in exposed(config.security, config.listen_address, "listenAddress"):
+            log.warning(warning)
         if fleet is None:
-            self.ports["http"] = await stack.enter_async_context(serve_http(app, config.listen_address))
+            guarded = access.guarding(app, rights(write_paths))
+            self.ports["http"] = await stack.enter_async_context(serve_http(guarded, config.listen_address, gate))
         else:
+            # Write processes have looked whether a call is allowed.
             assert storage is not None
             await stack.enter_async_context(serve_http(app, fleet.sockets.main))
             owner = Owner(self.registry, storage.direct, namespaces, None if own is None else own.places.kv)
@@ -321,7 +333,8 @@ class Coordinator(Writing):
         prometheus = self.config.metrics.prometheus
         before = None if self._fleet is None else self._fleet.refresh
         page = metrics_app(self.registry, prometheus.handler_path, more_figures, before)
-        self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address))
+        gate = Gate("metrics page", self._scope.sub("http"), ServerTLS.of(self.config.security.metrics_tls))
+        self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address, gate))
 
     async def _start_fleet(self, stack: contextlib.AsyncExitStack, fleet: Fleet, owner: Owner) -> None:
         """The processes that take writes, and hand everything else to this one."""

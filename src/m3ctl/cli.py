@@ -3,11 +3,13 @@
 import argparse
 import math
 import os
+import ssl
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
 from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig, ZooKeeper
-from m3ctl.client import CtlError, base_url
+from m3ctl.client import Caller, CtlError, base_url
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Settings
 from m3ctl.doctor import doctor
 from m3ctl.flush_times import show_flush_times
@@ -19,13 +21,15 @@ from m3ctl.shards import show_shards
 from m3ctl.topic import TOPICS, show_topics
 from m3x import log
 from m3x.output import complain, say
+from m3x.tls import ClientTLS, ClientTLSConfig, TLSError
 from m3x.version import VERSION
 
 __all__ = ["main"]
 
 _USAGE_ERROR = 2
 _EPILOG = """exit codes: 0 all is well, 1 a problem was found or something did not answer, 2 wrong arguments.
-M3CTL_COORDINATOR, M3CTL_ENV and M3CTL_ZONE in the environment take the place of --coordinator, --env and --zone."""
+M3CTL_COORDINATOR, M3CTL_ENV and M3CTL_ZONE in the environment take the place of --coordinator, --env and --zone,
+M3CTL_CA_FILE, M3CTL_CERT_FILE, M3CTL_KEY_FILE and M3CTL_TOKEN_FILE that of the options so called; M3CTL_TOKEN is a token itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,9 +80,15 @@ def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """Raises ``ValueError`` for what cannot be."""
+    # Where one of them speaks TLS the others do.
+    secure = bool(options.ca_file or options.cert_file) or options.coordinator.startswith("https:")
+    scheme = "https" if secure else "http"
+    coordinator = base_url(options.coordinator, scheme)
     return Settings(
-        coordinator=base_url(options.coordinator),
-        aggregators=tuple(_aggregator(text) for text in options.aggregator),
+        coordinator=coordinator,
+        aggregators=tuple(_aggregator(text, scheme) for text in options.aggregator),
+        aggregator_scheme=urllib.parse.urlsplit(coordinator).scheme,
+        caller=Caller(_context(options), _token(options)),
         environment=options.env,
         zone=options.zone,
         timeout_s=options.timeout,
@@ -89,12 +99,38 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _aggregator(text: str) -> tuple[str, str]:
+def _context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """Of TLS; None: the system's. Raises ``ValueError``."""
+    if not (options.ca_file or options.cert_file or options.key_file):
+        return None
+    config = ClientTLSConfig(ca_file=options.ca_file, cert_file=options.cert_file, key_file=options.key_file)
+    try:
+        return ClientTLS(config).context()
+    except TLSError as error:
+        raise ValueError(str(error)) from error
+
+
+def _token(options: argparse.Namespace) -> str:
+    """Empty: none. Raises ``ValueError``."""
+    if not options.token_file:
+        return os.environ.get("M3CTL_TOKEN", "").strip()
+    try:
+        lines = Path(options.token_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"--token-file {options.token_file} cannot be read: {reason}") from None
+    tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not tokens:
+        raise ValueError(f"--token-file {options.token_file} has no token")
+    return tokens[0]
+
+
+def _aggregator(text: str, scheme: str) -> tuple[str, str]:
     """``URL`` or ``ID=URL`` as (id, URL)."""
     name, equals, url = text.rpartition("=")
     if equals and not name:
         raise ValueError(f"--aggregator {text!r}: the instance id before = is missing")
-    return name, base_url(url)
+    return name, base_url(url, scheme)
 
 
 def _kv(options: argparse.Namespace) -> StoreConfig | None:
@@ -193,8 +229,22 @@ def _shared() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=5.0, metavar="S", help="of every request (default %(default)g)"
     )
     group.add_argument("--json", action="store_true", help="print one JSON object")
+    _proofs(shared)
     _direct(shared)
     return shared
+
+
+def _proofs(shared: argparse.ArgumentParser) -> None:
+    """What a cluster with TLS and tokens takes."""
+    group = shared.add_argument_group("TLS and tokens (docs/security.md)")
+    for name, what in (
+        ("ca-file", "PEM file: authorities that are trusted (default: those of the system)"),
+        ("cert-file", "PEM file: client certificate"),
+        ("key-file", "PEM file: its key"),
+        ("token-file", "file whose first line is a bearer token"),
+    ):
+        default = os.environ.get(f"M3CTL_{name.upper().replace('-', '_')}") or ""
+        group.add_argument(f"--{name}", default=default, metavar="FILE", help=what)
 
 
 def _direct(shared: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""HTTP requests whose failures read as sentences."""
+"""HTTP requests whose failures read as sentences, over TLS and with a token where that is asked for."""
 
 import email.utils
 import http.client
 import json
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["Answer", "CtlError", "Unreachable", "ask_all", "base_url", "request"]
+from m3x.tls import trouble_of
+
+__all__ = ["Answer", "Caller", "CtlError", "Unreachable", "ask_all", "base_url"]
 
 _MAX_BODY_BYTES = 64 << 20
 _MAX_AT_ONCE = 32
@@ -64,25 +67,57 @@ class Answer:
         return self.body[:200].decode(errors="replace").strip()
 
 
-def base_url(text: str) -> str:
-    """``host:port`` or a URL as ``http://host:port``. Raises ``ValueError`` for what is neither."""
-    url = text if "://" in text else f"http://{text}"
+def base_url(text: str, scheme: str = "http") -> str:
+    """``host:port`` or a URL as ``http://host:port``. Raises ``ValueError`` for what is neither, or has a password in it."""
+    url = text if "://" in text else f"{scheme}://{text}"
     parts = urllib.parse.urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("an URL with a user or a password in it: give a token with --token-file instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{text!r} is neither host:port nor an http(s) URL")
     _ = parts.port  # raises ValueError if it is no number
     return url.rstrip("/")
 
 
-def request(
-    method: str, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, body: Any = None
-) -> Answer:
-    """One request; every status is an answer. Raises ``Unreachable``."""
-    data = None if body is None else json.dumps(body).encode()
-    prepared = urllib.request.Request(url, data=data, headers=dict(headers or {}), method=method)
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A token is for the one who was asked, and nobody else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Caller:
+    """Makes requests. ``context``: of TLS; None: the authorities of the system are trusted. ``token``: a bearer token; empty: none."""
+
+    def __init__(self, context: ssl.SSLContext | None = None, token: str = "") -> None:
+        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def request(
+        self, method: str, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, body: Any = None
+    ) -> Answer:
+        """One request; every status is an answer. Raises ``Unreachable``, and ``CtlError`` where a token is wanted."""
+        data = None if body is None else json.dumps(body).encode()
+        answer = _ask(
+            self._opener,
+            urllib.request.Request(url, data=data, headers={**self._headers, **(headers or {})}, method=method),
+            timeout_s,
+        )
+        if answer.status in (401, 403):
+            given = (
+                "the token of --token-file or M3CTL_TOKEN is not good for it"
+                if self._headers
+                else ("give one with --token-file FILE, or in M3CTL_TOKEN")
+            )
+            raise CtlError(f"{url} answered {answer.status}: {answer.text()}; {given}")
+        return answer
+
+
+def _ask(opener: urllib.request.OpenerDirector, prepared: urllib.request.Request, timeout_s: float) -> Answer:
+    url = prepared.full_url
     try:
         try:
-            with urllib.request.urlopen(prepared, timeout=timeout_s) as answer:
+            with opener.open(prepared, timeout=timeout_s) as answer:
                 return _answer(url, answer.status, answer.read(_MAX_BODY_BYTES), answer.headers.get("Date"))
         except urllib.error.HTTPError as error:
             with error:
@@ -94,7 +129,8 @@ def request(
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
             raise Unreachable(f"{url} did not answer within {timeout_s:g} s (--timeout)") from error
-        text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        text = trouble_of(reason) if isinstance(reason, ssl.SSLError) else getattr(reason, "strerror", None)
+        text = text or str(reason) or type(reason).__name__
         raise Unreachable(f"{url} cannot be reached: {text}") from error
 
 

@@ -18,7 +18,7 @@ from m3ctl.answers import (
     Status,
     TopicAnswer,
 )
-from m3ctl.client import Answer, CtlError, Unreachable, request
+from m3ctl.client import Answer, Caller, CtlError, Unreachable
 
 __all__ = [
     "AGGREGATOR",
@@ -52,6 +52,9 @@ class Settings:
     zone: str = "embedded"
     timeout_s: float = 5.0
     aggregator_port: int = 6001
+    aggregator_scheme: str = "http"
+    """Of instances that only the placement names."""
+    caller: Caller = field(default_factory=Caller)
     kv: StoreConfig | None = None
     election_key: str = "shardset/%d/lock"
     flush_times_key: str = "shardset/%d/flush"
@@ -138,7 +141,9 @@ class Cluster:
         if topic:
             headers["Topic-Name"] = topic
         try:
-            return request("GET", self.settings.coordinator + path, timeout_s=self.settings.timeout_s, headers=headers)
+            return self.settings.caller.request(
+                "GET", self.settings.coordinator + path, timeout_s=self.settings.timeout_s, headers=headers
+            )
         except Unreachable as error:
             raise Unreachable(f"coordinator: {error}; is it running, and is --coordinator right?") from error
 
@@ -161,7 +166,7 @@ class Cluster:
         """The instances to ask: the ones that were named, else all of the placement, in order of shard set and id."""
         instances = [] if placement is None else [i for group in placement.shard_sets().values() for i in group]
         if not self.settings.aggregators:
-            return [Target(i.id, instance_url(i, self.settings.aggregator_port), i) for i in instances]
+            return [Target(i.id, self._url(i), i) for i in instances]
         by_id = {i.id: i for i in instances}
         found = []
         for name, url in self.settings.aggregators:
@@ -177,10 +182,13 @@ class Cluster:
                 return served.instance_id
         except CtlError:
             pass  # The command itself will meet the same error and report it.
-        same = [i for i in instances if instance_url(i, self.settings.aggregator_port) == url]
+        same = [i for i in instances if self._url(i) == url]
         host = url.partition("://")[2].rpartition(":")[0]
         near = same or [i for i in instances if i.host == host]
         return near[0].id if len(near) == 1 else url
+
+    def _url(self, instance: Instance) -> str:
+        return instance_url(instance, self.settings.aggregator_port, self.settings.aggregator_scheme)
 
     def status(self, target: Target) -> tuple[str, bool]:
         """Election state and whether it can lead, from ``/status``."""
@@ -210,7 +218,9 @@ class Cluster:
 
     def _of(self, target: Target, path: str, *, method: str = "GET", timeout_s: float | None = None) -> Answer:
         try:
-            return request(method, target.url + path, timeout_s=timeout_s or self.settings.timeout_s)
+            return self.settings.caller.request(
+                method, target.url + path, timeout_s=timeout_s or self.settings.timeout_s
+            )
         except Unreachable as error:
             raise Unreachable(
                 f"instance {target.id}: {error}; is it running, and is its HTTP there? "
@@ -218,7 +228,7 @@ class Cluster:
             ) from error
 
 
-def instance_url(instance: Instance, port: int) -> str:
+def instance_url(instance: Instance, port: int, scheme: str = "http") -> str:
     """Where an instance serves HTTP: the host of its endpoint, and its ``debugPort`` if it names one, else ``port``."""
     named = instance.metadata.debug_port if instance.metadata is not None else 0
-    return f"http://{instance.host}:{named or port}"
+    return f"{scheme}://{instance.host}:{named or port}"

@@ -13,6 +13,8 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``sections``    the sections of those files that every service has; ``pools`` those for Go's object pools
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page
+``access``      bearer tokens of HTTP calls, and the section that names them
+``gate``        whether a connection has to speak TLS, plain text, or either
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``output``      what commands print
 ``log``         structured log lines, rate-limited where input from the network causes them
@@ -23,6 +25,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``service_manager``  what systemd is told
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change
+``reloading``   what is made of files, and made again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
 ``beats``       when loops look around that have no time of their own for it
 ``golang``      values as Go writes, reads and rounds them

@@ -6,21 +6,33 @@ then are logged, and the last usable ones stay in use; at the start they are an 
 """
 
 import ssl
-import time
 from collections.abc import Callable
-from pathlib import Path
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 from m3x.config import Duration, Section
-from m3x.log import logger
+from m3x.reloading import Reloading
 
-__all__ = ["ClientTLS", "ClientTLSConfig", "ServerTLS", "ServerTLSConfig", "TLSError"]
+__all__ = [
+    "HANDSHAKE_S",
+    "TLS_BYTE",
+    "ClientTLS",
+    "ClientTLSConfig",
+    "Refusal",
+    "ServerTLS",
+    "ServerTLSConfig",
+    "TLSError",
+    "refusal_of",
+    "trouble_of",
+]
 
-_MIN_LOOK_S = 1.0
-
-_log = logger(__name__)
+TLS_BYTE = 0x16
+"""What a TLS connection begins with; nothing else that our ports take does."""
+HANDSHAKE_S = 10.0
+"""A handshake that takes longer is given up."""
+_FILES = "TLS files"
 
 
 class TLSError(Exception):
@@ -79,49 +91,17 @@ def _check_ttl(ttl: Duration) -> None:
         raise ValueError(f"certificatesTTL must not be negative, found {ttl}")
 
 
-class _Reloading:
-    """A context made of files, made again when they change. Raises ``TLSError`` if the first one cannot be made."""
-
-    def __init__(self, make: Callable[[], ssl.SSLContext], files: list[str], ttl: Duration) -> None:
-        self._make, self._files = make, [Path(file) for file in files if file]
-        self._every_s = ttl.seconds or _MIN_LOOK_S
-        self._look_at = time.monotonic() + self._every_s
-        self._seen = self._stamps()
-        self._current = make()
-
-    def get(self) -> ssl.SSLContext:
-        if self._files and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._every_s
-            stamps = self._stamps()
-            if stamps != self._seen:
-                self._seen = stamps
-                try:
-                    self._current = self._make()
-                except TLSError as error:
-                    _log.error("changed TLS files cannot be used: the earlier ones stay in use", error=str(error))
-                else:
-                    _log.info("TLS files have changed and are in use", files=[str(file) for file in self._files])
-        return self._current
-
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(file) for file in self._files]
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
 class ClientTLS:
     """Contexts for connections to servers. Raises ``TLSError``."""
 
     def __init__(self, config: ClientTLSConfig) -> None:
         self._config = config
-        self._contexts = _Reloading(
-            self._make, [config.ca_file, config.cert_file, config.key_file], config.certificates_ttl
+        self._contexts = Reloading(
+            self._make,
+            [config.ca_file, config.cert_file, config.key_file],
+            what=_FILES,
+            failures=TLSError,
+            every_s=config.certificates_ttl.seconds,
         )
 
     @property
@@ -154,18 +134,34 @@ class ServerTLS:
 
     def __init__(self, config: ServerTLSConfig) -> None:
         self._config = config
-        self._contexts = _Reloading(
-            self._make, [config.cert_file, config.key_file, config.client_ca_file], config.certificates_ttl
+        self.plain_too = config.mode == "permissive"
+        """Whether plain connections are taken as well."""
+        self.mutual = config.mode == "enforced" and config.m_tls_enabled
+        """Whether every client has shown a certificate."""
+        self._contexts = Reloading(
+            self._make,
+            [config.cert_file, config.key_file, config.client_ca_file],
+            what=_FILES,
+            failures=TLSError,
+            every_s=config.certificates_ttl.seconds,
         )
 
+    @classmethod
+    def of(cls, config: ServerTLSConfig) -> "ServerTLS | None":
+        """None: mode ``disabled``. Raises ``TLSError``."""
+        return None if config.mode == "disabled" else cls(config)
+
     def context(self) -> ssl.SSLContext:
-        """To be given to a server once: handshakes look for changed files themselves."""
+        """To be asked for at each connection, or given to a server once: handshakes look for changed files themselves."""
         return self._contexts.get()
 
     def _make(self) -> ssl.SSLContext:
         config = self._config
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        # A sender that only writes would close with these unread, for which its system resets the connection: what it sent last is lost.
+        context.num_tickets = 0
         _load(config.cert_file, lambda: context.load_cert_chain(config.cert_file, config.key_file))
         if config.client_ca_file:
             _load(config.client_ca_file, lambda: context.load_verify_locations(config.client_ca_file))
@@ -186,3 +182,87 @@ def _load(file: str, load: Callable[[], object]) -> None:
         load()
     except (OSError, ssl.SSLError) as error:
         raise TLSError(f"TLS: {file}: {error.strerror or error}") from error
+
+
+class Refusal(StrEnum):
+    """Why a listener does not go on with a connection; tag ``reason`` of ``upgrade-to-tls-errors``."""
+
+    PLAIN_TEXT = "plain-text"
+    TLS_ON_PLAIN_PORT = "tls-on-plain-port"
+    NO_CLIENT_CERTIFICATE = "no-client-certificate"
+    BAD_CLIENT_CERTIFICATE = "bad-client-certificate"
+    SERVER_CERTIFICATE_REFUSED = "server-certificate-refused"
+    TIMEOUT = "handshake-timeout"
+    CLOSED = "closed-in-handshake"
+    PROTOCOL = "protocol"
+
+    @property
+    def text(self) -> str:
+        """For logs."""
+        return _TEXTS[self]
+
+
+_TEXTS = {
+    Refusal.PLAIN_TEXT: "this port takes TLS only, and the peer sends plain text",
+    Refusal.TLS_ON_PLAIN_PORT: "this port takes plain text only, and the peer begins a TLS handshake",
+    Refusal.NO_CLIENT_CERTIFICATE: "the peer shows no certificate, and this port asks for one (mTLSEnabled)",
+    Refusal.BAD_CLIENT_CERTIFICATE: "the peer's certificate is not accepted",
+    Refusal.SERVER_CERTIFICATE_REFUSED: "the peer does not accept our certificate (certFile)",
+    Refusal.TIMEOUT: f"the peer did not finish its TLS handshake within {HANDSHAKE_S:g} s",
+    Refusal.CLOSED: "the peer closed in the middle of the TLS handshake",
+    Refusal.PROTOCOL: "the TLS handshake failed",
+}
+_NO_TLS = {
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "HTTPS_PROXY_REQUEST",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+}
+_ABOUT_CERTIFICATES = (
+    "UNKNOWN_CA",
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_REVOKED",
+)
+
+
+def refusal_of(error: Exception) -> tuple[Refusal, str]:
+    """What a handshake of a server failed of, and its details."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refusal.BAD_CLIENT_CERTIFICATE, error.verify_message
+    if isinstance(error, TimeoutError):
+        return Refusal.TIMEOUT, ""
+    if isinstance(error, ssl.SSLEOFError | ConnectionError):
+        return Refusal.CLOSED, ""
+    reason = (error.reason if isinstance(error, ssl.SSLError) else "") or ""
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return Refusal.NO_CLIENT_CERTIFICATE, ""
+    if reason in _NO_TLS:
+        return Refusal.PLAIN_TEXT, ""
+    if "ALERT" in reason and reason.endswith(_ABOUT_CERTIFICATES):
+        return Refusal.SERVER_CERTIFICATE_REFUSED, _words(reason)
+    return Refusal.PROTOCOL, _words(reason) or str(error)
+
+
+def trouble_of(error: OSError) -> str:
+    """What is wrong with a connection of a client, TLS or not, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "the server broke the TLS connection off; it may ask for a client certificate that it accepts (certFile, keyFile)"
+    if not isinstance(error, ssl.SSLError):
+        return str(error) or type(error).__name__
+    reason = error.reason or ""
+    if reason.endswith(("ALERT_CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE")):
+        return f"the server asks for a client certificate that it accepts (certFile, keyFile): {_words(reason)}"
+    if "ALERT" in reason and reason.endswith(_ABOUT_CERTIFICATES):
+        return f"the server does not accept our certificate (certFile): {_words(reason)}"
+    if reason in _NO_TLS:
+        return "the server speaks no TLS on this port"
+    return f"TLS: {_words(reason) or error}"
+
+
+def _words(reason: str) -> str:
+    return reason.lower().replace("_", " ")

@@ -1,4 +1,7 @@
-"""An HTTP server inside a service's own event loop, and the metrics page."""
+"""An HTTP server inside a service's own event loop, and the metrics page.
+
+Who may ask for what is a matter of ``m3x.access``, what a connection has to speak one of ``m3x.gate``.
+"""
 
 import asyncio
 import contextlib
@@ -12,11 +15,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from m3x.beats import beat
 from m3x.endpoints import bound, is_unix
+from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.tls import TLS_BYTE, Refusal
 
 __all__ = ["NOTHING_FROM_ELSEWHERE", "Sharing", "metrics_app", "serve", "serve_shared"]
 
@@ -43,6 +49,30 @@ def _quieten() -> None:
     if not any(isinstance(handler, _Warnings) for handler in complaints.handlers):
         complaints.addHandler(_Warnings(logging.WARNING))
         complaints.propagate = False
+
+
+class _Config(uvicorn.Config):
+    """With the gate of the port, for its protocols; None: nobody counts there."""
+
+    gate: Gate | None = None
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, which says of a TLS handshake on a port without TLS what it is."""
+
+    _begun = False
+
+    def data_received(self, data: bytes) -> None:
+        """What has come over the connection."""
+        if not self._begun:
+            self._begun = True
+            if data[0] == TLS_BYTE:
+                assert isinstance(self.config, _Config)
+                if self.config.gate is not None:
+                    self.config.gate.refused(Refusal.TLS_ON_PLAIN_PORT, self.client)
+                self.transport.close()
+                return
+        super().data_received(data)
 
 
 class _Server(uvicorn.Server):
@@ -93,12 +123,24 @@ class _Counted(set[Any]):
         self._told(len(self))
 
 
-class _SharedServer(_Server):
-    """A server whose listener other processes have as well: takes one connection at a time, and only when it is its turn."""
+class _Alone:
+    """``Sharing`` of a process whose listener no other one has."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, sharing: Sharing) -> None:
+    def pause_s(self, connections: int) -> float:
+        return 0.0
+
+    def have(self, connections: int) -> None:
+        pass
+
+
+class _AcceptingServer(_Server):
+    """A server that takes connections itself, one at a time, through a gate; and only when it is its turn where other processes have the
+    listener as well."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, gate: Gate, sharing: Sharing) -> None:
         super().__init__(config)
         self._listener = listener
+        self._gate = gate
         self._sharing = sharing
         self._opening: set[asyncio.Task[Any]] = set()
         self._next: asyncio.TimerHandle | None = None
@@ -124,6 +166,10 @@ class _SharedServer(_Server):
         asyncio.get_running_loop().remove_reader(self._listener)
         if self._next is not None:
             self._next.cancel()
+        if self._gate.tls is not None:
+            # They may take long over their handshakes.
+            for task in self._opening:
+                task.cancel()
         await super().shutdown(sockets=[])
 
     def _watch(self) -> None:
@@ -157,59 +203,66 @@ class _SharedServer(_Server):
             loop.remove_reader(self._listener)
             self._next = loop.call_later(_NO_ROOM_S, self._watch)
             return
-        connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._open(connection))
+        task = asyncio.get_running_loop().create_task(self._gate.open(self._protocol, connection))
         self._opening.add(task)
         self._have(len(self.server_state.connections))
         task.add_done_callback(self._opened)
 
-    async def _open(self, connection: socket.socket) -> None:
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return made
-
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
-        except OSError:
-            connection.close()
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def _opened(self, task: "asyncio.Task[Any]") -> None:
         self._opening.discard(task)
         self._have(len(self.server_state.connections))
 
 
+_BACKLOG = 2048
+
+
 @contextlib.asynccontextmanager
-async def serve(app: Any, endpoint: str) -> AsyncIterator[int]:
+async def serve(app: Any, endpoint: str, gate: Gate | None = None) -> AsyncIterator[int]:
     """Serves ``app`` until the context ends; yields the bound port (that of ``endpoint`` may be 0), 0 for a socket in the file system.
 
-    Raises ``OSError`` naming the endpoint if it cannot be bound. Ending waits up to three seconds for requests in hand.
+    ``gate``: what connections have to speak; None: plain text. Raises ``OSError`` naming the endpoint if it cannot be bound. Ending waits
+    up to three seconds for requests in hand.
     """
     with bound(endpoint) as listener:
-        async with _running(_Server(_config(app)), [listener], endpoint):
-            yield 0 if is_unix(endpoint) else listener.getsockname()[1]
+        config = _config(app, gate)
+        port = 0 if is_unix(endpoint) else listener.getsockname()[1]
+        if gate is None or gate.tls is None:
+            async with _running(_Server(config), [listener], endpoint):
+                yield port
+        else:
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            async with _running(_AcceptingServer(config, listener, gate, _Alone()), [], endpoint):
+                yield port
 
 
 @contextlib.asynccontextmanager
-async def serve_shared(app: Any, listener: socket.socket, sharing: Sharing) -> AsyncIterator[None]:
+async def serve_shared(app: Any, listener: socket.socket, sharing: Sharing, gate: Gate) -> AsyncIterator[None]:
     """``serve`` for one of several processes that have this listening socket, which stays open."""
     listener.setblocking(False)
-    async with _running(_SharedServer(_config(app), listener, sharing), [], "shared"):
+    async with _running(_AcceptingServer(_config(app, gate), listener, gate, sharing), [], "shared"):
         yield
 
 
-def _config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: Any, gate: Gate | None) -> uvicorn.Config:
+    config = _Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=3,
         server_header=False,
-        http="httptools",
+        http=_Protocol,
         ws="none",
     )
+    config.gate = gate
+    return config
 
 
 @contextlib.asynccontextmanager

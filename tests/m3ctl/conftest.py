@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ ENV = "gclu/api"
 class Server:
     """Answers ``(method, path)`` with what ``answers`` says: (status, body), or a function of the headers that returns it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
+        self.more_headers: dict[str, str] = {}
         self.seen: list[tuple[str, str]] = []
         self.skew_s = 0.0
         owner = self
@@ -35,6 +37,8 @@ class Server:
                 status, body = answer(self.headers) if callable(answer) else answer
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in owner.more_headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -46,10 +50,20 @@ class Server:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Listener(ThreadingHTTPServer):
+            def get_request(self) -> tuple[socket.socket, Any]:
+                taken, address = super().get_request()
+                if tls is None:
+                    return taken, address
+                return tls.wrap_socket(taken, server_side=True), address
+
+            def handle_error(self, *_: Any) -> None:
+                pass
+
+        self._server = Listener(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 

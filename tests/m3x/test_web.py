@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from lab.waiting import until
 
+from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.reserve import release, reserve
 from m3x.retry import Backoff
@@ -46,6 +47,9 @@ def test_backoff_grows_to_its_bound() -> None:
     assert all(0.05 <= Backoff(0.1).delay(1) <= 0.1 for _ in range(50))
 
 
+PLAIN = Gate("HTTP", Registry().scope())
+
+
 class Turns:
     """Whose turn it is, as the test says."""
 
@@ -70,9 +74,9 @@ async def test_processes_that_share_a_listener_take_connections_in_turn() -> Non
         first, second = Registry(), Registry()
         first.scope("first").count("b")
         second.scope("second").count("b")
-        async with serve_shared(metrics_app(second), listener, other):
+        async with serve_shared(metrics_app(second), listener, other, PLAIN):
             async with (
-                serve_shared(metrics_app(first), same, one),
+                serve_shared(metrics_app(first), same, one, PLAIN),
                 httpx.AsyncClient() as client,
                 httpx.AsyncClient() as more,
             ):
@@ -96,7 +100,7 @@ async def test_a_connection_that_nobody_else_takes_is_taken_late() -> None:
     registry = Registry()
     registry.scope("a").count("b")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with serve_shared(metrics_app(registry), listener, turns), httpx.AsyncClient() as client:
+        async with serve_shared(metrics_app(registry), listener, turns, PLAIN), httpx.AsyncClient() as client:
             answer = await client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/metrics")
             assert "a_b" in answer.text
     assert turns.asked[0] == 0

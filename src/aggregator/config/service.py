@@ -13,6 +13,7 @@ import msgspec
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
 from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
 from m3cluster.kv.sections import KVOverride, StoreSection
+from m3x.access import SecurityConfig
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
 from m3x.endpoints import check_endpoint, is_unix
 from m3x.pools import BucketizedPoolConfig, MessagePoolConfig
@@ -220,6 +221,8 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     debug: Meaningless[DebugConfig] = None
     aggregator: AggregatorSection = aggregator_when_absent()
     instance: InstanceSection = InstanceSection()
+    security: SecurityConfig = SecurityConfig()
+    """Not a section of M3."""
 
     def __post_init__(self) -> None:
         prometheus = self.metrics.prometheus

@@ -4,7 +4,7 @@ Open ``app`` first: the routes, against the ``StatusSource`` (``source``) that t
 Imports ``m3x`` only.
 """
 
-from aggregator.http.app import create_app
+from aggregator.http.app import create_app, rights
 from aggregator.http.source import ListRow, Readiness, ShardRow, StatusSource
 
-__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app"]
+__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app", "rights"]

@@ -18,11 +18,12 @@ from starlette.routing import BaseRoute, Route
 
 from aggregator.http.page import render
 from aggregator.http.source import StatusSource
+from m3x.access import Right, RightOf
 from m3x.instrument import Registry
 from m3x.log import logger
 from m3x.web import NOTHING_FROM_ELSEWHERE
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "rights"]
 
 log = logger(__name__)
 
@@ -76,6 +77,18 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
     if metrics_path is not None:
         routes.insert(0, Route(metrics_path, metrics))
     return Starlette(routes=routes)
+
+
+def rights(metrics_path: str | None = None) -> RightOf:
+    """Which right each call needs (``m3x.access``); ``metrics_path``: as of ``create_app``."""
+    nobodys = {"/health", "/ready", metrics_path}
+
+    def right_of(method: str, path: str) -> Right:
+        if path.startswith(("/resign", "/debug")) or method not in ("GET", "HEAD", "OPTIONS"):
+            return Right.ADMIN
+        return Right.NONE if path in nobodys else Right.READS
+
+    return right_of
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
-from aggregator.http import create_app
+from aggregator.http import create_app, rights
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.status import InstanceStatus
 from aggregator.warmup import PACKAGES
 from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import kernel_cache, log, process
+from m3x.access import Access, AccessError, exposed
 from m3x.config import ConfigError, Loaded
 from m3x.endpoints import bound
+from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.processes import Zygote, run_directory
 from m3x.service_manager import ServiceManager
+from m3x.tls import ServerTLS, TLSError
 from m3x.web import metrics_app, serve
 
 __all__ = ["run"]
@@ -87,7 +90,7 @@ async def _main(
                 status = InstanceStatus(instance)
                 async with zygote, _servers(config, status, registry), manager.told(lambda: _in_short(status)):
                     return await _until_stopped(instance, is_child)
-        except OSError as error:
+        except (TLSError, AccessError, OSError) as error:
             _log.error("cannot start", error=str(error))
             return 1
         except BaseExceptionGroup as group:
@@ -168,10 +171,16 @@ async def _servers(config: ServiceConfig, status: InstanceStatus, registry: Regi
     own = prometheus is not None and bool(prometheus.listen_address)
     path = prometheus.handler_path if prometheus is not None and not own else None
     async with contextlib.AsyncExitStack() as stack:
-        app = create_app(status, registry, path)
-        await stack.enter_async_context(serve(app, config.http.listen_address))
+        named = config.metrics.scope
+        scope = registry.scope(".".join(filter(None, (named.prefix, "http")))).tagged(**named.tags)
+        gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
+        app = Access(config.security, scope).guarding(create_app(status, registry, path), rights(path))
+        for warning in exposed(config.security, config.http.listen_address, "http.listenAddress"):
+            _log.warning(warning)
+        await stack.enter_async_context(serve(app, config.http.listen_address, gate))
         if prometheus is not None and own:
             page = metrics_app(registry, prometheus.handler_path)
-            await stack.enter_async_context(serve(page, prometheus.listen_address))
+            gate = Gate("metrics page", scope, ServerTLS.of(config.security.metrics_tls))
+            await stack.enter_async_context(serve(page, prometheus.listen_address, gate))
         _log.info("HTTP", status=config.http.listen_address, metrics=prometheus.listen_address if prometheus else "")
         yield

@@ -38,6 +38,7 @@ from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
 from m3metrics.policy import format_duration
 from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig, past_limits_of
 from m3msg.producer.options import ProducerOptions
+from m3x.access import SecurityConfig
 from m3x.config import (
     Address,
     ConfigError,
@@ -213,6 +214,8 @@ class CoordinatorConfig(Section, frozen=True):
     workers: int = 0
     """Processes that take writes; 1: the coordinator is one process; 0: one for each CPU. Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
+    """Not a key of M3."""
+    security: SecurityConfig = SecurityConfig()
     """Not a key of M3."""
     prometheus_remote_backend: PromRemoteConfig | None = None
     write_forwarding: WriteForwardingConfig = WriteForwardingConfig()

@@ -17,7 +17,7 @@ from coordinator.query.windows import Windows
 from coordinator.store import Store
 from m3x.log import logger
 
-__all__ = ["query_routes", "unreadable_routes"]
+__all__ = ["POST_PATHS", "query_routes", "unreadable_routes"]
 
 _log = logger(__name__)
 
@@ -50,6 +50,8 @@ _PATHS = (
     ("/api/v1/windows", "windows", ["GET"]),
 )  # fmt: skip
 """Path, name of the handler, methods (docs/m3/coordinator.md, routes)."""
+POST_PATHS = frozenset(path for path, _, methods in _PATHS if "POST" in methods)
+"""Those that are read with POST as well, or with nothing else."""
 
 
 def query_routes(

@@ -20,6 +20,7 @@ from coordinator.downsample.kv_rules import RuleInitError
 from coordinator.downsample.policies import storage_judge
 from coordinator.namespaces import NamespacesNow
 from coordinator.ready import Readiness
+from coordinator.rights import rights
 from coordinator.write import Door, Remembered, SeriesCache
 from coordinator.writers import told
 from coordinator.writers.board import Board, Place
@@ -31,16 +32,19 @@ from coordinator.writers.passing import Passing
 from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3x import log
+from m3x.access import Access, AccessError
 from m3x.config import Places
+from m3x.gate import Gate
 from m3x.output import complain
 from m3x.processes import FIRST_FILE
+from m3x.tls import ServerTLS, TLSError
 from m3x.web import serve, serve_shared
 
 __all__ = ["run"]
 
 _log = log.logger(__name__)
 _LIVE_S = 0.5
-_START_ERRORS = (kv.KVError, RuleInitError, OSError)
+_START_ERRORS = (kv.KVError, RuleInitError, TLSError, AccessError, OSError)
 
 
 def run(options_file: Path) -> int:
@@ -93,7 +97,7 @@ class WriteProcess(Writing):
         self._cache: SeriesCache | None = None
 
     async def start(self, stack: contextlib.AsyncExitStack, listener: socket.socket) -> None:
-        """Starts everything; ``stack`` ends it. Raises ``KVError``, ``RuleInitError``, ``OSError``."""
+        """Starts everything; ``stack`` ends it. Raises what is in ``_START_ERRORS``."""
         config, options = self.config, self._options
         store = await kv.open_store(config.cluster_state.store(self._data_dir))
         stack.push_async_callback(store.close)
@@ -132,7 +136,10 @@ class WriteProcess(Writing):
         writes = {route.path for route in routes if isinstance(route, Route)}
         await stack.enter_async_context(serve(handed_over(app), self._sockets.writes(options.index)))
         door_app = _Front(app, writes, Passing(self._sockets.main), self._place)
-        await stack.enter_async_context(serve_shared(door_app, listener, self._place))
+        scope = self._scope.sub("http")
+        guarded = Access(config.security, scope).guarding(door_app, rights(writes))
+        gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
+        await stack.enter_async_context(serve_shared(guarded, listener, self._place, gate))
         self._place.live()
         await stack.enter_async_context(self.background(self._live(), "alive"))
         if acks is not None:

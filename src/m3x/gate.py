@@ -1,0 +1,139 @@
+"""What a connection has to speak to be taken: TLS, plain text, or either of them, told apart by its first byte.
+
+A ``Gate`` belongs to one listening port. Whoever does not get in is named in the log once a second and reason, counted under M3's name
+(``upgrade-to-tls-errors``, with the reason), and concerns no other connection. Each handshake has the certificates that are in use then.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from m3x.endpoints import accepted_from
+from m3x.instrument import Scope
+from m3x.log import logger
+from m3x.tls import HANDSHAKE_S, TLS_BYTE, Refusal, ServerTLS, refusal_of
+
+__all__ = ["Accepting", "Gate", "log_refusal"]
+
+_log = logger(__name__)
+
+_NO_ROOM_S = 1.0
+"""So long after a connection could not be accepted the next one is tried: there are too many open files."""
+
+Factory = Callable[[], asyncio.BaseProtocol]
+
+
+def log_refusal(port: str, refusal: Refusal, peer: str, detail: str) -> None:
+    """One line a second for each port and reason."""
+    more: dict[str, Any] = {"detail": detail} if detail else {}
+    _log.warning_limited(f"{port}: connection refused: {refusal.text}", reason=refusal.value, peer=peer, **more)
+
+
+class Gate:
+    """That of a port which is called ``port`` in logs. ``tls`` None: plain text only; ``scope`` has the counter."""
+
+    def __init__(self, port: str, scope: Scope, tls: ServerTLS | None = None) -> None:
+        self.tls = tls
+        self._port = port
+        self._scope = scope
+
+    def refused(self, refusal: Refusal, peer: object, detail: str = "") -> None:
+        """A connection was not taken, or ended at once. ``peer``: an address of sockets."""
+        self._scope.tagged(reason=refusal.value).count("upgrade-to-tls-errors")
+        log_refusal(self._port, refusal, accepted_from(peer), detail)
+
+    async def open(self, factory: Factory, connection: socket.socket) -> None:
+        """Makes the protocol of an accepted connection, once it has shown what it speaks; closes it if that is not taken."""
+        peer: object = None
+        try:
+            connection.setblocking(False)
+            peer = connection.getpeername()
+            await self._open(factory, connection, peer)
+        except OSError as error:
+            connection.close()
+            if self.tls is not None and peer is not None:
+                self.refused(*_told(error, peer))
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _open(self, factory: Factory, connection: socket.socket, peer: object) -> None:
+        loop = asyncio.get_running_loop()
+        if self.tls is None:
+            await loop.connect_accepted_socket(factory, connection)
+            return
+        # A plain connection may be silent for as long as it likes; one that is to speak TLS has no reason to be.
+        async with asyncio.timeout(None if self.tls.plain_too else HANDSHAKE_S):
+            first = await _first_byte(connection)
+        if not first:
+            connection.close()
+        elif first[0] == TLS_BYTE:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await loop.connect_accepted_socket(factory, connection, ssl=self.tls.context())
+        elif self.tls.plain_too:
+            await loop.connect_accepted_socket(factory, connection)
+        else:
+            connection.close()
+            self.refused(Refusal.PLAIN_TEXT, peer)
+
+
+def _told(error: OSError, peer: object) -> tuple[Refusal, object, str]:
+    refusal, detail = refusal_of(error)
+    return refusal, peer, detail
+
+
+async def _first_byte(connection: socket.socket) -> bytes:
+    """It stays where it is; empty: the peer has closed. Raises ``OSError``."""
+    while True:
+        try:
+            return connection.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            await _readable(connection)
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def is_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection, is_ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+
+
+class Accepting:
+    """Takes the connections of ``listener`` through a gate until it is closed; run ``run``, which ends with cancelling."""
+
+    def __init__(self, listener: socket.socket, factory: Factory, gate: Gate, backlog: int = 1024) -> None:
+        listener.setblocking(False)
+        listener.listen(backlog)
+        self._listener = listener
+        self._factory = factory
+        self._gate = gate
+
+    async def run(self) -> None:
+        """Until it is cancelled; connections that are open stay so."""
+        loop = asyncio.get_running_loop()
+        opening: set[asyncio.Task[Any]] = set()
+        try:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    _log.error_limited("a connection could not be accepted", error=str(error))
+                    await asyncio.sleep(_NO_ROOM_S)
+                    continue
+                task = loop.create_task(self._gate.open(self._factory, connection))
+                opening.add(task)
+                task.add_done_callback(opening.discard)
+        finally:
+            self._listener.close()
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
