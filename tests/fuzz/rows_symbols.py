@@ -46,13 +46,10 @@ def _read(data: bytes) -> Any:
     series = rows(many, kernels.SERIES_ROW)
     times, values = rows(many, np.int64, "times"), rows(many, np.float64, "values")
     symbols, others = rows(many, kernels.SYMBOL, "symbols"), np.zeros(kernels.OTHERS, np.int64)
-    pairs = rows(kernels.PAIRS, kernels.PAIR, "pairs")
     size = 1 << 12
     while True:
         labels = room(size, "labels")
-        status, count, used, _ = kernels.request_2(
-            laid(data), series, times, values, others, symbols, pairs, labels, False
-        )
+        status, count, used, _ = kernels.request_2(laid(data), series, times, values, others, symbols, labels, False)
         if status != kernels.FULL_LABELS:
             break
         size *= 2

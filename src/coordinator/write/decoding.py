@@ -178,7 +178,6 @@ class RequestDecoder:
         self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
         self._others = np.zeros(kernels.OTHERS, np.int64)
         self._symbols = np.empty(1024, kernels.SYMBOL)
-        self._pairs = np.zeros(kernels.PAIRS, kernels.PAIR)
         self._labels = np.empty(1 << 16, np.uint8)
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
@@ -234,7 +233,6 @@ class RequestDecoder:
                 self._values,
                 others,
                 self._symbols,
-                self._pairs,
                 self._labels,
                 self._native,
             )

@@ -57,14 +57,13 @@ from coordinator.write.request_kernels import (
     check_labels,
     request,
 )
-from coordinator.write.symbol_kernels import FULL_LABELS, FULL_SYMBOLS, PAIR, PAIRS, SYMBOL, request_2, write_request
+from coordinator.write.symbol_kernels import FULL_LABELS, FULL_SYMBOLS, SYMBOL, request_2, write_request
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.byte_table import ByteTable
 
 __all__ = [
     "BROKEN", "CACHE", "DONE", "END", "ENTRY", "EXEMPLARS", "FORM", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES", "FULL_SYMBOLS",
-    "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PAIR", "PAIRS",
-    "PRESENT", "SEGMENT",
+    "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PRESENT", "SEGMENT",
     "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE",
     "Keys", "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids",
     "interesting", "keep_seen", "keys", "label_spans", "missing", "prepare", "remember", "request", "request_2", "still_known", "survey",
@@ -87,7 +86,6 @@ def warm() -> None:
         values,
         others,
         np.zeros(1, SYMBOL),
-        np.zeros(PAIRS, PAIR),
         np.zeros(64, np.uint8),
         False,
     )

@@ -7,6 +7,7 @@ of these.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 MESSAGE_2 = "io.prometheus.write.v2.Request"
 UNDERSTOOD = (
@@ -45,7 +46,12 @@ def unfamiliar(headers: Mapping[str, str]) -> str:
 
 def _type_of(headers: Mapping[str, str]) -> tuple[str, str]:
     """The media type and its parameter ``proto``."""
-    kind, *parameters = (part.strip() for part in headers.get("Content-Type", "").split(";"))
+    return _read_type(headers.get("Content-Type", ""))
+
+
+@lru_cache(maxsize=16)
+def _read_type(text: str) -> tuple[str, str]:
+    kind, *parameters = (part.strip() for part in text.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "proto":

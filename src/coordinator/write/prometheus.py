@@ -44,20 +44,21 @@ class PrometheusSender(M3Answers):
         if options.dialect == REMOTE_WRITE_2:
             # What failed for now comes again, and is said then.
             taken = outcome.status < 500
-            response.headers.update(_written(outcome.written if taken else 0, outcome.histograms if taken else 0))
+            _add_written(response, outcome.written if taken else 0, outcome.histograms if taken else 0)
         return response
 
     def refuse(self, status: int, text: str, headers: dict[str, str], request: Request) -> Response:
         """See ``Sender``."""
+        response = super().refuse(status, text, headers, request)
         if is_remote_write_2(request.headers):
-            headers = {**headers, **_written(0)}
-        return super().refuse(status, text, headers, request)
+            _add_written(response)
+        return response
 
 
-def _written(samples: int, histograms: int = 0) -> dict[str, str]:
-    """How much of a request of Remote Write 2.0 was taken."""
-    return {
-        "X-Prometheus-Remote-Write-Samples-Written": str(samples),
-        "X-Prometheus-Remote-Write-Histograms-Written": str(histograms),
-        "X-Prometheus-Remote-Write-Exemplars-Written": "0",
-    }
+def _add_written(response: Response, samples: int = 0, histograms: int = 0) -> None:
+    """Says in the headers of an answer how much of a request of Remote Write 2.0 was taken."""
+    response.raw_headers += (
+        (b"x-prometheus-remote-write-samples-written", b"%d" % samples),
+        (b"x-prometheus-remote-write-histograms-written", b"%d" % histograms),
+        (b"x-prometheus-remote-write-exemplars-written", b"0"),
+    )

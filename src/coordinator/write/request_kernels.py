@@ -7,7 +7,7 @@ Fields: docs/m3/coordinator.md, request of a write.
 import numpy as np
 from numba import njit
 
-from m3x.kernels import base, load8, load64, load_double
+from m3x.kernels import base, load8, load64, record_of, store64
 from m3x.protobuf.reading import BYTES, FIXED64, VARINT, chunk, field, skip, varint
 from m3x.protobuf.words import gather
 
@@ -29,6 +29,8 @@ SERIES_ROW = np.dtype(
     align=True,
 )
 """One row per TimeSeries of a WriteRequest."""
+row_at = record_of(SERIES_ROW)
+ROW_BYTES = np.uint64(SERIES_ROW.itemsize)
 
 DONE, FULL_SERIES, FULL_SAMPLES, BROKEN = 0, 1, 2, 3
 """Status of ``request``: too little room in the output, or the bytes are not a WriteRequest (``prompb.error_of`` says why)."""
@@ -43,10 +45,11 @@ _0, _1, _2, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 16))
 
 
 @njit(cache=True, nogil=True)
-def sample(a, e, times_ms, values, k):
-    """Parses a Sample into row ``k``: 0 if it is none, else 1; with a third field, 2.0's created timestamp, 2, or 3 if it is no number."""
-    values[k] = 0.0
-    times_ms[k] = 0
+def sample(a, e, time_at, value_at):
+    """Parses a Sample into the time (int64) and the value (float64) at these addresses: 0 if it is none, else 1; with a third field, 2.0's
+    created timestamp, 2, or 3 if it is no number."""
+    store64(time_at, _0)
+    store64(value_at, _0)
     found = 1
     while a < e:
         number, wire, a = field(a, e)
@@ -55,13 +58,13 @@ def sample(a, e, times_ms, values, k):
         if number == 1:
             if wire != FIXED64 or a + _8 > e:
                 return 0
-            values[k] = load_double(a)
+            store64(value_at, load64(a))
             a += _8
         elif number == 2:
             if wire != VARINT:
                 return 0
             value, a = varint(a, e)
-            times_ms[k] = np.int64(value)
+            store64(time_at, value)
         else:
             if number == 3 and found != 3:
                 found = 2 if wire == VARINT else 3
@@ -72,16 +75,16 @@ def sample(a, e, times_ms, values, k):
 
 
 @njit(cache=True, nogil=True)
-def plain_sample(a, e, times_ms, values, k):
-    """A Sample as every client writes it, a double and then a time of six bytes, into row ``k``; False: it looks otherwise."""
+def plain_sample(a, e, time_at, value_at):
+    """As ``sample``, where it is as every client writes it, a double and then a time of six bytes; False: it looks otherwise."""
     if e - a != _16 or load8(a) != 0x09 or load8(a + _9) != 0x10:
         return False
     # Six varint bytes: 42 bits, which hold every time in milliseconds from 2004 to 2109.
     word = load64(a + _8) >> _16
     if word & np.uint64(0x808080808080) != np.uint64(0x008080808080):
         return False
-    values[k] = load_double(a + _1)
-    times_ms[k] = np.int64(gather(word))
+    store64(value_at, load64(a + _1))
+    store64(time_at, gather(word))
     return True
 
 
@@ -133,8 +136,8 @@ def begin_row(row, origin, a, e, used):
 
 
 @njit(cache=True, nogil=True)
-def _time_series(origin, a, e, row, times_ms, values, used):
-    """Parses a TimeSeries into ``row`` and its samples from row ``used`` on; ``(status, samples used)``."""
+def _time_series(origin, a, e, row, times_ms, values, used, most):
+    """Parses a TimeSeries into ``row`` and its samples from row ``used`` on of ``most``; ``(status, samples used)``."""
     begin_row(row, origin, a, e, used)
     begin = used
     labels_at = a
@@ -168,9 +171,10 @@ def _time_series(origin, a, e, row, times_ms, values, used):
                 row.scattered = 1
             labels_end = a
         else:
-            if used == len(values):
+            if used == most:
                 return FULL_SAMPLES, used
-            if not plain_sample(inner, a, times_ms, values, used) and sample(inner, a, times_ms, values, used) == 0:
+            time_at, value_at = times_ms + _8 * np.uint64(used), values + _8 * np.uint64(used)
+            if not plain_sample(inner, a, time_at, value_at) and sample(inner, a, time_at, value_at) == 0:
                 return BROKEN, used
             used += 1
     row.labels_at = np.uint32(labels_at - origin)
@@ -211,11 +215,12 @@ def request(buf, series, times_ms, values, others):
             return BROKEN, rows, used
         if rows == len(series):
             return FULL_SERIES, rows, used
-        status, used = _time_series(origin, inner, a, series[rows], times_ms, values, used)
+        row = row_at(base(series) + np.uint64(rows) * ROW_BYTES)
+        status, used = _time_series(origin, inner, a, row, base(times_ms), base(values), used, len(values))
         if status != DONE:
             return status, rows, used
-        others[EXEMPLARS] += series[rows].exemplars
-        others[HISTOGRAMS] += series[rows].histograms
+        others[EXEMPLARS] += row.exemplars
+        others[HISTOGRAMS] += row.histograms
         rows += 1
     return DONE, rows, used
 

@@ -15,44 +15,52 @@ from coordinator.write.request_kernels import (
     FULL_SAMPLES,
     FULL_SERIES,
     HISTOGRAMS,
+    ROW_BYTES,
     STARTED,
     UNKNOWN,
     UNREAD_SAMPLES,
     UNREAD_SERIES,
     begin_row,
     plain_sample,
+    row_at,
     sample,
 )
-from m3x.kernels import base, copy32, double_bits, load8, record_of, store8, store64
+from m3x.kernels import base, copy32, double_bits, load8, load32, load64, record_of, store8, store32, store64
 from m3x.protobuf.reading import BYTES, VARINT, chunk, field, skip, varint
 from m3x.protobuf.writing import int_size, length_size, put_int, put_length, put_raw
 
 FULL_SYMBOLS, FULL_LABELS = 4, 5
 """More of the status of ``request_2``: too little room for symbols or labels."""
 
-SYMBOL = np.dtype([("at", np.uint32), ("size", np.uint32)], align=True)
+SYMBOL = np.dtype(
+    [
+        ("at", np.uint32),
+        ("size", np.uint32),
+        ("name", np.uint32),  # of the last label that has it as value, a reference
+        ("label_at", np.uint32),  # where that label was written
+        ("label_size", np.uint32),
+    ]
+)
 """Where a symbol stands in the body, its length in front of it included: so it stands behind the tag of a name or value, too."""
-
-PAIR = np.dtype([("refs", np.uint64), ("at", np.uint32), ("size", np.uint32)], align=True)
-"""A label that was written before: both references, and where it stands."""
-PAIRS = 512
-"""Of a request; each has its place by its references. Most labels of a request come again, and are copied as a whole."""
 
 _LABEL_BYTES = 64
 """What a label has at most besides its symbols, and what ``_put_symbol`` may write behind it."""
+_ODD = np.uint32(1 << 31)
+"""In the size of a symbol: it is not for ``_put_short_labels``."""
+_SIZE = np.uint64(_ODD - 1)
+_NO_NAME = np.uint32(0xFFFFFFFF)
+_SHORT_BYTES = np.uint64(96)
+"""More than half of what a label has at most that ``_put_short_labels`` writes; a reference has at least a byte."""
 _LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
     np.uint64(n) for n in (0x0A, 0x0A, 0x12, 0x0A, 0x12, 0x09, 0x10)
 )
 _MOST_TYPES = np.uint64(7)
 _TYPE_TAG = np.uint64(0x3EC8)  # field 1001, a varint: two bytes
-_0, _1, _2, _3, _7, _8, _9, _32, _7F, _80 = (np.uint64(n) for n in (0, 1, 2, 3, 7, 8, 9, 32, 0x7F, 0x80))
+_0, _1, _2, _3, _4, _7, _8, _9, _16, _32 = (np.uint64(n) for n in (0, 1, 2, 3, 4, 7, 8, 9, 16, 32))
+_7F, _80, _3F80, _8000, _LOW = (np.uint64(n) for n in (0x7F, 0x80, 0x3F80, 0x8000, 0xFFFFFFFF))
 
 _symbol_at = record_of(SYMBOL)
 _SYMBOL_BYTES = np.uint64(SYMBOL.itemsize)
-_pair_at = record_of(PAIR)
-_PAIR_BYTES = np.uint64(PAIR.itemsize)
-_PAIR_MASK = np.uint64(PAIRS - 1)
-_MIX = np.uint64(0x9E3779B1)
 
 
 @njit(cache=True, nogil=True)
@@ -72,25 +80,95 @@ def _put_symbol(a, tag, source, n, e):
     return a + n
 
 
-@njit(cache=True, nogil=True, forceinline=True)
-def _put_labels(origin, a, stop, e, pending, symbols, pairs, count, labels, to, room):
-    """The labels of the packed references at ``[a, stop)`` at ``labels + to``: ``(status, bytes in use, pending)``.
+@njit(cache=True, nogil=True)
+def _put_short_labels(origin, a, stop, symbols, count, labels, to):
+    """Writes the labels of the packed references at ``[a, stop)`` to the address ``to``, up to the first that is not as nearly all are:
+    the addresses where references are left, and behind what was written.
 
-    ``symbols``, ``pairs``, ``labels``: addresses; ``room``: bytes of the latter. ``pending``: the reference of a name whose value is not
-    known yet, -1: none; -2 for good when a reference leads to no symbol.
+    Those have references of at most two bytes each, symbols that are not ``_ODD``, and less than 128 bytes. Most of them come again within
+    a request: a value mostly has one name, and such a label is copied as a whole. ``labels``: address of what was written before. There
+    is room for ``_SHORT_BYTES`` for each byte of references and once more, and three bytes behind ``stop`` are in the body.
     """
     while a < stop:
-        ref = np.uint64(load8(a))
-        if ref < _80:
-            a += _1
-        elif a + _2 <= stop and load8(a + _1) < _80:
-            ref = (ref & _7F) | (np.uint64(load8(a + _1)) << np.uint64(7))
-            a += _2
+        word = np.uint64(load32(a))
+        if word & _80 == _0:
+            name = word & _7F
+            word >>= _8
+            after = a + _1
+        elif word & _8000 == _0:
+            name = (word & _7F) | ((word >> _1) & _3F80)
+            word >>= _16
+            after = a + _2
         else:
-            ref, a = varint(a, stop)
-            if a == _0:
-                return BROKEN, to, pending
-            ref &= np.uint64(0xFFFFFFFF)
+            break
+        if word & _80 == _0:
+            ref = word & _7F
+            after += _1
+        elif word & _8000 == _0:
+            ref = (word & _7F) | ((word >> _1) & _3F80)
+            after += _2
+        else:
+            break
+        if ref >= count or after > stop:
+            break
+        value = _symbol_at(symbols + ref * _SYMBOL_BYTES)
+        if np.uint64(value.name) == name:
+            size = np.uint64(value.label_size)
+            source = labels + np.uint64(value.label_at)
+            copy32(to, source)
+            if size > _32:
+                k = _32
+                while k < size:
+                    copy32(to + k, source + k)
+                    k += _32
+            to += size
+            a = after
+            continue
+        if name >= count:
+            break
+        named = _symbol_at(symbols + name * _SYMBOL_BYTES)
+        name_size, value_size = np.uint64(named.size), np.uint64(value.size)
+        inner = name_size + value_size + _2
+        if inner >= _80:
+            break
+        value.name = np.uint32(name)
+        value.label_at = np.uint32(to - labels)
+        value.label_size = np.uint32(inner + _2)
+        store32(to, _LABEL | (inner << _8) | (_NAME << _16))
+        source = origin + np.uint64(named.at)
+        k = _0
+        while k < name_size:
+            copy32(to + _3 + k, source + k)
+            k += _32
+        p = to + name_size
+        store8(p + _3, _VALUE)
+        source = origin + np.uint64(value.at)
+        k = _0
+        while k < value_size:
+            copy32(p + _4 + k, source + k)
+            k += _32
+        to += inner + _2
+        a = after
+    return a, to
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _put_labels(origin, a, stop, e, pending, symbols, count, labels, to, room):
+    """The labels of the packed references at ``[a, stop)`` at ``labels + to``: ``(status, bytes in use, pending)``.
+
+    ``symbols`` (there are ``count``), ``labels``: addresses; ``room``: bytes of the latter. ``pending``: the reference of a name whose
+    value is not known yet, -1: none; -2 for good when a reference leads to no symbol.
+    """
+    while a < stop:
+        if pending == -1 and stop + _3 <= e and to + _SHORT_BYTES * (stop - a + _1) <= room:
+            a, to = _put_short_labels(origin, a, stop, symbols, count, labels, labels + to)
+            to -= labels
+            if a == stop:
+                break
+        ref, a = varint(a, stop)
+        if a == _0:
+            return BROKEN, to, pending
+        ref &= _LOW
         if pending == -2:
             continue
         if ref >= count:
@@ -98,33 +176,15 @@ def _put_labels(origin, a, stop, e, pending, symbols, pairs, count, labels, to, 
         elif pending == -1:
             pending = np.int64(ref)
         else:
-            refs = (np.uint64(pending) << _32) | ref
-            pair = _pair_at(pairs + (((np.uint64(pending) * _MIX) ^ ref) & _PAIR_MASK) * _PAIR_BYTES)
-            size = np.uint64(pair.size)
-            if pair.refs == refs and size != _0:
-                if to + size + np.uint64(_LABEL_BYTES) > room:
-                    return FULL_LABELS, to, pending
-                p, source = labels + to, labels + np.uint64(pair.at)
-                copy32(p, source)
-                k = _32
-                while k < size:
-                    copy32(p + k, source + k)
-                    k += _32
-                to += size
-                pending = np.int64(-1)
-                continue
             name = _symbol_at(symbols + np.uint64(pending) * _SYMBOL_BYTES)
             value = _symbol_at(symbols + ref * _SYMBOL_BYTES)
-            name_size, value_size = np.uint64(name.size), np.uint64(value.size)
+            name_size, value_size = np.uint64(name.size) & _SIZE, np.uint64(value.size) & _SIZE
             if to + name_size + value_size + np.uint64(_LABEL_BYTES) > room:
                 return FULL_LABELS, to, pending
             inner = (_0 if name_size == _1 else name_size + _1) + (_0 if value_size == _1 else value_size + _1)
             p = put_length(labels + to, _LABEL, inner)
             p = _put_symbol(p, _NAME, origin + np.uint64(name.at), name_size, e)
             p = _put_symbol(p, _VALUE, origin + np.uint64(value.at), value_size, e)
-            pair.refs = refs
-            pair.at = np.uint32(to)
-            pair.size = np.uint32(p - labels - to)
             to = p - labels
             pending = np.int64(-1)
     return DONE, to, pending
@@ -186,13 +246,23 @@ def _symbols(origin, e, symbols, all_of_them):
         if count == len(symbols):
             return FULL_SYMBOLS, count, at
         symbols[count].at = np.uint32(at - origin)
-        symbols[count].size = np.uint32(a - at)
+        # An empty one, and one of which a copy would read beyond the body.
+        odd = a - at == _1 or a + _32 > e
+        symbols[count].size = np.uint32(a - at) | (_ODD if odd else np.uint32(0))
+        symbols[count].name = _NO_NAME
         count += 1
     return DONE, count, a
 
 
+@njit(cache=True, nogil=True)
+def _count(others, index, number):
+    """Adds to one of the numbers (int64) at an address."""
+    at = others + _8 * np.uint64(index)
+    store64(at, load64(at) + np.uint64(number))
+
+
 @njit(cache=True, nogil=True, forceinline=True)
-def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room, times_ms, values, used, others):
+def _time_series(origin, a, e, end, row, symbols, count, labels, to, room, times_ms, values, used, most, others):
     """Parses a TimeSeries into ``row``: ``(status, samples used, bytes of labels used)``."""
     begin = used
     row.labels_at = np.uint32(to)
@@ -214,12 +284,13 @@ def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room
                 return BROKEN, used, to
             if a == _0:
                 return BROKEN, used, to
-            status, to, pending = _put_labels(origin, inner, a, end, pending, symbols, pairs, count, labels, to, room)
+            status, to, pending = _put_labels(origin, inner, a, end, pending, symbols, count, labels, to, room)
             if status != DONE:
                 return status, used, to
             continue
         if number > 5:
-            others[STARTED] += number == 6
+            if number == 6:
+                _count(others, STARTED, 1)
             a = skip(a, e, wire)
             if a == _0:
                 return BROKEN, used, to
@@ -230,13 +301,15 @@ def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room
         if a == _0:
             return BROKEN, used, to
         if number == 2:
-            if used == len(values):
+            if used == most:
                 return FULL_SAMPLES, used, to
-            if not plain_sample(inner, a, times_ms, values, used):
-                found = sample(inner, a, times_ms, values, used)
+            time_at, value_at = times_ms + _8 * np.uint64(used), values + _8 * np.uint64(used)
+            if not plain_sample(inner, a, time_at, value_at):
+                found = sample(inner, a, time_at, value_at)
                 if found == 0 or found == 3:  # noqa: PLR1714 - a set would be built in the loop
                     return BROKEN, used, to
-                others[STARTED] += found == 2
+                if found == 2:
+                    _count(others, STARTED, 1)
             used += 1
         elif number == 3:
             row.histograms += 1
@@ -250,21 +323,21 @@ def _time_series(origin, a, e, end, row, symbols, pairs, count, labels, to, room
     row.labels_size = np.uint32(to - np.uint64(row.labels_at))
     row.samples = np.uint32(used - begin)
     if pending != -1:
-        others[UNREAD_SERIES] += 1
-        others[UNREAD_SAMPLES] += used - begin
+        _count(others, UNREAD_SERIES, 1)
+        _count(others, UNREAD_SAMPLES, used - begin)
         row.samples = 0
         row.histograms = 0
     return DONE, used, to
 
 
 @njit(cache=True, nogil=True)
-def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, keep_histograms):
+def request_2(buf, series, times_ms, values, others, symbols, labels, keep_histograms):
     """Decodes a request of Remote Write 2.0: ``(status, series, samples, bytes of labels)``.
 
     ``buf``: uint8. ``series``, ``times_ms``, ``values``, ``others``: as of ``request``; ``labels_at`` is a place in ``labels`` (uint8),
-    ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these; ``pairs``: ``PAIRS`` rows of ``PAIR``. A row is made of a
-    series with samples, and with ``keep_histograms`` of one with native histograms. One whose references lead nowhere, or are no pairs,
-    makes none and is counted. With a status ``FULL_…`` call again with more room.
+    ``message_at`` one in ``buf``. ``symbols`` (``SYMBOL``): room for these. A row is made of a series with samples, and with
+    ``keep_histograms`` of one with native histograms. One whose references lead nowhere, or are no pairs, makes none and is counted.
+    With a status ``FULL_…`` call again with more room.
     """
     origin = base(buf)
     e = origin + np.uint64(len(buf))
@@ -272,8 +345,6 @@ def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, kee
     used = np.int64(0)
     to = _0
     others[:] = 0
-    for k in range(len(pairs)):
-        pairs[k].size = 0
     status, count, a = _symbols(origin, e, symbols, False)
     late = False
     while status == DONE and a < e:
@@ -285,8 +356,6 @@ def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, kee
             late = True
             rows, used, to = np.int64(0), np.int64(0), _0
             others[:] = 0
-            for k in range(len(pairs)):
-                pairs[k].size = 0
             status, count, _ = _symbols(origin, e, symbols, True)
             a = origin
             continue
@@ -303,10 +372,10 @@ def request_2(buf, series, times_ms, values, others, symbols, pairs, labels, kee
             return BROKEN, rows, used, np.int64(to)
         if rows == len(series):
             return FULL_SERIES, rows, used, np.int64(to)
-        row = series[rows]
+        row = row_at(base(series) + np.uint64(rows) * ROW_BYTES)
         status, used, to = _time_series(
-            origin, inner, a, e, row, base(symbols), base(pairs), np.uint64(count), base(labels), to, np.uint64(len(labels)),
-            times_ms, values, used, others,
+            origin, inner, a, e, row, base(symbols), np.uint64(count), base(labels), to, np.uint64(len(labels)),
+            base(times_ms), base(values), used, len(values), base(others),
         )  # fmt: skip
         if status != DONE:
             break

@@ -29,10 +29,9 @@ class Columns:
         self.others = np.zeros(kernels.OTHERS, np.int64)
         buf = np.frombuffer(bytearray(body) or bytearray(1), np.uint8)[: len(body)]
         symbols, self.labels = np.zeros(room, kernels.SYMBOL), np.zeros(1 << 10, np.uint8)
-        pairs = np.zeros(kernels.PAIRS, kernels.PAIR)
         while True:
             self.status, count, used, size = kernels.request_2(
-                buf, self.rows, self.times, self.values, self.others, symbols, pairs, self.labels, False
+                buf, self.rows, self.times, self.values, self.others, symbols, self.labels, False
             )
             if self.status != kernels.FULL_LABELS:
                 break
@@ -151,6 +150,20 @@ def test_references_may_stand_alone_and_in_pieces() -> None:
         judge(body)
 
 
+def test_labels_come_again_under_any_name_and_in_any_size() -> None:
+    # Sizes around those at which copies and lengths change; more symbols than two bytes can refer to.
+    sizes = [*range(1, 70), *range(120, 135), 300]
+    symbols = [b"zero", *(b"n" * size for size in sizes), *(b"v%d" % k for k in range(17_000))]
+    names = [0, 1, 2, 15, 31, 32, 33, 63, 64, 69, 75, 80, 90, 16_500]
+    refs = [[name, value, other, value, name, value] for name in names for other in names for value in (*names, 17_000)]
+    # One that is not kept lends its labels all the same.
+    refs[1:1] = [[1, 2, 3], [1, 2, 1, 20_000]]
+    series = [{"labels_refs": one, "samples": [{"value": 1.0, "timestamp": 5}]} for one in refs]
+    body = marshal(prompb.REQUEST_2, {"symbols": symbols, "timeseries": series})
+    judge(body)
+    assert len(Columns(body).rows) == len(refs) - 2
+
+
 def test_created_timestamps_are_counted() -> None:
     request = {
         "symbols": [b"", b"a", b"b"],
@@ -181,7 +194,7 @@ def test_asks_for_room() -> None:
 
     def status(series: int, samples: int, symbols: int, labels: int) -> int:
         columns = np.zeros(series, kernels.SERIES_ROW), np.zeros(samples, np.int64), np.zeros(samples)
-        room = np.zeros(symbols, kernels.SYMBOL), np.zeros(kernels.PAIRS, kernels.PAIR), np.zeros(labels, np.uint8)
+        room = np.zeros(symbols, kernels.SYMBOL), np.zeros(labels, np.uint8)
         found: int = kernels.request_2(buf, *columns, others, *room, False)[0]
         return found
 
@@ -227,7 +240,11 @@ _message_2 = st.fixed_dictionaries(
 _odd = st.sampled_from(
     [b"\x0a\x02hi", b"\x28\x07", b"\x22\x00", b"\x2a\x02\x08\x01", b"\x2a\x02\x30\x01", b"\x8a\x00\x00"]
 )
-_body = st.lists(st.one_of(_message_2, _odd), max_size=3).map(b"".join)
+_MORE = b"\x32\x40" + bytes(64)
+"""Symbols far from the end of the body are read otherwise than those near it."""
+_body = st.tuples(st.lists(st.one_of(_message_2, _odd), max_size=3).map(b"".join), st.sampled_from((b"", _MORE))).map(
+    b"".join
+)
 
 
 @given(_body)
