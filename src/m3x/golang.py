@@ -4,7 +4,7 @@ import struct
 from datetime import UTC, datetime
 from decimal import Decimal
 
-__all__ = ["GO_NAN", "SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_float", "go_time", "parse_bool"]
+__all__ = ["GO_NAN", "SECOND_NS", "YEAR_ONE_NS", "go_duration", "go_float", "go_time", "parse_bool", "parse_int64"]
 
 SECOND_NS = 1_000_000_000
 GO_NAN: float = struct.unpack(">d", bytes.fromhex("7ff8000000000001"))[0]
@@ -22,6 +22,16 @@ def parse_bool(text: str) -> bool:
     if text not in _BOOLEANS:
         raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
     return _BOOLEANS[text]
+
+
+def parse_int64(text: str) -> int | None:
+    """The number of an optional sign and decimal digits, of which there may be any number; None: it does not fit into 64 bits.
+
+    Python refuses to convert very many digits, zeros in front of them included.
+    """
+    magnitude = int(text.lstrip("+-").lstrip("0")[:20] or "0")
+    number = -magnitude if text.startswith("-") else magnitude
+    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 def go_duration(duration_ns: int) -> str:

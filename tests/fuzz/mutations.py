@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 __all__ = ["MAX_BYTES", "inputs", "mutated"]
 
+T = TypeVar("T")
 MAX_BYTES = 32 << 10
 """Of an input; one that grows beyond is cut."""
 _TELLING = bytes(
@@ -18,49 +20,75 @@ _LENGTHS = (
 """Lengths as formats write them: large, negative, longer than they need to be."""
 _MOST_CHANGES = 4
 _MOST_COPIES = 200
-_VERY_MANY_COPIES = 6000
-"""Rarely: of digits, so many are refused by Python; of brackets, so many nest deeper than its stack."""
+_FULL = 0.005
+"""So rarely there are as many as there is room for: of digits, so many are refused by Python; of brackets, so many nest deeper than its
+stack; of anything, time that grows with the square of their number is seen."""
 
 
 def inputs(seeds: Sequence[bytes], words: Sequence[bytes], seed: str, count: int) -> Iterator[bytes]:
-    """``count`` inputs: the seeds, then mutations of them. ``words``: what the format is made of, put in now and then."""
-    yield from seeds[:count]
-    for number in range(len(seeds), count):
-        yield mutated(random.Random(f"{seed} {number}"), seeds, words)
+    """``count`` inputs: the seeds, the long ones, then mutations. ``words``: what the format is made of, put in now and then."""
+    first = [*seeds, *_long(seeds, words)][:count]
+    yield from first
+    chance = random.Random(seed)
+    for _ in range(len(first), count):
+        yield mutated(chance, seeds, words)
+
+
+def _long(seeds: Sequence[bytes], words: Sequence[bytes]) -> Iterator[bytes]:
+    """Each word as often as there is room for it, alone, and somewhere in a seed."""
+    for number, word in enumerate(words):
+        seed = seeds[number % len(seeds)]
+        many = word * ((MAX_BYTES - len(seed)) // len(word))
+        yield from (many, seed + many, many + seed, seed[: len(seed) // 2] + many + seed[len(seed) // 2 :])
 
 
 def mutated(chance: random.Random, seeds: Sequence[bytes], words: Sequence[bytes]) -> bytes:
     """One input: a seed, changed in one place or a few."""
-    data = bytearray(chance.choice(seeds))
-    changes = [*_CHANGES, _put_word] if words else _CHANGES
-    for _ in range(chance.randint(1, _MOST_CHANGES)):
-        chance.choice(changes)(chance, data, seeds, words)
-        del data[MAX_BYTES:]
+    data = bytearray(_one_of(chance, seeds))
+    changes = _CHANGES_OF_TEXTS if words else _CHANGES
+    for _ in range(_up_to(chance, _MOST_CHANGES)):
+        _one_of(chance, changes)(chance, data, seeds, words)
+        if len(data) > MAX_BYTES:
+            del data[MAX_BYTES:]
     return bytes(data)
 
 
 _Change = Callable[[random.Random, bytearray, Sequence[bytes], Sequence[bytes]], None]
 
 
+def _below(chance: random.Random, end: int) -> int:
+    """0 … end - 1: as ``randrange``, in a fifth of its time, which for fast parsers is most of a run."""
+    return int(chance.random() * end)
+
+
+def _up_to(chance: random.Random, last: int) -> int:
+    """1 … last."""
+    return 1 + int(chance.random() * last)
+
+
+def _one_of(chance: random.Random, some: Sequence[T]) -> T:
+    return some[int(chance.random() * len(some))]
+
+
 def _place(chance: random.Random, data: bytearray) -> int:
     """Where to change something: anywhere, or near the beginning, where the structure is."""
     last = len(data) if chance.random() < 0.7 else min(len(data), 24)
-    return chance.randint(0, last)
+    return _below(chance, last + 1)
 
 
 def _range(chance: random.Random, data: bytearray) -> tuple[int, int]:
     start = _place(chance, data)
-    return start, min(len(data), start + chance.choice((1, 2, 4, 8, chance.randint(1, 64))))
+    return start, min(len(data), start + _one_of(chance, (1, 2, 4, 8, _up_to(chance, 64))))
 
 
 def _flip(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
     if data:
-        data[min(_place(chance, data), len(data) - 1)] ^= 1 << chance.randrange(8)
+        data[min(_place(chance, data), len(data) - 1)] ^= 1 << _below(chance, 8)
 
 
 def _set(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
     if data:
-        byte = chance.choice(_TELLING) if chance.random() < 0.6 else chance.randrange(256)
+        byte = _one_of(chance, _TELLING) if chance.random() < 0.6 else _below(chance, 256)
         data[min(_place(chance, data), len(data) - 1)] = byte
 
 
@@ -75,34 +103,35 @@ def _take_out(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _
 
 def _put_in(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
     at = _place(chance, data)
-    data[at:at] = chance.randbytes(chance.randint(1, 12))
+    data[at:at] = chance.randbytes(_up_to(chance, 12))
 
 
 def _repeat(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
     start, stop = _range(chance, data)
-    data[stop:stop] = data[start:stop] * chance.choice((1, 2, 3, chance.randint(1, _MOST_COPIES)))
+    data[stop:stop] = data[start:stop] * _one_of(chance, (1, 2, 3, _up_to(chance, _MOST_COPIES)))
 
 
 def _splice(chance: random.Random, data: bytearray, seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
-    other = bytearray(chance.choice(seeds))
+    other = bytearray(_one_of(chance, seeds))
     start, at = _place(chance, other), _place(chance, data)
     if chance.random() < 0.5:
         data[at:] = other[start:]
     else:
-        data[at:at] = other[start : start + chance.randint(1, 64)]
+        data[at:at] = other[start : start + _up_to(chance, 64)]
 
 
 def _blow_up(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], _words: Sequence[bytes]) -> None:
-    at, length = _place(chance, data), chance.choice(_LENGTHS)
-    data[at : at + chance.choice((1, 1, 2, len(length)))] = length
+    at, length = _place(chance, data), _one_of(chance, _LENGTHS)
+    data[at : at + _one_of(chance, (1, 1, 2, len(length)))] = length
 
 
 def _put_word(chance: random.Random, data: bytearray, _seeds: Sequence[bytes], words: Sequence[bytes]) -> None:
     at = _place(chance, data)
-    copies = (
-        _VERY_MANY_COPIES if chance.random() < 0.01 else chance.choice((1, 1, 1, 2, chance.randint(1, _MOST_COPIES)))
-    )
-    data[at:at] = chance.choice(words) * copies
+    word, copies = _one_of(chance, words), _one_of(chance, (1, 1, 1, 2, _up_to(chance, _MOST_COPIES)))
+    if chance.random() < _FULL:
+        copies = (MAX_BYTES - len(data)) // len(word)
+    data[at:at] = word * copies
 
 
 _CHANGES: list[_Change] = [_flip, _flip, _set, _set, _cut, _take_out, _put_in, _repeat, _splice, _blow_up]
+_CHANGES_OF_TEXTS = [*_CHANGES, _put_word]

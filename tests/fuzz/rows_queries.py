@@ -36,7 +36,7 @@ _PROMQL = (
 )  # fmt: skip
 _PROMQL_WORDS = (
     b"(", b")", b"{", b"}", b"[", b"]", b'"', b"=~", b"!~", b"!=", b"=", b",", b"-", b"+", b"^", b"*", b"5m", b"offset ", b"@ ",
-    b"or ", b"by ", b"9", b".", b"\\", b"bool ", b"(?i)", b"(a|b)*", b"{1000}", b"\xc3\xa9", b"#",
+    b"or ", b"by ", b"9", b"0", b" ", b"\n", b"a=", b".", b"\\", b"bool ", b"(?i)", b"(a|b)*", b"{1000}", b"\xc3\xa9", b"#",
 )  # fmt: skip
 _TARGETS = (
     b"servers.web*.load", b"sumSeries(a.{b,c}.*)", b"alias(scale(a.b, 1.5), 'x y')", b"movingAverage(a.b,'5min')",
@@ -44,7 +44,8 @@ _TARGETS = (
     b"a**.b", b"**", b"randomWalk('x')", b"a.b+c", b"",
 )  # fmt: skip
 _TARGET_WORDS = (
-    b"sumSeries(", b"scale(", b")", b",", b"'", b'"', b"\\", b"**", b"**.", b"*", b"?", b"[", b"]", b"{", b"}", b".", b"9", b"1e", b"-",
+    b"sumSeries(", b"scale(", b")", b",", b"'", b'"', b"\\", b"**", b"**.", b"*", b"?", b"[", b"]", b"{", b"}", b".", b"9", b"0", b"1e",
+    b"-",
     b"true", b"!", b"=", b"\x00", b"\xc3\xa9", b" ",
 )  # fmt: skip
 _TIMES = (
@@ -203,7 +204,7 @@ PARSERS = (
         "write-headers",
         lambda: [b'{"tagMappers":[{"write":{"tag":"a","value":"b"}}]}', b"10s:2d"],
         _read_headers,
-        words=(b'"', b"[", b"{", b"9", b'"\\ud800"', b"s", b":", b"null"),
+        words=(b'"', b"[", b"{", b"9", b"0", b" ", b'"\\ud800"', b"s", b":", b"null"),
     ),
     Parser("remote-read", _read_requests, remote_read._parse, (QueryError,)),
 )

@@ -24,13 +24,33 @@ _LINES = (
     b'cpu\\ x,ho\\,st=a\\=b text="a \\"b\\", c\nd",value=-1.5e3\n# comment\n\n',
     b"cpu value=1 -5\r\ncpu value=1i,value=2 1700000000\n",
 )
-_LINE_WORDS = (b"\\", b'"', b",", b"=", b" ", b"\n", b"9", b"i", b"u", b"t", b"e", b"#", b"\\\\", b"\xc3\xa9", b"true")
+_LINE_WORDS = (
+    b"\\",
+    b'"',
+    b",",
+    b"=",
+    b" ",
+    b"\n",
+    b"9",
+    b"0",
+    b"-0",
+    b"i",
+    b"u",
+    b"t",
+    b"e",
+    b"#",
+    b"\\\\",
+    b"\xc3\xa9",
+    b"true",
+)
 _SAMPLES = (
     b'{"tags": {"__name__": "up", "host": "a"}, "timestamp": "1534952005.5", "value": 1}',
     b'{"Tags": {"a": "b"}, "timestamp": "2018-08-22T15:33:25.123+02:00", "value": -1e300}',
 )
 _JSON_WORDS = (
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"9", b"null", b'"\\ud800"', b"1e999", b"0001-01-01T00:00:00+14:00", b"9999-12-31", b"-",
+    b'"', b"{", b"}", b"[", b"]", b",", b":", b"9", b"0", b" ", b"null", b'"\\ud800"', b"1e999", b"0001-01-01T00:00:00+14:00",
+    b"9999-12-31",
+    b"-",
     b"NaN",
 )  # fmt: skip
 

@@ -289,6 +289,7 @@ _NUMBERS = (
     b"0x",
     b"p",
     b"9",
+    b"0",
     b"inf",
     b"nan",
     b" ",

@@ -1,13 +1,18 @@
 """What mutated inputs have found, a test for each kind: very many digits or levels, numbers out of range, lists that grow by doubling."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from aggregator.supervisor.flushing.holding import decode_holding
+from coordinator.downsample.explain import parse_metric
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite.paths import GlobError, expansions
+from coordinator.query.graphite.times import parse_time
 from coordinator.query.selector import parse_selector
 from coordinator.sinks.prom_remote.answers import judge
+from coordinator.write.carbon_line import parse_line, parse_value
 from coordinator.write.influx import Influx
 from coordinator.write.json_write import JSONWrite
 from coordinator.write.options import MAP_TAGS, STORAGE_POLICY, BadRequestError, WriteOptions, parse_options
@@ -18,6 +23,8 @@ from m3x.config import Duration, document
 from m3x.config.document import DocumentError, compose
 
 DIGITS = "9" * 6000
+MANY_DIGITS = "9" * 100_000
+BLANKS = " " * 100_000
 LEVELS = "[" * 100_000
 
 
@@ -68,6 +75,36 @@ def test_a_shard_set_is_as_small_as_its_text() -> None:
     for text in ("0..4294967296", DIGITS, "٣"):
         with pytest.raises(FilterError):
             ShardSetFilter.parse(text)
+
+
+@pytest.mark.parametrize("zeros", ["0" * 6000, "-" + "0" * 6000, "+" + "0" * 6000])
+def test_very_many_zeros_in_front_of_a_whole_number(zeros: str) -> None:
+    assert parse_line(f"a 1 {zeros}7".encode())[2] == int(f"{zeros[0]}7")
+    assert parse_time(f"{zeros}7", 0) == int(f"{zeros[0]}7") * 10**9
+    if zeros[0] != "+":
+        decoded = Influx().decode(f"a b={zeros}7i 5".encode(), WriteOptions())
+        assert decoded.values.tolist() == [float(f"{zeros[0]}7")]
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (parse_value, MANY_DIGITS + "x"),
+        (parse_value, f"{MANY_DIGITS}.{MANY_DIGITS}x"),
+        (parse_value, f"0x{MANY_DIGITS}.{MANY_DIGITS}"),
+        (lambda text: parse_line(f"a 1 {text}".encode()), MANY_DIGITS + "x"),
+        (lambda text: JSONWrite().decode(text.encode(), WriteOptions()), f'{{"timestamp": "{MANY_DIGITS}x"}}'),
+        (Duration.parse, MANY_DIGITS),
+        (Duration.parse, "1s" + MANY_DIGITS),
+        (parse_metric, BLANKS + "}"),
+        (parse_metric, f'a{{a={BLANKS}"}}'),
+        (parse_metric, f'a{{{BLANKS}a{BLANKS}="}}'),
+    ],
+)
+def test_a_long_text_is_gone_through_once(read: Callable[[str], object], text: str) -> None:
+    """What went through it again for each of its characters would take minutes here."""
+    with pytest.raises(ValueError, match="[a-z]"):
+        read(text)
 
 
 class _Block:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from m3x.golang import go_duration, go_time, parse_bool
+from m3x.golang import go_duration, go_time, parse_bool, parse_int64
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,17 @@ def test_bools_are_read_as_go_does(text: str, value: bool) -> None:
 def test_other_texts_are_no_bools(text: str) -> None:
     with pytest.raises(ValueError, match=f'strconv.ParseBool: parsing "{text}": invalid syntax'):
         parse_bool(text)
+
+
+@pytest.mark.parametrize("text", ["0", "+5", "-007", "9223372036854775807", "-9223372036854775808", "0" * 30 + "12"])
+def test_whole_numbers_of_64_bits(text: str) -> None:
+    assert parse_int64(text) == int(text)
+
+
+@pytest.mark.parametrize("text", ["9223372036854775808", "-9223372036854775809", "9" * 20, "1" + "0" * 6000])
+def test_whole_numbers_beyond_64_bits(text: str) -> None:
+    assert parse_int64(text) is None
+
+
+def test_zeros_in_front_may_be_very_many() -> None:
+    assert parse_int64("-" + "0" * 6000 + "5") == -5

@@ -18,8 +18,8 @@ from m3metrics.rules.rollup import TargetError, apply_target
 MOST_NEAR_MISSES = 10
 """Rules that do not match, in the text; those with the fewest reasons are shown."""
 
-_METRIC = re.compile(r"\s*([^{}\s]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
-_PAIR = re.compile(r'\s*([^=,{}"\s]+)\s*=~?\s*(?:"((?:[^"\\]|\\.)*)"|([^,"]*?))\s*(?:,|$)', re.DOTALL)
+_METRIC = re.compile(r"\s*+([^{}\s]*+)\s*+(?:\{(.*)\}\s*+)?", re.DOTALL)
+_PAIR = re.compile(r'\s*+([^=,{}"\s]++)\s*+=~?\s*+(?:"((?:[^"\\]|\\.)*+)"|([^,"]*+))\s*+(?:,|$)', re.DOTALL)
 
 Document = dict[str, Any]
 
@@ -40,7 +40,7 @@ def parse_metric(text: str) -> Tags:
         pair = _PAIR.match(pairs, at)
         if pair is None:
             raise MetricTextError(f'cannot read {pairs[at:]!r}; labels are written like host="a",code="200"')
-        value = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
+        value = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3].rstrip()
         tags.append((pair[1].encode(), value.encode()))
         at = pair.end()
     return tags

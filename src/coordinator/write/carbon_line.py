@@ -4,10 +4,12 @@ import math
 import re
 import struct
 
-_DECIMAL = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?[\d_]+)?", re.ASCII)
-_HEXADECIMAL = re.compile(r"[+-]?0[xX][0-9a-fA-F_]*\.?[0-9a-fA-F_]*[pP][+-]?\d+", re.ASCII)
+from m3x.golang import parse_int64
+
+_DECIMAL = re.compile(r"[+-]?(\d[\d_]*+(?:\.[\d_]*+)?|\.\d[\d_]*+)([eE][+-]?[\d_]++)?", re.ASCII)
+_HEXADECIMAL = re.compile(r"[+-]?0[xX][0-9a-fA-F_]*+(?:\.[0-9a-fA-F_]*+)?[pP][+-]?\d++", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-_FRACTION = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_FRACTION = re.compile(r"[+-]?(\d++(?:\.\d*+)?|\.\d++)([eE][+-]?\d++)?", re.ASCII)
 _NAN: float = struct.unpack("<d", struct.pack("<Q", 0x7FF8000000000001))[0]
 """The NaN of M3's platform, so that what is sent is the same to the bit."""
 _SHOWN = 40
@@ -64,12 +66,11 @@ def parse_value(text: str) -> float:
 def _seconds(text: str) -> int:
     problem = "is not a number of Unix seconds"
     if _INTEGER.fullmatch(text):
-        # Longer texts are out of range, and Python would refuse to convert very long ones.
-        if len(text.lstrip("+-0")) <= 19 and -(1 << 63) <= int(text) < 1 << 63:
-            return int(text)
+        if (seconds := parse_int64(text)) is not None:
+            return seconds
         problem = "is beyond what 64 bits hold"
     elif _FRACTION.fullmatch(text):
-        if abs(seconds := float(text)) < 1 << 63:
-            return int(seconds)
+        if abs(fraction := float(text)) < 1 << 63:
+            return int(fraction)
         problem = "is beyond what 64 bits hold"
     raise CarbonLineError("bad_timestamp", f"the time {text[:_SHOWN]!r} {problem}")

@@ -302,8 +302,8 @@ def _value_of(field: bytes, text: bytes) -> float | None:
     integer = _INTEGER.fullmatch(text)
     if integer is not None:
         digits = integer[1] or integer[2]
-        # Longer ones do not fit, and Python would refuse to convert very long ones.
-        whole = int(digits) if len(digits.lstrip(b"-0")) <= 20 else 1 << 64
+        # Longer ones do not fit, and Python would refuse to convert very long ones, zeros in front included.
+        whole = int(digits.lstrip(b"-0")[:21] or b"0") * (-1 if digits[:1] == b"-" else 1)
         if not (-(1 << 63) <= whole < 1 << 63 if integer[1] else whole < 1 << 64):
             raise _LineError(f"field {_text(field)}: {_text(text)} does not fit into 64 bits")
         return float(whole)

@@ -22,7 +22,7 @@ __all__ = ["PATH", "JSONWrite"]
 
 PATH = "/api/v1/json/write"
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)([.,]\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_SECONDS = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_SECONDS = re.compile(r"[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?", re.ASCII)
 _MOST_MS = ((1 << 63) - 1) // 1_000_000
 """What fits into 64 bits of nanoseconds."""
 

@@ -41,7 +41,7 @@ T = TypeVar("T")
 _UNITS_NS = {
     "ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60 * 1_000_000_000, "h": 3600 * 1_000_000_000,
 }  # fmt: skip
-_DURATION = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(r"(?=\.?[0-9])([0-9]*+)(?:\.([0-9]*+))?(ns|us|µs|μs|ms|s|m|h)")
 _LONGEST_NS = (1 << 63) - 1
 _ALL_INTERFACES = {"0.0.0.0", "::"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[-+]\d\d:\d\d)")
@@ -74,9 +74,7 @@ class Duration(int):
         if rest == "0":
             return cls(0)
         total, position = 0, 0
-        for part in _DURATION.finditer(rest):
-            if part.start() != position:
-                break
+        while part := _DURATION.match(rest, position):
             whole, fraction, unit = part.groups()
             # Longer ones are too long in any unit, and Python would refuse to convert very long ones.
             total += int(whole.lstrip("0")[:20] or "0") * _UNITS_NS[unit]

@@ -17,7 +17,7 @@ from coordinator.query.graphite.times import TimeTextError, Zone, local_zone, pa
 from coordinator.query.parameters import Parameters, body_of, read_restriction
 from coordinator.query.source import ReadOptions
 from m3x.config import Duration
-from m3x.golang import SECOND_NS, go_duration, parse_bool
+from m3x.golang import SECOND_NS, go_duration, parse_bool, parse_int64
 
 __all__ = ["ANY_NUMBER", "FindRequest", "RenderRequest", "read_find", "read_render"]
 
@@ -272,9 +272,10 @@ def _integer(text: str) -> int:
     """Raises ``ValueError`` with Go's words."""
     if not _INT.fullmatch(text):
         raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
-    if len(text.lstrip("+-0")) > 19 or not -(1 << 63) <= int(text) < 1 << 63:
+    number = parse_int64(text)
+    if number is None:
         raise ValueError(f'strconv.Atoi: parsing "{text}": value out of range')
-    return int(text)
+    return number
 
 
 def _number(text: str) -> float:

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from m3x.golang import SECOND_NS
+from m3x.golang import SECOND_NS, parse_int64
 
 __all__ = [
     "TimeTextError",
@@ -181,12 +181,13 @@ def _unit_ns(word: str) -> int | None:
 
 def _unix_seconds(text: str) -> int | None:
     """Raises ``TimeTextError`` for digits that look like a date and are none."""
-    if not _INT.fullmatch(text) or len(text.lstrip("+-0")) > 19 or not -(1 << 63) <= int(text) < 1 << 63:
+    seconds = parse_int64(text) if _INT.fullmatch(text) else None
+    if seconds is None:
         return None
     found = _CALENDAR.fullmatch(text)
     if found is not None and int(found[1]) > 1900 and int(found[2]) < 13 and int(found[3]) < 32:
         raise TimeTextError(f"the date {text} does not exist")
-    return int(text)
+    return seconds
 
 
 def _absolute(text: str) -> int | None:
