@@ -36,7 +36,8 @@ _PROMQL = (
 )  # fmt: skip
 _PROMQL_WORDS = (
     b"(", b")", b"{", b"}", b"[", b"]", b'"', b"=~", b"!~", b"!=", b"=", b",", b"-", b"+", b"^", b"*", b"5m", b"offset ", b"@ ",
-    b"or ", b"by ", b"9", b"0", b" ", b"\n", b"a=", b".", b"\\", b"bool ", b"(?i)", b"(a|b)*", b"{1000}", b"\xc3\xa9", b"#",
+    b"or ", b"by ", b"9", b"0",
+    b" ", b"\n", b"a=", b"[", b"[99999999999999999999]", b"1e19", b".", b"\\", b"bool ", b"(?i)", b"(a|b)*", b"{1000}", b"\xc3\xa9", b"#",
 )  # fmt: skip
 _TARGETS = (
     b"servers.web*.load", b"sumSeries(a.{b,c}.*)", b"alias(scale(a.b, 1.5), 'x y')", b"movingAverage(a.b,'5min')",

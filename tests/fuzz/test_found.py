@@ -10,7 +10,7 @@ from coordinator.downsample.explain import parse_metric
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite.paths import GlobError, expansions
 from coordinator.query.graphite.times import parse_time
-from coordinator.query.selector import parse_selector
+from coordinator.query.selector import parse_matchers, parse_selector
 from coordinator.sinks.prom_remote.answers import judge
 from coordinator.write.carbon_line import parse_line, parse_value
 from coordinator.write.influx import Influx
@@ -32,6 +32,20 @@ LEVELS = "[" * 100_000
 def test_a_time_of_a_selector_that_no_calendar_has(time: str) -> None:
     with pytest.raises(QueryError, match="^the time behind @ is before 1970, or too far from it$"):
         parse_selector(f"up @ {time}")
+
+
+@pytest.mark.parametrize("number", ["99999999y", *(f"1{'0' * zeros}" for zeros in range(14, 25)), DIGITS])
+@pytest.mark.parametrize("form", ["up[{}]", "up offset {}", "up offset -{}", "up[5m:{}]", "up[{}:5m]", "up @ -{}"])
+def test_a_duration_of_a_query_that_no_calendar_has(form: str, number: str) -> None:
+    query = form.format(number)
+    try:
+        assert abs(parse_selector(query).shift(0, 0, 0)) < 1 << 62
+    except QueryError as error:
+        assert error.status in (400, 422)
+    try:
+        parse_matchers(query)
+    except QueryError as error:
+        assert error.status == 400
 
 
 def test_very_many_digits_of_a_policy_wrap_as_few_do() -> None:

@@ -80,10 +80,49 @@ def test_what_is_found(fault: str, text: str) -> None:
     assert text == "" or int(ran) < 50
 
 
+SEVERAL = """
+import time
+from tests.fuzz.parser import Parser
+from tests.fuzz.running import run_all
+
+def read(data):
+    time.sleep(0.001)
+
+def slow(data):
+    time.process_time()
+
+rows = [Parser(name, lambda: [b"seed"], read) for name in "abc"] + [Parser("slow", lambda: [b"seed"], slow)]
+said = []
+for report in run_all(rows[:3], "0", 100, jobs=2, tell=said.append, every_s=0.02):
+    print(report.name, report.ran, report.fault)
+print("slow", next(run_all(rows[3:], "0", 1 << 40, cpu_s=0.1)).ran > 100)
+print(sorted({line.split()[0] for line in said}))
+"""
+
+
+def test_several_at_a_time_say_how_far_they_are_and_end_when_their_time_is_up() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    )
+    *reports, slow, said = done.stdout.splitlines()
+    assert sorted(reports) == ["a 100 ", "b 100 ", "c 100 "]
+    assert slow == "slow True"
+    assert set(said) >= set("a:")
+
+
+@pytest.mark.parametrize("word", [b"9", b"ab"])
+def test_each_word_comes_as_often_as_there_is_room_for_it(word: bytes) -> None:
+    seeds = [b"seed", b"x"]
+    alone, behind, before, within = list(inputs(seeds, [word], "1", 6))[2:]
+    many = word * ((MAX_BYTES - 4) // len(word))
+    assert (alone, behind, before, within) == (many, b"seed" + many, many + b"seed", b"se" + many + b"ed")
+
+
 def test_inputs_are_the_same_again_and_differ_by_seed() -> None:
     seeds, words = [b"one", b"another"], [b"word"]
     first = list(inputs(seeds, words, "1", 200))
     assert first[:2] == seeds
+    assert len(first) == 200
     assert first == list(inputs(seeds, words, "1", 200))
     assert first[2:] != list(inputs(seeds, words, "2", 200))[2:]
     assert len(set(first)) > 100

@@ -5,7 +5,8 @@ The parser is a library's; expressions beyond a selector (and beyond ``constants
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import msgspec
@@ -54,9 +55,21 @@ def parse_expression(text: str) -> promql.Expr:
     if _levels(text) > _MAX_LEVELS:
         raise QueryError(f"the query has more than {_MAX_LEVELS} operators and parentheses in each other")
     try:
-        return promql.parse(text)
+        with _refusing("a duration of the query is too long", OverflowError):
+            return promql.parse(text)
     except ValueError as error:
         raise QueryError(f"parse error: {error}") from None
+
+
+@contextmanager
+def _refusing(why: str, *errors: type[Exception]) -> Iterator[None]:
+    """Numbers that are too large for the library become a ``QueryError``: it raises an error, or panics, which is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, errors) or type(error).__name__ == "PanicException":
+            raise QueryError(why) from None
+        raise
 
 
 def _levels(text: str) -> int:
@@ -81,7 +94,7 @@ def parse_selector(text: str) -> Selector:
 def parse_matchers(text: str) -> tuple[Matcher, ...]:
     """The matchers of a selector without range, offset and ``@``, as listings take it. Raises ``QueryError``."""
     expression = parse_expression(text)
-    plain = isinstance(expression, promql.VectorSelector) and expression.offset is None and expression.at is None
+    plain = isinstance(expression, promql.VectorSelector) and _offset_ms(expression) is None and expression.at is None
     if not plain:
         raise QueryError('match[] takes a selector such as up{job="api"}, without range, offset and @')
     return selector_of(expression).matchers
@@ -93,7 +106,8 @@ def selector_of(expression: promql.Expr) -> Selector:
         expression = expression.expr
     range_ms = 0
     if isinstance(expression, promql.MatrixSelector):
-        range_ms = _milliseconds(expression.range)
+        with _refusing("the range is too long", ValueError, OverflowError):
+            range_ms = _milliseconds(expression.range)
         expression = expression.vector_selector
     if not isinstance(expression, promql.VectorSelector):
         raise _unsupported(f"{_kind(expression)} is not supported")
@@ -102,7 +116,7 @@ def selector_of(expression: promql.Expr) -> Selector:
     return Selector(
         matchers=_matchers(expression),
         range_ms=range_ms,
-        offset_ms=_milliseconds(expression.offset) if expression.offset is not None else 0,
+        offset_ms=_offset_ms(expression) or 0,
         at=_at(expression.at),
     )
 
@@ -132,6 +146,11 @@ def _matchers(selector: promql.VectorSelector) -> tuple[Matcher, ...]:
     return tuple(found)
 
 
+def _offset_ms(selector: promql.VectorSelector) -> int | None:
+    with _refusing("the offset is too long", ValueError, OverflowError):
+        return None if selector.offset is None else _milliseconds(selector.offset)
+
+
 def _at(modifier: promql.AtModifier | None) -> Callable[[int, int], int] | None:
     if modifier is None:
         return None
@@ -144,13 +163,8 @@ def _at(modifier: promql.AtModifier | None) -> Callable[[int, int], int] | None:
 
 
 def _moment_ms(modifier: promql.AtModifier) -> int | None:
-    try:
+    with _refusing("the time behind @ is before 1970, or too far from it", ValueError, OverflowError):
         moment = modifier.at
-    except BaseException as error:
-        # What the library panics with, at a time long before 1970, is no Exception.
-        if isinstance(error, ValueError | OverflowError) or type(error).__name__ == "PanicException":
-            raise QueryError("the time behind @ is before 1970, or too far from it") from None
-        raise
     return None if moment is None else round(moment.timestamp() * 1000)
 
 
