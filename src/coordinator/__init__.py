@@ -14,6 +14,7 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``query``       answers queries, from whatever store can be read; ``reading`` says which
 ``matchers``    what labels are asked for
 ``api``         administers placements and topics
+``pages``       shows people where data goes, why metrics become what they become, and stored series
 ``rights``      which calls need which token
 ``not_kept``    the reasons why samples are not kept, as senders and operators are told; ``examples`` which of them the log names, and how
 ``ready``       answers for all of it

@@ -3,23 +3,20 @@
 from starlette.routing import Route
 
 from coordinator.config import CoordinatorConfig, LimitsConfig
-from coordinator.query import EmbeddedSource, ReadOptions, query_routes, unreadable_routes
+from coordinator.query import EmbeddedSource, ReadOptions, Source, query_routes, unreadable_routes
 from coordinator.sinks.prom_remote.credentials import shown_address
 from coordinator.storage import Storage
 
-__all__ = ["read_defaults", "reading_routes"]
+__all__ = ["read_defaults", "readable", "reading_routes"]
 
 _DEFAULT_SERIES = 100_000
 
 
 def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[Route]:
     """The routes of queries."""
-    store = storage.store if storage is not None else None
-    source = storage.source if storage is not None else None
+    source = readable(storage)
     if source is None:
-        if store is None:
-            return unreadable_routes(_where(config))
-        source = EmbeddedSource(store)
+        return unreadable_routes(_where(config))
     lookback_ms = int(config.lookback_duration) // 1_000_000
     carbon = config.carbon
     return query_routes(
@@ -28,8 +25,17 @@ def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[R
         defaults=read_defaults(config, config.limits),
         find_defaults=read_defaults(config, carbon.limits_find or config.limits),
         render_defaults=read_defaults(config, carbon.limits_render or config.limits),
-        watched=store,
+        watched=storage.store if storage is not None else None,
     )
+
+
+def readable(storage: Storage | None) -> Source | None:
+    """What stored series are read from; None: nothing can be."""
+    if storage is None:
+        return None
+    if storage.source is None and storage.store is not None:
+        return EmbeddedSource(storage.store)
+    return storage.source
 
 
 def read_defaults(config: CoordinatorConfig, section: LimitsConfig) -> ReadOptions:

@@ -35,7 +35,7 @@ class Readiness:
     ) -> None:
         self._obstacle = obstacle
         self._more_reasons = more_reasons
-        self._notes = notes
+        self.notes = notes
         self.set_namespaces(namespaces)
         self._topic = topic
         self._producer = producer
@@ -87,7 +87,7 @@ class Readiness:
             body["reasons"] = reasons
         if problems := self.problems(writes and not reasons):
             body["problems"] = problems
-        if notes := self._notes():
+        if notes := self.notes():
             body["notes"] = notes
         return (500 if reasons else 200), body
 

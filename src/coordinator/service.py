@@ -28,7 +28,8 @@ from coordinator.downsample.policies import policy_of, storage_judge, writable_p
 from coordinator.downsample.routes import rule_sets_route, rules_routes
 from coordinator.ingest import IngestOptions, IngestServer
 from coordinator.namespaces import NamespacesNow
-from coordinator.reading import reading_routes
+from coordinator.pages import FIGURES, Shown, page_routes
+from coordinator.reading import read_defaults, readable, reading_routes
 from coordinator.ready import Readiness, ready_route
 from coordinator.rights import rights
 from coordinator.sinks.records import RecordError
@@ -54,11 +55,13 @@ from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3cluster.following import follow
 from m3cluster.keys import DEFAULT_ZONE, placement_key
+from m3msg.producer import Producer
 from m3x.access import Access, AccessError, exposed
 from m3x.config import ConfigError, Places, parse_address
 from m3x.gate import Gate
 from m3x.instrument import Scope
 from m3x.log import logger
+from m3x.pages import History
 from m3x.process import few_open_files
 from m3x.processes import Zygote, run_directory
 from m3x.segments import SegmentError
@@ -237,6 +240,7 @@ class Coordinator(Writing):
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
+        routes += await self._start_pages(stack, store, storage, downsampler, producer, readiness, namespaces)
         await self._start_metrics(stack, None if own is None else own.watching.figures)
         app = Starlette(routes=[*routes, routes_route(routes)], exception_handlers={404: not_found})
         app.router.redirect_slashes = False
@@ -326,6 +330,37 @@ class Coordinator(Writing):
         stack.push_async_callback(own.end)
         log.info(SEVERAL)
         return own
+
+    async def _start_pages(
+        self,
+        stack: contextlib.AsyncExitStack,
+        store: kv.Store,
+        storage: Storage | None,
+        downsampler: Downsampler,
+        producer: Producer | None,
+        readiness: Readiness,
+        namespaces: NamespacesNow,
+    ) -> list[Route]:
+        """Pages for people, and what they keep."""
+        before = None if self._fleet is None else self._fleet.refresh
+        history = History(self.registry, self.config.metrics.scope.prefix, FIGURES, before)
+        await stack.enter_async_context(history.kept())
+        return page_routes(
+            Shown(
+                history=history,
+                downsampler=downsampler,
+                store=store,
+                environment=self._environment,
+                reasons=readiness.reasons,
+                problems=lambda: readiness.problems(not readiness.reasons()),
+                notes=readiness.notes,
+                producer=producer,
+                hub=storage.hub if storage is not None else None,
+                source=readable(storage),
+                read_options=read_defaults(self.config, self.config.limits),
+                namespaces=lambda: [namespace.name for namespace in namespaces.current],
+            )
+        )
 
     async def _start_metrics(
         self, stack: contextlib.AsyncExitStack, more_figures: Callable[[], Awaitable[bytes]] | None

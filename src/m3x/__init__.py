@@ -13,6 +13,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``sections``    the sections of those files that every service has; ``pools`` those for Go's object pools
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
 ``web``         an HTTP server in a service's own event loop, and the metrics page
+``pages``       pages for people: frame, flow, charts, shards by instance, the last hour
 ``access``      bearer tokens of HTTP calls, and the section that names them
 ``gate``        whether a connection has to speak TLS, plain text, or either
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus

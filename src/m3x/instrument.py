@@ -5,6 +5,7 @@ Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`
 ``name{k=v,k2=v2}``, or all that their own registry has (``Report``), merged under the name of their source.
 """
 
+import itertools
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
@@ -114,6 +115,16 @@ class Registry:
     def counter(self, name: str, **tags: str) -> float:
         """Current sum of a counter over this process and all merged ones."""
         return self._sums().counters.get((_sanitise(name), _labels(tags)), 0.0)
+
+    def totals(self, prefix: str = "") -> dict[str, float]:
+        """Counters and gauges below ``prefix``, by the rest of their names, each summed over its labels."""
+        start = f"{_sanitise(prefix)}_" if prefix else ""
+        sums, found = self._sums(), dict[str, float]()
+        for (name, _), value in itertools.chain(sums.counters.items(), sums.gauges.items()):
+            if name.startswith(start):
+                rest = name[len(start) :]
+                found[rest] = found.get(rest, 0.0) + value
+        return found
 
     def render(self) -> bytes:
         """The Prometheus text page."""

@@ -24,15 +24,10 @@ from m3x.instrument import Registry
 from m3x.log import logger
 from m3x.tls import TLS_BYTE, Refusal
 
-__all__ = ["NOTHING_FROM_ELSEWHERE", "Sharing", "metrics_app", "serve", "serve_shared"]
+__all__ = ["Sharing", "metrics_app", "serve", "serve_shared"]
 
 log = logger(__name__)
 
-NOTHING_FROM_ELSEWHERE = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Cache-Control": "no-store",
-}
-"""Headers of pages: what the browser is told to allow them, their own style."""
 _NO_ROOM_S = 1.0
 """So long after a connection could not be accepted the next one is tried: there are too many open files."""
 

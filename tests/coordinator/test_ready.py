@@ -19,7 +19,10 @@ class FakeProducer:
             InstanceStatus("b:6000", "agg02", False, "0/4", 0, 0, 0, "connection refused"),
         ]
         return ProducerStatus(
-            "ingest", 4, self.problems(), [ServiceStatus("m3aggregator", "replicated", True, instances, 0)]
+            "ingest",
+            4,
+            self.problems(),
+            [ServiceStatus("m3aggregator", "m3aggregator", "replicated", True, instances, 0)],
         )
 
 

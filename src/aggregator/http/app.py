@@ -21,7 +21,7 @@ from aggregator.http.source import StatusSource
 from m3x.access import Right, RightOf
 from m3x.instrument import Registry
 from m3x.log import logger
-from m3x.web import NOTHING_FROM_ELSEWHERE
+from m3x.pages import HEADERS
 
 __all__ = ["create_app", "rights"]
 
@@ -60,7 +60,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         return _json({"instanceId": source.instance_id, "shards": source.shards(), "lists": source.lists()})
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(render(source), headers=NOTHING_FROM_ELSEWHERE)
+        return HTMLResponse(render(source), headers=HEADERS)
 
     async def metrics(_request: Request) -> Response:
         return PlainTextResponse(registry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

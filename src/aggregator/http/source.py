@@ -4,6 +4,8 @@ from typing import Protocol
 
 import msgspec
 
+from m3x.pages import Chart, Holder, Lane
+
 __all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource"]
 
 
@@ -71,6 +73,15 @@ class StatusSource(Protocol):
 
     def lists(self) -> list[ListRow]:
         """Our lists."""
+
+    def flow(self) -> list[Lane]:
+        """The way of the data through this instance."""
+
+    def holders(self) -> list[Holder]:
+        """The instances of the placement with their shards."""
+
+    def charts(self) -> list[Chart]:
+        """The last hour."""
 
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page: what, and how it is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
 from aggregator.http import create_app, rights
 from aggregator.supervisor.instance import Instance
+from aggregator.supervisor.picture import FIGURES, Picture
 from aggregator.supervisor.status import InstanceStatus
 from aggregator.warmup import PACKAGES
 from m3cluster.kv import KVError, StoreConfig, open_store
@@ -19,6 +20,7 @@ from m3x.config import ConfigError, Loaded
 from m3x.endpoints import bound
 from m3x.gate import Gate
 from m3x.instrument import Registry
+from m3x.pages import History
 from m3x.processes import Zygote, run_directory
 from m3x.service_manager import ServiceManager
 from m3x.tls import ServerTLS, TLSError
@@ -87,8 +89,14 @@ async def _main(
                     registry=registry,
                 )  # fmt: skip
                 instance.problems.set("open files", process.few_open_files(), serious=False)
-                status = InstanceStatus(instance)
-                async with zygote, _servers(config, status, registry), manager.told(lambda: _in_short(status)):
+                history = History(registry, config.metrics.scope.prefix, FIGURES)
+                status = InstanceStatus(instance, Picture(instance, history))
+                async with (
+                    history.kept(),
+                    zygote,
+                    _servers(config, status, registry),
+                    manager.told(lambda: _in_short(status)),
+                ):
                     return await _until_stopped(instance, is_child)
         except (TLSError, AccessError, OSError) as error:
             _log.error("cannot start", error=str(error))

@@ -10,6 +10,7 @@ from aggregator.lists import ListId
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.flush_times import flushed_through
 from aggregator.supervisor.flushing.holding import Holding
+from aggregator.supervisor.picture import Picture
 from aggregator.supervisor.placement import View
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
@@ -34,8 +35,11 @@ class Shown(Protocol):
 class InstanceStatus:
     """``StatusSource`` of an instance."""
 
-    def __init__(self, instance: Shown) -> None:
+    def __init__(self, instance: Shown, picture: Picture) -> None:
         self._instance = instance
+        self.flow = picture.flow
+        self.holders = picture.holders
+        self.charts = picture.charts
 
     @property
     def instance_id(self) -> str:

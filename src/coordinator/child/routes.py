@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from coordinator.child.watching import Watching
-from m3x.web import NOTHING_FROM_ELSEWHERE
+from m3x.pages import HEADERS
 
 __all__ = ["child_routes"]
 
@@ -22,7 +22,7 @@ def child_routes(watching: Watching) -> list[Route]:
             answer = await watching.get(path)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return PlainTextResponse("\n".join(watching.reasons) + "\n", 503)
-        return Response(answer.body, answer.status, NOTHING_FROM_ELSEWHERE, media_type=answer.content_type)
+        return Response(answer.body, answer.status, HEADERS, media_type=answer.content_type)
 
     async def moved(_request: Request) -> Response:
         return RedirectResponse("/aggregator/")

@@ -137,6 +137,7 @@ def _target(snapshot: RollupSnapshot, index: int, matched: Tags) -> Document:
 def _sent(ident: bytes, metadatas: StagedMetadatas, *, rollup: bool) -> Document:
     return {
         "metric": id_text(ident),
+        "id": ident.hex(),
         "rolledUp": rollup,
         "pipelines": [pipeline(one) for stage in metadatas for one in stage.pipelines],
     }

@@ -11,12 +11,13 @@ from coordinator.query.embedded import EmbeddedSource
 from coordinator.query.errors import QueryError
 from coordinator.query.routes import query_routes, unreadable_routes
 from coordinator.query.selector import Selector, parse_selector
-from coordinator.query.source import ReadOptions, Source
+from coordinator.query.source import ReadOptions, Selection, Source
 
 __all__ = [
     "EmbeddedSource",
     "QueryError",
     "ReadOptions",
+    "Selection",
     "Selector",
     "Source",
     "parse_selector",

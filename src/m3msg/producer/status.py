@@ -42,6 +42,8 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     """One consumer service of the topic."""
 
     service: str
+    name: str
+    """Of the service alone."""
     consumption_type: str
     has_placement: bool
     instances: list[InstanceStatus]
@@ -75,6 +77,7 @@ def service_status(writer: ServiceWriter) -> ServiceStatus:
     spare = writer.writers.spare
     return ServiceStatus(
         str(writer.service.service_id),
+        writer.service.service_id.name,
         writer.service.consumption_type.name.lower(),
         writer.has_placement,
         instances,

@@ -3,10 +3,12 @@
 import json
 
 import httpx
+import numpy as np
 import pytest
 
 from aggregator.http import ListRow, Readiness, ShardRow, create_app
 from m3x.instrument import Registry
+from m3x.pages import Chart, Edge, Holder, Lane, Line, Stage, Stretch
 
 
 class Source:
@@ -20,6 +22,7 @@ class Source:
         self.resign_error: Exception | None = None
         self.resigned = 0
         self.problems: list[str] = []
+        self.rate = 12.0
 
     def election_state(self) -> str:
         return self.state
@@ -43,6 +46,15 @@ class Source:
 
     def lists(self) -> list[ListRow]:
         return [ListRow("timed 10s", 10_000_000_000, 2, 1_767_355_190_000_000_000, 1_767_355_200_000_000_000)]
+
+    def flow(self) -> list[Lane]:
+        return [Lane("Samples", [Stage("producers"), Edge(self.rate), Stage("front <1>")])]
+
+    def holders(self) -> list[Holder]:
+        return [Holder("one <i>", "leader", "", [Stretch(0, 3, "initializing", "cut over in 42 s")])]
+
+    def charts(self) -> list[Chart]:
+        return [Chart("Messages a second", [Line("received", np.arange(720.0))], 5.0)]
 
     def facts(self) -> list[tuple[str, str]]:
         return [("placement version", "3")]
@@ -111,6 +123,9 @@ async def test_the_page_shows_the_same_and_escapes_names(client, source: Source)
     assert "<title>m3aggregator01:6000 &lt;x&gt;: leader, not ready – m3aggregator</title>" in text
     assert "&lt;no placement&gt;" in text
     assert "1 down" in text
+    assert "front &lt;1&gt;" in text
+    assert "one &lt;i&gt;" in text
+    assert "shards 0–3 initializing, cut over in 42 s" in text
     assert "<td>12:00:00</td>" in text
     assert "http://" not in text
     assert "https://" not in text
@@ -126,7 +141,7 @@ async def test_the_page_without_shards_and_before_the_cutover(client, source: So
     # Never flushed is no lag of 0 seconds.
     assert "<td>7,000</td><td>2</td><td>never</td><td>–</td>" in text
     monkeypatch.setattr(source, "shards", lambda: [])
-    assert "this instance owns no shards" in (await client.get("/")).text
+    assert "None: this instance owns no shards" in (await client.get("/")).text
 
 
 async def test_metrics_on_the_same_port_when_they_have_no_other(client) -> None:

@@ -33,7 +33,9 @@ class ClosedProducer:
             return InstanceStatus(f"h{n}:6000", f"m3aggregator{n}", not error, "1/1", 0, unacked, 0, error)
 
         instances = [instance(n, n, "connection refused" if n == 2 else "") for n in range(6)]
-        return ProducerStatus("x", 64, [], [ServiceStatus("m3aggregator", "replicated", True, instances, 0)])
+        return ProducerStatus(
+            "x", 64, [], [ServiceStatus("m3aggregator", "m3aggregator", "replicated", True, instances, 0)]
+        )
 
 
 @pytest.fixture

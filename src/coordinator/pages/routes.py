@@ -1,0 +1,38 @@
+"""The routes of the pages."""
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from coordinator.pages import explain, graph, overview
+from coordinator.pages.leaders import Leaders
+from coordinator.pages.shown import Shown
+from m3x.pages import HEADERS
+
+__all__ = ["page_routes"]
+
+
+def page_routes(shown: Shown) -> list[Route]:
+    """``/``, ``/explain``, ``/graph``."""
+    leaders = Leaders(shown.store, shown.environment)
+
+    async def overview_page(_request: Request) -> Response:
+        leading: dict[int, str] = {}
+        if (found := overview.aggregators(shown)) is not None:
+            service, placement = found
+            leading = await leaders.of(service, {one.shard_set_id for one in placement.instances})
+        return HTMLResponse(overview.render(shown, leading), headers=HEADERS)
+
+    async def explain_page(request: Request) -> Response:
+        status, text = await explain.render(shown, leaders, request.query_params)
+        return HTMLResponse(text, status, headers=HEADERS)
+
+    async def graph_page(request: Request) -> Response:
+        status, text = await graph.render(shown, request.query_params)
+        return HTMLResponse(text, status, headers=HEADERS)
+
+    return [
+        Route("/", overview_page, methods=["GET"]),
+        Route("/explain", explain_page, methods=["GET"]),
+        Route("/graph", graph_page, methods=["GET"]),
+    ]
