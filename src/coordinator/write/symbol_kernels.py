@@ -54,6 +54,7 @@ _SHORT_BYTES = np.uint64(96)
 _LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
     np.uint64(n) for n in (0x0A, 0x0A, 0x12, 0x0A, 0x12, 0x09, 0x10)
 )
+_TYPE, _HELP, _UNIT = (np.uint64(n) for n in (0x08, 0x18, 0x20))
 _MOST_TYPES = np.uint64(7)
 _TYPE_TAG = np.uint64(0x3EC8)  # field 1001, a varint: two bytes
 _0, _1, _2, _3, _4, _7, _8, _9, _16, _32 = (np.uint64(n) for n in (0, 1, 2, 3, 4, 7, 8, 9, 16, 32))
@@ -195,6 +196,12 @@ def _type_of(a, e):
     """``(type, address after the message)`` of Metadata; a type that nobody knows is none. Address 0: it is broken."""
     kind = _0
     while a < e:
+        tag = np.uint64(load8(a))
+        if a + _1 < e and tag in (_TYPE, _HELP, _UNIT) and load8(a + _1) < _80:
+            if tag == _TYPE:
+                kind = np.uint64(load8(a + _1))
+            a += _2
+            continue
         number, wire, a = field(a, e)
         if a == _0:
             return _0, _0
