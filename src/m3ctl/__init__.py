@@ -6,7 +6,7 @@
 ``answers``     the bodies that are read, M3's and ours
 ``kv``          the same cluster's keys read from etcd or an embedded KV directly, where HTTP does not offer them
 ``report``      what a command found, as text and as JSON
-``placement``, ``topic``, ``shards``, ``leaders``, ``resign``, ``flush_times``   one command each
+``placement``, ``topic``, ``shards``, ``leaders``, ``resign``, ``flush_times``, ``top``, ``tail``   one command each
 ``doctor``      the command that checks the whole set-up
 
 Works against M3's own coordinator and aggregator too; what only ours serve (``/shards``, ``/ready`` of an aggregator) is said to be missing

@@ -13,10 +13,13 @@ __all__ = [
     "CoordinatorReady",
     "Environment",
     "Environments",
+    "Flow",
     "Instance",
+    "Lane",
     "ListRow",
     "Placement",
     "PlacementAnswer",
+    "QueryAnswer",
     "Ready",
     "Service",
     "Shard",
@@ -25,6 +28,7 @@ __all__ = [
     "SinkRow",
     "Sinks",
     "Status",
+    "Step",
     "Topic",
     "TopicAnswer",
 ]
@@ -214,6 +218,58 @@ class ListRow(msgspec.Struct, frozen=True, rename="camel"):
     shards: int
     flushed_through_ns: int
     newest_flushed_through_ns: int | None = None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A stage of the way of the data, or (``kind`` edge) what goes from the one before it to the one behind."""
+
+    kind: str
+    name: str = ""
+    lines: list[str] = []
+    rate: float | None = None
+    unit: str = ""
+    waiting: str = ""
+    trouble: str = ""
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One way, from its source to its end."""
+
+    name: str
+    steps: list[Step]
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """``/flow`` of our services."""
+
+    lanes: list[Lane]
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """Seconds since 1970, and the value as text."""
+
+    time_s: float
+    value: str
+
+
+class PointsOfSeries(msgspec.Struct, frozen=True):
+    """A series of a matrix."""
+
+    metric: dict[str, str]
+    values: list[Point]
+
+
+class Matrix(msgspec.Struct, frozen=True, rename="camel"):
+    """``data`` of an answer with a range of points."""
+
+    result_type: str
+    result: list[PointsOfSeries]
+
+
+class QueryAnswer(msgspec.Struct, frozen=True):
+    """Prometheus' answer to a query."""
+
+    data: Matrix
 
 
 class Shards(msgspec.Struct, frozen=True, rename="camel"):

@@ -4,9 +4,13 @@ import argparse
 import math
 import os
 import ssl
+import sys
+import time
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
+
+import shtab
 
 from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig, ZooKeeper
 from m3ctl.client import Caller, CtlError, base_url
@@ -18,6 +22,8 @@ from m3ctl.placement import show_placement
 from m3ctl.report import Report
 from m3ctl.resign import resign
 from m3ctl.shards import show_shards
+from m3ctl.tail import tail
+from m3ctl.top import show_top
 from m3ctl.topic import TOPICS, show_topics
 from m3x import log
 from m3x.output import complain, say
@@ -27,6 +33,7 @@ from m3x.version import VERSION
 __all__ = ["main"]
 
 _USAGE_ERROR = 2
+_CLEAR = "\x1b[H\x1b[2J"
 _EPILOG = """exit codes: 0 all is well, 1 a problem was found or something did not answer, 2 wrong arguments.
 M3CTL_COORDINATOR, M3CTL_ENV and M3CTL_ZONE in the environment take the place of --coordinator, --env and --zone,
 M3CTL_CA_FILE, M3CTL_CERT_FILE, M3CTL_KEY_FILE and M3CTL_TOKEN_FILE that of the options so called; M3CTL_TOKEN is a token itself."""
@@ -36,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.command == "completion":
+        say(f"{shtab.complete(parser, shell=options.shell)}\n")
+        return 0
     try:
         settings = _settings(options)
     except ValueError as error:
@@ -43,8 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _USAGE_ERROR
     # Warnings of the KV clients would repeat what the command says itself.
     log.configure("error")
+    cluster = Cluster(settings)
     try:
-        report = _run(options, Cluster(settings))
+        if options.command == "tail":
+            tail(
+                cluster, options.selector, every_s=options.every, since_s=round(options.since), as_json=options.json, say=say
+            )  # fmt: skip
+        while options.command == "top" and not (options.once or options.json):
+            text = show_top(cluster).text()
+            # On a terminal one look takes the place of the one before.
+            say(f"{_CLEAR if sys.stdout.isatty() else ''}{text}\n\n")
+            time.sleep(options.every)
+        report = _run(options, cluster)
     except CtlError as error:
         if options.json:
             say(f"{Report(problems=[str(error)]).json()}\n")
@@ -71,6 +91,8 @@ def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
             return resign(cluster, options.instance, options.shard_set or 0, options.resign_timeout)
         case "flush-times":
             return show_flush_times(cluster)
+        case "top":
+            return show_top(cluster)
         case _:
             return doctor(cluster, topics=(options.ingest_topic, options.output_topic), wait_s=options.wait)
 
@@ -189,6 +211,21 @@ def _parser() -> argparse.ArgumentParser:
         help="how long to wait for the handover (default 65: M3's resignTimeout and a little)",
     )  # fmt: skip
     command("flush-times", "up to where every list is flushed for good")
+    live = command("top", "what goes from where to where in every service: rates, queues, troubles; live")
+    live.add_argument("--once", action="store_true", help="one look (as with --json); else again and again")
+    live.add_argument("--every", type=_seconds, default=5.0, metavar="S", help="default %(default)g")
+    follow = command("tail", "aggregated values as they come out")
+    follow.add_argument("selector", metavar="SELECTOR", help="such as 'requests_total{job=\"api\"}'")
+    follow.add_argument(
+        "--every", type=_seconds, default=2.0, metavar="S", help="between two questions (default %(default)g)"
+    )
+    follow.add_argument(
+        "--since", type=_seconds, default=60.0, metavar="S", help="begins so long ago (default %(default)g)"
+    )
+    shells = commands.add_parser(
+        "completion", help="completion for a shell", description="Prints the completion for a shell."
+    )
+    shells.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     check = command("doctor", "checks the whole set-up and says how to mend what is wrong")
     check.add_argument("--ingest-topic", type=_word, default=TOPICS[0], metavar="TOPIC", help=f"default: {TOPICS[0]}")
     check.add_argument("--output-topic", type=_word, default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")

@@ -1,6 +1,7 @@
 """What a cluster is asked over HTTP: a coordinator's admin API, and port 6001 of every aggregator instance."""
 
 import time
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,9 +10,11 @@ from m3ctl.answers import (
     CoordinatorReady,
     Environment,
     Environments,
+    Flow,
     Instance,
     Placement,
     PlacementAnswer,
+    QueryAnswer,
     Ready,
     Shards,
     Sinks,
@@ -93,6 +96,19 @@ class Cluster:
     def coordinator_ready(self) -> CoordinatorReady:
         """``/ready`` of the coordinator."""
         return self._ask("/ready").read(CoordinatorReady, what="an M3 coordinator")
+
+    def flow(self, target: Target | None = None) -> Flow | None:
+        """``/flow`` of an aggregator, or of the coordinator; None: it does not serve it, as M3's own."""
+        answer = self._ask("/flow") if target is None else self._of(target, "/flow")
+        return None if answer.status == 404 else answer.read(Flow, what="a service of ours")
+
+    def points(self, selector: str, over_s: int) -> QueryAnswer:
+        """What is stored of the series of a selector, of the last seconds."""
+        query = urllib.parse.urlencode({"query": f"{selector}[{over_s}s]"})
+        answer = self._ask(f"/api/v1/query?{query}")
+        if answer.status != 200:
+            raise CtlError(f"{self.settings.coordinator} answered {answer.status}: {answer.text()}")
+        return answer.read(QueryAnswer, what="a coordinator that can be queried")
 
     def sinks(self) -> Sinks:
         """Where the coordinator's values go, and what waits; nothing where it does not say."""

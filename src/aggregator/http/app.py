@@ -7,7 +7,8 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | ``/status`` | M3's, and ``"problems": [...]`` beside ``"status"`` while something is wrong with the set-up |
 | ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
 | ``/shards`` | ``{"instanceId", "shards", "lists"}``: per shard worker, state, entries, windows, flush, lag; per list its flush time |
-| ``/`` | the same as a page |
+| ``/flow`` | ``{"instanceId", "lanes"}``: the way of the data (``m3x.pages.Lane``) |
+| ``/`` | all of it as a page |
 """
 
 import msgspec
@@ -59,6 +60,9 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
     async def shards(_request: Request) -> Response:
         return _json({"instanceId": source.instance_id, "shards": source.shards(), "lists": source.lists()})
 
+    async def flow(_request: Request) -> Response:
+        return _json({"instanceId": source.instance_id, "lanes": source.flow()})
+
     async def page(_request: Request) -> Response:
         return HTMLResponse(render(source), headers=HEADERS)
 
@@ -72,6 +76,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         Route("/resign", resign, methods=any_method),
         Route("/ready", ready),
         Route("/shards", shards),
+        Route("/flow", flow),
         Route("/", page),
     ]
     if metrics_path is not None:

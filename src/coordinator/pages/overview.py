@@ -29,7 +29,7 @@ from m3x.pages import (
     table,
 )
 
-__all__ = ["FIGURES", "LINKS", "aggregators", "render"]
+__all__ = ["FIGURES", "LINKS", "aggregators", "lanes", "render"]
 
 _HTTP, _CARBON = "ingest_samples", "ingest_carbon_success"
 _SENT, _ACKED, _BUFFERED = "producer_message_enqueue", "producer_message_acked", "producer_byte_buffered"
@@ -67,10 +67,10 @@ def render(shown: Shown, leaders: Mapping[int, str]) -> str:
         shard_map(_holders(found[1], leaders)) if found is not None else "<p>No placement of aggregators is known.</p>"
     )
     charts = "".join(map(chart, _charts(shown)))
-    sinks = shown.hub.status() if shown.hub is not None else []
+    sinks = _status(shown)
     body = f"""{bullets("What keeps samples out", reasons, "missing")}{bullets("What is wrong", problems, "missing")}
 {bullets("Worth knowing", shown.notes(), "notes")}
-<h2>The way of the data</h2>{flow(_lanes(shown, sinks))}
+<h2>The way of the data</h2>{flow(lanes(shown))}
 <h2>Which aggregator holds which shards</h2>{held}
 {_sinks(sinks)}<h2>The last hour</h2><div class="charts">{charts}</div>"""
     names = ", ".join(shown.namespaces()) or "none"
@@ -84,16 +84,17 @@ def aggregators(shown: Shown) -> tuple[ServiceID, Placement] | None:
     return next(((service, found) for service, found in placements.items() if found is not None), None)
 
 
-def _lanes(shown: Shown, sinks: list[SinkStatus]) -> list[Lane]:
-    history = shown.history
+def lanes(shown: Shown) -> list[Lane]:
+    """Samples go to the aggregators; aggregated values come back and go to every sink."""
+    history, sinks = shown.history, _status(shown)
     samples = history.rate(_HTTP) + _known(history.rate(_CARBON))
     here = Stage("this coordinator", [f"{amount(history.rate(_WRITES))} requests/s"])
-    lanes = []
+    found = []
     if shown.producer is not None:
         status = shown.producer.status()
         buffered = _known(history.now(_BUFFERED))
         waiting = f"{size(buffered)} unacked" if buffered else ""
-        lanes.append(
+        found.append(
             Lane(
                 f"Samples, topic {status.topic}",
                 [
@@ -106,13 +107,17 @@ def _lanes(shown: Shown, sinks: list[SinkStatus]) -> list[Lane]:
             )
         )
     else:
-        lanes.append(Lane("Samples", [Stage("senders"), Edge(samples, "samples"), here]))
+        found.append(Lane("Samples", [Stage("senders"), Edge(samples, "samples"), here]))
     ingest = Stage("ingest server", [f"{amount(_known(history.now(_BACK_CONNECTIONS)))} connections"])
     back: list[Stage | Edge] = [Stage("aggregators"), Edge(history.rate(_BACK), "values"), ingest]
     if not sinks:
         stored = Stage("embedded store", [f"{amount(_known(history.now(_SERIES)))} series"])
-        return [*lanes, Lane("Aggregated values", [*back, Edge(history.rate(_ROWS), "rows"), stored])]
-    return [*lanes, *(Lane(f"Aggregated values, sink {one.name}", [*back, *_way_to(one)]) for one in sinks)]
+        return [*found, Lane("Aggregated values", [*back, Edge(history.rate(_ROWS), "rows"), stored])]
+    return [*found, *(Lane(f"Aggregated values, sink {one.name}", [*back, *_way_to(one)]) for one in sinks)]
+
+
+def _status(shown: Shown) -> list[SinkStatus]:
+    return shown.hub.status() if shown.hub is not None else []
 
 
 def _way_to(sink: SinkStatus) -> list[Stage | Edge]:

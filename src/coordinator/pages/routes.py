@@ -1,5 +1,6 @@
 """The routes of the pages."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -13,7 +14,7 @@ __all__ = ["page_routes"]
 
 
 def page_routes(shown: Shown) -> list[Route]:
-    """``/``, ``/explain``, ``/graph``."""
+    """``/``, ``/explain``, ``/graph``, and ``/flow``: the way of the data as JSON, ``{"lanes": [...]}`` (``m3x.pages.Lane``)."""
     leaders = Leaders(shown.store, shown.environment)
 
     async def overview_page(_request: Request) -> Response:
@@ -22,6 +23,10 @@ def page_routes(shown: Shown) -> list[Route]:
             service, placement = found
             leading = await leaders.of(service, {one.shard_set_id for one in placement.instances})
         return HTMLResponse(overview.render(shown, leading), headers=HEADERS)
+
+    async def flow(_request: Request) -> Response:
+        body = msgspec.json.encode({"lanes": overview.lanes(shown)})
+        return Response(body + b"\n", media_type="application/json")
 
     async def explain_page(request: Request) -> Response:
         status, text = await explain.render(shown, leaders, request.query_params)
@@ -33,6 +38,7 @@ def page_routes(shown: Shown) -> list[Route]:
 
     return [
         Route("/", overview_page, methods=["GET"]),
+        Route("/flow", flow, methods=["GET"]),
         Route("/explain", explain_page, methods=["GET"]),
         Route("/graph", graph_page, methods=["GET"]),
     ]

@@ -1,4 +1,4 @@
-"""The way of the data as a picture: lanes of stages, and between them what goes from one to the next.
+"""The way of the data: lanes of stages, and between them what goes from one to the next; as a picture, and as JSON (``/flow``).
 
 A lane is an ordered list: side by side where there is room, below each other on a phone, and read out in order.
 """
@@ -13,7 +13,7 @@ from m3x.pages.texts import amount
 __all__ = ["Edge", "Lane", "Stage", "flow"]
 
 
-class Stage(msgspec.Struct, frozen=True):
+class Stage(msgspec.Struct, frozen=True, tag="stage", tag_field="kind"):
     """A place that data comes through. ``trouble``: what is wrong with it now; empty: nothing."""
 
     name: str
@@ -21,11 +21,11 @@ class Stage(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
-class Edge(msgspec.Struct, frozen=True):
+class Edge(msgspec.Struct, frozen=True, tag="edge", tag_field="kind"):
     """What goes from the stage before to the one behind. ``waiting``: what stands in the queue, in words; empty: nothing does."""
 
     rate: float
-    """A second; NaN: not known."""
+    """A second; NaN (in JSON null): not known."""
     unit: str = "messages"
     waiting: str = ""
     trouble: str = ""
