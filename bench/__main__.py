@@ -16,6 +16,7 @@ _COMMANDS = {
     "profile": ("profile.command", "what each stage of that way costs, beside what the same bytes cost at least"),
     "low-rate": ("low_rate", "what a pair costs that gets few messages, and one that gets none"),
     "latency": ("latency", "how long acks take at half of the maximum throughput, and a large window to be out"),
+    "pauses": ("pauses", "for how long ingest stands still while a snapshot of a worker is written"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
     "soak": ("soak", "whether memory comes back when series come and go"),
     "start": (

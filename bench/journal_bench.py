@@ -80,6 +80,7 @@ def _snapshot(run: _Run, *, busy: bool = True) -> dict[str, float]:
         try:
             once, tables = run.engine.save(consuming=True)
             journal.write_snapshot(msgspec.structs.replace(head, once=once), tables)
+            journal.delete_unneeded()
         finally:
             os._exit(0)
     paused_s = time.monotonic() - began

@@ -3,10 +3,9 @@
 Two instances, one with and one without a journal, are given the same messages as fast as they acknowledge them, in turns of some
 seconds: a pair of turns is one ratio of messages per CPU second, of all processes, snapshots included. All series are known before the
 first turn, and windows are long: nothing is flushed meanwhile. Turns go on until there are enough pairs, and those with a journal until
-two snapshots were written, which may be sooner than their share of what is written: the bytes a message are the most that they can be.
-Memory is proportional (PSS) and that of all processes, the child that writes the snapshot among them; a gap is the time between two acks of
-a connection whose messages wait. To look at the memory takes 40 ms of CPU each time, so memory is that of the first snapshot, and gaps are
-those of the second one.
+a snapshot was written, which may be sooner than its share of what is written: the bytes a message are the most that they can be.
+Memory is proportional (PSS) and that of all processes, the child that writes the snapshot among them. To look at it takes 40 ms of CPU
+each time, so for how long ingest stands still is another bench (``bench.pauses``).
 """
 
 import argparse
@@ -30,9 +29,8 @@ __all__ = ["run"]
 _LEAST_MESSAGES = 20_000
 _LOOK_S = 0.02
 _MEASURE_S = 0.1
-_SNAPSHOTS = 2
 _MOST_TURNS = 8
-"""So many times the pairs that are wanted, while too few snapshots were written."""
+"""So many times the pairs that are wanted, while no snapshot was written."""
 _SNAPSHOT_FROM = 500_000
 """Series from which on a snapshot is waited for: those of fewer are too small to be looked at."""
 _PATIENCE_S = 120.0
@@ -44,7 +42,6 @@ class _Snapshot:
     began: float
     before: int
     """Bytes of memory of the instance."""
-    measured: bool
     most: int = 0
     cpu_s: float = 0.0
     ended: float = 0.0
@@ -73,12 +70,12 @@ class _Watch(threading.Thread):
                 if now - measured > 10 * _MEASURE_S:
                     memory, measured, before = self._memory([]), now, self._ended_cpu()
             elif current is None:
-                current, cpu_s = _Snapshot(now, memory, not self.snapshots), before
+                current, cpu_s = _Snapshot(now, memory), before
             if current is not None and not children:
                 current.ended, current.cpu_s = now, self._ended_cpu() - cpu_s
                 self.snapshots.append(current)
                 current = None
-            elif current is not None and current.measured and now - measured > _MEASURE_S:
+            elif current is not None and now - measured > _MEASURE_S:
                 current.most, measured = max(current.most, self._memory(children)), now
 
     def close(self) -> None:
@@ -116,7 +113,6 @@ class _Side:
         self.watch.start()
         self.messages = 0
         self.cpu_s = 0.0
-        self.turns: list[tuple[float, float]] = []
 
     def turn(self, seconds: float) -> float:
         """Messages a CPU second."""
@@ -132,7 +128,6 @@ class _Side:
         limit = time.monotonic() + _PATIENCE_S
         while any(c.acked < c.sent and not c.failed for c in self.connections) and time.monotonic() < limit:
             time.sleep(0.005)
-        self.turns.append((began, time.monotonic()))
         messages = sum(c.acked for c in self.connections) - messages
         cpu_s = sum(self.aggregator.cpu().values()) - cpu_s
         self.messages += messages
@@ -142,19 +137,7 @@ class _Side:
     def forget(self) -> None:
         """What was so far is not measured."""
         self.messages, self.cpu_s = 0, 0.0
-        self.turns.clear()
         self.watch.snapshots.clear()
-
-    def gaps(self) -> tuple[float, float]:
-        """The longest gaps in milliseconds: beside snapshots, and while one is written."""
-        longest = [0.0, 0.0]
-        for connection in self.connections:
-            for one, other in connection.gaps():
-                if any(began <= one and other <= ended for began, ended in self.turns):
-                    met = [s for s in self.watch.snapshots if s.began - _LOOK_S <= other and one <= s.ended]
-                    if not any(s.measured for s in met):
-                        longest[bool(met)] = max(longest[bool(met)], other - one)
-        return 1000 * longest[0], 1000 * longest[1]
 
     def close(self) -> None:
         """Ends all."""
@@ -192,7 +175,7 @@ def _measured(options: argparse.Namespace, plain: _Side, durable: _Side) -> dict
         side.forget()
     written = durable.aggregator.written_bytes()
     pairs: list[tuple[float, float]] = []
-    wanted = _SNAPSHOTS if options.series >= _SNAPSHOT_FROM else 0
+    wanted = options.series >= _SNAPSHOT_FROM
     while len(pairs) < options.pairs:
         order = (plain, durable) if len(pairs) % 2 == 0 else (durable, plain)
         found = {side: side.turn(options.seconds) for side in order}
@@ -203,7 +186,6 @@ def _measured(options: argparse.Namespace, plain: _Side, durable: _Side) -> dict
         turns += 1
     ratios = [with_journal / without for without, with_journal in pairs]
     snapshots = durable.watch.snapshots
-    beside, during = durable.gaps()
     return {
         "kind": options.kind, "series": options.series, "workers": options.workers, "pairs": len(pairs),
         "ratio_median": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios),
@@ -212,11 +194,8 @@ def _measured(options: argparse.Namespace, plain: _Side, durable: _Side) -> dict
         "messages_per_cpu_second_with": statistics.median(p[1] for p in pairs),
         "bytes_per_message": (durable.aggregator.written_bytes() - written) / durable.messages,
         "snapshots": [
-            {"cpu_s": s.cpu_s, "seconds": s.ended - s.began, "memory": s.most / s.before - 1 if s.measured else None}
-            for s in snapshots
+            {"cpu_s": s.cpu_s, "seconds": s.ended - s.began, "memory": s.most / s.before - 1} for s in snapshots
         ],
-        "longest_gap_ms": beside, "longest_gap_in_snapshot_ms": during,
-        "longest_gap_without_journal_ms": plain.gaps()[0],
     }  # fmt: skip
 
 
@@ -229,11 +208,7 @@ def _text(f: dict[str, Any]) -> str:
         f"  {f['bytes_per_message']:.1f} bytes written a message, snapshots included",
     ]
     lines += [
-        f"  snapshot: {s['cpu_s']:.2f} s CPU in {s['seconds']:.1f} s"
-        + ("" if s["memory"] is None else f", memory of all processes +{100 * s['memory']:.0f} %")
+        f"  snapshot: {s['cpu_s']:.2f} s CPU in {s['seconds']:.1f} s, memory of all processes +{100 * s['memory']:.0f} %"
         for s in f["snapshots"]
     ]
-    gaps = f"  longest time between two acks: {f['longest_gap_ms']:.0f} ms"
-    if any(s["memory"] is None for s in f["snapshots"]):
-        gaps += f", {f['longest_gap_in_snapshot_ms']:.0f} ms while a snapshot was written"
-    return "\n".join([*lines, f"{gaps}; without a journal {f['longest_gap_without_journal_ms']:.0f} ms"])
+    return "\n".join(lines)

@@ -4,27 +4,13 @@ A replay of 20,000 messages costs a few column copies and one ``sendall``. Acks 
 """
 
 import argparse
-import itertools
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from bench.acks import ENTRY_SIZE, Acked
 from bench.messages import KINDS, Frames, build
-
-
-def waits(sent_at: list[float], acked_at: list[tuple[float, int]], size: int) -> Iterator[tuple[float, float]]:
-    """From when to when messages waited and no ack came.
-
-    ``sent_at``: when each replay of ``size`` messages began to be sent; ``acked_at``: when acks came, and how many messages were
-    acknowledged then. Behind the last ack of a replay nothing waits before the next one begins.
-    """
-    for (one, acked), (other, _) in itertools.pairwise(acked_at):
-        replays, rest = divmod(acked, size)
-        idle = rest == 0 and replays < len(sent_at)
-        yield max(one, sent_at[replays]) if idle else one, other
 
 
 class Connection(Acked):
@@ -34,10 +20,6 @@ class Connection(Acked):
         super().__init__(address)
         self._frames = frames
         self.replays = 0
-        self._sent_at: list[float] = []
-        """When each replay began to be sent (monotonic seconds)."""
-        self._acked_at: list[tuple[float, int]] = []
-        """When acks came, and how many messages were acknowledged then."""
         self._reader.start()
 
     @property
@@ -50,7 +32,6 @@ class Connection(Acked):
         began = time.monotonic()
         while time.monotonic() < until and (not replays or self.replays < replays):
             self._frames.stamp(time.time_ns())
-            self._sent_at.append(time.monotonic())
             try:
                 self._socket.sendall(self._frames.matrix)
             except OSError as error:
@@ -60,13 +41,8 @@ class Connection(Acked):
             while rate and self.sent > rate * (time.monotonic() - began) and time.monotonic() < until:
                 time.sleep(0.005)
 
-    def gaps(self) -> Iterator[tuple[float, float]]:
-        """``waits`` of this connection (monotonic seconds)."""
-        return waits(self._sent_at, self._acked_at, len(self._frames.matrix))
-
     def _take(self, acks: list[bytes], now: float) -> None:
         self.acked += sum(map(len, acks)) // ENTRY_SIZE
-        self._acked_at.append((now, self.acked))
 
 
 def main() -> int:

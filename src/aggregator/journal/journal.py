@@ -18,6 +18,7 @@ from aggregator.journal.snapshots import FORMAT as SNAPSHOT_FORMAT
 from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
 from m3x.segments import START, DirectoryError, Position, SegmentError, SegmentLog, SyncPolicy, VersionError
+from m3x.segments.directory import segment_name
 
 __all__ = ["SNAPSHOT_FACTOR", "Journal", "JournalOptions"]
 
@@ -84,6 +85,8 @@ class Journal:
         """From here on numbers are rows of this process's engine."""
         self._covered = START
         """What is before is in a snapshot."""
+        self._unneeded = START
+        """What is before is in the newest one, or the one that is being made, and nothing of it may come again."""
         self._number = 0
         """Of the newest snapshot, or the one that is being made."""
         self._snapshot_bytes = 0
@@ -345,7 +348,8 @@ class Journal:
         self.log.roll()
         self._number += 1
         self._batches_in = self._batches
-        end = self.log.end
+        end, first = self.log.end, self.sessions.open_from
+        self._unneeded = end if first is None else min(end, first)
         front, seq, settled = self.sessions.last
         return Head(SNAPSHOT_FORMAT, end.segment, end.offset, now_ns, front, seq, settled, {})
 
@@ -353,19 +357,21 @@ class Journal:
         """Writes it. May be called in a forked child. Raises ``SegmentError`` or ``OSError``."""
         write(self.log.path, self._number, head, tables, self._options.sync)
 
+    def delete_unneeded(self) -> None:
+        """Deletes what is in the snapshot that was written. To be called by who wrote it: it takes as long. Raises ``OSError``."""
+        remove_others(self.log.path, self._number)
+        damaged = {damage.segment for damage in self.log.damage}
+        for segment in self.log.segments:
+            if Position(segment.number, segment.size) <= self._unneeded and segment.number not in damaged:
+                (self.log.path / segment_name(segment.number)).unlink(missing_ok=True)
+
     def snapshot_written(self, head: Head) -> None:
-        """It is there: lets go what is in it. Raises ``SnapshotError`` if it is not whole, ``SegmentError``."""
+        """It is there, and what is in it deleted, which counts from now on. Raises ``OSError`` if it is not there, ``SegmentError``."""
         path = self.log.path / f"snapshot-{self._number:08d}"
         self._snapshot_bytes = sum(file.stat().st_size for file in path.iterdir())
         self._covered = Position(head.segment, head.offset)
         self._batches -= self._batches_in
-        remove_others(self.log.path, self._number)
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Drops segments that nobody needs. Raises ``SegmentError``."""
-        first = self.sessions.open_from
-        self.log.drop_through(self._covered if first is None else min(self._covered, first))
+        self.log.drop_through(self._unneeded)
 
     def close(self) -> None:
         """Makes durable what can be, and gives the directory back."""

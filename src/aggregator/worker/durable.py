@@ -110,6 +110,11 @@ class Durable:
         """Of the journal on disk."""
         return self._journal.log.size_bytes if self._journal is not None else 0
 
+    @property
+    def snapshots(self) -> tuple[int, float]:
+        """How many snapshots were written, and for how many seconds the worker stood still at most for the last one."""
+        return (0, 0.0) if self._snapshots is None else (self._snapshots.count, self._snapshots.pause_ns / 1e9)
+
     # --- the beginning
 
     def begin(self) -> tuple[Replay, str]:

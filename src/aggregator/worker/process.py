@@ -263,7 +263,9 @@ class Worker:
         if self._supervisor.unsent:
             return
         counters, gauges, shards = self._engine.stats()
-        counters = {**counters, "worker.batches": self._batches, "worker.messages": self._messages}
+        snapshots, pause_s = self._durable.snapshots
+        more = {"worker.batches": self._batches, "worker.messages": self._messages, "worker.snapshots": snapshots}
+        counters = {**counters, **more}
         tag = f"{{worker={self._options.index}}}"
         gauges = {
             **gauges,
@@ -271,6 +273,7 @@ class Worker:
             f"worker.resident-bytes{tag}": float(process.resident_bytes()),
             f"worker.flushes-running{tag}": float(len(self._flushes)),
             f"worker.journal-bytes{tag}": float(self._durable.size_bytes),
+            f"worker.snapshot-pause-seconds{tag}": pause_s,
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }

@@ -1,11 +1,13 @@
 """Snapshots by a forked child: the worker goes on, and shares its memory until it changes it.
 
-The child is a copy of this process at one moment, with this one thread. It touches neither sockets nor the log, writes the snapshot, and
-ends without a word to anything else. Its memory is what is changed meanwhile, and pieces of columns.
+The child is a copy of this process at one moment, with this one thread. It touches neither sockets nor the log, writes the snapshot,
+deletes what is in it from the journal, and ends without a word to anything else. Its memory is what is changed meanwhile, and pieces of
+columns.
 
-With 1,000,000 series the fork takes 5 to 8 ms, and a page that is changed for the first time while there is a child 3 us: a message takes
-300 to 400 ns instead of 200 until all pages of entries and records have been, some 30,000. What is longer than that in a pause is waiting
-for a processor. The child has the worker's priority: with less (``nice`` 5 and 10, ``SCHED_BATCH``) it lives two to four times as long on a
+With 1,000,000 series the fork takes 6 to 8 ms of CPU, and a page that is changed for the first time while there is a child 3 us: a message
+takes 300 to 400 ns instead of 200 until all pages of entries and records have been, some 30,000. What is longer than that in a pause is
+waiting for a processor (``scripts/bench pauses``). To delete a gigabyte of journal takes a quarter of a second, so that is no work for the
+worker. The child has the worker's priority: with less (``nice`` 5 and 10, ``SCHED_BATCH``) it lives two to four times as long on a
 busy machine, keeps more of what is changed meanwhile, and pauses are no shorter.
 """
 
@@ -46,9 +48,12 @@ class Snapshots:
         self._head: Head | None = None
         self._began_ns = 0
         self._look_ns = 0
+        self._paused_ns = 0
+        """For how long the worker stood still when the last one began."""
         self.count = 0
+        """How many were written."""
         self.pause_ns = 0
-        """For how long the worker stood still for the last one."""
+        """For how long it stood still for the last one that was written, at most at a time."""
 
     def step(self) -> None:
         """To be called in every turn."""
@@ -76,10 +81,10 @@ class Snapshots:
             return
         if self._child == 0:
             _write(self._engine, self._journal, head, parent)
-        self.pause_ns = monotonic_ns() - self._began_ns
+        self._paused_ns = monotonic_ns() - self._began_ns
 
     def _ended(self, code: int) -> None:
-        took_s = (monotonic_ns() - self._began_ns) / 1e9
+        ended_ns = monotonic_ns()
         assert self._head is not None
         if code:
             _log.error_limited("a snapshot of the journal failed; the journal is kept instead", code=code)
@@ -90,6 +95,8 @@ class Snapshots:
             self._journal.snapshot_written(self._head)
         except (OSError, SegmentError) as error:
             _log.error_limited("what is in a snapshot could not be deleted from the journal", error=str(error))
+        self.pause_ns = max(self._paused_ns, monotonic_ns() - ended_ns)
+        took_s = (ended_ns - self._began_ns) / 1e9
         _log.debug("snapshot of the journal", seconds=round(took_s, 2), paused_ms=self.pause_ns // 1_000_000)
 
     def close(self) -> None:
@@ -109,5 +116,8 @@ def _write(engine: Engine, journal: Journal, head: Head, parent: int) -> NoRetur
         once, tables = engine.save(consuming=True)
         journal.write_snapshot(msgspec.structs.replace(head, once=once), tables)
         code = 0
+        # What cannot be deleted here the worker tries again, and says why.
+        with contextlib.suppress(OSError):
+            journal.delete_unneeded()
     finally:
         os._exit(code)

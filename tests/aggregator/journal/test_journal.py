@@ -18,6 +18,7 @@ from tests.aggregator.engine.test_shorthand import close_all, command_of
 from aggregator import ipc
 from aggregator.engine import Engine
 from aggregator.journal import Journal, JournalOptions, carry_out
+from aggregator.journal.snapshots import newest
 from m3metrics import codec
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
@@ -53,10 +54,12 @@ class Core:
         self.journal.order(now_ns, command)
         carry_out(self.engine, command, now_ns)
 
-    def snapshot(self, now_ns: int, *, noticed: bool = True) -> None:
+    def snapshot(self, now_ns: int, *, deleted: bool = True, noticed: bool = True) -> None:
         head = self.journal.begin_snapshot(now_ns, self.engine.saved_bytes())
         once, tables = self.engine.save()
         self.journal.write_snapshot(msgspec.structs.replace(head, once=once), tables)
+        if deleted:
+            self.journal.delete_unneeded()
         if noticed:
             self.journal.snapshot_written(head)
 
@@ -128,7 +131,7 @@ def test_killed_at_any_byte(tmp_path_factory: Any, seed: int) -> None:
                     core.order(other, now)
                     carry_out(plain, other, now)
         elif action < 0.95:
-            core.snapshot(now, noticed=r.random() < 0.8)
+            core.snapshot(now, deleted=r.random() < 0.8, noticed=r.random() < 0.8)
         else:
             core.kill()
             core.start()
@@ -296,6 +299,32 @@ def test_segments_go_when_a_snapshot_has_them_and_nothing_in_them_may_come_again
     core.kill()
     core.start()
     assert core.journal.sessions.has(7, 39)
+    assert core.engine.stats()[1]["engine.entries"] == 20
+    core.journal.close()
+
+
+def test_whoever_writes_a_snapshot_deletes_what_is_in_it(tmp_path: Path) -> None:
+    """The worker has nothing to do then but to take note: what it reads afterwards, and writes, is what it was."""
+    core = Core(tmp_path)
+    for seq in range(40):
+        payload = gauges(NOW, {b"series-%d" % k: 1.0 for k in range(20)}, first_id=100 * seq)
+        core.batch(ipc.Batch(seq, NOW + seq, [1], [len(payload)], [20], front=7, settled=seq - 3), payload)
+        if seq == 20:
+            core.snapshot(NOW + seq)
+    core.snapshot(NOW + 40, noticed=False)
+    there = segment_numbers(tmp_path)
+    # What may come again is in the last one, or the one before it.
+    assert len(there) <= 2 < len(core.journal.log.segments)
+    assert [path.name for path in tmp_path.glob("snapshot-*")] == ["snapshot-00000002"]
+    assert core.journal.expect_repeats(core.engine) == 60
+    head = newest(tmp_path)[0].head  # type: ignore[union-attr]
+    core.journal.snapshot_written(head)
+    assert [segment.number for segment in core.journal.log.segments] == segment_numbers(tmp_path) == there
+    put(core, 40, NOW + 41, {b"series-0": 2.0})
+    core.kill()
+    core.start()
+    assert (core.result.lost, core.result.unknown) == (0, 0)
+    assert core.journal.sessions.has(7, 40)
     assert core.engine.stats()[1]["engine.entries"] == 20
     core.journal.close()
 

@@ -1,6 +1,8 @@
 """Writing before answering: what waits, and for what."""
 
 import errno
+import os
+import shutil
 import struct
 import threading
 import time
@@ -35,13 +37,15 @@ class Bench:
         self.durable = Durable(described, self.engine, self.told.append, lambda: self.stopped)
         self.acked: list[int] = []
 
-    def batch(self, seq: int, *messages: int, since_ns: int = 0, host: int = 0, ident: bytes = b"c") -> None:
+    def batch(
+        self, seq: int, *messages: int, since_ns: int = 0, host: int = 0, ident: bytes = b"c", settled: int = -1
+    ) -> None:
         """With these messages, by their ids."""
         messages = messages or (seq,)
         metrics = (codec.CounterWithMetadatas(id=ident, value=1, metadatas=DEFAULT_STAGED_METADATAS) for _ in messages)
         frames = [frame(codec.encode_metric(metric), ident=m) for m, metric in zip(messages, metrics, strict=True)]
         data = np.frombuffer(b"".join(frames), np.uint8)
-        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [len(messages)], 3, -1, [host], since_ns)
+        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [len(messages)], 3, settled, [host], since_ns)
         again = self.durable.look_for_late(header, NOW + seq)
         sizes = np.array([len(data)], np.int64)
         result = self.engine.ingest(data, sizes, NOW + seq, hosts=[host], journaled=True, again=again)
@@ -257,3 +261,39 @@ def test_a_snapshot_is_written_by_a_child(tmp_path: Path) -> None:
     assert replay.samples < 100
     assert again.durable.has(ipc.Batch(209, NOW, [], [], front=3))
     again.durable.close()
+
+
+def test_the_worker_itself_deletes_nothing_for_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To delete a gigabyte of journal takes a quarter of a second."""
+    bench = Bench(tmp_path, snapshot_bytes=1000, segment_bytes=1000)
+    bench.durable.begin()
+    worker, unlink, rmtree = os.getpid(), Path.unlink, shutil.rmtree
+    deleted: list[str] = []
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if os.getpid() == worker and path.exists():
+            deleted.append(path.name)
+        unlink(path, missing_ok)
+
+    def watched_tree(path: Path, **options: Any) -> None:
+        if os.getpid() == worker and path.exists():
+            deleted.append(path.name)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    monkeypatch.setattr(shutil, "rmtree", watched_tree)
+    seq = 0
+
+    def snapshots() -> bool:
+        nonlocal seq
+        for _ in range(10):
+            bench.batch(seq, settled=seq - 1)
+            seq += 1
+        bench.durable.step()
+        return bench.durable.snapshots[0] >= 2
+
+    wait_until("two snapshots", snapshots, 60, every_s=0.02)
+    assert deleted == []
+    assert bench.durable.snapshots[1] > 0
+    assert [path.name for path in tmp_path.glob("snapshot-????????")] == ["snapshot-00000002"]
+    bench.durable.close()
