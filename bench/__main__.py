@@ -18,6 +18,7 @@ _COMMANDS = {
     "latency": ("latency", "how long acks take at half of the maximum throughput, and a large window to be out"),
     "pauses": ("pauses", "for how long ingest stands still while a snapshot of a worker is written"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
+    "storm": ("storm.command", "whether known series are exact and on time while millions of new ids come"),
     "soak": ("soak", "whether memory comes back when series come and go"),
     "start": (
         "start",

@@ -96,6 +96,9 @@ class Frames:
     number_columns: tuple[int, int]
     """Where the eight digits of the series number are in the id, and the last four of them again."""
 
+    value_column: int
+    """Where the eight bytes of the value are; of counters two."""
+
     first_id: int = field(default_factory=lambda: secrets.choice(range(_FIRST_ID, _END_ID - _MOST_AT_ONCE)))
     """Message id of the first one in the next replay; ids begin anywhere, and go on from replay to replay, as those of a producer do."""
 
@@ -120,7 +123,7 @@ class Frames:
         end = min(start + count, len(self.matrix))
         return Frames(
             self.matrix[start:end], self.stamp_columns, float(self.values[start:end].sum()), self.series[start:end],
-            self.values[start:end], self.number_columns, self.first_id,
+            self.values[start:end], self.number_columns, self.value_column, self.first_id,
         )  # fmt: skip
 
     def name(self, numbers: NDArray[np.int64]) -> None:
@@ -141,19 +144,20 @@ def build(
     first: int = 0,
     policies: int = 1,
     pipeline: str = "none",
+    series_id: bytes = b"",
 ) -> Frames:
     """``count`` messages of ``kind``, one for each series from ``first`` on (again from 0 behind the last), in random order.
 
     Their policies are ``<resolution>s:48h``, then of six and thirty times that resolution. ``pipeline``: what happens to a series after
     aggregation: nothing, PerSecond, Sum over the series of one of ``ROLLUPS`` rollups, or PerSecond and then that. Forwarded metrics of one
-    series have a source each.
+    series have a source each. ``series_id``: an id with the same eight digits and four of them as that of ``tagged_id``, instead of it.
     """
     rng = np.random.default_rng(7 + first)
     numbers = first + np.arange(count)
     rng.shuffle(numbers)
     order = numbers % series
     now = time.time_ns()
-    encode = _encoder(kind, resolution_s, now, policies, pipeline)
+    encode = _encoder(kind, resolution_s, now, policies, pipeline, series_id or tagged_id(_ID_MARK))
     message = encode(200, 0)
     size = len(message)
     metadata = (
@@ -191,7 +195,7 @@ def build(
         matrix[:, value_at : value_at + 8 * width] = numbers_of.view(np.uint8).reshape(count, 8 * width)
         values = numbers_of.sum(axis=1)
     ident = head + message.index(_ID_MARK), head + message.index(b"host" + _ID_MARK[4:]) + 4
-    frames = Frames(matrix, stamps, float(values.sum()), order, values, ident)
+    frames = Frames(matrix, stamps, float(values.sum()), order, values, ident, value_at)
     frames.name(order)
     return frames
 
@@ -202,7 +206,9 @@ def _difference(one: bytes, other: bytes) -> int:
     return next(k for k in range(len(one)) if one[k] != other[k])
 
 
-def _encoder(kind: str, resolution_s: int, now_ns: int, policies: int, pipeline: str) -> Callable[[int, int], bytes]:
+def _encoder(
+    kind: str, resolution_s: int, now_ns: int, policies: int, pipeline: str, ident: bytes
+) -> Callable[[int, int], bytes]:
     """``(value, source) -> message``."""
     wanted = tuple(StoragePolicy.parse(f"{resolution_s * k}s:48h") for k in _POLICY_FACTORS[:policies])
     rollup = RollupOp(tagged_id(_ROLLUP_MARK, b"http_requests_rolled_up"), _SUM)
@@ -221,7 +227,6 @@ def _encoder(kind: str, resolution_s: int, now_ns: int, policies: int, pipeline:
             )
         ),
     )  # fmt: skip
-    ident = tagged_id(_ID_MARK)
 
     def encode(value: int, source: int) -> bytes:
         metric: Metric

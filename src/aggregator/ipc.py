@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.lists import ListId
+from m3metrics.growth import GrowthReport
 from m3x.shared_memory import mapped
 
 
@@ -266,6 +267,8 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     """Why the journal takes nothing, so that nothing is acked; empty: it does."""
     late: int = 0
     """How many timed and forwarded values were refused since the start, or in the journal, as they came too late."""
+    growth: GrowthReport = GrowthReport()
+    """Which names have grown of late."""
 
 
 FromWorker = Replaying | Ready | Lists | Flushed | Refused | WorkerStats

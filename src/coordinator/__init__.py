@@ -17,7 +17,7 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``pages``       shows people where data goes, why metrics become what they become, and stored series
 ``rights``      which calls need which token
 ``not_kept``    the reasons why samples are not kept, as senders and operators are told; ``examples`` which of them the log names, and how
-``ready``       answers for all of it
+``ready``       answers for all of it; ``memory`` looks at what the processes take
 ``warmup``      compiles the kernels
 
 Never imports ``aggregator``.

@@ -42,8 +42,10 @@ from coordinator.write import (
     CarbonServer,
     DirectStore,
     Door,
+    Grown,
     IngestTopic,
     SeriesCache,
+    growth_routes,
 )
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
@@ -158,7 +160,8 @@ class Coordinator(Writing):
     """
 
     def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places, fleet: Fleet | None = None) -> None:
-        super().__init__(config, data_dir, places, ALL if fleet is None else fleet.main_shares)
+        shares, processes = (ALL, 1) if fleet is None else (fleet.main_shares, len(fleet.members) + 1)
+        super().__init__(config, data_dir, places, shares, processes)
         self.ports: dict[str, int] = {}
         self._zone = config.cluster_state.zone
         self._fleet = fleet
@@ -173,6 +176,9 @@ class Coordinator(Writing):
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
         config, fleet = self.config, self._fleet
+        limit = config.memory
+        log.info("memory limit", bytes=limit.nbytes or "none", source=limit.source)
+        await stack.enter_async_context(self.background(self.memory.run(), "memory"))
         if (few := few_open_files()) is not None:
             log.warning(few)
             self._problems.append(lambda: [few])
@@ -208,7 +214,14 @@ class Coordinator(Writing):
                 return remembered.page(after)
 
             pages = paged([own_page, *([] if fleet is None else fleet.pages())])
-            routes += [*write_routes, remembered_route(pages)]
+
+            async def grown() -> list[Grown]:
+                if fleet is None:
+                    return [Grown(cache.series, cache.new.report())]
+                await fleet.refresh()
+                return fleet.grown()
+
+            routes += [*write_routes, remembered_route(pages), *growth_routes(grown)]
             write_paths = {route.path for route in write_routes if isinstance(route, Route)}
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
@@ -225,6 +238,7 @@ class Coordinator(Writing):
                 *([] if own is None else own.notes()),
                 *([] if fleet is None else fleet.notes()),
                 *filter(None, (cache.full(),)),
+                *self.memory.notes(),
             ],
         )
         routes += [ready_route(readiness, None if fleet is None else fleet.refresh)]

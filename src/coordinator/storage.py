@@ -99,9 +99,9 @@ def _embedded_store(
     policies = list(
         dict.fromkeys(policy_of(n.resolution_ns, n.retention_ns) for n in config.namespaces if n.retention_ns > 0)
     )
-    bounds = {"memory_bytes": config.memory_shares.store} if config.aggregates_inside else {}
+    share = config.memory_shares.store
     options = StoreOptions(
-        **bounds,
+        memory_bytes=share if config.aggregates_inside else min(StoreOptions().memory_bytes, share),
         allow_duplicate_tag_names=config.tag_options.allow_tag_name_duplicates,
         allow_empty_tag_values=config.tag_options.allow_tag_value_empty,
     )
@@ -148,11 +148,11 @@ def _sinks(
             found.append((EmbeddedSink.of(store, config.namespaces, section.called, section.attributes), section.queue))
         else:
             assert_never(section.type)
-    most = config.memory_shares.sink_window if config.aggregates_inside else None
+    most = config.memory_shares.sink_window
     return [QueuedSink(sink, _queue_options(own.over(config.sink_queue), most)) for sink, own in found]
 
 
-def _queue_options(section: QueueConfig, most_bytes: int | None) -> QueueOptions:
+def _queue_options(section: QueueConfig, most_bytes: int) -> QueueOptions:
     """``most_bytes``: what of it may be in memory, whatever the file says."""
     return QueueOptions(
         max_bytes=section.max_bytes,
@@ -160,5 +160,5 @@ def _queue_options(section: QueueConfig, most_bytes: int | None) -> QueueOptions
         sync=section.sync,
         sync_interval_s=section.sync_interval.seconds,
         drop_oldest=section.on_full == "dropOldest",
-        window_bytes=section.window_bytes if most_bytes is None else min(section.window_bytes, most_bytes),
+        window_bytes=min(section.window_bytes, most_bytes),
     )

@@ -20,8 +20,10 @@ from coordinator.config.workers import Shares
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.kv_rules import KVRules, RuleWatcher, create_namespaces
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
+from coordinator.memory import MemoryUse
 from coordinator.write import (
     Acks,
+    BodyRoom,
     DirectStore,
     Door,
     Forwarding,
@@ -63,7 +65,10 @@ class ServiceError(Exception):
 class Writing:
     """Parts of a process that takes writes. ``shares``: what of the coordinator's limits it may take."""
 
-    def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places, shares: Shares) -> None:
+    def __init__(
+        self, config: CoordinatorConfig, data_dir: Path, places: Places, shares: Shares, processes: int = 1
+    ) -> None:
+        """``processes``: among which the memory limit is shared out."""
         self.config = config
         self.registry = Registry(STATES)
         self._data_dir = data_dir
@@ -74,6 +79,7 @@ class Writing:
         self._scope = self.registry.scope(config.metrics.scope.prefix)
         if config.metrics.scope.tags:
             self._scope = self._scope.tagged(**config.metrics.scope.tags)
+        self.memory = MemoryUse(config.memory, self._scope, processes)
         self._environment = config.cluster_state.environment
         self._tasks: list[asyncio.Task[object]] = []
 
@@ -160,7 +166,7 @@ class Writing:
             store, environment, options = inside, DEFAULT_ENVIRONMENT, producer_options(self.config.memory_shares)
         if options is None:
             return None, None, None
-        options = _shared(options, self._shares)
+        options = _shared(options, self._shares, self.config.memory_shares.buffer)
         acks = None
         if self.config.waits_for_aggregators:
             acks = Acks(self.config.writes.ack_timeout.seconds, self._scope.tagged(**REMOTE_WRITE), elsewhere)
@@ -178,9 +184,10 @@ class Writing:
 
     def cache(self) -> SeriesCache:
         """Of this process."""
-        section, nbytes = self.config.write_cache, self.config.write_cache.limit_bytes
+        section, share = self.config.write_cache, self.config.memory_shares.write_cache
+        nbytes = section.max_bytes or share
         if self.config.aggregates_inside:
-            nbytes = min(nbytes, self.config.memory_shares.write_cache)
+            nbytes = min(nbytes, share)
         return SeriesCache(section.max_series, self._shares.of(nbytes))
 
     def writer(
@@ -199,9 +206,14 @@ class Writing:
             downsampler, cache, topic, self._scope.tagged(**REMOTE_WRITE), tag_options=self.config.tag_options,
             store_metrics_type=self.config.store_metrics_type, direct=direct, acks=acks, door=door,
             forwarding=forwarding, elsewhere=elsewhere, limiter=self._limiter(),
-            classic_histograms=self.config.remote_write.native_histograms == "classic",
+            classic_histograms=self.config.remote_write.native_histograms == "classic", bodies=self._bodies(),
         )  # fmt: skip
         return writer, [*remote_write_routes(writer), *sender_routes(writer, self._scope, self.config.otlp)]
+
+    def _bodies(self) -> BodyRoom:
+        """For those of this process; without a memory limit there is no bound."""
+        most = self.config.memory_shares.bodies if self.config.memory.nbytes else 0
+        return BodyRoom(self._shares.of(most), self._scope.tagged(**REMOTE_WRITE))
 
     def _limiter(self) -> Limiter | None:
         """What tenants may send to this process."""
@@ -211,10 +223,12 @@ class Writing:
         return Limiter(limits, self._scope.sub("write"), processes=self._shares.parts or 1)
 
 
-def _shared(options: ProducerOptions, shares: Shares) -> ProducerOptions:
-    """With this process's share of the buffer, which has room for a message of the largest size in any case."""
+def _shared(options: ProducerOptions, shares: Shares, most_bytes: int) -> ProducerOptions:
+    """With this process's share of the buffer, which has room for a message of the largest size in any case. ``most_bytes``: what the
+    memory limit has for it, whatever the file says."""
     buffer = options.buffer
-    most = max(shares.of(buffer.max_buffer_size, _LEAST_BUFFER_BYTES), buffer.max_message_size)
+    wanted = min(buffer.max_buffer_size, most_bytes)
+    most = max(shares.of(wanted, _LEAST_BUFFER_BYTES), buffer.max_message_size)
     return msgspec.structs.replace(options, buffer=msgspec.structs.replace(buffer, max_buffer_size=most))
 
 

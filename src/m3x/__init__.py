@@ -23,6 +23,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``keyed_hash``  a hash of 128 bits under a secret, for tables that keep it instead of the key
 ``process``     parent death, command line, open files, CPU and memory of a process
 ``kernel_cache``  where compiled kernels are kept; ``warming`` compiles them
+``memory``      how much of it a service may have
 ``service_manager``  what systemd is told
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change

@@ -155,6 +155,16 @@ def resident_bytes(pid: int | str = "self") -> int:
         return 0
 
 
+def own_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process that is neither a file nor meant to be shared; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            fields = statm.read().split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+
+
 def proportional_bytes(pid: int | str = "self") -> int:
     """Memory of a process, a page that n processes share counted as an n-th (PSS); 0 if it is gone."""
     try:

@@ -3,7 +3,6 @@
 docs/m3/aggregation.md, jitter and delays.
 """
 
-import os
 from dataclasses import dataclass
 
 from aggregator.config.blocks import MINUTE
@@ -13,6 +12,7 @@ from aggregator.engine.options import EngineOptions, Timing
 from m3cluster.keys import election_prefix, kv_key
 from m3cluster.kv.sections import KVOverride
 from m3metrics.sections import past_limits_of
+from m3x.memory import MemoryLimit, memory_limit
 
 __all__ = [
     "KVKeys",
@@ -20,6 +20,7 @@ __all__ = [
     "engine_options",
     "entry_check_interval_ns",
     "flush_jitters",
+    "instance_memory",
     "kv_keys",
     "retained_bytes",
     "timing",
@@ -157,15 +158,20 @@ def engine_options(
         ),
         new_metric_no_limit_warmup_ns=int(runtime.write_new_metric_no_limit_warmup_duration),
         timer_samples_per_series_cap=own.timer_samples_per_series_cap,
-        memory_limit_bytes=own.memory_limit_bytes // max(workers, 1),
+        memory_limit_bytes=instance_memory(config).nbytes // max(workers, 1),
         retained_bytes=retained_bytes(config, workers),
     )
 
 
 def retained_bytes(config: ServiceConfig, workers: int) -> int:
     """Bytes of windows of one worker above which old ones are given up that nobody has flushed, or whose delivery nobody has recorded."""
-    limit = config.instance.memory_limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit = instance_memory(config).nbytes or memory_limit(0).nbytes
     return limit * 3 // 4 // max(workers, 1)
+
+
+def instance_memory(config: ServiceConfig) -> MemoryLimit:
+    """What the tables of all workers may take together."""
+    return memory_limit(config.instance.memory_limit_bytes, "instance.memoryLimitBytes")
 
 
 def new_metric_limit(cluster_limit: int, num_shards: int, replica_factor: int) -> int:

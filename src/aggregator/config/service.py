@@ -16,6 +16,7 @@ from m3cluster.kv.sections import KVOverride, StoreSection
 from m3x.access import SecurityConfig
 from m3x.config import Address, Duration, Meaningless, Section, check_listeners, parse_address
 from m3x.endpoints import check_endpoint, is_unix
+from m3x.memory import UNLIMITED
 from m3x.pools import BucketizedPoolConfig, MessagePoolConfig
 from m3x.sections import DebugConfig, LoggingConfig, PrometheusConfig, RetryConfig
 from m3x.sections import MetricsConfig as CommonMetricsConfig
@@ -35,6 +36,7 @@ __all__ = [
 
 LONGEST_RUN_DIRECTORY = 55
 """Unix socket paths end at 107 characters; the directory that an instance makes below it, and its sockets' names, take the rest."""
+_LEAST_MEMORY_BYTES = 16 << 20
 
 
 class PrometheusPageConfig(PrometheusConfig, frozen=True, kw_only=True):
@@ -156,7 +158,8 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     journal_sync: Literal["os", "interval", "always"] = "os"
     """What it survives besides: ``os``: nothing; ``interval``: a power cut, but for the last 100 ms; ``always``: any."""
     memory_limit_bytes: int = 0
-    """Windows and timer logs of all workers together; 0: no limit."""
+    """Of all that workers keep of series, together; 0: half of what the machine or its control group has; -1: no limit. From seven eighths
+    on no new series are taken."""
     timer_samples_per_series_cap: int = 1 << 20
     shutdown_timeout: Duration = Duration(15 * SECOND)
     """SIGTERM: longest wait for acknowledgements of what was emitted."""
@@ -168,9 +171,12 @@ class InstanceSection(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         spans = (self.shutdown_timeout, self.hand_over_timeout, self.transit_time)
-        if min(self.workers, self.memory_limit_bytes, *spans) < 0:
+        if min(self.workers, *spans) < 0:
+            raise ValueError("workers, shutdownTimeout, handOverTimeout and transitTime must not be negative")
+        if self.memory_limit_bytes not in (0, UNLIMITED) and self.memory_limit_bytes < _LEAST_MEMORY_BYTES:
             raise ValueError(
-                "workers, memoryLimitBytes, shutdownTimeout, handOverTimeout and transitTime must not be negative"
+                f"memoryLimitBytes must be 0, {UNLIMITED} (no limit) or at least {_LEAST_MEMORY_BYTES}, "
+                f"found {self.memory_limit_bytes}"
             )
         if self.timer_samples_per_series_cap < 1:
             raise ValueError("timerSamplesPerSeriesCap must be at least 1")

@@ -36,11 +36,13 @@ from aggregator.engine.state.state import retire_window
 from aggregator.engine.tables import layout
 from aggregator.engine.tables.grow import addresses, index_limit, reserve_ids, reserve_index, reserve_tables
 from aggregator.engine.tables.index import rehash
-from aggregator.engine.windows.pages import release_window, used_bytes
+from aggregator.engine.tables.memory import held_bytes, over_limit, used_bytes
+from aggregator.engine.windows.pages import release_window
 from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, KIND_TIMED, ListId
 from m3metrics.codec import TimedMetricWithStoragePolicy, decode_metric, encode_metric
-from m3metrics.errors import MetricsError, UnrecognizedTypeError
-from m3metrics.ids import readable_id
+from m3metrics.errors import IdError, MetricsError, UnrecognizedTypeError
+from m3metrics.growth import Growth, GrowthReport
+from m3metrics.ids import NAME_TAG, Tags, decode_tags, readable_id
 from m3metrics.policy import format_duration
 from m3metrics.rows import METRIC_ROW
 from m3msg.batch import MessageBatch
@@ -55,6 +57,8 @@ _COMPACT_FROM = 1 << 20
 _MAX_CALL = 65535
 _WINDOWS_OPEN = 4
 """At least so many are, where it matters: a part of what they take is kept for the next one."""
+_LARGE_SOURCES = 12
+"""Tables of ``2**_LARGE_SOURCES`` sources, and larger ones, are given back to the system."""
 _SAVED = ("num_shards", "value_limit", "new_limit", "grace")
 _KIND_NAMES = {KIND_STANDARD: "standard", KIND_TIMED: "timed", KIND_FORWARDED: "forwarded"}
 
@@ -120,6 +124,9 @@ class Engine:
         self._flushes = 0
         self._passthrough = Passthrough(self._tables.counts, self._topic_shards)
         self._active: dict[str, float] = {}
+        self._growth = Growth()
+        self._grown = 0
+        """Entries made that it knows of."""
         self.recent_errors: list[tuple[str, str]] = []
         """Samples of refused metrics, (what was wrong, id as text): at most 64; whoever reports them clears the list."""
 
@@ -212,9 +219,13 @@ class Engine:
             self._grow_index()
             return True
         assert code == NEED_METADATA, code
+        if over_limit(self._t):
+            self._refuse(why.D_MEMORY, payload, int(row["id_at"]), int(row["id_size"]))
+            return False
         at = int(row["meta_at"])
         data = payload[at : at + int(row["meta_size"])].tobytes()
         if self._metadata.intern(data, int(row["payload"]), int(row["metric_type"])) >= 0:
+            self._tables.head["metadata_bytes"] = self._metadata.size_bytes
             return True
         self._refuse(why.D_METADATAS, payload, int(row["id_at"]), int(row["id_size"]))
         return False
@@ -303,7 +314,7 @@ class Engine:
     def end_replay(self) -> None:
         """From now on it counts."""
         self._tables.head["memory_limit"] = self._options.memory_limit_bytes
-        self._tables.counts[:] = 0
+        self._tables.counts[:] = self._grown = 0
         self._tables.errors[:] = 0
         self._tables.head["errors"] = 0
         self.recent_errors.clear()
@@ -411,7 +422,9 @@ class Engine:
         expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
         self._release_all()
         dead = int(tables.head["dead_ids"])
-        if dead > _COMPACT_FROM and 3 * dead > int(tables.head["ids"]):
+        if dead > min(self._options.memory_limit_bytes // 32 or _COMPACT_FROM, _COMPACT_FROM) and 3 * dead > int(
+            tables.head["ids"]
+        ):
             fresh = reserve_ids(self._max_series)
             tables.head["ids"] = compact_ids(self._t, fresh)
             tables.head["dead_ids"] = 0
@@ -419,6 +432,7 @@ class Engine:
         self._trim()
         if not tables.buckets["flushing"].any():
             self._metadata.sweep()
+            tables.head["metadata_bytes"] = self._metadata.size_bytes
         self._count_active()
 
     def _trim(self) -> None:
@@ -435,6 +449,11 @@ class Engine:
             for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
                 if len(run):
                     release(table, int(run[0]) * rows, (int(run[-1]) + 1) * rows)
+        for bits in range(_LARGE_SOURCES, len(tables.free_sources)):
+            at = int(tables.free_sources[bits])
+            # The first one of a size is the next to be used.
+            while at and (at := int(tables.sources["key"][at - 1])):
+                release(tables.sources, at, at - 1 + (1 << bits))
 
     def new_lists(self) -> list[ipc.NewList]:
         """Lists that came to be since the last call, with the stamp of the batch that made them."""
@@ -567,13 +586,33 @@ class Engine:
                     name = error_name(category, detail.reason)
                     counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
         head = tables.head
+        used, needed = held_bytes(self._t)
         gauges = self._active | {
             "engine.entries": float(head["live"]),
             "engine.windows": float((tables.windows[: int(head["windows"])]["used"] != 0).sum()),
             "engine.window-bytes": float(used_bytes(self._t)),
             "engine.memory-bytes": float(self.memory_bytes()),
+            "memory.used-bytes": float(used),
+            "memory.needed-bytes": float(needed),
+            "memory.limit-bytes": float(head["memory_limit"]),
         }
         return counters, gauges, self._shard_stats()
+
+    def growth(self) -> GrowthReport:
+        """Which metric names and label names the entries have that were made of late; to be called about once a second."""
+        tables = self._tables
+        made = int(tables.counts[why.C_NEW_ENTRIES])
+        new = made - self._grown
+        self._grown = made
+        chosen = self._growth.sample(new)
+        # Of more than there is room for, the last ones stand for all.
+        kept = min(new, layout.FRESH)
+        for k in chosen:
+            at = made - kept + (k * kept // new)
+            entry = tables.entries[int(tables.fresh[at % layout.FRESH])]
+            first = int(entry["id_at"])
+            self._growth.add(_tags(tables.ids[first : first + int(entry["id_size"])].tobytes()), chosen.step)
+        return self._growth.report()
 
     def saved_bytes(self) -> int:
         """The memory of what a snapshot has in it; how large one is goes with this."""
@@ -631,3 +670,11 @@ class Engine:
             + int(head["sources"]) * layout.SOURCE.itemsize
             + self._metadata.size_bytes
         )
+
+
+def _tags(ident: bytes) -> Tags:
+    """Of an id; one that has none is a metric name."""
+    try:
+        return decode_tags(ident)
+    except IdError:
+        return [(NAME_TAG, ident)]

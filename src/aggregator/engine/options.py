@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from aggregator.lists import KIND_FORWARDED, KIND_TIMED, ListId
 from m3metrics.past_limits import PastLimits
 
 SECOND_NS = 1_000_000_000
 MINUTE_NS = 60 * SECOND_NS
+_MOST_OPEN = 4096
 _OPEN_NS = 2 * MINUTE_NS
 """Windows that are flushed so much too late (a worker replays its journal) still take what its sender was told is in time."""
 
@@ -63,8 +65,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Quantiles are exact up to this many samples per series and window;
     further ones count in every other aggregation type, not in them."""
     memory_limit_bytes: int = 0
-    """Windows and timer logs together; 0: no limit. Beyond it new series are refused and counted,
-    at twice as much the values of known ones, too."""
+    """Of all that the tables hold; 0: no limit. New series are refused, and counted, when seven eighths are in use, or would be with a
+    value of each known series in every window; at the whole values of known ones are refused, too."""
     passthrough: bool = False
     """Whether passthrough metrics are taken (``Engine.take_passthrough``). The service refuses them, as M3 does over m3msg."""
     retained_bytes: int = 0
@@ -74,6 +76,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     def forwarding_delay_ns(self, resolution_ns: int, times: int) -> int:
         """See ``Timing``."""
         return self.timing.forwarding_delay_ns(resolution_ns, times)
+
+    def open_windows(self, list_id: ListId) -> int:
+        """How many windows of a list are there at a time: those that may still get values, and two that are being flushed."""
+        kind, resolution_ns, times_forwarded = list_id
+        delay_ns = 0
+        if kind == KIND_FORWARDED:
+            delay_ns = self.forwarding_delay_ns(resolution_ns, times_forwarded)
+        elif kind == KIND_TIMED:
+            delay_ns = self.timing.timed_delay_ns(resolution_ns)
+        return 3 + min(max(delay_ns, 0) // resolution_ns, _MOST_OPEN)
 
     @property
     def timing(self) -> "Timing":

@@ -44,7 +44,8 @@ class Detail(NamedTuple):
     D_LATE,
     D_MIGRATION,
     D_PREVIOUS,
-) = range(28)
+    D_NEW_MEMORY,
+) = range(29)
 
 DETAILS: tuple[Detail, ...] = (
     Detail("", ""),
@@ -75,6 +76,7 @@ DETAILS: tuple[Detail, ...] = (
     Detail("arrived too late", "arrived-too-late"),
     Detail("aggregation closed before resendEnabled migration", "aggregation-closed"),
     Detail("fewer previous values than values", "not-categorized"),
+    Detail("memory limit reached for new metrics", "new-metric-memory-limit"),
 )
 
 UNTIMED, TIMED, FORWARDED, OTHER = range(4)

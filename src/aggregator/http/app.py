@@ -8,6 +8,7 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | ``/ready`` | 200 or 503: ``{"ready", "reasons", "notes"}``; reasons say what is missing and what to do, notes what is worth knowing |
 | ``/shards`` | ``{"instanceId", "shards", "lists"}``: per shard worker, state, entries, windows, flush, lag; per list its flush time |
 | ``/flow`` | ``{"instanceId", "lanes"}``: the way of the data (``m3x.pages.Lane``) |
+| ``/status/growth`` | ``{"newSeries", "metricNames", "labelNames"}``: which names new series have, the fastest growing first |
 | ``/`` | all of it as a page |
 """
 
@@ -63,6 +64,9 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
     async def flow(_request: Request) -> Response:
         return _json({"instanceId": source.instance_id, "lanes": source.flow()})
 
+    async def growth(_request: Request) -> Response:
+        return _json(source.growth())
+
     async def page(_request: Request) -> Response:
         return HTMLResponse(render(source), headers=HEADERS)
 
@@ -77,6 +81,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         Route("/ready", ready),
         Route("/shards", shards),
         Route("/flow", flow),
+        Route("/status/growth", growth),
         Route("/", page),
     ]
     if metrics_path is not None:

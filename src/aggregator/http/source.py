@@ -4,6 +4,7 @@ from typing import Protocol
 
 import msgspec
 
+from m3metrics.growth import GrowthReport
 from m3x.pages import Chart, Holder, Lane
 
 __all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource"]
@@ -82,6 +83,9 @@ class StatusSource(Protocol):
 
     def charts(self) -> list[Chart]:
         """The last hour."""
+
+    def growth(self) -> GrowthReport:
+        """Which metric names and label names have grown of late."""
 
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page: what, and how it is."""

@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig
+from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig, instance_memory
 from aggregator.http import create_app, rights
 from aggregator.supervisor.instance import Instance
 from aggregator.supervisor.picture import FIGURES, Picture
@@ -81,6 +81,8 @@ async def _main(
         raise ConfigError([f"kvClient: the store cannot be opened: {error}"]) from error
     try:
         _log.info("starting", instance=instance_id, pid=os.getpid(), workers=workers)
+        limit = instance_memory(config)
+        _log.info("memory limit for series and windows", bytes=limit.nbytes or "none", source=limit.source)
         try:
             with bound(config.server.server.listen_address) as listener:
                 instance = Instance(

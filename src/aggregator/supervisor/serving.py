@@ -24,6 +24,7 @@ from aggregator.config import (
     buffer_past_ns,
     engine_options,
     entry_check_interval_ns,
+    instance_memory,
     retained_bytes,
 )
 from aggregator.front.options import FrontOptions
@@ -34,6 +35,7 @@ from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.flush_times import newest
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.limits import Limits, limit_of
+from aggregator.supervisor.memory import MemoryWatch
 from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
 from aggregator.supervisor.output.sinks import Sinks
 from aggregator.supervisor.placement import View, assign
@@ -113,6 +115,7 @@ class Serving:
         self._clocks = ClockFaults()
         self.flushing = Flushing(schedule_options(config))
         self._limits = Limits(config, self._limits_changed)
+        self._memory = MemoryWatch(instance_memory(config), problems)
         scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
         self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
         self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded")
@@ -271,6 +274,7 @@ class Serving:
         if self._journals is None:
             self.completeness.lost()
         self.worker_stats.pop(worker, None)
+        self._memory.gone(worker)
         self._registry.forget(f"worker {worker}")
 
     def front_gone(self) -> None:
@@ -335,6 +339,7 @@ class Serving:
             case ipc.WorkerStats():
                 self.worker_stats[worker] = message
                 self.completeness.refused(worker, message.late)
+                self._memory.told(worker, message.counters)
                 self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
 
     def _ready(self, worker: int, message: ipc.Ready) -> None:

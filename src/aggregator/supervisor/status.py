@@ -14,6 +14,7 @@ from aggregator.supervisor.picture import Picture
 from aggregator.supervisor.placement import View
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
+from m3metrics.growth import GrowthReport, merged
 from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns
 
@@ -103,6 +104,11 @@ class InstanceStatus:
             ListRow(str(i), i.resolution_ns, len(times), min(times), max(times)) for i, times in sorted(by_list.items())
         ]
 
+    def growth(self) -> GrowthReport:
+        """Which names have grown of late, in all workers."""
+        serving = self._instance.serving
+        return merged(stats.growth for stats in serving.worker_stats.values()) if serving is not None else merged([])
+
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page."""
         instance = self._instance
@@ -117,7 +123,12 @@ class InstanceStatus:
         return (
             facts
             if instance.serving is None
-            else [*facts, *_process_facts(instance.serving), *_output_facts(instance.serving)]
+            else [
+                *facts,
+                *_process_facts(instance.serving),
+                *_memory_facts(instance.serving),
+                *_output_facts(instance.serving),
+            ]
         )
 
 
@@ -244,6 +255,15 @@ def _process_facts(serving: Serving) -> list[tuple[str, str]]:
         told = f"{state}, pid {child.pid or '–'}, incarnation {child.epoch}, {child.restarts} restarts"
         facts.append((child.name, told))
     return facts
+
+
+def _memory_facts(serving: Serving) -> list[tuple[str, str]]:
+    gauges = [stats.gauges for stats in serving.worker_stats.values()]
+    used, needed, limit = (
+        round(sum(one.get(f"memory.{name}-bytes", 0) for one in gauges)) for name in ("used", "needed", "limit")
+    )
+    of = f"of {limit >> 20} MiB" if limit else "no limit"
+    return [("memory of series and windows", f"{used >> 20} MiB, {needed >> 20} MiB with full windows; {of}")]
 
 
 def _output_facts(serving: Serving) -> list[tuple[str, str]]:

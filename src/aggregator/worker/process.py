@@ -277,8 +277,8 @@ class Worker:
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
-        late = self._engine.late_values()
-        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late))
+        late, growth = self._engine.late_values(), self._engine.growth()
+        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late, growth))
 
 
 def run(options: WorkerOptions, engine: Engine) -> int:

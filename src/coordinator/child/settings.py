@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.config import CoordinatorConfig
-from coordinator.config.inside import MemoryShares
+from coordinator.config.memory import MemoryShares
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3metrics.past_limits import DEFAULT_PAST_LIMITS
 from m3msg.producer.options import (
@@ -19,6 +19,7 @@ from m3msg.producer.options import (
 )
 from m3x.config import Duration
 from m3x.endpoints import UNIX
+from m3x.memory import UNLIMITED
 from m3x.sections import RetryConfig
 
 __all__ = [
@@ -131,7 +132,7 @@ def document(config: CoordinatorConfig, places: Places, shares: MemoryShares) ->
             "workers": inside.worker_count,
             "runDirectory": str(places.run),
             "journalSync": inside.journal_sync,
-            "memoryLimitBytes": shares.windows,
+            "memoryLimitBytes": shares.windows if config.memory.nbytes else UNLIMITED,
             "transitTime": _TRANSIT,
         },
     }

@@ -24,8 +24,9 @@ from coordinator.config.idle import (
     WorkerPoolConfig,
 )
 from coordinator.config.ingest import IngestConfig
-from coordinator.config.inside import EmbeddedAggregatorConfig, MemoryShares, machine_bytes, memory_shares
+from coordinator.config.inside import LEAST_BYTES, EmbeddedAggregatorConfig
 from coordinator.config.m3db import DynamicClusterConfig, M3DBClientConfig
+from coordinator.config.memory import MemoryShares, memory_shares
 from coordinator.config.prom_remote import PromRemoteConfig, endpoint_namespaces, required_backend, sink_name
 from coordinator.config.query import LimitsConfig, QueryConfig
 from coordinator.config.rules import RulesConfig
@@ -51,6 +52,7 @@ from m3x.config import (
     load,
     parse_address,
 )
+from m3x.memory import UNLIMITED, MemoryLimit, memory_limit
 from m3x.pools import ObjectPoolConfig
 from m3x.sections import DebugConfig, LoggingConfig, PrometheusConfig, ScopeConfig
 from m3x.sections import MetricsConfig as CommonMetricsConfig
@@ -137,17 +139,12 @@ class WriteCacheConfig(Section, frozen=True):
     max_series: int = 0
     """0: as many as ``max_bytes`` hold."""
     max_bytes: int = 0
-    """Of the coordinator; 0: an eighth of what the machine has. Beyond it those not seen for minutes are forgotten, then those seen once;
-    what is not remembered is prepared again when it comes."""
+    """Of the coordinator; 0: a quarter of its memory limit, an eighth where it aggregates itself. Beyond it those not seen for minutes are
+    forgotten, then those seen once; what is not remembered is prepared again when it comes."""
 
     def __post_init__(self) -> None:
         if (self.max_series and self.max_series < 1024) or (self.max_bytes and self.max_bytes < 1 << 20):
             raise ValueError("maxSeries must be 0 or at least 1024, and maxBytes 0 or at least 1048576")
-
-    @property
-    def limit_bytes(self) -> int:
-        """``maxBytes``, or what 0 means on this machine."""
-        return self.max_bytes or max(machine_bytes() // 8, 1 << 20)
 
 
 class WritesConfig(Section, frozen=True):
@@ -211,6 +208,9 @@ class CoordinatorConfig(Section, frozen=True):
     """Not a key of M3."""
     write_limits: WriteLimitsConfig | None = None
     """Not a key of M3."""
+    memory_limit_bytes: int = 0
+    """Of all its processes and stores, shared out among their parts; 0: half of what the machine or its control group has; -1: no limit but
+    those of the parts. Not a key of M3."""
     workers: int = 0
     """Processes that take writes; 1: the coordinator is one process; 0: one for each CPU. Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
@@ -242,6 +242,10 @@ class CoordinatorConfig(Section, frozen=True):
             raise ValueError("writeTimeout must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, found {self.workers}")
+        if self.memory_limit_bytes not in (0, UNLIMITED) and self.memory_limit_bytes < LEAST_BYTES:
+            raise ValueError(
+                f"memoryLimitBytes must be 0, {UNLIMITED} (no limit) or at least {LEAST_BYTES}, found {self.memory_limit_bytes}"
+            )
         namespaces_of(self.clusters)
         if self.backend == "prom-remote":
             required_backend(self.prometheus_remote_backend)
@@ -395,8 +399,19 @@ class CoordinatorConfig(Section, frozen=True):
 
     @property
     def memory_shares(self) -> MemoryShares:
-        """What each part may take where aggregation happens inside."""
-        return memory_shares(self.embedded_aggregator.limit_bytes, len(self._queues()) or 1)
+        """What each part may take. Without a limit it is as with that which is there by default."""
+        limit = self.memory.nbytes or memory_limit(0).nbytes
+        return memory_shares(max(limit, LEAST_BYTES), len(self._queues()) or 1, inside=self.aggregates_inside)
+
+    @property
+    def memory(self) -> MemoryLimit:
+        """What all parts may take together."""
+        inside = self.embedded_aggregator.memory_limit_bytes if self.aggregates_inside else 0
+        return (
+            memory_limit(inside, "embeddedAggregator.memoryLimitBytes")
+            if inside
+            else memory_limit(self.memory_limit_bytes)
+        )
 
     @property
     def no_aggregators(self) -> str | None:

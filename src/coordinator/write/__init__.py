@@ -11,6 +11,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``carbon_line``          one line, plainly; ``carbon_rules`` what becomes of it, ``carbon_follow`` as namespaces come and go
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
 ``series_cache``         makes repeated series cheap, ``key_log`` has their labels; ``interest`` says which ones rules are asked about
+``growth``               tells which names new series have
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
@@ -24,10 +25,12 @@ Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.conf
 """
 
 from coordinator.write.acks import Acks
+from coordinator.write.bodies import BodyRoom
 from coordinator.write.carbon import CarbonIngester, CarbonServer
 from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forwarding
+from coordinator.write.growth import Grown, growth_routes
 from coordinator.write.limits import Limiter
 from coordinator.write.remembered import Remembered, remembered_route
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
@@ -38,11 +41,13 @@ from coordinator.write.topic import IngestTopic
 
 __all__ = [
     "Acks",
+    "BodyRoom",
     "CarbonIngester",
     "CarbonServer",
     "DirectStore",
     "Door",
     "Forwarding",
+    "Grown",
     "HubDirectStore",
     "IngestTopic",
     "Limiter",
@@ -51,6 +56,7 @@ __all__ = [
     "Remembered",
     "RemoteWriter",
     "SeriesCache",
+    "growth_routes",
     "remembered_route",
     "remote_write_routes",
     "sender_routes",

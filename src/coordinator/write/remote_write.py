@@ -28,7 +28,7 @@ from coordinator.write import kernels
 from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
-from coordinator.write.bodies import body_of, gone
+from coordinator.write.bodies import BodyRoom, Held, body_of, gone
 from coordinator.write.decoding import Decoded
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
@@ -90,6 +90,7 @@ class RemoteWriter:
         limiter: Limiter | None = None,
         elsewhere: Elsewhere | None = None,
         classic_histograms: bool = False,
+        bodies: BodyRoom | None = None,
     ) -> None:
         """``classic_histograms``: native histograms of remote writes become classic ones."""
         self._downsampler = downsampler
@@ -102,6 +103,7 @@ class RemoteWriter:
         self._forwarding = forwarding
         """Of remote writes only, as in M3."""
         self._limiter = limiter
+        self._bodies = bodies or BodyRoom(0, scope)
         self._poisoned = Poisoned()
         self._turns = Turns()
         self._elsewhere = elsewhere
@@ -124,7 +126,10 @@ class RemoteWriter:
 
     async def handle(self, request: Request, way: WayIn | None = None) -> Response:
         """Answers one HTTP request. ``way``: which way it came; None: by remote write."""
-        way = way or self._way
+        with self._bodies.request() as held:
+            return await self._handle(request, way or self._way, held)
+
+    async def _handle(self, request: Request, way: WayIn, held: Held) -> Response:
         started = time.monotonic()
         text, body, final = "", b"", False
         headers: Mapping[str, str] = {}
@@ -132,7 +137,7 @@ class RemoteWriter:
         visit = None if self._limiter is None else self._limiter.visit(request.headers)
         try:
             options = way.sender.options(request)
-            body = await body_of(request, visit)
+            body = await body_of(request, visit, held)
             if self._elsewhere is not None and not request.scope.get(HANDED_OVER):
                 answer = await self._elsewhere.answer(request, body, options, lambda: gone(request))
                 if answer is not None:

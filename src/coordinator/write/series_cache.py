@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from coordinator.downsample import TemplateSpec
 from coordinator.not_kept import Reason
 from coordinator.write import kernels
+from coordinator.write.growth import NewSeries
 from coordinator.write.interest import Interest
 from coordinator.write.key_log import KeyLog
 from m3metrics.metric import MetricType
@@ -147,6 +148,8 @@ class SeriesCache:
         """Whether any template may be untimed."""
         self.built = 0
         """Series prepared since the start."""
+        self.new = NewSeries()
+        """What they are."""
 
     def _place_table(self, max_series: int) -> None:
         head = self._head
@@ -217,6 +220,7 @@ class SeriesCache:
         if generation == self._generation:
             return
         self._generation = generation
+        self.new.expect_again(self.series)
         release(self._entries, 0, int(self._head["high"][0]))
         release(self._slots, 0, len(self._slots))
         # Of the last page release leaves what is there.
@@ -320,6 +324,7 @@ class SeriesCache:
         if call.check is not None:
             call.check(missing)
         self.built += n
+        self.new.see(keys.buf, keys.at[missing], keys.size[missing])
         if int(keys.size[missing].sum(dtype=np.int64)) > self._room:
             return False
         if call.plain is not None:

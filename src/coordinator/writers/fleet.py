@@ -13,7 +13,7 @@ import msgspec
 from coordinator.config import CoordinatorConfig
 from coordinator.config.workers import Shares, shares_of
 from coordinator.namespaces import NamespacesNow
-from coordinator.write import HubDirectStore
+from coordinator.write import Grown, HubDirectStore
 from coordinator.write.forwarding import new_identity
 from coordinator.write.remembered import Page
 from coordinator.writers import told
@@ -264,6 +264,10 @@ class Fleet:
     def notes(self) -> list[str]:
         """What is worth knowing, one line each."""
         return list(dict.fromkeys(note for member in self.members for note in member.state.notes))
+
+    def grown(self) -> list[Grown]:
+        """What each of them says of new series."""
+        return [member.state.grown for member in self.members]
 
     def pages(self) -> list[Pages]:
         """What each of them remembers."""

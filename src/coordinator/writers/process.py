@@ -21,7 +21,7 @@ from coordinator.downsample.policies import storage_judge
 from coordinator.namespaces import NamespacesNow
 from coordinator.ready import Readiness
 from coordinator.rights import rights
-from coordinator.write import Door, Remembered, SeriesCache
+from coordinator.write import Door, Grown, Remembered, SeriesCache
 from coordinator.writers import told
 from coordinator.writers.board import Board, Place
 from coordinator.writers.direct import HandedStore
@@ -84,7 +84,7 @@ class WriteProcess(Writing):
 
     def __init__(self, config: CoordinatorConfig, places: Places, options: told.WorkerOptions, board: Board) -> None:
         _, shares = shares_of(config, options.workers)
-        super().__init__(config, Path(options.data_dir), places, shares)
+        super().__init__(config, Path(options.data_dir), places, shares, options.workers + 1)
         self.stop = asyncio.Event()
         self._options = options
         self._board = board
@@ -105,6 +105,7 @@ class WriteProcess(Writing):
         if options.inside_kv:
             inside = await kv.open_store(kv.Embedded(Path(options.inside_kv)))
             stack.push_async_callback(inside.close)
+        await stack.enter_async_context(self.background(self.memory.run(), "memory"))
         link = self._link = await self._linked()
         self._tasks.append(asyncio.create_task(self._linger(link), name="link"))
         handing = Handing(self._board, options.index, self._sockets.writes)
@@ -180,8 +181,10 @@ class WriteProcess(Writing):
         readiness = self._readiness
         reasons = [] if readiness is None else readiness.reasons()
         problems = [] if readiness is None else readiness.problems(not reasons)
-        notes = [] if self._cache is None else list(filter(None, (self._cache.full(),)))
-        return told.State(self.registry.report(), reasons, problems, notes)
+        if (cache := self._cache) is None:
+            return told.State(self.registry.report(), reasons, problems)
+        notes = [*filter(None, (cache.full(),)), *self.memory.notes()]
+        return told.State(self.registry.report(), reasons, problems, notes, Grown(cache.series, cache.new.report()))
 
     async def _answer_state(self, _: bytes) -> bytes:
         return msgspec.msgpack.encode(self._state())

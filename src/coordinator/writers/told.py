@@ -3,6 +3,7 @@
 import msgspec
 
 from coordinator.config.cluster import Namespace
+from coordinator.write import Grown
 from m3x.instrument import Report
 
 __all__ = [
@@ -51,6 +52,7 @@ class State(msgspec.Struct, frozen=True):
     reasons: list[str] = []
     problems: list[str] = []
     notes: list[str] = []
+    grown: Grown = Grown()
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):

@@ -258,15 +258,9 @@ def test_expired_entries_still_emit_what_they_have() -> None:
 def test_the_table_of_entries_grows_and_then_is_full() -> None:
     engine = engine_of(options(), max_series=10_000)
     said = send(engine, [gauge(b"m%d" % k, k) for k in range(10_500)], NOW)
-    assert said == ["memory limit reached"] * 64
-    assert engine.stats()[0]["addUntimed.errors{reason=memory-limit}"] == 500
+    assert said == ["memory limit reached for new metrics"] * 64
+    assert engine.stats()[0]["addUntimed.errors{reason=new-metric-memory-limit}"] == 500
     assert len(flush(engine, standard(NOW + 10 * SECOND), NOW)) == 10_000
-
-
-def test_the_memory_limit_refuses_new_series_and_keeps_the_old() -> None:
-    engine = engine_of(options(memory_limit_bytes=1))
-    assert send(engine, [gauge(b"a", 1.0)], NOW) == []
-    assert send(engine, [gauge(b"b", 1.0), gauge(b"a", 2.0)], NOW + 1) == ["memory limit reached"]
 
 
 def test_quantiles_are_exact() -> None:

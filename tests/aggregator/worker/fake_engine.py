@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from aggregator import ipc
 from aggregator.lists import KIND_FORWARDED, ListId
 from aggregator.worker import WorkerOptions, run
+from m3metrics.growth import GrowthReport
 from m3msg.batch import MessageBatch
 from m3x.process import die_with_parent
 
@@ -104,6 +105,9 @@ class Diary:
 
     def memory_bytes(self) -> int:
         return 1
+
+    def growth(self) -> GrowthReport:
+        return GrowthReport(new_series=len(self.entries))
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from aggregator.config import ServiceConfig, engine_options, kv_keys, load_confi
 from aggregator.supervisor.flushing.timing import schedule_options
 from coordinator.child.settings import INGEST_TOPIC, INSTANCE_ID, Places, document, producer_options
 from coordinator.config import load_coordinator
-from coordinator.config.inside import memory_shares
+from coordinator.config.memory import memory_shares
 
 S = 1_000_000_000
 RUN = Path(tempfile.gettempdir()) / "m3coord-12345678"
@@ -73,13 +73,13 @@ def test_options_of_downsample_are_in_effect(tmp_path: Path) -> None:
 
 def test_memory_is_shared_out(tmp_path: Path) -> None:
     config = made(tmp_path, "embeddedAggregator: {memoryLimitBytes: 1073741824, workers: 3, journalSync: always}\n")
-    assert config.instance.memory_limit_bytes == memory_shares(1 << 30, 1).windows
+    assert config.instance.memory_limit_bytes == memory_shares(1 << 30, 1, inside=True).windows
     assert (config.instance.workers, config.instance.journal_sync) == (3, "always")
 
 
 def test_the_way_there() -> None:
-    found = producer_options(memory_shares(1 << 30, 1))
+    found = producer_options(memory_shares(1 << 30, 1, inside=True))
     assert found.writer.topic_key("default_env") == f"/topic/default_env/{INGEST_TOPIC}"
     assert found.buffer.max_buffer_size == (1 << 30) // 16
     assert found.buffer.on_full_strategy == "returnError"
-    assert producer_options(memory_shares(64 << 30, 1)).buffer.max_buffer_size == 100 << 20
+    assert producer_options(memory_shares(64 << 30, 1, inside=True)).buffer.max_buffer_size == 100 << 20

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import CoordinatorConfig, load_coordinator
-from coordinator.config.inside import EmbeddedAggregatorConfig, memory_shares
+from coordinator.config.inside import EmbeddedAggregatorConfig
+from coordinator.config.memory import memory_shares
 from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
 from m3x.config import ConfigError
+from m3x.memory import memory_limit
 
 S = 1_000_000_000
 AGGREGATED = "clusters: [{namespaces: [{namespace: n, type: aggregated, resolution: 10s, retention: 48h}]}]\n"
@@ -71,8 +73,10 @@ def test_options_of_the_embedded_aggregator_beside_a_remote_one_are_said_to_be_i
 @pytest.mark.parametrize("limit", [256 << 20, 1 << 30, 64 << 30])
 @pytest.mark.parametrize("sinks", [0, 1, 7])
 def test_shares_of_memory_are_at_most_the_limit(limit: int, sinks: int) -> None:
-    shares = memory_shares(limit, sinks)
-    taken = 2 * shares.windows + shares.store + shares.write_cache + shares.buffer + sinks * shares.sink_window
+    shares = memory_shares(limit, sinks, inside=True)
+    taken = (
+        shares.windows + shares.store + shares.write_cache + shares.buffer + sinks * shares.sink_window + shares.bodies
+    )
     assert limit // 2 < taken <= limit * 3 // 4
 
 
@@ -94,5 +98,5 @@ def test_what_cannot_be_is_refused(tmp_path: Path, section: str) -> None:
 def test_zero_means_what_the_machine_has() -> None:
     section = EmbeddedAggregatorConfig()
     assert section.worker_count >= 1
-    assert section.limit_bytes >= 256 << 20
+    assert CoordinatorConfig().memory.nbytes == memory_limit(0).nbytes
     assert EmbeddedAggregatorConfig(workers=3, memory_limit_bytes=1 << 30).worker_count == 3

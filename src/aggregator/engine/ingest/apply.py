@@ -335,7 +335,7 @@ def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
         if detail == why.D_NONE:
             at = create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now_ns)
             if at < 0:
-                detail = why.D_MEMORY
+                detail = why.D_NEW_MEMORY
         if detail != why.D_NONE:
             refuse(t, category, detail, buf, id_at, id_size)
             return at

@@ -90,6 +90,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
     insert(v.entry_index(t), head.index_mask, half, row)
     head.live += 1
     v.shards(t)[shard].entries += 1
+    v.fresh(t)[v.counts(t)[why.C_NEW_ENTRIES] & (layout.FRESH - 1)] = np.uint32(row)
     v.counts(t)[why.C_NEW_ENTRIES] += 1
     return row
 

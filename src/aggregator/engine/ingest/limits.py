@@ -9,7 +9,7 @@ from numba import njit
 
 from aggregator.engine import reasons as why
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import used_bytes
+from aggregator.engine.tables.memory import over_new_limit
 
 SECOND = 1_000_000_000
 
@@ -58,6 +58,6 @@ def may_create(t, shard, now_ns):
         if s.rate_count > v.head(t).new_limit:
             v.counts(t)[why.C_NEW_REFUSED] += 1
             return why.D_NEW_LIMIT
-    if v.head(t).memory_limit > 0 and used_bytes(t) >= v.head(t).memory_limit:
-        return why.D_MEMORY
+    if over_new_limit(t):
+        return why.D_NEW_MEMORY
     return why.D_NONE

@@ -428,6 +428,7 @@ class MetadataTable:
         row["resolution"] = resolution_ns
         row["shift"] = YEAR_ONE_NS % resolution_ns
         row["past_limit"] = min(self._options.timing.timed_limit_ns(resolution_ns), layout.MAX_INT64)
+        row["open"] = self._options.open_windows(list_id)
         delay = self._options.forwarding_delay_ns(resolution_ns, times_forwarded) if kind == KIND_FORWARDED else 0
         row["delay"] = min(max(delay, layout.MIN_INT64), layout.MAX_INT64)
         # A forwarded value bears the time of the end of its window, and that is the start of the window it goes to.

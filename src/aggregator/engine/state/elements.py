@@ -36,13 +36,14 @@ def _take_slots(t, b, width, slim):
     free = v.free_slots(t)[b, kind]
     if free != 0:
         v.free_slots(t)[b, kind] = np.int64(v.free_elements(t)[v.reference(b, free - 1)].next)
+        _count_slots(t, b, width, slim)
         return free - 1
     bucket = v.buckets(t)[b]
     slot = bucket.next_slim if slim else bucket.next_slot
     left = -slot & (layout.PAGE_ROWS - 1)
     if left < width:
         for k in range(slot, slot + left):
-            _give_slots(t, b, k, 1, False)
+            _leave_slots(t, b, k, 1, False)
         if left > 0:
             bucket.next_slot = slot + left
             bucket.slots = max(bucket.slots, slot + left)
@@ -55,11 +56,29 @@ def _take_slots(t, b, width, slim):
         bucket.next_slim = slot + width
     else:
         bucket.next_slot = slot + width
+    _count_slots(t, b, width, slim)
     return slot
 
 
 @njit(cache=True, nogil=True)
+def _count_slots(t, b, width, slim):
+    """``width`` more slots are in use."""
+    if slim:
+        v.buckets(t)[b].taken_slim += width
+    else:
+        v.buckets(t)[b].taken += width
+
+
+@njit(cache=True, nogil=True)
 def _give_slots(t, b, slot, width, slim):
+    """Gives back what ``_take_slots`` has returned."""
+    _count_slots(t, b, -width, slim)
+    _leave_slots(t, b, slot, width, slim)
+
+
+@njit(cache=True, nogil=True)
+def _leave_slots(t, b, slot, width, slim):
+    """These slots are free for who asks for as many."""
     kind = np.int64(0) if slim else width
     for k in range(width):
         v.elements(t)[v.reference(b, slot + k)].state = np.uint8(layout.ELEMENT_FREE)

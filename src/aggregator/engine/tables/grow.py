@@ -119,6 +119,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         free_sources=np.zeros(64, np.int64),
         repeats=reserve(2 * layout.MAX_REPEATS, np.uint64),
         repeat_blocks=reserve(layout.REPEAT_BLOCKS >> 6, np.uint64),
+        fresh=np.zeros(layout.FRESH, np.uint32),
     )
     place(tables.annotation_table, tables.annotation_slots, tables.annotations, tables.annotation_bytes)
     return tables

@@ -4,6 +4,7 @@
 |---|---|---|
 | entry_index | hash of an entry's key, high half · entry row + 1 | linear probing from the hash |
 | entries | one metric: (category, metric type, id) | entry_index |
+| fresh | row of an entry, of those that were made last | how many were made before it, modulo ``FRESH`` |
 | elements | one aggregation of one entry in one bucket | reference = bucket << 24 · slot |
 | buckets | one list id of the worker (kind, resolution, times forwarded), all its shards together | number |
 | windows | one open or kept window of a bucket | bucket and start, through ``window_ring`` |
@@ -72,6 +73,8 @@ MAX_GROUPS = 1 << 24
 MAX_SOURCES = 1 << 31
 MAX_REPEATS = 1 << 24
 REPEAT_BLOCKS = 1 << 20
+FRESH = 1 << 10
+"""Entries made last that are remembered (``fresh``)."""
 
 MIN_INT64 = -(1 << 63)
 MAX_INT64 = (1 << 63) - 1
@@ -202,6 +205,9 @@ BUCKET = np.dtype(
         ("slots", np.int64),  # used so far, free ones included
         ("next_slot", np.int64),  # of the range that is being handed out; at the beginning of one: there is none
         ("next_slim", np.int64),  # the same for slim records
+        ("taken", np.int64),  # slots that are in use now, but for
+        ("taken_slim", np.int64),  # those of slim records
+        ("open", np.int64),  # windows that are there at a time where every series has a value in each
         ("sequence", np.int64),  # windows made so far
         ("closed_max", np.int64),  # newest of closed_through over all shards
         ("flushing", np.int64),
@@ -385,6 +391,7 @@ HEAD = np.dtype(
         ("future", np.int64),  # nanoseconds that a client's time may be ahead
         ("log_cap", np.int64),  # samples of a timer in a window
         ("memory_limit", np.int64),  # bytes; 0: none
+        ("metadata_bytes", np.int64),  # of interned metadatas
         ("used_pages", np.int64),
         ("slim_pages", np.int64),
         ("free_slim_pages", np.int64),  # in ``free_slim_pages``
@@ -398,6 +405,7 @@ HEAD = np.dtype(
         ("group_mask", np.int64),  # words of the group index, less one
         ("groups", np.int64),  # in the index
         ("sources", np.int64),
+        ("used_sources", np.int64),  # rows of tables that windows have
         ("timer_split", np.int64),  # values into which a batch timer is cut; 0: it is not
         ("grace", np.int64),  # until then no forwarded value is late
         ("repeats", np.int64),  # messages that may come again
@@ -544,6 +552,7 @@ class Tables(NamedTuple):
     free_sources: Array
     repeats: Array
     repeat_blocks: Array
+    fresh: Array
 
     def elements_of(self, bucket: int) -> Array:
         """The slots of a bucket."""

@@ -109,6 +109,7 @@ sources = _view("sources")
 free_sources = _view("free_sources")
 repeats = _view("repeats")
 repeat_blocks = _view("repeat_blocks")
+fresh = _view("fresh")
 
 free_entries = _view("entries", layout.FREE_ENTRY)
 tombstones = _view("elements", layout.TOMBSTONE)

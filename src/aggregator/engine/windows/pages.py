@@ -10,6 +10,7 @@ from numba import njit
 
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
+from aggregator.engine.tables.memory import over_limit
 from aggregator.engine.windows.sources import release_sources
 from m3x.kernels import base
 
@@ -19,28 +20,11 @@ CLOSED, NO_ROOM = -1, -2
 SLIM = layout.SLIM_PAGE << layout.PAGE_BITS
 """Rows from here on are of slim records."""
 
-_PAGE_BYTES = layout.PAGE_ROWS * 64
-_SLIM_PAGE_BYTES = layout.PAGE_ROWS * 16
-_CHUNK_BYTES = layout.LOG_CHUNK * 8
-
 
 @njit(cache=True, nogil=True)
 def window_start(time_ns, resolution, shift):
     """Start of the window of a time: a multiple of the resolution since M3's zero time, year 1 (``shift`` before the epoch)."""
     return time_ns - (time_ns % resolution + shift) % resolution
-
-
-@njit(cache=True, nogil=True)
-def used_bytes(t):
-    """Memory of windows and timer logs together."""
-    head = v.head(t)
-    return head.used_pages * _PAGE_BYTES + head.used_slim_pages * _SLIM_PAGE_BYTES + head.used_chunks * _CHUNK_BYTES
-
-
-@njit(cache=True, nogil=True)
-def over_limit(t):
-    """Series that are known may use twice the limit that new ones meet."""
-    return v.head(t).memory_limit > 0 and used_bytes(t) >= 2 * v.head(t).memory_limit
 
 
 @njit(cache=True, nogil=True)

@@ -11,6 +11,7 @@ from numba import njit
 from aggregator.engine import reasons as why
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
+from aggregator.engine.tables.memory import over_limit
 from aggregator.engine.windows.pages import (
     CLOSED,
     NO_ROOM,
@@ -18,7 +19,6 @@ from aggregator.engine.windows.pages import (
     is_closed,
     is_late,
     next_window,
-    over_limit,
     record_at,
     record_of,
     window_of,

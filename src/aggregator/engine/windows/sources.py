@@ -10,6 +10,7 @@ from numba import njit
 
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
+from aggregator.engine.tables.memory import over_limit
 
 _FIRST_BITS = 6
 _0 = np.uint64(0)
@@ -19,6 +20,8 @@ _1 = np.uint64(1)
 @njit(cache=True, nogil=True)
 def _allocate(t, bits):
     """First row of ``2**bits`` cleared rows, -1 if there is no room."""
+    if over_limit(t):
+        return np.int64(-1)
     free = v.free_sources(t)[bits]
     if free != 0:
         at = free - 1
@@ -30,6 +33,7 @@ def _allocate(t, bits):
         v.head(t).sources = at + (1 << bits)
     for k in range(at, at + (1 << bits)):
         v.sources(t)[k].used = np.uint32(0)
+    v.head(t).used_sources += 1 << bits
     return at
 
 
@@ -44,6 +48,7 @@ def _bits(size):
 @njit(cache=True, nogil=True)
 def _free(t, at, size):
     bits = _bits(size)
+    v.head(t).used_sources -= size
     v.free_tables(t)[at].next = np.uint64(v.free_sources(t)[bits])
     v.free_sources(t)[bits] = at + 1
 
