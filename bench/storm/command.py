@@ -35,8 +35,11 @@ _CHECK_S = 3
 _PROBE = 1000
 """New series that are sent to see whether they are taken."""
 _PROBE_FIRST = 90_000_000
-_BEFORE_S = 2 * RESOLUTION_S
+_TOLD_S = 5.0
+"""Figures come once a second."""
 _RECOVERS_S = 60.0
+_WAITS_S = 30.0
+"""After the last window was due."""
 _PROBED_S = 2.5
 """After which figures tell what became of a probe."""
 _NEW_REFUSED, _KNOWN_REFUSED = 'reason="new-metric-memory-limit"', 'reason="memory-limit"'
@@ -187,19 +190,18 @@ def _measured(options: argparse.Namespace, aggregator: Aggregator, sink: Part) -
     try:
         with Memory(aggregator) as memory:
             known.say()
-            time.sleep(_BEFORE_S)
+            known.answer()
             new.say()
             stormed = new.answer()
-            page = get(aggregator.metrics_url)[1]
+            taken, refused = _fates(aggregator, options)
             growth = aggregator.json("/status/growth")
+            # The window in which the storm ended is the last one that counts.
+            last = int(time.time() / RESOLUTION_S) + 1
             recovered_s = _recovered(aggregator, target)
-            time.sleep(RESOLUTION_S)
+            time.sleep(max(last * RESOLUTION_S - time.time(), 0))
             known.end()
             sent = known.answer()
-            last = sent["first"] + sent["windows"]
-            time.sleep(max((last * RESOLUTION_S + _DELAY_S + 3) - time.time(), 0))
-            sink.say()
-            judged = sink.answer()
+            judged = _judged(sink, options.known, range(sent["first"], last))
             after = get(aggregator.metrics_url)[1]
     finally:
         known.close()
@@ -217,13 +219,36 @@ def _measured(options: argparse.Namespace, aggregator: Aggregator, sink: Part) -
         "missing": sum(options.known - row["came"] for row in rows), "wrong": sum(row["wrong"] for row in rows),
         "worst_late_s": max((row["late_s"] for row in rows), default=0.0), "sender_behind_s": sent["behind_s"],
         "late_s": [round(row["late_s"], 2) for row in rows],
-        "taken": round(figure(page, "map_new_entries")) - options.known,
-        "refused": round(figure(page, "errors", _NEW_REFUSED)),
+        "taken": taken, "refused": refused,
         "known_refused": round(figure(after, "errors", _KNOWN_REFUSED)),
         "limit_mib": memory.limit / (1 << 20), "tables_most_mib": memory.most_used / (1 << 20),
         "workers_before_mib": before_mib, "workers_most_mib": most_mib, "notes": sorted(memory.notes),
         "recovered_s": recovered_s, "growth": growth["metricNames"][:3],
     }  # fmt: skip
+
+
+def _fates(aggregator: Aggregator, options: argparse.Namespace) -> tuple[int, int]:
+    """How many new ids were taken, and how many refused, once that is told of all of them."""
+    until = time.monotonic() + _TOLD_S
+    while True:
+        page = get(aggregator.metrics_url)[1]
+        taken = round(figure(page, "map_new_entries")) - options.known
+        refused = round(figure(page, "errors", _NEW_REFUSED))
+        if taken + refused >= options.new or time.monotonic() > until:
+            return taken, refused
+        time.sleep(0.1)
+
+
+def _judged(sink: Part, known: int, windows: range) -> dict[str, Any]:
+    """What the consumer got, once it has all values of known series in these windows, or has waited in vain."""
+    until = (windows.stop * RESOLUTION_S + _DELAY_S) + _WAITS_S
+    while True:
+        sink.say()
+        judged: dict[str, Any] = sink.answer()
+        whole = all(judged["windows"].get(str(window), {"came": 0})["came"] == known for window in windows)
+        if whole or time.time() > until:
+            return judged
+        time.sleep(0.25)
 
 
 def _recovered(aggregator: Aggregator, target: tuple[str, ...]) -> float | None:

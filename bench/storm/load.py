@@ -1,8 +1,9 @@
 """Senders of the storm, each a process of its own: known series at an even pace, or new ids.
 
 ``--known N``: each of N series once in every window, with the value that ``series.values_of`` gives it and a time inside of the window,
-until standard input ends. ``--new N``: N ids that nobody has sent before, evenly over ``--seconds``. Prints a line when messages are built,
-and begins with the first line of standard input; prints what was sent and acked at the end.
+until standard input ends; a line tells when the first window is over. ``--new N``: N ids that nobody has sent before, evenly over
+``--seconds``. Prints a line when messages are built, and begins with the first line of standard input; prints what was sent and acked at
+the end.
 """
 
 import argparse
@@ -72,6 +73,8 @@ def send_known(connection: Connection, frames: Frames, stop: threading.Event) ->
                 part.stamp(at_ns + 1)
                 frames.first_id = part.first_id
                 connection.send(part)
+        if window == first:
+            print(json.dumps({"window": window}), flush=True)
         window += 1
 
 

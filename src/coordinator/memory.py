@@ -8,9 +8,9 @@ import asyncio
 
 from m3x.beats import beat
 from m3x.instrument import Scope
-from m3x.log import logger
+from m3x.log import left_out, logger
 from m3x.memory import MemoryLimit
-from m3x.process import own_bytes
+from m3x.process import files_in_use, own_bytes
 
 __all__ = ["MemoryUse"]
 
@@ -31,6 +31,8 @@ class MemoryUse:
         """``used``: bytes of memory that are this process's alone."""
         self._scope.gauge("memory_used_bytes", float(used))
         self._scope.gauge("memory_limit_bytes", float(self._share))
+        self._scope.gauge("open_files", float(files_in_use()))
+        self._scope.gauge("log_lines_left_out", float(left_out()))
         over = 0 < self._share < used
         if over and not self._over:
             _log.warning(

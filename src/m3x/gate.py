@@ -43,6 +43,11 @@ class Gate:
         self._scope.tagged(reason=refusal.value).count("upgrade-to-tls-errors")
         log_refusal(self._port, refusal, accepted_from(peer), detail)
 
+    def too_long(self, peer: object, most_bytes: int) -> None:
+        """What comes before the body of a request has more than ``most_bytes``; the connection ends."""
+        self._scope.count("http-heads-refused")
+        _log.warning_limited(f"{self._port}: a request's headers are too long", peer=str(peer), most=most_bytes)
+
     async def open(self, factory: Factory, connection: socket.socket) -> None:
         """Makes the protocol of an accepted connection, once it has shown what it speaks; closes it if that is not taken."""
         peer: object = None

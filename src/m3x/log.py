@@ -11,9 +11,13 @@ import time
 import traceback
 from typing import Any, TextIO
 
-__all__ = ["LEVELS", "Logger", "configure", "last_error", "logger"]
+__all__ = ["LEVELS", "Logger", "configure", "last_error", "left_out", "logger"]
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
+
+
+_MOST_TEXTS = 1024
+"""Of one logger, whose lines are limited."""
 
 
 class _Output:
@@ -24,6 +28,7 @@ class _Output:
         self.stream: TextIO | None = None
         self.fields: dict[str, Any] = {}
         self.last_error = ""
+        self.left_out = 0
 
 
 _output = _Output()
@@ -36,6 +41,11 @@ def configure(level: str = "info", stream: TextIO | None = None, /, **fields: An
     _output.level = LEVELS[level.lower()]
     _output.stream = stream
     _output.fields = fields
+
+
+def left_out() -> int:
+    """How many lines of this process were not written: of one text too many in a second, or the disk was full."""
+    return _output.left_out
 
 
 def last_error() -> str:
@@ -97,7 +107,10 @@ class Logger:
         next_at, left_out = self._limits.get(message, (0.0, 0))
         if now < next_at:
             self._limits[message] = (next_at, left_out + 1)
+            _output.left_out += 1
             return
+        if len(self._limits) >= _MOST_TEXTS:
+            self._limits = {text: one for text, one in self._limits.items() if one[0] > now}
         self._limits[message] = (now + 1.0 / per_second, 0)
         if left_out:
             fields["left_out"] = left_out
@@ -132,4 +145,4 @@ class Logger:
             _output.level = LEVELS["error"] + 1
         except OSError:
             # A full disk takes no lines, and nothing can be said of it here; it may take them again.
-            pass
+            _output.left_out += 1

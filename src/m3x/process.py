@@ -108,6 +108,11 @@ def open_files() -> int:
     return _MANY_FILES if files == resource.RLIM_INFINITY else files
 
 
+def files_in_use() -> int:
+    """How many it has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
 def raise_open_files() -> None:
     """Lets this process and its children have as many files and connections open as the system allows it, the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -24,7 +24,7 @@ from m3x.instrument import Registry
 from m3x.log import logger
 from m3x.tls import TLS_BYTE, Refusal
 
-__all__ = ["Sharing", "metrics_app", "serve", "serve_shared"]
+__all__ = ["MAX_HEAD_BYTES", "Sharing", "metrics_app", "serve", "serve_shared"]
 
 log = logger(__name__)
 
@@ -52,10 +52,18 @@ class _Config(uvicorn.Config):
     gate: Gate | None = None
 
 
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request line with its headers; the rest of one read more is kept at most."""
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, which says of a TLS handshake on a port without TLS what it is."""
+    """uvicorn's own, which says of a TLS handshake on a port without TLS what it is, and bounds what comes before a body."""
 
     _begun = False
+    _in_head = True
+    _head_bytes = 0
+    """Of a request line with headers that is not whole yet."""
 
     def data_received(self, data: bytes) -> None:
         """What has come over the connection."""
@@ -67,7 +75,26 @@ class _Protocol(HttpToolsProtocol):
                     self.config.gate.refused(Refusal.TLS_ON_PLAIN_PORT, self.client)
                 self.transport.close()
                 return
+        was_in_head, self._ended_head = self._in_head, False
         super().data_received(data)
+        if was_in_head and not self._ended_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                assert isinstance(self.config, _Config)
+                if self.config.gate is not None:
+                    self.config.gate.too_long(self.client, MAX_HEAD_BYTES)
+                self.transport.write(_TOO_LONG)
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """Request line and headers are whole."""
+        self._in_head, self._ended_head, self._head_bytes = False, True, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next request may come."""
+        self._in_head = True
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):

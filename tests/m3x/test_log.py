@@ -43,6 +43,23 @@ def test_limited_lines_say_how_many_were_left_out(monkeypatch: pytest.MonkeyPatc
     assert lines[1]["left_out"] == 4
 
 
+def test_texts_that_lines_are_limited_by_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    log.configure("info", io.StringIO())
+    before = log.left_out()
+    try:
+        out = log.logger("x")
+        for k in range(5000):
+            now[0] += 0.01
+            for _ in range(2):
+                out.warning_limited(f"text {k}")
+    finally:
+        log.configure("info")
+    assert len(out._limits) <= 1200
+    assert log.left_out() == before + 5000
+
+
 def test_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown log level 'loud'"):
         log.configure("loud")

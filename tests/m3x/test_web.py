@@ -1,5 +1,7 @@
 """The HTTP server inside a loop, reserve, retry."""
 
+import asyncio
+import contextlib
 import socket
 
 import httpx
@@ -11,7 +13,7 @@ from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.reserve import release, reserve
 from m3x.retry import Backoff
-from m3x.web import metrics_app, serve, serve_shared
+from m3x.web import MAX_HEAD_BYTES, metrics_app, serve, serve_shared
 
 
 async def test_metrics_page_is_served_and_the_port_freed() -> None:
@@ -48,6 +50,41 @@ def test_backoff_grows_to_its_bound() -> None:
 
 
 PLAIN = Gate("HTTP", Registry().scope())
+
+
+async def test_headers_are_bounded_and_bodies_are_not_headers() -> None:
+    registry = Registry()
+    gate = Gate("HTTP", registry.scope())
+    async with serve(metrics_app(Registry()), "127.0.0.1:0", gate) as port:
+        # Many headers, and a line without an end.
+        for endless in (
+            b"GET /metrics HTTP/1.1\r\n" + 3000 * b"a: 0123456789012345678901\r\n",
+            b"GET /" + 200_000 * b"x",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for at in range(0, len(endless), 4096):
+                writer.write(endless[at : at + 4096])
+                await asyncio.sleep(0)
+            # What is still on its way makes the system cut the connection, perhaps before the answer was read.
+            with contextlib.suppress(ConnectionError):
+                assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        assert registry.counter("http_heads_refused") == 2
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        body = 300_000 * b"x"
+        for _ in range(3):
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            size = 0
+            while (line := await reader.readline()) != b"\r\n":
+                size = int(line.split(b":")[1]) if line.lower().startswith(b"content-length") else size
+            await reader.readexactly(size)
+        writer.close()
+        await writer.wait_closed()
+    assert registry.counter("http_heads_refused") == 2
+    assert MAX_HEAD_BYTES == 64 << 10
 
 
 class Turns:

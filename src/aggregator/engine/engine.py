@@ -592,6 +592,7 @@ class Engine:
             "engine.windows": float((tables.windows[: int(head["windows"])]["used"] != 0).sum()),
             "engine.window-bytes": float(used_bytes(self._t)),
             "engine.memory-bytes": float(self.memory_bytes()),
+            "engine.messages-expected-again": float(head["repeats"]),
             "memory.used-bytes": float(used),
             "memory.needed-bytes": float(needed),
             "memory.limit-bytes": float(head["memory_limit"]),

@@ -272,6 +272,7 @@ class Worker:
             f"worker.memory-bytes{tag}": float(self._engine.memory_bytes()),
             f"worker.resident-bytes{tag}": float(process.resident_bytes()),
             f"worker.flushes-running{tag}": float(len(self._flushes)),
+            f"worker.log-lines-left-out{tag}": float(log.left_out()),
             f"worker.journal-bytes{tag}": float(self._durable.size_bytes),
             f"worker.snapshot-pause-seconds{tag}": pause_s,
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator import prompb
-from coordinator.api.answers import APIError
+from coordinator.api.answers import APIError, Methods
 from m3metrics.growth import Growth, GrowthReport, merged
 from m3metrics.ids import NAME_TAG, Tags
 from m3x.protobuf import DecodeError
@@ -79,7 +79,9 @@ def growth_routes(ask: Callable[[], Awaitable[Iterable[Grown]]]) -> list[Route]:
         found = list(await ask())
         return JSONResponse(document(sum(one.series for one in found), [one.report for one in found], int(text)))
 
-    return [Route(f"{prefix}/api/v1/status/tsdb", status) for prefix in ("", "/prometheus", "/m3query")]
+    return [
+        Route(f"{prefix}/api/v1/status/tsdb", Methods({"GET": status})) for prefix in ("", "/prometheus", "/m3query")
+    ]
 
 
 def document(series: int, reports: Iterable[GrowthReport], limit: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ from aggregator.lists import KIND_FORWARDED, KIND_STANDARD, ListId
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType
 from m3metrics.ids import encode_tags
-from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata
+from m3metrics.metadata import ForwardMetadata, PipelineMetadata, StagedMetadata, TimedMetadata
 from m3metrics.metric import MetricType
 from m3metrics.policy import StoragePolicy
 
@@ -167,6 +167,9 @@ def test_source_sets_of_forwarded_metrics_count_and_are_bounded() -> None:
     list_id = ListId(KIND_FORWARDED, 10 * SECOND, 1)
     list(engine.flush(ipc.Flush(1, list_id, True, [ipc.ShardBounds([], at, 0, layout.MAX_INT64)]), at))
     engine.commit(ipc.Commit(list_id, [], at))
+    # What was interned since the last time, too.
+    engine.expire(at)
+    engine.expire(at)
     assert figures(engine)[0] < before + MIB
     assert send(engine, [forwarded(b"r", source, at) for source in range(10_000)], at) == []
 
@@ -236,3 +239,52 @@ def test_what_is_replayed_is_no_growth() -> None:
     send(engine, [gauge(one) for one in ids(100)], NOW)
     engine.end_replay()
     assert engine.growth().new_series == 0
+
+
+def test_annotations_are_bounded() -> None:
+    engine = engine_of(options(), max_series=1 << 10)
+    staged = (StagedMetadata(pipelines=(PipelineMetadata(storage_policies=(TEN,)),)),)
+
+    def annotated(k: int) -> bytes:
+        note = b"%06d" % k + 60_000 * b"n"
+        return codec.encode_metric(
+            codec.GaugeWithMetadatas(id=b"a%d" % (k % 100), value=1.0, metadatas=staged, annotation=note)
+        )
+
+    for start in range(0, 1200, 100):
+        assert send(engine, [annotated(k) for k in range(start, start + 100)], NOW) == []
+    assert 0 < engine.stats()[0]["annotations-dropped"] < 200
+
+
+def test_aggregations_of_one_metric_are_bounded() -> None:
+    engine = engine_of(options(), max_series=1 << 10)
+
+    def timed(days: int) -> bytes:
+        return codec.encode_metric(
+            codec.TimedMetricWithMetadata(
+                metric_type=MetricType.GAUGE,
+                id=b"m",
+                time_ns=NOW,
+                value=1.0,
+                metadata=TimedMetadata(storage_policy=StoragePolicy.parse(f"10s:{days}d")),
+            )
+        )
+
+    assert send(engine, [timed(days) for days in range(1, layout.MAX_ELEMENTS + 1)], NOW) == []
+    assert set(send(engine, [timed(days) for days in range(5000, 5010)], NOW)) == {KNOWN}
+    assert errors(engine, "memory-limit") == 10
+
+
+@pytest.mark.slow
+def test_messages_that_may_come_again_are_bounded() -> None:
+    engine = engine_of(options(), max_series=1 << 10)
+    words = np.zeros(1 << 20, layout.REPEAT)
+    for turn in range(20):
+        words["content"] = np.arange(2 + (turn << 20), 2 + (turn + 1 << 20), dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        ) | np.uint64(2)
+        engine.expect_repeats(words)
+    expected = engine.stats()[1]["engine.messages-expected-again"]
+    assert layout.MAX_REPEATS * 0.9 < expected <= layout.MAX_REPEATS
+    engine.forget_repeats()
+    assert engine.stats()[1]["engine.messages-expected-again"] == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aggregator.http import ListRow, Readiness, ShardRow, create_app
+from m3metrics.growth import GrowthReport, LabelGrowth, NameGrowth
 from m3x.instrument import Registry
 from m3x.pages import Chart, Edge, Holder, Lane, Line, Stage, Stretch
 
@@ -55,6 +56,9 @@ class Source:
 
     def charts(self) -> list[Chart]:
         return [Chart("Messages a second", [Line("received", np.arange(720.0))], 5.0)]
+
+    def growth(self) -> GrowthReport:
+        return GrowthReport(5, [NameGrowth("up", 4, 2)], [LabelGrowth("pod", 4, 3, 2)])
 
     def facts(self) -> list[tuple[str, str]]:
         return [("placement version", "3")]
@@ -152,3 +156,11 @@ async def test_problems_stand_beside_m3s_status(client: httpx.AsyncClient, sourc
     assert set((await client.get("/status")).json()) == {"status"}
     source.problems = ["topic t does not exist: create it"]
     assert (await client.get("/status")).json()["problems"] == source.problems
+
+
+async def test_names_that_grow(client) -> None:
+    assert (await client.get("/status/growth")).json() == {
+        "newSeries": 5,
+        "metricNames": [{"name": "up", "series": 4, "perMinute": 2}],
+        "labelNames": [{"name": "pod", "series": 4, "values": 3, "perMinute": 2}],
+    }
