@@ -50,6 +50,7 @@ from coordinator.sinks.queue import Queue, QueueFullError
 from coordinator.store import Store, StoreError, StoreOptions, open_store
 from coordinator.write import (
     Acks,
+    BodyRoom,
     CarbonIngester,
     CarbonServer,
     Door,
@@ -180,12 +181,13 @@ class World:
     acks: Acks | None = None
     door: Door | None = None
     limiter: Limiter | None = None
+    bodies: BodyRoom | None = None
 
     def app(self) -> Starlette:
         scope = self.registry.scope("coordinator").tagged(handler="remote-write")
         writer = RemoteWriter(
             self.downsampler, self.cache, self.topic, scope, direct=self.direct, acks=self.acks, door=self.door,
-            limiter=self.limiter,
+            limiter=self.limiter, bodies=self.bodies,
         )  # fmt: skip
         return Starlette(routes=[*remote_write_routes(writer), *sender_routes(writer, scope)])
 
@@ -879,7 +881,20 @@ async def _too_fast(key: str, directory: Path, patch: pytest.MonkeyPatch) -> Non
         assert 90 < int(answer.headers["retry-after"]) <= 100
 
 
+async def _no_room_for_bodies(key: str, directory: Path, patch: pytest.MonkeyPatch) -> None:
+    async with world_of(SetUp(), directory, patch) as world:
+        scope = world.registry.scope("coordinator").tagged(handler="remote-write")
+        room = world.bodies = BodyRoom(len(ORDINARY), scope)
+        with room.request() as other:
+            other.take(1)
+            answer = await world.post(ORDINARY, {})
+            assert (str(answer.status_code), world.ends(), world.counted()) == rows()[key]
+            assert answer.headers["retry-after"] == "1"
+        assert (await world.post(ORDINARY, {})).status_code == 200
+
+
 MORE: dict[str, Check] = {
+    "bodies-full": _no_room_for_bodies,
     "limit-rate": _too_fast,
     "line-waits": _line_waits,
     "line-direct-queue-full": _line_waits_for_a_queue,
