@@ -5,6 +5,7 @@ together there is a mistake, or a limit that is too small for the programs thems
 """
 
 import asyncio
+from typing import Protocol
 
 from m3x.beats import beat
 from m3x.instrument import Scope
@@ -15,7 +16,23 @@ from m3x.process import files_in_use, own_bytes
 __all__ = ["MemoryUse"]
 
 _LOOK_S = 1.0
+_CACHE_COUNTERS = ("new_series", "forgotten_series", "unremembered_series")
 _log = logger(__name__)
+
+
+class Remembering(Protocol):
+    """A series cache."""
+
+    @property
+    def series(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def forgotten(self) -> int: ...
+    @property
+    def not_kept(self) -> int: ...
+    @property
+    def new_series(self) -> int: ...
 
 
 class MemoryUse:
@@ -26,6 +43,12 @@ class MemoryUse:
         self._share = limit.nbytes // parts
         self._scope = scope
         self._over = False
+        self._cache: Remembering | None = None
+        self._counted = dict.fromkeys(_CACHE_COUNTERS, 0)
+
+    def watch(self, cache: Remembering) -> None:
+        """Tells of this cache, too."""
+        self._cache = cache
 
     def look(self, used: int) -> None:
         """``used``: bytes of memory that are this process's alone."""
@@ -33,12 +56,23 @@ class MemoryUse:
         self._scope.gauge("memory_limit_bytes", float(self._share))
         self._scope.gauge("open_files", float(files_in_use()))
         self._scope.gauge("log_lines_left_out", float(left_out()))
+        if self._cache is not None:
+            self._tell_of(self._cache)
         over = 0 < self._share < used
         if over and not self._over:
             _log.warning(
                 "this process takes more memory than it may", used=used, limit=self._share, source=self._limit.source
             )
         self._over = over
+
+    def _tell_of(self, cache: Remembering) -> None:
+        scope = self._scope.sub("series_cache")
+        scope.gauge("series", float(cache.series))
+        scope.gauge("bytes", float(cache.size_bytes))
+        now = (cache.new_series, cache.forgotten, cache.not_kept)
+        for name, count in zip(_CACHE_COUNTERS, now, strict=True):
+            scope.count(name, count - self._counted[name])
+            self._counted[name] = count
 
     def notes(self) -> list[str]:
         """What to say of it."""

@@ -188,7 +188,9 @@ class Writing:
         nbytes = section.max_bytes or share
         if self.config.aggregates_inside:
             nbytes = min(nbytes, share)
-        return SeriesCache(section.max_series, self._shares.of(nbytes))
+        cache = SeriesCache(section.max_series, self._shares.of(nbytes))
+        self.memory.watch(cache)
+        return cache
 
     def writer(
         self,

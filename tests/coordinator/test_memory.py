@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coordinator.config import CoordinatorConfig, load_coordinator
@@ -36,6 +37,21 @@ def test_more_than_its_share_is_said_as_long_as_it_lasts() -> None:
     assert use.notes() == []
     assert b"memory_used_bytes 1.03809024e+08" in registry.render()
     assert b"memory_limit_bytes 1.048576e+08" in registry.render()
+
+
+def test_figures_of_a_series_cache_are_told(tmp_path: Path) -> None:
+    writing = Writing(config_of(tmp_path, REMOTE), tmp_path, Places(), ALL)
+    cache = writing.cache()
+    buf = np.frombuffer(bytearray(b"one.pathother.path"), np.uint8)
+    at, size = np.array([0, 8], np.uint32), np.array([8, 10], np.uint32)
+    for _ in range(2):
+        cache.resolve(buf, at, size, np.zeros(2, np.uint64), lambda _row: [])
+        writing.memory.look(1)
+    page = writing.registry.render().decode()
+    assert "series_cache_series 2.0" in page
+    assert "series_cache_new_series 2.0" in page
+    assert "series_cache_unremembered_series 0.0" in page
+    assert "series_cache_bytes" in page
 
 
 def test_without_a_limit_nothing_is_said() -> None:

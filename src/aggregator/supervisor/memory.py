@@ -25,6 +25,11 @@ class MemoryWatch:
         self._refused_s: dict[str, float] = {}
         """When something was refused last, by reason."""
 
+    @property
+    def refuses_new(self) -> bool:
+        """Whether new metrics were refused within the last minute."""
+        return _NEW in self._refused_s
+
     def told(self, worker: int, counters: Mapping[str, int]) -> None:
         """A worker's counters since its start."""
         now_s = self._clock()

@@ -67,6 +67,8 @@ _AGAIN_S = 0.1
 _GATHER_NS = 2_000_000_000
 """So long after a front began to listen its producer has connected, and sent what it kept."""
 _LIMITS_S = 1.0
+_EXPIRE_S = 60.0
+"""Entries are looked for that have expired so often while new ones are refused."""
 _REFUSED_NS = 1_500_000_000
 """A flush that the front did not pass on (it was stopped, and has to read first) is tried again after this time."""
 
@@ -532,9 +534,13 @@ class Serving:
 
     async def _expire_loop(self) -> None:
         interval_s = entry_check_interval_ns(self.config) / 1e9
+        waited_s = 0.0
         while True:
-            await asyncio.sleep(interval_s)
-            self.fleet.broadcast(ipc.Expire())
+            await asyncio.sleep(min(interval_s, _EXPIRE_S))
+            waited_s += min(interval_s, _EXPIRE_S)
+            if waited_s >= interval_s or self._memory.refuses_new:
+                waited_s = 0.0
+                self.fleet.broadcast(ipc.Expire())
 
 
 def _routing(seen: View, topic_shards: int, workers: int, owners: Mapping[int, int]) -> Routing:

@@ -40,6 +40,8 @@ class NewSeries:
     def __init__(self, growth: Growth | None = None) -> None:
         self._growth = growth or Growth()
         self._again = 0
+        self.count = 0
+        """Since the start."""
 
     def expect_again(self, series: int) -> None:
         """All that were known are forgotten: as many that come next are not new."""
@@ -49,6 +51,7 @@ class NewSeries:
         """Keys of series: labels as protobuf, or paths of carbon."""
         first = min(self._again, len(key_at))
         self._again -= first
+        self.count += len(key_at) - first
         chosen = self._growth.sample(len(key_at) - first)
         for k in chosen:
             at = int(key_at[first + k])

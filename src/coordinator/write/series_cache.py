@@ -195,6 +195,11 @@ class SeriesCache:
         return int(self._head["not_kept"][0])
 
     @property
+    def new_series(self) -> int:
+        """Series that were not known when they came, since the start, but for those that come again after a change of rules."""
+        return self.new.count
+
+    @property
     def size_bytes(self) -> int:
         """Memory in use, but for what each call uses anew."""
         head = self._head

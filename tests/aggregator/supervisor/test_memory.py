@@ -36,9 +36,11 @@ def test_refused_new_metrics_are_a_note_until_none_was_refused_for_a_minute() ->
     clock.now_s += 59
     watch.told(0, last)
     assert problems.warnings
+    assert watch.refuses_new
     clock.now_s += 1
     watch.told(1, {})
     assert problems.warnings == {}
+    assert not watch.refuses_new
 
 
 def test_refused_values_of_known_metrics_are_a_reason() -> None:
