@@ -13,6 +13,7 @@
 | ``m3db`` | M3DB nodes that are played: what they were sent is judged, and they fail as they are told |
 | ``failover``, ``crash`` | the failover drill, ``scripts/failover``, and the crash drill, ``scripts/crash`` |
 | ``stack``, ``interactive`` | ``scripts/run`` and ``scripts/cluster`` |
+| ``configuration_reference`` | docs/configuration.md, made of the types that read the files |
 
 Each imports only those above it, and anything of ``src``. Nothing here needs pytest: scripts run without it (``tests/real_servers.py``
 turns a missing server into a skipped test).
