@@ -3,7 +3,7 @@
 Each command has a module: ``ingest`` (and ``steady``; ``journal_turns`` for ``--journal both``), ``beside``, ``scaling``, ``low_rate``,
 ``latency``, ``pauses`` (the load of these is ``paced``), ``chain/command``, ``profile/command``, ``engine_bench``, ``soak``,
 ``storm/command``, ``start``, ``rules_bench``, ``cache_bench``, ``write``, ``writes``, ``out_new_series``, ``journal_bench``,
-``segments_bench``, ``sinks``,
+``segments_bench``, ``sinks``, ``tls_bench``,
 ``storage_bench``, ``prom_remote``, ``m3db_wire``, ``m3tsz_bench``, ``outage`` (and ``outage_store``, its stores). What they stand on:
 ``messages`` (encoded once), ``acks`` (what takes their acks), ``load`` (a load generator that stays cheaper than what it measures),
 ``loading`` (that one, and what it costs), ``sink`` (a consumer that acks and adds up), ``http_drain`` (an endpoint that counts),

@@ -39,6 +39,7 @@ _COMMANDS = {
     "remote": ("prom_remote", "what remote write alone costs, from columns to the wire"),
     "m3db": ("m3db_wire", "what writes to M3DB cost before the socket: a new series, a value, an error"),
     "m3tsz": ("m3tsz_bench", "what a point that is read from M3DB costs to decode"),
+    "tls": ("tls_bench", "what TLS costs an aggregator, a message and a connection"),
     "outage": (
         "outage",
         "two stores behind a coordinator, one of them away for an hour's worth of values, and kill -9 meanwhile",

@@ -29,10 +29,12 @@ def wakes(pid: int) -> int:
 class Aggregator(instances.Aggregator):
     """A running instance with ``workers`` workers; use as a context manager. ``output``: ``host:port`` of the consumer."""
 
-    def __init__(self, workers: int, output: str, overlay: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, workers: int, output: str, overlay: Mapping[str, Any] | None = None, address: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="m3bench-"))
         kv = kv_of("embedded", self.folder)
-        super().__init__(_NAME, self.folder, kv.section("m3aggregator"), workers=workers, overlay=overlay)
+        super().__init__(
+            _NAME, self.folder, kv.section("m3aggregator"), address=address, workers=workers, overlay=overlay
+        )
         kv.do(lambda store: write_cluster(store, [member(_NAME, self.address)], output, NUM_SHARDS))
         self.start()
         try:

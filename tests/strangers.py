@@ -16,7 +16,7 @@ from lab.certificates import Authority, Pair
 from m3x.config import Duration
 from m3x.tls import Refusal, ServerTLSConfig
 
-__all__ = ["CASES", "STRANGERS", "Certificates", "Stranger", "trusting"]
+__all__ = ["CASES", "HOSTS", "LISTENERS", "STRANGERS", "Certificates", "Stranger", "trusting"]
 
 HOSTS = ("DNS:localhost", "IP:127.0.0.1")
 _PATIENCE_S = 30.0
@@ -126,4 +126,6 @@ STRANGERS = (
     Stranger("leaves early", {}, _leaving_early, Refusal.CLOSED),
     Stranger("no handshake", {}, _speaking_nonsense, Refusal.PROTOCOL),
 )
+LISTENERS: list[dict[str, bool] | None] = [{}, {"expired": True}, {"mutual": True}, None]
+"""All that they come to."""
 CASES = [stranger.name.replace(" ", "-") for stranger in STRANGERS]

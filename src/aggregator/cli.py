@@ -33,16 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.start_no_threads()
     # What is imported now stays: looking for garbage in it takes a tenth of a start. ``m3x.processes`` switches it on again.
     gc.disable()
-    from aggregator.config import instance_id, load_config  # noqa: PLC0415
+    from aggregator.config import certificate_problems, instance_id, load_config  # noqa: PLC0415
     from m3cluster.kv import KVError, check_store  # noqa: PLC0415
-    from m3x.access import unusable  # noqa: PLC0415
     from m3x.config import ConfigError  # noqa: PLC0415
 
     try:
         loaded = load_config(options.file)
         data_dir = options.data_dir or _directory(loaded.value.instance.data_directory)
         check_store(loaded.value.kv_client.store(data_dir))
-        if found := [loaded.places.named(path, text) for path, text in unusable(loaded.value.security)]:
+        if found := [loaded.places.named(path, text) for path, text in certificate_problems(loaded.value)]:
             raise ConfigError(found)
         identity = instance_id(loaded.value.aggregator, loaded.value.server.server.listen_address)
         if options.check_config:

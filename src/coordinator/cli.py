@@ -24,7 +24,7 @@ from m3x.access import unusable
 from m3x.config import ConfigError, Loaded
 from m3x.output import complain, say
 from m3x.processes import Zygote
-from m3x.tls import ClientTLS, ServerTLS, TLSError
+from m3x.tls import ClientTLSConfig, ServerTLSConfig, trouble_with
 from m3x.version import VERSION
 
 USAGE_ERROR = 2
@@ -104,7 +104,6 @@ def _obstacles(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     """What would keep the service from starting with these files, one line each."""
     config = loaded.value
     found = [*_rules_problems(config), *_kv_problems(config), *_certificate_problems(config), *config.unsupported()]
-    found += unusable(config.security)
     return [loaded.places.named(path, text) for path, text in found]
 
 
@@ -131,22 +130,25 @@ def _kv_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
 
 
 def _certificate_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
-    """Those of carbon's listener and of endpoints that cannot be loaded."""
-    carbon = config.carbon.ingester
-    if config.takes_samples and carbon is not None and carbon.tls.mode != "disabled":
-        try:
-            ServerTLS(carbon.tls)
-        except TLSError as error:
-            yield "carbon.ingester.tls", str(error)
+    """Those of listeners, of the way to the aggregators, and of endpoints that cannot be loaded; tokens as well."""
+    yield from unusable(config.security)
+    sections: dict[str, ClientTLSConfig | ServerTLSConfig] = {}
+    if config.takes_samples and config.carbon.ingester is not None:
+        sections["carbon.ingester.tls"] = config.carbon.ingester.tls
+    if config.takes_samples and config.ingest is not None:
+        sections["ingest.m3msg.server.tls"] = config.ingest.m3msg.server.tls
+    if config.remote_producer is not None:
+        key = "downsample.remoteAggregator.client.m3msg.producer.writer.connection.tls"
+        sections[key] = config.remote_producer.writer.connection.tls
+    for key, section in sections.items():
+        if (trouble := trouble_with(section)) is not None:
+            yield key, trouble
     remote = config.prometheus_remote_backend
     if config.backend != "prom-remote" or remote is None:
         return
     for index, endpoint in enumerate(remote.endpoints):
-        if endpoint.tls is not None and endpoint.tls.enabled:
-            try:
-                ClientTLS(endpoint.tls)
-            except TLSError as error:
-                yield f"prometheusRemoteBackend.endpoints[{index}].tls", f"endpoint {endpoint.name}: {error}"
+        if endpoint.tls is not None and (trouble := trouble_with(endpoint.tls)) is not None:
+            yield f"prometheusRemoteBackend.endpoints[{index}].tls", f"endpoint {endpoint.name}: {trouble}"
 
 
 def _complain(problems: Sequence[str]) -> int:

@@ -68,7 +68,7 @@ from m3x.process import few_open_files
 from m3x.processes import Zygote, run_directory
 from m3x.segments import SegmentError
 from m3x.service_manager import ServiceManager
-from m3x.tls import ServerTLS, TLSError
+from m3x.tls import ServerTLS, ServerTLSConfig, TLSError
 from m3x.web import metrics_app
 from m3x.web import serve as serve_http
 
@@ -314,7 +314,8 @@ class Coordinator(Writing):
     ) -> IngestServer:
         """Takes aggregated metrics at ``endpoint``; ``section`` says how, if the file has it. ``inside``: of the aggregator inside."""
         options = _ingest_options(section, fixed_namespaces=bool(self.config.namespaces))
-        options = msgspec.structs.replace(options, suffix_labels=inside)
+        if inside:
+            options = msgspec.structs.replace(options, suffix_labels=True, tls=ServerTLSConfig())
         namespaces = storage.namespaces
         server = IngestServer(
             endpoint, storage.outlet, writable_policies(namespaces.current), options,
@@ -436,4 +437,5 @@ def _ingest_options(section: IngestConfig | None, *, fixed_namespaces: bool) -> 
         no_namespace_grace_ns=0 if fixed_namespaces else int(section.no_namespace_grace),
         consumer=section.m3msg.consumer,
         keep_alive_ns=int(section.m3msg.server.keep_alive_period),
+        tls=section.m3msg.server.tls,
     )

@@ -27,6 +27,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``service_manager``  what systemd is told
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change
+``secure_socket``  a TLS connection for loops that read and write sockets themselves
 ``reloading``   what is made of files, and made again when they change
 ``clock``       wall and boot-time clocks in nanoseconds
 ``beats``       when loops look around that have no time of their own for it

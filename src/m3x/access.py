@@ -22,7 +22,7 @@ from m3x.endpoints import accepted_from, is_unix
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
 from m3x.reloading import Reloading
-from m3x.tls import ServerTLS, ServerTLSConfig, TLSError
+from m3x.tls import ServerTLSConfig, trouble_with
 
 __all__ = ["Access", "AccessError", "Right", "RightOf", "SecurityConfig", "TokenSource", "exposed", "unusable"]
 
@@ -228,10 +228,8 @@ async def _refuse(refusal: _Refusal, right: Right, send: Any) -> None:
 def unusable(config: SecurityConfig) -> Iterator[tuple[str, str]]:
     """What of a section could not be used as things are: its key, and what is wrong."""
     for key, tls in (("security.tls", config.tls), ("security.metricsTLS", config.metrics_tls)):
-        try:
-            ServerTLS.of(tls)
-        except TLSError as error:
-            yield key, str(error)
+        if (trouble := trouble_with(tls)) is not None:
+            yield key, trouble
     try:
         Access(config, Registry().scope())
     except AccessError as error:

@@ -5,6 +5,7 @@ A ``Gate`` belongs to one listening port. Whoever does not get in is named in th
 """
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 from m3x.endpoints import accepted_from
 from m3x.instrument import Scope
 from m3x.log import logger
-from m3x.tls import HANDSHAKE_S, TLS_BYTE, Refusal, ServerTLS, refusal_of
+from m3x.secure_socket import ready
+from m3x.tls import HANDSHAKE_S, TLS_BYTE, Refusal, ServerTLS, log_refusal, refusal_of
 
-__all__ = ["Accepting", "Gate", "log_refusal"]
+__all__ = ["Accepting", "Gate"]
 
 _log = logger(__name__)
 
@@ -22,12 +24,6 @@ _NO_ROOM_S = 1.0
 """So long after a connection could not be accepted the next one is tried: there are too many open files."""
 
 Factory = Callable[[], asyncio.BaseProtocol]
-
-
-def log_refusal(port: str, refusal: Refusal, peer: str, detail: str) -> None:
-    """One line a second for each port and reason."""
-    more: dict[str, Any] = {"detail": detail} if detail else {}
-    _log.warning_limited(f"{port}: connection refused: {refusal.text}", reason=refusal.value, peer=peer, **more)
 
 
 class Gate:
@@ -38,10 +34,10 @@ class Gate:
         self._port = port
         self._scope = scope
 
-    def refused(self, refusal: Refusal, peer: object, detail: str = "") -> None:
-        """A connection was not taken, or ended at once. ``peer``: an address of sockets."""
+    def refused(self, refusal: Refusal, peer: str, detail: str = "") -> None:
+        """A connection was not taken, or ended at once. ``peer``: for the log."""
         self._scope.tagged(reason=refusal.value).count("upgrade-to-tls-errors")
-        log_refusal(self._port, refusal, accepted_from(peer), detail)
+        log_refusal(self._port, refusal, peer, detail)
 
     def too_long(self, peer: object, most_bytes: int) -> None:
         """What comes before the body of a request has more than ``most_bytes``; the connection ends."""
@@ -50,20 +46,21 @@ class Gate:
 
     async def open(self, factory: Factory, connection: socket.socket) -> None:
         """Makes the protocol of an accepted connection, once it has shown what it speaks; closes it if that is not taken."""
-        peer: object = None
+        peer = ""
         try:
             connection.setblocking(False)
-            peer = connection.getpeername()
+            peer = accepted_from(connection.getpeername())
             await self._open(factory, connection, peer)
         except OSError as error:
             connection.close()
-            if self.tls is not None and peer is not None:
-                self.refused(*_told(error, peer))
+            if self.tls is not None and peer:
+                refusal, detail = refusal_of(error)
+                self.refused(refusal, peer, detail)
         except BaseException:
             connection.close()
             raise
 
-    async def _open(self, factory: Factory, connection: socket.socket, peer: object) -> None:
+    async def _open(self, factory: Factory, connection: socket.socket, peer: str) -> None:
         loop = asyncio.get_running_loop()
         if self.tls is None:
             await loop.connect_accepted_socket(factory, connection)
@@ -83,33 +80,13 @@ class Gate:
             self.refused(Refusal.PLAIN_TEXT, peer)
 
 
-def _told(error: OSError, peer: object) -> tuple[Refusal, object, str]:
-    refusal, detail = refusal_of(error)
-    return refusal, peer, detail
-
-
 async def _first_byte(connection: socket.socket) -> bytes:
     """It stays where it is; empty: the peer has closed. Raises ``OSError``."""
     while True:
         try:
             return connection.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            await _readable(connection)
-
-
-async def _readable(connection: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def is_ready() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(connection, is_ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(connection)
+            await ready(connection, select.EPOLLIN)
 
 
 class Accepting:

@@ -8,31 +8,39 @@ then are logged, and the last usable ones stay in use; at the start they are an 
 import ssl
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from m3x.config import Duration, Section
+from m3x.log import logger
 from m3x.reloading import Reloading
 
 __all__ = [
     "HANDSHAKE_S",
     "TLS_BYTE",
+    "TLS_MAJOR",
     "ClientTLS",
     "ClientTLSConfig",
     "Refusal",
     "ServerTLS",
     "ServerTLSConfig",
     "TLSError",
+    "log_refusal",
     "refusal_of",
     "trouble_of",
+    "trouble_with",
 ]
 
 TLS_BYTE = 0x16
 """What a TLS connection begins with; nothing else that our ports take does."""
+TLS_MAJOR = 3
+"""What follows."""
 HANDSHAKE_S = 10.0
 """A handshake that takes longer is given up."""
 _FILES = "TLS files"
+
+_log = logger(__name__)
 
 
 class TLSError(Exception):
@@ -184,6 +192,18 @@ def _load(file: str, load: Callable[[], object]) -> None:
         raise TLSError(f"TLS: {file}: {error.strerror or error}") from error
 
 
+def trouble_with(config: ClientTLSConfig | ServerTLSConfig) -> str | None:
+    """Why a section could not be used as its files are; None: it could, or is not in use."""
+    try:
+        if isinstance(config, ServerTLSConfig):
+            ServerTLS.of(config)
+        elif config.enabled:
+            ClientTLS(config)
+    except TLSError as error:
+        return str(error)
+    return None
+
+
 class Refusal(StrEnum):
     """Why a listener does not go on with a connection; tag ``reason`` of ``upgrade-to-tls-errors``."""
 
@@ -246,12 +266,18 @@ def refusal_of(error: Exception) -> tuple[Refusal, str]:
     return Refusal.PROTOCOL, _words(reason) or str(error)
 
 
+def log_refusal(port: str, refusal: Refusal, peer: str, detail: str) -> None:
+    """One line a second for each port, which is called so, and reason."""
+    more: dict[str, Any] = {"detail": detail} if detail else {}
+    _log.warning_limited(f"{port}: connection refused: {refusal.text}", reason=refusal.value, peer=peer, **more)
+
+
 def trouble_of(error: OSError) -> str:
     """What is wrong with a connection of a client, TLS or not, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLEOFError):
-        return "the server broke the TLS connection off; it may ask for a client certificate that it accepts (certFile, keyFile)"
+        return "the server broke the TLS connection off: it died, or asks for a client certificate that it accepts (certFile, keyFile)"
     if not isinstance(error, ssl.SSLError):
         return str(error) or type(error).__name__
     reason = error.reason or ""

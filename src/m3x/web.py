@@ -18,7 +18,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from m3x.beats import beat
-from m3x.endpoints import bound, is_unix
+from m3x.endpoints import accepted_from, bound, is_unix
 from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.log import logger
@@ -72,7 +72,7 @@ class _Protocol(HttpToolsProtocol):
             if data[0] == TLS_BYTE:
                 assert isinstance(self.config, _Config)
                 if self.config.gate is not None:
-                    self.config.gate.refused(Refusal.TLS_ON_PLAIN_PORT, self.client)
+                    self.config.gate.refused(Refusal.TLS_ON_PLAIN_PORT, accepted_from(self.client))
                 self.transport.close()
                 return
         was_in_head, self._ended_head = self._in_head, False

@@ -25,7 +25,8 @@ from m3msg.producer.options import (
     WriterOptions,
 )
 from m3x.config import Duration
-from m3x.instrument import Registry
+from m3x.instrument import Registry, Scope
+from m3x.tls import ClientTLSConfig, ServerTLS
 
 import pytest  # isort: skip
 
@@ -45,10 +46,10 @@ def batch_of(n: int, size: int = 100, token: object = None, first: int = 0) -> M
 class Recorder:
     """A consumer instance."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ServerTLS | None = None, scope: Scope | None = None) -> None:
         self.acks = True
         self.numbers: Counter[int] = Counter()
-        self.server = ConsumerServer("127.0.0.1:0", self.handle)
+        self.server = ConsumerServer("127.0.0.1:0", self.handle, tls=tls, scope=scope)
 
     async def handle(self, batch: ReceivedBatch) -> None:
         self.numbers.update(int(batch.value(i)[:8]) for i in range(len(batch)))
@@ -81,20 +82,27 @@ class Cluster:
         data = encode_staged_placement(placement) if staged else encode_placement(placement)
         await self.store.set(placement_key("env", "svc"), data)
 
-    async def recorder(self) -> Recorder:
-        recorder = Recorder()
+    async def recorder(self, tls: ServerTLS | None = None) -> Recorder:
+        recorder = Recorder(tls, self.registry.scope("consumer"))
         await self.stack.enter_async_context(recorder.server)
         return recorder
 
     def producer(
-        self, *, connections: int = 2, buffer: dict | None = None, staged: bool = False, retry_ms: int = 200, **kwargs
+        self,
+        *,
+        connections: int = 2,
+        buffer: dict | None = None,
+        staged: bool = False,
+        retry_ms: int = 200,
+        tls: ClientTLSConfig | None = None,
+        **kwargs,
     ) -> Producer:
         writer = WriterOptions(
             topic_name="t",
             topic_watch_init_timeout=Duration(100 * MS),
             placement_watch_init_timeout=Duration(100 * MS),
             placement=PlacementOptions(is_staged=staged),
-            connection=ConnectionOptions(num_connections=connections),
+            connection=ConnectionOptions(num_connections=connections, **({} if tls is None else {"tls": tls})),
             message_retry=MessageRetryOptions(initial_backoff=Duration(retry_ms * MS)),
         )
         options = ProducerOptions(writer=writer, buffer=BufferOptions(**(buffer or {})))

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tests.strangers import CASES, HOSTS, STRANGERS, Certificates, Stranger, trusting
 
 from m3x import gate as gates
+from m3x import tls
 from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.tls import Refusal, ServerTLS, ServerTLSConfig
@@ -30,7 +31,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(autouse=True)
 def _no_lines_left_out() -> None:
     """Of one kind there is one line a second."""
-    gates._log._limits.clear()
+    tls._log._limits.clear()
 
 
 async def _scheme(request: Request) -> Response:

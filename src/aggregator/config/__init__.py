@@ -2,13 +2,14 @@
 
 Open ``service`` first: the whole file. ``aggregator`` and ``flush`` hold its larger sections (the producer's is
 ``m3msg.producer.options``, the KV's ``m3cluster.kv.sections``), ``blocks`` what several sections share. ``derived`` computes (jitter,
-delays, keys, engine options) and says what one section makes wrong in another; ``host_id`` says who we are; ``loading`` does it all.
-Imports ``m3x``, ``m3metrics``, sections and keys of ``m3msg`` and ``m3cluster``, and ``aggregator.engine.options``; nothing here opens
-sockets.
+delays, keys, engine options) and says what one section makes wrong in another; ``host_id`` says who we are; ``certificates`` whether
+files of TLS can be used; ``loading`` does it all. Imports ``m3x``, ``m3metrics``, sections and keys of ``m3msg`` and ``m3cluster``, and
+``aggregator.engine.options``; nothing here opens sockets.
 """
 
 from aggregator.config.aggregator import AggregatorSection
 from aggregator.config.blocks import ServiceIDConfig
+from aggregator.config.certificates import certificate_problems
 from aggregator.config.derived import (
     KVKeys,
     buffer_past_ns,
@@ -41,6 +42,7 @@ __all__ = [
     "ServiceConfig",
     "ServiceIDConfig",
     "buffer_past_ns",
+    "certificate_problems",
     "engine_options",
     "entry_check_interval_ns",
     "flush_jitters",

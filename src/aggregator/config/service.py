@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from aggregator.config.aggregator import AggregatorSection, aggregator_when_absent
 from aggregator.config.blocks import MINUTE, SECOND, CodecConfig
 from m3cluster.kv.sections import KVOverride, StoreSection
@@ -58,21 +56,6 @@ class MetricsConfig(CommonMetricsConfig, frozen=True, kw_only=True):
     """None: no page at all."""
 
 
-class TLSConfig(Section, frozen=True, kw_only=True):
-    """``m3msg.server.tls``."""
-
-    mode: Literal["disabled", "permissive", "enforced"] = "disabled"
-    cert_file: Meaningless[str] = None
-    key_file: Meaningless[str] = None
-    client_ca_file: Meaningless[str] = msgspec.field(default=None, name="clientCAFile")
-    certificates_ttl: Meaningless[Duration] = msgspec.field(default=None, name="certificatesTTL")
-    m_tls_enabled: Meaningless[bool] = msgspec.field(default=None, name="mTLSEnabled")
-
-    def __post_init__(self) -> None:
-        if self.mode != "disabled":
-            raise ValueError(f"TLS is not available: mode must be disabled, found {self.mode}")
-
-
 class M3MsgServerConfig(Section, frozen=True, kw_only=True):
     """``m3msg.server``."""
 
@@ -81,7 +64,7 @@ class M3MsgServerConfig(Section, frozen=True, kw_only=True):
     retry: Meaningless[RetryConfig] = None
     keep_alive_enabled: bool = True
     keep_alive_period: Duration = Duration(10 * SECOND)
-    tls: TLSConfig = TLSConfig()
+    tls: ServerTLSConfig = ServerTLSConfig()
 
     def __post_init__(self) -> None:
         check_endpoint(self.listen_address)

@@ -8,6 +8,7 @@ Started by the supervisor as ``python -m aggregator.front --options FILE``. Impo
 ``flow``      streams to the workers
 ``intake``    sockets → frames → batches
 ``clients``   the connections: accepting, writing acks, closing
+``secure``    what they have to speak where there is TLS
 ``links``     the ZeroMQ sockets
 ``kernels``   compiled: cut frames, find metric ids, partition
 ``figures``   names of the counters

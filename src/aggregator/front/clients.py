@@ -27,10 +27,12 @@ import numpy as np
 from aggregator.front import figures as names
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
+from aggregator.front.secure import Handshakes
 from aggregator.ipc import Peer
 from m3x import log, process
 from m3x.clock import monotonic_ns
 from m3x.endpoints import accepted_from, configure, name_of
+from m3x.tls import Refusal, log_refusal
 
 _log = log.logger(__name__)
 
@@ -54,6 +56,8 @@ _NEWCOMER_NS = 1_000_000_000
 """A new connection waits for those of its host no longer than this."""
 _IN_BUFFERS = 16 << 20
 """More than a peer's system and this one's hold of a connection's data."""
+_TLS = "tls"
+"""Why a connection was closed that is named by ``refuse``."""
 _TCP_CLOSE = 7
 """State of a socket whose peer has reset it (Linux, ``TCP_CLOSE``)."""
 
@@ -83,13 +87,16 @@ class Connection:
 
     __slots__ = (
         "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host",
-        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "sock",
-        "stopped_ns", "taken_ns",
+        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "slack",
+        "sock", "stopped_ns", "taken_ns",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
         self.id = number
-        self.sock = sock
+        self.sock: Any = sock
+        """The socket, or what stands for it (``front.secure``)."""
+        self.slack = 0
+        """Reading less than so much short of all that there was room for does not mean that there is nothing more."""
         self.fd = sock.fileno()
         self.peer = peer
         self.host = peer.rpartition(":")[0]
@@ -131,12 +138,14 @@ class Connection:
 
     def took(self, nbytes: int, room: int, mono_ns: int) -> None:
         """So much was read, where there was so much room."""
-        self.since_ns = self._behind_ns or mono_ns
+        self.since_ns = mono_ns
         if nbytes:
             self.data_ns = mono_ns
-        self._behind_bytes -= nbytes
-        if nbytes < room or self._behind_bytes <= 0:
-            self._behind_ns = 0
+        if self._behind_ns:
+            self.since_ns = self._behind_ns
+            self._behind_bytes -= nbytes
+            if nbytes < room - self.slack or self._behind_bytes <= 0:
+                self._behind_ns = 0
 
 
 def _taken(connection: Connection) -> int:
@@ -191,6 +200,7 @@ class Clients:
         self._figures = figures
         files = process.open_files()
         self._limit = options.max_connections or max(files - _RESERVED_FILES, files // 2)
+        self._handshakes = None if options.tls is None else Handshakes(options.tls.opened())
         self._listener: socket.socket | None = None
         self._by_id: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
@@ -257,6 +267,8 @@ class Clients:
         sock.setblocking(False)
         configure(sock, max(self._options.keep_alive_period_ns // 1_000_000_000, 1) if self._options.keep_alive else 0)
         connection = Connection(self._next_id, sock, peer)
+        if self._handshakes is not None:
+            self._handshakes.begin(connection, connection.stopped_ns)
         if self._backlog:
             connection.fell_behind(_EVER_NS)
         self._next_id += 1
@@ -426,6 +438,20 @@ class Clients:
 
     # --- ending
 
+    def failed(self, connection: Connection, error: OSError) -> None:
+        """Reading has failed."""
+        refused = None if self._handshakes is None else self._handshakes.refusal(connection, error)
+        if refused is None:
+            self.close(connection, "read-error", error=str(error))
+        else:
+            self.refuse(connection, *refused)
+
+    def refuse(self, connection: Connection, refusal: Refusal, detail: str = "") -> None:
+        """It does not speak what it has to."""
+        self._figures.refused(refusal.value)
+        log_refusal("m3msg", refusal, connection.peer, detail)
+        self.close(connection, _TLS)
+
     def finish(self, connection: Connection, reason: str, mono_ns: int) -> None:
         """Reads no more from it; closes it when it has got its acks."""
         self._figures.closed(reason)
@@ -450,7 +476,8 @@ class Clients:
                 self._cut[connection.id] = now
         else:
             self._figures.closed(reason)
-            _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
+            if reason != _TLS:
+                _log.info_limited("connection closed", reason=reason, peer=connection.peer, **details)
             self._forget_end(connection)
             self._tell_if_cut(connection, now)
         self._unwritten.discard(connection)
@@ -458,6 +485,8 @@ class Clients:
         self._ack_bytes -= connection.ack_bytes
         self.drop_partial(connection)
         connection.acks = []
+        if self._handshakes is not None:
+            self._handshakes.forget(connection)
         with contextlib.suppress(FileNotFoundError):
             self.writers.unregister(connection.fd)
         connection.sock.close()
@@ -512,6 +541,9 @@ class Clients:
                     self.close(connection, "linger-timeout")
             elif mono_ns - connection.progress_ns >= self._options.ack_timeout_ns:
                 self.close(connection, "acks-not-read", waiting_bytes=connection.ack_bytes)
+        if self._handshakes is not None:
+            for connection in self._handshakes.overdue(mono_ns):
+                self.refuse(connection, Refusal.TIMEOUT)
 
     def close_all(self) -> None:
         """Ends everything."""

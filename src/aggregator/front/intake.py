@@ -22,6 +22,7 @@ from aggregator.front.flow import Batch, Flow
 from aggregator.front.options import SECOND_NS, FrontOptions
 from m3x import log
 from m3x.shared_memory import SharedMemory
+from m3x.tls import TLS_BYTE, TLS_MAJOR, Refusal
 
 _log = log.logger(__name__)
 
@@ -206,11 +207,11 @@ class Intake:
 
     def _receive(self, connection: Connection, target: memoryview, mono_ns: int) -> int:
         try:
-            received = connection.sock.recv_into(target)
+            received: int = connection.sock.recv_into(target)
         except BlockingIOError:
             return 0
         except OSError as error:
-            self._clients.close(connection, "read-error", error=str(error))
+            self._clients.failed(connection, error)
             return 0
         if received == 0:
             self._ended(connection, mono_ns)
@@ -244,6 +245,8 @@ class Intake:
             position, status, need = self._scatter(connection, buffer, start, end, now_ns, mono_ns)
         if status == kernels.MORE:
             self._keep(connection, view[position:end], need, mono_ns)
+        elif status == kernels.OVERSIZE and self._is_handshake(view[position:end]):
+            self._clients.refuse(connection, Refusal.TLS_ON_PLAIN_PORT)
         elif status == kernels.OVERSIZE:
             text = f"length prefix says {need - 4} bytes, the limit is {maximum}"
             self._refuse(connection, "frame-too-large", mono_ns, text)
@@ -254,6 +257,10 @@ class Intake:
         for worker, staging in enumerate(self._stagings):
             if staging.used >= self._options.batch_bytes:
                 self.cut(worker, mono_ns)
+
+    def _is_handshake(self, data: memoryview) -> bool:
+        """Whether this is what a TLS client says first, where there is no TLS."""
+        return self._options.tls is None and data[0] == TLS_BYTE and data[1] == TLS_MAJOR
 
     def _scatter(
         self, connection: Connection, buffer: NDArray[np.uint8], start: int, end: int, now_ns: int, mono_ns: int
@@ -300,6 +307,9 @@ class Intake:
         if frame.complete:
             self._clients.drop_partial(connection)
             self._long_frame(connection, frame.buffer, now_ns, mono_ns)
+            if connection.slack and connection.sock.pending and connection.reading:
+                # The rest of the record in which the frame ended: no descriptor tells of it.
+                received += self.read(connection, now_ns, mono_ns)
         return received
 
     def _long_frame(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> None:

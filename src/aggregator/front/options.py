@@ -2,6 +2,8 @@
 
 import msgspec
 
+from aggregator.front.secure import FrontTLS
+
 MIB = 1 << 20
 SECOND_NS = 1_000_000_000
 
@@ -34,7 +36,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     shared_bytes: int = 64 * MIB
     """Memory for batches that workers read in place, committed as it is needed; what does not fit is sent. 0: everything is."""
     read_bytes: int = MIB
-    """At most this much is read from one connection before the next one has its turn."""
+    """At most this much is read from one connection before the next one has its turn; with TLS at least a record (16 KiB)."""
     read_interval_ns: int = 5_000_000
     """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""
     steady_interval_ns: int = 40_000_000
@@ -46,6 +48,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of long frames that have arrived in part, of all connections together."""
     max_connections: int = 0
     """Further ones are closed at once; 0: as many as the process may have open files, less a reserve."""
+    tls: FrontTLS | None = None
+    """None: plain text only."""
     keep_alive: bool = True
     keep_alive_period_ns: int = 10 * SECOND_NS
 

@@ -28,6 +28,7 @@ from aggregator.config import (
     retained_bytes,
 )
 from aggregator.front.options import FrontOptions
+from aggregator.front.secure import FrontTLS
 from aggregator.supervisor.clock_faults import ClockFaults
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
@@ -198,6 +199,7 @@ class Serving:
             parent_pid=os.getpid(),
             log_level=self.config.logging.level,
             max_frame_bytes=consumer.decoder.max_message_size,
+            tls=FrontTLS.of(server.tls),
             keep_alive=server.keep_alive_enabled,
             keep_alive_period_ns=int(server.keep_alive_period),
         )

@@ -47,6 +47,7 @@ from m3x.endpoints import check_endpoint
 from m3x.instrument import Scope
 from m3x.log import logger
 from m3x.retry import Backoff
+from m3x.tls import ServerTLS, ServerTLSConfig
 
 __all__ = ["IngestOptions", "IngestServer", "Ingester"]
 
@@ -79,6 +80,7 @@ class IngestOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long values of a policy without a namespace are left unacked, from the first one on; 0: namespaces do not change."""
     consumer: ConsumerOptions = ConsumerOptions()
     keep_alive_ns: int = 10_000_000_000
+    tls: ServerTLSConfig = ServerTLSConfig()
     suffix_labels: bool = False
     """Whether the suffix of an id becomes a label (``suffixes``)."""
 
@@ -243,7 +245,7 @@ def _id(batch: Arrived, row: int) -> bytes:
 
 
 class IngestServer:
-    """The m3msg server with an ``Ingester`` behind it; ``async with``. ``address`` is that of ``ConsumerServer``."""
+    """The m3msg server with an ``Ingester`` behind it; ``async with``. ``address`` is that of ``ConsumerServer``. Raises ``TLSError``."""
 
     def __init__(
         self,
@@ -263,6 +265,7 @@ class IngestServer:
             options.consumer,
             scope=scope.sub("consumer"),
             keep_alive_ns=options.keep_alive_ns,
+            tls=ServerTLS.of(options.tls),
         )
 
     @property

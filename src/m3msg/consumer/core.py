@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from m3msg.kernels import ack_size_bound, build_acks, scan_frames
 from m3msg.rows import FRAME_ROW, MAX_FRAME, PREFIX, SCAN_FULL, SCAN_MORE, SCAN_REASONS
+from m3x.tls import TLS_BYTE, TLS_MAJOR
 
 __all__ = ["ConsumerCore", "ReceivedBatch"]
 
@@ -60,6 +61,8 @@ class ConsumerCore:
 
     def __init__(self, *, max_frame: int = MAX_FRAME, max_ack_frame: int = MAX_FRAME, peer: str = "") -> None:
         self.error = ""
+        self.begins_tls = False
+        """With ``error``: what came is what a TLS client says first."""
         self.peer = peer
         self.acker: Callable[[ReceivedBatch, NDArray[np.bool_] | None], None] = self.ack
         """What ``ReceivedBatch.ack`` calls; a shell puts its own in front."""
@@ -90,6 +93,7 @@ class ConsumerCore:
         rows, at, status = self._scan()
         if status != SCAN_MORE:
             self.error = f"{SCAN_REASONS[status]} ({self._describe(at)})"
+            self.begins_tls = self._buf[at : at + 2].tobytes() == bytes((TLS_BYTE, TLS_MAJOR))
         if not len(rows):
             return None
         if at * 4 < len(self._buf):  # do not keep a large buffer alive for a few messages

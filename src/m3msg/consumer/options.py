@@ -1,15 +1,12 @@
 """The ``server`` and ``consumer`` sections of an m3msg server (docs/m3/m3msg.md, consumer and server)."""
 
-from typing import Literal
-
-import msgspec
-
 from m3msg.producer.options import CodecOptions
 from m3x.config import Address, Duration, Meaningless, Section, parse_address
 from m3x.pools import MessagePoolConfig
 from m3x.sections import RetryConfig
+from m3x.tls import ServerTLSConfig
 
-__all__ = ["ConsumerOptions", "ServerOptions", "TLSOptions"]
+__all__ = ["ConsumerOptions", "ServerOptions"]
 
 _MILLISECOND = 1_000_000
 
@@ -38,21 +35,6 @@ class ConsumerOptions(Section, frozen=True):
             raise ValueError("ackBufferSize and inFlightSize must be positive")
 
 
-class TLSOptions(Section, frozen=True):
-    """``server.tls``: only ``disabled`` is offered."""
-
-    mode: Literal["disabled", "permissive", "enforced"] = "disabled"
-    cert_file: str = ""
-    key_file: str = ""
-    client_ca_file: str = msgspec.field(name="clientCAFile", default="")
-    certificates_ttl: Duration = msgspec.field(name="certificatesTTL", default=Duration(0))
-    m_tls_enabled: bool = msgspec.field(name="mTLSEnabled", default=False)
-
-    def __post_init__(self) -> None:
-        if self.mode != "disabled":
-            raise ValueError(f"TLS mode {self.mode!r} is not supported; set mode: disabled")
-
-
 class ServerOptions(Section, frozen=True):
     """``server``: where to listen."""
 
@@ -60,7 +42,7 @@ class ServerOptions(Section, frozen=True):
     retry: Meaningless[RetryConfig] = None
     keep_alive_enabled: bool = True
     keep_alive_period: Duration = Duration(10_000 * _MILLISECOND)
-    tls: TLSOptions = TLSOptions()
+    tls: ServerTLSConfig = ServerTLSConfig()
 
     def __post_init__(self) -> None:
         parse_address(self.listen_address)

@@ -16,8 +16,10 @@ from m3msg.consumer.core import ConsumerCore, ReceivedBatch
 from m3msg.consumer.options import ConsumerOptions
 from m3x.clock import wall_ns
 from m3x.endpoints import accepted_from, bound, configure, is_unix
+from m3x.gate import Accepting, Gate
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
+from m3x.tls import Refusal, ServerTLS
 
 __all__ = ["ConsumerServer", "Handler"]
 
@@ -28,6 +30,7 @@ Handler = Callable[[ReceivedBatch], Awaitable[None]]
 stays unacked then, and the producer sends it again."""
 
 _ACK_BACKLOG_BYTES = 1 << 20
+_BACKLOG = 1024
 
 
 class ConsumerServer:
@@ -42,15 +45,19 @@ class ConsumerServer:
         *,
         scope: Scope | None = None,
         keep_alive_ns: int = 10_000_000_000,
+        tls: ServerTLS | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.port = 0
         self.options = options or ConsumerOptions()
         self.scope = scope if scope is not None else Registry().scope()
+        self.gate = Gate("m3msg", self.scope, tls)
         self.connections: set[_Connection] = set()
         self._handler = handler
         self._keep_alive_s = keep_alive_ns // 1_000_000_000
         self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        """Takes connections where there is TLS."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -61,8 +68,12 @@ class ConsumerServer:
         """Listens. Raises ``OSError`` where the address cannot be had."""
         loop = asyncio.get_running_loop()
         listener = bound(self.endpoint)
-        self._server = await loop.create_server(lambda: _Connection(self), sock=listener, backlog=1024)
         self.port = 0 if is_unix(self.endpoint) else listener.getsockname()[1]
+        if self.gate.tls is None:
+            self._server = await loop.create_server(lambda: _Connection(self), sock=listener, backlog=_BACKLOG)
+        else:
+            accepting = Accepting(listener, lambda: _Connection(self), self.gate, _BACKLOG)
+            self._accepting = asyncio.create_task(accepting.run(), name=f"m3msg listener {self.endpoint}")
         started = loop.create_future()
         self._runner = asyncio.create_task(self._run(started), name=f"m3msg server {self.endpoint}")
         await started
@@ -86,6 +97,9 @@ class ConsumerServer:
             return
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
         for connection in list(self.connections):
             connection.stop_reading()
         if self._tasks:
@@ -178,9 +192,12 @@ class _Connection(asyncio.BufferedProtocol):
             self._in_flight += batch.size_bytes
             self._server.work(self, batch)
         if self._core.error:
-            log.warning_limited(
-                "a connection is closed: its bytes are not m3msg", peer=self._core.peer, reason=self._core.error
-            )
+            if self._core.begins_tls and self._server.gate.tls is None:
+                self._server.gate.refused(Refusal.TLS_ON_PLAIN_PORT, self._core.peer)
+            else:
+                log.warning_limited(
+                    "a connection is closed: its bytes are not m3msg", peer=self._core.peer, reason=self._core.error
+                )
             self.stop_reading()
             if self._in_flight == 0:
                 self.finish()

@@ -12,14 +12,19 @@ from m3msg.frames import FrameError
 from m3msg.producer.block import Moment
 from m3msg.producer.link import Link
 from m3msg.producer.options import ConnectionOptions
-from m3x.endpoints import configure, connect
+from m3x.config import parse_address
+from m3x.endpoints import configure, connect, is_unix
 from m3x.retry import Backoff
+from m3x.secure_socket import SecureSocket, ready
+from m3x.tls import ClientTLS, trouble_of
 
 __all__ = ["Connection", "Host", "dial_backoff"]
 
 _READ_BYTES = 256 << 10
 _ROUNDS = 8
 """Output buffers written in one go before other connections have their turn."""
+_RECORDS = 16
+"""With TLS a write is a record; so many have the bytes of an output buffer."""
 _STUCK_FACTOR = 12
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 1.0
@@ -53,12 +58,14 @@ def dial_backoff(options: ConnectionOptions) -> Backoff:
 class Connection:
     """Keeps one link connected until it is closed or ``run`` is cancelled."""
 
-    def __init__(self, link: Link, host: Host, options: ConnectionOptions) -> None:
+    def __init__(self, link: Link, host: Host, options: ConnectionOptions, tls: ClientTLS | None = None) -> None:
         self.link = link
         self._host = host
         self._options = options
         self._backoff = dial_backoff(options)
-        self._socket: socket.socket | None = None
+        self._tls = tls
+        self._rounds = _ROUNDS if tls is None else _ROUNDS * _RECORDS
+        self._socket: socket.socket | SecureSocket | None = None
         self._broken: asyncio.Future[str] | None = None
         self._writing = False
         """Whether the loop tells us when the socket takes more."""
@@ -73,7 +80,8 @@ class Connection:
             try:
                 sock = await self._dial()
             except (OSError, ValueError, TimeoutError) as error:
-                self._ended(f"cannot connect to {self.link.lane.endpoint}: {error or type(error).__name__}")
+                text = trouble_of(error) if isinstance(error, OSError) else str(error)
+                self._ended(f"cannot connect to {self.link.lane.endpoint}: {text or type(error).__name__}")
             else:
                 await self._serve(sock)
                 if self._host.now().steady_ns - started >= self._options.reset_delay:
@@ -88,13 +96,24 @@ class Connection:
         self._host.reached(self.link)
         self._host.changed()
 
-    async def _dial(self) -> socket.socket:
+    async def _dial(self) -> socket.socket | SecureSocket:
+        endpoint = self.link.lane.endpoint
         async with asyncio.timeout(self._options.dial_timeout.seconds or None):
-            sock = await connect(self.link.lane.endpoint)
-        configure(sock, int(self._options.keep_alive_period.seconds))
-        return sock
+            sock = await connect(endpoint)
+            configure(sock, int(self._options.keep_alive_period.seconds))
+            if self._tls is None or is_unix(endpoint):
+                return sock
+            name = self._tls.server_name or parse_address(endpoint)[0]
+            secure = SecureSocket(sock, self._tls.context(), name)
+            try:
+                while events := secure.shake():
+                    await ready(secure, events)
+            except BaseException:
+                secure.close()
+                raise
+            return secure
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket | SecureSocket) -> None:
         loop = asyncio.get_running_loop()
         self._socket = sock
         self._broken = loop.create_future()
@@ -128,7 +147,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._break(f"reading acks failed: {error}")
+            self._break(f"reading acks failed: {trouble_of(error)}")
             return
         if not data:
             self._break("the consumer closed the connection")
@@ -149,19 +168,20 @@ class Connection:
             return False
         if self._socket is None or self._broken is None or self._broken.done() or self._writing:
             return False
-        for _ in range(_ROUNDS):
+        for _ in range(self._rounds):
             if not link.fill(self._host.now()):
                 return False
             if link.out_fenced and not self._host.may_write():
                 self._host.drop_unsent_fenced()
                 return False
             try:
+                # With TLS what was refused is offered again as it was: nothing changes ``unwritten`` but what ends the connection.
                 link.wrote(self._socket.send(link.unwritten))
             except (BlockingIOError, InterruptedError):
                 self._block()
                 return False
             except OSError as error:
-                self._break(f"writing failed: {error}")
+                self._break(f"writing failed: {trouble_of(error)}")
                 return False
         return True
 

@@ -15,6 +15,7 @@ from m3x.config import Duration, Meaningless, Section
 from m3x.pools import BucketizedPoolConfig, ObjectPoolConfig
 from m3x.retry import Backoff
 from m3x.sections import RetryConfig
+from m3x.tls import ClientTLSConfig
 
 __all__ = [
     "BufferOptions", "CodecOptions", "ConnectionOptions", "MessageRetryOptions", "ProducerOptions", "StaticRetryOptions",
@@ -105,6 +106,8 @@ class ConnectionOptions(Section, frozen=True):
     read_buffer_size: Meaningless[int] = None
     abort_on_server_close: Meaningless[bool] = None
     forced_flush_timeout: Meaningless[Duration] = None
+    tls: ClientTLSConfig = ClientTLSConfig(enabled=False)
+    """Our own key, with those of M3's TLS clients. Present, it is on unless it says otherwise."""
     window_size: int = 16 << 20
     """Our own key: unacked payload bytes on the wire of one connection."""
 

@@ -21,6 +21,7 @@ from m3x.beats import beat
 from m3x.clock import monotonic_ns, wall_ns
 from m3x.instrument import Registry, Scope
 from m3x.log import logger
+from m3x.tls import ClientTLS
 
 __all__ = ["Producer", "ProducerClosedError"]
 
@@ -55,6 +56,8 @@ class _Host:
         self._writer = writer
         self._may_write = may_write
         self._tell = tell
+        tls = writer.connection.tls
+        self._tls = ClientTLS(tls) if tls.enabled else None
         self._endpoints: dict[tuple[str, str], bool] = {}
         self._scheduled = False
 
@@ -111,7 +114,7 @@ class _Host:
         wanted = self._core.links()
         for link in wanted:
             if link not in self.connections:
-                connection = Connection(link, self, self._writer.connection)
+                connection = Connection(link, self, self._writer.connection, self._tls)
                 self.connections[link] = (connection, self.group.create_task(connection.run()))
         for link in set(self.connections) - set(wanted):
             self.connections.pop(link)[1].cancel()
@@ -126,7 +129,7 @@ class Producer:
     leave the producer at once. ``on_done`` hears how every batch ended, ``on_secured`` of batches with a token that take long because
     of single replicas. ``static_filters`` apply to services whose topic entry has
     none. ``local`` are endpoints of this very service: forwarded messages to them are never held back. Use ``start`` and ``close``;
-    ``wait`` returns, or raises, when the producer has ended.
+    ``wait`` returns, or raises, when the producer has ended. Raises ``TLSError``.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -73,9 +74,11 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 class Client:
     """A producer's connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
         host, port = address.rsplit(":", 1)
         self.sock = socket.create_connection((host, int(port)), timeout=WAIT_S)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.received = b""
 
     def send(self, *frames: bytes) -> None:
@@ -217,6 +220,8 @@ class Rig:
         self.sup.set_hwm(0)
         self.sup.setsockopt(zmq.SNDTIMEO, int(WAIT_S * 1000))
         self.sup.bind(ipc.front_address(self.run_dir, 1))
+        self.log: Any = None
+        """Where the front's log goes; None: to the test's."""
         self.messages: list[Any] = []
         self.ends: list[Any] = []
         self.front: subprocess.Popen[bytes] | None = None
@@ -240,7 +245,7 @@ class Rig:
         host, port = listener.getsockname()
         self.address = f"{host}:{port}"
         with listener:
-            self.front = subprocess.Popen(command, pass_fds=[listener.fileno()])
+            self.front = subprocess.Popen(command, pass_fds=[listener.fileno()], stderr=self.log)
         self.say(ipc.Route(SHARDS, [shard % workers for shard in range(SHARDS)]))
 
     def shards(self, worker: int) -> ipc.Shards:
@@ -271,14 +276,14 @@ class Rig:
         self.say(ipc.Relay(worker, epoch, self.shards(worker)))
         return end
 
-    def connect(self) -> Client:
+    def connect(self, tls: ssl.SSLContext | None = None) -> Client:
         listening = wait_for(lambda: self.heard(ipc.Listening), "the front to listen")
         assert listening[0].address == self.address
-        return self.dial()
+        return self.dial(tls)
 
-    def dial(self) -> Client:
+    def dial(self, tls: ssl.SSLContext | None = None) -> Client:
         """A connection, even if the front does not take it yet."""
-        client = Client(self.address)
+        client = Client(self.address, tls)
         self.ends.append(client.sock)
         return client
 
