@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -205,6 +205,7 @@ class Coordinator(Writing):
         routes += reading_routes(config, storage)
         obstacle: Callable[[], str | None] | None = None
         write_paths: set[str] = set()
+        new_names: Callable[[], Awaitable[Iterable[Grown]]] = _none
         if config.takes_samples:
             forwarding = self.start_forwarding(stack) if fleet is None else None
             writer, write_routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding)
@@ -222,6 +223,7 @@ class Coordinator(Writing):
                 return fleet.grown()
 
             routes += [*write_routes, remembered_route(pages), *growth_routes(grown)]
+            new_names = grown
             write_paths = {route.path for route in write_routes if isinstance(route, Route)}
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
@@ -254,7 +256,9 @@ class Coordinator(Writing):
             store, environment=self._environment, zone=self._zone, zones=tuple({self._zone, DEFAULT_ZONE}),
             window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
-        routes += await self._start_pages(stack, store, storage, downsampler, producer, readiness, namespaces)
+        routes += await self._start_pages(
+            stack, store, storage, downsampler, producer, readiness, namespaces, new_names
+        )
         await self._start_metrics(stack, None if own is None else own.watching.figures)
         app = Starlette(routes=[*routes, routes_route(routes)], exception_handlers={404: not_found})
         app.router.redirect_slashes = False
@@ -355,6 +359,7 @@ class Coordinator(Writing):
         producer: Producer | None,
         readiness: Readiness,
         namespaces: NamespacesNow,
+        grown: Callable[[], Awaitable[Iterable[Grown]]],
     ) -> list[Route]:
         """Pages for people, and what they keep."""
         before = None if self._fleet is None else self._fleet.refresh
@@ -373,6 +378,7 @@ class Coordinator(Writing):
                 hub=storage.hub if storage is not None else None,
                 source=readable(storage),
                 read_options=read_defaults(self.config, self.config.limits),
+                grown=grown,
                 namespaces=lambda: [namespace.name for namespace in namespaces.current],
             )
         )
@@ -422,6 +428,11 @@ class Coordinator(Writing):
         tls = None if ingester.tls.mode == "disabled" else ServerTLS(ingester.tls)
         self.ports["carbon"] = await stack.enter_async_context(CarbonServer(core, scope).serve(host, port, tls))
         log.info("taking carbon lines", port=self.ports["carbon"])
+
+
+async def _none() -> list[Grown]:
+    """What a coordinator has to say of new series that takes none."""
+    return []
 
 
 def _ingest_options(section: IngestConfig | None, *, fixed_namespaces: bool) -> IngestOptions:

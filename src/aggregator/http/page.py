@@ -3,9 +3,12 @@
 import time
 from html import escape
 
+from msgspec.structs import astuple
+
 from aggregator.http.source import ListRow, ShardRow, StatusSource
+from m3metrics.growth import GrowthReport
 from m3x.clock import wall_ns
-from m3x.pages import bullets, chart, facts, flow, frame, shard_map, table
+from m3x.pages import bullets, chart, facts, flow, frame, growth, shard_map, table
 
 __all__ = ["render"]
 
@@ -26,6 +29,7 @@ def render(source: StatusSource) -> str:
 <h2>Who holds which shards</h2>{shard_map(source.holders())}
 <h2>Lists</h2>{_lists(source.lists(), now_ns)}
 <h2>The last hour</h2><div class="charts">{charts}</div>
+<h2>Which names grow</h2>{_growth(source.growth())}
 <h2>Workers</h2>{_workers(shards, now_ns)}
 <h2>Instance</h2>{facts(source.facts())}
 <details><summary>Shards, one by one</summary>{_shards(shards, now_ns)}</details>"""
@@ -37,6 +41,10 @@ def render(source: StatusSource) -> str:
         body,
         _LINKS,
     )
+
+
+def _growth(report: GrowthReport) -> str:
+    return growth([*map(astuple, report.metric_names)], [*map(astuple, report.label_names)])
 
 
 def _lists(rows: list[ListRow], now_ns: int) -> str:

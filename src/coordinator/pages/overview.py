@@ -5,10 +5,13 @@ import time
 from collections.abc import Mapping
 from html import escape
 
+from msgspec.structs import astuple
+
 from coordinator.pages.shown import Shown
 from coordinator.sinks.status import SinkStatus
 from m3cluster.placement.model import Placement, ShardState
 from m3cluster.topic import ServiceID
+from m3metrics.growth import GrowthReport
 from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns
 from m3x.pages import (
@@ -23,6 +26,7 @@ from m3x.pages import (
     chart,
     flow,
     frame,
+    growth,
     shard_map,
     size,
     stretches,
@@ -57,8 +61,8 @@ _KINDS = {
 }
 
 
-def render(shown: Shown, leaders: Mapping[int, str]) -> str:
-    """The whole page; ``leaders``: shard set → id of who leads it, as far as known."""
+def render(shown: Shown, leaders: Mapping[int, str], grown: GrowthReport) -> str:
+    """The whole page; ``leaders``: shard set → id of who leads it, as far as known; ``grown``: of all processes."""
     reasons, problems = shown.reasons(), shown.problems()
     state = "takes samples" if not reasons else "does not take samples"
     badge = f'<span class="state{"" if not reasons else " not"}">{state}</span>'
@@ -72,7 +76,8 @@ def render(shown: Shown, leaders: Mapping[int, str]) -> str:
 {bullets("Worth knowing", shown.notes(), "notes")}
 <h2>The way of the data</h2>{flow(lanes(shown))}
 <h2>Which aggregator holds which shards</h2>{held}
-{_sinks(sinks)}<h2>The last hour</h2><div class="charts">{charts}</div>"""
+{_sinks(sinks)}<h2>The last hour</h2><div class="charts">{charts}</div>
+<h2>Which names grow</h2>{growth([*map(astuple, grown.metric_names)], [*map(astuple, grown.label_names)])}"""
     names = ", ".join(shown.namespaces()) or "none"
     line = f"m3coordinator, as of {time.strftime('%H:%M:%S', time.gmtime())} UTC; namespaces: {names}"
     return frame(f"coordinator: {state} – m3coordinator", "coordinator", badge, line, body, LINKS)

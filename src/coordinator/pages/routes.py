@@ -8,6 +8,7 @@ from starlette.routing import Route
 from coordinator.pages import explain, graph, overview
 from coordinator.pages.leaders import Leaders
 from coordinator.pages.shown import Shown
+from m3metrics.growth import merged
 from m3x.pages import HEADERS
 
 __all__ = ["page_routes"]
@@ -22,7 +23,9 @@ def page_routes(shown: Shown) -> list[Route]:
         if (found := overview.aggregators(shown)) is not None:
             service, placement = found
             leading = await leaders.of(service, {one.shard_set_id for one in placement.instances})
-        return HTMLResponse(overview.render(shown, leading), headers=HEADERS)
+        return HTMLResponse(
+            overview.render(shown, leading, merged(one.report for one in await shown.grown())), headers=HEADERS
+        )
 
     async def flow(_request: Request) -> Response:
         body = msgspec.json.encode({"lanes": overview.lanes(shown)})

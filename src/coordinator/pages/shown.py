@@ -1,11 +1,12 @@
 """What the pages of a coordinator look at."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from coordinator.downsample import Downsampler
 from coordinator.query import ReadOptions, Source
 from coordinator.sinks.hub import Hub
+from coordinator.write import Grown
 from m3cluster.kv import Store
 from m3msg.producer import Producer
 from m3x.pages import History
@@ -30,5 +31,7 @@ class Shown:
     source: Source | None
     """What stored series are read from; None: nothing can be."""
     read_options: ReadOptions
+    grown: Callable[[], Awaitable[Iterable[Grown]]]
+    """Which names grow, as each process that takes writes has seen them."""
     namespaces: Callable[[], list[str]]
     """Names of those there are now."""

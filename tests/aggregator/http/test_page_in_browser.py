@@ -87,7 +87,7 @@ async def test_everybody_can_read_it(page: Page, source: Source) -> None:
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
         assert await page.run("document.documentElement.lang") == "en"
         reached = []
-        for _ in range(8):
+        for _ in range(16):
             await page.press("Tab")
             reached.append(await page.run("document.activeElement.innerText"))
         assert {"Shards, one by one", "/ready", "/shards", "/status", "pause"} <= set(reached)

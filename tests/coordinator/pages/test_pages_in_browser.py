@@ -54,6 +54,8 @@ async def test_from_nothing_to_samples_that_flow(start: Callable[..., Any]) -> N
                 body = _body(1.0, time.time_ns() // 1_000_000, __name__="requests", job="x")
                 assert (await sender.post(_url(coordinator, WRITE), content=body)).status_code == 200
         assert "1 of 1 reached" in await page.text(".lane")
+        names = "[...document.querySelectorAll('td')].map(one => one.innerText)"
+        await page.until(f"{names}.includes('requests') && {names}.includes('job')", WAIT_S)
         await page.width(390)
         assert await page.run("document.documentElement.scrollWidth") <= 390
         await page.shot("coordinator-phone")

@@ -21,6 +21,7 @@ from m3x.pages import (
     facts,
     flow,
     frame,
+    growth,
     shard_map,
     size,
     stretches,
@@ -63,11 +64,19 @@ def test_whatever_is_shown_is_escaped() -> None:
         flow([Lane(NASTY, [Stage(NASTY, [NASTY], NASTY), Edge(1.0, NASTY, NASTY, NASTY)])]),
         chart(Chart(NASTY, [Line(NASTY, np.ones(3))], NASTY, lambda _: NASTY)),
         shard_map([holder]),
+        growth([(NASTY, 1, 2)], [(NASTY, 1, 2, 3)]),
         frame(NASTY, NASTY, "", NASTY, "", {NASTY: NASTY}).partition("<script>")[0],
     ]
     for part in parts:
         assert "&lt;script" in part
         assert "<script" not in part
+
+
+def test_names_that_grow() -> None:
+    text = growth([(f"name{i}", 1234, 20_000) for i in range(12)], [("pod", 5, 6, 7)])
+    assert text.count("name") == 10 + len(["metric name", "label name"])
+    assert "<td class=text>pod</td><td>7</td><td>5</td><td>6</td>" in text
+    assert "No new series" in growth([], [])
 
 
 def test_a_lane_says_what_waits_and_what_is_wrong() -> None:
