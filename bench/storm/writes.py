@@ -39,6 +39,8 @@ _MARK = b"00000000"
 _TIME_BYTES = 6
 _PER_REQUEST = 1000
 _CONNECTIONS = 4
+_SPREAD = 0.8
+"""Of a round: what is late still bears a time of it."""
 _SETTLES_S = 20.0
 """What the producer still has is to arrive."""
 _SHARDS = 64
@@ -118,8 +120,7 @@ async def _send_known(port: int, known: int, stop: asyncio.Event) -> tuple[int, 
             return first, window - first, slowest, behind
         starts = range(0, known, _PER_REQUEST)
         for number, start in enumerate(starts):
-            # In the first four fifths of the round, so that what is late still bears a time of it.
-            due = (window + 0.8 * number / len(starts)) * RESOLUTION_S
+            due = (window + _SPREAD * number / len(starts)) * RESOLUTION_S
             await asyncio.sleep(max(due - time.time(), 0))
             numbers = np.arange(start, min(start + _PER_REQUEST, known))
             began = time.time()
@@ -167,8 +168,10 @@ async def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]
     nothing = np.full(options.known, np.nan)
     came = [judge.rounds.get(window, nothing) for window in range(first, first + rounds)]
     missing = sum(int(np.isnan(one).sum()) for one in came)
+    requests = -(-options.known // _PER_REQUEST)
+    last_due = _SPREAD * (requests - 1) / requests
     late = [
-        float(np.nanmax(one)) - (first + k + 0.8) * RESOLUTION_S
+        float(np.nanmax(one)) - (first + k + last_due) * RESOLUTION_S
         for k, one in enumerate(came)
         if not np.isnan(one).all()
     ]

@@ -24,6 +24,7 @@ def test_known_series_are_exact_while_new_ones_are_refused(capsys: pytest.Captur
     assert figures["growth"][0]["name"] == "storm_requests_total"
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_known_series_are_exact_at_the_door_of_a_coordinator(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--coordinator", "--new", "40000", "--seconds", "2", "--known", "1000", "--memory-mib", "512", "--json"]
