@@ -130,7 +130,7 @@ async def _last_value(shown: Shown, ident: bytes) -> str:
     except (QueryError, MetricsError, ValueError) as error:
         return f"Stored values cannot be read: {escape(str(error))}"
     if not len(found):
-        return "Nothing is stored under this name in the last hour; names of several aggregations have suffixes."
+        return "Nothing is stored with these labels in the last hour."
     newest = int(found.offsets[1]) - 1
     age_s = (wall_ns() // 10**6 - int(found.time_ms[newest])) / 1000
     return f"Last stored value: {found.values[newest]:g}, {age_s:.0f} s ago ({len(found)} series with these labels)."
