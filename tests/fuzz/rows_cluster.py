@@ -141,7 +141,9 @@ def _staged_placements() -> list[bytes]:
 def _read_topic(data: bytes) -> Any:
     found = decode_topic(data, 3)
     validate_topic(found)
-    assert decode_topic(encode_topic(found), 3) == found
+    written = encode_topic(found)
+    # A percentage that is not a number passes, and is not equal to itself.
+    assert encode_topic(decode_topic(written, 3)) == written
     return found
 
 
