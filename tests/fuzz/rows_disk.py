@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tests.aggregator.engine.engine_calls import NOW, engine_of, options
 from tests.coordinator.sinks.batches import LONG, SHORT, Row, batch_of
@@ -16,13 +17,14 @@ from tests.fuzz.rows_metrics import METRICS
 from aggregator import ipc
 from aggregator.config.service import ServiceConfig
 from aggregator.journal import records as journal
+from aggregator.journal import snapshots
 from coordinator.config.coordinator import CoordinatorConfig
 from coordinator.sinks import records as queue
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import UNAGGREGATED
 from m3msg.frames import Message, Metadata, encode_message
 from m3x.config import read
-from m3x.segments import SegmentLog
+from m3x.segments import Cursor, DirectoryError, SegmentLog
 from m3x.segments.format import HeaderError
 from m3x.segments.scan import SegmentScan, read_header
 
@@ -126,12 +128,77 @@ def _engine_rows() -> list[bytes]:
 def _read_rows(data: bytes) -> Any:
     engine, numbers = _replaying()
     engine.replay(laid(data), numbers, NOW)
+    engine.repeats_of(laid(data), 8, numbers, NOW)
     engine.recent_errors.clear()
 
 
 @cache
 def _replaying() -> Any:
     return engine_of(options(), max_series=1 << 18), np.zeros(1 << 18, np.uint32)
+
+
+class _Consumed(msgspec.Struct):
+    """What a queue keeps in its cursor, more or less."""
+
+    at: int
+    lanes: list[int] = []
+
+
+_CURSORS = tuple(_Consumed(1 << 20 * k, [k] * k) for k in range(1, 4))
+
+
+@cache
+def _cursors() -> list[bytes]:
+    """With one value, and with two."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "queue.cursor"
+        cursor = Cursor(path, _Consumed)
+        for value in _CURSORS:
+            cursor.write(value)
+            found.append(path.read_bytes())
+        cursor.close()
+    return found
+
+
+def _read_cursor(data: bytes) -> Any:
+    """Whatever is damaged: a value that was written once. Without one the file would be set aside, which this one cannot be."""
+    cursor = Cursor(Path(f"/proc/self/fd/{_written(data)}"), _Consumed)
+    cursor.close()
+    assert cursor.value is None or cursor.value in _CURSORS
+    return cursor.value
+
+
+@cache
+def _snapshot() -> tuple[str, bytes, Any]:
+    """Of a small engine: the name of its segment, its bytes, its tables."""
+    engine = engine_of(options(), max_series=1 << 8)
+    frames = b"".join(encode_message(Message(Metadata(3, k + 1), one)) for k, one in enumerate(METRICS()[:4]))
+    payload = np.frombuffer(bytearray(frames), np.uint8)
+    engine.ingest(payload, np.array([len(payload)], np.int64), NOW)
+    once, tables = engine.save()
+    with tempfile.TemporaryDirectory() as folder:
+        head = snapshots.Head(snapshots.FORMAT, 0, 0, NOW, 1, 2, 3, once)
+        path = snapshots.write(Path(folder), 1, head, tables, "os")
+        (file,) = path.glob("*.segment")
+        return file.name, file.read_bytes(), _tables(snapshots.Snapshot(path))
+
+
+def _tables(snapshot: snapshots.Snapshot) -> Any:
+    """What can be compared."""
+    return snapshot.head, [
+        (one.name, {name: column.tobytes() for name, column in one.columns.items()}) for one in snapshot.tables()
+    ]
+
+
+def _read_snapshot(data: bytes) -> Any:
+    """Refused, or what it was."""
+    name, _, tables = _snapshot()
+    with tempfile.TemporaryDirectory(prefix="snapshot-") as folder:
+        path = Path(folder) / "snapshot-00000001"
+        path.mkdir()
+        (path / name).write_bytes(data)
+        assert _tables(snapshots.Snapshot(path)) == tables
 
 
 _YAML = (
@@ -160,5 +227,7 @@ PARSERS = (
     Parser("journal-record", _journal, _read_journal, (journal.RecordError,)),
     Parser("journal-rows", _engine_rows, _read_rows, kernel=True),
     Parser("queue-record", _queue, _read_queue, (queue.RecordError,)),
+    Parser("queue-cursor", _cursors, _read_cursor, (DirectoryError,)),
+    Parser("snapshot", lambda: [_snapshot()[1]], _read_snapshot, (snapshots.SnapshotError,)),
     Parser("yaml", lambda: _YAML, _read_yaml, words=_YAML_WORDS),
 )

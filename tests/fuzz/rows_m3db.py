@@ -20,6 +20,7 @@ from m3db.m3tsz import PADDING, StreamEnd, Unit
 from m3db.m3tsz import kernels as m3tsz
 from m3db.read import aggregate_kernels, fetch_kernels
 from m3db.read.aggregate import read_aggregated
+from m3db.read.fetch import read_answer
 from m3db.read.index_query import (
     AllQuery,
     ConjunctionQuery,
@@ -31,6 +32,7 @@ from m3db.read.index_query import (
     marshal_query,
     unmarshal_query,
 )
+from m3db.read.merge import EqualTimes, merge
 from m3db.tchannel.calls import Answered, Call, Ended, Failed, Inbound, Pinged, Repeated, fragment_frames
 from m3db.tchannel.fragments import Checksum, ResponseHead
 from m3db.tchannel.frames import Frame, FrameType, frame_bytes
@@ -102,6 +104,15 @@ def _read_tagged(data: bytes) -> Any:
         arena = room(int(sizes.sum()))
         fetch_kernels.join(body, used, arena, np.cumsum(sizes) - sizes)
     return fetched(data)
+
+
+def _read_merged(data: bytes) -> Any:
+    """Beside an answer of another node."""
+    answers = [read_answer(data), read_answer(_tagged()[0])]
+    for rule in EqualTimes:
+        fetched = merge(answers, START - 10**18, START + 10**18, equal_times=rule)
+        assert len(fetched.ids) == len(fetched.tags) == len(fetched.offsets) - 1
+        assert fetched.offsets[-1] == len(fetched.time_ns) == len(fetched.values)
 
 
 def _names() -> list[bytes]:
@@ -236,6 +247,7 @@ def _handshakes() -> list[bytes]:
 PARSERS = (
     Parser("m3tsz", _streams, _read_stream, plain=plainly, kernel=True),
     Parser("m3db-fetch", _tagged, _read_tagged, (M3DBError,), plain_fetched, kernel=True),
+    Parser("m3db-merge", _tagged, _read_merged, (M3DBError,), kernel=True),
     Parser("m3db-names", _names, _read_names, (M3DBError,), plain_names, kernel=True),
     Parser("m3db-write-errors", _errors, _read_errors, (M3DBError,), _plain_errors, kernel=True),
     Parser("tchannel", _answers, _in_one_piece, (), _in_pieces),

@@ -136,6 +136,8 @@ def _read_front(data: bytes) -> Any:
     table = np.zeros((3, front.COLUMNS), np.int64)
     table[:, front.ADDRESS] = [one.ctypes.data for one in staged]
     table[:, front.CAPACITY] = len(data)
+    for frame in reference(data)[3]:
+        assert front.owner_of(laid(frame), 0, len(frame), _OWNERS) == max(owner(frame, _OWNERS.tolist()), 0)
     routed = front.route(laid(data), 0, len(data), LIMIT, _OWNERS, table)
     parts = [one[:used].tobytes() for one, used in zip(staged, table[:, front.USED], strict=True)]
     return tuple(map(int, scanned)), tuple(map(int, routed)), parts
