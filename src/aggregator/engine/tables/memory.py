@@ -37,7 +37,10 @@ def used_bytes(t):
 
 @njit(cache=True, nogil=True)
 def held_bytes(t):
-    """``(now, soon)``: memory of all that is in use, and what it is when each series has a value in every window."""
+    """``(now, soon)``: memory of all that is in use, and what it is when each series has a value in every window.
+
+    Then there is also room for what is there twice for a moment: ids that are written anew without the dead ones, and an index that grows.
+    """
     head = v.head(t)
     series = (
         (head.index_mask + 1 + head.group_mask + 1 + head.repeats_mask + 1) * 8
@@ -52,7 +55,8 @@ def held_bytes(t):
         records += bucket.open * (bucket.taken * _RECORD_BYTES + bucket.taken_slim * _SLIM_BYTES)
     windows = used_bytes(t)
     rest = head.used_chunks * _CHUNK_BYTES + head.used_sources * _SOURCE_BYTES
-    return series + windows, series + max(windows, records + rest)
+    twice = head.ids - head.dead_ids + ((head.index_mask + 1) << 2)
+    return series + windows, series + max(windows, records + rest) + twice
 
 
 @njit(cache=True, nogil=True)
