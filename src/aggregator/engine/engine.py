@@ -27,7 +27,7 @@ from aggregator.engine.ingest.entries import (
     reshard_entries,
 )
 from aggregator.engine.ingest.metadata import MetadataTable
-from aggregator.engine.ingest.repeats import forget_repeats
+from aggregator.engine.ingest.repeats import expect_repeats
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
@@ -301,11 +301,14 @@ class Engine:
 
     def expect_repeats(self, words: NDArray[np.void]) -> None:
         """These messages may come again: they are acked then, and not applied."""
-        shorthand.expect_repeats(self._t, words)
+        expect_repeats(self._t, words)
 
     def forget_repeats(self) -> None:
         """No message comes again."""
-        forget_repeats(self._t)
+        for table in (self._tables.repeats, self._tables.repeat_blocks):
+            release(table, 0, len(table))
+        for what in ("repeats", "repeats_used", "repeats_mask"):
+            self._tables.head[what] = 0
 
     def begin_replay(self) -> None:
         """What follows was accepted before: memory does not limit it."""

@@ -26,6 +26,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _A = np.uint64(0x9E3779B97F4A7C15)
 _B = np.uint64(0xD6E8FEB86659FD93)
 _FIRST = 1 << 10
+_AHEAD = 16
+"""So many messages before a word is written it is asked for."""
 _BLOCK = np.uint32(12)
 _6 = np.uint32(6)
 _63 = np.uint64(63)
@@ -81,34 +83,62 @@ def _put(t, word):
 
 
 @njit(cache=True, nogil=True)
-def expect_repeat(t, word, key):
-    """Enters a message by its ``content`` and its ``message_key``; beyond ``MAX_REPEATS`` it is left out."""
+def _make_room(t, n):
+    """Makes the table large enough for ``n`` more messages, in place; whether there is room for so many."""
     head = v.head(t)
-    if 2 * (head.repeats_used + 1) > head.repeats_mask:
-        size = head.repeats_mask + 1 if head.repeats_mask else 0
-        wide = size if 4 * (head.repeats + 1) <= size else max(2 * size, _FIRST)
-        if wide > 2 * layout.MAX_REPEATS:
-            return
-        old = v.repeats(t)[:size].copy()
-        for k in range(wide):
-            v.repeats(t)[k] = np.uint64(0)
-        head.repeats_mask = wide - 1
-        head.repeats_used = 0
-        for k in range(size):
-            if old[k] > _1:
-                _put(t, old[k])
+    size = head.repeats_mask + 1 if head.repeats_mask else 0
+    if 2 * (head.repeats_used + n) < size:
+        return True
+    wide = max(size, _FIRST)
+    while wide < 3 * (head.repeats + n):
+        wide *= 2
+    if wide > 2 * layout.MAX_REPEATS:
+        return False
+    words = v.repeats(t)
+    # The words wait behind the new table, where a later one will be. They come in order of their homes, and so do the new ones.
+    for k in range(size):
+        words[wide + k] = words[k]
+    for k in range(wide):
+        words[k] = np.uint64(0)
+    head.repeats_mask = wide - 1
+    head.repeats_used = 0
+    for k in range(wide, wide + size):
+        word = words[k]
+        words[k] = np.uint64(0)
+        if word > _1:
+            _put(t, word)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _enter(t, word, key):
+    """There is room for it."""
     _put(t, word)
-    head.repeats += 1
+    v.head(t).repeats += 1
     block = key >> _BLOCK
     v.repeat_blocks(t)[block >> _6] |= _1 << (np.uint64(block) & _63)
+
+
+@njit(cache=True, nogil=True)
+def expect_repeats(t, words):
+    """Enters messages (REPEAT, those with ``content`` 0 left out); beyond ``MAX_REPEATS`` they are left out as well."""
+    if not _make_room(t, len(words)):
+        return
+    table = base(v.repeats(t))
+    mask = v.head(t).repeats_mask
+    for k in range(len(words) + _AHEAD):
+        if k < len(words):
+            prefetch(table + np.uint64((np.int64(words[k].content >> _32) & mask) << 3))
+        if k >= _AHEAD and words[k - _AHEAD].content != np.uint64(0):
+            _enter(t, words[k - _AHEAD].content, words[k - _AHEAD].key)
 
 
 @njit(cache=True, nogil=True)
 def expect_once_more(t, buf, row, hint):
     """Enters a message that was applied, or was recognised (HINT)."""
     at = np.int64(hint.entry >> 1) if hint.entry >= 0 else np.int64(layout.REPEATED) - hint.entry
-    if at >= 0:
-        expect_repeat(t, content(buf, row, at, hint.key), hint.key)
+    if at >= 0 and _make_room(t, 1):
+        _enter(t, content(buf, row, at, hint.key), hint.key)
 
 
 @njit(cache=True, nogil=True)
@@ -142,14 +172,3 @@ def take_repeat(t, buf, row, at, key):
             return True
         place = (place + 1) & mask
     return False
-
-
-@njit(cache=True, nogil=True)
-def forget_repeats(t):
-    """Nothing is expected any more."""
-    for k in range(v.head(t).repeats_mask + 1):
-        v.repeats(t)[k] = np.uint64(0)
-    for k in range(layout.REPEAT_BLOCKS >> 6):
-        v.repeat_blocks(t)[k] = np.uint64(0)
-    v.head(t).repeats = 0
-    v.head(t).repeats_used = 0

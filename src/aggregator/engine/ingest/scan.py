@@ -124,6 +124,7 @@ def ingest(t, buf, ends, hosts, at, frames, rows, hints, scratch, acks, ack_size
     hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``; ``written`` (uint8) has
     room for the rows of ``shorthand``.
     """
+    buf, frames, rows, hints, scratch, acks, written = v.borrowed((buf, frames, rows, hints, scratch, acks, written))
     progress = at[0]
     while True:
         n = progress.rows

@@ -27,7 +27,7 @@ from numba import njit
 from aggregator.engine.ingest.apply import DONE, apply_row, apply_to
 from aggregator.engine.ingest.entries import key_hash
 from aggregator.engine.ingest.forwarded import category_of
-from aggregator.engine.ingest.repeats import content, expect_repeat
+from aggregator.engine.ingest.repeats import content
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.pages import record_address, record_at
@@ -253,6 +253,7 @@ def replay(t, buf, end, where, rows, hints, scratch, numbers, now_ns):
     ``where`` (PROGRESS, one row): ``call`` as it was, ``acks`` counts rows of which the number is not known, ``segment`` is -1 after a row
     that is not whole: nothing behind it was applied. ``numbers`` (uint32, by number): rows of entries + 1, 0: unknown.
     """
+    buf, rows, hints, scratch, numbers = v.borrowed((buf, rows, hints, scratch, numbers))
     progress = where[0]
     while True:
         i = progress.row
@@ -282,6 +283,7 @@ def repeats_of(buf, at, end, rows, hints, numbers, now_ns, words):
 
     ``numbers``: as for ``replay``; empty: they are rows of entries.
     """
+    buf, rows, hints, numbers = v.borrowed((buf, rows, hints, numbers))
     n = 0
     while at < end and n < len(words):
         at = _read_row(buf, at, end, rows, hints, 0, now_ns)
@@ -296,11 +298,3 @@ def repeats_of(buf, at, end, rows, hints, numbers, now_ns, words):
                 words[n].content = content(buf, rows[0], entry, hints[0].key)
         n += 1
     return n
-
-
-@njit(cache=True, nogil=True)
-def expect_repeats(t, words):
-    """``repeats.expect_repeat`` of all but those that are 0."""
-    for k in range(len(words)):
-        if words[k].content != np.uint64(0):
-            expect_repeat(t, words[k].content, words[k].key)

@@ -91,7 +91,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         ranges=_columns("ranges", layout.MAX_BUCKETS),
         slim_records=reserve_wide(pages * layout.PAGE_ROWS, layout.SLIM_LAST, _HUGE_AFTER),
         free_slim_pages=reserve(pages, np.uint32),
-        log=reserve(chunks * layout.LOG_CHUNK, np.float64),
+        log=reserve_wide(chunks * layout.LOG_CHUNK, np.float64, _HUGE_AFTER),
         free_chunks=reserve(chunks, np.uint32),
         specs=reserve(layout.MAX_SPECS, layout.SPEC),
         outputs=reserve(4 * layout.MAX_SPECS, layout.OUTPUT),
@@ -117,7 +117,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         targets=reserve(layout.MAX_SPECS, layout.TARGET),
         sources=reserve(layout.MAX_SOURCES, layout.SOURCE),
         free_sources=np.zeros(64, np.int64),
-        repeats=reserve(2 * layout.MAX_REPEATS, np.uint64),
+        repeats=reserve_wide(4 * layout.MAX_REPEATS, np.uint64, _HUGE_AFTER),
         repeat_blocks=reserve(layout.REPEAT_BLOCKS >> 6, np.uint64),
         fresh=np.zeros(layout.FRESH, np.uint32),
     )

@@ -130,7 +130,7 @@ free_tables = _view("sources", layout.FREE_SOURCES)
 
 @intrinsic
 def borrowed(_context, arrays):
-    """``borrowed(arrays)``: the same named tuple of arrays without references to count; whoever calls the kernel holds them."""
+    """``borrowed(arrays)``: the same (named) tuple of arrays without references to count; whoever calls the kernel holds them."""
 
     def generate(context, builder, _s, args):
         values = []
