@@ -145,7 +145,8 @@ class Batch(_Message, frozen=True, tag="batch"):
 class Cut(_Message, frozen=True, tag="cut"):
     """Connections ended before it was known that they have got all acks: their producers may send some messages again."""
 
-    connections: list[int]
+    connections: dict[int, int]
+    """Each with the first ``seq`` of the same front of which that is so."""
 
 
 class Order(_Message, frozen=True, tag="order"):

@@ -87,8 +87,8 @@ class Connection:
 
     __slots__ = (
         "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host",
-        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "reading", "since_ns", "slack",
-        "sock", "stopped_ns", "taken_ns",
+        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "read_ns", "reading", "since_ns",
+        "slack", "sock", "stopped_ns", "taken_ns",
     )  # fmt: skip
 
     def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
@@ -117,6 +117,8 @@ class Connection:
         """``given`` at some time: whether these have arrived is looked at next."""
         self.taken_ns = 0
         """What was given until then, the peer's system has taken."""
+        self.read_ns = 0
+        """What was given before that, the peer has read, though it has ended; 0: not known."""
         self.blocked = False
         """The peer's window is full; more can be written when the socket says so."""
         self.progress_ns = 0
@@ -210,9 +212,9 @@ class Clients:
         self._watched: set[Connection] = set()
         """Connections with a time limit."""
         self._ack_bytes = 0
-        self._cut: dict[int, int] = {}
-        """Connections that ended before their peers had all acks, and when."""
-        self._newly_cut: list[int] = []
+        self._cut: dict[int, tuple[int, int]] = {}
+        """Connections that ended before their peers had all acks: when, and their ``read_ns``."""
+        self._newly_cut: dict[int, int] = {}
         self._looked_ns = 0
         self.long_bytes = 0
         """Sizes of the long frames that are arriving."""
@@ -452,12 +454,15 @@ class Clients:
         log_refusal("m3msg", refusal, connection.peer, detail)
         self.close(connection, _TLS)
 
-    def finish(self, connection: Connection, reason: str, mono_ns: int) -> None:
-        """Reads no more from it; closes it when it has got its acks."""
+    def finish(self, connection: Connection, reason: str, mono_ns: int, *, clean: bool = False) -> None:
+        """Reads no more from it; closes it when it has got its acks. ``clean``: its peer has said that it sends nothing more."""
         self._figures.closed(reason)
         self._read(connection, False)
         self._forget_end(connection)
         self.drop_partial(connection)
+        if clean:
+            taken_ns = mono_ns if _taken(connection) >= connection.given else connection.taken_ns
+            connection.read_ns = min(taken_ns, mono_ns - self._options.clean_settle_ns)
         self._tell_if_cut(connection, mono_ns)
         connection.finish_at_ns = mono_ns + self._options.linger_ns
         self._watched.add(connection)
@@ -473,7 +478,7 @@ class Clients:
         if connection.finish_at_ns:
             # Told when it ended.
             if self._lacks_acks(connection, now):
-                self._cut[connection.id] = now
+                self._cut[connection.id] = now, connection.read_ns
         else:
             self._figures.closed(reason)
             if reason != _TLS:
@@ -501,17 +506,19 @@ class Clients:
 
     def _tell_if_cut(self, connection: Connection, mono_ns: int) -> None:
         if self._lacks_acks(connection, mono_ns):
-            self._cut[connection.id] = mono_ns
-            self._newly_cut.append(connection.id)
+            self._cut[connection.id] = mono_ns, connection.read_ns
+            self._newly_cut[connection.id] = connection.read_ns
 
     def _lacks_acks(self, connection: Connection, mono_ns: int) -> bool:
         """Whether a peer that has ended may not have read all acks: what its system has taken a moment ago it need not have read."""
-        recent = connection.acked_ns and mono_ns - connection.acked_ns < self._options.settle_ns
+        recent = connection.acked_ns and connection.acked_ns >= max(
+            connection.read_ns, mono_ns - self._options.settle_ns + 1
+        )
         return bool(connection.outstanding or recent or _taken(connection) < connection.given)
 
-    def take_cut(self) -> list[int]:
-        """Connections that ended, since it was asked last, before their peers had all acks."""
-        cut, self._newly_cut = self._newly_cut, []
+    def take_cut(self) -> dict[int, int]:
+        """Connections that ended, since it was asked last, before their peers had all acks, with their ``read_ns``."""
+        cut, self._newly_cut = self._newly_cut, {}
         return cut
 
     def delivered(self, number: int, acked_ns: int) -> bool:
@@ -521,7 +528,7 @@ class Clients:
         if age_ns >= self._options.repeats_ns:
             return True
         if connection is None:
-            return number not in self._cut
+            return number not in self._cut or acked_ns < self._cut[number][1]
         return age_ns >= self._options.settle_ns and connection.taken_ns >= acked_ns
 
     def look(self, mono_ns: int) -> None:
@@ -531,7 +538,7 @@ class Clients:
                 connection.taken_ns = connection.mark_ns
                 connection.mark, connection.mark_ns = connection.given, mono_ns
         self._looked_ns = mono_ns
-        self._cut = {number: at for number, at in self._cut.items() if mono_ns - at < self._options.repeats_ns}
+        self._cut = {number: cut for number, cut in self._cut.items() if mono_ns - cut[0] < self._options.repeats_ns}
 
     def sweep(self, mono_ns: int) -> None:
         """Closes connections whose time is over."""

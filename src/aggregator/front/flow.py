@@ -169,9 +169,18 @@ class WorkerStream:
         self._flowing_since_ns = -1
         return Dropped([batch for batch in given if batch.deaths >= _MAX_DEATHS], commands)
 
-    def cut(self, connections: list[int]) -> None:
-        """These connections ended, and their producers may not know of all acks."""
-        self._queue.append(ipc.Cut(connections))
+    def cut(self, ended: dict[int, int]) -> None:
+        """These connections ended. Their producers may not know of all acks, but do of those given before the time (monotonic)."""
+        self._queue.append(ipc.Cut({number: self._first_unread(number, read_ns) for number, read_ns in ended.items()}))
+
+    def _first_unread(self, number: int, read_ns: int) -> int:
+        """Up to where of a connection's batches no message comes again. What is not acked is behind all that is."""
+        first = 0
+        for seq, connections, acked_ns in self._unsettled:
+            if acked_ns >= read_ns and number in connections:
+                return seq
+            first = seq + 1
+        return first
 
     def settle(self, delivered: Callable[[int, int], bool]) -> None:
         """Looks what is settled; ``delivered(connection, acked_ns)``: whether all acks given until then have arrived."""

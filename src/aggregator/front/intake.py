@@ -223,7 +223,7 @@ class Intake:
         if connection.partial or connection.long is not None:
             self._refuse(connection, "truncated", mono_ns, "the peer closed in the middle of a frame")
         else:
-            self._clients.finish(connection, "end-of-stream", mono_ns)
+            self._clients.finish(connection, "end-of-stream", mono_ns, clean=True)
 
     def _frames(
         self,

@@ -63,6 +63,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long a connection whose peer has finished sending, or that sent garbage, waits for the acks of what it sent before."""
     settle_ns: int = 10 * SECOND_NS
     """Acks that a producer's system has taken for so long were read by the producer."""
+    clean_settle_ns: int = SECOND_NS
+    """The same where the producer has then finished sending: whoever hangs up with acks unread resets the connection."""
     repeats_ns: int = 120 * SECOND_NS
     """A producer that was cut off before it had all acks has sent again what it will send again after this time."""
     drain_timeout_ns: int = 10 * SECOND_NS

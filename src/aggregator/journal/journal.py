@@ -290,12 +290,12 @@ class Journal:
 
     # --- what may come again
 
-    def expect_repeats(self, engine: Engine, connections: list[int] | None = None) -> int:
+    def expect_repeats(self, engine: Engine, connections: dict[int, int] | None = None) -> int:
         """What these connections (None: all) sent and may not know to be acked may come again; returns how many messages that are.
 
-        That of earlier processes is expected anyway.
+        Each is named with its first batch of which that is so. That of earlier processes is expected anyway.
         """
-        first = self.sessions.open_from
+        first = self.sessions.open_since(0 if connections is None else min(connections.values(), default=0))
         if first is None:
             return 0
         expected = 0
@@ -304,12 +304,18 @@ class Journal:
             header, data = decode(record.data)
             if not isinstance(header, Batch) or not self.sessions.is_open(header.front, header.seq):
                 continue
-            if connections is not None and not set(connections).intersection(header.connections):
-                continue
+            named: list[int] = []
+            if connections is not None:
+                here = header.front == self.sessions.last[0]
+                named = [
+                    of for of in header.connections if of in connections and not (here and header.seq < connections[of])
+                ]
+                if not named:
+                    continue
             words = engine.repeats_of(rows_of(data), sum(header.counts), None, header.now_ns)
             if connections is not None:
                 of = np.repeat(np.array(header.connections, np.int64), header.counts)
-                words = words[np.isin(of, connections)]
+                words = words[np.isin(of, named)]
             engine.expect_repeats(words)
             expected += int(np.count_nonzero(words["content"]))
         reader.close()

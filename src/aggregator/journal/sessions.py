@@ -64,6 +64,10 @@ class Sessions:
         """Where the first batch is whose messages may come again; None: no such."""
         return self._open[0].start if self._open else None
 
+    def open_since(self, seq: int) -> Position | None:
+        """``open_from``, but for batches of the front that sent last before that number."""
+        return next((one.start for one in self._open if one.front != self._front or one.seq >= seq), None)
+
     @property
     def last(self) -> tuple[int, int, int]:
         """Front, its last batch, and up to where it is settled; (-1, -1, -1): none."""

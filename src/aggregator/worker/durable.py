@@ -224,8 +224,8 @@ class Durable:
 
         self._try(write)
 
-    def expect(self, now_ns: int, connections: list[int] | None = None) -> None:
-        """What these connections (None: all) sent, and may not know to be acked, may come again."""
+    def expect(self, now_ns: int, connections: dict[int, int] | None = None) -> None:
+        """What these connections (None: all) sent, and may not know to be acked, may come again (``ipc.Cut``)."""
         if self._journal is None:
             return
         if expected := self._journal.expect_repeats(self._engine, connections):

@@ -220,11 +220,26 @@ def test_connections_that_were_cut_are_told_behind_their_batches_to_a_successor_
     stream, _ = started(Flow(CREDIT, 1000, STALL), 0)
     stream.put(batch(10), 0)
     stream.detach()
-    stream.cut([1, 5])
+    stream.cut({1: 0, 5: 0})
     fresh = FakeLink()
     stream.attach(fresh, 2)
     assert stream.order(SHARDS, 2, 0, 0)
     assert [type(header) for header, _ in fresh.sent] == [ipc.Order, ipc.Batch, ipc.Cut]
+
+
+def test_connections_that_were_cut_are_told_with_their_first_batch_that_may_come_again() -> None:
+    stream, link = started(Flow(1000, 1000, STALL), 0)
+    for connection in (1, 2, 1, 1, 2):
+        stream.put(Batch(0, b"x", [connection], [1], [1], [0], 0), 0)
+    for seq in range(4):
+        assert stream.acked(seq, 10 + seq) is not None
+    stream.cut({1: 0, 2: 0})
+    stream.cut({1: 12, 2: 12})
+    stream.cut({1: 13})
+    stream.cut({1: 14})
+    stream.pump(0)
+    cuts = [header.connections for header, _ in link.sent if isinstance(header, ipc.Cut)]
+    assert cuts == [{1: 0, 2: 1}, {1: 2, 2: 4}, {1: 3}, {1: 4}]
 
 
 def test_nothing_but_what_a_worker_has_to_know_first_overtakes_batches() -> None:

@@ -181,6 +181,20 @@ def test_what_was_not_settled_may_come_again(tmp_path_factory: Any, seed: int) -
     core.journal.close()
 
 
+def test_of_a_connection_that_ended_only_what_it_may_lack_acks_of_is_expected(tmp_path: Path) -> None:
+    core = Core(tmp_path)
+    payloads = [gauges(NOW, {b"series-%d" % k: float(seq) for k in range(5)}, first_id=1000 * seq) for seq in range(6)]
+    for seq, payload in enumerate(payloads):
+        core.batch(ipc.Batch(seq, NOW, [seq % 2], [len(payload)], [5], front=7), payload)
+    assert core.journal.expect_repeats(core.engine, {0: 6}) == 0
+    assert core.journal.expect_repeats(core.engine, {0: 3, 1: 5}) == 10
+    for seq, again in enumerate([0, 0, 0, 0, 5, 5]):
+        before = core.engine.stats()[0]["redelivered"]
+        core.engine.ingest(np.frombuffer(payloads[seq], np.uint8), np.array([len(payloads[seq])]), NOW, journaled=True)
+        assert core.engine.stats()[0]["redelivered"] - before == again, seq
+    core.journal.close()
+
+
 @settings(max_examples=8)
 @given(st.integers(0, 2**32))
 def test_other_workers_take_over(tmp_path_factory: Any, seed: int) -> None:
