@@ -128,6 +128,12 @@ def types_options(options: EngineOptions) -> TypesOptions:
     )
 
 
+def _different(numbers: NDArray[Any]) -> list[int]:
+    """The different ones among small numbers; ``np.unique`` would sort all of them."""
+    found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
+    return found
+
+
 class MetadataTable:
     """Interns metadata bytes into the tables of an engine."""
 
@@ -481,9 +487,8 @@ class MetadataTable:
         metas = tables.metas[: self._meta_rows.used]
         entries = tables.entries[: int(tables.head["entries"])]
         used = np.zeros(self._stages.used + 1, np.int64)
-        used[
-            entries["stage"][(entries["state"] == layout.ENTRY_LIVE) & (entries["stage"] != 0)].astype(np.int64) - 1
-        ] = 1
+        stages = np.array(_different(entries["stage"][entries["state"] == layout.ENTRY_LIVE]), np.int64)
+        used[stages[stages > 0] - 1] = 1
         before = np.concatenate(([0], np.cumsum(used)))
         first = metas["first_stage"].astype(np.int64)
         held = before[first + metas["stages"]] > before[first]
@@ -530,13 +535,11 @@ class MetadataTable:
         targets: set[int] = set()
         for bucket in range(len(self._buckets)):
             elements = tables.elements_of(bucket)
-            own = elements[
-                np.isin(elements["state"], (layout.ELEMENT_LIVE, layout.ELEMENT_TOMBSTONED, layout.ELEMENT_DROPPED))
-            ]
-            specs.update(np.unique(own["spec"]).tolist())
-            attrs.update(np.unique(own["attrs"]).tolist())
-            groups = elements[elements["state"] == layout.ELEMENT_GROUP].view(layout.GROUP)
-            targets.update(np.unique(groups["target"]).tolist())
+            states = elements["state"].copy()
+            own = (states >= layout.ELEMENT_LIVE) & (states <= layout.ELEMENT_DROPPED)
+            specs.update(_different(elements["spec"][own]))
+            attrs.update(_different(elements["attrs"][own]))
+            targets.update(_different(elements.view(layout.GROUP)["target"][states == layout.ELEMENT_GROUP]))
         targets.update(int(tables.specs[spec]["target"]) - 1 for spec in specs)
         for spec in self._specs.keep(specs):
             self._drop_spec(spec)
