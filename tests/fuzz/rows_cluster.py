@@ -108,6 +108,7 @@ _LISTED: MessageValue = {
     "namespaces": [{"name": "default", "snapshots": [{"for_ruleset_version": 3, "tombstoned": True}]}]
 }
 _JSON_WORDS = (
+    b"[null]",
     b'"', b"{", b"}", b"[", b"]", b":", b",", b"null", b"true", b"1e999", b"-", b"9", b"0", b" ", b"0.5", b'"\\ud800"', b'"9"', b'"NaN"',
     b'"id"', b'"shards"', b"\\u0000", b"\xc2\xb2", b'""', b"1", b'"version":', b'"placement":{"instances":{"a":null}}',
 )  # fmt: skip

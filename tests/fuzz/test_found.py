@@ -16,8 +16,11 @@ from coordinator.write.carbon_line import parse_line, parse_value
 from coordinator.write.influx import Influx
 from coordinator.write.json_write import JSONWrite
 from coordinator.write.options import MAP_TAGS, STORAGE_POLICY, BadRequestError, WriteOptions, parse_options
+from m3cluster.proto import parse_json
+from m3cluster.proto.rules import RULE_SET
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy, parse_duration
+from m3metrics.rules import RulesError, rule_set_from
 from m3msg.producer.filters import FilterError, ShardSetFilter
 from m3x.config import Duration, document
 from m3x.config.document import DocumentError, compose
@@ -148,6 +151,23 @@ def test_very_many_levels_of_json() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         decode_holding(b'{"x":' + LEVELS.encode())
     assert judge(400, LEVELS).text
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        '{"mappingRules": [null]}',
+        '{"rollupRules": [{"snapshots": [null]}]}',
+        '{"rollupRules": [{"snapshots": [{"targets": [null]}]}]}',
+        '{"rollupRules": [{"snapshots": [{"targets": [{"policies": [null]}]}]}]}',
+        '{"rollupRules": [{"snapshots": [{"targetsV2": [null]}]}]}',
+        '{"rollupRules": [{"snapshots": [{"targetsV2": [{"pipeline": {"ops": [null]}}]}]}]}',
+        '{"mappingRules": [{"snapshots": [{"filter": "a:b", "tags": [null]}]}]}',
+    ],
+)
+def test_null_in_a_list_of_a_rule_set(rules: str) -> None:
+    with pytest.raises(RulesError, match=r"^null among the [a-z_0-9]+ of a rule set$"):
+        rule_set_from(parse_json(RULE_SET, rules))
 
 
 def test_half_a_surrogate_pair_in_a_header() -> None:

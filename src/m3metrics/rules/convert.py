@@ -37,6 +37,7 @@ Values = Mapping[str, Any]
 
 def rule_set_from(message: Values, version: int = 0) -> RuleSet:
     """A ``rulepb.RuleSet``. Raises ``RulesError`` naming the rule."""
+    _check_lists(message)
     return RuleSet(
         namespace=message["namespace"],
         uuid=message["uuid"],
@@ -66,6 +67,16 @@ def namespaces_from(message: Values) -> list[Namespace]:
         else:
             result[name] = Namespace(name, True, 0)
     return list(result.values())
+
+
+def _check_lists(message: Values) -> None:
+    """Raises ``RulesError`` for ``null`` among the messages of a list, as JSON may have it. Of storage policies M3 has words of its own."""
+    for name, found in message.items():
+        for one in found if isinstance(found, list) else (found,):
+            if isinstance(one, Mapping):
+                _check_lists(one)
+            elif one is None and isinstance(found, list) and name != "storage_policies":
+                raise RulesError(f"null among the {name} of a rule set")
 
 
 def _named(snapshot: Values, kind: str, error: Exception) -> RulesError:
