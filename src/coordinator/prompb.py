@@ -18,7 +18,13 @@ TIME_SERIES = generated(
     Field(1001, "type", Kind.INT32),
 )
 WRITE_REQUEST = generated("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, TIME_SERIES, repeated=True))
-METRIC_METADATA = generated("MetricMetadata", Field(1, "type", Kind.INT32), Field(2, "metric_family_name", Kind.BYTES))
+METRIC_METADATA = generated(
+    "MetricMetadata",
+    Field(1, "type", Kind.INT32),
+    Field(2, "metric_family_name", Kind.BYTES),
+    Field(4, "help", Kind.BYTES),
+    Field(5, "unit", Kind.BYTES),
+)
 METADATA_REQUEST = generated("WriteRequest", Field(3, "metadata", Kind.MESSAGE, METRIC_METADATA, repeated=True))
 """A request with metadata and nothing else; types are numbered as in annotations (docs/m3/coordinator.md)."""
 

@@ -208,7 +208,11 @@ class Coordinator(Writing):
         new_names: Callable[[], Awaitable[Iterable[Grown]]] = _none
         if config.takes_samples:
             forwarding = self.start_forwarding(stack) if fleet is None else None
-            writer, write_routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding)
+            types = None if storage is None else storage.types
+            declare = None if types is None else types.declare
+            writer, write_routes = self.writer(
+                downsampler, cache, topic, direct, acks, door, forwarding, declare=declare
+            )
             remembered = Remembered(writer, cache, downsampler, lambda: self._carbon)
 
             async def own_page(after: int) -> Page:
@@ -274,7 +278,8 @@ class Coordinator(Writing):
             # Write processes have looked whether a call is allowed.
             assert storage is not None
             await stack.enter_async_context(serve_http(app, fleet.sockets.main))
-            owner = Owner(self.registry, storage.direct, namespaces, None if own is None else own.places.kv)
+            inside_kv = None if own is None else own.places.kv
+            owner = Owner(self.registry, storage.direct, namespaces, inside_kv, storage.types)
             await self._start_fleet(stack, fleet, owner)
         log.info("listening", http=self.ports["http"], metrics=self.ports["metrics"])
         if acks is not None:

@@ -52,6 +52,8 @@ class Storage:
     """What queries are answered from, if that is not the embedded store."""
     namespaces: NamespacesNow = field(default_factory=NamespacesNow)
     m3db: M3DBStorage | None = None
+    types: MetricTypes | None = None
+    """What endpoints are told of metrics; None: none is."""
 
     def problems(self) -> list[str]:
         """What an operator should know, one line each."""
@@ -89,7 +91,7 @@ async def open_storage(
             hub.reconsider()
 
         namespaces.follow(changed)
-        yield Storage(outlet, direct, hub, store, None if m3db is None else m3db.source, namespaces, m3db)
+        yield Storage(outlet, direct, hub, store, None if m3db is None else m3db.source, namespaces, m3db, types)
 
 
 def _embedded_store(
@@ -110,10 +112,7 @@ def _embedded_store(
 
 def _types(config: CoordinatorConfig) -> MetricTypes | None:
     """For the endpoints that are to be told the types of metrics, if there are such."""
-    remote = config.prometheus_remote_backend
-    if config.backend != "prom-remote" or remote is None or not any(one.send_metadata for one in remote.endpoints):
-        return None
-    return MetricTypes(config.tag_options.metric_name.encode())
+    return MetricTypes(config.tag_options.metric_name.encode()) if config.sends_metadata else None
 
 
 def _sinks(

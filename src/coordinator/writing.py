@@ -34,6 +34,7 @@ from coordinator.write import (
     remote_write_routes,
     sender_routes,
 )
+from coordinator.write.declared import Declare
 from coordinator.write.repeats import Elsewhere
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ENVIRONMENT
@@ -202,13 +203,15 @@ class Writing:
         door: Door | None,
         forwarding: Forwarding | None,
         elsewhere: Elsewhere | None = None,
+        declare: Declare | None = None,
     ) -> tuple[RemoteWriter, list[BaseRoute]]:
-        """The writer, and the routes of all writes over HTTP."""
+        """The writer, and the routes of all writes over HTTP. ``declare``: see ``RemoteWriter``."""
         writer = RemoteWriter(
             downsampler, cache, topic, self._scope.tagged(**REMOTE_WRITE), tag_options=self.config.tag_options,
             store_metrics_type=self.config.store_metrics_type, direct=direct, acks=acks, door=door,
             forwarding=forwarding, elsewhere=elsewhere, limiter=self._limiter(),
             classic_histograms=self.config.remote_write.native_histograms == "classic", bodies=self._bodies(),
+            declare=declare,
         )  # fmt: skip
         return writer, [*remote_write_routes(writer), *sender_routes(writer, self._scope, self.config.otlp)]
 

@@ -10,6 +10,7 @@ from tests.fuzz.parser import Parser
 
 from coordinator import prompb
 from coordinator.write import kernels
+from coordinator.write.declared import Declared
 from coordinator.write.decoding import RequestDecoder
 from coordinator.write.media import ZSTD
 from coordinator.write.native_histograms import HISTOGRAM, samples_of
@@ -55,6 +56,7 @@ def _read(data: bytes) -> Any:
         size *= 2
     if status != kernels.DONE:
         raise BadRequestError("broken")
+    kernels.declarations(laid(data), labels, series[:count], symbols, rows(int(count), kernels.DECLARATION, "declared"))
     found = []
     for row in series[:count]:
         at, first = int(row["labels_at"]), int(row["sample_from"])
@@ -88,7 +90,7 @@ def _bodies() -> list[bytes]:
 
 @cache
 def _decoder() -> RequestDecoder:
-    return RequestDecoder()
+    return RequestDecoder(declared=Declared(lambda *_: None, lambda: 0.0))
 
 
 def _read_body(data: bytes) -> Any:

@@ -371,6 +371,14 @@ class CoordinatorConfig(Section, frozen=True):
         return self.backend != "noop-etcd"
 
     @property
+    def sends_metadata(self) -> bool:
+        """Whether there is an endpoint that is to be told what metrics are."""
+        remote = self.prometheus_remote_backend
+        return (
+            self.backend == "prom-remote" and remote is not None and any(one.send_metadata for one in remote.endpoints)
+        )
+
+    @property
     def remote_producer(self) -> ProducerOptions | None:
         """The way to aggregators of their own; None: the file names none."""
         remote = self.downsample.remote_aggregator if self.downsample is not None else None

@@ -4,7 +4,8 @@ Open ``remote_write`` or ``carbon`` first: each has a core without I/O (bytes â†
 docs/answers.md. How each protocol is sent: docs/sending.md.
 
 ``options``, ``media``   headers; ``bodies``, ``decoding`` the body, ``attributes`` what a series says of itself besides its labels
-``prometheus``           remote write, 1.0 and 2.0; ``native_histograms`` makes classic ones of those in it, if asked to
+``prometheus``           remote write, 1.0 and 2.0; ``native_histograms`` makes classic ones of those in it, if asked to,
+                         ``declared`` passes on what is said of metrics
 ``sender``               what a protocol over HTTP is to ``remote_write``, which has what all of them share; ``outcome`` what they answer
 ``otlp``, ``influx``, ``json_write``  such protocols, ``building`` makes their columns, ``steps``, ``turns`` let others go on
                          beside large bodies; ``routes`` where they are

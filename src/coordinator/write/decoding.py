@@ -17,6 +17,7 @@ from coordinator.not_kept import Reason
 from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import MILLISECOND_NS
+from coordinator.write.declared import Declared
 from coordinator.write.media import ZSTD
 from coordinator.write.options import (
     REMOTE_WRITE_2,
@@ -170,10 +171,12 @@ def inflate(body: bytes, encoding: str, most: int = MAX_PLAIN_BODY_BYTES) -> byt
 
 
 class RequestDecoder:
-    """Decodes into columns that it keeps and uses again. ``native``: whether native histograms are wanted."""
+    """Decodes into columns that it keeps and uses again. ``native``: whether native histograms are wanted; ``declared``: who looks
+    at what is declared of metrics."""
 
-    def __init__(self, native: bool = False) -> None:
+    def __init__(self, native: bool = False, declared: Declared | None = None) -> None:
         self._native = native
+        self._declared = declared
         self._series = np.empty(1024, kernels.SERIES_ROW)
         self._times, self._values = np.empty(4096, np.int64), np.empty(4096, np.float64)
         self._others = np.zeros(kernels.OTHERS, np.int64)
@@ -242,6 +245,8 @@ class RequestDecoder:
             raise BadRequestError(prompb.error_of(buf.tobytes(), prompb.REQUEST_2))
         if rows == 0 and others[kernels.UNKNOWN]:
             raise UnsupportedMediaError("a body with other fields than Remote Write 2.0 has, like one of 1.0,")
+        if self._declared is not None:
+            self._declared.look(buf, self._labels[:size], self._series[:rows], self._symbols)
         decoded = Decoded(
             self._labels[:size], self._series[:rows], self._times[:samples], self._values[:samples], {},
             unread=int(others[kernels.UNREAD_SERIES]), last_unread=_UNREAD_LABELS,

@@ -57,15 +57,23 @@ from coordinator.write.request_kernels import (
     check_labels,
     request,
 )
-from coordinator.write.symbol_kernels import FULL_LABELS, FULL_SYMBOLS, SYMBOL, request_2, write_request
+from coordinator.write.symbol_kernels import (
+    DECLARATION,
+    FULL_LABELS,
+    FULL_SYMBOLS,
+    SYMBOL,
+    declarations,
+    request_2,
+    write_request,
+)
 from m3metrics.rows import METRIC_TEMPLATE
 from m3x.byte_table import ByteTable
 
 __all__ = [
-    "BROKEN", "CACHE", "DONE", "END", "ENTRY", "EXEMPLARS", "FORM", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES", "FULL_SYMBOLS",
-    "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PRESENT", "SEGMENT",
-    "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE",
-    "Keys", "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "enter_series", "expand", "find", "hash_ids",
+    "BROKEN", "CACHE", "DECLARATION", "DONE", "END", "ENTRY", "EXEMPLARS", "FORM", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES",
+    "FULL_SYMBOLS", "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PRESENT",
+    "SEGMENT", "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE", "Keys", "Plain",
+    "asked_context", "beyond", "carbon_lines", "check_labels", "declarations", "enter_series", "expand", "find", "hash_ids",
     "interesting", "keep_seen", "keys", "label_spans", "missing", "prepare", "remember", "request", "request_2", "still_known", "survey",
     "warm", "write_again", "write_request",
 ]  # fmt: skip
@@ -89,6 +97,7 @@ def warm() -> None:
         np.zeros(64, np.uint8),
         False,
     )
+    declarations(buf[:0], buf[:0], series[:0], np.zeros(1, SYMBOL), np.zeros(1, DECLARATION))
     write_request(buf, series[:0], times, values, np.zeros(1, np.uint8))
     at, size, contexts = np.zeros(1, np.uint32), np.ones(1, np.uint32), np.zeros(1, np.uint64)
     keys(series, 1, 0, at, size, contexts)

@@ -7,6 +7,7 @@ since a sender that hears of less takes the request for failed.
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coordinator.write.declared import Declared
 from coordinator.write.decoding import Decoded, RequestDecoder
 from coordinator.write.media import is_remote_write_2
 from coordinator.write.native_histograms import with_classic_buckets
@@ -23,9 +24,9 @@ class PrometheusSender(M3Answers):
     handler = "remote-write"
     title = "remote write"
 
-    def __init__(self, classic: bool = False) -> None:
-        """``classic``: native histograms become classic ones."""
-        self._decoder = RequestDecoder(classic)
+    def __init__(self, classic: bool = False, declared: Declared | None = None) -> None:
+        """``classic``: native histograms become classic ones; ``declared``: who sees what is declared of metrics."""
+        self._decoder = RequestDecoder(classic, declared)
 
     def options(self, request: Request) -> WriteOptions:
         """See ``Sender``."""

@@ -29,6 +29,7 @@ from coordinator.write.acks import Acks
 from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.bodies import BodyRoom, Held, body_of, gone
+from coordinator.write.declared import Declare, Declared
 from coordinator.write.decoding import Decoded
 from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
 from coordinator.write.door import Door
@@ -91,12 +92,13 @@ class RemoteWriter:
         elsewhere: Elsewhere | None = None,
         classic_histograms: bool = False,
         bodies: BodyRoom | None = None,
+        declare: Declare | None = None,
     ) -> None:
-        """``classic_histograms``: native histograms of remote writes become classic ones."""
+        """``classic_histograms``: native histograms of remote writes become classic ones; ``declare``: told of help and unit of metrics."""
         self._downsampler = downsampler
         self._cache = cache
         self._sink = sink
-        self._way = WayIn(PrometheusSender(classic_histograms), scope)
+        self._way = WayIn(PrometheusSender(classic_histograms, None if declare is None else Declared(declare)), scope)
         self._direct = direct
         self._acks = acks
         """None: a request is answered when its messages are in the producer."""

@@ -25,7 +25,19 @@ from coordinator.write.request_kernels import (
     row_at,
     sample,
 )
-from m3x.kernels import base, copy32, double_bits, load8, load32, load64, record_of, store8, store32, store64
+from m3x.kernels import (
+    base,
+    bytes_equal,
+    copy32,
+    double_bits,
+    load8,
+    load32,
+    load64,
+    record_of,
+    store8,
+    store32,
+    store64,
+)
 from m3x.protobuf.reading import BYTES, VARINT, chunk, field, skip, varint
 from m3x.protobuf.writing import int_size, length_size, put_int, put_length, put_raw
 
@@ -43,6 +55,19 @@ SYMBOL = np.dtype(
 )
 """Where a symbol stands in the body, its length in front of it included: so it stands behind the tag of a name or value, too."""
 
+DECLARATION = np.dtype(
+    [
+        ("name_at", np.int64),  # in the labels
+        ("name_size", np.int64),
+        ("kind", np.int64),
+        ("help_at", np.int64),  # in the body
+        ("help_size", np.int64),
+        ("unit_at", np.int64),
+        ("unit_size", np.int64),
+    ]
+)
+"""What is declared of the metric of a series."""
+
 _LABEL_BYTES = 64
 """What a label has at most besides its symbols, and what ``_put_symbol`` may write behind it."""
 _ODD = np.uint32(1 << 31)
@@ -54,6 +79,7 @@ _SHORT_BYTES = np.uint64(96)
 _LABEL, _NAME, _VALUE, _SERIES, _SAMPLE, _DOUBLE, _TIME = (
     np.uint64(n) for n in (0x0A, 0x0A, 0x12, 0x0A, 0x12, 0x09, 0x10)
 )
+_NAME_TAG = np.uint64(int.from_bytes(b"__name__", "little"))
 _TYPE, _HELP, _UNIT = (np.uint64(n) for n in (0x08, 0x18, 0x20))
 _MOST_TYPES = np.uint64(7)
 _TYPE_TAG = np.uint64(0x3EC8)  # field 1001, a varint: two bytes
@@ -394,6 +420,92 @@ def request_2(buf, series, times_ms, values, others, symbols, labels, keep_histo
             # Its labels stay: others may be copies of them.
             used = np.int64(row.sample_from)
     return status, rows, used, np.int64(to)
+
+
+@njit(cache=True, nogil=True)
+def _declared_of(a, e):
+    """``(references of help and unit, type)`` of the TimeSeries ``[a, e)``, which is sound."""
+    help_ref = unit_ref = kind = _0
+    while a < e:
+        number, wire, a = field(a, e)
+        if number != 5:
+            a = skip(a, e, wire)
+            continue
+        inner, a = chunk(a, e)
+        while inner < a:
+            number, wire, inner = field(inner, a)
+            if wire != VARINT:
+                inner = skip(inner, a, wire)
+                continue
+            value, inner = varint(inner, a)
+            value &= _LOW
+            if number == 1:
+                kind = value
+            elif number == 3:
+                help_ref = value
+            elif number == 4:
+                unit_ref = value
+    return help_ref, unit_ref, kind
+
+
+@njit(cache=True, nogil=True)
+def _name_of(a, e):
+    """``(start, stop)`` of the value of ``__name__`` in the labels ``[a, e)``, as ``request_2`` writes them; 0, 0: there is none."""
+    while a < e:
+        inner, a = chunk(a + _1, e)
+        # A tag, the length 8, and eight bytes of name.
+        if inner + _9 + _1 >= a or load8(inner) != _NAME or load8(inner + _1) != _8:
+            continue
+        if load64(inner + _2) == _NAME_TAG and load8(inner + _2 + _8) == _VALUE:
+            return chunk(inner + _2 + _9, a)
+    return _0, _0
+
+
+@njit(cache=True, nogil=True)
+def _text_of(origin, symbols, count, ref):
+    """``(start, stop)`` of a symbol."""
+    if ref >= count:
+        return _0, _0
+    at = origin + np.uint64(symbols[ref].at)
+    return chunk(at, at + (np.uint64(symbols[ref].size) & _SIZE))
+
+
+@njit(cache=True, nogil=True)
+def declarations(buf, labels, series, symbols, found):
+    """Fills ``found`` (``DECLARATION``, a row for each of ``series``) with what a request declares; returns how many rows.
+
+    ``buf`` is a body that ``request_2`` has decoded, ``labels`` and ``series`` what it made of that, ``symbols`` room for as many as it
+    has. Series without a name are left out, and those that say what the one before says.
+    """
+    origin, beginning = base(buf), base(labels)
+    _, count, _ = _symbols(origin, origin + np.uint64(len(buf)), symbols, False)
+    count = np.uint64(count)
+    rows = 0
+    last_help = last_unit = last_kind = last_name = last_size = _0
+    for i in range(len(series)):
+        row = series[i]
+        a = origin + np.uint64(row.message_at)
+        help_ref, unit_ref, kind = _declared_of(a, a + np.uint64(row.message_size))
+        if help_ref == _0 and unit_ref == _0:
+            continue
+        a = beginning + np.uint64(row.labels_at)
+        name, end = _name_of(a, a + np.uint64(row.labels_size))
+        size = end - name
+        if size == _0:
+            continue
+        same = help_ref == last_help and unit_ref == last_unit and kind == last_kind and size == last_size
+        if same and bytes_equal(name, last_name, size):
+            continue
+        last_help, last_unit, last_kind, last_name, last_size = help_ref, unit_ref, kind, name, size
+        one = found[rows]
+        one.name_at, one.name_size = np.int64(name - beginning), np.int64(size)
+        one.kind = np.int64(kind)
+        begin, end = _text_of(origin, symbols, count, help_ref)
+        one.help_at, one.help_size = np.int64(begin - origin) if begin else 0, np.int64(end - begin)
+        begin, end = _text_of(origin, symbols, count, unit_ref)
+        one.unit_at, one.unit_size = np.int64(begin - origin) if begin else 0, np.int64(end - begin)
+        rows += 1
+    return rows
 
 
 @njit(cache=True, nogil=True)

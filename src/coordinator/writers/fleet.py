@@ -13,6 +13,7 @@ import msgspec
 from coordinator.config import CoordinatorConfig
 from coordinator.config.workers import Shares, shares_of
 from coordinator.namespaces import NamespacesNow
+from coordinator.sinks.metric_types import MetricTypes
 from coordinator.write import Grown, HubDirectStore
 from coordinator.write.forwarding import new_identity
 from coordinator.write.remembered import Page
@@ -48,6 +49,8 @@ class Owner:
     direct: HubDirectStore
     namespaces: NamespacesNow
     inside_kv: Path | None
+    types: MetricTypes | None = None
+    """Told what senders declare; None: nobody wants to know."""
 
 
 @dataclass(slots=True)
@@ -242,6 +245,9 @@ class Fleet:
         member = self.members[index]
         member.state = _decode_state(body)
         self._owner.registry.take(_source(index, epoch), member.state.figures)
+        if self._owner.types is not None:
+            for family, help_text, unit in member.state.declared:
+                self._owner.types.declare(family, help_text, unit)
 
     def reasons(self) -> list[str]:
         """Why some of them take no writes, one line each."""

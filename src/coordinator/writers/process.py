@@ -95,6 +95,8 @@ class WriteProcess(Writing):
         self._readiness: Readiness | None = None
         self._remembered: Remembered | None = None
         self._cache: SeriesCache | None = None
+        self._declared: list[tuple[bytes, bytes, bytes]] = []
+        """What the main process has not been told yet."""
 
     async def start(self, stack: contextlib.AsyncExitStack, listener: socket.socket) -> None:
         """Starts everything; ``stack`` ends it. Raises what is in ``_START_ERRORS``."""
@@ -117,7 +119,8 @@ class WriteProcess(Writing):
         direct = HandedStore(link, options.workers)
         door = None if config.past_limits is None else Door(config.past_limits)
         forwarding = self.start_forwarding(stack, options.identity, handing)
-        writer, routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding, handing)
+        declare = self._declare if config.sends_metadata else None
+        writer, routes = self.writer(downsampler, cache, topic, direct, acks, door, forwarding, handing, declare)
         self._remembered = Remembered(writer, cache, downsampler)
         self._readiness = Readiness((), topic, producer, store, self.problems, writer.refusal)
         namespaces = self._namespaces
@@ -175,16 +178,22 @@ class WriteProcess(Writing):
         finally:
             self._place.live(takes=False)
 
+    def _declare(self, family: bytes, help_text: bytes, unit: bytes) -> None:
+        """Of a metric family."""
+        self._declared.append((family, help_text, unit))
+
     # --- what the main process asks
 
     def _state(self) -> told.State:
         readiness = self._readiness
         reasons = [] if readiness is None else readiness.reasons()
         problems = [] if readiness is None else readiness.problems(not reasons)
+        declared, self._declared = self._declared, []
         if (cache := self._cache) is None:
-            return told.State(self.registry.report(), reasons, problems)
+            return told.State(self.registry.report(), reasons, problems, declared=declared)
         notes = [*filter(None, (cache.full(),)), *self.memory.notes()]
-        return told.State(self.registry.report(), reasons, problems, notes, Grown(cache.series, cache.new.report()))
+        grown = Grown(cache.series, cache.new.report())
+        return told.State(self.registry.report(), reasons, problems, notes, grown, declared)
 
     async def _answer_state(self, _: bytes) -> bytes:
         return msgspec.msgpack.encode(self._state())

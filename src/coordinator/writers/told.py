@@ -53,6 +53,8 @@ class State(msgspec.Struct, frozen=True):
     problems: list[str] = []
     notes: list[str] = []
     grown: Grown = Grown()
+    declared: list[tuple[bytes, bytes, bytes]] = []
+    """What is new of metric families: name, help, unit."""
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from coordinator.prompb import METADATA_REQUEST
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.series import SeriesTable
 from m3metrics.ids import encode_tags
+from m3x.protobuf import marshal
 
 COUNTER, GAUGE, HISTOGRAM, GAUGE_HISTOGRAM, SUMMARY, INFO = 1, 2, 3, 4, 5, 6
 
@@ -103,3 +105,57 @@ def test_names_beyond_the_bound_are_not_noted() -> None:
     assert types.records() == [record(f"m{i}", GAUGE) for i in range(300)]
     note(types, table, [(id_of("m0"), b"\x08\x01"), (id_of("m599"), b"\x08\x01")])
     assert types.records(300) == [record("m0", COUNTER)]
+
+
+def described(types: MetricTypes, table: SeriesTable, name: str) -> tuple[int, bytes, bytes]:
+    """Type, help and unit of the series of that name without other labels."""
+    data = np.frombuffer(bytearray(id_of(name)), np.uint8)
+    number = int(table.numbers(data, np.zeros(1, np.int64), np.array([len(data)], np.int64))[0])
+    known = types.of(table)
+    name_number = int(known.names[number])
+    return int(known.types[number]), known.texts[known.helps[name_number]], known.texts[known.units[name_number]]
+
+
+def test_what_is_declared_of_a_family_is_told_of_all_of_its_series() -> None:
+    types, table = MetricTypes(), SeriesTable()
+    types.declare(b"took_seconds", b"How long it took.", b"seconds")
+    names = ("took_seconds_bucket", "took_seconds_sum", "b")
+    note(types, table, [(id_of(names[0]), b"\x08\x03"), (id_of(names[1]), b"\x08\x03"), (id_of("b"), b"\x08\x02")])
+    assert [described(types, table, name) for name in names] == [
+        (HISTOGRAM, b"How long it took.", b"seconds"), (HISTOGRAM, b"How long it took.", b"seconds"), (GAUGE, b"", b""),
+    ]  # fmt: skip
+    known = types.version
+    request = {
+        "type": HISTOGRAM,
+        "metric_family_name": b"took_seconds",
+        "help": b"How long it took.",
+        "unit": b"seconds",
+    }
+    assert types.records() == [marshal(METADATA_REQUEST, {"metadata": [request]}), record("b", GAUGE)]
+    # Again, otherwise, and of one that is known.
+    types.declare(b"took_seconds", b"How long it took.", b"seconds")
+    assert types.version == known
+    types.declare(b"took_seconds", b"Longer.", b"")
+    types.declare(b"b", b"What it is.", b"")
+    types.declare(b"unknown", b"Nobody has seen it.", b"")
+    assert [described(types, table, name)[1:] for name in names] == [
+        (b"Longer.", b""),
+        (b"Longer.", b""),
+        (b"What it is.", b""),
+    ]
+    assert len(types.records(known)) == 2
+    # Whose type is another one belongs to another family.
+    note(types, table, [(id_of(names[0]), b"\x08\x02")])
+    types.declare(b"took_seconds", b"Longest.", b"")
+    assert [described(types, table, name)[1] for name in names[:2]] == [b"", b"Longest."]
+
+
+def test_what_is_declared_is_bounded_and_survives_growth() -> None:
+    types, table = MetricTypes(most_names=600), SeriesTable()
+    for i in range(700):
+        types.declare(b"m%d" % i, b"Help %d." % i, b"")
+    note(types, table, [(id_of(f"m{i}"), b"\x08\x01") for i in range(700)])
+    assert [described(types, table, f"m{i}")[1] for i in (0, 255, 256, 599)] == [
+        b"Help %d." % i for i in (0, 255, 256, 599)
+    ]
+    assert described(types, table, "m600") == (COUNTER, b"", b"")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.sinks.metric_types import MetricTypes
+from coordinator.sinks.metric_types import NOTHING, MetricTypes
 from coordinator.sinks.prom_remote.answers import Answer, Kind
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, fields_of, why_bad
 from coordinator.sinks.prom_remote.metadata import MetadataSender
@@ -24,7 +24,6 @@ _SPLIT_PAUSE_S = 1.0
 """Between the deliveries of a batch with so many bad rows that one does not settle it."""
 _LAST_REQUESTS = 80
 """Of a delivery; before them, every row is asked for."""
-_NO_TYPES = np.zeros(0, np.uint8)
 _ARRIVED_BEFORE = {RefusedWhy.OUT_OF_ORDER, RefusedWhy.DUPLICATE}
 
 
@@ -144,8 +143,8 @@ class PromRemoteSink:
     async def _post(self, batch: Values, rows: NDArray[np.int64], labels: LabelFields) -> Answer:
         """Sends some rows in the version that the endpoint takes."""
         if self._version.is_2:
-            types = _NO_TYPES if self._types is None else self._types.of(batch.table)
-            answer = await self._sender.post(self._encoder.body_2(batch, rows, labels, types), VERSION_2)
+            described = NOTHING if self._types is None else self._types.of(batch.table)
+            answer = await self._sender.post(self._encoder.body_2(batch, rows, labels, described), VERSION_2)
             if not self._version.refused(answer):
                 return answer
         return await self._sender.post(self._encoder.body(batch, rows, labels))

@@ -10,13 +10,14 @@ from numba import njit
 
 from coordinator.sinks.prom_remote.encode_kernels import put_samples
 from coordinator.sinks.prom_remote.label_kernels import STATE_READY
-from m3x.kernels import base, copy_short, store8
+from m3x.kernels import base, copy_short
 from m3x.protobuf.reading import chunk
-from m3x.protobuf.writing import length_size, put_length, put_varint, varint_size
+from m3x.protobuf.writing import length_size, put_int, put_length, put_varint, varint_size
 
-_SYMBOL, _SERIES, _REFS, _METADATA, _TYPE = (np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x2A, 0x08))
+_SYMBOL, _SERIES, _REFS, _METADATA, _TYPE, _HELP, _UNIT = (
+    np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x2A, 0x08, 0x18, 0x20)
+)
 _0, _1, _2 = (np.uint64(n) for n in range(3))
-_METADATA_BYTES = np.uint64(4)
 
 
 @njit(cache=True, nogil=True)
@@ -56,12 +57,31 @@ def spans(series, first, labels, arena, entries, used, at, size):
 
 
 @njit(cache=True, nogil=True)
-def measure(entries, refs, types, groups, count, sizes, stamps, local, request, used, packed):
+def _about(about, number):
+    """``(type, help, unit)`` of a series, the texts by their numbers; 0: none."""
+    types, names, helps, units, told = about
+    if number >= len(types):
+        return np.uint64(0), np.int64(0), np.int64(0)
+    name = names[number]
+    return np.uint64(types[number]), np.int64(told[helps[name]]), np.int64(told[units[name]])
+
+
+@njit(cache=True, nogil=True)
+def _about_bytes(kind, help_ref, unit_ref):
+    """Of the contents of Metadata; the references are those within the request."""
+    size = _0 if kind == _0 else _2
+    size += _0 if help_ref == 0 else _1 + varint_size(np.uint64(help_ref))
+    return size + (_0 if unit_ref == 0 else _1 + varint_size(np.uint64(unit_ref)))
+
+
+@njit(cache=True, nogil=True)
+def measure(entries, refs, about, groups, count, sizes, stamps, local, request, used, packed):
     """Numbers the texts of a request: ``(bytes of it, texts)``.
 
     ``groups`` come from ``encode_kernels.group`` with these ``entries``; their sizes are those of the messages afterwards. ``sizes``
     (int64): of all texts. ``request`` (int64): the number of this one, for ``stamps``. Into ``used`` (int64) go the texts in order, into
-    ``packed`` (int32) the bytes of the references of each group. ``types`` (uint8) by series number; beyond its end there are none.
+    ``packed`` (int32) the bytes of the references of each group. ``about``: the columns of ``Described``, and the numbers of its texts
+    (int32).
     """
     # The first symbol is empty.
     used[0] = 0
@@ -72,20 +92,23 @@ def measure(entries, refs, types, groups, count, sizes, stamps, local, request, 
     for at in range(count):
         number = groups[at].number
         entry = entries[number]
+        kind, help_text, unit_text = _about(about, number)
         nbytes = _0
-        for k in range(entry.at, entry.at + entry.size):
-            ref = refs[k]
+        for k in range(entry.at, entry.at + entry.size + 2):
+            ref = refs[k] if k < entry.at + entry.size else help_text if k == entry.at + entry.size else unit_text
             if stamps[ref] != request:
                 stamps[ref] = request
                 local[ref] = texts
                 used[texts] = ref
                 total += length_size(np.uint64(sizes[ref]))
                 texts += 1
-            nbytes += varint_size(np.uint64(local[ref]))
+            if k < entry.at + entry.size:
+                nbytes += varint_size(np.uint64(local[ref]))
         packed[at] = np.int32(nbytes)
         size = np.uint64(groups[at].size - entry.size) + length_size(nbytes)
-        if number < len(types) and types[number] != 0:
-            size += _METADATA_BYTES
+        told = _about_bytes(kind, local[help_text], local[unit_text])
+        if told != _0:
+            size += length_size(told)
         groups[at].size = np.int32(size)
         total += length_size(size)
     return np.int64(total), texts
@@ -93,7 +116,7 @@ def measure(entries, refs, types, groups, count, sizes, stamps, local, request, 
 
 @njit(cache=True, nogil=True)
 def write_2(
-    time_ns, values, rows, entries, refs, types, groups, count, following, arena, text_at, sizes, local, used, texts, packed, out
+    time_ns, values, rows, entries, refs, about, groups, count, following, arena, text_at, sizes, local, used, texts, packed, out
 ):  # fmt: skip
     """Writes the request that ``measure`` has measured; returns its bytes. ``arena``, ``text_at``, ``sizes``: where the texts stand."""
     a = base(out)
@@ -110,10 +133,11 @@ def write_2(
         for k in range(entry.at, entry.at + entry.size):
             a = put_varint(a, np.uint64(local[refs[k]]))
         a = put_samples(a, time_ns, values, rows, following, groups[at].first)
-        if number < len(types) and types[number] != 0:
-            store8(a, _METADATA)
-            store8(a + _1, _2)
-            store8(a + _2, _TYPE)
-            store8(a + _2 + _1, np.uint64(types[number]))
-            a += _METADATA_BYTES
+        kind, help_text, unit_text = _about(about, number)
+        told = _about_bytes(kind, local[help_text], local[unit_text])
+        if told != _0:
+            a = put_length(a, _METADATA, told)
+            a = put_int(a, _TYPE, np.int64(kind))
+            a = put_int(a, _HELP, np.int64(local[help_text]))
+            a = put_int(a, _UNIT, np.int64(local[unit_text]))
     return np.int64(a - base(out))

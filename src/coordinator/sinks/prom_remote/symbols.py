@@ -1,5 +1,6 @@
 """Rows of a batch → the body of a request of Remote Write 2.0: texts once a request, series with the types of their metrics."""
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,6 +8,7 @@ import cramjam
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.sinks.metric_types import NOTHING, Described
 from coordinator.sinks.prom_remote.encoding import Encoder
 from coordinator.sinks.prom_remote.label_kernels import ENTRY
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules
@@ -20,7 +22,6 @@ __all__ = ["SymbolEncoder", "warm"]
 
 _AT_ONCE = 1 << 14
 """Texts that are numbered in one go."""
-_NO_TYPES = np.zeros(0, np.uint8)
 
 
 class _Symbols:
@@ -35,6 +36,8 @@ class _Symbols:
         self.stamps = np.zeros(1 << 10, np.int64)
         self.local = np.zeros(1 << 10, np.int64)
         self.used = np.zeros(1 << 10, np.int64)
+        self.told = np.zeros(1, np.int32)
+        """The numbers of ``Described.texts``."""
         self._used = 0
         self._at, self._size = np.zeros(_AT_ONCE, np.int64), np.zeros(_AT_ONCE, np.int64)
 
@@ -53,6 +56,19 @@ class _Symbols:
             elif row == before:
                 # One series alone has more texts.
                 self._at, self._size = np.zeros(2 * len(self._at), np.int64), np.zeros(2 * len(self._size), np.int64)
+        self._keep_up()
+
+    def tell(self, texts: Sequence[bytes]) -> None:
+        """Gives those of ``Described.texts`` that are new their numbers."""
+        new = texts[len(self.told) :]
+        if new:
+            size = np.array([len(text) for text in new], np.int64)
+            buf = np.frombuffer(bytearray(b"".join(new)), np.uint8)
+            numbers = self.texts.number(buf, np.cumsum(size) - size, size)
+            self.told = np.concatenate((self.told, numbers.astype(np.int32)))
+            self._keep_up()
+
+    def _keep_up(self) -> None:
         if len(self.stamps) < len(self.texts):
             size = 2 * len(self.texts)
             self.stamps, self.local = _grown(self.stamps, size), _grown(self.local, size)
@@ -82,34 +98,36 @@ class SymbolEncoder(Encoder):
         self._request = 0
 
     def request_2(
-        self, batch: Values, rows: NDArray[np.int64], labels: LabelFields, types: NDArray[np.uint8] = _NO_TYPES
+        self, batch: Values, rows: NDArray[np.int64], labels: LabelFields, described: Described = NOTHING
     ) -> NDArray[np.uint8]:
-        """As ``request``. ``types``: of the metrics, by series number; beyond its end there are none."""
+        """As ``request``, with what is known of the metrics."""
         symbols = self._known.get(labels)
         if symbols is None:
             symbols = self._known[labels] = _Symbols()
         symbols.require(labels, batch.series[rows])
+        symbols.tell(described.texts)
+        about = described.types, described.names, described.helps, described.units, symbols.told
         count, _ = self._group(batch, rows, symbols.entries)
         if len(self._packed) < len(rows):
             self._packed = np.zeros(len(rows), np.int32)
         self._request += 1
         arena, at, size = symbols.texts.ranges()
         total, texts = measure(
-            symbols.entries, symbols.refs, types, self._groups, count, size,
+            symbols.entries, symbols.refs, about, self._groups, count, size,
             symbols.stamps, symbols.local, self._request, symbols.used, self._packed,
         )  # fmt: skip
         out = self._room(int(total))
         write_2(
-            batch.time_ns, batch.values, rows, symbols.entries, symbols.refs, types, self._groups, count, self._following,
+            batch.time_ns, batch.values, rows, symbols.entries, symbols.refs, about, self._groups, count, self._following,
             arena, at, size, symbols.local, symbols.used, texts, self._packed, out,
         )  # fmt: skip
         return out[:total]
 
     def body_2(
-        self, batch: Values, rows: NDArray[np.int64], labels: LabelFields, types: NDArray[np.uint8] = _NO_TYPES
+        self, batch: Values, rows: NDArray[np.int64], labels: LabelFields, described: Described = NOTHING
     ) -> bytes:
         """``request_2``, compressed."""
-        return bytes(cramjam.snappy.compress_raw(self.request_2(batch, rows, labels, types).data))
+        return bytes(cramjam.snappy.compress_raw(self.request_2(batch, rows, labels, described).data))
 
 
 def warm() -> None:

@@ -1,5 +1,6 @@
 """Requests of Remote Write 2.0 from columns: the kernels against the requests of 1.0 for the same rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import cramjam
@@ -10,6 +11,7 @@ from tests.coordinator.sinks.prom_remote.batches import T0_NS, id_of, values_of
 from tests.coordinator.sinks.prom_remote.test_encoding import IDS, rows
 
 from coordinator.prompb import REQUEST_2, WRITE_REQUEST
+from coordinator.sinks.metric_types import NOTHING, Described
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules
 from coordinator.sinks.prom_remote.symbols import SymbolEncoder
 from coordinator.sinks.series import SeriesTable
@@ -27,14 +29,23 @@ def as_1(message: bytes) -> list[dict[str, Any]]:
     assert symbols[0] == b""
     assert len(set(symbols)) == len(symbols)
     found, needed = [], {0}
+
+    def text(metadata: dict[str, Any], key: str) -> bytes:
+        ref: int = metadata.get(key, 0)
+        needed.add(ref)
+        found: bytes = symbols[ref]
+        return found
+
     for one in request["timeseries"]:
         refs = one["labels_refs"]
         needed |= set(refs)
         texts = [symbols[ref] for ref in refs]
         pairs = zip(texts[::2], texts[1::2], strict=True)
         labels = [{"name": name, "value": value} if value else {"name": name} for name, value in pairs]
-        kind = one.get("metadata", {}).get("type", 0)
-        found.append({"labels": labels, "samples": one["samples"], **({"type": kind} if kind else {})})
+        metadata = one.get("metadata", {})
+        kind, words = metadata.get("type", 0), (text(metadata, "help_ref"), text(metadata, "unit_ref"))
+        said = {**({"type": kind} if kind else {}), **({"said": words} if any(words) else {})}
+        found.append({"labels": labels, "samples": one["samples"], **said})
     assert needed == set(range(len(symbols)))
     return found
 
@@ -74,6 +85,27 @@ def test_types_come_with_their_series() -> None:
     labels = LabelFields(LabelRules())
     labels.require(batch.table, batch.series)
     # Of what came last nothing is known yet.
-    body = ENCODER.body_2(batch, np.arange(3), labels, np.array([3, 0], np.uint8))
+    known = replace(NOTHING, types=np.array([3, 0], np.uint8), names=np.zeros(2, np.int32))
+    body = ENCODER.body_2(batch, np.arange(3), labels, known)
     series = as_1(bytes(cramjam.snappy.decompress_raw(body)))
     assert [one.get("type", 0) for one in series] == [3, 0, 0]
+
+
+def test_help_and_unit_come_with_their_series() -> None:
+    batch = values_of([(id_of(f"m{i}", host=f"h{i}"), float(i), T0_NS) for i in range(300)])
+    labels = LabelFields(LabelRules())
+    labels.require(batch.table, batch.series)
+    texts = [b"", b"What it is.", b"bytes", b"h5", b"m200"]
+    names = np.array([i % 4 for i in range(250)], np.int32)
+    helps, units = np.array([0, 1, 3, 0], np.int32), np.array([0, 2, 0, 4], np.int32)
+    known = Described(np.ones(250, np.uint8), names, helps, units, texts)
+    # What a request says beside labels costs references of one and of two bytes; texts that are labels as well have one number.
+    for chosen in (np.arange(300), np.arange(3, 300), np.arange(299, 300), np.arange(2, 3)):
+        series = as_1(ENCODER.request_2(batch, chosen, labels, known).tobytes())
+        said = [None if i >= 250 else (texts[helps[i % 4]], texts[units[i % 4]]) for i in chosen.tolist()]
+        assert [one.get("said") for one in series] == [words if words and any(words) else None for words in said]
+        assert [one.get("type", 0) for one in series] == [int(i < 250) for i in chosen.tolist()]
+    # Texts that come later have their numbers then.
+    texts.append(b"Later.")
+    helps[1] = 5
+    assert as_1(ENCODER.request_2(batch, np.arange(1, 2), labels, known).tobytes())[0]["said"] == (b"Later.", b"bytes")
