@@ -270,6 +270,8 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     """How many timed and forwarded values were refused since the start, or in the journal, as they came too late."""
     growth: GrowthReport = GrowthReport()
     """Which names have grown of late."""
+    histograms: list[tuple[tuple[str, tuple[tuple[str, str], ...]], list[int], float]] = []
+    """Durations since the start of the worker (``m3x.instrument.Report``)."""
 
 
 FromWorker = Replaying | Ready | Lists | Flushed | Refused | WorkerStats

@@ -18,6 +18,7 @@ Open ``service`` first: the process, and all its routes. ``cli`` is the command,
 ``rights``      which calls need which token
 ``not_kept``    the reasons why samples are not kept, as senders and operators are told; ``examples`` which of them the log names, and how
 ``ready``       answers for all of it; ``memory`` looks at what the processes take
+``m3_names``    what M3's dashboards call what is counted here
 ``warmup``      compiles the kernels
 
 Never imports ``aggregator``.

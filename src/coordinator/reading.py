@@ -6,14 +6,15 @@ from coordinator.config import CoordinatorConfig, LimitsConfig
 from coordinator.query import EmbeddedSource, ReadOptions, Source, query_routes, unreadable_routes
 from coordinator.sinks.prom_remote.credentials import shown_address
 from coordinator.storage import Storage
+from m3x.instrument import Scope
 
 __all__ = ["read_defaults", "readable", "reading_routes"]
 
 _DEFAULT_SERIES = 100_000
 
 
-def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[Route]:
-    """The routes of queries."""
+def reading_routes(config: CoordinatorConfig, storage: Storage | None, scope: Scope | None = None) -> list[Route]:
+    """The routes of queries; ``scope``: that of the coordinator."""
     source = readable(storage)
     if source is None:
         return unreadable_routes(_where(config))
@@ -26,6 +27,7 @@ def reading_routes(config: CoordinatorConfig, storage: Storage | None) -> list[R
         find_defaults=read_defaults(config, carbon.limits_find or config.limits),
         render_defaults=read_defaults(config, carbon.limits_render or config.limits),
         watched=storage.store if storage is not None else None,
+        scope=scope,
     )
 
 

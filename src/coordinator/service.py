@@ -27,6 +27,7 @@ from coordinator.downsample.kv_rules import RuleInitError
 from coordinator.downsample.policies import policy_of, storage_judge, writable_policies
 from coordinator.downsample.routes import rule_sets_route, rules_routes
 from coordinator.ingest import IngestOptions, IngestServer
+from coordinator.m3_names import show_m3_names
 from coordinator.namespaces import NamespacesNow
 from coordinator.pages import FIGURES, Shown, page_routes
 from coordinator.reading import read_defaults, readable, reading_routes
@@ -66,6 +67,7 @@ from m3x.log import logger
 from m3x.pages import History
 from m3x.process import few_open_files
 from m3x.processes import Zygote, run_directory
+from m3x.runtime_figures import show_runtime
 from m3x.segments import SegmentError
 from m3x.service_manager import ServiceManager
 from m3x.tls import ServerTLS, ServerTLSConfig, TLSError
@@ -202,7 +204,7 @@ class Coordinator(Writing):
         door = None if config.past_limits is None else Door(config.past_limits)
         if storage is not None:
             routes += [sinks_route(storage.hub)]
-        routes += reading_routes(config, storage)
+        routes += reading_routes(config, storage, self._scope)
         obstacle: Callable[[], str | None] | None = None
         write_paths: set[str] = set()
         new_names: Callable[[], Awaitable[Iterable[Grown]]] = _none
@@ -393,6 +395,8 @@ class Coordinator(Writing):
     ) -> None:
         prometheus = self.config.metrics.prometheus
         before = None if self._fleet is None else self._fleet.refresh
+        show_runtime(self.registry, self.config.metrics.scope.prefix)
+        show_m3_names(self.registry, self.config.metrics.scope.prefix)
         page = metrics_app(self.registry, prometheus.handler_path, more_figures, before)
         gate = Gate("metrics page", self._scope.sub("http"), ServerTLS.of(self.config.security.metrics_tls))
         self.ports["metrics"] = await stack.enter_async_context(serve_http(page, prometheus.listen_address, gate))

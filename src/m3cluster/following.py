@@ -23,11 +23,13 @@ async def follow(
     decode: Callable[[Value], T],
     changed: Callable[[T | None], None],
     unusable: Callable[[Value, ValueError], None] | None = None,
+    failed: Callable[[], None] = lambda: None,
 ) -> None:
     """Calls ``changed`` with every value of a key as ``decode`` reads it (None: the key was deleted), until cancelled.
 
     A value that ``decode`` refuses with a ``ValueError`` changes nothing: it is said in the log, or to ``unusable``, and the last good
     one counts. A watch that ends is begun again; the value that has been told already is not told again.
+    ``failed``: called where the store ended it.
     """
     refuse = unusable or partial(_refused, key)
     told, attempt = 0, 0
@@ -46,6 +48,7 @@ async def follow(
             finally:
                 await watch.close()
         except KVError as error:
+            failed()
             log.warning_limited("a watch failed and is begun again", key=key, reason=str(error))
         attempt += 1
         await asyncio.sleep(_RETRY.delay(attempt))

@@ -17,6 +17,8 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``access``      bearer tokens of HTTP calls, and the section that names them
 ``gate``        whether a connection has to speak TLS, plain text, or either
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
+``also``        figures under further names
+``runtime_figures``  what is known of a process and its children
 ``output``      what commands print
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory

@@ -8,21 +8,25 @@ Names are M3's scopes joined and sanitised as its Prometheus reporter does: ``.`
 import itertools
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 
-__all__ = ["Registry", "Report", "Scope"]
+__all__ = ["Figures", "Histograms", "Registry", "Report", "Scope"]
 
 _Labels = tuple[tuple[str, str], ...]
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
 _COUNTER_HEADER = re.compile(rb"^(# (?:HELP|TYPE) \S+)_total(?= )", re.MULTILINE)
 """What the library makes of a counter's name."""
 _Key = tuple[str, _Labels]
+_QUANTILES = (0.5, 0.75, 0.95, 0.99, 0.999)
+_NEWEST = 512
+"""Of so many observations quantiles are told."""
 _BUCKETS = (
     0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 30, 60,
 )  # fmt: skip
@@ -34,22 +38,34 @@ class _Histogram:
     total: float = 0.0
 
 
+@dataclass(slots=True)
+class _Summary:
+    newest: deque[float] = field(default_factory=lambda: deque(maxlen=_NEWEST))
+    count: int = 0
+    total: float = 0.0
+
+
+Histograms = Sequence[tuple[_Key, list[int], float]]
+"""How many in each bucket, and the sum of all."""
+
+
 class Report(msgspec.Struct, frozen=True, array_like=True):
     """All figures of a process since its start, as they are sent to another one."""
 
     counters: list[tuple[_Key, float]] = []
     gauges: list[tuple[_Key, float]] = []
     histograms: list[tuple[_Key, list[int], float]] = []
-    """How many in each bucket, and the sum of all."""
 
 
 @dataclass(slots=True)
-class _Figures:
+class Figures:
     """What one process has counted, or several together."""
 
     counters: dict[_Key, float] = field(default_factory=dict)
     gauges: dict[_Key, float] = field(default_factory=dict)
     histograms: dict[_Key, _Histogram] = field(default_factory=dict)
+    summaries: dict[_Key, _Summary] = field(default_factory=dict)
+    """Of this process alone: quantiles of several cannot be added up."""
 
     def add(self, report: Report, states: tuple[str, ...] = (), *, with_gauges: bool = True) -> None:
         """Those of another process; gauges named in ``states`` say how things are, not how much there is: the highest counts."""
@@ -81,11 +97,15 @@ class Registry:
     """All figures of a service. ``states``: how the names of gauges end that are the same in several processes, and not added up."""
 
     def __init__(self, states: Iterable[str] = ()) -> None:
-        self._own = _Figures()
+        self._own = Figures()
         self._states = tuple(states)
         self._reports: dict[str, Report] = {}
-        self._gone = _Figures()
+        self._gone = Figures()
         """What processes that are gone had counted."""
+        self.looks: list[Callable[[], None]] = []
+        """Called before the figures are shown: they set gauges that nobody else needs."""
+        self.more: list[Callable[[Figures], None]] = []
+        """Called with the figures of all processes, to which they may add."""
         self._prometheus = CollectorRegistry(auto_describe=False)
         self._prometheus.register(self)
 
@@ -94,11 +114,18 @@ class Registry:
         return Scope(self._own, prefix, ())
 
     def merge(
-        self, source: str, counters: Mapping[str, float], gauges: Mapping[str, float], *, prefix: str = ""
+        self,
+        source: str,
+        counters: Mapping[str, float],
+        gauges: Mapping[str, float],
+        *,
+        prefix: str = "",
+        histograms: Histograms = (),
     ) -> None:
-        """``take`` of counters since the start of a process, and of gauges as of now."""
+        """``take`` of counters and histograms since the start of a process, and of gauges as of now."""
+        told = [((_join(prefix, name), labels), counts, total) for (name, labels), counts, total in histograms]
         named = [(_key(prefix, name), value) for name, value in counters.items()]
-        self.take(source, Report(named, [(_key(prefix, name), value) for name, value in gauges.items()]))
+        self.take(source, Report(named, [(_key(prefix, name), value) for name, value in gauges.items()], told))
 
     def report(self) -> Report:
         """What this process has counted, for the registry of another one."""
@@ -132,7 +159,11 @@ class Registry:
 
     def collect(self) -> Iterable[Metric]:
         """Called by ``prometheus_client``: every figure as a metric family."""
+        for look in self.looks:
+            look()
         sums = self._sums()
+        for add in self.more:
+            add(sums)
         families: dict[str, Metric] = {}
         for (name, labels), value in sorted(sums.counters.items()):
             key = f"c {name} {[k for k, _ in labels]}"
@@ -151,11 +182,18 @@ class Registry:
                 running += count
                 buckets.append((bound, float(running)))
             family.add_metric([v for _, v in labels], buckets, histogram.total)
+        for (name, labels), summary in sorted(sums.summaries.items()):
+            key = f"s {name} {[k for k, _ in labels]}"
+            found = families.setdefault(key, SummaryMetricFamily(name, name, labels=[k for k, _ in labels]))
+            for quantile, value in _quantiles(summary.newest):
+                found.add_sample(name, {**dict(labels), "quantile": str(quantile)}, value)
+            found.add_sample(f"{name}_count", dict(labels), summary.count)
+            found.add_sample(f"{name}_sum", dict(labels), summary.total)
         return families.values()
 
-    def _sums(self) -> _Figures:
+    def _sums(self) -> Figures:
         """Of this process and all others."""
-        found = _Figures()
+        found = Figures(summaries=dict(self._own.summaries))
         for report in (self.report(), *self._reports.values(), self._gone.report()):
             found.add(report, self._states)
         return found
@@ -164,7 +202,7 @@ class Registry:
 class Scope:
     """A name prefix and tags; everything written through it lands in its registry."""
 
-    def __init__(self, figures: _Figures, prefix: str, labels: _Labels) -> None:
+    def __init__(self, figures: Figures, prefix: str, labels: _Labels) -> None:
         self._figures = figures
         self._prefix = _sanitise(prefix)
         self._tags = labels
@@ -192,8 +230,20 @@ class Scope:
         histogram.total += seconds * times
         histogram.counts[bisect_left(_BUCKETS, seconds)] += times
 
+    def observe(self, name: str, seconds: float, times: int = 1) -> None:
+        """Adds a duration, or several that are equal, to a summary: quantiles of the newest of this process, as M3 shows some."""
+        summary = self._figures.summaries.setdefault(self._key(name), _Summary())
+        summary.newest.append(seconds)
+        summary.count += times
+        summary.total += seconds * times
+
     def _key(self, name: str) -> _Key:
         return _join(self._prefix, name), self._tags
+
+
+def _quantiles(values: Iterable[float]) -> list[tuple[float, float]]:
+    ordered = sorted(values)
+    return [(q, ordered[min(int(q * len(ordered)), len(ordered) - 1)]) for q in _QUANTILES] if ordered else []
 
 
 def _sanitise(name: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 
 import pytest
 from lab.waiting import until
@@ -186,6 +187,16 @@ async def test_peer_that_does_not_read_its_acks_is_closed_and_others_go_on():
             await until(lambda: len(server.connections) == 1)
             task.cancel()
         deaf.close()
+
+
+async def test_connections_that_are_reset_are_errors_of_reading():
+    registry = Registry()
+    async with ConsumerServer("127.0.0.1:0", ack_all, scope=registry.scope("ingest_m3msg")) as server:
+        peer = socket.create_connection(("127.0.0.1", server.port))
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await until(lambda: len(server.connections) == 1)
+        peer.close()
+        await until(lambda: registry.counter("ingest_m3msg_message_read_error") == 1)
 
 
 async def test_close_waits_for_handlers_and_writes_their_acks():

@@ -127,6 +127,8 @@ class Engine:
         self._growth = Growth()
         self._grown = 0
         """Entries made that it knows of."""
+        self._rollups = (0, 0, 0)
+        """How many targets of rollups there are, came and went, as seen from ``stats`` to ``stats``."""
         self.recent_errors: list[tuple[str, str]] = []
         """Samples of refused metrics, (what was wrong, id as text): at most 64; whoever reports them clears the list."""
 
@@ -590,11 +592,23 @@ class Engine:
                     counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
         head = tables.head
         used, needed = held_bytes(self._t)
+        by_table = self._table_bytes()
+        news = int(head["groups"]) - self._rollups[0]
+        self._rollups = (int(head["groups"]), self._rollups[1] + max(news, 0), self._rollups[2] + max(-news, 0))
+        tag = "{writer-type=forwarded}"
+        counters[f"list.writer.aggregations.added{tag}"] = self._rollups[1]
+        counters[f"list.writer.aggregations.removed{tag}"] = self._rollups[2]
         gauges = self._active | {
             "engine.entries": float(head["live"]),
+            "engine.entries-room": float(head["entries"]),
+            "engine.entries-free": float(head["entries"] - head["live"]),
+            "engine.log-chunks": float(head["chunks"]),
+            "engine.log-chunks-free": float(head["free_chunks"]),
+            "engine.rollups": float(head["groups"]),
             "engine.windows": float((tables.windows[: int(head["windows"])]["used"] != 0).sum()),
             "engine.window-bytes": float(used_bytes(self._t)),
-            "engine.memory-bytes": float(self.memory_bytes()),
+            "engine.memory-bytes": float(sum(by_table.values())),
+            **{f"engine.table-bytes{{table={table}}}": float(size) for table, size in by_table.items()},
             "engine.messages-expected-again": float(head["repeats"]),
             "memory.used-bytes": float(used),
             "memory.needed-bytes": float(needed),
@@ -617,6 +631,11 @@ class Engine:
             first = int(entry["id_at"])
             self._growth.add(_tags(tables.ids[first : first + int(entry["id_size"])].tobytes()), chosen.step)
         return self._growth.report()
+
+    def successes(self) -> list[int]:
+        """How many untimed, timed and forwarded metrics were taken since the start."""
+        taken: list[int] = self._tables.counts[why.C_SUCCESS : why.C_SUCCESS + 3].tolist()
+        return taken
 
     def saved_bytes(self) -> int:
         """The memory of what a snapshot has in it; how large one is goes with this."""
@@ -659,21 +678,23 @@ class Engine:
 
     def memory_bytes(self) -> int:
         """Memory that the tables use, free pages that were not given back included."""
+        return sum(self._table_bytes().values())
+
+    def _table_bytes(self) -> dict[str, int]:
         tables = self._tables
         head = tables.head
-        slots = int(tables.buckets["slots"].sum())
-        return (
-            (int(head["index_mask"]) + 1) * 8
-            + int(head["entries"]) * layout.ENTRY.itemsize
-            + int(head["ids"])
-            + slots * 16
-            + int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize
-            + int(head["slim_pages"]) * layout.PAGE_ROWS * layout.SLIM_LAST.itemsize
-            + int(head["chunks"]) * layout.LOG_CHUNK * 8
-            + int(tables.annotation_table["used"][0])
-            + int(head["sources"]) * layout.SOURCE.itemsize
-            + self._metadata.size_bytes
-        )
+        return {
+            "entry-index": (int(head["index_mask"]) + 1) * 8,
+            "entries": int(head["entries"]) * layout.ENTRY.itemsize,
+            "ids": int(head["ids"]),
+            "elements": int(tables.buckets["slots"].sum()) * 16,
+            "records": int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize,
+            "slim-records": int(head["slim_pages"]) * layout.PAGE_ROWS * layout.SLIM_LAST.itemsize,
+            "log": int(head["chunks"]) * layout.LOG_CHUNK * 8,
+            "annotations": int(tables.annotation_table["used"][0]),
+            "sources": int(head["sources"]) * layout.SOURCE.itemsize,
+            "metadata": self._metadata.size_bytes,
+        }
 
 
 def _tags(ident: bytes) -> Tags:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from aggregator.config import KVKeys, ServiceConfig, kv_keys
 from aggregator.supervisor.placement import View, view
+from aggregator.supervisor.placement_figures import PlacementFigures
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
 from aggregator.supervisor.set_up import (
@@ -26,7 +27,7 @@ from aggregator.supervisor.set_up import (
     shard_counts_fault,
 )
 from m3cluster.following import follow
-from m3cluster.kv import Store
+from m3cluster.kv import Store, Value
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
 from m3cluster.topology import staged_placement_of, topic_of
@@ -68,6 +69,11 @@ class Instance:
         self.serving: Serving | None = None
         """None: no placement that names us has come yet."""
         self._store = store
+        self._figures = PlacementFigures(
+            registry.scope(".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))).tagged(
+                **config.metrics.scope.tags
+            )
+        )
         self._journal = _journal_of(config, instance_id, data_dir)
         self._lock: DirectoryLock | None = None
         """On the folder of the journals, if there is one and it can be written."""
@@ -102,7 +108,9 @@ class Instance:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
             watches = [
-                group.create_task(follow(self._store, self.keys.placement, staged_placement_of, self._placement)),
+                group.create_task(
+                    follow(self._store, self.keys.placement, staged_placement_of, self._placement, self._unusable)
+                ),
                 *(
                     group.create_task(follow(self._store, key, topic_of, self._topic_changed(role, key)))
                     for role, key in self._topic_keys.items()
@@ -158,7 +166,9 @@ class Instance:
             # As M3: a deleted placement changes nothing for those who run.
             log.warning("the placement was deleted; going on with the last one", key=self.keys.placement)
             return
-        self.view = seen = view(placement, self.instance_id)
+        before, self.view = self.view, view(placement, self.instance_id)
+        seen = self.view
+        self._figures.changed(before, seen)
         if seen.instance is None:
             self.problems.set("placement", host_id_fault(seen))
         else:
@@ -171,6 +181,13 @@ class Instance:
         self._check_ingest()
         self._tell(seen)
         self._news.set()
+
+    def _unusable(self, value: Value, error: ValueError) -> None:
+        self._figures.unusable()
+        log.error(
+            "the placement in the KV cannot be used; the last good one counts",
+            key=self.keys.placement, version=value.version, problem=str(error),
+        )  # fmt: skip
 
     def _tell(self, seen: View) -> None:
         if self.serving is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig, instance_memory
 from aggregator.http import create_app, rights
 from aggregator.supervisor.instance import Instance
+from aggregator.supervisor.m3_names import show_m3_names
 from aggregator.supervisor.picture import FIGURES, Picture
 from aggregator.supervisor.status import InstanceStatus
 from aggregator.warmup import PACKAGES
@@ -22,6 +23,7 @@ from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.pages import History
 from m3x.processes import Zygote, run_directory
+from m3x.runtime_figures import show_runtime
 from m3x.service_manager import ServiceManager
 from m3x.tls import ServerTLS, TLSError
 from m3x.web import metrics_app, serve
@@ -75,6 +77,8 @@ async def _main(
     manager: ServiceManager,
 ) -> int:
     registry = Registry()
+    show_runtime(registry, config.metrics.scope.prefix)
+    show_m3_names(registry, config.metrics.scope.prefix)
     try:
         store = await open_store(store_options)
     except KVError as error:

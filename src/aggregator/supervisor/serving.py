@@ -33,6 +33,7 @@ from aggregator.supervisor.clock_faults import ClockFaults
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.figures import FlushFigures
 from aggregator.supervisor.flushing.flush_times import newest
 from aggregator.supervisor.flushing.timing import schedule_options
 from aggregator.supervisor.limits import Limits, limit_of
@@ -45,12 +46,13 @@ from aggregator.supervisor.processes.fleet import Fleet, Routing
 from aggregator.supervisor.processes.journals import Journals
 from aggregator.supervisor.set_up import try_endpoint
 from aggregator.supervisor.shard_set import ShardSet
+from aggregator.supervisor.shown import count_shard_check, show_serving
 from aggregator.worker.options import WorkerOptions
 from m3cluster.following import follow
 from m3cluster.kv import KVError, Store, get_uncached
 from m3x.beats import beat
-from m3x.clock import boot_ns, wall_ns
-from m3x.instrument import Registry
+from m3x.clock import boot_ns, monotonic_ns, wall_ns
+from m3x.instrument import Histograms, Registry
 from m3x.log import logger
 from m3x.process import boot_id
 from m3x.processes import FIRST_FILE, Zygote
@@ -121,7 +123,10 @@ class Serving:
         self._memory = MemoryWatch(instance_memory(config), problems)
         scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
         self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
-        self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded")
+        client = self._scope.sub("client")
+        self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded", client)
+        self._figures = FlushFigures(self._scope, int(config.aggregator.buffer_duration_after_shard_cutoff))
+        self._registry.looks.append(self._look_at_figures)
         self.sinks = Sinks(
             config, store, self.output, self.rollups, self.may_write, self._scope,
             local=self._endpoints, unroutable=self._unroutable,
@@ -344,7 +349,7 @@ class Serving:
                 self.worker_stats[worker] = message
                 self.completeness.refused(worker, message.late)
                 self._memory.told(worker, message.counters)
-                self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix)
+                self._merge(f"worker {worker}", message.counters, message.gauges, self._prefix, message.histograms)
 
     def _ready(self, worker: int, message: ipc.Ready) -> None:
         self.replaying.pop(worker, None)
@@ -362,11 +367,25 @@ class Serving:
         self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
         self._wake.set()
 
-    def _merge(self, source: str, counters: Mapping[str, int], gauges: Mapping[str, float], prefix: str) -> None:
+    def _merge(
+        self,
+        source: str,
+        counters: Mapping[str, int],
+        gauges: Mapping[str, float],
+        prefix: str,
+        histograms: Histograms = (),
+    ) -> None:
         tags = self.config.metrics.scope.tags
-        self._registry.merge(source, _tagged(counters, tags), _tagged(gauges, tags), prefix=prefix)
+        more = tuple(tags.items())
+        tagged = [((name, (*labels, *more)), counts, total) for (name, labels), counts, total in histograms]
+        self._registry.merge(source, _tagged(counters, tags), _tagged(gauges, tags), prefix=prefix, histograms=tagged)
+
+    def _look_at_figures(self) -> None:
+        """Before the page of metrics is shown."""
+        show_serving(self, self._scope)
 
     def _flushed(self, worker: int, epoch: int, message: ipc.Flushed, frames: Sequence[zmq.Frame]) -> None:
+        self._figures.answered(worker, message, monotonic_ns())
         if message.values:
             batch = batch_of(message, frames)
             forwarder = self.rollups if message.forwarded else self.output
@@ -374,7 +393,8 @@ class Serving:
             if part := self.flushing.part(worker, message):
                 forwarder.offer(Part(worker, epoch, message.id, part, batch))
             else:
-                self._scope.sub("forwarder").count("out-of-term", len(batch))
+                output = "forwarded" if message.forwarded else "final"
+                self._scope.sub("forwarder").tagged(output=output).count("out-of-term", len(batch))
                 forwarder.refuse(worker, epoch, batch.size_bytes)
         if message.last:
             self._relay(self.flushing.last(worker, message.id, wall_ns()))
@@ -405,6 +425,8 @@ class Serving:
         )
 
     def _relay(self, sends: Iterable[Send]) -> None:
+        sends = list(sends)
+        self._figures.given(sends, len(self.view.owned), wall_ns(), monotonic_ns())
         for send in sends:
             self.fleet.relay(send)
 
@@ -542,6 +564,7 @@ class Serving:
             waited_s += min(interval_s, _EXPIRE_S)
             if waited_s >= interval_s or self._memory.refuses_new:
                 waited_s = 0.0
+                count_shard_check(self._scope.sub("tick.shard-check"), self.shard_set.times, self.view.owned)
                 self.fleet.broadcast(ipc.Expire())
 
 

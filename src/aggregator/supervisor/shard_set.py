@@ -10,9 +10,10 @@ from aggregator.supervisor.election.elector import Elector, ElectorOptions
 from aggregator.supervisor.election.holdings import Holdings
 from aggregator.supervisor.election.machine import ElectionState, campaign_wanted
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
+from aggregator.supervisor.flushing.figures import count_updates
 from aggregator.supervisor.flushing.flush_times import incomplete_windows
 from aggregator.supervisor.flushing.holding import Holding
-from aggregator.supervisor.placement import View
+from aggregator.supervisor.placement import View, has_replacement
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardSetFlushTimes, decode_flush_times, encode_flush_times
 from m3cluster.following import follow
@@ -166,7 +167,9 @@ class ShardSet:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(
-                    follow(self._store, self._key, _times_of, self._times_changed, self._times_unusable),
+                    follow(
+                        self._store, self._key, _times_of, self._times_changed, self._times_unusable, self._watch_failed
+                    ),
                     name="flush times",
                 )
                 tasks.create_task(
@@ -233,6 +236,9 @@ class ShardSet:
         facts = self._facts()
         decision = self.candidacy.look(facts)
         self.gives_way = decision.gives_way
+        self._count_check(facts.eligible)
+        if decision.gives_way or not decision.wanted:
+            self._scope.sub("flush-manager.follower").count("not-campaigning")
         if decision.gives_way:
             log.info_limited("not campaigning: open windows lack samples here", per_second=0.1)
         if self._again is not None:
@@ -243,6 +249,18 @@ class ShardSet:
             wait_s = _SAVE_EVERY_S
         self._again = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self.elector.look)
         return None if settles else decision.wanted
+
+    def _count_check(self, eligible: bool | None) -> None:
+        """What the placement says of our part in the election."""
+        view, scope = self._view(), self._scope.sub("election-manager.campaign-check")
+        if eligible:
+            scope.count("has-active-shards")
+        elif eligible is None:
+            scope.count("unexpected-shard-times")
+        elif view.instance is None:
+            scope.count("repl-instance-errors")
+        else:
+            scope.count("has-repl-instance" if has_replacement(view) else "no-cutover-shards")
 
     def _settles(self, facts: Facts, decision: Decision) -> bool:
         """Whether the lead that is to be given away is kept for a moment, until what was flushed has arrived; nothing is flushed then."""
@@ -330,9 +348,18 @@ class ShardSet:
 
     def _times_changed(self, times: ShardSetFlushTimes | None) -> None:
         self._news_ns = boot_ns()
-        self.times = times
-        if times is not None:
-            self._relay(self._flushing.kv_changed(times))
+        before, self.times = self.times, times
+        if times is None:
+            return
+        sends = self._flushing.kv_changed(times)
+        if self.state is ElectionState.FOLLOWER:
+            follower = self._scope.sub("flush-manager.follower")
+            count_updates(follower, times, before, self._view().owned, self._flushing.schedule.lists())
+            follower.count("kv-update-flush", bool(sends))
+        self._relay(sends)
+
+    def _watch_failed(self) -> None:
+        self._scope.sub("flush-manager.follower").count("watch-create-errors")
 
     def _delivered_changed(self, times: ShardSetFlushTimes | None) -> None:
         self.delivered = times
@@ -355,7 +382,7 @@ class ShardSet:
         election, scope = self.elector.election, self._scope.sub("flush-times-manager.flush-times-persist")
         scope = scope.tagged(persist_type="sync")
         key, revision = election.key, election.revision
-        view = self._view()
+        view, begun_ns = self._view(), boot_ns()
         try:
             # A Go leader that was stopped may have written since without a condition: its times are never gone behind.
             written = await self._read_times(self._key)
@@ -370,16 +397,20 @@ class ShardSet:
             await self._store.put_if(self._key, encode_flush_times(message), key, revision)
         except ConditionFailedError:
             scope.count("errors")
+            scope.record("error-latency", (boot_ns() - begun_ns) / 1e9)
             log.error("flush times were not written: the election key is not ours any more", key=key)
             if election.revision == revision:
                 self.elector.lease_lost()
             return True
         except KVError as error:
             scope.count("errors")
+            scope.record("error-latency", (boot_ns() - begun_ns) / 1e9)
             log.warning_limited("flush times could not be written, trying again", key=self._key, error=str(error))
             self._flushing.not_saved()
             return False
         scope.count("success")
+        scope.record("success-latency", (boot_ns() - begun_ns) / 1e9)
+        self._scope.sub("flush-manager.leader").count("update-flush-times")
         if self._flushing.role is FlushRole.LEADER and election.revision == revision:
             self._relay(self._flushing.saved(message, wall_ns()))
         return True

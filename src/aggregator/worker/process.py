@@ -2,7 +2,7 @@
 
 Everything that changes samples comes in one ordered stream from the front and is handled in that order: batches are applied, journaled and
 acked, commands take effect in their place. A flush starts in its place; its output is made part by part in between, never holding up
-the data. Time comes with the stream; the worker asks no wall clock.
+the data. Time comes with the stream; the worker asks the wall clock only how long something took.
 
 It waits for the descriptors of its two sockets, for as long as nothing is due. ZeroMQ's signal edges, and sending may swallow one: a socket
 that has been used is asked once more before the loop waits (``stirred``).
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.engine.reasons import CATEGORIES
 from aggregator.journal import carry_out
 from aggregator.lists import KINDS
 from aggregator.worker.acks import acks_of
@@ -29,7 +30,8 @@ from aggregator.worker.links import Context, FrontLink, SupervisorLink
 from aggregator.worker.options import WorkerOptions
 from m3x import log, process
 from m3x.beats import next_beat_ns
-from m3x.clock import monotonic_ns
+from m3x.clock import monotonic_ns, wall_ns
+from m3x.instrument import Registry
 
 _log = log.logger(__name__)
 
@@ -70,6 +72,8 @@ class Worker:
         self._stop = False
         self._goodbye_until_ns = 0
         self._stats_at_ns = 0
+        self._figures = Registry()
+        self._durations = self._figures.scope()
         self._batches = 0
         self._messages = 0
 
@@ -185,14 +189,17 @@ class Worker:
             self._front.ack(ipc.Acked(batch.seq, len(payload), ack_sizes.tolist()), acks)
             return
         again = self._durable.look_for_late(batch, self._now_ns)
+        before = self._engine.successes()
         result = self._engine.ingest(
             payload, sizes, self._now_ns, hosts=batch.hosts, journaled=self._durable.on, again=again
         )
         self._batches += 1
         self._messages += result.messages
         front = self._front
+        taken = [after - n for after, n in zip(self._engine.successes(), before, strict=True)]
 
         def ack() -> None:
+            self._took(taken, batch.now_ns)
             front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
 
         self._durable.batch(batch, self._now_ns, result.rows, ack, expected=again)
@@ -200,6 +207,13 @@ class Worker:
         if lists:
             self._supervisor.send(ipc.Lists(lists))
         self._log_errors()
+
+    def _took(self, taken: list[int], now_ns: int) -> None:
+        """So many metrics of each category are applied, and written if there is a journal, which were read at ``now_ns``."""
+        seconds = max(wall_ns() - now_ns, 0) / 1e9
+        for category, number in zip(CATEGORIES, taken, strict=False):
+            if number:
+                self._durations.record(f"{category}.success-latency", seconds, number)
 
     def _command(self, command: ipc.Command) -> None:
         match command:
@@ -225,7 +239,10 @@ class Worker:
                 self._engine.set_shards(command, self._now_ns)
                 self._has_shards = True
             case _:
+                begun_ns = monotonic_ns()
                 carry_out(self._engine, command, self._now_ns)
+                if isinstance(command, ipc.Expire):
+                    self._durations.record("tick.duration", (monotonic_ns() - begun_ns) / 1e9)
 
     def _reason_against(self, command: ipc.Flush) -> str:
         """Why a flush cannot be done; empty: it can."""
@@ -278,8 +295,8 @@ class Worker:
             f"worker.output-credit-bytes{{output=final,{tag[1:]}": float(self._flushes.final_credit_bytes),
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
-        late, growth = self._engine.late_values(), self._engine.growth()
-        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late, growth))
+        late, growth, durations = self._engine.late_values(), self._engine.growth(), self._figures.report().histograms
+        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late, growth, durations))
 
 
 def run(options: WorkerOptions, engine: Engine) -> int:

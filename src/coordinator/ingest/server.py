@@ -180,7 +180,9 @@ class Ingester:
                 return await self._outlet.write(batch)
             except StoreError as error:
                 attempt += 1
+                self._scope.count("errors")
                 if attempt > self._options.max_retries and not self._options.retry_forever:
+                    self._scope.count("errors-final")
                     count, text = len(batch.id_at), f"{error} (tried {attempt} times)"
                     self._refuse(RefusalReason.STORAGE, count, text, peer, metric=_id(batch, 0), final=False)
                     return None

@@ -31,11 +31,11 @@ from coordinator.query.selector import parse_expression, parse_matchers, selecto
 from coordinator.query.source import EARLIEST_MS, LATEST_MS, NO_NOTES, Alternatives, Notes, ReadOptions, Source
 from m3x.clock import wall_ns
 
-__all__ = ["LOOKBACK_MS", "PrometheusAPI"]
+__all__ = ["LOOKBACK_MS", "MAX_STEPS", "PrometheusAPI"]
 
 LOOKBACK_MS = 300_000
 """Default of ``lookbackDuration``."""
-_MAX_STEPS = 11_000
+MAX_STEPS = 11_000
 """From the start of a range to its end; it has one point more."""
 _TYPE_OF_RANGE = 'invalid expression type "{}" for range query, must be Scalar or instant Vector'
 
@@ -137,9 +137,9 @@ def _steps(parameters: Parameters) -> tuple[int, int, int]:
     if end_ms < start_ms:
         raise QueryError(f"start ({time_text(start_ms)}) must be before end ({time_text(end_ms)})")
     steps = (end_ms - start_ms) // step_ms
-    if steps > _MAX_STEPS:
+    if steps > MAX_STEPS:
         raise QueryError(
-            f"exceeded maximum resolution of {_MAX_STEPS} points per timeseries: {steps} steps; "
+            f"exceeded maximum resolution of {MAX_STEPS} points per timeseries: {steps} steps; "
             "ask for a larger step or a shorter range"
         )
     return start_ms, step_ms, steps + 1

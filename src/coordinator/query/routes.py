@@ -1,5 +1,6 @@
 """All read routes of the coordinator."""
 
+import time
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,12 +10,13 @@ from starlette.routing import Route
 from coordinator.query.about import AboutAPI
 from coordinator.query.errors import QueryError
 from coordinator.query.graphite import Graphite
-from coordinator.query.prometheus import LOOKBACK_MS, PrometheusAPI
+from coordinator.query.prometheus import LOOKBACK_MS, MAX_STEPS, PrometheusAPI
 from coordinator.query.remote_read import RemoteRead
 from coordinator.query.rendering import error_body
 from coordinator.query.source import ReadOptions, Source
 from coordinator.query.windows import Windows
 from coordinator.store import Store
+from m3x.instrument import Registry, Scope
 from m3x.log import logger
 
 __all__ = ["POST_PATHS", "query_routes", "unreadable_routes"]
@@ -62,14 +64,17 @@ def query_routes(
     find_defaults: ReadOptions | None = None,
     render_defaults: ReadOptions | None = None,
     watched: Store | None = None,
+    scope: Scope | None = None,
 ) -> list[Route]:
     """Routes over ``source``, to be served on the event loop that owns it.
 
     ``defaults``: what holds for requests that do not say otherwise, those of Graphite's calls in ``find_defaults`` and ``render_defaults``;
-    ``watched``: the embedded store whose windows are told.
+    ``watched``: the embedded store whose windows are told. ``scope``: where queries are counted.
     """
     prometheus, remote = PrometheusAPI(source, defaults, lookback_ms), RemoteRead(source, defaults)
     about, windows = AboutAPI(), Windows(watched)
+    if scope is not None:
+        scope.gauge("max-datapoints", MAX_STEPS)
     return _routes(
         {
             "query": prometheus.query,
@@ -88,7 +93,8 @@ def query_routes(
             "render": Graphite(source, render_defaults or defaults).render,
             "find": Graphite(source, find_defaults or defaults).find,
             "windows": windows.get,
-        }.__getitem__
+        }.__getitem__,
+        scope,
     )
 
 
@@ -101,17 +107,26 @@ def unreadable_routes(why: str) -> list[Route]:
     return _routes(lambda _name: refuse)
 
 
-def _routes(handler: Callable[[str], Handler]) -> list[Route]:
-    return [Route(path, _guarded(handler(name)), methods=methods) for path, name, methods in _PATHS]
+def _routes(handler: Callable[[str], Handler], scope: Scope | None = None) -> list[Route]:
+    counted = Registry().scope() if scope is None else scope.sub("fetch")
+    return [
+        Route(path, _guarded(handler(name), counted.tagged(source=name)), methods=methods)
+        for path, name, methods in _PATHS
+    ]
 
 
-def _guarded(handler: Handler) -> Handler:
-    """Turns what a handler raises into Prometheus' error answer."""
+def _guarded(handler: Handler, scope: Scope) -> Handler:
+    """Turns what a handler raises into Prometheus' error answer; counts answers."""
 
     async def answer(request: Request) -> Response:
+        began_s = time.monotonic()
         try:
-            return await handler(request)
+            response = await handler(request)
+            scope.count("success")
+            scope.observe("success-latency", time.monotonic() - began_s)
+            return response
         except QueryError as error:
+            scope.tagged(code=str(error.status)).count("errors")
             if error.kind == "internal":
                 _log.error_limited("a query failed", path=request.url.path, error=str(error))
             return _error(error)

@@ -33,6 +33,8 @@ class Outcome:
     """Samples that are where rules and headers want them, as far as it is known when the sender is answered."""
     histograms: int = 0
     """Native ones, whose classic samples are not among ``written``."""
+    newest_s: float = 0.0
+    """Time (Unix s) of the last sample that went to the aggregators; 0: none did."""
     ticket: Ticket | None = None
     """Of the messages that the producer has; None: no ack of the aggregators is waited for."""
 

@@ -227,6 +227,8 @@ class RemoteWriter:
         finally:
             for name, number in outcome.figures.items():
                 way.scope.count(name, number)
+        if outcome.newest_s:
+            way.scope.record("ingest_latency", max(time.time() - outcome.newest_s, 0.0))
         if outcome.status >= 500:
             self._remember(body, options, outcome)
         elif outcome.ticket is not None:
@@ -355,6 +357,7 @@ class RemoteWriter:
             if not taken:
                 raise RefusedError("the buffer towards the aggregators is full; nothing was accepted, send it again")
             outcome.count("ingest_samples", len(batch))
+            outcome.newest_s = int(request.times[-1]) * request.unit_ns / 1e9
         return request
 
     def _holds(self, generation: int) -> bool:

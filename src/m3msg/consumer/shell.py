@@ -208,6 +208,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if exc is not None:
+            self._server.scope.count("message-read-error")
         # Other than in M3 (docs/m3/m3msg.md, consumer) an ordinary end is no error, nor is a connection that says nothing: a look
         # whether somebody listens.
         if self._core.error or self._core.unfinished:

@@ -80,16 +80,25 @@ class Connection:
             try:
                 sock = await self._dial()
             except (OSError, ValueError, TimeoutError) as error:
+                self._count("connect-error")
+                self._count("reset-error")
                 text = trouble_of(error) if isinstance(error, OSError) else str(error)
                 self._ended(f"cannot connect to {self.link.lane.endpoint}: {text or type(error).__name__}")
             else:
+                self._count("reset-success")
                 await self._serve(sock)
                 if self._host.now().steady_ns - started >= self._options.reset_delay:
                     attempt = 0
+                else:
+                    self._count("reset-too-soon")
             if self.link.closed:
                 return
             attempt += 1
             await asyncio.sleep(self._backoff.delay(attempt))
+            self._count("connect-retry")
+
+    def _count(self, name: str, tag: str = "") -> None:
+        self.link.lane.count(name, 1, tag)
 
     def _ended(self, reason: str) -> None:
         self.link.on_disconnected(reason)
@@ -147,14 +156,17 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
+            self._count("ack-error")
             self._break(f"reading acks failed: {trouble_of(error)}")
             return
         if not data:
+            self._count("read-invalid-conn")
             self._break("the consumer closed the connection")
             return
         try:
             self.link.on_received(data, self._host.now())
         except FrameError as error:
+            self._count("decode-error")
             self._break(f"the consumer sent something else than acks: {error}")
         if self._blocked_ns:
             self._blocked_ns = self._host.now().steady_ns
@@ -181,6 +193,7 @@ class Connection:
                 self._block()
                 return False
             except OSError as error:
+                self._count("write-error", f"error-type={type(error).__name__}")
                 self._break(f"writing failed: {trouble_of(error)}")
                 return False
         return True

@@ -324,6 +324,9 @@ class ProducerCore:
         if not (large.any() or strange.any()):
             return NO_MASK
         self._count("message-too-large", int(large.sum()))
+        for service in self.services.values():
+            # M3's producer finds out when it encodes them for a consumer.
+            service.figures["encode-error", ""] += int(large.sum())
         self._count("invalid-shard-write", int(strange.sum()), "reason=invalid-shard")
         return (~(large | strange)).astype(np.uint8)
 

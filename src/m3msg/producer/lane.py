@@ -21,7 +21,18 @@ from m3msg.producer.kernels import mark_acks, settle
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.rows import ABANDONED, CLOSED, DROPPED, EXPIRED, FENCED, NO_WRITER, SHARD_ROW, UNWANTED, WAITING
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Waits"]
+
+
+class Waits:
+    """How long messages took since they were last asked: milliseconds → how many."""
+
+    def __init__(self) -> None:
+        self.acked: Counter[int] = Counter()
+        """From when they were produced to their acks."""
+        self.written: Counter[int] = Counter()
+        """From when they were produced until all of their batch was written."""
+
 
 _REASONS = {
     DROPPED: "buffer-full",
@@ -31,6 +42,7 @@ _REASONS = {
     FENCED: "fenced",
     ABANDONED: "producer-closed",
 }
+_MS = 1_000_000
 _AWAY = "instance-away"
 """The reason in place of ``producer-closed`` for an instance that cannot be reached then."""
 _OVERTAKEN_NS = 2_000_000_000
@@ -50,6 +62,7 @@ class Lane:
         *,
         local: bool,
         figures: Counter[tuple[str, str]],
+        waits: Waits,
         dirty: set[Link],
         on_changed: Callable[["Lane"], None],
         on_strange_acks: Callable[["Lane", NDArray[np.void], int, Moment], None],
@@ -85,6 +98,7 @@ class Lane:
         self.oldest: Parcel | None = None
         self.newest: Parcel | None = None
         self._figures = figures
+        self._waits = waits
         self._dirty = dirty
         self._on_changed = on_changed
         self._on_strange_acks = on_strange_acks
@@ -198,6 +212,8 @@ class Lane:
         self.pending += parcel.pending
         for link in self.links:
             link.enqueue(parcel)
+        if not self.connected_links:
+            self.count("write-invalid-conn", parcel.pending)
         if not moved and self.held[forwarded] > self.limit(forwarded):
             self._drop_oldest(forwarded, parcel)
 
@@ -206,6 +222,7 @@ class Lane:
         while parcel is not None and self.held[forwarded] > self.limit(forwarded):
             following = parcel.next
             if parcel.block.forwarded == forwarded and parcel is not newcomer:
+                self.count("drop-oldest-sync", 1)
                 self.give_up(parcel, DROPPED)
             parcel = following
 
@@ -322,6 +339,10 @@ class Lane:
             if left < n:
                 found = parcel
                 self.count("message-acked", marked)
+                made_ns = parcel.block.created_ns
+                self._waits.acked[(now.steady_ns - made_ns) // _MS] += marked
+                if parcel.sent_ns:
+                    self._waits.written[(parcel.sent_ns - made_ns) // _MS] += marked
                 parcel.acked_ns = now.steady_ns
                 if parcel.sent_ns > self._newest_acked_ns:
                     self._newest_acked_ns = parcel.sent_ns
@@ -343,6 +364,7 @@ class Lane:
         """Expires what is older than the TTL (0: never), queues retries, and notices an instance that does not answer."""
         if ttl_ns > 0:
             while self.oldest is not None and self.oldest.block.created_ns + ttl_ns <= now.steady_ns:
+                self.count("drop-oldest-async", 1)
                 self.give_up(self.oldest, EXPIRED)
         for link in self.links:
             link.tick(now)

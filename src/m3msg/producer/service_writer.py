@@ -16,10 +16,11 @@ from m3cluster.topic import ConsumerService, ConsumptionType
 from m3msg.producer.block import Block, Moment, Parcel, Share, new_rows
 from m3msg.producer.filters import Filter, mask_of
 from m3msg.producer.kernels import extract, fill_parcel, settle
-from m3msg.producer.lane import Lane
+from m3msg.producer.lane import Lane, Waits
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.rows import ABANDONED, CLOSED, FENCED, UNWANTED
 from m3msg.producer.writers import PlacementError, ReplicatedWriters, SharedWriters
+from m3x.clock import monotonic_ns
 
 __all__ = ["UNBOUNDED", "PlacementError", "ServiceWriter"]
 
@@ -44,6 +45,10 @@ class ServiceWriter:
         self.filters = list(filters)
         self.figures: Counter[tuple[str, str]] = Counter()
         """Counters since they were last taken: (name, ``tag=value`` or empty) → n."""
+        self.waits = Waits()
+        """Since they were last taken."""
+        self.scan_ns = 0
+        """How long the last ``tick`` took."""
         self.lanes: dict[str, Lane] = {}
         """By endpoint."""
         self.has_placement = False
@@ -67,6 +72,7 @@ class ServiceWriter:
             self._settings,
             local=endpoint in self._local,
             figures=self.figures,
+            waits=self.waits,
             dirty=self._dirty,
             on_changed=self._changed.add,
             on_strange_acks=self._on_strange_acks,
@@ -140,6 +146,8 @@ class ServiceWriter:
         }
         for endpoint, name in wanted.items():
             lanes[endpoint].instance = name
+        self._count("instances", len(lanes.keys() - self.lanes.keys()), "action=add")
+        self._count("instances", len(gone), "action=remove")
         self.lanes = lanes
         self.has_placement = True
         for source, target, shards in self.writers.assign(placement, lanes, gone):
@@ -193,9 +201,11 @@ class ServiceWriter:
 
     def tick(self, now: Moment) -> None:
         """Time passes."""
+        begun_ns = monotonic_ns()
         for lane in self.all_lanes():
             lane.tick(now, self.service.message_ttl_ns)
         self.react(now)
+        self.scan_ns = monotonic_ns() - begun_ns
 
     def drop_fenced(self) -> None:
         """Removes every message that needs the right to write; connections with such bytes half written must be made anew."""

@@ -13,6 +13,7 @@ from m3msg.producer.block import Awaited, Done, Mark, Moment, Secured
 from m3msg.producer.connection import Connection
 from m3msg.producer.core import ProducerCore
 from m3msg.producer.filters import Filter
+from m3msg.producer.lane import Lane
 from m3msg.producer.link import Link
 from m3msg.producer.options import ProducerOptions, WriterOptions
 from m3msg.producer.set_up import SetUp
@@ -344,12 +345,19 @@ class Producer:
             if self.core.holds_fenced and not self._host.may_write():
                 self.drop_unsent_fenced()
             self.core.tick(now)
+            self._scanned(self._host.now().steady_ns - now.steady_ns)
             for connection, _ in self._host.connections.values():
                 connection.tick(now)
             self._host.changed()
             if now.steady_ns - report_ns >= _REPORT_S * 1e9:
                 report_ns = now.steady_ns
                 self._report()
+
+    def _scanned(self, took_ns: int) -> None:
+        """A tick looks through all that is queued, as M3's scans of its buffer and of its queues do."""
+        self._scope.record("buffer-scan-batch", took_ns / 1e9)
+        for service, writer in self.core.services.items():
+            self._service_scope(service).record("scan-total-latency", writer.scan_ns / 1e9)
 
     async def _pause(self) -> None:
         """Until the next tick; where nothing is in hand, time alone changes little."""
@@ -379,15 +387,29 @@ class Producer:
             key, _, value = tag.partition("=")
             (self._scope.tagged(**{key: value}) if tag else self._scope).count(name, n)
         self.core.figures.clear()
-        held = 0
+        held = pending = 0
         for service, writer in self.core.services.items():
             for (name, tag), n in writer.figures.items():
                 self._service_scope(service, tag).count(name, n)
             writer.figures.clear()
-            lanes = writer.all_lanes()
-            self._service_scope(service).gauge("queue-size", sum(lane.pending for lane in lanes))
+            lanes, scope = writer.all_lanes(), self._service_scope(service)
+            for waited_ms, messages in writer.waits.acked.items():
+                scope.record("message-consume-latency", waited_ms / 1e3, messages)
+            for waited_ms, messages in writer.waits.written.items():
+                scope.observe("message-write-delay", waited_ms / 1e3, messages)
+            writer.waits.acked.clear()
+            writer.waits.written.clear()
+            waiting = sum(lane.pending for lane in lanes)
+            scope.gauge("queue-size", waiting)
+            scope.gauge("queue-age-seconds", max((self._age_s(lane) for lane in lanes), default=0.0))
+            pending += waiting
             held += sum(sum(lane.held) for lane in lanes)
+        self._scope.gauge("message-buffered", pending)
         self._scope.gauge("byte-buffered", held)
+
+    def _age_s(self, lane: Lane) -> float:
+        """How old the oldest message of a queue is; 0 without one."""
+        return 0.0 if lane.oldest is None else (self._host.now().steady_ns - lane.oldest.block.created_ns) / 1e9
 
     def problems(self) -> list[str]:
         """What is wrong with the set-up, and what to do about it."""

@@ -22,7 +22,7 @@ from aggregator.supervisor.placement import view
 from aggregator.supervisor.shard_set import ShardSet
 from m3cluster.election import Election
 from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes, decode_flush_times, encode_flush_times
-from m3cluster.kv import KeyNotFoundError, KVError, Lease, Memory, MemoryServer, Store, Value, open_store
+from m3cluster.kv import KeyNotFoundError, KVError, Lease, Memory, MemoryServer, Store, Value, Watch, open_store
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3x.clock import wall_ns
 from m3x.config import Duration
@@ -56,6 +56,7 @@ class Member:
         config = replace(config, aggregator=replace(config.aggregator, flush_manager=manager))
         self.sent: list[Send] = []
         self.losses = 0
+        self.registry = Registry()
         self.opened_ns = wall_ns()
         self.restored = asyncio.Event()
         self.restored.set()
@@ -78,7 +79,7 @@ class Member:
             restored=self.restored,
             began=lambda: None,
             crowded=lambda: self.crowded,
-            scope=Registry().scope(),
+            scope=self.registry.scope(),
         )
         self.facts: list[Facts] = []
         """What the decisions so far were made of."""
@@ -436,6 +437,7 @@ async def test_a_follower_without_a_leader_gives_up_old_windows_only_when_memory
             await until(lambda: any(isinstance(s.command, Commit) for s in b.sent))
             discard = next(s.command for s in b.sent if isinstance(s.command, Flush))
             assert not discard.emit
+            assert b.registry.counter("flush_manager_follower_forced_flush") >= 1
             assert begun - S < discard.bounds[0].target_ns <= wall_ns() - S
 
 
@@ -473,6 +475,32 @@ async def test_a_write_that_finds_the_key_gone_ends_the_term(
         a.new_list()
         a.flush_once()
         await until(lambda: a.member.elector.election.revision > before and a.leads)
+        assert a.registry.counter("flush_times_manager_flush_times_persist_errors", persist_type="sync") == 1
+        page = a.registry.render().decode()
+        assert 'flush_times_manager_flush_times_persist_error_latency_bucket{le="+Inf",persist_type="sync"} 1.0' in page
+
+
+async def test_a_watch_of_flush_times_that_the_store_ends_is_counted(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(Memory(server))
+    watch, failures = store.watch, 0
+
+    def lost(key: str) -> Watch:
+        nonlocal failures
+        if key == KEY and not failures:
+            failures += 1
+            raise KVError("told to fail")
+        return watch(key)
+
+    monkeypatch.setattr(store, "watch", lost)
+    member = Member("a", store)
+    task = asyncio.create_task(member.member.run())
+    await until(lambda: member.leads)
+    assert member.registry.counter("flush_manager_follower_watch_create_errors") == 1
+    task.cancel()
+    await asyncio.wait([task])
+    await store.close()
 
 
 async def test_a_term_that_ends_while_flush_times_are_read_writes_none(

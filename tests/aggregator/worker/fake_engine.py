@@ -103,6 +103,9 @@ class Diary:
     def late_values(self) -> int:
         return 0
 
+    def successes(self) -> list[int]:
+        return [len(self.entries), 0, 0]
+
     def memory_bytes(self) -> int:
         return 1
 

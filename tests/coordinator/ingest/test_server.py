@@ -250,6 +250,7 @@ async def test_a_store_that_fails_is_tried_again_a_bounded_number_of_times(
         await producer.wait(1, 3)
     assert await values(flaky.store, b"b") == [2.0]
     assert registry.counter("ingest_m3msg_ingest_refused", reason="storage") == 1
+    assert (registry.counter("ingest_m3msg_errors"), registry.counter("ingest_m3msg_errors_final")) == (5, 1)
     assert "no space left (tried 3 times)" in server.problems()[0]
 
 

@@ -278,6 +278,10 @@ async def test_the_figures_of_a_sink(tmp_path: Path) -> None:
     async with _hub(tmp_path, sink, _TINY_WINDOW, registry) as hub:
         await hub.write(batch_of(hub.table, _rows(0, 100)))
         await until(lambda: b'sink_depth_values{sink="recording"} 100' in registry.render())
+        page = registry.render()
+        assert b'sink_failing{sink="recording"} 1' in page
+        assert b'sink_full{sink="recording"} 0' in page
+        assert b'sink_age_seconds{sink="recording"}' in page
         [status] = hub.status()
         assert (status.waiting_values, status.appended, status.delivered) == (100, 100, 0)
         assert (status.error, status.held, status.full) == ("503 of http://a/b", False, False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aggregator.supervisor.election.machine import (
     Action,
     CampaignEnded,
+    CampaignState,
     Checked,
     Elected,
     ElectionMachine,
@@ -117,18 +118,26 @@ class Elector:
     async def close(self) -> None:
         """Resigns and revokes the lease: another candidate leads at once."""
         self._set_state(ElectionState.FOLLOWER)
+        resign = self._scope.sub("resign")
+        resign.gauge("on-close", 1)
         try:
             async with asyncio.timeout(5.0):
                 await self._election.close()
+            resign.count("on-close-success")
         except (TimeoutError, KVError) as error:
+            resign.count("on-close-errors")
             log.warning("the election was not left in order; the lease ends by its TTL", error=str(error))
 
     async def resign(self, timeout_s: float) -> None:
         """Gives the lead away; returns when another instance leads. Raises ``TimeoutError``."""
+        resign = self._scope.sub("resign")
+        if self.machine.state is ElectionState.FOLLOWER:
+            resign.count("follower-resign")
         self._handle(ResignAsked())
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         while self.machine.state is not ElectionState.FOLLOWER:
             if monotonic_ns() >= deadline:
+                resign.count("timeout")
                 raise TimeoutError(f"no other instance of shard set {self._options.shard_set} took the lead in time")
             self._wake.set()
             await asyncio.sleep(0.05)
@@ -192,15 +201,17 @@ class Elector:
                 self._wake.set()
 
     async def _run_campaign(self, term: int) -> None:
+        elected = False
         try:
             await self._election.campaign(self._options.value)
+            elected = True
             if term == self._term:
                 self._handle(Elected())
             await self._election.lost()
         except CampaignEndedError:
             self._ended(term, CampaignEnded())
         except (ElectionError, KVError) as error:
-            self._scope.sub("campaign").count("errors")
+            self._scope.sub("campaign").count("errors" if elected else "create-errors")
             log.warning_limited("campaign failed", error=str(error))
             self._ended(term, LeaseLost())
         else:
@@ -213,6 +224,8 @@ class Elector:
     def _ended(self, term: int, event: Event) -> None:
         if term == self._term:
             self._handle(event)
+        else:
+            self._scope.sub("verify").count("pending-change-stale")
 
     async def _do_resign(self) -> None:
         try:
@@ -243,6 +256,11 @@ class Elector:
         self.leader = value or ""
         self.others = frozenset(candidates) - {self._options.value}
         valid = value is not None and value != self._options.value and value in self._options.peers()
+        verify = self._scope.sub("verify")
+        if self.machine.state is ElectionState.PENDING_FOLLOWER and value == self._options.value:
+            verify.count("leader-not-changed")
+        if self.machine.campaign is CampaignState.DISABLED:
+            verify.count("campaign-disabled")
         self._handle(LeaderSeen(value, valid))
         machine = self.machine
         self._scope.gauge("election-state", int(machine.state))

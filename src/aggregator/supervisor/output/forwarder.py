@@ -20,6 +20,7 @@ import zmq
 
 from aggregator.ipc import Flushed
 from m3msg.batch import MessageBatch
+from m3x.clock import monotonic_ns
 from m3x.instrument import Scope
 from m3x.log import logger
 
@@ -71,7 +72,19 @@ class Sink(Protocol):
 class Part:
     """One part of a flush on its way; the token of its batch."""
 
-    __slots__ = ("_batch", "awaited", "epoch", "flush_id", "nbytes", "number", "origins", "owed", "worker")
+    __slots__ = (
+        "_batch",
+        "awaited",
+        "begun_ns",
+        "epoch",
+        "flush_id",
+        "messages",
+        "nbytes",
+        "number",
+        "origins",
+        "owed",
+        "worker",
+    )
 
     def __init__(self, worker: int, epoch: int, flush_id: int, number: int, batch: MessageBatch) -> None:
         self.worker = worker
@@ -80,6 +93,9 @@ class Part:
         self.number = number
         """That of ``Flushing.part``."""
         self.nbytes = batch.size_bytes
+        self.messages = len(batch)
+        self.begun_ns = monotonic_ns()
+        """When it came from the worker."""
         self.origins = batch.origins
         """Shards of the placement, of each message."""
         self._batch: MessageBatch | None = batch
@@ -124,14 +140,16 @@ class Forwarder:
         credit: Callable[[int, int, int], None],
         scope: Scope,
         output: str = "final",
+        client: Scope | None = None,
     ) -> None:
-        """``fenced``: called when messages were not sent because the right to write was lost."""
+        """``fenced``: called when messages were not sent because the right to write was lost. ``client``: where M3 counts rollups."""
         self.sinks: list[Sink] = []
         self._settled = settled
         self._fenced = fenced
         self._credit = credit
         self._scope = scope.tagged(output=output)
         self._output = output
+        self._client = client
         self._queue: deque[Part] = deque()
         self.held_up = asyncio.Event()
         """Set while parts wait for room, or for replicas: ``pump`` is to be called from time to time."""
@@ -140,6 +158,11 @@ class Forwarder:
     def waiting_bytes(self) -> int:
         """Output that no sink has taken yet."""
         return sum(part.nbytes for part in self._queue)
+
+    @property
+    def age_s(self) -> float:
+        """How long the oldest part has waited for a sink to take it; 0: none waits."""
+        return (monotonic_ns() - self._queue[0].begun_ns) / 1e9 if self._queue else 0.0
 
     def offer(self, part: Part) -> None:
         """Takes a part of a flush."""
@@ -190,6 +213,7 @@ class Forwarder:
         """A sink is done with a batch."""
         if result.lost:
             self._scope.count("lost", result.lost)
+            self._scope.count("parts-lost")
             log.warning_limited(
                 "output was given up: no consumer has taken it",
                 messages=result.lost,
@@ -200,6 +224,8 @@ class Forwarder:
             self._fenced()
         elif sink in part.awaited:
             del part.awaited[sink]
+            if not part.awaited:
+                self._arrived(part)
             self._tell(part)
         if part.owed:
             self.held_up.set()
@@ -212,6 +238,15 @@ class Forwarder:
     def fenced(self) -> None:
         """The right to write was lost before a replica had what was owed to it."""
         self._fenced()
+
+    def _arrived(self, part: Part) -> None:
+        """No sink has anything to do with it any more."""
+        seconds = (monotonic_ns() - part.begun_ns) / 1e9
+        self._scope.count("parts")
+        self._scope.record("latency", seconds)
+        if self._client is not None:
+            self._client.observe("flush.success-latency", seconds)
+            self._client.observe("writeForwarded.success-latency", seconds, part.messages)
 
     def _tell(self, part: Part) -> None:
         awaited: frozenset[int] = frozenset()
