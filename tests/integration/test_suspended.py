@@ -80,7 +80,11 @@ Which = Callable[[Aggregator], list[int]]
 
 
 @pytest.mark.parametrize(
-    "which", [Aggregator.pids, lambda leader: [leader.process.pid]], ids=["the whole instance", "its supervisor"]
+    "which",
+    [
+        pytest.param(Aggregator.pids, id="the whole instance"),
+        pytest.param(lambda leader: [leader.process.pid], id="its supervisor", marks=pytest.mark.slow),
+    ],
 )
 def test_who_was_suspended_for_longer_than_its_lease_follows(pair: Drill, which: Which) -> None:
     run = Suspended(pair)
