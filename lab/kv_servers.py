@@ -180,7 +180,8 @@ class ZooKeeperServer(KVServer):
     """A real ZooKeeper from Debian's jars. Session timeouts may be between 0.2 s and a minute.
 
     ``ensemble``: lines of the configuration that name all its members, of which this is number ``member``. ``quick``: for tests, its log is
-    written and not synced; kill -9 of the process loses nothing of it.
+    written and not synced; kill -9 of the process loses nothing of it. ``tls``: it has a second port, ``secure_port``, with mutual TLS; PEM
+    files with its certificate and key, and with the authorities of its clients.
     """
 
     name = "zookeeper"
@@ -202,9 +203,11 @@ class ZooKeeperServer(KVServer):
         member: int = 0,
         quick: bool = True,
         ends_with_us: bool = False,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         super().__init__(directory, ends_with_us=ends_with_us)
-        self.port = free_port()
+        self.port, self.secure_port = free_port(), free_port()
+        self._tls = tls
         self._ensemble, self._member, self._quick = ensemble, member, quick
 
     @classmethod
@@ -228,13 +231,24 @@ class ZooKeeperServer(KVServer):
             "initLimit=50", "syncLimit=20", f"minSessionTimeout={2 * self._TICK_MS}", "maxSessionTimeout=60000",
             "maxClientCnxns=0", "4lw.commands.whitelist=srvr", "preAllocSize=64", "snapCount=10000",
         ]  # fmt: skip
+        if self._tls is not None:
+            lines += [
+                f"secureClientPort={self.secure_port}", "secureClientPortAddress=127.0.0.1",
+                "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
+                f"ssl.keyStore.location={self._tls[0]}", "ssl.keyStore.type=PEM",
+                f"ssl.trustStore.location={self._tls[1]}", "ssl.trustStore.type=PEM",
+            ]  # fmt: skip
         if self._ensemble:
             (data / "myid").write_text(str(self._member))
             lines += self._ensemble
         config = self.directory / "zoo.cfg"
         config.write_text("\n".join(lines) + "\n")
         synced = ["-Dzookeeper.forceSync=no"] if self._quick else []
-        return [*self._JAVA, *synced, "-cp", f"{self._JAR}:/usr/share/java/slf4j-nop.jar", self._MAIN, str(config)]
+        jars = [
+            self._JAR,
+            *(self._JAR.with_name(name) for name in ("slf4j-nop.jar", "netty-codec.jar", "netty-resolver.jar")),
+        ]
+        return [*self._JAVA, *synced, "-cp", ":".join(map(str, jars)), self._MAIN, str(config)]
 
     def serves(self) -> bool:
         return b"Zookeeper version" in self.ask()

@@ -163,7 +163,7 @@ def _kv(options: argparse.Namespace) -> StoreConfig | None:
     if options.zookeeper:
         return ZooKeeper(
             _listed(options.zookeeper), connect_timeout_s=options.timeout, request_timeout_s=options.timeout,
-            chroot=options.zookeeper_chroot,
+            chroot=options.zookeeper_chroot, tls=_zookeeper_tls(options),
         )  # fmt: skip
     if not options.etcd:
         return None
@@ -171,6 +171,12 @@ def _kv(options: argparse.Namespace) -> StoreConfig | None:
     if options.etcd_ca or options.etcd_cert or options.etcd_key:
         tls = EtcdTLS(options.etcd_ca, options.etcd_cert, options.etcd_key)
     return Etcd(_listed(options.etcd), tls=tls, dial_timeout_s=options.timeout, request_timeout_s=options.timeout)
+
+
+def _zookeeper_tls(options: argparse.Namespace) -> ClientTLSConfig | None:
+    """Raises ``ValueError``."""
+    files = (options.zookeeper_ca, options.zookeeper_cert, options.zookeeper_key)
+    return ClientTLSConfig(ca_file=files[0], cert_file=files[1], key_file=files[2]) if any(files) else None
 
 
 def _listed(texts: Sequence[str]) -> tuple[str, ...]:
@@ -297,6 +303,7 @@ def _direct(shared: argparse.ArgumentParser) -> None:
     group.add_argument("--embedded", type=Path, metavar="FILE", help="file of the embedded KV")
     for name, what in (("ca", "certificate authority"), ("cert", "client certificate"), ("key", "client key")):
         group.add_argument(f"--etcd-{name}", default="", metavar="FILE", help=f"PEM file: {what}")
+        group.add_argument(f"--zookeeper-{name}", default="", metavar="FILE", help=f"PEM file: {what}")
     group.add_argument(
         "--election-key", default="shardset/%d/lock", metavar="FORMAT", help="electionKeyFmt of the aggregators"
     )

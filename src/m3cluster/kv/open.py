@@ -8,6 +8,7 @@ from m3cluster.kv.sqlite.embedded import open_embedded
 from m3cluster.kv.sqlite.memory import MemoryServer
 from m3cluster.kv.store import Store
 from m3cluster.kv.zookeeper.config import ZooKeeper
+from m3cluster.kv.zookeeper.secure import opened
 
 __all__ = ["Embedded", "Memory", "StoreConfig", "check_store", "open_store"]
 
@@ -35,6 +36,8 @@ def check_store(config: StoreConfig) -> None:
         from m3cluster.kv.etcd.channel import credentials  # noqa: PLC0415 - gRPC, see open_store
 
         credentials(config.tls)
+    if isinstance(config, ZooKeeper) and config.tls is not None:
+        opened(config.tls)
 
 
 async def open_store(config: StoreConfig) -> Store:

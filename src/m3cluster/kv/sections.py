@@ -11,6 +11,7 @@ from m3cluster.kv.open import Embedded, StoreConfig
 from m3cluster.kv.zookeeper.config import ZooKeeper
 from m3x.config import Duration, Meaningless, Section
 from m3x.sections import RetryConfig
+from m3x.tls import ClientTLSConfig
 
 __all__ = [
     "EmbeddedSection",
@@ -181,6 +182,8 @@ class ZooKeeperSection(Section, frozen=True, kw_only=True):
     connect_timeout: Duration = Duration(5 * _SECOND)
     request_timeout: Duration = Duration(10 * _SECOND)
     max_value_bytes: int = 1_000_000
+    tls: ClientTLSConfig | None = None
+    """Present, it is on unless it says otherwise."""
 
     def __post_init__(self) -> None:
         if min(self.session_timeout, self.connect_timeout, self.request_timeout) <= 0:
@@ -198,6 +201,7 @@ class ZooKeeperSection(Section, frozen=True, kw_only=True):
             connect_timeout_s=self.connect_timeout.seconds,
             request_timeout_s=self.request_timeout.seconds,
             max_value_bytes=self.max_value_bytes,
+            tls=self.tls if self.tls is not None and self.tls.enabled else None,
         )
 
 

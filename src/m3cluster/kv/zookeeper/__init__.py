@@ -2,6 +2,7 @@
 
 ``store``    the operations; open this first
 ``config``   names an ensemble; needs no kazoo
+``secure``   TLS, whose files all sessions share
 ``paths``    keys as paths
 ``session``  a session on the event loop
 ``client``   kazoo's threads and sockets

@@ -7,6 +7,8 @@ kazoo runs three threads per client. These classes are called on them and touch 
 * kazoo keeps the session timeout that was granted to itself, and when the request for the session was sent.
 * A host that swallows packets would hold the attempt to connect for a whole session timeout; so would a server that takes the connection
   and swallows the request for a session, as ZooKeeper may do while it starts: a lease would not outlive a restart.
+* kazoo trusts the authorities of the system beside those that it is told, looks at no name, and does not see what of a TLS record is left:
+  connections get their TLS here.
 * What is asked of kazoo while it has no connection waits there for one, however long that takes: a write would be made long after its
   caller was told that it had failed.
 
@@ -16,6 +18,7 @@ That takes privates of kazoo; tests/m3cluster/kv/zookeeper/test_client.py names 
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +33,7 @@ from kazoo.retry import KazooRetry
 
 from m3x.clock import boot_ns
 from m3x.log import logger
+from m3x.tls import ClientTLS, trouble_of
 
 __all__ = ["Client", "Handler"]
 
@@ -51,21 +55,24 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
     """kazoo's threads and connections; ``drop`` and ``refuse`` may be called from any thread.
 
     ``connect_timeout_s`` is how long a server may take over a connection, and over its answer to the request for a session.
-    ``on_death``: a thread has failed.
+    ``on_death``: a thread has failed. ``tls``: of connections; None: plain text.
     """
 
-    def __init__(self, connect_timeout_s: float, on_death: Callable[[], None]) -> None:
+    def __init__(self, connect_timeout_s: float, on_death: Callable[[], None], tls: ClientTLS | None = None) -> None:
         super().__init__()
+        self._tls = tls
         self._on_death = on_death
         self.connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._socket: Any = None
         self._refusing = False
 
-    def create_connection(self, *arguments: Any, timeout: float, **options: Any) -> Any:
+    def create_connection(self, *arguments: Any, timeout: float, hostname: str | None = None, **options: Any) -> Any:
         """A connection to one server. Raises ``OSError``."""
         if not self._refusing:
             made = super().create_connection(*arguments, timeout=min(timeout, self.connect_timeout_s), **options)
+            if self._tls is not None:
+                made = self._secured(made, self._tls, hostname)
             with self._lock:
                 self._socket = made
             if not self._refusing:
@@ -73,11 +80,26 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
             made.close()
         raise ConnectionRefusedError("the client has been closed")
 
+    def _secured(self, made: socket.socket, tls: ClientTLS, hostname: str | None) -> ssl.SSLSocket:
+        made.settimeout(self.connect_timeout_s)
+        try:
+            return tls.context().wrap_socket(made, server_hostname=tls.server_name or hostname)
+        except OSError as error:
+            made.close()
+            log.warning_limited("no TLS with ZooKeeper", per_second=0.2, server=hostname, reason=trouble_of(error))
+            raise
+
+    def select(self, *arguments: Any, **options: Any) -> Any:
+        """What of the descriptors has something; what TLS has decrypted already no descriptor tells of."""
+        held = [one for one in arguments[0] if isinstance(one, ssl.SSLSocket) and one.fileno() >= 0 and one.pending()]
+        return (held, [], []) if held else super().select(*arguments, **options)
+
     def drop(self) -> None:
         """Breaks the connection; kazoo makes a new one."""
         with self._lock, contextlib.suppress(OSError):
             if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Not that of TLS, which would send in plain text from then on.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def refuse(self) -> None:
         """Breaks the connection and lets no other one be made: the session is left to its timeout."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from m3x.tls import ClientTLSConfig
+
 __all__ = ["DEFAULT_PORT", "ZooKeeper"]
 
 DEFAULT_PORT = 2181
@@ -27,6 +29,8 @@ class ZooKeeper:
     request_timeout_s: float = 10.0
     watch_silence_s: float = 3.0
     max_value_bytes: int = 1_000_000
+    tls: ClientTLSConfig | None = None
+    """Of all connections; None: plain text."""
 
     def __post_init__(self) -> None:
         if not self.servers or not all(server.strip() for server in self.servers):

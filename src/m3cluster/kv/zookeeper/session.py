@@ -24,6 +24,7 @@ from kazoo.protocol.states import KazooState
 from m3cluster.kv.store import KVError
 from m3cluster.kv.zookeeper.client import Client, Handler
 from m3cluster.kv.zookeeper.config import ZooKeeper
+from m3cluster.kv.zookeeper.secure import opened
 from m3x.log import logger
 
 __all__ = ["Session", "UnreachableError"]
@@ -74,7 +75,8 @@ class Session:
         self._ending: asyncio.Task[bool] | None = None
         self._dead = False
         """A thread has failed: this client does nothing any more."""
-        self._handler = Handler(config.connect_timeout_s, lambda: self._tell(self._died))
+        tls = None if config.tls is None else opened(config.tls)
+        self._handler = Handler(config.connect_timeout_s, lambda: self._tell(self._died), tls)
         self._client = Client(",".join(config.servers), timeout_s, self._handler, credentials)
         self._client.add_listener(self._heard)
         self._client.start_async()

@@ -19,11 +19,13 @@ OVERRIDDEN = [
     (KazooClient, "_session_callback", ["self", "state"]),
     (SequentialThreadingHandler, "spawn", ["self", "func", "args", "kwargs"]),
     (SequentialThreadingHandler, "create_connection", ["self", "args", "kwargs"]),
+    (SequentialThreadingHandler, "select", ["self", "args", "kwargs"]),
 ]
 CALLED = [
     (ConnectionHandler, "_connect", {"_invoke", "create_connection", "time_out"}),
     (ConnectionHandler, "_connect", {"_session_callback"}),
-    (ConnectionHandler, "_connect_attempt", {"_session_callback"}),
+    (ConnectionHandler, "_connect_attempt", {"_session_callback", "select"}),
+    (ConnectionHandler, "_read", {"select", "pending"}),
     (ConnectionHandler, "start", {"spawn"}),
     (KazooClient, "_session_callback", {"_state", "_notify_pending"}),
     (KazooClient, "_create_async_inner", {"_call"}),
