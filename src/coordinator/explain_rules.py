@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
@@ -46,6 +47,8 @@ def explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str
     Raises ``ExplainError``, ``UnreadableError``.
     """
     host, port = parse_address(config.listen_address)
+    if "@" in urlsplit(url).netloc:
+        raise ExplainError("an URL with a user or a password in it is not asked; leave them out")
     url = url.rstrip("/") or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
     ingester = config.carbon.ingester
     try:

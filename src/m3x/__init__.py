@@ -23,6 +23,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``log``         structured log lines, rate-limited where input from the network causes them
 ``processes``   child processes forked from one that has loaded everything, kept alive, and their private directory
 ``keyed_hash``  a hash of 128 bits under a secret, for tables that keep it instead of the key
+``private``     directories for the user alone
 ``process``     parent death, command line, open files, CPU and memory of a process
 ``kernel_cache``  where compiled kernels are kept; ``warming`` compiles them
 ``memory``      how much of it a service may have

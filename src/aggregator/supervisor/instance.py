@@ -34,6 +34,7 @@ from m3cluster.topology import staged_placement_of, topic_of
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.log import logger
+from m3x.private import private_directory
 from m3x.processes import Zygote
 from m3x.segments import DirectoryLock, DirectoryLocked
 
@@ -134,7 +135,7 @@ class Instance:
         if folder is None:
             return True
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(folder)
             while not self._stopping.is_set():
                 try:
                     self._lock = DirectoryLock(folder)

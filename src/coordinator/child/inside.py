@@ -18,6 +18,7 @@ from m3cluster import kv
 from m3cluster.placement import InvalidPlacementError, PlacementError
 from m3x.config import ConfigError
 from m3x.log import logger
+from m3x.private import private_directory
 from m3x.processes import run_directory
 from m3x.segments import DirectoryLock, DirectoryLocked
 
@@ -68,7 +69,7 @@ async def inside(config: CoordinatorConfig, data_dir: Path) -> AsyncIterator[Ins
     """
     section = config.embedded_aggregator
     data = (data_dir / section.directory).resolve()
-    data.mkdir(parents=True, exist_ok=True)
+    private_directory(data)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(_locked(data).close)
         try:

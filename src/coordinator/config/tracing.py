@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from coordinator.config.prom_remote import SecretText
 from m3x.config import Duration, Section
 
 __all__ = ["TracingConfig"]
@@ -28,8 +29,8 @@ class ReporterConfig(Section, frozen=True, kw_only=True):
     attemptreconnectinterval: Duration = Duration(0)
     collector_endpoint: str = ""
     user: str = ""
-    password: str = ""
-    http_headers: dict[str, str] = msgspec.field(name="http_headers", default_factory=dict)
+    password: SecretText = SecretText("")
+    http_headers: dict[str, SecretText] = msgspec.field(name="http_headers", default_factory=dict)
 
 
 class SamplerConfig(Section, frozen=True, kw_only=True):
@@ -96,7 +97,7 @@ class LightstepEndpointConfig(Section, frozen=True, kw_only=True, rename=None):
 class LightstepConfig(Section, frozen=True, kw_only=True, rename=None):
     """``tracing.lightstep``."""
 
-    access_token: str = ""
+    access_token: SecretText = SecretText("")
     collector: LightstepEndpointConfig | None = None
     tags: dict[str, Any] = {}
     lightstep_api: LightstepEndpointConfig | None = None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.store.errors import QueryTooLargeError, StoreError
+from m3x.private import private_directory
 
 __all__ = ["Database", "Fetched", "Rows"]
 
@@ -78,7 +79,7 @@ class Database:
 
     def _open(self) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_directory(self._path.parent)
             self._connection = duckdb.connect(str(self._path), config=self._config)
             self._source = self._connection.cursor()
         except (duckdb.Error, OSError) as error:

@@ -22,6 +22,7 @@ __all__ = ["DocumentError", "Node", "compose", "kind_of"]
 
 _MERGE = "tag:yaml.org,2002:merge"
 _QUOTES = frozenset("'\"|>")
+_ALIAS = "found undefined alias"
 _MAX_NODES = 1_000_000
 """Of a document whose aliases are replaced by what they stand for: a few lines of aliases of aliases would fill the memory."""
 
@@ -73,9 +74,19 @@ def compose(text: bytes | str, file: str, problems: list[tuple[int, str]], *, al
         raise DocumentError(_line_at(text, error.position), f"{error.reason}: {_shown(error.character)}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise DocumentError(mark.line + 1 if mark is not None else 0, error.problem or str(error)) from error
+        raise DocumentError(mark.line + 1 if mark is not None else 0, _problem(error)) from error
     except RecursionError:
         raise DocumentError(0, "nested too deeply or an anchor that contains itself") from None
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong; without what may be a secret that was meant to be in quotes."""
+    text = error.problem or str(error)
+    return (
+        f"{_ALIAS} without an anchor of that name; text that begins with * belongs in quotes"
+        if text.startswith(_ALIAS)
+        else text
+    )
 
 
 def kind_of(value: Any) -> str:

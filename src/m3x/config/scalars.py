@@ -51,7 +51,7 @@ def value_of(text: str, tag: str) -> Any:
     expected = {"bool": bool, "int": int, "float": float, "null": type(None), "timestamp": str}.get(kind)
     if expected is None or type(value) is expected:
         return value if expected is not None else text
-    raise ValueError(f"{text!r} cannot be read as !!{kind}")
+    raise ValueError(f"what follows !!{kind} cannot be read as such")
 
 
 def go_text(value: Any) -> str:

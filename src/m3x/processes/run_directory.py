@@ -16,6 +16,7 @@ from pathlib import Path
 
 from m3x import log
 from m3x.config import ConfigError
+from m3x.private import private_directory
 
 __all__ = ["run_directory"]
 
@@ -35,7 +36,7 @@ def run_directory(configured: str, *, key: str, prefix: str, longest: int) -> It
     if not configured and len(str(parent)) > longest:
         parent = Path("/tmp")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        private_directory(parent)
     except OSError as error:
         raise ConfigError([f"{key}: {parent} cannot be made: {error.strerror}"]) from error
     _remove_stale(parent, prefix)

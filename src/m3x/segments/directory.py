@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from m3x.private import private_directory
 from m3x.segments.errors import DirectoryError, VersionError, is_full
 from m3x.segments.format import VERSION, HeaderError, HeaderVersionError
 from m3x.segments.lock import DirectoryLock
@@ -73,7 +74,7 @@ class Directory:
         self.path = path
         try:
             missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(path)
             path.chmod(0o700)
             for folder in missing:
                 _sync(folder.parent)

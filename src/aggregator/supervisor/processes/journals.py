@@ -20,6 +20,7 @@ from aggregator import ipc
 from aggregator.journal import JournalOptions
 from aggregator.supervisor.election.completeness import Remembered
 from m3x.log import logger
+from m3x.private import private_directory
 from m3x.segments import SyncPolicy
 
 __all__ = ["Journals"]
@@ -154,7 +155,7 @@ class Journals:
     def _write(self, layout: _Layout) -> None:
         self._layout = layout
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(self._folder)
             new = self._folder / "layout.new"
             with open(new, "wb") as file:
                 file.write(msgspec.json.encode(layout) + b"\n")

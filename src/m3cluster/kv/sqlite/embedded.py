@@ -20,6 +20,7 @@ from m3cluster.kv.rules import Tables
 from m3cluster.kv.sqlite.store import SQLiteStore
 from m3cluster.kv.store import KVError
 from m3x.clock import boot_ns
+from m3x.private import private_directory
 from m3x.process import boot_id
 
 __all__ = ["BUSY_S", "open_embedded"]
@@ -66,7 +67,7 @@ def _absolute(path: str | Path) -> Path:
 
 def _connect(file: Path) -> Tables:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(file.parent)
         connection = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise KVError(f"cannot open the embedded KV {file}: {error}; its folder must exist and be writable") from error
