@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(
             loaded,
             identity,
+            read=lambda: load_config(options.file),
             workers=options.workers or loaded.value.instance.workers or os.cpu_count() or 1,
             data_dir=data_dir,
             is_child=options.child_of is not None,

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from m3metrics.errors import MetricsError
 from m3x import kernel_cache, log, process
 from m3x.access import unusable
 from m3x.config import ConfigError, Loaded
+from m3x.diagnosis import stacks
 from m3x.output import complain, say
 from m3x.processes import Zygote
 from m3x.tls import ClientTLSConfig, ServerTLSConfig, trouble_with
@@ -105,6 +107,14 @@ def _obstacles(loaded: Loaded[CoordinatorConfig]) -> list[str]:
     config = loaded.value
     found = [*_rules_problems(config), *_kv_problems(config), *_certificate_problems(config), *config.unsupported()]
     return [loaded.places.named(path, text) for path, text in found]
+
+
+def _read_again(files: Sequence[str]) -> Loaded[CoordinatorConfig]:
+    """Raises ``ConfigError`` for all that would keep the service from starting with these files."""
+    loaded = load_coordinator(files)
+    if obstacles := _obstacles(loaded):
+        raise ConfigError(obstacles)
+    return loaded
 
 
 def _rules_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]]:
@@ -235,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check_config:
         say("".join(f"{line}\n" for line in _checked(loaded, options.files)))
         return 0
+    stacks.register_service()
+    # Until it is heard; one that is lost so early would have asked for what is read now.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fields: dict[str, Any] = dict(loaded.value.logging.fields)
     log.configure(loaded.value.logging.level, **fields)
     kernel_cache.prepare("m3coordinator", _WARMED)
@@ -254,7 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for warning in loaded.value.in_vain:
         logger.warning(warning)
     try:
-        asyncio.run(serve(loaded.value, options.data_dir, loaded.places, zygote, workers))
+        made = serve(
+            loaded.value, options.data_dir, loaded.places, zygote, workers, read=lambda: _read_again(options.files)
+        )
+        asyncio.run(made)
     except ServiceError as error:
         complain(f"m3coordinator: {error}")
         return 1

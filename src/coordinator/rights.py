@@ -7,7 +7,10 @@ from m3x.access import Right, RightOf
 
 __all__ = ["rights"]
 
-_NOBODYS = {f"{below}/{name}" for below in ("", "/aggregator") for name in ("health", "ready", "metrics")}
+_NOBODYS = {f"{below}/{name}" for below in ("", "/aggregator") for name in ("health", "ready", "metrics")} | {
+    "/-/healthy",
+    "/-/ready",
+}
 """What load balancers, service managers and Prometheus ask."""
 _READING = {"GET", "HEAD", "OPTIONS"}
 

@@ -54,16 +54,19 @@ from coordinator.write.remembered import Page, Remembered, remembered_route
 from coordinator.writers.fleet import Fleet, Owner
 from coordinator.writers.options import LONGEST_RUN_DIRECTORY
 from coordinator.writers.series import paged
-from coordinator.writing import ServiceError, Writing
+from coordinator.writing import TAKEN, ServiceError, Writing
 from m3cluster import kv
 from m3cluster.following import follow
 from m3cluster.keys import DEFAULT_ZONE, placement_key
 from m3msg.producer import Producer
 from m3x.access import Access, AccessError, exposed
-from m3x.config import ConfigError, Places, parse_address
+from m3x.config import ConfigError, Loaded, Places, parse_address
+from m3x.diagnosis.routes import debug_routes
 from m3x.gate import Gate
 from m3x.instrument import Scope
+from m3x.live_config import NeedsRestartError, Part, Reloads, lifecycle_routes
 from m3x.log import logger
+from m3x.log import set_level as log_level
 from m3x.pages import History
 from m3x.process import few_open_files
 from m3x.processes import Zygote, run_directory
@@ -88,10 +91,16 @@ class StartError(ServiceError):
 
 
 async def serve(
-    config: CoordinatorConfig, data_dir: Path, places: Places, zygote: Zygote | None = None, workers: int = 1
+    config: CoordinatorConfig,
+    data_dir: Path,
+    places: Places,
+    zygote: Zygote | None = None,
+    workers: int = 1,
+    *,
+    read: Callable[[], Loaded[CoordinatorConfig]],
 ) -> None:
     """Runs until SIGTERM or SIGINT; ``places`` are those of the configuration's sections. ``zygote``: what ``workers`` write processes are
-    forked from; None: this process takes writes itself.
+    forked from; None: this process takes writes itself. ``read`` reads the configuration again, at SIGHUP or ``/-/reload``.
 
     Raises ``StartError``, and ``ServiceError`` where a part ended that nothing works without.
     """
@@ -106,10 +115,11 @@ async def serve(
         fleet = None
         if zygote is not None:
             fleet = await _fleet(stack, zygote, config, data_dir, places, workers)
-        coordinator = await stack.enter_async_context(running(config, data_dir, places, fleet))
+        coordinator = await stack.enter_async_context(running(config, data_dir, places, fleet, read, manager))
         log.info("the coordinator is up")
         async with manager.told(coordinator.in_short):
-            await coordinator.wait(stop)
+            with coordinator.reloads.hearing():
+                await coordinator.wait(stop)
         log.info("ending: no more is accepted; waiting for what is under way")
     log.info("the coordinator has ended")
 
@@ -140,13 +150,19 @@ async def _fleet(
 
 @contextlib.asynccontextmanager
 async def running(
-    config: CoordinatorConfig, data_dir: Path, places: Places | None = None, fleet: Fleet | None = None
+    config: CoordinatorConfig,
+    data_dir: Path,
+    places: Places | None = None,
+    fleet: Fleet | None = None,
+    read: Callable[[], Loaded[CoordinatorConfig]] | None = None,
+    manager: ServiceManager | None = None,
 ) -> AsyncIterator["Coordinator"]:
-    """A coordinator that listens, until the context ends. ``fleet``: the processes that take writes; None: this one does.
+    """A coordinator that listens, until the context ends. ``fleet``: the processes that take writes; None: this one does. ``read`` reads
+    the configuration again; None: it stays as it is. ``manager``: who is told of that.
 
     Raises ``StartError``.
     """
-    coordinator = Coordinator(config, data_dir, places or Places(), fleet)
+    coordinator = Coordinator(config, data_dir, places or Places(), fleet, read, manager or ServiceManager())
     async with contextlib.AsyncExitStack() as stack:
         try:
             await coordinator.start(stack)
@@ -161,9 +177,30 @@ class Coordinator(Writing):
     ``fleet``: the processes that take writes; None: this one does.
     """
 
-    def __init__(self, config: CoordinatorConfig, data_dir: Path, places: Places, fleet: Fleet | None = None) -> None:
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        data_dir: Path,
+        places: Places,
+        fleet: Fleet | None,
+        read: Callable[[], Loaded[CoordinatorConfig]] | None,
+        manager: ServiceManager,
+    ) -> None:
         shares, processes = (ALL, 1) if fleet is None else (fleet.main_shares, len(fleet.members) + 1)
         super().__init__(config, data_dir, places, shares, processes)
+        self.reloads = Reloads(
+            config,
+            read or (lambda: Loaded(config, [], places)),
+            [
+                Part(("logging.level",), lambda loaded: log_level(loaded.value.logging.level)),
+                Part(TAKEN, self._take),
+                Part(("carbon.ingester.rules",), self._take_carbon_rules),
+            ],
+            self._scope.sub("config-reload"),
+            manager,
+        )
+        self._carbon_rules: CarbonRules | None = None
+        self._namespaces: NamespacesNow | None = None
         self.ports: dict[str, int] = {}
         self._zone = config.cluster_state.zone
         self._fleet = fleet
@@ -174,6 +211,28 @@ class Coordinator(Writing):
         """One line on how it is."""
         reasons = self._readiness.reasons() if self._readiness is not None else []
         return f"not ready: {'; '.join(reasons)}" if reasons else "takes samples"
+
+    async def _take(self, loaded: Loaded[CoordinatorConfig]) -> None:
+        before, after = self.config.downsample, loaded.value.downsample
+        in_file = [section is not None and section.rules is not None for section in (before, after)]
+        if in_file[0] != in_file[1]:
+            raise NeedsRestartError("rules of the file in the place of those in KV, or the other way round")
+        self.take(loaded.value, loaded.places)
+        if self._fleet is not None:
+            await self._fleet.take(loaded.value, loaded.places)
+
+    def _take_carbon_rules(self, loaded: Loaded[CoordinatorConfig]) -> None:
+        if self._carbon_rules is not None and self._namespaces is not None:
+            self._carbon_rules.take(loaded.value, loaded.places, self._namespaces.current)
+        self.config = loaded.value
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "reasons": [] if self._readiness is None else self._readiness.reasons(),
+            "problems": self.problems(),
+            "needsRestart": self.reloads.needs_restart,
+            "ports": self.ports,
+        }
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything; ``stack`` ends it. Raises what ``running`` makes a ``StartError`` of."""
@@ -249,7 +308,11 @@ class Coordinator(Writing):
                 *self.memory.notes(),
             ],
         )
-        routes += [ready_route(readiness, None if fleet is None else fleet.refresh)]
+        routes += [
+            ready_route(readiness, None if fleet is None else fleet.refresh),
+            *lifecycle_routes("m3coordinator", self.reloads.reload, readiness.reasons),
+            *debug_routes("coordinator", dict if fleet is None else fleet.pids, self._state),
+        ]
 
         def changed() -> None:
             downsampler.set_namespaces(namespaces.current)
@@ -427,7 +490,8 @@ class Coordinator(Writing):
             rules, downsampler, cache, topic, scope, cleanup=ingester.rewrite.cleanup, direct=direct, door=door
         )
         self._carbon = core
-        follower = CarbonRules(self.config, self._places, core, rules)
+        follower = self._carbon_rules = CarbonRules(self.config, self._places, core, rules)
+        self._namespaces = namespaces
         self._problems.append(follower.problems)
         if not namespaces.fixed:
             namespaces.follow(lambda: follower.put(namespaces.current))

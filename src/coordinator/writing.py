@@ -43,7 +43,7 @@ from m3x.config import Places
 from m3x.instrument import Registry
 from m3x.log import logger
 
-__all__ = ["REMOTE_WRITE", "STATES", "ServiceError", "Writing"]
+__all__ = ["REMOTE_WRITE", "STATES", "TAKEN", "ServiceError", "Writing"]
 
 DRAIN_S = 10.0
 """How long the end waits for the aggregators' acks of what the producer still holds."""
@@ -53,6 +53,8 @@ STATES = ("_version", "_broken", "_num_consumer_services")
 """How gauges end that several processes have alike."""
 _LEAST_BUFFER_BYTES = 8 << 20
 """Of a producer, however many there are: a request has to fit in (``largest_batch``)."""
+TAKEN = ("downsample.rules", "writeLimits")
+"""Keys whose changes ``Writing.take`` takes."""
 REMOTE_WRITE = {"handler": "remote-write"}
 """Tags of its figures."""
 
@@ -83,6 +85,10 @@ class Writing:
         self.memory = MemoryUse(config.memory, self._scope, processes)
         self._environment = config.cluster_state.environment
         self._tasks: list[asyncio.Task[object]] = []
+        self._rules: RulesInEffect | None = None
+        """What the rules of the file are put into; None: there are none in the file."""
+        self._writer: RemoteWriter | None = None
+        self._limits: Limiter | None = None
 
     def problems(self) -> list[str]:
         """What its parts have to say, one line each."""
@@ -135,6 +141,7 @@ class Writing:
             return None
         self._problems.append(rules.warnings)
         if section.rules is not None:
+            self._rules = rules
             rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, time.time_ns()), self._places)
             if not first:
                 return None
@@ -206,10 +213,11 @@ class Writing:
         declare: Declare | None = None,
     ) -> tuple[RemoteWriter, list[BaseRoute]]:
         """The writer, and the routes of all writes over HTTP. ``declare``: see ``RemoteWriter``."""
-        writer = RemoteWriter(
+        self._limits = self._limiter()
+        self._writer = writer = RemoteWriter(
             downsampler, cache, topic, self._scope.tagged(**REMOTE_WRITE), tag_options=self.config.tag_options,
             store_metrics_type=self.config.store_metrics_type, direct=direct, acks=acks, door=door,
-            forwarding=forwarding, elsewhere=elsewhere, limiter=self._limiter(),
+            forwarding=forwarding, elsewhere=elsewhere, limiter=self._limits,
             classic_histograms=self.config.remote_write.native_histograms == "classic", bodies=self._bodies(),
             declare=declare,
         )  # fmt: skip
@@ -219,6 +227,38 @@ class Writing:
         """For those of this process; without a memory limit there is no bound."""
         most = self.config.memory_shares.bodies if self.config.memory.nbytes else 0
         return BodyRoom(self._shares.of(most), self._scope.tagged(**REMOTE_WRITE))
+
+    def take(self, config: CoordinatorConfig, places: Places) -> None:
+        """The configuration has changed, in the keys of ``TAKEN``."""
+        before, self.config, self._places = self.config, config, places
+        self._take_rules(before)
+        if config.write_limits != before.write_limits:
+            self._take_limits()
+
+    def _take_rules(self, before: CoordinatorConfig) -> None:
+        old, new = before.downsample, self.config.downsample
+        if new is None or new.rules is None or old is None or old.rules == new.rules:
+            return
+        assert self._rules is not None
+        self._rules.put(DEFAULT_NAMESPACE, rule_set_of(new.rules, time.time_ns()), self._places)
+        log.info(
+            "rules of the file changed",
+            mapping_rules=len(new.rules.mapping_rules),
+            rollup_rules=len(new.rules.rollup_rules),
+        )
+        for warning in self._rules.warnings():
+            log.warning(warning)
+
+    def _take_limits(self) -> None:
+        limits = self.config.write_limits
+        if self._writer is None:
+            return
+        if limits is not None and self._limits is not None:
+            self._limits.take(limits)
+        else:
+            self._limits = self._limiter()
+            self._writer.set_limiter(self._limits)
+        log.info("limits of tenants changed")
 
     def _limiter(self) -> Limiter | None:
         """What tenants may send to this process."""

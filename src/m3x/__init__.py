@@ -27,6 +27,8 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``process``     parent death, command line, open files, CPU and memory of a process
 ``kernel_cache``  where compiled kernels are kept; ``warming`` compiles them
 ``memory``      how much of it a service may have
+``live_config``  a configuration that is read again while the service runs
+``diagnosis``   looking into a process that runs: stacks, profiles, state
 ``service_manager``  what systemd is told
 ``retry``       M3's backoff rule
 ``tls``         contexts from PEM files, which are loaded again when they change

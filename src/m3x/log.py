@@ -6,12 +6,13 @@ between.
 """
 
 import json
+import mmap
 import sys
 import time
 import traceback
 from typing import Any, TextIO
 
-__all__ = ["LEVELS", "Logger", "configure", "last_error", "left_out", "logger"]
+__all__ = ["LEVELS", "Logger", "configure", "last_error", "left_out", "level", "logger", "set_level", "share_level"]
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
@@ -29,6 +30,14 @@ class _Output:
         self.fields: dict[str, Any] = {}
         self.last_error = ""
         self.left_out = 0
+        self.told: mmap.mmap | None = None
+        """One byte that this process shares with those forked from it: the level that was set while they run; 0: none was."""
+        self.gone = False
+        """Nobody reads what it says."""
+
+    def least(self) -> int:
+        """The level from which on it logs."""
+        return self.level if self.told is None or self.gone else self.told[0] or self.level
 
 
 _output = _Output()
@@ -36,11 +45,34 @@ _output = _Output()
 
 def configure(level: str = "info", stream: TextIO | None = None, /, **fields: Any) -> None:
     """Sets the level (``debug``, ``info``, ``warn``, ``error``), the stream and fields that every line carries (``process="front"``)."""
-    if level.lower() not in LEVELS:
-        raise ValueError(f"unknown log level {level!r}; expected one of {', '.join(sorted(set(LEVELS) - {'warning'}))}")
-    _output.level = LEVELS[level.lower()]
+    _output.level = _number(level)
     _output.stream = stream
     _output.fields = fields
+    _output.gone = False
+
+
+def _number(level: str) -> int:
+    if level.lower() not in LEVELS:
+        raise ValueError(f"unknown log level {level!r}; expected one of {', '.join(sorted(set(LEVELS) - {'warning'}))}")
+    return LEVELS[level.lower()]
+
+
+def share_level() -> None:
+    """From now on ``set_level`` reaches processes that are forked from this one, directly or through others."""
+    if _output.told is None:
+        _output.told = mmap.mmap(-1, 1)
+
+
+def set_level(level: str) -> None:
+    """Another level while the process runs. Raises ``ValueError`` for one that there is not."""
+    _output.level = _number(level)
+    if _output.told is not None:
+        _output.told[0] = _output.level
+
+
+def level() -> str:
+    """The level in effect."""
+    return next(name for name, number in LEVELS.items() if number >= _output.least()) if not _output.gone else "none"
 
 
 def left_out() -> int:
@@ -117,7 +149,7 @@ class Logger:
         self._write(level, message, fields)
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
-        if LEVELS[level] < _output.level:
+        if LEVELS[level] < _output.least():
             return
         stream = _output.stream or sys.stderr
         now = time.time()
@@ -142,7 +174,7 @@ class Logger:
             stream.flush()
         except (BrokenPipeError, ValueError):
             # Whoever read our standard error has gone; logging must not end the service.
-            _output.level = LEVELS["error"] + 1
+            _output.level, _output.gone = LEVELS["error"] + 1, True
         except OSError:
             # A full disk takes no lines, and nothing can be said of it here; it may take them again.
             _output.left_out += 1

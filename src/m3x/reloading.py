@@ -5,13 +5,14 @@ files leaves the earlier in use, with a line in the log; at the start that is an
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from m3x.log import logger
 
-__all__ = ["Reloading"]
+__all__ = ["Reloading", "look_at_all"]
 
 T = TypeVar("T")
 
@@ -39,16 +40,21 @@ class Reloading(Generic[T]):
         self._look_at = time.monotonic() + self._every_s
         self._seen = self._stamps()
         self._current = make()
+        _all.add(self)
 
     def get(self) -> T:
         """What is in use now; the same object while the files are the same."""
         if self._files and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._every_s
-            stamps = self._stamps()
-            if stamps != self._seen:
-                self._seen = stamps
-                self._make_again()
+            self.look()
         return self._current
+
+    def look(self) -> None:
+        """Looks at the files now."""
+        self._look_at = time.monotonic() + self._every_s
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._seen = stamps
+            self._make_again()
 
     def _make_again(self) -> None:
         try:
@@ -60,6 +66,15 @@ class Reloading(Generic[T]):
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in self._files]
+
+
+_all: "weakref.WeakSet[Reloading[Any]]" = weakref.WeakSet()
+
+
+def look_at_all() -> None:
+    """Looks at the files of all of them in this process now."""
+    for one in list(_all):
+        one.look()
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -1,6 +1,7 @@
 """What a service tells the manager that started it: that it is ready, lives, and ends (sd_notify(3), systemd.service(5)).
 
     Type=notify          READY=1 when the service listens, STATUS= what it says of itself, STOPPING=1
+    Type=notify-reload   RELOADING=1 and READY=1 around a reload (also told to a manager that does not wait for it)
     WatchdogSec=30       WATCHDOG=1 twice in that time, from the event loop: one that hangs is killed and started again
 
 Without ``NOTIFY_SOCKET`` in the environment nothing is told and nothing ticks. The variables are taken out of the environment: children
@@ -11,7 +12,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from m3x.log import logger
 
@@ -47,6 +49,18 @@ class ServiceManager:
             await asyncio.gather(beats, return_exceptions=True)
             # After that the manager hears no watchdog any more: the end has its own limit there.
             self._tell("STOPPING=1", "STATUS=ending")
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """The configuration is read again within the context."""
+        if not self._address:
+            yield
+            return
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self._tell("READY=1")
 
     async def _beat(self, status: Callable[[], str]) -> None:
         said = ""

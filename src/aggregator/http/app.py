@@ -10,7 +10,11 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | ``/flow`` | ``{"instanceId", "lanes"}``: the way of the data (``m3x.pages.Lane``) |
 | ``/status/growth`` | ``{"newSeries", "metricNames", "labelNames"}``: which names new series have, the fastest growing first |
 | ``/`` | all of it as a page |
+| ``/-/…`` | ``m3x.live_config`` |
+| ``/debug/…`` | ``m3x.diagnosis`` |
 """
+
+from collections.abc import Sequence
 
 import msgspec
 from starlette.applications import Starlette
@@ -30,8 +34,11 @@ __all__ = ["create_app", "rights"]
 log = logger(__name__)
 
 
-def create_app(source: StatusSource, registry: Registry, metrics_path: str | None = None) -> Starlette:
-    """The application; ``metrics_path``: also serve the Prometheus page there (M3 without an address of its own for it)."""
+def create_app(
+    source: StatusSource, registry: Registry, metrics_path: str | None = None, more: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The application; ``metrics_path``: also serve the Prometheus page there (M3 without an address of its own for it); ``more``: routes
+    that every service has."""
 
     async def health(request: Request) -> Response:
         return _json({"state": "OK"}) if request.method == "GET" else _json(None, 400)
@@ -83,6 +90,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
         Route("/flow", flow),
         Route("/status/growth", growth),
         Route("/", page),
+        *more,
     ]
     if metrics_path is not None:
         routes.insert(0, Route(metrics_path, metrics))
@@ -91,7 +99,7 @@ def create_app(source: StatusSource, registry: Registry, metrics_path: str | Non
 
 def rights(metrics_path: str | None = None) -> RightOf:
     """Which right each call needs (``m3x.access``); ``metrics_path``: as of ``create_app``."""
-    nobodys = {"/health", "/ready", metrics_path}
+    nobodys = {"/health", "/ready", "/-/healthy", "/-/ready", metrics_path}
 
     def right_of(method: str, path: str) -> Right:
         if path.startswith(("/resign", "/debug")) or method not in ("GET", "HEAD", "OPTIONS"):

@@ -70,6 +70,7 @@ class Instance:
         self.serving: Serving | None = None
         """None: no placement that names us has come yet."""
         self._store = store
+        self._config = config
         self._figures = PlacementFigures(
             registry.scope(".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))).tagged(
                 **config.metrics.scope.tags
@@ -80,9 +81,8 @@ class Instance:
         """On the folder of the journals, if there is one and it can be written."""
         self._make = partial(
             Serving,
-            config,
-            self.keys,
-            store,
+            keys=self.keys,
+            store=store,
             workers=workers,
             zygote=zygote,
             listener=listener,
@@ -105,6 +105,12 @@ class Instance:
         self._stopping.set()
         self._news.set()
 
+    def take(self, config: ServiceConfig) -> None:
+        """The configuration has changed, in keys that ``Serving.take`` takes."""
+        self._config = config
+        if self.serving is not None:
+            self.serving.take(config)
+
     async def run(self) -> None:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
@@ -119,7 +125,7 @@ class Instance:
                 group.create_task(self._say_what_is_missing()),
             ]
             if await self._locked() and (seen := await self._named()) is not None:
-                self.serving = self._make(seen, self._topic_shards(seen))
+                self.serving = self._make(self._config, seen=seen, topic_shards=self._topic_shards(seen))
                 await self.serving.run(self._stopping)
             for task in watches:
                 task.cancel()

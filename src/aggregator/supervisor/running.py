@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+
+from starlette.routing import BaseRoute
 
 from aggregator.config import LONGEST_RUN_DIRECTORY, ServiceConfig, instance_memory
 from aggregator.http import create_app, rights
@@ -18,9 +20,12 @@ from m3cluster.kv import KVError, StoreConfig, open_store
 from m3x import kernel_cache, log, process
 from m3x.access import Access, AccessError, exposed
 from m3x.config import ConfigError, Loaded
+from m3x.diagnosis import stacks
+from m3x.diagnosis.routes import debug_routes
 from m3x.endpoints import bound
 from m3x.gate import Gate
 from m3x.instrument import Registry
+from m3x.live_config import Part, Reloads, lifecycle_routes
 from m3x.pages import History
 from m3x.processes import Zygote, run_directory
 from m3x.runtime_figures import show_runtime
@@ -36,12 +41,22 @@ _LARGE_BLOCK = 1 << 16
 
 
 def run(
-    loaded: Loaded[ServiceConfig], instance_id: str, *, workers: int, data_dir: Path | None, is_child: bool = False
+    loaded: Loaded[ServiceConfig],
+    instance_id: str,
+    *,
+    read: Callable[[], Loaded[ServiceConfig]],
+    workers: int,
+    data_dir: Path | None,
+    is_child: bool = False,
 ) -> int:
     """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up.
 
-    ``is_child``: of a process that decides what signals mean, and closes our standard input when it is time to end.
+    ``read`` reads the configuration again, at SIGHUP or ``/-/reload``. ``is_child``: of a process that decides what signals mean, and
+    closes our standard input when it is time to end.
     """
+    stacks.register_service()
+    # Until it is heard; one that is lost so early would have asked for what is read now.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = loaded.value
     log.configure(config.logging.level, **{**config.logging.fields, "process": "supervisor"})
     for path in loaded.meaningless:
@@ -61,12 +76,13 @@ def run(
         config.instance.run_directory, key="instance.runDirectory", prefix="m3agg-", longest=LONGEST_RUN_DIRECTORY
     )
     with directory as run_dir:
-        made = _main(config, store, instance_id, workers, zygote, run_dir, data_dir, is_child, manager)
+        made = _main(config, read, store, instance_id, workers, zygote, run_dir, data_dir, is_child, manager)
         return asyncio.run(made)
 
 
 async def _main(
     config: ServiceConfig,
+    read: Callable[[], Loaded[ServiceConfig]],
     store_options: StoreConfig,
     instance_id: str,
     workers: int,
@@ -97,13 +113,18 @@ async def _main(
                 instance.problems.set("open files", process.few_open_files(), serious=False)
                 history = History(registry, config.metrics.scope.prefix, FIGURES)
                 status = InstanceStatus(instance, Picture(instance, history))
+                scope = registry.scope(".".join(filter(None, (config.metrics.scope.prefix, "config-reload"))))
+                scope = scope.tagged(**config.metrics.scope.tags)
+                reloads = Reloads(config, read, _parts(instance), scope, manager)
+                routes = _routes(instance, status, None if is_child else reloads)
                 async with (
                     history.kept(),
                     zygote,
-                    _servers(config, status, registry),
+                    _servers(config, status, registry, routes),
                     manager.told(lambda: _in_short(status)),
                 ):
-                    return await _until_stopped(instance, is_child)
+                    with contextlib.nullcontext() if is_child else reloads.hearing():
+                        return await _until_stopped(instance, is_child)
         except (TLSError, AccessError, OSError) as error:
             _log.error("cannot start", error=str(error))
             return 1
@@ -113,6 +134,50 @@ async def _main(
             return 1
     finally:
         await store.close()
+
+
+def _parts(instance: Instance) -> list[Part[ServiceConfig]]:
+    """What of the configuration may change while it runs."""
+    return [
+        Part(("logging.level",), lambda loaded: log.set_level(loaded.value.logging.level)),
+        Part(
+            (
+                "runtimeOptions.writeValuesPerMetricLimitPerSecond",
+                "runtimeOptions.writeNewMetricLimitClusterPerSecond",
+                "aggregator.shutdownWaitTimeout",
+                "instance.shutdownTimeout",
+                "instance.handOverTimeout",
+            ),
+            lambda loaded: instance.take(loaded.value),
+        ),
+    ]
+
+
+def _routes(instance: Instance, status: InstanceStatus, reloads: Reloads[ServiceConfig] | None) -> list[BaseRoute]:
+    """Those that every service has; ``reloads`` None: our parent has made the configuration."""
+
+    def processes() -> dict[str, int]:
+        serving = instance.serving
+        return {} if serving is None else {one.name: one.pid for one in (serving.fleet.front, *serving.fleet.workers)}
+
+    def state() -> dict[str, object]:
+        return {
+            "instanceId": status.instance_id,
+            "electionState": status.election_state(),
+            "canLead": status.can_lead(),
+            "readiness": status.readiness(),
+            "facts": dict(status.facts()),
+            "lists": status.lists(),
+            "shards": status.shards(),
+            "needsRestart": [] if reloads is None else reloads.needs_restart,
+        }
+
+    return [
+        *lifecycle_routes(
+            "m3aggregator", None if reloads is None else reloads.reload, lambda: status.readiness().reasons
+        ),
+        *debug_routes("supervisor", processes, state),
+    ]
 
 
 def _in_short(status: InstanceStatus) -> str:
@@ -179,7 +244,9 @@ async def _end_of_input(then: Callable[[], None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _servers(config: ServiceConfig, status: InstanceStatus, registry: Registry) -> AsyncIterator[None]:
+async def _servers(
+    config: ServiceConfig, status: InstanceStatus, registry: Registry, routes: Sequence[BaseRoute]
+) -> AsyncIterator[None]:
     """The HTTP servers: status, and metrics where they have an address of their own."""
     prometheus = config.metrics.prometheus
     own = prometheus is not None and bool(prometheus.listen_address)
@@ -188,7 +255,7 @@ async def _servers(config: ServiceConfig, status: InstanceStatus, registry: Regi
         named = config.metrics.scope
         scope = registry.scope(".".join(filter(None, (named.prefix, "http")))).tagged(**named.tags)
         gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
-        app = Access(config.security, scope).guarding(create_app(status, registry, path), rights(path))
+        app = Access(config.security, scope).guarding(create_app(status, registry, path, routes), rights(path))
         for warning in exposed(config.security, config.http.listen_address, "http.listenAddress"):
             _log.warning(warning)
         await stack.enter_async_context(serve(app, config.http.listen_address, gate))

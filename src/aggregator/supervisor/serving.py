@@ -265,6 +265,11 @@ class Serving:
     def _limits_changed(self) -> None:
         self.fleet.broadcast(self._runtime_options())
 
+    def take(self, config: ServiceConfig) -> None:
+        """The configuration has changed, in keys that are looked at while it runs (``running``: ``_parts``)."""
+        self.config = config
+        self._limits.configure(config)
+
     def _runtime_options(self) -> ipc.RuntimeOptions:
         return self._limits.options(self.view.placement)
 

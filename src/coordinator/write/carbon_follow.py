@@ -36,6 +36,17 @@ class CarbonRules:
         fate = "lines wait" if self._waits else "the rules stay as they were for the namespaces before"
         return [f"carbon: {self._fault or 'the namespaces are not known yet'}; {fate}", *self._warnings]
 
+    def take(self, config: CoordinatorConfig, places: Places, namespaces: Sequence[Namespace]) -> None:
+        """The file has other rules. Raises ``ValueError`` if they do not go with the namespaces, and changes nothing then."""
+        if not self._waits:
+            try:
+                rules_in(config, namespaces)
+            except CarbonRulesError as error:
+                raise ValueError(str(error)) from error
+        self._config, self._places = config, places
+        if not self._waits:
+            self.put(namespaces)
+
     def put(self, namespaces: Sequence[Namespace]) -> None:
         """These are the namespaces now. Rules that cannot work with them change nothing."""
         try:

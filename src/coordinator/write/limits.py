@@ -107,6 +107,15 @@ class _Account:
         self.whole = not (limits.labels or limits.name_bytes or limits.value_bytes)
         """Whether labels need not be looked at."""
 
+    def take(self, limits: Limits, now_s: float) -> None:
+        """Other limits from now on. A tenant whose number of active series is another one is counted anew, and has all of its burst where
+        there was no rate."""
+        before, self.limits = self.limits, limits
+        if limits.active_series != before.active_series:
+            self.active = ActiveSeries(limits.active_series, now_s) if limits.active_series else None
+        self._left = min(self._left, float(limits.burst)) if before.samples_per_second else float(limits.burst)
+        self.whole = not (limits.labels or limits.name_bytes or limits.value_bytes)
+
     def count(self, name: str, reason: str, number: int = 1) -> None:
         """A counter grows."""
         self._scope.tagged(reason=reason).count(name, number)
@@ -242,6 +251,12 @@ class Limiter:
         self._accounts: dict[str, _Account] = {}
         self._names: set[str] = set()
         """Those that counters have: never more than there may be accounts, though accounts are forgotten."""
+
+    def take(self, config: WriteLimitsConfig) -> None:
+        """The configuration has changed; requests in hand are judged by it as well."""
+        self._config = config
+        for account in self._accounts.values():
+            account.take(Limits.of(config, account.name).shared(self._processes), self._clock())
 
     def visit(self, headers: Mapping[str, str]) -> Visit:
         """Of a request with these headers."""

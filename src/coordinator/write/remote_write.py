@@ -126,6 +126,10 @@ class RemoteWriter:
             Encoder(cache, sink.largest_message, sink.largest_batch, door) if sink is not None else Encoder(cache)
         )
 
+    def set_limiter(self, limiter: Limiter | None) -> None:
+        """Judges requests from now on; None: nothing does."""
+        self._limiter = limiter
+
     async def handle(self, request: Request, way: WayIn | None = None) -> Response:
         """Answers one HTTP request. ``way``: which way it came; None: by remote write."""
         with self._bodies.request() as held:

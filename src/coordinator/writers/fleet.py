@@ -145,6 +145,23 @@ class Fleet:
             member.child.kill()
             await member.child.ended(_END_S)
 
+    async def take(self, config: CoordinatorConfig, places: Places) -> None:
+        """The configuration has changed: those that run take it now, others when they start. Raises ``ValueError`` if one does not."""
+        self._config, self._places = config, places
+        write_configuration(self._run_dir, config, places)
+        running = [(member, member.link) for member in self.members if member.link is not None]
+        answers = await asyncio.gather(
+            *(link.ask(told.CONFIGURATION, timeout_s=_PATIENCE_S) for _, link in running), return_exceptions=True
+        )
+        # One that has ended meanwhile takes it when it is started again.
+        silent = [
+            member.name
+            for (member, link), answer in zip(running, answers, strict=True)
+            if isinstance(answer, BaseException) and member.link is link
+        ]
+        if silent:
+            raise ValueError(f"{', '.join(silent)} did not take it: reload again")
+
     # --- incarnations
 
     def _prepare(self, index: int, epoch: int) -> Launch:
@@ -274,6 +291,10 @@ class Fleet:
     def grown(self) -> list[Grown]:
         """What each of them says of new series."""
         return [member.state.grown for member in self.members]
+
+    def pids(self) -> dict[str, int]:
+        """Of each by its name; 0: it does not run."""
+        return {member.name: member.child.pid for member in self.members}
 
     def pages(self) -> list[Pages]:
         """What each of them remembers."""

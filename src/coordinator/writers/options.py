@@ -12,7 +12,14 @@ from coordinator.writers.told import WorkerOptions
 from m3x.config import Places
 from m3x.endpoints import UNIX
 
-__all__ = ["LONGEST_RUN_DIRECTORY", "Sockets", "read", "write_configuration", "write_options"]
+__all__ = [
+    "LONGEST_RUN_DIRECTORY",
+    "Sockets",
+    "read",
+    "read_configuration",
+    "write_configuration",
+    "write_options",
+]
 
 LONGEST_RUN_DIRECTORY = 80
 """Names of sockets are short."""
@@ -41,7 +48,15 @@ class Sockets(NamedTuple):
 
 def write_configuration(run_dir: Path, config: CoordinatorConfig, places: Places) -> None:
     """For all of them. Raises ``OSError``."""
-    (run_dir / _CONFIGURATION).write_bytes(pickle.dumps((config, places)))
+    new = run_dir / f"{_CONFIGURATION}.new"
+    new.write_bytes(pickle.dumps((config, places)))
+    new.replace(run_dir / _CONFIGURATION)
+
+
+def read_configuration(run_dir: Path) -> tuple[CoordinatorConfig, Places]:
+    """As it was written last. Raises ``OSError``."""
+    config, places = pickle.loads((run_dir / _CONFIGURATION).read_bytes())
+    return config, places
 
 
 def write_options(options: WorkerOptions) -> Path:
@@ -53,5 +68,5 @@ def write_options(options: WorkerOptions) -> Path:
 
 def read(path: Path) -> tuple[CoordinatorConfig, Places, WorkerOptions]:
     """Both files. Raises ``OSError``."""
-    config, places = pickle.loads((path.parent / _CONFIGURATION).read_bytes())
+    config, places = read_configuration(path.parent)
     return config, places, msgspec.json.decode(path.read_bytes(), type=WorkerOptions)

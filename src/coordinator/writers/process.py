@@ -27,7 +27,7 @@ from coordinator.writers.board import Board, Place
 from coordinator.writers.direct import HandedStore
 from coordinator.writers.handing import Handing, handed_over
 from coordinator.writers.link import Link, LinkError
-from coordinator.writers.options import Sockets, read
+from coordinator.writers.options import Sockets, read, read_configuration
 from coordinator.writers.passing import Passing
 from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
@@ -159,6 +159,7 @@ class WriteProcess(Writing):
                 told.STATE: self._answer_state,
                 told.NAMESPACES: self._told_namespaces,
                 told.SERIES: self._answer_series,
+                told.CONFIGURATION: self._configured,
                 told.END: self._end,
             },
         )
@@ -207,6 +208,10 @@ class WriteProcess(Writing):
     async def _answer_series(self, body: bytes) -> bytes:
         assert self._remembered is not None
         return msgspec.msgpack.encode(self._remembered.page(int(body)))
+
+    async def _configured(self, _: bytes) -> bytes:
+        self.take(*read_configuration(Path(self._options.run_dir)))
+        return b""
 
     async def _end(self, _: bytes) -> bytes:
         self.stop.set()

@@ -7,13 +7,14 @@ from coordinator.write import Grown
 from m3x.instrument import Report
 
 __all__ = [
+    "CONFIGURATION",
     "DIRECT", "END", "HELLO", "NAMESPACES", "SERIES", "STATE", "DirectAnswer", "Hello", "State", "Stored", "ToldNamespaces",
     "WorkerOptions",
 ]  # fmt: skip
 
 HELLO, STATE, DIRECT = "hello", "state", "direct"
 """Calls of a write process; the main process asks for a state, too."""
-NAMESPACES, SERIES, END = "namespaces", "series", "end"
+NAMESPACES, SERIES, CONFIGURATION, END = "namespaces", "series", "configuration", "end"
 """Calls of the main process."""
 
 

@@ -6,6 +6,7 @@ first problem, and names places in the files as they are written.
 
 Open ``loading`` first. ``kinds`` has what a section is made of, ``document`` reads one file, ``scalars`` says what a plain text means in
 it, ``merging`` and ``environment`` make one tree of several files, ``building`` makes sections of it, ``places`` has lines and problems.
+``changes`` says what two configurations differ in.
 Imports nothing of the project but ``m3x.golang``.
 """
 

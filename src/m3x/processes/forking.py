@@ -30,6 +30,7 @@ from typing import NoReturn
 import msgspec
 
 from m3x import log, process
+from m3x.diagnosis import stacks
 
 __all__ = ["FIRST_FILE", "GO", "Order", "command_line", "load", "serve"]
 
@@ -69,7 +70,7 @@ def serve(link: socket.socket, parent: int, preload: str) -> NoReturn:
     code = 1
     try:
         process.die_with_parent(parent)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # Whoever ends the service by signals to all of its processes means the service, which ends its children in order.
             signal.signal(number, signal.SIG_IGN)
         with open(os.devnull) as nothing:
@@ -132,6 +133,7 @@ def _become(order: Order, files: list[int]) -> NoReturn:
     if not wanted:
         os._exit(1)
     channel = _place(files[1:], channel)
+    stacks.register_child()
     process.set_command_line(command_line(order.module, order.arguments))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from m3x import process
-from m3x.log import logger
+from m3x.log import logger, share_level
 from m3x.processes import forking
 from m3x.processes.restarts import Restarts
 from m3x.processes.running import Running
@@ -82,6 +82,7 @@ class Zygote:
 
     def fork(self) -> None:
         """Loads everything into this process, and forks the first zygote from it, unless this process has several threads already."""
+        share_level()
         forking.load(self._preload)
         if (threads := process.threads()) > 1:
             log.warning("this process has threads already: it shares no memory with its children", threads=threads)

@@ -25,7 +25,7 @@ async def test_a_child_is_as_if_it_had_been_started_alone(zygote: Zygote, tmp_pa
     assert await running.wait() == 0
 
 
-async def test_a_child_has_no_descriptors_but_those_that_it_is_given_and_its_channel(
+async def test_a_child_has_no_descriptors_but_those_that_it_is_given_its_channel_and_its_stacks(
     zygote: Zygote, tmp_path: Path
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -34,8 +34,10 @@ async def test_a_child_has_no_descriptors_but_those_that_it_is_given_and_its_cha
         names = [os.readlink(f"/proc/self/fd/{number}") for number in given]
         running = await zygote.spawn(CHILD, [str(tmp_path / "it"), "stay"], given)
         found = await told(tmp_path / "it")
-        assert list(found["files"]) == ["0", "1", "2", "3", "4", "5"]
+        assert list(found["files"]) == ["0", "1", "2", "3", "4", "5", "6"]
         assert [found["files"][number] for number in "034"] == ["/dev/null", *names]
+        # For its stacks.
+        assert found["files"]["6"].startswith("/memfd:m3-stacks")
     running.signal(signal.SIGKILL)
     assert await running.wait() == -signal.SIGKILL
 

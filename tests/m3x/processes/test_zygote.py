@@ -54,7 +54,7 @@ async def test_a_zygote_that_dies_has_a_successor_at_once_that_has_everything_lo
         second = await spawned(zygote, tmp_path / f"{turn}")
         found = await told(tmp_path / f"{turn}")
         assert (found["loaded_by"], found["parent"]) == (loader, os.getpid())
-        assert list(found["files"]) == ["0", "1", "2", "3"]
+        assert list(found["files"]) == ["0", "1", "2", "3", "4"]
         await ended(second)
     assert alive(first.pid)
     await ended(first)
@@ -231,7 +231,7 @@ def test_forked_from_the_service_it_shares_the_memory_of_the_service(service: Pr
         assert len(os.listdir(f"/proc/{zygote}/task")) == 1
         # What it has handed on it closes a moment later.
         wait_until("the link alone", lambda of=zygote: len(os.listdir(f"/proc/{of}/fd")) == 4)
-    assert list(a["files"]) == ["0", "1", "2", "3"]
+    assert list(a["files"]) == ["0", "1", "2", "3", "4"]
     assert {a["parent"], found(tmp_path, "b-1")["parent"]} == {service.pid}
 
 
