@@ -77,12 +77,11 @@ def test_names_labels_and_types_of_m3s_dashboards(stack: Stack) -> None:
     until(stack, RESIGNED, stack.traffic)
     labels = labels_of(stack)
     wanted = {row.name: set(row.labels) for row in rows() if row.test == HERE} | LABELS
-    lacking = {
-        name: needed - found
-        for name, needed in wanted.items()
-        if (found := set().union(*(have for one, have in labels.items() if pattern(name).fullmatch(one))))
-        and needed - found
-    }
+    lacking = {}
+    for name, needed in wanted.items():
+        found = set().union(*(have for one, have in labels.items() if pattern(name).fullmatch(one)))
+        if needed - found:
+            lacking[name] = needed - found
     assert not lacking
     shown = {name for name, test in own().items() if test == HERE}
     assert not shown - labels.keys()
