@@ -90,7 +90,7 @@ async def _first_byte(connection: socket.socket) -> bytes:
 
 
 class Accepting:
-    """Takes the connections of ``listener`` through a gate until it is closed; run ``run``, which ends with cancelling."""
+    """Takes the connections of ``listener`` through a gate, from ``start`` to ``close``."""
 
     def __init__(self, listener: socket.socket, factory: Factory, gate: Gate, backlog: int = 1024) -> None:
         listener.setblocking(False)
@@ -98,9 +98,20 @@ class Accepting:
         self._listener = listener
         self._factory = factory
         self._gate = gate
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Until it is cancelled; connections that are open stay so."""
+    def start(self, name: str) -> None:
+        """Takes connections from now on; ``name``: of its task."""
+        self._task = asyncio.create_task(self._run(), name=name)
+
+    async def close(self) -> None:
+        """Takes no more; connections that are open stay so."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._listener.close()
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         opening: set[asyncio.Task[Any]] = set()
         try:
@@ -115,7 +126,6 @@ class Accepting:
                 opening.add(task)
                 task.add_done_callback(opening.discard)
         finally:
-            self._listener.close()
             for task in opening:
                 task.cancel()
             await asyncio.gather(*opening, return_exceptions=True)

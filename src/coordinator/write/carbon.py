@@ -7,6 +7,7 @@ the senders back.
 
 import asyncio
 import contextlib
+import functools
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,9 +32,11 @@ from coordinator.write.sink import MessageSink, RefusedError
 from m3metrics.errors import IdError
 from m3metrics.ids import encode_tags
 from m3metrics.policy import StoragePolicy
+from m3x.endpoints import accepted_from, bound
+from m3x.gate import Accepting, Gate
 from m3x.instrument import Scope
 from m3x.log import logger
-from m3x.tls import ServerTLS
+from m3x.tls import TLS_BYTE, Refusal, ServerTLS
 
 MAX_LINE_BYTES = 256 << 10
 CONTEXT = 1
@@ -54,7 +57,6 @@ _Direct = dict[StoragePolicy, list[_DirectSample]]
 """Samples of lines (numbered over those that could be read) for storage."""
 
 _READ_BYTES = 64 << 10
-_HANDSHAKE_S = 10.0
 _SHOWN_BYTES = 200
 """Of a line, in the log."""
 _LINES = 4096
@@ -337,28 +339,36 @@ class CarbonServer:
     @contextlib.asynccontextmanager
     async def serve(self, host: str, port: int, tls: ServerTLS | None = None) -> AsyncIterator[int]:
         """Listens until the context ends; yields the bound port. Raises ``OSError`` naming the address."""
-        context, timeout_s = (None, None) if tls is None else (tls.context(), _HANDSHAKE_S)
-        try:
-            server = await asyncio.start_server(
-                self._connected, host, port, limit=_READ_BYTES, ssl=context, ssl_handshake_timeout=timeout_s
+        gate = Gate("carbon", self._scope, tls)
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(
+                asyncio.StreamReader(_READ_BYTES, loop), functools.partial(self._connected, gate), loop
             )
-        except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {host}:{port} for carbon: {error.strerror}") from error
+
         try:
-            yield server.sockets[0].getsockname()[1]
+            listener = bound(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} (carbon)") from error
+        own_port: int = listener.getsockname()[1]
+        accepting = Accepting(listener, protocol, gate)
+        accepting.start("carbon listener")
+        try:
+            yield own_port
         finally:
-            server.close()
+            await accepting.close()
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         self._scope.gauge("connections", len(self._connections))
         try:
-            await self._read(reader)
+            await self._read(reader, gate, writer)
         except (ConnectionError, ssl.SSLError, asyncio.CancelledError):
             # The sender has gone or sends no TLS any more, or we are ending: either way only this connection is over.
             log.debug("carbon connection ended early")
@@ -367,10 +377,14 @@ class CarbonServer:
             self._scope.gauge("connections", len(self._connections))
             writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, gate: Gate, writer: asyncio.StreamWriter) -> None:
         rest = b""
-        skipping = False
+        skipping = begun = False
         while data := await reader.read(_READ_BYTES):
+            if not begun and gate.tls is None and data[0] == TLS_BYTE:
+                gate.refused(Refusal.TLS_ON_PLAIN_PORT, accepted_from(writer.get_extra_info("peername")))
+                return
+            begun = True
             if skipping:
                 _, newline, data = data.partition(b"\n")
                 if not newline:

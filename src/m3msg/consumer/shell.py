@@ -56,7 +56,7 @@ class ConsumerServer:
         self._handler = handler
         self._keep_alive_s = keep_alive_ns // 1_000_000_000
         self._server: asyncio.Server | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting: Accepting | None = None
         """Takes connections where there is TLS."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -72,8 +72,8 @@ class ConsumerServer:
         if self.gate.tls is None:
             self._server = await loop.create_server(lambda: _Connection(self), sock=listener, backlog=_BACKLOG)
         else:
-            accepting = Accepting(listener, lambda: _Connection(self), self.gate, _BACKLOG)
-            self._accepting = asyncio.create_task(accepting.run(), name=f"m3msg listener {self.endpoint}")
+            self._accepting = Accepting(listener, lambda: _Connection(self), self.gate, _BACKLOG)
+            self._accepting.start(f"m3msg listener {self.endpoint}")
         started = loop.create_future()
         self._runner = asyncio.create_task(self._run(started), name=f"m3msg server {self.endpoint}")
         await started
@@ -98,8 +98,7 @@ class ConsumerServer:
         if self._server is not None:
             self._server.close()
         if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+            await self._accepting.close()
         for connection in list(self.connections):
             connection.stop_reading()
         if self._tasks:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab.certificates import Authority
 from lab.waiting import until
+from tests.strangers import LISTENERS, STRANGERS, Certificates, trusting
 
 from coordinator.config.carbon import AggregationConfig, CarbonIngesterConfig, CarbonPolicyConfig, CarbonRuleConfig
 from coordinator.config.cluster import Namespace
@@ -29,6 +30,7 @@ from coordinator.write.carbon_rules import CarbonRulesError, clean_path, compile
 from coordinator.write.direct import DirectWriteError, RefusedSample
 from m3metrics.ids import decode_tags
 from m3metrics.policy import StoragePolicy
+from m3x import tls as tls_module
 from m3x.config import Duration
 from m3x.instrument import Registry
 from m3x.tls import ServerTLS, ServerTLSConfig
@@ -487,3 +489,43 @@ async def test_lines_over_tls(
 def test_permissive_tls_is_refused() -> None:
     with pytest.raises(ValueError, match="disabled or enforced"):
         CarbonIngesterConfig(tls=ServerTLSConfig(mode="permissive", cert_file="c", key_file="k"))
+
+
+@pytest.mark.parametrize("listener", LISTENERS, ids=str)
+async def test_strangers_are_named_and_harm_nobody(
+    listener: dict[str, bool] | None,
+    make_ingester: Callable[..., CarbonIngester],
+    sink: Any,
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    certificates = Certificates(tmp_path)
+    tls, context = None, None
+    if listener is not None:
+        tls = ServerTLS(certificates.config(**listener))
+        context = trusting(certificates.authority, certificates.client)
+        if listener.get("expired"):
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    server = CarbonServer(make_ingester(), registry.scope("carbon"))
+    async with server.serve("127.0.0.1", 0, tls) as port:
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname=None if context is None else "localhost"
+        )
+        for number, stranger in enumerate([one for one in STRANGERS if one.listener == listener], 1):
+            tls_module._log._limits.clear()
+            capsys.readouterr()
+            reason = stranger.refusal.value
+            before = registry.counter("carbon_upgrade_to_tls_errors", reason=reason)
+            await asyncio.to_thread(stranger.come, certificates, port)
+            await until(
+                lambda reason=reason, n=before + 1: registry.counter("carbon_upgrade_to_tls_errors", reason=reason) == n
+            )
+            said = [line for line in capsys.readouterr().err.splitlines() if "connection refused" in line]
+            assert len(said) == 1
+            assert f"carbon: connection refused: {stranger.refusal.text}" in said[0]
+            writer.write(b"a.b 1 1700000000\n")
+            await until(lambda n=number: len(sink.metrics) == n)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
