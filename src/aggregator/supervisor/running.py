@@ -95,6 +95,10 @@ async def _main(
     registry = Registry()
     show_runtime(registry, config.metrics.scope.prefix)
     show_m3_names(registry, config.metrics.scope.prefix)
+    early: list[str] = []
+    """Signals of before the instance runs, which is seen over HTTP by then."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _ignored if is_child else early.append, number.name)
     try:
         store = await open_store(store_options)
     except KVError as error:
@@ -124,7 +128,7 @@ async def _main(
                     manager.told(lambda: _in_short(status)),
                 ):
                     with contextlib.nullcontext() if is_child else reloads.hearing():
-                        return await _until_stopped(instance, is_child)
+                        return await _until_stopped(instance, is_child, early)
         except (TLSError, AccessError, OSError) as error:
             _log.error("cannot start", error=str(error))
             return 1
@@ -194,8 +198,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _until_stopped(instance: Instance, is_child: bool) -> int:
-    """Runs the instance; the first signal stops it, the second ends it at once. A child hears its standard input only."""
+async def _until_stopped(instance: Instance, is_child: bool, early: Sequence[str]) -> int:
+    """Runs the instance; the first signal stops it, the second ends it at once; ``early``: those that have come. A child hears its
+    standard input only."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(instance.run(), name="instance")
     signals = 0
@@ -212,6 +217,8 @@ async def _until_stopped(instance: Instance, is_child: bool) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _ignored if is_child else on_signal, number.name)
+    for name in early:
+        on_signal(name)
     told = asyncio.create_task(_end_of_input(lambda: on_signal("end of input"))) if is_child else None
     try:
         await running
