@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine.ingest.entries import apply_stage, create_entry, probe, refuse_stage
+from aggregator.engine.ingest.entries import apply_stage, create_entry, is_entry, probe, refuse_stage
 from aggregator.engine.ingest.forwarded import (
     active_stage,
     add_forwarded,
@@ -244,7 +244,7 @@ def _find_metadata(t, address, size, key):
 def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     """Applies the decoded message ``rows[i]``; returns ``DONE`` or what is needed first (nothing has been changed then).
 
-    ``hints[i]`` (HINT): ``half``, ``row`` and ``key`` are told, ``entry`` is set. ``scratch``: one double.
+    ``hints[i]`` (HINT): ``half``, ``row``, ``found`` and ``key`` are told, ``entry`` is set. ``scratch``: one double.
     """
     row = rows[i]
     hints[i].entry = layout.NO_ENTRY
@@ -261,15 +261,8 @@ def apply_row(t, buf, rows, i, hints, scratch, now_ns, call):
     address = base(buf) + np.uint64(id_at)
     half = hints[i].half
     at = hints[i].row
-    if at >= 0:
-        e = v.entries(t)[at]
-        if not (
-            np.int64(e.id_size) == id_size
-            and np.int64(e.category) == category
-            and np.int64(e.metric_type) == metric_type
-            and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, id_size)
-        ):
-            at = np.int64(-1)
+    if at >= 0 and hints[i].found == 0 and not is_entry(t, at, category, metric_type, address, id_size):
+        at = np.int64(-1)
     if at < 0:
         at = probe(t, half, category, metric_type, address, id_size)
     if at >= 0 and v.head(t).repeats != 0 and take_repeat(t, buf, row, at, hints[i].key):

@@ -32,6 +32,19 @@ def key_hash(address, size, category, metric_type):
 
 
 @njit(cache=True, nogil=True)
+def is_entry(t, row, category, metric_type, address, size):
+    """Whether entry ``row`` is a live one with that key; ``address`` and ``size``: the id's bytes."""
+    e = v.entries(t)[row]
+    return (
+        np.int64(e.id_size) == size
+        and np.int64(e.category) == category
+        and np.int64(e.metric_type) == metric_type
+        and e.state == layout.ENTRY_LIVE
+        and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, size)
+    )
+
+
+@njit(cache=True, nogil=True)
 def probe(t, half, category, metric_type, address, size):
     """Row of the entry with that key, or -1. ``half``: its ``key_hash`` (uint64); ``address``: the id's bytes."""
     words = v.entry_index(t)
@@ -43,13 +56,7 @@ def probe(t, half, category, metric_type, address, size):
             return np.int64(-1)
         if word >> _32 == half:
             row = np.int64(word & _LOW) - 1
-            e = v.entries(t)[row]
-            if (
-                np.int64(e.id_size) == size
-                and e.category == category
-                and e.metric_type == metric_type
-                and bytes_equal(base(v.ids(t)) + np.uint64(e.id_at), address, size)
-            ):
+            if is_entry(t, row, category, metric_type, address, size):
                 return row
         at = (at + 1) & mask
 

@@ -3,11 +3,16 @@
 
 Blocks of ``BLOCK`` messages go through four passes, so that what one message waits for from memory overlaps with the work on others:
 
-1. find frames, write their acks, decode, hash the keys, ask for the index words;
-2. look for the entry's row in the index, ask for the entry;
+1. find frames, write their acks, decode, try whether the entry is the one behind that of the message before, else hash the key and ask for
+   the index word;
+2. look for the entries' rows that are not found yet in the index, ask for the entries;
 3. ask for the id's bytes, for the record of the window that the value will most likely fall into, and for what tells a repeat;
-4. compare the key in full and apply (``apply``), one message after another, in order;
+4. compare the key in full, if it has not been, and apply (``apply``), one message after another, in order;
 5. write what was applied, if that is wanted (``shorthand``).
+
+Senders have their series in some order and keep to it, and entries are made in the order in which they come first. So a message is most
+often of the entry behind the last one. Where it is not, the index is asked at once, up to ``_RESTARTS`` times in a block: then there is no
+order.
 
 Pass 4 leaves the kernel where Python has to help (``NEED_*``); ``PROGRESS`` says where to go on.
 """
@@ -17,7 +22,7 @@ from numba import njit
 
 from aggregator.engine import reasons as why
 from aggregator.engine.ingest.apply import DONE, apply_row, refuse
-from aggregator.engine.ingest.entries import key_hash
+from aggregator.engine.ingest.entries import is_entry, key_hash, probe
 from aggregator.engine.ingest.forwarded import category_of
 from aggregator.engine.ingest.repeats import ask_for_repeat, expect_once_more, message_key
 from aggregator.engine.ingest.shorthand import write_rows
@@ -34,6 +39,7 @@ BLOCK = 256
 MAX_FRAME = (1 << 32) - 1
 """The front has checked the size of every frame."""
 MAX_ACK_FRAME = 1 << 20
+_RESTARTS = 4
 
 _32 = np.uint64(32)
 _64 = np.uint64(64)
@@ -65,25 +71,44 @@ def _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes):
 
 
 @njit(cache=True, nogil=True)
-def _look_ahead(t, buf, frames, rows, hints, n, now_ns):
-    """Passes 1 (from decoding on) to 3."""
+def _look_ahead(t, buf, frames, rows, hints, n, last):
+    """Passes 1 (from decoding on) to 3; ``last``: row of the entry of the message before, -1: not known."""
     words = v.entry_index(t)
     mask = v.head(t).index_mask
+    expected = last + 1
+    restarts = 0
     for i in range(n):
         f = frames[i]
         start = np.int64(f.value_at)
         hints[i].key = message_key(f.shard, f.id, hints[i].key)
         hints[i].entry = layout.NO_ENTRY
+        hints[i].row = np.int64(-1)
+        hints[i].found = np.uint64(0)
         if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
             row = rows[i]
             category = category_of(np.int64(row.payload))
-            half = key_hash(base(buf) + np.uint64(row.id_at), np.uint64(row.id_size), category, row.metric_type)
-            hints[i].half = half
-            prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
+            metric_type = np.int64(row.metric_type)
+            address = base(buf) + np.uint64(row.id_at)
+            size = np.int64(row.id_size)
+            at = np.int64(-1)
+            if 0 <= expected < v.head(t).entries and is_entry(t, expected, category, metric_type, address, size):
+                at = expected
+            else:
+                half = key_hash(address, np.uint64(size), category, row.metric_type)
+                hints[i].half = half
+                if restarts < _RESTARTS:
+                    restarts += 1
+                    at = probe(t, half, category, metric_type, address, size)
+                if at < 0:
+                    expected = np.int64(-1)
+                    prefetch(base(words) + np.uint64((np.int64(half) & mask) << 3))
+            if at >= 0:
+                hints[i].row = at
+                hints[i].found = np.uint64(1)
+                expected = at + 1
     table = v.entries(t)
     for i in range(n):
-        hints[i].row = np.int64(-1)
-        if rows[i].status == ROW_OK:
+        if rows[i].status == ROW_OK and hints[i].found == 0:
             half = hints[i].half
             at = np.int64(half) & mask
             word = words[at]
@@ -140,11 +165,12 @@ def ingest(t, buf, ends, hosts, at, frames, rows, hints, scratch, acks, ack_size
         if progress.written >= 0:
             progress.written = write_rows(buf, rows, hints, n, now_ns, written, progress.written)
         progress.row = 0
+        last = hints[n - 1].entry >> 1 if n > 0 and hints[n - 1].entry >= 0 else np.int64(-1)
         n = _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes)
         progress.rows = n
         if n == 0:
             return DONE
-        _look_ahead(t, buf, frames, rows, hints, n, now_ns)
+        _look_ahead(t, buf, frames, rows, hints, n, last)
 
 
 @njit(cache=True, nogil=True)
@@ -156,4 +182,5 @@ def ingest_one(t, buf, rows, hints, scratch, now_ns, call):
         address = base(buf) + np.uint64(row.id_at)
         hints[0].half = key_hash(address, np.uint64(row.id_size), category, row.metric_type)
         hints[0].row = np.int64(-1)
+        hints[0].found = np.uint64(0)
     return apply_row(t, buf, rows, 0, hints, scratch, now_ns, call)

@@ -153,6 +153,7 @@ def _read_row(buf, at, end, rows, hints, i, now_ns):
             return np.int64(-1)
         hint.entry = np.int64(_SKIP) if form & AGAIN else np.int64(layout.NO_ENTRY)
         hint.row = np.int64(-1)
+        hint.found = np.uint64(0)
         if decode_metric(buf, at, at + size, rows, i) == ROW_OK:
             address = base(buf) + np.uint64(row.id_at)
             category = category_of(np.int64(row.payload))

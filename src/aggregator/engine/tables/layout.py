@@ -419,7 +419,7 @@ NO_ENTRY = -1
 REPEATED = -2
 HINT = np.dtype(
     [
-        ("half", np.uint64),  # hash of the key of its entry
+        ("half", np.uint64),  # hash of the key of its entry; it may lack where that is ``found``
         ("row", np.int64),  # of the entry that is probably its; -1: unknown
         (
             "entry",
@@ -427,6 +427,7 @@ HINT = np.dtype(
         ),  # NO_ENTRY, or 2 · row of the entry it was applied to, + 1 where its metadata was known; REPEATED - row: it came again
         ("key", np.uint32),  # hash of the message's shard, id and host
         ("number", np.uint32),  # while replaying: of the entry in the journal
+        ("found", np.uint64),  # 1: the entry is its, the id has been compared
     ]
 )
 """Of a message."""
