@@ -99,7 +99,7 @@ def _read_table(data: bytes) -> Any:
     assert [table.id(int(number)) for number in numbers] == pieces
     assert len(table) == len(set(pieces))
     types.note(table, numbers, buf, (at, size), (np.zeros_like(at), np.full_like(size, len(_TYPE))))
-    assert types.of(table)[numbers].tolist() == [2] * len(pieces)
+    assert types.of(table).types[numbers].tolist() == [2] * len(pieces)
 
 
 def _read_answer(data: bytes) -> Any:

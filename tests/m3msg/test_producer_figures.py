@@ -79,7 +79,10 @@ class Three:
 
     async def moved(self, *names: str) -> None:
         """Returns when each of them is shown other than 0."""
-        await until(lambda: not (set(names) - self._shown()), 60)
+        try:
+            await until(lambda: set(names) <= self._shown(), 60)
+        except TimeoutError:
+            raise TimeoutError(f"still 0 or not there: {sorted(set(names) - self._shown())}") from None
 
     def _shown(self) -> set[str]:
         lines = "".join(registry.render().decode() for registry in self.registries).splitlines()

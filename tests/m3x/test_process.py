@@ -1,7 +1,5 @@
 """What a process says of itself and asks of Linux."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,19 +32,26 @@ def test_numpy_starts_no_threads() -> None:
 
 
 def test_memory_that_is_shared_is_counted_in_part() -> None:
-    before = process.proportional_bytes()
-    ballast = bytearray(os.urandom(32 << 20))
-    alone = process.proportional_bytes()
-    assert alone - before > 30 << 20
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
-    try:
-        assert process.proportional_bytes() < alone - (12 << 20)
-        assert process.resident_bytes() > len(ballast)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    # In a process of its own, in which nobody else takes memory or gives it back.
+    said = run("""
+import os, signal
+from m3x import process
+before = process.proportional_bytes()
+ballast = bytearray(os.urandom(32 << 20))
+alone = process.proportional_bytes()
+assert alone - before > 30 << 20, (before, alone)
+pid = os.fork()
+if pid == 0:
+    signal.pause()
+try:
+    assert process.proportional_bytes() < alone - (12 << 20)
+    assert process.resident_bytes() > len(ballast)
+finally:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+print("right")
+""")
+    assert said == "right\n"
 
 
 def test_large_blocks_go_back_to_the_system_whatever_lies_between_them() -> None:

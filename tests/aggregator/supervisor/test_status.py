@@ -4,11 +4,14 @@ from pathlib import Path
 
 from aggregator.config import kv_keys, load_config
 from aggregator.http import Readiness
+from aggregator.supervisor.picture import FIGURES, Picture
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.placement.model import Instance, Placement
+from m3x.instrument import Registry
+from m3x.pages import History, Stage
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,20 +32,24 @@ class Waiting:
         return self.trouble
 
 
+def shown(instance: Waiting) -> InstanceStatus:
+    return InstanceStatus(instance, Picture(instance, History(Registry(), "m3aggregator", FIGURES)))
+
+
 def test_until_a_placement_was_read_it_is_not_ready() -> None:
-    assert InstanceStatus(Waiting()).readiness() == Readiness(False, ["the placement has not been read yet"], [])
+    assert shown(Waiting()).readiness() == Readiness(False, ["the placement has not been read yet"], [])
 
 
 def test_a_store_that_does_not_answer_explains_what_else_is_missing() -> None:
     instance = Waiting("etcd does not answer")
-    assert InstanceStatus(instance).readiness().reasons == ["etcd does not answer"]
+    assert shown(instance).readiness().reasons == ["etcd does not answer"]
     instance.problems.set("output topic", "topic t does not exist")
-    assert InstanceStatus(instance).readiness().reasons == ["etcd does not answer", "topic t does not exist"]
+    assert shown(instance).readiness().reasons == ["etcd does not answer", "topic t does not exist"]
 
 
 async def test_who_waits_follows_and_owns_nothing() -> None:
     instance = Waiting()
-    status = InstanceStatus(instance)
+    status = shown(instance)
     assert (status.election_state(), status.can_lead(), status.shards(), status.lists()) == ("follower", False, [], [])
     await status.resign()
     instance.view = view(Placement((Instance(id="b"),), num_shards=4, replica_factor=1, version=7), "a")
@@ -54,4 +61,7 @@ async def test_who_waits_follows_and_owns_nothing() -> None:
         "shard set": "0",
         "shards": "0 of 4, 1 replicas",
     }
+    assert [step.trouble for step in status.flow()[0].steps if isinstance(step, Stage)] == ["", "does not serve yet"]
+    assert [(one.name, one.role) for one in status.holders()] == [("b", "")]
+    assert all(chart.lines for chart in status.charts())
     assert status.readiness().reasons == status.set_up_problems() == ["instance a is not in the placement"]
