@@ -155,26 +155,27 @@ async def test_consumers_that_break_connections(monkeypatch) -> None:
             raise BrokenPipeError("told to fail")
         return send(sock, *args)
 
-    async def spoil() -> None:
-        """Ends connections in turn: with what is no ack, with an end, with a reset."""
-        for k in range(10_000):
+    async def spoil(way: str) -> None:
+        """Ends all connections that way: with what is no ack, with an end, with a reset."""
+        while True:
             peer, _ = await loop.sock_accept(listener)
-            turn = (k + k // 3) % 3
             with peer:
-                if turn == 0:
+                if way == "no ack":
                     await loop.sock_sendall(peer, b"\xff" * 64)
                     await asyncio.sleep(0.05)
-                elif turn == 1:
+                elif way == "reset":
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with listener:
         async with Three(Cluster(), max_buffer_size=100_000, max_message_size=1000) as three:
             await three.place(endpoint)
-            spoiling = asyncio.create_task(spoil())
             three.produce()
-            await three.moved(
-                *each("decode_error read_invalid_conn ack_error reset_success reset_too_soon message_retry", HANDLER)
-            )
+            for way, name in (("no ack", "decode_error"), ("end", "read_invalid_conn"), ("reset", "ack_error")):
+                spoiling = asyncio.create_task(spoil(way))
+                await three.moved(*each(name, HANDLER))
+                spoiling.cancel()
+            spoiling = asyncio.create_task(spoil("end"))
+            await three.moved(*each("reset_success reset_too_soon message_retry", HANDLER))
             monkeypatch.setattr(socket.socket, "send", broken)
             three.produce()
             await three.moved(*each("write_error", HANDLER), *each("writer_manager_writer_queue_errors", CLIENT))
