@@ -164,6 +164,8 @@ async def test_consumers_that_break_connections(monkeypatch) -> None:
                     await loop.sock_sendall(peer, b"\xff" * 64)
                     await asyncio.sleep(0.05)
                 elif way == "reset":
+                    # When all that waited is written, so that it is met in reading.
+                    await asyncio.sleep(0.2)
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with listener:
