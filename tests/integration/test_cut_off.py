@@ -108,15 +108,19 @@ class Chain:
         return all(status == 200 for status, _ in answers)
 
     def held(self) -> dict[str, tuple[int, int]]:
-        """Sockets and threads of each process, without those that others are forked from: a spare one comes some time later."""
+        """Sockets and threads of each process."""
         found = {}
         for name, process in self.deployment.processes.items():
-            pids = [pid for pid in family(process.pid) if b"m3x.processes" not in _command(pid)]
-            for number, pid in enumerate(pids):
+            for number, pid in enumerate(family(process.pid)):
                 with contextlib.suppress(OSError):
                     sockets = sum(_is_socket(path) for path in Path(f"/proc/{pid}/fd").iterdir())
                     found[f"{name} {number}"] = sockets, len([*Path(f"/proc/{pid}/task").iterdir()])
         return found
+
+    def sources(self) -> int:
+        """Processes of the aggregator that others are forked from; the spare one comes some time after the start."""
+        pids = family(self.deployment.processes["aggregator"].pid)
+        return sum(b"m3x.processes" in _command(pid) for pid in pids)
 
     def log(self) -> str:
         """What both services have said."""
@@ -260,6 +264,7 @@ def run(chain: Chain, seconds: float) -> None:
     """All faults on every connection; then everything is right and as before."""
     senders = Senders(chain.relays["samples"].port)
     senders.go_on()
+    wait_until("a spare process to fork others from is there", lambda: chain.sources() == 2, 60)
     before = chain.held()
     broken: set[int] = set()
     for hop, fault in itertools.product(chain.relays, FAULTS):
