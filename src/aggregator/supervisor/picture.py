@@ -4,10 +4,10 @@ from typing import Protocol
 
 from aggregator.supervisor.placement import View
 from aggregator.supervisor.serving import Serving
-from m3cluster.placement.model import Instance, ShardState
+from m3cluster.placement.holding import holder
 from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns
-from m3x.pages import Chart, Edge, History, Holder, Lane, Line, Stage, amount, size, stretches
+from m3x.pages import Chart, Edge, History, Holder, Lane, Line, Stage, amount, size
 
 __all__ = ["FIGURES", "Picture"]
 
@@ -43,12 +43,6 @@ FIGURES = (
     *(name for names in _REFUSED.values() for name in names),
 )  # fmt: skip
 """What is kept for it."""
-
-_KINDS = {
-    ShardState.AVAILABLE: "available",
-    ShardState.INITIALIZING: "initializing",
-    ShardState.LEAVING: "leaving",
-}
 
 
 class Shown(Protocol):
@@ -145,7 +139,16 @@ class Picture:
         peers = seen.peers()
         leader = serving.shard_set.elector.leader if serving is not None else ""
         ordered = sorted(seen.placement.instances, key=lambda one: (one.id not in peers, one.shard_set_id, one.id))
-        return [_holder(one, seen, leader if one.id in peers else None, now_ns) for one in ordered]
+        return [
+            holder(
+                one,
+                seen.placement.num_shards,
+                leader if one.id in peers else None,
+                now_ns,
+                "this instance, " if one.id == seen.instance_id else "",
+            )
+            for one in ordered
+        ]
 
     def charts(self) -> list[Chart]:
         """Rates, and memory."""
@@ -180,15 +183,3 @@ class Picture:
 
 def _waiting(nbytes: float, what: str) -> str:
     return f"{size(nbytes)} {what}" if nbytes > 0 else ""
-
-
-def _holder(one: Instance, seen: View, leader: str | None, now_ns: int) -> Holder:
-    """``leader``: of its shard set; None: not known here."""
-    states = {}
-    for shard in one.shards:
-        left_s = (shard.cutover_ns - now_ns) / 1e9
-        waits = f"cut over in {left_s:.0f} s" if left_s > 0 else ""
-        states[shard.id] = (_KINDS.get(shard.state, "none"), waits)
-    role = "" if leader is None else "leader" if leader == one.id else "follower"
-    own = "this instance, " if one.id == seen.instance_id else ""
-    return Holder(one.id, role, f"{own}shard set {one.shard_set_id}", stretches(states, seen.placement.num_shards))

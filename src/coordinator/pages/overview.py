@@ -9,7 +9,8 @@ from msgspec.structs import astuple
 
 from coordinator.pages.shown import Shown
 from coordinator.sinks.status import SinkStatus
-from m3cluster.placement.model import Placement, ShardState
+from m3cluster.placement.holding import holder
+from m3cluster.placement.model import Placement
 from m3cluster.topic import ServiceID
 from m3metrics.growth import GrowthReport
 from m3msg.producer import ProducerStatus
@@ -29,7 +30,6 @@ from m3x.pages import (
     growth,
     shard_map,
     size,
-    stretches,
     table,
 )
 
@@ -49,16 +49,10 @@ _REFUSED = {
 }
 FIGURES = (
     _HTTP, _CARBON, _SENT, _ACKED, _BUFFERED, _BACK, _BACK_CONNECTIONS, _ROWS, _SERIES, _WRITES,
-    "sink_appended", "sink_delivered", *(name for names in _REFUSED.values() for name in names),
+    "sink_delivered", *(name for names in _REFUSED.values() for name in names),
 )  # fmt: skip
 """What is kept for it."""
 LINKS = {"explain a metric": "explain", "stored series": "graph", "/ready": "ready", "/routes": "routes"}
-
-_KINDS = {
-    ShardState.AVAILABLE: "available",
-    ShardState.INITIALIZING: "initializing",
-    ShardState.LEAVING: "leaving",
-}
 
 
 def render(shown: Shown, leaders: Mapping[int, str], grown: GrowthReport) -> str:
@@ -147,16 +141,8 @@ def _consumers(status: ProducerStatus, acks: float) -> Stage:
 
 def _holders(placement: Placement, leaders: Mapping[int, str]) -> list[Holder]:
     now_ns = wall_ns()
-    found = []
-    for one in sorted(placement.instances, key=lambda one: (one.shard_set_id, one.id)):
-        states = {}
-        for shard in one.shards:
-            left_s = (shard.cutover_ns - now_ns) / 1e9
-            states[shard.id] = (_KINDS.get(shard.state, "none"), f"cut over in {left_s:.0f} s" if left_s > 0 else "")
-        leader = leaders.get(one.shard_set_id)
-        role = "" if leader is None else "leader" if leader == one.id else "follower"
-        found.append(Holder(one.id, role, f"shard set {one.shard_set_id}", stretches(states, placement.num_shards)))
-    return found
+    ordered = sorted(placement.instances, key=lambda one: (one.shard_set_id, one.id))
+    return [holder(one, placement.num_shards, leaders.get(one.shard_set_id), now_ns) for one in ordered]
 
 
 def _sinks(sinks: list[SinkStatus]) -> str:

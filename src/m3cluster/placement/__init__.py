@@ -9,9 +9,10 @@
 ``algorithm``  what can be done with a placement: ``sharded``, ``mirrored``, ``nonsharded``
 ``layout``     distribution of shards by weight and isolation group, ``marking`` of shards that have arrived
 ``service``    placements in the store
+``holding``    which instance holds which shards, for pages
 ``errors``     what goes wrong, ``describe`` placements as M3's texts print them
 
-Imports ``m3cluster.proto``, ``m3cluster.kv`` and ``m3cluster.keys`` only.
+Imports ``m3cluster.proto``, ``m3cluster.kv``, ``m3cluster.keys`` and ``m3x`` only.
 """
 
 from m3cluster.placement.codec import (
