@@ -86,7 +86,7 @@ def aggregators(shown: Shown) -> tuple[ServiceID, Placement] | None:
 def lanes(shown: Shown) -> list[Lane]:
     """Samples go to the aggregators; aggregated values come back and go to every sink."""
     history, sinks = shown.history, _status(shown)
-    samples = history.rate(_HTTP) + _known(history.rate(_CARBON))
+    samples = history.rate(_HTTP, _CARBON)
     here = Stage("this coordinator", [f"{amount(history.rate(_WRITES))} requests/s"])
     found = []
     if shown.producer is not None:

@@ -69,13 +69,15 @@ class History:
         return self._values[name]
 
     def rates(self, *names: str) -> NDArray[np.float64]:
-        """By how much counters rose a second, all together, over each interval; NaN where one was not there. A counter that fell began
-        anew."""
-        total = np.zeros(_POINTS - 1)
+        """By how much counters rose a second, all together, over each interval; NaN where none of them was there. A counter that fell
+        began anew."""
+        rises = []
         for name in names:
             values = self._values[name]
             rise = np.diff(values)
-            total += np.where(rise < 0, values[1:], rise)
+            rises.append(np.where(rise < 0, values[1:], rise))
+        together = np.array(rises)
+        total: NDArray[np.float64] = np.where(np.isnan(together).all(axis=0), np.nan, np.nansum(together, axis=0))
         return total / EVERY_S
 
     def rate(self, *names: str) -> float:

@@ -142,6 +142,8 @@ def test_a_history_has_rates_over_all_labels_and_begins_anew_with_a_counter() ->
     assert history.rate("seen") == 15 / EVERY_S
     assert history.now("held") == 7
     assert np.isnan(history.rate("never"))
+    # What was never counted takes nothing away from what was.
+    assert history.rate("never", "seen") == 15 / EVERY_S
     assert np.isnan(history.now("never"))
     scope.tagged(side="a").count("seen", -18)
     history.take()
