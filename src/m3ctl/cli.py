@@ -1,7 +1,7 @@
 """The command ``m3ctl``: arguments, output, exit codes."""
 
 import argparse
-import math
+import json
 import os
 import ssl
 import sys
@@ -12,12 +12,17 @@ from pathlib import Path
 
 import shtab
 
+from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig, ZooKeeper
+from m3ctl.arguments import make_parser
 from m3ctl.client import Caller, CtlError, base_url
-from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster, Settings
+from m3ctl.cluster import Cluster, Settings
 from m3ctl.doctor import doctor
 from m3ctl.flush_times import show_flush_times
 from m3ctl.leaders import show_leaders
+from m3ctl.migrate import migrate
+from m3ctl.migrate.file import FromFile, read_file
+from m3ctl.migrate.stored import StoredCluster
 from m3ctl.placement import show_placement
 from m3ctl.report import Report
 from m3ctl.resign import resign
@@ -28,28 +33,25 @@ from m3ctl.topic import TOPICS, show_topics
 from m3x import log
 from m3x.output import complain, say
 from m3x.tls import ClientTLS, ClientTLSConfig, TLSError
-from m3x.version import VERSION
 
 __all__ = ["main"]
 
 _USAGE_ERROR = 2
 _CLEAR = "\x1b[H\x1b[2J"
-_EPILOG = """exit codes: 0 all is well, 1 a problem was found or something did not answer, 2 wrong arguments.
-M3CTL_COORDINATOR, M3CTL_ENV and M3CTL_ZONE in the environment take the place of --coordinator, --env and --zone,
-M3CTL_CA_FILE, M3CTL_CERT_FILE, M3CTL_KEY_FILE and M3CTL_TOKEN_FILE that of the options so called; M3CTL_TOKEN is a token itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.command == "completion":
-        say(f"{shtab.complete(parser, shell=options.shell)}\n")
+        script = shtab.complete(parser, shell=options.shell)
+        say(f"{Report({'shell': options.shell, 'script': script}).json() if options.json else script}\n")
         return 0
     try:
         settings = _settings(options)
     except ValueError as error:
-        complain(f"m3ctl {options.command}: {error}")
+        _refuse(options, str(error))
         return _USAGE_ERROR
     # Warnings of the KV clients would repeat what the command says itself.
     log.configure("error")
@@ -66,15 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(options.every)
         report = _run(options, cluster)
     except CtlError as error:
-        if options.json:
-            say(f"{Report(problems=[str(error)]).json()}\n")
-        else:
-            complain(f"m3ctl {options.command}: {error}")
+        _refuse(options, str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     say(f"{report.json() if options.json else report.text()}\n")
     return 1 if report.problems else 0
+
+
+def _refuse(options: argparse.Namespace, text: str) -> None:
+    """Says why nothing can be shown, in the form that was asked for."""
+    if not options.json:
+        complain(f"m3ctl {options.command}: {text}")
+        return
+    # Of ``tail`` each line is an object.
+    whole = Report(problems=[text]).json()
+    say(f"{json.dumps(json.loads(whole)) if options.command == 'tail' else whole}\n")
 
 
 def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
@@ -93,15 +102,51 @@ def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
             return show_flush_times(cluster)
         case "top":
             return show_top(cluster)
+        case "migrate":
+            return _migrate(options, cluster.settings)
         case _:
             return doctor(cluster, topics=(options.ingest_topic, options.output_topic), wait_s=options.wait)
+
+
+def _migrate(options: argparse.Namespace, settings: Settings) -> Report:
+    file = options.from_file
+    return migrate(
+        StoredCluster(settings),
+        topics=(options.ingest_topic, options.output_topic),
+        back=options.back,
+        wait_s=options.wait,
+        ours_in_file=() if file is None else file.ours,
+    )
 
 
 # --- arguments
 
 
+def _take_file(options: argparse.Namespace) -> None:
+    """Where the options say nothing of the cluster, its file does. Raises ``ValueError``."""
+    options.from_file = None
+    if not options.config:
+        return
+    file: FromFile = read_file(options.config)
+    options.from_file = file
+    for name in ("election_key", "flush_times_key", "ingest_topic", "output_topic"):
+        if getattr(file, name):
+            setattr(options, name, getattr(file, name))
+    # Not what the environment or the command line names.
+    if options.env == DEFAULT_ENVIRONMENT:
+        options.env = file.environment
+    if options.zone == DEFAULT_ZONE:
+        options.zone = file.zone
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     """Raises ``ValueError`` for what cannot be."""
+    store = _kv(options)
+    if options.command == "migrate":
+        _take_file(options)
+        store = store or (options.from_file.kv if options.from_file is not None else None)
+        if store is None:
+            raise ValueError("name the KV of the cluster: --etcd HOST:PORT, or --config FILE, a file of its processes")
     # Where one of them speaks TLS the others do.
     secure = bool(options.ca_file or options.cert_file) or options.coordinator.startswith("https:")
     scheme = "https" if secure else "http"
@@ -115,7 +160,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         zone=options.zone,
         timeout_s=options.timeout,
         aggregator_port=options.aggregator_port,
-        kv=_kv(options),
+        kv=store,
         election_key=options.election_key,
         flush_times_key=options.flush_times_key,
     )
@@ -182,152 +227,3 @@ def _zookeeper_tls(options: argparse.Namespace) -> ClientTLSConfig | None:
 def _listed(texts: Sequence[str]) -> tuple[str, ...]:
     """Options that may be repeated and may list several, with commas."""
     return tuple(part.strip() for text in texts for part in text.split(","))
-
-
-def _parser() -> argparse.ArgumentParser:
-    shared = _shared()
-    parser = argparse.ArgumentParser(
-        prog="m3ctl",
-        description="Looks at a cluster of M3 aggregators, ours or Go's, and hands leadership over.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"m3ctl {VERSION}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, parents=[shared])
-        return made
-
-    placement = command("placement", "who owns which shards")
-    placement.add_argument("--service", choices=(AGGREGATOR, COORDINATOR, "m3db"), default=AGGREGATOR)
-    topic = command("topic", "topics and their consumers")
-    topic.add_argument("topics", type=_word, nargs="*", metavar="TOPIC", help=f"default: {' '.join(TOPICS)}")
-    shards = command("shards", "the shards of every instance: state, worker, entries, windows, last flush")
-    shards.add_argument("--each", action="store_true", help="one row per shard; else shards that are alike share a row")
-    shards.add_argument("--instance", default="", metavar="ID", help="only of this instance")
-    shards.add_argument("--shard", type=int, metavar="N", help="only this shard")
-    command("leaders", "who leads each shard set")
-    handover = command("resign", "hands the leadership of a shard set to another instance")
-    whom = handover.add_mutually_exclusive_group(required=True)
-    whom.add_argument("instance", nargs="?", default="", metavar="ID", help="the instance that is to resign")
-    whom.add_argument("--shard-set", type=int, metavar="N", help="or: whoever leads this shard set")
-    handover.add_argument(
-        "--resign-timeout", type=_seconds, default=65.0, metavar="S",
-        help="how long to wait for the handover (default 65: M3's resignTimeout and a little)",
-    )  # fmt: skip
-    command("flush-times", "up to where every list is flushed for good")
-    live = command("top", "what goes from where to where in every service: rates, queues, troubles; live")
-    live.add_argument("--once", action="store_true", help="one look (as with --json); else again and again")
-    live.add_argument("--every", type=_seconds, default=5.0, metavar="S", help="default %(default)g")
-    follow = command("tail", "aggregated values as they come out")
-    follow.add_argument("selector", metavar="SELECTOR", help="such as 'requests_total{job=\"api\"}'")
-    follow.add_argument(
-        "--every", type=_seconds, default=2.0, metavar="S", help="between two questions (default %(default)g)"
-    )
-    follow.add_argument(
-        "--since", type=_seconds, default=60.0, metavar="S", help="begins so long ago (default %(default)g)"
-    )
-    shells = commands.add_parser(
-        "completion", help="completion for a shell", description="Prints the completion for a shell."
-    )
-    shells.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    check = command("doctor", "checks the whole set-up and says how to mend what is wrong")
-    check.add_argument("--ingest-topic", type=_word, default=TOPICS[0], metavar="TOPIC", help=f"default: {TOPICS[0]}")
-    check.add_argument("--output-topic", type=_word, default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")
-    check.add_argument(
-        "--wait",
-        type=_seconds,
-        default=25.0,
-        metavar="S",
-        help="how long to watch the flush times advance (default 25)",
-    )
-    return parser
-
-
-def _shared() -> argparse.ArgumentParser:
-    """What every command takes."""
-    shared = argparse.ArgumentParser(add_help=False)
-    group = shared.add_argument_group("where the cluster is")
-    environ = os.environ
-    default = environ.get("M3CTL_COORDINATOR") or "http://127.0.0.1:7201"
-    group.add_argument("--coordinator", default=default, metavar="URL", help="any coordinator (default %(default)s)")
-    group.add_argument(
-        "--aggregator", action="append", default=[], metavar="[ID=]URL",
-        help="HTTP of an aggregator, repeatable (default: hosts of the placement, with the port of its debugPort or --aggregator-port)",
-    )  # fmt: skip
-    group.add_argument("--aggregator-port", type=_port, default=6001, metavar="N", help="default %(default)s")
-    group.add_argument(
-        "--env", type=_word, default=environ.get("M3CTL_ENV") or "default_env", metavar="ENV",
-        help="environment of placements and topics (default %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--zone",
-        type=_word,
-        default=environ.get("M3CTL_ZONE") or "embedded",
-        metavar="ZONE",
-        help="default %(default)s",
-    )
-    group.add_argument(
-        "--timeout", type=_seconds, default=5.0, metavar="S", help="of every request (default %(default)g)"
-    )
-    group.add_argument("--json", action="store_true", help="print one JSON object")
-    _proofs(shared)
-    _direct(shared)
-    return shared
-
-
-def _proofs(shared: argparse.ArgumentParser) -> None:
-    """What a cluster with TLS and tokens takes."""
-    group = shared.add_argument_group("TLS and tokens (docs/security.md)")
-    for name, what in (
-        ("ca-file", "PEM file: authorities that are trusted (default: those of the system)"),
-        ("cert-file", "PEM file: client certificate"),
-        ("key-file", "PEM file: its key"),
-        ("token-file", "file whose first line is a bearer token"),
-    ):
-        default = os.environ.get(f"M3CTL_{name.upper().replace('-', '_')}") or ""
-        group.add_argument(f"--{name}", default=default, metavar="FILE", help=what)
-
-
-def _direct(shared: argparse.ArgumentParser) -> None:
-    """Where the KV is, for what HTTP does not offer."""
-    group = shared.add_argument_group(
-        "the KV, read directly: exact flush times, candidates of elections; needed for flush times of Go's aggregators"
-    )
-    group.add_argument("--etcd", action="append", default=[], metavar="HOST:PORT", help="etcd endpoint, repeatable")
-    group.add_argument(
-        "--zookeeper", action="append", default=[], metavar="HOST:PORT", help="ZooKeeper server, repeatable"
-    )
-    group.add_argument("--zookeeper-chroot", default="/m3", metavar="PATH", help="default %(default)s")
-    group.add_argument("--embedded", type=Path, metavar="FILE", help="file of the embedded KV")
-    for name, what in (("ca", "certificate authority"), ("cert", "client certificate"), ("key", "client key")):
-        group.add_argument(f"--etcd-{name}", default="", metavar="FILE", help=f"PEM file: {what}")
-        group.add_argument(f"--zookeeper-{name}", default="", metavar="FILE", help=f"PEM file: {what}")
-    group.add_argument(
-        "--election-key", default="shardset/%d/lock", metavar="FORMAT", help="electionKeyFmt of the aggregators"
-    )
-    group.add_argument(
-        "--flush-times-key", default="shardset/%d/flush", metavar="FORMAT", help="flushTimesKeyFmt of the aggregators"
-    )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
-    return value
-
-
-def _word(text: str) -> str:
-    """What goes into a header of a request."""
-    if not (text.strip() and text.isprintable() and text.isascii()):
-        raise argparse.ArgumentTypeError(f"{text!r} is empty or has characters that M3's headers cannot carry")
-    return text
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
-    return value

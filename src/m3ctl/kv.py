@@ -13,7 +13,7 @@ from m3cluster.proto import DecodeError
 from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, Settings
 
-__all__ = ["candidates", "check", "environments", "flush_times", "where"]
+__all__ = ["candidates", "check", "environments", "flush_times", "look", "where"]
 
 Result = TypeVar("Result")
 
@@ -33,21 +33,21 @@ def where(settings: Settings) -> str:
 def check(settings: Settings) -> None:
     """Raises ``CtlError`` if the KV does not answer."""
 
-    async def look(store: Store) -> None:
+    async def read(store: Store) -> None:
         await store.keys(f"{election_prefix(settings.environment, AGGREGATOR, 'shardset')}/")
 
-    _run(settings, look)
+    look(settings, read)
 
 
 def environments(settings: Settings) -> dict[str, list[str]]:
     """Environment → what is in it. Raises ``CtlError``."""
-    return _run(settings, listed)
+    return look(settings, listed)
 
 
 def candidates(settings: Settings, shard_sets: Iterable[int]) -> dict[int, list[str]]:
     """Shard set → values of the election's keys, the leader's first. Raises ``CtlError``."""
 
-    async def look(store: Store) -> dict[int, list[str]]:
+    async def read(store: Store) -> dict[int, list[str]]:
         found = {}
         for number in shard_sets:
             name = settings.election_key.replace("%d", str(number))
@@ -55,13 +55,13 @@ def candidates(settings: Settings, shard_sets: Iterable[int]) -> dict[int, list[
             found[number] = [value.data.decode(errors="replace") for _, value in keys]
         return found
 
-    return _run(settings, look)
+    return look(settings, read)
 
 
 def flush_times(settings: Settings, shard_sets: Iterable[int]) -> dict[int, tuple[ShardSetFlushTimes, int]]:
     """Shard set → flush times and the version of their key; 0: not written yet. Raises ``CtlError``."""
 
-    async def look(store: Store) -> dict[int, tuple[ShardSetFlushTimes, int]]:
+    async def read(store: Store) -> dict[int, tuple[ShardSetFlushTimes, int]]:
         found = {}
         for number in shard_sets:
             key = flush_times_key(settings.environment, number, settings.flush_times_key)
@@ -74,10 +74,11 @@ def flush_times(settings: Settings, shard_sets: Iterable[int]) -> dict[int, tupl
                 raise CtlError(f"{where(settings)}: the value of {key} is no flush times: {error}") from error
         return found
 
-    return _run(settings, look)
+    return look(settings, read)
 
 
-def _run(settings: Settings, look: Callable[[Store], Awaitable[Result]]) -> Result:
+def look(settings: Settings, read: Callable[[Store], Awaitable[Result]]) -> Result:
+    """What ``read`` makes of the store, which is open meanwhile. Raises ``CtlError``."""
     config = settings.kv
     assert config is not None
     if isinstance(config, Embedded) and not Path(config.path).is_file():
@@ -87,7 +88,7 @@ def _run(settings: Settings, look: Callable[[Store], Awaitable[Result]]) -> Resu
     async def opened() -> Result:
         store = await open_store(config)
         try:
-            return await look(store)
+            return await read(store)
         finally:
             await store.close()
 

@@ -78,7 +78,12 @@ READERS = {
 }
 """Where each file is read, as a path below ``tests``."""
 
-ALSO = ("golden/test_m3db_double.py", "golden/test_m3db_double_reads.py", "golden/test_m3db_reading.py")
+ALSO = (
+    "m3ctl/test_migrate.py",
+    "golden/test_m3db_double.py",
+    "golden/test_m3db_double_reads.py",
+    "golden/test_m3db_reading.py",
+)
 """Modules that compare something else with files that have their reader."""
 
 LATER: dict[str, str] = {}

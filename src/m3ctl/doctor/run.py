@@ -19,7 +19,7 @@ from m3ctl.doctor.set_up import (
 )
 from m3ctl.report import Report
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "lines_of"]
 
 _MARKS = {"ok": "ok", "problem": "PROBLEM", "note": "note", "unknown": "unknown"}
 
@@ -56,11 +56,18 @@ def _report(findings: Sequence[Finding]) -> Report:
     counts = Counter(one.status for one in findings)
     report = Report({"findings": [asdict(one) for one in findings]}, problems_shown=True)
     report.problems = [f"{one.check}: {one.text}" for one in findings if one.status == "problem"]
-    width = max(len(one.check) for one in findings)
-    for one in findings:
-        report.blocks.append(f"{_MARKS[one.status]:<8} {one.check:<{width}}  {one.text}")
-        if one.fix:
-            report.blocks.append(f"{'':<8} {'':<{width}}  fix: {one.fix}")
+    report.blocks += lines_of(findings)
     shown = ", ".join(f"{counts[status]} {status}" for status in counts)
     report.blocks.append(f"found: {shown}")
     return report
+
+
+def lines_of(findings: Sequence[Finding]) -> list[str]:
+    """Findings as text: a line for each, and one for its fix."""
+    width = max((len(one.check) for one in findings), default=0)
+    lines = []
+    for one in findings:
+        lines.append(f"{_MARKS[one.status]:<8} {one.check:<{width}}  {one.text}")
+        if one.fix:
+            lines.append(f"{'':<8} {'':<{width}}  fix: {one.fix}")
+    return lines
