@@ -31,6 +31,10 @@ COORDINATOR = "http://127.0.0.1:7201"
 AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
 _SERVING_S, _END_S = 150.0, 20.0
+_INVITATION = f"""
+Send something. Carbon, from bash:  echo "shop.orders 42 $(date +%s)" > /dev/tcp/127.0.0.1/7204
+Prometheus, in its file:            remote_write: [{{url: "{COORDINATOR}/api/v1/prom/remote/write"}}]
+Windows have ten seconds; what came in one is on {COORDINATOR}/graph some seconds after its end."""
 COORDINATOR_PORTS, OTHER_PORTS = (7201, 7203, 7204), (7507, 6000, 6001, 6002)
 
 
@@ -110,9 +114,11 @@ def _run(options: argparse.Namespace, services: list[Process]) -> int:
     wait_aloud(lambda: _missing(services, options.in_process), _SERVING_S)
     query = "up" if options.no_demo else "demo_temperature"
     pages = (f"{COORDINATOR}/aggregator/", 7203) if options.in_process else (f"{AGGREGATOR}/", 6002)
+    if options.no_demo:
+        print(_INVITATION)
     print(
-        f"\nserving. Look at  {pages[0]} (shards, leadership)   http://127.0.0.1:{pages[1]}/metrics   "
-        f"{COORDINATOR}/api/v1/query?query={query}\n"
+        f"\nserving. Look at  {COORDINATOR}/graph (series)   {COORDINATOR}/ and {pages[0]} (the way of the data)   "
+        f"http://127.0.0.1:{pages[1]}/metrics   {COORDINATOR}/api/v1/query?query={query}\n"
     )
     if store is not None:
         print(f"Prometheus has the same:  {store.url}/graph?g0.expr={query}&g0.tab=0&g0.range_input=5m\n")

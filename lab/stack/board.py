@@ -38,6 +38,8 @@ TELLING: Mapping[str, Labels] = {
 _SHOWN = 10
 _RATE_OVER_S = 10.0
 _RESOLUTION_S = 10
+_SETTLED_S = 5.0
+"""So long after its flush all of a window has come, where nothing is rolled up."""
 FLUSH_AFTER_S, FLUSH_AFTER_IN_PROCESS_S = 15, 6
 """Windows of configs/local are flushed a resolution and the past buffer after their end; those of in-process.yml the past buffer, and a
 second for what is under way."""
@@ -62,6 +64,8 @@ class Board:
 
     flush_after_s: float = FLUSH_AFTER_S
     """When a window is flushed, from its end."""
+    feeds: bool = True
+    """Whether the demo's series are there to be told of; else a window is complete some seconds after its flush."""
     rows: deque[Row] = field(default_factory=lambda: deque(maxlen=_SHOWN))
     newest_s: int = 0
     """End of the newest window of which anything is in storage."""
@@ -88,11 +92,12 @@ class Board:
         """Windows that are complete now: all telling series had a value in it when it was looked last, so that its count has caught up, or
         none comes any more. ``telling``: end → values."""
         found = []
+        latest_s = ROLLUP_DELAY_S if self.feeds else self.flush_after_s + _SETTLED_S
         for key in sorted(self._open):
             end_s, policy = key
             values = telling(end_s)
             told = len(values) == len(TELLING)
-            if (told and key in self._told) or now_s >= end_s + ROLLUP_DELAY_S:
+            if (told and key in self._told) or now_s >= end_s + latest_s:
                 found.append(Row(end_s, policy, self._open[key], values, now_s - end_s))
                 self._shown[key] = self._open.pop(key)
                 self._told.discard(key)
@@ -124,9 +129,8 @@ class Watcher:
     """Asks a coordinator, once a second or so; ``feeds``: whether the demo's series are there to be told of."""
 
     def __init__(self, base_url: str, *, feeds: bool = True, flush_after_s: float = FLUSH_AFTER_S) -> None:
-        self.board = Board(flush_after_s)
+        self.board = Board(flush_after_s, feeds)
         self._base_url = base_url
-        self._feeds = feeds
         self._since = 0
 
     def look(self, sent: int) -> list[Row]:
@@ -142,7 +146,7 @@ class Watcher:
         oldest_s = self.board.oldest_open_s
         if oldest_s is None:
             return []
-        values = self._values(oldest_s) if self._feeds else {}
+        values = self._values(oldest_s) if self.board.feeds else {}
         return self.board.complete(time.time(), lambda end_s: values.get(end_s, {}))
 
     def _values(self, since_s: int) -> dict[int, dict[str, float]]:
@@ -174,7 +178,8 @@ def _standing(board: Board, sent: int) -> str:
     now_s = time.time()
     came, stored = board.rates(now_s, sent)
     lag = f"{now_s - board.newest_s:.0f} s" if board.newest_s else "–"
-    return f"in {came:,.0f}/s   out {stored:,.1f}/s   lag {lag}   next flush in {next_flush_s(now_s, board.flush_after_s):.0f} s"
+    fed = f"in {came:,.0f}/s   " if board.feeds else ""
+    return f"{fed}out {stored:,.1f}/s   lag {lag}   next flush in {next_flush_s(now_s, board.flush_after_s):.0f} s"
 
 
 def as_line(row: Row, board: Board, sent: int) -> str:
@@ -188,9 +193,10 @@ def as_table(board: Board, sent: int) -> Table:
     """The last windows and how things stand."""
     made = Table(caption=_standing(board, sent), caption_justify="left")
     columns: list[tuple[str, Any]] = [("window ends", "left"), ("policy", "left"), ("values", "right")]
-    columns += [*((name, "right") for name in TELLING), ("complete after", "right")]
+    columns += [*((name, "right") for name in TELLING if board.feeds), ("complete after", "right")]
     for name, justify in columns:
         made.add_column(name, justify=justify)
     for row in board.rows:
-        made.add_row(*_cells(row))
+        at, policy, values, *told, after = _cells(row)
+        made.add_row(at, policy, values, *(told if board.feeds else []), after)
     return made

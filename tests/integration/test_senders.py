@@ -18,6 +18,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from tests.docs.blocks import ROOT, RUN, run_commands
 from tests.integration.inside import Inside, serving
 
 PAGE = Path(__file__).parents[2] / "docs/sending.md"
@@ -142,3 +143,11 @@ def test_lines_and_json(coordinator: Coordinator) -> None:
         expected = {labels(name, host="a"): [value]}
         assert coordinator.samples(name, "unaggregated") == expected
         wait_until("the last value", lambda: coordinator.samples(name, "aggregated") == expected, 30)  # noqa: B023
+
+
+@pytest.mark.parametrize("page", [page for page, test in RUN.items() if test == str(Path(__file__).relative_to(ROOT))])
+def test_the_calls_of_a_page_are_answered_well(coordinator: Coordinator, page: str) -> None:
+    """As they stand there, but for ports."""
+    places = {address: coordinator.base for address in ("http://127.0.0.1:7201", "http://m3coordinator01:7201")}
+    places |= {"localhost:7201": coordinator.base, "127.0.0.1/7204": f"127.0.0.1/{coordinator.carbon}"}
+    run_commands(page, places)

@@ -1,14 +1,18 @@
-"""``/graph``: stored series as lines."""
+"""``/graph``: stored series as lines, and which there are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.matchers import Matcher
 from coordinator.pages.shown import Shown
 from coordinator.query import QueryError, Selection, parse_selector
+from coordinator.query.graphite import GlobError, graphite_path, is_path, path_matchers
+from m3metrics.ids import NAME_TAG
 from m3x.clock import wall_ns
 from m3x.pages import Chart, Line, chart, frame
 
@@ -18,6 +22,9 @@ _LINKS = {"the way of the data": ".", "explain a metric": "explain"}
 _SPANS = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
 _MOST_LINES = 6
 _POINTS = 360
+_MOST_NAMES = 100
+_FIRST_PART = b"__g0__"
+"""The tag of the first part of a carbon path."""
 
 
 async def render(shown: Shown, asked: Mapping[str, str]) -> tuple[int, str]:
@@ -27,9 +34,9 @@ async def render(shown: Shown, asked: Mapping[str, str]) -> tuple[int, str]:
     status, found = 200, ""
     if shown.source is None:
         found = "<p>This coordinator has no store that it can read.</p>"
-    elif text.strip():
+    else:
         try:
-            found = await _lines(shown, text, span_s, over)
+            found = await (_lines(shown, text, span_s, over) if text.strip() else _names(shown, span_s, over))
         except QueryError as error:
             status, found = 400, f'<p class="trouble" role="alert">{escape(str(error))}</p>'
     spans = "".join(f"<option{' selected' if one == over else ''}>{one}</option>" for one in _SPANS)
@@ -38,16 +45,16 @@ async def render(shown: Shown, asked: Mapping[str, str]) -> tuple[int, str]:
         f'placeholder=\'requests_total{{host="a"}}\'></label><label>over<select name="over">{spans}</select></label>'
         f"<button>show</button></form>{found}"
     )
-    line = 'Aggregated series of the store; a selector such as up{job="api"}.'
+    line = 'Aggregated series of the store, by a selector such as up{job="api"}, or by a carbon path such as shop.*.orders.'
     return status, frame("Stored series – m3coordinator", "Stored series", "", line, body, _LINKS)
 
 
 async def _lines(shown: Shown, text: str, span_s: int, over: str) -> str:
     assert shown.source is not None
-    selector = parse_selector(text)
+    matchers = _matchers(text.strip())
     end_ms = wall_ns() // 10**6
     start_ms = end_ms - span_s * 1000
-    selection = await shown.source.select(selector.matchers, start_ms, end_ms, shown.read_options)
+    selection = await shown.source.select(matchers, start_ms, end_ms, shown.read_options)
     if not len(selection):
         return "<p>No series that matches has a value in that time.</p>"
     order = selection.order_by_labels()
@@ -56,11 +63,47 @@ async def _lines(shown: Shown, text: str, span_s: int, over: str) -> str:
     return chart(Chart(text.strip(), lines, f"the last {over}", shown=_shown)) + more
 
 
+def _matchers(text: str) -> Sequence[Matcher]:
+    """Of a selector, or of a path, which no selector can be: it has a dot. Raises ``QueryError``."""
+    if "." in text and not set(text) & set('{}"') and is_path(text):
+        try:
+            return path_matchers(text)
+        except GlobError as error:
+            raise QueryError(str(error)) from error
+    return parse_selector(text).matchers
+
+
+async def _names(shown: Shown, span_s: int, over: str) -> str:
+    """What is stored, as links to its lines."""
+    assert shown.source is not None
+    end_ms = wall_ns() // 10**6
+    lists = []
+    for tag, title in ((NAME_TAG, "Metrics"), (_FIRST_PART, "Carbon paths by their first part")):
+        listing = await shown.source.label_values(tag, [], end_ms - span_s * 1000, end_ms, shown.read_options)
+        texts = [text.decode(errors="replace") for text in listing.texts]
+        if not texts:
+            continue
+        links = " · ".join(_link(tag, text, over) for text in texts[:_MOST_NAMES])
+        more = f" · and {len(texts) - _MOST_NAMES:,} more" if len(texts) > _MOST_NAMES else ""
+        lists.append(f"<h2>{title}</h2><p>{links}{more}</p>")
+    return (
+        "".join(lists) or f"<p>Nothing is stored of the last {over}. A window is here some seconds after its end.</p>"
+    )
+
+
+def _link(tag: bytes, text: str, over: str) -> str:
+    value = text.replace("\\", "\\\\").replace('"', '\\"')
+    query = f'{{{tag.decode()}="{value}"}}'
+    return f'<a href="graph?query={quote(query)}&amp;over={over}">{escape(text)}</a>'
+
+
 def _shown(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:g}"
 
 
 def _name(selection: Selection, i: int) -> str:
+    if (path := graphite_path(selection.tags(i))) is not None:
+        return path
     tags = [(name.decode(errors="replace"), value.decode(errors="replace")) for name, value in selection.tags(i)]
     labels = ",".join(f'{name}="{value}"' for name, value in tags if name != "__name__")
     return dict(tags).get("__name__", "") + (f"{{{labels}}}" if labels else "")

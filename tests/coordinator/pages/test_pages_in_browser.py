@@ -97,6 +97,33 @@ async def test_why_a_metric_becomes_what_it_becomes(start: Callable[..., Any], t
         await kv.close()
 
 
+async def test_what_is_stored_is_a_link_to_its_lines(start: Callable[..., Any]) -> None:
+    async with start() as coordinator, _client(coordinator) as client, browser() as page:
+        await page.open(_url(coordinator, "/graph"))
+        assert "Nothing is stored of the last 1h" in await page.text("main")
+        now_ms = time.time_ns() // 1_000_000
+        for labels in (
+            {"__name__": "lines"},
+            {"__g0__": "shop", "__g1__": "web", "__g2__": "orders"},
+            {"__name__": 'q"\\'},
+        ):
+            assert (
+                await client.post(WRITE, headers=DIRECT, content=_body(3.5, now_ms - 9000, **labels))
+            ).status_code == 200
+        names = "[...document.querySelectorAll('main a')].map(one => one.innerText).join()"
+        for name, legend in (("lines", "lines"), ("shop", "shop.web.orders"), ('q"\\', 'q"\\')):
+            await page.open(_url(coordinator, "/graph?over=15m"))
+            assert await page.run(names) == 'lines,q"\\,shop'
+            await page.run(f"[...document.querySelectorAll('main a')].find(one => one.innerText === {name!r}).click()")
+            await page.until("document.querySelector('.legend')", WAIT_S)
+            assert f"{legend} now 3.5" in await page.text(".legend")
+        await page.open(_url(coordinator, "/graph?query=shop.*.orders"))
+        assert "shop.web.orders now 3.5" in await page.text(".legend")
+        await page.open(_url(coordinator, "/graph?query=shop.orders"))
+        assert "No series that matches" in await page.text("main")
+        assert page.complaints == []
+
+
 async def test_stored_series_as_lines(start: Callable[..., Any]) -> None:
     async with start() as coordinator, _client(coordinator) as client, browser() as page:
         for job, first in (("x", 1.0), ("y", 5.0)):

@@ -62,3 +62,16 @@ def test_both_forms_show_the_window_and_how_things_stand(telling: Any) -> None:
         assert POLICY in shown
         assert "next flush in" in shown
         assert ("1.50" in shown) == bool(telling)
+
+
+def test_without_the_demo_a_window_is_shown_soon_and_without_its_series() -> None:
+    board = Board(6, feeds=False)
+    board.stored(100, POLICY, 7)
+    assert board.complete(110, lambda _: {}) == []
+    (row,) = board.complete(111, lambda _: {})
+    console = Console(record=True, width=140)
+    console.print(as_table(board, 0))
+    shown = console.export_text()
+    assert (row.values, row.after_s) == (7, 11)
+    assert not any(name in shown for name in TELLING)
+    assert "in 0/s" not in shown

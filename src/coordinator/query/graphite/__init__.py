@@ -6,6 +6,6 @@ are compiled, and not evaluated.
 """
 
 from coordinator.query.graphite.handlers import Graphite
-from coordinator.query.graphite.paths import graphite_path
+from coordinator.query.graphite.paths import GlobError, graphite_path, is_path, path_matchers
 
-__all__ = ["Graphite", "graphite_path"]
+__all__ = ["GlobError", "Graphite", "graphite_path", "is_path", "path_matchers"]

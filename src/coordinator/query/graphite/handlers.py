@@ -16,11 +16,10 @@ from coordinator.query.graphite.grid import grid_of
 from coordinator.query.graphite.paths import (
     GlobError,
     NoGlobError,
-    end,
     expansions,
-    glob_matchers,
     graphite_path,
     id_matchers,
+    path_matchers,
     path_predicate,
 )
 from coordinator.query.graphite.requests import RenderRequest, read_find, read_render
@@ -69,13 +68,13 @@ class Graphite:
         source, options = self._source, asked.options
         try:
             if "**" not in path:
-                wanted = [(*glob_matchers(path), end(path))]
+                wanted = [path_matchers(path)]
             elif source.knows_ids:
                 wanted = [id_matchers(path)]
             else:
                 listed = await source.label_names([(ANY_PATH,)], *asked.range_ms, without_docs_limit(options))
                 globs = [glob for depth in range(1, len(listed.texts) + 1) for glob in expansions(path, depth)]
-                wanted = [(*glob_matchers(glob), end(glob)) for glob in globs]
+                wanted = [path_matchers(glob) for glob in globs]
         except NoGlobError:
             return []
         except GlobError as error:

@@ -14,7 +14,7 @@ from m3metrics.ids import Tags
 
 __all__ = [
     "ID_TAG", "GlobError", "NoGlobError", "below", "end", "expansions", "glob_matchers", "graphite_path", "id_matchers", "is_path",
-    "part_tag", "path_predicate",
+    "part_tag", "path_matchers", "path_predicate",
 ]  # fmt: skip
 
 ID_TAG = b"_m3ninx_id"
@@ -63,6 +63,11 @@ def glob_matchers(glob: str) -> tuple[Matcher, ...]:
 def end(glob: str) -> Matcher:
     """That a path has no more parts than a glob."""
     return Matcher(MatchOp.EQUAL, part_tag(glob.count(".") + 1), b"")
+
+
+def path_matchers(glob: str) -> tuple[Matcher, ...]:
+    """Of the paths of a glob without ``**``, and no others. Raises ``GlobError``."""
+    return *glob_matchers(glob), end(glob)
 
 
 def below(glob: str) -> Matcher:
