@@ -7,22 +7,14 @@ import cramjam
 
 from coordinator.prompb import REQUEST_2
 from lab.http import request
+from m3ctl.bench.remote_write import SERIES, WRITE, Labels, write_request
 from m3x.protobuf import Field, Kind, MessageValue, generated, marshal, unmarshal
 
-Labels = tuple[tuple[str, str], ...]
 Points = dict[Labels, dict[int, float]]
 """Series (labels sorted by name) → time in milliseconds → value."""
 
 EQUAL, NOT_EQUAL, REGEX, NOT_REGEX = range(4)
 
-_LABEL = generated("Label", Field(1, "name", Kind.BYTES), Field(2, "value", Kind.BYTES))
-_SAMPLE = generated("Sample", Field(1, "value", Kind.DOUBLE), Field(2, "timestamp", Kind.INT64))
-_SERIES = generated(
-    "TimeSeries",
-    Field(1, "labels", Kind.MESSAGE, _LABEL, repeated=True),
-    Field(2, "samples", Kind.MESSAGE, _SAMPLE, repeated=True),
-)
-_WRITE = generated("WriteRequest", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
 _MATCHER = generated(
     "LabelMatcher", Field(1, "type", Kind.INT32), Field(2, "name", Kind.BYTES), Field(3, "value", Kind.BYTES)
 )
@@ -33,20 +25,8 @@ _QUERY = generated(
     Field(3, "matchers", Kind.MESSAGE, _MATCHER, repeated=True),
 )
 _READ = generated("ReadRequest", Field(1, "queries", Kind.MESSAGE, _QUERY, repeated=True))
-_RESULT = generated("QueryResult", Field(1, "timeseries", Kind.MESSAGE, _SERIES, repeated=True))
+_RESULT = generated("QueryResult", Field(1, "timeseries", Kind.MESSAGE, SERIES, repeated=True))
 _ANSWER = generated("ReadResponse", Field(1, "results", Kind.MESSAGE, _RESULT, repeated=True))
-
-
-def write_request(samples: Iterable[tuple[Labels, float, int]]) -> bytes:
-    """A compressed ``WriteRequest`` of (labels, value, time in ms) samples, one series each."""
-    series = [
-        {
-            "labels": [{"name": name.encode(), "value": value.encode()} for name, value in labels],
-            "samples": [{"value": value, "timestamp": time_ms}],
-        }
-        for labels, value, time_ms in samples
-    ]
-    return bytes(cramjam.snappy.compress_raw(marshal(_WRITE, {"timeseries": series})))
 
 
 def request_2(series: list[dict[str, Any]]) -> bytes:
@@ -76,7 +56,7 @@ def decode_write(message: bytes) -> list[tuple[list[tuple[bytes, bytes]], list[t
             [(label.get("name", b""), label.get("value", b"")) for label in series.get("labels", ())],
             [(sample.get("value", 0.0), sample.get("timestamp", 0)) for sample in series.get("samples", ())],
         )
-        for series in unmarshal(_WRITE, message).get("timeseries", ())
+        for series in unmarshal(WRITE, message).get("timeseries", ())
     ]
 
 

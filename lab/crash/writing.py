@@ -9,7 +9,8 @@ import time
 from urllib.parse import urlsplit
 
 from lab.crash.samples import SECOND_NS, WINDOW_S, Group, Growth, Kind, Line, Sample
-from lab.prometheus import REGEX, Labels, remote_read, write_request
+from lab.prometheus import REGEX, remote_read
+from m3ctl.bench.remote_write import Labels, write_request
 
 __all__ = ["RULES", "Writer", "stored"]
 

@@ -14,8 +14,9 @@ from typing import Any
 from rich.table import Table
 
 from lab.http import try_get
-from lab.prometheus import EQUAL, Labels, remote_read
+from lab.prometheus import EQUAL, remote_read
 from lab.stack.judge import ROLLUP_DELAY_S
+from m3ctl.bench.remote_write import Labels
 
 __all__ = [
     "FLUSH_AFTER_IN_PROCESS_S",

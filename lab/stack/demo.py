@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.prometheus import Labels, remote_write
+from lab.prometheus import remote_write
+from m3ctl.bench.remote_write import Labels
 
 WINDOW_S = 10
 _PROMETHEUS_EACH = 60

@@ -7,8 +7,9 @@ judged is the last that the aggregator must have flushed by now.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lab.prometheus import EQUAL, REGEX, Labels, Points, remote_read
+from lab.prometheus import EQUAL, REGEX, Points, remote_read
 from lab.stack.demo import WINDOW_S, all_rollups, all_series, expected, expected_rollup
+from m3ctl.bench.remote_write import Labels
 
 MIN_WINDOWS = 3
 FLUSH_DELAY_S = 20

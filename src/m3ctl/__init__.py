@@ -9,8 +9,9 @@
 ``report``      what a command found, as text and as JSON
 ``placement``, ``topic``, ``shards``, ``leaders``, ``resign``, ``flush_times``, ``top``, ``tail``   one command each
 ``doctor``      the command that checks the whole set-up
+``bench``       the command that sends a known load
 ``migrate``     the command that says how to exchange M3's processes by ours
 
 Works against M3's own coordinator and aggregator too; what only ours serve (``/shards``, ``/ready`` of an aggregator) is said to be missing
-there. Imports ``m3cluster``, ``m3metrics`` and ``m3x``, never a service.
+there. Imports ``m3cluster``, ``m3metrics``, ``m3msg`` and ``m3x``, never a service.
 """

@@ -3,10 +3,12 @@
 import argparse
 import math
 import os
+import re
 from pathlib import Path
 
 from m3ctl.cluster import AGGREGATOR, COORDINATOR
 from m3ctl.topic import TOPICS
+from m3metrics.policy import StoragePolicy
 from m3x.version import VERSION
 
 __all__ = ["make_parser"]
@@ -77,9 +79,40 @@ def make_parser() -> argparse.ArgumentParser:
         help="YAML of an aggregator or a coordinator: KV, environment, keys, topics",
     )
     _watching(move)
+    _bench(
+        command("bench", "sends numbered metrics at a rate, and says how they were acknowledged; WRITES to the cluster")
+    )
     check = command("doctor", "checks the whole set-up and says how to mend what is wrong")
     _watching(check)
     return parser
+
+
+def _bench(load: argparse.ArgumentParser) -> None:
+    load.add_argument(
+        "service", choices=("aggregator", "coordinator"),
+        help="aggregator: m3msg to the instances of the placement; coordinator: remote write to --coordinator",
+    )  # fmt: skip
+    load.add_argument(
+        "--yes", action="store_true", help="needed: it is meant to write; without it, says what it would write"
+    )
+    load.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="default %(default)g")
+    load.add_argument(
+        "--rate", type=_seconds, default=1000.0, metavar="N", help="samples a second (default %(default)g)"
+    )
+    load.add_argument("--series", type=_count, default=100, metavar="N", help="new series (default %(default)s)")
+    load.add_argument(
+        "--prefix", type=_name, default="m3ctl_bench", metavar="NAME", help="their name (default %(default)s)"
+    )
+    load.add_argument(
+        "--policy", type=_policy, default=StoragePolicy.parse("10s:2d"), metavar="POLICY",
+        help="of what is sent to aggregators (default %(default)s)",
+    )  # fmt: skip
+    load.add_argument("--instance", default="", metavar="ID", help="aggregator: only series of this instance's shards")
+    load.add_argument("--check", action="store_true", help="coordinator: ask its store what has come back")
+    load.add_argument(
+        "--wait", type=_seconds, default=30.0, metavar="S",
+        help="how long to wait for acknowledgements, and for what comes back (default %(default)g)",
+    )  # fmt: skip
 
 
 def _watching(check: argparse.ArgumentParser) -> None:
@@ -174,6 +207,26 @@ def _word(text: str) -> str:
     if not (text.strip() and text.isprintable() and text.isascii()):
         raise argparse.ArgumentTypeError(f"{text!r} is empty or has characters that M3's headers cannot carry")
     return text
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a metric")
+    return text
+
+
+def _policy(text: str) -> StoragePolicy:
+    try:
+        return StoragePolicy.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no policy such as 10s:2d: {error}") from None
 
 
 def _port(text: str) -> int:

@@ -15,6 +15,8 @@ import shtab
 from m3cluster.keys import DEFAULT_ENVIRONMENT, DEFAULT_ZONE
 from m3cluster.kv import Embedded, Etcd, EtcdTLS, StoreConfig, ZooKeeper
 from m3ctl.arguments import make_parser
+from m3ctl.bench import bench
+from m3ctl.bench.load import Load
 from m3ctl.client import Caller, CtlError, base_url
 from m3ctl.cluster import Cluster, Settings
 from m3ctl.doctor import doctor
@@ -102,10 +104,27 @@ def _run(options: argparse.Namespace, cluster: Cluster) -> Report:
             return show_flush_times(cluster)
         case "top":
             return show_top(cluster)
+        case "bench":
+            return _bench(options, cluster)
         case "migrate":
             return _migrate(options, cluster.settings)
         case _:
             return doctor(cluster, topics=(options.ingest_topic, options.output_topic), wait_s=options.wait)
+
+
+def _bench(options: argparse.Namespace, cluster: Cluster) -> Report:
+    load = Load(options.prefix, options.series, options.rate, options.seconds)
+    return bench(
+        StoredCluster(cluster.settings) if cluster.settings.kv is not None else cluster,
+        options.service,
+        load,
+        policy=options.policy,
+        instance=options.instance,
+        check=options.check,
+        wait_s=options.wait,
+        agreed=options.yes,
+        warn=complain,
+    )
 
 
 def _migrate(options: argparse.Namespace, settings: Settings) -> Report:

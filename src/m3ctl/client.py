@@ -94,10 +94,19 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def request(
-        self, method: str, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
     ) -> Answer:
-        """One request; every status is an answer. Raises ``Unreachable``, and ``CtlError`` where a token is wanted."""
-        data = None if body is None else json.dumps(body).encode()
+        """One request, ``body`` bytes or what becomes JSON; every status is an answer.
+
+        Raises ``Unreachable``, and ``CtlError`` where a token is wanted.
+        """
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         answer = _ask(
             self._opener,
             urllib.request.Request(url, data=data, headers={**self._headers, **(headers or {})}, method=method),

@@ -110,6 +110,16 @@ class Cluster:
             raise CtlError(f"{self.settings.coordinator} answered {answer.status}: {answer.text()}")
         return answer.read(QueryAnswer, what="a coordinator that can be queried")
 
+    def remote_write(self, body: bytes) -> Answer:
+        """Sends samples, as Prometheus does."""
+        headers = {
+            "Content-Type": "application/x-protobuf",
+            "Content-Encoding": "snappy",
+            "X-Prometheus-Remote-Write-Version": "0.1.0",
+        }
+        url = f"{self.settings.coordinator}/api/v1/prom/remote/write"
+        return self.settings.caller.request("POST", url, timeout_s=self.settings.timeout_s, headers=headers, body=body)
+
     def sinks(self) -> Sinks:
         """Where the coordinator's values go, and what waits; nothing where it does not say."""
         answer = self._ask("/api/v1/sinks")

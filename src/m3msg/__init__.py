@@ -2,5 +2,6 @@
 
 Start with ``frames`` (the wire format in plain Python), then ``rows`` and ``kernels`` (the same, compiled, in columns). ``consumer`` is
 the listening side, ``producer`` the dialling side: pure cores over byte buffers, and thin asyncio shells. ``batch`` has the columns that
-producers take. Payloads are opaque here; imports only m3x and m3cluster.
+producers take. ``client`` is a small blocking producer for one consumer, of tools and tests. Payloads are opaque here; imports only m3x
+and m3cluster.
 """

@@ -10,7 +10,9 @@ import pytest
 from bench.chain.command import arguments, main
 from bench.chain.samples import Samples
 from bench.chain.store import count_series
-from lab.prometheus import decode_write, write_request
+from lab.prometheus import decode_write
+
+from m3ctl.bench.remote_write import write_request
 
 RELAY = """
 import http.server, sys, urllib.request

@@ -14,9 +14,11 @@ from lab.cluster import ROOT
 from lab.http import get, request
 from lab.instances import Aggregator
 from lab.processes import send_signal, stop
-from lab.prometheus import EQUAL, remote_read, write_request
+from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
 from tests.integration.conftest import Deployment
+
+from m3ctl.bench.remote_write import write_request
 
 TIMEOUT_S = 2
 SUMMED = {

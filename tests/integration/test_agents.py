@@ -11,11 +11,13 @@ from lab.certificates import Authority
 from lab.http import get, request
 from lab.ports import free_ports
 from lab.processes import Process
-from lab.prometheus import EQUAL, remote_read, write_request
+from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
 from tests.integration.inside import serving
 from tests.integration.test_senders import PAGE, Coordinator
 from tests.real_servers import require_binary
+
+from m3ctl.bench.remote_write import write_request
 
 LIMITS = "writeLimits: {maxSamplesPerSecond: 300, burstSamples: 300}\n"
 

@@ -22,11 +22,13 @@ from lab.kv import kv_of
 from lab.kv_servers import EtcdServer
 from lab.ports import free_port
 from lab.processes import family
-from lab.prometheus import EQUAL, remote_read, write_request
+from lab.prometheus import EQUAL, remote_read
 from lab.relay import RelayThread
 from lab.waiting import wait_until
 from tests.integration.conftest import Deployment
 from tests.real_servers import require_server
+
+from m3ctl.bench.remote_write import write_request
 
 WRITE = "/api/v1/prom/remote/write"
 SHARDS = 16

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.http import request
-from lab.prometheus import write_request
 from lab.stores import PrometheusStore
 from lab.waiting import wait_until
 from tests.coordinator.query.grafana import SERIES, Call, calls
+
+from m3ctl.bench.remote_write import write_request
 
 
 def answered(store: PrometheusStore, call: Call) -> tuple[int, Any]:

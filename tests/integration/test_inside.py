@@ -16,10 +16,12 @@ from urllib.parse import urlencode
 import pytest
 from lab.http import get, request
 from lab.processes import children, family
-from lab.prometheus import EQUAL, Labels, remote_read, write_request
+from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
 from tests.integration.inside import Inside, serving
 from tests.integration.test_prometheus import WRITER, prometheus
+
+from m3ctl.bench.remote_write import Labels, write_request
 
 SENDERS = 2
 WINDOW_S = 2

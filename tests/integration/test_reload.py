@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from lab.http import get, request
-from lab.prometheus import write_request
 from lab.waiting import wait_until
 from tests.integration.conftest import Deployment
 from tests.integration.inside import Inside, serving
+
+from m3ctl.bench.remote_write import write_request
 
 WRITE = "/api/v1/prom/remote/write"
 CONFIG = """

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from lab.http import request
-from lab.prometheus import write_request
 from lab.stores import PrometheusStore, VictoriaMetrics
 from tests.coordinator.sinks.prom_remote.batches import id_of, sink_of, values_of
 from tests.real_servers import require_binary
@@ -15,6 +14,7 @@ from coordinator.sinks.prom_remote.answers import Kind, judge
 from coordinator.sinks.prom_remote.splitting import bound
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.sink import RefusedWhy
+from m3ctl.bench.remote_write import write_request
 
 pytestmark = pytest.mark.integration
 

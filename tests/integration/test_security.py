@@ -17,12 +17,12 @@ from lab.cluster import LOCAL, ROOT, aggregator_overlay, coordinator_overlay, me
 from lab.kv import kv_of
 from lab.ports import free_ports
 from lab.processes import Process, children, module_command
-from lab.prometheus import write_request
 from lab.waiting import wait_until
 from tests.strangers import HOSTS, Certificates, trusting
 
 from aggregator.config import load_config
 from coordinator.config import load_coordinator
+from m3ctl.bench.remote_write import write_request
 
 PAGE = (ROOT / "docs/security.md").read_text(encoding="utf-8")
 ADMIN, WRITER = "admin-0123456789abcdef", "writer-0123456789abcdef"

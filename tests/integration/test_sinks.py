@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from lab.http import get_json, request
 from lab.m3msg_client import M3MsgClient, aggregated
-from lab.prometheus import Labels, Points, write_request
+from lab.prometheus import Points
 from lab.stores import PrometheusStore, RemoteStore, VictoriaMetrics
 from lab.waiting import wait_until
 from tests.integration.conftest import Deployment, deployed
 from tests.real_servers import require_binary
 
 from coordinator.sinks.prom_remote.splitting import bound
+from m3ctl.bench.remote_write import Labels, write_request
 
 SECOND, MINUTE = "10s:48h", "1m:960h"
 SERIES = 40

@@ -15,10 +15,12 @@ import pytest
 from lab.http import get, request
 from lab.instances import Aggregator
 from lab.processes import children, send_signal, stop
-from lab.prometheus import EQUAL, remote_read, write_request
+from lab.prometheus import EQUAL, remote_read
 from lab.waiting import wait_until
 from tests.integration.conftest import Deployment
 from tests.integration.inside import Inside, serving
+
+from m3ctl.bench.remote_write import write_request
 
 WORKERS = 3
 WRITE = "/api/v1/prom/remote/write"

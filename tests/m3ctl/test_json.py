@@ -28,6 +28,7 @@ COMMANDS: dict[str, list[str]] = {
     "top": [],
     "tail": ["up{"],
     "completion": ["bash"],
+    "bench": ["coordinator", "--yes", "--seconds", "0.1", "--rate", "20"],
     "migrate": ["--wait", "0.01"],
     "doctor": ["--wait", "1"],
 }
@@ -65,6 +66,7 @@ def run(cluster: FakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     cluster.ours()
     flows(cluster)
     cluster.coordinator.answers["GET", f"/api/v1/query?query={quote('up{[122s]', safe='')}"] = error(400, "no selector")
+    cluster.coordinator.answers["POST", "/api/v1/prom/remote/write"] = (200, b"")
     kv = Embedded(tmp_path / "kv.sqlite")
     stored(kv, Situation(cluster).values())
 

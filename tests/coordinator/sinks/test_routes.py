@@ -8,13 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from lab.prometheus import write_request
 from lab.receiver import Received, Receiver, Reply
 from lab.waiting import until
 
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.service import Coordinator, running
 from coordinator.sinks.prom_remote.credentials import basic
+from m3ctl.bench.remote_write import write_request
 from m3ctl.cli import main
 
 SECRETS = ("hunter2", "s3cr3t-token", "pr0xy-pass", "key-in-query", "t3nant", basic("me", "hunter2")[6:])
