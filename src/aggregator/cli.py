@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_store(loaded.value.kv_client.store(data_dir))
         if found := [loaded.places.named(path, text) for path, text in certificate_problems(loaded.value)]:
             raise ConfigError(found)
-        identity = instance_id(loaded.value.aggregator, loaded.value.server.server.listen_address)
+        identity = instance_id(loaded.value.aggregator, loaded.value.listen_addresses[-1])
         if options.check_config:
             return _report(loaded.meaningless)
         from aggregator.supervisor import run  # noqa: PLC0415 - what only a check needs should start at once

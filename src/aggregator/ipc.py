@@ -241,6 +241,13 @@ class Flushed(_Message, frozen=True, tag="flushed"):
     """With ``last``: values that were thrown away (follower, before cutover, NaN)."""
 
 
+class Passed(_Message, frozen=True, tag="passed"):
+    """Passthrough metrics, which need no aggregation. Frames as those of ``Flushed``, final output; they take its credit."""
+
+    values: int
+    policy_names: list[str]
+
+
 class Refused(_Message, frozen=True, tag="refused"):
     """A command that this worker cannot do; the supervisor sends it again or gives it up."""
 
@@ -274,7 +281,7 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     """Durations since the start of the worker (``m3x.instrument.Report``)."""
 
 
-FromWorker = Replaying | Ready | Lists | Flushed | Refused | WorkerStats
+FromWorker = Replaying | Ready | Lists | Flushed | Passed | Refused | WorkerStats
 
 
 class OutputCredit(_Message, frozen=True, tag="credit"):
@@ -352,6 +359,10 @@ class Stale(_Message, frozen=True, tag="stale"):
     worker: int
     epoch: int
     command: Command
+
+
+ONE_WAY = "rawtcp "
+"""What ``Peer.host`` begins with for connections without acks: what was on its way to a front that ended is lost."""
 
 
 class Peer(_Message, frozen=True):

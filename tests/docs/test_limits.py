@@ -77,7 +77,7 @@ def test_the_test_of_a_row_exists(row: list[str]) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_the_metric_of_a_row_exists(row: list[str]) -> None:
-    metrics = re.findall(r"`([a-z0-9_]+)(?:\{(\w+)=([\w-]+)\})?`", row[3])
+    metrics = re.findall(r"`([a-zA-Z0-9_]+)(?:\{(\w+)=([\w-]+)\})?`", row[3])
     assert metrics, "a row names a metric"
     for name, _, value in metrics:
         assert known(name), name

@@ -12,7 +12,11 @@ __all__ = ["certificate_problems"]
 
 def certificate_problems(config: ServiceConfig) -> Iterator[tuple[str, str]]:
     """The key, and what is wrong."""
-    sections: dict[str, ServerTLSConfig | ClientTLSConfig] = {"m3msg.server.tls": config.server.server.tls}
+    sections: dict[str, ServerTLSConfig | ClientTLSConfig] = {}
+    if config.server is not None:
+        sections["m3msg.server.tls"] = config.server.server.tls
+    if config.rawtcp is not None:
+        sections["rawtcp.tls"] = config.rawtcp.tls
     client = config.aggregator.client
     if client.type == "m3msg" and client.m3msg is not None:
         sections["aggregator.client.m3msg.producer"] = _tls(client.m3msg.producer)

@@ -158,6 +158,7 @@ def engine_options(
         ),
         new_metric_no_limit_warmup_ns=int(runtime.write_new_metric_no_limit_warmup_duration),
         timer_samples_per_series_cap=own.timer_samples_per_series_cap,
+        passthrough=config.rawtcp is not None,
         memory_limit_bytes=instance_memory(config).nbytes // max(workers, 1),
         retained_bytes=retained_bytes(config, workers),
     )

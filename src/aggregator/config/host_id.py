@@ -50,9 +50,9 @@ def _from_file(config: HostIDConfig, sleep: Callable[[float], None]) -> str:
 
 
 def instance_id(section: AggregatorSection, listen_address: str, environ: Mapping[str, str] | None = None) -> str:
-    """The id of this instance in the placement: the host id, with ``:port`` of the m3msg listener for type ``host_id_port``.
+    """The id of this instance in the placement: the host id, with ``:port`` of a listener for type ``host_id_port``.
 
-    M3 takes that port from ``rawtcp``, which does not exist here (docs/compatibility.md).
+    That is ``rawtcp``'s, as in M3; where there is none, ``m3msg``'s (docs/compatibility.md).
     """
     name = host_id(section.host_id, os.environ if environ is None else environ)
     return name if section.instance_id.type == "host_id" else f"{name}:{parse_address(listen_address)[1]}"

@@ -35,6 +35,8 @@ __all__ = [
 LONGEST_RUN_DIRECTORY = 55
 """Unix socket paths end at 107 characters; the directory that an instance makes below it, and its sockets' names, take the rest."""
 _LEAST_MEMORY_BYTES = 16 << 20
+_LONGEST_RECORD_BYTES = 256 << 20
+"""What the front takes of long frames that arrive, all together."""
 
 
 class PrometheusPageConfig(PrometheusConfig, frozen=True, kw_only=True):
@@ -173,25 +175,36 @@ class InstanceSection(Section, frozen=True, kw_only=True):
 class ProtobufIteratorConfig(Section, frozen=True, kw_only=True):
     """``rawtcp.protobufIterator``."""
 
-    init_buffer_size: int = 0
-    max_message_size: int = 0
-    bytes_pool: BucketizedPoolConfig | None = None
+    init_buffer_size: Meaningless[int] = None
+    max_message_size: int = 50 << 20
+    """Of one metric; a longer one ends its connection."""
+    bytes_pool: Meaningless[BucketizedPoolConfig] = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_message_size <= _LONGEST_RECORD_BYTES:
+            raise ValueError(
+                f"maxMessageSize must be above 0 and at most {_LONGEST_RECORD_BYTES}, found {self.max_message_size}"
+            )
 
 
 class RawTCPConfig(Section, frozen=True, kw_only=True):
-    """``rawtcp``: M3's older transport, which is not available; beside ``m3msg`` the section is without effect."""
+    """``rawtcp``: M3's older transport, without acks."""
 
     former = {
-        "msgpackIterator": "remove it; what sent msgpack has to send over m3msg",
+        "msgpackIterator": "remove it; what sent msgpack has to send protobuf, or over m3msg",
     }
     listen_address: Address
-    error_log_limit_per_second: int | None = None
-    keep_alive_enabled: bool | None = None
-    keep_alive_period: Duration | None = None
-    retry: RetryConfig | None = None
-    read_buffer_size: int | None = None
-    protobuf_iterator: ProtobufIteratorConfig | None = None
-    tls: ServerTLSConfig | None = None
+    """Or ``unix:PATH``, ours."""
+    error_log_limit_per_second: Meaningless[int] = None
+    keep_alive_enabled: bool = True
+    keep_alive_period: Duration = Duration(10 * SECOND)
+    retry: Meaningless[RetryConfig] = None
+    read_buffer_size: Meaningless[int] = None
+    protobuf_iterator: ProtobufIteratorConfig = ProtobufIteratorConfig()
+    tls: ServerTLSConfig = ServerTLSConfig()
+
+    def __post_init__(self) -> None:
+        check_endpoint(self.listen_address)
 
 
 class ServiceConfig(Section, frozen=True, kw_only=True):
@@ -201,7 +214,7 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     metrics: MetricsConfig = MetricsConfig(prometheus=PrometheusPageConfig(listen_address="0.0.0.0:6002"))
     m3msg: M3MsgConfig | None = None
     rawtcp: RawTCPConfig | None = None
-    """Refused with a reason where it is the only transport."""
+    """Beside ``m3msg`` or instead of it."""
     http: HTTPConfig = HTTPConfig(
         listen_address="0.0.0.0:6001", read_timeout=Duration(MINUTE), write_timeout=Duration(MINUTE)
     )
@@ -216,15 +229,14 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         prometheus = self.metrics.prometheus
         listeners = {
-            "m3msg.server.listenAddress": self.server.server.listen_address,
+            "m3msg.server.listenAddress": self.server.server.listen_address if self.server is not None else "",
+            "rawtcp.listenAddress": self.rawtcp.listen_address if self.rawtcp is not None else "",
             "http.listenAddress": self.http.listen_address,
             "metrics.prometheus.listenAddress": prometheus.listen_address if prometheus is not None else "",
         }
         check_listeners({key: address for key, address in listeners.items() if not is_unix(address)})
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.rawtcp is not None and self.m3msg is None:
-            yield "rawtcp", "not available; configure m3msg instead, and point clients of type m3msg to it"
         if self.instance.transit_time and not self.aggregator.buffer_past_limits:
             yield "instance.transitTime", "takes aggregator.bufferPastLimits"
         # An instance has one etcd, that of its own zone; for the other stores a zone is a mere name.
@@ -241,6 +253,14 @@ class ServiceConfig(Section, frozen=True, kw_only=True):
                 yield path, f"an instance uses the etcd of one zone, that of kvClient ({own}); found {zone}"
 
     @property
-    def server(self) -> M3MsgConfig:
-        """The m3msg listener; M3's default when neither m3msg nor rawtcp is configured."""
-        return self.m3msg or M3MsgConfig(server=M3MsgServerConfig(listen_address="0.0.0.0:6000"))
+    def server(self) -> M3MsgConfig | None:
+        """The m3msg listener, M3's default when neither m3msg nor rawtcp is configured; None: there is only raw TCP."""
+        if self.m3msg is None and self.rawtcp is None:
+            return M3MsgConfig(server=M3MsgServerConfig(listen_address="0.0.0.0:6000"))
+        return self.m3msg
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Where metrics come in: over m3msg, over raw TCP, as far as configured. The last one's port is in ``host_id_port``."""
+        found = [] if self.server is None else [self.server.server.listen_address]
+        return (*found, *([] if self.rawtcp is None else [self.rawtcp.listen_address]))

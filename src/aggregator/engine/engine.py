@@ -323,6 +323,8 @@ class Engine:
         self._tables.errors[:] = 0
         self._tables.head["errors"] = 0
         self.recent_errors.clear()
+        # They were passed on before, or are lost: nobody sends them again either.
+        self._passthrough.take()
 
     def _grow_index(self) -> None:
         """Doubles the index: a fresh one takes the words of the old."""
@@ -345,6 +347,11 @@ class Engine:
                 ident = bytes(row["id"][: int(row["size"])])
                 self.recent_errors.append((DETAILS[int(row["detail"])].text, readable_id(ident)))
         self._tables.head["errors"] = 0
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether passthrough metrics wait to be taken."""
+        return self._passthrough.waiting
 
     def take_passthrough(self) -> MessageBatch | None:
         """The passthrough metrics since the last call, as AggregatedMetric messages; None: there are none."""

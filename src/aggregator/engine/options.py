@@ -68,7 +68,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of all that the tables hold; 0: no limit. New series are refused, and counted, when seven eighths are in use, or would be with a
     value of each known series in every window; at the whole values of known ones are refused, too."""
     passthrough: bool = False
-    """Whether passthrough metrics are taken (``Engine.take_passthrough``). The service refuses them, as M3 does over m3msg."""
+    """Whether passthrough metrics are taken (``Engine.take_passthrough``). Without raw TCP the service refuses them, as M3 does."""
     retained_bytes: int = 0
     """Flushed windows that no flush time covers are kept for emitting again. When windows take more than this, those go that are
     ``max_buffer_ns`` older than the last flush."""

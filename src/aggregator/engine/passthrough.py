@@ -47,6 +47,11 @@ class Passthrough:
         self._policies.append(self._names.setdefault(str(metric.storage_policy), len(self._names)))
         self._bytes += int(end)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are any."""
+        return bool(self._messages)
+
     def take(self) -> MessageBatch | None:
         """All that wait, in the order in which they came."""
         if not self._messages:

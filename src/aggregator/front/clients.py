@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from aggregator.front import figures as names
+from aggregator.front.doors import Door, doors_of
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
-from aggregator.front.secure import Handshakes
-from aggregator.ipc import Peer
+from aggregator.ipc import ONE_WAY, Peer
 from m3x import log, process
 from m3x.clock import monotonic_ns
-from m3x.endpoints import accepted_from, configure, name_of
+from m3x.endpoints import accepted_from, configure
 from m3x.tls import Refusal, log_refusal
 
 _log = log.logger(__name__)
@@ -86,20 +86,22 @@ class Connection:
     """One producer's connection."""
 
     __slots__ = (
-        "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "fd", "finish_at_ns", "given", "host",
-        "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "read_ns", "reading", "since_ns",
-        "slack", "sock", "stopped_ns", "taken_ns",
+        "_behind_bytes", "_behind_ns", "ack_bytes", "acked_ns", "acks", "blocked", "data_ns", "door", "fd", "finish_at_ns", "given",
+        "host", "host_number", "id", "long", "mark", "mark_ns", "outstanding", "partial", "peer", "progress_ns", "read_ns", "reading",
+        "since_ns", "slack", "sock", "stopped_ns", "taken_ns",
     )  # fmt: skip
 
-    def __init__(self, number: int, sock: socket.socket, peer: str) -> None:
+    def __init__(self, number: int, sock: socket.socket, peer: str, door: Door) -> None:
         self.id = number
+        self.door = door
+        """Through which it came; its peer is told of no acks if that is for raw TCP."""
         self.sock: Any = sock
         """The socket, or what stands for it (``front.secure``)."""
         self.slack = 0
         """Reading less than so much short of all that there was room for does not mean that there is nothing more."""
         self.fd = sock.fileno()
         self.peer = peer
-        self.host = peer.rpartition(":")[0]
+        self.host = (ONE_WAY if door.raw else "") + peer.rpartition(":")[0]
         self.host_number = zlib.crc32(self.host.encode())
         """What stands for it in batches (``ipc.Batch.hosts``)."""
         self.partial = b""
@@ -202,8 +204,7 @@ class Clients:
         self._figures = figures
         files = process.open_files()
         self._limit = options.max_connections or max(files - _RESERVED_FILES, files // 2)
-        self._handshakes = None if options.tls is None else Handshakes(options.tls.opened())
-        self._listener: socket.socket | None = None
+        self.doors = doors_of(options)
         self._by_id: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
         self._next_id = 0
@@ -221,39 +222,29 @@ class Clients:
         self._flush_at_ns = 0
         self._newcomers: list[Connection] = []
         """Those that are not read yet."""
-        self._backlog = True
-        """Whether there may be connections that have waited for a while to be taken: for a front, or for room."""
         self.readers = select.epoll()
         self.writers = select.epoll()
         self._ends = select.epoll()
 
     # --- accepting
 
-    def listen(self) -> tuple[int, str]:
-        """Takes connections from now on, those first that have waited; returns the listening descriptor and its address."""
-        self._listener = socket.socket(fileno=self._options.listener)
-        self._listener.setblocking(False)
-        return self._listener.fileno(), name_of(self._listener)
-
     def stop_listening(self) -> None:
-        """Closes the listening socket."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        """Closes the listening sockets."""
+        for door in self.doors:
+            door.close()
 
-    def accept(self) -> bool:
+    def accept(self, door: Door) -> bool:
         """Takes new connections; False: the system has no room for one now, try again later."""
-        assert self._listener is not None
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                sock, address = self._listener.accept()
+                sock, address = door.accept()
             except BlockingIOError:
-                self._backlog = False
+                door.backlog = False
                 break
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     _log.error_limited("cannot accept connections now", error=str(error))
-                    self._backlog = True
+                    door.backlog = True
                     return False
                 continue
             peer = accepted_from(address)
@@ -262,16 +253,16 @@ class Clients:
                 self._figures.closed("too-many-connections")
                 _log.warning_limited("connection refused: limit reached", peer=peer, limit=self._limit)
                 continue
-            self._add(sock, peer)
+            self._add(sock, peer, door)
         return True
 
-    def _add(self, sock: socket.socket, peer: str) -> None:
+    def _add(self, sock: socket.socket, peer: str, door: Door) -> None:
         sock.setblocking(False)
-        configure(sock, max(self._options.keep_alive_period_ns // 1_000_000_000, 1) if self._options.keep_alive else 0)
-        connection = Connection(self._next_id, sock, peer)
-        if self._handshakes is not None:
-            self._handshakes.begin(connection, connection.stopped_ns)
-        if self._backlog:
+        configure(sock, door.keep_alive_s)
+        connection = Connection(self._next_id, sock, peer, door)
+        if door.handshakes is not None:
+            door.handshakes.begin(connection, connection.stopped_ns)
+        if door.backlog:
             connection.fell_behind(_EVER_NS)
         self._next_id += 1
         self._by_id[connection.id] = connection
@@ -306,6 +297,10 @@ class Clients:
     def count(self) -> int:
         """Open connections."""
         return len(self._by_id)
+
+    def count_of(self, door: Door) -> int:
+        """Those that came through it."""
+        return sum(connection.door is door for connection in self._by_id.values())
 
     def peers(self) -> list[Peer]:
         """Who is connected, by host."""
@@ -347,7 +342,10 @@ class Clients:
     # --- acks
 
     def ack(self, connection: Connection, frames: memoryview, mono_ns: int) -> None:
-        """Takes ack frames for a connection; they are written at the next flush, or now if they are many."""
+        """Takes ack frames for a connection; they are written at the next flush, or now if they are many. Raw TCP has none."""
+        if connection.door.raw:
+            connection.acked_ns = mono_ns
+            return
         if connection.blocked:
             connection.acks.append(bytes(frames))
         else:
@@ -442,7 +440,8 @@ class Clients:
 
     def failed(self, connection: Connection, error: OSError) -> None:
         """Reading has failed."""
-        refused = None if self._handshakes is None else self._handshakes.refusal(connection, error)
+        handshakes = connection.door.handshakes
+        refused = None if handshakes is None else handshakes.refusal(connection, error)
         if refused is None:
             self.close(connection, "read-error", error=str(error))
         else:
@@ -450,8 +449,8 @@ class Clients:
 
     def refuse(self, connection: Connection, refusal: Refusal, detail: str = "") -> None:
         """It does not speak what it has to."""
-        self._figures.refused(refusal.value)
-        log_refusal("m3msg", refusal, connection.peer, detail)
+        self._figures.refused(connection.door.protocol, refusal.value)
+        log_refusal(connection.door.protocol, refusal, connection.peer, detail)
         self.close(connection, _TLS)
 
     def finish(self, connection: Connection, reason: str, mono_ns: int, *, clean: bool = False) -> None:
@@ -490,8 +489,8 @@ class Clients:
         self._ack_bytes -= connection.ack_bytes
         self.drop_partial(connection)
         connection.acks = []
-        if self._handshakes is not None:
-            self._handshakes.forget(connection)
+        if connection.door.handshakes is not None:
+            connection.door.handshakes.forget(connection)
         with contextlib.suppress(FileNotFoundError):
             self.writers.unregister(connection.fd)
         connection.sock.close()
@@ -511,6 +510,8 @@ class Clients:
 
     def _lacks_acks(self, connection: Connection, mono_ns: int) -> bool:
         """Whether a peer that has ended may not have read all acks: what its system has taken a moment ago it need not have read."""
+        if connection.door.raw:
+            return False
         recent = connection.acked_ns and connection.acked_ns >= max(
             connection.read_ns, mono_ns - self._options.settle_ns + 1
         )
@@ -529,6 +530,8 @@ class Clients:
             return True
         if connection is None:
             return number not in self._cut or acked_ns < self._cut[number][1]
+        if connection.door.raw:
+            return True
         return age_ns >= self._options.settle_ns and connection.taken_ns >= acked_ns
 
     def look(self, mono_ns: int) -> None:
@@ -548,8 +551,8 @@ class Clients:
                     self.close(connection, "linger-timeout")
             elif mono_ns - connection.progress_ns >= self._options.ack_timeout_ns:
                 self.close(connection, "acks-not-read", waiting_bytes=connection.ack_bytes)
-        if self._handshakes is not None:
-            for connection in self._handshakes.overdue(mono_ns):
+        for handshakes in filter(None, [door.handshakes for door in self.doors]):
+            for connection in handshakes.overdue(mono_ns):
                 self.refuse(connection, Refusal.TIMEOUT)
 
     def close_all(self) -> None:

@@ -14,17 +14,26 @@ class Figures:
         """A connection was closed."""
         self.counters[f"front.connections-closed{{reason={reason}}}"] += 1
 
-    def refused(self, reason: str) -> None:
+    def undecodable(self, protocol: str, reason: str) -> None:
+        """What a connection has sent ends it."""
+        raw = f"rawtcp-server.decode-errors{{server=rawtcp,handler=rawtcp,reason={reason}}}"
+        self.counters[raw if protocol == "rawtcp" else MESSAGE_DECODE_ERROR] += 1
+
+    def refused(self, protocol: str, reason: str) -> None:
         """A connection did not come to speak TLS, or should not have."""
-        self.counters[f"{UPGRADE_ERROR}{{server=m3msg,reason={reason}}}"] += 1
+        self.counters[f"{protocol}-server.upgrade-to-tls-errors{{server={protocol},reason={reason}}}"] += 1
+
+
+def open_connections(protocol: str) -> str:
+    """Name of the gauge of one protocol."""
+    return f"{protocol}-server.open-connections{{server={protocol}}}"
 
 
 MESSAGE_RECEIVED = "m3msg-server.message-received{server=m3msg}"
 MESSAGE_DECODE_ERROR = "m3msg-server.message-decode-error{server=m3msg}"
+RECORD_RECEIVED = "rawtcp-server.message-received{server=rawtcp}"
 ACK_SENT = "m3msg-server.ack-sent{server=m3msg}"
 ACK_WRITE_ERROR = "m3msg-server.ack-write-error{server=m3msg}"
-OPEN_CONNECTIONS = "m3msg-server.open-connections{server=m3msg}"
-UPGRADE_ERROR = "m3msg-server.upgrade-to-tls-errors"
 BYTES_READ = "front.bytes-read"
 ACK_UNDELIVERED = "front.ack-undelivered"
 DROPPED_UNACKED = "front.dropped-unacked"

@@ -5,8 +5,12 @@ Staging buffers are memory that workers map: a batch of some size is not sent to
 With one worker a socket is read straight into the staging buffer: nothing is copied but the few bytes of a frame whose rest has not
 arrived, which the connection keeps. With several, sockets are read into one scratch buffer, and a kernel copies each frame into the
 staging buffer of the worker that owns its shard. A frame longer than ``_LONG_FRAME`` arrives in a buffer of its own.
+
+Records of raw TCP are read into a buffer of their own and written from there as m3msg frames to where frames would be read to; the rest is
+the same for both. The ids of these frames are our own, and nobody hears of their acks.
 """
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +19,11 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.front import figures as names
-from aggregator.front import kernels
+from aggregator.front import kernels, records
 from aggregator.front.clients import Clients, Connection, LongFrame
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow
-from aggregator.front.options import SECOND_NS, FrontOptions
+from aggregator.front.options import SECOND_NS, FrontOptions, RawOptions
 from m3x import log
 from m3x.shared_memory import SharedMemory
 from m3x.tls import TLS_BYTE, TLS_MAJOR, Refusal
@@ -34,6 +38,9 @@ _BUSY_BATCHES = 4
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
 _PAGE = 4096
+_LONGEST_FRAME = (1 << 32) - 1
+_ID_BITS = 40
+"""Of the first id of a front's own frames: those of the front before it are others."""
 _FREE_BUFFERS = 64
 _FREE_BUFFER_BYTES = 16 << 20
 
@@ -151,6 +158,12 @@ class Intake:
         self._owners = np.zeros(0, np.int32)
         self._table = np.zeros((0, kernels.COLUMNS), np.int64)
         self._single = True
+        self._raw = options.raw or RawOptions(listener=-1)
+        room = scratch - records.HEAD_BOUND if options.raw is not None else 0
+        self._records = np.empty(room, np.uint8)
+        """Small enough that its longest record finds room as a frame in any empty buffer."""
+        self._records_view = self._records.data
+        self._next_id = secrets.randbits(_ID_BITS)
         self._discarding: frozenset[int] = frozenset()
 
     def route(self, owners: list[int], mono_ns: int) -> None:
@@ -184,6 +197,8 @@ class Intake:
         self._cut_older(now_ns, mono_ns)
         if connection.long is not None:
             return self._read_long(connection, connection.long, now_ns, mono_ns)
+        if connection.door.raw:
+            return self._read_records(connection, now_ns, mono_ns)
         if self._single:
             start = self._stagings[0].used
             buffer, view = self._stagings[0].buffer, self._stagings[0].view
@@ -236,16 +251,11 @@ class Intake:
         mono_ns: int,
     ) -> None:
         maximum = self._options.max_frame_bytes
-        if self._single:
-            position, count, status, need = kernels.scan(buffer, start, end, maximum)
-            self._figures.counters[names.MESSAGE_RECEIVED] += count
-            if position > start:
-                self._stagings[0].add(connection, position - start, count, now_ns, mono_ns)
-        else:
-            position, status, need = self._scatter(connection, buffer, start, end, now_ns, mono_ns)
+        position, count, status, need = self._stage(connection, buffer, start, end, maximum, now_ns, mono_ns)
+        self._figures.counters[names.MESSAGE_RECEIVED] += count
         if status == kernels.MORE:
             self._keep(connection, view[position:end], need, mono_ns)
-        elif status == kernels.OVERSIZE and self._is_handshake(view[position:end]):
+        elif status == kernels.OVERSIZE and self._is_handshake(connection, view[position:end]):
             self._clients.refuse(connection, Refusal.TLS_ON_PLAIN_PORT)
         elif status == kernels.OVERSIZE:
             text = f"length prefix says {need - 4} bytes, the limit is {maximum}"
@@ -254,33 +264,123 @@ class Intake:
             text = f"a frame of {need - 4} bytes is no m3msg message: {bytes(view[position : position + 40]).hex()}…"
             self._refuse(connection, "malformed-frame", mono_ns, text)
         # The rest of the frame is saved: only now may the buffer go.
+        self._cut_full(mono_ns)
+
+    def _cut_full(self, mono_ns: int) -> None:
         for worker, staging in enumerate(self._stagings):
             if staging.used >= self._options.batch_bytes:
                 self.cut(worker, mono_ns)
 
-    def _is_handshake(self, data: memoryview) -> bool:
+    def _is_handshake(self, connection: Connection, data: memoryview) -> bool:
         """Whether this is what a TLS client says first, where there is no TLS."""
-        return self._options.tls is None and data[0] == TLS_BYTE and data[1] == TLS_MAJOR
+        plain = connection.door.handshakes is None
+        return plain and len(data) > 1 and data[0] == TLS_BYTE and data[1] == TLS_MAJOR
+
+    def _stage(
+        self,
+        connection: Connection,
+        buffer: NDArray[np.uint8],
+        start: int,
+        end: int,
+        maximum: int,
+        now_ns: int,
+        mono_ns: int,
+    ) -> tuple[int, int, int, int]:
+        """Stages the complete frames of ``buffer[start:end]``; returns as ``kernels.scan``."""
+        if not self._single:
+            return self._scatter(connection, buffer, start, end, maximum, now_ns, mono_ns)
+        position, count, status, need = kernels.scan(buffer, start, end, maximum)
+        if position > start:
+            self._stagings[0].add(connection, position - start, count, now_ns, mono_ns)
+        return position, count, status, need
 
     def _scatter(
-        self, connection: Connection, buffer: NDArray[np.uint8], start: int, end: int, now_ns: int, mono_ns: int
-    ) -> tuple[int, int, int]:
+        self,
+        connection: Connection,
+        buffer: NDArray[np.uint8],
+        start: int,
+        end: int,
+        maximum: int,
+        now_ns: int,
+        mono_ns: int,
+    ) -> tuple[int, int, int, int]:
         self._mark_discards()
+        total = 0
         while True:
-            position, count, status, need = kernels.route(
-                buffer, start, end, self._options.max_frame_bytes, self._owners, self._table
-            )
-            self._figures.counters[names.MESSAGE_RECEIVED] += count
+            position, count, status, need = kernels.route(buffer, start, end, maximum, self._owners, self._table)
+            total += count
             rows = self._table.tolist()
             for staging, row in zip(self._stagings, rows, strict=True):
                 nbytes = row[kernels.USED] - staging.used
                 if nbytes:
                     staging.add(connection, nbytes, row[kernels.COUNT] - staging.count, now_ns, mono_ns)
             if status != kernels.FULL:
-                return position, status, need
+                return position, total, status, need
             self.cut(need, mono_ns)
             self._mark_discards()
             start = position
+
+    # --- raw TCP
+
+    def _read_records(self, connection: Connection, now_ns: int, mono_ns: int) -> int:
+        view, at = self._records_view, len(connection.partial)
+        view[:at] = connection.partial
+        received = self._receive(connection, view[at : at + self._options.read_bytes], mono_ns)
+        if received > 0:
+            self._reframe(connection, at + received, now_ns, mono_ns)
+        return received
+
+    def _reframe(self, connection: Connection, end: int, now_ns: int, mono_ns: int) -> None:
+        """Stages what was read, as frames."""
+        limit, position = self._raw.max_record_bytes, 0
+        while True:
+            buffer, at = (self._stagings[0].buffer, self._stagings[0].used) if self._single else (self._scratch, 0)
+            position, count, status, after = records.reframe(
+                self._records, position, end, limit, self._next_id, buffer, at
+            )
+            self._next_id += count
+            self._figures.counters[names.RECORD_RECEIVED] += count
+            if count:
+                self._stage(connection, buffer, at, after, _LONGEST_FRAME, now_ns, mono_ns)
+            if status != kernels.FULL:
+                break
+            if self._single:
+                self.cut(0, mono_ns)
+        self._rest_of_records(connection, position, end, status, mono_ns)
+        self._cut_full(mono_ns)
+
+    def _rest_of_records(self, connection: Connection, position: int, end: int, status: int, mono_ns: int) -> None:
+        rest, limit = self._records_view[position:end], self._raw.max_record_bytes
+        size, start, _ = records.size_at(self._records, position, end, limit)
+        if status == kernels.MORE:
+            if start - position + size <= _LONG_FRAME - records.HEAD_BOUND:
+                connection.partial = bytes(rest)
+            else:
+                head = records.head_of(size, self._next_id)
+                self._next_id += 1
+                beginning = memoryview(head + bytes(self._records_view[start:end]))
+                self._keep_long(connection, beginning, len(head) + size, mono_ns)
+        elif self._is_handshake(connection, rest):
+            self._clients.refuse(connection, Refusal.TLS_ON_PLAIN_PORT)
+        elif status == kernels.OVERSIZE:
+            text = f"a record says that it has {size} bytes, the limit is {limit}"
+            self._refuse(connection, "record-too-large", mono_ns, text)
+        elif status == records.NO_METRIC:
+            self._refuse_record(connection, rest, mono_ns)
+        else:
+            text = f"a size has to be a positive signed varint, found {bytes(rest[:40]).hex()}…"
+            self._refuse(connection, "malformed-size", mono_ns, text)
+
+    def _is_record(self, connection: Connection, frame: NDArray[np.uint8], mono_ns: int) -> bool:
+        """Whether a long record, which is complete, may go on; else its connection ends."""
+        if records.is_metric(frame):
+            self._figures.counters[names.RECORD_RECEIVED] += 1
+            return True
+        self._refuse_record(connection, frame.data, mono_ns)
+        return False
+
+    def _refuse_record(self, connection: Connection, data: memoryview, mono_ns: int) -> None:
+        self._refuse(connection, "malformed-record", mono_ns, f"a record has no metric: {bytes(data[:40]).hex()}…")
 
     def _mark_discards(self) -> None:
         discarding = self._flow.discarding()
@@ -295,11 +395,14 @@ class Intake:
     def _keep(self, connection: Connection, rest: memoryview, need: int, mono_ns: int) -> None:
         if need <= _LONG_FRAME:
             connection.partial = bytes(rest)
-            return
-        if self._clients.long_bytes + need > self._options.partial_bytes:
+        else:
+            self._keep_long(connection, rest, need, mono_ns)
+
+    def _keep_long(self, connection: Connection, beginning: memoryview, size: int, mono_ns: int) -> None:
+        if self._clients.long_bytes + size > self._options.partial_bytes:
             self._refuse(connection, "partial-frames-full", mono_ns, "too many long frames arrive at the same time")
         else:
-            self._clients.start_long(connection, need, rest)
+            self._clients.start_long(connection, size, beginning)
 
     def _read_long(self, connection: Connection, frame: LongFrame, now_ns: int, mono_ns: int) -> int:
         received = self._receive(connection, frame.rest(self._options.read_bytes), mono_ns)
@@ -313,12 +416,16 @@ class Intake:
         return received
 
     def _long_frame(self, connection: Connection, frame: NDArray[np.uint8], now_ns: int, mono_ns: int) -> None:
-        _, count, status, _ = kernels.scan(frame, 0, len(frame), self._options.max_frame_bytes)
-        self._figures.counters[names.MESSAGE_RECEIVED] += count
-        if status != kernels.MORE:
-            text = f"a frame of {len(frame) - 4} bytes is no m3msg message: {bytes(frame[:40]).hex()}…"
-            self._refuse(connection, "malformed-frame", mono_ns, text)
-            return
+        if connection.door.raw:
+            if not self._is_record(connection, frame, mono_ns):
+                return
+        else:
+            _, count, status, _ = kernels.scan(frame, 0, len(frame), self._options.max_frame_bytes)
+            self._figures.counters[names.MESSAGE_RECEIVED] += count
+            if status != kernels.MORE:
+                text = f"a frame of {len(frame) - 4} bytes is no m3msg message: {bytes(frame[:40]).hex()}…"
+                self._refuse(connection, "malformed-frame", mono_ns, text)
+                return
         worker = 0 if self._single else int(kernels.owner_of(frame, 0, len(frame), self._owners))
         if worker in self._flow.discarding():
             self._table[worker, kernels.DISCARDED] += 1
@@ -332,8 +439,11 @@ class Intake:
         self._flow.stream(worker).put(batch, mono_ns)
 
     def _refuse(self, connection: Connection, reason: str, mono_ns: int, text: str) -> None:
-        self._figures.counters[names.MESSAGE_DECODE_ERROR] += 1
-        _log.warning_limited("connection closed: bad input", reason=reason, peer=connection.peer, detail=text)
+        protocol = connection.door.protocol
+        self._figures.undecodable(protocol, reason)
+        _log.warning_limited(
+            "connection closed: bad input", reason=reason, peer=connection.peer, protocol=protocol, detail=text
+        )
         self._clients.finish(connection, reason, mono_ns)
 
     # --- batches

@@ -144,7 +144,7 @@ def _payload_type(a, e):
 
 
 @njit(cache=True, nogil=True)
-def _metric_id(a, e):
+def metric_id(a, e):
     """``(start, stop)`` of the metric id in the ``MetricWithMetadatas`` at ``[a, e)`` (docs/m3/metrics.md, messages); start 0: no metric.
 
     Repeated fields: the last one counts, as it does when Go's decoder merges them. A metric without an id has the empty one.
@@ -209,7 +209,7 @@ def _locate(origin, a, e, limit, row, starts, ids, sizes):
         at, stop = message_value(a + _PREFIX, after, origin, row)
         if at == _0:
             return n, MALFORMED, np.int64(size)
-        at, stop = _metric_id(at, stop)
+        at, stop = metric_id(at, stop)
         ids[n] = at
         sizes[n] = stop - at
         a = after
@@ -281,7 +281,7 @@ def owner_of(buf, start, end, owners):
     sizes = np.zeros(4, np.uint64)
     hashes = np.empty(4, np.uint32)
     at, stop = message_value(origin + np.uint64(start) + _PREFIX, origin + np.uint64(end), origin, row)
-    at, stop = _metric_id(at, stop)
+    at, stop = metric_id(at, stop)
     if at == _0:
         return np.int64(0)
     ids[0] = at

@@ -8,11 +8,27 @@ MIB = 1 << 20
 SECOND_NS = 1_000_000_000
 
 
+class RawOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The listener for raw TCP."""
+
+    listener: int
+    """As that of ``FrontOptions``."""
+    max_record_bytes: int = 50 * MIB
+    """M3's ``protobufIterator.maxMessageSize``: a longer record ends its connection."""
+    tls: FrontTLS | None = None
+    """None: plain text only."""
+    keep_alive: bool = True
+    keep_alive_period_ns: int = 10 * SECOND_NS
+
+
 class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses and bounds of the front; durations in nanoseconds."""
 
     listener: int
-    """Descriptor of the socket that listens for producers. The supervisor has it too: while there is no front, connections wait."""
+    """Descriptor of the socket that listens for m3msg; -1: there is none. The supervisor has it too: while there is no front, connections
+    wait."""
+    raw: RawOptions | None = None
+    """None: no raw TCP."""
     run_dir: str
     """Where the ``ipc://`` sockets of the instance live (``aggregator.ipc``)."""
     epoch: int

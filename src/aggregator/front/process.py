@@ -20,7 +20,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.front import figures as names
-from aggregator.front import kernels, links
+from aggregator.front import kernels, links, records
 from aggregator.front.clients import Clients
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow, WorkerStream
@@ -141,7 +141,6 @@ class Front:
         self._links: dict[int, links.WorkerLink] = {}
         self._stamp_ns = 0
         self._routed = False
-        self._listen_fd = -1
         self._listening = False
         self._newcomers = False
         """Whether connections wait for others to become quiet."""
@@ -189,8 +188,9 @@ class Front:
                 link.settle()
             if link.acks_fd in ready:
                 self._take_acks(self._flow.streams[worker], link, mono)
-        if self._listening and self._listen_fd in ready and not self._clients.accept():
-            self._poll.modify(self._listen_fd, 0)
+        for door in self._clients.doors if self._listening else ():
+            if door.fd in ready and not self._clients.accept(door):
+                self._poll.modify(door.fd, 0)
         self._newcomers = self._clients.admit(mono)
         if self._clients.writers.fileno() in ready:
             self._clients.writable(mono)
@@ -209,8 +209,8 @@ class Front:
             self._sweep_at_ns = mono + _SWEEP_NS
             self._clients.sweep(mono)
             self._settle(mono)
-            if self._listening:
-                self._poll.modify(self._listen_fd, select.EPOLLIN)
+            for door in self._clients.doors if self._listening else ():
+                self._poll.modify(door.fd, select.EPOLLIN)
         if mono >= self._stats_at_ns:
             self._stats_at_ns = next_beat_ns(mono, _STATS_NS)
             self._report()
@@ -279,7 +279,8 @@ class Front:
                 else:
                     if size:
                         self._clients.ack(connection, frames[at : at + size], mono)
-                    self._figures.counters[names.ACK_SENT] += count
+                    if not connection.door.raw:
+                        self._figures.counters[names.ACK_SENT] += count
                     self._clients.release(number)
                 at += size
 
@@ -361,11 +362,12 @@ class Front:
     def _listen(self) -> None:
         if self._listening or not self._routed or not self._links or self._drain_until_ns:
             return
-        fd, address = self._clients.listen()
-        self._listening, self._listen_fd = True, fd
-        self._poll.register(fd, select.EPOLLIN if self._clients.accept() else 0)
-        self._supervisor.send(ipc.Listening(address, os.getpid()))
-        _log.info("listening for m3msg", address=address)
+        addresses = {door.protocol: door.open() for door in self._clients.doors}
+        self._listening = True
+        for door in self._clients.doors:
+            self._poll.register(door.fd, select.EPOLLIN if self._clients.accept(door) else 0)
+        self._supervisor.send(ipc.Listening(next(iter(addresses.values())), os.getpid()))
+        _log.info("listening", **addresses)
 
     def _report(self) -> None:
         counters, gauges = self._figures.counters, self._figures.gauges
@@ -378,7 +380,8 @@ class Front:
             counters[f"front.batches-acked{{worker={stream.worker}}}"] = stream.acked_batches
         gauges["front.paused"] = float(self._flow.paused())
         gauges["front.resident-bytes"] = process.resident_bytes()
-        gauges[names.OPEN_CONNECTIONS] = self._clients.count
+        for door in self._clients.doors:
+            gauges[names.open_connections(door.protocol)] = self._clients.count_of(door)
         peers = self._clients.peers()
         self._supervisor.send(ipc.FrontStats(dict(counters), dict(gauges), peers, self._through_ns()))
 
@@ -396,7 +399,8 @@ class Front:
 
     def _check_drained(self, mono: int) -> None:
         if self._listening:
-            self._poll.unregister(self._listen_fd)
+            for door in self._clients.doors:
+                self._poll.unregister(door.fd)
             self._clients.stop_listening()
             self._listening = False
         for worker in range(len(self._flow.streams)):
@@ -427,6 +431,7 @@ def run(options: FrontOptions) -> int:
     log.configure(options.log_level, process="front")
     try:
         kernels.warm()
+        records.warm()
         return Front(options).run()
     except Exception as error:
         _log.error("the front failed", exception=error)

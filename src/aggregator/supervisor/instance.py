@@ -8,7 +8,7 @@ Placement and topics are followed as long as it runs; what they say together is 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -48,7 +48,7 @@ _LOOK_S = 0.1
 
 
 class Instance:
-    """See the module; ``listener`` is bound to the address for metrics. ``run`` returns after ``stop`` when everything has ended."""
+    """See the module; ``listeners`` are bound to the addresses for metrics. ``run`` returns after ``stop`` when everything has ended."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Instance:
         *,
         workers: int,
         zygote: Zygote,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         run_dir: Path,
         data_dir: Path | None,
         registry: Registry,
@@ -85,7 +85,7 @@ class Instance:
             store=store,
             workers=workers,
             zygote=zygote,
-            listener=listener,
+            listeners=listeners,
             run_dir=run_dir,
             journal=self._journal,
             registry=registry,

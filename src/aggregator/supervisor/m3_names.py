@@ -75,7 +75,7 @@ _SERVER = (
         {"reason": ("not-categorized",)}, drop=("reason",),
     ),
 )  # fmt: skip
-"""M3 counts these for its raw TCP server; here they are those of the m3msg server."""
+"""M3 counts these for its raw TCP server; here what came over m3msg counts as well."""
 
 # Go has pools of objects; here rows of tables that were used before and are used again are what comes nearest.
 _GAUGES = (

@@ -61,8 +61,6 @@ def run(
     log.configure(config.logging.level, **{**config.logging.fields, "process": "supervisor"})
     for path in loaded.meaningless:
         _log.debug("this key has no effect here", key=path)
-    if config.rawtcp is not None:
-        _log.warning("rawtcp is not available: only m3msg is served")
     kernel_cache.prepare("m3aggregator", PACKAGES)
     manager = ServiceManager()
     process.raise_open_files()
@@ -108,10 +106,11 @@ async def _main(
         limit = instance_memory(config)
         _log.info("memory limit for series and windows", bytes=limit.nbytes or "none", source=limit.source)
         try:
-            with bound(config.server.server.listen_address) as listener:
+            with contextlib.ExitStack() as stack:
+                listeners = [stack.enter_context(bound(address)) for address in config.listen_addresses]
                 instance = Instance(
                     config, store, instance_id,
-                    workers=workers, zygote=zygote, listener=listener, run_dir=run_dir, data_dir=data_dir,
+                    workers=workers, zygote=zygote, listeners=listeners, run_dir=run_dir, data_dir=data_dir,
                     registry=registry,
                 )  # fmt: skip
                 instance.problems.set("open files", process.few_open_files(), serious=False)

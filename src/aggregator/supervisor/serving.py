@@ -28,7 +28,6 @@ from aggregator.config import (
     retained_bytes,
 )
 from aggregator.front.options import FrontOptions
-from aggregator.front.secure import FrontTLS
 from aggregator.supervisor.clock_faults import ClockFaults
 from aggregator.supervisor.election.completeness import Completeness
 from aggregator.supervisor.ending import end
@@ -36,9 +35,11 @@ from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.figures import FlushFigures
 from aggregator.supervisor.flushing.flush_times import newest
 from aggregator.supervisor.flushing.timing import schedule_options
+from aggregator.supervisor.front import front_options
 from aggregator.supervisor.limits import Limits, limit_of
 from aggregator.supervisor.memory import MemoryWatch
 from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
+from aggregator.supervisor.output.passing import Passing, passes
 from aggregator.supervisor.output.sinks import Sinks
 from aggregator.supervisor.placement import View, assign
 from aggregator.supervisor.problems import Problems
@@ -89,7 +90,7 @@ class Serving:
         *,
         workers: int,
         zygote: Zygote,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         run_dir: Path,
         journal: Path | None,
         registry: Registry,
@@ -125,6 +126,9 @@ class Serving:
         self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
         client = self._scope.sub("client")
         self.rollups = Forwarder(done, fenced, partial(self._credit, forwarded=True), scope, "forwarded", client)
+        self._passing = Passing(
+            self.output, self._scope, lambda: self.shard_set.leads, enabled=passes(config), problems=problems
+        )
         self._figures = FlushFigures(self._scope, int(config.aggregator.buffer_duration_after_shard_cutoff))
         self._registry.looks.append(self._look_at_figures)
         self.sinks = Sinks(
@@ -148,7 +152,7 @@ class Serving:
         self._keep_routing()
         self.fleet = Fleet(
             zygote=zygote,
-            listener=listener,
+            listeners=listeners,
             run_dir=run_dir,
             workers=workers,
             routing=self.routing,
@@ -196,17 +200,8 @@ class Serving:
     # --- options of the processes
 
     def _front_options(self, epoch: int) -> FrontOptions:
-        server, consumer = self.config.server.server, self.config.server.consumer
-        return FrontOptions(
-            listener=FIRST_FILE,
-            run_dir=str(self._run_dir),
-            epoch=epoch,
-            parent_pid=os.getpid(),
-            log_level=self.config.logging.level,
-            max_frame_bytes=consumer.decoder.max_message_size,
-            tls=FrontTLS.of(server.tls),
-            keep_alive=server.keep_alive_enabled,
-            keep_alive_period_ns=int(server.keep_alive_period),
+        return front_options(
+            self.config, run_dir=str(self._run_dir), epoch=epoch, parent_pid=os.getpid(), listener=FIRST_FILE
         )
 
     def _worker_options(self, worker: int, epoch: int, front_epoch: int) -> WorkerOptions:
@@ -348,6 +343,8 @@ class Serving:
                 self._wake.set()
             case ipc.Flushed():
                 self._flushed(worker, epoch, message, frames)
+            case ipc.Passed():
+                self._passing.take(worker, epoch, message, frames)
             case ipc.Refused():
                 self.flushing.refused(worker, message.id)
             case ipc.WorkerStats():

@@ -142,6 +142,7 @@ class Worker:
         if self._flushes.ready:
             header, part = self._flushes.take()
             self._supervisor.send(header, None if part is None else part.batch)
+        self._pass_on()
         self._front.flush()
         self._supervisor.flush()
         mono = monotonic_ns()
@@ -149,7 +150,8 @@ class Worker:
             self._stats_at_ns = next_beat_ns(mono, _STATS_NS)
             self._report()
         if self._goodbye_until_ns:
-            answered = not (self._flushes or self._front.unsent or self._supervisor.unsent or self._durable.owes)
+            waiting = self._flushes or self._engine.passes_on or self._front.unsent or self._supervisor.unsent
+            answered = not (waiting or self._durable.owes)
             self._stop = self._stop or answered or mono >= self._goodbye_until_ns
 
     def _wait(self) -> set[int]:
@@ -251,6 +253,12 @@ class Worker:
         if command.list_id.kind not in KINDS:
             return f"unknown list kind {command.list_id.kind}; expected one of {KINDS}"
         return f"{len(self._flushes)} flushes wait for output credit" if self._flushes.full else ""
+
+    def _pass_on(self) -> None:
+        """Gives the supervisor the passthrough metrics that wait, if it takes more output."""
+        if self._flushes.final_credit_bytes > 0 and (batch := self._engine.take_passthrough()) is not None:
+            self._flushes.credit(-batch.size_bytes, forwarded=False)
+            self._supervisor.send(ipc.Passed(len(batch), list(batch.policy_names)), batch)
 
     # --- the supervisor's own messages
 

@@ -128,7 +128,12 @@ def test_explicitly_empty_prefixes_stay_empty(tmp_path: Path) -> None:
     [
         ("http: {listenAddress: '127.0.0.1:1'}\n", "kvClient: this key is required and missing"),
         ("kvClient: {}\n", "one of etcd, zookeeper and embedded is needed"),
-        (MINIMAL + "rawtcp: {listenAddress: '0.0.0.0:6000'}\n", "rawtcp: not available"),
+        (MINIMAL + "rawtcp: {listenAddress: nowhere}\n", "'nowhere' is not an address"),
+        (
+            MINIMAL + "rawtcp: {listenAddress: ':1', protobufIterator: {maxMessageSize: 0}}\n",
+            "maxMessageSize must be above 0",
+        ),
+        (MINIMAL + "m3msg: {server: {listenAddress: ':1'}}\nrawtcp: {listenAddress: ':1'}\n", "rawtcp.listenAddress"),
         (MINIMAL + "m3msg: {server: {listenAddress: nowhere}}\n", "'nowhere' is not an address"),
         (MINIMAL + "aggregator: {flush: {handlers: []}}\n", "no handler configuration"),
         (MINIMAL + "aggregator: {flush: {handlers: [{}]}}\n", "neither dynamic nor static backend was configured"),

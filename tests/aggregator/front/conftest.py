@@ -18,7 +18,7 @@ from lab.waiting import wait_until
 
 from aggregator import ipc
 from aggregator.engine.options import EngineOptions
-from aggregator.front import FrontOptions
+from aggregator.front import FrontOptions, RawOptions
 from aggregator.worker import WorkerOptions
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
@@ -227,15 +227,22 @@ class Rig:
         self.front: subprocess.Popen[bytes] | None = None
         self.address = ""
         """Where it listens, or will."""
+        self.raw_address = ""
+        """The same for raw TCP, if it was started with ``raw``."""
         self.workers = 1
         self.frame = frame
         self.chunk = chunk
         self.wait_for = wait_for
 
-    def start(self, workers: int = 1, **options: Any) -> None:
-        """Starts the front for this many workers; they are not up yet."""
+    def start(self, workers: int = 1, *, raw: dict[str, Any] | None = None, **options: Any) -> None:
+        """Starts the front for this many workers; they are not up yet. ``raw``: its options of raw TCP."""
         self.workers = workers
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        listeners = [listener]
+        if raw is not None:
+            listeners.append(socket.create_server(("127.0.0.1", 0), backlog=1024))
+            self.raw_address = "{}:{}".format(*listeners[1].getsockname())
+            options["raw"] = RawOptions(listener=listeners[1].fileno(), **raw)
         described = FrontOptions(
             listener=listener.fileno(), run_dir=self.run_dir, epoch=1, parent_pid=os.getpid(), **options
         )
@@ -244,8 +251,9 @@ class Rig:
         command = [sys.executable, "-m", "aggregator.front", "--options", str(path)]
         host, port = listener.getsockname()
         self.address = f"{host}:{port}"
-        with listener:
-            self.front = subprocess.Popen(command, pass_fds=[listener.fileno()], stderr=self.log)
+        self.front = subprocess.Popen(command, pass_fds=[one.fileno() for one in listeners], stderr=self.log)
+        for one in listeners:
+            one.close()
         self.say(ipc.Route(SHARDS, [shard % workers for shard in range(SHARDS)]))
 
     def shards(self, worker: int) -> ipc.Shards:
@@ -281,9 +289,9 @@ class Rig:
         assert listening[0].address == self.address
         return self.dial(tls)
 
-    def dial(self, tls: ssl.SSLContext | None = None) -> Client:
+    def dial(self, tls: ssl.SSLContext | None = None, *, raw: bool = False) -> Client:
         """A connection, even if the front does not take it yet."""
-        client = Client(self.address, tls)
+        client = Client(self.raw_address if raw else self.address, tls)
         self.ends.append(client.sock)
         return client
 

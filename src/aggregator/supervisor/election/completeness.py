@@ -13,8 +13,9 @@ second, and each journal when it is replayed). It ends when the producers are ba
 
 Nobody can tell that a producer gave samples up: m3msg has no word for it. So samples of a gap count as *lost* where they may have been:
 when a host is not back in time, when workers have refused samples as too late meanwhile, when it took longer than ``LONGEST_NS``, which
-buffers and TTLs of producers may not outlast, and when the host of this instance has been started anew in between and the journal is not
-written to the disk before acknowledgements leave. A producer whose buffer is full within that time loses samples unnoticed here; it counts
+buffers and TTLs of producers may not outlast, when the host of this instance has been started anew in between and the journal is not
+written to the disk before acknowledgements leave, and when somebody was connected who sends without acks (raw TCP).
+A producer whose buffer is full within that time loses samples unnoticed here; it counts
 them itself.
 
 Where it is not known who was connected (a first start, a start without a journal), each connection in the first ``WAIT_NS`` brings what it
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from aggregator.ipc import ONE_WAY
 from aggregator.supervisor.flushing.holding import Gap, Holding
 from m3cluster.placement.model import NEVER_NS
 from m3x.clock import boot_ns, wall_ns
@@ -262,8 +264,9 @@ class Completeness:
         if through_ns < self._told_ns or min(said) < self._told_ns:
             return
         now_ns, began_ns = wall_ns(), self._began_ns
+        one_way = any(host.startswith(ONE_WAY) for host in known or ())
         late = any(count > self._late_before.get(worker, 0) for worker, count in self._late.items())
-        lost = self._lost or late or not back or now_ns - began_ns > LONGEST_NS
+        lost = self._lost or late or one_way or not back or now_ns - began_ns > LONGEST_NS
         if late:
             began_ns -= self._past_ns
         self._held = self._held.with_gap(Gap(began_ns, now_ns, lost))

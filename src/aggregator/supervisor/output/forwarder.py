@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import zmq
 
-from aggregator.ipc import Flushed
+from aggregator.ipc import Flushed, Passed
 from m3msg.batch import MessageBatch
 from m3x.clock import monotonic_ns
 from m3x.instrument import Scope
@@ -113,7 +113,7 @@ class Part:
         return batch
 
 
-def batch_of(header: Flushed, frames: Sequence[zmq.Frame]) -> MessageBatch:
+def batch_of(header: Flushed | Passed, frames: Sequence[zmq.Frame]) -> MessageBatch:
     """The arrays of a part, without copying. Raises ``ValueError`` if they do not fit together."""
     if len(frames) < 3:
         raise ValueError(f"a part with {header.values} values needs 5 frames, found {len(frames)}")

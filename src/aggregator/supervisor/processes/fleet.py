@@ -80,15 +80,15 @@ class FleetOwner(Protocol):
 class Fleet:
     """One front, ``len(workers)`` workers, forked from ``zygote``.
 
-    ``listener`` is bound and closed at the end, or when no more connections are taken. Every front gets it: those that come while there
-    is none wait for the next one.
+    ``listeners`` are bound, and closed at the end, or when no more connections are taken. Every front gets them: connections that come
+    while there is none wait for the next one.
     """
 
     def __init__(
         self,
         *,
         zygote: Zygote,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         run_dir: Path,
         workers: int,
         routing: Routing,
@@ -96,7 +96,7 @@ class Fleet:
         front_options: Callable[[int], FrontOptions],
         worker_options: Callable[[int, int, int], WorkerOptions],
     ) -> None:
-        self._listener = listener
+        self._listeners = listeners
         self._run_dir = run_dir
         self._owner = owner
         self._routing = routing
@@ -117,14 +117,15 @@ class Fleet:
 
     async def run(self) -> None:
         """Keeps all processes running until ``drain`` and ``stop`` have ended them; cancelling kills them."""
-        self._listener.listen(_BACKLOG)
+        for listener in self._listeners:
+            listener.listen(_BACKLOG)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.front.run(), name="front")
                 for child in self.workers:
                     group.create_task(child.run(), name=child.name)
         finally:
-            self._listener.close()
+            self._close_listeners()
             for channel in (*self._channels.values(), *filter(None, [self._front_channel])):
                 channel.close()
             self._context.destroy(linger=0)
@@ -159,7 +160,7 @@ class Fleet:
 
     async def drain(self, timeout_s: float) -> None:
         """Stops listening and reading, waits for outstanding acks; the workers end when they have answered what is left."""
-        self._listener.close()
+        self._close_listeners()
         self.front.stop()
         for child in self.workers:
             child.stop()
@@ -178,6 +179,10 @@ class Fleet:
                 log.error("a worker did not end in time, killing it", process=child.name)
                 child.kill()
 
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
     def _to_front(self, message: ipc.ToFront) -> None:
         if self._front_channel is not None:
             self._front_channel.send(ipc.encode(message))
@@ -194,7 +199,7 @@ class Fleet:
         if epoch > 1:
             self._owner.front_replaced()
         options = self._write(f"front-{epoch}.json", self._front_options(epoch))
-        return Launch("aggregator.front", ["--options", options], [self._listener.fileno()])
+        return Launch("aggregator.front", ["--options", options], [listener.fileno() for listener in self._listeners])
 
     def _front_gone(self, epoch: int, code: int) -> None:
         self.listening = ""
