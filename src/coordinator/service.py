@@ -47,6 +47,7 @@ from coordinator.write import (
     IngestTopic,
     SeriesCache,
     growth_routes,
+    writes_first,
 )
 from coordinator.write.carbon_follow import CarbonRules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in
@@ -337,7 +338,8 @@ class Coordinator(Writing):
         for warning in exposed(config.security, config.listen_address, "listenAddress"):
             log.warning(warning)
         if fleet is None:
-            guarded = access.guarding(app, rights(write_paths))
+            first = app if self._writer is None else writes_first(app, self._writer)
+            guarded = access.guarding(first, rights(write_paths))
             self.ports["http"] = await stack.enter_async_context(serve_http(guarded, config.listen_address, gate))
         else:
             # Write processes have looked whether a call is allowed.

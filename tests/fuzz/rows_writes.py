@@ -6,26 +6,33 @@ from typing import Any
 import cramjam
 import numpy as np
 from tests.fuzz.cliff import laid, room, rows
-from tests.fuzz.parser import Parser
+from tests.fuzz.parser import LEFT, Parser
 from tests.fuzz.rows_metrics import TAGS
 
 from coordinator import prompb
+from coordinator.config.cluster import Namespace
+from coordinator.downsample import Downsampler
 from coordinator.ingest.suffix_kernels import tags_sizes
 from coordinator.store import label_kernels
 from coordinator.store.series_kernels import FORM_OK, stored_forms
-from coordinator.write import kernels
+from coordinator.write import RemoteWriter, SeriesCache, kernels
 from coordinator.write.carbon_line import CarbonLineError, parse_line, parse_value
 from coordinator.write.decoding import RequestDecoder, decompress
 from coordinator.write.options import BadRequestError, WriteOptions
+from coordinator.write.outcome import Outcome
+from coordinator.write.steps import finished
 from m3db.write.form_kernels import ENTRY, SCHEME_PREPEND_META, SCHEME_QUOTED, SIZE_FACTOR, SIZE_MORE, STATE_READY, fill
 from m3db.write.forms import FormRules, form_of
 from m3metrics.errors import IdError
 from m3metrics.ids import ID_SCHEME_TAG, encode_tags, iterate_tags
+from m3msg.batch import joined_messages
+from m3x.instrument import Registry
 from m3x.protobuf import DecodeError, marshal
 
 __all__ = ["PARSERS"]
 
 _NOW_MS = 1_700_000_000_000
+_SHARDS = 64
 
 
 @cache
@@ -52,6 +59,68 @@ def _requests() -> list[bytes]:
 
 def _bodies() -> list[bytes]:
     return [bytes(cramjam.snappy.compress_raw(one)) for one in _requests()]
+
+
+class _Usual:
+    """A writer whose cache knows what it has met."""
+
+    def __init__(self) -> None:
+        namespace = Namespace("ten", 10 * 10**9, 6 * 3600 * 10**9)
+        self.cache = SeriesCache(0, 1 << 22)
+        scope = Registry().scope("fuzz")
+        self._writer = RemoteWriter(Downsampler([namespace], now_ns=_NOW_MS * 10**6), self.cache, None, scope)
+        self._decoder = RequestDecoder()
+        self._writer._advance()
+
+    def encode(self, data: bytes) -> Any:
+        """Payload, offsets and shards by all the steps."""
+        request = self._decoder.decode(bytes(cramjam.snappy.compress_raw(data)), WriteOptions())
+        encoded = finished(self._writer._encode(request, WriteOptions(), _SHARDS, Outcome()))
+        batch = joined_messages(encoded.batches)
+        return batch.payload.tobytes(), batch.offsets.tolist(), batch.shards.tolist()
+
+
+@cache
+def _usual() -> _Usual:
+    usual = _Usual()
+    for one in _known_requests():
+        usual.encode(one)
+    return usual
+
+
+@cache
+def _known_requests() -> list[bytes]:
+    """Those of which ``kernels.known`` makes messages."""
+    times = (_NOW_MS, _NOW_MS + 1)
+    series = [
+        {
+            "labels": [
+                {"name": name, "value": b"v" * size}
+                for name, size in ((b"__name__", 2), (b"app", k), (b"z", 100))[: 1 + k % 3]
+            ],
+            "samples": [{"value": 0.5 * k, "timestamp": at} for at in times[: 1 + k % 2]],
+        }
+        for k in range(1, 40)
+    ]
+    return [marshal(prompb.WRITE_REQUEST, {"timeseries": some}) for some in (series[:1], series[:4], series)]
+
+
+def _read_known(data: bytes) -> Any:
+    size = len(data)
+    buf = laid(data + bytes(kernels.KNOWN_SLACK))
+    most = size // 9 + 1
+    offsets, shards = rows(most + 1, np.int64, "times"), rows(most, np.uint32, "shards")
+    for out in (room(4 * size + 64), room(100 * size + 1024)):
+        messages, used, _ = _usual().cache.encode_known(buf, size, _SHARDS, out, offsets, shards)
+        if messages != kernels.NO_ROOM:
+            break
+    if messages <= 0:
+        return LEFT
+    return out[:used].tobytes(), offsets[: messages + 1].tolist(), shards[:messages].tolist()
+
+
+def _plain_known(data: bytes) -> Any:
+    return _usual().encode(data)
 
 
 def _read_request(data: bytes) -> Any:
@@ -302,6 +371,7 @@ _NUMBERS = (
 
 PARSERS = (
     Parser("write-request", _requests, _read_request, (BadRequestError, DecodeError), _plain_request, kernel=True),
+    Parser("known-request", _known_requests, _read_known, (BadRequestError, DecodeError), _plain_known, kernel=True),
     Parser("remote-write", _bodies, _read_body, (BadRequestError, DecodeError), _plain_body),
     Parser("carbon-lines", _lines, _read_lines, (), _plain_lines, _NUMBERS, kernel=True),
     Parser(

@@ -13,6 +13,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
 ``series_cache``         makes repeated series cheap, ``key_log`` has their labels; ``interest`` says which ones rules are asked about
 ``growth``               tells which names new series have
+``known``                the usual remote write, all of whose series are known, at once
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
 ``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
@@ -20,7 +21,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
 ``kernels``              the door of the compiled loops: ``request_kernels``, ``symbol_kernels``, ``cache_kernels``, ``prepare_kernels``,
-                         ``id_kernels``, ``interest_kernels``, ``carbon_kernels``, ``limit_kernels``
+                         ``known_kernels``, ``id_kernels``, ``interest_kernels``, ``carbon_kernels``, ``limit_kernels``
 
 Imports ``coordinator.not_kept``, ``coordinator.downsample``, ``coordinator.config``, ``coordinator.sinks`` and the ``m3*`` packages.
 """
@@ -35,7 +36,7 @@ from coordinator.write.growth import Grown, growth_routes
 from coordinator.write.limits import Limiter
 from coordinator.write.remembered import Remembered, remembered_route
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
-from coordinator.write.routes import sender_routes
+from coordinator.write.routes import sender_routes, writes_first
 from coordinator.write.series_cache import SeriesCache
 from coordinator.write.sink import MessageSink, RefusedError
 from coordinator.write.topic import IngestTopic
@@ -61,4 +62,5 @@ __all__ = [
     "remembered_route",
     "remote_write_routes",
     "sender_routes",
+    "writes_first",
 ]

@@ -15,15 +15,18 @@ from starlette.routing import Route
 
 from coordinator import prompb
 from coordinator.api.answers import APIError, Methods
+from coordinator.write import kernels
 from m3metrics.growth import Growth, GrowthReport, merged
 from m3metrics.ids import NAME_TAG, Tags
 from m3x.protobuf import DecodeError
 
 __all__ = ["Grown", "NewSeries", "growth_routes"]
 
-_LABEL_FIELD = 0x0A
+_LABEL_FIELD = b"\x0a"
 """With what the labels of a series begin, and no path of carbon."""
 _DEFAULT_LIMIT, _MOST = 10, 100
+_MOST_LABELS = 256
+"""Of a series that is read by compiled code."""
 
 
 class Grown(msgspec.Struct, frozen=True):
@@ -40,6 +43,7 @@ class NewSeries:
     def __init__(self, growth: Growth | None = None) -> None:
         self._growth = growth or Growth()
         self._again = 0
+        self._spans = np.zeros((_MOST_LABELS, 4), np.int64)
         self.count = 0
         """Since the start."""
 
@@ -55,21 +59,24 @@ class NewSeries:
         chosen = self._growth.sample(len(key_at) - first)
         for k in chosen:
             at = int(key_at[first + k])
-            self._growth.add(_tags(buf[at : at + int(key_size[first + k])].tobytes()), chosen.step)
+            self._growth.add(self._tags(buf[at : at + int(key_size[first + k])]), chosen.step)
 
     def report(self) -> GrowthReport:
         """What has grown most of late."""
         return self._growth.report(_MOST)
 
-
-def _tags(key: bytes) -> Tags:
-    """Of a key that may be anything."""
-    if key[:1] != bytes([_LABEL_FIELD]):
-        return [(NAME_TAG, key)]
-    try:
-        return prompb.labels_of(key)
-    except DecodeError:
-        return []
+    def _tags(self, key: NDArray[np.uint8]) -> Tags:
+        """Of a key that may be anything."""
+        text = key.tobytes()
+        if text[:1] != _LABEL_FIELD:
+            return [(NAME_TAG, text)]
+        found = kernels.label_spans(key, 0, len(key), self._spans)
+        if found >= 0:
+            return [(text[a : a + n], text[b : b + m]) for a, n, b, m in self._spans[:found].tolist()]
+        try:
+            return prompb.labels_of(text)
+        except DecodeError:
+            return []
 
 
 def growth_routes(ask: Callable[[], Awaitable[Iterable[Grown]]]) -> list[Route]:

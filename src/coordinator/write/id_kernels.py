@@ -178,3 +178,64 @@ def put_id_quickly(out, address, size, before, starts):
         out = _put_wide(out, a + _4, name)
         out = _put_wide(out, a + _4 + name + _2, value)
     return out
+
+
+@njit(cache=True, nogil=True)
+def _length(a):
+    """The length at an address, below 16384: ``(it, address behind it)``, address 0: it has more bytes."""
+    first = np.uint64(load8(a))
+    if first < _128:
+        return first, a + _1
+    second = np.uint64(load8(a + _1))
+    if second >= _128:
+        return _0, _0
+    return (first - _128) | (second << np.uint64(7)), a + _2
+
+
+@njit(cache=True, nogil=True)
+def id_size(address, size):
+    """Bytes of the id of labels that ``label_spans`` took once, or 0: one has 16384 bytes and more."""
+    a = np.uint64(address)
+    e = a + np.uint64(size)
+    total = _4
+    while a < e:
+        _, a = _length(a + _1)
+        if a == _0:
+            return _0
+        for _ in range(2):
+            text, a = _length(a + _1)
+            if a == _0:
+                return _0
+            a += text
+            total += text + _2
+    return total
+
+
+@njit(cache=True, nogil=True)
+def put_long_id(out, address, size, before, starts):
+    """As ``put_id_quickly``, where labels have less than 16384 bytes."""
+    a = np.uint64(address)
+    e = a + np.uint64(size)
+    n = 0
+    while a < e:
+        if n == len(starts):
+            return _0
+        starts[n] = a
+        n += 1
+        inner, a = _length(a + _1)
+        if a == _0:
+            return _0
+        a += inner
+    if a != e:
+        return _0
+    store32(out, np.uint64(0x2775) | (np.uint64(n) << np.uint64(16)))
+    out += _4
+    for i in range(n):
+        _, a = _length(starts[_label_at(i, n, before)] + _1)
+        for _ in range(2):
+            text, a = _length(a + _1)
+            if a == _0:
+                return _0
+            out = _put_wide(out, a, text)
+            a += text
+    return out

@@ -5,6 +5,7 @@
 ``symbol_kernels``   the request of Remote Write 2.0 → the same; columns → a WriteRequest
 ``cache_kernels``    the table and the log of the cache of series; samples × templates → columns for the encoder
 ``prepare_kernels``  the templates of series that are known, and of ordinary gauges met for the first time
+``known_kernels``    a request whose series are all known → its messages, in one pass
 ``id_kernels``       labels → ids
 ``interest_kernels`` whether a rule may match a series
 ``carbon_kernels``   carbon lines → columns
@@ -28,6 +29,7 @@ from coordinator.write.cache_kernels import (
 from coordinator.write.carbon_kernels import carbon_lines
 from coordinator.write.id_kernels import label_spans
 from coordinator.write.interest_kernels import END, PRESENT, WHOLE, asked_context, interesting
+from coordinator.write.known_kernels import KNOWN_SLACK, NO_ROOM, ODD, known
 from coordinator.write.limit_kernels import LONG_NAME, LONG_VALUE, MANY_LABELS, beyond, enter_series, keep_seen
 from coordinator.write.prepare_kernels import (
     NO_FORM,
@@ -71,11 +73,11 @@ from m3x.byte_table import ByteTable
 
 __all__ = [
     "BROKEN", "CACHE", "DECLARATION", "DONE", "END", "ENTRY", "EXEMPLARS", "FORM", "FULL_LABELS", "FULL_SAMPLES", "FULL_SERIES",
-    "FULL_SYMBOLS", "HISTOGRAMS", "KEY_HEAD", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "OTHERS", "PRESENT",
-    "SEGMENT", "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES", "WHOLE", "Keys", "Plain",
-    "asked_context", "beyond", "carbon_lines", "check_labels", "declarations", "enter_series", "expand", "find", "hash_ids",
-    "interesting", "keep_seen", "keys", "label_spans", "missing", "prepare", "remember", "request", "request_2", "still_known", "survey",
-    "warm", "write_again", "write_request",
+    "FULL_SYMBOLS", "HISTOGRAMS", "KEY_HEAD", "KNOWN_SLACK", "LONG_NAME", "LONG_VALUE", "MANY_LABELS", "METADATA", "NO_FORM", "NO_ROOM",
+    "ODD", "OTHERS", "PRESENT", "SEGMENT", "SERIES_ROW", "STALE", "STARTED", "SYMBOL", "UNKNOWN", "UNREAD_SAMPLES", "UNREAD_SERIES",
+    "WHOLE", "Keys", "Plain", "asked_context", "beyond", "carbon_lines", "check_labels", "declarations", "enter_series", "expand", "find",
+    "hash_ids", "interesting", "keep_seen", "keys", "known", "label_spans", "missing", "prepare", "remember", "request", "request_2",
+    "still_known", "survey", "warm", "write_again", "write_request",
 ]  # fmt: skip
 
 

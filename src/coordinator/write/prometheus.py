@@ -11,11 +11,36 @@ from coordinator.write.declared import Declared
 from coordinator.write.decoding import Decoded, RequestDecoder
 from coordinator.write.media import is_remote_write_2
 from coordinator.write.native_histograms import with_classic_buckets
-from coordinator.write.options import REMOTE_WRITE_2, WriteOptions, parse_options
+from coordinator.write.options import (
+    MAP_TAGS,
+    METRICS_TYPE,
+    PROM_TYPE,
+    REMOTE_WRITE_2,
+    STORAGE_POLICY,
+    WRITE_TYPE,
+    WriteOptions,
+    parse_options,
+)
 from coordinator.write.outcome import Outcome
 from coordinator.write.sender import M3Answers
 
 __all__ = ["PrometheusSender"]
+
+_ASKED = frozenset(
+    name.lower().encode()
+    for name in (
+        "Content-Type",
+        "Content-Encoding",
+        METRICS_TYPE,
+        STORAGE_POLICY,
+        WRITE_TYPE,
+        MAP_TAGS,
+        PROM_TYPE,
+    )
+)
+"""The headers that ``parse_options`` looks at."""
+_MOST_OPTIONS, _LONGEST_SAID = 64, 1024
+"""What is remembered of them, at most: so many, of so many bytes."""
 
 
 class PrometheusSender(M3Answers):
@@ -27,10 +52,20 @@ class PrometheusSender(M3Answers):
     def __init__(self, classic: bool = False, declared: Declared | None = None) -> None:
         """``classic``: native histograms become classic ones; ``declared``: who sees what is declared of metrics."""
         self._decoder = RequestDecoder(classic, declared)
+        self._options: dict[tuple[tuple[bytes, bytes], ...], WriteOptions] = {}
+        """By the headers that decide about them: senders say the same again and again."""
 
     def options(self, request: Request) -> WriteOptions:
         """See ``Sender``."""
-        return parse_options(request.headers)
+        said = tuple(header for header in request.scope["headers"] if header[0] in _ASKED)
+        found = self._options.get(said)
+        if found is None:
+            found = parse_options(request.headers)
+            if len(self._options) == _MOST_OPTIONS:
+                self._options.clear()
+            if sum(len(value) for _, value in said) <= _LONGEST_SAID:
+                self._options[said] = found
+        return found
 
     def decode(self, body: bytes, options: WriteOptions) -> Decoded:
         """See ``Sender``."""

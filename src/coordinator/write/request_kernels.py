@@ -41,7 +41,8 @@ OTHERS = 7
 Write 2.0 besides: created timestamps, and series whose labels cannot be told, with their samples."""
 
 
-_0, _1, _2, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 2, 8, 9, 16))
+_0, _1, _2, _3, _4, _5, _6, _8, _9, _16 = (np.uint64(n) for n in (0, 1, 2, 3, 4, 5, 6, 8, 9, 16))
+_128 = np.uint64(128)
 
 
 @njit(cache=True, nogil=True)
@@ -254,6 +255,21 @@ def label(a, e):
 
 
 @njit(cache=True, nogil=True)
+def _past_short_label(a, e):
+    """The address behind the field ``labels`` at ``a``, if it has less than 128 bytes, a name and a value, and is written as all write it;
+    else 0."""
+    if a + _6 > e or load8(a) != 0x0A:
+        return _0
+    size = np.uint64(load8(a + _1))
+    if size >= _128 or a + size + _2 > e or load8(a + _2) != 0x0A:
+        return _0
+    name = np.uint64(load8(a + _3))
+    if name + _4 > size or load8(a + name + _4) != 0x12 or name + np.uint64(load8(a + name + _5)) + _4 != size:
+        return _0
+    return a + size + _2
+
+
+@njit(cache=True, nogil=True)
 def check_labels(buf, key_at, key_size, rows, limit):
     """Whether the labels of ``rows`` are sound: ``(status, row, name size, value size)``; ``DONE`` and row -1: all are.
 
@@ -265,6 +281,10 @@ def check_labels(buf, key_at, key_size, rows, limit):
         a = origin + np.uint64(key_at[i])
         e = a + np.uint64(key_size[i])
         while a < e:
+            behind = _past_short_label(a, e) if limit >= 127 else _0
+            if behind != _0:
+                a = behind
+                continue
             a, name_size, value_size = label(a, e)
             if a == _0:
                 return BROKEN, i, np.int64(0), np.int64(0)

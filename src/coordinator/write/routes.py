@@ -1,15 +1,21 @@
-"""The routes of all writes over HTTP but remote write, whose module has its own: a path and a sender for each protocol."""
+"""The routes of all writes over HTTP but remote write, whose module has its own: a path and a sender for each protocol; and the way past
+them."""
 
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.requests import Request
 from starlette.routing import Route
 
 from coordinator.config.coordinator import OTLPConfig
 from coordinator.write import influx, json_write, otlp
-from coordinator.write.remote_write import RemoteWriter, route_of
+from coordinator.write.remote_write import REMOTE_WRITE_PATH, RemoteWriter, route_of
 from coordinator.write.sender import Sender, WayIn
 from m3x.instrument import Scope
 
-__all__ = ["sender_routes"]
+__all__ = ["sender_routes", "writes_first"]
 
+ASGI = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 _DEFAULT = OTLPConfig()
 
 
@@ -25,3 +31,17 @@ def sender_routes(writer: RemoteWriter, scope: Scope, config: OTLPConfig = _DEFA
     return [
         route_of(path, writer, WayIn(sender, scope.tagged(handler=sender.handler))) for path, sender in senders.items()
     ]
+
+
+def writes_first(app: ASGI, writer: RemoteWriter) -> ASGI:
+    """``app``, which has the route of remote write among others, but those writes go to ``writer`` past it: to look for a route, and to be
+    ready for errors that a writer never raises, costs as much as hundreds of samples."""
+
+    async def first(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == REMOTE_WRITE_PATH:
+            response = await writer.handle(Request(scope, receive, send))
+            await response(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return first

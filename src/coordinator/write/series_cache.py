@@ -302,6 +302,20 @@ class SeriesCache:
         keys = kernels.Keys(buf, key_at, key_size, contexts, np.empty((rows, 2), np.uint64))
         return misses[: kernels.missing(self._address, keys, misses)]
 
+    def encode_known(
+        self,
+        buf: NDArray[np.uint8],
+        size: int,
+        num_shards: int,
+        out: NDArray[np.uint8],
+        offsets: NDArray[np.int64],
+        shards: NDArray[np.uint32],
+    ) -> tuple[int, int, int]:
+        """See ``kernels.known``: nothing is prepared, and no template is made."""
+        self._now[0] = int(self._clock() // _MINUTE_S)
+        done: tuple[int, int, int] = kernels.known(self._address, buf, size, num_shards, out, offsets, shards)
+        return done
+
     def remembered(self, after: int, limit: int) -> tuple[list[tuple[bytes, int]], int | None]:
         """Keys and contexts of at most ``limit`` series from place ``after`` on, and the place of the next ones; None: that was all.
 
@@ -437,6 +451,9 @@ def warm() -> None:
     for _ in range(2):
         cache.resolve(key, at, size, contexts, lambda _: [TemplateSpec(b"a", b"m", annotation=b"n")], b"m")
     cache.find(key, at, size, contexts)
+    cache.encode_known(
+        np.zeros(128, np.uint8), 1, 1, np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.uint32)
+    )
     cache.remembered(0, 1)
     kernels.survey(cache._address, 1)
     kernels.write_again(cache._address, np.zeros(0, np.uint8), 0)

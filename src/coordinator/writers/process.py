@@ -21,7 +21,7 @@ from coordinator.downsample.policies import storage_judge
 from coordinator.namespaces import NamespacesNow
 from coordinator.ready import Readiness
 from coordinator.rights import rights
-from coordinator.write import Door, Grown, Remembered, SeriesCache
+from coordinator.write import Door, Grown, Remembered, SeriesCache, writes_first
 from coordinator.writers import told
 from coordinator.writers.board import Board, Place
 from coordinator.writers.direct import HandedStore
@@ -139,7 +139,7 @@ class WriteProcess(Writing):
         app.router.redirect_slashes = False
         writes = {route.path for route in routes if isinstance(route, Route)}
         await stack.enter_async_context(serve(handed_over(app), self._sockets.writes(options.index)))
-        door_app = _Front(app, writes, Passing(self._sockets.main), self._place)
+        door_app = _Front(writes_first(app, writer), writes, Passing(self._sockets.main), self._place)
         scope = self._scope.sub("http")
         guarded = Access(config.security, scope).guarding(door_app, rights(writes))
         gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))

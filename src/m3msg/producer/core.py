@@ -319,10 +319,10 @@ class ProducerCore:
             self._watched.append(block)
 
     def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        large = np.diff(offsets) > self.options.largest_message
-        strange = shards >= self.num_shards
-        if not (large.any() or strange.any()):
+        sizes = offsets[1:] - offsets[:-1]
+        if sizes.max() <= self.options.largest_message and shards.max() < self.num_shards:
             return NO_MASK
+        large, strange = sizes > self.options.largest_message, shards >= self.num_shards
         self._count("message-too-large", int(large.sum()))
         for service in self.services.values():
             # M3's producer finds out when it encodes them for a consumer.
