@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from aggregator.lists import ListId
 from m3metrics.growth import GrowthReport
+from m3metrics.traffic import TrafficReport
 from m3x.shared_memory import mapped
 
 
@@ -279,6 +280,8 @@ class WorkerStats(_Message, frozen=True, tag="stats"):
     """Which names have grown of late."""
     histograms: list[tuple[tuple[str, tuple[tuple[str, str], ...]], list[int], float]] = []
     """Durations since the start of the worker (``m3x.instrument.Report``)."""
+    traffic: TrafficReport = TrafficReport()
+    """Which names send most, cost most and are refused most."""
 
 
 FromWorker = Replaying | Ready | Lists | Flushed | Passed | Refused | WorkerStats

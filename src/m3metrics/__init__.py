@@ -4,7 +4,8 @@ Open ``metadata`` first (what is to be done with a metric), then ``metric`` (typ
 parts), and ``past_limits`` (how late a sample may be). ``rules`` say what is to be done with which metrics, ``filters`` which ones a rule
 is for. ``codec`` holds the plain codecs, ``kernels`` the compiled ones that batches go through (encoders: ``encode_kernels``), ``rows``
 the columns these fill. ``ids`` are the encoded tags that a coordinator uses as metric ids (compiled: ``tag_kernels``), ``series_ids`` the
-ids of M3DB, ``shard`` the shard of an id, ``growth`` tells which names new ids have. ``sections`` are parts of configuration files,
+ids of M3DB, ``shard`` the shard of an id, ``growth`` tells which names new ids have, ``traffic`` which send most
+(both keep ``top_names``). ``sections`` are parts of configuration files,
 ``errors`` is the hierarchy.
 
 May import ``m3x``; services and the other ``m3*`` packages import from here. ``kernels`` and ``codec`` are imported by their own names.

@@ -1,9 +1,7 @@
 """Which metric names and label names new series have: a sketch of bounded size, however many names and series there are.
 
-Only series that are new are looked at, and of many in a second only every n-th, which counts n times. Names are kept by Space-Saving
-(Metwally, Agrawal, El Abbadi 2005): where there is no room for another one, that with the smallest count gives way, so that a name that
-has more than its share of what was counted is always there. Counts that decide fade by half in ten minutes; so the names are those that
-grow now, and what has grown and stopped gives way.
+Only series that are new are looked at, and of many in a second only every n-th, which counts n times (``top_names``). Counts that decide
+fade by half in ten minutes; so the names are those that grow now, and what has grown and stopped gives way.
 
 Distinct values of a label are estimated by a bitmap of hashes: a bit that was not set is a new value, and stands for more of them the
 fuller the bitmap is.
@@ -17,11 +15,10 @@ from operator import attrgetter
 import msgspec
 
 from m3metrics.ids import NAME_TAG, Tag
+from m3metrics.top_names import TopNames
 
 __all__ = ["Growth", "GrowthReport", "LabelGrowth", "NameGrowth", "merged"]
 
-_KEPT = 256
-"""Names of either kind."""
 _HALF_LIFE_S = 600.0
 _FADE_S = 10.0
 """Counts fade in such steps."""
@@ -64,53 +61,12 @@ class GrowthReport(msgspec.Struct, frozen=True, rename="camel"):
     label_names: list[LabelGrowth] = []
 
 
-class _Count:
-    __slots__ = ("name", "recent", "series", "values")
-
-    def __init__(self, name: bytes, recent: float) -> None:
-        self.name = name
-        self.recent = recent
-        """Fades."""
-        self.series = 0.0
-        self.values = 0.0
-
-
-_recent = attrgetter("recent")
-
-
-class _Top:
-    """The names that grow most."""
-
-    def __init__(self) -> None:
-        self._counts: dict[bytes, _Count] = {}
-
-    def add(self, name: bytes, series: float, values: float = 0.0) -> None:
-        count = self._counts.get(name)
-        if count is None:
-            inherited = 0.0
-            if len(self._counts) >= _KEPT:
-                least = min(self._counts.values(), key=_recent)
-                del self._counts[least.name]
-                inherited = least.recent
-            count = self._counts[name] = _Count(name, inherited)
-        count.recent += series
-        count.series += series
-        count.values += values
-
-    def fade(self, factor: float) -> None:
-        for count in self._counts.values():
-            count.recent *= factor
-
-    def fastest(self, most: int) -> list[_Count]:
-        return sorted(self._counts.values(), key=_recent, reverse=True)[:most]
-
-
 class Growth:
     """See the module. ``clock`` counts seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._names, self._labels = _Top(), _Top()
+        self._names, self._labels = TopNames(), TopNames()
         self._bits = bytearray(_BITS >> 3)
         self._set = 0
         self._faded_s = self._second_s = clock()
@@ -173,12 +129,10 @@ class Growth:
         a_minute = 60 * 0.6931 / _HALF_LIFE_S
         return GrowthReport(
             self._new_series,
-            [NameGrowth(_text(c), round(c.series), round(c.recent * a_minute)) for c in self._names.fastest(most)],
+            [NameGrowth(c.text, round(c.series), round(c.recent * a_minute)) for c in self._names.most(most)],
             [
-                LabelGrowth(
-                    _text(c), round(c.series), min(round(c.values), round(c.series)), round(c.recent * a_minute)
-                )
-                for c in self._labels.fastest(most)
+                LabelGrowth(c.text, round(c.series), min(round(c.values), round(c.series)), round(c.recent * a_minute))
+                for c in self._labels.most(most)
             ],
         )
 
@@ -204,7 +158,3 @@ def merged(reports: Iterable[GrowthReport], most: int = 20) -> GrowthReport:
         sorted(names.values(), key=fastest, reverse=True)[:most],
         sorted(labels.values(), key=fastest, reverse=True)[:most],
     )
-
-
-def _text(count: _Count) -> str:
-    return count.name.decode("utf-8", "backslashreplace")

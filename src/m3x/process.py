@@ -5,6 +5,7 @@ import mmap
 import os
 import resource
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,6 +188,20 @@ def written_bytes(pid: int | str = "self") -> int:
     except OSError:
         return 0
     return int(found["wchar"])
+
+
+class CpuShare:
+    """How much of a core this process takes."""
+
+    def __init__(self) -> None:
+        self._cpu_s, self._at_s = time.process_time(), time.monotonic()
+
+    def since_last(self) -> float:
+        """From the last call to this one; 1: a whole core."""
+        cpu_s, at_s = time.process_time(), time.monotonic()
+        share = (cpu_s - self._cpu_s) / max(at_s - self._at_s, 1e-9)
+        self._cpu_s, self._at_s = cpu_s, at_s
+        return share
 
 
 def cpu_seconds(pid: int | str = "self", *, children: bool = False) -> float:

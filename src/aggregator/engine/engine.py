@@ -26,6 +26,7 @@ from aggregator.engine.ingest.entries import (
     reset_value_limits,
     reshard_entries,
 )
+from aggregator.engine.ingest.looking import SEEN, look_at
 from aggregator.engine.ingest.metadata import MetadataTable
 from aggregator.engine.ingest.repeats import expect_repeats
 from aggregator.engine.options import EngineOptions
@@ -45,6 +46,7 @@ from m3metrics.growth import Growth, GrowthReport
 from m3metrics.ids import NAME_TAG, Tags, decode_tags, readable_id
 from m3metrics.policy import format_duration
 from m3metrics.rows import METRIC_ROW
+from m3metrics.traffic import MOST_AT_ONCE, Traffic, TrafficReport
 from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
 from m3x.reserve import release, reserve
@@ -55,6 +57,10 @@ _ENTRY_BYTES = 128
 _COMPACT_FROM = 1 << 20
 """Bytes of dead ids below which the arena is left as it is."""
 _MAX_CALL = 65535
+_PATH_PARTS = 2
+"""Parts of a carbon path that tell traffic apart."""
+_LOOKED_AT_REFUSED = 4
+"""Of the messages of a batch that are refused."""
 _WINDOWS_OPEN = 4
 """At least so many are, where it matters: a part of what they take is kept for the next one."""
 _LARGE_SOURCES = 12
@@ -127,6 +133,10 @@ class Engine:
         self._growth = Growth()
         self._grown = 0
         """Entries made that it knows of."""
+        self._traffic = Traffic()
+        self._seen = np.zeros(MOST_AT_ONCE, SEEN)
+        self._refused = 0
+        """Messages that it knows to be refused."""
         self._rollups = (0, 0, 0)
         """How many targets of rollups there are, came and went, as seen from ``stats`` to ``stats``."""
         self.recent_errors: list[tuple[str, str]] = []
@@ -185,12 +195,22 @@ class Engine:
                 break
             self._help(code, payload, now_ns)
         self._collect_errors()
+        done = int(self._tables.counts[why.C_MESSAGES]) - messages
+        if wanted := self._traffic.passed(done):
+            self._look_at(payload, ends, wanted)
         return IngestResult(
             acks[: int(progress["acks"])],
             ack_sizes,
-            int(self._tables.counts[why.C_MESSAGES]) - messages,
+            done,
             self._written[: max(int(progress["written"]), 0)],
         )
+
+    def _look_at(self, payload: NDArray[np.uint8], ends: NDArray[np.int64], wanted: list[int]) -> None:
+        """At messages of a batch that has been applied, by their numbers in it."""
+        numbers = np.array(wanted, np.int64)
+        count = look_at(self._t, payload, ends, numbers, self._frames, self._rows, self._seen)
+        for id_at, id_size, samples, updates, timer_bytes in self._seen[:count].tolist():
+            self._traffic.add(_name_of(payload[id_at : id_at + id_size].tobytes()), samples, updates, timer_bytes)
 
     def _make_room(self, nbytes: int) -> None:
         """Room for the rows of ``nbytes`` of frames, each of which has at least six bytes."""
@@ -320,7 +340,7 @@ class Engine:
         """From now on it counts."""
         self._tables.head["memory_limit"] = self._options.memory_limit_bytes
         self._tables.counts[:] = self._grown = 0
-        self._tables.errors[:] = 0
+        self._tables.errors[:] = self._refused = 0
         self._tables.head["errors"] = 0
         self.recent_errors.clear()
         # They were passed on before, or are lost: nobody sends them again either.
@@ -342,6 +362,9 @@ class Engine:
 
     def _collect_errors(self) -> None:
         n = int(self._tables.head["errors"])
+        if n == 0:
+            return
+        self._count_refused(n)
         for row in self._tables.recent[:n]:
             if len(self.recent_errors) < len(self._tables.recent):
                 ident = bytes(row["id"][: int(row["size"])])
@@ -352,6 +375,15 @@ class Engine:
     def passes_on(self) -> bool:
         """Whether passthrough metrics wait to be taken."""
         return self._passthrough.waiting
+
+    def _count_refused(self, kept: int) -> None:
+        """Those that are kept stand for all that were refused since the last call."""
+        before, self._refused = self._refused, int(self._tables.errors.sum())
+        chosen = self._tables.recent[: min(kept, _LOOKED_AT_REFUSED)]
+        weight = (self._refused - before) / len(chosen)
+        for row in chosen:
+            ident = bytes(row["id"][: int(row["size"])])
+            self._traffic.refused(_name_of(ident), DETAILS[int(row["detail"])].reason, weight)
 
     def take_passthrough(self) -> MessageBatch | None:
         """The passthrough metrics since the last call, as AggregatedMetric messages; None: there are none."""
@@ -639,6 +671,10 @@ class Engine:
             self._growth.add(_tags(tables.ids[first : first + int(entry["id_size"])].tobytes()), chosen.step)
         return self._growth.report()
 
+    def traffic(self) -> TrafficReport:
+        """Which metric names send most, cost most and are refused most."""
+        return self._traffic.report()
+
     def successes(self) -> list[int]:
         """How many untimed, timed and forwarded metrics were taken since the start."""
         taken: list[int] = self._tables.counts[why.C_SUCCESS : why.C_SUCCESS + 3].tolist()
@@ -702,6 +738,22 @@ class Engine:
             "sources": int(head["sources"]) * layout.SOURCE.itemsize,
             "metadata": self._metadata.size_bytes,
         }
+
+
+def _name_of(ident: bytes) -> bytes:
+    """By which traffic is told apart: the metric name, the beginning of a carbon path, or else the id."""
+    tags = dict(_tags(ident))
+    if NAME_TAG in tags:
+        return tags[NAME_TAG]
+    if b"__g0__" in tags:
+        more = b".*" if len(tags) > _PATH_PARTS else b""
+        return (
+            b".".join(
+                tags[b"__g%d__" % part] for part in range(min(len(tags), _PATH_PARTS)) if b"__g%d__" % part in tags
+            )
+            + more
+        )
+    return ident
 
 
 def _tags(ident: bytes) -> Tags:

@@ -135,6 +135,7 @@ class Front:
         self._context: zmq.Context[zmq.Socket[bytes]] = links.context()
         self._supervisor = links.SupervisorLink(self._context, options.run_dir, options.epoch)
         self._figures = Figures()
+        self._cpu = process.CpuShare()
         self._flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns, secrets.randbits(62))
         self._clients = Clients(options, self._figures)
         self._intake = Intake(options, self._flow, self._clients, self._figures, self.stamp)
@@ -379,6 +380,7 @@ class Front:
             gauges[f"front.lagging{{worker={stream.worker}}}"] = float(stream.lagging)
             counters[f"front.batches-acked{{worker={stream.worker}}}"] = stream.acked_batches
         gauges["front.paused"] = float(self._flow.paused())
+        gauges["front.cpu-share"] = self._cpu.since_last()
         gauges["front.resident-bytes"] = process.resident_bytes()
         for door in self._clients.doors:
             gauges[names.open_connections(door.protocol)] = self._clients.count_of(door)

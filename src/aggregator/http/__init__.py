@@ -5,6 +5,6 @@ Imports ``m3x`` only.
 """
 
 from aggregator.http.app import create_app, rights
-from aggregator.http.source import ListRow, Readiness, ShardRow, StatusSource
+from aggregator.http.source import BUSY, ListRow, Load, Readiness, ShardRow, StatusSource
 
-__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource", "create_app", "rights"]
+__all__ = ["BUSY", "ListRow", "Load", "Readiness", "ShardRow", "StatusSource", "create_app", "rights"]

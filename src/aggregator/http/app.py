@@ -9,6 +9,8 @@ M3's own three have M3's bodies to the byte: JSON and a newline; a wrong method 
 | ``/shards`` | ``{"instanceId", "shards", "lists"}``: per shard worker, state, entries, windows, flush, lag; per list its flush time |
 | ``/flow`` | ``{"instanceId", "lanes"}``: the way of the data (``m3x.pages.Lane``) |
 | ``/status/growth`` | ``{"newSeries", "metricNames", "labelNames"}``: which names new series have, the fastest growing first |
+| ``/status/traffic`` | ``{"messages", "lookedAt", "samples", "updates", "timerBytes", "refused"}``: names with most, by a sample |
+| ``/status/load`` | ``{"instanceId", "processes"}``: CPU and queue of the front and of each worker |
 | ``/`` | all of it as a page |
 | ``/-/…`` | ``m3x.live_config`` |
 | ``/debug/…`` | ``m3x.diagnosis`` |
@@ -74,6 +76,12 @@ def create_app(
     async def growth(_request: Request) -> Response:
         return _json(source.growth())
 
+    async def traffic(_request: Request) -> Response:
+        return _json(source.traffic())
+
+    async def load(_request: Request) -> Response:
+        return _json({"instanceId": source.instance_id, "processes": source.loads()})
+
     async def page(_request: Request) -> Response:
         return HTMLResponse(render(source), headers=HEADERS)
 
@@ -89,6 +97,8 @@ def create_app(
         Route("/shards", shards),
         Route("/flow", flow),
         Route("/status/growth", growth),
+        Route("/status/traffic", traffic),
+        Route("/status/load", load),
         Route("/", page),
         *more,
     ]

@@ -1,14 +1,16 @@
 """The page at ``/``: what ``/ready`` and ``/shards`` say, for people, with the way of the data and the last hour."""
 
+import math
 import time
 from html import escape
 
 from msgspec.structs import astuple
 
-from aggregator.http.source import ListRow, ShardRow, StatusSource
+from aggregator.http.source import BUSY, ListRow, Load, ShardRow, StatusSource
 from m3metrics.growth import GrowthReport
+from m3metrics.traffic import TrafficReport
 from m3x.clock import wall_ns
-from m3x.pages import bullets, chart, facts, flow, frame, growth, shard_map, table
+from m3x.pages import bullets, chart, facts, flow, frame, growth, shard_map, size, table, traffic
 
 __all__ = ["render"]
 
@@ -29,8 +31,9 @@ def render(source: StatusSource) -> str:
 <h2>Who holds which shards</h2>{shard_map(source.holders())}
 <h2>Lists</h2>{_lists(source.lists(), now_ns)}
 <h2>The last hour</h2><div class="charts">{charts}</div>
+<h2>Which names send and cost most</h2>{_traffic(source.traffic())}
 <h2>Which names grow</h2>{_growth(source.growth())}
-<h2>Workers</h2>{_workers(shards, now_ns)}
+<h2>Processes</h2>{_workers(shards, source.loads(), now_ns)}
 <h2>Instance</h2>{facts(source.facts())}
 <details><summary>Shards, one by one</summary>{_shards(shards, now_ns)}</details>"""
     return frame(
@@ -45,6 +48,13 @@ def render(source: StatusSource) -> str:
 
 def _growth(report: GrowthReport) -> str:
     return growth([*map(astuple, report.metric_names)], [*map(astuple, report.label_names)])
+
+
+def _traffic(report: TrafficReport) -> str:
+    samples, updates, timer_bytes = (
+        [(one.name, one.per_second) for one in rates] for rates in (report.samples, report.updates, report.timer_bytes)
+    )
+    return traffic(report.messages, report.looked_at, samples, updates, timer_bytes, [*map(astuple, report.refused)])
 
 
 def _lists(rows: list[ListRow], now_ns: int) -> str:
@@ -65,27 +75,37 @@ def _lists(rows: list[ListRow], now_ns: int) -> str:
     )
 
 
-def _workers(rows: list[ShardRow], now_ns: int) -> str:
-    """One row per worker: what its shards hold together."""
-    by_worker: dict[int, list[ShardRow]] = {}
+def _workers(rows: list[ShardRow], loads: list[Load], now_ns: int) -> str:
+    """One row per process: how busy it is, what waits for it, and what the shards of a worker hold together."""
+    by_worker: dict[int, list[ShardRow]] = {load.worker: [] for load in loads}
     for row in rows:
         by_worker.setdefault(row.worker, []).append(row)
     if not by_worker:
         return "<p>None: this instance owns no shards.</p>"
+    of = {load.worker: load for load in loads}
     return table(
-        ("worker", "shards", "entries", "windows", "last flush", "age"),
-        (
-            (
-                _worker(group[0]),
-                f"{len(group)}",
-                f"{sum(row.entries for row in group):,}",
-                str(max(row.open_windows for row in group)),
-                _clock(newest := max(row.last_flush_ns for row in group)),
-                _age(newest, now_ns),
-            )
-            for _, group in sorted(by_worker.items())
-        ),
+        ("process", "CPU", "waits", "unacked", "shards", "entries", "windows", "last flush", "age"),
+        ((*_load(number, of.get(number), group), *_held(group, now_ns)) for number, group in sorted(by_worker.items())),
     )
+
+
+def _load(number: int, load: Load | None, group: list[ShardRow]) -> tuple[str, ...]:
+    name = "front" if number < 0 and load is not None else _worker(group[0]) if group else str(number)
+    if load is None:
+        return name, "–", "–", "–"
+    share = "–" if math.isnan(load.cpu_share) else f"{100 * load.cpu_share:.0f} %"
+    busy = f"<b>{share}</b>" if load.cpu_share >= BUSY else share
+    if load.worker < 0:
+        return name, busy, "", ""
+    return name, busy, size(load.waiting_bytes), size(load.unacked_bytes)
+
+
+def _held(group: list[ShardRow], now_ns: int) -> tuple[str, ...]:
+    if not group:
+        return "", "", "", "", ""
+    newest = max(row.last_flush_ns for row in group)
+    entries, windows = sum(row.entries for row in group), max(row.open_windows for row in group)
+    return str(len(group)), f"{entries:,}", str(windows), _clock(newest), _age(newest, now_ns)
 
 
 def _shards(rows: list[ShardRow], now_ns: int) -> str:

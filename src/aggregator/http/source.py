@@ -5,9 +5,14 @@ from typing import Protocol
 import msgspec
 
 from m3metrics.growth import GrowthReport
+from m3metrics.traffic import TrafficReport
 from m3x.pages import Chart, Holder, Lane
 
-__all__ = ["ListRow", "Readiness", "ShardRow", "StatusSource"]
+__all__ = ["BUSY", "ListRow", "Load", "Readiness", "ShardRow", "StatusSource"]
+
+
+BUSY = 0.9
+"""Share of a core from which on a process is called busy."""
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -45,6 +50,21 @@ class ListRow(msgspec.Struct, frozen=True, rename="camel"):
     shards: int
     flushed_through_ns: int
     newest_flushed_through_ns: int
+
+
+class Load(msgspec.Struct, frozen=True, rename="camel"):
+    """What a process has to do."""
+
+    name: str
+    """``front``, ``worker 0`` …"""
+    worker: int
+    """Its number; -1: it is the front."""
+    cpu_share: float
+    """Of a core, in the last second; NaN: not known."""
+    waiting_bytes: float
+    """Of samples that wait for it in the front."""
+    unacked_bytes: float
+    """Of those that it has and has not acknowledged."""
 
 
 class StatusSource(Protocol):
@@ -86,6 +106,12 @@ class StatusSource(Protocol):
 
     def growth(self) -> GrowthReport:
         """Which metric names and label names have grown of late."""
+
+    def traffic(self) -> TrafficReport:
+        """Which metric names send most, cost most and are refused most."""
+
+    def loads(self) -> list[Load]:
+        """The front and the workers."""
 
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page: what, and how it is."""

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from aggregator.http import BUSY
 from aggregator.supervisor.placement import View
 from aggregator.supervisor.serving import Serving
 from m3cluster.placement.holding import holder
@@ -75,7 +76,7 @@ class Picture:
                 f"{amount(history.now(_ENTRIES))} entries, {amount(history.now(_WINDOWS))} windows",
                 size(history.now(_RESIDENT[1])),
             ],
-            f"{', '.join(down)} not up" if down else "",
+            f"{', '.join(down)} not up" if down else _busy(serving),
         )
         front = Stage(
             "front",
@@ -179,6 +180,16 @@ class Picture:
                 shown=size,
             ),
         ]
+
+
+def _busy(serving: Serving) -> str:
+    """Which workers have no more than a little of their core left."""
+    found = [
+        f"{number} ({100 * share:.0f} % of a core)"
+        for number, stats in sorted(serving.worker_stats.items())
+        if (share := stats.gauges.get(f"worker.cpu-share{{worker={number}}}", 0.0)) >= BUSY
+    ]
+    return f"busy: {', '.join(found)}" if found else ""
 
 
 def _waiting(nbytes: float, what: str) -> str:

@@ -118,6 +118,8 @@ class Serving:
         self.rolls_up = False
         """Whether a forwarded metric ever came out of a worker."""
         self.worker_stats: dict[int, ipc.WorkerStats] = {}
+        self.front_gauges: dict[str, float] = {}
+        """As the front has told them last."""
         self._clocks = ClockFaults()
         self.flushing = Flushing(schedule_options(config))
         self._limits = Limits(config, self._limits_changed)
@@ -293,6 +295,7 @@ class Serving:
     def front_replaced(self) -> None:
         """``FleetOwner``."""
         self._registry.forget("front")
+        self.front_gauges = {}
         for worker in range(len(self.fleet.workers)):
             self._relay(self.flushing.again(worker, wall_ns()))
         self.fleet.broadcast(self._runtime_options())
@@ -308,6 +311,7 @@ class Serving:
                 peers = ((peer.host, peer.connections, peer.used) for peer in message.peers)
                 self.completeness.connections(peers, message.through_ns)
                 self._remember()
+                self.front_gauges = message.gauges
                 # M3 keeps the server's figures outside of the aggregator's scope.
                 self._merge("front", message.counters, message.gauges, self.config.metrics.scope.prefix)
             case ipc.Stale():

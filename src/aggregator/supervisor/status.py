@@ -1,11 +1,12 @@
 """What the HTTP server shows of an instance."""
 
+import math
 import time
 from typing import Protocol
 
 from aggregator import ipc
 from aggregator.config import KVKeys
-from aggregator.http import ListRow, Readiness, ShardRow
+from aggregator.http import ListRow, Load, Readiness, ShardRow
 from aggregator.lists import ListId
 from aggregator.supervisor.election.machine import ElectionState
 from aggregator.supervisor.flushing.flush_times import flushed_through
@@ -15,6 +16,7 @@ from aggregator.supervisor.placement import View
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
 from m3metrics.growth import GrowthReport, merged
+from m3metrics.traffic import TrafficReport, merged_traffic
 from m3msg.producer import ProducerStatus
 from m3x.clock import wall_ns
 
@@ -108,6 +110,16 @@ class InstanceStatus:
         """Which names have grown of late, in all workers."""
         serving = self._instance.serving
         return merged(stats.growth for stats in serving.worker_stats.values()) if serving is not None else merged([])
+
+    def traffic(self) -> TrafficReport:
+        """Which names send most, cost most and are refused most, in all workers."""
+        serving = self._instance.serving
+        return merged_traffic(stats.traffic for stats in serving.worker_stats.values()) if serving else TrafficReport()
+
+    def loads(self) -> list[Load]:
+        """CPU and queue of the front and of each worker."""
+        serving = self._instance.serving
+        return [] if serving is None else _loads(serving)
 
     def facts(self) -> list[tuple[str, str]]:
         """Lines for the page."""
@@ -237,6 +249,18 @@ def _shards(serving: Serving) -> list[ShardRow]:
             )
         )
     return rows
+
+
+def _loads(serving: Serving) -> list[Load]:
+    front = serving.front_gauges
+    found = [Load("front", -1, front.get("front.cpu-share", math.nan), 0.0, 0.0)]
+    for number in range(len(serving.fleet.workers)):
+        stats = serving.worker_stats.get(number)
+        tag = f"{{worker={number}}}"
+        share = math.nan if stats is None else stats.gauges.get(f"worker.cpu-share{tag}", math.nan)
+        waiting, unacked = (front.get(f"front.{what}-bytes{tag}", 0.0) for what in ("waiting", "unacked"))
+        found.append(Load(f"worker {number}", number, share, waiting, unacked))
+    return found
 
 
 def _safe_times(serving: Serving) -> dict[int, list[tuple[ListId, int]]]:

@@ -74,6 +74,7 @@ class Worker:
         self._stats_at_ns = 0
         self._figures = Registry()
         self._durations = self._figures.scope()
+        self._cpu = process.CpuShare()
         self._batches = 0
         self._messages = 0
 
@@ -296,6 +297,7 @@ class Worker:
             **gauges,
             f"worker.memory-bytes{tag}": float(self._engine.memory_bytes()),
             f"worker.resident-bytes{tag}": float(process.resident_bytes()),
+            f"worker.cpu-share{tag}": self._cpu.since_last(),
             f"worker.flushes-running{tag}": float(len(self._flushes)),
             f"worker.log-lines-left-out{tag}": float(log.left_out()),
             f"worker.journal-bytes{tag}": float(self._durable.size_bytes),
@@ -304,7 +306,8 @@ class Worker:
             f"worker.output-credit-bytes{{output=forwarded,{tag[1:]}": float(self._flushes.forwarded_credit_bytes),
         }
         late, growth, durations = self._engine.late_values(), self._engine.growth(), self._figures.report().histograms
-        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, self._durable.trouble, late, growth, durations))
+        trouble, traffic = self._durable.trouble, self._engine.traffic()
+        self._supervisor.send(ipc.WorkerStats(counters, gauges, shards, trouble, late, growth, durations, traffic))
 
 
 def run(options: WorkerOptions, engine: Engine) -> int:

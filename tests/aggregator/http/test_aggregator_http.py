@@ -6,8 +6,9 @@ import httpx
 import numpy as np
 import pytest
 
-from aggregator.http import ListRow, Readiness, ShardRow, create_app
+from aggregator.http import ListRow, Load, Readiness, ShardRow, create_app
 from m3metrics.growth import GrowthReport, LabelGrowth, NameGrowth
+from m3metrics.traffic import NameRate, Refusals, TrafficReport
 from m3x.instrument import Registry
 from m3x.pages import Chart, Edge, Holder, Lane, Line, Stage, Stretch
 
@@ -59,6 +60,13 @@ class Source:
 
     def growth(self) -> GrowthReport:
         return GrowthReport(5, [NameGrowth("up", 4, 2)], [LabelGrowth("pod", 4, 3, 2)])
+
+    def traffic(self) -> TrafficReport:
+        most = [NameRate("up <i>", 1234.5), NameRate("shop.orders.*", 3)]
+        return TrafficReport(90_000, 900, most, most[:1], [NameRate("latency", 8192)], [Refusals("up <i>", "frame", 2)])
+
+    def loads(self) -> list[Load]:
+        return [Load("front", -1, 0.25, 0, 0), Load("worker 1", 1, 0.97, 4096, 2048)]
 
     def facts(self) -> list[tuple[str, str]]:
         return [("placement version", "3")]
@@ -136,6 +144,24 @@ async def test_the_page_shows_the_same_and_escapes_names(client, source: Source)
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
+async def test_what_sends_most_and_who_is_busy(client) -> None:
+    text = (await client.get("/")).text
+    assert "Estimated from 900 of 90.0 k messages since the start, one of 100" in text
+    assert "<td class=text>up &lt;i&gt;</td><td>1,234</td>" in text
+    assert "<td>8.0 KiB</td>" in text
+    assert "<td class=text>up &lt;i&gt;</td><td class=text>frame</td><td>2</td>" in text
+    assert "<td>25 %</td>" in text
+    assert "<td><b>97 %</b></td><td>4.0 KiB</td><td>2.0 KiB</td><td>1</td>" in text
+    body = (await client.get("/status/traffic")).json()
+    assert body["timerBytes"] == [{"name": "latency", "perSecond": 8192}]
+    assert body["refused"] == [{"name": "up <i>", "reason": "frame", "perSecond": 2}]
+    loads = (await client.get("/status/load")).json()["processes"]
+    assert [(one["name"], one["cpuShare"], one["waitingBytes"]) for one in loads] == [
+        ("front", 0.25, 0),
+        ("worker 1", 0.97, 4096),
+    ]
+
+
 async def test_the_page_without_shards_and_before_the_cutover(client, source: Source, monkeypatch) -> None:
     monkeypatch.setattr("aggregator.http.page.wall_ns", lambda: 18_000_000_000)
     rows = [ShardRow(3, 0, True, "INITIALIZING", 60_000_000_000, 7_000, 2, 0, 0, 0)]
@@ -145,6 +171,7 @@ async def test_the_page_without_shards_and_before_the_cutover(client, source: So
     # Never flushed is no lag of 0 seconds.
     assert "<td>7,000</td><td>2</td><td>never</td><td>–</td>" in text
     monkeypatch.setattr(source, "shards", lambda: [])
+    monkeypatch.setattr(source, "loads", lambda: [])
     assert "None: this instance owns no shards" in (await client.get("/")).text
 
 

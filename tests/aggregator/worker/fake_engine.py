@@ -19,6 +19,7 @@ from aggregator import ipc
 from aggregator.lists import KIND_FORWARDED, ListId
 from aggregator.worker import WorkerOptions, run
 from m3metrics.growth import GrowthReport
+from m3metrics.traffic import TrafficReport
 from m3msg.batch import MessageBatch
 from m3x.process import die_with_parent
 
@@ -111,6 +112,9 @@ class Diary:
 
     def growth(self) -> GrowthReport:
         return GrowthReport(new_series=len(self.entries))
+
+    def traffic(self) -> TrafficReport:
+        return TrafficReport(messages=len(self.entries))
 
 
 def main() -> int:

@@ -181,6 +181,8 @@ def test_lists_stats_and_sampled_errors(rig: Any) -> None:
     assert stats.counters["engine.entries"] == 2
     assert stats.gauges["worker.memory-bytes{worker=0}"] == 1
     assert stats.gauges["worker.resident-bytes{worker=0}"] > 1e6
+    assert 0 <= stats.gauges["worker.cpu-share{worker=0}"] <= 2
+    assert stats.traffic.messages == 2
     assert stats.shards == [ipc.ShardStats(3, 1, 2, 0)]
     rig.wait_for(lambda: "id bad" in rig.log.read_text(), "the example in the log")
     assert "sample refused: decode-error" in rig.log.read_text()

@@ -26,6 +26,7 @@ from m3x.pages import (
     size,
     stretches,
     table,
+    traffic,
 )
 from m3x.pages.history import EVERY_S
 
@@ -65,6 +66,7 @@ def test_whatever_is_shown_is_escaped() -> None:
         chart(Chart(NASTY, [Line(NASTY, np.ones(3))], NASTY, lambda _: NASTY)),
         shard_map([holder]),
         growth([(NASTY, 1, 2)], [(NASTY, 1, 2, 3)]),
+        traffic(2, 1, [(NASTY, 1.0)], [], [(NASTY, 1.0)], [(NASTY, NASTY, 1.0)]),
         frame(NASTY, NASTY, "", NASTY, "", {NASTY: NASTY}).partition("<script>")[0],
     ]
     for part in parts:
@@ -77,6 +79,16 @@ def test_names_that_grow() -> None:
     assert text.count("name") == 10 + len(["metric name", "label name"])
     assert "<td class=text>pod</td><td>7</td><td>5</td><td>6</td>" in text
     assert "No new series" in growth([], [])
+
+
+def test_names_that_send_most() -> None:
+    rates = [(f"name{i}", 1234.0 - i) for i in range(12)]
+    text = traffic(1000, 100, rates, rates[:2], [], [])
+    assert text.count("name") == 10 + 2 + 2 * len(["metric name"])
+    assert "Estimated from 100 of 1,000 messages since the start, one of 10" in text
+    assert "refusals" not in text
+    assert "By timers" not in text
+    assert "No samples so far" in traffic(0, 0, [], [], [], [])
 
 
 def test_a_lane_says_what_waits_and_what_is_wrong() -> None:
