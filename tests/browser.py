@@ -20,6 +20,8 @@ _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
     "--disable-background-networking", "--remote-debugging-port=0", "about:blank",
 )  # fmt: skip
+_ANSWERED_S = 5.0
+"""So long a question is waited for before it is asked once more."""
 _SHOTS = os.environ.get("SCREENSHOTS")
 """A directory where screenshots are kept; without one, none are taken."""
 
@@ -69,8 +71,20 @@ class Page:
     async def until(self, script: str, timeout_s: float = 60.0) -> None:
         """Waits for an expression to become true."""
         async with asyncio.timeout(timeout_s):
-            while not await self.run(script):  # noqa: ASYNC110 - the browser has no event for it
+            while not await self._now(script):  # noqa: ASYNC110 - the browser has no event for it
                 await asyncio.sleep(0.05)
+
+    async def _now(self, script: str) -> Any:
+        """Its value; None: the page has just gone, and the question with it, answered or not."""
+        try:
+            async with asyncio.timeout(_ANSWERED_S):
+                return await self.run(script)
+        except TimeoutError:
+            return None
+        except AssertionError as error:
+            if "navigated" in str(error) or "context" in str(error):
+                return None
+            raise
 
     async def text(self, selector: str) -> str:
         """What is written in an element, as it is seen."""

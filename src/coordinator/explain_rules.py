@@ -28,7 +28,7 @@ from m3metrics.errors import MetricsError
 from m3metrics.rules import RuleSet, rule_set_from
 from m3x.config import parse_address
 
-__all__ = ["ExplainError", "UnreadableError", "explain_rules"]
+__all__ = ["ExplainError", "UnreadableError", "cutovers", "explain_rules", "rule_set_in"]
 
 _TIMEOUT_S = 60.0
 
@@ -87,20 +87,20 @@ def _changed(config: CoordinatorConfig, files: Sequence[Path], url: str) -> tupl
         return rules, now_ns
     # What is in KV, with the changed ones in their places.
     for document in _get(f"{url}{SETS_PATH}")["ruleSets"]:
-        rule_set = _rule_set(json.dumps(document["ruleSet"]), f"{url}{SETS_PATH}")
+        rule_set = rule_set_in(json.dumps(document["ruleSet"]), f"{url}{SETS_PATH}")
         rules.put(rule_set.namespace, rule_set)
     for file in files:
         try:
             text = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise ExplainError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        rule_set = _rule_set(text, str(file))
+        rule_set = rule_set_in(text, str(file))
         rules.put(rule_set.namespace, rule_set)
-        now_ns = max(now_ns, *_cutovers(rule_set))
+        now_ns = max(now_ns, *cutovers(rule_set))
     return rules, now_ns
 
 
-def _rule_set(text: str, where: str) -> RuleSet:
+def rule_set_in(text: str, where: str) -> RuleSet:
     """A rule set in JSON, as M3 writes it. Raises ``ExplainError``."""
     try:
         rule_set = rule_set_from(parse_json(RULE_SET, text))
@@ -111,7 +111,7 @@ def _rule_set(text: str, where: str) -> RuleSet:
     return rule_set
 
 
-def _cutovers(rule_set: RuleSet) -> Iterator[int]:
+def cutovers(rule_set: RuleSet) -> Iterator[int]:
     """When its parts come into effect."""
     yield rule_set.cutover_ns
     yield from (snapshot.cutover_ns for mapping in rule_set.mapping_rules for snapshot in mapping.snapshots)

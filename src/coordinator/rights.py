@@ -12,6 +12,8 @@ _NOBODYS = {f"{below}/{name}" for below in ("", "/aggregator") for name in ("hea
     "/-/ready",
 }
 """What load balancers, service managers and Prometheus ask."""
+_POSTED_QUESTIONS = POST_PATHS | {"/rules"}
+"""The page of a dry run changes nothing."""
 _READING = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -25,6 +27,6 @@ def rights(write_paths: Collection[str]) -> RightOf:
             return Right.NONE if path in _NOBODYS else Right.READS
         if method == "POST" and path in write_paths:
             return Right.WRITES
-        return Right.READS if method == "POST" and path in POST_PATHS else Right.ADMIN
+        return Right.READS if method == "POST" and path in _POSTED_QUESTIONS else Right.ADMIN
 
     return right_of

@@ -268,6 +268,7 @@ class Coordinator(Writing):
         obstacle: Callable[[], str | None] | None = None
         write_paths: set[str] = set()
         new_names: Callable[[], Awaitable[Iterable[Grown]]] = _none
+        met: Callable[[int], Awaitable[Page]] | None = None
         if config.takes_samples:
             forwarding = self.start_forwarding(stack) if fleet is None else None
             types = None if storage is None else storage.types
@@ -289,7 +290,7 @@ class Coordinator(Writing):
                 return fleet.grown()
 
             routes += [*write_routes, remembered_route(pages), *growth_routes(grown)]
-            new_names = grown
+            new_names, met = grown, pages
             write_paths = {route.path for route in write_routes if isinstance(route, Route)}
             obstacle = writer.refusal
             if (reason := obstacle()) is not None:
@@ -327,7 +328,7 @@ class Coordinator(Writing):
             window_ns=lambda: max((n.resolution_ns for n in namespaces.current if n.aggregated), default=60 * 10**9),
         )  # fmt: skip
         routes += await self._start_pages(
-            stack, store, storage, downsampler, producer, readiness, namespaces, new_names
+            stack, store, storage, downsampler, producer, readiness, namespaces, new_names, met
         )
         await self._start_metrics(stack, None if own is None else own.watching.figures)
         app = Starlette(routes=[*routes, routes_route(routes)], exception_handlers={404: not_found})
@@ -432,6 +433,7 @@ class Coordinator(Writing):
         readiness: Readiness,
         namespaces: NamespacesNow,
         grown: Callable[[], Awaitable[Iterable[Grown]]],
+        met: Callable[[int], Awaitable[Page]] | None,
     ) -> list[Route]:
         """Pages for people, and what they keep."""
         before = None if self._fleet is None else self._fleet.refresh
@@ -450,6 +452,8 @@ class Coordinator(Writing):
                 hub=storage.hub if storage is not None else None,
                 source=readable(storage),
                 read_options=read_defaults(self.config, self.config.limits),
+                config=self.config,
+                remembered=met,
                 grown=grown,
                 namespaces=lambda: [namespace.name for namespace in namespaces.current],
             )

@@ -5,7 +5,8 @@ some 32 of them a second, each of which counts n times. Counts fade by half in a
 divided by.
 
 What a metric costs is what its samples are added to: each sample once for each of its aggregations (policies and rollups); those that are
-refused count as well, where there is such a series. Beside that, timers that quantiles are asked of keep eight bytes of each sample and aggregation until its window is out.
+refused count as well, where there is such a series. Beside that, timers that quantiles are asked of keep eight bytes of each sample and
+aggregation until its window is out.
 """
 
 import random

@@ -114,15 +114,18 @@ class DryRun:
                 self._matched["rollup", snapshot.name] += 1
                 self._made.setdefault(("rollup", snapshot.name), set()).update(_ids(snapshot, matched))
 
+    def rules(self) -> list[tuple[str, str, int, int]]:
+        """Kind and name of each rule, how many series it matches, and how many it makes (of rollup rules)."""
+        names = self._downsampler.rules.names(self._downsampler.now_ns)
+        return [(*key, self._matched[key], len(self._made.get(key, ()))) for key in names]
+
     def text(self) -> str:
         """For people."""
         out = [f"{self.series} series", ""]
-        active = self._downsampler.rules
-        for kind, name in active.names(self._downsampler.now_ns):
-            matched = self._matched[kind, name]
+        for kind, name, matched, made in self.rules():
             line = f"{kind} rule {name!r}: {matched} series match"
             if kind == "rollup":
-                line += f", and make {len(self._made.get((kind, name), ()))}"
+                line += f", and make {made}"
             out.append(line if matched else f"{kind} rule {name!r}: no series matches")
         return "\n".join([*out, "", *self.changes.lines()]) + "\n"
 

@@ -45,6 +45,14 @@ class RulesInEffect:
             rule_set = self._active[_key(namespace)].rule_set
             self._warnings[namespace] = [_warning(part, namespace, places) for part in ineffective(rule_set, judge)]
 
+    def changed(self, namespace: str, rule_set: RuleSet) -> "RulesInEffect":
+        """These rules with others for one namespace."""
+        other = RulesInEffect(self._judge)
+        for active in self._active.values():
+            other.put(active.rule_set.namespace, active.rule_set)
+        other.put(namespace, rule_set)
+        return other
+
     def remove(self, namespace: str) -> None:
         """No rules for a namespace."""
         self._warnings.pop(namespace, None)

@@ -18,7 +18,7 @@ from m3x.pages import frame, table
 
 __all__ = ["render"]
 
-_LINKS = {"the way of the data": ".", "stored series": "graph", "as JSON": "api/v1/rules/match"}
+_LINKS = {"the way of the data": ".", "stored series": "graph", "try rules": "rules", "as JSON": "api/v1/rules/match"}
 _LAST_MS = 3_600_000
 """So far back the last value is looked for."""
 

@@ -22,7 +22,7 @@ _LINKS = {"the way of the data": ".", "explain a metric": "explain"}
 _SPANS = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
 _MOST_LINES = 6
 _POINTS = 360
-_MOST_NAMES = 100
+_MOST_NAMES = 300
 _FIRST_PART = b"__g0__"
 """The tag of the first part of a carbon path."""
 
@@ -83,9 +83,9 @@ async def _names(shown: Shown, span_s: int, over: str) -> str:
         texts = [text.decode(errors="replace") for text in listing.texts]
         if not texts:
             continue
-        links = " · ".join(_link(tag, text, over) for text in texts[:_MOST_NAMES])
-        more = f" · and {len(texts) - _MOST_NAMES:,} more" if len(texts) > _MOST_NAMES else ""
-        lists.append(f"<h2>{title}</h2><p>{links}{more}</p>")
+        links = "".join(f"<li>{_link(tag, text, over)}</li>" for text in texts[:_MOST_NAMES])
+        more = f"<p>And {len(texts) - _MOST_NAMES:,} more.</p>" if len(texts) > _MOST_NAMES else ""
+        lists.append(f'<h2>{title}</h2><ul class="names">{links}</ul>{more}')
     return (
         "".join(lists) or f"<p>Nothing is stored of the last {over}. A window is here some seconds after its end.</p>"
     )

@@ -52,7 +52,13 @@ FIGURES = (
     "sink_delivered", *(name for names in _REFUSED.values() for name in names),
 )  # fmt: skip
 """What is kept for it."""
-LINKS = {"explain a metric": "explain", "stored series": "graph", "/ready": "ready", "/routes": "routes"}
+LINKS = {
+    "explain a metric": "explain",
+    "stored series": "graph",
+    "try rules": "rules",
+    "/ready": "ready",
+    "/routes": "routes",
+}
 
 
 def render(shown: Shown, leaders: Mapping[int, str], grown: GrowthReport) -> str:

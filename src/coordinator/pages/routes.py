@@ -7,6 +7,7 @@ from starlette.routing import Route
 
 from coordinator.pages import explain, graph, overview
 from coordinator.pages.leaders import Leaders
+from coordinator.pages.rules import PATH, RulesPage
 from coordinator.pages.shown import Shown
 from m3metrics.growth import merged
 from m3x.pages import HEADERS
@@ -15,8 +16,8 @@ __all__ = ["page_routes"]
 
 
 def page_routes(shown: Shown) -> list[Route]:
-    """``/``, ``/explain``, ``/graph``, and ``/flow``: the way of the data as JSON, ``{"lanes": [...]}`` (``m3x.pages.Lane``)."""
-    leaders = Leaders(shown.store, shown.environment)
+    """``/``, ``/explain``, ``/graph``, ``/rules``, and ``/flow``: the way of the data, ``{"lanes": [...]}`` (``m3x.pages.Lane``)."""
+    leaders, trying = Leaders(shown.store, shown.environment), RulesPage(shown)
 
     async def overview_page(_request: Request) -> Response:
         leading: dict[int, str] = {}
@@ -39,9 +40,14 @@ def page_routes(shown: Shown) -> list[Route]:
         status, text = await graph.render(shown, request.query_params)
         return HTMLResponse(text, status, headers=HEADERS)
 
+    async def rules_page(request: Request) -> Response:
+        status, text = await trying.render(request)
+        return HTMLResponse(text, status, headers=HEADERS)
+
     return [
         Route("/", overview_page, methods=["GET"]),
         Route("/flow", flow, methods=["GET"]),
         Route("/explain", explain_page, methods=["GET"]),
         Route("/graph", graph_page, methods=["GET"]),
+        Route(PATH, rules_page, methods=["GET", "POST"]),
     ]

@@ -30,14 +30,19 @@ HEADERS = {
 """Headers of pages: what the browser is told to allow them, their own style and script."""
 
 
-def frame(title: str, heading: str, badges: str, line: str, body: str, links: dict[str, str]) -> str:
-    """A whole page. ``badges`` and ``body`` are HTML; ``line`` stands below the heading; ``links``: text → where, below everything."""
+def frame(
+    title: str, heading: str, badges: str, line: str, body: str, links: dict[str, str], *, looks: bool = True
+) -> str:
+    """A whole page. ``badges`` and ``body`` are HTML; ``line`` stands below the heading; ``links``: text → where, below everything.
+
+    ``looks``: it looks again every few seconds.
+    """
+    again = f'<noscript><meta http-equiv="refresh" content="{REFRESH_S}"></noscript>\n' if looks else ""
     listed = " · ".join(f'<a href="{escape(where)}">{escape(text)}</a>' for text, where in links.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<noscript><meta http-equiv="refresh" content="{REFRESH_S}"></noscript>
-<title>{escape(title)}</title><style>{_STYLE}</style></head>
-<body data-refresh="{REFRESH_S}"><header><h1>{escape(heading)} <span class="badges">{badges}</span></h1>
+{again}<title>{escape(title)}</title><style>{_STYLE}</style></head>
+<body data-refresh="{REFRESH_S if looks else 0}"><header><h1>{escape(heading)} <span class="badges">{badges}</span></h1>
 <p class="quiet" id="fresh">{escape(line)}</p></header>
 <main>{body}</main>
 <nav aria-label="More">{listed} · <button type="button" id="pause" hidden>pause</button>

@@ -1,7 +1,8 @@
 "use strict";
 const pause = document.getElementById("pause");
 let paused = false;
-pause.hidden = false;
+const every = Number(document.body.dataset.refresh);
+pause.hidden = !every;
 pause.onclick = () => {
   paused = !paused;
   pause.textContent = paused ? "go on" : "pause";
@@ -33,5 +34,7 @@ async function look() {
     document.body.classList.add("stale");
   }
 }
-setInterval(look, document.body.dataset.refresh * 1000);
-document.addEventListener("visibilitychange", look);
+if (every) {
+  setInterval(look, every * 1000);
+  document.addEventListener("visibilitychange", look);
+}

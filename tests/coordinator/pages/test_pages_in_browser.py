@@ -1,5 +1,6 @@
 """The pages of a whole coordinator in a real browser."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from lab.waiting import until
 from tests.browser import browser
 from tests.coordinator.test_service import IGNORE_CUTOVER, WRITE, Aggregator, _body, _client, _set_up, start
 
@@ -97,6 +99,63 @@ async def test_why_a_metric_becomes_what_it_becomes(start: Callable[..., Any], t
         await kv.close()
 
 
+async def test_changed_rules_are_tried_on_live_series(start: Callable[..., Any]) -> None:
+    aggregator = Aggregator()
+    server = ConsumerServer("127.0.0.1:0", aggregator.handle)
+    changed = """mappingRules:
+  - {name: keep requests, filter: "__name__:requests*", aggregations: [Max], storagePolicies: [{resolution: 10s, retention: 48h}]}
+  - {name: nobody, filter: "__name__:nothing", aggregations: [Max], storagePolicies: [{resolution: 10s, retention: 48h}]}
+rollupRules:
+  - name: by job <b>
+    filter: "__name__:requests"
+    transforms: [{rollup: {metricName: requests_by_job, groupBy: [job], aggregations: [Sum]}}]
+    storagePolicies: [{resolution: 10s, retention: 48h}]
+"""
+    async with server, start(RULES) as coordinator, _client(coordinator) as client, browser() as page:
+        await _set_up(client, server.port)
+        await page.open(_url(coordinator, "/rules"))
+
+        async def met() -> int:
+            body = _body(1.0, time.time_ns() // 1_000_000, __name__="requests", job="x", host="h")
+            await client.post(WRITE, content=body)
+            return len((await client.get("/api/v1/rules/series")).json()["series"])
+
+        await until(met, WAIT_S)
+
+        async def tried(rules: str) -> str:
+            await page.open(_url(coordinator, "/rules"))
+            script = f"document.querySelector('textarea').value = {json.dumps(rules)}; document.querySelector('form').submit()"
+            await page.run(f"setTimeout(() => {{ {script} }}, 0); 1")
+            await page.until("document.querySelector('main h2, main .trouble')", WAIT_S)
+            assert await page.run("document.querySelector('textarea').value") == rules
+            return await page.text("main")
+
+        text = await tried(changed)
+        assert "Of 1 series" in text
+        rows = "[...document.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.innerText).join('|'))"
+        assert (await page.run(rows))[:3] == [
+            "keep requests|mapping|1|",
+            "nobody|mapping|none|",
+            "by job <b>|rollup|1|1",
+        ]
+        assert "Added: 2" in text
+        assert "Removed: 1" in text
+        assert "requests_by_job" in text
+        for width in (390, 1200):
+            await page.width(width)
+            assert await page.run("document.documentElement.scrollWidth") <= width
+            await page.shot(f"rules-{width}")
+        # It stays as it is: nothing looks again, and nothing has changed.
+        assert await page.run("document.body.dataset.refresh") == "0"
+        match = await client.get("/api/v1/rules/match", params={"metric": "requests", "format": "text"})
+        assert "by job" not in match.text
+        assert "line 1: mappingRulez" in await tried("mappingRulez: []")
+        assert "no rule set" in await tried('{"namespace": 7}')
+        # Without rules the last value is kept, as the one rule that matches does.
+        assert "Removed: nothing" in await tried("rollupRules: []")
+        assert [one for one in page.complaints if "400" not in one] == []
+
+
 async def test_what_is_stored_is_a_link_to_its_lines(start: Callable[..., Any]) -> None:
     async with start() as coordinator, _client(coordinator) as client, browser() as page:
         await page.open(_url(coordinator, "/graph"))
@@ -142,7 +201,7 @@ async def test_stored_series_as_lines(start: Callable[..., Any]) -> None:
             assert said in await page.text("main")
 
 
-@pytest.mark.parametrize("path", ["/", "/explain", "/graph"])
+@pytest.mark.parametrize("path", ["/", "/explain", "/graph", "/rules"])
 async def test_a_coordinator_that_administrates_only_has_pages(start: Callable[..., Any], path: str) -> None:
     async with start("backend: noop-etcd\n") as coordinator, _client(coordinator) as client:
         answer = await client.get(path)
