@@ -59,8 +59,10 @@ class Page:
 
     async def open(self, url: str) -> None:
         """Goes there and waits until it is loaded."""
+        await self.run("window.isLeft = true")
         await self.call("Page.navigate", url=url)
-        await self.until(f"document.readyState === 'complete' && location.href.startsWith({url[:20]!r})")
+        there = f"location.href.startsWith({url[:20]!r})"
+        await self.until(f"!window.isLeft && document.readyState === 'complete' && {there}")
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page."""
