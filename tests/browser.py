@@ -73,7 +73,7 @@ class Page:
     async def until(self, script: str, timeout_s: float = 60.0) -> None:
         """Waits for an expression to become true."""
         async with asyncio.timeout(timeout_s):
-            while not await self._now(script):  # noqa: ASYNC110 - the browser has no event for it
+            while not await self._now(f"!!({script})"):  # noqa: ASYNC110 - the browser has no event for it
                 await asyncio.sleep(0.05)
 
     async def _now(self, script: str) -> Any:
