@@ -1,7 +1,7 @@
-"""Pages of port 7201 for people: the way of the data (``/``), why a metric becomes what it becomes (``/explain``), stored series as lines
-(``/graph``). None of them is a call of M3, whose coordinator has no pages.
+"""Pages of port 7201 for people: the way of the data (``/``), why a metric becomes what it becomes (``/explain``), what changed rules would
+make of live series (``/rules``), stored series as lines (``/graph``). None of them is a call of M3, whose coordinator has no pages.
 
-``routes`` is the entry; ``overview``, ``explain`` and ``graph`` render one page each from what ``Shown`` (``shown``) gives them;
+``routes`` is the entry; ``overview``, ``explain``, ``rules`` and ``graph`` render one page each from what ``Shown`` (``shown``) gives them;
 ``leaders`` asks the KV who leads.
 """
 
