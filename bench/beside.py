@@ -4,9 +4,10 @@
 
 All get the file of M3's how-to (``configs/m3aggregator.yml``) with other addresses, an etcd with one placement that is cut over and both
 topics, and one consumer of their output that acknowledges at once. Every turn is a process of its own: some seconds of load first, in
-which series are made, then ``--seconds`` of the same load measured, as fast as it is acknowledged. Figures are CPU of all processes of
-the instance. ``{config}`` in the command of a rival is the one file that it is to load, ``{directory}`` one for its own; ours has its
-journal on, unless ``--journal off``.
+which series are made, then ``--seconds`` of the same load measured, as fast as it is acknowledged, over the same connections, as producers
+keep theirs. With ``--reconnect`` all connections end between the two, and ours has to expect that what they sent last comes again.
+Figures are CPU of all processes of the instance. ``{config}`` in the command of a rival is the one file that it is to load,
+``{directory}`` one for its own; ours has its journal on, unless ``--journal off``.
 """
 
 import argparse
@@ -134,8 +135,11 @@ def _turn(
             _Rival(name, command, folder, kv, sink.address) if command else _Ours(folder, kv, sink.address, options)
         )
         try:
-            for seconds in (options.warm, options.seconds):
-                found = load(one.address, one.cpu, options.kind, options.series, seconds, options.connections)
+            warm = options.warm
+            if options.reconnect:
+                load(one.address, one.cpu, options.kind, options.series, warm, options.connections)
+                warm = 0.0
+            found = load(one.address, one.cpu, options.kind, options.series, options.seconds, options.connections, warm)
             return found, one.mib()
         finally:
             one.stop()
@@ -154,6 +158,7 @@ def main(values: list[str]) -> int:
     parser.add_argument("--turns", type=int, default=2, help="of each")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warm", type=float, default=3.0, help="seconds of load before")
+    parser.add_argument("--reconnect", action="store_true", help="what is measured comes over connections of its own")
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="of ours")
     parser.add_argument("--journal", choices=("on", "off"), default="on", help="of ours")

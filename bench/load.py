@@ -27,6 +27,11 @@ class Connection(Acked):
         """Messages sent so far."""
         return self.replays * len(self._frames.matrix)
 
+    def begin(self) -> None:
+        """What was sent so far, all of it acknowledged, is not counted."""
+        self.acked -= self.sent
+        self.replays = 0
+
     def replay(self, until: float, rate: float, replays: int) -> None:
         """Sends again and again until the time, or the number of replays if that is not 0; ``rate`` messages a second, 0: no limit."""
         began = time.monotonic()
@@ -46,12 +51,18 @@ class Connection(Acked):
 
 
 def main() -> int:
-    """Runs the load and prints one JSON line: sent, acked, seconds, value_sum, failed."""
+    """Runs the load and prints one JSON line: sent, acked, seconds, value_sum, failed. Connections end after that.
+
+    To stderr go a line when messages are built, and one when all that is not counted is acknowledged.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True, metavar="HOST:PORT")
     parser.add_argument("--kind", choices=KINDS, default="gauge")
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--warm", type=float, default=0.0, help="seconds of the same load before, which are not counted"
+    )
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument(
         "--rate",
@@ -69,10 +80,31 @@ def main() -> int:
     ]
     print("built", file=sys.stderr, flush=True)
     connections = [Connection((host, int(port)), f) for f in frames]
-    began = time.monotonic()
-    until = began + options.seconds
     rate = options.rate / options.connections
-    writers = [threading.Thread(target=c.replay, args=(until, rate, options.replays)) for c in connections]
+    if options.warm:
+        _load(connections, options.warm, rate, 0)
+        for connection in connections:
+            connection.begin()
+    print("warm", file=sys.stderr, flush=True)
+    took = _load(connections, options.seconds, rate, options.replays)
+    result = {
+        "sent": sum(c.sent for c in connections),
+        "acked": sum(c.acked for c in connections),
+        "seconds": took,
+        "value_sum": sum(c.replays * f.value_sum for c, f in zip(connections, frames, strict=True)),
+        "message_bytes": frames[0].matrix.shape[1],
+        "failed": [c.failed for c in connections if c.failed],
+    }
+    print(json.dumps(result), flush=True)
+    for connection in connections:
+        connection.close()
+    return 0 if result["sent"] == result["acked"] else 1
+
+
+def _load(connections: list[Connection], seconds: float, rate: float, replays: int) -> float:
+    """Sends for so long, and waits for all acks; returns how many seconds that took."""
+    began = time.monotonic()
+    writers = [threading.Thread(target=c.replay, args=(began + seconds, rate, replays)) for c in connections]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -82,20 +114,7 @@ def main() -> int:
         if all(c.failed for c in connections):
             break
         time.sleep(0.01)
-    took = time.monotonic() - began
-    failed = [c.failed for c in connections if c.failed]
-    for connection in connections:
-        connection.close()
-    result = {
-        "sent": sum(c.sent for c in connections),
-        "acked": sum(c.acked for c in connections),
-        "seconds": took,
-        "value_sum": sum(c.replays * f.value_sum for c, f in zip(connections, frames, strict=True)),
-        "message_bytes": frames[0].matrix.shape[1],
-        "failed": failed,
-    }
-    print(json.dumps(result), flush=True)
-    return 0 if result["sent"] == result["acked"] else 1
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":

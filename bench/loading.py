@@ -35,20 +35,28 @@ class Loaded:
 
 
 def load(
-    address: str, cpu: Callable[[], Mapping[str, float]], kind: str, series: int, seconds: float, connections: int
+    address: str,
+    cpu: Callable[[], Mapping[str, float]],
+    kind: str,
+    series: int,
+    seconds: float,
+    connections: int,
+    warm: float = 0.0,
 ) -> Loaded:
     """Runs ``bench.load``, a process of its own; ``cpu``: seconds so far by process of what is loaded.
 
+    ``warm``: seconds of the same load over the same connections before, which are not counted.
     Raises ``LabError`` if something that was sent is not acknowledged.
     """
     command = module_command(
         "bench.load", "--target", address, "--kind", kind, "--series", str(series), "--seconds", str(seconds),
-        "--connections", str(connections),
+        "--connections", str(connections), "--warm", str(warm),
     )  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        # Building the messages is not measured.
+        # Neither is building the messages measured nor what comes first.
+        process.stderr.readline()
         process.stderr.readline()
         before = cpu()
         line = process.stdout.readline()

@@ -45,7 +45,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that owes acks and has given none for this long no longer holds the others back (``front.flow``)."""
     stopped_ns: int = 2 * SECOND_NS
     """A front that had no turn for this long was stopped: it says so (``ipc.Stalled``)."""
-    batch_bytes: int = MIB
+    batch_bytes: int = 2 * MIB
     """A batch is sent when it has this size; a single larger frame travels alone."""
     batch_delay_ns: int = 5_000_000
     """A smaller batch is sent after this time at the latest, at once while the worker has little to do."""

@@ -30,6 +30,8 @@ SNAPSHOT_FACTOR = 8
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
+_EXPECTED_AT_ONCE = 1 << 18
+"""So many messages are entered together: their table then grows a few times, not again and again."""
 _BATCH_BYTES = 2048
 """A batch takes as long to replay as so many bytes more."""
 
@@ -298,27 +300,34 @@ class Journal:
         first = self.sessions.open_since(0 if connections is None else min(connections.values(), default=0))
         if first is None:
             return 0
-        expected = 0
+        expected = waiting = 0
+        found: list[NDArray[np.void]] = []
         reader = self.log.reader(max(first, self._own))
         for record in reader:
             header, data = decode(record.data)
             if not isinstance(header, Batch) or not self.sessions.is_open(header.front, header.seq):
                 continue
-            named: list[int] = []
+            wanted = [True] * len(header.connections)
             if connections is not None:
                 here = header.front == self.sessions.last[0]
-                named = [
-                    of for of in header.connections if of in connections and not (here and header.seq < connections[of])
+                wanted = [
+                    of in connections and not (here and header.seq < connections[of]) for of in header.connections
                 ]
-                if not named:
+                if not any(wanted):
                     continue
             words = engine.repeats_of(rows_of(data), sum(header.counts), None, header.now_ns)
-            if connections is not None:
-                of = np.repeat(np.array(header.connections, np.int64), header.counts)
-                words = words[np.isin(of, named)]
-            engine.expect_repeats(words)
+            if not all(wanted):
+                words = words[np.repeat(wanted, header.counts)]
             expected += int(np.count_nonzero(words["content"]))
+            found.append(words)
+            waiting += len(words)
+            if waiting >= _EXPECTED_AT_ONCE:
+                engine.expect_repeats(np.concatenate(found))
+                found.clear()
+                waiting = 0
         reader.close()
+        if found:
+            engine.expect_repeats(np.concatenate(found))
         return expected
 
     # --- appending

@@ -40,7 +40,7 @@ class FrontLink:
         # Bounded as well: an ack is smaller than its message.
         self._acks.setsockopt(zmq.SNDHWM, 0)
         self._acks.connect(ipc.acks_address(options.run_dir, options.index, front_epoch, options.epoch))
-        self._unsent: deque[tuple[bytes, bytes]] = deque()
+        self._unsent: deque[tuple[bytes, bytes | memoryview]] = deque()
         self._payloads = ipc.Payloads(options.run_dir, front_epoch)
 
     @property
@@ -63,9 +63,12 @@ class FrontLink:
             return None
 
     def ack(self, acked: ipc.Acked, frames: NDArray[np.uint8]) -> None:
-        """Sends acks, or keeps them until there is room."""
-        self._unsent.append((ipc.encode(acked), frames.tobytes()))
+        """Sends acks, or keeps a copy of them until there is room."""
+        self._unsent.append((ipc.encode(acked), frames.data))
         self.flush()
+        if self._unsent:
+            head, acks = self._unsent.pop()
+            self._unsent.append((head, bytes(acks)))
 
     def flush(self) -> None:
         """Sends what waits."""

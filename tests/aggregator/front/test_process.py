@@ -542,7 +542,7 @@ def test_one_slow_worker_holds_reading_back_and_nothing_is_lost(rig: Any) -> Non
 
 def test_an_idle_worker_without_shards_does_not_unbound_the_only_owner_s_queue(rig: Any) -> None:
     offered, waiting = 400 * MIB, 8 * MIB
-    rig.start(1, credit_bytes=MIB, waiting_bytes=waiting, stall_ns=300_000_000)
+    rig.start(1, credit_bytes=MIB, waiting_bytes=waiting, stall_ns=300_000_000, batch_bytes=MIB)
     rig.up(0, 1, by_hand=True)
     rig.up(1, 2)
     client = rig.connect()

@@ -57,7 +57,7 @@ def test_a_successor_reads_what_its_predecessor_had_not_acked(rig: Any) -> None:
 
 
 def test_what_does_not_fit_into_memory_is_sent_in_its_place(rig: Any) -> None:
-    rig.start(1, shared_bytes=2_500_000, credit_bytes=64 << 20)
+    rig.start(1, shared_bytes=2_500_000, batch_bytes=1 << 20, credit_bytes=64 << 20)
     worker = rig.up(0, 1, by_hand=True)
     client = rig.connect()
     large = frames(rig, 0, 40 * LARGE)

@@ -80,6 +80,13 @@ class Diary:
         out, self.lists = self.lists, []
         return out
 
+    @property
+    def passes_on(self) -> bool:
+        return False
+
+    def take_passthrough(self) -> MessageBatch | None:
+        return None
+
     def flush(self, command: ipc.Flush, now_ns: int) -> Iterator[Part]:
         self.entries.append(["close", now_ns, command.id])
         diary = json.dumps(self.entries).encode()
