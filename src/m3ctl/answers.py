@@ -245,6 +245,22 @@ class Flow(msgspec.Struct, frozen=True):
     lanes: list[Lane]
 
 
+class ProcessLoad(msgspec.Struct, frozen=True, rename="camel"):
+    """How busy a process of an aggregator is."""
+
+    name: str
+    cpu_share: float | None
+    """Of a core."""
+    waiting_bytes: float
+    unacked_bytes: float
+
+
+class Loads(msgspec.Struct, frozen=True):
+    """``/status/load`` of an aggregator of ours."""
+
+    processes: list[ProcessLoad]
+
+
 class Point(msgspec.Struct, frozen=True, array_like=True):
     """Seconds since 1970, and the value as text."""
 

@@ -12,6 +12,7 @@ from m3ctl.answers import (
     Environments,
     Flow,
     Instance,
+    Loads,
     Placement,
     PlacementAnswer,
     QueryAnswer,
@@ -22,6 +23,7 @@ from m3ctl.answers import (
     TopicAnswer,
 )
 from m3ctl.client import Answer, Caller, CtlError, Unreachable
+from m3metrics.traffic import TrafficReport
 
 __all__ = [
     "AGGREGATOR",
@@ -101,6 +103,16 @@ class Cluster:
         """``/flow`` of an aggregator, or of the coordinator; None: it does not serve it, as M3's own."""
         answer = self._ask("/flow") if target is None else self._of(target, "/flow")
         return None if answer.status == 404 else answer.read(Flow, what="a service of ours")
+
+    def loads(self, target: Target) -> Loads | None:
+        """``/status/load`` of an aggregator; None: it does not serve it."""
+        answer = self._of(target, "/status/load")
+        return None if answer.status == 404 else answer.read(Loads, what="a service of ours")
+
+    def traffic(self, target: Target) -> TrafficReport | None:
+        """``/status/traffic`` of an aggregator; None: it does not serve it."""
+        answer = self._of(target, "/status/traffic")
+        return None if answer.status == 404 else answer.read(TrafficReport, what="a service of ours")
 
     def points(self, selector: str, over_s: int) -> QueryAnswer:
         """What is stored of the series of a selector, of the last seconds."""

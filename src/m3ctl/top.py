@@ -1,15 +1,20 @@
-"""``m3ctl top``: what goes from where to where, how fast, and what waits, in every service of a cluster."""
+"""``m3ctl top``: what goes from where to where, how fast, and what waits, in every service of a cluster; who is busy, and with what."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from m3ctl.answers import Flow, Step
+from m3ctl.answers import Flow, Loads, Step
 from m3ctl.client import CtlError, ask_all
 from m3ctl.cluster import AGGREGATOR, Cluster, Missing, Target
 from m3ctl.report import Report, Table, clock
+from m3metrics.traffic import TrafficReport, merged_traffic
 
 __all__ = ["show_top"]
+
+_SHOWN = 5
+"""Names of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +33,13 @@ def show_top(cluster: Cluster) -> Report:
     """One look at the coordinator and every aggregator. Raises nothing for those that do not answer."""
     report = Report()
     rows: list[_Row] = []
+    targets = _targets(cluster, report)
     answers: list[tuple[str, Flow | CtlError | None]] = [
         ("coordinator", ask_all(cluster.flow, [None])[0]),
-        *_aggregators(cluster, report),
+        *zip((target.id for target in targets), ask_all(cluster.flow, targets), strict=True),
     ]
+    # Those that do not answer are named already.
+    answering = [target for target, (_, answer) in zip(targets, answers[1:], strict=True) if isinstance(answer, Flow)]
     for service, answer in answers:
         if isinstance(answer, CtlError):
             report.problems.append(str(answer))
@@ -45,7 +53,17 @@ def show_top(cluster: Cluster) -> Report:
         for row in rows
     ]
     report.blocks += [f"as of {clock(cluster.now_ns())}", table]
+    loads = [
+        (target.id, found)
+        for target, found in zip(answering, ask_all(cluster.loads, answering), strict=True)
+        if isinstance(found, Loads)
+    ]
+    traffic = merged_traffic(found for found in ask_all(cluster.traffic, answering) if isinstance(found, TrafficReport))
+    report.blocks += ["", _processes(loads)] if loads else []
+    report.blocks += ["", _names(traffic)] if traffic.samples or traffic.refused else []
     report.data = {
+        "processes": {name: msgspec.to_builtins(found.processes) for name, found in loads},
+        "names": msgspec.to_builtins(traffic),
         "edges": [
             {
                 "service": row.service, "lane": row.lane, "from": row.source, "to": row.target, "rate": row.edge.rate,
@@ -59,16 +77,38 @@ def show_top(cluster: Cluster) -> Report:
     return report
 
 
-def _aggregators(cluster: Cluster, report: Report) -> list[tuple[str, Flow | CtlError | None]]:
+def _targets(cluster: Cluster, report: Report) -> list[Target]:
+    """The aggregators."""
     try:
-        targets: list[Target] = cluster.targets(cluster.placement(AGGREGATOR).placement)
+        return cluster.targets(cluster.placement(AGGREGATOR).placement)
     except Missing as error:
         report.notes.append(str(error))
-        targets = cluster.targets(None)
     except CtlError as error:
         report.problems.append(str(error))
-        targets = cluster.targets(None)
-    return list(zip((target.id for target in targets), ask_all(cluster.flow, targets), strict=True))
+    return cluster.targets(None)
+
+
+def _processes(found: Sequence[tuple[str, Loads]]) -> Table:
+    """How busy the front and each worker are."""
+    table = Table(("aggregator", "process", "cpu>", "waits>", "unacked>"))
+    for service, loads in found:
+        for one in loads.processes:
+            share = "-" if one.cpu_share is None else f"{100 * one.cpu_share:.0f} %"
+            table.rows.append((service, one.name, share, _kib(one.waiting_bytes), _kib(one.unacked_bytes)))
+    return table
+
+
+def _names(traffic: TrafficReport) -> Table:
+    """What sends most, costs most, keeps most for quantiles, is refused most."""
+    table = Table(("names, by a sample", "", "a second>", "why"))
+    for title, rates, shown in (
+        ("most samples", traffic.samples, _amount),
+        ("most updates", traffic.updates, _amount),
+        ("most timer bytes", traffic.timer_bytes, _kib),
+    ):
+        table.rows += [(title, one.name, shown(one.per_second), "") for one in rates[:_SHOWN]]
+    table.rows += [("most refused", one.name, _amount(one.per_second), one.reason) for one in traffic.refused[:_SHOWN]]
+    return table
 
 
 def _rows(service: str, flow: Flow) -> list[_Row]:
@@ -82,4 +122,12 @@ def _rows(service: str, flow: Flow) -> list[_Row]:
 
 
 def _rate(edge: Step) -> str:
-    return "-" if edge.rate is None else f"{edge.rate:,.1f}" if edge.rate < 10 else f"{edge.rate:,.0f}"
+    return "-" if edge.rate is None else _amount(edge.rate)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def _kib(value: float) -> str:
+    return f"{value / 1024:,.1f} KiB" if value else "0"

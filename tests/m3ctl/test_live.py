@@ -45,6 +45,44 @@ def test_one_look_at_what_goes_from_where_to_where(cluster, ctl) -> None:
     assert rows[2] == [cluster.ids[1], "senders", "-", "samples/s", "front"]
 
 
+def test_who_is_busy_and_with_which_names(cluster, ctl) -> None:
+    flows(cluster)
+    for number, server in enumerate(cluster.aggregators):
+        loads = [
+            {"name": "front", "worker": -1, "cpuShare": 0.25, "waitingBytes": 0, "unackedBytes": 0},
+            {"name": "worker 0", "worker": 0, "cpuShare": None, "waitingBytes": 2048, "unackedBytes": 1024},
+        ]
+        names = [{"name": f"only_{number}", "perSecond": 3.25}, {"name": "up", "perSecond": 1000}]
+        refused = [{"name": "up", "reason": "frame", "perSecond": 0.5}]
+        traffic = {
+            "messages": 5,
+            "lookedAt": 5,
+            "samples": names,
+            "updates": [],
+            "timerBytes": names[:1],
+            "refused": refused,
+        }
+        server.answers["GET", "/status/load"] = (200, compact({"instanceId": "x", "processes": loads}))
+        server.answers["GET", "/status/traffic"] = (200, compact(traffic))
+    code, out, _ = ctl("top", "--once")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [cluster.ids[0], "front", "25", "%", "0", "0"] in rows
+    assert [cluster.ids[1], "worker", "0", "-", "2.0", "KiB", "1.0", "KiB"] in rows
+    assert ["most", "samples", "up", "2,000"] in rows
+    assert ["most", "samples", "only_1", "3.2"] in rows
+    assert ["most", "timer", "bytes", "only_0", "0.0", "KiB"] in rows
+    assert ["most", "refused", "up", "1.0", "frame"] in rows
+    found = json.loads(ctl("top", "--json")[1])
+    assert found["names"]["samples"][0] == {"name": "up", "perSecond": 2000}
+    assert found["processes"][cluster.ids[0]][1]["waitingBytes"] == 2048
+    # An older one of ours, or M3's, does not say.
+    del cluster.aggregators[0].answers["GET", "/status/load"], cluster.aggregators[0].answers["GET", "/status/traffic"]
+    code, out, _ = ctl("top", "--once")
+    assert code == 0
+    assert "1,000" in out
+
+
 def test_what_is_in_trouble_is_a_problem_and_the_json_has_it(cluster, ctl) -> None:
     flows(cluster, trouble="worker 1 is not up")
     code, out, _ = ctl("top", "--json")
