@@ -90,7 +90,8 @@ def _workers(rows: list[ShardRow], loads: list[Load], now_ns: int) -> str:
 
 
 def _load(number: int, load: Load | None, group: list[ShardRow]) -> tuple[str, ...]:
-    name = "front" if number < 0 and load is not None else _worker(group[0]) if group else str(number)
+    worker = _worker(group[0]) if group else str(number)
+    name = "front" if number < 0 and load is not None else f"worker {worker}"
     if load is None:
         return name, "–", "–", "–"
     share = "–" if math.isnan(load.cpu_share) else f"{100 * load.cpu_share:.0f} %"
