@@ -25,7 +25,8 @@ class Aggregator:
     """One instance on loopback: its configuration, and its processes while they run.
 
     ``kv``: its section ``kvClient``. ``address``: where it takes metrics (default: a free port). ``overlay``: sections of its configuration
-    instead of those of ``config`` and of the addresses. ``through``: a command that runs the one that follows it.
+    instead of those of ``config`` and of the addresses. ``workers`` None: as many as the configuration says.
+    ``through``: a command that runs the one that follows it.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Aggregator:
         *,
         address: str = "",
         config: Path = LOCAL / "m3aggregator.yml",
-        workers: int = 1,
+        workers: int | None = 1,
         overlay: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         through: Sequence[str] = (),
@@ -52,8 +53,11 @@ class Aggregator:
         self._env = dict(env or {})
         sections = {**aggregator_overlay(self.address, listen, metrics, kv), **(overlay or {})}
         sections["instance"] = {"dataDirectory": str(folder), **sections.get("instance", {})}
-        files = overlaid(config, sections, folder / f"{name}-overlay.yml")
-        self._command = [*through, *module_command("aggregator", *files, "--workers", str(workers))]
+        self.overlay = folder / f"{name}-overlay.yml"
+        """The file that ``overlay`` is in."""
+        files = overlaid(config, sections, self.overlay)
+        number = [] if workers is None else ["--workers", str(workers)]
+        self._command = [*through, *module_command("aggregator", *files, *number)]
 
     @property
     def socket_address(self) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             loaded,
             identity,
             read=lambda: load_config(options.file),
-            workers=options.workers or loaded.value.instance.workers or os.cpu_count() or 1,
+            workers=options.workers,
             data_dir=data_dir,
             is_child=options.child_of is not None,
         )

@@ -1,4 +1,5 @@
-"""How an instance ends without a loss: who goes on, and what is delivered before (docs/architecture.md §4).
+"""How an instance ends without a loss, or its processes, for others to come: who goes on, and what is delivered before
+(docs/architecture.md §4).
 
 Whoever can take over the lead does so at once: it holds the same windows, and what was emitted here without its delivery being written
 down is emitted there again. Another instance that is there, but lacks samples of open windows (it was restarted a moment ago), is waited
@@ -7,6 +8,7 @@ written down.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aggregator.config import ServiceConfig
@@ -18,7 +20,7 @@ from aggregator.supervisor.processes.fleet import Fleet
 from aggregator.supervisor.shard_set import ShardSet
 from m3x.log import logger
 
-__all__ = ["Ending", "end"]
+__all__ = ["Ending", "end", "until_the_end"]
 
 log = logger(__name__)
 
@@ -45,10 +47,30 @@ class Ending(Protocol):
     def may_write(self) -> bool: ...
 
 
-async def end(instance: Ending, member: asyncio.Task[None]) -> None:
-    """Gives the lead away or delivers, and stops accepting; ``member`` takes part in the shard set, cancelled here."""
+async def until_the_end(instance: Ending, stopping: asyncio.Event, changes: Callable[[], Awaitable[None]]) -> bool:
+    """Returns when it is time to end: False, because of ``stopping``; True, because ``changes`` returned before that."""
+    waits = [asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(changes())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
+        await asyncio.wait(waits)
+    if not stopping.is_set():
+        return True
+    if wait_s := instance.config.aggregator.shutdown_wait_timeout.seconds:
+        log.info("serving on before the end", seconds=wait_s)
+        await asyncio.sleep(wait_s)
+    return False
+
+
+async def end(instance: Ending, member: asyncio.Task[None], *, goes_on: bool = False) -> None:
+    """Gives the lead away or delivers, and stops accepting; ``member`` takes part in the shard set, cancelled here.
+
+    ``goes_on``: with other processes, which take what is sent meanwhile.
+    """
     timeout_s = instance.config.instance.shutdown_timeout.seconds
-    log.info("shutting down", timeout_s=timeout_s)
+    log.info("ending the processes, to go on with others" if goes_on else "shutting down", timeout_s=timeout_s)
     alone = instance.shard_set.leads and not await _succeeded(instance)
     if not alone:
         instance.ending = True
@@ -57,7 +79,7 @@ async def end(instance: Ending, member: asyncio.Task[None]) -> None:
     elif instance.rolls_up:
         await _rolled_up(instance, timeout_s)
     instance.completeness.ending()
-    await instance.fleet.drain(min(timeout_s, _DRAIN_S))
+    await instance.fleet.drain(min(timeout_s, _DRAIN_S), goes_on=goes_on)
     if alone:
         await _delivered(instance, timeout_s)
         await _leave(member)

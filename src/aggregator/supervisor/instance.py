@@ -17,6 +17,7 @@ from aggregator.config import KVKeys, ServiceConfig, kv_keys
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.placement_figures import PlacementFigures
 from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.processes.journals import unfinished
 from aggregator.supervisor.serving import Serving
 from aggregator.supervisor.set_up import (
     host_id_fault,
@@ -33,6 +34,7 @@ from m3cluster.topic import Topic
 from m3cluster.topology import staged_placement_of, topic_of
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
+from m3x.live_config import NeedsRestartError
 from m3x.log import logger
 from m3x.private import private_directory
 from m3x.processes import Zygote
@@ -45,10 +47,15 @@ log = logger(__name__)
 _MISSING_S = 1.0
 """How long a key may take to be read before it counts as missing."""
 _LOOK_S = 0.1
+_RESIZE = "workers"
+"""The subject of what is said meanwhile."""
 
 
 class Instance:
-    """See the module; ``listeners`` are bound to the addresses for metrics. ``run`` returns after ``stop`` when everything has ended."""
+    """See the module; ``listeners`` are bound to the addresses for metrics. ``run`` returns after ``stop`` when everything has ended.
+
+    With another number of workers (``resize``) it goes on as after a restart: the ``Serving`` ends, and the next one replays its journals.
+    """
 
     def __init__(
         self,
@@ -83,7 +90,6 @@ class Instance:
             Serving,
             keys=self.keys,
             store=store,
-            workers=workers,
             zygote=zygote,
             listeners=listeners,
             run_dir=run_dir,
@@ -91,6 +97,10 @@ class Instance:
             registry=registry,
             problems=self.problems,
         )
+        self._wanted = workers
+        """Workers, at most."""
+        self._resized = asyncio.Event()
+        """Another number is wanted."""
         self._topic_keys = _topic_keys(config)
         self._output_topic: Topic | None = None
         self._ingest_topic: Topic | None = None
@@ -111,6 +121,13 @@ class Instance:
         if self.serving is not None:
             self.serving.take(config)
 
+    def resize(self, workers: int) -> None:
+        """Goes on with so many workers at most, as soon as nothing is lost by it. Raises ``NeedsRestartError`` where something would be."""
+        if self._journal is None:
+            raise NeedsRestartError("without journals (instance.journal) the windows of the workers would be lost")
+        self._wanted = workers
+        self._resized.set()
+
     async def run(self) -> None:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
@@ -124,13 +141,63 @@ class Instance:
                 ),
                 group.create_task(self._say_what_is_missing()),
             ]
-            if await self._locked() and (seen := await self._named()) is not None:
-                self.serving = self._make(self._config, seen=seen, topic_shards=self._topic_shards(seen))
-                await self.serving.run(self._stopping)
-            for task in watches:
+            resized: asyncio.Task[None] | None = None
+            front_epoch = 1
+            if await self._locked():
+                while (seen := await self._named()) is not None:
+                    workers = self._workers(seen)
+                    serving = self._make(
+                        self._config,
+                        seen=seen,
+                        topic_shards=self._topic_shards(seen),
+                        workers=workers,
+                        front_epoch=front_epoch,
+                    )
+                    self.serving = serving
+                    if resized is not None:
+                        resized.cancel()
+                    resized = group.create_task(self._until_whole(serving))
+                    await serving.run(self._stopping, partial(self._another_number, serving))
+                    front_epoch = serving.fleet.front.epoch + 1
+            for task in (*watches, *filter(None, [resized])):
                 task.cancel()
         if self._lock is not None:
             self._lock.close()
+
+    def _workers(self, seen: View) -> int:
+        """With how many workers to serve now."""
+        before = 0 if self._journal is None else unfinished(self._journal)
+        return before or self._possible(seen)
+
+    def _possible(self, seen: View) -> int:
+        """As many as are wanted, and have shards."""
+        return max(min(self._wanted, len(seen.owned)), 1)
+
+    async def _another_number(self, serving: Serving) -> None:
+        """Returns when other processes are to go on, and no sample is anywhere but in the journals."""
+        now = len(serving.fleet.workers)
+        if now != self._possible(serving.view):
+            # The process before ended while it took journals over.
+            self._resized.set()
+        while True:
+            await self._resized.wait()
+            self._resized.clear()
+            wanted = self._possible(serving.view)
+            if wanted == now:
+                continue
+            if not serving.whole.is_set():
+                log.info("another number of workers is wanted: waiting until all journals are whole", workers=wanted)
+            await serving.whole.wait()
+            self.problems.set(
+                _RESIZE,
+                f"the number of workers changes from {now} to {wanted}: nothing is taken until the new ones have replayed the journals; "
+                "producers hold what they have",
+            )
+            return
+
+    async def _until_whole(self, serving: Serving) -> None:
+        await serving.whole.wait()
+        self.problems.set(_RESIZE, None)
 
     async def _locked(self) -> bool:
         """Takes the folder of the journals, as soon as nobody else has it; False: ``stop`` came before that.

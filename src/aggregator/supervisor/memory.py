@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
-from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.problems import PartOfProblems, Problems
 from m3x.memory import MemoryLimit
 
 __all__ = ["MemoryWatch"]
@@ -16,7 +16,9 @@ _QUIET_S = 60.0
 class MemoryWatch:
     """Says in ``problems``, and so once in the log and as long as it lasts in ``/ready``, that metrics are refused for want of memory."""
 
-    def __init__(self, limit: MemoryLimit, problems: Problems, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: MemoryLimit, problems: Problems | PartOfProblems, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._problems = problems
         self._clock = clock
         self._limit = f"the memory limit of {limit.nbytes >> 20} MiB ({limit.source})"

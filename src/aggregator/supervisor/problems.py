@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from m3x.log import logger
 
-__all__ = ["Problems"]
+__all__ = ["PartOfProblems", "Problems"]
 
 log = logger(__name__)
 
@@ -28,3 +28,22 @@ class Problems:
         elif known.get(subject) != text:
             known[subject] = text
             log.warning(text, subject=subject)
+
+
+@dataclass(slots=True)
+class PartOfProblems:
+    """What one part of the instance finds wrong; with the part its findings go (``clear``)."""
+
+    whole: Problems
+    serious: dict[str, bool] = field(default_factory=dict)
+    """Of every subject of which something was said."""
+
+    def set(self, subject: str, text: str | None, *, serious: bool = True) -> None:
+        """As ``Problems.set``."""
+        self.serious[subject] = serious
+        self.whole.set(subject, text, serious=serious)
+
+    def clear(self) -> None:
+        """Nobody knows about these subjects any more."""
+        for subject, serious in self.serious.items():
+            (self.whole.reasons if serious else self.whole.warnings).pop(subject, None)

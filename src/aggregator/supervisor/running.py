@@ -25,7 +25,7 @@ from m3x.diagnosis.routes import debug_routes
 from m3x.endpoints import bound
 from m3x.gate import Gate
 from m3x.instrument import Registry
-from m3x.live_config import Part, Reloads, lifecycle_routes
+from m3x.live_config import NeedsRestartError, Part, Reloads, lifecycle_routes
 from m3x.pages import History
 from m3x.processes import Zygote, run_directory
 from m3x.runtime_figures import show_runtime
@@ -33,7 +33,7 @@ from m3x.service_manager import ServiceManager
 from m3x.tls import ServerTLS, TLSError
 from m3x.web import metrics_app, serve
 
-__all__ = ["run"]
+__all__ = ["parts", "run"]
 
 _log = log.logger(__name__)
 
@@ -45,14 +45,14 @@ def run(
     instance_id: str,
     *,
     read: Callable[[], Loaded[ServiceConfig]],
-    workers: int,
+    workers: int | None,
     data_dir: Path | None,
     is_child: bool = False,
 ) -> int:
     """Runs an instance until SIGTERM or SIGINT; a second signal ends it at once. Raises ``ConfigError`` for a wrong set-up.
 
-    ``read`` reads the configuration again, at SIGHUP or ``/-/reload``. ``is_child``: of a process that decides what signals mean, and
-    closes our standard input when it is time to end.
+    ``read`` reads the configuration again, at SIGHUP or ``/-/reload``. ``workers``: whatever the configuration says; None: as it says.
+    ``is_child``: of a process that decides what signals mean, and closes our standard input when it is time to end.
     """
     stacks.register_service()
     # Until it is heard; one that is lost so early would have asked for what is read now.
@@ -83,7 +83,7 @@ async def _main(
     read: Callable[[], Loaded[ServiceConfig]],
     store_options: StoreConfig,
     instance_id: str,
-    workers: int,
+    workers: int | None,
     zygote: Zygote,
     run_dir: Path,
     data_dir: Path | None,
@@ -102,7 +102,8 @@ async def _main(
     except KVError as error:
         raise ConfigError([f"kvClient: the store cannot be opened: {error}"]) from error
     try:
-        _log.info("starting", instance=instance_id, pid=os.getpid(), workers=workers)
+        count = workers or _workers_of(config)
+        _log.info("starting", instance=instance_id, pid=os.getpid(), workers=count)
         limit = instance_memory(config)
         _log.info("memory limit for series and windows", bytes=limit.nbytes or "none", source=limit.source)
         try:
@@ -110,7 +111,7 @@ async def _main(
                 listeners = [stack.enter_context(bound(address)) for address in config.listen_addresses]
                 instance = Instance(
                     config, store, instance_id,
-                    workers=workers, zygote=zygote, listeners=listeners, run_dir=run_dir, data_dir=data_dir,
+                    workers=count, zygote=zygote, listeners=listeners, run_dir=run_dir, data_dir=data_dir,
                     registry=registry,
                 )  # fmt: skip
                 instance.problems.set("open files", process.few_open_files(), serious=False)
@@ -118,7 +119,7 @@ async def _main(
                 status = InstanceStatus(instance, Picture(instance, history))
                 scope = registry.scope(".".join(filter(None, (config.metrics.scope.prefix, "config-reload"))))
                 scope = scope.tagged(**config.metrics.scope.tags)
-                reloads = Reloads(config, read, _parts(instance), scope, manager)
+                reloads = Reloads(config, read, parts(instance, workers), scope, manager)
                 routes = _routes(instance, status, None if is_child else reloads)
                 async with (
                     history.kept(),
@@ -139,9 +140,20 @@ async def _main(
         await store.close()
 
 
-def _parts(instance: Instance) -> list[Part[ServiceConfig]]:
-    """What of the configuration may change while it runs."""
+def _workers_of(config: ServiceConfig) -> int:
+    return config.instance.workers or os.cpu_count() or 1
+
+
+def parts(instance: Instance, workers: int | None) -> list[Part[ServiceConfig]]:
+    """What of the configuration may change while it runs; ``workers``: whatever it says."""
+
+    def resize(loaded: Loaded[ServiceConfig]) -> None:
+        if workers is not None:
+            raise NeedsRestartError(f"the command line has --workers {workers}")
+        instance.resize(_workers_of(loaded.value))
+
     return [
+        Part(("instance.workers",), resize),
         Part(("logging.level",), lambda loaded: log.set_level(loaded.value.logging.level)),
         Part(
             (

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from aggregator.config import (
 from aggregator.front.options import FrontOptions
 from aggregator.supervisor.clock_faults import ClockFaults
 from aggregator.supervisor.election.completeness import Completeness
-from aggregator.supervisor.ending import end
+from aggregator.supervisor.ending import end, until_the_end
 from aggregator.supervisor.flushing.commands import Flushing, FlushRole, Send
 from aggregator.supervisor.flushing.figures import FlushFigures
 from aggregator.supervisor.flushing.flush_times import newest
@@ -42,7 +42,7 @@ from aggregator.supervisor.output.forwarder import Forwarder, Part, batch_of
 from aggregator.supervisor.output.passing import Passing, passes
 from aggregator.supervisor.output.sinks import Sinks
 from aggregator.supervisor.placement import View, assign
-from aggregator.supervisor.problems import Problems
+from aggregator.supervisor.problems import PartOfProblems, Problems
 from aggregator.supervisor.processes.fleet import Fleet, Routing
 from aggregator.supervisor.processes.journals import Journals
 from aggregator.supervisor.set_up import try_endpoint
@@ -95,6 +95,7 @@ class Serving:
         journal: Path | None,
         registry: Registry,
         problems: Problems,
+        front_epoch: int = 1,
     ) -> None:
         self.config = config
         self.view = seen
@@ -104,7 +105,7 @@ class Serving:
         self.replaying: dict[int, ipc.Replaying] = {}
         """Workers that are not up yet, and how far they are."""
         self._registry = registry
-        self._problems = problems
+        self._problems = PartOfProblems(problems)
         self._prefix = ".".join(filter(None, (config.metrics.scope.prefix, "aggregator")))
         self._scope = registry.scope(self._prefix).tagged(**config.metrics.scope.tags)
         self._wake = asyncio.Event()
@@ -123,7 +124,7 @@ class Serving:
         self._clocks = ClockFaults()
         self.flushing = Flushing(schedule_options(config))
         self._limits = Limits(config, self._limits_changed)
-        self._memory = MemoryWatch(instance_memory(config), problems)
+        self._memory = MemoryWatch(instance_memory(config), self._problems)
         scope, done, fenced = self._scope.sub("forwarder"), self.flushing.done, self._lease_lost
         self.output = Forwarder(done, fenced, partial(self._credit, forwarded=False), scope, "final")
         client = self._scope.sub("client")
@@ -148,6 +149,8 @@ class Serving:
             boot_id=boot_id(),
             synced=config.instance.journal_sync == "always",
         )
+        self.whole = asyncio.Event()
+        """All workers have been up, and their journals have all that was acknowledged."""
         self._restored = asyncio.Event()
         """It is known what the journals have kept."""
         self.routing = _routing(seen, topic_shards, workers, {} if self._journals is None else self._journals.owners)
@@ -161,14 +164,15 @@ class Serving:
             owner=self,
             front_options=self._front_options,
             worker_options=self._worker_options,
+            front_epoch=front_epoch,
         )
         self.shard_set = self._membership(joined_ns=0)
         self._remember()
 
     # --- life
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Serves until ``stopping`` is set, and ends then without a loss."""
+    async def run(self, stopping: asyncio.Event, changes: Callable[[], Awaitable[None]]) -> None:
+        """Serves until ``stopping`` is set, or ``changes`` returns, as other processes are to go on; ends then without a loss."""
         workers, seen = len(self.fleet.workers), self.view
         await self._first_limits()
         log.info("starting processes", workers=workers, shards=len(seen.owned), shard_set=seen.shard_set)
@@ -186,18 +190,17 @@ class Serving:
                 group.create_task(follow(self._store, self._keys.new_metrics_limit, limit_of, self._limits.new_changed)),
             ]  # fmt: skip
             member = group.create_task(self._shard_set_loop(), name="shard set")
-            await stopping.wait()
-            wait_s = self.config.aggregator.shutdown_wait_timeout.seconds
-            if wait_s:
-                log.info("serving on before the end", seconds=wait_s)
-                await asyncio.sleep(wait_s)
-            await end(self, member)
+            goes_on = await until_the_end(self, stopping, changes)
+            await end(self, member, goes_on=goes_on)
             for task in tasks:
                 task.cancel()
             await self.fleet.stop(5.0)
             await self.sinks.close()
             producers.cancel()
             await asyncio.wait([fleet, producers])
+        self._registry.looks.remove(self._look_at_figures)
+        self._registry.forget("front")
+        self._problems.clear()
 
     # --- options of the processes
 
@@ -263,7 +266,7 @@ class Serving:
         self.fleet.broadcast(self._runtime_options())
 
     def take(self, config: ServiceConfig) -> None:
-        """The configuration has changed, in keys that are looked at while it runs (``running``: ``_parts``)."""
+        """The configuration has changed, in keys that are looked at while it runs (``running``: ``parts``)."""
         self.config = config
         self._limits.configure(config)
 
@@ -368,8 +371,9 @@ class Serving:
         if self._journals is None or message.journal or message.lost:
             self.completeness.lost()
         self.completeness.replayed(worker, message.through_ns, message.late)
-        if self._journals is not None and not message.journal:
-            self._journals.ready(worker)
+        if self._journals is not None:
+            (self._journals.lost if message.journal else self._journals.ready)(worker)
+            (self.whole.set if self._journals.whole else self.whole.clear)()
         self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
         self._wake.set()
 

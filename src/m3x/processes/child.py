@@ -39,7 +39,7 @@ class Spawner(Protocol):
 
 
 class Child:
-    """One process of a service, in successive incarnations (epochs 1, 2, …), started by ``zygote``.
+    """One process of a service, in successive incarnations (epochs ``first``, the next one, …), started by ``zygote``.
 
     ``prepare(epoch)`` makes what an incarnation needs and says how to start it; ``gone(epoch, code)`` clears up. An ``OSError`` of
     ``prepare``, as on a full disk, ends that incarnation, and the next one is tried after a pause.
@@ -53,9 +53,10 @@ class Child:
         gone: Callable[[int, int], None],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        first: int = 1,
     ) -> None:
         self.name = name
-        self.epoch = 0
+        self.epoch = first - 1
         self.restarts = 0
         self._zygote = zygote
         self._prepare = prepare

@@ -128,7 +128,7 @@ class Rig:
 
     async def start(
         self,
-        workers: int = 2,
+        workers: int | None = 2,
         instance: dict[str, Any] | None = None,
         *,
         env: dict[str, str] | None = None,

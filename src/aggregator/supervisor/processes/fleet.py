@@ -80,8 +80,9 @@ class FleetOwner(Protocol):
 class Fleet:
     """One front, ``len(workers)`` workers, forked from ``zygote``.
 
-    ``listeners`` are bound, and closed at the end, or when no more connections are taken. Every front gets them: connections that come
-    while there is none wait for the next one.
+    ``listeners`` are bound, and closed when no more connections are taken. Every front gets them: connections that come while there is none
+    wait for the next one. Fronts begin with ``front_epoch``: one that an earlier fleet of this instance has had names sockets that may still
+    be there.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Fleet:
         owner: FleetOwner,
         front_options: Callable[[int], FrontOptions],
         worker_options: Callable[[int, int, int], WorkerOptions],
+        front_epoch: int = 1,
     ) -> None:
         self._listeners = listeners
         self._run_dir = run_dir
@@ -105,7 +107,8 @@ class Fleet:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._front_channel: Channel | None = None
         self._channels: dict[int, Channel] = {}
-        self.front = Child("front", zygote, self._prepare_front, self._front_gone)
+        self._first_front = front_epoch
+        self.front = Child("front", zygote, self._prepare_front, self._front_gone, first=front_epoch)
         self.workers = [
             Child(f"worker {i}", zygote, partial(self._prepare_worker, i), partial(self._worker_gone, i))
             for i in range(workers)
@@ -125,7 +128,6 @@ class Fleet:
                 for child in self.workers:
                     group.create_task(child.run(), name=child.name)
         finally:
-            self._close_listeners()
             for channel in (*self._channels.values(), *filter(None, [self._front_channel])):
                 channel.close()
             self._context.destroy(linger=0)
@@ -158,9 +160,13 @@ class Fleet:
         """Tells a worker which shards it serves."""
         self.relay(Send(worker, self.workers[worker].epoch, self._routing.shards(worker)))
 
-    async def drain(self, timeout_s: float) -> None:
-        """Stops listening and reading, waits for outstanding acks; the workers end when they have answered what is left."""
-        self._close_listeners()
+    async def drain(self, timeout_s: float, *, goes_on: bool = False) -> None:
+        """Stops listening and reading, waits for outstanding acks; the workers end when they have answered what is left.
+
+        ``goes_on``: another fleet comes, for which new connections wait.
+        """
+        if not goes_on:
+            self._close_listeners()
         self.front.stop()
         for child in self.workers:
             child.stop()
@@ -196,7 +202,7 @@ class Fleet:
             direct.send(ipc.encode(ipc.Attach(epoch)))
             self._announce(worker)
         self._to_front(self._routing.route())
-        if epoch > 1:
+        if epoch > self._first_front:
             self._owner.front_replaced()
         options = self._write(f"front-{epoch}.json", self._front_options(epoch))
         return Launch("aggregator.front", ["--options", options], [listener.fileno() for listener in self._listeners])
@@ -209,7 +215,7 @@ class Fleet:
             self._front_channel = None
 
     def _prepare_worker(self, worker: int, epoch: int) -> Launch:
-        front_epoch = max(self.front.epoch, 1)
+        front_epoch = max(self.front.epoch, self._first_front)
         address = ipc.worker_address(str(self._run_dir), worker, front_epoch, epoch)
         message, stuck = partial(self._worker_message, worker, epoch), partial(self._stuck, self.workers[worker])
         self._channels[worker] = Channel(self._context, address, message, stuck)

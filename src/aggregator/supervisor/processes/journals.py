@@ -23,7 +23,7 @@ from m3x.log import logger
 from m3x.private import private_directory
 from m3x.segments import SyncPolicy
 
-__all__ = ["Journals"]
+__all__ = ["Journals", "unfinished"]
 
 log = logger(__name__)
 
@@ -69,6 +69,11 @@ class Journals:
         self._layout = found
 
     @property
+    def whole(self) -> bool:
+        """Whether what the workers have acknowledged is in their own journals, and in no earlier generation."""
+        return not self._layout.previous_workers and len(self._ready) >= self._layout.workers
+
+    @property
     def owners(self) -> Mapping[int, int]:
         """Which worker's journal has which shard."""
         return self._layout.owners
@@ -87,6 +92,10 @@ class Journals:
             shards=shards,
             sources=tuple(str(self._path(layout.previous, number)) for number in range(layout.previous_workers)),
         )
+
+    def lost(self, worker: int) -> None:
+        """A worker has no journal."""
+        self._ready.discard(worker)
 
     def ready(self, worker: int) -> None:
         """A worker has replayed what there was, and saved it if it was elsewhere."""
@@ -164,3 +173,15 @@ class Journals:
             new.rename(self._folder / "layout")
         except OSError as error:
             log.error("the layout of the journals cannot be written", path=str(self._folder), error=str(error))
+
+
+def unfinished(folder: Path) -> int:
+    """With how many workers a process has to go on that ended while journals of another number were taken over; 0: with any number.
+
+    What the workers of the new generation have acknowledged since is in their journals, and everything else in those of the one before.
+    """
+    try:
+        found = msgspec.json.decode((folder / "layout").read_bytes(), type=_Layout)
+    except (OSError, msgspec.MsgspecError):
+        return 0  # ``Journals`` says it.
+    return found.workers if found.version == _VERSION and found.previous_workers else 0
