@@ -1,6 +1,7 @@
 """The journal of one worker: a directory that it opens, replays, and then appends to."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from aggregator.journal.sessions import Sessions
 from aggregator.journal.snapshots import FORMAT as SNAPSHOT_FORMAT
 from aggregator.journal.snapshots import Head, newest, remove_others, write
 from m3x.log import logger
-from m3x.segments import START, DirectoryError, Position, SegmentError, SegmentLog, SyncPolicy, VersionError
+from m3x.segments import (
+    START,
+    DirectoryError,
+    DirectoryLocked,
+    Position,
+    SegmentError,
+    SegmentLog,
+    SyncPolicy,
+    VersionError,
+)
 from m3x.segments.directory import segment_name
 
 __all__ = ["SNAPSHOT_FACTOR", "Journal", "JournalOptions"]
@@ -27,6 +37,7 @@ log = logger(__name__)
 SNAPSHOT_FACTOR = 8
 """So many times the size of the last snapshot is written before the next one: a snapshot costs the child's time and that of copied pages,
 3 % of all at full load. The more is written, the longer a restart takes: a quarter of a second for each million rows."""
+_LOOK_S = 0.05
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
@@ -194,7 +205,8 @@ class Journal:
     ) -> None:
         """Replays the journals of other workers one after the other, keeps the own shards, and saves what that makes.
 
-        Raises ``DirectoryLocked`` where somebody else has one: nothing is saved then. One that cannot be opened is said, and left out.
+        One that somebody else has, as each of them reads all, is waited for; ``progress`` is called meanwhile. One that cannot be opened is
+        said, and left out.
         """
         through: list[int] = []
         for source in self._options.sources:
@@ -203,7 +215,7 @@ class Journal:
                 result.unknown += 1
                 continue
             try:
-                other = Journal(msgspec.structs.replace(self._options, path=source, sources=()))
+                other = self._other(source, progress)
             except (VersionError, DirectoryError) as error:
                 log.error("a journal of another number of workers is left out", error=str(error))
                 result.unknown += 1
@@ -231,6 +243,14 @@ class Journal:
             self.write_snapshot(msgspec.structs.replace(head, once=once), tables)
 
         _until_done(save, blocked)
+
+    def _other(self, source: str, progress: Callable[[int, int], None]) -> "Journal":
+        while True:
+            try:
+                return Journal(msgspec.structs.replace(self._options, path=source, sources=()))
+            except DirectoryLocked:
+                progress(0, 1)
+                time.sleep(_LOOK_S)
 
     def _load(self, engine: Engine, replayer: Replayer) -> Position:
         """Loads the newest snapshot; returns where to go on."""

@@ -23,6 +23,7 @@ from m3metrics import codec
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS, PipelineMetadata, StagedMetadata
 from m3metrics.pipeline import RollupOp, TransformationOp, TransformationType
 from m3metrics.policy import StoragePolicy
+from m3x.segments import DirectoryLock
 from m3x.segments.directory import segment_name, segment_numbers
 
 OPTIONS = options()
@@ -243,6 +244,26 @@ def test_other_workers_take_over(tmp_path_factory: Any, seed: int) -> None:
         assert sorted(map(alike, sent)) == sorted(map(alike, forwarded))
     for core in new:
         core.journal.close()
+
+
+def test_a_journal_that_another_worker_is_taking_over_is_waited_for(tmp_path: Path) -> None:
+    """They read all of them at the same time."""
+    old = Core(tmp_path / "old")
+    payload = gauges(NOW, {b"series": 7.0})
+    assert old.batch(ipc.Batch(0, NOW, [1], [len(payload)], [1], front=7), payload)
+    old.kill()
+    lock = DirectoryLock(tmp_path / "old")
+    asked: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        asked.append((done, total))
+        lock.close()
+
+    options = JournalOptions(path=str(tmp_path / "new"), shards=SHARDS, sources=(str(tmp_path / "old"),))
+    journal, engine = Journal(options), Engine(OPTIONS, max_series=1 << 12)
+    result = journal.replay(engine, progress)
+    assert (asked[0], result.samples, result.unknown) == ((0, 1), 1, 0)
+    journal.close()
 
 
 def gauges(now: int, values: dict[bytes, float], first_id: int = 1) -> bytes:

@@ -81,8 +81,8 @@ class Fleet:
     """One front, ``len(workers)`` workers, forked from ``zygote``.
 
     ``listeners`` are bound, and closed when no more connections are taken. Every front gets them: connections that come while there is none
-    wait for the next one. Fronts begin with ``front_epoch``: one that an earlier fleet of this instance has had names sockets that may still
-    be there.
+    wait for the next one. Fronts begin with ``front_epoch``: one that an earlier fleet of this instance has had names sockets that may
+    still be there.
     """
 
     def __init__(
