@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aggregator.supervisor import ending
-from aggregator.supervisor.ending import end
+from aggregator.supervisor.ending import end, until_the_end
 
 
 class Stub:
@@ -41,8 +41,8 @@ class Stub:
         self.asked += 1
         return self.successor
 
-    async def drain(self, _timeout_s: float) -> None:
-        self.done.append("drain")
+    async def drain(self, _timeout_s: float, *, goes_on: bool) -> None:
+        self.done.append("drain, others come" if goes_on else "drain")
 
 
 async def asked(stub: Stub, times: int) -> None:
@@ -50,7 +50,7 @@ async def asked(stub: Stub, times: int) -> None:
         await asyncio.sleep(0.01)
 
 
-async def run(stub: Any) -> None:
+async def run(stub: Any, **how: bool) -> None:
     async def member() -> None:
         try:
             await asyncio.Event().wait()
@@ -60,7 +60,7 @@ async def run(stub: Any) -> None:
     task = asyncio.create_task(member())
     await asyncio.sleep(0)
     async with asyncio.timeout(30):
-        await end(stub, task)
+        await end(stub, task, **how)
 
 
 async def test_who_has_a_successor_hands_over_before_it_drains() -> None:
@@ -76,6 +76,29 @@ async def test_a_follower_just_ends() -> None:
     await run(stub)
     assert stub.done == ["leave", "no more", "drain"]
     assert not stub.asked
+
+
+async def test_where_other_processes_come_the_same_is_done_but_for_the_listener() -> None:
+    stub = Stub(leads=False, company=True)
+    await run(stub, goes_on=True)
+    assert stub.done == ["leave", "no more", "drain, others come"]
+
+
+async def test_it_ends_for_what_comes_first() -> None:
+    wait = SimpleNamespace(aggregator=SimpleNamespace(shutdown_wait_timeout=SimpleNamespace(seconds=0.01)))
+    instance: Any = SimpleNamespace(config=wait)
+    stopping, changed = asyncio.Event(), asyncio.Event()
+
+    async def changes() -> None:
+        await changed.wait()
+
+    ends = asyncio.create_task(until_the_end(instance, stopping, changes))
+    await asyncio.sleep(0.01)
+    assert not ends.done()
+    changed.set()
+    assert await ends
+    stopping.set()
+    assert not await until_the_end(instance, stopping, changes)
 
 
 async def test_who_is_alone_delivers_before_it_leaves() -> None:
