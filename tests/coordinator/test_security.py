@@ -121,6 +121,8 @@ def test_what_is_not_known_is_administration() -> None:
         Right.ADMIN,
         Right.ADMIN,
     )
+    # A dry run is asked for with a form, and changes nothing.
+    assert (of("POST", "/rules"), of("PUT", "/rules")) == (Right.READS, Right.ADMIN)
     assert (of("GET", "/debug"), of("GET", "/debugger")) == (Right.ADMIN, Right.READS)
 
 

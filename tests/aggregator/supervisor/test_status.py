@@ -1,15 +1,20 @@
 """What is shown of an instance that waits; of one that serves, ``test_instance`` sees it."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+from aggregator import ipc
 from aggregator.config import kv_keys, load_config
-from aggregator.http import Readiness
+from aggregator.http import Load, Readiness
 from aggregator.supervisor.picture import FIGURES, Picture
 from aggregator.supervisor.placement import View, view
 from aggregator.supervisor.problems import Problems
 from aggregator.supervisor.serving import Serving
 from aggregator.supervisor.status import InstanceStatus
 from m3cluster.placement.model import Instance, Placement
+from m3metrics.traffic import NameRate, TrafficReport
 from m3x.instrument import Registry
 from m3x.pages import History, Stage
 
@@ -65,3 +70,33 @@ async def test_who_waits_follows_and_owns_nothing() -> None:
     assert [(one.name, one.role) for one in status.holders()] == [("b", "")]
     assert all(chart.lines for chart in status.charts())
     assert status.readiness().reasons == status.set_up_problems() == ["instance a is not in the placement"]
+
+
+def test_who_is_busy_is_said_of_each_process() -> None:
+    instance = Waiting()
+    assert shown(instance).loads() == []
+    assert shown(instance).traffic() == TrafficReport()
+    tables = [TrafficReport(10, 5, [NameRate("up", rate)]) for rate in (1.0, 2.0)]
+    told = [
+        ipc.WorkerStats({}, {f"worker.cpu-share{{worker={number}}}": share}, [], traffic=tables[number])
+        for number, share in enumerate((0.95, 0.1))
+    ]
+    serving = SimpleNamespace(
+        front_gauges={
+            "front.cpu-share": 0.3,
+            "front.waiting-bytes{worker=0}": 7.0,
+            "front.unacked-bytes{worker=1}": 5.0,
+        },
+        worker_stats=dict(enumerate(told)),
+        fleet=SimpleNamespace(workers=[None, None, None], ready={0, 1, 2}, listening="somewhere"),
+        sinks=SimpleNamespace(status=list, rollup_status=lambda: None),
+    )
+    instance.serving = cast("Serving", serving)
+    front, busy, idle, silent = shown(instance).loads()
+    assert front == Load("front", -1, 0.3, 0, 0)
+    assert busy == Load("worker 0", 0, 0.95, 7, 0)
+    assert idle == Load("worker 1", 1, 0.1, 0, 5)
+    assert (silent.name, math.isnan(silent.cpu_share)) == ("worker 2", True)
+    assert shown(instance).traffic() == TrafficReport(20, 10, [NameRate("up", 3.0)])
+    stages = [part for lane in shown(instance).flow() for part in lane.steps if isinstance(part, Stage)]
+    assert [stage.trouble for stage in stages if stage.trouble] == ["busy: 0 (95 % of a core)"]
