@@ -41,8 +41,6 @@ _LOOK_S = 0.05
 _MOST_UNREAD = 512
 _EVERY_BYTES = 4 << 20
 """Progress is told this often."""
-_EXPECTED_AT_ONCE = 1 << 18
-"""So many messages are entered together: their table then grows a few times, not again and again."""
 _BATCH_BYTES = 2048
 """A batch takes as long to replay as so many bytes more."""
 
@@ -320,8 +318,7 @@ class Journal:
         first = self.sessions.open_since(0 if connections is None else min(connections.values(), default=0))
         if first is None:
             return 0
-        expected = waiting = 0
-        found: list[NDArray[np.void]] = []
+        expected = 0
         reader = self.log.reader(max(first, self._own))
         for record in reader:
             header, data = decode(record.data)
@@ -338,16 +335,9 @@ class Journal:
             words = engine.repeats_of(rows_of(data), sum(header.counts), None, header.now_ns)
             if not all(wanted):
                 words = words[np.repeat(wanted, header.counts)]
+            engine.expect_repeats(words)
             expected += int(np.count_nonzero(words["content"]))
-            found.append(words)
-            waiting += len(words)
-            if waiting >= _EXPECTED_AT_ONCE:
-                engine.expect_repeats(np.concatenate(found))
-                found.clear()
-                waiting = 0
         reader.close()
-        if found:
-            engine.expect_repeats(np.concatenate(found))
         return expected
 
     # --- appending
