@@ -241,7 +241,12 @@ class Drill:
             if self.writer.refused:
                 refused["remote write 4xx"] = self.writer.refused
             self._judge_stored(verdict, begin, end)
-        broken = [*self.broken, *(f"{one.name} does not run" for one in self.stack.aggregators if not one.running)]
+        broken = [*self.broken, *(f"{name} does not run" for name in self.stack.missing())]
+        if not verdict.clean:
+            for one in self.stack.aggregators:
+                state = one.flush_status() if one.running else {}
+                _, waits = try_get(one.http + "/ready") if one.running else (0, "")
+                self._note(f"{one.name} at the end: {state}, {waits}", hurts=False)
         seconds = (end - begin) / 1e9
         return Outcome(
             name, seconds, verdict, dict(self.faults), refused, resent, self._unacked(), broken, self._invalid(),

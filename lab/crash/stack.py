@@ -144,6 +144,15 @@ class Stack:
             self._coordinator = module_command("coordinator", *files, "--data-dir", str(self.folder / "coordinator"))
         self.kv.do(lambda store: write_cluster(store, placed, taker, NUM_SHARDS, others=others))
 
+    def missing(self) -> list[str]:
+        """What should run and does not."""
+        found = [one.name for one in self.aggregators if not one.running]
+        if self.coordinator is not None and not self.coordinator.running:
+            found.append("coordinator")
+        if self.kv.server is not None and not (self.kv.server.process and self.kv.server.process.running):
+            found.append(self.settings.backend)
+        return found
+
     # --- deaths
 
     def start_coordinator(self) -> None:
