@@ -59,6 +59,7 @@ prepare_kernels() {
     wanted=$(.venv/bin/python scripts/kernel_sources.py)
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         # A cached kernel does not notice that a kernel or a constant from another file changed.
+        printf 'compiling the kernels (once for these sources, two to four minutes)\n'
         find src -name '*.nb[ic]' -delete
         .venv/bin/python -m aggregator.warmup --also coordinator.warmup
         printf '%s' "$wanted" >"$stamp"
