@@ -11,7 +11,14 @@ from m3x.warming import warm_all
 
 __all__ = ["PACKAGES", "main"]
 
-PACKAGES = ("m3metrics.kernels", "m3msg.kernels", "m3msg.producer.kernels", "aggregator.engine", "aggregator.front")
+PACKAGES = (
+    "m3metrics.kernels",
+    "m3msg.kernels",
+    "m3msg.producer.kernels",
+    "m3msg.legacy.kernels",
+    "aggregator.engine",
+    "aggregator.front",
+)
 """In the order of compiling: what others are made of comes first."""
 
 

@@ -150,6 +150,8 @@ def _certificate_problems(config: CoordinatorConfig) -> Iterator[tuple[str, str]
     if config.remote_producer is not None:
         key = "downsample.remoteAggregator.client.m3msg.producer.writer.connection.tls"
         sections[key] = config.remote_producer.writer.connection.tls
+    if config.remote_legacy is not None:
+        sections["downsample.remoteAggregator.client.connection.tls"] = config.remote_legacy.tls
     for key, section in sections.items():
         if (trouble := trouble_with(section)) is not None:
             yield key, trouble

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from coordinator.api.answers import APIError, Methods
 from coordinator.config import Namespace
-from coordinator.write import IngestTopic
+from coordinator.write import AggregatorSink
 from m3cluster.kv import Store
 from m3msg.producer import Producer
 from m3x.golang import go_duration, parse_bool
@@ -25,7 +25,7 @@ class Readiness:
     def __init__(
         self,
         namespaces: Sequence[Namespace],
-        topic: IngestTopic | None,
+        topic: AggregatorSink | None,
         producer: Producer | None,
         store: Store,
         more_problems: Callable[[], list[str]] = list,

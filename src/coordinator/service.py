@@ -39,12 +39,12 @@ from coordinator.storage import Storage, open_storage
 from coordinator.store import StoreError
 from coordinator.warmup import warm
 from coordinator.write import (
+    AggregatorSink,
     CarbonIngester,
     CarbonServer,
     DirectStore,
     Door,
     Grown,
-    IngestTopic,
     SeriesCache,
     growth_routes,
     writes_first,
@@ -482,7 +482,7 @@ class Coordinator(Writing):
         stack: contextlib.AsyncExitStack,
         downsampler: Downsampler,
         cache: SeriesCache,
-        topic: IngestTopic | None,
+        topic: AggregatorSink | None,
         direct: DirectStore | None,
         namespaces: NamespacesNow,
         door: Door | None,

@@ -21,6 +21,7 @@ import m3db.tallies
 import m3db.write.warmup
 import m3metrics.kernels
 import m3msg.kernels
+import m3msg.legacy.kernels
 import m3msg.producer.kernels
 import m3x.byte_table
 
@@ -31,6 +32,7 @@ _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("metrics", m3metrics.kernels.warm),
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),
+    ("raw TCP", m3msg.legacy.kernels.warm),
     ("write", coordinator.write.kernels.warm),
     ("series cache", coordinator.write.series_cache.warm),
     ("ingest", coordinator.ingest.suffix_kernels.warm),

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
 from coordinator.memory import MemoryUse
 from coordinator.write import (
     Acks,
+    AggregatorSink,
     BodyRoom,
     DirectStore,
     Door,
     Forwarding,
     IngestTopic,
     Limiter,
+    RawTCP,
     RemoteWriter,
     SeriesCache,
     remote_write_routes,
@@ -38,6 +41,7 @@ from coordinator.write.declared import Declare
 from coordinator.write.repeats import Elsewhere
 from m3cluster import kv
 from m3cluster.keys import DEFAULT_ENVIRONMENT
+from m3msg.legacy import LegacyClient, LegacyOptions
 from m3msg.producer import Producer, ProducerOptions
 from m3x.config import Places
 from m3x.instrument import Registry
@@ -167,11 +171,13 @@ class Writing:
         store: kv.Store,
         inside: kv.Store | None,
         elsewhere: Elsewhere | None = None,
-    ) -> tuple[IngestTopic | None, Producer | None, Acks | None]:
+    ) -> tuple[AggregatorSink | None, Producer | None, Acks | None]:
         """The way to the aggregators, if there is any. ``inside``: the KV of the aggregator inside; None: there is no such one."""
         environment, options = self._environment, self.config.remote_producer
         if inside is not None:
             store, environment, options = inside, DEFAULT_ENVIRONMENT, producer_options(self.config.memory_shares)
+        elif (legacy := self.config.remote_legacy) is not None:
+            return await self._start_legacy(stack, store, legacy), None, None
         if options is None:
             return None, None, None
         options = _shared(options, self._shares, self.config.memory_shares.buffer)
@@ -190,6 +196,15 @@ class Writing:
         await stack.enter_async_context(self.background(topic.run(), "ingest topic"))
         return topic, producer, acks
 
+    async def _start_legacy(self, stack: contextlib.AsyncExitStack, store: kv.Store, options: LegacyOptions) -> RawTCP:
+        """The way over raw TCP."""
+        options = replace(options, queue_bytes=self._shares.of(options.queue_bytes, _LEAST_BUFFER_BYTES))
+        client = LegacyClient(options, store, self._scope.sub("downsampler.remote-aggregator-client"))
+        self._problems.append(client.problems)
+        await stack.enter_async_context(self.background(client.run(), "aggregators over raw TCP"))
+        stack.push_async_callback(client.close, DRAIN_S)
+        return RawTCP(options, client)
+
     def cache(self) -> SeriesCache:
         """Of this process."""
         section, share = self.config.write_cache, self.config.memory_shares.write_cache
@@ -204,7 +219,7 @@ class Writing:
         self,
         downsampler: Downsampler,
         cache: SeriesCache,
-        topic: IngestTopic | None,
+        topic: AggregatorSink | None,
         direct: DirectStore | None,
         acks: Acks | None,
         door: Door | None,

@@ -9,9 +9,13 @@ from typing import Any
 
 from bench.instance import Aggregator
 from bench.sink import Sink
+from lab.admin_calls import admin_calls, create
+from lab.cluster import ROOT
 from lab.http import get
 from lab.ports import free_port
+from lab.prometheus import remote_write
 from lab.waiting import wait_until
+from tests.integration.conftest import Deployment
 from tests.integration.test_types import LONG, SAMPLES, SHORT, staged
 from tests.strangers import Certificates, trusting
 
@@ -111,3 +115,35 @@ def test_every_kind_comes_out(tmp_path: Path) -> None:
         for name, value in (("rawtcp_server_message_received", len(metrics)), ("aggregator_addPassthrough_success", 1)):
             wait_until(f"{name} is {value}", lambda name=name, value=value: figure(aggregator, name) == value)
     sink.close()
+
+
+def test_a_coordinator_with_the_legacy_client(deployment: Deployment) -> None:
+    """Remote write to a coordinator, raw TCP to the aggregator, m3msg back, a query."""
+    client = {
+        "type": "legacy",
+        "m3msg": None,
+        "placementKV": {"namespace": "/placement", "environment": "namespace/m3db-cluster-name"},
+        "placementWatcher": {"key": "m3aggregator"},
+    }
+    deployment.start_coordinator(
+        ROOT / "configs/local/m3coordinator.yml", downsample={"remoteAggregator": {"client": client}}
+    )
+    status, body = get(f"{deployment.base}/ready")
+    assert (status, "no placement of the aggregators" in body) == (500, True), body
+    address = f"127.0.0.1:{free_port()}"
+    create(deployment.base, admin_calls("m3aggregator-local", address, f"127.0.0.1:{deployment.ingest}"))
+    aggregator = deployment.start_aggregator(
+        "aggregator",
+        ROOT / "configs/local/m3aggregator.yml",
+        address,
+        m3msg=None,
+        rawtcp={"listenAddress": address},
+    )
+    wait_until("an instance leads", aggregator.leads, 90)
+    wait_until("its processes are up", aggregator.ready)
+    wait_until("the coordinator takes writes", lambda: get(f"{deployment.base}/ready")[0] == 200)
+    labels = (("__name__", "over_raw_tcp"), ("job", "test"))
+    remote_write(deployment.base, [(labels, 41.5, time.time_ns() // 1_000_000)])
+    found = wait_until("the aggregated value", lambda: deployment.query("over_raw_tcp"))
+    assert [one["value"][1] for one in found] == ["41.5"]
+    assert set(deployment.stop().values()) == {0}

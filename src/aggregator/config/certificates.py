@@ -20,12 +20,14 @@ def certificate_problems(config: ServiceConfig) -> Iterator[tuple[str, str]]:
     client = config.aggregator.client
     if client.type == "m3msg" and client.m3msg is not None:
         sections["aggregator.client.m3msg.producer"] = _tls(client.m3msg.producer)
+    if (legacy := client.legacy("", 0)) is not None:
+        sections["aggregator.client.connection.tls"] = legacy.tls
     for index, handler in enumerate(config.aggregator.flush.handlers):
         if handler.dynamic_backend is not None:
             path = f"aggregator.flush.handlers[{index}].dynamicBackend.producer"
             sections[path] = _tls(handler.dynamic_backend.producer)
     for path, section in sections.items():
-        where = path if isinstance(section, ServerTLSConfig) else f"{path}.writer.connection.tls"
+        where = f"{path}.writer.connection.tls" if path.endswith("producer") else path
         if (trouble := trouble_with(section)) is not None:
             yield where, trouble
     yield from unusable(config.security)

@@ -1,23 +1,30 @@
-"""``downsample.remoteAggregator``: the client of the aggregators (docs/m3/coordinator.md, aggregator client); its producer is m3msg's."""
+"""``downsample.remoteAggregator``: the client of the aggregators (docs/m3/coordinator.md, aggregator client)."""
 
 from collections.abc import Iterator
 
 from m3msg.producer.client import ClientConfig
 from m3x.config import Section
 
-_M3MSG = "type: m3msg, m3msg: {producer: {writer: {topicName: aggregator_ingest}}}"
-
 
 class RemoteClientConfig(ClientConfig, frozen=True):
-    """``remoteAggregator.client``; the legacy TCP client of M3 is not offered."""
+    """``remoteAggregator.client``."""
 
     def __post_init__(self) -> None:
         if self.type == "m3msg" and self.m3msg is None:
             raise ValueError("m3msg aggregator client: missing m3msg options")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.type != "m3msg":
-            yield "type", f"{self.type} (the default) is not supported; write {_M3MSG}"
+        if self.type == "tcp":
+            yield "type", "unknown client type: tcp, which M3 refuses as well; write legacy or m3msg"
+        if self.type != "legacy":
+            return
+        if self.placement_kv is None:
+            yield "placementKV", "no placement KV config set: type legacy needs it, such as {namespace: /placement}"
+        elif self.placement_watcher is None:
+            yield (
+                "placementWatcher",
+                "no placement watcher config set: type legacy needs it, such as {key: m3aggregator}",
+            )
 
 
 class RemoteAggregatorConfig(Section, frozen=True):

@@ -38,6 +38,7 @@ from m3cluster.kv.sections import EtcdSection, StoreSection
 from m3metrics.past_limits import DEFAULT_PAST_LIMITS, PastLimits
 from m3metrics.policy import format_duration
 from m3metrics.sections import AggregationTypesConfig, BufferPastLimitConfig, past_limits_of
+from m3msg.legacy import LegacyOptions
 from m3msg.producer.options import ProducerOptions
 from m3x.access import SecurityConfig
 from m3x.config import (
@@ -382,12 +383,27 @@ class CoordinatorConfig(Section, frozen=True):
     def remote_producer(self) -> ProducerOptions | None:
         """The way to aggregators of their own; None: the file names none."""
         remote = self.downsample.remote_aggregator if self.downsample is not None else None
-        return remote.client.m3msg.producer if remote is not None and remote.client.m3msg is not None else None
+        if remote is None or remote.client.type != "m3msg" or remote.client.m3msg is None:
+            return None
+        return remote.client.m3msg.producer
+
+    @property
+    def remote_legacy(self) -> LegacyOptions | None:
+        """The same over raw TCP."""
+        remote = self.downsample.remote_aggregator if self.downsample is not None else None
+        if remote is None:
+            return None
+        return remote.client.legacy(self.cluster_state.environment, self.memory_shares.buffer)
+
+    @property
+    def has_aggregators(self) -> bool:
+        """Whether the file names aggregators of their own."""
+        return self.downsample is not None and self.downsample.remote_aggregator is not None
 
     @property
     def aggregates_inside(self) -> bool:
         """Whether aggregation happens inside this coordinator: there are no aggregators of their own, and something to aggregate into."""
-        wanted = self.takes_samples and self.remote_producer is None and self.embedded_aggregator.enabled
+        wanted = self.takes_samples and not self.has_aggregators and self.embedded_aggregator.enabled
         return wanted and (not self.knows_namespaces or any(namespace.aggregated for namespace in self.namespaces))
 
     @property
@@ -395,7 +411,7 @@ class CoordinatorConfig(Section, frozen=True):
         """Whether a remote write is answered when the aggregators have it."""
         if self.writes.ack is None:
             return self.aggregates_inside
-        return self.writes.ack == "aggregated" and self.no_aggregators is None
+        return self.writes.ack == "aggregated" and self.no_aggregators is None and self.remote_legacy is None
 
     @property
     def past_limits(self) -> PastLimits | None:
@@ -426,7 +442,7 @@ class CoordinatorConfig(Section, frozen=True):
         """Why nothing can be sent to aggregators with this file; None: it can, or there is nothing to aggregate into."""
         if not self.takes_samples:
             return f"a coordinator with backend: {self.backend} administrates only"
-        if self.remote_producer is None and not self.embedded_aggregator.enabled:
+        if not self.has_aggregators and not self.embedded_aggregator.enabled:
             return (
                 "no aggregators are configured: set downsample.remoteAggregator in the coordinator's file, or leave "
                 "embeddedAggregator.enabled out"
@@ -443,7 +459,9 @@ class CoordinatorConfig(Section, frozen=True):
             lines.append("clusters[].client is without effect: that takes backend: m3db, or none")
         if self.writes.ack == "aggregated" and (why := self.no_aggregators) is not None:
             lines.append(f"writes.ack: aggregated is without effect: {why}")
-        if self.downsample is not None and self.remote_producer is not None:
+        if self.writes.ack == "aggregated" and self.remote_legacy is not None:
+            lines.append("writes.ack: aggregated is without effect: a client of type legacy gets no acknowledgements")
+        if self.downsample is not None and self.has_aggregators:
             section = self.downsample
             given = {
                 "aggregationTypes": section.aggregation_types is not None,

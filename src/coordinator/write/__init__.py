@@ -16,7 +16,7 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``known``                the usual remote write, all of whose series are known, at once
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
-``topic``, ``readiness``  whether messages can be sent at all; ``acks`` waits for what the aggregators say
+``topic``, ``readiness``  whether messages can be sent at all, ``legacy`` the same over raw TCP; ``acks`` waits for what the aggregators say
 ``forwarding``           remote writes that go to other coordinators as well, ``shadow`` which part of them
 ``repeats``              what both know of requests that will come again
 ``direct``               storage without aggregators; ``raw_series`` numbers its series
@@ -33,16 +33,18 @@ from coordinator.write.direct import DirectStore, HubDirectStore
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forwarding
 from coordinator.write.growth import Grown, growth_routes
+from coordinator.write.legacy import RawTCP
 from coordinator.write.limits import Limiter
 from coordinator.write.remembered import Remembered, remembered_route
 from coordinator.write.remote_write import RemoteWriter, remote_write_routes
 from coordinator.write.routes import sender_routes, writes_first
 from coordinator.write.series_cache import SeriesCache
-from coordinator.write.sink import MessageSink, RefusedError
+from coordinator.write.sink import AggregatorSink, MessageSink, RefusedError
 from coordinator.write.topic import IngestTopic
 
 __all__ = [
     "Acks",
+    "AggregatorSink",
     "BodyRoom",
     "CarbonIngester",
     "CarbonServer",
@@ -54,6 +56,7 @@ __all__ = [
     "IngestTopic",
     "Limiter",
     "MessageSink",
+    "RawTCP",
     "RefusedError",
     "Remembered",
     "RemoteWriter",

@@ -33,3 +33,10 @@ class MessageSink(Protocol):
 
     def produce(self, batch: MessageBatch) -> bool:
         """Takes a batch, in the same step of the event loop in which ``ready`` or ``admit`` returned; False: not, after all."""
+
+
+class AggregatorSink(MessageSink, Protocol):
+    """The same, of a coordinator as a whole."""
+
+    def refusal(self) -> str | None:
+        """Why nothing can be sent now; None: it can."""

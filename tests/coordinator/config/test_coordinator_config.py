@@ -83,8 +83,18 @@ def test_keys_without_meaning_are_listed(tmp_path: Path) -> None:
         ),
         (
             "downsample: {remoteAggregator: {client: {type: legacy}}}",
+            "downsample.remoteAggregator.client.placementKV",
+            "no placement KV config set",
+        ),
+        (
+            "downsample: {remoteAggregator: {client: {placementKV: {namespace: /placement}}}}",
+            "downsample.remoteAggregator.client.placementWatcher",
+            "no placement watcher config set",
+        ),
+        (
+            "downsample: {remoteAggregator: {client: {type: tcp}}}",
             "downsample.remoteAggregator.client.type",
-            "write type: m3msg",
+            "unknown client type",
         ),
         (
             "downsample: {remoteAggregator: {client: {type: m3msg}}}",

@@ -20,6 +20,7 @@ from m3metrics.codec.unaggregated import ForwardedMetricWithMetadata, decode_met
 from m3metrics.errors import CodecError
 from m3metrics.ids import readable_id
 from m3msg.batch import MessageBatch
+from m3msg.legacy import LegacyClient
 from m3msg.producer import (
     Awaited,
     Done,
@@ -38,9 +39,12 @@ from m3msg.producer.status import Overtaken
 from m3x.instrument import Scope
 from m3x.log import logger
 
-__all__ = ["ProducerSink", "Sinks", "describe"]
+__all__ = ["ProducerSink", "RawTCPSink", "Sinks", "describe"]
 
 log = logger(__name__)
+
+_RAW_QUEUE_BYTES = 512 << 20
+"""Of rollups that wait for one instance over raw TCP, at most."""
 
 
 class ProducerSink:
@@ -143,6 +147,31 @@ class ProducerSink:
         self._forwarder.awaits(self, awaited.token, awaited.origins)
 
 
+class RawTCPSink:
+    """Rollups over M3's raw TCP (``m3msg.legacy``): nobody acknowledges them, so they are done when they are in its queues, as in M3."""
+
+    away = False
+    saturated = False
+
+    def __init__(self, client: LegacyClient, forwarder: Forwarder) -> None:
+        self._client = client
+        self._forwarder = forwarder
+
+    def room(self, _nbytes: int) -> bool:
+        """Once there is a placement: what is too much for a queue is dropped, counted."""
+        return self._client.num_shards > 0
+
+    def deliver(self, batch: MessageBatch) -> None:
+        """Gives it to the instances that own its shards."""
+        lost = self._client.produce(batch)
+        example = {"topic": "none, over raw TCP", "reason": "no instance takes the shard"} if lost else {}
+        self._forwarder.ended(self, batch.token, Ended(len(batch) - lost, lost, example=example))
+
+    def look(self) -> bool:
+        """Nothing is owed: nobody knows what has arrived."""
+        return False
+
+
 class Sinks:
     """All sinks of an instance; they are made by ``run``, which lives as long as they do."""
 
@@ -211,7 +240,13 @@ class Sinks:
                     sink = self._producer(handler.dynamic_backend)
                     self._output.sinks.append(sink)
                     group.create_task(self._keep(sink))
-            client = self._config.aggregator.client.m3msg
+            section = self._config.aggregator.client
+            client = section.m3msg if section.type == "m3msg" else None
+            if (legacy := section.legacy(self._config.kv_client.environment, _RAW_QUEUE_BYTES)) is not None:
+                raw = LegacyClient(legacy, self._store, self._scope.sub("client"))
+                self._rollups.sinks.append(RawTCPSink(raw, self._rollups))
+                group.create_task(raw.run())
+                return
             if client is None:
                 self._rollups.sinks.append(Nowhere(self._rollups.ended, self._unroutable))
                 return
