@@ -128,11 +128,11 @@ def test_an_aggregator_takes_limits_and_its_worker_tells_its_stacks(deployment: 
     overlay = deployment.folder / "aggregator-overlay.yml"
     changed = {**yaml.safe_load(overlay.read_text()), "logging": {"level": "debug"}}
     changed["runtimeOptions"] = {"writeValuesPerMetricLimitPerSecond": 7}
-    changed["aggregator"] = {"entryTTL": "2h"}
+    changed["aggregator"] = {"resignTimeout": "50s"}
     overlay.write_text(yaml.safe_dump(changed))
     aggregator.process.popen.send_signal(signal.SIGHUP)
     wait_until("it is reloaded", lambda: aggregator.json("/debug/state")["needsRestart"])
-    assert aggregator.json("/debug/state")["needsRestart"] == ["aggregator.entryTTL"]
+    assert aggregator.json("/debug/state")["needsRestart"] == ["aggregator.resignTimeout"]
     assert get(f"{aggregator.http}/debug/log-level") == (200, "debug\n")
     assert "limits of the configuration changed" in aggregator.process.log_file.read_text()
     _, text = get(f"{aggregator.http}/debug/stacks?process=worker%200")

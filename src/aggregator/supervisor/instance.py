@@ -99,8 +99,10 @@ class Instance:
         )
         self._wanted = workers
         """Workers, at most."""
+        self._renewed = False
+        """The configuration has keys that processes are made with anew."""
         self._resized = asyncio.Event()
-        """Another number is wanted."""
+        """One of these two has changed."""
         self._topic_keys = _topic_keys(config)
         self._output_topic: Topic | None = None
         self._ingest_topic: Topic | None = None
@@ -128,6 +130,13 @@ class Instance:
         self._wanted = workers
         self._resized.set()
 
+    def renew(self, config: ServiceConfig) -> None:
+        """Goes on with new processes, for keys that are looked at when these are made. Raises ``NeedsRestartError`` as ``resize``."""
+        if self._journal is None:
+            raise NeedsRestartError("without journals (instance.journal) the windows of the workers would be lost")
+        self._config, self._renewed = config, True
+        self._resized.set()
+
     async def run(self) -> None:
         """Serves until ``stop``."""
         async with asyncio.TaskGroup() as group:
@@ -146,6 +155,7 @@ class Instance:
             if await self._locked():
                 while (seen := await self._named()) is not None:
                     workers = self._workers(seen)
+                    self._renewed = False
                     serving = self._make(
                         self._config,
                         seen=seen,
@@ -183,15 +193,14 @@ class Instance:
             await self._resized.wait()
             self._resized.clear()
             wanted = self._possible(serving.view)
-            if wanted == now:
+            if wanted == now and not self._renewed:
                 continue
             if not serving.whole.is_set():
-                log.info("another number of workers is wanted: waiting until all journals are whole", workers=wanted)
+                log.info("other workers are wanted: waiting until all journals are whole", workers=wanted)
             await serving.whole.wait()
             self.problems.set(
                 _RESIZE,
-                f"the number of workers changes from {now} to {wanted}: nothing is taken until the new ones have replayed the journals; "
-                "producers hold what they have",
+                f"{_change(now, wanted)}: nothing is taken until the new ones have replayed the journals; producers hold what they have",
             )
             return
 
@@ -308,6 +317,12 @@ class Instance:
         if key is not None and self._ingest_known:
             name, service = key.rsplit("/", 1)[-1], self.keys.placement.rsplit("/", 1)[-1]
             self.problems.set("ingest topic", ingest_topic_warning(name, self._ingest_topic, service), serious=False)
+
+
+def _change(now: int, wanted: int) -> str:
+    if now == wanted:
+        return "workers are started anew, as keys have changed"
+    return f"the number of workers changes from {now} to {wanted}"
 
 
 def _journal_of(config: ServiceConfig, instance_id: str, data_dir: Path | None) -> Path | None:

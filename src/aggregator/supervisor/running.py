@@ -154,6 +154,16 @@ def parts(instance: Instance, workers: int | None) -> list[Part[ServiceConfig]]:
 
     return [
         Part(("instance.workers",), resize),
+        Part(
+            (
+                "instance.memoryLimitBytes",
+                "instance.timerSamplesPerSeriesCap",
+                "instance.journalSync",
+                "aggregator.entryTTL",
+                "aggregator.entryCheckInterval",
+            ),
+            lambda loaded: instance.renew(loaded.value),
+        ),
         Part(("logging.level",), lambda loaded: log.set_level(loaded.value.logging.level)),
         Part(
             (

@@ -182,6 +182,11 @@ class Rig:
     def log(self) -> str:
         return "" if self.instance is None else self.process.tail()
 
+    def roles(self) -> dict[str, int]:
+        """Pids of its processes by role."""
+        assert self.instance is not None
+        return self.instance.roles()
+
     def worker(self, number: int) -> int:
         """Pid of a worker."""
         assert self.instance is not None

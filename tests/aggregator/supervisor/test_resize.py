@@ -39,6 +39,11 @@ async def reload(rig: Rig) -> dict[str, Any]:
     return found
 
 
+def taken(*keys: str) -> dict[str, Any]:
+    """The answer to a reload that has taken them, and had nothing else to take."""
+    return {"ok": True, "applied": list(keys), "needsRestart": [], "problems": []}
+
+
 async def resized(rig: Rig, workers: int) -> None:
     async def there() -> bool:
         status, _ = await rig.get("/ready")
@@ -93,16 +98,19 @@ async def test_no_sample_is_lost_or_doubled_from_one_worker_to_two_and_back(rig:
             await until(lambda least=20 * before: len(rig.recorder.every) > least, 60, what="values come out")
             configure(rig, workers=workers)
             if workers == 2:
-                assert await reload(rig) == {
-                    "ok": True,
-                    "applied": ["instance.workers"],
-                    "needsRestart": [],
-                    "problems": [],
-                }
+                assert await reload(rig) == taken("instance.workers")
             else:
                 rig.process.popen.send_signal(signal.SIGHUP)
             await resized(rig, workers)
             assert any(f"the number of workers changes from {before} to {workers}" in text for text in said), said
+        # Other keys that workers are made with go the same way.
+        old = rig.worker(0)
+        configure(rig, memoryLimitBytes=1 << 30)
+        assert await reload(rig) == taken("instance.memoryLimitBytes")
+        await until(lambda: rig.roles().get("worker 0", old) != old, 60, what="another worker")
+        await resized(rig, 1)
+        assert any("workers are started anew, as keys have changed" in text for text in said), said
+        assert "of 1024 MiB" in (await rig.http.get("/debug/state")).json()["facts"]["memory of series and windows"]
     assert refused == []
     assert rig.process.pid == supervisor
     assert len([path for path in (rig.folder / "journal" / ID).iterdir() if path.name.isdecimal()]) == 1
