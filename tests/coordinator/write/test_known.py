@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from tests.coordinator.write.conftest import TEN_SECONDS
 
 from coordinator.config.cluster import Namespace
@@ -16,7 +17,8 @@ from coordinator.downsample import Downsampler
 from coordinator.prompb import TIME_SERIES, WRITE_REQUEST
 from coordinator.write import RemoteWriter, SeriesCache, writes_first
 from coordinator.write.known import MOST_BYTES, KnownSeries
-from coordinator.write.options import WriteOptions
+from coordinator.write.options import BadRequestError, WriteOptions, parse_options
+from coordinator.write.prometheus import PrometheusSender
 from coordinator.write.remote_write import REMOTE_WRITE_PATH
 from m3msg.batch import MessageBatch
 from m3x.instrument import Registry
@@ -250,3 +252,30 @@ async def test_new_series_do_not_keep_requests_out() -> None:
     plain = one.known.unpacked(packed(NEAR))
     assert plain is not None
     assert one.known.encode(plain, 64) is not None
+
+
+def test_options_are_those_of_the_headers_however_often_they_were_asked_for() -> None:
+    sender = PrometheusSender()
+    said = [
+        [],
+        [(b"content-encoding", b"zstd")],
+        [(b"content-type", b"application/x-protobuf;proto=io.prometheus.write.v2.Request")],
+        [(b"m3-metrics-type", b"unaggregated")],
+        [(b"m3-metrics-type", b"aggregated"), (b"m3-storage-policy", b"10s:2d")],
+        [(b"m3-write-type", b"aggregate")],
+        [(b"m3-map-tags-json", b'{"tagMappers":[{"write":{"tag":"a","value":"%d"}}]}' % 1)],
+        [(b"prometheus-metric-type", b"counter")],
+        *(
+            [(b"m3-map-tags-json", b'{"tagMappers":[{"write":{"tag":"a","value":"%s"}}]}' % (b"x" * k))]
+            for k in range(0, 2000, 20)
+        ),
+    ]
+    for _ in range(2):
+        for headers in said:
+            request = Request({"type": "http", "headers": [*headers, (b"content-length", b"7"), (b"x-request", b"8")]})
+            assert sender.options(request) == parse_options(request.headers)
+    assert len(sender._options) <= 64
+    assert max(len(value) for key in sender._options for _, value in key) <= 1024
+    for _ in range(2):
+        with pytest.raises(BadRequestError, match="unrecognized metrics type: other"):
+            sender.options(Request({"type": "http", "headers": [(b"m3-metrics-type", b"other")]}))
