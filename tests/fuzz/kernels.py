@@ -38,6 +38,7 @@ REASONS = {
     "coordinator.write.limit_kernels.keep_seen": _OWN_TABLES,
     "coordinator.write.prepare_kernels": _SPANS,
     "m3metrics.encode_kernels": "writes as ``write-samples`` does, by the same steps",
+    "m3msg.legacy.kernels": _OWN_TABLES,
     "m3msg.producer.kernels": _OWN_TABLES,
     "m3x.table_kernels": _OWN_TABLES,
 }

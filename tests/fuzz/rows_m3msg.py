@@ -1,14 +1,16 @@
-"""m3msg: frames of messages and of acks, by the kernels of consumer and producer; the cores around them; the front's loops."""
+"""m3msg: frames of messages and of acks, by the kernels of consumer and producer; the cores around them; the loops of the front."""
 
 from typing import Any
 
 import numpy as np
 from tests.aggregator.front.test_kernels import LIMIT, SHARDS, owner, reference
+from tests.aggregator.front.test_records import plain_records, plain_size, record, values_of
 from tests.fuzz.cliff import laid, room, rows
 from tests.fuzz.parser import Parser
 from tests.fuzz.rows_metrics import METRICS
 
 from aggregator.front import kernels as front
+from aggregator.front import records
 from m3msg.consumer.core import ConsumerCore
 from m3msg.frames import FrameError, Message, Metadata, decode_ack, decode_message, encode_ack, encode_message
 from m3msg.kernels import ack_size_bound, build_acks, scan_acks, scan_frames
@@ -151,9 +153,34 @@ def _plain_front(data: bytes) -> Any:
     return result, result, parts
 
 
+def _records() -> list[bytes]:
+    each = [record(one) for one in METRICS()]
+    odd = [b"\x00", b"\x03ab", b"\xff" * 9 + b"\x01", b"\x80\x00", record(b"\x08\x01"), b"\x82\x80\x00x"]
+    return [*each, b"".join(each), *odd, *(each[0] + one for one in odd)]
+
+
+def _read_records(data: bytes) -> Any:
+    """Into room for so many frames as there may be, and what the first of them are in their own."""
+    bound = len(data) + records.HEAD_BOUND * (len(data) // 2 + 2)
+    out = room(bound)
+    at, count, status, after = records.reframe(laid(data), 0, len(data), LIMIT, 1, out, 0)
+    frames = out[:after].tobytes()
+    for frame in reference(frames)[3]:
+        assert records.is_metric(laid(frame))
+    sizes = records.size_at(laid(data), int(at), len(data), LIMIT)
+    return int(at), int(status), [value for _, value in values_of(frames)], tuple(map(int, sizes)), int(count)
+
+
+def _plain_records(data: bytes) -> Any:
+    at, status, bodies = plain_records(data, LIMIT)
+    size, head, said = plain_size(data[at:], LIMIT)
+    return at, status, bodies, (size, at + head, said), len(bodies)
+
+
 PARSERS = (
     Parser("m3msg-frames", _frames, _read_frames, plain=_plain_frames, kernel=True),
     Parser("m3msg-acks", _acks, _read_acks, plain=_plain_acks, kernel=True),
     Parser("m3msg-consumer", _frames, _read_consumer, plain=_pieces_consumer),
+    Parser("raw-tcp-records", _records, _read_records, plain=_plain_records, kernel=True),
     Parser("front", _frames, _read_front, plain=_plain_front, kernel=True),
 )
