@@ -1,6 +1,7 @@
 """The coordinator: metrics in, messages to the aggregators out; aggregated metrics back in, into storage; the admin API.
 
-Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``explain_rules`` its dry run, ``config`` its file.
+Open ``service`` first: the process, and all its routes. ``cli`` is the command, ``explain_rules`` its dry run (``asking``: of whom),
+``config`` its file.
 
 ``write``       takes remote write and carbon; ``prompb`` has the messages of Prometheus
 ``writers``     processes that do so, where there are several; ``writing`` what each of them has, ``preload`` what they are forked with

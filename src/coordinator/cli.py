@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from coordinator.asking import Proofs, UnreadableError
 from coordinator.config import CoordinatorConfig, load_coordinator
 from coordinator.config.m3db import DynamicClusterConfig
 from coordinator.config.workers import worker_count
@@ -16,7 +18,7 @@ from coordinator.downsample.explain import MetricTextError, explain, parse_metri
 from coordinator.downsample.policies import storage_judge
 from coordinator.downsample.routes import PATH
 from coordinator.downsample.rule_file import DEFAULT_NAMESPACE
-from coordinator.explain_rules import ExplainError, UnreadableError, explain_rules
+from coordinator.explain_rules import ExplainError, explain_rules
 from coordinator.write.carbon_rules import CarbonRulesError, rules_in, unstored
 from m3cluster.kv import KVError, check_store
 from m3metrics.errors import MetricsError
@@ -32,6 +34,13 @@ from m3x.version import VERSION
 USAGE_ERROR = 2
 """Exit code for arguments or configuration that cannot be used."""
 _WARMED = ("coordinator.warmup",)
+_PROOFS = (
+    ("ca-file", "PEM file with the authorities that are trusted (default: those of the system)"),
+    ("cert-file", "PEM file with a client certificate"),
+    ("key-file", "PEM file with its key"),
+    ("token-file", "file whose first line is a bearer token (default: what M3CTL_TOKEN has)"),
+)
+"""Options of m3ctl, with its variables of the environment."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         help="with --explain-rules: a changed rule set as JSON, as GET /api/v1/rules/sets gives them, in the place of the one that "
         "its namespace has in KV; may be repeated",
     )
+    for name, what in _PROOFS:
+        default = os.environ.get(f"M3CTL_{name.upper().replace('-', '_')}") or ""
+        parser.add_argument(f"--{name}", default=default, metavar="FILE", help=f"with --explain-rules: {what}")
     parser.add_argument(
         "--workers", type=_positive, default=0, metavar="N", help="processes that take writes (default: workers, CPUs)"
     )
@@ -186,10 +198,10 @@ def _explain(config: CoordinatorConfig, metric: str) -> int:
     return 0
 
 
-def _explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str) -> int:
+def _explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str, proofs: Proofs) -> int:
     """Prints what changed rules would make of the series of the coordinator at ``url``."""
     try:
-        say(explain_rules(config, rule_sets, url))
+        say(explain_rules(config, rule_sets, url, proofs))
     except ExplainError as error:
         return _complain([f"m3coordinator: {error}"])
     except UnreadableError as error:
@@ -240,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rule_sets and options.explain_rules is None:
         return _complain(["m3coordinator: --rule-set is for --explain-rules"])
     if options.explain_rules is not None:
-        return _explain_rules(loaded.value, options.rule_sets, options.explain_rules)
+        proofs = Proofs(options.ca_file, options.cert_file, options.key_file, options.token_file)
+        return _explain_rules(loaded.value, options.rule_sets, options.explain_rules, proofs)
     obstacles = _obstacles(loaded)
     if obstacles:
         return _complain(obstacles)

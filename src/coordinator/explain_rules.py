@@ -6,13 +6,12 @@ coordinator's, which stay as they are otherwise. The file's carbon rules are com
 
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coordinator.asking import Proofs, ProofsError, Running, UnreadableError
 from coordinator.config import CoordinatorConfig
 from coordinator.downsample import Downsampler, RulesInEffect, rule_set_of
 from coordinator.downsample.dry_run import DryRun
@@ -30,34 +29,33 @@ from m3x.config import parse_address
 
 __all__ = ["ExplainError", "UnreadableError", "cutovers", "explain_rules", "rule_set_in"]
 
-_TIMEOUT_S = 60.0
-
 
 class ExplainError(Exception):
     """The changed rules cannot be used; the text says why."""
 
 
-class UnreadableError(Exception):
-    """The running coordinator does not tell what is needed of it."""
-
-
-def explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str) -> str:
-    """What is to be printed. ``url``: of the running coordinator; empty: the one at the file's address.
+def explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str, proofs: Proofs) -> str:
+    """What is to be printed. ``url``: of the running coordinator; empty: the one at the file's address. ``proofs``: what it is shown.
 
     Raises ``ExplainError``, ``UnreadableError``.
     """
     host, port = parse_address(config.listen_address)
     if "@" in urlsplit(url).netloc:
         raise ExplainError("an URL with a user or a password in it is not asked; leave them out")
-    url = url.rstrip("/") or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    scheme = "https" if config.security.tls.mode == "enforced" else "http"
+    url = url.rstrip("/") or f"{scheme}://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    try:
+        running = Running(url, proofs)
+    except ProofsError as error:
+        raise ExplainError(str(error)) from error
     ingester = config.carbon.ingester
     try:
         carbon = CarbonDryRun(ingester, rules_in(config))
     except CarbonRulesError as error:
         raise ExplainError(str(error)) from error
-    rules, now_ns = _changed(config, rule_sets, url)
+    rules, now_ns = _changed(config, rule_sets, running)
     run, seen = DryRun(Downsampler.of(config, rules, now_ns)), set()
-    for page in _pages(url):
+    for page in _pages(running):
         try:
             for document in page["series"]:
                 series, before = series_of(document)
@@ -74,7 +72,7 @@ def explain_rules(config: CoordinatorConfig, rule_sets: Sequence[Path], url: str
     return run.text() + carbon.text()
 
 
-def _changed(config: CoordinatorConfig, files: Sequence[Path], url: str) -> tuple[RulesInEffect, int]:
+def _changed(config: CoordinatorConfig, files: Sequence[Path], running: Running) -> tuple[RulesInEffect, int]:
     """The changed rules, and the time when all of them are in effect."""
     rules, now_ns = RulesInEffect(), time.time_ns()
     section = config.downsample
@@ -86,8 +84,8 @@ def _changed(config: CoordinatorConfig, files: Sequence[Path], url: str) -> tupl
         rules.put(DEFAULT_NAMESPACE, rule_set_of(section.rules, now_ns))
         return rules, now_ns
     # What is in KV, with the changed ones in their places.
-    for document in _get(f"{url}{SETS_PATH}")["ruleSets"]:
-        rule_set = rule_set_in(json.dumps(document["ruleSet"]), f"{url}{SETS_PATH}")
+    for document in running.get(SETS_PATH)["ruleSets"]:
+        rule_set = rule_set_in(json.dumps(document["ruleSet"]), f"{running.url}{SETS_PATH}")
         rules.put(rule_set.namespace, rule_set)
     for file in files:
         try:
@@ -118,21 +116,9 @@ def cutovers(rule_set: RuleSet) -> Iterator[int]:
     yield from (snapshot.cutover_ns for rollup in rule_set.rollup_rules for snapshot in rollup.snapshots)
 
 
-def _pages(url: str) -> Iterator[dict[str, Any]]:
+def _pages(running: Running) -> Iterator[dict[str, Any]]:
     after = 0
     while after is not None:
-        page = _get(f"{url}{SERIES_PATH}?after={after}")
+        page = running.get(f"{SERIES_PATH}?after={after}")
         yield page
         after = page["next"]
-
-
-def _get(url: str) -> dict[str, Any]:
-    """A document of the running coordinator. Raises ``UnreadableError``."""
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            document = json.load(answer)
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{url.partition('?')[0]} cannot be read: {error or type(error).__name__}") from error
-    if not isinstance(document, dict):
-        raise UnreadableError(f"{url.partition('?')[0]} cannot be read: it is no document of a coordinator of ours")
-    return document

@@ -16,6 +16,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``pages``       pages for people: frame, flow, charts, shards by instance, the last hour
 ``access``      bearer tokens of HTTP calls, and the section that names them
 ``gate``        whether a connection has to speak TLS, plain text, or either
+``pace``        whose turn it is where only so many of something may begin in a second
 ``instrument``  counters and gauges with M3's names, exposed for Prometheus
 ``also``        figures under further names
 ``runtime_figures``  what is known of a process and its children

@@ -10,9 +10,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from m3x.clock import monotonic_ns
 from m3x.endpoints import accepted_from
 from m3x.instrument import Scope
 from m3x.log import logger
+from m3x.pace import Pace, handshakes
 from m3x.secure_socket import ready
 from m3x.tls import HANDSHAKE_S, TLS_BYTE, Refusal, ServerTLS, log_refusal, refusal_of
 
@@ -33,6 +35,8 @@ class Gate:
         self.tls = tls
         self._port = port
         self._scope = scope
+        self._pace: Pace[asyncio.Future[None]] = handshakes()
+        self._turns: asyncio.Task[None] | None = None
 
     def refused(self, refusal: Refusal, peer: str, detail: str = "") -> None:
         """A connection was not taken, or ended at once. ``peer``: for the log."""
@@ -71,6 +75,7 @@ class Gate:
         if not first:
             connection.close()
         elif first[0] == TLS_BYTE:
+            await self._turn(peer.rpartition(":")[0])
             async with asyncio.timeout(HANDSHAKE_S):
                 await loop.connect_accepted_socket(factory, connection, ssl=self.tls.context())
         elif self.tls.plain_too:
@@ -78,6 +83,28 @@ class Gate:
         else:
             connection.close()
             self.refused(Refusal.PLAIN_TEXT, peer)
+
+    async def _turn(self, host: str) -> None:
+        """Returns when a handshake with ``host`` may begin."""
+        turn = asyncio.get_running_loop().create_future()
+        if self._pace.enter(host, turn, monotonic_ns()):
+            return
+        self._scope.count("handshakes-delayed")
+        if self._turns is None:
+            self._turns = asyncio.create_task(self._give_turns(), name="handshakes")
+        try:
+            await turn
+        finally:
+            self._pace.leave(host, turn)
+
+    async def _give_turns(self) -> None:
+        """As long as somebody waits."""
+        while self._pace:
+            await asyncio.sleep(self._pace.wait_ns(monotonic_ns()) / 1e9)
+            for turn in self._pace.turns(monotonic_ns()):
+                if not turn.done():
+                    turn.set_result(None)
+        self._turns = None
 
 
 async def _first_byte(connection: socket.socket) -> bytes:

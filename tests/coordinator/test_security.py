@@ -103,6 +103,47 @@ async def test_every_call_needs_its_token_over_tls(tmp_path: Path, certificates:
         assert float(found[1]) == sum(good == {ADMIN} for _, _, good in CALLS)
 
 
+async def test_a_dry_run_of_rules_asks_over_tls_with_a_token(
+    tmp_path: Path, certificates: Certificates, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = certificates.server
+    security: dict[str, object] = {
+        "tls": {"mode": "enforced", "certFile": str(pair.cert), "keyFile": str(pair.key)},
+        **_tokens(tmp_path, *TOKENS),
+    }
+    monkeypatch.delenv("M3CTL_TOKEN", raising=False)
+    async with _running(tmp_path, security) as coordinator:
+        url = f"https://localhost:{coordinator.ports['http']}"
+        files = [word for file in _files(tmp_path, security) for word in ("-f", str(file))]
+        known = ["--ca-file", str(certificates.authority.cert)]
+
+        async def said(*proofs: str) -> tuple[int, str]:
+            status = await asyncio.to_thread(main, [*files, "--explain-rules", url, *proofs])
+            shown = capsys.readouterr()
+            return status, shown.out if status == 0 else shown.err
+
+        status, text = await said(*known, "--token-file", str(tmp_path / "readTokens"))
+        assert (status, text.splitlines()[0]) == (0, "0 series")
+        monkeypatch.setenv("M3CTL_TOKEN", READER)
+        assert (await said(*known))[0] == 0
+        monkeypatch.delenv("M3CTL_TOKEN")
+        for proofs, expected, problem in (
+            ([], 1, "self-signed certificate|unable to get local issuer"),
+            (known, 1, "it answered 401: it wants a token: give one with --token-file"),
+            (
+                [*known, "--token-file", str(tmp_path / "writeTokens")],
+                1,
+                "it answered 403: the token is not good for it",
+            ),
+            ([*known, "--token-file", str(tmp_path / "none")], 2, "--token-file .*none cannot be read: No such file"),
+            (["--ca-file", str(tmp_path / "none")], 2, "none: No such file"),
+        ):
+            status, text = await said(*proofs)
+            assert status == expected
+            assert re.search(problem, text), text
+            assert not any(token in text for token in TOKENS.values())
+
+
 async def test_without_tokens_everything_is_as_it_was(tmp_path: Path) -> None:
     async with (
         _running(tmp_path, {}) as coordinator,

@@ -19,6 +19,7 @@ from m3x import gate as gates
 from m3x import tls
 from m3x.gate import Gate
 from m3x.instrument import Registry
+from m3x.pace import Pace
 from m3x.tls import Refusal, ServerTLS, ServerTLSConfig
 from m3x.web import Sharing, serve, serve_shared
 
@@ -164,3 +165,18 @@ async def _serial(port: int) -> str:
     """Of the certificate that the port shows."""
     pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
     return pem
+
+
+async def test_handshakes_take_turns(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "handshakes", lambda: Pace(4, 1))
+    registry = Registry()
+    async with serve(APP, "127.0.0.1:0", _gate(registry, certificates.config())) as port:
+        flood = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for _, writer in flood:
+            writer.write(bytes((0x16, 3, 1)))
+        await until(lambda: registry.counter("http_handshakes_delayed") == 3)
+        for _, writer in flood:
+            writer.close()
+        await until(lambda: _refused(registry, Refusal.CLOSED) == 4)
+        async with httpx.AsyncClient(verify=trusting(certificates.authority)) as client:
+            assert (await client.get(f"https://localhost:{port}/health")).status_code == 200

@@ -204,7 +204,7 @@ class Clients:
         self._figures = figures
         files = process.open_files()
         self._limit = options.max_connections or max(files - _RESERVED_FILES, files // 2)
-        self.doors = doors_of(options)
+        self.doors = doors_of(options, self._hold)
         self._by_id: dict[int, Connection] = {}
         self._by_fd: dict[int, Connection] = {}
         self._next_id = 0
@@ -270,9 +270,11 @@ class Clients:
         self._newcomers.append(connection)
 
     def admit(self, mono_ns: int) -> bool:
-        """Begins to read new connections that wait for no others of their hosts; whether some are left."""
+        """Begins to read new connections that wait for no others of their hosts, and those whose handshakes may begin now; whether some are
+        left."""
+        shaking = any([self._shake(door.handshakes, mono_ns) for door in self.doors if door.handshakes is not None])
         if not self._newcomers:
-            return False
+            return shaking
         hosts = {newcomer.host for newcomer in self._newcomers}
         busy = set()
         for connection in tuple(self._by_id.values()):
@@ -291,7 +293,18 @@ class Clients:
                 if _unread(newcomer):
                     busy.add(newcomer.host)
         self._newcomers = waiting
-        return bool(waiting)
+        return bool(waiting) or shaking
+
+    def _shake(self, handshakes: Handshakes, mono_ns: int) -> bool:
+        if handshakes.waiting:
+            for connection in handshakes.turns(mono_ns):
+                self._read(connection, True)
+        return handshakes.waiting
+
+    def _hold(self, connection: Connection) -> None:
+        """It is not read before it is its turn."""
+        self._read(connection, False)
+        self._figures.delayed(connection.door.protocol)
 
     @property
     def count(self) -> int:

@@ -4,6 +4,8 @@ They are the supervisor's, and are handed over: connections that come while ther
 """
 
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from aggregator.front.options import FrontOptions
 from aggregator.front.secure import FrontTLS, Handshakes
@@ -13,14 +15,16 @@ __all__ = ["Door", "doors_of"]
 
 
 class Door:
-    """Where connections of one protocol come in. ``keep_alive_s``: 0: none."""
+    """Where connections of one protocol come in. ``keep_alive_s``: 0: none; ``hold``: as for ``Handshakes``."""
 
-    def __init__(self, listener: int, *, raw: bool, tls: FrontTLS | None, keep_alive_s: int) -> None:
+    def __init__(
+        self, listener: int, *, raw: bool, tls: FrontTLS | None, keep_alive_s: int, hold: Callable[[Any], None]
+    ) -> None:
         self.raw = raw
         """Whether raw TCP is spoken, which has no acks."""
         self.protocol = "rawtcp" if raw else "m3msg"
         self.keep_alive_s = keep_alive_s
-        self.handshakes = None if tls is None else Handshakes(tls.opened())
+        self.handshakes = None if tls is None else Handshakes(tls.opened(), hold)
         self.backlog = True
         """Whether there may be connections that have waited for a while to be taken: for a front, or for room."""
         self._number = listener
@@ -52,15 +56,15 @@ class Door:
         return self._listener
 
 
-def doors_of(options: FrontOptions) -> list[Door]:
-    """The doors that a front has, m3msg's first. Raises ``TLSError``."""
+def doors_of(options: FrontOptions, hold: Callable[[Any], None]) -> list[Door]:
+    """The doors that a front has, m3msg's first; ``hold`` as for ``Handshakes``. Raises ``TLSError``."""
     doors = []
     if options.listener >= 0:
         seconds = _seconds(options.keep_alive, options.keep_alive_period_ns)
-        doors.append(Door(options.listener, raw=False, tls=options.tls, keep_alive_s=seconds))
+        doors.append(Door(options.listener, raw=False, tls=options.tls, keep_alive_s=seconds, hold=hold))
     if (raw := options.raw) is not None:
         seconds = _seconds(raw.keep_alive, raw.keep_alive_period_ns)
-        doors.append(Door(raw.listener, raw=True, tls=raw.tls, keep_alive_s=seconds))
+        doors.append(Door(raw.listener, raw=True, tls=raw.tls, keep_alive_s=seconds, hold=hold))
     return doors
 
 

@@ -23,6 +23,10 @@ class Figures:
         """A connection did not come to speak TLS, or should not have."""
         self.counters[f"{protocol}-server.upgrade-to-tls-errors{{server={protocol},reason={reason}}}"] += 1
 
+    def delayed(self, protocol: str) -> None:
+        """A handshake has to wait for its turn."""
+        self.counters[f"{protocol}-server.handshakes-delayed{{server={protocol}}}"] += 1
+
 
 def open_connections(protocol: str) -> str:
     """Name of the gauge of one protocol."""

@@ -14,6 +14,8 @@ from tests.strangers import HOSTS, LISTENERS, STRANGERS, Certificates, trusting
 
 from aggregator.front import secure
 from aggregator.front.secure import FrontTLS, Handshakes
+from m3x.clock import monotonic_ns
+from m3x.secure_socket import SecureSocket
 from m3x.tls import Refusal, ServerTLSConfig
 
 REFUSED = "m3msg-server.upgrade-to-tls-errors{{server=m3msg,reason={}}}"
@@ -158,6 +160,7 @@ class Silent:
     def __init__(self, sock: socket.socket) -> None:
         self.sock: Any = sock
         self.slack = 0
+        self.host = "127.0.0.1"
 
 
 def test_handshakes_that_do_not_end_are_overdue(certificates: Certificates) -> None:
@@ -170,7 +173,7 @@ def test_handshakes_that_do_not_end_are_overdue(certificates: Certificates) -> N
     ):
         tls = FrontTLS.of(certificates.config(mode))
         assert tls is not None
-        handshakes = Handshakes(tls.opened())
+        handshakes = Handshakes(tls.opened(), lambda _connection: None)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)
@@ -183,6 +186,69 @@ def test_handshakes_that_do_not_end_are_overdue(certificates: Certificates) -> N
             assert list(handshakes.overdue(late - 1)) == []
             assert len(list(handshakes.overdue(late))) == expected
             connection.sock.close()
+
+
+def test_only_so_many_handshakes_begin_and_whoever_waits_is_not_overdue(certificates: Certificates) -> None:
+    tls = FrontTLS.of(certificates.config())
+    assert tls is not None
+    held: list[Silent] = []
+    handshakes = Handshakes(tls.opened(), held.append)
+    pairs = [socket.socketpair() for _ in range(30)]
+    target = memoryview(bytearray(100))
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        connection = Silent(ours)
+        handshakes.begin(connection, 0)
+        theirs.send(bytes((0x16, 3, 1)))
+        with pytest.raises(BlockingIOError):
+            connection.sock.recv_into(target)
+    # A machine that is slow has begun some more meanwhile.
+    assert 0 < len(held) <= 20
+    assert handshakes.waiting
+    overdue = list(handshakes.overdue(1 << 62))
+    assert not set(overdue) & set(held)
+    assert len(overdue) + len(held) == len(pairs)
+    # One whose peer has gone meanwhile costs no handshake.
+    gone = held.pop()
+    assert gone.sock.recv_into(target) == 0
+    handshakes.forget(gone)
+    begun = []
+    for ms in range(1, 1 << 20):
+        begun += handshakes.turns(monotonic_ns() + ms * 1_000_000)
+        if not handshakes.waiting:
+            break
+    assert begun == held
+    for connection in begun:
+        with pytest.raises(BlockingIOError):
+            connection.sock.recv_into(target)
+        assert isinstance(connection.sock, SecureSocket)
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_a_flood_of_handshakes_delays_nobody_who_is_there(rig: Any, certificates: Certificates) -> None:
+    """And keeps nobody away who comes afterwards."""
+    start(rig, certificates.config())
+    context = trusting(certificates.authority)
+    neighbour = rig.connect(context)
+    address = ("127.0.0.1", int(rig.address.rsplit(":", 1)[1]))
+    flood = [socket.create_connection(address) for _ in range(60)]
+    flooding = []
+    for sock in flood:
+        sock.setblocking(False)
+        secure_sock = context.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
+        flooding.append(secure_sock)
+        with pytest.raises(ssl.SSLWantReadError):
+            secure_sock.do_handshake()
+    for number in range(1, 11):
+        neighbour.send(rig.frame(b"a", number))
+        assert neighbour.acks(number) == list(range(1, number + 1))
+    for sock in flooding:
+        sock.close()
+    client = rig.connect(context)
+    client.send(rig.frame(b"b", 1))
+    assert client.acks(1) == [1]
 
 
 def test_what_the_section_says_arrives(certificates: Certificates) -> None:

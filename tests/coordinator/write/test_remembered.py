@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,8 @@ async def dry_run(
     """What the command prints for a file, and its exit code."""
     loop = asyncio.get_running_loop()
 
-    def fetch(url: str, timeout: float) -> io.BytesIO:
-        return io.BytesIO(asyncio.run_coroutine_threadsafe(client.get(url), loop).result(timeout).content)
+    def fetch(_opener: object, request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        return io.BytesIO(asyncio.run_coroutine_threadsafe(client.get(request.full_url), loop).result(timeout).content)
 
     async def run(text: str, *rule_sets: str) -> tuple[int, list[str], str]:
         file = tmp_path / "changed.yml"
@@ -160,7 +161,7 @@ async def dry_run(
         out, err = capsys.readouterr()
         return status, out.splitlines(), err
 
-    monkeypatch.setattr("urllib.request.urlopen", fetch)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", fetch)
     return run
 
 
@@ -296,10 +297,10 @@ async def test_what_cannot_be_is_said(
         assert (status, "0.json: " in err, problem in err) == (2, True, True)
     assert cli.main(["-f", str(tmp_path / "now.yml"), "--rule-set", "x"]) == 2
 
-    def away(url: str, timeout: float) -> io.BytesIO:
+    def away(_opener: object, _request: object, timeout: float) -> io.BytesIO:
         raise ConnectionRefusedError("nobody listens")
 
-    monkeypatch.setattr("urllib.request.urlopen", away)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", away)
     capsys.readouterr()
     status, _, err = await dry_run(NOW)
     assert status == 1
