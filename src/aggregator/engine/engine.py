@@ -128,6 +128,9 @@ class Engine:
         self._call = 0
         self._written = np.empty(0, np.uint8)
         self._flushes = 0
+        self._running: list[FlushRun] = []
+        self._settled: dict[int | None, int] = {}
+        """By bucket, how far into its slots the last flush came that had ended before the next one began."""
         self._passthrough = Passthrough(self._tables.counts, self._topic_shards)
         self._active: dict[str, float] = {}
         self._growth = Growth()
@@ -532,7 +535,7 @@ class Engine:
             planner = Planner(self._tables, self._t, bucket, lists, self._options.discard_nan)
             self._flushes += 1
             plan = planner.plan(bounds, command.emit, self._flushes)
-        return FlushRun(
+        run = FlushRun(
             self._tables,
             self._t,
             self._options,
@@ -540,14 +543,22 @@ class Engine:
             bucket,
             plan,
             self._metadata.policy_names,
+            self._settled.get(bucket, 0),
             self._flush_finished,
         )
+        if bucket is not None:
+            self._running.append(run)
+        return run
 
-    def _flush_finished(self, bucket: int, emitted: int, forwarded: int, discarded: int) -> None:
-        self._tables.counts[why.C_EMITTED] += emitted
-        self._tables.counts[why.C_FORWARDED_OUT] += forwarded
-        self._tables.counts[why.C_DISCARDED] += discarded
-        self._release(bucket)
+    def _flush_finished(self, run: FlushRun) -> None:
+        assert run.bucket is not None
+        self._running.remove(run)
+        self._tables.counts[why.C_EMITTED] += run.emitted
+        self._tables.counts[why.C_FORWARDED_OUT] += run.forwarded
+        self._tables.counts[why.C_DISCARDED] += run.discarded
+        if run.alone and run.reached and not self._tables.buckets[run.bucket]["flushing"]:
+            self._settled[run.bucket] = run.reached
+        self._release(run.bucket)
 
     def commit(self, command: ipc.Commit) -> None:
         """Flush times in KV cover this list up to ``through_ns``: its windows up to there are not needed any more."""
@@ -573,18 +584,21 @@ class Engine:
             np.minimum(emitted, command.since_ns, out=emitted)
 
     def _release(self, bucket: int) -> None:
-        if self._tables.buckets[bucket]["flushing"]:
-            return
+        row = self._tables.buckets[bucket]
         crowded = int(used_bytes(self._t)) > self._options.retained_bytes
         kept_ns = self._options.max_buffer_ns if crowded else layout.MAX_INT64
         windows = releasable(self._tables, bucket, self._committed, self._owned, kept_ns)
+        if row["flushing"]:
+            read = [window for run in self._running if run.bucket == bucket for window in run.windows]
+            windows = windows[~np.isin(windows, read)]
         for window in windows.tolist():
-            if self._tables.buckets[bucket]["stateful"]:
+            if row["stateful"]:
                 retire_window(self._t, window)
             release_window(self._t, window)
         if len(windows):
             self._trim()
-        if self._tables.buckets[bucket]["tombstoned"]:
+        # What a flush under way puts out for rollups may name elements that are in none of its windows.
+        if row["tombstoned"] and not (row["flushing"] and row["stateful"]):
             collect_elements(self._t, bucket)
 
     def _release_all(self) -> None:

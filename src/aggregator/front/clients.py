@@ -28,6 +28,7 @@ from aggregator.front import figures as names
 from aggregator.front.doors import Door, doors_of
 from aggregator.front.figures import Figures
 from aggregator.front.options import FrontOptions
+from aggregator.front.secure import Handshakes
 from aggregator.ipc import ONE_WAY, Peer
 from m3x import log, process
 from m3x.clock import monotonic_ns

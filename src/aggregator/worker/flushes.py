@@ -2,13 +2,15 @@
 
 A flush closes its windows at its place in the stream, when it is started. Its output is produced part by part, between batches of
 samples, and only while the supervisor takes it. Final output and forwarded metrics have a credit of their own each: one part may exceed
-it, then that class waits. Flushes of one list give their parts in order; those of other lists pass one that waits, so that forwarded
+it, then that class waits. Flushes of one list give their parts in order, but *early* ones (``FlushPart``) pass those that are not, so that
+what was known before is not late where series are new in great numbers. Flushes of other lists pass one that waits, so that forwarded
 metrics, which come too late soon, do not wait for a consumer of final output that is away.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from aggregator import ipc
 from aggregator.engine import FlushPart
@@ -18,12 +20,40 @@ MAX_RUNNING = 256
 """Further flushes are refused: each one holds a part in memory."""
 
 
+class Parts(Protocol):
+    """What a flush puts out, part by part."""
+
+    @property
+    def early(self) -> bool:
+        """Whether the next part most likely is."""
+
+    def __iter__(self) -> Iterator[FlushPart]: ...
+
+    def __next__(self) -> FlushPart: ...
+
+
 @dataclass(slots=True)
 class _Running:
     id: int
     list_id: ListId
-    parts: Iterator[FlushPart]
-    next_part: FlushPart | None
+    parts: Parts
+    next_part: FlushPart | None = None
+    ended: bool = False
+    """Whether there is no part any more."""
+
+    def look(self) -> FlushPart | None:
+        """The next part; None: it has ended."""
+        if self.next_part is None and not self.ended:
+            self.next_part = next(self.parts, None)
+            self.ended = self.next_part is None
+        return self.next_part
+
+    def is_early(self) -> bool:
+        """Whether its next part may go before those of earlier flushes."""
+        if self.ended or not (self.parts.early if self.next_part is None else self.next_part.early):
+            return False
+        part = self.look()
+        return part is not None and part.early
 
 
 class Flushes:
@@ -47,9 +77,9 @@ class Flushes:
         """Whether ``take`` has something to give."""
         return self._next() is not None
 
-    def start(self, command: ipc.Flush, parts: Iterator[FlushPart]) -> None:
-        """Starts a flush: closes its windows now."""
-        self._running.append(_Running(command.id, command.list_id, parts, next(parts, None)))
+    def start(self, command: ipc.Flush, parts: Parts) -> None:
+        """Takes a flush, whose windows are closed."""
+        self._running.append(_Running(command.id, command.list_id, parts))
 
     def give_up(self, list_id: ListId) -> None:
         """Nobody waits any more for what the flushes of a list still have to put out: they only answer that they have ended.
@@ -59,7 +89,7 @@ class Flushes:
         for running in self._running:
             if running.list_id == list_id:
                 deque(running.parts, maxlen=0)
-                running.parts, running.next_part = iter(()), None
+                running.next_part, running.ended = None, True
 
     def credit(self, nbytes: int, *, forwarded: bool) -> None:
         """The supervisor takes more."""
@@ -86,17 +116,18 @@ class Flushes:
         return ipc.Flushed(running.id, part.last, len(batch), part.forwarded, names, part.discarded), part
 
     def _next(self) -> _Running | None:
-        """The oldest flush that has credit for its next part and no older one of its list before it."""
-        waiting: set[ListId] = set()
+        """The oldest flush whose part is early, the next one of its list, and has credit; else the oldest whose part is not."""
+        by_list: dict[ListId, list[_Running]] = {}
         for running in self._running:
-            if running.list_id in waiting:
-                continue
-            if running.next_part is None:
-                running.next_part = next(running.parts, None)
-            if self._may_go(running.next_part):
-                return running
-            waiting.add(running.list_id)
-        return None
+            by_list.setdefault(running.list_id, []).append(running)
+        others = []
+        for flushes in by_list.values():
+            early = next((running for running in flushes if running.is_early()), None)
+            if early is None:
+                others.append(flushes[0])
+            elif self._may_go(early.look()):
+                return early
+        return next((running for running in others if self._may_go(running.look())), None)
 
     def _may_go(self, part: FlushPart | None) -> bool:
         if part is None or part.batch is None:

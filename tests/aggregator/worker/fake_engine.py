@@ -38,6 +38,20 @@ class Part:
     last: bool
     discarded: int
     forwarded: bool = False
+    early: bool = False
+
+
+class Output:
+    early = False
+
+    def __init__(self, parts: Iterator[Part]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> "Output":
+        return self
+
+    def __next__(self) -> Part:
+        return next(self._parts)
 
 
 class Diary:
@@ -87,9 +101,11 @@ class Diary:
     def take_passthrough(self) -> MessageBatch | None:
         return None
 
-    def flush(self, command: ipc.Flush, now_ns: int) -> Iterator[Part]:
+    def flush(self, command: ipc.Flush, now_ns: int) -> "Output":
         self.entries.append(["close", now_ns, command.id])
-        diary = json.dumps(self.entries).encode()
+        return Output(self._parts(command, json.dumps(self.entries).encode()))
+
+    def _parts(self, command: ipc.Flush, diary: bytes) -> Iterator[Part]:
         for k in range(command.list_id.times_forwarded):
             payload = np.zeros(command.list_id.resolution_ns, np.uint8)
             payload[: len(diary)] = np.frombuffer(diary, np.uint8)

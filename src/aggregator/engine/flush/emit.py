@@ -125,8 +125,9 @@ def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
 
 
 @njit(cache=True, nogil=True)
-def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic_shards, part):
-    """Encodes records of window ``w``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns whether that was all.
+def emit_window(t, w, until, actions, uniform, late, where, samples, discard_nan, topic_shards, part):
+    """Encodes records of window ``w`` in slots below ``until``, behind what ``part`` holds, from ``where`` (CURSOR, one row) on; returns
+    whether that was all.
 
     ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
     records marked so. Of elements with state, what their state says is put out, whatever the action. ``samples``: as ``gather_log``
@@ -139,7 +140,7 @@ def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic
     slot = cursor.next - 1
     while True:
         slot, i = next_record(t, w, slot + 1)
-        if i < 0:
+        if i < 0 or slot >= until:
             break
         if late and not is_late(t, i):
             continue
@@ -162,6 +163,8 @@ def emit_window(t, w, actions, uniform, late, where, samples, discard_nan, topic
         ):
             cursor.next = slot
             return False
+        if action == layout.ACTION_EMIT:
+            cursor.reached = max(cursor.reached, slot + 1)
         if state:
             v.states(t)[i].pending = np.uint32(0)
         else:

@@ -2,7 +2,10 @@
 
 Starting a flush closes every due window at once, and computes what elements with state put out (``plan``): from then on no sample
 changes what it will emit, so the parts can be taken whenever there is room for them, and ingest goes on between them. First comes what
-goes to rollups, as it is too late soon, then the final values. Windows stay after they have been emitted, in every role, until flush
+goes to rollups, as it is too late soon, then the final values, those of *settled* slots before all others: of slots that the output of one
+resolution has reached before. These parts are *early*: they may pass the other ones of flushes before. Where series are new in such
+numbers that their values take longer than a resolution, those of series that have been there before are on time all the same, and each
+series has its values in order. Windows stay after they have been emitted, in every role, until flush
 times in KV cover them (``Engine.commit``), or memory is short and they are ``max_buffer_ns`` older than the last flush.
 Rules: docs/m3/aggregation.md, flushing a list.
 """
@@ -21,6 +24,7 @@ from m3msg.batch import MessageBatch
 
 PART_BYTES = 512 * 1024
 _PART_MESSAGES = 8192
+_ALL_SLOTS = 1 << 62
 
 
 class FlushPart(msgspec.Struct, frozen=True):
@@ -31,6 +35,8 @@ class FlushPart(msgspec.Struct, frozen=True):
     last: bool
     discarded: int
     """With ``last``: values thrown away by the whole flush (follower, outside cutover and cutoff, NaN)."""
+    early: bool = False
+    """Whether it may go before parts of earlier flushes that are not early."""
     forwarded: bool = False
     """False: AggregatedMetric messages, with the shards of the output topic. True: MetricWithMetadatas messages (ForwardedMetric), with
     the shards of their rollup ids in the placement. A part is wholly the one or the other."""
@@ -48,28 +54,52 @@ class FlushRun:
         bucket: int | None,
         plan: Plan,
         policy_names: tuple[str, ...],
-        finished: Callable[[int, int, int, int], None],
+        settled: int,
+        finished: Callable[["FlushRun"], None],
     ) -> None:
         self._tables = tables
         self._address = address
         self._options = options
         self._topic_shards = topic_shards
         self._num_shards = int(tables.head["num_shards"])
-        self._bucket = bucket
+        self.bucket = bucket
+        """None: there is no such list."""
+        self.alone = bucket is None or not tables.buckets[bucket]["flushing"]
+        """Whether all flushes of its list before it had ended when it began."""
+        self._settled = settled
         self._plan = plan
         self._policy_names = policy_names
         self._finished = finished
+        self._rest = not settled
+        """Whether the settled slots are done."""
         self._at = 0
         self._rollups_at = 0
         self._cursor = np.zeros(1, CURSOR)
         self._samples = Samples(np.zeros(1, np.float64), np.zeros(2, np.int64))
         self._gathered = -1
-        self._discarded = plan.discarded
-        self._emitted = 0
-        self._forwarded = 0
+        self.discarded = plan.discarded
+        self.emitted = 0
+        self.forwarded = 0
         self._done = False
         if bucket is not None:
             tables.buckets[bucket]["flushing"] += 1
+
+    @property
+    def windows(self) -> list[int]:
+        """What it still reads."""
+        if self._done:
+            return []
+        return [one.window for one in (*self._plan.items, *self._plan.rollups)]
+
+    @property
+    def reached(self) -> int:
+        """The slot behind the last one of which a value was put out."""
+        return int(self._cursor["reached"][0])
+
+    @property
+    def early(self) -> bool:
+        """Whether the next part most likely is."""
+        return not self._done and (self._rollups_at < len(self._plan.rollups) or not self._rest)
 
     def __iter__(self) -> "FlushRun":
         return self
@@ -77,22 +107,31 @@ class FlushRun:
     def __next__(self) -> FlushPart:
         if self._done:
             raise StopIteration
-        batch, forwarded = None, True
+        batch, forwarded, early = None, True, True
         if self._rollups_at < len(self._plan.rollups):
             batch = self._fill(self._put_rollups)
-        if batch is None and self._at < len(self._plan.items):
+        while batch is None and self._at < len(self._plan.items):
+            early = not self._rest
             batch, forwarded = self._fill(self._put_final), False
+            self._go_on()
         if self._at < len(self._plan.items) or self._rollups_at < len(self._plan.rollups):
-            return FlushPart(batch, last=False, discarded=0, forwarded=forwarded)
+            return FlushPart(batch, last=False, discarded=0, early=early, forwarded=forwarded)
         self.close()
-        return FlushPart(batch, last=True, discarded=self._discarded, forwarded=forwarded)
+        return FlushPart(batch, last=True, discarded=self.discarded, forwarded=forwarded)
+
+    def _go_on(self) -> None:
+        """With what is not settled, once all that is has been put out."""
+        if self._at == len(self._plan.items) and not self._rest:
+            self._rest = True
+            if self._settled < self._tables.buckets[self.bucket]["slots"]:
+                self._at, self._cursor["next"] = 0, self._settled
 
     def close(self) -> None:
         """Ends the flush; what it has not given yet is not emitted. Closing twice does nothing."""
-        if not self._done and self._bucket is not None:
-            self._tables.buckets[self._bucket]["flushing"] -= 1
-            self._finished(self._bucket, self._emitted, self._forwarded, self._discarded)
-        self._done = True
+        ended, self._done = self._done, True
+        if not ended and self.bucket is not None:
+            self._tables.buckets[self.bucket]["flushing"] -= 1
+            self._finished(self)
 
     def _fill(self, put: Callable[[Part], bool]) -> MessageBatch | None:
         """A part: ``put`` encodes what comes next behind what is there already, and says whether to go on."""
@@ -108,8 +147,8 @@ class FlushRun:
             if self._need > len(part.payload):
                 part = part._replace(payload=np.empty(self._need, np.uint8))
         tally = part.tally[0]
-        self._forwarded += int(tally["forwarded"])
-        self._discarded += int(tally["discarded"])
+        self.forwarded += int(tally["forwarded"])
+        self.discarded += int(tally["discarded"])
         n = int(tally["messages"])
         if n == 0:
             return None
@@ -138,6 +177,7 @@ class FlushRun:
         ended = emit_window(
             self._address,
             item.window,
+            _ALL_SLOTS if self._rest else self._settled,
             item.actions,
             item.uniform,
             item.late,
@@ -147,8 +187,10 @@ class FlushRun:
             self._topic_shards,
             part,
         )
-        self._emitted += int(part.tally["messages"][0]) - emitted
+        self.emitted += int(part.tally["messages"][0]) - emitted
         self._at += ended
+        if ended and self._rest:
+            self._cursor["next"] = self._settled
         return bool(ended or self._need > len(part.payload))
 
     def _put_rollups(self, part: Part) -> bool:

@@ -454,6 +454,7 @@ CURSOR = np.dtype(
         ("next", np.int64),  # slot, or place in the order of contributions
         ("output", np.int64),  # of the slot; 2 · number, + 1 where only the zero that follows it is left
         ("need", np.int64),  # bytes that the next message needs where nothing fitted, else 0
+        ("reached", np.int64),  # the slot behind the last one of which a value was put out
     ]
 )
 """Where the next part of a flush begins."""

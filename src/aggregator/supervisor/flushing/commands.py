@@ -11,8 +11,9 @@ Otherwise (**idle**: resigned, or no placement yet) nothing is flushed.
 A leader flushes every list that it or the KV knows, on all of its workers: where nobody feeds a list any more (its rule, or its host, is
 gone) the flush puts nothing out and its time goes on, so that nobody waits for windows that will never come.
 
-A worker has at most one flush per list in hand that emits: while its output waits, a tick that comes is remembered and runs afterwards at
-the target of that moment. Methods return the commands to send; the shell (``serving``) sends them, reports what comes back, and writes
+A worker has at most ``_MOST_IN_HAND`` flushes of a list in hand that emit, so that what it has known for long is not late where output
+takes longer than a window (``aggregator.engine.flush.run``); a tick that comes while there are so many is remembered, and runs afterwards
+at the target of that moment. Methods return the commands to send; the shell (``serving``) sends them, reports what comes back, and writes
 ``message()`` into the KV.
 """
 
@@ -41,6 +42,7 @@ LONGEST_AWAITED_NS = 120 * 1_000_000_000
 RECONNECT_NS = 3 * 1_000_000_000
 """So long after a new front was started its producers are given to send what they kept."""
 
+_MOST_IN_HAND = 8
 HELD_NS = 50_000_000
 """A list of rollups that waits for what feeds it is looked at again after this time."""
 
@@ -68,7 +70,8 @@ class _Worker:
     lists: dict[ListId, set[int]] = field(default_factory=dict)
     seeded: dict[ListId, set[int]] = field(default_factory=dict)
     """The shards of which it knows, in this term, up to where they had been emitted before."""
-    busy: dict[ListId, int] = field(default_factory=dict)
+    busy: dict[ListId, set[int]] = field(default_factory=dict)
+    """Flushes that emit, by list."""
     postponed: set[ListId] = field(default_factory=set)
     given: dict[int, Flush | Reopen] = field(default_factory=dict)
     """Flushes whose last part has not come, and what they need done before them."""
@@ -78,6 +81,13 @@ class _Worker:
     """It applies its journal: what it will have is not known yet."""
     journaled: bool = False
     """Whatever it has, its successor will have again."""
+
+    def has_ended(self, list_id: ListId, flush_id: int) -> None:
+        """A flush is not in hand any more."""
+        in_hand = self.busy.get(list_id, set())
+        in_hand.discard(flush_id)
+        if not in_hand:
+            self.busy.pop(list_id, None)
 
 
 class Flushing:
@@ -289,13 +299,16 @@ class Flushing:
         return fed | unfed
 
     def _emit(self, worker: int, state: _Worker, list_id: ListId, target_ns: int) -> list[Send]:
-        if list_id in state.busy:
+        seeded = state.seeded.setdefault(list_id, set())
+        fresh = state.owned.keys() - seeded
+        in_hand = state.busy.get(list_id, ())
+        # What is emitted of a shard is known when no flush is in hand.
+        if in_hand and (fresh or len(in_hand) >= _MOST_IN_HAND):
             state.postponed.add(list_id)
             return []
         sends: list[Send] = []
         target_ns = min(target_ns, self._until.get(list_id, target_ns))
-        seeded = state.seeded.setdefault(list_id, set())
-        if fresh := state.owned.keys() - seeded:
+        if fresh:
             seeded |= fresh
             covered = {shard: self.times.emitted(list_id, shard) for shard in fresh}
             if list_id in state.older:
@@ -315,7 +328,7 @@ class Flushing:
         given = self._flush(worker, state, list_id, bounds, emit=True)
         for send in given:
             assert isinstance(send.command, Flush)
-            state.busy[list_id] = send.command.id
+            state.busy.setdefault(list_id, set()).add(send.command.id)
             self.recovery.given(worker, list_id, send.command.id)
             owned = (state.owned[shard] for shard in self._flushed_shards(state, list_id))
             reach_ns = self.schedule.options.reach_ns
@@ -407,8 +420,7 @@ class Flushing:
             return []
         self._note(self.times.last(flush_id))
         self.recovery.last(flush_id)
-        if state.busy.get(list_id) == flush_id:
-            del state.busy[list_id]
+        state.has_ended(list_id, flush_id)
         if list_id in state.postponed and self.role is FlushRole.LEADER:
             state.postponed.discard(list_id)
             return self._emit(worker, state, list_id, now_ns - self.schedule.options.delay_ns(list_id))
@@ -432,8 +444,7 @@ class Flushing:
             return
         self._note(self.times.last(flush_id, whole=False))
         self.recovery.refused(flush_id)
-        if state.busy.get(list_id) == flush_id:
-            del state.busy[list_id]
+        state.has_ended(list_id, flush_id)
         state.postponed.discard(list_id)
 
     def done(

@@ -148,15 +148,31 @@ def test_unchanged_times_are_written_again_after_a_while() -> None:
     assert machine.save_due(NOON + REPEAT_NS)
 
 
-def test_a_tick_waits_for_the_flush_before_it() -> None:
+def test_a_tick_waits_for_the_flushes_before_it_if_there_are_many() -> None:
+    machine = leader()
+    machine.new_lists(0, [new_list(0)], NOON)
+    given = [flush for k in range(8) for flush in flushes(machine.tick(NOON + 10 * k * S))]
+    assert [flush.bounds[0].target_ns for flush in given] == [NOON + 10 * k * S for k in range(8)]
+    assert machine.tick(NOON + 80 * S) == []
+    assert machine.tick(NOON + 90 * S) == []
+    (last,) = flushes(answer(machine, given[0], at=NOON + 93 * S).sends)
+    assert last.bounds[0].target_ns == NOON + 93 * S
+    assert all(answer(machine, flush, at=NOON + 94 * S).sends == [] for flush in (*given[1:], last))
+    assert not machine.in_hand
+
+
+def test_a_shard_that_has_come_waits_for_the_flushes_before_it() -> None:
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)
     (first,) = flushes(machine.tick(NOON))
-    assert machine.tick(NOON + 10 * S) == []
+    (second,) = flushes(machine.tick(NOON + 10 * S))
+    machine.assign(0, owned(0, 1, 5))
     assert machine.tick(NOON + 20 * S) == []
-    (second,) = flushes(answer(machine, first, at=NOON + 23 * S).sends)
-    assert second.bounds[0].target_ns == NOON + 23 * S
-    assert answer(machine, second, at=NOON + 24 * S).sends == []
+    answer(machine, first, at=NOON + 21 * S)
+    assert machine.in_hand
+    (third,) = flushes(answer(machine, second, at=NOON + 22 * S).sends)
+    assert third.emit
+    assert third.bounds[0].target_ns == NOON + 22 * S
 
 
 def test_a_new_leader_discards_what_is_covered_and_then_emits() -> None:
