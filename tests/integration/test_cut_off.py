@@ -8,6 +8,7 @@ import http.client
 import itertools
 import os
 import random
+import re
 import threading
 import time
 from collections import defaultdict
@@ -237,6 +238,7 @@ def flooded(relay: RelayThread, _seconds: float) -> None:
     assert relay.flood(100, NOISE) == 100
 
 
+Fault = Callable[[RelayThread, float], None]
 FAULTS = (cut, held, split, half_open, flooded)
 NOT_CONNECTED = "consumer not connected; its messages wait in its buffer"
 LINES = {
@@ -262,14 +264,14 @@ def said(chain: Chain, hop: str, fault: Callable[..., None]) -> int:
     return sum(line in one and where in one for one in chain.log().splitlines())
 
 
-def run(chain: Chain, seconds: float) -> None:
-    """All faults on every connection; then everything is right and as before."""
+def run(chain: Chain, seconds: float, faults: tuple[tuple[str, Fault], ...] = ()) -> None:
+    """These faults, or all of them on every connection; then everything is right and as before."""
     senders = Senders(chain.relays["samples"].port)
     senders.go_on()
     wait_until("a spare process to fork others from is there", lambda: chain.sources() == 2, 60)
     before = chain.held()
     broken: set[int] = set()
-    for hop, fault in itertools.product(chain.relays, FAULTS):
+    for hop, fault in faults or itertools.product(chain.relays, FAULTS):
         if fault is flooded and hop.startswith("KV"):
             # The ports of etcd are not ours.
             continue
@@ -326,7 +328,14 @@ def test_every_connection_in_turn(chain: Chain) -> None:
     run(chain, 0.3)
 
 
-# Not so long that the producer sends again what is held on its way: it would come, and count, twice (docs/answers.md).
+@pytest.mark.slow
+def test_what_is_held_for_longer_than_it_takes_until_it_is_sent_again_counts_once(chain: Chain) -> None:
+    """M3's ``messageRetry`` begins with two and a half to five seconds."""
+    run(chain, 7.0, (("messages", held), ("messages", held)))
+    page = get(chain.aggregator.metrics_url)[1]
+    assert sum(float(n) for n in re.findall(r"^\w*_redelivered(?:\{.*\})? (\S+)$", page, re.MULTILINE)) > 0
+
+
 @pytest.mark.slow
 def test_every_connection_in_turn_for_longer(chain: Chain) -> None:
     run(chain, 2.0)

@@ -4,7 +4,7 @@
 (``flush``), and does itself what is rare: unseen metadata bytes, messages of a shape that no encoder writes, commands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,15 @@ from aggregator.engine import reasons as why
 from aggregator.engine.flush.plan import Plan, Planner, releasable, shard_bounds
 from aggregator.engine.flush.run import FlushRun
 from aggregator.engine.ingest import scan, shorthand
-from aggregator.engine.ingest.apply import DONE, NEED_INDEX, NEED_METADATA, NEED_PASSTHROUGH, NEED_PLAIN, refuse
+from aggregator.engine.ingest.apply import (
+    DONE,
+    NEED_INDEX,
+    NEED_METADATA,
+    NEED_PASSTHROUGH,
+    NEED_PLAIN,
+    NEED_REPEATS,
+    refuse,
+)
 from aggregator.engine.ingest.entries import (
     collect_elements,
     compact_ids,
@@ -80,6 +88,8 @@ class IngestResult:
     messages: int
     rows: NDArray[np.uint8]
     """What was applied, for a journal (``ingest.shorthand``), if it was asked for; good until the next call."""
+    expected: bool
+    """Whether all of it is expected to come again."""
 
 
 @dataclass(slots=True)
@@ -125,6 +135,7 @@ class Engine:
         self._hints = np.zeros(scan.BLOCK, layout.HINT)
         self._scratch = np.zeros(1, np.float64)
         self._progress = np.zeros(1, layout.PROGRESS)
+        self._marks = np.zeros(layout.MARKS, layout.MARK)
         self._call = 0
         self._written = np.empty(0, np.uint8)
         self._flushes = 0
@@ -154,19 +165,25 @@ class Engine:
         now_ns: int,
         *,
         hosts: Sequence[int] = (),
+        connections: Sequence[int] = (),
         journaled: bool = False,
         again: bool = False,
+        comes_again: Callable[[int], bool] | None = None,
     ) -> IngestResult:
         """Applies complete m3msg frames. ``sizes[k]`` bytes of ``payload`` came from connection ``k`` of the batch.
 
         ``hosts``: a number of 32 bits for the host of each connection: what may come again is recognised if it comes from there.
         ``again``: these may, even in this batch.
+        ``comes_again``: is told which of ``connections`` has brought something a second time, by its id, before that is applied; returns
+        whether what this batch has brought may come again as well.
         All untimed values are taken to have come at ``now_ns``, one after another in the order of the payload.
         """
         if not payload.flags.writeable:
             payload = np.asarray(_Writable(payload))
         ends = np.cumsum(sizes, dtype=np.int64)
         of = np.array(hosts, np.uint32) if len(hosts) else np.zeros(len(sizes), np.uint32)
+        over = np.array(connections, np.uint64) if len(connections) else np.zeros(len(sizes), np.uint64)
+        marks = self._marks if comes_again is not None and len(connections) else self._marks[:0]
         acks = np.empty(len(payload) + len(payload) // 128 + 8 * len(sizes) + 64, np.uint8)
         ack_sizes = np.zeros(len(sizes), np.int64)
         self._progress = np.zeros(1, layout.PROGRESS)
@@ -184,6 +201,8 @@ class Engine:
                 payload,
                 ends,
                 of,
+                over,
+                marks,
                 self._progress,
                 self._frames,
                 self._rows,
@@ -196,6 +215,16 @@ class Engine:
             )
             if code == DONE:
                 break
+            if code == NEED_REPEATS:
+                assert comes_again is not None
+                # Rows of a journal are read with these.
+                hints = self._hints[: int(progress["rows"])].copy()
+                expects = bool(progress["expect"]) or comes_again(connections[int(progress["again"]) - 1])
+                if expects and not progress["expect"]:
+                    self._expect_own(messages, now_ns)
+                self._hints[: len(hints)] = hints
+                progress["again"] = -1 if expects else 0
+                continue
             self._help(code, payload, now_ns)
         self._collect_errors()
         done = int(self._tables.counts[why.C_MESSAGES]) - messages
@@ -206,6 +235,7 @@ class Engine:
             ack_sizes,
             done,
             self._written[: max(int(progress["written"]), 0)],
+            bool(progress["expect"]),
         )
 
     def _look_at(self, payload: NDArray[np.uint8], ends: NDArray[np.int64], wanted: list[int]) -> None:
@@ -214,6 +244,22 @@ class Engine:
         count = look_at(self._t, payload, ends, numbers, self._frames, self._rows, self._seen)
         for id_at, id_size, samples, updates, timer_bytes in self._seen[:count].tolist():
             self._traffic.add(_name_of(payload[id_at : id_at + id_size].tobytes()), samples, updates, timer_bytes)
+
+    def _expect_own(self, before: int, now_ns: int) -> None:
+        """What the batch that is being applied has brought so far may come again, and what is still to come of it; ``before``: messages
+        that had come before it."""
+        progress = self._progress[0]
+        count = int(self._tables.counts[why.C_MESSAGES]) - before - int(progress["rows"])
+        self.expect_repeats(self.repeats_of(self._written[: int(progress["written"])], count, None, now_ns))
+        progress["expect"] = 1
+
+    def forget_marks(self) -> None:
+        """Connections have new numbers from now on."""
+        self._marks[:] = 0
+
+    def recognised(self) -> int:
+        """How many messages came again and were recognised, since the start."""
+        return int(self._tables.counts[why.C_REDELIVERED])
 
     def _make_room(self, nbytes: int) -> None:
         """Room for the rows of ``nbytes`` of frames, each of which has at least six bytes."""

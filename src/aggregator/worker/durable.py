@@ -41,6 +41,8 @@ _STALL_NS = 200_000_000
 """If nothing was applied for so long though something was there, something is wrong."""
 _LATE_REPEATS_NS = 20_000_000_000
 """What comes again because its ack was late is on its way when the ack leaves."""
+_IN_VAIN_NS, _LONGEST_PAUSE_NS = 1_000_000_000, 60_000_000_000
+_MOST_ASKED = 256
 
 
 class Stopped(Exception):
@@ -56,6 +58,18 @@ class _Unsynced:
     now_ns: int
     messages: int
     rows: NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What has been looked for of a connection over which something came again."""
+
+    from_seq: int = 0
+    """Batches from there on have not been looked at; 0: none has."""
+    recognised: int = 0
+    """Messages that had been recognised by then."""
+    pause_ns: int = 0
+    not_before_ns: int = 0
 
 
 class Durable:
@@ -89,6 +103,8 @@ class Durable:
         """When a stall ended last."""
         self._unsynced: deque[_Unsynced] = deque()
         """Those of ``_waiting`` that are not late."""
+        self._asked: dict[int, _Asked] = {}
+        """Connections over which something has come again, the latest one last."""
 
     @property
     def on(self) -> bool:
@@ -231,6 +247,33 @@ class Durable:
         if expected := self._journal.expect_repeats(self._engine, connections):
             self._forget_ns = now_ns + REPEATS_NS
             _log.info("samples may come again", messages=expected)
+
+    def comes_again(self, connection: int, seq: int, now_ns: int) -> bool:
+        """Something has come again over a connection, in batch ``seq``: what it has brought before may do so; whether that was asked for.
+
+        Where this has been found in vain it is left alone for a while, each time for longer.
+        """
+        journal, now = self._journal, monotonic_ns()
+        asked = self._asked.pop(connection, None) or _Asked()
+        self._asked[connection] = asked
+        if len(self._asked) > _MOST_ASKED:
+            del self._asked[next(iter(self._asked))]
+        if journal is None or now < asked.not_before_ns:
+            return False
+        recognised = self._engine.recognised()
+        in_vain = asked.from_seq > 0 and recognised == asked.recognised
+        asked.pause_ns = min(max(2 * asked.pause_ns, _IN_VAIN_NS), _LONGEST_PAUSE_NS) if in_vain else 0
+        if in_vain:
+            asked.not_before_ns = now + asked.pause_ns
+        journal.expect_repeats(self._engine, {connection: asked.from_seq})
+        asked.from_seq, asked.recognised = seq, recognised
+        self._forget_ns = now_ns + REPEATS_NS
+        return True
+
+    def new_connections(self) -> None:
+        """They are numbered anew."""
+        self._asked.clear()
+        self._engine.forget_marks()
 
     def look_for_late(self, batch: ipc.Batch, now_ns: int) -> bool:
         """Whether a batch that is about to be applied is late; what waits for the disk too long may be in it once more."""

@@ -194,8 +194,9 @@ class Worker:
         again = self._durable.look_for_late(batch, self._now_ns)
         before = self._engine.successes()
         result = self._engine.ingest(
-            payload, sizes, self._now_ns, hosts=batch.hosts, journaled=self._durable.on, again=again
-        )
+            payload, sizes, self._now_ns, hosts=batch.hosts, connections=batch.connections, journaled=self._durable.on,
+            again=again, comes_again=lambda connection: self._durable.comes_again(connection, batch.seq, self._now_ns),
+        )  # fmt: skip
         self._batches += 1
         self._messages += result.messages
         front = self._front
@@ -205,7 +206,7 @@ class Worker:
             self._took(taken, batch.now_ns)
             front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
 
-        self._durable.batch(batch, self._now_ns, result.rows, ack, expected=again)
+        self._durable.batch(batch, self._now_ns, result.rows, ack, expected=result.expected)
         lists = self._engine.new_lists()
         if lists:
             self._supervisor.send(ipc.Lists(lists))
@@ -276,6 +277,7 @@ class Worker:
                     self._front.close(0)
                     self._connect()
                     self._durable.expect(self._now_ns)
+                    self._durable.new_connections()
                     _log.info("attached to a new front", front_epoch=message.front_epoch)
 
     def _log_errors(self) -> None:

@@ -1,5 +1,6 @@
 """The front over TLS: frames in all sizes of records, strangers of every kind, renewed certificates, and ends."""
 
+import contextlib
 import json
 import random
 import socket
@@ -195,9 +196,10 @@ def test_only_so_many_handshakes_begin_and_whoever_waits_is_not_overdue(certific
     handshakes = Handshakes(tls.opened(), held.append)
     pairs = [socket.socketpair() for _ in range(30)]
     target = memoryview(bytearray(100))
+    connections = []
     for ours, theirs in pairs:
         ours.setblocking(False)
-        connection = Silent(ours)
+        connections.append(connection := Silent(ours))
         handshakes.begin(connection, 0)
         theirs.send(bytes((0x16, 3, 1)))
         with pytest.raises(BlockingIOError):
@@ -222,8 +224,8 @@ def test_only_so_many_handshakes_begin_and_whoever_waits_is_not_overdue(certific
         with pytest.raises(BlockingIOError):
             connection.sock.recv_into(target)
         assert isinstance(connection.sock, SecureSocket)
-    for ours, theirs in pairs:
-        ours.close()
+    for connection, (_, theirs) in zip(connections, pairs, strict=True):
+        connection.sock.close()
         theirs.close()
 
 
@@ -239,7 +241,7 @@ def test_a_flood_of_handshakes_delays_nobody_who_is_there(rig: Any, certificates
         sock.setblocking(False)
         secure_sock = context.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
         flooding.append(secure_sock)
-        with pytest.raises(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLWantReadError):
             secure_sock.do_handshake()
     for number in range(1, 11):
         neighbour.send(rig.frame(b"a", number))

@@ -38,18 +38,30 @@ class Bench:
         self.acked: list[int] = []
 
     def batch(
-        self, seq: int, *messages: int, since_ns: int = 0, host: int = 0, ident: bytes = b"c", settled: int = -1
+        self,
+        seq: int,
+        *messages: int,
+        since_ns: int = 0,
+        host: int = 0,
+        ident: bytes = b"c",
+        settled: int = -1,
+        connection: int = -1,
     ) -> None:
-        """With these messages, by their ids."""
+        """With these messages, by their ids; ``connection``: -1: nobody looks at their order."""
         messages = messages or (seq,)
         metrics = (codec.CounterWithMetadatas(id=ident, value=1, metadatas=DEFAULT_STAGED_METADATAS) for _ in messages)
         frames = [frame(codec.encode_metric(metric), ident=m) for m, metric in zip(messages, metrics, strict=True)]
         data = np.frombuffer(b"".join(frames), np.uint8)
-        header = ipc.Batch(seq, NOW + seq, [1], [len(data)], [len(messages)], 3, settled, [host], since_ns)
+        header = ipc.Batch(
+            seq, NOW + seq, [max(connection, 1)], [len(data)], [len(messages)], 3, settled, [host], since_ns
+        )
         again = self.durable.look_for_late(header, NOW + seq)
         sizes = np.array([len(data)], np.int64)
-        result = self.engine.ingest(data, sizes, NOW + seq, hosts=[host], journaled=True, again=again)
-        self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq), expected=again)
+        result = self.engine.ingest(
+            data, sizes, NOW + seq, hosts=[host], connections=[connection] if connection >= 0 else [], journaled=True, again=again,
+            comes_again=lambda of: self.durable.comes_again(of, seq, NOW + seq),
+        )  # fmt: skip
+        self.durable.batch(header, NOW + seq, result.rows, lambda: self.acked.append(seq), expected=result.expected)
 
     def order(self, command: Any) -> None:
         """A command in its place in the stream."""
@@ -196,6 +208,51 @@ def test_full_queues_are_no_stall(tmp_path: Path) -> None:
     bench.batch(8, 5, since_ns=ago(0.01))
     bench.batch(9, 5, since_ns=ago(0.01))
     assert bench.redelivered == 2
+    bench.durable.close()
+
+
+def test_what_the_network_held_comes_again_behind_what_it_held(tmp_path: Path) -> None:
+    """Nothing is late here, and a producer has sent all of it a second time."""
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    bench.batch(1, *range(1, 400), connection=3)
+    bench.batch(2, *range(400, 900), connection=3)
+    assert bench.redelivered == 0
+    # Behind each other in one batch as well, in one block of the kernel or not.
+    bench.batch(3, 1000, *range(5, 300), *range(1001, 1400), *range(1001, 1300), connection=3)
+    assert bench.redelivered == 295 + 299
+    bench.batch(4, *range(300, 900), 1000, 1350, 1400, connection=3)
+    assert bench.redelivered == 295 + 299 + 602
+    # A third time, and what comes for the first time though it is old.
+    bench.batch(5, 2, 400, 1350, 950, 1401, connection=3)
+    assert bench.redelivered == 295 + 299 + 602 + 3
+    assert bench.sums() == {b"c": 899 + 400 + 1 + 1 + 1}
+    assert bench.acked == [1, 2, 3, 4, 5]
+    bench.durable.close()
+
+
+def test_other_connections_and_other_ranges_of_ids_are_sequences_of_their_own(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    for seq, first in enumerate((7 << 32, 3 << 32, 5 << 32)):
+        bench.batch(seq, *range(first, first + 100), connection=1)
+        bench.batch(seq + 10, *range(1, 100), connection=seq + 2)
+    assert bench.engine.stats()[1]["engine.messages-expected-again"] == 0
+    bench.batch(20, (3 << 32) + 50, connection=1)
+    assert bench.redelivered == 1
+    bench.durable.close()
+
+
+def test_who_sends_in_no_order_is_left_alone(tmp_path: Path) -> None:
+    """Each message is behind a later one, and none comes again."""
+    bench = Bench(tmp_path)
+    bench.durable.begin()
+    for seq in range(50):
+        bench.batch(seq + 1, 1000 - seq, connection=1)
+    assert bench.redelivered == 0
+    asked = bench.durable._asked[1]
+    assert asked.from_seq < 50
+    assert asked.not_before_ns > time.monotonic_ns()
     bench.durable.close()
 
 

@@ -89,7 +89,7 @@ class FlushRun:
         """What it still reads."""
         if self._done:
             return []
-        return [one.window for one in (*self._plan.items, *self._plan.rollups)]
+        return [item.window for item in self._plan.items] + [rollups.window for rollups in self._plan.rollups]
 
     @property
     def reached(self) -> int:
@@ -110,6 +110,9 @@ class FlushRun:
         batch, forwarded, early = None, True, True
         if self._rollups_at < len(self._plan.rollups):
             batch = self._fill(self._put_rollups)
+            if self._rollups_at == len(self._plan.rollups):
+                # What follows may wait for long, and needs none of this; the windows are those of its items.
+                self._plan, self._rollups_at = Plan(self._plan.items, []), 0
         while batch is None and self._at < len(self._plan.items):
             early = not self._rest
             batch, forwarded = self._fill(self._put_final), False

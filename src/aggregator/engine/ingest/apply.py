@@ -35,7 +35,7 @@ from m3metrics.rows import ROW_OK, Payload
 from m3x import table_kernels
 from m3x.kernels import base, bytes_equal, murmur3_32
 
-DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH = range(5)
+DONE, NEED_METADATA, NEED_INDEX, NEED_PLAIN, NEED_PASSTHROUGH, NEED_REPEATS = range(6)
 """Why ``ingest`` returned: all is applied; unseen metadata bytes; full index; a message for the plain decoder; a passthrough metric."""
 
 

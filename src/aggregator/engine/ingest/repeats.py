@@ -9,6 +9,10 @@ what waits long for its ack; otherwise it is empty, and costs nothing.
 Filled, it is looked at only for messages of whose *block*, 4,096 ids of a shard and host that follow each other, some may come again: a
 bit for each block, 128 KiB in all, which stay in the cache, while the table of a busy connection does not. What a producer sends anew has
 other ids.
+
+A producer numbers the messages of a shard in the order in which it sends them first. So one that comes over a connection behind a
+later one of its shard is sent again (``comes_again``), though nothing was late here: the network has held what it was waiting for. Then
+all that this connection has brought of late is entered before it is applied.
 """
 
 import numpy as np
@@ -29,6 +33,7 @@ _FIRST = 1 << 10
 _AHEAD = 16
 """So many messages before a word is written it is asked for."""
 _BLOCK = np.uint32(12)
+_SHIFT = np.uint64(64 - layout.MARKS.bit_length() + 1)
 _6 = np.uint32(6)
 _63 = np.uint64(63)
 
@@ -40,6 +45,30 @@ def _mix(a):
     a ^= a >> _32
     a *= _B
     return a ^ (a >> _32)
+
+
+@njit(cache=True, nogil=True)
+def comes_again(marks, connection, frames, start, stop):
+    """Whether one of the messages ``frames[start:stop]`` (FRAME_ROW) of a connection (uint64) is not newer than one of its shard that came
+    before it; notes the newest ones in ``marks`` (MARK).
+
+    Ids that differ in their upper halves are of different sequences: a coordinator numbers each request that it answers for in a range of
+    its own.
+    """
+    found = False
+    of = (connection + _1) * _A
+    for i in range(start, stop):
+        f = frames[i]
+        whose = (of ^ f.shard ^ (f.id >> _32) << _32) * _B
+        mark = marks[np.int64(whose >> _SHIFT)]
+        if mark.whose != whose:
+            mark.whose = whose
+            mark.newest = f.id
+        elif f.id > mark.newest:
+            mark.newest = f.id
+        else:
+            found = True
+    return found
 
 
 @njit(cache=True, nogil=True)

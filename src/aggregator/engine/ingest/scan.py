@@ -21,10 +21,10 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine.ingest.apply import DONE, apply_row, refuse
+from aggregator.engine.ingest.apply import DONE, NEED_REPEATS, apply_row, refuse
 from aggregator.engine.ingest.entries import is_entry, key_hash, probe
 from aggregator.engine.ingest.forwarded import category_of
-from aggregator.engine.ingest.repeats import ask_for_repeat, expect_once_more, message_key
+from aggregator.engine.ingest.repeats import ask_for_repeat, comes_again, expect_once_more, message_key
 from aggregator.engine.ingest.shorthand import write_rows
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
@@ -47,7 +47,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
-def _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes):
+def _scan(t, buf, ends, hosts, connections, marks, progress, frames, hints, acks, ack_sizes):
     """Fills ``frames`` with the next messages of the batch, ``hints`` with their hosts, and writes their acks; returns how many."""
     n = 0
     while progress.segment < len(ends) and n < BLOCK:
@@ -56,6 +56,8 @@ def _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes):
         progress.acks = build_acks(buf, frames[n : n + got], got, acks, progress.acks, MAX_ACK_FRAME)
         for i in range(n, n + got):
             hints[i].key = hosts[segment]
+        if len(marks) != 0 and comes_again(marks, connections[segment], frames, n, n + got) and progress.again == 0:
+            progress.again = segment + 1
         n += got
         progress.position = position
         if status == SCAN_FULL:
@@ -140,17 +142,21 @@ def _look_ahead(t, buf, frames, rows, hints, n, last):
 
 
 @njit(cache=True, nogil=True)
-def ingest(t, buf, ends, hosts, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
-    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]`` and came from host ``hosts[k]`` (uint32).
+def ingest(t, buf, ends, hosts, connections, marks, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
+    """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]`` and came from host ``hosts[k]`` (uint32), over
+    connection ``connections[k]`` (uint64).
 
     Returns ``DONE`` or ``NEED_*``.
 
     ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
     hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``; ``written`` (uint8) has
-    room for the rows of ``shorthand``.
+    room for the rows of ``shorthand``. ``marks`` (MARK): ``MARKS`` rows, or none where nobody asks for what comes again.
     """
     buf, frames, rows, hints, scratch, acks, written = v.borrowed((buf, frames, rows, hints, scratch, acks, written))
     progress = at[0]
+    if progress.resumes != 0:
+        progress.resumes = 0
+        _look_ahead(t, buf, frames, rows, hints, progress.rows, progress.last)
     while True:
         n = progress.rows
         i = progress.row
@@ -166,10 +172,14 @@ def ingest(t, buf, ends, hosts, at, frames, rows, hints, scratch, acks, ack_size
             progress.written = write_rows(buf, rows, hints, n, now_ns, written, progress.written)
         progress.row = 0
         last = hints[n - 1].entry >> 1 if n > 0 and hints[n - 1].entry >= 0 else np.int64(-1)
-        n = _scan(t, buf, ends, hosts, progress, frames, hints, acks, ack_sizes)
+        n = _scan(t, buf, ends, hosts, connections, marks, progress, frames, hints, acks, ack_sizes)
         progress.rows = n
         if n == 0:
             return DONE
+        if progress.again > 0:
+            progress.resumes = 1
+            progress.last = last
+            return NEED_REPEATS
         _look_ahead(t, buf, frames, rows, hints, n, last)
 
 

@@ -444,9 +444,15 @@ PROGRESS = np.dtype(
         ("call", np.int64),  # number of the batch, 1 to 65,535
         ("written", np.int64),  # bytes of rows for the journal; -1: none are wanted
         ("expect", np.int64),  # 1: what is applied may come again, even in the same batch
+        ("again", np.int64),  # a segment + 1 in which a message has come again, by its number; -1: nobody asks
+        ("resumes", np.int64),  # 1: the block has been scanned, and nothing else has been done with it
+        ("last", np.int64),  # row of the entry before it, -1: not known
     ]
 )
 """How far a batch has been ingested."""
+MARKS = 1 << 18
+MARK = np.dtype([("whose", np.uint64), ("newest", np.uint64)])
+"""The newest id of a connection and shard, by its upper half, in a table of ``MARKS`` rows, where new ones take the place of old ones."""
 ACTION_NONE, ACTION_DISCARD, ACTION_EMIT = range(3)
 """What a flush does with the values of a window."""
 CURSOR = np.dtype(
