@@ -1,6 +1,7 @@
 """What ingest writes for a journal, applied to another engine, makes the same state."""
 
 import random
+import struct
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.aggregator.engine.test_engine import random_metric, random_stages
 
 from aggregator import ipc
 from aggregator.engine import Engine
-from aggregator.engine.ingest.shorthand import WHOLE
+from aggregator.engine.ingest.shorthand import MANY, TIME_NS, WHOLE
 from aggregator.lists import ListId
 from m3metrics import codec
 from m3metrics.metadata import DEFAULT_STAGED_METADATAS
@@ -147,3 +148,14 @@ def test_what_was_applied_and_comes_again_is_acked_and_not_applied() -> None:
     once_more = ingest(copy, metrics, NOW + 6)
     assert copy.stats()[0]["redelivered"] == has_entry
     assert len(once_more.rows)
+
+
+def test_a_short_row_without_a_value_is_lost_and_nothing_behind_it_is_read() -> None:
+    engine = engine_of(options())
+    gauge = codec.encode_metric(codec.GaugeWithMetadatas(id=b"g", value=1.0, metadatas=DEFAULT_STAGED_METADATAS))
+    ingest(engine, [gauge], NOW)
+    word, key = struct.unpack("<II", ingest(engine, [gauge], NOW).rows[:8].tobytes())
+    row = struct.pack("<IIqI", word >> 8 << 8 | TIME_NS | MANY, key, NOW, 0)
+    behind = np.frombuffer(bytearray(row + struct.pack("<d", 7.0)), np.uint8)
+    replayed = engine.replay(behind[: len(row)], np.arange(1, 1 << 13, dtype=np.uint32), NOW)
+    assert (replayed.lost, replayed.whole) == (1, True)

@@ -240,6 +240,8 @@ def _apply_short(t, buf, row, at, scratch, now_ns, call):
     row.metric_type = np.uint8(key & 255)
     value = base(buf) + np.uint64(row.values_at)
     if row.payload != Payload.TIMERS:
+        if row.values_size < 8:
+            return False
         row.values_size = np.uint32(0)
         row.count = np.int64(load64(value))
         row.value = load_double(value)
