@@ -1,7 +1,7 @@
 """Benchmarks: ``scripts/bench --help`` lists them; each prints what it measured and how.
 
 Each command has a module: ``ingest`` (and ``steady``; ``journal_turns`` for ``--journal both``), ``beside``, ``scaling``, ``low_rate``,
-``latency``, ``pauses`` (the load of these is ``paced``), ``chain/command``, ``profile/command``, ``engine_bench``, ``soak``,
+``latency``, ``pauses`` (the load of these is ``paced``), ``memory``, ``chain/command``, ``profile/command``, ``engine_bench``, ``soak``,
 ``storm/command``, ``start``, ``rules_bench``, ``cache_bench``, ``write``, ``writes``, ``out_new_series``, ``journal_bench``,
 ``segments_bench``, ``sinks``, ``tls_bench``,
 ``storage_bench``, ``prom_remote``, ``m3db_wire``, ``m3tsz_bench``, ``outage`` (and ``outage_store``, its stores). What they stand on:

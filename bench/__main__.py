@@ -16,6 +16,7 @@ _COMMANDS = {
     "profile": ("profile.command", "what each stage of that way costs, beside what the same bytes cost at least"),
     "low-rate": ("low_rate", "what a pair costs that gets few messages, and one that gets none"),
     "latency": ("latency", "how long acks take at half of the maximum throughput, and a large window to be out"),
+    "memory": ("memory", "where the memory of an instance is when it has most, by process, area and table"),
     "pauses": ("pauses", "for how long ingest stands still while a snapshot of a worker is written"),
     "engine": ("engine_bench", "the engine of one worker alone: per sample and per flushed value"),
     "storm": ("storm.command", "whether known series are exact and on time while millions of new ids come"),
