@@ -1,8 +1,10 @@
 """A snapshot of an engine, loaded into another one, goes on as the first one does."""
 
+import gc
 import importlib
 import random
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -121,6 +123,22 @@ def test_an_empty_engine() -> None:
     o = options()
     copy = loaded(engine_of(o), o, np.zeros(4, np.uint32))
     assert copy.stats()[2] == engine_of(o).stats()[2]
+
+
+def test_what_loading_needs_is_let_go_of_at_once() -> None:
+    # It has columns of all records: millions of them are not to wait for a search for cycles.
+    engine = engine_of(options())
+    once, tables = engine.save()
+    gc.disable()
+    try:
+        loader = engine.loader(once, np.zeros(4, np.uint32))
+        for table in tables:
+            loader.take(table)
+        gone = weakref.ref(loader)
+        del loader
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def peak_while_saving(series: int) -> int:

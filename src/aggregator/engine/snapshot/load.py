@@ -69,18 +69,11 @@ class Loader:
         self._records = _Rows()
         self._waiting: tuple[NDArray[np.int64], ...] | None = None
         """Windows, elements, rows and counts of records whose samples come next."""
-        self._take = {
-            "lists": self._lists, "shards": self._shards, "list_shards": self._list_shards, "metas": self._take_metas,
-            "specs": self._take_specs, "annotations": self._take_annotations, "entries": self._take_entries,
-            "elements": self._take_elements, "windows": self._take_windows, "records": self._take_records,
-            "states": self._take_states, "samples": self._take_samples, "sources": self._take_sources,
-            "versions": self._take_versions,
-        }  # fmt: skip
 
     def take(self, table: Table) -> None:
         """The next piece; tables that are not known are left out."""
-        if (take := self._take.get(table.name)) is not None:
-            take(table.columns)
+        if (take := _TAKE.get(table.name)) is not None:
+            take(self, table.columns)
 
     def _lists(self, c: Columns) -> None:
         tables, metadata = self._state.tables, self._state.metadata
@@ -244,6 +237,16 @@ class Loader:
     def _take_versions(self, c: Columns) -> None:
         windows, refs = self._windows[c["window"]], self._refs.all[c["element"]]
         _check(kernels.make_versions(self._state.address, windows, refs, c["term"], c["flush"], c["sent"]), "windows")
+
+
+_TAKE = {
+    "lists": Loader._lists, "shards": Loader._shards, "list_shards": Loader._list_shards, "metas": Loader._take_metas,
+    "specs": Loader._take_specs, "annotations": Loader._take_annotations, "entries": Loader._take_entries,
+    "elements": Loader._take_elements, "windows": Loader._take_windows, "records": Loader._take_records,
+    "states": Loader._take_states, "samples": Loader._take_samples, "sources": Loader._take_sources,
+    "versions": Loader._take_versions,
+}  # fmt: skip
+"""By table. A loader does not hold these itself: it has columns of all records, and is to go as soon as nobody needs it."""
 
 
 def _pieces(c: Columns, *names: str) -> list[tuple[int, ...]]:
