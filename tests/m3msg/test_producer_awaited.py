@@ -319,6 +319,19 @@ def test_it_is_saturated_while_every_consumer_that_is_there_has_enough_to_do(joi
     assert not saturated()
 
 
+def test_each_two_seconds_of_silence_let_as_much_through_once_more(joined, batch_of):
+    pair = joined(SHARED, {"a": ALL}, writer=RETRY)
+    many = 1 << 16
+    assert not pair.core.saturated(pair.now), "it has nothing yet"
+    for _ in range(3):
+        pair.produce(batch_of([b"x"] * many, [0] * many))
+        for link in pair.core.links():
+            pair.write(link)
+        assert pair.core.saturated(pair.now)
+        pair.now = Moment(pair.now.wall_ns + 2 * 10**9, pair.now.steady_ns + 2 * 10**9)
+        assert not pair.core.saturated(pair.now), "nothing was acked for two seconds more"
+
+
 def test_what_is_never_acked_saturates_nobody(joined, batch_of):
     pair = joined(SHARED, {"a": ALL}, writer=RETRY)
     refuse(pair, "a", STUCK)

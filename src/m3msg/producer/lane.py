@@ -182,9 +182,12 @@ class Lane:
         return self.settings.loopback_buffer_bytes if self.local else self.settings.forwarded_buffer_bytes
 
     def has_enough(self, messages: int, now: Moment) -> bool:
-        """Whether so many are in hand, not counting overtaken ones, and some were acked lately: what is never acked holds nothing up."""
+        """Whether so many are in hand, not counting overtaken ones, and as many more for each two seconds in which nothing was acked: what
+        is never acked holds nothing up, and an instance that is silent for a moment does not fill its buffer."""
+        if not self._progress_ns:
+            return False
         in_hand = self.pending - sum(parcel.pending for parcel in self._aside)
-        return in_hand >= messages and now.steady_ns - self._progress_ns < _OVERTAKEN_NS
+        return in_hand >= messages * (1 + (now.steady_ns - self._progress_ns) // _OVERTAKEN_NS)
 
     def free(self, forwarded: bool) -> int:
         """Bytes that are left for this class; negative when over the limit."""
