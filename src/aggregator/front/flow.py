@@ -34,7 +34,7 @@ from aggregator import ipc
 Payload = bytes | NDArray[np.uint8]
 MAX_QUEUED_COMMANDS = 65536
 _MAX_DEATHS = 3
-_LAGGING_PART = 0.75
+_LAGGING_PART = 0.875
 """Part of the waiting buffer for lagging workers; the rest is for the others."""
 _NONE: frozenset[int] = frozenset()
 

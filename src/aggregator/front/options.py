@@ -37,7 +37,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor: the front ends with it."""
     log_level: str = "info"
 
-    credit_bytes: int = 32 * MIB
+    credit_bytes: int = 16 * MIB
     """Bytes that a worker may hold without having acked them."""
     waiting_bytes: int = 64 * MIB
     """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
@@ -49,13 +49,13 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A batch is sent when it has this size; a single larger frame travels alone."""
     batch_delay_ns: int = 5_000_000
     """A smaller batch is sent after this time at the latest, at once while the worker has little to do."""
-    shared_bytes: int = 64 * MIB
+    shared_bytes: int = 32 * MIB
     """Memory for batches that workers read in place, committed as it is needed; what does not fit is sent. 0: everything is."""
     read_bytes: int = MIB
     """At most this much is read from one connection before the next one has its turn; with TLS at least a record (16 KiB)."""
     read_interval_ns: int = 5_000_000
     """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""
-    steady_interval_ns: int = 40_000_000
+    steady_interval_ns: int = 80_000_000
     """The same on the average, while rounds go on to bring little."""
 
     max_frame_bytes: int = 4 * MIB
