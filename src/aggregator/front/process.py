@@ -43,7 +43,7 @@ _LONG_PAUSE_NS = 200_000_000
 """If nothing was read for longer than this, what is read next may have waited as long; a loop that is idle looks more often."""
 _FULL_ROUND_BYTES = 65536
 """A round that brings this much is followed by the next one at once."""
-_SMALL_ROUND_BYTES = 32768
+_SMALL_ROUND_BYTES = 49152
 """One that brings more than this waits for less than ``steady_interval_ns``."""
 _BURST_ROUNDS = 10
 _FAREWELL_MS = 1000

@@ -81,13 +81,12 @@ def test_a_trickle_is_read_at_the_steady_pace_and_a_burst_is_not(rig: Rig) -> No
 def test_the_more_a_round_brings_the_sooner_is_the_next_one(rig: Rig) -> None:
     at = 10**12
     pauses = []
-    for nbytes in (32768, 49152, 65535):
+    for nbytes in (49152, 57344, 65535):
         for _ in range(200):
             before, at = at, rig.round(nbytes, at)
         pauses.append(at - before)
     assert pauses[0] == STEADY
-    assert pauses[1] == STEADY * 2 // 3
-    assert pauses[2] == STEADY * 32768 // 65535
+    assert pauses[1:] == [STEADY * 49152 // nbytes for nbytes in (57344, 65535)]
 
 
 def test_a_full_round_is_followed_at_once(rig: Rig) -> None:
