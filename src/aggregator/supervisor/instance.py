@@ -32,6 +32,7 @@ from m3cluster.kv import Store, Value
 from m3cluster.placement.model import Placement
 from m3cluster.topic import Topic
 from m3cluster.topology import staged_placement_of, topic_of
+from m3x.beats import beat
 from m3x.clock import wall_ns
 from m3x.instrument import Registry
 from m3x.live_config import NeedsRestartError
@@ -224,8 +225,7 @@ class Instance:
                     break
                 except DirectoryLocked as error:
                     self.problems.set("journal", f"waiting for the journals: {error}")
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
+                    await beat(self._stopping, _LOOK_S)
         self.problems.set("journal", None)
         return not self._stopping.is_set()
 

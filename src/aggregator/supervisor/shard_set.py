@@ -226,6 +226,7 @@ class ShardSet:
             holding=self._holds(),
             since=self._holdings.since,
             settled=self._holdings.settled(),
+            returned_ns=self._holdings.returned_ns,
             candidates=self.elector.others,
             peers=frozenset(self._view().peers()) - {self.elector.value},
             delivered=self.delivered,

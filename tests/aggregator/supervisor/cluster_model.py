@@ -107,8 +107,10 @@ class ModelStore(SQLiteStore):
         await asyncio.sleep(chance.choice((0.0005, 0.002, 0.03)))
         while self.cut or self._kv.mode == "hang":
             async with self._kv.changed:
+                # Not ``wait_for``: before Python 3.12 it swallows a cancellation that comes together with what is waited for.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._kv.changed.wait(), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await self._kv.changed.wait()
             if self.cut or self._kv.mode == "hang" or chance.random() < 0.5:
                 raise KVError("no answer")
         if self.dead or self._kv.mode == "refuse":

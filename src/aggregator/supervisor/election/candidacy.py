@@ -57,6 +57,8 @@ class Facts:
     """The other instances of the shard set, by the placement."""
     delivered: ShardSetFlushTimes | None = None
     """Up to where final output is delivered, as the KV has it."""
+    returned_ns: int = 0
+    """Steady clock: when we last came to the KV anew, our lease having ended (``Holdings``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,8 @@ class Candidacy:
         """Whether somebody who holds more will soon be a candidate: is there, or may not have said so yet since the KV was away.
 
         After a while nobody is expected any more; then only somebody else who holds more is news, and somebody who was a candidate
-        meanwhile: a leader that resigns is one again after a second.
+        meanwhile: a leader that resigns is one again after a second. Nobody could become one while the KV was away: when we are back, so
+        late that leases have ended, everybody is expected anew.
         """
         others = facts.peers - facts.candidates
         silent = not facts.settled and not others <= facts.since.keys()
@@ -177,6 +180,8 @@ class Candidacy:
         if not silent and not more:
             self._expected, self._expected_ns = frozenset(), 0
             return False
+        if self._expected_ns <= facts.returned_ns:
+            self._expected, self._expected_ns = frozenset(), 0
         if not self._expected_ns or not more <= self._expected:
             self._expected_ns = facts.steady_ns
         self._expected |= more

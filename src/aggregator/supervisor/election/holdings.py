@@ -58,6 +58,8 @@ class Holdings:
         self._revision = 0
         self._away_ns = boot_ns()
         """When the KV last did not answer, or may not have."""
+        self.returned_ns = 0
+        """When we last came to the KV with a new lease (boot clock): there was none, or it had ended."""
         self._wake = asyncio.Event()
 
     def look(self) -> None:
@@ -110,6 +112,7 @@ class Holdings:
                 self._away_ns = boot_ns()
             self._told = None
             self._lease = await self._store.grant(self._ttl_s)
+            self.returned_ns = boot_ns()
         if data == self._told:
             return
         await self._forget()

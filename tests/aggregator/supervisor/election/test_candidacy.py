@@ -129,6 +129,22 @@ def test_nobody_is_expected_for_ever() -> None:
     assert not one.look(replace(last, steady_ns=last.steady_ns + PATIENCE, since={"c": EARLY})).gives_way
 
 
+def test_when_the_kv_is_back_it_is_waited_anew_for_who_was_there_before() -> None:
+    """While it was away nobody could become a candidate, and afterwards that takes whoever holds more some time as well."""
+    one, facts = candidacy(), replace(COLD, since={"b": EARLY})
+    assert one.look(facts).gives_way
+    over = replace(facts, steady_ns=facts.steady_ns + PATIENCE)
+    assert one.look(over).flushes, "long enough, though the KV was away meanwhile"
+    back = replace(over, steady_ns=over.steady_ns + 2 * S, returned_ns=over.steady_ns + S)
+    first = one.look(back)
+    assert (first.gives_way, first.flushes, first.again_ns) == (True, False, back.steady_ns + PATIENCE)
+    assert not one.look(replace(back, steady_ns=back.steady_ns + S, leads=True)).flushes
+    # But no longer than before.
+    last = replace(back, steady_ns=back.steady_ns + PATIENCE)
+    assert one.look(replace(last, steady_ns=last.steady_ns - 1)) == first
+    assert one.look(last) == Decision(True, gives_way=False, flushes=True)
+
+
 @pytest.mark.parametrize("leads", [False, True])
 def test_a_candidate_that_ceases_to_be_one_is_expected_from_then_on(leads: bool) -> None:
     """A leader that holds more resigns, however long it has led: it will be a candidate again in a moment."""
@@ -222,6 +238,7 @@ def test_asking_changes_nothing(data: st.DataObject) -> None:
             steady_ns=facts.steady_ns + data.draw(st.integers(0, 20)) * S,
             leads=data.draw(st.booleans()),
             settled=data.draw(st.booleans()),
+            returned_ns=data.draw(st.sampled_from([facts.returned_ns, facts.steady_ns])),
             holding=data.draw(HOLDINGS),
             since=data.draw(st.dictionaries(st.sampled_from("bc"), HOLDINGS)),
             candidates=frozenset(data.draw(st.sets(st.sampled_from("bc")))),

@@ -10,6 +10,7 @@ from lab.waiting import until
 from aggregator.supervisor.election.holdings import Holdings
 from aggregator.supervisor.flushing.holding import Gap, Holding
 from m3cluster.kv import KeyNotFoundError, KVError, Memory, MemoryServer, Store, open_store
+from m3x.clock import boot_ns
 
 PREFIX = "_kv/env/shardset/1/complete-since"
 
@@ -121,3 +122,21 @@ async def test_after_an_outage_others_are_given_time_to_say_again_that_they_are_
             a.holdings.look()
             await until(lambda: not a.holdings.settled())
         await until(a.holdings.settled)
+
+
+async def test_whose_lease_had_ended_has_come_anew(server: MemoryServer) -> None:
+    async with running(server, "a", 5) as a, running(server, "b", 7) as b:
+        await until(lambda: b.holdings.since == {"a": Holding(5)})
+        first_ns = a.holdings.returned_ns
+        assert 0 < first_ns <= boot_ns()
+        # A new value is told under the same lease.
+        a.since_ns = 6
+        a.holdings.look()
+        await until(lambda: b.holdings.since == {"a": Holding(6)})
+        assert a.holdings.returned_ns == first_ns
+        lease = a.holdings._lease
+        assert lease is not None
+        await lease.revoke()
+        a.holdings.look()
+        await until(lambda: a.holdings.returned_ns > first_ns)
+        await until(lambda: b.holdings.since == {"a": Holding(6)})
