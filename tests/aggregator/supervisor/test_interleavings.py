@@ -15,6 +15,7 @@ import pytest
 from tests import virtual_time
 from tests.aggregator.supervisor.cluster_model import (
     RESOLUTION,
+    TTL_S,
     Cluster,
     Delivery,
     ModelKV,
@@ -215,6 +216,39 @@ def test_an_instance_that_lacks_samples_does_not_stand_in_the_way_of_one_that_ha
     warm, leads, whole = virtual_time.run(cold_before_warm())
     assert leads == warm
     assert len(whole) > 3
+    assert all(whole)
+
+
+async def outages_between_losses(seed: int) -> list[bool]:
+    """Nobody holds everything, and the KV is away twice; in the second outage one loses what the other one still holds. Of the windows
+    that this one holds: whether each arrived whole."""
+    chance = random.Random(seed)
+    cluster = Cluster(chance, ModelKV(chance))
+    nodes = {name: Node(cluster, name) for name in NAMES}
+    one, other = nodes["a"], nodes["b"]
+    put_placement(cluster.kv, one.keys.placement, placement_with({0: 0}, nodes))
+    for node in (one, other):
+        node.start()
+    while not (cluster.covered().get(0) and all(cluster.in_line(node) for node in (one, other))):  # noqa: ASYNC110 - virtual time
+        await asyncio.sleep(0.1)
+    for up_s in (3, 30):
+        await cluster.kv.turn("refuse")
+        await asyncio.sleep(2 * TTL_S)
+        one.lose_worker()
+        if up_s == 3:
+            other.lose_worker()
+        await cluster.kv.turn("up")
+        await asyncio.sleep(up_s)
+    for node in (one, other):
+        await node.stop()
+    cluster.kv.server.close()
+    return [one.whole for one in cluster.deliveries if other.worker.whole(one.end_ns)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_patience_is_not_used_up_while_the_kv_is_away(seed: int) -> None:
+    whole = virtual_time.run(outages_between_losses(seed), seed)
+    assert len(whole) > 10
     assert all(whole)
 
 
