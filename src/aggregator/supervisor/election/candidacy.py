@@ -16,7 +16,8 @@ does not lead       any candidate that does not say, or holds more; and for a wh
                     were delivered, and flush times wait for what was forwarded of them
 ==================  ==========================================================================================================
 
-A leader that lacks windows flushes nothing while it gives way, or waits for somebody who holds more and will soon be a candidate; and of
+A leader that lacks windows flushes nothing while it gives way, or a candidate has not said yet what it holds, or while it waits for
+somebody who holds more and will soon be a candidate; and of
 what is due at once not the windows which only somebody else holds, who will hold more when those before them are flushed.
 """
 
@@ -112,7 +113,7 @@ class Candidacy:
         again_ns = self._expected_ns + self.patience_ns if expects else None
         gives_way = bool(facts.eligible) and (yields if facts.leads else more or silent or expects)
         wanted = False if gives_way else facts.eligible
-        flushes = not (yields or expects)
+        flushes = not (yields or expects or silent)
         until = self._until(facts) if facts.leads and flushes else {}
         return Decision(wanted, gives_way, flushes, again_ns, until)
 

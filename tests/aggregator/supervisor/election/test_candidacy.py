@@ -88,6 +88,7 @@ def test_who_lacks_windows_gives_way(facts: str, follower: bool, leader: bool) -
         ({"since": {"b": EARLY}, **CANDIDATE}, False),
         ({"since": {"b": EARLY}}, False),
         ({"settled": False}, False),
+        ({"settled": False, **CANDIDATE}, False),
     ],
 )
 def test_a_leader_that_lacks_windows_flushes_only_where_nobody_holds_more(words: Any, flushes: bool) -> None:
