@@ -3,8 +3,9 @@
 A flush closes its windows at its place in the stream, when it is started. Its output is produced part by part, between batches of
 samples, and only while the supervisor takes it. Final output and forwarded metrics have a credit of their own each: one part may exceed
 it, then that class waits. Flushes of one list give their parts in order, but *early* ones (``FlushPart``) pass those that are not, so that
-what was known before is not late where series are new in great numbers. Flushes of other lists pass one that waits, so that forwarded
-metrics, which come too late soon, do not wait for a consumer of final output that is away.
+what was known before is not late where series are new in great numbers; a last part that waits already when a flush begins is passed by
+nothing of that. Flushes of other lists pass one that waits, so that forwarded metrics, which come too late soon, do not wait for a consumer
+of final output that is away.
 """
 
 from collections import deque
@@ -40,6 +41,13 @@ class _Running:
     next_part: FlushPart | None = None
     ended: bool = False
     """Whether there is no part any more."""
+    behind: frozenset[int] = frozenset()
+    """Flushes of its list that nothing of it passes."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether all its parts have been made, though not all are taken."""
+        return self.ended or (self.next_part is not None and self.next_part.last)
 
     def look(self) -> FlushPart | None:
         """The next part; None: it has ended."""
@@ -79,7 +87,9 @@ class Flushes:
 
     def start(self, command: ipc.Flush, parts: Parts) -> None:
         """Takes a flush, whose windows are closed."""
-        self._running.append(_Running(command.id, command.list_id, parts))
+        # For the engine these have ended: what they put out may count as known in this one.
+        made = frozenset(one.id for one in self._running if one.list_id == command.list_id and one.is_made)
+        self._running.append(_Running(command.id, command.list_id, parts, behind=made))
 
     def give_up(self, list_id: ListId) -> None:
         """Nobody waits any more for what the flushes of a list still have to put out: they only answer that they have ended.
@@ -120,9 +130,10 @@ class Flushes:
         by_list: dict[ListId, list[_Running]] = {}
         for running in self._running:
             by_list.setdefault(running.list_id, []).append(running)
+        left = {running.id for running in self._running}
         others = []
         for flushes in by_list.values():
-            early = next((running for running in flushes if running.is_early()), None)
+            early = next((one for one in flushes if one.behind.isdisjoint(left) and one.is_early()), None)
             if early is None:
                 others.append(flushes[0])
             elif self._may_go(early.look()):

@@ -98,3 +98,19 @@ def test_several_windows_of_one_flush_give_what_was_there_before_first() -> None
     assert [ident for ident in rest if ident.startswith(b"new-")] == new[0] + new[1]
     assert any(b"late-kind" in ident for ident in rest)
     assert [last for _, _, last in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_nothing_passes_a_last_part_of_series_that_are_settled_since() -> None:
+    engine, flushes = engine_of(options(), max_series=1 << 16), Flushes(1)
+    settled(engine)
+    new = window(engine, 1, 5000)
+    begun = NOW + 20 * SECOND
+    flushes.start(flush_of(1, begun), engine.flush(flush_of(1, begun), begun))
+    # There is credit for one part; the last one is made, and waits.
+    assert list(taken(flushes)) == [(1, KNOWN, False)]
+    assert send(engine, [counter(ident, 2) for ident in new], begun) == []
+    window(engine, 2, 1)
+    begun += 10 * SECOND
+    flushes.start(flush_of(2, begun), engine.flush(flush_of(2, begun), begun))
+    flushes.credit(1 << 30, forwarded=False)
+    assert [flush for flush, ids, _ in taken(flushes) if new[0] in ids] == [1, 2]
