@@ -102,7 +102,9 @@ class Journals:
         self._ready.add(worker)
         layout = self._layout
         if layout.previous_workers and len(self._ready) >= layout.workers:
-            self._write(msgspec.structs.replace(layout, previous=0, previous_workers=0))
+            if not self._write(msgspec.structs.replace(layout, previous=0, previous_workers=0)):
+                # The file may name the generation before, and the next process would look for everything there.
+                return
             for generation in range(layout.previous, layout.generation):
                 shutil.rmtree(self._folder / str(generation), ignore_errors=True)
             log.info("the journals of another number of workers were taken over")
@@ -161,7 +163,8 @@ class Journals:
             numbers += [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
         return _Layout(_VERSION, max(numbers) + 1, 0, {}) if max(numbers) else None
 
-    def _write(self, layout: _Layout) -> None:
+    def _write(self, layout: _Layout) -> bool:
+        """Whether the file says it as well."""
         self._layout = layout
         try:
             private_directory(self._folder)
@@ -173,6 +176,8 @@ class Journals:
             new.rename(self._folder / "layout")
         except OSError as error:
             log.error("the layout of the journals cannot be written", path=str(self._folder), error=str(error))
+            return False
+        return True
 
 
 def unfinished(folder: Path) -> int:

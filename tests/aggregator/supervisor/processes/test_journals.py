@@ -40,6 +40,19 @@ def test_another_number_of_workers_takes_over(tmp_path: Path) -> None:
     assert Journals(tmp_path, "os", 3).owners == {0: 0, 1: 2}
 
 
+def test_journals_stay_that_were_taken_over_while_the_layout_cannot_be_written(tmp_path: Path) -> None:
+    Journals(tmp_path, "os", 2).assign({0: 0, 1: 1})
+    (tmp_path / "1" / "worker-0").mkdir(parents=True)
+    (tmp_path / "layout.new").mkdir()
+    one = Journals(tmp_path, "os", 1)
+    one.assign({0: 0, 1: 0})
+    one.ready(0)
+    assert one.whole
+    # For the next process nothing has changed.
+    assert Journals(tmp_path, "os", 2).options(0, SHARDS).path == str(tmp_path / "1" / "worker-0")
+    assert (tmp_path / "1" / "worker-0").exists()
+
+
 def test_a_layout_that_cannot_be_read_begins_a_new_generation(tmp_path: Path) -> None:
     Journals(tmp_path, "os", 1).assign({0: 0})
     (tmp_path / "1" / "worker-0").mkdir(parents=True)
