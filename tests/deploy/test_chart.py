@@ -90,7 +90,12 @@ def test_a_pod_is_wired(name: str, service: str) -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert pod["terminationGracePeriodSeconds"] == wanted["terminationGracePeriodSeconds"]
-    assert container["args"][-1] == str(wanted["workers"])
+    if service == "m3coordinator":
+        assert container["args"][-2:] == ["--workers", str(wanted["workers"])]
+    else:  # in the file alone: what the command line says no reload changes
+        overlay = yaml.safe_load(found["ConfigMap", "m3-m3aggregator"]["data"]["overlay.yml"])
+        assert overlay["instance"] == {**wanted["config"].get("instance", {}), "workers": wanted["workers"]}
+        assert "--workers" not in container["args"]
     volumes = {one["name"] for one in pod["volumes"]} | {
         one["metadata"]["name"] for one in spec["volumeClaimTemplates"]
     }
