@@ -56,6 +56,11 @@ class LegacyClient:
         """Of the instances of the placement."""
         return frozenset(self._lanes)
 
+    @property
+    def writing(self) -> int:
+        """Instances that are connected, and have not been written all that waits for them."""
+        return sum(not (lane.error or lane.idle.is_set()) for lane in self._lanes.values())
+
     def trouble(self) -> str | None:
         """Why nothing can be sent; None: it can."""
         key = self._options.placement_key

@@ -157,6 +157,11 @@ class RawTCPSink:
         self._client = client
         self._forwarder = forwarder
 
+    @property
+    def pending(self) -> int:
+        """Instances that can be reached, and have not been written everything."""
+        return self._client.writing
+
     def room(self, _nbytes: int) -> bool:
         """Once there is a placement: what is too much for a queue is dropped, counted."""
         return self._client.num_shards > 0
@@ -170,6 +175,10 @@ class RawTCPSink:
     def look(self) -> bool:
         """Nothing is owed: nobody knows what has arrived."""
         return False
+
+    async def close(self, timeout_s: float) -> None:
+        """Waits until instances that can be reached have been written everything; what is left then is lost, and said."""
+        await self._client.close(timeout_s)
 
 
 class Sinks:
@@ -198,16 +207,19 @@ class Sinks:
         self._unroutable = unroutable
         self._producers: list[ProducerSink] = []
         self._rollup_sink: ProducerSink | None = None
+        self._raw_sink: RawTCPSink | None = None
 
     @property
     def pending(self) -> int:
-        """Batches on their way."""
-        return sum(sink.pending for sink in self._producers)
+        """Batches on their way; over raw TCP instances that they wait for."""
+        raw = self._raw_sink.pending if self._raw_sink is not None else 0
+        return raw + sum(sink.pending for sink in self._producers)
 
     @property
     def pending_rollups(self) -> int:
-        """Batches of forwarded metrics on their way."""
-        return self._rollup_sink.pending if self._rollup_sink is not None else 0
+        """Those of forwarded metrics."""
+        sink = self._rollup_sink or self._raw_sink
+        return sink.pending if sink is not None else 0
 
     def drop(self) -> None:
         """The lead is lost: nothing of it is sent any more, nor sent again."""
@@ -244,7 +256,8 @@ class Sinks:
             client = section.m3msg if section.type == "m3msg" else None
             if (legacy := section.legacy(self._config.kv_client.environment, _RAW_QUEUE_BYTES)) is not None:
                 raw = LegacyClient(legacy, self._store, self._scope.sub("client"))
-                self._rollups.sinks.append(RawTCPSink(raw, self._rollups))
+                self._raw_sink = RawTCPSink(raw, self._rollups)
+                self._rollups.sinks.append(self._raw_sink)
                 group.create_task(raw.run())
                 return
             if client is None:
@@ -272,6 +285,8 @@ class Sinks:
         """Gives up what is left and disconnects."""
         for sink in self._producers:
             await sink.producer.close(timeout_s)
+        if self._raw_sink is not None:
+            await self._raw_sink.close(timeout_s)
 
     def _static(self, handler: HandlerConfig) -> Sink | None:
         if handler.static_backend is None:
