@@ -126,7 +126,7 @@ class Flushes:
         return ipc.Flushed(running.id, part.last, len(batch), part.forwarded, names, part.discarded), part
 
     def _next(self) -> _Running | None:
-        """The oldest flush whose part is early, the next one of its list, and has credit; else the oldest whose part is not."""
+        """A flush whose part is early, the first one of its list, and has credit; else the oldest of a list, whose part is not."""
         by_list: dict[ListId, list[_Running]] = {}
         for running in self._running:
             by_list.setdefault(running.list_id, []).append(running)
@@ -134,10 +134,10 @@ class Flushes:
         others = []
         for flushes in by_list.values():
             early = next((one for one in flushes if one.behind.isdisjoint(left) and one.is_early()), None)
-            if early is None:
-                others.append(flushes[0])
-            elif self._may_go(early.look()):
+            if early is not None and self._may_go(early.look()):
                 return early
+            if early is not flushes[0]:
+                others.append(flushes[0])
         return next((running for running in others if self._may_go(running.look())), None)
 
     def _may_go(self, part: FlushPart | None) -> bool:

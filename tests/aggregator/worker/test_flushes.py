@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 from tests.aggregator.engine.engine_calls import NOW, SECOND, engine_of, flush_all, options, send
 from tests.aggregator.engine.test_windows import counter, timer
 
 from aggregator import ipc
-from aggregator.engine import Engine
+from aggregator.engine import Engine, FlushPart
 from aggregator.lists import KIND_STANDARD, ListId
 from aggregator.worker.flushes import Flushes
 from m3metrics import codec
+from m3msg.batch import MessageBatch
 
 LIST = ListId(KIND_STANDARD, 10 * SECOND)
 KNOWN = [b"known-%03d" % k for k in range(100)]
@@ -114,3 +116,49 @@ def test_nothing_passes_a_last_part_of_series_that_are_settled_since() -> None:
     flushes.start(flush_of(2, begun), engine.flush(flush_of(2, begun), begun))
     flushes.credit(1 << 30, forwarded=False)
     assert [flush for flush, ids, _ in taken(flushes) if new[0] in ids] == [1, 2]
+
+
+class Made:
+    """Parts of a flush that are there already."""
+
+    def __init__(self, *parts: FlushPart) -> None:
+        self._parts = list(parts)
+
+    @property
+    def early(self) -> bool:
+        return bool(self._parts) and self._parts[0].early
+
+    def __iter__(self) -> "Made":
+        return self
+
+    def __next__(self) -> FlushPart:
+        if not self._parts:
+            raise StopIteration
+        return self._parts.pop(0)
+
+
+def part(nbytes: int = 8, *, last: bool = False, early: bool = False, forwarded: bool = False) -> FlushPart:
+    batch = MessageBatch(np.zeros(nbytes, np.uint8), np.array([0, nbytes]), np.zeros(1, np.uint32))
+    return FlushPart(batch, last=last, discarded=0, early=early, forwarded=forwarded)
+
+
+def given(flushes: Flushes) -> Iterator[tuple[int, bool]]:
+    """Flush, and whether it was the last, of each part that may go."""
+    while flushes.ready:
+        header, _ = flushes.take()
+        yield header.id, header.last
+
+
+def test_rollups_of_a_later_flush_without_credit_do_not_hold_values_of_an_earlier_one() -> None:
+    flushes = Flushes(1)
+    flushes.forwarded_credit_bytes = 0
+    flushes.start(flush_of(1, NOW), Made(part(), part(last=True)))
+    flushes.start(flush_of(2, NOW), Made(part(early=True, forwarded=True), part(last=True)))
+    assert [flush for flush, _ in given(flushes)] == [1]
+    flushes.credit(8, forwarded=False)
+    assert [flush for flush, _ in given(flushes)] == [1]
+    # Its own values wait for its rollups.
+    flushes.credit(8, forwarded=False)
+    assert list(given(flushes)) == []
+    flushes.credit(1, forwarded=True)
+    assert list(given(flushes)) == [(2, False), (2, True)]
