@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
+from m3ctl.answers import Placement
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Cluster
 from m3ctl.doctor.finding import Finding
 from m3ctl.doctor.flushing import check_flushing
@@ -17,9 +19,20 @@ from m3ctl.doctor.set_up import (
     check_sinks,
     check_topic,
 )
+from m3ctl.leaders import ShardSetState
 from m3ctl.report import Report
 
-__all__ = ["doctor", "lines_of"]
+__all__ = ["Aggregation", "check_aggregation", "doctor", "lines_of"]
+
+
+class Aggregation(NamedTuple):
+    """What ``check_aggregation`` has seen."""
+
+    findings: list[Finding]
+    placement: Placement | None
+    """None: no instance is placed."""
+    sets: list[ShardSetState]
+
 
 _MARKS = {"ok": "ok", "problem": "PROBLEM", "note": "note", "unknown": "unknown"}
 
@@ -37,7 +50,14 @@ def _findings(cluster: Cluster, topics: tuple[str, str], wait_s: float) -> list[
     found += check_kv(cluster)
     if any(one.check == "KV" and one.status == "problem" for one in found):
         return found
-    found += check_environment(cluster, topics)
+    seen = check_aggregation(cluster, topics)
+    found += seen.findings
+    return found if seen.placement is None else found + check_flushing(cluster, seen.sets, wait_s)
+
+
+def check_aggregation(cluster: Cluster, topics: tuple[str, str]) -> Aggregation:
+    """The aggregators, what leads to them, and what leads from them; whether flush times advance is left out."""
+    found = check_environment(cluster, topics)
     findings, answer = check_aggregators(cluster)
     found += findings
     found += check_output(cluster)
@@ -45,11 +65,10 @@ def _findings(cluster: Cluster, topics: tuple[str, str], wait_s: float) -> list[
     found += check_topic(cluster, topics[1], (COORDINATOR, "SHARED"), answer)
     found += check_output_endpoints(cluster)
     if answer is None or not answer.placement.instances:
-        return found
+        return Aggregation(found, None, [])
     found += check_instances(cluster, answer.placement)
     findings, sets = check_leaders(cluster, answer.placement)
-    found += findings
-    return found + check_flushing(cluster, sets, wait_s)
+    return Aggregation(found + findings, answer.placement, sets)
 
 
 def _report(findings: Sequence[Finding]) -> Report:

@@ -10,9 +10,7 @@ from m3ctl.client import CtlError
 from m3ctl.cluster import AGGREGATOR, COORDINATOR, Settings
 from m3ctl.doctor.finding import Finding, ok, problem
 from m3ctl.doctor.flushing import check_flushing
-from m3ctl.doctor.instances import check_instances, check_leaders, check_output_endpoints
-from m3ctl.doctor.run import lines_of
-from m3ctl.doctor.set_up import check_aggregators, check_environment, check_output, check_topic
+from m3ctl.doctor.run import check_aggregation, lines_of
 from m3ctl.flush_times import lists_of
 from m3ctl.leaders import ShardSetState
 from m3ctl.migrate.safety import Facts, check
@@ -39,23 +37,16 @@ def migrate(
         return _told(
             report, [problem("KV", str(error), "name the KV that the cluster uses: --etcd, or --config FILE")], []
         )
-    found = [ok("KV", f"{kv.where(cluster.settings)} answers"), *check_environment(cluster, topics)]
-    findings, answer = check_aggregators(cluster)
-    found += findings
-    found += check_output(cluster)
-    found += check_topic(cluster, topics[0], (AGGREGATOR, "REPLICATED"), answer)
-    found += check_topic(cluster, topics[1], (COORDINATOR, "SHARED"), answer)
-    found += check_output_endpoints(cluster)
-    if answer is None or not answer.placement.instances:
+    seen = check_aggregation(cluster, topics)
+    found = [ok("KV", f"{kv.where(cluster.settings)} answers"), *seen.findings]
+    if seen.placement is None:
         return _told(report, found, [])
-    found += check_instances(cluster, answer.placement)
-    findings, sets = check_leaders(cluster, answer.placement)
-    found += findings
+    sets = seen.sets
     whose = aggregators(cluster, [member.target for one in sets for member in one.members])
     found += check_flushing(cluster, sets, wait_s)
     facts = Facts(
         now_ns=cluster.now_ns(),
-        placement=answer.placement,
+        placement=seen.placement,
         sets=sets,
         whose=whose,
         back=back,

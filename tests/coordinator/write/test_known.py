@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from tests.coordinator.write.conftest import TEN_SECONDS
+from tests.coordinator.write.test_acks import Sink
 
 from coordinator.config.cluster import Namespace
 from coordinator.downsample import Downsampler
@@ -28,31 +29,11 @@ TIME_MS = 1_700_000_000_000
 OPTIONS = WriteOptions()
 
 
-class _Batches:
-    """A sink that keeps batches as they are."""
-
-    largest_message = largest_batch = 1 << 24
-
-    def __init__(self) -> None:
-        self.batches: list[MessageBatch] = []
-        self.takes = True
-
-    def ready(self, nbytes: int) -> int | None:
-        return 64
-
-    async def admit(self, nbytes: int) -> int:
-        return 64
-
-    def produce(self, batch: MessageBatch) -> bool:
-        self.batches.append(batch)
-        return self.takes
-
-
 class _Writer:
     """A writer, and the same one whose requests take all the steps."""
 
     def __init__(self, namespace: Namespace = TEN_SECONDS) -> None:
-        self.sink = _Batches()
+        self.sink = Sink()
         self.registry = Registry()
         self.cache = SeriesCache(0, 1 << 22)
         downsampler = Downsampler([namespace], now_ns=TIME_MS * 10**6)
