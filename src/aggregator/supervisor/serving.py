@@ -373,7 +373,7 @@ class Serving:
         self.completeness.replayed(worker, message.through_ns, message.late)
         if self._journals is not None:
             (self._journals.lost if message.journal else self._journals.ready)(worker)
-            (self.whole.set if self._journals.whole else self.whole.clear)()
+            self._look_at_journals(self._journals)
         self._relay(self.flushing.worker_ready(worker, message.lists, wall_ns()))
         self._wake.set()
 
@@ -497,6 +497,10 @@ class Serving:
             self._restored.set()
         if self._journals is not None:
             self._journals.remember(self.completeness.remembered())
+            self._look_at_journals(self._journals)
+
+    def _look_at_journals(self, journals: Journals) -> None:
+        (self.whole.set if journals.whole else self.whole.clear)()
 
     def _crowded(self) -> list[int]:
         """Workers whose windows take more memory than is to be kept for an absent leader."""

@@ -100,19 +100,26 @@ class Journals:
     def ready(self, worker: int) -> None:
         """A worker has replayed what there was, and saved it if it was elsewhere."""
         self._ready.add(worker)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Forgets the generation before, once all of it has been taken over and the file says so: until then the next process looks
+        there."""
         layout = self._layout
-        if layout.previous_workers and len(self._ready) >= layout.workers:
-            if not self._write(msgspec.structs.replace(layout, previous=0, previous_workers=0)):
-                # The file may name the generation before, and the next process would look for everything there.
-                return
-            for generation in range(layout.previous, layout.generation):
-                shutil.rmtree(self._folder / str(generation), ignore_errors=True)
-            log.info("the journals of another number of workers were taken over")
+        if not layout.previous_workers or len(self._ready) < layout.workers:
+            return
+        if not self._write(msgspec.structs.replace(layout, previous=0, previous_workers=0)):
+            self._layout = layout
+            return
+        for generation in range(layout.previous, layout.generation):
+            shutil.rmtree(self._folder / str(generation), ignore_errors=True)
+        log.info("the journals of another number of workers were taken over")
 
     # --- what the next process has to know
 
     def remember(self, what: Remembered) -> None:
         """For the next process. What is not there any more when it starts is not held."""
+        self._finish()
         try:
             with open(self._holding, "r+b" if self._holding.exists() else "wb") as file:
                 file.truncate(file.write(msgspec.json.encode(what) + b"\n"))
@@ -175,7 +182,7 @@ class Journals:
                 os.fsync(file.fileno())
             new.rename(self._folder / "layout")
         except OSError as error:
-            log.error("the layout of the journals cannot be written", path=str(self._folder), error=str(error))
+            log.error_limited("the layout of the journals cannot be written", path=str(self._folder), error=str(error))
             return False
         return True
 

@@ -161,6 +161,62 @@ def test_a_tick_waits_for_the_flushes_before_it_if_there_are_many() -> None:
     assert not machine.in_hand
 
 
+def several(machine: Flushing, count: int) -> list[Flush]:
+    """Flushes of one list that are in hand at the same time."""
+    machine.new_lists(0, [new_list(0)], NOON)
+    return [flush for k in range(count) for flush in flushes(machine.tick(NOON + 10 * k * S))]
+
+
+def time_of(machine: Flushing) -> int:
+    return machine.message(range(4)).by_shard[0].standard[10 * S]
+
+
+def test_a_later_flush_that_ends_first_moves_no_time_past_those_in_hand() -> None:
+    machine = leader()
+    given = several(machine, 4)
+    parts = [part_of(machine, flush) for flush in given]
+    for k in (3, 1, 2):
+        machine.last(0, given[k].id, NOON + 50 * S)
+        machine.done(given[k].id, parts[k])
+        assert time_of(machine) == 0
+    machine.done(given[0].id, parts[0])
+    assert time_of(machine) == 0, "its last part is still to come"
+    machine.last(0, given[0].id, NOON + 60 * S)
+    assert time_of(machine) == NOON + 30 * S
+
+
+def test_a_flush_that_is_refused_between_others_is_covered_by_the_one_behind_it() -> None:
+    machine = leader()
+    first, second, third = several(machine, 3)
+    machine.refused(0, second.id)
+    for flush, reached in ((first, NOON), (third, NOON + 20 * S)):
+        machine.done(flush.id, answer(machine, flush).part)
+        assert time_of(machine) == reached
+    assert not machine.in_hand
+
+
+def test_of_a_worker_that_dies_with_several_in_hand_only_what_had_ended_counts() -> None:
+    machine = leader()
+    given = several(machine, 4)
+    ended = answer(machine, given[0]).part
+    parts = [part_of(machine, flush) for flush in given[1:3]]
+    machine.worker_down(0)
+    assert not machine.in_hand
+    for flush, part in zip(given[1:3], parts, strict=True):
+        machine.done(flush.id, part)
+    assert time_of(machine) == 0
+    machine.done(given[0].id, ended)
+    assert time_of(machine) == NOON
+    machine.worker_up(0, 2, owned(0, 1), replays=True)
+    machine.worker_ready(0, [new_list(0)], NOON + 40 * S)
+    sends = machine.tick(NOON + 41 * S)
+    assert isinstance(sends[0].command, Reopen)
+    covered, again = flushes(sends)
+    assert [(covered.emit, covered.bounds[0].target_ns), again.emit] == [(False, NOON), True]
+    machine.done(again.id, answer(machine, again).part)
+    assert time_of(machine) == again.bounds[0].target_ns > NOON + 30 * S
+
+
 def test_a_shard_that_has_come_waits_for_the_flushes_before_it() -> None:
     machine = leader()
     machine.new_lists(0, [new_list(0)], NOON)

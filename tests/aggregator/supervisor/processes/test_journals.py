@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from aggregator import ipc
-from aggregator.supervisor.processes.journals import Journals
+from aggregator.supervisor.election.completeness import Remembered
+from aggregator.supervisor.flushing.holding import EVERYTHING
+from aggregator.supervisor.processes.journals import Journals, unfinished
 
 SHARDS = ipc.Shards(4, 4, [])
+REMEMBERED = Remembered(holding=EVERYTHING, through_ns=0, peers=None)
 
 
 def test_shards_stay_with_their_journal(tmp_path: Path) -> None:
@@ -47,10 +50,16 @@ def test_journals_stay_that_were_taken_over_while_the_layout_cannot_be_written(t
     one = Journals(tmp_path, "os", 1)
     one.assign({0: 0, 1: 0})
     one.ready(0)
-    assert one.whole
     # For the next process nothing has changed.
     assert Journals(tmp_path, "os", 2).options(0, SHARDS).path == str(tmp_path / "1" / "worker-0")
     assert (tmp_path / "1" / "worker-0").exists()
+    one.remember(REMEMBERED)
+    assert not one.whole
+    (tmp_path / "layout.new").rmdir()
+    one.remember(REMEMBERED)
+    assert one.whole
+    assert not (tmp_path / "1").exists()
+    assert unfinished(tmp_path) == 0
 
 
 def test_a_layout_that_cannot_be_read_begins_a_new_generation(tmp_path: Path) -> None:
