@@ -48,20 +48,20 @@ def make_parser() -> argparse.ArgumentParser:
     whom.add_argument("instance", nargs="?", default="", metavar="ID", help="the instance that is to resign")
     whom.add_argument("--shard-set", type=int, metavar="N", help="or: whoever leads this shard set")
     handover.add_argument(
-        "--resign-timeout", type=_seconds, default=65.0, metavar="S",
+        "--resign-timeout", type=_above_zero, default=65.0, metavar="S",
         help="how long to wait for the handover (default 65: M3's resignTimeout and a little)",
     )  # fmt: skip
     command("flush-times", "up to where every list is flushed for good")
     live = command("top", "what goes from where to where in every service: rates, queues, troubles; live")
     live.add_argument("--once", action="store_true", help="one look (as with --json); else again and again")
-    live.add_argument("--every", type=_seconds, default=5.0, metavar="S", help="default %(default)g")
+    live.add_argument("--every", type=_above_zero, default=5.0, metavar="S", help="default %(default)g")
     follow = command("tail", "aggregated values as they come out")
     follow.add_argument("selector", metavar="SELECTOR", help="such as 'requests_total{job=\"api\"}'")
     follow.add_argument(
-        "--every", type=_seconds, default=2.0, metavar="S", help="between two questions (default %(default)g)"
+        "--every", type=_above_zero, default=2.0, metavar="S", help="between two questions (default %(default)g)"
     )
     follow.add_argument(
-        "--since", type=_seconds, default=60.0, metavar="S", help="begins so long ago (default %(default)g)"
+        "--since", type=_above_zero, default=60.0, metavar="S", help="begins so long ago (default %(default)g)"
     )
     shells = commands.add_parser(
         "completion", help="completion for a shell", description="Prints the completion for a shell."
@@ -95,9 +95,9 @@ def _bench(load: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--yes", action="store_true", help="needed: it is meant to write; without it, says what it would write"
     )
-    load.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="default %(default)g")
+    load.add_argument("--seconds", type=_above_zero, default=10.0, metavar="S", help="default %(default)g")
     load.add_argument(
-        "--rate", type=_seconds, default=1000.0, metavar="N", help="samples a second (default %(default)g)"
+        "--rate", type=_above_zero, default=1000.0, metavar="N", help="samples a second (default %(default)g)"
     )
     load.add_argument("--series", type=_count, default=100, metavar="N", help="new series (default %(default)s)")
     load.add_argument(
@@ -110,7 +110,7 @@ def _bench(load: argparse.ArgumentParser) -> None:
     load.add_argument("--instance", default="", metavar="ID", help="aggregator: only series of this instance's shards")
     load.add_argument("--check", action="store_true", help="coordinator: ask its store what has come back")
     load.add_argument(
-        "--wait", type=_seconds, default=30.0, metavar="S",
+        "--wait", type=_above_zero, default=30.0, metavar="S",
         help="how long to wait for acknowledgements, and for what comes back (default %(default)g)",
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def _watching(check: argparse.ArgumentParser) -> None:
     check.add_argument("--output-topic", type=_word, default=TOPICS[1], metavar="TOPIC", help=f"default: {TOPICS[1]}")
     check.add_argument(
         "--wait",
-        type=_seconds,
+        type=_above_zero,
         default=25.0,
         metavar="S",
         help="how long to watch the flush times advance (default 25)",
@@ -152,7 +152,7 @@ def _shared() -> argparse.ArgumentParser:
         help="default %(default)s",
     )
     group.add_argument(
-        "--timeout", type=_seconds, default=5.0, metavar="S", help="of every request (default %(default)g)"
+        "--timeout", type=_above_zero, default=5.0, metavar="S", help="of every request (default %(default)g)"
     )
     group.add_argument("--json", action="store_true", help="print one JSON object")
     _proofs(shared)
@@ -195,10 +195,13 @@ def _direct(shared: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
@@ -210,10 +213,9 @@ def _word(text: str) -> str:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    if not (text.isdecimal() and text.isascii() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _name(text: str) -> str:
@@ -230,7 +232,6 @@ def _policy(text: str) -> StoragePolicy:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
-    return value
+    if not (text.isdecimal() and text.isascii() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: expected a number from 1 to 65535")
+    return int(text)

@@ -166,6 +166,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         store = store or (options.from_file.kv if options.from_file is not None else None)
         if store is None:
             raise ValueError("name the KV of the cluster: --etcd HOST:PORT, or --config FILE, a file of its processes")
+    if options.command == "bench" and options.service == "coordinator" and options.instance:
+        raise ValueError("--instance names an aggregator; which coordinator it is says --coordinator")
+    if options.command == "bench" and options.service == "aggregator" and options.check:
+        raise ValueError("--check asks a coordinator's store: bench coordinator")
     # Where one of them speaks TLS the others do.
     secure = bool(options.ca_file or options.cert_file) or options.coordinator.startswith("https:")
     scheme = "https" if secure else "http"

@@ -116,10 +116,12 @@ class Cluster:
 
     def points(self, selector: str, over_s: int) -> QueryAnswer:
         """What is stored of the series of a selector, of the last seconds."""
-        query = urllib.parse.urlencode({"query": f"{selector}[{over_s}s]"})
-        answer = self._ask(f"/api/v1/query?{query}")
+        query = f"{selector}[{over_s}s]"
+        answer = self._ask(f"/api/v1/query?{urllib.parse.urlencode({'query': query})}")
         if answer.status != 200:
-            raise CtlError(f"{self.settings.coordinator} answered {answer.status}: {answer.text()}")
+            raise CtlError(
+                f"{self.settings.coordinator}: the query {query} was answered {answer.status}: {answer.text()}"
+            )
         return answer.read(QueryAnswer, what="a coordinator that can be queried")
 
     def remote_write(self, body: bytes) -> Answer:

@@ -214,11 +214,14 @@ def test_what_is_refused_is_counted_with_the_reason(ctl, cluster: FakeCluster, s
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["bench", "coordinator", "--instance", "a"], 1, "--instance names an aggregator"),
-        (["bench", "aggregator", "--check"], 1, "--check asks a coordinator's store"),
+        (["bench", "coordinator", "--instance", "a"], 2, "--instance names an aggregator"),
+        (["bench", "aggregator", "--check"], 2, "--check asks a coordinator's store"),
         (["bench", "aggregator", "--policy", "10"], 2, "is no policy such as 10s:2d"),
         (["bench", "aggregator", "--prefix", "a b"], 2, "is no name of a metric"),
-        (["bench", "aggregator", "--series", "0"], 2, "not a number above 0"),
+        (["bench", "aggregator", "--series", "0"], 2, "'0' is not a whole number above 0"),
+        (["bench", "aggregator", "--series", "x"], 2, "'x' is not a whole number above 0"),
+        (["bench", "aggregator", "--rate", "x"], 2, "'x' is not a number above 0"),
+        (["bench", "aggregator", "--aggregator-port", "x"], 2, "'x' is not a port"),
     ],
 )
 def test_arguments_that_do_not_fit(

@@ -30,14 +30,10 @@ def bench(
     whoever asks has ``agreed`` it is only said what would be written.
     """
     if service == "coordinator":
-        if instance:
-            raise CtlError("--instance names an aggregator; which coordinator it is says --coordinator")
         where = f"to {cluster.settings.coordinator} by remote write; its rules say what is aggregated, and kept for how long"
         shares: aggregators.Shares = {}
         placement = None
     else:
-        if check:
-            raise CtlError("--check asks a coordinator's store: bench coordinator")
         placement = cluster.placement(AGGREGATOR).placement
         shares = aggregators.share(load, placement, instance)
         where = f"of policy {policy} to {', '.join(shares)} over m3msg; what comes of them is stored as everything of that policy"

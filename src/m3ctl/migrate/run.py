@@ -102,7 +102,11 @@ def _told(report: Report, findings: Sequence[Finding], steps: Sequence[Step]) ->
             f"it is safe now: begin with step 1 ({steps[0].instance}), and look again before each further one"
         )
     else:
-        report.blocks.append(
-            f"it is NOT safe now: {len(report.problems)} problems (above); look again when they are gone"
+        count = len(report.problems)
+        what = (
+            "1 problem (above); look again when it is"
+            if count == 1
+            else f"{count} problems (above); look again when they are"
         )
+        report.blocks.append(f"it is NOT safe now: {what} gone")
     return report
