@@ -43,10 +43,14 @@ class Gate:
         self._scope.tagged(reason=refusal.value).count("upgrade-to-tls-errors")
         log_refusal(self._port, refusal, peer, detail)
 
-    def too_long(self, peer: object, most_bytes: int) -> None:
+    def too_long(self, peer: str, most_bytes: int) -> None:
         """What comes before the body of a request has more than ``most_bytes``; the connection ends."""
         self._scope.count("http-heads-refused")
-        _log.warning_limited(f"{self._port}: a request's headers are too long", peer=str(peer), most=most_bytes)
+        _log.warning_limited(f"{self._port}: a request's headers are too long", peer=peer, most=most_bytes)
+
+    def no_http(self, peer: str) -> None:
+        """What came cannot be read as a request; the connection ends."""
+        _log.warning_limited(f"{self._port}: what came is not HTTP", peer=peer)
 
     async def open(self, factory: Factory, connection: socket.socket) -> None:
         """Makes the protocol of an accepted connection, once it has shown what it speaks; closes it if that is not taken."""

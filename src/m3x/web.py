@@ -32,10 +32,16 @@ _NO_ROOM_S = 1.0
 """So long after a connection could not be accepted the next one is tried: there are too many open files."""
 
 
+_NO_HTTP = "Invalid HTTP request received."
+"""What uvicorn says of it; ``_Protocol`` says whose it was."""
+
+
 class _Warnings(logging.Handler):
-    """uvicorn's own complaints (requests that are not HTTP …) as our log lines."""
+    """uvicorn's own complaints as our log lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == _NO_HTTP:
+            return
         log.warning_limited("HTTP server", detail=record.getMessage())
 
 
@@ -82,9 +88,16 @@ class _Protocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 assert isinstance(self.config, _Config)
                 if self.config.gate is not None:
-                    self.config.gate.too_long(self.client, MAX_HEAD_BYTES)
+                    self.config.gate.too_long(accepted_from(self.client), MAX_HEAD_BYTES)
                 self.transport.write(_TOO_LONG)
                 self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no request."""
+        assert isinstance(self.config, _Config)
+        if self.config.gate is not None:
+            self.config.gate.no_http(accepted_from(self.client))
+        super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
         """Request line and headers are whole."""

@@ -242,7 +242,7 @@ Fault = Callable[[RelayThread, float], None]
 FAULTS = (cut, held, split, half_open, flooded)
 NOT_CONNECTED = "consumer not connected; its messages wait in its buffer"
 LINES = {
-    ("samples", flooded): "Invalid HTTP request received",
+    ("samples", flooded): "what came is not HTTP",
     ("messages", cut): NOT_CONNECTED,
     ("messages", half_open): NOT_CONNECTED,
     ("messages", flooded): "connection closed: bad input",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 
 import httpx
@@ -85,6 +86,18 @@ async def test_headers_are_bounded_and_bodies_are_not_headers() -> None:
         await writer.wait_closed()
     assert registry.counter("http_heads_refused") == 2
     assert MAX_HEAD_BYTES == 64 << 10
+
+
+async def test_who_speaks_no_http_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(metrics_app(Registry()), "127.0.0.1:0", Gate("a page", Registry().scope())) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        name, own_port = writer.get_extra_info("sockname")
+        writer.write(b"\xff\xfe nonsense\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        await writer.wait_closed()
+    (line,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (line["level"], line["msg"], line["peer"]) == ("warn", "a page: what came is not HTTP", f"{name}:{own_port}")
 
 
 class Turns:

@@ -167,16 +167,12 @@ class AggregatorSection(Section, frozen=True, kw_only=True):
     feature_flags: Meaningless[list[FeatureFlagConfig]] = None
 
     def __post_init__(self) -> None:
-        negative = [
-            name
-            for name in ("buffer_duration_before_shard_cutover", "buffer_duration_after_shard_cutoff",
-                         "buffer_duration_for_past_timed_metric", "buffer_duration_for_future_timed_metric",
-                         "resign_timeout", "shutdown_wait_timeout", "entry_ttl", "entry_check_interval",
-                         "max_timer_batch_size_per_write")
-            if getattr(self, name) < 0
-        ]  # fmt: skip
-        if negative:
-            raise ValueError(f"must not be negative: {', '.join(negative)}")
+        self.refuse_negative(
+            "buffer_duration_before_shard_cutover", "buffer_duration_after_shard_cutoff",
+            "buffer_duration_for_past_timed_metric", "buffer_duration_for_future_timed_metric",
+            "resign_timeout", "shutdown_wait_timeout", "entry_ttl", "entry_check_interval",
+            "max_timer_batch_size_per_write",
+        )  # fmt: skip
 
 
 def aggregator_when_absent() -> AggregatorSection:

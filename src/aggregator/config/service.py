@@ -125,8 +125,7 @@ class RuntimeOptionsConfig(Section, frozen=True, kw_only=True):
     write_new_metric_no_limit_warmup_duration: Duration = Duration(0)
 
     def __post_init__(self) -> None:
-        if self.write_values_per_metric_limit_per_second < 0 or self.write_new_metric_limit_cluster_per_second < 0:
-            raise ValueError("limits must not be negative; 0 means no limit")
+        self.refuse_negative("write_values_per_metric_limit_per_second", "write_new_metric_limit_cluster_per_second")
 
 
 class InstanceSection(Section, frozen=True, kw_only=True):
@@ -155,9 +154,7 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     """SIGTERM: longest wait for an instance that is there, but was restarted a moment ago and lacks open windows."""
 
     def __post_init__(self) -> None:
-        spans = (self.shutdown_timeout, self.hand_over_timeout, self.transit_time)
-        if min(self.workers, *spans) < 0:
-            raise ValueError("workers, shutdownTimeout, handOverTimeout and transitTime must not be negative")
+        self.refuse_negative("workers", "shutdown_timeout", "hand_over_timeout", "transit_time")
         if self.memory_limit_bytes not in (0, UNLIMITED) and self.memory_limit_bytes < _LEAST_MEMORY_BYTES:
             raise ValueError(
                 f"memoryLimitBytes must be 0, {UNLIMITED} (no limit) or at least {_LEAST_MEMORY_BYTES}, "

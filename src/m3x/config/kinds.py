@@ -164,6 +164,12 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         """What is wrong with single keys (``rules[2].pattern``, or empty for the section itself): their paths below it, and texts."""
         return ()
 
+    def refuse_negative(self, *fields: str) -> None:
+        """Raises ``ValueError`` with the keys of those of the fields of this section that are below zero."""
+        keys = {one.name: one.encode_name for one in msgspec.structs.fields(self)}
+        if negative := [keys[name] for name in fields if getattr(self, name) < 0]:
+            raise ValueError(f"{', '.join(negative)} must not be negative")
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """``host:port`` → ``(host, port)``; an empty host is all interfaces, brackets around an IPv6 address are removed."""

@@ -147,7 +147,11 @@ def test_explicitly_empty_prefixes_stay_empty(tmp_path: Path) -> None:
             + ", aggregationTypes: {defaultCounterAggregationTypes: [Sum, P99]}}\n",
             "defaultCounterAggregationTypes[1]: P99 is not possible for this metric type",
         ),
-        (MINIMAL + "instance: {workers: -1}\n", "must not be negative"),
+        (MINIMAL + "instance: {workers: -1}\n", "instance: workers must not be negative"),
+        (
+            MINIMAL + "aggregator: {" + HANDLERS + ", entryTTL: -1s, bufferDurationForPastTimedMetric: -1s}\n",
+            "aggregator: bufferDurationForPastTimedMetric, entryTTL must not be negative",
+        ),
     ],
 )
 def test_problems_name_the_place_and_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:
