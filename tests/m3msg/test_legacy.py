@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +112,12 @@ class Listener:
         for writer in self._writers:
             writer.close()
         await self._server.wait_closed()
+
+    def reset(self) -> None:
+        """Ends its connections as the system does for a process that was killed before it had read everything."""
+        for writer in self._writers:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
     @property
     def records(self) -> list[bytes]:
@@ -221,6 +229,21 @@ async def test_while_one_is_away_its_metrics_wait_and_the_other_s_go_on(store: k
         assert away.records == [b"first", b"second"]
     await here.stop()
     await away.stop()
+
+
+async def test_a_connection_that_is_reset_is_made_anew_before_there_is_anything_to_send(store: kv.Store) -> None:
+    listener = Listener()
+    await listener.start()
+    async with running(store) as client:
+        await store.set(KEY, placed((listener, shards())))
+        await until(lambda: client.trouble() is None, what="the placement")
+        client.produce(batch_of([b"before"], [0]))
+        await until(lambda: listener.records == [b"before"], what="the first connection")
+        listener.reset()
+        await until(lambda: len(listener.streams) == 2, what="the second one")
+        client.produce(batch_of([b"after"], [0]))
+        await until(lambda: listener.records == [b"before", b"after"], what="what came after it")
+    await listener.stop()
 
 
 async def test_tls(store: kv.Store, tmp_path: Path) -> None:

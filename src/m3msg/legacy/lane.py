@@ -125,7 +125,7 @@ class Lane:
 
     def _lost(self) -> bool:
         """Whether there is no connection, or none any more."""
-        if self._reader is not None and self._reader.at_eof():
+        if self._reader is not None and (self._reader.at_eof() or self._reader.exception() is not None):
             self._disconnect("the aggregator has closed the connection")
         return self._writer is None
 
