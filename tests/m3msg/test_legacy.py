@@ -246,6 +246,29 @@ async def test_a_connection_that_is_reset_is_made_anew_before_there_is_anything_
     await listener.stop()
 
 
+async def test_an_endpoint_that_is_none_is_named_and_holds_nothing_back(store: kv.Store) -> None:
+    nowhere, listener = Listener(), Listener()
+    nowhere.endpoint = "nonsense"
+    await listener.start()
+    async with running(store) as client:
+        await store.set(KEY, placed((nowhere, shards()), (listener, shards())))
+        await until(lambda: "'nonsense' is not an address" in "".join(client.problems()), what="it is named")
+        client.produce(batch_of([b"a"], [0]))
+        await until(lambda: listener.records == [b"a"], what="the other one")
+    await listener.stop()
+
+
+async def test_instances_behind_one_endpoint_get_the_shards_of_all(store: kv.Store) -> None:
+    listener = Listener()
+    await listener.start()
+    async with running(store) as client:
+        await store.set(KEY, placed((listener, shards(0, NEVER_NS, 1)), (listener, shards(0, NEVER_NS, 2))))
+        await until(lambda: client.trouble() is None, what="the placement")
+        assert client.produce(batch_of([b"a", b"b", b"c"], [1, 2, 3])) == 1
+        await until(lambda: listener.records == [b"a", b"b"], what="both")
+    await listener.stop()
+
+
 async def test_tls(store: kv.Store, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     listener = Listener(tls=ServerTLS(certificates.config(mutual=True)))

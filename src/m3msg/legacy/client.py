@@ -143,9 +143,11 @@ class LegacyClient:
         """Which shards are sent to whom now."""
         if self._placement is None:
             return
-        now_ns, found = self._now_ns(), {}
+        now_ns = self._now_ns()
+        found: dict[str, NDArray[np.uint8]] = {}
         for instance in self._placement.instances:
-            takes = found[instance.endpoint] = np.zeros(self._placement.num_shards, np.uint8)
+            # Several may be behind one endpoint.
+            takes = found.setdefault(instance.endpoint, np.zeros(self._placement.num_shards, np.uint8))
             for shard in instance.shards:
                 if shard.id < len(takes) and self._is_open(shard, now_ns):
                     takes[shard.id] = 1

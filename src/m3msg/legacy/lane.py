@@ -170,15 +170,15 @@ class Lane:
         return True
 
     async def _connect(self) -> bool:
-        host, port = parse_address(self.endpoint)
         try:
+            host, port = parse_address(self.endpoint)
             async with asyncio.timeout(self._options.connect_timeout_s):
                 context = None if self._tls is None else self._tls.context()
                 name = None if self._tls is None else self._tls.server_name or host
                 self._reader, self._writer = await asyncio.open_connection(
                     host, port, ssl=context, server_hostname=name
                 )
-        except (OSError, TimeoutError, TLSError) as error:
+        except (OSError, TimeoutError, TLSError, ValueError) as error:
             self._connection.count("connect-error")
             self.error = str(error) or "no connection in time"
             return False
