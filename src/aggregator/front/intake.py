@@ -287,23 +287,11 @@ class Intake:
         mono_ns: int,
     ) -> tuple[int, int, int, int]:
         """Stages the complete frames of ``buffer[start:end]``; returns as ``kernels.scan``."""
-        if not self._single:
-            return self._scatter(connection, buffer, start, end, maximum, now_ns, mono_ns)
-        position, count, status, need = kernels.scan(buffer, start, end, maximum)
-        if position > start:
-            self._stagings[0].add(connection, position - start, count, now_ns, mono_ns)
-        return position, count, status, need
-
-    def _scatter(
-        self,
-        connection: Connection,
-        buffer: NDArray[np.uint8],
-        start: int,
-        end: int,
-        maximum: int,
-        now_ns: int,
-        mono_ns: int,
-    ) -> tuple[int, int, int, int]:
+        if self._single:
+            position, count, status, need = kernels.scan(buffer, start, end, maximum)
+            if position > start:
+                self._stagings[0].add(connection, position - start, count, now_ns, mono_ns)
+            return position, count, status, need
         self._mark_discards()
         total = 0
         while True:
