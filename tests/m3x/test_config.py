@@ -46,6 +46,16 @@ def test_files_merge_in_order_key_by_key(tmp_path: Path) -> None:
     assert value.name == "one"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "cannot be read: No such file or directory"), ("a: [", "not valid YAML")]
+)
+def test_of_files_that_cannot_be_read_no_key_is_missing(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "a.yml" if text is None else write(tmp_path, text)
+    with pytest.raises(ConfigError, match=said) as error:
+        load([path], Root)
+    assert str(error.value).count("a.yml") == 1
+
+
 def test_environment_is_expanded_with_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, "name: ${HOST:nobody}\nmode: ${MODE}\n")
     assert load([path], Root, {"MODE": "fast"}).value == Root(name="nobody", mode="fast")

@@ -132,7 +132,8 @@ class InstanceSection(Section, frozen=True, kw_only=True):
     """``instance``: this implementation's own keys, all optional."""
 
     workers: int = 0
-    """Worker processes; 0: one per CPU. A reload takes another number without a restart, if there are journals."""
+    """Worker processes; 0: one per CPU; at most one for each shard of the instance. A reload takes another number without a restart, if
+    there are journals."""
     run_directory: str = ""
     """Sockets and option files of the processes of this instance; empty: a private temporary directory."""
     data_directory: str = ""

@@ -70,6 +70,8 @@ def read(files: Sequence[str | Path], cls: type[S], environ: Mapping[str, str] |
             continue
         tree = node if tree is None else merge(tree, node, problems)
     if tree is None:
+        if problems:  # no file could be read: of what is missing in them nothing is known
+            return Reading(None, problems, [], {}, [], Places())
         tree = Node({}, str(files[-1]) if files else "(no file)", 1)
     tree = Expansion(os.environ if environ is None else environ, problems).of(tree)
     if problems and not isinstance(tree.value, dict):
