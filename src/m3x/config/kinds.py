@@ -82,7 +82,7 @@ class Duration(int):
                 total += _fraction(fraction, _UNITS_NS[unit])
             position = part.end()
         if position != len(rest) or not rest:
-            raise ValueError(f"{text!r} is not a duration; write it like 10s, 1m30s or 500ms")
+            raise ValueError(f"{text!r} is not a duration; write it like 10s, 1m30s, 500ms or 48h (days have no unit)")
         if total > _LONGEST_NS:
             raise ValueError(f"{text!r} is too long a duration; the longest is some 292 years, 2562047h")
         return cls(sign * total)
