@@ -97,6 +97,8 @@ class _Protocol(HttpToolsProtocol):
         assert isinstance(self.config, _Config)
         if self.config.gate is not None:
             self.config.gate.no_http(accepted_from(self.client))
+        else:
+            log.warning_limited("HTTP server: what came is not HTTP", peer=accepted_from(self.client))
         super().send_400_response(msg)
 
     def on_headers_complete(self) -> None:
