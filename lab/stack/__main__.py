@@ -32,7 +32,7 @@ AGGREGATOR = "http://127.0.0.1:6001"
 INSTANCE_ID = "m3aggregator-local"
 _SERVING_S, _END_S = 150.0, 20.0
 _INVITATION = f"""
-Send something. Carbon, from bash:  echo "shop.orders 42 $(date +%s)" > /dev/tcp/127.0.0.1/7204
+Send something. Carbon, from bash:  echo "shop.north.orders 42 $(date +%s)" > /dev/tcp/127.0.0.1/7204
 Prometheus, in its file:            remote_write: [{{url: "{COORDINATOR}/api/v1/prom/remote/write"}}]
 Windows have ten seconds; what came in one is on {COORDINATOR}/graph some seconds after its end."""
 COORDINATOR_PORTS, OTHER_PORTS = (7201, 7203, 7204), (7507, 6000, 6001, 6002)
