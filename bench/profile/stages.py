@@ -19,6 +19,8 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("HTTP: bytes to requests", "uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol.data_received"),
+    Stage("known series: snappy", "coordinator.write.known", "KnownSeries.unpacked"),
+    Stage("known series: parse, look up, encode", "coordinator.write.known", "KnownSeries.encode"),
     Stage("snappy", "coordinator.write.decoding", "decompress"),
     Stage("parse the request", "coordinator.write.decoding", "RequestDecoder.decode"),
     Stage("look up series, encode messages", "coordinator.write.remote_write", "RemoteWriter._encode"),

@@ -64,9 +64,9 @@ def taken(service: str, path: str, leaf: Any, folder: Path) -> bool:
     found = judged(service, path, leaf, folder)
     about = path.replace("[]", "[0]").replace("{}", ".k1") + ": "
     problems = [one.text for one in [*found.malformed, *found.refused] if one.text.startswith(about)]
-    # What is an aggregation type but cannot be for counters, timers or gauges M3 refuses when it computes the first one. Clients of types
-    # legacy and tcp are refused here for what they are (docs/compatibility.md, configuration).
-    on_purpose = ("is not possible for this metric type", "is not supported; write type: m3msg")
+    # What is an aggregation type but cannot be for counters, timers or gauges M3 refuses when it computes the first one. A client
+    # of type tcp it reads as well, and refuses when it makes one.
+    on_purpose = ("is not possible for this metric type", "unknown client type: tcp")
     return all(any(why in text for why in on_purpose) for text in problems)
 
 
