@@ -126,17 +126,19 @@ class Instance:
 
     def resize(self, workers: int) -> None:
         """Goes on with so many workers at most, as soon as nothing is lost by it. Raises ``NeedsRestartError`` where something would be."""
-        if self._journal is None:
-            raise NeedsRestartError("without journals (instance.journal) the windows of the workers would be lost")
+        self._require_journal()
         self._wanted = workers
         self._resized.set()
 
     def renew(self, config: ServiceConfig) -> None:
         """Goes on with new processes, for keys that are looked at when these are made. Raises ``NeedsRestartError`` as ``resize``."""
-        if self._journal is None:
-            raise NeedsRestartError("without journals (instance.journal) the windows of the workers would be lost")
+        self._require_journal()
         self._config, self._renewed = config, True
         self._resized.set()
+
+    def _require_journal(self) -> None:
+        if self._journal is None:
+            raise NeedsRestartError("without journals (instance.journal) the windows of the workers would be lost")
 
     async def run(self) -> None:
         """Serves until ``stop``."""
