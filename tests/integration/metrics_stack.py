@@ -140,6 +140,12 @@ class Stack:
         """The two are no pair any more."""
         asyncio.run(self._place(tuple(Shard(number, ShardState.AVAILABLE) for number in range(SHARDS)), (1, 2)))
 
+    def shards_later(self) -> None:
+        """The two, parted, have no shard yet: all are cut over in two hours."""
+        cutover_ns = time.time_ns() + 7200 * S
+        shards = tuple(Shard(number, ShardState.INITIALIZING, cutover_ns=cutover_ns) for number in range(SHARDS))
+        asyncio.run(self._place(shards, (1, 2)))
+
     async def _break_times(self) -> None:
         async with self._store() as store:
             await store.set(f"_kv/{ENVIRONMENT}/shardset/2/flush", b"no flush times")

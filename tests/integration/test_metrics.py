@@ -32,7 +32,9 @@ PARTED = {
         "tick_flush_times_errors",
     )
 }  # fmt: skip
-"""… and when the pair parts, and finds no flush times that can be read."""
+"""… when the pair parts, and finds no flush times that can be read, …"""
+IDLE = {f"{_AGGREGATOR}flush_manager_follower_not_campaigning"}
+"""… and when the placement gives an instance no shard to lead."""
 LABELS = {
     "m3aggregator_aggregator_addUntimed_success_latency_bucket": {"le"},
     "m3aggregator_aggregator_client_flush_success_latency": {"quantile"},
@@ -71,7 +73,7 @@ def stack(module_deployment: Deployment) -> Stack:
 
 def test_names_labels_and_types_of_m3s_dashboards(stack: Stack) -> None:
     here = {row.name for row in rows() if row.test == HERE}
-    until(stack, here - RESIGNED - GONE - PARTED, stack.traffic)
+    until(stack, here - RESIGNED - GONE - PARTED - IDLE, stack.traffic)
     leader = stack.leader()
     assert leader is not None
     # It answers when another one leads, which may take longer than is waited for here.
@@ -95,6 +97,8 @@ def test_names_labels_and_types_of_m3s_dashboards(stack: Stack) -> None:
     stack.break_times()
     stack.part()
     until(stack, PARTED, lambda: None)
+    stack.shards_later()
+    until(stack, IDLE, lambda: None)
 
 
 def labels_of(stack: Stack) -> dict[str, set[str]]:
