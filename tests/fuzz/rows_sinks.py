@@ -12,7 +12,7 @@ from tests.fuzz.rows_metrics import TAGS
 from coordinator import prompb
 from coordinator.sinks.metric_types import MetricTypes
 from coordinator.sinks.prom_remote.answers import judge
-from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules, labels_of
+from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules, fields_of, labels_of
 from coordinator.sinks.prom_remote.named import named_series
 from coordinator.sinks.prom_remote.symbols import SymbolEncoder
 from coordinator.sinks.series import SeriesTable
@@ -71,6 +71,7 @@ def _read_labels(data: bytes) -> Any:
         assert as_1(encoder.request_2(batch, numbers, labels).tobytes()) == [one]
         assert [sample["value"] for sample in one["samples"]] == [0.5, 1.5, 2.5]
         found.append([(label.get("name", b""), label.get("value", b"")) for label in one["labels"]])
+        assert labels.rows_of(fields_of(found[-1]), table, series).tolist() == [0, 1, 2]
     return found
 
 

@@ -7,7 +7,8 @@ Rows of one series become one ``TimeSeries`` wherever they stand in the batch, i
 import numpy as np
 from numba import njit
 
-from m3x.kernels import base, copy_short, double_bits, prefetch, store8, store64
+from coordinator.sinks.prom_remote.label_kernels import put_form
+from m3x.kernels import base, double_bits, prefetch, store8, store64
 from m3x.protobuf.writing import int_size, length_size, put_int, put_length
 
 GROUP = np.dtype([("number", np.uint32), ("first", np.int32), ("last", np.int32), ("size", np.int32)], align=True)
@@ -17,6 +18,7 @@ _SERIES, _SAMPLE, _VALUE, _TIME = (np.uint64(n) for n in (0x0A, 0x12, 0x09, 0x10
 _0, _1, _8, _9 = (np.uint64(n) for n in (0, 1, 8, 9))
 _MIX = np.uint32(0x9E3779B1)
 _AHEAD = 8
+_ID_LINES = 3
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -38,15 +40,17 @@ def sample_size(value, time_ms):
 def group(series, time_ns, values, rows, entries, slots, groups, following):
     """Finds the rows of each series and the size of the request. Returns how many series there are, and the bytes.
 
-    ``rows`` (int64): which rows of the columns, at least one. ``slots`` (int32): a power of two, at least twice the rows, zeroed here.
-    ``groups`` (``GROUP``) and ``following`` (int32) have a place per row.
+    ``entries``: records by series number, with a ``size``: of what stands before samples. ``rows`` (int64): which rows of the columns, at
+    least one. ``slots`` (int32): a power of two, at least twice the rows, zeroed here. ``groups`` (``GROUP``) and ``following`` (int32)
+    have a place per row.
     """
     slots[:] = 0
+    width = np.uint64(entries.itemsize)
     mask = np.uint32(len(slots) - 1)
     count = 0
     for k in range(len(rows)):
         if k + _AHEAD < len(rows):
-            prefetch(base(entries) + np.uint64(16) * np.uint64(series[rows[k + _AHEAD]]))
+            prefetch(base(entries) + width * np.uint64(series[rows[k + _AHEAD]]))
         row = rows[k]
         number = series[row]
         place = (number * _MIX) & mask
@@ -87,15 +91,17 @@ def put_samples(a, time_ns, values, rows, following, k):
 
 
 @njit(cache=True, nogil=True)
-def write(time_ns, values, rows, entries, arena, groups, count, following, out):
-    """Writes the request that ``group`` has measured; returns its bytes."""
+def write(time_ns, values, rows, forms, arena, ids, id_at, skipped, groups, count, following, out):
+    """Writes the request that ``group`` has measured; returns its bytes. ``ids``, ``id_at``: those of all series by number."""
     a = base(out)
-    labels = base(arena)
+    kept, tags, left_out, left_out_size = base(arena), base(ids), base(skipped), np.uint64(len(skipped))
     for at in range(count):
         if at + _AHEAD < count:
-            prefetch(labels + np.uint64(entries[groups[at + _AHEAD].number].at))
-        entry = entries[groups[at].number]
+            ahead = tags + np.uint64(id_at[groups[at + _AHEAD].number])
+            for line in range(_ID_LINES):
+                prefetch(ahead + np.uint64(64 * line))
+        number = groups[at].number
         a = put_length(a, _SERIES, np.uint64(groups[at].size))
-        copy_short(a, labels + np.uint64(entry.at), np.uint64(entry.size))
-        a = put_samples(a + np.uint64(entry.size), time_ns, values, rows, following, groups[at].first)
+        a = put_form(a, forms[number], tags + np.uint64(id_at[number]), kept, left_out, left_out_size)
+        a = put_samples(a, time_ns, values, rows, following, groups[at].first)
     return np.int64(a - base(out))

@@ -28,10 +28,11 @@ class Encoder:
         One ``TimeSeries`` per series, in the order of first rows; its samples in the order of ``rows``. Times become milliseconds,
         truncated towards zero; zeros of either sign are left out; NaN keeps its bits.
         """
-        count, size = self._group(batch, rows, labels.entries)
+        count, size = self._group(batch, rows, labels.forms)
         out = self._room(size)
+        ids, id_at, _ = batch.table.ids()
         write(
-            batch.time_ns, batch.values, rows, labels.entries, labels.arena,
+            batch.time_ns, batch.values, rows, labels.forms, labels.arena, ids, id_at, labels.skipped,
             self._groups, count, self._following, out,
         )  # fmt: skip
         return out[:size]

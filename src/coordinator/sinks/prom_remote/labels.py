@@ -1,4 +1,4 @@
-"""What a series is called in a store: the label fields of ``prompb.TimeSeries``, made once for every series number.
+"""What a series is called in a store: the label fields of ``prompb.TimeSeries``, by series number.
 
 From an id to labels (docs/m3/coordinator.md, from message to series): tags sorted by the bytes of their names, those that ``tagOptions``
 renamed called ``__name__`` and ``le`` again, without the tag that marks graphite ids (raw samples keep it, as their client sent it).
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from coordinator.prompb import TIME_SERIES, Labels
 from coordinator.sinks.prom_remote.label_kernels import (
-    ENTRY,
+    FORM,
+    PLACE_BAD,
+    PLACE_KEPT,
+    PLACE_NEW,
+    PLACE_ODD,
     SIZE_FACTOR,
-    STATE_BAD,
-    STATE_NEW,
-    STATE_ODD,
-    STATE_READY,
+    WORD,
     fill,
+    rows_with,
 )
 from coordinator.sinks.series import SeriesTable
 from m3metrics.errors import IdError
@@ -83,7 +85,8 @@ def fields_of(labels: Labels) -> bytes:
 
 
 class LabelFields:
-    """The label fields of the series of one table; several sinks may share one. Only series that are asked for take memory.
+    """The label fields of the series of one table; several sinks may share one. Only series that are asked for take memory: eight bytes
+    where the tags of the id are written as they stand (``label_kernels``), else the label fields as well.
 
     Does not refer to the table, which ends when nothing else does.
     """
@@ -91,72 +94,80 @@ class LabelFields:
     def __init__(self, rules: LabelRules) -> None:
         self.rules = rules
         """How they are made."""
-        self.entries = np.zeros(1 << 10, ENTRY)
+        self.forms = np.zeros(1 << 10, FORM)
         """By series number."""
-        self.arena = np.zeros(1 << 16, np.uint8)
+        self.arena = np.zeros(1 << 12, np.uint8)
+        """Those that are kept."""
+        self.skipped = _array(b"" if rules.keep_scheme else ID_SCHEME_TAG)
+        """The name of the tag that is left out of ids; empty: none."""
         self._used = 0
         self._any_bad = False
-        self._skipped = _array(b"" if rules.keep_scheme else ID_SCHEME_TAG)
         self._renamed, self._new_names = _records(rules)
         self._plain_only = rules.renames and max(len(rules.metric_name), len(rules.bucket_name)) > _LONGEST_NAME
 
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays."""
-        return self.entries.nbytes + self.arena.nbytes
+        return self.forms.nbytes + self.arena.nbytes
+
+    @property
+    def any_kept(self) -> bool:
+        """Whether ``arena`` has any."""
+        return self._used > 0
 
     def require(self, table: SeriesTable, series: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Makes what is missing of these series of the table; returns the rows whose series cannot be stored, ascending."""
-        if len(self.entries) < len(table):
-            grown = np.zeros(max(2 * len(self.entries), len(table)), ENTRY)
-            grown[: len(self.entries)] = self.entries
-            self.entries = grown
+        if len(self.forms) < len(table):
+            grown = np.zeros(max(2 * len(self.forms), len(table)), FORM)
+            grown[: len(self.forms)] = self.forms
+            self.forms = grown
         odd = self._fill(table, series)
         if odd:
-            states = self.entries["state"]
-            for number in np.unique(series[states[series] == STATE_ODD]).tolist():
+            places = self.forms["place"]
+            for number in np.unique(series[places[series] == PLACE_ODD]).tolist():
                 self._decide(table, number)
         if not odd and not self._any_bad:
             return np.empty(0, np.int64)
-        return np.flatnonzero(self.entries["state"][series] == STATE_BAD)
+        return np.flatnonzero(self.forms["place"][series] == PLACE_BAD)
 
-    def rows_of(self, fields: bytes, series: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Which of these series, all of them usable, have just these label fields."""
-        entries = self.entries[series]
-        like = np.flatnonzero(entries["size"] == len(fields)).tolist()
-        at = entries["at"]
-        return np.array([i for i in like if self.arena[at[i] : at[i] + len(fields)].tobytes() == fields], np.int64)
+    def rows_of(self, fields: bytes, table: SeriesTable, series: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Which of these series of the table, all of them usable, have just these label fields."""
+        ids, at, _ = table.ids()
+        found = np.empty(len(series), np.int64)
+        wanted, room = _array(fields), np.empty(max(len(fields), 1), np.uint8)
+        return found[: rows_with(wanted, series, self.forms, self.arena, ids, at, self.skipped, room, found)]
 
     def _fill(self, table: SeriesTable, series: NDArray[np.uint32]) -> int:
         if self._plain_only:
-            fresh = np.unique(series[self.entries["state"][series] == STATE_NEW])
-            self.entries["state"][fresh] = STATE_ODD
+            fresh = np.unique(series[self.forms["place"][series] == PLACE_NEW])
+            self.forms["place"][fresh] = PLACE_ODD
             return len(fresh)
         ids, at, size = table.ids()
         row = odd = 0
         while True:
             row, self._used, found = fill(
-                series, row, ids, at, size, self.entries, self.arena, self._used,
-                self._skipped, self._renamed, self._new_names,
+                series, row, ids, at, size, self.forms, self.arena, self._used,
+                self.skipped, self._renamed, self._new_names,
             )  # fmt: skip
             odd += int(found)
             if row == len(series):
                 return odd
-            self._grow(SIZE_FACTOR * int(size[series[row]]))
+            self._grow(SIZE_FACTOR * int(size[series[row]]) + WORD)
 
     def _decide(self, table: SeriesTable, number: int) -> None:
         """The plain way, for what the kernel found odd."""
         try:
             data = label_fields(table.id(number), self.rules)
         except IdError:
-            self.entries[number]["state"] = STATE_BAD
+            self.forms[number]["place"] = PLACE_BAD
             self._any_bad = True
             return
-        if self._used + len(data) > len(self.arena):
-            self._grow(len(data))
+        size = -(-len(data) // WORD) * WORD
+        if self._used + size > len(self.arena):
+            self._grow(size)
         self.arena[self._used : self._used + len(data)] = np.frombuffer(data, np.uint8)
-        self.entries[number] = (self._used, len(data), STATE_READY)
-        self._used += len(data)
+        self.forms[number] = (len(data), PLACE_KEPT + self._used // WORD)
+        self._used += size
 
     def _grow(self, least: int) -> None:
         grown = np.zeros(max(2 * len(self.arena), self._used + least), np.uint8)

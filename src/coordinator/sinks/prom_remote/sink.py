@@ -188,4 +188,4 @@ def _named(answer: Answer, batch: Values, rows: NDArray[np.int64], labels: Label
     if answer.kind is not Kind.REFUSED or len(rows) == 1:
         return None
     found = named_series(answer.body)
-    return None if found is None else rows[labels.rows_of(fields_of(found), batch.series[rows])]
+    return None if found is None else rows[labels.rows_of(fields_of(found), batch.table, batch.series[rows])]

@@ -9,51 +9,90 @@ import numpy as np
 from numba import njit
 
 from coordinator.sinks.prom_remote.encode_kernels import put_samples
-from coordinator.sinks.prom_remote.label_kernels import STATE_READY
-from m3x.kernels import base, copy_short
+from coordinator.sinks.prom_remote.label_kernels import PLACE_ID, PLACE_KEPT, WORD
+from m3x.kernels import base, bytes_equal, copy_short, load8, load16
 from m3x.protobuf.reading import chunk
 from m3x.protobuf.writing import length_size, put_int, put_length, put_varint, varint_size
+
+ENTRY = np.dtype([("at", np.int64), ("size", np.int32), ("known", np.int32)], align=True)
+"""The texts of one series, names and values in turn: where their numbers are, and how many; ``known``: 1, or 0 where they are not there
+yet."""
 
 _SYMBOL, _SERIES, _REFS, _METADATA, _TYPE, _HELP, _UNIT = (
     np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x2A, 0x08, 0x18, 0x20)
 )
-_0, _1, _2 = (np.uint64(n) for n in range(3))
+_0, _1, _2, _4 = (np.uint64(n) for n in (0, 1, 2, 4))
 
 
 @njit(cache=True, nogil=True)
-def spans(series, first, labels, arena, entries, used, at, size):
+def spans(series, first, kept, forms, arena, ids, id_at, skipped, entries, used, at, size):
     """The texts of the series ``series[first:]`` (uint32) that are not in ``entries`` (``ENTRY``) yet.
 
-    ``labels`` (``ENTRY``) says where in ``arena`` their label fields are; what is not ready there is left out. Into ``at`` and ``size``
-    (int64) go names and values, in turn; ``entries`` says how many, counted on from ``used``. Ends early where there is too little room.
-    Returns how many rows were looked at, and how many texts there are.
+    ``forms``, ``arena``, ``ids``, ``id_at``, ``skipped``: see ``label_kernels``. ``kept``: whether they are those of label fields that are
+    kept, and stand in ``arena``; else those of tags of ids, in ``ids``. The others are left out. Into ``at`` and ``size`` (int64) go names
+    and values, in turn; ``entries`` says how many, counted on from ``used``. Ends early where there is too little room. Returns how many
+    rows were looked at, and how many texts there are.
     """
-    origin = base(arena)
+    origin = base(arena) if kept else base(ids)
     count = 0
     for row in range(first, len(series)):
         number = series[row]
-        if entries[number].state == STATE_READY or labels[number].state != STATE_READY:
+        form = forms[number]
+        if entries[number].known or (form.place < PLACE_KEPT if kept else form.place != PLACE_ID):
             continue
-        a = origin + np.uint64(labels[number].at)
-        e = a + np.uint64(labels[number].size)
-        begin = count
-        while a < e:
-            if count + 2 > len(at):
-                return row, begin
-            # Written by ourselves: one byte of tag, and no value where that is empty.
-            inner, a = chunk(a + _1, e)
-            for part in range(2):
-                text, stop = a, a
-                if inner < a and np.int64(arena[np.int64(inner - origin)]) == 0x0A + 8 * part:
-                    text, stop = chunk(inner + _1, a)
-                    inner = stop
-                at[count] = np.int64(text - origin)
-                size[count] = np.int64(stop - text)
-                count += 1
-        entries[number].at = used + begin
-        entries[number].size = count - begin
-        entries[number].state = STATE_READY
+        if kept:
+            start = origin + np.uint64(form.place - PLACE_KEPT) * np.uint64(WORD)
+            found = _of_fields(start, start + np.uint64(form.size), origin, at, size, count)
+        else:
+            start = origin + np.uint64(id_at[number])
+            found = _of_tags(start, base(skipped), np.uint64(len(skipped)), origin, at, size, count)
+        if found < 0:
+            return row, count
+        entries[number].at = used + count
+        entries[number].size = found - count
+        entries[number].known = 1
+        count = found
     return len(series), count
+
+
+@njit(cache=True, nogil=True)
+def _of_tags(here, skipped, skipped_size, origin, at, size, count):
+    """The texts of the tags of an id, of which all are known to be sound; how many there are with them, -1: there is no room."""
+    left = np.int64(load16(here + _2))
+    here += _4
+    while left > 0:
+        left -= 1
+        name, name_size = here + _2, np.uint64(load16(here))
+        value = name + name_size + _2
+        value_size = np.uint64(load16(name + name_size))
+        here = value + value_size
+        if name_size == skipped_size and bytes_equal(name, skipped, name_size):
+            continue
+        if count + 2 > len(at):
+            return -1
+        at[count], size[count] = np.int64(name - origin), np.int64(name_size)
+        at[count + 1], size[count + 1] = np.int64(value - origin), np.int64(value_size)
+        count += 2
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _of_fields(a, e, origin, at, size, count):
+    """The same of label fields between two addresses."""
+    while a < e:
+        if count + 2 > len(at):
+            return -1
+        # Written by ourselves: one byte of tag, and no value where that is empty.
+        inner, a = chunk(a + _1, e)
+        for part in range(2):
+            text, stop = a, a
+            if inner < a and np.int64(load8(inner)) == 0x0A + 8 * part:
+                text, stop = chunk(inner + _1, a)
+                inner = stop
+            at[count] = np.int64(text - origin)
+            size[count] = np.int64(stop - text)
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from coordinator.sinks.metric_types import NOTHING, Described
 from coordinator.sinks.prom_remote.encoding import Encoder
-from coordinator.sinks.prom_remote.label_kernels import ENTRY
 from coordinator.sinks.prom_remote.labels import LabelFields, LabelRules
-from coordinator.sinks.prom_remote.symbol_kernels import measure, spans, write_2
+from coordinator.sinks.prom_remote.symbol_kernels import ENTRY, measure, spans, write_2
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import UNAGGREGATED, Values
 from m3metrics.ids import encode_tags
@@ -25,7 +24,7 @@ _AT_ONCE = 1 << 14
 
 
 class _Symbols:
-    """The texts of the label fields of one table. Only series that are asked for take memory."""
+    """The texts of the labels of one table. Only series that are asked for take memory."""
 
     def __init__(self) -> None:
         self.entries = np.zeros(1 << 10, ENTRY)
@@ -41,21 +40,27 @@ class _Symbols:
         self._used = 0
         self._at, self._size = np.zeros(_AT_ONCE, np.int64), np.zeros(_AT_ONCE, np.int64)
 
-    def require(self, labels: LabelFields, series: NDArray[np.uint32]) -> None:
-        """Makes what is missing of these series."""
-        if len(self.entries) < len(labels.entries):
-            self.entries = _grown(self.entries, len(labels.entries))
-        row = 0
-        while row < len(series):
-            before = row
-            row, count = spans(
-                series, row, labels.entries, labels.arena, self.entries, self._used, self._at, self._size
-            )
-            if count:
-                self._add(labels, int(count))
-            elif row == before:
-                # One series alone has more texts.
-                self._at, self._size = np.zeros(2 * len(self._at), np.int64), np.zeros(2 * len(self._size), np.int64)
+    def require(self, labels: LabelFields, table: SeriesTable, series: NDArray[np.uint32]) -> None:
+        """Makes what is missing of these series of the table."""
+        if len(self.entries) < len(labels.forms):
+            self.entries = _grown(self.entries, len(labels.forms))
+        ids, id_at, _ = table.ids()
+        for kept in (False, True) if labels.any_kept else (False,):
+            row = 0
+            while row < len(series):
+                before = row
+                row, count = spans(
+                    series, row, kept, labels.forms, labels.arena, ids, id_at, labels.skipped,
+                    self.entries, self._used, self._at, self._size,
+                )  # fmt: skip
+                if count:
+                    self._add(labels.arena if kept else ids, int(count))
+                elif row == before:
+                    # One series alone has more texts.
+                    self._at, self._size = (
+                        np.zeros(2 * len(self._at), np.int64),
+                        np.zeros(2 * len(self._size), np.int64),
+                    )
         self._keep_up()
 
     def tell(self, texts: Sequence[bytes]) -> None:
@@ -74,10 +79,10 @@ class _Symbols:
             self.stamps, self.local = _grown(self.stamps, size), _grown(self.local, size)
             self.used = _grown(self.used, size)
 
-    def _add(self, labels: LabelFields, count: int) -> None:
+    def _add(self, buf: NDArray[np.uint8], count: int) -> None:
         if self._used + count > len(self.refs):
             self.refs = _grown(self.refs, max(2 * len(self.refs), self._used + count))
-        numbers = self.texts.number(labels.arena, self._at[:count], self._size[:count])
+        numbers = self.texts.number(buf, self._at[:count], self._size[:count])
         self.refs[self._used : self._used + count] = numbers
         self._used += count
 
@@ -104,7 +109,7 @@ class SymbolEncoder(Encoder):
         symbols = self._known.get(labels)
         if symbols is None:
             symbols = self._known[labels] = _Symbols()
-        symbols.require(labels, batch.series[rows])
+        symbols.require(labels, batch.table, batch.series[rows])
         symbols.tell(described.texts)
         about = described.types, described.names, described.helps, described.units, symbols.told
         count, _ = self._group(batch, rows, symbols.entries)

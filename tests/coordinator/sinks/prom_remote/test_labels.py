@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.coordinator.sinks.prom_remote.batches import T0_NS, id_of, values_of
 
-from coordinator.sinks.prom_remote.label_kernels import STATE_READY
+from coordinator.sinks.prom_remote.encoding import Encoder
+from coordinator.sinks.prom_remote.label_kernels import PLACE_ID, PLACE_KEPT
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, LabelRules, label_fields, labels_of, why_bad
 from coordinator.sinks.series import SeriesTable
+from coordinator.sinks.values import Values
 from m3metrics.errors import IdError
 from m3metrics.ids import encode_tags
+from m3x.protobuf import varint
 
 RENAMED = LabelRules(metric_name=b"name", bucket_name=b"b")
 RULES = [
@@ -35,17 +38,24 @@ tag_sets = st.lists(st.tuples(names, values), max_size=8)
 
 def made(data: bytes, rules: LabelRules) -> bytes | None:
     """What ``LabelFields`` makes of an id; None: it cannot be stored."""
-    batch = values_of([(data, 1.0, T0_NS)])
+    batch = values_of([(data, 0.0, 0)])
     labels = LabelFields(rules)
     bad = labels.require(batch.table, batch.series)
-    entry = labels.entries[batch.series[0]]
     if len(bad):
         with pytest.raises(IdError) as caught:
             labels_of(data, rules)
         assert why_bad(data, rules) == str(caught.value)
         return None
-    assert entry["state"] == STATE_READY
-    return bytes(labels.arena[entry["at"] : entry["at"] + entry["size"]])
+    return written(batch, 0, labels)
+
+
+def written(batch: Values, row: int, labels: LabelFields) -> bytes:
+    """The label fields in a request for that row, which has neither time nor value."""
+    request = bytes(Encoder().request(batch, np.array([row]), labels))
+    size = int(labels.forms[batch.series[row]]["size"])
+    begin, end = b"\x0a" + varint(size + 2), b"\x12\x00"
+    assert (request[: len(begin)], request[-2:], len(request)) == (begin, end, len(begin) + size + 2)
+    return request[len(begin) : -2]
 
 
 def expected(data: bytes, rules: LabelRules) -> bytes | None:
@@ -88,17 +98,34 @@ def test_names_of_tag_options_are_called_as_prometheus_calls_them() -> None:
 
 def test_labels_are_made_once_and_only_for_those_asked_for() -> None:
     table = SeriesTable()
-    batch = values_of([(id_of(f"m{i}", host="h" * 50), 1.0, T0_NS) for i in range(5000)], table)
+    batch = values_of([(id_of(f"m{i}", host="h" * 50), 0.0, 0) for i in range(5000)], table)
     labels = LabelFields(LabelRules())
     assert not len(labels.require(table, batch.series[:10]))
-    assert np.count_nonzero(labels.entries["state"]) == 10
-    first = labels.entries[:10].copy()
+    assert np.count_nonzero(labels.forms["place"]) == 10
+    first = labels.forms[:10].copy()
     labels.require(batch.table, batch.series)
-    assert (labels.entries[:10] == first).all()
-    for number in (0, 4999):
-        at, size = int(labels.entries[number]["at"]), int(labels.entries[number]["size"])
-        assert bytes(labels.arena[at : at + size]) == label_fields(table.id(number), LabelRules())
-    assert labels.size_bytes < 5000 * 5 * 80
+    assert (labels.forms[:10] == first).all()
+    for row in (0, 4999):
+        assert written(batch, row, labels) == label_fields(table.id(row), LabelRules())
+    assert (labels.forms["place"][:5000] == PLACE_ID).all()
+    assert labels.size_bytes < 5000 * 20
+
+
+def test_label_fields_that_are_not_the_tags_of_the_id_as_they_stand_are_kept() -> None:
+    table = SeriesTable()
+    ids = [encode_tags([(b"__name__", b"m"), (b"b", b"x" * i), (b"a", b"y")]) for i in range(1, 300)]
+    batch = values_of([(data, 0.0, 0) for data in [id_of("m", a="y", b="x"), *ids]], table)
+    labels = LabelFields(LabelRules())
+    assert not len(labels.require(table, batch.series))
+    assert labels.forms["place"][0] == PLACE_ID
+    assert (labels.forms["place"][1:300] >= PLACE_KEPT).all()
+    for row in range(300):
+        assert written(batch, row, labels) == label_fields(table.id(row), LabelRules())
+    # The first two ids have the same labels in another order.
+    everything = np.arange(300, dtype=np.uint32)
+    assert labels.rows_of(label_fields(ids[0], LabelRules()), table, everything).tolist() == [0, 1]
+    assert labels.rows_of(label_fields(ids[-1], LabelRules()), table, everything).tolist() == [299]
+    assert labels.rows_of(label_fields(id_of("n", a="y", b="x"), LabelRules()), table, everything).tolist() == []
 
 
 def test_labels_end_with_their_table() -> None:
