@@ -33,6 +33,8 @@ __all__ = ["Snapshots"]
 _log = logger(__name__)
 
 _LOOK_NS = 50_000_000
+"""Whether the child has ended."""
+_LOOK_IF_DUE_NS = 250_000_000
 _AGAIN_NS = 10_000_000_000
 
 
@@ -60,7 +62,6 @@ class Snapshots:
         now = monotonic_ns()
         if now < self._look_ns:
             return
-        self._look_ns = now + _LOOK_NS
         if self._child:
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
@@ -68,6 +69,7 @@ class Snapshots:
                 self._ended(os.waitstatus_to_exitcode(status))
         elif self._journal.snapshot_due(self._engine.saved_bytes()):
             self._begin()
+        self._look_ns = max(self._look_ns, now + (_LOOK_NS if self._child else _LOOK_IF_DUE_NS))
 
     def _begin(self) -> None:
         self._began_ns = monotonic_ns()
