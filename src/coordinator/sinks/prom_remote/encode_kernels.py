@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from coordinator.sinks.prom_remote.label_kernels import put_form
+from m3metrics.tag_kernels import MOST_TAGS
 from m3x.kernels import base, double_bits, prefetch, store8, store64
 from m3x.protobuf.writing import int_size, length_size, put_int, put_length
 
@@ -91,10 +92,10 @@ def put_samples(a, time_ns, values, rows, following, k):
 
 
 @njit(cache=True, nogil=True)
-def write(time_ns, values, rows, forms, arena, ids, id_at, skipped, groups, count, following, out):
+def write(time_ns, values, rows, forms, arena, orders, ids, id_at, groups, count, following, out):
     """Writes the request that ``group`` has measured; returns its bytes. ``ids``, ``id_at``: those of all series by number."""
     a = base(out)
-    kept, tags, left_out, left_out_size = base(arena), base(ids), base(skipped), np.uint64(len(skipped))
+    kept, tags, places = base(arena), base(ids), np.empty(MOST_TAGS, np.uint64)
     for at in range(count):
         if at + _AHEAD < count:
             ahead = tags + np.uint64(id_at[groups[at + _AHEAD].number])
@@ -102,6 +103,6 @@ def write(time_ns, values, rows, forms, arena, ids, id_at, skipped, groups, coun
                 prefetch(ahead + np.uint64(64 * line))
         number = groups[at].number
         a = put_length(a, _SERIES, np.uint64(groups[at].size))
-        a = put_form(a, forms[number], tags + np.uint64(id_at[number]), kept, left_out, left_out_size)
+        a = put_form(a, forms[number], tags + np.uint64(id_at[number]), kept, orders, places)
         a = put_samples(a, time_ns, values, rows, following, groups[at].first)
     return np.int64(a - base(out))

@@ -32,7 +32,7 @@ class Encoder:
         out = self._room(size)
         ids, id_at, _ = batch.table.ids()
         write(
-            batch.time_ns, batch.values, rows, labels.forms, labels.arena, ids, id_at, labels.skipped,
+            batch.time_ns, batch.values, rows, labels.forms, labels.arena, labels.orders, ids, id_at,
             self._groups, count, self._following, out,
         )  # fmt: skip
         return out[:size]

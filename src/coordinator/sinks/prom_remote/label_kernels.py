@@ -1,8 +1,9 @@
 # mypy: ignore-errors
 """Compiled: from encoded tags to the label fields of a ``TimeSeries``. What is odd is left to ``labels.label_fields``.
 
-Tags of an id that stand in the order of their names already, which those of coordinators do, are written as label fields each time that
-they are asked for: of such a series only the size is kept. Other label fields are made once, and kept in an arena.
+Labels stand in the order of their names, tags of ids in another one (docs/m3/coordinator.md, tag order), but all ids of as many tags in
+the same: there are few *orders*. So of a series only the size of its label fields and the number of its order are kept, and the fields are
+written each time that they are asked for. Label fields that are not made like this are made once, and kept in an arena.
 """
 
 import numpy as np
@@ -13,11 +14,16 @@ from m3x.kernels import base, bytes_equal, copy_short, load16
 from m3x.protobuf.writing import bytes_size, length_size, put_bytes, put_length
 
 FORM = np.dtype([("size", np.int32), ("place", np.uint32)])
-"""Label fields of one series: their bytes, and a ``PLACE_…``, or from ``PLACE_KEPT`` on where they stand in the arena, in words of
-eight bytes."""
+"""Label fields of one series: their bytes; a ``PLACE_…``, from ``PLACE_ORDER`` on the number of an order, and from ``PLACE_KEPT`` on where
+they stand in the arena, in words of eight bytes."""
 
-PLACE_NEW, PLACE_ID, PLACE_ODD, PLACE_BAD, PLACE_KEPT = range(5)
-"""Not met yet; to be written from the tags of the id; to be decided by the plain code; no tag set that can be stored; kept."""
+ORDER = np.dtype([("tags", np.uint8), ("labels", np.uint8), ("which", np.uint8, MOST_TAGS)])
+"""Of how many tags of an id how many are labels, and which they are, from 0, in the order of their names; zeros behind them."""
+
+MOST_ORDERS = 256
+PLACE_NEW, PLACE_ODD, PLACE_BAD, PLACE_ORDER = range(4)
+"""Not met yet; to be decided by the plain code; no tag set that can be stored; to be written from the tags of the id."""
+PLACE_KEPT = PLACE_ORDER + MOST_ORDERS
 
 WORD = 8
 SIZE_FACTOR = 5
@@ -41,42 +47,78 @@ def _put_label(a, name, name_size, value, value_size):
 
 
 @njit(cache=True, nogil=True)
-def _put_labels(a, tags, skipped, skipped_size):
-    """Writes the label fields of the tags of an id, whose address is ``tags``, at address ``a``; the address behind them."""
-    here = tags + _4
-    for _ in range(np.int64(load16(tags + _2))):
-        name_size = np.uint64(load16(here))
-        name = here + _2
-        value_size = np.uint64(load16(name + name_size))
+def tags_of(address, places):
+    """Where the tags of an id of at most ``MOST_TAGS`` tags begin that was read before: addresses, into ``places`` (uint64)."""
+    here = address + _4
+    for i in range(np.int64(load16(address + _2))):
+        places[i] = here
+        here += _2 + np.uint64(load16(here))
+        here += _2 + np.uint64(load16(here))
+
+
+@njit(cache=True, nogil=True)
+def put_form(a, form, address, arena, orders, places):
+    """Writes the label fields of a series, whose id is at ``address``, at address ``a``; the address behind them. ``arena``: an address
+    as well; ``places`` (uint64): room for ``MOST_TAGS``."""
+    if form.place >= PLACE_KEPT:
+        copy_short(a, arena + np.uint64(form.place - PLACE_KEPT) * np.uint64(WORD), np.uint64(form.size))
+        return a + np.uint64(form.size)
+    tags_of(address, places)
+    order = orders[form.place - PLACE_ORDER]
+    for k in range(order.labels):
+        name = places[order.which[k]] + _2
+        name_size = np.uint64(load16(name - _2))
         value = name + name_size + _2
-        here = value + value_size
-        if name_size == skipped_size and bytes_equal(name, skipped, name_size):
-            continue
-        a = _put_label(a, name, name_size, value, value_size)
+        a = _put_label(a, name, name_size, value, np.uint64(load16(value - _2)))
     return a
 
 
 @njit(cache=True, nogil=True)
-def put_form(a, form, address, arena, skipped, skipped_size):
-    """Writes the label fields of a series, whose id is at ``address``, at address ``a``; the address behind them. ``arena``, ``skipped``:
-    addresses as well."""
-    if form.place == PLACE_ID:
-        return _put_labels(a, address, skipped, skipped_size)
-    copy_short(a, arena + np.uint64(form.place - PLACE_KEPT) * np.uint64(WORD), np.uint64(form.size))
-    return a + np.uint64(form.size)
+def _order_of(address, tags, count, orders, places):
+    """The number of the order in which ``tags``, ``count`` of those of the id at ``address``, are sorted; -1: there is no room for it.
+
+    ``orders`` (``ORDER``): those that have no tags are free, and behind all others.
+    """
+    total = np.int64(load16(address + _2))
+    if total > MOST_TAGS:
+        return -1
+    tags_of(address, places)
+    which = np.zeros(MOST_TAGS, np.uint8)
+    for k in range(count):
+        i = 0
+        while places[i] + _2 != tags[k, 0]:
+            i += 1
+        which[k] = i
+    for number in range(len(orders)):
+        order = orders[number]
+        if order.tags == 0:
+            order.tags = total
+            order.labels = count
+            for k in range(count):
+                order.which[k] = which[k]
+            return number
+        if order.tags == total and order.labels == count:
+            k = 0
+            while k < count and order.which[k] == which[k]:
+                k += 1
+            if k == count:
+                return number
+    return -1
 
 
 @njit(cache=True, nogil=True)
-def fill(series, first, ids, at, size, forms, arena, used, skipped, renamed, new_names):
+def fill(series, first, ids, at, size, forms, arena, used, orders, skipped, renamed, new_names):
     """Finds out the ``FORM`` of the series ``series[first:]`` (uint32) that have none yet; ends early where ``arena`` may lack the room.
 
-    ``ids``, ``at``, ``size``: the ids of all series by number (uint8, int64). ``skipped`` (uint8): the name of a tag to leave out, empty:
-    none. ``renamed``, ``new_names``: names to be replaced, and by what: nothing, or two records each, a size (uint16) and 32 bytes.
+    ``ids``, ``at``, ``size``: the ids of all series by number (uint8, int64). ``orders``: see ``ORDER``; zeros are free. ``skipped``
+    (uint8): the name of a tag to leave out, empty: none. ``renamed``, ``new_names``: names to be replaced, and by what: nothing, or two
+    records each, a size (uint16) and 32 bytes.
 
     Returns how many rows were looked at, the bytes of ``arena`` in use, and how many rows were found ``PLACE_ODD``.
     """
     tags = np.empty((MOST_TAGS + 1, 4), np.uint64)
     ordered = np.empty((MOST_TAGS + 1, 4), np.uint64)
+    places = np.empty(MOST_TAGS, np.uint64)
     odd = 0
     for row in range(first, len(series)):
         number = series[row]
@@ -89,13 +131,13 @@ def fill(series, first, ids, at, size, forms, arena, used, skipped, renamed, new
             odd += 1
             continue
         if len(renamed) == 0:
-            written, in_order = np.uint64(0), True
-            for k in range(count):
-                written += length_size(_label_size(tags[k, 1], tags[k, 3]))
-                in_order &= k == 0 or tags[k, 0] > tags[k - 1, 0]
-            forms[number].size = written
-            if in_order:
-                forms[number].place = PLACE_ID
+            order = _order_of(address, tags, count, orders, places)
+            if order >= 0:
+                written = np.uint64(0)
+                for k in range(count):
+                    written += length_size(_label_size(tags[k, 1], tags[k, 3]))
+                forms[number].size = written
+                forms[number].place = PLACE_ORDER + order
                 continue
         if used + SIZE_FACTOR * size[number] + WORD > len(arena):
             return row, used, odd
@@ -116,22 +158,22 @@ def fill(series, first, ids, at, size, forms, arena, used, skipped, renamed, new
         for k in range(count):
             a = _put_label(a, chosen[k, 0], chosen[k, 1], chosen[k, 2], chosen[k, 3])
         forms[number].size = a - start
-        forms[number].place = np.uint32(PLACE_KEPT + used // WORD)
+        forms[number].place = PLACE_KEPT + used // WORD
         used += (np.int64(a - start) + WORD - 1) // WORD * WORD
     return len(series), used, odd
 
 
 @njit(cache=True, nogil=True)
-def rows_with(fields, series, forms, arena, ids, at, skipped, room, found):
+def rows_with(fields, series, forms, arena, orders, ids, at, room, found):
     """Which of ``series`` (uint32) have just these label fields (uint8): into ``found`` (int64); how many. ``room`` (uint8) has as many
     bytes as ``fields``."""
+    places = np.empty(MOST_TAGS, np.uint64)
     count = 0
     for row in range(len(series)):
         form = forms[series[row]]
         if form.size != len(fields):
             continue
-        address = base(ids) + np.uint64(at[series[row]])
-        put_form(base(room), form, address, base(arena), base(skipped), np.uint64(len(skipped)))
+        put_form(base(room), form, base(ids) + np.uint64(at[series[row]]), base(arena), orders, places)
         if bytes_equal(base(room), base(fields), np.uint64(len(fields))):
             found[count] = row
             count += 1

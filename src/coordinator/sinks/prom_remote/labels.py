@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from coordinator.prompb import TIME_SERIES, Labels
 from coordinator.sinks.prom_remote.label_kernels import (
     FORM,
+    MOST_ORDERS,
+    ORDER,
     PLACE_BAD,
     PLACE_KEPT,
     PLACE_NEW,
@@ -86,7 +88,7 @@ def fields_of(labels: Labels) -> bytes:
 
 class LabelFields:
     """The label fields of the series of one table; several sinks may share one. Only series that are asked for take memory: eight bytes
-    where the tags of the id are written as they stand (``label_kernels``), else the label fields as well.
+    where they are written from the tags of the id (``label_kernels``), else the label fields as well.
 
     Does not refer to the table, which ends when nothing else does.
     """
@@ -98,10 +100,11 @@ class LabelFields:
         """By series number."""
         self.arena = np.zeros(1 << 12, np.uint8)
         """Those that are kept."""
-        self.skipped = _array(b"" if rules.keep_scheme else ID_SCHEME_TAG)
-        """The name of the tag that is left out of ids; empty: none."""
+        self.orders = np.zeros(MOST_ORDERS, ORDER)
+        """The orders in which tags of ids become labels."""
         self._used = 0
         self._any_bad = False
+        self._skipped = _array(b"" if rules.keep_scheme else ID_SCHEME_TAG)
         self._renamed, self._new_names = _records(rules)
         self._plain_only = rules.renames and max(len(rules.metric_name), len(rules.bucket_name)) > _LONGEST_NAME
 
@@ -135,7 +138,7 @@ class LabelFields:
         ids, at, _ = table.ids()
         found = np.empty(len(series), np.int64)
         wanted, room = _array(fields), np.empty(max(len(fields), 1), np.uint8)
-        return found[: rows_with(wanted, series, self.forms, self.arena, ids, at, self.skipped, room, found)]
+        return found[: rows_with(wanted, series, self.forms, self.arena, self.orders, ids, at, room, found)]
 
     def _fill(self, table: SeriesTable, series: NDArray[np.uint32]) -> int:
         if self._plain_only:
@@ -146,8 +149,8 @@ class LabelFields:
         row = odd = 0
         while True:
             row, self._used, found = fill(
-                series, row, ids, at, size, self.forms, self.arena, self._used,
-                self.skipped, self._renamed, self._new_names,
+                series, row, ids, at, size, self.forms, self.arena, self._used, self.orders,
+                self._skipped, self._renamed, self._new_names,
             )  # fmt: skip
             odd += int(found)
             if row == len(series):

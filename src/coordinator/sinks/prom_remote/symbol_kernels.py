@@ -9,8 +9,9 @@ import numpy as np
 from numba import njit
 
 from coordinator.sinks.prom_remote.encode_kernels import put_samples
-from coordinator.sinks.prom_remote.label_kernels import PLACE_ID, PLACE_KEPT, WORD
-from m3x.kernels import base, bytes_equal, copy_short, load8, load16
+from coordinator.sinks.prom_remote.label_kernels import PLACE_KEPT, PLACE_ORDER, WORD, tags_of
+from m3metrics.tag_kernels import MOST_TAGS
+from m3x.kernels import base, copy_short, load8, load16
 from m3x.protobuf.reading import chunk
 from m3x.protobuf.writing import length_size, put_int, put_length, put_varint, varint_size
 
@@ -21,31 +22,32 @@ yet."""
 _SYMBOL, _SERIES, _REFS, _METADATA, _TYPE, _HELP, _UNIT = (
     np.uint64(n) for n in (0x22, 0x2A, 0x0A, 0x2A, 0x08, 0x18, 0x20)
 )
-_0, _1, _2, _4 = (np.uint64(n) for n in (0, 1, 2, 4))
+_0, _1, _2 = (np.uint64(n) for n in range(3))
 
 
 @njit(cache=True, nogil=True)
-def spans(series, first, kept, forms, arena, ids, id_at, skipped, entries, used, at, size):
+def spans(series, first, kept, forms, arena, orders, ids, id_at, entries, used, at, size):
     """The texts of the series ``series[first:]`` (uint32) that are not in ``entries`` (``ENTRY``) yet.
 
-    ``forms``, ``arena``, ``ids``, ``id_at``, ``skipped``: see ``label_kernels``. ``kept``: whether they are those of label fields that are
+    ``forms``, ``arena``, ``orders``, ``ids``, ``id_at``: see ``label_kernels``. ``kept``: whether they are those of label fields that are
     kept, and stand in ``arena``; else those of tags of ids, in ``ids``. The others are left out. Into ``at`` and ``size`` (int64) go names
     and values, in turn; ``entries`` says how many, counted on from ``used``. Ends early where there is too little room. Returns how many
     rows were looked at, and how many texts there are.
     """
     origin = base(arena) if kept else base(ids)
+    places = np.empty(MOST_TAGS, np.uint64)
     count = 0
     for row in range(first, len(series)):
         number = series[row]
         form = forms[number]
-        if entries[number].known or (form.place < PLACE_KEPT if kept else form.place != PLACE_ID):
+        if entries[number].known or form.place < PLACE_ORDER or (form.place >= PLACE_KEPT) != kept:
             continue
         if kept:
             start = origin + np.uint64(form.place - PLACE_KEPT) * np.uint64(WORD)
             found = _of_fields(start, start + np.uint64(form.size), origin, at, size, count)
         else:
-            start = origin + np.uint64(id_at[number])
-            found = _of_tags(start, base(skipped), np.uint64(len(skipped)), origin, at, size, count)
+            tags_of(origin + np.uint64(id_at[number]), places)
+            found = _of_tags(orders[form.place - PLACE_ORDER], places, origin, at, size, count)
         if found < 0:
             return row, count
         entries[number].at = used + count
@@ -56,22 +58,16 @@ def spans(series, first, kept, forms, arena, ids, id_at, skipped, entries, used,
 
 
 @njit(cache=True, nogil=True)
-def _of_tags(here, skipped, skipped_size, origin, at, size, count):
-    """The texts of the tags of an id, of which all are known to be sound; how many there are with them, -1: there is no room."""
-    left = np.int64(load16(here + _2))
-    here += _4
-    while left > 0:
-        left -= 1
-        name, name_size = here + _2, np.uint64(load16(here))
+def _of_tags(order, places, origin, at, size, count):
+    """The texts of the tags of an id at ``places``, in their order; how many there are with them, -1: there is no room."""
+    if count + 2 * np.int64(order.labels) > len(at):
+        return -1
+    for k in range(order.labels):
+        name = places[order.which[k]] + _2
+        name_size = np.uint64(load16(name - _2))
         value = name + name_size + _2
-        value_size = np.uint64(load16(name + name_size))
-        here = value + value_size
-        if name_size == skipped_size and bytes_equal(name, skipped, name_size):
-            continue
-        if count + 2 > len(at):
-            return -1
         at[count], size[count] = np.int64(name - origin), np.int64(name_size)
-        at[count + 1], size[count + 1] = np.int64(value - origin), np.int64(value_size)
+        at[count + 1], size[count + 1] = np.int64(value - origin), np.int64(load16(value - _2))
         count += 2
     return count
 

@@ -50,7 +50,7 @@ class _Symbols:
             while row < len(series):
                 before = row
                 row, count = spans(
-                    series, row, kept, labels.forms, labels.arena, ids, id_at, labels.skipped,
+                    series, row, kept, labels.forms, labels.arena, labels.orders, ids, id_at,
                     self.entries, self._used, self._at, self._size,
                 )  # fmt: skip
                 if count:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from tests.coordinator.sinks.prom_remote.batches import T0_NS, id_of, values_of
 
 from coordinator.sinks.prom_remote.encoding import Encoder
-from coordinator.sinks.prom_remote.label_kernels import PLACE_ID, PLACE_KEPT
+from coordinator.sinks.prom_remote.label_kernels import MOST_ORDERS, PLACE_KEPT, PLACE_ORDER
 from coordinator.sinks.prom_remote.labels import LabelCache, LabelFields, LabelRules, label_fields, labels_of, why_bad
 from coordinator.sinks.series import SeriesTable
 from coordinator.sinks.values import Values
 from m3metrics.errors import IdError
-from m3metrics.ids import encode_tags
+from m3metrics.ids import coordinator_id, encode_tags
+from m3metrics.tag_kernels import MOST_TAGS
 from m3x.protobuf import varint
 
 RENAMED = LabelRules(metric_name=b"name", bucket_name=b"b")
@@ -107,25 +108,44 @@ def test_labels_are_made_once_and_only_for_those_asked_for() -> None:
     assert (labels.forms[:10] == first).all()
     for row in (0, 4999):
         assert written(batch, row, labels) == label_fields(table.id(row), LabelRules())
-    assert (labels.forms["place"][:5000] == PLACE_ID).all()
+    assert (labels.forms["place"][:5000] == PLACE_ORDER).all()
     assert labels.size_bytes < 5000 * 20
 
 
-def test_label_fields_that_are_not_the_tags_of_the_id_as_they_stand_are_kept() -> None:
-    table = SeriesTable()
-    ids = [encode_tags([(b"__name__", b"m"), (b"b", b"x" * i), (b"a", b"y")]) for i in range(1, 300)]
-    batch = values_of([(data, 0.0, 0) for data in [id_of("m", a="y", b="x"), *ids]], table)
-    labels = LabelFields(LabelRules())
+def test_orders_of_tags_are_shared_and_bounded() -> None:
+    chance = random.Random(7)
+    table, labels = SeriesTable(), LabelFields(LabelRules())
+    tags = [(b"l%d" % i, b"%d" % i) for i in range(7)]
+    ids = [coordinator_id([(b"__name__", b"m%d" % i), *tags[: i % 7]], "gauge") for i in range(200)]
+    batch = values_of([(data, 0.0, 0) for data in ids], table)
     assert not len(labels.require(table, batch.series))
-    assert labels.forms["place"][0] == PLACE_ID
-    assert (labels.forms["place"][1:300] >= PLACE_KEPT).all()
-    for row in range(300):
-        assert written(batch, row, labels) == label_fields(table.id(row), LabelRules())
-    # The first two ids have the same labels in another order.
-    everything = np.arange(300, dtype=np.uint32)
-    assert labels.rows_of(label_fields(ids[0], LabelRules()), table, everything).tolist() == [0, 1]
-    assert labels.rows_of(label_fields(ids[-1], LabelRules()), table, everything).tolist() == [299]
-    assert labels.rows_of(label_fields(id_of("n", a="y", b="x"), LabelRules()), table, everything).tolist() == []
+    assert len(np.unique(labels.forms["place"][:200])) == 7
+    assert not labels.any_kept
+    # As many orders again as there is room for: the last ones are kept as label fields.
+    shuffled = [encode_tags([(b"a", b"%d" % i), *chance.sample(tags, 7)]) for i in range(2 * MOST_ORDERS)]
+    more = values_of([(data, 0.0, 0) for data in shuffled], table)
+    assert not len(labels.require(table, more.series))
+    places = labels.forms["place"][: len(table)]
+    assert len(np.unique(places[places < PLACE_KEPT])) == MOST_ORDERS
+    assert (places >= PLACE_KEPT).sum() > MOST_ORDERS // 2
+    for one in (batch, more):
+        for row in range(len(one)):
+            assert written(one, row, labels) == label_fields(table.id(int(one.series[row])), LabelRules())
+
+
+def test_series_are_found_by_their_label_fields() -> None:
+    table, labels = SeriesTable(), LabelFields(LabelRules())
+    orders = ([0, 1, 2], [2, 0, 1], [1, 2, 0])
+    tags = [(b"__name__", b"m"), (b"a", b"y"), (b"b", b"x")]
+    ids = [encode_tags([tags[i] for i in order]) for order in orders]
+    odd = encode_tags([(b"t%02d" % i, b"x") for i in range(MOST_TAGS + 1)])
+    batch = values_of([(data, 0.0, 0) for data in [*ids, odd, encode_tags([*tags[:2], (b"b", b"z")])]], table)
+    assert not len(labels.require(table, batch.series))
+    assert labels.any_kept
+    found = [labels.rows_of(label_fields(data, LabelRules()), table, batch.series).tolist() for data in (ids[1], odd)]
+    assert found == [[0, 1, 2], [3]]
+    other = label_fields(encode_tags([*tags[:2], (b"c", b"x")]), LabelRules())
+    assert labels.rows_of(other, table, batch.series).tolist() == []
 
 
 def test_labels_end_with_their_table() -> None:
