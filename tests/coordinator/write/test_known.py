@@ -201,6 +201,34 @@ async def test_what_does_not_fit_into_the_room_is_given_more() -> None:
     assert_same(await one.at_once(packed(*many)), wanted)
 
 
+@pytest.mark.parametrize("order", ["as they came", "backwards", "at random", "every third", "each twice", "one aside"])
+async def test_series_come_in_any_order(order: str) -> None:
+    one = _Writer()
+    many = [series({"__name__": "up", "n": str(k)}, (TIME_MS + k, k / 3)) for k in range(300)]
+    await one.by_steps(packed(*many))
+    shuffled = np.random.default_rng(3).permutation(300).tolist()
+    rows = {
+        "as they came": list(range(300)),
+        "backwards": list(range(299, -1, -1)),
+        "at random": shuffled,
+        "every third": list(range(0, 300, 3)),
+        "each twice": [k // 2 for k in range(600)],
+        "one aside": [*range(50), 299, *range(50, 299)],
+    }[order]
+    body = packed(*(many[k] for k in rows))
+    wanted = await one.by_steps(body)
+    plain = one.known.unpacked(body)
+    assert plain is not None
+    found = one.known.encode(plain, 64)
+    assert found is not None
+    assert_same([found[0]], wanted)
+    # The entry behind the last one is nobody's.
+    last = packed(many[299], series({"__name__": "up", "n": "new"}, (TIME_MS, 1.0)))
+    plain = one.known.unpacked(last)
+    assert plain is not None
+    assert one.known.encode(plain, 64) is None
+
+
 async def test_a_sink_that_takes_nothing_refuses() -> None:
     one = _Writer()
     await one.by_steps(packed(NEAR))
