@@ -7,6 +7,7 @@ from m3cluster.topic import ConsumptionType
 from m3msg.frames import FrameError, Metadata, encode_ack
 from m3msg.producer import Done
 from m3msg.producer.options import MessageRetryOptions
+from m3msg.rows import ACK_ROW
 from m3x.config import Duration
 
 SHARED, REPLICATED = ConsumptionType.SHARED, ConsumptionType.REPLICATED
@@ -167,3 +168,34 @@ def test_garbage_instead_of_acks_is_an_error(joined):
         link.on_received(b"\x00\x00\x00\x02\x08\x01", pair.now)
     with pytest.raises(FrameError):
         link.on_received(b"\xff\xff\xff\xff", pair.now)
+
+
+def test_more_acks_than_are_looked_at_together(joined, batch_of):
+    pair = joined(SHARED, {"a": ALL})
+    pair.consumers["a"].acks = False
+    (link,) = pair.core.links()
+    link._acks = np.empty(8, ACK_ROW)
+    for i in range(3):
+        pair.produce(batch_of(VALUES, SHARDS, token=i))
+        pair.step()
+    metadatas = [Metadata(shard, ident, 0) for shard, ident, _ in pair.consumers["a"].received]
+    # Frames of five, then one of the rest, which is more than there is room for; all in one read.
+    frames = b"".join(encode_ack(metadatas[at : at + 5]) for at in range(0, 40, 5)) + encode_ack(metadatas[40:])
+    link.on_received(frames, pair.now)
+    pair.collect()
+    assert sorted(d.token for d in pair.done) == [0, 1, 2]
+    assert pair.figure("message-acked") == 60
+    assert pair.figure("ack-ignored") == 0
+
+
+def test_what_took_several_outputs_is_sent_again_as_a_whole(joined, batch_of):
+    pair = joined(SHARED, {"a": ALL}, writer=RETRY)
+    pair.consumers["a"].acks = False
+    values = [bytes([65 + i]) * (100 << 10) for i in range(9)]
+    pair.produce(batch_of(values, [0] * 9))
+    pair.step()
+    assert pair.consumers["a"].values == {v: 1 for v in values}
+    pair.advance(4.9)
+    assert pair.consumers["a"].values == {v: 1 for v in values}
+    pair.advance(0.2)
+    assert pair.consumers["a"].values == {v: 2 for v in values}

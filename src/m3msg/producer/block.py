@@ -224,18 +224,26 @@ class Block:
 
     def check(self) -> None:
         """Ends the block if nothing is awaited any more."""
-        if self._left is None or not all(share.ended() for share in self._left):
+        left, n = self._left, len(self)
+        if left is None:
             return
-        n = len(self)
-        outcome = self._judged([share.result(n) for share in self._left], 0, n)
-        if outcome is None:
-            return
-        for share in self._left:
+        outcome = None
+        if not left or not all([share.acked for share in left]):
+            if not all([share.ended() for share in left]):
+                return
+            outcome = self._judged([share.result(n) for share in left], 0, n)
+            if outcome is None:
+                return
+        for share in left:
             share.close()
         self._left = None
         self.watched = False
         for delivery, first, last, _ in self.deliveries:
-            self._end(delivery, first, outcome[first:last])
+            if outcome is None:
+                delivery.ends[OUTCOME_ACKED] += last - first
+                self._leave(delivery)
+            else:
+                self._end(delivery, first, outcome[first:last])
         self.deliveries = ()
         self.let_go()
 
@@ -262,6 +270,10 @@ class Block:
             delivery.ends[end] += count
             if count and end == OUTCOME_LOST and delivery.loss is None:
                 delivery.loss = self.loss or self._nowhere(first + int(np.argmax(outcome == end)))
+        self._leave(delivery)
+
+    def _leave(self, delivery: Delivery) -> None:
+        """Nothing of a batch is awaited here any more, and how it ended is counted."""
         delivery.parts -= 1
         delivery.awaited.pop(self, None)
         delivery.secured.discard(self)
@@ -334,13 +346,15 @@ class Block:
 class Share:
     """What one consumer service does with one block."""
 
-    __slots__ = ("_parcels", "block", "mask", "replicated")
+    __slots__ = ("_parcels", "block", "mask", "replicated", "whole")
 
     def __init__(self, block: Block, mask: NDArray[np.uint8], replicated: bool) -> None:
         self.block = block
         self.mask = mask
         """uint8 per message: 0 where a filter refused it; empty: all pass."""
         self.replicated = replicated
+        self.whole = False
+        """Whether there is a copy of every message."""
         self._parcels: list[Parcel] | None = []
         """None once the block has ended."""
 
@@ -356,6 +370,11 @@ class Share:
             if not parcel.pending:
                 parcel.rows = _NO_ROWS
         self._parcels = None
+
+    @property
+    def acked(self) -> bool:
+        """Whether there is a copy of every message, and all copies were acked. False where that is for ``result`` to say."""
+        return self.whole and not any([parcel.pending or parcel.lost for parcel in self._parcels or ()])
 
     def ended(self) -> bool:
         """Whether nothing that can be reached is pending. A replica that cannot be reached is not waited for: ``judge`` sees to it
@@ -392,8 +411,8 @@ class Parcel:
     """The copies of one block's messages that are in the queue of one lane."""
 
     __slots__ = (
-        "acked_ns", "block", "cost", "lane", "links", "next", "overtaken", "pending", "previous", "rows", "runs", "sent_ns", "share",
-        "unsent",
+        "acked_ns", "block", "cost", "lane", "links", "lost", "next", "overtaken", "pending", "previous", "rows", "runs", "sent_ns",
+        "share", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -415,8 +434,11 @@ class Parcel:
         """Rows that are neither acked nor given up."""
         self.cost = size_bytes + rows.nbytes
         """Bytes that count in the buffer of the lane until the parcel is done."""
-        self.links: list[int] = np.searchsorted(rows["link"], np.arange(lane.num_links + 1)).tolist()
+        one = lane.num_links == 1
+        self.links: list[int] = [0, len(rows)] if one else _link_bounds(rows, lane.num_links)
         """Rows of connection ``k`` are ``[links[k], links[k + 1])``."""
+        self.lost = False
+        """Whether some copies ended otherwise than by an ack."""
         self.unsent = 0
         """Connections that have not sent all of their rows, a bit each."""
         self.sent_ns = 0
@@ -437,6 +459,12 @@ class Parcel:
         if self.block.ended:
             self.rows = _NO_ROWS
             self.block.let_go()
+
+
+def _link_bounds(rows: NDArray[np.void], num_links: int) -> list[int]:
+    """Where the rows of each connection begin, and where the last ones end."""
+    bounds: list[int] = rows["link"].searchsorted(np.arange(num_links + 1)).tolist()
+    return bounds
 
 
 def new_rows(n: int, num_shards: int) -> tuple[NDArray[np.void], NDArray[np.void]]:

@@ -180,8 +180,9 @@ class Connection:
             return False
         if self._socket is None or self._broken is None or self._broken.done() or self._writing:
             return False
+        now = self._host.now()
         for _ in range(self._rounds):
-            if not link.fill(self._host.now()):
+            if not link.fill(now):
                 return False
             if link.out_fenced and not self._host.may_write():
                 self._host.drop_unsent_fenced()

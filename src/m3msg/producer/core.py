@@ -22,6 +22,7 @@ from m3cluster.topic import ConsumptionType, ServiceID, Topic
 from m3msg.batch import MessageBatch, joined_messages
 from m3msg.producer.block import NO_MASK, Awaited, Block, Delivery, Done, Loss, Mark, Moment, Secured
 from m3msg.producer.filters import Filter, FilterError, PolicyTable, build
+from m3msg.producer.kernels import largest
 from m3msg.producer.lane import Lane
 from m3msg.producer.link import LaneSettings, Link
 from m3msg.producer.options import ProducerOptions
@@ -279,6 +280,10 @@ class ProducerCore:
         """Makes blocks of a batch; large ones are cut so that dropping the oldest never costs much of the buffer."""
         offsets = batch.offsets
         policies = None if batch.policies is None else self._policies(batch)
+        if batch.size_bytes <= self._block_bytes and policies is None:
+            delivery.parts = 1
+            self._dispatch(batch, [(delivery, 0, len(batch), 0)], kind, now)
+            return
         cuts = [0]
         while cuts[-1] < len(batch):
             first = cuts[-1]
@@ -319,9 +324,10 @@ class ProducerCore:
             self._watched.append(block)
 
     def _refused(self, offsets: NDArray[np.int64], shards: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        sizes = offsets[1:] - offsets[:-1]
-        if sizes.max() <= self.options.largest_message and shards.max() < self.num_shards:
+        size, shard = largest(offsets, shards)
+        if size <= self.options.largest_message and shard < self.num_shards:
             return NO_MASK
+        sizes = offsets[1:] - offsets[:-1]
         large, strange = sizes > self.options.largest_message, shards >= self.num_shards
         self._count("message-too-large", int(large.sum()))
         for service in self.services.values():
@@ -384,6 +390,11 @@ class ProducerCore:
                 self.events.append(news)
             if (security := delivery.security()) is not None:
                 self.events.append(security)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether links have changed since ``react``."""
+        return any([service.unsettled for service in self.services.values()])
 
     def react(self, now: Moment) -> None:
         """After links changed: backlogs of shared services move, batches whose last awaited replica went away end."""

@@ -43,7 +43,7 @@ from m3x.protobuf.words import CONTINUE, spread
 from m3x.protobuf.writing import put_be32
 
 __all__ = [
-    "collect", "encode_rows", "extract", "fill_parcel", "judge", "lapse", "mark_acks", "requeue", "settle", "warm",
+    "collect", "encode_rows", "extract", "fill_parcel", "judge", "lapse", "largest", "mark_acks", "requeue", "settle", "warm",
 ]  # fmt: skip
 
 _QUEUED = np.uint8(QUEUED)
@@ -53,6 +53,17 @@ _ACKED = np.uint8(ACKED)
 _MOVED = np.uint8(MOVED)
 _LOW56 = np.uint64((1 << 56) - 1)
 _AHEAD = 8
+
+
+@njit(cache=True, nogil=True)
+def largest(offsets, shards):
+    """The bytes of the largest of ``n`` messages, and the highest of their shards. ``offsets`` int64[n + 1], ``shards`` uint32[n]."""
+    size = np.int64(0)
+    shard = np.uint32(0)
+    for i in range(len(shards)):
+        size = max(size, offsets[i + 1] - offsets[i])
+        shard = max(shard, shards[i])
+    return size, shard
 
 
 @njit(cache=True, nogil=True)
@@ -358,6 +369,7 @@ def warm():
     bits, none = np.ones(1, np.uint8), np.zeros(0, np.uint8)
     table, order = np.zeros(1, SHARD_ROW), np.zeros(1, np.uint32)
     rows, runs, inflight = np.zeros(1, COPY_ROW), np.zeros(1, RUN_ROW), np.zeros(1, np.int64)
+    largest(offsets, shards)
     n, _ = fill_parcel(shards, offsets, bits, none, table, order, rows, runs)
     out = np.zeros(256, np.uint8)
     encode_rows(rows, 0, n, bits, offsets, False, 1, out, 0, 100)

@@ -249,6 +249,7 @@ class Lane:
         if parcel.block.loss is None and state in (DROPPED, EXPIRED, ABANDONED):
             parcel.block.loss = self._example(parcel, reason)
         count, freed = settle(parcel.rows, 0, len(parcel.rows), state, self.inflight)
+        parcel.lost |= count > 0
         self.count("message-dropped", count, f"reason={reason}")
         if state == DROPPED:
             self.dropped += count

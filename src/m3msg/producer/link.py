@@ -27,6 +27,7 @@ __all__ = ["LaneSettings", "Link", "LinkOwner", "Piece"]
 
 _FILL_BYTES = 256 << 10
 """Output is encoded and written in portions of this size."""
+_ACKS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Link:
         """Where the last ack was found."""
         self._queue: deque[Piece] = deque()
         self._retries: list[tuple[int, int, Piece]] = []
+        self._written: Piece | None = None
+        """The last of them, in the time in which the socket takes several outputs: what follows there is sent again together with it."""
         self._serial = 0
         self._ended = 0
         """Parcels that ended since the last look for pieces of such ones."""
@@ -104,6 +107,8 @@ class Link:
         self._start = 0
         self._end = 0
         self._rest = b""
+        self._acks = np.empty(_ACKS, ACK_ROW)
+        """Room for those that are looked at together."""
 
     # --- connection ---
 
@@ -127,7 +132,7 @@ class Link:
         self._start = self._end = 0
         self.out_fenced = False
         self._rest = b""
-        self._retries.clear()
+        self._forget_retries()
         self._queue.clear()
         lane = self.lane
         again = 0
@@ -149,7 +154,7 @@ class Link:
         self.closed = True
         self.connected = False
         self._queue.clear()
-        self._retries.clear()
+        self._forget_retries()
 
     # --- output ---
 
@@ -178,6 +183,10 @@ class Link:
         if self._retries:
             self._retries = [entry for entry in self._retries if self._alive(entry[2])]
             heapq.heapify(self._retries)
+
+    def _forget_retries(self) -> None:
+        self._retries.clear()
+        self._written = None
 
     def _alive(self, piece: Piece) -> bool:
         return bool(piece.parcel.pending) and piece.parcel.lane is self.lane
@@ -237,6 +246,16 @@ class Link:
         return done
 
     def _retry_later(self, piece: Piece, now: Moment) -> None:
+        before = self._written
+        if (
+            before is not None
+            and before.parcel is piece.parcel
+            and before.last == piece.first
+            and before.attempt == piece.attempt
+        ):
+            before.last = piece.last
+            return
+        self._written = piece
         due = now.steady_ns + self.lane.settings.retry_delay_ns(piece.attempt)
         self._serial += 1
         heapq.heappush(self._retries, (due, self._serial, piece))
@@ -247,19 +266,25 @@ class Link:
         """Bytes from the consumer: ack frames. Raises ``FrameError`` on anything else; the shell closes the connection then."""
         data = self._rest + data if self._rest else data
         buf: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
-        acks = np.empty(len(buf) // 2 + 1, ACK_ROW)
-        n, at, status = scan_acks(buf, 0, len(buf), self.lane.settings.max_ack_frame_bytes, acks)
+        most = self.lane.settings.max_ack_frame_bytes
+        at, status = 0, SCAN_FULL
+        while status == SCAN_FULL:
+            n, after, status = scan_acks(buf, at, len(buf), most, self._acks)
+            if status == SCAN_FULL and after == at:
+                # A single frame has more.
+                self._acks = np.empty(len(buf) // 2 + 1, ACK_ROW)
+            at = after
+            if n:
+                self.lane.acked(self, self._acks, n, now)
         self._rest = data[at:]
-        if n:
-            self.lane.acked(self, acks, n, now)
-        if status not in (SCAN_MORE, SCAN_FULL):
+        if status != SCAN_MORE:
             raise FrameError(f"{SCAN_REASONS[status]} (Ack)")
 
     # --- time ---
 
     def tick(self, now: Moment) -> None:
         """Queues what was not acked within its retry interval."""
-        retried = 0
+        retried, self._written = 0, None
         while self._retries and self._retries[0][0] <= now.steady_ns:
             piece = heapq.heappop(self._retries)[2]
             if not self._alive(piece):

@@ -106,6 +106,7 @@ class ServiceWriter:
                 rows = rows[:n] if n > len(block) // 2 else rows[:n].copy()
                 added.append((lane, Parcel(share, lane, rows, runs, size_bytes=size, pending=n)))
                 self._count("message-enqueue", n)
+        share.whole = not len(mask) and not self.writers.refusals(now.wall_ns)
         self._count_refusals(block, mask, now)
         for lane, parcel in added:
             lane.add(parcel)
@@ -167,6 +168,7 @@ class ServiceWriter:
             n, pending, size = extract(parcel.rows, parcel.runs, shards, rows, runs, source.inflight)
             if n:
                 new = Parcel(parcel.share, target or source, rows[:n], runs, size_bytes=size, pending=pending)
+                new.lost = parcel.lost
                 parcel.pending -= pending
                 parcel.block.changed = True
                 source.pending -= pending
@@ -181,10 +183,15 @@ class ServiceWriter:
                 target.add(new, moved=True)
             else:
                 count, _ = settle(new.rows, 0, len(new.rows), CLOSED, source.inflight)
-                new.pending = 0
+                new.pending, new.lost = 0, True
                 new.end()
                 self._count("message-closed", count)
             new.block.check()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether lanes became reachable or not since ``react``."""
+        return bool(self._changed)
 
     def react(self, now: Moment) -> None:
         """Deals with lanes that became reachable or not since the last call."""

@@ -92,7 +92,8 @@ class _Host:
 
     def changed(self) -> None:
         """Something happened in the core: tells events now, and writes in the next round of the loop."""
-        self._core.react(self.now())
+        if self._core.unsettled:
+            self._core.react(self.now())
         self._tell()
         if not self._scheduled and self.group is not None and self._core.dirty:
             self._scheduled = True
