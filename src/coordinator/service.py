@@ -11,6 +11,7 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,7 @@ from coordinator.write import (
     DirectStore,
     Door,
     Grown,
+    RemoteWriteShortcut,
     SeriesCache,
     growth_routes,
     writes_first,
@@ -60,7 +62,7 @@ from m3cluster import kv
 from m3cluster.following import follow
 from m3cluster.keys import DEFAULT_ZONE, placement_key
 from m3msg.producer import Producer
-from m3x.access import Access, AccessError, exposed
+from m3x.access import Access, AccessError, Right, exposed
 from m3x.config import ConfigError, Loaded, Places, parse_address
 from m3x.diagnosis.routes import debug_routes
 from m3x.gate import Gate
@@ -341,7 +343,12 @@ class Coordinator(Writing):
         if fleet is None:
             first = app if self._writer is None else writes_first(app, self._writer)
             guarded = access.guarding(first, rights(write_paths))
-            self.ports["http"] = await stack.enter_async_context(serve_http(guarded, config.listen_address, gate))
+            shortcut = None
+            if self._writer is not None:
+                shortcut = RemoteWriteShortcut(self._writer, partial(access.allows, Right.WRITES))
+            self.ports["http"] = await stack.enter_async_context(
+                serve_http(guarded, config.listen_address, gate, shortcut)
+            )
         else:
             # Write processes have looked whether a call is allowed.
             assert storage is not None

@@ -12,7 +12,8 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``config``      YAML files → typed structs, every problem reported with file, line and path
 ``sections``    the sections of those files that every service has; ``pools`` those for Go's object pools
 ``endpoints``   where services listen and are reached: TCP, or a socket in the file system
-``web``         an HTTP server in a service's own event loop, and the metrics page
+``web``         an HTTP server in a service's own event loop, and the metrics page; ``web_protocol`` what it does with a connection, and the
+               way past the application
 ``pages``       pages for people: frame, flow, charts, shards by instance, the last hour
 ``access``      bearer tokens of HTTP calls, and the section that names them
 ``gate``        whether a connection has to speak TLS, plain text, or either

@@ -158,6 +158,10 @@ class Access:
 
         return guarded
 
+    def allows(self, right: Right, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a call with these headers has a right; nothing is counted."""
+        return self._refusal(right, headers) is None
+
     def _refusal(self, right: Right, headers: Iterable[tuple[bytes, bytes]]) -> "_Refusal | None":
         """None: the call is allowed."""
         if right is Right.NONE or not self._tokens[right]:

@@ -15,14 +15,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from m3x.beats import beat
-from m3x.endpoints import accepted_from, bound, is_unix
+from m3x.endpoints import bound, is_unix
 from m3x.gate import Gate
 from m3x.instrument import Registry
 from m3x.log import logger
-from m3x.tls import TLS_BYTE, Refusal
+from m3x.web_protocol import HTTP, MAX_HEAD_BYTES, NO_HTTP, Config, Shortcut
 
 __all__ = ["MAX_HEAD_BYTES", "Sharing", "metrics_app", "serve", "serve_shared"]
 
@@ -32,15 +31,11 @@ _NO_ROOM_S = 1.0
 """So long after a connection could not be accepted the next one is tried: there are too many open files."""
 
 
-_NO_HTTP = "Invalid HTTP request received."
-"""What uvicorn says of it; ``_Protocol`` says whose it was."""
-
-
 class _Warnings(logging.Handler):
     """uvicorn's own complaints as our log lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() == _NO_HTTP:
+        if record.getMessage() == NO_HTTP:
             return
         log.warning_limited("HTTP server", detail=record.getMessage())
 
@@ -50,66 +45,6 @@ def _quieten() -> None:
     if not any(isinstance(handler, _Warnings) for handler in complaints.handlers):
         complaints.addHandler(_Warnings(logging.WARNING))
         complaints.propagate = False
-
-
-class _Config(uvicorn.Config):
-    """With the gate of the port, for its protocols; None: nobody counts there."""
-
-    gate: Gate | None = None
-
-
-MAX_HEAD_BYTES = 64 << 10
-"""Of a request line with its headers; the rest of one read more is kept at most."""
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, which says of a TLS handshake on a port without TLS what it is, and bounds what comes before a body."""
-
-    _begun = False
-    _in_head = True
-    _head_bytes = 0
-    """Of a request line with headers that is not whole yet."""
-
-    def data_received(self, data: bytes) -> None:
-        """What has come over the connection."""
-        if not self._begun:
-            self._begun = True
-            if data[0] == TLS_BYTE:
-                assert isinstance(self.config, _Config)
-                if self.config.gate is not None:
-                    self.config.gate.refused(Refusal.TLS_ON_PLAIN_PORT, accepted_from(self.client))
-                self.transport.close()
-                return
-        was_in_head, self._ended_head = self._in_head, False
-        super().data_received(data)
-        if was_in_head and not self._ended_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                assert isinstance(self.config, _Config)
-                if self.config.gate is not None:
-                    self.config.gate.too_long(accepted_from(self.client), MAX_HEAD_BYTES)
-                self.transport.write(_TOO_LONG)
-                self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        """What came is no request."""
-        assert isinstance(self.config, _Config)
-        if self.config.gate is not None:
-            self.config.gate.no_http(accepted_from(self.client))
-        else:
-            log.warning_limited("HTTP server: what came is not HTTP", peer=accepted_from(self.client))
-        super().send_400_response(msg)
-
-    def on_headers_complete(self) -> None:
-        """Request line and headers are whole."""
-        self._in_head, self._ended_head, self._head_bytes = False, True, 0
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The next request may come."""
-        self._in_head = True
-        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -260,14 +195,16 @@ _BACKLOG = 2048
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any, endpoint: str, gate: Gate | None = None) -> AsyncIterator[int]:
+async def serve(
+    app: Any, endpoint: str, gate: Gate | None = None, shortcut: Shortcut | None = None
+) -> AsyncIterator[int]:
     """Serves ``app`` until the context ends; yields the bound port (that of ``endpoint`` may be 0), 0 for a socket in the file system.
 
-    ``gate``: what connections have to speak; None: plain text. Raises ``OSError`` naming the endpoint if it cannot be bound. Ending waits
-    up to three seconds for requests in hand.
+    ``gate``: what connections have to speak; None: plain text. ``shortcut``: is asked before ``app``. Raises ``OSError`` naming the
+    endpoint if it cannot be bound. Ending waits up to three seconds for requests in hand.
     """
     with bound(endpoint) as listener:
-        config = _config(app, gate)
+        config = _config(app, gate, shortcut)
         port = 0 if is_unix(endpoint) else listener.getsockname()[1]
         if gate is None or gate.tls is None:
             async with _running(_Server(config), [listener], endpoint):
@@ -280,25 +217,27 @@ async def serve(app: Any, endpoint: str, gate: Gate | None = None) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def serve_shared(app: Any, listener: socket.socket, sharing: Sharing, gate: Gate) -> AsyncIterator[None]:
+async def serve_shared(
+    app: Any, listener: socket.socket, sharing: Sharing, gate: Gate, shortcut: Shortcut | None = None
+) -> AsyncIterator[None]:
     """``serve`` for one of several processes that have this listening socket, which stays open."""
     listener.setblocking(False)
-    async with _running(_AcceptingServer(_config(app, gate), listener, gate, sharing), [], "shared"):
+    async with _running(_AcceptingServer(_config(app, gate, shortcut), listener, gate, sharing), [], "shared"):
         yield
 
 
-def _config(app: Any, gate: Gate | None) -> uvicorn.Config:
-    config = _Config(
+def _config(app: Any, gate: Gate | None, shortcut: Shortcut | None) -> uvicorn.Config:
+    config = Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=3,
         server_header=False,
-        http=_Protocol,
+        http=HTTP,
         ws="none",
     )
-    config.gate = gate
+    config.gate, config.shortcut = gate, shortcut
     return config
 
 

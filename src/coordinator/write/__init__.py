@@ -13,7 +13,8 @@ docs/answers.md. How each protocol is sent: docs/sending.md.
 ``remembered``           lists the series of the cache, for dry runs of rules; ``carbon_dry_run`` that of carbon's
 ``series_cache``         makes repeated series cheap, ``key_log`` has their labels; ``interest`` says which ones rules are asked about
 ``growth``               tells which names new series have
-``known``                the usual remote write, all of whose series are known, at once
+``known``                the usual remote write, all of whose series are known, at once; ``shortcut`` answers it without an application
+``series_labels``        sorted, renamed, valid tags of a series; ``storage_pass`` stores samples as they are
 ``batches``              encodes, ``door`` judges how late samples are; ``sink`` is what the messages are given to (a producer, not a store)
 ``limits``               what a tenant may send, ``active_series`` how many series; ``poisoned`` names who repeats what is refused for good
 ``topic``, ``readiness``  whether messages can be sent at all, ``legacy`` the same over raw TCP; ``acks`` waits for what the aggregators say
@@ -36,9 +37,10 @@ from coordinator.write.growth import Grown, growth_routes
 from coordinator.write.legacy import RawTCP
 from coordinator.write.limits import Limiter
 from coordinator.write.remembered import Remembered, remembered_route
-from coordinator.write.remote_write import RemoteWriter, remote_write_routes
-from coordinator.write.routes import sender_routes, writes_first
+from coordinator.write.remote_write import RemoteWriter
+from coordinator.write.routes import remote_write_routes, sender_routes, writes_first
 from coordinator.write.series_cache import SeriesCache
+from coordinator.write.shortcut import RemoteWriteShortcut
 from coordinator.write.sink import AggregatorSink, MessageSink, RefusedError
 from coordinator.write.topic import IngestTopic
 
@@ -59,6 +61,7 @@ __all__ = [
     "RawTCP",
     "RefusedError",
     "Remembered",
+    "RemoteWriteShortcut",
     "RemoteWriter",
     "SeriesCache",
     "growth_routes",

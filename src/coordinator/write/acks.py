@@ -19,6 +19,7 @@ What waits is bounded by the producer's buffer: messages that it gives up end th
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -73,6 +74,14 @@ class Ticket:
     """Monotonic clock."""
     key: bytes | None = None
     """By which others know of it, as long as its request waits for the first time."""
+    follower: Callable[[], None] | None = None
+    """Is to be told of its end, or that it takes long."""
+
+    def tell(self, _: object = None) -> None:
+        """Tells the follower, once."""
+        follower, self.follower = self.follower, None
+        if follower is not None:
+            follower()
 
 
 class Acks:
@@ -93,6 +102,10 @@ class Acks:
         self._remembered = Repeats[Ticket](elsewhere)
         """Tickets of requests that have not been answered with success."""
         self._ended: str | None = None
+        self._followed: deque[Ticket] = deque()
+        """In the order in which they were sent; ended ones are among them."""
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_after_s = min(_WATCH_AFTER_S, timeout_s)
 
     # --- tickets
 
@@ -149,6 +162,10 @@ class Acks:
             self._scope.count("write_repeats")
         return ticket
 
+    def knows(self, body: bytes, options: WriteOptions) -> bool:
+        """Whether ``repeated`` may have a ticket for a request."""
+        return self._remembered.get(body, options) is not None
+
     def remember(self, ticket: Ticket, body: bytes, options: WriteOptions) -> None:
         """The sender of this request will come again, or may."""
         self._remembered.remember(body, options, ticket)
@@ -161,6 +178,43 @@ class Acks:
             ticket.key = None
 
     # --- waiting
+
+    def follow(self, ticket: Ticket, then: Callable[[], None]) -> None:
+        """Calls ``then`` from the event loop, once: when a ticket that was just made has ended, or after a while; who wants to go on
+        waiting then has to ``wait``."""
+
+        def told() -> None:
+            self._count_waiting(-1)
+            then()
+
+        self._count_waiting(1)
+        ticket.follower = told
+        ticket.ended.add_done_callback(ticket.tell)
+        self._followed.append(ticket)
+        if self._looking is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        left_s = self._followed[0].sent_s + self._look_after_s - time.monotonic()
+        self._looking = asyncio.get_running_loop().call_later(left_s, self._look)
+
+    def _look(self) -> None:
+        """Tells those who follow what takes long."""
+        until_s = time.monotonic() - self._look_after_s
+        while self._followed and self._followed[0].sent_s <= until_s:
+            self._followed.popleft().tell()
+        self._looking = None
+        if self._followed:
+            self._look_later()
+
+    def acknowledged(self, ticket: Ticket, body: bytes, options: WriteOptions) -> bool:
+        """Whether a request is by now, which is counted then, and ends what is remembered of it."""
+        if not ticket.ended.done() or ticket.ended.result() is not None:
+            return False
+        self._scope.record("write_ack_latency", time.monotonic() - ticket.sent_s)
+        self._remembered.forget(body, options)
+        self._release(ticket)
+        return True
 
     async def wait(
         self,
@@ -178,9 +232,7 @@ class Acks:
         finally:
             self._count_waiting(-1)
         if end is None:
-            self._scope.record("write_ack_latency", time.monotonic() - ticket.sent_s)
-            self._remembered.forget(body, options)
-            self._release(ticket)
+            self.acknowledged(ticket, body, options)
             return
         self._scope.tagged(reason=end.why).count("write_unacked")
         log.warning_limited("a remote write was not acknowledged", per_second=0.1, reason=end.text)
@@ -195,7 +247,8 @@ class Acks:
     ) -> Unacked | None:
         ended = ticket.ended
         if not ended.done() and (left := deadline_s - time.monotonic()) > 0:
-            await asyncio.wait((ended,), timeout=min(left, _WATCH_AFTER_S if gone is not None else left))
+            unwatched = max(ticket.sent_s + _WATCH_AFTER_S - time.monotonic(), 0.0) if gone is not None else left
+            await asyncio.wait((ended,), timeout=min(left, unwatched))
         if not ended.done() and gone is not None and (left := deadline_s - time.monotonic()) > 0:
             watching = asyncio.ensure_future(gone())
             try:

@@ -11,9 +11,11 @@ from coordinator.write.options import BadRequestError, TooLargeBodyError
 from coordinator.write.sink import RefusedError
 from m3x.instrument import Scope
 
-__all__ = ["BodyRoom", "Held", "body_of", "gone"]
+__all__ = ["WHOLE_BODY", "BodyRoom", "Held", "body_of", "gone"]
 
 _AGAIN_S = 1
+WHOLE_BODY = "coordinator.body"
+"""In the scope of a request that nobody limits: its body, which has been read."""
 
 
 class BodyRoom:
@@ -31,13 +33,11 @@ class BodyRoom:
         try:
             yield held
         finally:
-            self.used -= held.nbytes
-            self._scope.gauge("write_bodies_bytes", float(self.used))
+            self.add(-held.nbytes)
 
     def take(self, held: "Held", nbytes: int) -> None:
         """More of a body has come. Raises ``RefusedError``; one that is alone has room in any case."""
-        others = self.used - held.nbytes
-        if self._most and others > 0 and self.used + nbytes > self._most:
+        if not self.fits(nbytes, held.nbytes):
             self._scope.count("write_bodies_refused")
             raise RefusedError(
                 f"requests of {self.used} bytes are being worked on, and there is room for {self._most} (memoryLimitBytes); "
@@ -45,6 +45,14 @@ class BodyRoom:
                 _AGAIN_S,
             )
         held.nbytes += nbytes
+        self.add(nbytes)
+
+    def fits(self, nbytes: int, own: int = 0) -> bool:
+        """Whether there is room for more of a request that holds ``own`` bytes."""
+        return not self._most or self.used == own or self.used + nbytes <= self._most
+
+    def add(self, nbytes: int) -> None:
+        """Some bytes are held, or (negative) not any more."""
         self.used += nbytes
         self._scope.gauge("write_bodies_bytes", float(self.used))
 
@@ -66,6 +74,10 @@ async def body_of(request: Request, visit: Visit | None, held: Held) -> bytes:
     where the client goes away before its end; ``RefusedError`` where there is no room for it."""
     own = visit.most_bytes if visit is not None else 0
     most = min(own, MAX_BODY_BYTES) if own else MAX_BODY_BYTES
+    whole: bytes | None = request.scope.get(WHOLE_BODY)
+    if whole is not None:
+        held.take(len(whole))
+        return whole
     announced = request.headers.get("Content-Length", "")
     too_large = visit.too_large if visit is not None and most == own else lambda: TooLargeBodyError(most)
     if announced.isdecimal() and int(announced[:20]) > most:

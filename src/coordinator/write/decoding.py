@@ -18,6 +18,7 @@ from coordinator.sinks.values import TimeUnit
 from coordinator.write import kernels
 from coordinator.write.batches import MILLISECOND_NS
 from coordinator.write.declared import Declared
+from coordinator.write.known import TriedBody
 from coordinator.write.media import ZSTD
 from coordinator.write.options import (
     REMOTE_WRITE_2,
@@ -188,7 +189,8 @@ class RequestDecoder:
         try:
             if not body:
                 raise BadRequestError("snappy: corrupt input")
-            buf = decompress(body, options.encoding)
+            tried = body.plain if isinstance(body, TriedBody) else None
+            buf = decompress(body, options.encoding) if tried is None else tried
             decoded = self._request_2(buf) if options.dialect == REMOTE_WRITE_2 else self._request(buf)
         except UnsupportedMediaError:
             raise

@@ -12,12 +12,18 @@ from coordinator.write import kernels
 from coordinator.write.series_cache import SeriesCache
 from m3msg.batch import MessageBatch
 
-__all__ = ["MOST_BYTES", "KnownSeries"]
+__all__ = ["MOST_BYTES", "KnownSeries", "TriedBody"]
 
 MOST_BYTES = 4 << 20
 """Of a request, uncompressed; a larger one is encoded in steps, between which others have their turn."""
 _LEAST_SAMPLE_BYTES = 9
 _MOST_LEFT_OUT = 32
+
+
+class TriedBody(bytes):
+    """A body that ``KnownSeries`` has not taken. ``plain``: what it has unpacked of it, which stays valid."""
+
+    plain: NDArray[np.uint8] | None = None
 
 
 class KnownSeries:
@@ -32,6 +38,18 @@ class KnownSeries:
         self._left_out = 0
         """Requests that are not tried any more, as the one before was odd."""
         self._next_left_out = 1
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the next request is not tried."""
+        return self._left_out > 0
+
+    def handed_over(self, body: bytes, plain: NDArray[np.uint8] | None) -> TriedBody:
+        """A body for the steps of ``remote_write``. ``plain``: what ``unpacked`` gave last, of this body; it is not used here any more."""
+        tried = TriedBody(body)
+        if plain is not None:
+            tried.plain, self._plain = plain, np.empty(0, np.uint8)
+        return tried
 
     def unpacked(self, body: bytes) -> NDArray[np.uint8] | None:
         """The request, valid until the next call; None: it is not for this class, or no snappy."""

@@ -4,6 +4,7 @@ Answers are M3's. Those to 2.0 say besides how much was written: what rules leav
 since a sender that hears of less takes the request for failed.
 """
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -57,10 +58,14 @@ class PrometheusSender(M3Answers):
 
     def options(self, request: Request) -> WriteOptions:
         """See ``Sender``."""
-        said = tuple(header for header in request.scope["headers"] if header[0] in _ASKED)
+        return self.asked(request.scope["headers"])
+
+    def asked(self, headers: list[tuple[bytes, bytes]]) -> WriteOptions:
+        """What headers, whose names are in lower case, ask for. Raises ``BadRequestError``."""
+        said = tuple([header for header in headers if header[0] in _ASKED])
         found = self._options.get(said)
         if found is None:
-            found = parse_options(request.headers)
+            found = parse_options(Headers(raw=headers))
             if len(self._options) == _MOST_OPTIONS:
                 self._options.clear()
             if sum(len(value) for _, value in said) <= _LONGEST_SAID:

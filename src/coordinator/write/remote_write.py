@@ -8,56 +8,48 @@ order of checks, the status codes and the error texts are M3's.
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from coordinator import prompb
 from coordinator.config.coordinator import TagOptionsConfig
 from coordinator.downsample import Appended, Downsampler
 from coordinator.downsample.dry_run import SeenSeries
-from coordinator.examples import Examples, SampleTime, about
+from coordinator.examples import Examples
 from coordinator.not_kept import Reason
-from coordinator.sinks import SeriesTable
-from coordinator.sinks.values import Destination, Values
 from coordinator.write import kernels
-from coordinator.write.acks import Acks
-from coordinator.write.attributes import Source, annotation_of, m3_type_of, prom_type_of, source_of
+from coordinator.write.acks import Acks, Ticket
+from coordinator.write.attributes import Source, m3_type_of, prom_type_of, source_of
 from coordinator.write.batches import BatchTooLargeError, Columns, Encoded, Encoder, Preparation
 from coordinator.write.bodies import BodyRoom, Held, body_of, gone
 from coordinator.write.declared import Declare, Declared
 from coordinator.write.decoding import Decoded
-from coordinator.write.direct import SCHEME_TAG, DirectStore, DirectWriteError
+from coordinator.write.direct import SCHEME_TAG, DirectStore
 from coordinator.write.door import Door
 from coordinator.write.forwarding import Forward, Forwarding
 from coordinator.write.interest import Interest
-from coordinator.write.known import KnownSeries
+from coordinator.write.known import KnownSeries, TriedBody
 from coordinator.write.limits import Limiter, Visit
-from coordinator.write.options import BadRequestError, WriteOptions, apply_map_tags
+from coordinator.write.options import BadRequestError, WriteOptions
 from coordinator.write.outcome import FailedError, Outcome
 from coordinator.write.poisoned import Poisoned
 from coordinator.write.prometheus import PrometheusSender
-from coordinator.write.raw_series import DROPPED, INVALID, Found, RawSeries
 from coordinator.write.repeats import Elsewhere
 from coordinator.write.sender import Sender, WayIn
 from coordinator.write.series_cache import Prepared, RowNumbers, SeriesCache
+from coordinator.write.series_labels import SeriesLabels, check_labels, raise_attributes
 from coordinator.write.sink import MessageSink, RefusedError
 from coordinator.write.steps import Steps, finished, in_turns
+from coordinator.write.storage_pass import StoragePass, say_refused
 from coordinator.write.turns import Turns
 from m3metrics.errors import IdError
-from m3metrics.ids import MAX_LITERAL_BYTES, Tags, encode_tags
 from m3metrics.metric import PROM_TYPES
-from m3metrics.policy import StoragePolicy
-from m3metrics.series_ids import normalized_tags, validate_tags
 from m3msg.batch import MessageBatch, joined_messages
-from m3x.clock import wall_ns
 from m3x.instrument import Scope
 from m3x.log import logger
-from m3x.protobuf import DecodeError
 
 _FIRST_MAPPED_CONTEXT = 2
 _LABEL_FIELD = b"\x0a"
@@ -72,6 +64,16 @@ REMOTE_WRITE_PATH = "/api/v1/prom/remote/write"
 HANDED_OVER = "coordinator.handed_over"
 """In the scope of a request: another process has left it to this one."""
 log = logger(__name__)
+
+
+class Taken(NamedTuple):
+    """A request that has gone to the aggregators by ``RemoteWriter.take_known``."""
+
+    body: bytes
+    options: WriteOptions
+    began_s: float
+    """Monotonic clock."""
+    ticket: Ticket | None
 
 
 class RemoteWriter:
@@ -100,8 +102,8 @@ class RemoteWriter:
         self._downsampler = downsampler
         self._cache = cache
         self._sink = sink
-        self._way = WayIn(PrometheusSender(classic_histograms, None if declare is None else Declared(declare)), scope)
-        self._direct = direct
+        self._prometheus = PrometheusSender(classic_histograms, None if declare is None else Declared(declare))
+        self._way = WayIn(self._prometheus, scope)
         self._acks = acks
         """None: a request is answered when its messages are in the producer."""
         self._forwarding = forwarding
@@ -111,21 +113,16 @@ class RemoteWriter:
         self._poisoned = Poisoned()
         self._turns = Turns()
         self._elsewhere = elsewhere
-        self._tags = tag_options or TagOptionsConfig()
-        self._renames = {b"__name__": self._tags.metric_name.encode(), b"le": self._tags.bucket_name.encode()}
-        self._renames = {old: new for old, new in self._renames.items() if old != new}
-        self._store_type = store_metrics_type
+        self._labels = SeriesLabels(tag_options or TagOptionsConfig(), store_metrics_type)
         self._generation = -1
         self._interest: Interest | None = None
         """Which series a rule may match; None: all."""
-        self._spans = np.zeros((256, 4), np.int64)
         self._contexts: dict[tuple[tuple[bytes, bytes], ...], int] = {}
         self._next_context = _FIRST_MAPPED_CONTEXT
         self._examples = Examples()
+        self._storing = StoragePass(direct, self._labels, self._examples)
         self._known = KnownSeries(cache) if sink is not None and door is None else None
         """None: messages go nowhere, or are judged before they do."""
-        self._dropping, self._undropped = RawSeries(), RawSeries()
-        """Series that are stored as they come, with and without what rules drop."""
         self._encoder = (
             Encoder(cache, sink.largest_message, sink.largest_batch, door) if sink is not None else Encoder(cache)
         )
@@ -133,6 +130,53 @@ class RemoteWriter:
     def set_limiter(self, limiter: Limiter | None) -> None:
         """Judges requests from now on; None: nothing does."""
         self._limiter = limiter
+
+    @property
+    def acks(self) -> Acks | None:
+        """What waits for aggregators; None: nothing does."""
+        return self._acks
+
+    @property
+    def bodies(self) -> BodyRoom:
+        """Room for bodies of requests."""
+        return self._bodies
+
+    @property
+    def takes_known(self) -> bool:
+        """Whether ``take_known`` may take the next request."""
+        known = self._known
+        return known is not None and not known.pauses and self._limiter is None and self._forwarding is None
+
+    def take_known(self, headers: list[tuple[bytes, bytes]], body: bytes) -> Taken | bytes:
+        """Gives a remote write to the aggregators if all of its series are known and ordinary; otherwise nothing is done, and it returns
+        the body, for ``handle``. ``headers``: their names are in lower case."""
+        began_s = time.monotonic()
+        outcome = Outcome()
+        try:
+            options = self._prometheus.asked(headers)
+            if self._elsewhere is not None and self._elsewhere.has(body, options):
+                return body
+            if self._acks is not None and self._acks.knows(body, options):
+                return body
+        except BadRequestError:
+            return body
+        try:
+            rest = self._take_known(body, options, outcome)
+        except RefusedError:
+            return body
+        except BaseException:
+            self._remember(body, options, outcome)
+            raise
+        if rest is not None:
+            return rest
+        for name, number in outcome.figures.items():
+            self._way.scope.count(name, number)
+        _note_age(self._way, outcome)
+        return Taken(body, options, began_s, outcome.ticket)
+
+    def answered(self, status: int, text: str, began_s: float) -> None:
+        """Counts the answer to a remote write that did not come by ``handle``, and logs ``text``."""
+        self._note(self._way, status, text, began_s, None)
 
     async def handle(self, request: Request, way: WayIn | None = None) -> Response:
         """Answers one HTTP request. ``way``: which way it came; None: by remote write."""
@@ -199,7 +243,7 @@ class RemoteWriter:
         obstacle = self._downsampler.obstacle if options.downsample else None
         if options.downsample and obstacle is None:
             return None
-        unaggregated = self._storage_refusal(None)
+        unaggregated = self._storing.refusal(None)
         if options.store:
             return unaggregated and "; ".join(filter(None, (obstacle, unaggregated)))
         # Where there is an unaggregated namespace only, M3 answers 200 to a request that leaves it out.
@@ -235,8 +279,7 @@ class RemoteWriter:
         finally:
             for name, number in outcome.figures.items():
                 way.scope.count(name, number)
-        if outcome.newest_s:
-            way.scope.record("ingest_latency", max(time.time() - outcome.newest_s, 0.0))
+        _note_age(way, outcome)
         if outcome.status >= 500:
             self._remember(body, options, outcome)
         elif outcome.ticket is not None:
@@ -264,13 +307,11 @@ class RemoteWriter:
         visit: Visit | None,
     ) -> None:
         """Gives a request to the aggregators and to storage."""
-        if (
-            sender is self._way.sender
-            and forward is None
-            and visit is None
-            and self._take_known(body, options, outcome)
-        ):
-            return
+        if sender is self._prometheus and forward is None and visit is None:
+            rest = self._take_known(body, options, outcome)
+            if rest is None:
+                return
+            body = rest
         request = await self._turns.decoded(sender, body, options)
         outcome.points, outcome.histograms = request.points, request.histograms
         samples, classic = request.samples(), request.classic
@@ -278,7 +319,7 @@ class RemoteWriter:
             request = visit.admit(request, outcome)
         if forward is not None:
             at, size = (request.series[key].astype(np.uint32) for key in ("labels_at", "labels_size"))
-            self._check_labels(request, at, size, np.arange(len(at)))
+            check_labels(request, at, size, np.arange(len(at)))
             forward.begin(request)
         if len(request.series):
             refusal = self.refusal(options)
@@ -300,18 +341,31 @@ class RemoteWriter:
         if request.unread:
             outcome.refuse(request.last_unread, request.unread)
 
-    def _take_known(self, body: bytes, options: WriteOptions, outcome: Outcome) -> bool:
-        """Gives a request to the aggregators whose series are all known and ordinary (``known``); False: nothing is done, it is another.
+    def _take_known(self, body: bytes, options: WriteOptions, outcome: Outcome) -> bytes | None:
+        """Gives a request to the aggregators whose series are all known and ordinary (``known``), and returns None; otherwise nothing is
+        done, and it returns the body that is to be decoded.
 
         Raises ``RefusedError``.
         """
-        if self._known is None or self._renames or self._store_type or not _is_usual(options):
-            return False
-        if self._downsampler.obstacle is not None or (options.store and self._storage_refusal(None) is None):
-            return False
+        if self._known is None or isinstance(body, TriedBody) or not self._may_be_known(options):
+            return body
         plain = self._known.unpacked(body)
         if plain is None:
+            return body
+        if self._encode_known(self._known, plain, body, options, outcome):
+            return None
+        return self._known.handed_over(body, plain)
+
+    def _may_be_known(self, options: WriteOptions) -> bool:
+        """Whether a request with such headers can be one for ``_encode_known``."""
+        if self._labels.renames or self._labels.store_type or not _is_usual(options):
             return False
+        return self._downsampler.obstacle is None and not (options.store and self._storing.refusal(None) is None)
+
+    def _encode_known(
+        self, known: KnownSeries, plain: NDArray[np.uint8], body: bytes, options: WriteOptions, outcome: Outcome
+    ) -> bool:
+        """See ``_take_known``; ``plain``: the request, unpacked."""
         assert self._sink is not None
         if self._acks is not None:
             outcome.ticket = self._acks.repeated(body, options)
@@ -319,7 +373,7 @@ class RemoteWriter:
         if num_shards is None:
             return False
         self._advance()
-        found = self._known.encode(plain, num_shards)
+        found = known.encode(plain, num_shards)
         if found is None or found[0].size_bytes > self._sink.largest_batch:
             return False
         batch, last_ms = found
@@ -362,7 +416,7 @@ class RemoteWriter:
         row = np.zeros(1, kernels.SERIES_ROW)[0]
         m3_type, source, prom_type = context >> 8 & 0xFF, context >> 4 & 0xF, context & 0xF
         row["labels_size"], row["source"] = len(key), source
-        tags, _ = self._labels(np.frombuffer(key, np.uint8), row, WriteOptions(map_tags=mapped))
+        tags, _ = self._labels.labels(np.frombuffer(key, np.uint8), row, WriteOptions(map_tags=mapped))
         if source_of(source) is Source.GRAPHITE:
             tags = [*tags, SCHEME_TAG]
         return SeenSeries(tags, m3_type_of(m3_type), PROM_TYPES[prom_type])
@@ -419,8 +473,8 @@ class RemoteWriter:
         contexts = np.empty(rows, np.uint64)
         wrong = kernels.keys(series, rows, self._context(options), key_at, key_size, contexts)
         if wrong >= 0:
-            self._check_labels(request, key_at, key_size, self._cache.find(request.buf, key_at, key_size, contexts))
-            self._raise_attributes(series[wrong])
+            check_labels(request, key_at, key_size, self._cache.find(request.buf, key_at, key_size, contexts))
+            raise_attributes(series[wrong])
         invalid: dict[int, str] = {}
 
         def make(row: int) -> Prepared:
@@ -432,13 +486,13 @@ class RemoteWriter:
             return appended.specs if appended.unsent is None else appended.unsent
 
         def check(missing: RowNumbers) -> None:
-            self._check_labels(request, key_at, key_size, missing)
+            check_labels(request, key_at, key_size, missing)
 
         plain, plain_rows = self._downsampler.auto_metadatas, None
-        if options.map_tags or self._renames or self._interest is None:
+        if options.map_tags or self._labels.renames or self._interest is None:
             plain = None
         elif plain is not None:
-            odd = contexts & np.uint64(0xFFFF if self._store_type else 0xFFF0)
+            odd = contexts & np.uint64(0xFFFF if self._labels.store_type else 0xFFF0)
             plain_rows = None if not odd.any() else odd == 0
         columns = Columns(
             request.buf, key_at, key_size, contexts, series, request.times, request.unit_ns, request.values
@@ -459,10 +513,10 @@ class RemoteWriter:
             outcome.refuse(encoded.refused.last, encoded.refused.samples)
             if encoded.refused.example is not None:
                 metric, time_ns = encoded.refused.example
-                _say_refused(
+                say_refused(
                     encoded.refused.samples, metric, request.sample_time(time_ns), "they come too late or too early"
                 )
-            if not (options.store and self._storage_refusal(None) is None):
+            if not (options.store and self._storing.refusal(None) is None):
                 for reason, samples in encoded.refused.not_sent.items():
                     outcome.lose(reason, samples)
         if not (invalid or encoded.too_large or encoded.any_unsent):
@@ -473,7 +527,7 @@ class RemoteWriter:
         for text in encoded.too_large.values():
             outcome.refuse(text)
         outcome.lose(Reason.INVALID_LABELS, request.samples(list(invalid)))
-        kept = {Reason.NO_RULE, Reason.TOO_LARGE} if options.store and self._storage_refusal(None) is None else set()
+        kept = {Reason.NO_RULE, Reason.TOO_LARGE} if options.store and self._storing.refusal(None) is None else set()
         if Reason.TOO_LARGE not in kept:
             outcome.lose(Reason.TOO_LARGE, request.samples(list(encoded.too_large)))
         for code in np.unique(encoded.unsent[encoded.unsent > 0]).tolist():
@@ -481,72 +535,15 @@ class RemoteWriter:
             if reason not in kept:
                 outcome.lose(reason, request.samples(encoded.unsent == code))
 
-    def _check_labels(
-        self,
-        request: Decoded,
-        key_at: NDArray[np.uint32],
-        key_size: NDArray[np.uint32],
-        rows: NDArray[np.int64],
-    ) -> None:
-        """The labels of ``rows`` are sound protobuf and short enough. Raises ``BadRequestError``."""
-        status, row, name, value = kernels.check_labels(request.buf, key_at, key_size, rows, MAX_LITERAL_BYTES)
-        if status != 0:
-            raise BadRequestError(prompb.error_of(request.buf.tobytes()))
-        if row >= 0:
-            raise BadRequestError(
-                f"label literal is too long: nameLength={name}, valueLength={value}, maxLength={MAX_LITERAL_BYTES}"
-            )
-
-    @staticmethod
-    def _raise_attributes(row: Any) -> None:
-        """Names what is out of range; the whole request fails, as in M3."""
-        try:
-            source_of(int(row["source"]))
-            m3_type_of(int(row["m3_type"]))
-            prom_type_of(int(row["prom_type"]))
-        except ValueError as error:
-            raise FailedError(str(error)) from error
-
-    def _labels(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> tuple[Tags, bytes]:
-        """Sorted, valid tags of a series and the value of its ``__name__``. Raises ``IdError``."""
-        at, size = int(row["labels_at"]), int(row["labels_size"])
-        data = buf[at : at + size]
-        found = kernels.label_spans(data, 0, size, self._spans)
-        if found >= 0:
-            text = data.tobytes()
-            labels = [(text[a : a + n], text[b : b + m]) for a, n, b, m in self._spans[:found].tolist()]
-        else:
-            try:
-                labels = prompb.labels_of(data.tobytes())
-            except DecodeError as error:
-                raise BadRequestError(error.reason) from error
-        apply_map_tags(labels, options.map_tags)
-        name = next((value for key, value in labels if key == b"__name__"), b"")
-        graphite = int(row["source"]) == Source.GRAPHITE
-        if self._renames:
-            # Where tags of one name are allowed, these stand in front.
-            labels.sort(key=lambda label: label[0] not in self._renames)
-        tags = normalized_tags(((self._renames.get(key, key), value) for key, value in labels), graphite)
-        allow_empty = graphite or self._tags.allow_tag_value_empty
-        validate_tags(tags, self._tags.allow_tag_name_duplicates, allow_empty, graphite)
-        return tags, name
-
     def _appended(self, buf: NDArray[np.uint8], row: Any, options: WriteOptions) -> Appended:
         """What becomes of one series. Raises ``IdError``."""
-        tags, name = self._labels(buf, row, options)
+        tags, name = self._labels.labels(buf, row, options)
         metric_type, source = m3_type_of(int(row["m3_type"])), source_of(int(row["source"]))
         prom_type = prom_type_of(int(row["prom_type"]))
-        annotation = self._annotation(row, name)
+        annotation = self._labels.annotation(row, name)
         if source is Source.GRAPHITE:
             tags = [*tags, SCHEME_TAG]
         return self._downsampler.append(tags, metric_type, PROM_TYPES[prom_type], annotation=annotation)
-
-    def _annotation(self, row: Any, name: bytes) -> bytes:
-        """Of the samples of a series whose types are in range."""
-        if not self._store_type:
-            return b""
-        source, metric_type = source_of(int(row["source"])), m3_type_of(int(row["m3_type"]))
-        return annotation_of(source, metric_type, prom_type_of(int(row["prom_type"])), name)
 
     def _validate(self, request: Decoded, options: WriteOptions, outcome: Outcome) -> None:
         """The checks of the storage pass where there is no other; only with ``M3-Metrics-Type`` or without aggregated namespaces."""
@@ -554,98 +551,25 @@ class RemoteWriter:
         key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
         contexts = np.empty(rows, np.uint64)
         wrong = kernels.keys(request.series, rows, self._context(options), key_at, key_size, contexts)
-        self._check_labels(request, key_at, key_size, np.arange(rows))
+        check_labels(request, key_at, key_size, np.arange(rows))
         if wrong >= 0:
-            self._raise_attributes(request.series[wrong])
+            raise_attributes(request.series[wrong])
         for row in request.series:
             try:
-                self._labels(request.buf, row, options)
+                self._labels.labels(request.buf, row, options)
             except IdError as error:
                 outcome.refuse(str(error))
                 outcome.lose(Reason.INVALID_LABELS, int(row["samples"]))
 
-    def _storage_refusal(self, policy: StoragePolicy | None) -> str | None:
-        """Why nothing can be written to the namespace of ``policy``; None: it can."""
-        return self._direct.refusal(policy) if self._direct is not None else "this coordinator has no storage"
-
     async def _store(self, request: Decoded, options: WriteOptions, outcome: Outcome) -> None:
-        """The storage pass: every valid series to the namespace of the request."""
-        refusal = self._storage_refusal(options.policy)
-        if refusal is not None:
-            # Without an unaggregated namespace ordinary writes go to the aggregators only.
-            if options.policy is not None:
-                outcome.retryable += len(request.series)
-                outcome.last_retryable = refusal
-            return
-        assert self._direct is not None
-        table = self._direct.table
-        found = self._numbers(table, request, options, outcome)
-        numbers = found.numbers
-        samples = request.series["samples"].astype(np.int64)
-        outcome.count("metrics_dropped", int((numbers == DROPPED).sum()))
-        for _ in range(int(((numbers >= 0) & (samples == 0)).sum())):
-            outcome.refuse("write query with no datapoints")
-        of_sample = np.repeat(numbers, samples)
-        kept = of_sample >= 0
-        if not kept.any():
-            return
-        # Times beyond what int64 has in nanoseconds wrap around, as in M3.
-        times_ns = request.times[kept] * request.unit_ns
-        units, unit = request.units(times_ns)
-        batch = Values(
-            table,
-            of_sample[kept].astype(np.uint32),
-            times_ns,
-            request.values[kept],
-            tuple(Destination(options.policy, one) for one in units),
-            unit,
-            found.annotations_of(samples, kept),
-        )
-        try:
-            refused = await self._direct.write(batch)
-        except DirectWriteError as error:
-            outcome.retryable += int((numbers >= 0).sum())
-            outcome.last_retryable = str(error)
-            return
-        for _, reason, text in refused:
-            outcome.refuse(text)
-            outcome.lose(reason, 1)
-        if refused:
-            one = refused[self._examples.choose(len(refused))]
-            time_of = request.sample_time(int(times_ns[one.row]))
-            _say_refused(len(refused), table.id(int(batch.series[one.row])), time_of, one.text)
+        """The storage pass; what rules drop is not stored."""
+        drops = None
+        if options.policy is None and options.downsample and self._downsampler.matching:
 
-    def _numbers(self, table: SeriesTable, request: Decoded, options: WriteOptions, outcome: Outcome) -> Found:
-        """What the series of a request are called in the direct store's table, or why they are not stored."""
-        rows = len(request.series)
-        key_at, key_size = np.empty(rows, np.uint32), np.empty(rows, np.uint32)
-        contexts = np.empty(rows, np.uint64)
-        kernels.keys(request.series, rows, self._context(options), key_at, key_size, contexts)
-        may_drop = options.policy is None and options.downsample and self._downsampler.matching
+            def drops(row: int) -> bool:
+                return self._appended(request.buf, request.series[row], options).drop_policy_applied
 
-        def prepare(row: int) -> tuple[bytes, bytes] | int:
-            one = request.series[row]
-            try:
-                tags, name = self._labels(request.buf, one, options)
-                if may_drop and self._appended(request.buf, one, options).drop_policy_applied:
-                    return DROPPED
-            except IdError:
-                # Said before, by the pass that checks labels.
-                return INVALID
-            graphite = options.policy is not None and int(one["source"]) == Source.GRAPHITE
-            try:
-                return encode_tags([*tags, SCHEME_TAG] if graphite else tags), self._annotation(one, name)
-            except IdError as error:
-                outcome.refuse(str(error))
-                outcome.lose(Reason.INVALID_LABELS, int(one["samples"]))
-                return INVALID
-
-        # What rules drop is remembered together with the rules; other writes do not ask them.
-        series = self._undropped if not may_drop else self._dropping
-        generation = self._generation if may_drop else 0
-        return series.numbers(
-            table, generation, request.buf, key_at.astype(np.int64), key_size.astype(np.int64), contexts, prepare
-        )
+        await self._storing.store(request, options, outcome, self._context(options), drops, self._generation)
 
 
 def _is_usual(options: WriteOptions) -> bool:
@@ -658,19 +582,7 @@ def _is_usual(options: WriteOptions) -> bool:
     )
 
 
-def _say_refused(samples: int, metric: bytes, time: SampleTime, why: str) -> None:
-    log.warning_limited("samples are refused", samples=samples, error=why, **about(metric, time, wall_ns()))
-
-
-def remote_write_routes(writer: RemoteWriter) -> list[Route]:
-    """The route of remote write."""
-    return [route_of(REMOTE_WRITE_PATH, writer, None)]
-
-
-def route_of(path: str, writer: RemoteWriter, way: WayIn | None) -> Route:
-    """A route of writes; ``way`` None: those of remote write."""
-
-    async def write(request: Request) -> Response:
-        return await writer.handle(request, way)
-
-    return Route(path, write, methods=["POST"])
+def _note_age(way: WayIn, outcome: Outcome) -> None:
+    """How old the last sample was when it went to the aggregators."""
+    if outcome.newest_s:
+        way.scope.record("ingest_latency", max(time.time() - outcome.newest_s, 0.0))

@@ -31,6 +31,9 @@ class Elsewhere(Protocol):
     def forget(self, key: bytes) -> None:
         """Once for every ``remember``: it need not have it any more."""
 
+    def has(self, body: bytes, options: WriteOptions) -> bool:
+        """Whether another process has to have this request."""
+
     async def answer(
         self, request: Request, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]]
     ) -> Response | None:

@@ -1,22 +1,27 @@
-"""The routes of all writes over HTTP but remote write, whose module has its own: a path and a sender for each protocol; and the way past
-them."""
+"""The routes of all writes over HTTP: a path and a sender for each protocol; and the way past them."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from coordinator.config.coordinator import OTLPConfig
 from coordinator.write import influx, json_write, otlp
-from coordinator.write.remote_write import REMOTE_WRITE_PATH, RemoteWriter, route_of
+from coordinator.write.remote_write import REMOTE_WRITE_PATH, RemoteWriter
 from coordinator.write.sender import Sender, WayIn
 from m3x.instrument import Scope
 
-__all__ = ["sender_routes", "writes_first"]
+__all__ = ["remote_write_routes", "sender_routes", "writes_first"]
 
 ASGI = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 _DEFAULT = OTLPConfig()
+
+
+def remote_write_routes(writer: RemoteWriter) -> list[Route]:
+    """The route of remote write."""
+    return [_route_of(REMOTE_WRITE_PATH, writer, None)]
 
 
 def sender_routes(writer: RemoteWriter, scope: Scope, config: OTLPConfig = _DEFAULT) -> list[Route]:
@@ -29,7 +34,7 @@ def sender_routes(writer: RemoteWriter, scope: Scope, config: OTLPConfig = _DEFA
         ),
     }
     return [
-        route_of(path, writer, WayIn(sender, scope.tagged(handler=sender.handler))) for path, sender in senders.items()
+        _route_of(path, writer, WayIn(sender, scope.tagged(handler=sender.handler))) for path, sender in senders.items()
     ]
 
 
@@ -45,3 +50,12 @@ def writes_first(app: ASGI, writer: RemoteWriter) -> ASGI:
             await app(scope, receive, send)
 
     return first
+
+
+def _route_of(path: str, writer: RemoteWriter, way: WayIn | None) -> Route:
+    """A route of writes; ``way`` None: those of remote write."""
+
+    async def write(request: Request) -> Response:
+        return await writer.handle(request, way)
+
+    return Route(path, write, methods=["POST"])

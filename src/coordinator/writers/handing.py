@@ -42,14 +42,23 @@ class Handing:
             del self._remembered[key]
             self._board.erase(self._index, key)
 
+    def has(self, body: bytes, options: WriteOptions) -> bool:
+        """See ``Elsewhere``."""
+        return self._owner(body, options) is not None
+
+    def _owner(self, body: bytes, options: WriteOptions) -> int | None:
+        """The other process that has to have a request."""
+        if not self._board.any_but(self._index):
+            return None
+        key = key_of(body, options)
+        return None if key in self._remembered else self._board.owner(key, self._index)
+
     async def answer(
         self, request: Request, body: bytes, options: WriteOptions, gone: Callable[[], Awaitable[Any]]
     ) -> Response | None:
         """See ``Elsewhere``."""
-        if not self._board.any_but(self._index):
-            return None
-        key = key_of(body, options)
-        if key in self._remembered or (owner := self._board.owner(key, self._index)) is None:
+        owner = self._owner(body, options)
+        if owner is None:
             return None
         work = asyncio.ensure_future(self._handed(owner, request, body))
         watching = asyncio.ensure_future(gone())

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from coordinator.downsample.policies import storage_judge
 from coordinator.namespaces import NamespacesNow
 from coordinator.ready import Readiness
 from coordinator.rights import rights
-from coordinator.write import Door, Grown, Remembered, SeriesCache, writes_first
+from coordinator.write import Door, Grown, Remembered, RemoteWriteShortcut, SeriesCache, writes_first
 from coordinator.writers import told
 from coordinator.writers.board import Board, Place
 from coordinator.writers.direct import HandedStore
@@ -32,7 +33,7 @@ from coordinator.writers.passing import Passing
 from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3x import log
-from m3x.access import Access, AccessError
+from m3x.access import Access, AccessError, Right
 from m3x.config import Places
 from m3x.gate import Gate
 from m3x.output import complain
@@ -141,9 +142,11 @@ class WriteProcess(Writing):
         await stack.enter_async_context(serve(handed_over(app), self._sockets.writes(options.index)))
         door_app = _Front(writes_first(app, writer), writes, Passing(self._sockets.main), self._place)
         scope = self._scope.sub("http")
-        guarded = Access(config.security, scope).guarding(door_app, rights(writes))
+        access = Access(config.security, scope)
+        guarded = access.guarding(door_app, rights(writes))
+        shortcut = RemoteWriteShortcut(writer, partial(access.allows, Right.WRITES), self._place.has_too_many)
         gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
-        await stack.enter_async_context(serve_shared(guarded, listener, self._place, gate))
+        await stack.enter_async_context(serve_shared(guarded, listener, self._place, gate, shortcut))
         self._place.live()
         await stack.enter_async_context(self.background(self._live(), "alive"))
         if acks is not None:

@@ -424,6 +424,9 @@ class OtherProcesses:
         assert self.keys[key] > 0
         self.keys -= Counter([key])
 
+    def has(self, *_: object) -> bool:
+        return False
+
     async def answer(self, *_: object) -> None:
         return None
 
