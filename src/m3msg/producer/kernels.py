@@ -38,7 +38,7 @@ from m3msg.producer.rows import (
     WAITING,
 )
 from m3msg.rows import ACK_ROW
-from m3x.kernels import base, load64, prefetch, store64
+from m3x.kernels import base, copy32, load64, prefetch, store64
 from m3x.protobuf.words import CONTINUE, spread
 from m3x.protobuf.writing import put_be32
 
@@ -166,7 +166,13 @@ def encode_rows(rows, first, last, payload, offsets, resend, now_ns, out, at, ro
                 p += n + 1
                 come = offsets[np.int64(row.message)]
                 k = np.int64(0)
-                if come + size + 8 <= come_end:
+                if come + size + 32 <= come_end and p + size + 32 <= end:
+                    to = target + np.uint64(p)
+                    take = source + np.uint64(come)
+                    while k < size:
+                        copy32(to + np.uint64(k), take + np.uint64(k))
+                        k += 32
+                elif come + size + 8 <= come_end:
                     to = target + np.uint64(p)
                     take = source + np.uint64(come)
                     while k < size:  # eight at a time; FRAME_OVERHEAD leaves room for the last word
