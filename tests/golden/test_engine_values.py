@@ -19,6 +19,7 @@ from aggregator.engine.tables.grow import addresses, reserve_tables
 from aggregator.engine.tables.layout import COUNTER_RECORD, SPEC_EXPENSIVE
 from aggregator.engine.windows import records as accumulate
 from aggregator.engine.windows import values as values_of
+from aggregator.engine.windows.samples import quantile, rank_of, select
 from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics import codec
 from m3metrics.aggregation import AggregationType, compress, parse_type, parse_types
@@ -104,8 +105,10 @@ def exact(vector: Vector, quantiles: list[float], values: list[float], q: float)
 def answer(values: list[float], q: float) -> float:
     """The engine's."""
     ranked = np.array([v for v in values if not math.isnan(v)], np.float64)
-    values_of.sort_range(ranked, 0, len(ranked))
-    return float(values_of.quantile(ranked, 0, len(ranked), q))
+    n = len(ranked)
+    if n:
+        select(ranked, 0, n, rank_of(n, q))
+    return float(quantile(ranked, n, q))
 
 
 def check_quantiles(vector: Vector, values: list[float], outputs: dict[str, Any]) -> int:

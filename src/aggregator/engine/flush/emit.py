@@ -12,7 +12,8 @@ from aggregator.engine.state.state import state_word
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.pages import SLIM, is_late, next_record
-from aggregator.engine.windows.values import record_value, sort_range
+from aggregator.engine.windows.samples import copy_samples, put_in_places
+from aggregator.engine.windows.values import record_value
 from m3metrics.kernels import AGGREGATED_OVERHEAD, encode_aggregated
 from m3x.kernels import murmur3_32
 from m3x.protobuf.writing import bytes_size, int_size
@@ -92,12 +93,12 @@ def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
     spec = v.specs(t)[np.int64(element.spec)]
     state = spec.flags & layout.SPEC_STATE != 0
     logged = spec.flags & layout.SPEC_LOG and not state
-    first = samples.starts[slot] if logged else np.int64(0)
-    count = samples.starts[slot + 1] - first if logged else np.int64(0)
+    count = samples.counts[slot] if logged else np.int64(0)
     annotation = np.int64(v.records(t)[i].annotation) if i < SLIM else np.int64(0)
     k = cursor.output >> 1
-    if k == 0 and count > 1:
-        sort_range(samples.values, first, first + count)
+    if k == 0 and count > 0:
+        copy_samples(t, samples, slot, samples.values, np.int64(0))
+        put_in_places(t, spec, samples.values, count)
     while k < np.int64(spec.outputs):
         o = v.outputs(t)[np.int64(spec.outputs_at) + k]
         if state:
@@ -106,7 +107,7 @@ def _emit_record(t, w, i, slot, cursor, samples, discard_nan, topic_shards, part
                 continue
             value = v.record_words(t)[state_word(i, np.int64(spec.outputs) + k)]
         else:
-            value = record_value(t, i, spec, o, samples.values, first, count)
+            value = record_value(t, i, spec, o, samples.values, count)
         if discard_nan and value != value:
             part.tally[0].discarded += 1
             k += 1
@@ -130,8 +131,8 @@ def emit_window(t, w, until, actions, uniform, late, where, samples, discard_nan
     whether that was all.
 
     ``actions`` (uint8): what to do with the records of each shard, or ``uniform`` for all if it is not ``ACTION_NONE``. ``late``: only
-    records marked so. Of elements with state, what their state says is put out, whatever the action. ``samples``: as ``gather_log``
-    leaves them.
+    records marked so. Of elements with state, what their state says is put out, whatever the action. ``samples``: those of
+    the window (``samples.find_runs``); its ``values`` stay until that record is out which was begun.
     """
     part = v.borrowed(part)
     samples = v.borrowed(samples)

@@ -15,7 +15,7 @@ from aggregator.engine.state.elements import unregister_elements
 from aggregator.engine.state.pipeline import consume_window, most_contributions
 from aggregator.engine.tables import layout
 from aggregator.engine.tables.layout import ACTION_DISCARD, ACTION_EMIT, ACTION_NONE, Tables
-from aggregator.engine.windows.values import gather_log
+from aggregator.engine.windows.samples import find_runs
 
 _NEVER = layout.MIN_INT64
 
@@ -172,7 +172,7 @@ class Planner:
         actions = bounds.actions(int(row["start"]) + self._due, flushed, None)
         if not actions[self._lists].any():
             return [], 0
-        samples = gather(tables, self._address, window)
+        samples = samples_of(tables, self._address, window)
         rows = np.empty(most_contributions(self._address, window), layout.CONTRIBUTION)
         tally = np.zeros(1, layout.TALLY)
         consume_window(
@@ -201,14 +201,14 @@ class Planner:
         return [Rollups(window, time_ns, rows, places, versions, int(largest))], lost
 
 
-def gather(tables: Tables, address: np.uint64, window: int) -> layout.Samples:
-    """The timer samples of a window; without such every range is empty."""
+def samples_of(tables: Tables, address: np.uint64, window: int) -> layout.Samples:
+    """The timer samples of a window; without such no slot has any."""
     row = tables.windows[window]
     slots = int(tables.buckets[int(row["bucket"])]["slots"])
-    samples = layout.Samples(np.empty(max(int(row["logged"]), 1), np.float64), np.zeros(slots + 2, np.int64))
-    if row["logged"]:
-        gather_log(address, window, samples)
-    return samples
+    runs = np.empty(int(row["logged"]), np.int64)
+    samples = layout.Samples(runs, np.zeros(slots + 2, np.int64), np.zeros(slots, np.int64), np.empty(0, np.float64))
+    most = int(find_runs(address, window, samples)) if row["logged"] else 0
+    return samples._replace(values=np.empty(max(most, 1), np.float64))
 
 
 def releasable(

@@ -17,7 +17,7 @@ import numpy as np
 
 from aggregator.engine.flush.emit import emit_window
 from aggregator.engine.flush.forward import emit_forwarded
-from aggregator.engine.flush.plan import Plan, gather
+from aggregator.engine.flush.plan import Plan, samples_of
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.tables.layout import CURSOR, TALLY, Part, Samples, Tables
 from m3msg.batch import MessageBatch
@@ -75,8 +75,8 @@ class FlushRun:
         self._at = 0
         self._rollups_at = 0
         self._cursor = np.zeros(1, CURSOR)
-        self._samples = Samples(np.zeros(1, np.float64), np.zeros(2, np.int64))
-        self._gathered = -1
+        self._samples: Samples | None = None
+        self._samples_of = -1
         self.discarded = plan.discarded
         self.emitted = 0
         self.forwarded = 0
@@ -173,9 +173,8 @@ class FlushRun:
         if self._at >= len(self._plan.items):
             return False
         item = self._plan.items[self._at]
-        if self._gathered != item.window:
-            self._gathered = item.window
-            self._samples = gather(self._tables, self._address, item.window)
+        if self._samples is None or self._samples_of != item.window:
+            self._samples, self._samples_of = samples_of(self._tables, self._address, item.window), item.window
         emitted = int(part.tally["messages"][0])
         ended = emit_window(
             self._address,

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.engine.flush.plan import gather
+from aggregator.engine.flush.plan import samples_of
 from aggregator.engine.snapshot import rows as kernels
 from aggregator.engine.snapshot.state import State, Table
 from aggregator.engine.tables import layout
+from aggregator.engine.windows.samples import copy_slots
 from m3metrics.codec import encode_forward_metadata
 from m3metrics.metadata import ForwardMetadata
 from m3metrics.metric import MetricType
@@ -310,7 +311,7 @@ def _all_records(
     for window in windows:
         elements = known[window.bucket]
         samples = (
-            gather(state.tables, state.address, window.row) if state.tables.windows[window.row]["logged"] else None
+            samples_of(state.tables, state.address, window.row) if state.tables.windows[window.row]["logged"] else None
         )
         first = 0
         for slots in _pieces(elements.slots):
@@ -322,11 +323,13 @@ def _all_records(
                 continue
             columns = _record_columns(state, window, of, rows, at)
             if samples is not None:
-                columns["samples"] = np.where(columns["samples"] > 0, samples.starts[at + 1] - samples.starts[at], 0)
+                columns["samples"] = np.where(columns["samples"] > 0, samples.counts[at], 0)
             yield Table("records", columns)
             yield from _states(state, window, rows, at, done)
             if samples is not None and columns["samples"].any():
-                yield Table("samples", {"numbers": samples.values[samples.starts[at[0]] : samples.starts[at[-1] + 1]]})
+                numbers = np.empty(int(columns["samples"].sum()), np.float64)
+                copy_slots(state.address, samples, at[columns["samples"] > 0], numbers)
+                yield Table("samples", {"numbers": numbers})
             done += n
             if not state.tables.buckets[window.bucket]["stateful"]:
                 pages = rows >> layout.PAGE_BITS

@@ -15,7 +15,8 @@ from aggregator.engine.state.state import base_record, is_kept, state_word
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.pages import exists, next_record, record_at, record_of
-from aggregator.engine.windows.values import record_value, sort_range
+from aggregator.engine.windows.samples import copy_samples, put_in_places
+from aggregator.engine.windows.values import record_value
 from m3metrics.pipeline import TransformationType
 
 
@@ -181,13 +182,13 @@ def _consume(t, order, position, i, ref, action, samples, discard_nan, flush, ou
             before_ns += stamp
     sums = _sums(t, b, slot, spec)
     logged = spec.flags & layout.SPEC_LOG
-    first = samples.starts[slot] if logged else np.int64(0)
-    count = samples.starts[slot + 1] - first if logged else np.int64(0)
-    if count > 1:
-        sort_range(samples.values, first, first + count)
+    count = samples.counts[slot] if logged else np.int64(0)
+    if count > 0:
+        copy_samples(t, samples, slot, samples.values, np.int64(0))
+        put_in_places(t, spec, samples.values, count)
     changed = False
     for k in range(np.int64(spec.outputs)):
-        value = record_value(t, i, spec, v.outputs(t)[np.int64(spec.outputs_at) + k], samples.values, first, count)
+        value = record_value(t, i, spec, v.outputs(t)[np.int64(spec.outputs_at) + k], samples.values, count)
         value = _transform(t, value, i, k, spec, before, before_ns, x.start + stamp, sums)
         if discard_nan and value != value:
             tally.discarded += 1
@@ -228,7 +229,7 @@ def consume_window(t, order, position, actions, flushed, samples, discard_nan, f
     """Processes what is due of window ``order[position]``; ``order``: rows of the bucket's windows in order of time (int64).
 
     ``actions`` (uint8) and ``flushed`` (int64): per shard, what happens to the window and up to where the list was flushed before.
-    ``samples``: timer samples, as ``gather_log`` leaves them. ``flush``: number of this flush. ``out``: contributions (CONTRIBUTION).
+    ``samples``: those of its timers (``samples.find_runs``). ``flush``: number of this flush. ``out``: contributions (CONTRIBUTION).
     ``counted``: TALLY, one row.
     """
     tally = counted[0]

@@ -494,12 +494,16 @@ MAX_COUNTS = 96
 
 
 class Samples(NamedTuple):
-    """The timer samples of a window: those of a slot are ``values[starts[slot]:starts[slot + 1]]``."""
+    """Where the timer samples of a window are in the log: those of a slot in the runs ``runs[starts[slot]:starts[slot + 1]]``."""
 
-    values: Array
-    """float64."""
+    runs: Array
+    """int64, places of their first words."""
     starts: Array
     """int64, two more than the bucket has slots."""
+    counts: Array
+    """int64, samples by slot."""
+    values: Array
+    """float64, room for those of one slot."""
 
 
 class Part(NamedTuple):

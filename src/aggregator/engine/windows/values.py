@@ -1,9 +1,5 @@
 # mypy: ignore-errors
-"""Compiled values: what the aggregation types are of a record (docs/m3/metrics.md, accumulators), and a timer's samples.
-
-Quantiles are exact: of ``N`` samples in ascending order the one of rank ``ceil(q·N)``, and for ``N`` ≤ 3 the one at index ``trunc(q·N)``
-(docs/m3/metrics.md, quantiles).
-"""
+"""Compiled values: what the aggregation types are of a record (docs/m3/metrics.md, accumulators)."""
 
 import math
 
@@ -12,11 +8,10 @@ from numba import njit
 
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
-from aggregator.engine.windows.pages import SLIM, exists, record_at
+from aggregator.engine.windows.pages import SLIM
+from aggregator.engine.windows.samples import quantile
 from m3metrics.aggregation import AggregationType
 from m3metrics.metric import MetricType
-
-_INSERTION = 24
 
 
 @njit(cache=True, nogil=True)
@@ -72,21 +67,10 @@ def gauge_value(r, kind):
 
 
 @njit(cache=True, nogil=True)
-def quantile(values, first, n, q):
-    """The quantile of the ascending ``values[first:first + n]``; 0 without values."""
-    if n == 0:
-        return 0.0
-    if n <= 3:
-        return values[first + min(np.int64(q * float(n)), n - 1)]
-    rank = np.int64(math.ceil(q * float(n)))
-    return values[first + min(max(rank, 1), n) - 1]
-
-
-@njit(cache=True, nogil=True)
-def timer_value(r, kind, q, values, first, n):
-    """Value of an aggregation type of a timer's record (RECORD); its logged samples are ``values[first:first + n]``, ascending."""
+def timer_value(r, kind, q, values, n):
+    """Value of an aggregation type of a timer's record (RECORD); ``values[:n]`` are its logged samples (``samples.put_in_places``)."""
     if q >= 0.0:
-        return quantile(values, first, n, q)
+        return quantile(values, n, q)
     if kind in (AggregationType.MIN, AggregationType.MAX):
         if r.count == 0:
             return 0.0
@@ -94,55 +78,6 @@ def timer_value(r, kind, q, values, first, n):
     if kind == AggregationType.LAST:
         return 0.0
     return gauge_value(r, kind)
-
-
-@njit(cache=True, nogil=True)
-def sort_range(values, first, last):
-    """Sorts ``values[first:last]`` in place."""
-    if last - first > _INSERTION:
-        values[first:last].sort()
-        return
-    for i in range(first + 1, last):
-        x = values[i]
-        j = i - 1
-        while j >= first and values[j] > x:
-            values[j + 1] = values[j]
-            j -= 1
-        values[j + 1] = x
-
-
-@njit(cache=True, nogil=True)
-def gather_log(t, w, samples):
-    """Fills ``samples`` (Samples, with room for the window's ``logged``) by slot, in order of arrival."""
-    values = samples.values
-    starts = samples.starts
-    x = v.windows(t)[w]
-    slots = len(starts) - 2
-    starts[0] = 0
-    starts[1] = 0
-    for slot in range(slots):
-        i = record_at(t, w, slot)
-        n = np.int64(0)
-        if exists(t, i):
-            spec = v.specs(t)[np.int64(v.elements(t)[v.reference(x.bucket, slot)].spec)]
-            if spec.metric_type == MetricType.TIMER and spec.flags & layout.SPEC_LOG:
-                n = v.timer_logs(t)[i].samples
-        starts[slot + 2] = starts[slot + 1] + n
-    chunk = x.log_head
-    while chunk != 0:
-        first = (chunk - 1) * layout.LOG_CHUNK
-        end = first + (x.log_used if chunk == x.log_tail else layout.LOG_CHUNK)
-        at = first + 1
-        while at + 1 < end:
-            word = v.log_words(t)[at]
-            slot = word >> 32
-            n = word & 0xFFFFFFFF
-            to = starts[slot + 1]
-            for k in range(n):
-                values[to + k] = v.log(t)[at + 1 + k]
-            starts[slot + 1] = to + n
-            at += 1 + n
-        chunk = v.log_words(t)[first]
 
 
 @njit(cache=True, nogil=True)
@@ -156,8 +91,8 @@ def _slim_sum_value(r, kind):
 
 
 @njit(cache=True, nogil=True)
-def record_value(t, i, spec, o, values, first, count):
-    """Value of output ``o`` of record ``i``; its samples in the log are ``values[first:first + count]``, ascending."""
+def record_value(t, i, spec, o, values, count):
+    """Value of output ``o`` of record ``i``; ``values[:count]`` are its samples in the log (``samples.put_in_places``)."""
     if i >= SLIM:
         if spec.flags & layout.SPEC_LAST:
             return v.slim_records(t)[i - SLIM].last
@@ -166,4 +101,4 @@ def record_value(t, i, spec, o, values, first, count):
         return gauge_value(v.records(t)[i], o.kind)
     if spec.metric_type == MetricType.COUNTER:
         return counter_value(v.counter_records(t)[i], o.kind)
-    return timer_value(v.records(t)[i], o.kind, o.quantile, values, first, count)
+    return timer_value(v.records(t)[i], o.kind, o.quantile, values, count)

@@ -1,0 +1,91 @@
+"""Quantiles are those of sorted samples, however many there are and whatever they look like."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.aggregator.engine.engine_calls import NOW, SECOND, engine_of, flush, flush_all, options, send
+from tests.aggregator.engine.reference_engine import bits
+
+from aggregator.engine.windows.samples import select
+from aggregator.lists import KIND_STANDARD
+from m3metrics import codec
+from m3metrics.aggregation import AggregationType
+from m3metrics.metadata import PipelineMetadata, StagedMetadata
+from m3metrics.policy import StoragePolicy
+
+_TYPES = (AggregationType.MEDIAN, AggregationType.P10, AggregationType.P50, AggregationType.P99, AggregationType.P9999)
+_STAGES = (
+    StagedMetadata(
+        pipelines=(
+            PipelineMetadata(
+                aggregation_id=sum(1 << kind for kind in _TYPES), storage_policies=(StoragePolicy.parse("10s:2d"),)
+            ),
+        )
+    ),
+)
+_Shape = Callable[[np.random.Generator, int], NDArray[np.float64]]
+_SHAPES: dict[str, _Shape] = {
+    "any": lambda r, n: r.random(n),
+    "few": lambda r, n: r.integers(0, 3, n).astype(np.float64),
+    "one": lambda r, n: np.full(n, 7.0),
+    "ascending": lambda r, n: np.arange(n, dtype=np.float64),
+    "descending": lambda r, n: -np.arange(n, dtype=np.float64),
+    "infinite": lambda r, n: r.choice([-math.inf, math.inf, 1e308, -5e-324], n),
+    "steep": lambda r, n: np.exp2(r.permutation(n) % 1000),
+}
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_a_selected_value_is_where_sorting_puts_it(shape: str) -> None:
+    r = np.random.default_rng(1)
+    for n in (1, 2, 24, 25, 26, 100, 1000, 5000):
+        values = _SHAPES[shape](r, n)
+        wanted = np.sort(values)
+        for at in {0, n // 3, n // 2, n - 1}:
+            found = values.copy()
+            select(found, 0, n, at)
+            assert found[at] == wanted[at]
+            assert (found[:at] <= found[at]).all()
+            assert (found[at:] >= found[at]).all()
+            assert (np.sort(found) == wanted).all()
+
+
+def test_only_what_is_asked_for_is_touched() -> None:
+    values = np.random.default_rng(2).random(300)
+    found = values.copy()
+    select(found, 100, 200, 150)
+    assert (found[:100] == values[:100]).all()
+    assert (found[200:] == values[200:]).all()
+    assert found[150] == np.sort(values[100:200])[50]
+
+
+def test_timers_of_many_samples_that_come_mixed() -> None:
+    r = np.random.default_rng(3)
+    engine = engine_of(options())
+    sent: dict[bytes, list[float]] = {}
+    sizes = {b"a": 3, b"b": 1, b"c": 24, b"d": 400, b"e": 30}
+    for _ in range(60):
+        messages = []
+        for ident, size in sizes.items():
+            values = np.where(r.random(size) < 0.05, np.nan, np.round(r.exponential(20, size), 1))
+            sent.setdefault(ident, []).extend(values[~np.isnan(values)].tolist())
+            messages.append(
+                codec.encode_metric(
+                    codec.BatchTimerWithMetadatas(id=ident, values=tuple(values.tolist()), metadatas=_STAGES)
+                )
+            )
+        send(engine, messages, NOW)
+    found = {
+        row[0]: row[3] for row in flush(engine, flush_all(KIND_STANDARD, 10, NOW + 10 * SECOND), NOW + 10 * SECOND)
+    }
+    wanted = {}
+    for ident, all_of in sent.items():
+        ranked = sorted(all_of)
+        for kind in _TYPES:
+            assert kind.quantile is not None
+            wanted[ident + b"." + kind.text.lower().encode()] = bits(ranked[math.ceil(kind.quantile * len(ranked)) - 1])
+    assert len(sent[b"d"]) > 4 * 4096
+    assert found == wanted
