@@ -18,7 +18,7 @@ from m3x.tls import TLS_BYTE, TLS_MAJOR
 
 __all__ = ["ConsumerCore", "ReceivedBatch"]
 
-_READ_BYTES = 256 << 10
+_READ_BYTES = 1 << 20
 _LEAST_READ_BYTES = 64 << 10
 _TYPICAL_FRAME = 64
 

@@ -7,7 +7,7 @@ Rows of one series become one ``TimeSeries`` wherever they stand in the batch, i
 import numpy as np
 from numba import njit
 
-from coordinator.sinks.prom_remote.label_kernels import put_form
+from coordinator.sinks.prom_remote.label_kernels import AHEAD, prefetch_id, put_form
 from m3metrics.tag_kernels import MOST_TAGS
 from m3x.kernels import base, double_bits, prefetch, store8, store64
 from m3x.protobuf.writing import int_size, length_size, put_int, put_length
@@ -18,8 +18,6 @@ GROUP = np.dtype([("number", np.uint32), ("first", np.int32), ("last", np.int32)
 _SERIES, _SAMPLE, _VALUE, _TIME = (np.uint64(n) for n in (0x0A, 0x12, 0x09, 0x10))
 _0, _1, _8, _9 = (np.uint64(n) for n in (0, 1, 8, 9))
 _MIX = np.uint32(0x9E3779B1)
-_AHEAD = 8
-_ID_LINES = 3
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -50,8 +48,8 @@ def group(series, time_ns, values, rows, entries, slots, groups, following):
     mask = np.uint32(len(slots) - 1)
     count = 0
     for k in range(len(rows)):
-        if k + _AHEAD < len(rows):
-            prefetch(base(entries) + width * np.uint64(series[rows[k + _AHEAD]]))
+        if k + AHEAD < len(rows):
+            prefetch(base(entries) + width * np.uint64(series[rows[k + AHEAD]]))
         row = rows[k]
         number = series[row]
         place = (number * _MIX) & mask
@@ -97,10 +95,8 @@ def write(time_ns, values, rows, forms, arena, orders, ids, id_at, groups, count
     a = base(out)
     kept, tags, places = base(arena), base(ids), np.empty(MOST_TAGS, np.uint64)
     for at in range(count):
-        if at + _AHEAD < count:
-            ahead = tags + np.uint64(id_at[groups[at + _AHEAD].number])
-            for line in range(_ID_LINES):
-                prefetch(ahead + np.uint64(64 * line))
+        if at + AHEAD < count:
+            prefetch_id(tags + np.uint64(id_at[groups[at + AHEAD].number]))
         number = groups[at].number
         a = put_length(a, _SERIES, np.uint64(groups[at].size))
         a = put_form(a, forms[number], tags + np.uint64(id_at[number]), kept, orders, places)

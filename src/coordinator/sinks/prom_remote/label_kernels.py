@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from m3metrics.tag_kernels import MOST_TAGS, insert_tag, read_tags
-from m3x.kernels import base, bytes_equal, copy_short, load16
+from m3x.kernels import base, bytes_equal, copy_short, load16, prefetch
 from m3x.protobuf.writing import bytes_size, length_size, put_bytes, put_length
 
 FORM = np.dtype([("size", np.int32), ("place", np.uint32)])
@@ -31,6 +31,19 @@ SIZE_FACTOR = 5
 
 _2, _4 = np.uint64(2), np.uint64(4)
 _LABEL, _NAME, _VALUE = (np.uint64(n) for n in (0x0A, 0x0A, 0x12))
+
+
+AHEAD = 8
+"""So many series before it is read an id is asked for; where it stands, as many more."""
+
+_ID_LINES = 3
+
+
+@njit(cache=True, nogil=True)
+def prefetch_id(address):
+    """Asks for the first lines of an id; more come by themselves."""
+    for line in range(_ID_LINES):
+        prefetch(address + np.uint64(64 * line))
 
 
 @njit(cache=True, nogil=True)
@@ -119,9 +132,14 @@ def fill(series, first, ids, at, size, forms, arena, used, orders, skipped, rena
     tags = np.empty((MOST_TAGS + 1, 4), np.uint64)
     ordered = np.empty((MOST_TAGS + 1, 4), np.uint64)
     places = np.empty(MOST_TAGS, np.uint64)
+    stride = np.uint64(at.strides[0])
     odd = 0
     for row in range(first, len(series)):
         number = series[row]
+        if row + 2 * AHEAD < len(series):
+            prefetch(base(at) + stride * np.uint64(series[row + 2 * AHEAD]))
+        if row + AHEAD < len(series) and forms[series[row + AHEAD]].place == PLACE_NEW:
+            prefetch_id(base(ids) + np.uint64(at[series[row + AHEAD]]))
         if forms[number].place != PLACE_NEW:
             continue
         address, length = base(ids) + np.uint64(at[number]), np.uint64(size[number])
