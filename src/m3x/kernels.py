@@ -58,6 +58,43 @@ def copy32(_context, _target, _source):
     return types.void(types.uint64, types.uint64), generate
 
 
+@intrinsic
+def same32(_context, _a, _b):
+    """``same32(a, b) -> bool``: whether the 32 bytes at two addresses are equal, any alignment."""
+
+    def generate(_c, builder, _s, args):
+        a, b = (_load32_bytes(builder, address) for address in args)
+        return _is_zero(builder, builder.xor(a, b))
+
+    return types.boolean(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def like32(_context, _address, _pattern):
+    """``like32(address, pattern) -> bool``: whether 32 bytes, any alignment, are as the pattern says.
+
+    A pattern is a mask of 32 bytes, and then what those bits are that the mask has.
+    """
+
+    def generate(_c, builder, _s, args):
+        mask = _load32_bytes(builder, args[1])
+        wanted = _load32_bytes(builder, builder.add(args[1], ir.Constant(ir.IntType(64), 32)))
+        found = builder.and_(_load32_bytes(builder, args[0]), mask)
+        return _is_zero(builder, builder.xor(found, wanted))
+
+    return types.boolean(types.uint64, types.uint64), generate
+
+
+def _load32_bytes(builder, address):
+    pointer = builder.inttoptr(address, ir.VectorType(ir.IntType(64), 4).as_pointer())
+    return builder.load(pointer, align=1)
+
+
+def _is_zero(builder, vector):
+    whole = ir.IntType(256)
+    return builder.icmp_unsigned("==", builder.bitcast(vector, whole), ir.Constant(whole, 0))
+
+
 def _store(bits: int):
     @intrinsic
     def store(_context, _address, _value):
@@ -128,9 +165,16 @@ def base(array):
 
 @njit(cache=True, nogil=True)
 def bytes_equal(a, b, n):
-    """Whether the ``n`` bytes at address ``a`` equal those at address ``b``, eight at a time."""
+    """Whether the ``n`` bytes at address ``a`` equal those at address ``b``, 32 at a time, or eight."""
     k = np.uint64(0)
     n = np.uint64(n)
+    if n >= np.uint64(32):
+        last = n - np.uint64(32)
+        while k < last:
+            if not same32(a + k, b + k):
+                return False
+            k += np.uint64(32)
+        return same32(a + last, b + last)
     while k + np.uint64(8) <= n:
         if load64(a + k) != load64(b + k):
             return False

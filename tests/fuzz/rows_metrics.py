@@ -15,6 +15,7 @@ from tests.m3x.protobuf.test_reading import TABLE, run_message
 
 from aggregator import ipc
 from aggregator.engine.ingest import shorthand
+from aggregator.engine.ingest.shapes import SHAPE, SHAPES, learn, read_as_before
 from aggregator.lists import KIND_STANDARD
 from m3metrics import codec, kernels
 from m3metrics.errors import CodecError, IdError
@@ -32,6 +33,8 @@ from m3metrics.policy import StoragePolicy
 from m3metrics.rows import AGGREGATED_ROW, METRIC_ROW, ROW_OK
 from m3metrics.tag_kernels import MOST_TAGS, read_tags
 from m3msg.frames import Message, Metadata, encode_message
+from m3msg.kernels import scan_frames
+from m3msg.rows import FRAME_ROW, MAX_FRAME
 from m3x.protobuf import unmarshal, varint
 
 __all__ = ["METRICS", "PARSERS", "TAGS"]
@@ -246,6 +249,62 @@ def _read_engine(data: bytes) -> Any:
         engines.flush()
 
 
+@cache
+def _shaped() -> list[bytes]:
+    """Frames of metrics that have a shape."""
+    long = b"series" * 12
+    timed: dict[str, Any] = {"metric_type": MetricType.GAUGE, "id": long, "time_ns": NOW, "value": 1.5}
+    metrics: list[codec.Metric] = [
+        codec.CounterWithMetadatas(id=long, value=300, metadatas=_STAGED, client_time_ns=NOW),
+        codec.BatchTimerWithMetadatas(id=long, values=(1.0, 2.5, -0.0), metadatas=_STAGED),
+        codec.GaugeWithMetadatas(id=long, value=1.5, metadatas=_STAGED),
+        codec.TimedMetricWithMetadata(**timed, metadata=TimedMetadata(storage_policy=_POLICY, traffic_types=1)),
+        codec.TimedMetricWithMetadatas(**timed, metadatas=_STAGED),
+    ]
+    return [encode_message(Message(Metadata(300, 5000, NOW), codec.encode_metric(metric))) for metric in metrics]
+
+
+@cache
+def _shapes() -> Any:
+    """What was learnt of ``_shaped``."""
+    table = np.zeros(SHAPES, SHAPE)
+    for data in _shaped():
+        buf = np.frombuffer(data, np.uint8).copy()
+        learn(buf, table, *_by_parsers(buf), 0)
+    assert np.count_nonzero(table["word"]) == len(_shaped())
+    return table
+
+
+def _by_parsers(buf: Any) -> tuple[Any, Any]:
+    """FRAME_ROW and METRIC_ROW of one frame. Raises ``ValueError`` where it is none that encoders write."""
+    frames, found = np.zeros(1, FRAME_ROW), np.zeros(1, METRIC_ROW)
+    count, _, _ = scan_frames(buf, 0, len(buf), MAX_FRAME, frames)
+    start = frames["value_at"].astype(np.int64)
+    kernels.decode_metrics(buf, start, start + frames["value_size"].astype(np.int64), count, found)
+    if count != 1 or found[0]["status"] != ROW_OK:
+        raise ValueError("not one that encoders write")
+    return frames, found
+
+
+def _numbers(frames: Any, found: Any) -> list[Any]:
+    names = ("shard", "id", "meta_at", "meta_size", "value_at", "value_size")
+    return [*(int(frames[0][name]) for name in names), found[0].tobytes()]
+
+
+def _read_shaped(data: bytes) -> Any:
+    """As one that was seen before."""
+    frames, found = rows(1, FRAME_ROW, "frames"), rows(1, METRIC_ROW)
+    frames[:] = found[:] = 0
+    buf = laid(data)
+    start = np.uint64(buf.ctypes.data)
+    shape = read_as_before(start, start, start + np.uint64(len(buf)), _shapes(), frames, found, 0)
+    return LEFT if shape < 0 else _numbers(frames, found)
+
+
+def _plain_shaped(data: bytes) -> Any:
+    return _numbers(*_by_parsers(np.frombuffer(data, np.uint8).copy()))
+
+
 def _messages() -> list[bytes]:
     fields = [
         b"\x08\x05", b"\x08" + varint((1 << 64) - 1), b"\x12\x03abc", b"\x12" + varint(200) + bytes(200), b"\x18\x05", b"\x1a\x01x",
@@ -277,4 +336,5 @@ PARSERS = (
     Parser("tags", TAGS, _read_tags, (), _plain_tags, kernel=True),
     Parser("tags-plain", TAGS, _tags_again, (IdError,)),
     Parser("engine", METRICS, _read_engine, (), kernel=True),
+    Parser("shapes", _shaped, _read_shaped, (ValueError,), _plain_shaped, kernel=True),
 )

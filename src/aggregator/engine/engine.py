@@ -37,6 +37,7 @@ from aggregator.engine.ingest.entries import (
 from aggregator.engine.ingest.looking import SEEN, look_at
 from aggregator.engine.ingest.metadata import MetadataTable
 from aggregator.engine.ingest.repeats import expect_repeats
+from aggregator.engine.ingest.shapes import SHAPE, SHAPES
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
@@ -133,6 +134,7 @@ class Engine:
         self._frames = np.zeros(scan.BLOCK, FRAME_ROW)
         self._rows = np.zeros(scan.BLOCK, METRIC_ROW)
         self._hints = np.zeros(scan.BLOCK, layout.HINT)
+        self._shapes = np.zeros(SHAPES, SHAPE)
         self._scratch = np.zeros(1, np.float64)
         self._progress = np.zeros(1, layout.PROGRESS)
         self._marks = np.zeros(layout.MARKS, layout.MARK)
@@ -195,6 +197,7 @@ class Engine:
             progress["written"] = 0
             self._make_room(len(payload))
         messages = int(self._tables.counts[why.C_MESSAGES])
+        self._shapes["stage"] = 0
         while True:
             code = scan.ingest(
                 self._t,
@@ -203,6 +206,7 @@ class Engine:
                 of,
                 over,
                 marks,
+                self._shapes,
                 self._progress,
                 self._frames,
                 self._rows,
@@ -218,11 +222,12 @@ class Engine:
             if code == NEED_REPEATS:
                 assert comes_again is not None
                 # Rows of a journal are read with these.
-                hints = self._hints[: int(progress["rows"])].copy()
+                n = int(progress["rows"])
+                rows, hints = self._rows[:n].copy(), self._hints[:n].copy()
                 expects = bool(progress["expect"]) or comes_again(connections[int(progress["again"]) - 1])
                 if expects and not progress["expect"]:
                     self._expect_own(messages, now_ns)
-                self._hints[: len(hints)] = hints
+                self._rows[:n], self._hints[:n] = rows, hints
                 progress["again"] = -1 if expects else 0
                 continue
             self._help(code, payload, now_ns)

@@ -80,7 +80,7 @@ def _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
 
 
 @njit(cache=True, nogil=True)
-def _add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
+def add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
     """Adds the value of a message to one element; returns ``D_NONE`` or why not."""
     spec = v.specs(t)[spec_row]
     if spec.flags & layout.SPEC_STATE:
@@ -133,7 +133,7 @@ def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, 
 
 @njit(cache=True, nogil=True)
 def _add_with_state(t, ref, spec, shard, row, value_bits, buf, now_ns, call):
-    """``_add`` for elements with state (docs/m3/aggregation.md, untimed values)."""
+    """``add`` for elements with state (docs/m3/aggregation.md, untimed values)."""
     b = ref >> layout.SLOT_BITS
     if row.payload >= Payload.TIMED:
         detail = late_or_early(t, b, row.time_ns, now_ns)
@@ -218,7 +218,7 @@ def _prepare(t, row, meta, payload, category, now_ns):
 
 
 @njit(cache=True, nogil=True)
-def _count_kind(t, row):
+def count_kind(t, row):
     if row.payload == Payload.GAUGE:
         v.counts(t)[why.C_GAUGES] += 1
     elif row.payload == Payload.COUNTER:
@@ -309,7 +309,7 @@ def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
     category = category_of(payload)
     metric_type = np.int64(row.metric_type)
     known = meta < 0
-    _count_kind(t, row)
+    count_kind(t, row)
     shard = (
         np.int64(v.entries(t)[at].shard)
         if at >= 0
@@ -359,14 +359,14 @@ def apply_to(t, buf, row, at, meta, half, scratch, now_ns, call):
         elif payload == Payload.TIMED:
             stage = stage_of(t, at, meta, known, now_ns)
             spec = np.int64(v.stage_specs(t)[np.int64(v.stages(t)[stage].specs_at)].spec)
-            detail = _add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
+            detail = add(t, find_element(t, at, spec), spec, shard, row, value_bits, buf, now_ns, call)
         elif e.elements == 1:
-            detail = _add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
+            detail = add(t, np.int64(e.element) - 1, np.int64(e.spec), shard, row, value_bits, buf, now_ns, call)
         else:
             ref = np.int64(e.element) - 1
             while ref >= 0:
                 x = v.elements(t)[ref]
-                result = _add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
+                result = add(t, ref, np.int64(x.spec), shard, row, value_bits, buf, now_ns, call)
                 if detail == why.D_NONE:
                     detail = result
                 ref = np.int64(x.next) - 1

@@ -171,7 +171,8 @@ def expect_once_more(t, buf, row, hint):
 
 
 @njit(cache=True, nogil=True)
-def _may_repeat(t, key):
+def may_repeat(t, key):
+    """Whether a message of that ``message_key`` may be one that comes again."""
     block = key >> _BLOCK
     return v.repeat_blocks(t)[block >> _6] >> (np.uint64(block) & _63) & _1 != 0
 
@@ -179,7 +180,7 @@ def _may_repeat(t, key):
 @njit(cache=True, nogil=True)
 def ask_for_repeat(t, buf, row, at, key):
     """Has the word brought that ``take_repeat`` will look at for a message, most likely to entry ``at``."""
-    if _may_repeat(t, key):
+    if may_repeat(t, key):
         place = np.int64(content(buf, row, at, key) >> _32) & v.head(t).repeats_mask
         prefetch(base(v.repeats(t)) + np.uint64(place << 3))
 
@@ -187,7 +188,7 @@ def ask_for_repeat(t, buf, row, at, key):
 @njit(cache=True, nogil=True)
 def take_repeat(t, buf, row, at, key):
     """Whether a message was applied before; it is expected no more then."""
-    if not _may_repeat(t, key):
+    if not may_repeat(t, key):
         return False
     word = content(buf, row, at, key)
     words = v.repeats(t)

@@ -1,13 +1,13 @@
 # mypy: ignore-errors
 """Compiled ingest: frames to applied samples and ack frames.
 
-Blocks of ``BLOCK`` messages go through four passes, so that what one message waits for from memory overlaps with the work on others:
+Blocks of ``BLOCK`` messages go through five passes, so that what one message waits for from memory overlaps with the work on others:
 
-1. find frames, write their acks, decode, try whether the entry is the one behind that of the message before, else hash the key and ask for
-   the index word;
+1. read frames (``shapes``), write their acks, try whether the entry is the one behind that of the message before, else hash the key and
+   ask for the index word;
 2. look for the entries' rows that are not found yet in the index, ask for the entries;
 3. ask for the id's bytes, for the record of the window that the value will most likely fall into, and for what tells a repeat;
-4. compare the key in full, if it has not been, and apply (``apply``), one message after another, in order;
+4. compare the key in full, if it has not been, and apply (``usual``, ``apply``), one message after another, in order;
 5. write what was applied, if that is wanted (``shorthand``).
 
 Senders have their series in some order and keep to it, and entries are made in the order in which they come first. So a message is most
@@ -25,14 +25,16 @@ from aggregator.engine.ingest.apply import DONE, NEED_REPEATS, apply_row, refuse
 from aggregator.engine.ingest.entries import is_entry, key_hash, probe
 from aggregator.engine.ingest.forwarded import category_of
 from aggregator.engine.ingest.repeats import ask_for_repeat, comes_again, expect_once_more, message_key
+from aggregator.engine.ingest.shapes import learn, read_as_before
 from aggregator.engine.ingest.shorthand import write_rows
+from aggregator.engine.ingest.usual import apply_usual, remember
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
 from aggregator.engine.windows.pages import record_address, record_at
 from m3metrics.kernels import decode_metric
 from m3metrics.rows import ROW_OK
-from m3msg.kernels import build_acks, scan_frames
-from m3msg.rows import SCAN_FULL, SCAN_MORE
+from m3msg.kernels import build_acks, frame_end, read_message
+from m3msg.rows import PREFIX, SCAN_FULL, SCAN_MALFORMED, SCAN_MORE
 from m3x.kernels import base, prefetch
 
 BLOCK = 256
@@ -47,18 +49,49 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
-def _scan(t, buf, ends, hosts, connections, marks, progress, frames, hints, acks, ack_sizes):
-    """Fills ``frames`` with the next messages of the batch, ``hints`` with their hosts, and writes their acks; returns how many."""
+def _read(buf, start, end, shapes, frames, rows, hints, n):
+    """Reads the messages in ``buf[start:end]`` into ``frames[n:BLOCK]``, ``rows[n:BLOCK]`` and the shapes of ``hints[n:BLOCK]``.
+
+    Returns ``(number of the last one + 1, position after it, SCAN_*)``.
+    """
+    origin = base(buf)
+    a = origin + np.uint64(start)
+    e = origin + np.uint64(end)
+    while n < BLOCK:
+        shape = read_as_before(origin, a, e, shapes, frames, rows, n)
+        hints[n].shape = shape
+        if shape >= 0:
+            a += shapes[shape].size
+        else:
+            after, size, status = frame_end(a, e, MAX_FRAME)
+            if after == np.uint64(0):
+                return n, np.int64(a - origin), status
+            f = frames[n]
+            if not read_message(a + np.uint64(PREFIX), after, origin, f):
+                return n, np.int64(a - origin), SCAN_MALFORMED
+            f.frame_at = a - origin
+            f.frame_size = size
+            value = np.int64(f.value_at)
+            if decode_metric(buf, value, value + np.int64(f.value_size), rows, n) == ROW_OK:
+                learn(buf, shapes, frames, rows, n)
+            a = after
+        n += 1
+    return n, np.int64(a - origin), SCAN_FULL
+
+
+@njit(cache=True, nogil=True)
+def _scan(t, buf, ends, hosts, connections, marks, shapes, progress, frames, rows, hints, acks, ack_sizes):
+    """Reads the next messages of the batch into ``frames``, ``rows`` and ``hints``, and writes their acks; returns how many."""
     n = 0
     while progress.segment < len(ends) and n < BLOCK:
         segment = progress.segment
-        got, position, status = scan_frames(buf, progress.position, ends[segment], MAX_FRAME, frames[n:BLOCK])
-        progress.acks = build_acks(buf, frames[n : n + got], got, acks, progress.acks, MAX_ACK_FRAME)
-        for i in range(n, n + got):
+        first = n
+        n, position, status = _read(buf, progress.position, ends[segment], shapes, frames, rows, hints, n)
+        progress.acks = build_acks(buf, frames[first:n], n - first, acks, progress.acks, MAX_ACK_FRAME)
+        for i in range(first, n):
             hints[i].key = hosts[segment]
-        if len(marks) != 0 and comes_again(marks, connections[segment], frames, n, n + got) and progress.again == 0:
+        if len(marks) != 0 and comes_again(marks, connections[segment], frames, first, n) and progress.again == 0:
             progress.again = segment + 1
-        n += got
         progress.position = position
         if status == SCAN_FULL:
             break
@@ -74,20 +107,19 @@ def _scan(t, buf, ends, hosts, connections, marks, progress, frames, hints, acks
 
 @njit(cache=True, nogil=True)
 def _look_ahead(t, buf, frames, rows, hints, n, last):
-    """Passes 1 (from decoding on) to 3; ``last``: row of the entry of the message before, -1: not known."""
+    """Passes 1 (what does not depend on where a message is) to 3; ``last``: row of the entry of the message before, -1: not known."""
     words = v.entry_index(t)
     mask = v.head(t).index_mask
     expected = last + 1
     restarts = 0
     for i in range(n):
         f = frames[i]
-        start = np.int64(f.value_at)
         hints[i].key = message_key(f.shard, f.id, hints[i].key)
         hints[i].entry = layout.NO_ENTRY
         hints[i].row = np.int64(-1)
         hints[i].found = np.uint64(0)
-        if decode_metric(buf, start, start + np.int64(f.value_size), rows, i) == ROW_OK:
-            row = rows[i]
+        row = rows[i]
+        if row.status == ROW_OK:
             category = category_of(np.int64(row.payload))
             metric_type = np.int64(row.metric_type)
             address = base(buf) + np.uint64(row.id_at)
@@ -142,7 +174,9 @@ def _look_ahead(t, buf, frames, rows, hints, n, last):
 
 
 @njit(cache=True, nogil=True)
-def ingest(t, buf, ends, hosts, connections, marks, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns):
+def ingest(
+    t, buf, ends, hosts, connections, marks, shapes, at, frames, rows, hints, scratch, acks, ack_sizes, written, now_ns
+):
     """Applies a batch: ``buf`` (uint8) holds frames, segment ``k`` ends at ``ends[k]`` and came from host ``hosts[k]`` (uint32), over
     connection ``connections[k]`` (uint64).
 
@@ -150,9 +184,12 @@ def ingest(t, buf, ends, hosts, connections, marks, at, frames, rows, hints, scr
 
     ``frames`` (FRAME_ROW), ``rows`` (METRIC_ROW) and ``hints`` (HINT) have ``BLOCK`` rows; together with ``at`` (PROGRESS, one row) they
     hold the block that is being worked on. Ack frames go to ``acks`` and their bytes per segment to ``ack_sizes``; ``written`` (uint8) has
-    room for the rows of ``shorthand``. ``marks`` (MARK): ``MARKS`` rows, or none where nobody asks for what comes again.
+    room for the rows of ``shorthand``. ``shapes`` (SHAPE): ``SHAPES`` rows, in which no stage is told. ``marks`` (MARK): ``MARKS`` rows, or
+    none where nobody asks for what comes again.
     """
-    buf, frames, rows, hints, scratch, acks, written = v.borrowed((buf, frames, rows, hints, scratch, acks, written))
+    buf, shapes, frames, rows, hints, scratch, acks, written = v.borrowed(
+        (buf, shapes, frames, rows, hints, scratch, acks, written)
+    )
     progress = at[0]
     if progress.resumes != 0:
         progress.resumes = 0
@@ -161,10 +198,14 @@ def ingest(t, buf, ends, hosts, connections, marks, at, frames, rows, hints, scr
         n = progress.rows
         i = progress.row
         while i < n:
-            code = apply_row(t, buf, rows, i, hints, scratch, now_ns, progress.call)
-            if code != DONE:
-                progress.row = i
-                return code
+            shape = hints[i].shape
+            if shape < 0 or not apply_usual(t, buf, rows[i], hints[i], shapes[shape], scratch, now_ns, progress.call):
+                code = apply_row(t, buf, rows, i, hints, scratch, now_ns, progress.call)
+                if code != DONE:
+                    progress.row = i
+                    return code
+                if shape >= 0 and hints[i].entry >= 0 and hints[i].entry & 1 != 0:
+                    remember(t, shapes[shape], hints[i].entry >> 1, rows[i], now_ns)
             if progress.expect != 0:
                 expect_once_more(t, buf, rows[i], hints[i])
             i += 1
@@ -172,7 +213,7 @@ def ingest(t, buf, ends, hosts, connections, marks, at, frames, rows, hints, scr
             progress.written = write_rows(buf, rows, hints, n, now_ns, written, progress.written)
         progress.row = 0
         last = hints[n - 1].entry >> 1 if n > 0 and hints[n - 1].entry >= 0 else np.int64(-1)
-        n = _scan(t, buf, ends, hosts, connections, marks, progress, frames, hints, acks, ack_sizes)
+        n = _scan(t, buf, ends, hosts, connections, marks, shapes, progress, frames, rows, hints, acks, ack_sizes)
         progress.rows = n
         if n == 0:
             return DONE

@@ -428,6 +428,7 @@ HINT = np.dtype(
         ("key", np.uint32),  # hash of the message's shard, id and host
         ("number", np.uint32),  # while replaying: of the entry in the journal
         ("found", np.uint64),  # 1: the entry is its, the id has been compared
+        ("shape", np.int64),  # of its bytes (``ingest.shapes``); -1: it has none
     ]
 )
 """Of a message."""

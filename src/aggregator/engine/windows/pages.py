@@ -158,7 +158,7 @@ def _new_page(t, w, number):
 
 
 @njit(cache=True, nogil=True)
-def _in_page(page, slot):
+def in_page(page, slot):
     """Row of the record of a slot; ``page``: what stands in ``page_table``."""
     return ((page - 1) << layout.PAGE_BITS) | (slot & (layout.PAGE_ROWS - 1))
 
@@ -167,7 +167,7 @@ def _in_page(page, slot):
 def record_at(t, w, slot):
     """Row of the record of a slot in a window, -1 where the window has no such page."""
     page = np.int64(v.page_table(t)[w, slot >> layout.PAGE_BITS])
-    return np.int64(-1) if page == 0 else _in_page(page, slot)
+    return np.int64(-1) if page == 0 else in_page(page, slot)
 
 
 @njit(cache=True, nogil=True)
@@ -224,7 +224,7 @@ def record_of(t, w, slot):
         page = _new_page(t, w, slot >> layout.PAGE_BITS)
         if page == 0:
             return np.int64(NO_ROOM)
-    return _in_page(page, slot)
+    return in_page(page, slot)
 
 
 @njit(cache=True, nogil=True)
