@@ -3,16 +3,17 @@
     scripts/bench storm [--new 10000000] [--seconds 60] [--known 20000] [--memory-mib 1024] [--workers 1] [--json]
 
 A real instance with a memory limit gets every one of ``--known`` series once per window, with another value in each, and meanwhile
-``--new`` ids in ``--seconds``, each once. Told is, for every window of the known series, how many values came, whether they are right, and
-how long after the window was due the last one came; how many new ids were taken, and refused by reason; the memory at most; and how long
-after the storm new series are taken again, without a restart. ``--coordinator``: the same at the door of a coordinator, by remote write
-(``bench.storm.writes``).
+``--new`` ids in ``--seconds``, each once. Told is whether known series are exact (every value of every window came, and is right); how
+long after a window was due the last value of it came; how many new ids were taken, and refused by reason; the memory at most; and how
+long after the storm new series are taken again, without a restart. ``--coordinator``: the same at the door of a coordinator, by
+remote write (``bench.storm.writes``).
 """
 
 import argparse
 import contextlib
 import json
 import re
+import statistics
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from bench.instance import Aggregator
 from bench.storm import writes
 from bench.storm.series import RESOLUTION_S
 
-__all__ = ["main"]
+__all__ = ["main", "table"]
 
 _DELAY_S = RESOLUTION_S + 5.0
 """After its end a window is due: one resolution and the past buffer of ``configs/local``."""
@@ -163,7 +164,7 @@ def main(values: list[str]) -> int:
         print(json.dumps(figures) if options.json else writes.table(figures), flush=True)
         return 0 if figures["exact"] else 1
     figures = storm(options)
-    print(json.dumps(figures) if options.json else _table(figures), flush=True)
+    print(json.dumps(figures) if options.json else table(figures), flush=True)
     return 0 if figures["exact"] and figures["recovered_s"] is not None else 1
 
 
@@ -217,7 +218,8 @@ def _measured(options: argparse.Namespace, aggregator: Aggregator, sink: Part) -
         "known": options.known, "new": options.new, "sent_s": stormed["sent_s"], "acked": stormed["acked"] == stormed["sent"],
         "windows": len(rows), "exact": all(row["came"] == options.known and not row["wrong"] for row in rows) and bool(rows),
         "missing": sum(options.known - row["came"] for row in rows), "wrong": sum(row["wrong"] for row in rows),
-        "worst_late_s": max((row["late_s"] for row in rows), default=0.0), "sender_behind_s": sent["behind_s"],
+        "worst_late_s": max((row["late_s"] for row in rows), default=0.0),
+        "median_late_s": statistics.median([row["late_s"] for row in rows] or [0.0]), "sender_behind_s": sent["behind_s"],
         "late_s": [round(row["late_s"], 2) for row in rows],
         "taken": taken, "refused": refused,
         "known_refused": round(figure(after, "errors", _KNOWN_REFUSED)),
@@ -281,17 +283,20 @@ def _part(module: str, *arguments: str) -> Iterator[Part]:
         part.close()
 
 
-def _table(f: dict[str, Any]) -> str:
+def table(f: dict[str, Any]) -> str:
+    """The figures for people."""
     recovered = "never" if f["recovered_s"] is None else f"{f['recovered_s']:.1f} s after the storm"
+    grown = f["workers_most_mib"] - f["workers_before_mib"]
     lines = [
         f"{f['new']} new ids in {f['sent_s']:.1f} s beside {f['known']} known series",
-        f"known series: {f['windows']} windows, {f['missing']} values missing, {f['wrong']} wrong; "
-        f"the last value of a window at most {f['worst_late_s']:.2f} s after it was due "
+        f"known series are {'exact' if f['exact'] else 'NOT EXACT'}: {f['windows']} windows, {f['missing']} values missing, "
+        f"{f['wrong']} wrong, {f['known_refused']} refused",
+        f"late: the last value of a window {f['worst_late_s']:.2f} s after it was due at most, {f['median_late_s']:.2f} s in the median "
         f"(the sender was behind by {f['sender_behind_s']:.2f} s)",
-        f"new ids: {f['taken']} taken, {f['refused']} refused (new-metric-memory-limit); "
-        f"values of known series refused: {f['known_refused']}",
-        f"memory: limit {f['limit_mib']:.0f} MiB, tables at most {f['tables_most_mib']:.0f} MiB; "
-        f"workers {f['workers_before_mib']:.0f} MiB before, {f['workers_most_mib']:.0f} MiB at most",
+        f"late by window, s: {' '.join(f'{late:.2f}' for late in f['late_s'])}",
+        f"new ids: {f['taken']} taken, {f['refused']} refused (new-metric-memory-limit)",
+        f"memory: limit {f['limit_mib']:.0f} MiB, tables at most {f['tables_most_mib']:.0f} MiB; workers {f['workers_before_mib']:.0f} MiB "
+        f"before, {f['workers_most_mib']:.0f} MiB at most: {grown / f['limit_mib']:.2f} times the limit more",
         f"new series are taken again: {recovered}",
     ]
     return "\n".join([*lines, *f["notes"]])

@@ -208,9 +208,10 @@ def table(f: dict[str, Any]) -> str:
     lines = [
         f"{f['new']} new series in {f['sent_s']:.1f} s beside {f['known']} known ones; {f['arrived']} messages of new ones arrived, "
         f"{f['refused']} requests were sent again",
-        f"known series: {f['rounds']} rounds of {RESOLUTION_S} s, {f['missing']} values missing, {f['wrong']} wrong; "
-        f"the last one of a round at most {f['worst_late_s']:.2f} s after it was due, the slowest answer {f['slowest_answer_s']:.2f} s "
-        f"(the sender was behind by {f['sender_behind_s']:.2f} s)",
+        f"known series are {'exact' if f['exact'] else 'NOT EXACT'}: {f['rounds']} rounds of {RESOLUTION_S} s, "
+        f"{f['missing']} values missing, {f['wrong']} wrong",
+        f"late: the last one of a round at most {f['worst_late_s']:.2f} s after it was due, "
+        f"the slowest answer {f['slowest_answer_s']:.2f} s (the sender was behind by {f['sender_behind_s']:.2f} s)",
         f"memory: limit {f['limit_mib']:.0f} MiB, all processes of their own at most {f['most_mib']:.0f} MiB",
         "grow most: " + ", ".join(f"{one['name']} {one['value']}" for one in f["growth"]),
     ]

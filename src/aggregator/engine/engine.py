@@ -28,7 +28,6 @@ from aggregator.engine.ingest.apply import (
 )
 from aggregator.engine.ingest.entries import (
     collect_elements,
-    compact_ids,
     expire_entries,
     mark_entries,
     reset_value_limits,
@@ -44,7 +43,8 @@ from aggregator.engine.reasons import CATEGORIES, COUNTERS, DETAILS, error_name
 from aggregator.engine.snapshot import Loader, State, Table, save
 from aggregator.engine.state.state import retire_window
 from aggregator.engine.tables import layout
-from aggregator.engine.tables.grow import addresses, index_limit, reserve_ids, reserve_index, reserve_tables
+from aggregator.engine.tables.grow import addresses, index_limit, reserve_index, reserve_tables
+from aggregator.engine.tables.ids import move_ids
 from aggregator.engine.tables.index import rehash
 from aggregator.engine.tables.memory import held_bytes, over_limit, used_bytes
 from aggregator.engine.windows.pages import release_window
@@ -63,8 +63,10 @@ from m3x.reserve import release, reserve
 _OWN_ROWS = np.zeros(0, np.uint32)
 _ENTRY_BYTES = 128
 """Of an entry with its id and its elements, roughly."""
-_COMPACT_FROM = 1 << 20
+_COMPACT_FROM = 1 << 16
 """Bytes of dead ids below which the arena is left as it is."""
+_MOVED_BYTES = 4 << 20
+"""Of the arena, with each batch, or twice as many as that has, so that it comes to an end."""
 _MAX_CALL = 65535
 _PATH_PARTS = 2
 """Parts of a carbon path that tell traffic apart."""
@@ -140,6 +142,8 @@ class Engine:
         self._marks = np.zeros(layout.MARKS, layout.MARK)
         self._call = 0
         self._written = np.empty(0, np.uint8)
+        self._moves_ids = False
+        """Whether those that are in use are being moved together."""
         self._flushes = 0
         self._running: list[FlushRun] = []
         self._settled: dict[int | None, int] = {}
@@ -231,6 +235,7 @@ class Engine:
                 progress["again"] = -1 if expects else 0
                 continue
             self._help(code, payload, now_ns)
+        self._move_ids(max(2 * len(payload), _MOVED_BYTES))
         self._collect_errors()
         done = int(self._tables.counts[why.C_MESSAGES]) - messages
         if wanted := self._traffic.passed(done):
@@ -515,23 +520,30 @@ class Engine:
         self._tables.head["grace"] = command.until_ns
 
     def expire(self, now_ns: int) -> None:
-        """Collects entries idle for longer than the TTL and gives memory back that is not needed."""
+        """Collects entries idle for longer than the TTL and gives memory back that is not needed.
+
+        Ids are moved together a piece at a time, here and with each batch that follows.
+        """
         tables = self._tables
         expire_entries(self._t, now_ns - self._options.entry_ttl_ns)
         self._release_all()
         dead = int(tables.head["dead_ids"])
-        if dead > min(self._options.memory_limit_bytes // 32 or _COMPACT_FROM, _COMPACT_FROM) and 3 * dead > int(
-            tables.head["ids"]
-        ):
-            fresh = reserve_ids(self._max_series)
-            tables.head["ids"] = compact_ids(self._t, fresh)
-            tables.head["dead_ids"] = 0
-            self._replace(ids=fresh)
+        least = min(self._options.memory_limit_bytes // 32 or _COMPACT_FROM, _COMPACT_FROM)
+        self._moves_ids |= dead > least and 3 * dead > int(tables.head["ids"])
+        self._move_ids(_MOVED_BYTES)
         self._trim()
         if not tables.buckets["flushing"].any():
             self._metadata.sweep()
             tables.head["metadata_bytes"] = self._metadata.size_bytes
         self._count_active()
+
+    def _move_ids(self, nbytes: int) -> None:
+        """Goes on with so much of the arena, if there is something to do; the end of it is given back."""
+        if self._moves_ids:
+            head = self._tables.head
+            end = int(head["ids"])
+            self._moves_ids = not move_ids(self._t, nbytes)
+            release(self._tables.ids, int(head["ids"]), end)
 
     def _trim(self) -> None:
         """Gives the memory of free pages and log chunks back to the system, but for what the next window takes; used again, they read as

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from aggregator import ipc
 from aggregator.engine.engine import Engine
 from aggregator.engine.ingest.apply import refuse
-from aggregator.engine.ingest.entries import compact_ids
 from aggregator.engine.options import MINUTE_NS, SECOND_NS, EngineOptions
 from aggregator.engine.passthrough import Passthrough
 from aggregator.engine.snapshot.rows import make_versions
@@ -16,6 +15,7 @@ from aggregator.engine.state.elements import unregister_elements
 from aggregator.engine.state.state import retire_window
 from aggregator.engine.tables import layout
 from aggregator.engine.tables.grow import addresses, reserve_tables
+from aggregator.engine.tables.ids import move_ids
 from aggregator.engine.tables.index import rehash
 from aggregator.lists import KIND_STANDARD, ListId
 from m3metrics.codec import (
@@ -102,7 +102,7 @@ def warm(progress: Callable[[str], None]) -> None:
     where = addresses(tables)
     t = np.uint64(where.ctypes.data)
     rehash(tables.entry_index, 0, tables.entry_index, 0)
-    compact_ids(t, tables.ids)
+    move_ids(t, 0)
     unregister_elements(t, 0)
     retire_window(t, 0)
     # Only groups that have sent something before the snapshot have these.

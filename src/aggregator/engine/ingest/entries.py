@@ -16,12 +16,16 @@ from aggregator.engine.state.elements import (
 )
 from aggregator.engine.tables import layout
 from aggregator.engine.tables import views as v
+from aggregator.engine.tables.ids import add_id
 from aggregator.engine.tables.index import insert, remove
 from aggregator.engine.windows.pages import next_window
-from m3x.kernels import base, bytes_equal, copy_bytes, hash_bytes, murmur3_32
+from m3x.kernels import base, bytes_equal, hash_bytes, murmur3_32, prefetch
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
+_ELEMENT_BYTES = layout.ELEMENT.itemsize
+_AHEAD = 16
+"""So many rows before an entry is killed what that touches is asked for."""
 
 
 @njit(cache=True, nogil=True)
@@ -66,7 +70,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
     """A new live entry with the id ``buf[id_at:id_at + id_size]``, without elements; returns its row, or -1 if there is no room."""
     head = v.head(t)
     free = head.free_entry
-    if head.ids + id_size > head.max_ids:
+    if head.ids + layout.ID_HEAD + id_size > head.max_ids:
         return np.int64(-1)
     if free != 0:
         row = free - 1
@@ -77,9 +81,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
             return np.int64(-1)
         head.entries = row + 1
     e = v.entries(t)[row]
-    e.id_at = head.ids
-    e.id_size = np.uint32(id_size)
-    head.ids = copy_bytes(v.ids(t), head.ids, buf, id_at, id_size)
+    add_id(t, row, buf, id_at, id_size)
     e.last_access = now_ns
     e.cutover = np.int64(layout.MIN_INT64)
     e.rate_second = np.uint32(0)
@@ -106,7 +108,7 @@ def create_entry(t, half, category, metric_type, buf, id_at, id_size, shard, now
 def _free_entry(t, row):
     e = v.entries(t)[row]
     e.state = np.uint8(layout.ENTRY_FREE)
-    v.head(t).dead_ids += np.int64(e.id_size)
+    v.head(t).dead_ids += layout.ID_HEAD + np.int64(e.id_size)
     v.free_entries(t)[row].next = np.uint32(v.head(t).free_entry)
     v.head(t).free_entry = row + 1
 
@@ -228,10 +230,24 @@ def _kill(t, row, state):
 
 
 @njit(cache=True, nogil=True)
+def _ask_for(t, row):
+    """What killing an entry touches."""
+    e = v.entries(t)[row]
+    prefetch(base(v.entry_index(t)) + np.uint64((np.int64(e.hash) & v.head(t).index_mask) << 3))
+    if e.element != 0:
+        prefetch(base(v.elements(t)) + np.uint64((np.int64(e.element) - 1) * _ELEMENT_BYTES))
+
+
+@njit(cache=True, nogil=True)
 def expire_entries(t, before_ns):
     """Kills the live entries not accessed since ``before_ns`` (exclusive); returns how many."""
     killed = 0
-    for row in range(v.head(t).entries):
+    rows = v.head(t).entries
+    for row in range(rows):
+        if row + _AHEAD < rows:
+            later = v.entries(t)[row + _AHEAD]
+            if later.state == layout.ENTRY_LIVE and later.last_access < before_ns:
+                _ask_for(t, row + _AHEAD)
         e = v.entries(t)[row]
         if e.state == layout.ENTRY_LIVE and e.last_access < before_ns:
             v.counts(t)[why.C_EXPIRED + np.int64(e.category)] += 1
@@ -288,20 +304,6 @@ def collect_elements(t, b):
     bucket.tombstoned -= collected
     v.counts(t)[why.C_COLLECTED] += collected
     return collected
-
-
-@njit(cache=True, nogil=True)
-def compact_ids(t, fresh):
-    """Copies the ids of all entries in use to the arena ``fresh``; returns the bytes used there."""
-    used = np.int64(0)
-    for row in range(v.head(t).entries):
-        e = v.entries(t)[row]
-        if e.state != layout.ENTRY_FREE:
-            size = np.int64(e.id_size)
-            copy_bytes(fresh, used, v.ids(t), e.id_at, size)
-            e.id_at = used
-            used += size
-    return used
 
 
 @njit(cache=True, nogil=True)

@@ -36,11 +36,6 @@ def reserve_index(max_series: int) -> layout.Array:
     return reserve_wide(max(4 * max_series, 1 << 12), np.uint64, _HUGE_AFTER)
 
 
-def reserve_ids(max_series: int) -> layout.Array:
-    """Room for the bytes of all ids."""
-    return reserve_wide(max(max_series * 512, 1 << 26), np.uint8, _HUGE_AFTER)
-
-
 def index_limit(size: int) -> int:
     """How many entries an index of that many words may have."""
     return int(size * 0.6)
@@ -69,7 +64,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         raise ValueError(f"max_series is {max_series}: expected 1 to {1 << layout.SLOT_BITS}")
     pages = -(-max_series // layout.PAGE_ROWS) * 64 + 1024
     chunks = max(max_series // 16, 1 << 12) * 8
-    ids = reserve_ids(max_series)
+    ids = reserve_wide(max(max_series * 512, 1 << 26), np.uint8, _HUGE_AFTER)
     head = _head(options)
     head["max_pages"] = pages
     head["max_chunks"] = chunks

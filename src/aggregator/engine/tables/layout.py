@@ -5,6 +5,7 @@
 | entry_index | hash of an entry's key, high half · entry row + 1 | linear probing from the hash |
 | entries | one metric: (category, metric type, id) | entry_index |
 | fresh | row of an entry, of those that were made last | how many were made before it, modulo ``FRESH`` |
+| ids | the bytes of an entry's id, behind ``ID_HEAD`` bytes (``tables.ids``) | entries |
 | elements | one aggregation of one entry in one bucket | reference = bucket << 24 · slot |
 | buckets | one list id of the worker (kind, resolution, times forwarded), all its shards together | number |
 | windows | one open or kept window of a bucket | bucket and start, through ``window_ring`` |
@@ -64,6 +65,8 @@ MAX_ANNOTATIONS = 1 << 16
 ANNOTATION_SLOTS = 1 << 17
 ANNOTATION_BYTES = 1 << 26
 TEXT_BYTES = 1 << 30
+ID_HEAD = 8
+"""Bytes before each id in ``ids``: row of its entry, and how long it is, four bytes each."""
 
 FIRST_INDEX = 1 << 12
 """Words of the entry index at first."""
@@ -374,6 +377,8 @@ HEAD = np.dtype(
         ("free_entry", np.int64),  # row + 1 of the first of the free ones
         ("ids", np.int64),  # bytes
         ("dead_ids", np.int64),  # bytes of them that no entry uses
+        ("ids_seen", np.int64),  # where moving them together goes on,
+        ("ids_moved", np.int64),  # and where to
         ("pages", np.int64),
         ("free_pages", np.int64),  # in ``free_pages``
         ("chunks", np.int64),

@@ -39,7 +39,7 @@ def used_bytes(t):
 def held_bytes(t):
     """``(now, soon)``: memory of all that is in use, and what it is when each series has a value in every window.
 
-    Then there is also room for what is there twice for a moment: ids that are written anew without the dead ones, and an index that grows.
+    Then there is also room for an index that grows, and is there twice for a moment.
     """
     head = v.head(t)
     series = (
@@ -55,8 +55,7 @@ def held_bytes(t):
         records += bucket.open * (bucket.taken * _RECORD_BYTES + bucket.taken_slim * _SLIM_BYTES)
     windows = used_bytes(t)
     rest = head.used_chunks * _CHUNK_BYTES + head.used_sources * _SOURCE_BYTES
-    twice = head.ids - head.dead_ids + ((head.index_mask + 1) << 2)
-    return series + windows, series + max(windows, records + rest) + twice
+    return series + windows, series + max(windows, records + rest) + ((head.index_mask + 1) << 2)
 
 
 @njit(cache=True, nogil=True)
