@@ -12,6 +12,7 @@ from m3x.warming import warm_all
 __all__ = ["PACKAGES", "main"]
 
 PACKAGES = (
+    "m3x.checksum",
     "m3metrics.kernels",
     "m3msg.kernels",
     "m3msg.producer.kernels",

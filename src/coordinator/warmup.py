@@ -24,11 +24,13 @@ import m3msg.kernels
 import m3msg.legacy.kernels
 import m3msg.producer.kernels
 import m3x.byte_table
+import m3x.checksum
 
 __all__ = ["warm"]
 
 _STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("table", m3x.byte_table.warm),
+    ("checksum", m3x.checksum.warm),
     ("metrics", m3metrics.kernels.warm),
     ("m3msg", m3msg.kernels.warm),
     ("producer", m3msg.producer.kernels.warm),

@@ -6,6 +6,7 @@ Imports nothing of the project. One module per subject; open the one you need:
 ``kernels``     compiled memory primitives that all hot loops are made of
 ``byte_table``  byte strings → numbers without an object for each; ``table_kernels`` is the compiled table, for whoever owns the arrays,
                ``ordered_kernels`` a look-up of keys that come in the order in which they were added
+``checksum``    zlib's crc32 of much at once; ``checksum_kernels`` its compiled part
 ``shared_memory``  memory of one process that others map and read
 ``segments``    an append-only log on disk: segments, checksums, recovery, sync policies, cursors
 ``reserve``     large arrays whose memory is committed by touching it

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from m3x.checksum import crc32
+
 __all__ = [
     "ALIGN",
     "HEADER_BYTES",
@@ -178,7 +180,7 @@ def frame(
     views = [part.data if isinstance(part, np.ndarray) else memoryview(part) for part in parts]
     for view in views:
         length += view.nbytes
-        crc = zlib.crc32(view, crc)
+        crc = crc32(view, crc)
     if length > MAX_RECORD:
         raise ValueError(f"a record of {length} bytes; at most {MAX_RECORD} are possible")
     head = _HEAD.pack(_RECORD_MAGIC, length, sequence, crc)
@@ -201,7 +203,7 @@ def frame_at(data: bytes, at: int, base: int, header: SegmentHeader) -> Frame | 
     size = HEAD_BYTES + padded(length)
     if available < size:
         return Short(size)
-    if zlib.crc32(memoryview(data)[start:stop]) != crc:
+    if crc32(memoryview(data)[start:stop]) != crc:
         return Bad(at + size)
     return Frame(start, stop, at + size, sequence)
 
