@@ -92,12 +92,17 @@ class Repeats(Generic[T]):
 _last: tuple[bytes, WriteOptions, bytes] = (b"", WriteOptions(), b"")
 """The request that was asked about last: it is asked about several times."""
 
+_begun = (WriteOptions(), hashlib.blake2b(repr(WriteOptions()).encode(), digest_size=16))
+"""What was asked for last, and the digest of that."""
+
 
 def key_of(body: bytes, options: WriteOptions) -> bytes:
     """What a request is known by: 16 bytes, the same in every process."""
-    global _last  # noqa: PLW0603
+    global _begun, _last  # noqa: PLW0603
     if body is not _last[0] or options is not _last[1]:
-        digest = hashlib.blake2b(repr(options).encode(), digest_size=16)
+        if options is not _begun[0]:
+            _begun = options, hashlib.blake2b(repr(options).encode(), digest_size=16)
+        digest = _begun[1].copy()
         digest.update(body)
         _last = body, options, digest.digest()
     return _last[2]

@@ -304,8 +304,9 @@ class Block:
         """Says anew whether the block is to be ``watched``."""
         if self.ended:
             return
-        self.watched = any(d.asks_secured or d.origins is not None for d, *_ in self.deliveries) or (
-            len(self.deliveries) > 1 and any(d.token is not None for d, *_ in self.deliveries)
+        several = len(self.deliveries) > 1
+        self.watched = any(
+            [d.asks_secured or d.origins is not None or (several and d.token is not None) for d, *_ in self.deliveries]
         )
 
     @property
@@ -379,7 +380,7 @@ class Share:
     def ended(self) -> bool:
         """Whether nothing that can be reached is pending. A replica that cannot be reached is not waited for: ``judge`` sees to it
         that another one has acked (docs/architecture.md §4)."""
-        return not any(p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ())
+        return not any([p.pending and (p.lane.reachable or not self.replicated) for p in self._parcels or ()])
 
     def awaited(self, n: int, *, overtaken: bool = False) -> NDArray[np.bool_]:
         """Which of the ``n`` messages of the block are, as ``ended`` and ``judge`` say; ``overtaken``: also where that is all that is."""

@@ -192,14 +192,18 @@ class ProducerCore:
             return 0
         limit = UNBOUNDED if forwarded else self.options.buffer.max_buffer_size
         some = not self.away
-        free = min((s.free(forwarded, leave_out_away=some) for s in self.services.values()), default=limit)
-        waiting = sum(o.size_bytes for (_, f), o in self._open.items() if f == forwarded)
-        return max(min(free, limit) - waiting, 0)
+        room = limit
+        for service in self.services.values():
+            room = min(room, service.free(forwarded, leave_out_away=some))
+        for kind, waiting in self._open.items():
+            if kind.forwarded == forwarded:
+                room -= waiting.size_bytes
+        return max(room, 0)
 
     @property
     def away(self) -> bool:
         """Whether no consumer can be reached, for longer than a reconnect takes, or none is known."""
-        return all(service.away for service in self.services.values())
+        return all([service.away for service in self.services.values()])
 
     def saturated(self, now: Moment) -> bool:
         """Whether every consumer instance that can be reached has enough to do for now: what it were given now would only lie here."""

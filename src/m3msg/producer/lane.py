@@ -138,7 +138,7 @@ class Lane:
 
     def link_changed(self) -> None:
         """A connection came or went."""
-        connected = bool(self.links) and all(link.connected for link in self.links)
+        connected = bool(self.links) and all([link.connected for link in self.links])
         self.stalled = self.stalled and connected
         self._set_reachable(connected)
 
@@ -215,7 +215,7 @@ class Lane:
         self.pending += parcel.pending
         for link in self.links:
             link.enqueue(parcel)
-        if not self.connected_links:
+        if not any([link.connected for link in self.links]):
             self.count("write-invalid-conn", parcel.pending)
         if not moved and self.held[forwarded] > self.limit(forwarded):
             self._drop_oldest(forwarded, parcel)

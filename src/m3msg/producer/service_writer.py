@@ -242,7 +242,7 @@ class ServiceWriter:
     @property
     def away(self) -> bool:
         """Whether none of its instances can be reached, for longer than a reconnect takes."""
-        return all(lane.away for group in self.writers.groups() for lane in group)
+        return all([lane.away for group in self.writers.groups() for lane in group])
 
     def free(self, forwarded: bool, *, leave_out_away: bool = False) -> int:
         """Bytes that every shard can take on at least one of its lanes that are reachable, or of all where none is; ``UNBOUNDED`` where
@@ -259,7 +259,7 @@ class ServiceWriter:
                 continue
             if forwarded and any(lane.local for lane in group):
                 continue
-            room = min(room, max((lane.free(forwarded) for lane in lanes or group), default=UNBOUNDED))
+            room = min(room, max([lane.free(forwarded) for lane in lanes or group], default=UNBOUNDED))
         return room
 
     def _count(self, name: str, n: int, tag: str = "") -> None:

@@ -154,6 +154,7 @@ class SharedWriters:
         spare.table["writer"] = np.arange(num_shards)
         spare.arrange()
         self._owners: list[tuple[Lane, ...]] = [()] * num_shards
+        self._groups: list[tuple[Lane, ...]] = [(spare,)]
         self._chosen: list[Lane] = [spare] * num_shards
         self._targets: list[Accept] = [(spare, np.ones(num_shards, np.uint8))]
         self._gone: list[Lane] = []
@@ -173,6 +174,7 @@ class SharedWriters:
                 if shard_id < self._num_shards and lane not in owners[shard_id]:
                     owners[shard_id].append(lane)
         self._owners = [tuple(group) for group in owners]
+        self._groups = list(dict.fromkeys(group or (self._spare,) for group in self._owners))
         for lane in lanes.values():  # ids count on across instances: the writer is the shard's
             lane.table, lane.order = self._spare.table, self._spare.order
         self._gone = list(gone)
@@ -209,4 +211,4 @@ class SharedWriters:
 
     def groups(self) -> list[tuple[Lane, ...]]:
         """The distinct sets of lanes that share a shard."""
-        return list(dict.fromkeys(group or (self._spare,) for group in self._owners))
+        return self._groups
