@@ -6,11 +6,11 @@ reach its successor. ``F`` and ``W`` are the epochs of front and worker, counted
 | name | type | direction | carries |
 |---|---|---|---|
 | ``w{i}-F-W.data`` | PUSH → PULL | front (binds) → worker | ``ToWorker`` header + payload frames, in one ordered stream |
-| ``w{i}-F-W.acks`` | PUSH → PULL | worker → front (binds) | ``Acked`` header + ack frames ready for the sockets |
+| ``w{i}-F-W.acks`` | PUSH → PULL | worker → front (binds) | ``Acked``, with ack frames ready for the sockets |
 | ``w{i}-F-W.sup`` | PAIR | worker ↔ supervisor (binds) | ``FromWorker`` + payload frames; ``ToWorkerDirect`` |
 | ``front-F.sup`` | PAIR | front ↔ supervisor (binds) | ``ToFront``; ``FromFront`` |
 
-Every message is multipart: frame 0 is the msgpack of one struct below, further frames are raw arrays. No process ever sends blockingly.
+Frame 0 of a message is the msgpack of one struct below, further frames are raw arrays. No process ever sends blockingly.
 The payload of a large batch is not sent at all: it lies in memory of the front that workers map (``memory_path``), and is read there.
 A command that changes what a worker does with samples (``Command``) travels supervisor → front → worker, and the front stamps it: it takes
 effect after every batch stamped earlier and before every later one.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from aggregator.lists import ListId
 from m3metrics.growth import GrowthReport
 from m3metrics.traffic import TrafficReport
-from m3x.shared_memory import mapped
+from m3x.shared_memory import as_writeable, mapped
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -167,13 +167,15 @@ ToWorker = Batch | Cut | Order | Goodbye
 
 
 class Acked(_Message, frozen=True, tag="acked"):
-    """Batch ``seq`` is applied. Frame 1: ack frames for the connections of that batch, one after another."""
+    """Batch ``seq`` is applied."""
 
     seq: int
     nbytes: int
     """Size of the batch: the credit that returns to the front."""
     sizes: list[int]
     """Ack bytes per connection, in the order of ``Batch.connections``."""
+    frames: memoryview
+    """Ack frames for the connections of that batch, one after another; when decoded a part of what was decoded."""
 
 
 # --- worker ↔ supervisor ------------------------------------------------------------------------------------------------------------
@@ -440,7 +442,7 @@ class Payloads:
         if not isinstance(message, Batch):
             return _NO_PAYLOAD
         if self._memory is None:
-            self._memory = mapped(self._path)
+            self._memory = as_writeable(mapped(self._path))
         return self._memory[message.at : message.at + sum(message.sizes)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SharedMemory", "mapped"]
+__all__ = ["SharedMemory", "as_writeable", "mapped"]
 
 
 class SharedMemory:
@@ -46,3 +46,17 @@ def mapped(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(mmap.mmap(fd, 0, prot=mmap.PROT_READ), np.uint8)
     finally:
         os.close(fd)
+
+
+class _Writeable:
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.owner = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+
+
+def as_writeable(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same bytes as an array that says it can be written to: kernels that never do are compiled for such arrays only.
+
+    To make it takes longer than to cut a part out of it.
+    """
+    return array if array.flags.writeable else np.asarray(_Writeable(array))

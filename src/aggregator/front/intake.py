@@ -31,8 +31,10 @@ from m3x.tls import TLS_BYTE, TLS_MAJOR, Refusal
 _log = log.logger(__name__)
 
 _LONG_FRAME = 65536
-_COPY_BELOW = 65536
-"""A smaller batch is copied out of its staging buffer, which then stays in use."""
+_COPY_BELOW = 4096
+"""A smaller batch is copied out of its staging buffer, which then stays in use; …"""
+_COPY_BELOW_IF_SHORT = 65536
+"""… so is one of less than this, where half of the memory that workers map is in use."""
 _BUSY_BATCHES = 4
 """A worker with this many batches in hand gains nothing from a small one more."""
 _PATIENCE = 20
@@ -52,11 +54,18 @@ class BufferPool:
         self._size = size
         self._keep = max(min(_FREE_BUFFERS, _FREE_BUFFER_BYTES // size), 1)
         self._free: list[NDArray[np.uint8]] = []
-        self._memory = memory
         whole = 0 if memory is None else len(memory.array) // size
-        self._shared = (
+        self._parts = (
             [] if memory is None else [memory.array[k * size : (k + 1) * size] for k in reversed(range(whole))]
         )
+        """All of them, so that no other array has the identity of one."""
+        self._places = {} if memory is None else {id(part): memory.place_of(part) for part in self._parts}
+        self._shared = self._parts.copy()
+
+    @property
+    def short(self) -> bool:
+        """Whether less than half of ``memory`` is free, or there is none."""
+        return 2 * len(self._shared) < max(len(self._parts), 1)
 
     def take(self) -> NDArray[np.uint8]:
         """A buffer; its content is undefined."""
@@ -74,8 +83,8 @@ class BufferPool:
             self._free.append(buffer)
 
     def place_of(self, buffer: NDArray[np.uint8]) -> int:
-        """Where in the memory that workers map it is; -1: it is not there."""
-        return -1 if self._memory is None else self._memory.place_of(buffer)
+        """Where in the memory that workers map a buffer that was taken is; -1: it is not there."""
+        return self._places.get(id(buffer), -1)
 
 
 def _shared_memory(options: FrontOptions) -> SharedMemory | None:
@@ -126,7 +135,7 @@ class Staging:
 
     def cut(self) -> Batch:
         """What is there, as a batch; the staging buffer is empty afterwards."""
-        small = self.used < _COPY_BELOW
+        small = self.used < (_COPY_BELOW_IF_SHORT if self._pool.short else _COPY_BELOW)
         payload = bytes(self.view[: self.used]) if small else self.buffer[: self.used]
         of = (self._connections, self._sizes, self._counts, self._hosts)
         batch = Batch(self.now_ns, payload, *of, self._since_ns)
@@ -184,10 +193,11 @@ class Intake:
         for worker in range(len(self._stagings)):
             self._point(worker)
 
-    def _point(self, worker: int) -> None:
+    def _point(self, worker: int, *, moved: bool = True) -> None:
         row = self._table[worker]
-        row[kernels.ADDRESS] = self._stagings[worker].buffer.ctypes.data
-        row[kernels.CAPACITY] = len(self._stagings[worker].buffer)
+        if moved:
+            row[kernels.ADDRESS] = self._stagings[worker].buffer.ctypes.data
+            row[kernels.CAPACITY] = len(self._stagings[worker].buffer)
         row[kernels.USED] = row[kernels.COUNT] = 0
 
     # --- reading
@@ -442,10 +452,9 @@ class Intake:
             return
         before = self._stagings[worker].buffer
         batch = self._stagings[worker].cut()
-        if self._stagings[worker].buffer is before:
-            self._table[worker, kernels.USED] = self._table[worker, kernels.COUNT] = 0
-        else:
-            self._point(worker)
+        if not self._single:
+            # Else nobody reads the table.
+            self._point(worker, moved=self._stagings[worker].buffer is not before)
         if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < len(self._scratch):
             # It waits: not in a buffer that is mostly empty.
             self.pool.give(batch.buffer)

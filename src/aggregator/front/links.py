@@ -8,7 +8,7 @@ import zmq
 
 from aggregator import ipc
 from aggregator.front.flow import Payload
-from aggregator.sockets import MORE, NOW, frames_of, has_message
+from aggregator.sockets import MORE, NOW, has_message
 from m3x import log
 
 _log = log.logger(__name__)
@@ -53,11 +53,10 @@ class WorkerLink:
         """Lets the data socket work off what its descriptor signals: a worker that has connected, or has room again."""
         has_message(self._data)
 
-    def acks(self) -> Iterator[tuple[ipc.Acked, memoryview]]:
-        """All acks that have arrived, with the ack frames."""
+    def acks(self) -> Iterator[ipc.Acked]:
+        """All acks that have arrived."""
         while has_message(self._acks):
-            head, body = frames_of(self._acks)
-            yield ipc.decode_acked(head.buffer), body.buffer
+            yield ipc.decode_acked(self._acks.recv(NOW))
 
     def close(self) -> None:
         """``Link.close``; ``linger_ms`` says how long to try to deliver what is left."""

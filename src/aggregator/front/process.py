@@ -263,12 +263,12 @@ class Front:
         return total
 
     def _take_acks(self, stream: WorkerStream, link: links.WorkerLink, mono: int) -> None:
-        for acked, frames in link.acks():
+        for acked in link.acks():
             batch = stream.acked(acked.seq, mono)
             if batch is None:
                 continue
             self._intake.pool.give(batch.buffer)
-            if len(acked.sizes) != len(batch.connections) or sum(acked.sizes) != len(frames):
+            if len(acked.sizes) != len(batch.connections) or sum(acked.sizes) != len(acked.frames):
                 _log.error_limited("acks do not fit their batch; dropped", worker=stream.worker, seq=acked.seq)
                 self._release(batch)
                 continue
@@ -279,7 +279,7 @@ class Front:
                     self._figures.counters[names.ACK_UNDELIVERED] += count
                 else:
                     if size:
-                        self._clients.ack(connection, frames[at : at + size], mono)
+                        self._clients.ack(connection, acked.frames[at : at + size], mono)
                     if not connection.door.raw:
                         self._figures.counters[names.ACK_SENT] += count
                     self._clients.release(number)

@@ -7,7 +7,7 @@ import zmq
 from numpy.typing import NDArray
 
 from aggregator import ipc
-from aggregator.sockets import MORE, NOW, frames_of, has_message, state_of
+from aggregator.sockets import MORE, NOW, has_message, state_of
 from aggregator.worker.options import WorkerOptions
 from m3msg.batch import MessageBatch
 from m3x.log import logger
@@ -40,7 +40,7 @@ class FrontLink:
         # Bounded as well: an ack is smaller than its message.
         self._acks.setsockopt(zmq.SNDHWM, 0)
         self._acks.connect(ipc.acks_address(options.run_dir, options.index, front_epoch, options.epoch))
-        self._unsent: deque[tuple[bytes, bytes | memoryview]] = deque()
+        self._unsent: deque[bytes] = deque()
         self._payloads = ipc.Payloads(options.run_dir, front_epoch)
 
     @property
@@ -53,30 +53,26 @@ class FrontLink:
         self.stirred = has_message(self._data)
         if not self.stirred:
             return None
-        frames = frames_of(self._data)
-        message: ipc.ToWorker = ipc.decode_to_worker(frames[0].buffer)
+        message: ipc.ToWorker = ipc.decode_to_worker(self._data.recv(NOW))
+        sent = isinstance(message, ipc.Batch) and message.at < 0
+        frames = [self._data.recv(NOW, copy=False).buffer] if sent else []
         try:
-            return message, self._payloads.of(message, [frame.buffer for frame in frames[1:]])
+            return message, self._payloads.of(message, frames)
         except OSError as error:
             # The front has ended, and its producers send again what was not acked.
             _log.warning_limited("a batch of a front that has ended is left out", error=str(error))
             return None
 
-    def ack(self, acked: ipc.Acked, frames: NDArray[np.uint8]) -> None:
-        """Sends acks, or keeps a copy of them until there is room."""
-        self._unsent.append((ipc.encode(acked), frames.data))
+    def ack(self, acked: ipc.Acked) -> None:
+        """Sends acks, or keeps them until there is room."""
+        self._unsent.append(ipc.encode(acked))
         self.flush()
-        if self._unsent:
-            head, acks = self._unsent.pop()
-            self._unsent.append((head, bytes(acks)))
 
     def flush(self) -> None:
         """Sends what waits."""
         while self._unsent:
             try:
-                head, acks = self._unsent[0]
-                self._acks.send(head, MORE)
-                self._acks.send(acks, NOW)
+                self._acks.send(self._unsent[0], NOW)
             except zmq.Again:
                 return
             self._unsent.popleft()

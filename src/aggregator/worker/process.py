@@ -189,7 +189,7 @@ class Worker:
         sizes = np.array(batch.sizes, np.int64)
         if self._durable.has(batch):
             acks, ack_sizes = acks_of(payload, sizes)
-            self._front.ack(ipc.Acked(batch.seq, len(payload), ack_sizes.tolist()), acks)
+            self._front.ack(ipc.Acked(batch.seq, len(payload), ack_sizes.tolist(), acks.data))
             return
         again = self._durable.look_for_late(batch, self._now_ns)
         before = self._engine.successes()
@@ -204,7 +204,7 @@ class Worker:
 
         def ack() -> None:
             self._took(taken, batch.now_ns)
-            front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist()), result.acks)
+            front.ack(ipc.Acked(batch.seq, len(payload), result.ack_sizes.tolist(), result.acks.data))
 
         self._durable.batch(batch, self._now_ns, result.rows, ack, expected=result.expected)
         lists = self._engine.new_lists()

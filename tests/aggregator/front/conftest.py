@@ -134,8 +134,8 @@ class HandWorker:
 
     def ack(self, batch: ipc.Batch, ack_frames: list[bytes] | None = None) -> None:
         parts = ack_frames or [b""] * len(batch.sizes)
-        acked = ipc.Acked(batch.seq, sum(batch.sizes), [len(part) for part in parts])
-        self.out.send_multipart([ipc.encode(acked), b"".join(parts)])
+        frames = memoryview(b"".join(parts))
+        self.out.send(ipc.encode(ipc.Acked(batch.seq, sum(batch.sizes), [len(part) for part in parts], frames)))
 
     def close(self) -> None:
         self.data.close(linger=0)

@@ -51,8 +51,7 @@ def main() -> None:
         if isinstance(header, ipc.Batch):
             out = np.empty(ack_size_bound(len(payload) // 4) if len(payload) < 1 << 16 else len(payload), np.uint8)
             sizes, end = acks_of(payload, header.sizes, rows, out)
-            acks.send(ipc.encode(ipc.Acked(header.seq, len(payload), sizes)), zmq.SNDMORE)
-            acks.send(out[:end].data, copy=end < 65536)
+            acks.send(ipc.encode(ipc.Acked(header.seq, len(payload), sizes, out[:end].data)))
         elif isinstance(header, ipc.Goodbye):
             break
     context.destroy(linger=1000)

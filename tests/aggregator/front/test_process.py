@@ -157,7 +157,7 @@ def test_what_a_dead_worker_had_is_given_to_its_successor(rig: Any) -> None:
         payload += data
         fresh.ack(header)
     assert payload == rig.frame(b"kept", 2) + rig.frame(b"new", 3)
-    old.out.send_multipart([ipc.encode(ipc.Acked(seq + 1, 10, [4])), b"\0\0\0\0"])
+    old.out.send(ipc.encode(ipc.Acked(seq + 1, 10, [4], memoryview(bytes(4)))))
     client.send(rig.frame(b"later", 4))
     assert fresh.receive()[1] == rig.frame(b"later", 4)
 
@@ -187,12 +187,12 @@ def test_batches_are_settled_when_their_acks_have_arrived(rig: Any) -> None:
     client.send(rig.frame(b"one", 1))
     first, _ = worker.receive()
     assert (first.settled, first.counts) == (-1, [1])
-    worker.ack(first)
+    worker.ack(first, [b"\0\0\0\1x"])
 
     def settled() -> bool:
         client.send(rig.frame(b"more", 2))
         header, _ = worker.receive()
-        worker.ack(header)
+        worker.ack(header, [b"\0\0\0\1x"])
         return header.settled >= first.seq
 
     wait_until("the first batch to be settled", settled, every_s=0.05)

@@ -92,9 +92,9 @@ class Rig:
         """A flush that the fake engine answers with so many parts."""
         self.order(ipc.Flush(number, ListId(kind, size, parts), True, []), now_ns)
 
-    def acked(self) -> tuple[ipc.Acked, bytes]:
-        head, body = self.acks.recv_multipart()
-        return ipc.decode_acked(head), body
+    def acked(self) -> ipc.Acked:
+        (message,) = self.acks.recv_multipart()
+        return ipc.decode_acked(message)
 
     def say(self, message: Any) -> None:
         self.sup.send(ipc.encode(message))
