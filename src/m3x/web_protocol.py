@@ -222,6 +222,8 @@ class HTTP(HttpToolsProtocol):
         assert short is not None
         self.cycle = None  # type: ignore[assignment]
         super().on_headers_complete()
+        # The server may have begun to end meanwhile.
+        self.cycle.keep_alive &= short.keep_alive
         self._let_go(short)
         if short.chunks:
             super().on_body(b"".join(short.chunks))

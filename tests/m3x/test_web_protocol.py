@@ -200,3 +200,16 @@ async def test_the_end_of_the_server_waits_for_what_is_in_hand() -> None:
     text, headers = await answer(reader)
     assert (text, headers[b"connection"]) == (b"late", b"close")
     writer.close()
+
+
+async def test_the_end_of_the_server_closes_a_connection_whose_request_goes_to_the_application() -> None:
+    short = Short()
+    async with serve(App(), "127.0.0.1:0", None, short) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        data = post(b"other" + bytes(1000))
+        writer.write(data[:-500])
+        await until(lambda: short.held > 0)
+        asyncio.get_running_loop().call_later(0.2, writer.write, data[-500:])
+    text, headers = await answer(reader)
+    assert (text, headers[b"connection"], await reader.read()) == (b"app /w 1005 1005", b"close", b"")
+    writer.close()
