@@ -7,6 +7,7 @@ import msgspec
 
 from m3cluster.proto import MessageValue, decode, encode
 from m3cluster.proto.messages import TOPIC
+from m3metrics.shard import MAX_SHARDS
 
 __all__ = [
     "ConsumerService",
@@ -88,8 +89,12 @@ def encode_topic(topic: Topic) -> bytes:
 
 
 def decode_topic(data: bytes, version: int) -> Topic:
-    """The topic of stored bytes; 0 bytes are an empty topic. Raises ``DecodeError``, or ``TopicError`` for an unknown consumption type."""
+    """The topic of stored bytes; 0 bytes are an empty topic.
+
+    Raises ``DecodeError``, or ``TopicError`` for an unknown consumption type and for more than ``MAX_SHARDS`` shards.
+    """
     message = decode(TOPIC, data)
+    _check_shards(message["number_of_shards"])
     consumers = tuple(consumer_from_message(c) for c in message["consumer_services"])
     return Topic(message["name"], message["number_of_shards"], consumers, version)
 
@@ -167,6 +172,7 @@ def validate_topic(topic: Topic) -> None:
         raise TopicError("invalid topic: empty name")
     if topic.number_of_shards == 0:
         raise TopicError("invalid topic: zero shards")
+    _check_shards(topic.number_of_shards)
     seen: set[str] = set()
     for consumer in topic.consumer_services:
         name = str(consumer.service_id)
@@ -175,6 +181,11 @@ def validate_topic(topic: Topic) -> None:
         seen.add(name)
         if consumer.filters is not None:
             _validate_filters(consumer.filters, name)
+
+
+def _check_shards(number: int) -> None:
+    if number > MAX_SHARDS:
+        raise TopicError(f"invalid topic: {number} shards, at most {MAX_SHARDS} are possible")
 
 
 def _validate_filters(filters: Filters, consumer: str) -> None:

@@ -5,7 +5,10 @@ Of many ids at once: ``m3metrics.kernels.shards_of``.
 
 import mmh3
 
-__all__ = ["shard_of"]
+__all__ = ["MAX_SHARDS", "shard_of"]
+
+MAX_SHARDS = 1 << 16
+"""Shards of a placement or a topic, at most: tables of all of them are built. M3 has no bound; its placements have some thousands."""
 
 
 def shard_of(ident: bytes, num_shards: int) -> int:

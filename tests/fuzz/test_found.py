@@ -16,11 +16,25 @@ from coordinator.write.carbon_line import parse_line, parse_value
 from coordinator.write.influx import Influx
 from coordinator.write.json_write import JSONWrite
 from coordinator.write.options import MAP_TAGS, STORAGE_POLICY, BadRequestError, WriteOptions, parse_options
-from m3cluster.proto import parse_json
+from m3cluster.kv import MemoryServer
+from m3cluster.placement import (
+    InvalidPlacementError,
+    Placement,
+    PlacementOptions,
+    PlacementService,
+    decode_placement,
+    decode_staged_placement,
+    encode_placement,
+    encode_staged_placement,
+)
+from m3cluster.proto import DecodeError, parse_json
 from m3cluster.proto.rules import RULE_SET
+from m3cluster.topic import Topic, TopicError, decode_topic, encode_topic, validate_topic
+from m3db.topology import Host, Topology, TopologyError
 from m3metrics.errors import PolicyError
 from m3metrics.policy import StoragePolicy, parse_duration
 from m3metrics.rules import RulesError, rule_set_from
+from m3metrics.shard import MAX_SHARDS
 from m3msg.producer.filters import FilterError, ShardSetFilter
 from m3x.config import Duration, document
 from m3x.config.document import DocumentError, compose
@@ -184,3 +198,39 @@ def test_aliases_of_aliases_of_aliases(form: str, monkeypatch: pytest.MonkeyPatc
     lines += [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 20)]
     with pytest.raises(DocumentError, match="more than 10000 values"):
         compose("\n".join(lines), "file", [])
+
+
+TOO_MANY = f"{(1 << 32) - 1} shards, at most {MAX_SHARDS} are possible"
+
+
+@pytest.mark.parametrize(
+    ("encode", "decode"),
+    [(encode_placement, decode_placement), (encode_staged_placement, decode_staged_placement)],
+    ids=["plain", "staged"],
+)
+def test_a_stored_placement_of_billions_of_shards(encode: Callable[..., bytes], decode: Callable[..., object]) -> None:
+    with pytest.raises(DecodeError, match=TOO_MANY):
+        decode(encode(Placement(num_shards=(1 << 32) - 1, is_sharded=True)), 1)
+    assert decode(encode(Placement(num_shards=MAX_SHARDS, is_sharded=True)), 1)
+
+
+async def test_a_new_placement_of_billions_of_shards() -> None:
+    store = MemoryServer().client()
+    service = PlacementService(store, "e", "s", PlacementOptions())
+    with pytest.raises(InvalidPlacementError, match=TOO_MANY):
+        await service.init([], (1 << 32) - 1, 1)
+    await store.close()
+
+
+def test_a_topic_of_billions_of_shards() -> None:
+    topic = Topic("t", (1 << 32) - 1)
+    with pytest.raises(TopicError, match=TOO_MANY):
+        validate_topic(topic)
+    with pytest.raises(TopicError, match=TOO_MANY):
+        decode_topic(encode_topic(topic), 1)
+    validate_topic(Topic("t", MAX_SHARDS))
+
+
+def test_a_static_topology_of_billions_of_shards() -> None:
+    with pytest.raises(TopologyError, match=TOO_MANY):
+        Topology.static([Host("a", "a:9000")], (1 << 32) - 1)

@@ -17,6 +17,7 @@ from m3cluster.topic import (
     encode_topic,
     validate_topic,
 )
+from m3metrics.shard import MAX_SHARDS
 
 ENVIRONMENT = "namespace/m3db-cluster-name"
 # What the documented set-up leaves in the store (docs/m3/cluster.md, documented set-up).
@@ -53,7 +54,7 @@ consumers = st.builds(
 topics = st.builds(
     Topic,
     name=names,
-    number_of_shards=st.integers(0, (1 << 32) - 1),
+    number_of_shards=st.integers(0, MAX_SHARDS),
     consumer_services=st.lists(consumers, max_size=3).map(tuple),
     version=st.integers(0, 99),
 )

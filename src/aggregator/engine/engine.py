@@ -55,6 +55,7 @@ from m3metrics.growth import Growth, GrowthReport
 from m3metrics.ids import NAME_TAG, Tags, decode_tags, iterate_tags, readable_id
 from m3metrics.policy import format_duration
 from m3metrics.rows import METRIC_ROW
+from m3metrics.shard import MAX_SHARDS
 from m3metrics.traffic import MOST_AT_ONCE, Traffic, TrafficReport
 from m3msg.batch import MessageBatch
 from m3msg.rows import FRAME_ROW
@@ -125,10 +126,8 @@ class Engine:
         self._metadata = MetadataTable(options, self._tables)
         self._topic_shards = max(options.topic_shards, 1)
         self._owned = np.zeros(0, np.int64)
-        self._committed = reserve(layout.MAX_BUCKETS * layout.MAX_SHARDS, np.int64).reshape(
-            layout.MAX_BUCKETS, layout.MAX_SHARDS
-        )
-        self._reported = np.zeros((layout.MAX_BUCKETS, layout.MAX_SHARDS), bool)
+        self._committed = reserve(layout.MAX_BUCKETS * MAX_SHARDS, np.int64).reshape(layout.MAX_BUCKETS, MAX_SHARDS)
+        self._reported = np.zeros((layout.MAX_BUCKETS, MAX_SHARDS), bool)
         self._frames = np.zeros(scan.BLOCK, FRAME_ROW)
         self._rows = np.zeros(scan.BLOCK, METRIC_ROW)
         self._hints = np.zeros(scan.BLOCK, layout.HINT)
@@ -455,10 +454,8 @@ class Engine:
         shards = tables.shards
         was = set(self._owned.tolist())
         owned = sorted(shard.id for shard in command.owned)
-        if owned and not 0 <= owned[0] <= owned[-1] < min(command.num_shards, layout.MAX_SHARDS):
-            raise ValueError(
-                f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, layout.MAX_SHARDS)}"
-            )
+        if owned and not 0 <= owned[0] <= owned[-1] < min(command.num_shards, MAX_SHARDS):
+            raise ValueError(f"shards {owned[0]}…{owned[-1]}: expected ids below {min(command.num_shards, MAX_SHARDS)}")
         shards["owned"] = 0
         rows = [shard.id for shard in command.owned]
         shards["owned"][rows] = 1
@@ -624,9 +621,7 @@ class Engine:
         if bucket is None:
             return
         where = (
-            np.array([s for s in command.shards if 0 <= s < layout.MAX_SHARDS], np.int64)
-            if command.shards
-            else self._owned
+            np.array([s for s in command.shards if 0 <= s < MAX_SHARDS], np.int64) if command.shards else self._owned
         )
         self._committed[bucket, where] = np.maximum(self._committed[bucket, where], command.through_ns)
         self._release(bucket)

@@ -20,6 +20,7 @@ from m3cluster.placement import (
 from m3cluster.placement.codec import placement_to_message
 from m3cluster.proto import DecodeError, encode
 from m3cluster.proto.messages import PLACEMENT_SNAPSHOTS
+from m3metrics.shard import MAX_SHARDS
 
 uint32s = st.integers(0, (1 << 32) - 1)
 names = st.text(max_size=6)
@@ -51,7 +52,7 @@ placements = st.builds(
     instances=st.lists(instances, max_size=3, unique_by=lambda i: i.id).map(
         lambda i: tuple(sorted(i, key=lambda x: x.id))
     ),
-    num_shards=uint32s,
+    num_shards=st.integers(0, MAX_SHARDS),
     replica_factor=uint32s,
     is_sharded=st.booleans(),
     is_mirrored=st.booleans(),

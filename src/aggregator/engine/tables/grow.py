@@ -4,6 +4,7 @@ import numpy as np
 
 from aggregator.engine.options import EngineOptions
 from aggregator.engine.tables import layout
+from m3metrics.shard import MAX_SHARDS
 from m3x.byte_table import place
 from m3x.reserve import reserve, reserve_wide
 
@@ -99,7 +100,7 @@ def reserve_tables(max_series: int, options: EngineOptions = PLAIN) -> layout.Ta
         annotations=reserve(layout.MAX_ANNOTATIONS, layout.DTYPES["annotations"]),
         annotation_slots=reserve(layout.ANNOTATION_SLOTS, np.uint64),
         annotation_bytes=reserve(layout.ANNOTATION_BYTES, np.uint8),
-        shards=reserve(layout.MAX_SHARDS, layout.SHARD),
+        shards=reserve(MAX_SHARDS, layout.SHARD),
         list_born=_columns("list_born", layout.MAX_BUCKETS),
         closed_through=_columns("closed_through", layout.MAX_BUCKETS),
         emitted_through=_columns("emitted_through", layout.MAX_BUCKETS),

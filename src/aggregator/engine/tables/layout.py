@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from m3metrics.shard import MAX_SHARDS
 from m3x import table_kernels
 
 Array = NDArray[Any]
@@ -51,7 +52,6 @@ PAGE_ROWS = 1 << PAGE_BITS
 PAGES_PER_WINDOW = 1 << (SLOT_BITS - PAGE_BITS)
 MAX_BUCKETS = 64
 MAX_WINDOWS = 4096
-MAX_SHARDS = 1 << 16
 RING = 64
 """Remembered windows per bucket."""
 LOG_CHUNK = 4096
