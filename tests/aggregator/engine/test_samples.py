@@ -6,9 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.aggregator.engine.engine_calls import NOW, SECOND, engine_of, flush, flush_all, options, send
+from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush, flush_all, options, send
 from tests.aggregator.engine.reference_engine import bits
 
+from aggregator import ipc
+from aggregator.engine.flush import run
 from aggregator.engine.windows.samples import select
 from aggregator.lists import KIND_STANDARD
 from m3metrics import codec
@@ -89,3 +91,34 @@ def test_timers_of_many_samples_that_come_mixed() -> None:
             wanted[ident + b"." + kind.text.lower().encode()] = bits(ranked[math.ceil(kind.quantile * len(ranked)) - 1])
     assert len(sent[b"d"]) > 4 * 4096
     assert found == wanted
+
+
+def test_a_shard_that_goes_between_two_parts_takes_nothing_of_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its timer is half out by then; the next one is put out whole, with its own quantiles."""
+    monkeypatch.setattr(run, "_PART_MESSAGES", 3)
+    engine = engine_of(options())
+    batches = [
+        codec.BatchTimerWithMetadatas(id=b"s%d" % k, values=tuple(100.0 * k + i for i in range(10)), metadatas=_STAGES)
+        for k in range(2)
+    ]
+    assert send(engine, [codec.encode_metric(batch) for batch in batches], NOW) == []
+    parts = engine.flush(flush_all(KIND_STANDARD, 10, NOW + 10 * SECOND), NOW + 10 * SECOND)
+    assert values_of(next(parts)) == {b"s0.median": 4.0, b"s0.p10": 0.0, b"s0.p50": 4.0}
+    gone, stays = engine._tables.entries["shard"][:2].tolist()
+    assert gone != stays
+    engine.set_shards(ipc.Shards(4, 16, [shard for shard in all_shards() if shard.id != gone]), NOW)
+    found: dict[bytes, float] = {}
+    for part in parts:
+        found |= values_of(part)
+    medians = {b"s1.median": 104.0, b"s1.p10": 100.0, b"s1.p50": 104.0}
+    assert found == medians | {b"s1.p99": 109.0, b"s1.p9999": 109.0}
+
+
+def values_of(part: run.FlushPart) -> dict[bytes, float]:
+    """What a part puts out."""
+    batch = part.batch
+    if batch is None:
+        return {}
+    ends = zip(batch.offsets[:-1].tolist(), batch.offsets[1:].tolist(), strict=True)
+    metrics = [codec.decode_aggregated(batch.payload[a:b].tobytes()) for a, b in ends]
+    return {metric.id: metric.value for metric in metrics}

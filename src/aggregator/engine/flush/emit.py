@@ -143,6 +143,9 @@ def emit_window(t, w, until, actions, uniform, late, where, samples, discard_nan
         slot, i = next_record(t, w, slot + 1)
         if i < 0 or slot >= until:
             break
+        if slot != cursor.next:
+            # Some of a record that is not put out any more may be out.
+            cursor.output = 0
         if late and not is_late(t, i):
             continue
         element = v.elements(t)[v.reference(v.windows(t)[w].bucket, slot)]
