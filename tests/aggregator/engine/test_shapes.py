@@ -1,16 +1,22 @@
 """Messages that look like one before: read as the parsers read them, applied as all others are."""
 
 import random
+from collections.abc import Callable
+from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.aggregator.engine.engine_calls import NOW, SECOND, engine_of, flush_all, flush_both, options
+from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush_all, flush_both, options
 from tests.aggregator.engine.engine_frames import frame
 
+from aggregator import ipc
 from aggregator.engine import Engine
+from aggregator.engine import engine as engine_room
 from aggregator.engine.ingest.shapes import SHAPE, SHAPES, learn, read_as_before
+from aggregator.lists import ListId
 from m3metrics import codec, kernels
 from m3metrics.aggregation import compress
 from m3metrics.metadata import PipelineMetadata, StagedMetadata, TimedMetadata
@@ -221,3 +227,85 @@ def test_they_are_applied_as_all_others_are(seed: int) -> None:
             command = flush_all(kind, resolution, now + 300 * SECOND)
             out = [flush_both(engine, command, now) for engine in engines]
             assert str(out[0]) == str(out[1])
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32))
+def test_what_happens_between_batches_is_noticed(seed: int) -> None:
+    """As above, with entries that expire, ids on the move, shards that come and go, other limits, commits, and repeats within a batch."""
+    r = random.Random(seed)
+    engines = [engine_of(options(entry_ttl_ns=30 * SECOND)) for _ in range(2)]
+    engines[1]._shapes["patience"] = NEVER_LEARNT
+    kinds = r.sample(range(5), 2)
+    now, sent = NOW, list[bytes]()
+    with (
+        patch.object(engine_room, "_COMPACT_FROM", 200),
+        patch.object(engine_room, "_MOVED_BYTES", r.choice([1, 100, 5000])),
+    ):
+        for _ in range(r.randint(5, 14)):
+            now += r.choice([1, SECOND, 4 * SECOND, 12 * SECOND, 40 * SECOND])
+            parts = []
+            for _connection in range(3):
+                again = r.sample(sent, min(len(sent), 20)) if r.random() < 0.4 else []
+                sent = [message(r, r.choice(kinds), now) for _ in range(r.choice([5, 60, 200]))] + again
+                parts.append(b"".join(sent))
+            _ingest_both(r, engines, parts, now)
+            _happens(r, engines, now)
+        for kind in (0, 1):
+            for resolution in (10, 60):
+                _flush_both(engines, flush_all(kind, resolution, now + 300 * SECOND), now)
+
+
+def _ingest_both(r: random.Random, engines: list[Engine], parts: list[bytes], now: int) -> None:
+    payload, sizes = np.frombuffer(b"".join(parts), np.uint8), np.array([*map(len, parts)], np.int64)
+    again, answer = r.random() < 0.1, r.random() < 0.5
+    asked: list[list[int]] = [[], []]
+
+    def comes_again(number: int) -> Callable[[int], bool]:
+        def ask(connection: int) -> bool:
+            asked[number].append(connection)
+            return answer
+
+        return ask
+
+    found = [
+        engine.ingest(
+            payload, sizes, now, hosts=(7, 8, 9), connections=(1, 2, 3), journaled=True, again=again,
+            comes_again=comes_again(number),
+        )
+        for number, engine in enumerate(engines)
+    ]  # fmt: skip
+    assert asked[0] == asked[1]
+    assert found[0].acks.tobytes() == found[1].acks.tobytes()
+    assert found[0].rows.tobytes() == found[1].rows.tobytes()
+    assert state(engines[0]) == state(engines[1])
+    for engine in engines:
+        engine.recent_errors.clear()
+
+
+def _flush_both(engines: list[Engine], command: ipc.Flush, now: int) -> None:
+    out = [flush_both(engine, command, now) for engine in engines]
+    assert str(out[0]) == str(out[1])
+
+
+def _happens(r: random.Random, engines: list[Engine], now: int) -> None:
+    """To both engines the same, now and then nothing."""
+    match r.choice(["flush", "expire", "shards", "commit", "limit", ""]):
+        case "flush":
+            _flush_both(engines, flush_all(r.choice([0, 1]), r.choice([10, 60]), now - r.choice([0, 20 * SECOND])), now)
+        case "expire":
+            for engine in engines:
+                engine.expire(now)
+        case "shards":
+            owned = r.sample(all_shards(4), r.randint(1, 4))
+            for engine in engines:
+                engine.set_shards(ipc.Shards(4, 16, owned), now)
+        case "commit":
+            for kind, resolution in product((0, 1), (10, 60)):
+                _flush_both(engines, flush_all(kind, resolution, now), now)
+                for engine in engines:
+                    engine.commit(ipc.Commit(ListId(kind, resolution * SECOND), [], now))
+        case "limit":
+            limits = ipc.RuntimeOptions(r.choice([0, 0, 5]), 0)
+            for engine in engines:
+                engine.set_runtime(limits)
