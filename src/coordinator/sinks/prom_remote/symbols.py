@@ -145,6 +145,7 @@ def warm() -> None:
         series = table.numbers(np.frombuffer(bytearray(b"".join(ids)), np.uint8), np.cumsum(size) - size, size)
         labels = LabelFields(LabelRules())
         labels.require(table, series)
+        labels.rows_of(b"", table, series)
         batch = Values(
             table, series, np.zeros(count, np.int64), np.zeros(count), (UNAGGREGATED,), np.zeros(count, np.uint16)
         )
