@@ -2,8 +2,8 @@
 
 For readers in plain Python: branches are counted in our own functions, while compiled kernels and libraries have none that are seen.
 ``--seconds`` for how long; ``--corpus`` a folder that is begun with and added to; ``--mutated N`` counts instead what N inputs of
-``tests.fuzz`` reach. A fault ends the run: its traceback is printed, its input written to a file for
-``python -m tests.fuzz PARSER --input FILE``.
+``tests.fuzz`` reach. A fault ends the run: its traceback is printed, its input written beside the corpus, for
+``python -m tests.fuzz PARSER --input CORPUS.fault``; that of a crash or a hang to ``CORPUS-crash-…`` and ``CORPUS-timeout-…``.
 """
 
 import argparse
@@ -20,7 +20,9 @@ from tests.fuzz.table import PARSERS
 _SOURCES = Path(__file__).parents[2] / "src"
 _MAX_BYTES = 4096
 """Of an input: longer ones reach no other branches, and ``tests.fuzz`` has them."""
-_HANGS_S = 5
+_HANGS_S = 30
+_MOST_MIB = 4096
+"""Resident: of the process, whose kernels and watched functions have some of it."""
 
 
 def main() -> None:
@@ -38,12 +40,22 @@ def main() -> None:
         (corpus / f"{parser.name}-{number}").write_bytes(data)
     print(f"{parser.name}: {count} functions are watched; inputs are kept in {corpus}", file=sys.stderr, flush=True)
     ends = "-runs=0" if options.mutated else f"-max_total_time={options.seconds}"
-    arguments = [f"-max_len={_MAX_BYTES}", f"-timeout={_HANGS_S}", f"-artifact_prefix={corpus}-", ends]
+    arguments = [
+        f"-max_len={_MAX_BYTES}", f"-timeout={_HANGS_S}", f"-rss_limit_mb={_MOST_MIB}", f"-artifact_prefix={corpus}-", ends,
+    ]  # fmt: skip
     if parser.words:
         words = corpus.with_suffix(".words")
         words.write_text("".join(f"{_quoted(word)}\n" for word in parser.words))
         arguments.append(f"-dict={words}")
-    atheris.Setup([sys.argv[0], str(corpus), *arguments], parser.check)
+
+    def check(data: bytes) -> None:
+        try:
+            parser.check(data)
+        except BaseException:
+            corpus.with_suffix(".fault").write_bytes(data)
+            raise
+
+    atheris.Setup([sys.argv[0], str(corpus), *arguments], check)
     atheris.Fuzz()
 
 
