@@ -146,6 +146,8 @@ def posting(path: str, media: str = "application/x-protobuf") -> Send:
         status = await reader.readline()
         size, closes = 0, False
         while (line := await reader.readline()) != b"\r\n":
+            if not line:
+                raise SystemExit(f"the connection ended before its answer was whole: {status.decode().strip()!r}")
             if line.lower().startswith(b"content-length:"):
                 size = int(line.split(b":")[1])
             closes = closes or line.lower().startswith(b"connection: close")

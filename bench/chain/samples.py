@@ -70,12 +70,18 @@ class Samples:
         due: asyncio.Queue[bytes | None] = asyncio.Queue(connections)
 
         async def connection() -> None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            # Opened with the first request: servers may end a connection that says nothing for some seconds.
+            writer = None
             try:
                 while (body := await due.get()) is not None:
-                    await post(reader, writer, body)
+                    if writer is None:
+                        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    if await post(reader, writer, body):
+                        writer.close()
+                        writer = None
             finally:
-                writer.close()
+                if writer is not None:
+                    writer.close()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):
