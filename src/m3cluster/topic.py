@@ -7,7 +7,7 @@ import msgspec
 
 from m3cluster.proto import MessageValue, decode, encode
 from m3cluster.proto.messages import TOPIC
-from m3metrics.shard import MAX_SHARDS
+from m3metrics.shard import too_many_shards
 
 __all__ = [
     "ConsumerService",
@@ -91,7 +91,7 @@ def encode_topic(topic: Topic) -> bytes:
 def decode_topic(data: bytes, version: int) -> Topic:
     """The topic of stored bytes; 0 bytes are an empty topic.
 
-    Raises ``DecodeError``, or ``TopicError`` for an unknown consumption type and for more than ``MAX_SHARDS`` shards.
+    Raises ``DecodeError``, or ``TopicError`` for an unknown consumption type and for too many shards.
     """
     message = decode(TOPIC, data)
     _check_shards(message["number_of_shards"])
@@ -184,8 +184,8 @@ def validate_topic(topic: Topic) -> None:
 
 
 def _check_shards(number: int) -> None:
-    if number > MAX_SHARDS:
-        raise TopicError(f"invalid topic: {number} shards, at most {MAX_SHARDS} are possible")
+    if wrong := too_many_shards(number):
+        raise TopicError(f"invalid topic: {wrong}")
 
 
 def _validate_filters(filters: Filters, consumer: str) -> None:

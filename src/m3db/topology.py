@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from m3cluster.placement import Instance, Placement, Shard, ShardState
 from m3db.errors import M3DBError
-from m3metrics.shard import MAX_SHARDS
+from m3metrics.shard import too_many_shards
 
 __all__ = ["MAX_COPIES", "Host", "ShardState", "Topology", "TopologyChange", "TopologyError", "changes"]
 
@@ -79,8 +79,8 @@ class Topology:
         replicas = replicas or 1
         if not hosts or num_shards < 1 or replicas < 1:
             raise TopologyError("number of hosts, shards, and RF must be positive")
-        if num_shards > MAX_SHARDS:
-            raise TopologyError(f"{num_shards} shards, at most {MAX_SHARDS} are possible")
+        if wrong := too_many_shards(num_shards):
+            raise TopologyError(wrong)
         if replicas > len(hosts):
             raise TopologyError("number of hosts must be >=RF")
         if len({host.id for host in hosts}) < len(hosts):

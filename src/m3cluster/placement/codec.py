@@ -7,7 +7,7 @@ from m3cluster.placement.errors import PlacementError
 from m3cluster.placement.model import NEVER_NS, Instance, Placement, Shard, ShardState
 from m3cluster.proto import DecodeError, MessageValue, decode, encode
 from m3cluster.proto.messages import COMPRESS_MODE, PLACEMENT, PLACEMENT_SNAPSHOTS
-from m3metrics.shard import MAX_SHARDS
+from m3metrics.shard import too_many_shards
 
 __all__ = [
     "NullShardError",
@@ -92,10 +92,10 @@ def placement_to_message(placement: Placement) -> MessageValue:
 def placement_from_message(message: MessageValue, version: int = 0) -> Placement:
     """The placement of a message of table ``PLACEMENT``. As in M3 the map's keys do not matter, the instances' ids do.
 
-    Raises ``DecodeError`` for an instance that is null and for more than ``MAX_SHARDS`` shards, and as ``instance_from_message`` does.
+    Raises ``DecodeError`` for an instance that is null and for too many shards, and as ``instance_from_message`` does.
     """
-    if message["num_shards"] > MAX_SHARDS:
-        raise DecodeError(PLACEMENT.name, f"{message['num_shards']} shards, at most {MAX_SHARDS} are possible")
+    if wrong := too_many_shards(message["num_shards"]):
+        raise DecodeError(PLACEMENT.name, wrong)
     instances = {i.id: i for i in map(instance_from_message, message["instances"].values())}
     return Placement(
         instances=tuple(instances[key] for key in sorted(instances)),

@@ -21,7 +21,7 @@ from m3cluster.placement.model import Instance, Placement
 from m3cluster.placement.options import PlacementOptions
 from m3cluster.placement.select import select_adding, select_initial, select_replacing
 from m3cluster.placement.validate import InvalidPlacementError, validate
-from m3metrics.shard import MAX_SHARDS
+from m3metrics.shard import too_many_shards
 
 __all__ = [
     "NoPlacementError",
@@ -125,8 +125,8 @@ class PlacementService:
         """
         if num_shards < 0:
             raise PlacementError(f"could not build initial placement, invalid numShards {num_shards}")
-        if num_shards > MAX_SHARDS:
-            raise InvalidPlacementError(f"{num_shards} shards, at most {MAX_SHARDS} are possible")
+        if wrong := too_many_shards(num_shards):
+            raise InvalidPlacementError(wrong)
         if replica_factor <= 0:
             raise PlacementError(f"could not build initial placement, invalid replica factor {replica_factor}")
         # Thousands of shards on a hundred instances take a while.

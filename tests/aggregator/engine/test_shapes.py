@@ -210,23 +210,10 @@ def test_they_are_applied_as_all_others_are(seed: int) -> None:
     for _ in range(r.randint(2, 8)):
         now += r.choice([1, SECOND, 4 * SECOND, 12 * SECOND])
         data = b"".join(message(r, r.choice(kinds), now) for _ in range(r.choice([5, 60, 300])))
-        payload, sizes = np.frombuffer(data, np.uint8), np.array([len(data)], np.int64)
-        again = r.random() < 0.1
-        found = [engine.ingest(payload, sizes, now, hosts=(7,), journaled=True, again=again) for engine in engines]
-        assert found[0].acks.tobytes() == found[1].acks.tobytes()
-        assert found[0].rows.tobytes() == found[1].rows.tobytes()
-        assert state(engines[0]) == state(engines[1])
-        for engine in engines:
-            engine.recent_errors.clear()
+        _ingest_both(r, engines, [data], now)
         if r.random() < 0.3:
-            command = flush_all(r.choice([0, 1]), r.choice([10, 60]), now - r.choice([0, 20 * SECOND]))
-            out = [flush_both(engine, command, now) for engine in engines]
-            assert str(out[0]) == str(out[1])
-    for kind in (0, 1):
-        for resolution in (10, 60):
-            command = flush_all(kind, resolution, now + 300 * SECOND)
-            out = [flush_both(engine, command, now) for engine in engines]
-            assert str(out[0]) == str(out[1])
+            _flush_some(r, engines, now)
+    _flush_all(engines, now)
 
 
 @settings(max_examples=15)
@@ -251,9 +238,7 @@ def test_what_happens_between_batches_is_noticed(seed: int) -> None:
                 parts.append(b"".join(sent))
             _ingest_both(r, engines, parts, now)
             _happens(r, engines, now)
-        for kind in (0, 1):
-            for resolution in (10, 60):
-                _flush_both(engines, flush_all(kind, resolution, now + 300 * SECOND), now)
+        _flush_all(engines, now)
 
 
 def _ingest_both(r: random.Random, engines: list[Engine], parts: list[bytes], now: int) -> None:
@@ -270,8 +255,8 @@ def _ingest_both(r: random.Random, engines: list[Engine], parts: list[bytes], no
 
     found = [
         engine.ingest(
-            payload, sizes, now, hosts=(7, 8, 9), connections=(1, 2, 3), journaled=True, again=again,
-            comes_again=comes_again(number),
+            payload, sizes, now, hosts=(7, 8, 9)[: len(parts)], connections=(1, 2, 3)[: len(parts)], journaled=True,
+            again=again, comes_again=comes_again(number),
         )
         for number, engine in enumerate(engines)
     ]  # fmt: skip
@@ -288,11 +273,20 @@ def _flush_both(engines: list[Engine], command: ipc.Flush, now: int) -> None:
     assert str(out[0]) == str(out[1])
 
 
+def _flush_some(r: random.Random, engines: list[Engine], now: int) -> None:
+    _flush_both(engines, flush_all(r.choice([0, 1]), r.choice([10, 60]), now - r.choice([0, 20 * SECOND])), now)
+
+
+def _flush_all(engines: list[Engine], now: int) -> None:
+    for kind, resolution in product((0, 1), (10, 60)):
+        _flush_both(engines, flush_all(kind, resolution, now + 300 * SECOND), now)
+
+
 def _happens(r: random.Random, engines: list[Engine], now: int) -> None:
     """To both engines the same, now and then nothing."""
     match r.choice(["flush", "expire", "shards", "commit", "limit", ""]):
         case "flush":
-            _flush_both(engines, flush_all(r.choice([0, 1]), r.choice([10, 60]), now - r.choice([0, 20 * SECOND])), now)
+            _flush_some(r, engines, now)
         case "expire":
             for engine in engines:
                 engine.expire(now)

@@ -56,6 +56,12 @@ class _Writer:
         await self.writer.write(body, OPTIONS)
         return list(self.sink.batches)
 
+    def encoded(self, body: bytes) -> tuple[MessageBatch, int] | None:
+        """What the compiled pass makes of a request that it unpacks; None: nothing."""
+        plain = self.known.unpacked(body)
+        assert plain is not None
+        return self.known.encode(plain, 64)
+
 
 def series(labels: dict[str, str], *samples: tuple[int, float], **more: Any) -> dict[str, Any]:
     return {
@@ -107,9 +113,7 @@ async def test_the_messages_are_those_of_all_steps(drawn: list[tuple[dict[str, s
     body = packed(*(series(dict(sorted(labels.items())), *samples) for labels, samples in drawn))
     await one.by_steps(body)
     wanted = await one.by_steps(body)
-    plain = one.known.unpacked(body)
-    assert plain is not None
-    found = one.known.encode(plain, 64)
+    found = one.encoded(body)
     assert found is not None
     assert_same([found[0]], wanted)
     assert found[1] == drawn[-1][1][-1][0]
@@ -167,9 +171,7 @@ async def test_every_end_of_a_request_is_found() -> None:
     data = marshal(WRITE_REQUEST, {"timeseries": [NEAR, NEAR]})
     await one.by_steps(packed(NEAR, NEAR))
     for end in range(1, len(data)):
-        plain = one.known.unpacked(bytes(cramjam.snappy.compress_raw(data[:end])))
-        assert plain is not None
-        found = one.known.encode(plain, 64)
+        found = one.encoded(bytes(cramjam.snappy.compress_raw(data[:end])))
         assert (found is not None) == (2 * end == len(data))
         one.known._left_out = 0
 
@@ -217,16 +219,12 @@ async def test_series_come_in_any_order(order: str) -> None:
     }[order]
     body = packed(*(many[k] for k in rows))
     wanted = await one.by_steps(body)
-    plain = one.known.unpacked(body)
-    assert plain is not None
-    found = one.known.encode(plain, 64)
+    found = one.encoded(body)
     assert found is not None
     assert_same([found[0]], wanted)
     # The entry behind the last one is nobody's.
     last = packed(many[299], series({"__name__": "up", "n": "new"}, (TIME_MS, 1.0)))
-    plain = one.known.unpacked(last)
-    assert plain is not None
-    assert one.known.encode(plain, 64) is None
+    assert one.encoded(last) is None
 
 
 async def test_a_sink_that_takes_nothing_refuses() -> None:
@@ -258,9 +256,7 @@ async def test_new_series_do_not_keep_requests_out() -> None:
     one = _Writer()
     for k in range(8):
         await one.at_once(packed(NEAR, series({"new": str(k)}, (TIME_MS, 1.0))))
-    plain = one.known.unpacked(packed(NEAR))
-    assert plain is not None
-    assert one.known.encode(plain, 64) is not None
+    assert one.encoded(packed(NEAR)) is not None
 
 
 def test_options_are_those_of_the_headers_however_often_they_were_asked_for() -> None:
