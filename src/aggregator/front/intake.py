@@ -37,6 +37,8 @@ _COPY_BELOW_IF_SHORT = 65536
 """… so is one of less than this, where half of the memory that workers map is in use."""
 _BUSY_BATCHES = 4
 """A worker with this many batches in hand gains nothing from a small one more."""
+_ENOUGH_FOR_IDLE = 262144
+"""A worker that has none gets this much at once, whatever is about to come."""
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
 _PAGE = 4096
@@ -461,14 +463,16 @@ class Intake:
             batch.payload, batch.buffer, batch.at = bytes(batch.payload), None, -1
 
     def cut_due(self, mono_ns: int, more_comes: bool) -> None:
-        """Cuts where nothing more is about to come and the worker has little to do, or a batch has waited for long enough."""
+        """Cuts where nothing more is about to come and the worker has little to do, where it has nothing to do and the batch is large enough to
+        begin with, or where a batch has waited for long enough."""
         for worker, staging in enumerate(self._stagings):
             if staging.used == 0:
                 continue
             stream = self._flow.streams[worker]
             busy = more_comes or stream.inflight >= _BUSY_BATCHES or stream.waiting_bytes > 0
             delay = self._options.batch_delay_ns * (_PATIENCE if stream.waiting_bytes > 0 else 1)
-            if not busy or mono_ns - staging.opened_ns >= delay:
+            enough = staging.used >= _ENOUGH_FOR_IDLE and stream.inflight == 0
+            if not busy or enough or mono_ns - staging.opened_ns >= delay:
                 self.cut(worker, mono_ns)
 
     def staged(self) -> bool:
