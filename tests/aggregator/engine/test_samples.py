@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.aggregator.engine.engine_calls import NOW, SECOND, all_shards, engine_of, flush, flush_all, options, send
 from tests.aggregator.engine.reference_engine import bits
 
 from aggregator import ipc
 from aggregator.engine.flush import run
+from aggregator.engine.tables import layout
 from aggregator.engine.windows.samples import select
 from aggregator.lists import KIND_STANDARD
 from m3metrics import codec
@@ -19,15 +22,17 @@ from m3metrics.metadata import PipelineMetadata, StagedMetadata
 from m3metrics.policy import StoragePolicy
 
 _TYPES = (AggregationType.MEDIAN, AggregationType.P10, AggregationType.P50, AggregationType.P99, AggregationType.P9999)
-_STAGES = (
-    StagedMetadata(
-        pipelines=(
-            PipelineMetadata(
-                aggregation_id=sum(1 << kind for kind in _TYPES), storage_policies=(StoragePolicy.parse("10s:2d"),)
-            ),
-        )
-    ),
-)
+
+
+def _stages(types: tuple[AggregationType, ...]) -> tuple[StagedMetadata, ...]:
+    pipeline = PipelineMetadata(
+        aggregation_id=sum(1 << kind for kind in types), storage_policies=(StoragePolicy.parse("10s:2d"),)
+    )
+    return (StagedMetadata(pipelines=(pipeline,)),)
+
+
+_STAGES = _stages(_TYPES)
+_SUMS = _stages((*_TYPES, AggregationType.SUM_SQ))
 _Shape = Callable[[np.random.Generator, int], NDArray[np.float64]]
 _SHAPES: dict[str, _Shape] = {
     "any": lambda r, n: r.random(n),
@@ -91,6 +96,37 @@ def test_timers_of_many_samples_that_come_mixed() -> None:
             wanted[ident + b"." + kind.text.lower().encode()] = bits(ranked[math.ceil(kind.quantile * len(ranked)) - 1])
     assert len(sent[b"d"]) > 4 * 4096
     assert found == wanted
+
+
+_ODD = (math.nan, 0.0, -0.0, math.inf, -math.inf, 1e300, -1.5, 2.25)
+
+
+@settings(max_examples=80)
+@given(st.lists(st.lists(st.sampled_from(_ODD) | st.floats(), max_size=12), min_size=1, max_size=8))
+def test_sums_and_extremes_are_those_of_values_one_after_another(batches: list[list[float]]) -> None:
+    engine = engine_of(options())
+    total = squares = 0.0
+    low = high = math.nan
+    numbers = 0
+    for values in batches:
+        metric = codec.BatchTimerWithMetadatas(id=b"a", values=tuple(values), metadatas=_SUMS)
+        assert send(engine, [codec.encode_metric(metric)], NOW) == []
+        with np.errstate(all="ignore"):
+            for value in np.array(values, np.float64):
+                total, squares = total + value, squares + value * value
+                low = low if math.isnan(value) or low <= value else value
+                high = high if math.isnan(value) or high >= value else value
+                numbers += not math.isnan(value)
+    records = engine._tables.records[:4096]
+    record = records[records["flags"] != 0]
+    if sum(map(len, batches)) == 0:
+        assert len(record) in (0, 1)
+        return
+    assert record["count"].tolist() == [sum(map(len, batches))]
+    for name, wanted in (("sum", total), ("sum_sq", squares), ("min", low), ("max", high)):
+        found = float(record[name][0])
+        assert bits(found) == bits(wanted) or (math.isnan(found) and math.isnan(wanted)), name
+    assert record.view(layout.TIMER_LOG)["samples"].tolist() == [numbers]
 
 
 def test_a_shard_that_goes_between_two_parts_takes_nothing_of_others_along(monkeypatch: pytest.MonkeyPatch) -> None:

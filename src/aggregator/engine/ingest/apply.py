@@ -63,7 +63,7 @@ def _detail_of(i):
 
 
 @njit(cache=True, nogil=True)
-def _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
+def put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf):
     """Adds the value of a message to record ``i``, and its annotation."""
     metric_type = np.int64(spec.metric_type)
     flags = np.int64(spec.flags)
@@ -114,19 +114,19 @@ def add(t, ref, spec_row, shard, row, value_bits, buf, now_ns, call):
             return why.D_MEMORY
     if v.records(t)[i].flags == 0:
         begin_record(t, i, w, b, shard, np.int64(spec.metric_type))
-    _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
+    put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
     return why.D_NONE
 
 
 @njit(cache=True, nogil=True)
 def _put_with_state(t, ref, spec, shard, row, time_ns, resend, value_bits, buf, call):
-    """``_put`` in the window of ``time_ns``; ``D_NONE`` or why not."""
+    """``put`` in the window of ``time_ns``; ``D_NONE`` or why not."""
     b = ref >> layout.SLOT_BITS
     slot = ref & layout.SLOT_MASK
     i, w = locate_with_state(t, b, slot, shard, spec, time_ns, resend == RESEND_ON)
     if i < 0:
         return _detail_of(i)
-    _put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
+    put(t, i, w, slot, spec, row, time_ns, call, value_bits, buf)
     mark_written(t, b, w, i, shard, resend)
     return why.D_NONE
 

@@ -42,6 +42,8 @@ MAX_FRAME = (1 << 32) - 1
 """The front has checked the size of every frame."""
 MAX_ACK_FRAME = 1 << 20
 _RESTARTS = 4
+_AHEAD = np.uint64(2048)
+"""So many bytes before a message is read it is asked for: another process, most often on another processor, has written it."""
 
 _32 = np.uint64(32)
 _64 = np.uint64(64)
@@ -61,7 +63,11 @@ def _read(buf, start, end, shapes, frames, rows, hints, n):
         shape = read_as_before(origin, a, e, shapes, frames, rows, n)
         hints[n].shape = shape
         if shape >= 0:
-            a += shapes[shape].size
+            after = a + shapes[shape].size
+            while a < after:
+                prefetch(a + _AHEAD)
+                a += _64
+            a = after
         else:
             after, size, status = frame_end(a, e, MAX_FRAME)
             if after == np.uint64(0):

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from aggregator.engine import reasons as why
-from aggregator.engine.ingest.apply import add, count_kind, refuse
+from aggregator.engine.ingest.apply import add, count_kind, put, refuse
 from aggregator.engine.ingest.entries import is_entry
 from aggregator.engine.ingest.forwarded import category_of, to_int64
 from aggregator.engine.ingest.repeats import may_repeat
@@ -46,7 +46,7 @@ def _remember_window(t, s, b, row, now_ns):
     bucket = v.buckets(t)[b]
     s.from_ns = np.int64(0)
     s.until_ns = np.int64(0)
-    if s.flags & layout.SPEC_SLIM == 0 or bucket.window < 0 or bucket.start + bucket.due <= bucket.closed_max:
+    if s.flags & layout.SPEC_STATE or bucket.window < 0 or bucket.start + bucket.due <= bucket.closed_max:
         return
     s.window = bucket.window
     s.start = bucket.start
@@ -87,12 +87,15 @@ def apply_usual(t, buf, row, hint, s, scratch, now_ns, call):
     if s.from_ns <= time_ns < s.until_ns:
         slot = ref & layout.SLOT_MASK
         page = np.int64(v.page_table(t)[s.window, slot >> layout.PAGE_BITS])
-    if page & layout.SLIM_PAGE:
         i = in_page(page, slot)
+    if page & layout.SLIM_PAGE:
         if s.flags & layout.SPEC_LAST:
             add_last(t, i, row.value, time_ns - s.start, np.int64(0) if timed else call)
         else:
             add_sum(t, i, to_int64(row.value) if timed else row.count)
+    elif page != 0 and v.records(t)[i].flags != 0:
+        scratch[0] = row.value
+        put(t, i, s.window, slot, v.specs(t)[np.int64(s.spec)], row, time_ns, call, base(scratch), buf)
     else:
         scratch[0] = row.value
         shard = np.int64(e.shard)

@@ -25,7 +25,7 @@ from aggregator.engine.windows.pages import (
 )
 from aggregator.engine.windows.slim import whole_record_of
 from m3metrics.metric import MetricType
-from m3x.kernels import load_double
+from m3x.kernels import base, copy_short, load_double
 
 
 @njit(cache=True, nogil=True)
@@ -221,27 +221,46 @@ def append_log(t, w, slot, i, address, n):
 
 
 @njit(cache=True, nogil=True)
+def _append_run(t, w, slot, i, address, n):
+    """``append_log`` for doubles of which none is NaN, where all of them have room in the chunk that is being written; whether they had."""
+    x = v.windows(t)[w]
+    r = v.timer_logs(t)[i]
+    if x.log_tail == 0 or x.log_used + 1 + n > layout.LOG_CHUNK or n > v.head(t).log_cap - r.samples:
+        return False
+    at = (x.log_tail - 1) * layout.LOG_CHUNK + x.log_used
+    v.log_words(t)[at] = (slot << 32) | n
+    copy_short(base(v.log(t)) + np.uint64((at + 1) << 3), address, np.uint64(n << 3))
+    x.log_used += 1 + n
+    x.logged += n
+    r.samples += n
+    return True
+
+
+@njit(cache=True, nogil=True)
 def add_timer(t, i, w, slot, address, n, flags):
     """Adds the ``n`` doubles at ``address`` to a timer's record, and to the log of window ``w`` where quantiles are asked for."""
     r = v.records(t)[i]
-    r.count += n
     total = r.sum
     squares = r.sum_sq
-    low = r.min
-    high = r.max
+    # No comparison with NaN holds, so these are extremes of all else; without branches.
+    low = np.inf
+    high = -np.inf
+    numbers = np.int64(0)
     for k in range(n):
         value = load_double(address + np.uint64(8 * k))
         total += value
         if flags & layout.SPEC_EXPENSIVE:
             squares += value * value
-        if value == value:
-            if not high >= value:
-                high = value
-            if not low <= value:
-                low = value
+        low = value if value < low else low
+        high = value if value > high else high
+        numbers += value == value
+    r.count += n
     r.sum = total
     r.sum_sq = squares
-    r.min = low
-    r.max = high
-    if flags & layout.SPEC_LOG and n > 0:
+    if numbers != 0:
+        if not r.max >= high:
+            r.max = high
+        if not r.min <= low:
+            r.min = low
+    if flags & layout.SPEC_LOG and n > 0 and not (numbers == n and _append_run(t, w, slot, i, address, n)):
         append_log(t, w, slot, i, address, n)

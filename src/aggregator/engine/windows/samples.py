@@ -23,6 +23,8 @@ _SAMPLED = 15
 _PASSES = 40
 """After so many passes over what is left, as only values that are made for it need, it is sorted."""
 _AHEAD = 8
+_WALK_AHEAD = 32
+"""So many runs ahead the next one is asked for, if all are as long as this one."""
 _8 = np.uint64(8)
 _64 = np.uint64(64)
 _RUN = 0xFFFFFFFF
@@ -32,6 +34,7 @@ _RUN = 0xFFFFFFFF
 def _walk(t, w, samples, places):
     """Counts runs and samples by slot; with ``places`` it says where the runs are."""
     starts, counts, runs = samples.starts, samples.counts, samples.runs
+    log = base(v.log(t))
     x = v.windows(t)[w]
     chunk = x.log_head
     while chunk != 0:
@@ -41,13 +44,15 @@ def _walk(t, w, samples, places):
         while at + 1 < end:
             word = v.log_words(t)[at]
             slot = word >> 32
+            size = 1 + (word & _RUN)
+            prefetch(log + (np.uint64(at + _WALK_AHEAD * size) << np.uint64(3)))
             if places:
                 runs[starts[slot + 1]] = at
                 starts[slot + 1] += 1
             else:
                 starts[slot + 2] += 1
-                counts[slot] += word & _RUN
-            at += 1 + (word & _RUN)
+                counts[slot] += size - 1
+            at += size
         chunk = v.log_words(t)[first]
 
 
