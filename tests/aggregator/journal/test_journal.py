@@ -391,6 +391,25 @@ def test_the_next_snapshot_comes_earlier_where_flush_times_cover_the_windows(tmp
     core.journal.close()
 
 
+def test_the_next_snapshot_waits_where_it_would_have_samples_of_timers_that_are_soon_gone(tmp_path: Path) -> None:
+    """They are as many bytes there as in the journal, so what is written is worth it when their window is gone."""
+    core = Core(tmp_path, snapshot_bytes=2000)
+    put(core, 0, NOW, {b"series": 1.0})
+    core.snapshot(NOW)
+    timer = codec.BatchTimerWithMetadatas(id=b"t", values=(1.0,) * 2000, metadatas=DEFAULT_STAGED_METADATAS)
+    payload = frame(codec.encode_metric(timer))
+    for seq in range(1, 5):
+        core.batch(ipc.Batch(seq, NOW, [1], [len(payload)], [1], front=7), payload)
+    assert core.journal.log.size_from(core.journal._covered) > 64_000 > 10 * core.journal._snapshot_bytes
+    assert not core.journal.snapshot_due(core.engine.saved_bytes())
+    end = NOW + 100 * SECOND
+    for command in close_all(end):
+        core.order(command, end)
+        core.order(ipc.Commit(command.list_id, [], end), end)
+    assert core.journal.snapshot_due(core.engine.saved_bytes())
+    core.journal.close()
+
+
 def test_a_directory_of_the_first_format(tmp_path: Path) -> None:
     """``format-1`` was written by ``write_format`` when the format was new; every release goes on from it."""
     folder = tmp_path / "journal"
