@@ -9,7 +9,7 @@ from m3x.version import VERSION
 
 _COMMANDS = {
     "ingest": ("ingest", "messages as fast as an instance acknowledges them"),
-    "steady": ("ingest", "every series once per window: ingest, flush and forward together"),
+    "steady": ("steady", "every series once per window: ingest, flush and forward together, beside any rival"),
     "beside": ("beside", "an instance and any rival that speaks m3msg, in turn under the same load"),
     "scaling": ("scaling", "what a message costs with one, two, four, eight workers"),
     "chain": ("chain.command", "the whole way of a sample, from remote write to the store, beside that of any rival"),
@@ -61,8 +61,6 @@ def main() -> int:
     command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in _COMMANDS:
         module = importlib.import_module(f"bench.{_COMMANDS[command][0]}")
-        if command in ("ingest", "steady"):
-            return int(module.run(command, rest))
         return int(module.main(rest))
     if command == "--version":
         print(f"scripts/bench {VERSION}")

@@ -1,13 +1,11 @@
-"""``scripts/bench ingest`` and ``scripts/bench steady``: load on a real instance, and what it costs.
+"""``scripts/bench ingest``: load on a real instance as fast as it is acknowledged, or at ``--rate``, and what it costs.
 
-``ingest`` replays messages as fast as they are acked; ``steady`` sends every series once per resolution (or at ``--rate``) and measures
-ingest, flush and forward together. CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server
-CPU second is the figure to compare, since machines are noisy. ``ingest --journal both`` is ``bench.journal_turns``.
+CPU seconds are user plus system of all processes of the instance (``/proc``); messages per server CPU second is the figure to compare,
+since machines are noisy. ``--journal both`` is ``bench.journal_turns``.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -48,44 +46,41 @@ class SinkProcess:
             self._process.wait(10)
 
 
-def arguments(command: str, values: list[str]) -> argparse.Namespace:
-    """Options of both commands."""
-    parser = argparse.ArgumentParser(prog=f"scripts/bench {command}", description=__doc__)
+def arguments(values: list[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="scripts/bench ingest", description=__doc__)
     parser.add_argument("--kind", choices=KINDS, default="timed")
     parser.add_argument("--series", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=10.0 if command == "ingest" else 60.0)
-    parser.add_argument("--workers", type=int, default=1 if command == "ingest" else os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--resolution", default="10s", help="window, whole seconds: 10s")
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="messages a second; steady: default one per series and window"
+        "--rate", type=float, default=0.0, help="messages a second; 0: as fast as they are acknowledged"
     )
-    if command == "ingest":
-        parser.add_argument("--pairs", type=int, default=6, help="--journal both: pairs of turns of --seconds")
+    parser.add_argument("--pairs", type=int, default=6, help="--journal both: pairs of turns of --seconds")
     parser.add_argument(
         "--journal",
-        choices=("on", "off", "both") if command == "ingest" else ("on", "off"),
+        choices=("on", "off", "both"),
         default="on",
-        help="whether workers journal what they apply"
-        + ("; both: in turns, and what that costs as a ratio" if command == "ingest" else ""),
+        help="whether workers journal what they apply; both: in turns, and what that costs as a ratio",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     options = parser.parse_args(values)
     resolution = options.resolution.removesuffix("s")
     if not resolution.isdecimal() or int(resolution) < 1:
         parser.error(f"--resolution {options.resolution!r}: expected whole seconds, like 10s")
-    if min(
-        options.series, options.workers, options.connections, getattr(options, "pairs", 1)
-    ) < 1 or not 0 < options.seconds < float("inf"):
+    if min(options.series, options.workers, options.connections, options.pairs) < 1 or not 0 < options.seconds < float(
+        "inf"
+    ):
         parser.error("--series, --workers, --connections and --pairs must be at least 1, and --seconds above 0")
     return options
 
 
-def run(command: str, values: list[str]) -> int:
+def main(values: list[str]) -> int:
     """Measures and prints; exit code 1 if something that was sent is not acked, or a counter run's sums differ."""
-    options = arguments(command, values)
+    options = arguments(values)
     resolution_s = int(options.resolution.removesuffix("s"))
-    rate = options.rate or (options.series / resolution_s if command == "steady" else 0.0)
     sink = SinkProcess()
     try:
         if options.journal == "both":
@@ -95,7 +90,7 @@ def run(command: str, values: list[str]) -> int:
             load = [
                 sys.executable, "-m", "bench.load", "--target", aggregator.address, "--kind", options.kind, "--series", str(options.series),
                 "--seconds", str(options.seconds), "--connections", str(options.connections), "--resolution", str(resolution_s),
-                "--rate", str(rate),
+                "--rate", str(options.rate),
             ]  # fmt: skip
             with subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
@@ -111,12 +106,12 @@ def run(command: str, values: list[str]) -> int:
                 print(f"the load generator failed: {errors}", file=sys.stderr)
                 return 1
             result = json.loads(line)
-            flushed = _wait_for_output(sink, resolution_s)
+            flushed = wait_for_output(sink, resolution_s)
             end, memory_end = aggregator.cpu(), aggregator.memory_mib()
     finally:
         sink.close()
     result["journal_bytes"] = journal_bytes
-    return _report(command, options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
+    return _report(options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
 
 
 def _both(options: argparse.Namespace, sink: SinkProcess) -> int:
@@ -128,7 +123,7 @@ def _both(options: argparse.Namespace, sink: SinkProcess) -> int:
     return journal_turns.run(options, sink.address, frames)
 
 
-def _wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
+def wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
     """Until nothing has come out for longer than two windows and the past buffer."""
     quiet = 2 * resolution_s + 8
     started = time.time()
@@ -140,7 +135,6 @@ def _wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
 
 
 def _report(
-    command: str,
     options: argparse.Namespace,
     result: dict[str, Any],
     flushed: dict[str, Any],
@@ -173,13 +167,13 @@ def _report(
     if options.json:
         print(json.dumps(figures))
     else:
-        _print(command, figures)
+        _print(figures)
     complete = result["sent"] == result["acked"] and sums_right and not result["failed"]
     return 0 if complete else 1
 
 
-def _print(command: str, f: dict[str, Any]) -> None:
-    print(f"{command} {f['kind']}: {f['series']} series, {f['workers']} workers, {f['message_bytes']} bytes a message")
+def _print(f: dict[str, Any]) -> None:
+    print(f"ingest {f['kind']}: {f['series']} series, {f['workers']} workers, {f['message_bytes']} bytes a message")
     print(
         f"  sent {f['sent']}, acked {f['acked']} in {f['seconds']} s = {f['messages_per_second'] / 1e3:.0f} k messages/s"
     )

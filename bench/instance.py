@@ -1,7 +1,4 @@
-"""Real aggregators to measure: a KV of their own, a placement that is already cut over, both topics, one consumer of the output.
-
-``Aggregator`` is an instance alone, ``Pair`` two that mirror each other.
-"""
+"""A real aggregator to measure, alone: a KV of its own, a placement that is already cut over, both topics, one consumer of the output."""
 
 import shutil
 import tempfile
@@ -66,54 +63,3 @@ class Aggregator(instances.Aggregator):
     def memory_mib(self) -> dict[str, float]:
         """Resident MiB by process."""
         return {name: resident_bytes(pid) / (1 << 20) for name, pid in self.roles().items()}
-
-
-class Pair:
-    """Two running instances of a replication factor of 2, of which one leads; use as a context manager. ``kv``: of ``lab.kv.KINDS``."""
-
-    def __init__(self, workers: int, output: str, kv: str, overlay: Mapping[str, Any] | None = None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="m3bench-"))
-        self._kv = kv_of(kv, self._folder)
-        self.members: list[instances.Aggregator] = []
-        try:
-            if self._kv.server is not None:
-                self._kv.server.start()
-            for name in ("one", "two"):
-                sections = {"aggregator": {"hostID": {"value": name}}, **(overlay or {})}
-                section = self._kv.section(name)
-                self.members.append(
-                    instances.Aggregator(name, self._folder, section, workers=workers, overlay=sections)
-                )
-            placed = [member(one.name, one.address, group) for one, group in zip(self.members, ("a", "b"), strict=True)]
-            self._kv.do(lambda store: write_cluster(store, placed, output, NUM_SHARDS))
-            for one in self.members:
-                one.start()
-            for one in self.members:
-                one.wait_until_ready()
-            wait_until("one of both leads", lambda: any(one.leads() for one in self.members))
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends all processes and removes their directory."""
-        for one in self.members:
-            if one.running:
-                one.kill()
-        if self._kv.server is not None and self._kv.server.process is not None:
-            self._kv.server.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def roles(self) -> dict[tuple[str, str], int]:
-        """Pids by ``leader`` or ``follower``, and process."""
-        found: dict[tuple[str, str], int] = {}
-        for one in self.members:
-            role = "leader" if one.leads() else "follower"
-            found |= {(role, name): pid for name, pid in one.roles().items()}
-        return found

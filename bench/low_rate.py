@@ -1,4 +1,6 @@
-"""``scripts/bench low-rate``: what a pair of instances costs that has little to do, and nothing at all.
+"""``scripts/bench low-rate``: what a pair of instances costs that has little to do, and nothing at all; ours, and rivals in turn.
+
+    scripts/bench low-rate [--seconds 45] [--against 'go=PATH/m3aggregator -f {config}']
 
 Two instances mirror each other (replication factor 2) and get the same few messages in small writes; one leads and emits, the other one
 follows. CPU seconds are user plus system of each process while the load lasts, figures are scaled to 180 s; then the same while nothing is
@@ -7,13 +9,20 @@ sent and all windows are flushed. The KV, the load and the consumer of the outpu
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from lab.errors import LabError
+
 from bench.ingest import SinkProcess
-from bench.instance import Pair, wakes
+from bench.instance import wakes
+from bench.rivals import Instance, against_option, named_rivals, started
 from m3x.process import cpu_seconds
 
 __all__ = ["main"]
@@ -36,30 +45,43 @@ def main(values: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=1, help="of each instance")
     parser.add_argument("--kv", choices=("embedded", "etcd"), default="etcd")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    against_option(parser)
     options = parser.parse_args(values)
     if min(options.rate, options.write, options.series, options.seconds, options.workers) <= 0:
         parser.error("--rate, --write, --series, --seconds and --workers must be above 0")
+    named = named_rivals(parser, options.against)
+    folder = Path(tempfile.mkdtemp(prefix="bench-low-rate-"))
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for name, command in named:
+            found[name] = _turn(name, command, folder / name, options)
+            if not options.json:
+                print(f"{name}: {_table(found[name])}", flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.json:
+        print(json.dumps(found))
+    return 0 if all(one["load"]["sent"] == one["load"]["acked"] for one in found.values()) else 1
+
+
+def _turn(name: str, command: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     sink = SinkProcess()
     try:
-        with Pair(options.workers, sink.address, options.kv) as pair:
-            load, loaded = _loaded(pair, options)
-            if load is None:
-                return 1
+        with started(name, command, folder, sink.address, members=2, workers=options.workers, kv=options.kv) as members:
+            load, loaded = _loaded(members, options)
             time.sleep(_QUIET_S)
             idle_s = options.idle_seconds or options.seconds
-            idle = _spent(pair, lambda: time.sleep(idle_s))
-            figures = {"load": load, "loaded": loaded, "idle": idle, "flushed": sink.summary()["messages"]}
+            idle = _spent(members, lambda: time.sleep(idle_s))
+            return {"load": load, "loaded": loaded, "idle": idle, "flushed": sink.summary()["messages"]}
     finally:
         sink.close()
-    print(json.dumps(figures) if options.json else _table(figures))
-    return 0 if load["sent"] == load["acked"] else 1
 
 
-def _loaded(pair: Pair, options: argparse.Namespace) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def _loaded(members: Sequence[Instance], options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     command = [
         sys.executable, "-m", "bench.paced", "--rate", str(options.rate), "--write", str(options.write), "--kind", options.kind,
         "--series", str(options.series), "--seconds", str(options.seconds + _SETTLE_S), "--go",
-        *(word for one in pair.members for word in ("--target", one.address)),
+        *(word for one in members for word in ("--target", one.address)),
     ]  # fmt: skip
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -71,19 +93,19 @@ def _loaded(pair: Pair, options: argparse.Namespace) -> tuple[dict[str, Any] | N
         process.stdin.flush()
         # Series are new, and lists come to be.
         time.sleep(_SETTLE_S)
-        spent = _spent(pair, lambda: time.sleep(options.seconds))
+        spent = _spent(members, lambda: time.sleep(options.seconds))
         line = process.stdout.readline()
         errors = process.stderr.read()
     if not line:
-        print(f"the load generator failed: {errors}", file=sys.stderr)
-        return None, spent
+        raise LabError(f"the load generator failed: {errors}")
     result: dict[str, Any] = json.loads(line)
     return result, spent
 
 
-def _spent(pair: Pair, meanwhile: Any) -> dict[str, Any]:
+def _spent(members: Sequence[Instance], meanwhile: Callable[[], None]) -> dict[str, Any]:
     """CPU seconds in 180 s, and how often a second threads went to sleep, by role and process."""
-    roles = pair.roles()
+    sides = [("leader" if one.leads() else "follower", one) for one in members]
+    roles = {(side, process): pid for side, one in sides for process, pid in one.pids().items()}
     began = time.monotonic()
     before = {key: (cpu_seconds(pid, children=True), wakes(pid)) for key, pid in roles.items()}
     meanwhile()
