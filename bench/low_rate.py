@@ -28,6 +28,8 @@ from m3x.process import cpu_seconds
 __all__ = ["main"]
 
 _SCALE_S = 180.0
+_OVERLAY = {"aggregator": {"bufferDurationForPastTimedMetric": "5s"}}
+"""Windows are flushed while the load lasts."""
 _SETTLE_S = 5.0
 _QUIET_S = 40.0
 """After the last sample its windows are flushed within this time."""
@@ -67,7 +69,9 @@ def main(values: list[str]) -> int:
 def _turn(name: str, command: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     sink = SinkProcess()
     try:
-        with started(name, command, folder, sink.address, members=2, workers=options.workers, kv=options.kv) as members:
+        with started(
+            name, command, folder, sink.address, members=2, workers=options.workers, overlay=_OVERLAY, kv=options.kv
+        ) as members:
             load, loaded = _loaded(members, options)
             time.sleep(_QUIET_S)
             idle_s = options.idle_seconds or options.seconds
