@@ -18,7 +18,7 @@ from m3x.protobuf.writing import int_size, put_be32, put_int, put_raw
 
 __all__ = [
     "ACK_BOUND", "LEAST_USUAL", "ack_size_bound", "build_acks", "frame_end", "message_value", "read_message", "scan_acks",
-    "scan_frames", "warm",
+    "scan_frames", "usual_value", "warm",
 ]  # fmt: skip
 
 _0 = np.uint64(0)
@@ -180,7 +180,7 @@ def read_message(a, e, origin, row):
 
 
 @njit(cache=True, nogil=True)
-def _usual_value(a, e):
+def usual_value(a, e):
     """``(start, stop)`` of the value in the Message at ``[a, e)``; start 0: not the shape that encoders write.
 
     ``_canonical`` for whoever needs no metadata: its varints are skipped.
@@ -218,7 +218,7 @@ def message_value(a, e, origin, row):
 
     ``row`` (a record of ``FRAME_ROW``) is room for the general parser, ``origin`` an address at or before ``a``.
     """
-    at, stop = _usual_value(a, e)
+    at, stop = usual_value(a, e)
     if at != _0:
         return at, stop
     if not read_message(a, e, origin, row):

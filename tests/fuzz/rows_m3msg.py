@@ -1,5 +1,6 @@
 """m3msg: frames of messages and of acks, by the kernels of consumer and producer; the cores around them; the loops of the front."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,10 @@ from tests.aggregator.front.test_kernels import LIMIT, SHARDS, owner, reference
 from tests.aggregator.front.test_records import plain_records, plain_size, record, values_of
 from tests.fuzz.cliff import laid, room, rows
 from tests.fuzz.parser import Parser
-from tests.fuzz.rows_metrics import METRICS
+from tests.fuzz.rows_metrics import METRICS, SHAPED
 
+from aggregator.front import ids, records
 from aggregator.front import kernels as front
-from aggregator.front import records
 from m3msg.consumer.core import ConsumerCore
 from m3msg.frames import FrameError, Message, Metadata, decode_ack, decode_message, encode_ack, encode_message
 from m3msg.kernels import ack_size_bound, build_acks, scan_acks, scan_frames
@@ -132,17 +133,38 @@ def _pieces_consumer(data: bytes) -> Any:
     return found, core.error, core.unfinished
 
 
-def _read_front(data: bytes) -> Any:
-    scanned = front.scan(laid(data), 0, len(data), LIMIT)
+def _front_frames() -> list[bytes]:
+    return [*_frames(), *SHAPED(), b"".join(SHAPED())]
+
+
+def _route(data: bytes, shapes: Any) -> tuple[Any, list[bytes]]:
+    """What ``front.route`` says, and what each of three workers gets."""
     staged = [room(len(data), f"staging {worker}") for worker in range(3)]
     table = np.zeros((3, front.COLUMNS), np.int64)
     table[:, front.ADDRESS] = [one.ctypes.data for one in staged]
     table[:, front.CAPACITY] = len(data)
+    routed = front.route(laid(data), 0, len(data), LIMIT, _OWNERS, table, shapes)
+    return tuple(map(int, routed)), [
+        one[:used].tobytes() for one, used in zip(staged, table[:, front.USED], strict=True)
+    ]
+
+
+@cache
+def _shapes() -> Any:
+    """What was learnt of ``SHAPED``."""
+    table = np.zeros(ids.SHAPES, ids.SHAPE)
+    for data in SHAPED():
+        _route(data, table)
+    assert np.count_nonzero(table["word"]) == len(SHAPED())
+    return table
+
+
+def _read_front(data: bytes) -> Any:
+    scanned = front.scan(laid(data), 0, len(data), LIMIT)
     for frame in reference(data)[3]:
         assert front.owner_of(laid(frame), 0, len(frame), _OWNERS) == max(owner(frame, _OWNERS.tolist()), 0)
-    routed = front.route(laid(data), 0, len(data), LIMIT, _OWNERS, table)
-    parts = [one[:used].tobytes() for one, used in zip(staged, table[:, front.USED], strict=True)]
-    return tuple(map(int, scanned)), tuple(map(int, routed)), parts
+    # Of a copy: whether an input is read rightly does not depend on those before it.
+    return tuple(map(int, scanned)), *_route(data, _shapes().copy())
 
 
 def _plain_front(data: bytes) -> Any:
@@ -182,5 +204,5 @@ PARSERS = (
     Parser("m3msg-acks", _acks, _read_acks, plain=_plain_acks, kernel=True),
     Parser("m3msg-consumer", _frames, _read_consumer, plain=_pieces_consumer),
     Parser("raw-tcp-records", _records, _read_records, plain=_plain_records, kernel=True),
-    Parser("front", _frames, _read_front, plain=_plain_front, kernel=True),
+    Parser("front", _front_frames, _read_front, plain=_plain_front, kernel=True),
 )

@@ -1,6 +1,6 @@
 """The front process: connections of producers (m3msg, raw TCP) in, batches for the workers out, acks back (docs/architecture.md §2, §4).
 
-Started by the supervisor as ``python -m aggregator.front --options FILE``. Imports ``aggregator.ipc`` and ``m3x`` only. Open
+Started by the supervisor as ``python -m aggregator.front --options FILE``. Imports ``aggregator.ipc``, ``m3msg`` and ``m3x`` only. Open
 ``process`` first (the loop), then ``flow`` (order, credits, waiting: a state machine without I/O).
 
 ``options``   what the supervisor says at start
@@ -11,7 +11,8 @@ Started by the supervisor as ``python -m aggregator.front --options FILE``. Impo
 ``secure``    what they have to speak where there is TLS
 ``links``     the ZeroMQ sockets
 ``doors``     the listening sockets
-``kernels``   compiled: cut frames, find metric ids, partition
+``kernels``   compiled: cut frames, partition
+``ids``       compiled: where metric ids are
 ``records``   compiled: records of raw TCP as frames
 ``figures``   names of the counters
 """

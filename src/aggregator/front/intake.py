@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from aggregator import ipc
 from aggregator.front import figures as names
-from aggregator.front import kernels, records
+from aggregator.front import ids, kernels, records
 from aggregator.front.clients import Clients, Connection, LongFrame
 from aggregator.front.figures import Figures
 from aggregator.front.flow import Batch, Flow
@@ -168,6 +168,7 @@ class Intake:
         self._stagings: list[Staging] = []
         self._owners = np.zeros(0, np.int32)
         self._table = np.zeros((0, kernels.COLUMNS), np.int64)
+        self._shapes = np.zeros(ids.SHAPES, ids.SHAPE)
         self._single = True
         self._raw = options.raw or RawOptions(listener=-1)
         room = scratch - records.HEAD_BOUND if options.raw is not None else 0
@@ -307,7 +308,9 @@ class Intake:
         self._mark_discards()
         total = 0
         while True:
-            position, count, status, need = kernels.route(buffer, start, end, maximum, self._owners, self._table)
+            position, count, status, need = kernels.route(
+                buffer, start, end, maximum, self._owners, self._table, self._shapes
+            )
             total += count
             rows = self._table.tolist()
             for staging, row in zip(self._stagings, rows, strict=True):

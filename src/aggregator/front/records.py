@@ -13,7 +13,8 @@ wrong further inside is for the worker to find, as it is with m3msg.
 import numpy as np
 from numba import njit
 
-from aggregator.front.kernels import FULL, MALFORMED, MORE, OVERSIZE, metric_id
+from aggregator.front.ids import metric_id
+from aggregator.front.kernels import FULL, MALFORMED, MORE, OVERSIZE
 from m3msg.kernels import message_value
 from m3msg.rows import FRAME_ROW, PREFIX
 from m3x.kernels import base, copy_short, load8, store8

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.front import kernels
+from aggregator.front import ids, kernels
 
 LIMIT = 4096
 SHARDS = 13
@@ -199,6 +199,11 @@ def staging(workers: int, capacity: int) -> tuple[list[np.ndarray], np.ndarray]:
     return buffers, table
 
 
+def shapes() -> np.ndarray:
+    """None yet."""
+    return np.zeros(ids.SHAPES, ids.SHAPE)
+
+
 streams = st.one_of(
     st.lists(messages(), max_size=6).map(lambda parts: b"".join(map(framed, parts))),
     st.builds(
@@ -220,15 +225,18 @@ def test_scan(stream: bytes) -> None:
 @given(streams, st.lists(st.integers(-1, 2), min_size=SHARDS, max_size=SHARDS))
 def test_route(stream: bytes, owners: list[int]) -> None:
     at, status, need, frames = reference(stream)
-    buffers, table = staging(3, 4096)
-    got = kernels.route(exact(stream), 0, len(stream), LIMIT, np.array(owners, np.int32), table)
-    assert got == (at, len(frames), status, need)
-    for worker, buffer in enumerate(buffers):
-        mine = [frame for frame in frames if owner(frame, owners) == worker]
-        used = int(table[worker, kernels.USED])
-        assert buffer[:used].tobytes() == b"".join(mine)
-        assert (buffer[used:] == 0xEE).all(), "nothing is written behind the frames"
-        assert table[worker, kernels.COUNT] == len(mine)
+    known = shapes()
+    for _ in range(2):
+        # The second time by the shapes of the first.
+        buffers, table = staging(3, 4096)
+        got = kernels.route(exact(stream), 0, len(stream), LIMIT, np.array(owners, np.int32), table, known)
+        assert got == (at, len(frames), status, need)
+        for worker, buffer in enumerate(buffers):
+            mine = [frame for frame in frames if owner(frame, owners) == worker]
+            used = int(table[worker, kernels.USED])
+            assert buffer[:used].tobytes() == b"".join(mine)
+            assert (buffer[used:] == 0xEE).all(), "nothing is written behind the frames"
+            assert table[worker, kernels.COUNT] == len(mine)
     for frame in frames:
         single = kernels.owner_of(exact(frame), 0, len(frame), np.array(owners, np.int32))
         assert single == owner(frame, owners)
@@ -240,10 +248,10 @@ def test_route_stops_at_a_full_buffer_and_goes_on(parts: list[bytes]) -> None:
     stream = b"".join(map(framed, parts))
     _, _, _, frames = reference(stream)
     buffers, table = staging(1, max(map(len, frames), default=0))
-    owners = np.zeros(SHARDS, np.int32)
+    owners, known = np.zeros(SHARDS, np.int32), shapes()
     at, out = 0, []
     while True:
-        at, _, status, worker = kernels.route(exact(stream), at, len(stream), LIMIT, owners, table)
+        at, _, status, worker = kernels.route(exact(stream), at, len(stream), LIMIT, owners, table, known)
         out.append(buffers[0][: table[0, kernels.USED]].tobytes())
         if status != kernels.FULL:
             break
@@ -257,7 +265,7 @@ def test_route_discards_what_it_is_told_to() -> None:
     buffers, table = staging(2, 4096)
     owners = np.ones(SHARDS, np.int32)
     table[1, kernels.DISCARD] = 1
-    assert kernels.route(exact(frame * 3), 0, len(frame) * 3, LIMIT, owners, table)[1] == 3
+    assert kernels.route(exact(frame * 3), 0, len(frame) * 3, LIMIT, owners, table, shapes())[1] == 3
     row = table[1]
     assert (row[kernels.USED], row[kernels.DISCARDED], row[kernels.DISCARDED_BYTES]) == (0, 3, 3 * len(frame))
     assert (buffers[1] == 0xEE).all()

@@ -1,52 +1,32 @@
 # mypy: ignore-errors
-"""Compiled reading of messages that look like one that was read before.
-
-A sender's messages differ in their numbers and ids, and hardly in anything else: tags, lengths and the metadata are the same in one as in
-the next. A *shape* is what a message of one size was found to be: which of its bits decide how it is read, and where its numbers are. A
-message with the same bits at the same places would be read in the same way, so it need not be: its numbers are taken from there.
+"""Compiled reading of messages that look like one that was read before (``m3msg.shapes``): their numbers are taken from where those were.
 
 Bits that decide are all bits, but for
 
 * the bytes of the id and of the value, or of the values of a timer: nothing looks at them;
 * seven bits of each byte of a varint: shard, id and time of sending of the message, time of the metric, a count.
 
-Shapes lie in a small table, found by the first eight bytes of a message. They are learnt from what the parsers have read; one that keeps
-others from its place gives way when it has not been seen for a while. ``usual`` applies messages that have one.
+``usual`` applies messages that have a shape.
 """
 
 import numpy as np
 from numba import njit
 
 from m3metrics.rows import METRIC_ROW, Payload
-from m3x.kernels import base, copy32, like32, load8, load64, load_double
+from m3msg.shapes import SHAPES, find, keep, leave_out_varint, shape_of, vacant
+from m3x.kernels import base, copy32, load8, load64, load_double
 from m3x.protobuf.words import gather
 
 __all__ = ["SHAPE", "SHAPES", "learn", "read_as_before"]
 
-SHAPES = 256
 _PATTERNS = 12
-_LEAST, _LARGEST = 64, 4096
-"""Smaller and larger messages have no shape, nor have those of which more bits decide than so many patterns have."""
-_PATIENCE = 16
-"""So many messages of other shapes in its place, and none of its own in between, until a shape gives way."""
-_PLACE = np.uint64(56)
-_FIRST = np.uint64(0x80FFFFFFFFFFFFFF)
-"""Of the first eight bytes of a frame: its size, tag and size of the metadata, tag of the shard, and whether that has one byte."""
-_THERE = np.uint64(1 << 56)
-"""A bit that ``_FIRST`` leaves out; so no word is 0."""
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_PATTERN = np.uint64(64)
+"""Messages of which more bits decide than so many patterns have get no shape."""
 _0, _1, _8, _32, _48, _56 = (np.uint64(n) for n in (0, 1, 8, 32, 48, 56))
 
-SHAPE = np.dtype(
+SHAPE = shape_of(
+    _PATTERNS,
     [
-        ("patterns", np.uint8, (64 * _PATTERNS,)),  # as ``like32`` takes them
         ("row", np.uint8, (METRIC_ROW.itemsize,)),  # METRIC_ROW, but for what differs
-        ("places", np.uint32, (_PATTERNS,)),  # of the patterns; all positions count from the frame on
-        ("word", np.uint64),  # the bits of ``_FIRST``, and ``_THERE``; 0: there is no shape
-        ("size", np.uint64),  # of the frame
-        ("used", np.int64),  # patterns
-        ("patience", np.int64),
         # Varints: where, and a mask of so many of its first eight bytes as there are; 0: it is absent.
         ("shard_at", np.uint64),
         ("shard_mask", np.uint64),
@@ -73,18 +53,12 @@ SHAPE = np.dtype(
         ("from_ns", np.int64),
         ("until_ns", np.int64),
     ],
-    align=True,
 )
 """A shape, in a table of ``SHAPES`` rows."""
 _ROW_AT = np.uint64(SHAPE.fields["row"][1])
 _SHAPE_SIZE = np.uint64(SHAPE.itemsize)
 _ROW_SIZE = np.uint64(METRIC_ROW.itemsize)
 assert METRIC_ROW.itemsize == 80
-
-
-@njit(cache=True, nogil=True)
-def _place(word):
-    return np.int64((word * _SPREAD) >> _PLACE)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -99,20 +73,11 @@ def read_as_before(origin, a, e, shapes, frames, rows, n):
     Returns its shape, a row of ``shapes`` (SHAPE), or -1 where it has none of these. ``origin``: what positions count from.
     ``frame_at``, ``frame_size`` and ``sent_at`` are left alone.
     """
-    if a + np.uint64(_LEAST) > e:
-        return np.int64(-1)
-    word = load64(a) & _FIRST | _THERE
-    place = _place(word)
+    place = find(a, e, shapes)
+    if place < 0:
+        return place
     s = shapes[place]
-    if s.word != word or a + s.size > e:
-        return np.int64(-1)
-    pattern = base(shapes) + np.uint64(place) * _SHAPE_SIZE
-    from_row = pattern + _ROW_AT
-    for k in range(s.used):
-        if not like32(a + np.uint64(s.places[k]), pattern):
-            return np.int64(-1)
-        pattern += _PATTERN
-    s.patience = _PATIENCE
+    from_row = base(shapes) + np.uint64(place) * _SHAPE_SIZE + _ROW_AT
     f = frames[n]
     at = np.uint32(a - origin)
     f.shard = _number(a + s.shard_at, s.shard_mask)
@@ -144,40 +109,23 @@ def read_as_before(origin, a, e, shapes, frames, rows, n):
 
 
 @njit(cache=True, nogil=True)
-def _varint(buf, start, masks, at, end, tag):
-    """Bytes of the number of the varint field with that tag at ``at``, if it is there; only their highest bits decide then.
-
-    ``at`` and ``end`` count from ``start``, as ``masks`` does.
-    """
-    if at >= end or buf[start + at] != tag:
-        return np.int64(0)
-    k = at + 1
-    while k < end and buf[start + k] >= 128:
-        masks[k] = np.uint8(0x80)
-        k += 1
-    if k < end:
-        masks[k] = np.uint8(0x80)
-    return k - at
-
-
-@njit(cache=True, nogil=True)
 def _mask(width):
     """Of so many bytes of a word."""
     return ~_0 if width >= 8 else (_1 << np.uint64(8 * width)) - _1
 
 
 @njit(cache=True, nogil=True)
-def _find_numbers(buf, f, row, s, masks):
-    """Where the numbers of a message are, into ``s`` (SHAPE) and ``masks``; whether a shape can say so."""
+def _find_numbers(a, f, row, s, masks):
+    """Where the numbers of the message at ``a`` are, into ``s`` (SHAPE) and ``masks``; whether a shape can say so."""
     start = np.int64(f.frame_at)
     size = len(masks)
     end = 4 + np.int64(f.meta_size)
     shard = np.int64(6)
-    shard_width = _varint(buf, start, masks, shard, end, 0x08)
+    shard_width = leave_out_varint(a, masks, shard, end, 0x08)
     ident = shard + shard_width + (shard_width > 0)
-    ident_width = _varint(buf, start, masks, ident, end, 0x10)
+    ident_width = leave_out_varint(a, masks, ident, end, 0x10)
     sent = ident + ident_width + (ident_width > 0)
-    sent_width = _varint(buf, start, masks, sent, end, 0x18)
+    sent_width = leave_out_varint(a, masks, sent, end, 0x18)
     if sent + sent_width + (sent_width > 0) != end:
         return False
     payload = row.payload
@@ -189,27 +137,27 @@ def _find_numbers(buf, f, row, s, masks):
     time = p
     time_width = np.int64(0)
     if timed:
-        time_width = _varint(buf, start, masks, time, end, 0x18)
+        time_width = leave_out_varint(a, masks, time, end, 0x18)
         p += time_width + (time_width > 0)
     value = np.int64(0)
     count = p
     count_width = np.int64(0)
     s.values_at = np.uint32(0)
     if payload == Payload.COUNTER:
-        count_width = _varint(buf, start, masks, count, end, 0x10)
+        count_width = leave_out_varint(a, masks, count, end, 0x10)
         p += count_width + (count_width > 0)
     elif payload == Payload.TIMERS:
         if row.values_size != 0:
             s.values_at = np.uint32(np.int64(row.values_at) - start)
             p = np.int64(s.values_at) + np.int64(row.values_size)
             masks[np.int64(s.values_at) : p] = 0
-    elif buf[start + p] == (0x21 if timed else 0x11):
+    elif load8(a + np.uint64(p)) == (0x21 if timed else 0x11):
         value = p + 1
         p += 9
         masks[value:p] = 0
     if not timed and payload != Payload.TIMERS:
         time = p
-        time_width = _varint(buf, start, masks, time, end, 0x20)
+        time_width = leave_out_varint(a, masks, time, end, 0x20)
     s.shard_at, s.shard_mask = np.uint64(shard + 1), _mask(shard_width)
     s.number_at, s.number_mask = np.uint64(ident + 1), _mask(ident_width)
     s.time_at, s.time_mask = np.uint64(time + 1), _mask(time_width)
@@ -221,25 +169,6 @@ def _find_numbers(buf, f, row, s, masks):
 
 
 @njit(cache=True, nogil=True)
-def _find_patterns(buf, start, s, masks):
-    """The patterns that ``masks`` and the message make, into ``s``; whether there is room for them."""
-    s.used = 0
-    size = len(masks)
-    for k in range((size + 31) // 32):
-        at = min(32 * k, size - 32)
-        if not np.any(masks[at : at + 32]):
-            continue
-        if s.used == _PATTERNS:
-            return False
-        s.places[s.used] = np.uint32(at)
-        for j in range(32):
-            s.patterns[64 * s.used + j] = masks[at + j]
-            s.patterns[64 * s.used + 32 + j] = masks[at + j] & buf[start + at + j]
-        s.used += 1
-    return True
-
-
-@njit(cache=True, nogil=True)
 def learn(buf, shapes, frames, rows, n):
     """Has the message in ``frames[n]`` and ``rows[n]``, which the parsers have read (``ROW_OK``), recognised the next time."""
     f = frames[n]
@@ -247,35 +176,29 @@ def learn(buf, shapes, frames, rows, n):
     size = np.int64(f.frame_size)
     start = np.int64(f.frame_at)
     if (
-        size < _LEAST
-        or size > _LARGEST
-        or f.meta_size == 0
+        f.meta_size == 0
         or np.int64(f.meta_at) != start + 4
         or row.payload in (Payload.FORWARDED, Payload.PASSTHROUGH)
         or row.annotation_size != 0
         or row.id_size == 0
     ):
         return
-    word = load64(base(buf) + np.uint64(start)) & _FIRST | _THERE
-    s = shapes[_place(word)]
-    if s.patience > 0:
-        s.patience -= 1
+    a = base(buf) + np.uint64(start)
+    place = vacant(a, size, shapes)
+    if place < 0:
         return
-    s.patience = _PATIENCE
-    s.word = _0
+    s = shapes[place]
     s.stage = np.uint32(0)
     masks = np.full(size, 0xFF, np.uint8)
-    if not _find_numbers(buf, f, row, s, masks) or not _find_patterns(buf, start, s, masks):
+    if not _find_numbers(a, f, row, s, masks) or not keep(a, masks, s):
         return
-    s.word = word
-    s.size = np.uint64(size)
     s.id_at = np.uint32(np.int64(row.id_at) - start)
     s.metadata_at = np.uint32(np.int64(row.meta_at) - start)
     s.message_at = f.value_at - f.frame_at
     s.message_size = f.value_size
     s.echo = f.meta_size
     from_row = base(rows) + np.uint64(n) * _ROW_SIZE
-    to = base(shapes) + np.uint64(_place(word)) * _SHAPE_SIZE + _ROW_AT
+    to = base(shapes) + np.uint64(place) * _SHAPE_SIZE + _ROW_AT
     copy32(to, from_row)
     copy32(to + _32, from_row + _32)
     copy32(to + _48, from_row + _48)
