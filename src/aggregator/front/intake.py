@@ -39,8 +39,13 @@ _BUSY_BATCHES = 4
 """A worker with this many batches in hand gains nothing from a small one more."""
 _ENOUGH_FOR_IDLE = 262144
 """A worker that has none gets this much at once, whatever is about to come."""
+_MOST_SHARES = 4
+"""Each of several workers gets a part of what is read; under load, batches are given longer to grow by as much as it is smaller, up to so
+many times as long."""
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
+_MOSTLY_EMPTY = 3
+"""A batch of less than this part of its buffer is copied out of it to wait."""
 _PAGE = 4096
 _LONGEST_FRAME = (1 << 32) - 1
 _ID_BITS = 40
@@ -93,7 +98,7 @@ def _shared_memory(options: FrontOptions) -> SharedMemory | None:
     if not options.shared_bytes:
         return None
     try:
-        return SharedMemory(Path(ipc.memory_path(options.run_dir, options.epoch)), options.shared_bytes)
+        return SharedMemory(Path(ipc.memory_path(options.run_dir, options.epoch)), options.shared_of_workers)
     except OSError as error:
         _log.warning("no memory to share with workers: all samples go through their sockets", error=str(error))
         return None
@@ -162,7 +167,10 @@ class Intake:
         self._figures = figures
         self._stamp = stamp
         scratch = _LONG_FRAME + options.read_bytes
-        self.pool = BufferPool(-(-(options.batch_bytes + scratch) // _PAGE) * _PAGE, _shared_memory(options))
+        # With several workers a staging buffer needs no room for a whole read behind a batch.
+        size = max(options.batch_bytes, scratch) if options.workers > 1 else options.batch_bytes + scratch
+        self._size = -(-size // _PAGE) * _PAGE
+        self.pool = BufferPool(self._size, _shared_memory(options))
         self._scratch = np.empty(scratch, np.uint8)
         self._scratch_view = self._scratch.data
         self._stagings: list[Staging] = []
@@ -170,6 +178,8 @@ class Intake:
         self._table = np.zeros((0, kernels.COLUMNS), np.int64)
         self._shapes = np.zeros(ids.SHAPES, ids.SHAPE)
         self._single = True
+        self._full_bytes = self._size - scratch
+        self._share = 1
         self._raw = options.raw or RawOptions(listener=-1)
         room = scratch - records.HEAD_BOUND if options.raw is not None else 0
         self._records = np.empty(room, np.uint8)
@@ -188,6 +198,9 @@ class Intake:
         self._owners = np.array(owners, np.int32)
         # Then no message is discarded: if the only worker with shards lags, reading pauses (``Flow.paused``).
         self._single = max(owners, default=0) <= 0
+        # What a socket is read into has room for a whole read.
+        self._full_bytes = self._size - len(self._scratch) if self._single else self._options.batch_bytes
+        self._share = 1 if self._single else min(self._options.workers, _MOST_SHARES)
         table = np.zeros((len(self._stagings), kernels.COLUMNS), np.int64)
         table[: len(self._table)] = self._table
         self._table = table
@@ -281,7 +294,7 @@ class Intake:
 
     def _cut_full(self, mono_ns: int) -> None:
         for worker, staging in enumerate(self._stagings):
-            if staging.used >= self._options.batch_bytes:
+            if staging.used >= self._full_bytes:
                 self.cut(worker, mono_ns)
 
     def _is_handshake(self, connection: Connection, data: memoryview) -> bool:
@@ -460,21 +473,22 @@ class Intake:
         if not self._single:
             # Else nobody reads the table.
             self._point(worker, moved=self._stagings[worker].buffer is not before)
-        if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < len(self._scratch):
+        if not self._flow.streams[worker].put(batch, mono_ns) and batch.nbytes < self._size // _MOSTLY_EMPTY:
             # It waits: not in a buffer that is mostly empty.
             self.pool.give(batch.buffer)
             batch.payload, batch.buffer, batch.at = bytes(batch.payload), None, -1
 
     def cut_due(self, mono_ns: int, more_comes: bool) -> None:
-        """Cuts where nothing more is about to come and the worker has little to do, where it has nothing to do and the batch is large enough to
-        begin with, or where a batch has waited for long enough."""
+        """Cuts where nothing more is about to come and the worker has little to do, where it has nothing to do and the batch is large
+        enough to begin with, or where a batch has waited for long enough."""
         for worker, staging in enumerate(self._stagings):
             if staging.used == 0:
                 continue
             stream = self._flow.streams[worker]
             busy = more_comes or stream.inflight >= _BUSY_BATCHES or stream.waiting_bytes > 0
-            delay = self._options.batch_delay_ns * (_PATIENCE if stream.waiting_bytes > 0 else 1)
-            enough = staging.used >= _ENOUGH_FOR_IDLE and stream.inflight == 0
+            share = self._share if more_comes else 1
+            delay = self._options.batch_delay_ns * (_PATIENCE if stream.waiting_bytes > 0 else share)
+            enough = staging.used >= _ENOUGH_FOR_IDLE * share and stream.inflight == 0
             if not busy or enough or mono_ns - staging.opened_ns >= delay:
                 self.cut(worker, mono_ns)
 

@@ -6,6 +6,8 @@ from aggregator.front.secure import FrontTLS
 
 MIB = 1 << 20
 SECOND_NS = 1_000_000_000
+_FEW_WORKERS = 4
+"""More of them need more memory for batches."""
 
 
 class RawOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +38,11 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     parent_pid: int
     """The supervisor: the front ends with it."""
     log_level: str = "info"
+    workers: int = 1
+    """Worker processes of the instance."""
 
     credit_bytes: int = 16 * MIB
-    """Bytes that a worker may hold without having acked them."""
+    """Bytes that workers may hold without having acked them; several share it (``credit_of_worker``)."""
     waiting_bytes: int = 64 * MIB
     """Bytes of all workers together that may wait for credit or for a dead worker's successor."""
     stall_ns: int = 2 * SECOND_NS
@@ -50,7 +54,8 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     batch_delay_ns: int = 5_000_000
     """A smaller batch is sent after this time at the latest, at once while the worker has little to do."""
     shared_bytes: int = 32 * MIB
-    """Memory for batches that workers read in place, committed as it is needed; what does not fit is sent. 0: everything is."""
+    """Memory for batches that up to four workers read in place (``shared_of_workers``), committed as it is needed; what does not fit is
+    sent. 0: everything is."""
     read_bytes: int = MIB
     """At most this much is read from one connection before the next one has its turn; with TLS at least a record (16 KiB)."""
     read_interval_ns: int = 5_000_000
@@ -85,3 +90,13 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A producer that was cut off before it had all acks has sent again what it will send again after this time."""
     drain_timeout_ns: int = 10 * SECOND_NS
     """Bound for a drain that SIGTERM asked for."""
+
+    @property
+    def credit_of_worker(self) -> int:
+        """Its part of the credit, two batches at least: one to work at, and the next one."""
+        return min(max(self.credit_bytes // self.workers, 2 * self.batch_bytes), self.credit_bytes)
+
+    @property
+    def shared_of_workers(self) -> int:
+        """Memory for what they may hold, for the batches that are being filled, one for each of them, and for some that wait."""
+        return self.shared_bytes * max(self.workers, _FEW_WORKERS) // _FEW_WORKERS

@@ -136,7 +136,7 @@ class Front:
         self._supervisor = links.SupervisorLink(self._context, options.run_dir, options.epoch)
         self._figures = Figures()
         self._cpu = process.CpuShare()
-        self._flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns, secrets.randbits(62))
+        self._flow = Flow(options.credit_of_worker, options.waiting_bytes, options.stall_ns, secrets.randbits(62))
         self._clients = Clients(options, self._figures)
         self._intake = Intake(options, self._flow, self._clients, self._figures, self.stamp)
         self._links: dict[int, links.WorkerLink] = {}

@@ -9,7 +9,9 @@ from aggregator.front.secure import FrontTLS
 __all__ = ["front_options"]
 
 
-def front_options(config: ServiceConfig, *, run_dir: str, epoch: int, parent_pid: int, listener: int) -> FrontOptions:
+def front_options(
+    config: ServiceConfig, *, run_dir: str, epoch: int, parent_pid: int, listener: int, workers: int
+) -> FrontOptions:
     """``listener``: descriptor of the socket for the first one of ``listen_addresses``; those of the others follow."""
     m3msg, raw = config.server, None
     if (rawtcp := config.rawtcp) is not None:
@@ -21,8 +23,9 @@ def front_options(config: ServiceConfig, *, run_dir: str, epoch: int, parent_pid
             keep_alive_period_ns=int(rawtcp.keep_alive_period),
         )
     options = FrontOptions(
-        listener=-1, raw=raw, run_dir=run_dir, epoch=epoch, parent_pid=parent_pid, log_level=config.logging.level
-    )
+        listener=-1, raw=raw, run_dir=run_dir, epoch=epoch, parent_pid=parent_pid, log_level=config.logging.level,
+        workers=workers,
+    )  # fmt: skip
     if m3msg is None:
         return options
     return msgspec.structs.replace(

@@ -206,8 +206,9 @@ class Serving:
 
     def _front_options(self, epoch: int) -> FrontOptions:
         return front_options(
-            self.config, run_dir=str(self._run_dir), epoch=epoch, parent_pid=os.getpid(), listener=FIRST_FILE
-        )
+            self.config, run_dir=str(self._run_dir), epoch=epoch, parent_pid=os.getpid(), listener=FIRST_FILE,
+            workers=len(self.fleet.workers),
+        )  # fmt: skip
 
     def _worker_options(self, worker: int, epoch: int, front_epoch: int) -> WorkerOptions:
         placement = self.view.placement

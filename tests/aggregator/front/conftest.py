@@ -243,9 +243,8 @@ class Rig:
             listeners.append(socket.create_server(("127.0.0.1", 0), backlog=1024))
             self.raw_address = "{}:{}".format(*listeners[1].getsockname())
             options["raw"] = RawOptions(listener=listeners[1].fileno(), **raw)
-        described = FrontOptions(
-            listener=listener.fileno(), run_dir=self.run_dir, epoch=1, parent_pid=os.getpid(), **options
-        )
+        options |= {"run_dir": self.run_dir, "epoch": 1, "parent_pid": os.getpid(), "workers": workers}
+        described = FrontOptions(listener=listener.fileno(), **options)
         path = Path(self.run_dir) / "front.json"
         path.write_bytes(msgspec.json.encode(described))
         command = [sys.executable, "-m", "aggregator.front", "--options", str(path)]

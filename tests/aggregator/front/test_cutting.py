@@ -5,6 +5,7 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
+import mmh3
 import pytest
 from tests.aggregator.front.conftest import frame
 
@@ -17,6 +18,7 @@ from aggregator.front.options import FrontOptions
 DELAY = 5_000_000
 LARGE, SMALL = 300_000, 3_000
 NOW = 10**18
+METRIC = b"m" * 100
 
 
 class Taking:
@@ -34,18 +36,22 @@ class Taking:
 
 
 class Rig:
-    """An intake with one worker, which has been told its shards, and one connection. ``at``: the time (monotonic)."""
+    """An intake and one connection, whose messages go to the first of so many workers, which has been told its shards.
 
-    def __init__(self) -> None:
+    ``at``: the time (monotonic).
+    """
+
+    def __init__(self, workers: int) -> None:
         options = FrontOptions(
-            listener=-1, run_dir="", epoch=1, parent_pid=0, shared_bytes=0, batch_delay_ns=DELAY, credit_bytes=1 << 30
-        )
+            listener=-1, run_dir="", epoch=1, parent_pid=0, shared_bytes=0, batch_delay_ns=DELAY, credit_bytes=1 << 30, workers=workers
+        )  # fmt: skip
         flow = Flow(options.credit_bytes, options.waiting_bytes, options.stall_ns)
         self.stream, self._link = flow.stream(0), Taking()
         self.stream.attach(self._link, 1)
         assert self.stream.order(ipc.Shards(1, 1, []), 1, 0, 0)
         self._intake = Intake(options, flow, SimpleNamespace(), Figures(), lambda: NOW)  # type: ignore[arg-type]
-        self._intake.route([0], 0)
+        mine = mmh3.hash(METRIC, 0, signed=False) % workers
+        self._intake.route([(shard - mine) % workers for shard in range(workers)], 0)
         self._numbers = itertools.count(1)
         self._far, near = socket.socketpair()
         near.setblocking(False)
@@ -58,7 +64,7 @@ class Rig:
         """Stages as many whole frames as have so many bytes."""
         left = nbytes
         while left > 0:
-            data = b"".join(frame(b"m" * 100, next(self._numbers)) for _ in range(20))
+            data = b"".join(frame(METRIC, next(self._numbers)) for _ in range(20))
             self._far.sendall(data)
             assert self._intake.read(self._connection, NOW, at) == len(data)
             left -= len(data)
@@ -75,8 +81,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Any:
-    made = Rig()
+def rig(request: pytest.FixtureRequest) -> Any:
+    made = Rig(getattr(request, "param", 1))
     yield made
     made.close()
 
@@ -108,3 +114,20 @@ def test_behind_another_batch_a_large_one_waits_for_more(rig: Rig) -> None:
     for header in range(2):
         assert rig.stream.acked(header, DELAY + 5) is not None
     assert rig.cut_due(DELAY + 6, more_comes=True) == 1
+
+
+@pytest.mark.parametrize(("rig", "times"), [(1, 1), (2, 2), (4, 4), (8, 4)], indirect=["rig"])
+def test_while_much_comes_each_of_several_workers_is_given_more_time(rig: Rig, times: int) -> None:
+    rig.read(SMALL, 0)
+    assert rig.cut_due(times * DELAY - 1, more_comes=True) == 0
+    assert rig.cut_due(times * DELAY, more_comes=True) == 1
+    rig.read(LARGE, times * DELAY)
+    assert rig.stream.acked(0, times * DELAY) is not None
+    # It has nothing to do, and what is large enough to begin with is a part of all that comes, too.
+    assert rig.cut_due(times * DELAY + 1, more_comes=True) == (times == 1)
+
+
+@pytest.mark.parametrize("rig", [8], indirect=True)
+def test_with_several_workers_what_is_all_that_comes_goes_at_once(rig: Rig) -> None:
+    rig.read(SMALL, 0)
+    assert rig.cut_due(1, more_comes=False) == 1

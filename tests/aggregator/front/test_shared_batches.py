@@ -1,6 +1,9 @@
 """Batches that workers read where the front has read them."""
 
+import threading
 from typing import Any
+
+from tests.aggregator.front.conftest import SHARDS
 
 from aggregator import ipc
 
@@ -73,6 +76,21 @@ def test_what_does_not_fit_into_memory_is_sent_in_its_place(rig: Any) -> None:
     client.send(more)
     headers, payload = receive(worker, len(more))
     assert payload == more
+
+
+def test_with_all_shards_at_one_of_several_workers_reads_fit_into_the_smaller_buffers(rig: Any) -> None:
+    rig.start(2, credit_bytes=64 << 20)
+    rig.say(ipc.Route(SHARDS, [0] * SHARDS))
+    worker = rig.up(0, 1, by_hand=True)
+    client = rig.connect()
+    large = frames(rig, 0, 80 * LARGE)
+    sender = threading.Thread(target=client.send, args=(large,))
+    sender.start()
+    headers, payload = receive(worker, len(large))
+    sender.join()
+    assert payload == large
+    assert any(header.at >= 0 for header in headers)
+    assert max(sum(header.sizes) for header in headers) <= 2 << 20
 
 
 def test_without_memory_everything_is_sent(rig: Any) -> None:
