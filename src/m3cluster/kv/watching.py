@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.rules import UNKNOWN
 from m3cluster.kv.store import KVError, Value
+from m3x.beats import beat
 
 __all__ = ["Feed", "LatestWatch", "until_deleted"]
 
@@ -75,7 +76,8 @@ class Feed:
 
     def __init__(self, poll: Poll, period_s: float, contact: Contact) -> None:
         self._poll = poll
-        self._period_s = period_s
+        self.period_s = period_s
+        """How long after a look the next one is at the latest, on a beat; whoever polls may change it."""
         self.contact = contact
         """Told here of failures; whoever polls tells it of answers."""
         self._watches: dict[str, set[LatestWatch]] = {}
@@ -111,11 +113,10 @@ class Feed:
     async def run(self) -> None:
         """The loop; runs until cancelled. A store that does not answer is asked again, watches keep their last value."""
         while True:
-            try:
-                async with asyncio.timeout(self._period_s if self._watches else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            if self._watches:
+                await beat(self._wake, self.period_s)
+            else:
+                await self._wake.wait()
             self._wake.clear()
             if not self._watches:
                 continue
@@ -123,7 +124,7 @@ class Feed:
                 news, self._token = await self._poll(dict(self._known), self._token)
             except KVError as error:
                 self.contact.failed(str(error))
-                await asyncio.sleep(self._period_s)
+                await asyncio.sleep(self.period_s)
                 self._wake.set()
                 continue
             for key, value in news.items():

@@ -2,8 +2,8 @@
 
 * Every write is one transaction, synced to the disk: kill -9 of any process, or of all, loses nothing that was answered.
 * SQLite runs on one worker thread per client, so the event loop never waits for the disk or for another process's lock.
-* Other processes' writes are noticed by ``PRAGMA data_version``, asked ten times a second while anything is watched, but for the times
-  at which the log of writes (WAL) is as it was.
+* Who has written wakes the others (``bell``), which then ask ``PRAGMA data_version``. Once a second they ask without that, but for the
+  times at which the log of writes (WAL) is as it was: a writer may be killed before it rings. Where nobody can be woken it is ten times.
 * A process that is stopped in the middle of a write (SIGSTOP within that millisecond) holds the lock: other clients' calls then raise
   ``KVError`` after ``BUSY_S``, and leases run out rather than being held by two.
 """
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from m3cluster.kv.rules import Tables
+from m3cluster.kv.sqlite.bell import Bell
 from m3cluster.kv.sqlite.store import SQLiteStore
 from m3cluster.kv.store import KVError
 from m3x.clock import boot_ns
@@ -47,7 +48,8 @@ async def open_embedded(path: str | Path) -> SQLiteStore:
         executor.shutdown(wait=False)
         raise
     wal = f"{file}-wal"
-    return SQLiteStore(tables, executor, _clients.setdefault(str(file), set()), str(file), lambda: _stamp(wal))
+    peers = _clients.setdefault(str(file), set())
+    return SQLiteStore(tables, executor, peers, str(file), lambda: _stamp(wal), Bell(file))
 
 
 def _stamp(wal: str) -> tuple[int, ...] | None:

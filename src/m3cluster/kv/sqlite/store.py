@@ -10,6 +10,7 @@ from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import SECOND_NS, KeptLease
 from m3cluster.kv.leased import LeasedStore
 from m3cluster.kv.rules import UNKNOWN, Tables
+from m3cluster.kv.sqlite.bell import Bell
 from m3cluster.kv.store import KVError, Lease, Value
 from m3cluster.kv.watching import Feed
 from m3x.clock import boot_ns
@@ -19,6 +20,8 @@ __all__ = ["SQLiteLease", "SQLiteStore"]
 T = TypeVar("T")
 
 _POLL_S = 0.1
+_LOOK_S = 1.0
+"""The same where others wake us."""
 _READ_NS = SECOND_NS
 """A file that nobody seems to have written is read all the same, this often."""
 
@@ -29,8 +32,9 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
     """One client of one database (``Store``). Create it inside a running loop; use it on that loop only.
 
     ``executor`` is the thread that owns ``tables`` (None: the caller's own, for a database in memory). ``peers`` are the clients of the
-    same database in this process; they learn of a write at once, other processes within the polling period. ``stamp`` is something that
-    another one cannot write without changing, cheaper to look at than the database; None: not known at this moment.
+    same database in this process; they learn of a write at once. ``stamp`` is something that another process cannot write without
+    changing, cheaper to look at than the database; None: not known at this moment. ``bell`` wakes other processes, which learn of a write
+    within the polling period without one.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         peers: "set[SQLiteStore]",
         name: str,
         stamp: Callable[[], Stamp | None] = lambda: None,
+        bell: Bell | None = None,
     ) -> None:
         self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"))
         super().__init__(name, self._feed, self._feed.contact)
@@ -50,9 +55,14 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         self._seen: Stamp | None = None
         self._read_ns = 0
         """No later than this the database is read again, whatever ``stamp`` says."""
+        self._bell = bell
+        self._written = False
+        """Somebody has written since it was read."""
         self._loop = asyncio.get_running_loop()
         self._tasks.start(self._feed.run(), "watches")
         peers.add(self)
+        if bell is not None:
+            bell.listen(self._heard)
 
     async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
         self._check_open()
@@ -64,27 +74,50 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
             raise KVError(f"{self._name}: {error}{_advice(error)}") from error
 
     async def _write(self, operation: Callable[..., T], *arguments: Any) -> T:
-        result = await self._run(operation, *arguments)
+        def write() -> T:
+            result = operation(*arguments)
+            if self._bell is not None:
+                self._bell.ring()
+            return result
+
+        written = await self._run(write)
         for peer in list(self._peers):
             peer.wake()
-        return result
+        return written
+
+    @property
+    def _woken(self) -> bool:
+        """Whether whoever writes wakes us."""
+        return self._bell is not None and self._bell.hears
 
     def wake(self) -> None:
         """Something may have changed; called from any thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._feed.wake)
+        if not (self._woken or self._loop.is_closed()):
+            self._loop.call_soon_threadsafe(self._heard)
+
+    def _heard(self) -> None:
+        self._written = True
+        self._feed.wake()
 
     async def _poll(
         self, known: dict[str, int], token: tuple[int, int]
     ) -> tuple[dict[str, Value | None], tuple[int, int]]:
         stamp = self._stamp()
-        unwritten = stamp is not None and stamp == self._seen and UNKNOWN not in known.values()
+        unwritten = stamp is not None and stamp == self._seen and UNKNOWN not in known.values() and not self._written
         if unwritten and boot_ns() < self._read_ns:
+            self._pace()
             return {}, token
+        self._written = False
         news = await self._run(self._tables.changes, known, token)
         self._seen, self._read_ns = stamp, min(boot_ns() + _READ_NS, self._tables.next_end_ns)
         self._feed.contact.answered()
+        self._pace()
         return news
+
+    def _pace(self) -> None:
+        """Looks often where nobody wakes us, as when the next lease ends; whoever keeps one alive does not ring either."""
+        ends_soon = self._tables.next_end_ns - boot_ns() < _LOOK_S * SECOND_NS
+        self._feed.period_s = _LOOK_S if self._woken and not ends_soon else _POLL_S
 
     async def get(self, key: str) -> Value:
         return await self._run(self._tables.get, key)
@@ -129,6 +162,8 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
 
     async def _disconnect(self) -> None:
         self._peers.discard(self)
+        if self._bell is not None:
+            self._bell.close()
         if self._executor is not None:
             await self._loop.run_in_executor(self._executor, self._tables.close)
             self._executor.shutdown(wait=False)

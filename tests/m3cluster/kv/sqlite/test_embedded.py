@@ -13,6 +13,7 @@ import pytest
 
 from m3cluster.kv import Embedded, KVError, open_store
 from m3cluster.kv.rules import Tables
+from m3cluster.kv.sqlite.bell import Bell
 from m3x.clock import boot_ns
 from m3x.process import boot_id
 
@@ -85,21 +86,44 @@ async def test_a_file_that_nobody_writes_is_not_read_and_every_write_is_seen(pat
     monkeypatch.setattr("m3cluster.kv.sqlite.store._READ_NS", 1 << 62)
     store = await open_store(Embedded(path))
     watch = store.watch("a")
-    # Another process has a connection of its own, and does not tell us.
+    # Another process has a connection of its own.
     connection = sqlite3.connect(path, isolation_level=None)
-    other = Tables(connection, "another", time.monotonic_ns)
+    other, bell = Tables(connection, "another", time.monotonic_ns), Bell(path)
     for number in range(40):
         # At whatever distance from the write and the look before it.
         await asyncio.sleep(0.007 * (number % 23))
         other.set("a", b"%d" % number)
+        # One that is killed in between tells nobody.
+        if number % 10:
+            bell.ring()
         async with asyncio.timeout(LONG_S):
             assert (await anext(watch)).data == b"%d" % number
     await asyncio.sleep(0.5)
     before = reads
     await asyncio.sleep(1)
     assert reads == before
+    bell.close()
     connection.close()
     await store.close()
+
+
+async def test_without_a_bell_every_write_is_seen(path, monkeypatch):
+    monkeypatch.setattr("m3cluster.kv.sqlite.bell._watched", lambda file: -1)
+    writer, reader = await open_store(Embedded(path)), await open_store(Embedded(path))
+    connection = sqlite3.connect(path, isolation_level=None)
+    other = Tables(connection, "another", time.monotonic_ns)
+    watch = reader.watch("a")
+    for number in range(20):
+        await asyncio.sleep(0.007 * number)
+        if number % 2:
+            other.set("a", b"%d" % number)
+        else:
+            await writer.set("a", b"%d" % number)
+        async with asyncio.timeout(LONG_S):
+            assert (await anext(watch)).data == b"%d" % number
+    connection.close()
+    await reader.close()
+    await writer.close()
 
 
 async def test_a_lease_that_ends_is_noticed_though_nobody_writes(path, monkeypatch):
