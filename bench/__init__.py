@@ -7,6 +7,6 @@ Each command has a module: ``ingest`` (and ``steady``; ``journal_turns`` for ``-
 ``storage_bench``, ``prom_remote``, ``m3db_wire``, ``m3tsz_bench``, ``outage`` (and ``outage_store``, its stores). What they stand on:
 ``messages`` (encoded once), ``acks`` (what takes their acks), ``load`` (a load generator that stays cheaper than what it measures),
 ``loading`` (that one, and what it costs), ``sink`` (a consumer that acks and adds up), ``http_drain`` (an endpoint that counts),
-``m3db_nodes`` (nodes that take everything), ``instance`` (a real aggregator of ``lab``, and a pair). Speed is reported here and never
-asserted in tests.
+``m3db_nodes`` (nodes that take everything), ``instance`` (a real aggregator of ``lab``, and a pair), ``rivals`` (ours
+and those of others in clusters alike). Speed is reported here and never asserted in tests.
 """
