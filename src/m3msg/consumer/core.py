@@ -120,7 +120,7 @@ class ConsumerCore:
 
     def ack(self, batch: ReceivedBatch, mask: NDArray[np.bool_] | None = None) -> None:
         """Prepares acks of a batch's messages, all or those with ``mask[i]``."""
-        rows = batch.rows if mask is None else batch.rows[mask]
+        rows = batch.rows if mask is None or mask.all() else batch.rows[mask]
         n = len(rows)
         if n:
             out = np.empty(ack_size_bound(n, self._max_ack_frame), np.uint8)
