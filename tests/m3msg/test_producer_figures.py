@@ -70,6 +70,8 @@ class Three:
         one = Instance("i0", endpoint=endpoint, shards=tuple(shards))
         placement = Placement((one,), is_sharded=True, num_shards=SHARDS, replica_factor=1)
         await self.cluster.store.set(placement_key("env", "svc"), encode_placement(placement))
+        # What is produced before has nowhere to go.
+        await asyncio.gather(*(until(lambda p=p: p.core.links(), 60) for p in self.producers))
 
     def produce(self, n: int = 8, size: int = 100, first_shard: int = 0) -> None:
         for producer in self.producers:
@@ -105,7 +107,6 @@ async def test_a_consumer_that_is_not_there() -> None:
     listener.close()
     async with Three(Cluster(), ttl_s=3, max_buffer_size=8000, max_message_size=1000) as three:
         await three.place(endpoint)
-        await asyncio.gather(*(until(lambda p=p: p.core.links(), 60) for p in three.producers))
         three.produce()
         await three.moved(
             *each("queue_size byte_buffered message_buffered", HANDLER, COORDINATOR),
@@ -131,7 +132,6 @@ async def test_messages_that_can_go_nowhere() -> None:
     with listener:
         async with Three(Cluster(), max_buffer_size=100_000, max_message_size=1000) as three:
             await three.place(endpoint, Shard(0, ShardState.INITIALIZING, cutover_ns=2**62))
-            await asyncio.gather(*(until(lambda p=p: p.core.links(), 60) for p in three.producers))
             three.produce()
             three.produce(size=2000)
             three.produce(first_shard=SHARDS)
@@ -189,7 +189,6 @@ async def test_consumers_that_answer() -> None:
     recorder = await cluster.recorder()
     async with Three(cluster, max_buffer_size=100_000, max_message_size=1000) as three:
         await three.place(recorder.endpoint)
-        await asyncio.gather(*(until(lambda p=p: p.core.links(), 60) for p in three.producers))
         recorder.acks = False
         three.produce()
         await three.moved(*each("message_retry write_success", HANDLER))
