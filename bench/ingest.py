@@ -106,7 +106,7 @@ def main(values: list[str]) -> int:
                 print(f"the load generator failed: {errors}", file=sys.stderr)
                 return 1
             result = json.loads(line)
-            flushed = wait_for_output(sink, resolution_s)
+            flushed = _wait_for_output(sink, resolution_s)
             end, memory_end = aggregator.cpu(), aggregator.memory_mib()
     finally:
         sink.close()
@@ -123,7 +123,7 @@ def _both(options: argparse.Namespace, sink: SinkProcess) -> int:
     return journal_turns.run(options, sink.address, frames)
 
 
-def wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
+def _wait_for_output(sink: SinkProcess, resolution_s: int) -> dict[str, Any]:
     """Until nothing has come out for longer than two windows and the past buffer."""
     quiet = 2 * resolution_s + 8
     started = time.time()

@@ -52,6 +52,8 @@ def main(values: list[str]) -> int:
     if min(options.rate, options.write, options.series, options.seconds, options.workers) <= 0:
         parser.error("--rate, --write, --series, --seconds and --workers must be above 0")
     named = named_rivals(parser, options.against)
+    if options.against and options.kv != "etcd":
+        parser.error("--against: rivals need --kv etcd")
     folder = Path(tempfile.mkdtemp(prefix="bench-low-rate-"))
     found: dict[str, dict[str, Any]] = {}
     try:

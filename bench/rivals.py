@@ -190,19 +190,16 @@ def started(
         _Rival(one, command, folder, store, common) if command else _Ours(one, folder, store, ours, workers)
         for one in names
     ]
-    if store.server is not None:
-        store.server.start()
-    try:
+    with contextlib.ExitStack() as ends:
+        if store.server is not None:
+            store.server.start()
+            ends.callback(store.server.kill)
         placed = [member(one.name, one.address, f"group{number}") for number, one in enumerate(made)]
         store.do(lambda kv_store: write_cluster(kv_store, placed, output, _SHARDS))
         for one in made:
+            ends.callback(one.stop)
             one.start()
         for one in made:
             wait_until(f"{one.name} answers", one.state, _START_S)
         wait_until(f"{name} leads", lambda: any(one.leads() for one in made), _START_S)
         yield made
-    finally:
-        for one in made:
-            one.stop()
-        if store.server is not None:
-            store.server.kill()

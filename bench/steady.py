@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,17 @@ from typing import Any
 from lab.errors import LabError
 from lab.processes import module_command
 
-from bench.ingest import SinkProcess, wait_for_output
+from bench.ingest import SinkProcess
 from bench.loading import machine_ms
 from bench.messages import KINDS, TIMER_VALUES
 from bench.rivals import OURS, Instance, against_option, named_rivals, started
+from m3x.config import Duration
 
 __all__ = ["main"]
 
 _LOOK_S = 0.5
+_SPARE_S = 8.0
+"""A window may be out later than it is due, where flushes are spread over time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +107,25 @@ def _load(one: Instance, options: argparse.Namespace) -> tuple[dict[str, Any], f
     return json.loads(line), before, after, most
 
 
+def _until_quiet(sink: SinkProcess, one: Instance, quiet_s: float) -> tuple[dict[str, Any], float]:
+    """What has come out when nothing has for so long, and CPU seconds until the last of it."""
+    began = time.time()
+    found, cpu = sink.summary(), sum(one.cpu().values())
+    while time.time() - max(found["last_at"], began) < quiet_s:
+        time.sleep(_LOOK_S)
+        if (now := sink.summary())["messages"] != found["messages"]:
+            found, cpu = now, sum(one.cpu().values())
+    return found, cpu
+
+
 def _turn(name: str, command: str, folder: Path, options: argparse.Namespace) -> _Found:
-    overlay = {"aggregator": {"bufferDurationForPastTimedMetric": options.past}}
+    overlay = {"aggregator": {"bufferDurationForPastTimedMetric": str(options.past)}}
     own = {"instance": {"journal": options.journal == "on"}}
     sink = SinkProcess()
     try:
         with started(name, command, folder, sink.address, overlay=overlay, own=own, workers=options.workers) as (one,):
             result, before, loaded, peak = _load(one, options)
-            flushed = wait_for_output(sink, options.resolution)
-            end = sum(one.cpu().values())
+            flushed, end = _until_quiet(sink, one, 2 * options.resolution + options.past.seconds + _SPARE_S)
     finally:
         sink.close()
     if result["failed"]:
@@ -132,7 +146,7 @@ def main(values: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--resolution", type=int, default=10, help="of windows, in seconds")
     parser.add_argument("--rate", type=float, default=0.0, help="messages a second; default: one per series and window")
-    parser.add_argument("--past", default="10s", help="how late samples may be")
+    parser.add_argument("--past", type=Duration.parse, default=Duration.parse("10s"), help="how late samples may be")
     parser.add_argument("--workers", type=int, default=1, help="of ours")
     parser.add_argument("--journal", choices=("on", "off"), default="on", help="of ours")
     options = parser.parse_args(values)

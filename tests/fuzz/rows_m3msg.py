@@ -8,7 +8,7 @@ from tests.aggregator.front.test_kernels import LIMIT, SHARDS, owner, reference
 from tests.aggregator.front.test_records import plain_records, plain_size, record, values_of
 from tests.fuzz.cliff import laid, room, rows
 from tests.fuzz.parser import Parser
-from tests.fuzz.rows_metrics import METRICS, SHAPED
+from tests.fuzz.rows_metrics import METRICS, shaped_messages
 
 from aggregator.front import ids, records
 from aggregator.front import kernels as front
@@ -134,7 +134,7 @@ def _pieces_consumer(data: bytes) -> Any:
 
 
 def _front_frames() -> list[bytes]:
-    return [*_frames(), *SHAPED(), b"".join(SHAPED())]
+    return [*_frames(), *shaped_messages(), b"".join(shaped_messages())]
 
 
 def _route(data: bytes, shapes: Any) -> tuple[Any, list[bytes]]:
@@ -151,11 +151,11 @@ def _route(data: bytes, shapes: Any) -> tuple[Any, list[bytes]]:
 
 @cache
 def _shapes() -> Any:
-    """What was learnt of ``SHAPED``."""
+    """What was learnt of ``shaped_messages``."""
     table = np.zeros(ids.SHAPES, ids.SHAPE)
-    for data in SHAPED():
+    for data in shaped_messages():
         _route(data, table)
-    assert np.count_nonzero(table["word"]) == len(SHAPED())
+    assert np.count_nonzero(table["word"]) == len(shaped_messages())
     return table
 
 

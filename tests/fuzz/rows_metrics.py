@@ -37,7 +37,7 @@ from m3msg.kernels import scan_frames
 from m3msg.rows import FRAME_ROW, MAX_FRAME
 from m3x.protobuf import unmarshal, varint
 
-__all__ = ["METRICS", "PARSERS", "SHAPED", "TAGS"]
+__all__ = ["METRICS", "PARSERS", "TAGS", "shaped_messages"]
 
 _POLICY = StoragePolicy.parse("10s:2d")
 _OPS = (TransformationOp(TransformationType.PER_SECOND), RollupOp(id=b"rolled", aggregation_id=5))
@@ -250,7 +250,7 @@ def _read_engine(data: bytes) -> Any:
 
 
 @cache
-def SHAPED() -> list[bytes]:
+def shaped_messages() -> list[bytes]:
     """Frames of metrics that have a shape."""
     long = b"series" * 12
     timed: dict[str, Any] = {"metric_type": MetricType.GAUGE, "id": long, "time_ns": NOW, "value": 1.5}
@@ -266,12 +266,12 @@ def SHAPED() -> list[bytes]:
 
 @cache
 def _shapes() -> Any:
-    """What was learnt of ``SHAPED``."""
+    """What was learnt of ``shaped_messages``."""
     table = np.zeros(SHAPES, SHAPE)
-    for data in SHAPED():
+    for data in shaped_messages():
         buf = np.frombuffer(data, np.uint8).copy()
         learn(buf, table, *_by_parsers(buf), 0)
-    assert np.count_nonzero(table["word"]) == len(SHAPED())
+    assert np.count_nonzero(table["word"]) == len(shaped_messages())
     return table
 
 
@@ -336,5 +336,5 @@ PARSERS = (
     Parser("tags", TAGS, _read_tags, (), _plain_tags, kernel=True),
     Parser("tags-plain", TAGS, _tags_again, (IdError,)),
     Parser("engine", METRICS, _read_engine, (), kernel=True),
-    Parser("shapes", SHAPED, _read_shaped, (ValueError,), _plain_shaped, kernel=True),
+    Parser("shapes", shaped_messages, _read_shaped, (ValueError,), _plain_shaped, kernel=True),
 )

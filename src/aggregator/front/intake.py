@@ -22,7 +22,7 @@ from aggregator.front import figures as names
 from aggregator.front import ids, kernels, records
 from aggregator.front.clients import Clients, Connection, LongFrame
 from aggregator.front.figures import Figures
-from aggregator.front.flow import Batch, Flow
+from aggregator.front.flow import Batch, Flow, WorkerStream
 from aggregator.front.options import SECOND_NS, FrontOptions, RawOptions
 from m3x import log
 from m3x.shared_memory import SharedMemory
@@ -45,7 +45,7 @@ many times as long."""
 _PATIENCE = 20
 """Batches that would only join a queue are given this many times the usual delay to grow."""
 _MOSTLY_EMPTY = 3
-"""A batch of less than this part of its buffer is copied out of it to wait."""
+"""A batch of less than a third of its buffer is copied out of it to wait."""
 _PAGE = 4096
 _LONGEST_FRAME = (1 << 32) - 1
 _ID_BITS = 40
@@ -170,6 +170,7 @@ class Intake:
         # With several workers a staging buffer needs no room for a whole read behind a batch.
         size = max(options.batch_bytes, scratch) if options.workers > 1 else options.batch_bytes + scratch
         self._size = -(-size // _PAGE) * _PAGE
+        """Of a staging buffer, in bytes."""
         self.pool = BufferPool(self._size, _shared_memory(options))
         self._scratch = np.empty(scratch, np.uint8)
         self._scratch_view = self._scratch.data
@@ -179,7 +180,9 @@ class Intake:
         self._shapes = np.zeros(ids.SHAPES, ids.SHAPE)
         self._single = True
         self._full_bytes = self._size - scratch
+        """A batch that has so much is cut; only a single worker's has to leave room for a whole read."""
         self._share = 1
+        """By how much the part of a worker is smaller than what is read."""
         self._raw = options.raw or RawOptions(listener=-1)
         room = scratch - records.HEAD_BOUND if options.raw is not None else 0
         self._records = np.empty(room, np.uint8)
@@ -488,9 +491,13 @@ class Intake:
             busy = more_comes or stream.inflight >= _BUSY_BATCHES or stream.waiting_bytes > 0
             share = self._share if more_comes else 1
             delay = self._options.batch_delay_ns * (_PATIENCE if stream.waiting_bytes > 0 else share)
-            enough = staging.used >= _ENOUGH_FOR_IDLE * share and stream.inflight == 0
-            if not busy or enough or mono_ns - staging.opened_ns >= delay:
+            if not busy or self._feeds_idle(staging, stream, share) or mono_ns - staging.opened_ns >= delay:
                 self.cut(worker, mono_ns)
+
+    def _feeds_idle(self, staging: Staging, stream: WorkerStream, share: int) -> bool:
+        """Whether a worker that is there has nothing to do, and this is enough to begin with."""
+        idle = stream.attached and stream.inflight == 0 and stream.waiting_bytes == 0
+        return idle and staging.used >= _ENOUGH_FOR_IDLE * share
 
     def staged(self) -> bool:
         """Whether anything is staged."""

@@ -360,14 +360,15 @@ class Journal:
         """Whether replaying what was written since the last snapshot takes so long that the next one pays.
 
         ``saved_bytes``: ``Engine.saved_bytes`` now. Windows that the flush times cover are gone, and the next snapshot is smaller by them.
-        It is larger by what has come: samples of timers above all, which are as many bytes there, and gone when their windows are.
+        It is larger by what has come: samples of timers above all, which are as many bytes there, and gone when their windows are. That
+        counts up to the size of the last one, or ``snapshot_bytes``, so that replaying ends in time where windows are long.
         """
         since = self.log.size_from(self._covered) + _BATCH_BYTES * self._batches
         size = self._snapshot_bytes
         if saved_bytes < self._snapshot_of:
             size = size * saved_bytes // self._snapshot_of
         elif self._snapshot_of:
-            size += saved_bytes - self._snapshot_of
+            size += min(saved_bytes - self._snapshot_of, max(size, self._options.snapshot_bytes))
         return since > max(self._options.snapshot_bytes, SNAPSHOT_FACTOR * size)
 
     def begin_snapshot(self, now_ns: int, saved_bytes: int) -> Head:

@@ -1,6 +1,7 @@
 """Watches: each holds the newest value of one key until its reader takes it."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from m3cluster.kv.contact import Contact
@@ -74,10 +75,12 @@ Poll = Callable[[dict[str, int], Token], Awaitable[tuple[dict[str, Value | None]
 class Feed:
     """Feeds all watches of one store from one polling loop, which also runs at once when it is woken."""
 
-    def __init__(self, poll: Poll, period_s: float, contact: Contact) -> None:
+    def __init__(self, poll: Poll, period_s: float, contact: Contact, *, on_beats: bool = False) -> None:
+        """``on_beats``: looks are on those of their period (``m3x.beats``), so that one may come a little early, but none is missed."""
         self._poll = poll
         self.period_s = period_s
-        """How long after a look the next one is at the latest, on a beat; whoever polls may change it."""
+        """How long after a look the next one is at the latest; whoever polls may change it."""
+        self._on_beats = on_beats
         self.contact = contact
         """Told here of failures; whoever polls tells it of answers."""
         self._watches: dict[str, set[LatestWatch]] = {}
@@ -113,10 +116,7 @@ class Feed:
     async def run(self) -> None:
         """The loop; runs until cancelled. A store that does not answer is asked again, watches keep their last value."""
         while True:
-            if self._watches:
-                await beat(self._wake, self.period_s)
-            else:
-                await self._wake.wait()
+            await self._rest()
             self._wake.clear()
             if not self._watches:
                 continue
@@ -129,6 +129,17 @@ class Feed:
                 continue
             for key, value in news.items():
                 self._deliver(key, value)
+
+    async def _rest(self) -> None:
+        """Returns when it is woken, or the next look is due."""
+        if not self._watches:
+            await self._wake.wait()
+        elif self._on_beats:
+            await beat(self._wake, self.period_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.period_s):
+                    await self._wake.wait()
 
     def _deliver(self, key: str, value: Value | None) -> None:
         if key not in self._watches:

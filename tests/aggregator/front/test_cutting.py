@@ -103,6 +103,16 @@ def test_a_worker_that_has_nothing_gets_a_large_batch_at_once(rig: Rig) -> None:
     assert rig.cut_due(1, more_comes=True) == 1
 
 
+def test_for_a_worker_that_is_away_large_batches_wait_for_more_like_small_ones(rig: Rig) -> None:
+    rig.stream.detach()
+    for _ in range(3):
+        rig.read(LARGE, 0)
+        rig.cut_due(1, more_comes=True)
+        assert rig.stream.waiting_bytes == 0
+    rig.cut_due(DELAY, more_comes=True)
+    assert rig.stream.waiting_bytes >= 3 * LARGE
+
+
 def test_behind_another_batch_a_large_one_waits_for_more(rig: Rig) -> None:
     rig.read(LARGE, 0)
     assert rig.cut_due(1, more_comes=True) == 1

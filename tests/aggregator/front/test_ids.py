@@ -87,7 +87,7 @@ SAME = {
     "the number of the message": frame(value(b"a" * 40, DOUBLE + b"12345678", field(3, b"note"), field(4, 300)), 16000),
 }
 OTHER = {
-    "a longer number": frame(value(b"a" * 40, DOUBLE + b"12345678", field(3, b"note"), field(4, 3)), 5000),
+    "a shorter number": frame(value(b"a" * 40, DOUBLE + b"12345678", field(3, b"note1"), field(4, 3)), 5000),
     "another tag behind the id": frame(value(b"a" * 40, DOUBLE + b"12345678", field(5, b"note"), field(4, 300))),
     "a second id": frame(value(b"a" * 40, DOUBLE + b"12345678", field(1, b"note"), field(4, 300))),
     "shard of another size": frame(value(b"a" * 39, DOUBLE + b"12345678", field(3, b"note"), field(4, 300)), shard=300),

@@ -392,8 +392,8 @@ def test_the_next_snapshot_comes_earlier_where_flush_times_cover_the_windows(tmp
 
 
 def test_the_next_snapshot_waits_where_it_would_have_samples_of_timers_that_are_soon_gone(tmp_path: Path) -> None:
-    """They are as many bytes there as in the journal, so what is written is worth it when their window is gone."""
-    core = Core(tmp_path, snapshot_bytes=2000)
+    """They are as many bytes there as in the journal: what is written is worth it when their window is gone, or there is too much of it."""
+    core = Core(tmp_path, snapshot_bytes=10_000)
     put(core, 0, NOW, {b"series": 1.0})
     core.snapshot(NOW)
     timer = codec.BatchTimerWithMetadatas(id=b"t", values=(1.0,) * 2000, metadatas=DEFAULT_STAGED_METADATAS)
@@ -401,6 +401,13 @@ def test_the_next_snapshot_waits_where_it_would_have_samples_of_timers_that_are_
     for seq in range(1, 5):
         core.batch(ipc.Batch(seq, NOW, [1], [len(payload)], [1], front=7), payload)
     assert core.journal.log.size_from(core.journal._covered) > 64_000 > 10 * core.journal._snapshot_bytes
+    assert not core.journal.snapshot_due(core.engine.saved_bytes())
+    for seq in range(5, 13):
+        core.batch(ipc.Batch(seq, NOW, [1], [len(payload)], [1], front=7), payload)
+    assert core.journal.snapshot_due(core.engine.saved_bytes())
+    core.snapshot(NOW)
+    for seq in range(13, 17):
+        core.batch(ipc.Batch(seq, NOW, [1], [len(payload)], [1], front=7), payload)
     assert not core.journal.snapshot_due(core.engine.saved_bytes())
     end = NOW + 100 * SECOND
     for command in close_all(end):

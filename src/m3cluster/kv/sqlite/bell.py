@@ -1,6 +1,7 @@
 """How the processes of one machine tell each other that they have written: they touch a file, and the others are woken (inotify(7)).
 
-A touch comes behind the commit that it tells of, so who hears it reads what was written. It says neither who nor what.
+A touch comes behind the commit that it tells of, so who hears it reads what was written. It says neither who nor what. Each listener
+takes an inotify instance, of which a user has 128 by default (``fs.inotify.max_user_instances``); who gets none has to look.
 """
 
 import asyncio
@@ -10,29 +11,40 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from m3x.log import logger
+
 __all__ = ["Bell"]
+
+_log = logger(__name__)
 
 _IN_ATTRIB = 0x4
 _READ_BYTES = 1 << 14
 
 
 class Bell:
-    """Of ``file``, which exists. ``hears``: whether this process is woken; the system may offer that to no more of them."""
+    """Of ``file``, which exists."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._fd = _watched(file)
+        if self._fd < 0:
+            _log.info_limited(
+                "the system wakes nobody when this file is written; it is looked at more often", file=str(file)
+            )
 
     @property
     def hears(self) -> bool:
-        """Whether ``listen`` calls anybody."""
+        """Whether this process is woken."""
         return self._fd >= 0
 
-    def ring(self) -> None:
-        """Wakes all that listen, this process as well; called from any thread."""
-        # Those that are not woken look from time to time.
-        with contextlib.suppress(OSError):
+    def ring(self) -> bool:
+        """Wakes all that listen, this process as well, and returns whether it could; called from any thread."""
+        try:
             os.utime(self._file)
+        except OSError:
+            # The others look from time to time.
+            return False
+        return True
 
     def listen(self, heard: Callable[[], None]) -> None:
         """Calls ``heard`` in the running loop after each ring, or once for several."""

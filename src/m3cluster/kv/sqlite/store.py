@@ -22,8 +22,8 @@ T = TypeVar("T")
 _POLL_S = 0.1
 _LOOK_S = 1.0
 """The same where others wake us."""
-_READ_NS = SECOND_NS
-"""A file that nobody seems to have written is read all the same, this often."""
+_READ_NS = SECOND_NS * 9 // 10
+"""A file that nobody seems to have written is read all the same when the last time is so long ago: looks may come a little early."""
 
 Stamp = tuple[int, ...]
 
@@ -46,7 +46,7 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
         stamp: Callable[[], Stamp | None] = lambda: None,
         bell: Bell | None = None,
     ) -> None:
-        self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"))
+        self._feed = Feed(self._poll, _POLL_S, Contact(f"the embedded KV {name}"), on_beats=True)
         super().__init__(name, self._feed, self._feed.contact)
         self._tables = tables
         self._executor = executor
@@ -74,25 +74,24 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
             raise KVError(f"{self._name}: {error}{_advice(error)}") from error
 
     async def _write(self, operation: Callable[..., T], *arguments: Any) -> T:
-        def write() -> T:
+        def write() -> tuple[T, bool]:
             result = operation(*arguments)
-            if self._bell is not None:
-                self._bell.ring()
-            return result
+            return result, self._bell is not None and self._bell.ring()
 
-        written = await self._run(write)
+        written, rung = await self._run(write)
         for peer in list(self._peers):
-            peer.wake()
+            if not (rung and peer.woken):
+                peer.wake()
         return written
 
     @property
-    def _woken(self) -> bool:
-        """Whether whoever writes wakes us."""
+    def woken(self) -> bool:
+        """Whether whoever writes wakes it."""
         return self._bell is not None and self._bell.hears
 
     def wake(self) -> None:
         """Something may have changed; called from any thread."""
-        if not (self._woken or self._loop.is_closed()):
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._heard)
 
     def _heard(self) -> None:
@@ -108,7 +107,12 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
             self._pace()
             return {}, token
         self._written = False
-        news = await self._run(self._tables.changes, known, token)
+        try:
+            news = await self._run(self._tables.changes, known, token)
+        except KVError:
+            # What we were woken for is not read yet.
+            self._written, self._feed.period_s = True, _POLL_S
+            raise
         self._seen, self._read_ns = stamp, min(boot_ns() + _READ_NS, self._tables.next_end_ns)
         self._feed.contact.answered()
         self._pace()
@@ -117,7 +121,7 @@ class SQLiteStore(LeasedStore["SQLiteLease"]):
     def _pace(self) -> None:
         """Looks often where nobody wakes us, as when the next lease ends; whoever keeps one alive does not ring either."""
         ends_soon = self._tables.next_end_ns - boot_ns() < _LOOK_S * SECOND_NS
-        self._feed.period_s = _LOOK_S if self._woken and not ends_soon else _POLL_S
+        self._feed.period_s = _LOOK_S if self.woken and not ends_soon else _POLL_S
 
     async def get(self, key: str) -> Value:
         return await self._run(self._tables.get, key)
