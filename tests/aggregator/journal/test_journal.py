@@ -271,9 +271,9 @@ def gauges(now: int, values: dict[bytes, float], first_id: int = 1) -> bytes:
     return b"".join(frame(codec.encode_metric(m), ident=first_id + k) for k, m in enumerate(metrics))
 
 
-def put(core: Core, seq: int, now: int, values: dict[bytes, float]) -> None:
+def put(core: Core, seq: int, now: int, values: dict[bytes, float], settled: int = -1) -> None:
     payload = gauges(now, values, first_id=100 * seq)
-    core.batch(ipc.Batch(seq, now, [1], [len(payload)], [len(values)], front=7), payload)
+    core.batch(ipc.Batch(seq, now, [1], [len(payload)], [len(values)], front=7, settled=settled), payload)
 
 
 def test_damage_in_the_middle_gives_no_value_to_a_wrong_series(tmp_path: Path) -> None:
@@ -414,6 +414,26 @@ def test_the_next_snapshot_waits_where_it_would_have_samples_of_timers_that_are_
         core.order(command, end)
         core.order(ipc.Commit(command.list_id, [], end), end)
     assert core.journal.snapshot_due(core.engine.saved_bytes())
+    core.journal.close()
+
+
+def test_where_a_record_was_torn_nothing_is_missing_after_the_next_snapshot(tmp_path: Path) -> None:
+    """The worker ends before it hears that the snapshot is written and what is in it deleted."""
+    core = Core(tmp_path)
+    put(core, 0, NOW, {b"series": 1.0})
+    put(core, 1, NOW, {b"series": 2.0})
+    core.kill(lost=1)
+    core.start()
+    for seq in range(1, 5):
+        put(core, seq, NOW, {b"series": float(seq)}, settled=seq - 1)
+        core.journal.log.roll()
+    there = segment_numbers(tmp_path)
+    core.snapshot(NOW, noticed=False)
+    assert len(segment_numbers(tmp_path)) < len(there)
+    put(core, 5, NOW, {b"series": 3.0})
+    core.kill()
+    core.start()
+    assert (core.result.lost, core.result.unknown) == (0, 0)
     core.journal.close()
 
 
