@@ -389,8 +389,7 @@ class Journal:
     def delete_unneeded(self) -> None:
         """Deletes what is in the snapshot that was written. To be called by who wrote it: it takes as long. Raises ``OSError``."""
         remove_others(self.log.path, self._number)
-        # What was torn has been cut off: no part of it is left to be looked at.
-        damaged = {damage.segment for damage in self.log.damage if not damage.torn}
+        damaged = self.log.damaged
         for segment in self.log.segments:
             if Position(segment.number, segment.size) <= self._unneeded and segment.number not in damaged:
                 (self.log.path / segment_name(segment.number)).unlink(missing_ok=True)

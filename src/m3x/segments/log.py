@@ -185,6 +185,11 @@ class SegmentLog:
             self._syncer.complete()
         self._file = -1
 
+    @property
+    def damaged(self) -> set[int]:
+        """Segments with something in them that cannot be read: they are set aside instead of being deleted. What was torn is cut off."""
+        return {damage.segment for damage in self.damage if not damage.torn}
+
     def drop_through(self, position: Position) -> list[Dropped]:
         """Deletes all segments that end at or before ``position``, but not the one that is being written. Raises ``DirectoryError``."""
         dropped = []
@@ -278,7 +283,7 @@ class SegmentLog:
     def _drop(self, segment: Segment) -> Dropped:
         name = segment_name(segment.number)
         try:
-            if any(damage.segment == segment.number for damage in self.damage):
+            if segment.number in self.damaged:
                 set_aside(self.path / name)
             else:
                 (self.path / name).unlink(missing_ok=True)
