@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from bench import journal_turns
 from bench.instance import Aggregator
+from bench.loading import replay
 from bench.messages import KINDS, TIMER_VALUES, build
 
 
@@ -87,30 +88,21 @@ def main(values: list[str]) -> int:
             return _both(options, sink)
         overlay = {"instance": {"journal": options.journal == "on"}}
         with Aggregator(options.workers, sink.address, overlay) as aggregator:
-            load = [
-                sys.executable, "-m", "bench.load", "--target", aggregator.address, "--kind", options.kind, "--series", str(options.series),
-                "--seconds", str(options.seconds), "--connections", str(options.connections), "--resolution", str(resolution_s),
-                "--rate", str(options.rate),
-            ]  # fmt: skip
-            with subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-                assert process.stdout is not None
-                assert process.stderr is not None
-                # Building the messages is not measured.
-                process.stderr.readline()
-                before, memory_before = aggregator.cpu(), aggregator.memory_mib()
-                line = process.stdout.readline()
-                after, memory_loaded = aggregator.cpu(), aggregator.memory_mib()
-                journal_bytes = aggregator.written_bytes()
-                errors = process.stderr.read()
-            if not line:
-                print(f"the load generator failed: {errors}", file=sys.stderr)
-                return 1
-            result = json.loads(line)
+            looks: list[tuple[dict[str, float], dict[str, float]]] = []
+
+            def look() -> None:
+                looks.append((aggregator.cpu(), aggregator.memory_mib()))
+
+            result = replay(
+                aggregator.address, options.kind, options.series, options.seconds, options.connections, began=look, ended=look,
+                rate=options.rate, resolution=resolution_s,
+            )  # fmt: skip
+            (before, memory_before), (after, memory_loaded) = looks
+            result["journal_bytes"] = aggregator.written_bytes()
             flushed = _wait_for_output(sink, resolution_s)
             end, memory_end = aggregator.cpu(), aggregator.memory_mib()
     finally:
         sink.close()
-    result["journal_bytes"] = journal_bytes
     return _report(options, result, flushed, (before, after, end), (memory_before, memory_loaded, memory_end))
 
 

@@ -5,11 +5,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lab.errors import LabError
 from lab.processes import module_command
 
-__all__ = ["Loaded", "load", "machine_ms"]
+__all__ = ["Loaded", "load", "machine_ms", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,43 @@ class Loaded:
         return self.messages / sum(self.cpu_s.values())
 
 
+def replay(
+    address: str,
+    kind: str,
+    series: int,
+    seconds: float,
+    connections: int,
+    *,
+    began: Callable[[], None],
+    ended: Callable[[], None],
+    warm: float = 0.0,
+    rate: float = 0.0,
+    resolution: int = 10,
+) -> dict[str, Any]:
+    """Runs ``bench.load``, a process of its own, whose options these are; returns what it says.
+
+    ``began`` is called when messages are built and what is not counted is over, ``ended`` when all is acknowledged. Raises ``LabError`` if
+    it says nothing.
+    """
+    command = module_command(
+        "bench.load", "--target", address, "--kind", kind, "--series", str(series), "--seconds", str(seconds), "--connections",
+        str(connections), "--warm", str(warm), "--rate", str(rate), "--resolution", str(resolution),
+    )  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.readline()
+        began()
+        line = process.stdout.readline()
+        ended()
+        errors = process.stderr.read()
+    if not line:
+        raise LabError(f"the load generator failed: {errors}")
+    result: dict[str, Any] = json.loads(line)
+    return result
+
+
 def load(
     address: str,
     cpu: Callable[[], Mapping[str, float]],
@@ -48,23 +86,13 @@ def load(
     ``warm``: seconds of the same load over the same connections before, which are not counted.
     Raises ``LabError`` if something that was sent is not acknowledged.
     """
-    command = module_command(
-        "bench.load", "--target", address, "--kind", kind, "--series", str(series), "--seconds", str(seconds),
-        "--connections", str(connections), "--warm", str(warm),
-    )  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        # Neither is building the messages measured nor what comes first.
-        process.stderr.readline()
-        process.stderr.readline()
-        before = cpu()
-        line = process.stdout.readline()
-        after = cpu()
-        errors = process.stderr.read()
-    if not line:
-        raise LabError(f"the load generator failed: {errors}")
-    result = json.loads(line)
+    spans: list[Mapping[str, float]] = []
+
+    def look() -> None:
+        spans.append(cpu())
+
+    result = replay(address, kind, series, seconds, connections, began=look, ended=look, warm=warm)
+    before, after = spans
     if result["sent"] != result["acked"]:
         raise LabError(f"of {result['sent']} messages {result['acked']} were acknowledged: {result['failed']}")
     spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}

@@ -13,7 +13,6 @@ again.
 import argparse
 import json
 import re
-import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.http import get
-from lab.processes import family, module_command
+from lab.processes import family
 
 from bench.ingest import SinkProcess
 from bench.instance import Aggregator
+from bench.loading import replay
 from bench.messages import KINDS
 from m3x.process import proportional_bytes
 
@@ -117,6 +117,7 @@ class _Watch(threading.Thread):
         self.snapshots = 0
 
     def run(self) -> None:
+        self._began = time.monotonic()
         while not self._ended.wait(_LOOK_S):
             self._look()
 
@@ -146,26 +147,24 @@ class _Watch(threading.Thread):
 
 
 def _load(aggregator: Aggregator, options: argparse.Namespace) -> tuple[dict[str, Any], _Watch, Mapping[str, float]]:
-    """What the generator says, what was seen meanwhile, and CPU seconds by process. Raises ``SystemExit`` if it says nothing."""
-    command = module_command(
-        "bench.load", "--target", aggregator.address, "--kind", options.kind, "--series", str(options.series), "--seconds",
-        str(options.seconds), "--connections", str(options.connections), "--resolution", str(options.resolution), "--rate",
-        str(options.series / options.resolution),
-    )  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stderr.readline()
-        before = aggregator.cpu()
-        watch = _Watch(aggregator)
+    """What the generator says, what was seen meanwhile, and CPU seconds by process. Raises ``LabError`` if it says nothing."""
+    spans: list[Mapping[str, float]] = []
+    watch = _Watch(aggregator)
+
+    def began() -> None:
+        spans.append(aggregator.cpu())
         watch.start()
-        line = process.stdout.readline()
+
+    def ended() -> None:
         watch.close()
-        spent = {name: seconds - before.get(name, 0.0) for name, seconds in aggregator.cpu().items()}
-        errors = process.stderr.read()
-    if not line:
-        raise SystemExit(f"the load generator failed: {errors}")
-    return json.loads(line), watch, spent
+        spans.append(aggregator.cpu())
+
+    result = replay(
+        aggregator.address, options.kind, options.series, options.seconds, options.connections, began=began, ended=ended,
+        rate=options.series / options.resolution, resolution=options.resolution,
+    )  # fmt: skip
+    before, after = spans
+    return result, watch, {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
 
 
 def main(values: list[str]) -> int:

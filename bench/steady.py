@@ -9,9 +9,7 @@ same configuration, cluster and consumer (``bench.rivals``).
 """
 
 import argparse
-import json
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -21,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.processes import module_command
 
 from bench.ingest import SinkProcess
-from bench.loading import machine_ms
+from bench.loading import machine_ms, replay
 from bench.messages import KINDS, TIMER_VALUES
 from bench.rivals import OURS, Instance, against_option, named_rivals, started
 from m3x.config import Duration
@@ -85,26 +82,20 @@ class _Peak(threading.Thread):
 
 def _load(one: Instance, options: argparse.Namespace) -> tuple[dict[str, Any], float, float, float]:
     """What the generator says, CPU seconds before and after it, and the peak of memory in MiB. Raises ``LabError`` if it says nothing."""
-    rate = options.rate or options.series / options.resolution
-    command = module_command(
-        "bench.load", "--target", one.address, "--kind", options.kind, "--series", str(options.series), "--seconds",
-        str(options.seconds), "--connections", str(options.connections), "--resolution", str(options.resolution), "--rate", str(rate),
-    )  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        # Building the messages is not measured.
-        process.stderr.readline()
-        before = sum(one.cpu().values())
-        peak = _Peak(one.mib)
+    spent: list[float] = []
+    peak = _Peak(one.mib)
+
+    def began() -> None:
+        spent.append(sum(one.cpu().values()))
         peak.start()
-        line = process.stdout.readline()
-        after = sum(one.cpu().values())
-        most = peak.close()
-        errors = process.stderr.read()
-    if not line:
-        raise LabError(f"the load generator failed: {errors}")
-    return json.loads(line), before, after, most
+
+    result = replay(
+        one.address, options.kind, options.series, options.seconds, options.connections, began=began,
+        ended=lambda: spent.append(sum(one.cpu().values())), rate=options.rate or options.series / options.resolution,
+        resolution=options.resolution,
+    )  # fmt: skip
+    before, after = spent
+    return result, before, after, peak.close()
 
 
 def _until_quiet(sink: SinkProcess, one: Instance, quiet_s: float) -> tuple[dict[str, Any], float]:
