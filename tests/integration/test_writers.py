@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import signal
 import threading
 import time
@@ -25,8 +26,11 @@ from m3ctl.bench.remote_write import write_request
 WORKERS = 3
 WRITE = "/api/v1/prom/remote/write"
 TIMEOUT_S = 2
+ESTABLISHED = "01"
+"""As ``/proc/net/tcp`` writes it."""
 CONFIG = """
 workers: {workers}
+nextWorkerAt: {next_worker_at}
 listenAddress: 127.0.0.1:{http}
 metrics: {{prometheus: {{listenAddress: "127.0.0.1:{metrics}"}}}}
 clusters:
@@ -43,10 +47,12 @@ embeddedAggregator: {{workers: 1}}
 
 
 class Coordinator(Inside):
-    """With write processes, and an aggregator inside."""
+    """With write processes, all of which take connections, and an aggregator inside."""
+
+    next_worker_at = 0.0
 
     def text(self) -> str:
-        return CONFIG.format(workers=WORKERS, http=self.http, metrics=self.metrics)
+        return CONFIG.format(workers=WORKERS, next_worker_at=self.next_worker_at, http=self.http, metrics=self.metrics)
 
     def writers(self) -> dict[int, int]:
         """Pids by number."""
@@ -86,6 +92,24 @@ def posted(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, st
 
 def sample(name: str, n: int, value: float = 1.0) -> bytes:
     return write_request([((("__name__", name), ("n", str(n))), value, time.time_ns() // 1_000_000)])
+
+
+class Gathering(Coordinator):
+    """One process takes all connections as long as that is little work."""
+
+    next_worker_at = 0.15
+
+    def connected(self) -> list[int]:
+        """How many connections each write process has that it has accepted, by number."""
+        accepted = {
+            fields[9]
+            for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+            if int(fields[1].rpartition(":")[2], 16) == self.http and fields[3] == ESTABLISHED
+        }
+        return [
+            sum(os.readlink(file).strip("socket:[]") in accepted for file in Path(f"/proc/{pid}/fd").iterdir())
+            for _, pid in sorted(self.writers().items())
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +217,42 @@ def test_kill_9_of_a_write_process_loses_nothing_that_was_answered(coordinator: 
     wait_until("all are stored", lambda: coordinator.stored("summed", "aggregated") == expected, 120)
 
 
+def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path) -> None:
+    with serving(Gathering(tmp_path)) as made, contextlib.ExitStack() as stack:
+        wait_until("nobody is missing", lambda: "problems" not in json.loads(get(f"{made.base}/ready")[1]), 60)
+        connections = [connected(stack, made.http) for _ in range(2 * WORKERS)]
+
+        def gathered() -> bool:
+            """Any that another process has taken is sent away by it."""
+            for n, connection in enumerate(connections):
+                assert posted(connection, sample("gathered", n)) == (200, "")
+            return made.connected() == [2 * WORKERS, 0, 0]
+
+        wait_until("one process has all connections", gathered)
+        ends = threading.Event()
+        failed: list[tuple[int, str]] = []
+
+        def send(connection: http.client.HTTPConnection) -> None:
+            """Requests that are no work for anybody but the process that takes them."""
+            while not ends.is_set():
+                if (answer := posted(connection, write_request([]))) != (200, ""):
+                    failed.append(answer)
+
+        senders = [threading.Thread(target=send, args=(connection,), daemon=True) for connection in connections]
+        for sender in senders:
+            sender.start()
+        try:
+            wait_until("all take connections", lambda: failed or made.connected() == [2] * WORKERS, 60)
+        finally:
+            ends.set()
+            for sender in senders:
+                sender.join(60)
+        assert not failed
+
+
 COORDINATOR = {
     "workers": 2,
+    "nextWorkerAt": 0,
     "writes": {"ack": "aggregated", "ackTimeout": f"{TIMEOUT_S}s"},
     "downsample": {
         "rules": {

@@ -214,6 +214,9 @@ class CoordinatorConfig(Section, frozen=True):
     those of the parts. Not a key of M3."""
     workers: int = 0
     """Processes that take writes; 1: the coordinator is one process; 0: one for each CPU. Not a key of M3."""
+    next_worker_at: float = 0.6
+    """How busy those of ``workers`` that take connections may be, as parts of a core each, before one more takes some; 0: all always do.
+    Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
     """Not a key of M3."""
     security: SecurityConfig = SecurityConfig()
@@ -243,6 +246,10 @@ class CoordinatorConfig(Section, frozen=True):
             raise ValueError("writeTimeout must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, found {self.workers}")
+        if not 0 <= self.next_worker_at < 1:
+            raise ValueError(
+                f"nextWorkerAt must be at least 0 (all take connections) and below 1, found {self.next_worker_at}"
+            )
         if self.memory_limit_bytes not in (0, UNLIMITED) and self.memory_limit_bytes < LEAST_BYTES:
             raise ValueError(
                 f"memoryLimitBytes must be 0, {UNLIMITED} (no limit) or at least {LEAST_BYTES}, found {self.memory_limit_bytes}"

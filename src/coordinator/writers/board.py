@@ -1,8 +1,10 @@
-"""Memory that all write processes share: how many connections each has, and which requests each remembers.
+"""Memory that all write processes share: who is in use, how many connections each has, and which requests each remembers.
 
-**Whose turn it is.** A connection that waits is seen by all processes, and stays where it lands for as long as its sender keeps it. So a
-process that has more connections than the one with the fewest leaves it to the others for a moment, and takes it if they do not. One that
-has two more than another, as after that one's restart, ends one connection after its answer: it comes again, to the other one. A process
+**Whose turn it is.** Of the processes that live the first ones are *in use*, as many as have work enough (``use``); the first of them says
+how many. A connection that waits is seen by all processes, and stays where it lands for as long as its sender keeps it. So a process that
+is not in use leaves it to those that are, one in use that has more connections than another one leaves it to that for a moment, and both
+take it if nobody does. One in use that has two more than another, as when that one has just come into use, ends one connection after its
+answer: it comes again, to the other one; one that is not in use any more ends all of its connections so, one after the other. A process
 that has not said for a while that it lives does not count.
 
 **Who remembers a request.** Each process writes the keys of requests that may come again (``coordinator.write.repeats``) into a table of
@@ -10,15 +12,18 @@ its own, and looks into those of the others. There is one writer for each table 
 written has come before it.
 
 The memory begins with a page for each process: u64 connections, u64 when it has said last that it lives (ns of the monotonic clock; 0: it
-does not take connections), u64 how many keys it has written. Behind these pages there is a table for each process: ``_BUCKETS`` buckets of
-``_WAYS`` keys of 16 bytes, of which the first two bytes choose the bucket; zeros are no key.
+does not take connections), u64 how many keys it has written, u64 how busy it is (thousandths of a core). Then there is a page for all: u64
+how many are in use. Behind these pages there is a table for each process: ``_BUCKETS`` buckets of ``_WAYS`` keys of 16 bytes, of which the
+first two bytes choose the bucket; zeros are no key.
 """
 
 import mmap
 import os
 from collections.abc import Callable
 
+from coordinator.writers.use import Use
 from m3x.clock import monotonic_ns
+from m3x.process import CpuShare
 
 __all__ = ["KEY_BYTES", "Board", "Place"]
 
@@ -30,8 +35,11 @@ _WAYS = 16
 _BUCKET_BYTES = _WAYS * KEY_BYTES
 _TABLE_BYTES = _BUCKETS * _BUCKET_BYTES
 _NO_KEY = bytes(KEY_BYTES)
-_CONNECTIONS, _ALIVE, _KEYS = range(3)
+_CONNECTIONS, _ALIVE, _KEYS, _BUSY = range(4)
+_PER_CORE = 1000
 _LEAVE_S = 0.03
+_SPARE_S = 0.3
+"""A process that is not in use leaves a connection so long to those that are, which may be in the middle of large requests."""
 _DEAD_NS = 2_000_000_000
 _TOO_MANY = 2
 _SHED_NS = 100_000_000
@@ -45,15 +53,18 @@ class Board:
         self.descriptor = descriptor
         self.processes = processes
         self.now_ns = now_ns
-        self._memory = mmap.mmap(descriptor, processes * (_PAGE + _TABLE_BYTES))
-        self._words = memoryview(self._memory)[: processes * _PAGE].cast("Q")
+        self._tables_at = (processes + 1) * _PAGE
+        self._memory = mmap.mmap(descriptor, _size(processes))
+        self._words = memoryview(self._memory)[: self._tables_at].cast("Q")
 
     @classmethod
-    def made(cls, processes: int) -> "Board":
+    def made(cls, processes: int, in_use: int) -> "Board":
         """A new one."""
         descriptor = os.memfd_create("m3coordinator", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, processes * (_PAGE + _TABLE_BYTES))
-        return cls(descriptor, processes)
+        os.ftruncate(descriptor, _size(processes))
+        board = cls(descriptor, processes)
+        board.use(in_use)
+        return board
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -75,15 +86,31 @@ class Board:
         """It has so many."""
         self._words[process * _WORDS + _CONNECTIONS] = connections
 
-    def live(self, process: int, *, takes: bool = True) -> None:
-        """It takes connections, or does not any more."""
+    def live(self, process: int, busy: float = 0.0, *, takes: bool = True) -> None:
+        """It takes connections, or does not any more; ``busy``: parts of a core."""
+        self._words[process * _WORDS + _BUSY] = round(busy * _PER_CORE)
         self._words[process * _WORDS + _ALIVE] = self.now_ns() if takes else 0
 
-    def fewest(self, but: int) -> int | None:
-        """The fewest connections that any other living process has; None: there is no other one."""
-        return min(
-            (self.connections(one) for one in range(self.processes) if one != but and self.alive(one)), default=None
-        )
+    def living(self) -> list[int]:
+        """Those that take connections."""
+        return [process for process in range(self.processes) if self.alive(process)]
+
+    def busy(self, process: int) -> float:
+        """Parts of a core, as it has said last."""
+        return self._words[process * _WORDS + _BUSY] / _PER_CORE
+
+    @property
+    def in_use(self) -> int:
+        """How many of those that live are in use, where there are so many."""
+        return self._words[self.processes * _WORDS]
+
+    def use(self, processes: int) -> None:
+        """So many of those that live."""
+        self._words[self.processes * _WORDS] = processes
+
+    def used(self) -> list[int]:
+        """Those in use."""
+        return self.living()[: self.in_use]
 
     # --- requests
 
@@ -117,14 +144,18 @@ class Board:
 
     def clear(self, process: int) -> None:
         """It is dead, and so is all that it knew."""
-        for word in (_CONNECTIONS, _ALIVE, _KEYS):
+        for word in (_CONNECTIONS, _ALIVE, _KEYS, _BUSY):
             self._words[process * _WORDS + word] = 0
-        at = self.processes * _PAGE + process * _TABLE_BYTES
+        at = self._tables_at + process * _TABLE_BYTES
         self._memory[at : at + _TABLE_BYTES] = bytes(_TABLE_BYTES)
 
     def _at(self, process: int, key: bytes) -> int:
         bucket = int.from_bytes(key[:2], "little") % _BUCKETS
-        return self.processes * _PAGE + process * _TABLE_BYTES + bucket * _BUCKET_BYTES
+        return self._tables_at + process * _TABLE_BYTES + bucket * _BUCKET_BYTES
+
+
+def _size(processes: int) -> int:
+    return (processes + 1) * _PAGE + processes * _TABLE_BYTES
 
 
 def _find(bucket: bytes, key: bytes) -> int:
@@ -136,16 +167,22 @@ def _find(bucket: bytes, key: bytes) -> int:
 
 
 class Place:
-    """What one process does at the board (``m3x.web.Sharing``)."""
+    """What one process does at the board (``m3x.web.Sharing``). ``next_at``: see ``Use``; 0: how many are in use does not change."""
 
-    def __init__(self, board: Board, process: int) -> None:
+    def __init__(self, board: Board, process: int, next_at: float = 0.0) -> None:
         self._board = board
         self._process = process
+        self._use = Use(next_at) if next_at else None
+        self._share: CpuShare | None = None
+        """None: it has not said yet that it lives. What its start costs says nothing about its work."""
         self._shed_ns = 0
 
     def pause_s(self, connections: int) -> float:
         """See ``Sharing``."""
-        fewest = self._board.fewest(self._process)
+        used = self._board.used()
+        if used and self._process not in used:
+            return _SPARE_S
+        fewest = self._fewest_of_others(used)
         return 0.0 if fewest is None or connections <= fewest else _LEAVE_S
 
     def have(self, connections: int) -> None:
@@ -153,16 +190,31 @@ class Place:
         self._board.have(self._process, connections)
 
     def live(self, *, takes: bool = True) -> None:
-        """This process takes connections, or does not any more."""
-        self._board.live(self._process, takes=takes)
+        """This process takes connections, or does not any more. The first one that does says how many are in use."""
+        board = self._board
+        busy, self._share = (0.0, CpuShare()) if self._share is None else (self._share.since_last(), self._share)
+        board.live(self._process, busy, takes=takes)
+        if self._use is None:
+            return
+        living = board.living()
+        if living and living[0] == self._process:
+            board.use(self._use.of(board.in_use, [board.busy(one) for one in living], board.now_ns()))
 
     def has_too_many(self) -> bool:
         """Whether the connection that is being answered should go to another process."""
-        now_ns = self._board.now_ns()
+        board = self._board
+        now_ns = board.now_ns()
         if now_ns - self._shed_ns < _SHED_NS:
             return False
-        fewest = self._board.fewest(self._process)
-        if fewest is None or self._board.connections(self._process) < fewest + _TOO_MANY:
+        used = board.used()
+        fewest = self._fewest_of_others(used)
+        if fewest is None:
+            return False
+        if self._process in used and board.connections(self._process) < fewest + _TOO_MANY:
             return False
         self._shed_ns = now_ns
         return True
+
+    def _fewest_of_others(self, used: list[int]) -> int | None:
+        """The fewest connections that another one of these processes has; None: there is no other one."""
+        return min((self._board.connections(one) for one in used if one != self._process), default=None)

@@ -23,6 +23,7 @@ from coordinator.writers.direct import Taker
 from coordinator.writers.link import Link, LinkError
 from coordinator.writers.options import Sockets, write_configuration, write_options
 from coordinator.writers.series import Pages
+from m3x.beats import beat
 from m3x.config import Places
 from m3x.endpoints import bound
 from m3x.instrument import Registry
@@ -86,7 +87,7 @@ class Fleet:
         self._run_dir = run_dir
         self._data_dir = data_dir.resolve()
         self._identity = new_identity()
-        self._board = Board.made(workers)
+        self._board = Board.made(workers, in_use=1 if config.next_worker_at else workers)
         self._listener: socket.socket | None = None
         self._owner: Owner | None = None
         self._ending = False
@@ -235,7 +236,7 @@ class Fleet:
         """Asks all of them again and again, so that little is lost of what one has counted that is killed."""
         while True:
             await self.refresh()
-            await asyncio.sleep(_LOOK_S)
+            await beat(every_s=_LOOK_S)
 
     async def refresh(self) -> None:
         """Asks all of them how they are."""

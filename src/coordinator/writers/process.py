@@ -34,6 +34,7 @@ from coordinator.writing import ServiceError, Writing
 from m3cluster import kv
 from m3x import log
 from m3x.access import Access, AccessError, Right
+from m3x.beats import beat
 from m3x.config import Places
 from m3x.gate import Gate
 from m3x.output import complain
@@ -89,7 +90,7 @@ class WriteProcess(Writing):
         self.stop = asyncio.Event()
         self._options = options
         self._board = board
-        self._place = Place(board, options.index)
+        self._place = Place(board, options.index, config.next_worker_at)
         self._sockets = Sockets(Path(options.run_dir))
         self._namespaces = NamespacesNow(fixed=False)
         self._link: Link | None = None
@@ -147,7 +148,6 @@ class WriteProcess(Writing):
         shortcut = RemoteWriteShortcut(writer, partial(access.allows, Right.WRITES), self._place.has_too_many)
         gate = Gate("HTTP", scope, ServerTLS.of(config.security.tls))
         await stack.enter_async_context(serve_shared(guarded, listener, self._place, gate, shortcut))
-        self._place.live()
         await stack.enter_async_context(self.background(self._live(), "alive"))
         if acks is not None:
             # Before HTTP ends: that waits for requests in hand, though not for long.
@@ -176,9 +176,12 @@ class WriteProcess(Writing):
     async def _live(self) -> None:
         """Says again and again that this process takes connections."""
         try:
+            self._place.live()
+            # So that the first figure is not of a moment.
+            await asyncio.sleep(_LIVE_S)
             while True:
+                await beat(every_s=_LIVE_S)
                 self._place.live()
-                await asyncio.sleep(_LIVE_S)
         finally:
             self._place.live(takes=False)
 

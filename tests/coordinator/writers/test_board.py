@@ -13,7 +13,7 @@ SECOND = 10**9
 
 @pytest.fixture
 def board() -> Iterator[Board]:
-    made = Board.made(3)
+    made = Board.made(3, in_use=3)
     made.now_ns = lambda: 100 * SECOND
     yield made
     made.close()
@@ -49,6 +49,7 @@ def test_a_process_that_is_silent_or_ends_does_not_count(board: Board) -> None:
 
 def test_two_more_than_another_are_too_many_but_not_all_at_once(board: Board) -> None:
     one, other = Place(board, 0), Place(board, 1)
+    one.live()
     one.have(4)
     assert not one.has_too_many(), "nobody else takes any"
     other.live()
@@ -58,6 +59,7 @@ def test_two_more_than_another_are_too_many_but_not_all_at_once(board: Board) ->
     assert one.has_too_many()
     one.have(1)
     board.now_ns = lambda: 102 * SECOND
+    one.live()
     other.live()
     assert not one.has_too_many()
 
@@ -106,3 +108,79 @@ def test_other_processes_see_the_same_memory(board: Board) -> None:
     assert again.owner(key(1), 0) == 1
     assert board.connections(0) == 9
     again.close()
+
+
+# --- in use
+
+
+@pytest.fixture
+def lazy() -> Iterator[Board]:
+    """Of which one is in use."""
+    made = Board.made(3, in_use=1)
+    made.now_ns = lambda: 100 * SECOND
+    for process in range(3):
+        made.live(process)
+    yield made
+    made.close()
+
+
+def test_one_in_use_takes_all_and_others_only_what_it_leaves(lazy: Board) -> None:
+    first, second = Place(lazy, 0), Place(lazy, 1)
+    assert first.pause_s(50) == 0
+    assert second.pause_s(0) > 0
+
+
+def test_the_next_one_takes_the_place_of_one_that_is_gone(lazy: Board) -> None:
+    first, second, third = (Place(lazy, process) for process in range(3))
+    first.live(takes=False)
+    assert second.pause_s(50) == 0
+    assert third.pause_s(0) > 0
+    lazy.clear(1)
+    assert third.pause_s(50) == 0
+
+
+def test_whoever_is_not_in_use_any_more_ends_its_connections_one_after_the_other(lazy: Board) -> None:
+    first, second = Place(lazy, 0), Place(lazy, 1)
+    first.have(9)
+    second.have(1)
+    assert not first.has_too_many()
+    assert second.has_too_many()
+    assert not second.has_too_many(), "the one that was ended is on its way"
+    lazy.now_ns = lambda: 101 * SECOND
+    assert second.has_too_many()
+    lazy.clear(0)
+    lazy.now_ns = lambda: 101 * SECOND + SECOND // 2
+    assert not second.has_too_many(), "nobody else is in use"
+
+
+def test_one_that_comes_into_use_gets_its_part_of_the_connections(lazy: Board) -> None:
+    first, second = Place(lazy, 0), Place(lazy, 1)
+    first.have(2)
+    assert not first.has_too_many()
+    lazy.use(2)
+    assert second.pause_s(0) == 0
+    assert first.pause_s(2) > 0
+    assert first.has_too_many()
+    assert not second.has_too_many()
+
+
+def test_the_first_one_that_lives_says_how_many_are_in_use(lazy: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m3x.process.CpuShare.since_last", lambda _: 0.5)
+    places = [Place(lazy, process, 0.4) for process in range(3)]
+    for place in reversed(places):
+        place.live()
+    assert lazy.in_use == 1, "what a start costs says nothing"
+    places[1].live()
+    places[2].live()
+    assert lazy.in_use == 1, "that is the first one's to say"
+    places[0].live()
+    assert lazy.in_use == 3
+    assert Place(lazy, 0).has_too_many() is False
+    lazy.use(1)
+    fixed = Place(lazy, 0)
+    fixed.live()
+    fixed.live()
+    assert lazy.in_use == 1, "without a bound nobody changes it"
+    lazy.clear(0)
+    places[1].live()
+    assert lazy.in_use == 2, "as many as live"

@@ -27,7 +27,7 @@ OPTIONS = WriteOptions()
 
 @pytest.fixture
 def board() -> Iterator[Board]:
-    made = Board.made(2)
+    made = Board.made(2, in_use=2)
     yield made
     made.close()
 
