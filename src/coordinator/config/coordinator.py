@@ -214,7 +214,7 @@ class CoordinatorConfig(Section, frozen=True):
     those of the parts. Not a key of M3."""
     workers: int = 0
     """Processes that take writes; 1: the coordinator is one process; 0: one for each CPU. Not a key of M3."""
-    next_worker_at: float = 0.6
+    next_worker_at: float = 0.8
     """How busy those of ``workers`` that take connections may be, as parts of a core each, before one more takes some; 0: all always do.
     Not a key of M3."""
     embedded_aggregator: EmbeddedAggregatorConfig = EmbeddedAggregatorConfig()
