@@ -56,5 +56,7 @@ def test_a_share_has_room_for_what_must_fit() -> None:
 @pytest.mark.parametrize("found", ["-0.1", "1", "1.5"])
 def test_a_bound_that_is_never_or_always_reached_is_refused(tmp_path: Path, found: str) -> None:
     (tmp_path / "c.yml").write_text(f"nextWorkerAt: {found}")
-    with pytest.raises(ConfigError, match=r"nextWorkerAt must be at least 0 \(all take connections\) and below 1, found"):
+    with pytest.raises(
+        ConfigError, match=r"nextWorkerAt must be at least 0 \(all take connections\) and below 1, found"
+    ):
         load_coordinator([tmp_path / "c.yml"])
