@@ -37,6 +37,7 @@ class Election:
     def __init__(self, store: Store, prefix: str, ttl_s: int) -> None:
         self._store = store
         self._prefix = prefix
+        self._listing = store.listing(prefix + "/")
         self._ttl_s = ttl_s if ttl_s > 0 else 60
         self._lease: Lease | None = None
         self._key = ""
@@ -236,9 +237,14 @@ class Election:
         """The values of all candidates, the leader first. Raises ``KVError``."""
         return [found.data.decode(errors="replace") for _, found in await self._store.keys(self._prefix + "/")]
 
+    async def known_candidates(self) -> list[str]:
+        """The same, for who asks again and again (``Listing``). Raises ``KVError``."""
+        return [found.data.decode(errors="replace") for _, found in await self._listing.keys()]
+
     async def close(self) -> None:
         """Resigns and revokes the lease; no campaign is possible afterwards."""
         self._closed = True
+        self._listing.close()
         self._step_down()
         self._revision = 0
         try:

@@ -7,7 +7,7 @@ those of a second are also the fourth of a quarter, and processes of one machine
 import asyncio
 import math
 
-__all__ = ["beat", "next_beat_ns", "next_beat_s"]
+__all__ = ["beat", "early_beat_s", "next_beat_ns", "next_beat_s"]
 
 _SAME = 1e-3
 """Part of a period: a loop wakes a little early, up to the resolution of its clock, and that beat has been then."""
@@ -21,6 +21,12 @@ def next_beat_s(now_s: float, every_s: float) -> float:
 def next_beat_ns(now_ns: int, every_ns: int) -> int:
     """The same in nanoseconds, for a process that has no such loop: of the clock that loops have, the monotonic one."""
     return now_ns - now_ns % every_ns + every_ns
+
+
+def early_beat_s(since_s: float, after_s: float, every_s: float = 1.0) -> float:
+    """When to do what is to be done ``after_s`` later at the latest: at the last beat before that, unless that is less than half of it."""
+    at_s = math.floor((since_s + after_s) / every_s + _SAME) * every_s
+    return at_s if at_s >= since_s + after_s / 2 else since_s + after_s
 
 
 async def beat(event: asyncio.Event | None = None, every_s: float = 1.0) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.virtual_time import run as run_virtual
 
-from m3x.beats import beat, next_beat_s
+from m3x.beats import beat, early_beat_s, next_beat_s
 
 
 def test_loops_that_began_at_different_times_wake_together() -> None:
@@ -81,3 +81,13 @@ def test_the_next_beat_is_never_now(period: float, at: int) -> None:
     """The beat that is now, as it is computed, may be the next one by a hair's breadth of the clock."""
     now_s = at * period
     assert period / 2 < next_beat_s(now_s, period) - now_s < period * 1.01
+
+
+@given(st.floats(0, 1e6), st.floats(0.01, 100))
+def test_what_is_to_be_done_in_time_is_done_on_a_beat_before_it_or_then(since_s: float, after_s: float) -> None:
+    at_s = early_beat_s(since_s, after_s)
+    # A beat that a loop woke a little early for is that beat.
+    assert since_s + after_s / 2 <= at_s <= since_s + after_s + 1e-3
+    assert at_s == since_s + after_s or at_s == round(at_s)
+    if after_s >= 2:
+        assert at_s == round(at_s)

@@ -1,14 +1,15 @@
 """What the leases of all backends have in common: the deadline, the loss, and the loop that keeps a lease alive.
 
-A keepalive is due every third of the time to live and is given up after as long again; one that failed is tried again soon. The deadline
-is never later than the store's own, because it counts from the moment of *sending*; a lease whose deadline has passed is over, whatever
-the store may still think of it.
+A keepalive is due every third of the time to live, or on a beat before that (``m3x.beats``), and is given up after as long again; one that
+failed is tried again soon. The deadline is never later than the store's own, because it counts from the moment of *sending*; a lease whose
+deadline has passed is over, whatever the store may still think of it.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
 
 from m3cluster.kv.store import KVError
+from m3x.beats import early_beat_s
 from m3x.clock import boot_ns
 from m3x.log import logger
 from m3x.retry import Backoff
@@ -36,6 +37,7 @@ class KeptLease(ABC):
         self._period_ns = ttl_ns // per_ttl
         self._deadline_ns = sent_ns + ttl_ns
         self._lost = lost or asyncio.Event()
+        self._failed_ns = 0
 
     @property
     def id(self) -> int:
@@ -50,6 +52,10 @@ class KeptLease(ABC):
     def deadline_ns(self) -> int:
         """On ``CLOCK_BOOTTIME``: until when nobody ends the lease but ourselves; 0 once it has ended."""
         return 0 if self._lost.is_set() else self._deadline_ns
+
+    def failed_ns(self) -> int:
+        """On ``CLOCK_BOOTTIME``: when a keepalive last had no answer in time; 0: all have had one."""
+        return self._failed_ns
 
     async def lost(self) -> None:
         """Returns when the lease has ended, for whatever reason."""
@@ -91,7 +97,7 @@ class KeptLease(ABC):
         """Returns True if the deadline has passed, False if the lease was ended by us or by the store."""
         failures = 0
         while not self._lost.is_set():
-            pause_ns = int(_RETRY.delay(failures) * SECOND_NS) if failures else self._period_ns
+            pause_ns = int(_RETRY.delay(failures) * SECOND_NS) if failures else self._pause_ns()
             await self._sleep(min(pause_ns, self._deadline_ns - boot_ns()))
             if self._lost.is_set():
                 return False
@@ -104,6 +110,7 @@ class KeptLease(ABC):
                 deadline_ns = await self._renew(sent_ns, timeout_ns)
             except (KVError, TimeoutError) as error:
                 failures += 1
+                self._failed_ns = boot_ns()
                 reason = str(error) or "no answer in time"
                 log.warning_limited("a keepalive failed, trying again", lease=f"{self._id:x}", error=reason)
                 continue
@@ -113,6 +120,11 @@ class KeptLease(ABC):
                 return False
             self._deadline_ns = max(self._deadline_ns, deadline_ns)
         return False
+
+    def _pause_ns(self) -> int:
+        """Until the next keepalive."""
+        now_s = asyncio.get_running_loop().time()
+        return int((early_beat_s(now_s, self._period_ns / SECOND_NS) - now_s) * SECOND_NS)
 
     async def _sleep(self, duration_ns: int) -> None:
         """Sleeps, or wakes when the lease is ended."""

@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.lease import KeptLease
-from m3cluster.kv.store import KVError, Store
+from m3cluster.kv.store import KVError, Listing, Store, Value
 from m3cluster.kv.tasks import Tasks
 from m3cluster.kv.watching import LatestWatch, until_deleted
 from m3x.log import logger
@@ -25,6 +25,21 @@ class Watches(Protocol):
 
     def end(self) -> None:
         """Ends all of them."""
+
+
+class _ReadAnew:
+    """A listing that asks the store each time (``Listing``)."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+
+    async def keys(self) -> list[tuple[str, Value]]:
+        """All keys. Raises ``KVError``."""
+        return await self._store.keys(self._prefix)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 class LeasedStore(Store, ABC, Generic[L]):
@@ -50,6 +65,9 @@ class LeasedStore(Store, ABC, Generic[L]):
 
     async def set_if_not_exists(self, key: str, data: bytes) -> int:
         return await self.check_and_set(key, 0, data)
+
+    def listing(self, prefix: str) -> Listing:
+        return _ReadAnew(self, prefix)
 
     def watch(self, key: str) -> LatestWatch:
         return self._watches.watch(key)

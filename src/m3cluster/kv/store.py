@@ -53,6 +53,17 @@ class Watch(Protocol):
         """Ends the iteration."""
 
 
+class Listing(Protocol):
+    """All keys below one prefix, for who looks at them again and again."""
+
+    async def keys(self) -> list[tuple[str, Value]]:
+        """As ``Store.keys``, but a store that is told of every change asks only when there has been one, or it cannot be sure: what comes
+        back may be older than the question by as long as such news takes. Raises ``KVError``."""
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+
+
 class Lease(Protocol):
     """A time-limited claim that is kept alive in the background; keys bound to it vanish when it ends."""
 
@@ -66,6 +77,9 @@ class Lease(Protocol):
 
     def deadline_ns(self) -> int:
         """On ``CLOCK_BOOTTIME``: time of *sending* the last answered keepalive + TTL (docs/architecture.md §4, Fencing)."""
+
+    def failed_ns(self) -> int:
+        """On ``CLOCK_BOOTTIME``: when a keepalive last had no answer in time; 0: all have had one."""
 
     async def lost(self) -> None:
         """Returns when the lease has ended, for whatever reason."""
@@ -100,6 +114,9 @@ class Store(Protocol):
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
         """All keys that start with ``prefix``, in order of create revision."""
+
+    def listing(self, prefix: str) -> Listing:
+        """``keys`` for who asks again and again."""
 
     def watch(self, key: str) -> Watch:
         """A new watch of one key; survives restarts of the store."""

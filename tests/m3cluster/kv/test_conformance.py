@@ -117,6 +117,24 @@ async def test_keys_lists_a_prefix_in_order_of_creation(store):
     assert len(await store.keys("")) == 6
 
 
+async def test_a_listing_is_the_keys_as_they_are_now(store, connect):
+    listing, other = store.listing("p/"), await connect()
+    assert await listing.keys() == []
+    await store.set("p/a", b"1")
+    assert await listing.keys() == await store.keys("p/")
+    await other.set("p/b", b"2")
+    await other.set("q", b"2")
+
+    async def seen():
+        return await listing.keys() == await other.keys("p/")
+
+    await until(seen)
+    assert [key for key, _ in await listing.keys()] == ["p/a", "p/b"]
+    await other.delete("p/a")
+    await until(seen)
+    listing.close()
+
+
 async def test_a_wildcard_in_a_prefix_means_itself(store):
     await store.set("a%b", b"")
     await store.set("axb", b"")

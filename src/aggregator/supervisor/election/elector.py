@@ -247,7 +247,7 @@ class Elector:
     async def _look(self) -> bool:
         """Who leads, who else is a candidate? Also the answer to ``VerifyLeader``. False: the KV does not tell."""
         try:
-            candidates = await self._election.candidates()
+            candidates = await self._election.known_candidates()
         except KVError as error:
             self._scope.sub("verify").count("leader-errors")
             log.warning_limited("cannot read who leads", per_second=0.1, error=str(error))

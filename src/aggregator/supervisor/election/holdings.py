@@ -48,6 +48,7 @@ class Holdings:
         """Set once the others were read."""
         self._store = store
         self._prefix = prefix
+        self._listing = store.listing(prefix + "/")
         self._name = name
         self._key = f"{prefix}/{name}"
         self._ttl_s = ttl_s
@@ -87,6 +88,9 @@ class Holdings:
         read = await self._tried(self._read())
         if not (told and read) or boot_ns() - begun_ns > _SLOW_NS:
             self._away_ns = boot_ns()
+        if self._lease is not None:
+            # What was told before still holds then, but others may have lost their leases.
+            self._away_ns = max(self._away_ns, self._lease.failed_ns())
         if read:
             self.known.set()
 
@@ -130,7 +134,7 @@ class Holdings:
     async def _read(self) -> None:
         found: dict[str, Holding] = {}
         own = False
-        for key, value in await self._store.keys(self._prefix + "/"):
+        for key, value in await self._listing.keys():
             name = key[len(self._prefix) + 1 :]
             if name == self._name:
                 own = value.create_revision == self._revision
@@ -148,6 +152,7 @@ class Holdings:
             self._changed()
 
     async def _leave(self) -> None:
+        self._listing.close()
         lease, self._lease = self._lease, None
         if lease is None:
             return

@@ -98,6 +98,8 @@ def open_channel(config: Etcd, endpoint: str, given: grpc.ChannelCredentials | N
         ("grpc.enable_http_proxy", 0),
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
+        # It would ask the peer for a ping's answer with whatever comes, to learn how large a window large messages are worth.
+        ("grpc.http2.bdp_probe", 0),
     ]
     if config.keepalive_s > 0:
         period_s = config.keepalive_s + random.random() * config.keepalive_jitter_s
@@ -132,6 +134,11 @@ class Channel:
         self._renewed_s = 0.0
         self._old: dict[asyncio.Task[None], Any] = {}
         self._closed = False
+
+    @property
+    def connection(self) -> object:
+        """gRPC's, that calls are made on now."""
+        return self._channel
 
     def renew(self) -> None:
         """The connection does not answer, though it has not broken: later calls get a new one."""
@@ -181,7 +188,8 @@ class Channel:
 
     def stream(self, method: str, timeout_s: float | None = None) -> "Stream":
         """A stream in both directions."""
-        return Stream(self, method, self._channel.stream_stream(method)(timeout=timeout_s, metadata=_REQUIRE_LEADER))
+        call = self._channel.stream_stream(method)(timeout=timeout_s, metadata=_REQUIRE_LEADER)
+        return Stream(self, self._channel, method, call)
 
     def _raise_if_closed(self, method: str) -> None:
         """gRPC cancels what is under way when a channel is closed: an error for the caller, unless he was cancelled himself."""
@@ -208,24 +216,21 @@ class Channel:
 class Stream:
     """Messages in both directions; every method raises ``RPCError`` once the stream has ended."""
 
-    def __init__(self, channel: Channel, method: str, call: Any) -> None:
+    def __init__(self, channel: Channel, connection: Any, method: str, call: Any) -> None:
         self._channel = channel
+        self._connection = connection
         self._method = method
         self._call = call
+
+    @property
+    def outdated(self) -> bool:
+        """Whether its channel has another connection by now."""
+        return self._channel.connection is not self._connection
 
     async def write(self, request: bytes) -> None:
         """Sends one message."""
         try:
             await self._call.write(request)
-        except grpc.aio.AioRpcError as error:
-            raise self._channel._error(self._method, error) from None
-        except _ENDED as error:
-            raise self._ended(str(error)) from None
-
-    async def end_writing(self) -> None:
-        """Tells the server that no more messages follow."""
-        try:
-            await self._call.done_writing()
         except grpc.aio.AioRpcError as error:
             raise self._channel._error(self._method, error) from None
         except _ENDED as error:

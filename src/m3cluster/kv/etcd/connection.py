@@ -7,11 +7,13 @@ someone else's.
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from m3cluster.kv.contact import Contact
 from m3cluster.kv.etcd import messages
 from m3cluster.kv.etcd.channel import Channel, RPCError, credentials, open_channel
 from m3cluster.kv.etcd.config import Etcd
+from m3cluster.kv.etcd.keepalives import KeepAlives
 from m3cluster.kv.store import KVError
 from m3cluster.proto import DecodeError, Message, MessageValue, decode, encode
 
@@ -63,6 +65,11 @@ def read_answer(address: str, rpc: RPC, data: bytes) -> MessageValue:
     return answer
 
 
+def _granted(address: str, data: bytes) -> tuple[int, int]:
+    answer = read_answer(address, LEASE_KEEP_ALIVE, data)
+    return answer["id"], answer["ttl"]
+
+
 def connect(config: Etcd) -> "Connection":
     """Channels to all endpoints; nothing is sent yet. Raises ``KVError`` for TLS files that cannot be used."""
     given = credentials(config.tls) if config.tls is not None else None
@@ -81,6 +88,8 @@ class Connection:
         self._channels = channels
         self.contact = Contact(f"etcd {', '.join(channel.address for channel in channels)}")
         self._current = 0
+        self._keeps: KeepAlives | None = None
+        """Where keepalives go; None: none has gone yet."""
 
     @property
     def name(self) -> str:
@@ -126,30 +135,34 @@ class Connection:
         raise AssertionError("a configuration has at least one endpoint")
 
     async def keep_alive(self, lease: int, timeout_s: float) -> int:
-        """One keepalive on a stream of its own; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``."""
+        """One keepalive; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``: the next one asks the next
+        endpoint, whatever the other calls of the client are waiting for."""
         timeout_s = min(timeout_s, self._config.request_timeout_s)
         give_up = asyncio.get_running_loop().time() + timeout_s
         channel = self.current
         try:
             await channel.ready(min(timeout_s, self._config.dial_timeout_s))
             left_s = max(give_up - asyncio.get_running_loop().time(), 0.001)
-            stream = channel.stream(LEASE_KEEP_ALIVE.method, left_s)
-            try:
-                await stream.write(encode(LEASE_KEEP_ALIVE.request, {"id": lease}))
-                await stream.end_writing()
-                answer = read_answer(channel.address, LEASE_KEEP_ALIVE, await stream.read())
-            finally:
-                stream.cancel()
+            stream = self._keep_alives(channel)
+            return await stream.ask(lease, encode(LEASE_KEEP_ALIVE.request, {"id": lease}), left_s)
         except KVError as error:
             self.move_on(channel)
             if isinstance(error, RPCError) and error.code == "DEADLINE_EXCEEDED":
                 channel.renew()
             raise
-        if answer["id"] != lease:
-            raise KVError(f"etcd {channel.address}: answered for lease {answer['id']:x}, asked for {lease:x}")
-        return int(answer["ttl"])
+
+    def _keep_alives(self, channel: Channel) -> KeepAlives:
+        """The stream on the connection that ``channel`` has now."""
+        stream = self._keeps
+        if stream is None or not stream.usable or stream.channel is not channel:
+            if stream is not None:
+                stream.end()
+            stream = self._keeps = KeepAlives(channel, LEASE_KEEP_ALIVE.method, partial(_granted, channel.address))
+        return stream
 
     async def close(self) -> None:
         """Ends all calls and connections."""
+        if self._keeps is not None:
+            await self._keeps.close()
         for channel in self._channels:
             await channel.close()

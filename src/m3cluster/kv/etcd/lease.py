@@ -1,8 +1,4 @@
-"""Leases of etcd (``KeptLease``).
-
-Every keepalive is a short stream of its own: one that hangs is given up and the next one asks the next endpoint, whatever the other calls
-of the client are waiting for.
-"""
+"""Leases of etcd (``KeptLease``); their keepalives share a stream (``keepalives``)."""
 
 import asyncio
 

@@ -134,6 +134,7 @@ _WATCH_CREATE = Message(
     "etcdserverpb.WatchCreateRequest",
     (
         Field(1, "key", Kind.BYTES),
+        Field(2, "range_end", Kind.BYTES),
         Field(3, "start_revision", Kind.INT64),
         Field(4, "progress_notify", Kind.BOOL),
         Field(7, "watch_id", Kind.INT64),

@@ -6,6 +6,8 @@ watches give cached values if there is a cache, and everything goes on within tw
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
+from functools import partial
 
 from m3cluster.kv.etcd import connection as rpc
 from m3cluster.kv.etcd.cache import Cache
@@ -13,12 +15,13 @@ from m3cluster.kv.etcd.channel import RPCError
 from m3cluster.kv.etcd.config import Etcd
 from m3cluster.kv.etcd.connection import RPC, Connection, connect
 from m3cluster.kv.etcd.lease import EtcdLease
+from m3cluster.kv.etcd.listing import Found, WatchedListing
 from m3cluster.kv.etcd.messages import COMPARE_CREATE, COMPARE_VERSION
 from m3cluster.kv.etcd.values import key_bytes, key_text, prefix_end, read_response, value_of
 from m3cluster.kv.etcd.watch import WatchStream
 from m3cluster.kv.leased import LeasedStore
 from m3cluster.kv.refusals import condition_failed, lease_ended, no_version, not_found, version_mismatch
-from m3cluster.kv.store import KVError, Lease, NotKeptError, Value
+from m3cluster.kv.store import KVError, Lease, Listing, NotKeptError, Value
 from m3cluster.proto import MessageValue
 from m3x.clock import boot_ns
 from m3x.log import logger
@@ -62,6 +65,8 @@ class EtcdStore(LeasedStore[EtcdLease]):
         super().__init__(f"etcd {connection.name}", watches, connection.contact)
         self._connection = connection
         self._cache = cache
+        self._stream = watches
+        self._listings: set[WatchedListing] = set()
         self._joined: list[_Joined] | None = None
         """Reads that go with the one that is about to be sent; None: none is."""
         self._tasks.start(watches.run(), "watches")
@@ -71,6 +76,20 @@ class EtcdStore(LeasedStore[EtcdLease]):
     async def _call(self, method: RPC, request: MessageValue, *, repeatable: bool = False) -> MessageValue:
         self._check_open()
         return await self._connection.call(method, request, repeatable=repeatable)
+
+    @contextlib.contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        """Around a write, however it ends."""
+        self._written_below(key)
+        try:
+            yield
+        finally:
+            self._written_below(key)
+
+    def _written_below(self, key: str) -> None:
+        for listing in self._listings:
+            if key.startswith(listing.prefix):
+                listing.written()
 
     async def _range(self, request: MessageValue) -> MessageValue:
         """Reads, in one call with the other reads that begin in the same turn of the loop: who looks around does so on the same beats, and
@@ -157,7 +176,8 @@ class EtcdStore(LeasedStore[EtcdLease]):
 
     async def set(self, key: str, data: bytes) -> int:
         data = bytes(data)
-        answer = await self._call(rpc.PUT, {"key": key_bytes(key), "value": data, "prev_kv": True})
+        with self._writing(key):
+            answer = await self._call(rpc.PUT, {"key": key_bytes(key), "value": data, "prev_kv": True})
         return self._written(key, data, answer, answer).version
 
     async def _put_under(
@@ -167,7 +187,8 @@ class EtcdStore(LeasedStore[EtcdLease]):
         put = {"put": {"key": key_bytes(key), "value": data, "prev_kv": True}}
         look = {"range": {"key": key_bytes(otherwise), "keys_only": True}}
         request = {"compare": [condition], "success": [put], "failure": [look]}
-        answer = await self._call(rpc.TXN, request)
+        with self._writing(key):
+            answer = await self._call(rpc.TXN, request)
         if answer["succeeded"]:
             return self._written(key, data, answer, read_response(answer, 0, "put")), None
         return None, value_of(read_response(answer, 0, "range")["kvs"])
@@ -189,7 +210,8 @@ class EtcdStore(LeasedStore[EtcdLease]):
         raise condition_failed(key, other_key, create_revision, found)
 
     async def delete(self, key: str) -> Value:
-        answer = await self._call(rpc.DELETE_RANGE, {"key": key_bytes(key), "prev_kv": True})
+        with self._writing(key):
+            answer = await self._call(rpc.DELETE_RANGE, {"key": key_bytes(key), "prev_kv": True})
         self._cache.put(key, None)
         value = value_of(answer["prev_kvs"])
         if value is None:
@@ -201,12 +223,16 @@ class EtcdStore(LeasedStore[EtcdLease]):
             return False
         delete = {"delete_range": {"key": key_bytes(key)}}
         request = {"compare": [_created_at(key, create_revision)], "success": [delete]}
-        answer = await self._call(rpc.TXN, request)
+        with self._writing(key):
+            answer = await self._call(rpc.TXN, request)
         if answer["succeeded"]:
             self._cache.put(key, None)
         return bool(answer["succeeded"])
 
     async def keys(self, prefix: str) -> list[tuple[str, Value]]:
+        return (await self._found(prefix))[1]
+
+    async def _found(self, prefix: str) -> Found:
         start = key_bytes(prefix)
         request = {"key": start or b"\0", "range_end": prefix_end(start)}
         answer = await self._range(request)
@@ -214,8 +240,19 @@ class EtcdStore(LeasedStore[EtcdLease]):
             (key_text(kv["key"]), Value(kv["value"], kv["version"], kv["create_revision"], kv["mod_revision"]))
             for kv in answer["kvs"]
         ]
+        revision = int((answer["header"] or {"revision": 0})["revision"])
         # Keys of one transaction share a revision; their names then decide.
-        return sorted(found, key=lambda pair: (pair[1].create_revision, pair[0]))
+        return revision, sorted(found, key=lambda pair: (pair[1].create_revision, pair[0]))
+
+    def listing(self, prefix: str) -> Listing:
+        """Asks etcd only after a change, and now and then (``listing``)."""
+        if not prefix:
+            return super().listing(prefix)
+        made = WatchedListing(
+            prefix, partial(self._found, prefix), self._stream.watch_prefix(prefix), self._listings.discard
+        )
+        self._listings.add(made)
+        return made
 
     async def _grant(self, ttl_s: int) -> EtcdLease:
         sent_ns = boot_ns()
@@ -233,7 +270,8 @@ class EtcdStore(LeasedStore[EtcdLease]):
         look = {"range": {"key": key_bytes(key)}}
         request = {"compare": [_created_at(key, 0)], "success": [put], "failure": [look]}
         try:
-            answer = await self._call(rpc.TXN, request)
+            with self._writing(key):
+                answer = await self._call(rpc.TXN, request)
         except RPCError as error:
             if error.code == "NOT_FOUND":
                 raise lease_ended(key, lease.id) from error

@@ -50,7 +50,7 @@ class FakeElection:
     async def close(self) -> None:
         self._try("close")
 
-    async def candidates(self) -> list[str]:
+    async def known_candidates(self) -> list[str]:
         self._try("candidates")
         return self.leaders
 

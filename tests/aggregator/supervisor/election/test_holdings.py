@@ -124,6 +124,22 @@ async def test_after_an_outage_others_are_given_time_to_say_again_that_they_are_
         await until(a.holdings.settled)
 
 
+async def test_a_keepalive_without_an_answer_is_an_outage(
+    server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has to be read for that: others may have lost their leases, whatever is known of them."""
+    monkeypatch.setattr("aggregator.supervisor.election.holdings._SETTLE_NS", 700_000_000)
+    async with running(server, "a", 5) as a:
+        await until(a.holdings.settled)
+        lease = a.holdings._lease
+        assert lease is not None
+        assert lease.failed_ns() == 0
+        monkeypatch.setattr(lease, "_failed_ns", boot_ns())
+        a.holdings.look()
+        await until(lambda: not a.holdings.settled())
+        await until(a.holdings.settled)
+
+
 async def test_whose_lease_had_ended_has_come_anew(server: MemoryServer) -> None:
     async with running(server, "a", 5) as a, running(server, "b", 7) as b:
         await until(lambda: b.holdings.since == {"a": Holding(5)})

@@ -588,9 +588,9 @@ async def test_whatever_grpc_raises_for_a_stream_that_has_ended_is_an_error_of_o
         async def fail(self, *_):
             raise error('Failed "execute_batch"')
 
-        write = done_writing = read = fail
+        write = read = fail
 
-    stream = Stream(Channel("a:1", lambda: None, 1), "/etcdserverpb.Lease/LeaseKeepAlive", Ended())
-    for call in (lambda: stream.write(b""), stream.end_writing, stream.read):
+    stream = Stream(Channel("a:1", lambda: None, 1), None, "/etcdserverpb.Lease/LeaseKeepAlive", Ended())
+    for call in (lambda: stream.write(b""), stream.read):
         with pytest.raises(KVError, match="LeaseKeepAlive failed: Failed"):
             await call()
