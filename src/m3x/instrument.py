@@ -100,6 +100,8 @@ class Registry:
         self._own = Figures()
         self._states = tuple(states)
         self._reports: dict[str, Report] = {}
+        self._told: dict[str, Callable[[], Report]] = {}
+        """Newer ones, as ``merge`` was given them: nobody has looked since."""
         self._gone = Figures()
         """What processes that are gone had counted."""
         self.looks: list[Callable[[], None]] = []
@@ -122,10 +124,17 @@ class Registry:
         prefix: str = "",
         histograms: Histograms = (),
     ) -> None:
-        """``take`` of counters and histograms since the start of a process, and of gauges as of now."""
-        told = [((_join(prefix, name), labels), counts, total) for (name, labels), counts, total in histograms]
-        named = [(_key(prefix, name), value) for name, value in counters.items()]
-        self.take(source, Report(named, [(_key(prefix, name), value) for name, value in gauges.items()], told))
+        """``take`` of counters and histograms since the start of a process, and of gauges as of now; they must not change afterwards.
+
+        Processes tell theirs every second, which is more often than anybody looks: names are taken apart when somebody does.
+        """
+
+        def report() -> Report:
+            told = [((_join(prefix, name), labels), counts, total) for (name, labels), counts, total in histograms]
+            named = [(_key(prefix, name), value) for name, value in counters.items()]
+            return Report(named, [(_key(prefix, name), value) for name, value in gauges.items()], told)
+
+        self._told[source] = report
 
     def report(self) -> Report:
         """What this process has counted, for the registry of another one."""
@@ -133,11 +142,18 @@ class Registry:
 
     def take(self, source: str, report: Report) -> None:
         """Replaces what another process (``source``) reported. Equal names add up."""
+        self._told.pop(source, None)
         self._reports[source] = report
 
     def forget(self, source: str) -> None:
         """The process behind ``source`` is gone: its gauges vanish, its counters stay in the sums, which must never fall."""
+        self._hear()
         self._gone.add(self._reports.pop(source, Report()), with_gauges=False)
+
+    def _hear(self) -> None:
+        for source, report in self._told.items():
+            self._reports[source] = report()
+        self._told.clear()
 
     def counter(self, name: str, **tags: str) -> float:
         """Current sum of a counter over this process and all merged ones."""
@@ -193,6 +209,7 @@ class Registry:
 
     def _sums(self) -> Figures:
         """Of this process and all others."""
+        self._hear()
         found = Figures(summaries=dict(self._own.summaries))
         for report in (self.report(), *self._reports.values(), self._gone.report()):
             found.add(report, self._states)

@@ -151,6 +151,27 @@ async def test_delivers_to_every_replica(cluster: Cluster):
     )
 
 
+async def test_at_rest_it_looks_seldom_until_something_happens(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("m3msg.producer.shell._REST_S", 3600.0)
+    a = await cluster.recorder()
+    await cluster.topic(ConsumptionType.REPLICATED)
+    await cluster.place(a.endpoint)
+    producer = cluster.producer(retry_ms=60_000)
+    assert await producer.start()
+    await until(lambda: producer._rests)
+    assert producer.produce(batch_of(10))
+    labels = {f"consumer_service_{name}": value for name, value in (("name", "svc"), ("env", "env"), ("zone", "zone"))}
+    # What was counted since is reported, before it rests again.
+    await until(lambda: cluster.registry.counter("message_acked", **labels) == 10)
+    await until(lambda: producer._rests)
+    await a.server.close()
+    (lane,) = producer.core.lanes()
+    await until(lambda: not lane.reachable)
+    # Time counts from there on, for who asks whether anybody can be reached.
+    await until(lambda: lane._gone_ns > 0)
+    assert not producer._rests
+
+
 async def test_a_consumer_that_never_acks_costs_bounded_memory_and_delays_nobody(cluster: Cluster):
     good, bad = await cluster.recorder(), await cluster.recorder()
     bad.acks = False

@@ -30,6 +30,21 @@ def test_reports_of_processes_add_up_and_counters_outlive_them() -> None:
     assert "m3_memory 10.0" in registry.render().decode()
 
 
+def test_the_newest_report_of_a_process_counts_however_it_was_told() -> None:
+    registry = Registry()
+    registry.merge("one", {"a": 1}, {"b": 1.0})
+    registry.merge("one", {"a": 2}, {"b": 2.0})
+    assert registry.counter("a") == 2
+    registry.merge("one", {"a": 3}, {"b": 3.0})
+    registry.take("one", Report([(("a", ()), 4.0)], [], []))
+    assert registry.counter("a") == 4
+    assert registry.totals() == {"a": 4.0}
+    registry.merge("one", {"a": 5}, {"b": 5.0})
+    # What nobody has looked at before the process was gone is counted all the same.
+    registry.forget("one")
+    assert registry.totals() == {"a": 5.0}
+
+
 def test_histograms_are_cumulative() -> None:
     registry = Registry()
     scope = registry.scope("x")

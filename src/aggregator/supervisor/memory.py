@@ -9,6 +9,7 @@ from m3x.memory import MemoryLimit
 __all__ = ["MemoryWatch"]
 
 _NEW, _KNOWN = "{reason=new-metric-memory-limit}", "{reason=memory-limit}"
+_REFUSED = (_NEW, _KNOWN)
 _QUIET_S = 60.0
 """Nothing was refused for so long: there is memory again."""
 
@@ -35,8 +36,9 @@ class MemoryWatch:
     def told(self, worker: int, counters: Mapping[str, int]) -> None:
         """A worker's counters since its start."""
         now_s = self._clock()
-        for reason in (_NEW, _KNOWN):
-            count = sum(value for name, value in counters.items() if name.endswith(reason))
+        refused = [(name, value) for name, value in counters.items() if name.endswith(_REFUSED)]
+        for reason in _REFUSED:
+            count = sum(value for name, value in refused if name.endswith(reason))
             if count > self._counted.get((worker, reason), 0):
                 self._refused_s[reason] = now_s
             self._counted[worker, reason] = count
@@ -46,7 +48,7 @@ class MemoryWatch:
 
     def gone(self, worker: int) -> None:
         """The next process of a worker counts from 0."""
-        for reason in (_NEW, _KNOWN):
+        for reason in _REFUSED:
             self._counted.pop((worker, reason), None)
 
     def _say(self) -> None:

@@ -49,6 +49,7 @@ from aggregator.supervisor.set_up import try_endpoint
 from aggregator.supervisor.shard_set import ShardSet
 from aggregator.supervisor.shown import count_shard_check, show_serving
 from aggregator.worker.options import WorkerOptions
+from m3cluster.flush_times import ShardSetFlushTimes
 from m3cluster.following import follow
 from m3cluster.kv import KVError, Store, get_uncached
 from m3x.beats import beat
@@ -116,12 +117,17 @@ class Serving:
         """Since when the front listens (boot clock)."""
         self.ending = False
         """No more flushes begin."""
+        self._flushes = False
+        """Whether we might flush when it was last looked."""
         self.rolls_up = False
         """Whether a forwarded metric ever came out of a worker."""
         self.worker_stats: dict[int, ipc.WorkerStats] = {}
         self.front_gauges: dict[str, float] = {}
         """As the front has told them last."""
         self._clocks = ClockFaults()
+        self._looked_at: ShardSetFlushTimes | None = None
+        """Flush times of which ``_newest_ns`` is the latest."""
+        self._newest_ns = 0
         self.flushing = Flushing(schedule_options(config))
         self._limits = Limits(config, self._limits_changed)
         self._memory = MemoryWatch(instance_memory(config), self._problems)
@@ -513,24 +519,45 @@ class Serving:
     async def _flush_loop(self) -> None:
         while True:
             wait_s: float | None = None
-            if self.shard_set.leads and not self.ending:
-                wait_s = self._flush()
+            leads = self.shard_set.leads and not self.ending
+            if leads:
+                wait_s = self._flush(woken=self._wake.is_set())
             self._wake.clear()
+            if not leads:
+                # A term that begins says so.
+                await self._wake.wait()
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await beat(self._wake, _LOOK_S)
 
-    def _flush(self) -> float | None:
-        """Gives the flushes that are due, if we may flush; when to look again at the latest."""
+    def _flush(self, *, woken: bool) -> float | None:
+        """Gives the flushes that are due, if we may flush; when to look again at the latest. Not ``woken``, it is only time that has
+        passed."""
+        if (
+            not woken
+            and self._flushes
+            and not self.flushing.in_hand
+            and (wait_s := self._until_due_s()) is not None
+            and wait_s > 0
+        ):
+            return wait_s
+        self._flushes = False
         if (
             self.flushing.role is not FlushRole.LEADER
             or (until := self.shard_set.flush_until()) is None
             or self._gathers()
         ):
             return _HELD_S
+        self._flushes = True
         self._relay(self.flushing.tick(wall_ns(), self.shard_set.holding, until))
+        wait_s = self._until_due_s()
+        return None if wait_s is None else max(wait_s, 0.001)
+
+    def _until_due_s(self) -> float | None:
+        """Until the next flush; None: there is no list."""
         next_ns = self.flushing.schedule.next_ns()
-        return None if next_ns is None else max((next_ns - wall_ns()) / 1e9, 0.001)
+        return None if next_ns is None else (next_ns - wall_ns()) / 1e9
 
     def _gathers(self) -> bool:
         """Whether samples that were judged before a front was there may still be on their way: their windows wait for them."""
@@ -567,9 +594,11 @@ class Serving:
     def _look_at_clocks(self) -> None:
         now_ns, member = wall_ns(), self.shard_set
         self._problems.set("clock", self._clocks.went_back(now_ns))
-        flushed_ns = 0 if member.times is None else newest(member.times)
+        if member.times is not self._looked_at:
+            self._looked_at = member.times
+            self._newest_ns = 0 if member.times is None else newest(member.times)
         keys = [self._keys.flush_times(member.number), self._keys.delivered(member.number)]
-        self._problems.set("flush times", self._clocks.flushed_ahead(now_ns, flushed_ns, keys))
+        self._problems.set("flush times", self._clocks.flushed_ahead(now_ns, self._newest_ns, keys))
 
     async def _expire_loop(self) -> None:
         interval_s = entry_check_interval_ns(self.config) / 1e9

@@ -33,7 +33,9 @@ _SAVE_EVERY_S = 0.1
 _SETTLE_NS = 2_000_000_000
 """So long a leader that gives way keeps the lead for what it has flushed: the next one would emit that again, perhaps with other values."""
 _LOOK_S = 1.0
-"""Flush times that have not changed are written again as well, after a while."""
+"""Between two looks whether flush times that have changed may be written."""
+_LOOK_AGAIN_S = 5.0
+"""Flush times that have not changed are written again as well, after a while (``REPEAT_NS``)."""
 _RETRY = Backoff(initial_s=0.1, factor=2.0, max_s=2.0)
 
 
@@ -82,6 +84,8 @@ class ShardSet:
         self._news_ns = boot_ns()
         """When the flush times in the KV were last seen to change."""
         self._scope = scope
+        self._decoded = (b"", ShardSetFlushTimes())
+        """The newest value of the KV, or what is written there, and what it says."""
         self._read = False
         """Whether the flush times were read, or there are none."""
         self._elected = asyncio.Event()
@@ -168,12 +172,19 @@ class ShardSet:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(
                     follow(
-                        self._store, self._key, _times_of, self._times_changed, self._times_unusable, self._watch_failed
+                        self._store,
+                        self._key,
+                        self._times_of,
+                        self._times_changed,
+                        self._times_unusable,
+                        self._watch_failed,
                     ),
                     name="flush times",
                 )
                 tasks.create_task(
-                    follow(self._store, self._delivered_key, _times_of, self._delivered_changed, self._times_unusable),
+                    follow(
+                        self._store, self._delivered_key, self._times_of, self._delivered_changed, self._times_unusable
+                    ),
                     name="delivered",
                 )
                 tasks.create_task(self._holdings.run(), name="complete since")
@@ -326,7 +337,7 @@ class ShardSet:
         if found is None:
             return ShardSetFlushTimes()
         try:
-            return _times_of(found)
+            return self._times_of(found)
         except DecodeError as error:
             log.error("the flush times in the KV cannot be decoded; starting afresh", key=key, error=str(error))
             return ShardSetFlushTimes()
@@ -373,7 +384,8 @@ class ShardSet:
     async def _save_loop(self) -> None:
         attempt = 0
         while True:
-            if await beat(self._unsaved, _LOOK_S) or attempt:
+            due = self._flushing.save_due(wall_ns())
+            if await beat(self._unsaved, _LOOK_S if due else _LOOK_AGAIN_S) or attempt:
                 await asyncio.sleep(_SAVE_EVERY_S if not attempt else _RETRY.delay(attempt))
             self._unsaved.clear()
             if self.may_write() and self._flushing.save_due(wall_ns()):
@@ -395,7 +407,9 @@ class ShardSet:
             message = self._flushing.message(view.owned, view.redirects)
             if (delivered := self._flushing.delivered(view.owned)) is not None:
                 await self._store.put_if(self._delivered_key, encode_flush_times(delivered), key, revision)
-            await self._store.put_if(self._key, encode_flush_times(message), key, revision)
+            data = encode_flush_times(message)
+            self._decoded = data, message
+            await self._store.put_if(self._key, data, key, revision)
         except ConditionFailedError:
             scope.count("errors")
             scope.record("error-latency", (boot_ns() - begun_ns) / 1e9)
@@ -416,6 +430,12 @@ class ShardSet:
             self._relay(self._flushing.saved(message, wall_ns()))
         return True
 
+    def _times_of(self, value: Value) -> ShardSetFlushTimes:
+        """The flush times of a value. One is met several times: a leader writes it, hears of it, and reads it before it writes the next.
 
-def _times_of(value: Value) -> ShardSetFlushTimes:
-    return decode_flush_times(value.data)
+        Raises ``DecodeError``.
+        """
+        data, times = self._decoded
+        if data != value.data:
+            data, times = self._decoded = value.data, decode_flush_times(value.data)
+        return times

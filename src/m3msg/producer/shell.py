@@ -31,6 +31,8 @@ log = logger(__name__)
 _TICK_S = 0.1
 _REPORT_S = 1.0
 """Between two reports of figures; and between two ticks while nothing is in hand."""
+_REST_S = 5.0
+"""Between two ticks while besides everybody is connected, and all figures are reported."""
 _LAST_IDS = 1 << 27
 """Ids begin anywhere below that, where M3's begin with 1: an aggregator that asks whether it has a message does not take those of a process
 for those of the one before. They still have four bytes."""
@@ -167,6 +169,8 @@ class Producer:
         self._produced = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
+        self._rests = False
+        """The last report was made at rest: there is nothing new to report."""
         self._scopes: dict[tuple[str, str], Scope] = {}
         self._host = _Host(self.core, options.writer, may_write, self._tell)
         self._set_up = SetUp(
@@ -278,6 +282,7 @@ class Producer:
         for when it says False."""
         if self._closed or not self.core.produce(batch, self._host.now(), fenced=fenced, forwarded=forwarded):
             return False
+        self._rests = False
         self._produced.set()
         if self.core.has_unsealed and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(_LINGER_S, self._flush)
@@ -334,6 +339,9 @@ class Producer:
                     self._on_secured(event)
             elif self.on_done is not None:
                 self.on_done(event)
+        if self._rests and not self._at_rest:
+            self._rests = False
+            self._produced.set()
         self._progress.set()
 
     # --- time and figures ---
@@ -353,6 +361,7 @@ class Producer:
             if now.steady_ns - report_ns >= _REPORT_S * 1e9:
                 report_ns = now.steady_ns
                 self._report()
+                self._rests = self._at_rest
 
     def _scanned(self, took_ns: int) -> None:
         """A tick looks through all that is queued, as M3's scans of its buffer and of its queues do."""
@@ -366,7 +375,13 @@ class Producer:
             await asyncio.sleep(_TICK_S)
             return
         self._produced.clear()
-        await beat(self._produced, _REPORT_S)
+        await beat(self._produced, _REST_S if self._rests and self._at_rest else _REPORT_S)
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether nothing changes by time alone."""
+        core = self.core
+        return not core.has_unsealed and all(lane.reachable and not lane.pending for lane in core.lanes())
 
     def _service_scope(self, service: ServiceID, tag: str = "") -> Scope:
         key = (str(service), tag)

@@ -26,7 +26,13 @@ from dataclasses import dataclass, field
 
 from aggregator.lists import ListId
 from aggregator.supervisor.flushing.commands import LONGEST_AWAITED_NS
-from aggregator.supervisor.flushing.flush_times import can_lead, held_elsewhere, lacks_delivered, lacks_more
+from aggregator.supervisor.flushing.flush_times import (
+    can_lead,
+    distinct_lists,
+    held_elsewhere,
+    lacks_delivered,
+    lacks_more,
+)
 from aggregator.supervisor.flushing.holding import Holding
 from m3cluster.flush_times import ShardSetFlushTimes
 
@@ -100,6 +106,10 @@ class Candidacy:
         """The last answer of ``lacks_more`` about each other instance, behind what was asked, ..."""
         self._compared_by: ShardSetFlushTimes | None = None
         """... by these flush times."""
+        self._lists: frozenset[tuple[ListId, int]] = frozenset()
+        """Those of ..."""
+        self._lists_of: ShardSetFlushTimes | None = None
+        """... these flush times."""
 
     def look(self, facts: Facts) -> Decision:
         """The decision at this moment."""
@@ -136,6 +146,10 @@ class Candidacy:
         are. Not for the leader, who would know, nor if another instance says that it holds more: the list's consumers may be away.
         """
 
+        if self._lists_of is not facts.times:
+            # Asked every second, and before every flush.
+            self._lists, self._lists_of = distinct_lists(facts.times), facts.times
+
         def warm(unfed_ns: int | None) -> bool:
             return can_lead(
                 facts.times,
@@ -145,6 +159,7 @@ class Candidacy:
                 longest_ns=longest_ns,
                 unfed_ns=unfed_ns,
                 gaps=facts.holding.gaps,
+                lists=self._lists,
             )
 
         return warm(None) or (not facts.leads and warm(self._unfed_ns) and not self._more(facts, facts.peers))

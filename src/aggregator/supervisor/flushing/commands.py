@@ -244,9 +244,10 @@ class Flushing:
 
     def kv_changed(self, message: ShardSetFlushTimes) -> list[Send]:
         """The flush times in the KV changed."""
-        self._kv = message
+        known, self._kv = self._kv is message, message
         if self.role is FlushRole.LEADER:
-            self.times.learn(message)
+            if not known:
+                self.times.learn(message)
             return []
         if self.role is not FlushRole.FOLLOWER:
             return []

@@ -24,6 +24,7 @@ from m3cluster.flush_times import ShardFlushTimes, ShardSetFlushTimes
 __all__ = [
     "FlushTimes",
     "can_lead",
+    "distinct_lists",
     "flushed_through",
     "has_flushed",
     "held_elsewhere",
@@ -273,6 +274,7 @@ def can_lead(
     longest_ns: int | None = None,
     unfed_ns: int | None = None,
     gaps: Iterable[Gap] = (),
+    lists: frozenset[tuple[ListId, int]] | None = None,
 ) -> bool:
     """Whether an instance that holds all samples since ``opened_ns``, but for some ``gaps``, could lead without leaving any.
 
@@ -280,9 +282,9 @@ def can_lead(
 
     ``past_ns``: how late timed samples may be, without the resolution. ``longest_ns``: lists of longer windows are not looked at.
     ``unfed_ns``: nor are lists whose times have stood still for so long, and for two windows: their leader does not flush them, so nobody
-    feeds them. None or empty flush times: a new cluster, True.
+    feeds them. ``lists``: what ``distinct_lists`` says of ``message``, for who asks often. None or empty flush times: a new cluster, True.
     """
-    for list_id, at in set(_lists(message)) if message is not None else ():
+    for list_id, at in distinct_lists(message) if lists is None else lists:
         window = list_id.resolution_ns
         if longest_ns is not None and window > longest_ns:
             continue
@@ -379,12 +381,17 @@ def _compared(
 ) -> Iterator[tuple[ListId, Iterator[tuple[int, bool, bool]]]]:
     """Of each list, and time it is flushed up to, the starts of the windows that are not flushed, as far as something changes there:
     whether they lack samples in ``own``, and in ``other``."""
-    for list_id, at in set(_lists(message)) if message is not None else ():
+    for list_id, at in distinct_lists(message):
         if longest_ns is not None and list_id.resolution_ns > longest_ns:
             continue
         first, mine, others = first_unflushed(list_id, at), own.lacking(list_id), other.lacking(list_id)
         starts = sorted({first, *(max(time, first) for span in mine + others for time in span)})
         yield list_id, ((start, any_lacks(mine, start), any_lacks(others, start)) for start in starts)
+
+
+def distinct_lists(message: ShardSetFlushTimes | None) -> frozenset[tuple[ListId, int]]:
+    """Every list with its time, whatever the shard, of those that are not left."""
+    return frozenset() if message is None else frozenset(_lists(message))
 
 
 def _lists(message: ShardSetFlushTimes) -> Iterator[tuple[ListId, int]]:
