@@ -229,6 +229,7 @@ def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path
             return made.connected() == [2 * WORKERS, 0, 0]
 
         wait_until("one process has all connections", gathered)
+        assert made.figure("write_processes_in_use") == 1
         ends = threading.Event()
         failed: list[tuple[int, str]] = []
 
@@ -248,6 +249,7 @@ def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path
             for sender in senders:
                 sender.join(60)
         assert not failed
+        assert made.figure("write_processes_in_use") == WORKERS
 
 
 COORDINATOR = {

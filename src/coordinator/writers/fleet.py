@@ -239,7 +239,10 @@ class Fleet:
             await beat(every_s=_LOOK_S)
 
     async def refresh(self) -> None:
-        """Asks all of them how they are."""
+        """Asks all of them how they are, and looks how many are in use."""
+        assert self._owner is not None
+        scope = self._owner.registry.scope(self._config.metrics.scope.prefix)
+        scope.gauge("write_processes_in_use", float(len(self._board.used())))
         await asyncio.gather(*(self._ask(index) for index in range(len(self.members))))
 
     async def _ask(self, index: int) -> None:
