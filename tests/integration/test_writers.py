@@ -249,7 +249,7 @@ def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path
             for sender in senders:
                 sender.join(60)
         assert not failed
-        assert made.figure("write_processes_in_use") == WORKERS
+        wait_until("the figure says so", lambda: made.figure("write_processes_in_use") == WORKERS)
 
 
 COORDINATOR = {

@@ -234,15 +234,15 @@ class Fleet:
 
     async def _look(self) -> None:
         """Asks all of them again and again, so that little is lost of what one has counted that is killed."""
+        assert self._owner is not None
+        scope = self._owner.registry.scope(self._config.metrics.scope.prefix)
         while True:
+            scope.gauge("write_processes_in_use", float(len(self._board.used())))
             await self.refresh()
             await beat(every_s=_LOOK_S)
 
     async def refresh(self) -> None:
-        """Asks all of them how they are, and looks how many are in use."""
-        assert self._owner is not None
-        scope = self._owner.registry.scope(self._config.metrics.scope.prefix)
-        scope.gauge("write_processes_in_use", float(len(self._board.used())))
+        """Asks all of them how they are."""
         await asyncio.gather(*(self._ask(index) for index in range(len(self.members))))
 
     async def _ask(self, index: int) -> None:
