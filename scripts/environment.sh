@@ -54,12 +54,12 @@ prepare_kernels() {
         return
     fi
     # A start takes half a second longer without, and who runs it may not be allowed to write it, or told not to.
-    .venv/bin/python -m compileall -q src || true
+    .venv/bin/python -m compileall -q src lab bench || true
     began=$(mktemp)
     wanted=$(.venv/bin/python scripts/kernel_sources.py)
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         # A cached kernel does not notice that a kernel or a constant from another file changed.
-        printf 'compiling the kernels (once for these sources, two to four minutes)\n'
+        printf 'compiling the kernels (once for these sources, one to four minutes)\n'
         find src -name '*.nb[ic]' -delete
         .venv/bin/python -m aggregator.warmup --also coordinator.warmup
         printf '%s' "$wanted" >"$stamp"

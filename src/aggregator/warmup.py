@@ -12,22 +12,22 @@ from m3x.warming import warm_all
 __all__ = ["PACKAGES", "main"]
 
 PACKAGES = (
-    "m3x.checksum",
+    "aggregator.engine",
+    "aggregator.front",
     "m3metrics.kernels",
     "m3msg.kernels",
     "m3msg.producer.kernels",
     "m3msg.legacy.kernels",
-    "aggregator.engine",
-    "aggregator.front",
+    "m3x.checksum",
 )
-"""In the order of compiling: what others are made of comes first."""
+"""What takes longest comes first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command of the module."""
     parser = argparse.ArgumentParser(prog="aggregator.warmup", description="Compile the kernels of the service.")
     parser.add_argument("--also", action="append", default=[], metavar="MODULE", help="one more module with warm()")
-    return warm_all((*PACKAGES, *parser.parse_args(arguments).also))
+    return warm_all((*parser.parse_args(arguments).also, *PACKAGES))
 
 
 if __name__ == "__main__":
