@@ -192,11 +192,11 @@ def exact(data: bytes) -> np.ndarray:
 
 
 def staging(workers: int, capacity: int) -> tuple[list[np.ndarray], np.ndarray]:
-    buffers = [np.full(capacity + 16, 0xEE, np.uint8) for _ in range(workers)]
+    buffers = np.full((workers, capacity + 16), 0xEE, np.uint8)
     table = np.zeros((workers, kernels.COLUMNS), np.int64)
-    table[:, kernels.ADDRESS] = [buffer.ctypes.data for buffer in buffers]
+    table[:, kernels.ADDRESS] = buffers.ctypes.data + np.arange(workers) * buffers.strides[0]
     table[:, kernels.CAPACITY] = capacity
-    return buffers, table
+    return list(buffers), table
 
 
 def shapes() -> np.ndarray:
