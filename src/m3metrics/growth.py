@@ -72,6 +72,10 @@ class Growth:
         self._faded_s = self._second_s = clock()
         self._new_series = 0
         self._this_second, self._looked_at, self._step, self._skip = 0, 0, 1, 0
+        self._report: GrowthReport | None = None
+        """As it was told last; None: something has changed since, or nothing was told."""
+        self._most = 0
+        """Names of either kind in it."""
 
     def sample(self, count: int) -> range:
         """``count`` series are new: which of them ``add`` is to be given, each with the weight ``range.step``."""
@@ -81,6 +85,8 @@ class Growth:
             rate = self._this_second / (now_s - self._second_s)
             self._step = max(math.ceil(rate / _LARGEST_SAMPLE), 1)
             self._second_s, self._this_second, self._looked_at = now_s, 0, 0
+        if count:
+            self._report = None
         self._new_series += count
         self._this_second += count
         if self._looked_at >= _LARGEST_SAMPLE:
@@ -94,6 +100,7 @@ class Growth:
 
     def add(self, tags: Iterable[Tag], weight: float) -> None:
         """One of them, by its tags; an id without tags is a metric name."""
+        self._report = None
         for name, value in tags:
             if name == NAME_TAG:
                 self._names.add(value[:_LONGEST], weight)
@@ -121,10 +128,16 @@ class Growth:
             factor = 0.5 ** (steps * _FADE_S / _HALF_LIFE_S)
             for top in (self._names, self._labels):
                 top.fade(factor)
+            self._report = None
 
     def report(self, most: int = 20) -> GrowthReport:
         """The names that grow fastest, at most so many of either kind."""
         self._fade(self._clock())
+        if self._report is None or self._most != most:
+            self._report, self._most = self._made(most), most
+        return self._report
+
+    def _made(self, most: int) -> GrowthReport:
         # What fades by half in a time, and comes evenly, is at 1/ln 2 of that time's worth.
         a_minute = 60 * 0.6931 / _HALF_LIFE_S
         return GrowthReport(

@@ -101,7 +101,7 @@ class Traffic:
         return self._step
 
     def _gap(self) -> int:
-        return self._random.randint(1, 2 * self._step - 1)
+        return 1 + int(self._random.random() * (2 * self._step - 1))
 
     def _adapt(self, count: int) -> None:
         passed_s = self._clock() - self._second_s
@@ -115,9 +115,9 @@ class Traffic:
             self._looked_this_second = 0
         self._step = max(self._step, count // _LOOKS_PER_SECOND)
 
-    def add(self, name: bytes, samples: int, updates: int, timer_bytes: int) -> None:
-        """One of them: what it has of each."""
-        weight, name = self._step, name[:_LONGEST]
+    def add(self, name: bytes, samples: int, updates: int, timer_bytes: int, weight: int = 0) -> None:
+        """One of them: what it has of each. ``weight``: ``step`` when it was chosen, if others have been since."""
+        weight, name = weight or self._step, name[:_LONGEST]
         for top, amount in ((self._samples, samples), (self._updates, updates), (self._bytes, timer_bytes)):
             if amount:
                 top.add(name, weight * amount)

@@ -243,7 +243,10 @@ class Scope:
 
     def record(self, name: str, seconds: float, times: int = 1) -> None:
         """Adds a duration to a histogram, so many times."""
-        histogram = self._figures.histograms.setdefault(self._key(name), _Histogram())
+        key = self._key(name)
+        histogram = self._figures.histograms.get(key)
+        if histogram is None:
+            histogram = self._figures.histograms[key] = _Histogram()
         histogram.total += seconds * times
         histogram.counts[bisect_left(_BUCKETS, seconds)] += times
 

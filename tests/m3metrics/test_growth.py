@@ -109,3 +109,19 @@ def test_bytes_that_are_no_text_and_long_names_are_shown_as_far_as_they_go() -> 
     growth = Growth(Clock())
     growth.add([(b"__name__", b"\xff" + 1000 * b"x")], 1)
     assert growth.report().metric_names[0].name == "\\xff" + 255 * "x"
+
+
+def test_what_was_told_is_told_again_until_something_changes() -> None:
+    clock = Clock()
+    growth = Growth(clock)
+    grow(growth, 3, b"up")
+    first = growth.report()
+    assert growth.report() is first
+    assert [len(growth.report(most).metric_names) for most in (0, 1)] == [0, 1]
+    grow(growth, 1, b"up")
+    assert [one.series for one in growth.report().metric_names] == [4]
+    before = growth.report().metric_names[0].per_minute
+    clock.now_s += 600
+    assert growth.report().metric_names[0].per_minute < max(before, 1)
+    growth.sample(5)
+    assert growth.report().new_series == 9

@@ -100,3 +100,17 @@ def test_reports_of_several_workers_add_up() -> None:
         [Refusals("up", "decode", 5), Refusals("up", "frame", 2)],
     )  # fmt: skip
     assert merged_traffic([]) == TrafficReport()
+
+
+def test_what_is_told_later_counts_as_when_it_was_chosen() -> None:
+    clock = Clock()
+    traffic = Traffic(clock)
+    assert traffic.passed(1) == [0]
+    assert traffic.step == 1
+    chosen, step = traffic.passed(64_000), 2000
+    assert traffic.step == step
+    assert len(chosen) >= 16
+    traffic.add(b"later", 1, 1, 0, 1)
+    traffic.add(b"now", 1, 1, 0)
+    clock.now_s += 10
+    assert {one.name: one.per_second for one in traffic.report().samples} == {"later": 0.1, "now": step / 10}

@@ -65,6 +65,7 @@ from m3x.shared_memory import as_writeable
 _CALL, _WRITTEN, _EXPECT, _ACKS = (
     (layout.PROGRESS.names or ()).index(name) for name in ("call", "written", "expect", "acks")
 )
+_NEW_LISTS, _ERRORS = ((layout.HEAD.names or ()).index(name) for name in ("new_lists", "errors"))
 _OWN_ROWS = np.zeros(0, np.uint32)
 _ENTRY_BYTES = 128
 """Of an entry with its id and its elements, roughly."""
@@ -77,6 +78,8 @@ _PATH_PARTS = 2
 """Parts of a carbon path that tell traffic apart."""
 _LOOKED_AT_REFUSED = 4
 """Of the messages of a batch that are refused."""
+_MOST_UNNAMED = 256
+"""Messages that were looked at and whose names are found out later."""
 _WINDOWS_OPEN = 4
 """At least so many are, where it matters: a part of what they take is kept for the next one."""
 _LARGE_SOURCES = 12
@@ -123,6 +126,9 @@ class Engine:
         self._tables = reserve_tables(max_series, options)
         self._addresses = addresses(self._tables)
         self._t = np.uint64(self._addresses.ctypes.data)
+        self._head: memoryview[int] = self._tables.head.reshape(1).view(np.int64).data
+        self._counts: memoryview[int] = self._tables.counts.data
+        """What is looked at with every batch, as plain numbers: to ask numpy for them takes ten times as long."""
         self._metadata = MetadataTable(options, self._tables)
         self._topic_shards = max(options.topic_shards, 1)
         self._owned = np.zeros(0, np.int64)
@@ -132,6 +138,7 @@ class Engine:
         self._rows = np.zeros(scan.BLOCK, METRIC_ROW)
         self._hints = np.zeros(scan.BLOCK, layout.HINT)
         self._shapes = np.zeros(SHAPES, SHAPE)
+        self._stages = self._shapes["stage"]
         self._scratch = np.zeros(1, np.float64)
         self._progress = np.zeros(1, layout.PROGRESS)
         self._steps = self._progress.view(np.int64)
@@ -152,6 +159,8 @@ class Engine:
         """Entries made that it knows of."""
         self._traffic = Traffic()
         self._seen = np.zeros(MOST_AT_ONCE, SEEN)
+        self._looked: list[tuple[bytes, int, int, int, int]] = []
+        """Messages that were looked at: id, what each has, and for how many it stands. Their names are found out together."""
         self._refused = 0
         """Messages that it knows to be refused."""
         self._rollups = (0, 0, 0)
@@ -188,14 +197,14 @@ class Engine:
         marks = self._marks if comes_again is not None and len(connections) else self._marks[:0]
         acks = np.empty(len(payload) + len(payload) // 128 + 8 * len(sizes) + 64, np.uint8)
         ack_sizes = np.zeros(len(sizes), np.int64)
-        progress, steps = self._progress[0], self._steps
+        steps = self._steps
         steps.fill(0)
         steps[_CALL], steps[_WRITTEN], steps[_EXPECT] = self._next_call(), -1, again
         if journaled:
             steps[_WRITTEN] = 0
             self._make_room(len(payload))
-        messages = int(self._tables.counts[why.C_MESSAGES])
-        self._shapes["stage"] = 0
+        messages = self._counts[why.C_MESSAGES]
+        self._stages.fill(0)
         while True:
             code = scan.ingest(
                 self._t,
@@ -220,6 +229,7 @@ class Engine:
             if code == NEED_REPEATS:
                 assert comes_again is not None
                 # Rows of a journal are read with these.
+                progress = self._progress[0]
                 n = int(progress["rows"])
                 rows, hints = self._rows[:n].copy(), self._hints[:n].copy()
                 expects = bool(progress["expect"]) or comes_again(connections[int(progress["again"]) - 1])
@@ -231,7 +241,7 @@ class Engine:
             self._help(code, payload, now_ns)
         self._move_ids(max(2 * len(payload), _MOVED_BYTES))
         self._collect_errors()
-        done = int(self._tables.counts[why.C_MESSAGES]) - messages
+        done = self._counts[why.C_MESSAGES] - messages
         if wanted := self._traffic.passed(done):
             self._look_at(payload, ends, wanted)
         return IngestResult(
@@ -246,8 +256,17 @@ class Engine:
         """At messages of a batch that has been applied, by their numbers in it."""
         numbers = np.array(wanted, np.int64)
         count = look_at(self._t, payload, ends, numbers, self._frames, self._rows, self._seen)
-        for id_at, id_size, samples, updates, timer_bytes in self._seen[:count].tolist():
-            self._traffic.add(_name_of(payload[id_at : id_at + id_size].tobytes()), samples, updates, timer_bytes)
+        data, step = payload.data, self._traffic.step
+        for id_at, id_size, *has in self._seen[:count].tolist():
+            self._looked.append((bytes(data[id_at : id_at + id_size]), *has, step))
+        if len(self._looked) > _MOST_UNNAMED:
+            self._name_looked()
+
+    def _name_looked(self) -> None:
+        """Tells ``Traffic`` what was looked at: a few at a time find nothing of this in the caches of the processor."""
+        looked, self._looked = self._looked, []
+        for ident, samples, updates, timer_bytes, weight in looked:
+            self._traffic.add(_name_of(ident), samples, updates, timer_bytes, weight)
 
     def _expect_own(self, before: int, now_ns: int) -> None:
         """What the batch that is being applied has brought so far may come again, and what is still to come of it; ``before``: messages
@@ -414,7 +433,7 @@ class Engine:
         self._addresses[:] = addresses(self._tables)
 
     def _collect_errors(self) -> None:
-        n = int(self._tables.head["errors"])
+        n = self._head[_ERRORS]
         if n == 0:
             return
         self._count_refused(n)
@@ -559,9 +578,9 @@ class Engine:
 
     def new_lists(self) -> list[ipc.NewList]:
         """Lists that came to be since the last call, with the stamp of the batch that made them."""
-        tables = self._tables
-        if tables.head["new_lists"] == 0:
+        if self._head[_NEW_LISTS] == 0:
             return []
+        tables = self._tables
         tables.head["new_lists"] = 0
         lists = []
         for bucket in range(int(tables.head["buckets"])):
@@ -690,17 +709,15 @@ class Engine:
     def stats(self) -> tuple[dict[str, int], dict[str, float], list[ipc.ShardStats]]:
         """Counters since the start, by M3's names; gauges; one row per owned shard."""
         tables = self._tables
-        counters = {name: int(value) for name, value in zip(COUNTERS, tables.counts, strict=False)}
-        for category in range(len(CATEGORIES)):
-            for number, detail in enumerate(DETAILS):
-                if tables.errors[category, number]:
-                    name = error_name(category, detail.reason)
-                    counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
-        head = tables.head
+        counters = dict(zip(COUNTERS, self._counts.tolist(), strict=False))
+        for category, number in np.argwhere(tables.errors[: len(CATEGORIES), : len(DETAILS)]).tolist():
+            name = error_name(category, DETAILS[number].reason)
+            counters[name] = counters.get(name, 0) + int(tables.errors[category, number])
+        head = self._heads()
         used, needed = held_bytes(self._t)
         by_table = self._table_bytes()
-        news = int(head["groups"]) - self._rollups[0]
-        self._rollups = (int(head["groups"]), self._rollups[1] + max(news, 0), self._rollups[2] + max(-news, 0))
+        news = head["groups"] - self._rollups[0]
+        self._rollups = (head["groups"], self._rollups[1] + max(news, 0), self._rollups[2] + max(-news, 0))
         tag = "{writer-type=forwarded}"
         counters[f"list.writer.aggregations.added{tag}"] = self._rollups[1]
         counters[f"list.writer.aggregations.removed{tag}"] = self._rollups[2]
@@ -740,12 +757,12 @@ class Engine:
 
     def traffic(self) -> TrafficReport:
         """Which metric names send most, cost most and are refused most."""
+        self._name_looked()
         return self._traffic.report()
 
     def successes(self) -> list[int]:
         """How many untimed, timed and forwarded metrics were taken since the start."""
-        taken: list[int] = self._tables.counts[why.C_SUCCESS : why.C_SUCCESS + 3].tolist()
-        return taken
+        return self._counts[why.C_SUCCESS : why.C_SUCCESS + 3].tolist()
 
     def saved_bytes(self) -> int:
         """The memory of what a snapshot has in it; how large one is goes with this."""
@@ -790,19 +807,23 @@ class Engine:
         """Memory that the tables use, free pages that were not given back included."""
         return sum(self._table_bytes().values())
 
+    def _heads(self) -> dict[str, int]:
+        """All fields of ``HEAD`` as plain numbers."""
+        return dict(zip(layout.HEAD.names or (), self._head, strict=True))
+
     def _table_bytes(self) -> dict[str, int]:
         tables = self._tables
-        head = tables.head
+        head = self._heads()
         return {
-            "entry-index": (int(head["index_mask"]) + 1) * 8,
-            "entries": int(head["entries"]) * layout.ENTRY.itemsize,
-            "ids": int(head["ids"]),
+            "entry-index": (head["index_mask"] + 1) * 8,
+            "entries": head["entries"] * layout.ENTRY.itemsize,
+            "ids": head["ids"],
             "elements": int(tables.buckets["slots"].sum()) * 16,
-            "records": int(head["pages"]) * layout.PAGE_ROWS * layout.RECORD.itemsize,
-            "slim-records": int(head["slim_pages"]) * layout.PAGE_ROWS * layout.SLIM_LAST.itemsize,
-            "log": int(head["chunks"]) * layout.LOG_CHUNK * 8,
+            "records": head["pages"] * layout.PAGE_ROWS * layout.RECORD.itemsize,
+            "slim-records": head["slim_pages"] * layout.PAGE_ROWS * layout.SLIM_LAST.itemsize,
+            "log": head["chunks"] * layout.LOG_CHUNK * 8,
             "annotations": int(tables.annotation_table["used"][0]),
-            "sources": int(head["sources"]) * layout.SOURCE.itemsize,
+            "sources": head["sources"] * layout.SOURCE.itemsize,
             "metadata": self._metadata.size_bytes,
         }
 

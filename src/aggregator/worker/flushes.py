@@ -127,6 +127,8 @@ class Flushes:
 
     def _next(self) -> _Running | None:
         """A flush whose part is early, the first one of its list, and has credit; else the oldest of a list, whose part is not."""
+        if not self._running:
+            return None
         by_list: dict[ListId, list[_Running]] = {}
         for running in self._running:
             by_list.setdefault(running.list_id, []).append(running)

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 from collections import deque
+from collections.abc import Container
 from types import FrameType
 
 import numpy as np
@@ -44,6 +45,7 @@ _STATS_NS = 1_000_000_000
 _MESSAGES_PER_TURN = 16
 _FAREWELL_MS = 2000
 _REMEMBERED_COMMANDS = 4096
+_LATENCIES = tuple(f"{category}.success-latency" for category in CATEGORIES)
 
 
 class Worker:
@@ -155,7 +157,7 @@ class Worker:
             answered = not (waiting or self._durable.owes)
             self._stop = self._stop or answered or mono >= self._goodbye_until_ns
 
-    def _wait(self) -> set[int]:
+    def _wait(self) -> Container[int]:
         """Returns when a message has arrived, or something is to be done anyway: the descriptors that say so."""
         reads = not self._durable.blocked
         if reads != self._reads:
@@ -168,7 +170,7 @@ class Worker:
         else:
             until_s = max(self._stats_at_ns - monotonic_ns(), 0) / 1e9
             wait_s = min(until_s, _LEAVING_S) if self._goodbye_until_ns else until_s
-        return {fd for fd, _ in self._poll.poll(wait_s)}
+        return dict(self._poll.poll(wait_s))
 
     # --- the ordered stream
 
@@ -215,9 +217,9 @@ class Worker:
     def _took(self, taken: list[int], now_ns: int) -> None:
         """So many metrics of each category are applied, and written if there is a journal, which were read at ``now_ns``."""
         seconds = max(wall_ns() - now_ns, 0) / 1e9
-        for category, number in zip(CATEGORIES, taken, strict=False):
+        for name, number in zip(_LATENCIES, taken, strict=False):
             if number:
-                self._durations.record(f"{category}.success-latency", seconds, number)
+                self._durations.record(name, seconds, number)
 
     def _command(self, command: ipc.Command) -> None:
         match command:
