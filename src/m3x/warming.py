@@ -17,7 +17,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -25,11 +24,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from m3x import process
+from m3x.memory import available
 
 __all__ = ["main", "share_kernels", "warm_all", "warm_module"]
 
 _MOST_PROCESSES = 3
-"""There are two modules that take long, and the rest; each process takes up to 800 MiB."""
+"""There are two modules that take long, and the rest."""
+_PROCESS_BYTES = 1 << 30
+"""A process takes up to 800 MiB."""
 _STEP, _DONE, _FAILED = "step", "done", "failed"
 """What a process says about a module, each with a text."""
 
@@ -51,24 +53,28 @@ def warm_module(name: str, show: Callable[[str], None]) -> float:
 
 
 def warm_all(names: Sequence[str]) -> int:
-    """Warms modules, as many at a time as there are processors: those that take longest should come first.
+    """Warms modules, each once, as many at a time as there are processors and memory for: those that take longest should come first.
 
     Prints one line per module when it is done; on a terminal, below them, what is being compiled. Returns the exit code: 1 where one cannot
     be warmed; the others are left then.
     """
-    left = collections.deque(names)
+    left = collections.deque(dict.fromkeys(names))
+    total = len(left)
     told = queue.SimpleQueue[tuple[str, str, str]]()
-    with tempfile.NamedTemporaryFile(prefix="m3-warming-") as turns:
-        command = [sys.executable, "-m", "m3x.warming", "--child-of", str(os.getpid()), "--turns", turns.name]
+    # It needs no directory that can be written.
+    with open(os.memfd_create("m3-warming"), "r+b") as turns:
+        command = [sys.executable, "-m", "m3x.warming", "--child-of", str(os.getpid()), "--turns", str(turns.fileno())]
         processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(min(len(names), len(os.sched_getaffinity(0)), _MOST_PROCESSES))
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=(turns.fileno(),)
+            )
+            for _ in range(_processes(total))
         ]
         threads = [threading.Thread(target=_drive, args=(one, left, told), daemon=True) for one in processes]
         try:
             for thread in threads:
                 thread.start()
-            return _follow(len(names), told)
+            return _follow(total, told)
         finally:
             for one in processes:
                 one.kill()
@@ -78,17 +84,23 @@ def warm_all(names: Sequence[str]) -> int:
                 one.communicate()
 
 
-def share_kernels(path: str) -> None:
-    """From now on each kernel is compiled by one of the processes that call this with the same ``path`` of a file: others that need it
-    wait, and load what that one has saved.
+def _processes(modules: int) -> int:
+    """How many there are for so many modules."""
+    return min(modules, len(os.sched_getaffinity(0)), max(available().nbytes // _PROCESS_BYTES, 1), _MOST_PROCESSES)
+
+
+def share_kernels(turns: int) -> Callable[[], None]:
+    """From now on each kernel is compiled by one of the processes that call this with a descriptor of the same file, open for reading and
+    writing, which they may have inherited: others that need it wait, and load what that one has saved.
+
+    Returns what a process calls when it has compiled all that it is to for now: a kernel that could not be compiled is left to others then.
 
     Without, both would compile it, and numba's cache forgets one of two versions of a kernel that are saved at the same time. There is one
-    byte to lock for each kernel; a process that holds a lock gets it again, and its locks go with it. Kernels do not call each other in
-    circles, so nor do processes wait for each other.
+    byte to lock for each kernel. Locks are those of a process, whoever has opened the file: one that holds a lock gets it again, and its
+    locks go with it. Kernels do not call each other in circles, so nor do processes wait for each other.
     """
     # Who only follows does not need it; as Any, as numba has no types for it.
     kept: Any = importlib.import_module("numba.core.caching").FunctionCache
-    file = open(path, "r+b")  # noqa: SIM115 - as long as the process
     load, save = kept.load_overload, kept.save_overload
 
     def place(cache: Any) -> int:
@@ -98,19 +110,20 @@ def share_kernels(path: str) -> None:
     def load_overload(cache: Any, signature: Any, context: Any) -> Any:
         found = load(cache, signature, context)
         if found is None:
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, place(cache))
+            fcntl.lockf(turns, fcntl.LOCK_EX, 1, place(cache))
             found = load(cache, signature, context)
             if found is not None:
-                fcntl.lockf(file, fcntl.LOCK_UN, 1, place(cache))
+                fcntl.lockf(turns, fcntl.LOCK_UN, 1, place(cache))
         return found
 
     def save_overload(cache: Any, signature: Any, compiled: Any) -> None:
         try:
             save(cache, signature, compiled)
         finally:
-            fcntl.lockf(file, fcntl.LOCK_UN, 1, place(cache))
+            fcntl.lockf(turns, fcntl.LOCK_UN, 1, place(cache))
 
     kept.load_overload, kept.save_overload = load_overload, save_overload
+    return lambda: fcntl.lockf(turns, fcntl.LOCK_UN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="a module with warm()")
     parser.add_argument("--child-of", type=int, metavar="PID", help="it ends with this process, its parent")
     parser.add_argument(
-        "--turns", metavar="FILE", help="one of several that share kernels: modules are read from its input"
+        "--turns", type=int, metavar="FD", help="one of several that share kernels: modules are read from its input"
     )
     options = parser.parse_args(arguments)
     if options.child_of is not None:
@@ -130,11 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return warm_all(options.modules)
     # The parent hears of it, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share_kernels(options.turns)
+    give_up_turns = share_kernels(options.turns)
     # What a module prints is none of what the parent reads.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         _warm(line.strip(), lambda kind, text: print(json.dumps((kind, text)), file=answers, flush=True))
+        give_up_turns()
     return 0
 
 
