@@ -299,7 +299,10 @@ class WatchStream:
         await self._send(stream, {"create": create | {"progress_notify": True}})
 
     async def _watch_prefixes(self, stream: Stream) -> None:
-        for watch in [one for one in self._prefixes if one.from_revision and not one.watch_id]:
+        for watch in tuple(self._prefixes):
+            # While another one was sent it may have been closed: etcd would tell of it for as long as the stream lives.
+            if watch not in self._prefixes or not watch.from_revision or watch.watch_id:
+                continue
             self._last_id += 1
             watch.watch_id = self._last_id
             create = {"key": watch.start, "range_end": prefix_end(watch.start), "start_revision": watch.from_revision}

@@ -12,9 +12,10 @@ from m3cluster.kv import Etcd, KVError, open_store
 from m3cluster.kv.etcd import listing as module
 from m3cluster.kv.etcd.cache import Cache
 from m3cluster.kv.etcd.channel import Channel
-from m3cluster.kv.etcd.connection import Connection
+from m3cluster.kv.etcd.connection import WATCH, Connection
 from m3cluster.kv.etcd.listing import WatchedListing
 from m3cluster.kv.etcd.watch import PrefixWatch, WatchStream
+from m3cluster.proto import decode
 from m3x.clock import boot_ns
 
 PREFIX = "list/"
@@ -150,6 +151,39 @@ async def test_a_stream_that_was_not_heard_in_time_vouches_for_nothing():
     assert not watch.vouches(6)
     stream._heard_ns = boot_ns() - 3_600_000_000
     assert not watch.vouches(7)
+
+
+async def test_what_is_closed_while_another_watch_is_sent_is_not_watched():
+    config = Etcd(("a:1",))
+    stream = WatchStream(Connection(config, [Channel("a:1", lambda: None, 1)]), config, Cache(None))
+    watches = [stream.watch_prefix(f"{PREFIX}{number}/") for number in range(4)]
+    for watch in watches[:3]:
+        watch.tell_after(7)
+
+    class Sent:
+        """Which prefixes etcd is asked to tell of; with the first one, one of the others is closed, and one is lost."""
+
+        def __init__(self):
+            self.created = []
+
+        async def write(self, request):
+            create = decode(WATCH.request, request)["create"]
+            self.created.append(create["key"])
+            if len(self.created) == 1:
+                closed, lost = [watch for watch in watches[:3] if watch.start != create["key"]]
+                closed.close()
+                lost.lose()
+
+    sent = Sent()
+    await stream._watch_prefixes(sent)
+    assert len(sent.created) == 1
+    assert [watch.start for watch in watches if watch.watch_id] == sent.created
+    # What was lost is watched again once somebody has read it.
+    for watch in stream._prefixes:
+        watch.tell_after(8)
+    await stream._watch_prefixes(sent)
+    assert len(set(sent.created)) == len(sent.created) == 3
+    assert {watch.start for watch in stream._prefixes} == set(sent.created)
 
 
 async def test_a_stream_that_hangs_is_not_believed(open_client, own_etcd):
