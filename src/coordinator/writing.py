@@ -81,6 +81,8 @@ class Writing:
         self._data_dir = data_dir
         self._places = places
         self._shares = shares
+        self._of_connections = shares
+        """What it may take of limits on what comes over connections, which not all processes may have."""
         self._problems: list[Callable[[], list[str]]] = []
         """What has something to say in ``/ready``."""
         self._scope = self.registry.scope(config.metrics.scope.prefix)
@@ -93,6 +95,26 @@ class Writing:
         """What the rules of the file are put into; None: there are none in the file."""
         self._writer: RemoteWriter | None = None
         self._limits: Limiter | None = None
+        self._body_room: BodyRoom | None = None
+        self._forwarding: Forwarding | None = None
+        self._producer: Producer | None = None
+
+    def share_connections(self, shares: Shares) -> None:
+        """What it may take from now on of limits on what comes over connections: rates of tenants, bodies in work, what is forwarded."""
+        if shares == self._of_connections:
+            return
+        self._of_connections = shares
+        if self._limits is not None:
+            self._limits.share(shares.parts or 1)
+        if self._body_room is not None:
+            self._body_room.most_bytes = shares.of(self._most_bodies)
+        if self._forwarding is not None:
+            self._forwarding.share(shares.parts or 1)
+
+    @property
+    def full(self) -> float:
+        """Which part of what it may hold for aggregators it holds; 1: all of it."""
+        return 0.0 if self._producer is None else self._producer.full
 
     def problems(self) -> list[str]:
         """What its parts have to say, one line each."""
@@ -128,8 +150,8 @@ class Writing:
         section = self.config.write_forwarding.prom_remote_write
         if not section.targets:
             return None
-        forwarding = Forwarding(
-            section, self._scope.tagged(**REMOTE_WRITE), identity, self._shares.parts or 1, elsewhere
+        forwarding = self._forwarding = Forwarding(
+            section, self._scope.tagged(**REMOTE_WRITE), identity, self._of_connections.parts or 1, elsewhere
         )
         stack.push_async_callback(forwarding.close)
         self._problems.append(forwarding.problems)
@@ -184,7 +206,7 @@ class Writing:
         acks = None
         if self.config.waits_for_aggregators:
             acks = Acks(self.config.writes.ack_timeout.seconds, self._scope.tagged(**REMOTE_WRITE), elsewhere)
-        producer = Producer(
+        producer = self._producer = Producer(
             options, store, scope=self._scope.sub("producer"), environment=environment,
             on_done=None if acks is None else acks.on_done, on_secured=None if acks is None else acks.on_secured,
         )  # fmt: skip
@@ -239,9 +261,14 @@ class Writing:
         return writer, [*remote_write_routes(writer), *sender_routes(writer, self._scope, self.config.otlp)]
 
     def _bodies(self) -> BodyRoom:
-        """For those of this process; without a memory limit there is no bound."""
-        most = self.config.memory_shares.bodies if self.config.memory.nbytes else 0
-        return BodyRoom(self._shares.of(most), self._scope.tagged(**REMOTE_WRITE))
+        """For those of this process."""
+        self._body_room = BodyRoom(self._of_connections.of(self._most_bodies), self._scope.tagged(**REMOTE_WRITE))
+        return self._body_room
+
+    @property
+    def _most_bodies(self) -> int:
+        """Of all processes, bytes; 0: without a memory limit there is no bound."""
+        return self.config.memory_shares.bodies if self.config.memory.nbytes else 0
 
     def take(self, config: CoordinatorConfig, places: Places) -> None:
         """The configuration has changed, in the keys of ``TAKEN``."""
@@ -280,7 +307,7 @@ class Writing:
         limits = self.config.write_limits
         if limits is None:
             return None
-        return Limiter(limits, self._scope.sub("write"), processes=self._shares.parts or 1)
+        return Limiter(limits, self._scope.sub("write"), processes=self._of_connections.parts or 1)
 
 
 def _shared(options: ProducerOptions, shares: Shares, most_bytes: int) -> ProducerOptions:

@@ -78,6 +78,9 @@ class Sharing(Protocol):
     def have(self, connections: int) -> None:
         """It has so many connections now."""
 
+    def cannot_take(self) -> None:
+        """It could not take a connection, as too many files are open."""
+
 
 class _Counted(set[Any]):
     """The connections of a server; tells how many there are."""
@@ -102,6 +105,9 @@ class _Alone:
         return 0.0
 
     def have(self, connections: int) -> None:
+        pass
+
+    def cannot_take(self) -> None:
         pass
 
 
@@ -171,6 +177,7 @@ class _AcceptingServer(_Server):
             return
         except OSError as error:
             log.error_limited("a connection could not be accepted", error=str(error))
+            self._sharing.cannot_take()
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._listener)
             self._next = loop.call_later(_NO_ROOM_S, self._watch)

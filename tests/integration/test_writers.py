@@ -42,8 +42,10 @@ downsample:
   rules:
     mappingRules:
       - {{name: sum, filter: "__name__:summed", aggregations: [Sum], storagePolicies: [{{resolution: 2s, retention: 48h}}]}}
+writeLimits: {{tenants: {{small: {{maxSamplesPerSecond: 1, burstSamples: {burst}}}}}}}
 embeddedAggregator: {{workers: 1}}
 """
+BURST = 10 * WORKERS
 
 
 class Coordinator(Inside):
@@ -52,7 +54,9 @@ class Coordinator(Inside):
     next_worker_at = 0.0
 
     def text(self) -> str:
-        return CONFIG.format(workers=WORKERS, next_worker_at=self.next_worker_at, http=self.http, metrics=self.metrics)
+        return CONFIG.format(
+            workers=WORKERS, next_worker_at=self.next_worker_at, burst=BURST, http=self.http, metrics=self.metrics
+        )
 
     def writers(self) -> dict[int, int]:
         """Pids by number."""
@@ -90,6 +94,27 @@ def posted(connection: http.client.HTTPConnection, body: bytes) -> tuple[int, st
     return answer.status, answer.read().decode()
 
 
+def until_answered(connection: http.client.HTTPConnection, body: bytes) -> None:
+    """As senders do it: again over a new connection where one ends."""
+    while True:
+        try:
+            assert posted(connection, body) == (200, "")
+        except (OSError, HTTPException):
+            connection.close()
+        else:
+            return
+
+
+def small_burst(connection: http.client.HTTPConnection) -> int:
+    """The status of a request of a tenant, of which two use up what it may send at once."""
+    samples = [((("__name__", "small"), ("n", str(n))), 1.0, time.time_ns() // 1_000_000) for n in range(BURST // 2)]
+    headers = {"Content-Encoding": "snappy", "X-Scope-OrgID": "small"}
+    connection.request("POST", WRITE, write_request(samples), headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
 def sample(name: str, n: int, value: float = 1.0) -> bytes:
     return write_request([((("__name__", name), ("n", str(n))), value, time.time_ns() // 1_000_000)])
 
@@ -99,17 +124,17 @@ class Gathering(Coordinator):
 
     next_worker_at = 0.15
 
-    def connected(self) -> list[int]:
+    def connected(self) -> dict[int, int]:
         """How many connections each write process has that it has accepted, by number."""
         accepted = {
             fields[9]
             for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
             if int(fields[1].rpartition(":")[2], 16) == self.http and fields[3] == ESTABLISHED
         }
-        return [
-            sum(os.readlink(file).strip("socket:[]") in accepted for file in Path(f"/proc/{pid}/fd").iterdir())
-            for _, pid in sorted(self.writers().items())
-        ]
+        return {
+            index: sum(os.readlink(file).strip("socket:[]") in accepted for file in Path(f"/proc/{pid}/fd").iterdir())
+            for index, pid in self.writers().items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -222,14 +247,30 @@ def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path
         wait_until("nobody is missing", lambda: "problems" not in json.loads(get(f"{made.base}/ready")[1]), 60)
         connections = [connected(stack, made.http) for _ in range(2 * WORKERS)]
 
-        def gathered() -> bool:
-            """Any that another process has taken is sent away by it."""
+        def gathered() -> int | None:
+            """Which process has all connections; any that another one has taken is sent away by it."""
             for n, connection in enumerate(connections):
-                assert posted(connection, sample("gathered", n)) == (200, "")
-            return made.connected() == [2 * WORKERS, 0, 0]
+                until_answered(connection, sample("gathered", n))
+            return next((one for one, has in made.connected().items() if has == len(connections)), None)
 
-        wait_until("one process has all connections", gathered)
+        def kept() -> int:
+            """The same when it does not change any more."""
+            wait_until("one process has all connections", lambda: gathered() is not None)
+            found = gathered()
+            assert found is not None
+            return found
+
         assert made.figure("write_processes_in_use") == 1
+        first = kept()
+        answers = [small_burst(connections[0]), small_burst(connections[0]), small_burst(connections[0])]
+        assert answers == [200, 200, 429], "what one tenant may send is not shared with processes that take nothing"
+        pid = made.writers()[first]
+        send_signal([pid], signal.SIGKILL)
+        second = kept()
+        assert second != first
+        wait_until("it runs again", lambda: made.writers().get(first, pid) != pid)
+        wait_until("nobody is missing", lambda: "problems" not in json.loads(get(f"{made.base}/ready")[1]), 60)
+        assert kept() == second, "the one that took its place knows the series"
         ends = threading.Event()
         failed: list[tuple[int, str]] = []
 
@@ -243,7 +284,7 @@ def test_more_processes_take_connections_when_there_is_more_to_do(tmp_path: Path
         for sender in senders:
             sender.start()
         try:
-            wait_until("all take connections", lambda: failed or made.connected() == [2] * WORKERS, 60)
+            wait_until("all take connections", lambda: failed or set(made.connected().values()) == {2}, 60)
         finally:
             ends.set()
             for sender in senders:

@@ -422,9 +422,11 @@ async def test_room_shrinks_and_comes_back(cluster: Cluster):
     producer = cluster.producer(buffer={"max_buffer_size": 1 << 20, "on_full_strategy": "returnError"})
     await producer.start()
     assert producer.room() == 1 << 20
+    assert producer.full == 0
     while producer.produce(batch_of(1000)):  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert producer.room() < 200_000
+    assert 0.8 < producer.full <= 1
     recorder.acks = True
     async with asyncio.timeout(30):
         await producer.wait_room(1 << 20)

@@ -6,7 +6,7 @@ import msgspec
 
 from coordinator.config.coordinator import CoordinatorConfig
 
-__all__ = ["ALL", "Shares", "shares_of", "worker_count"]
+__all__ = ["ALL", "Shares", "share_in_use", "shares_of", "worker_count"]
 
 
 class Shares(msgspec.Struct, frozen=True):
@@ -34,5 +34,10 @@ def shares_of(config: CoordinatorConfig, workers: int) -> tuple[Shares, Shares]:
     """Of the main process, and of each write process: the main process takes only carbon, if that is configured."""
     if workers == 1:
         return ALL, ALL
-    carbon = config.takes_samples and config.carbon.ingester is not None
-    return Shares(workers + 1 if carbon else 0), Shares(workers + carbon)
+    each = share_in_use(config, workers)
+    return Shares(each.parts if each.parts > workers else 0), each
+
+
+def share_in_use(config: CoordinatorConfig, in_use: int) -> Shares:
+    """Of each of the write processes that take connections, so many, in limits on what comes over connections."""
+    return Shares(in_use + (config.takes_samples and config.carbon.ingester is not None))

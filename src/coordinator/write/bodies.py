@@ -19,10 +19,10 @@ WHOLE_BODY = "coordinator.body"
 
 
 class BodyRoom:
-    """Room for ``most_bytes`` of bodies that are being read, or whose requests are not answered yet; 0: no bound."""
+    """Room for ``most_bytes`` of bodies that are being read, or whose requests are not answered yet; 0: no bound. It may be changed."""
 
     def __init__(self, most_bytes: int, scope: Scope) -> None:
-        self._most = most_bytes
+        self.most_bytes = most_bytes
         self._scope = scope
         self.used = 0
 
@@ -40,7 +40,7 @@ class BodyRoom:
         if not self.fits(nbytes, held.nbytes):
             self._scope.count("write_bodies_refused")
             raise RefusedError(
-                f"requests of {self.used} bytes are being worked on, and there is room for {self._most} (memoryLimitBytes); "
+                f"requests of {self.used} bytes are being worked on, and there is room for {self.most_bytes} (memoryLimitBytes); "
                 "nothing was accepted",
                 _AGAIN_S,
             )
@@ -49,7 +49,7 @@ class BodyRoom:
 
     def fits(self, nbytes: int, own: int = 0) -> bool:
         """Whether there is room for more of a request that holds ``own`` bytes."""
-        return not self._most or self.used == own or self.used + nbytes <= self._most
+        return not self.most_bytes or self.used == own or self.used + nbytes <= self.most_bytes
 
     def add(self, nbytes: int) -> None:
         """Some bytes are held, or (negative) not any more."""

@@ -177,6 +177,11 @@ class Forwarding:
         """Targets that do not take what they are sent, one line each."""
         return [line for target in self._targets if (line := target.problem)]
 
+    def share(self, parts: int) -> None:
+        """So many processes share its limits from now on."""
+        for target in self._targets:
+            target.share(parts)
+
     async def close(self, within_s: float = DRAIN_S) -> None:
         """Waits so long for what is on its way, trying again at once what waits for that, and gives up the rest."""
         await asyncio.gather(*(target.close(within_s) for target in self._targets))
@@ -215,14 +220,19 @@ class _Target:
         self._retries = 0 if target.no_retry else config.max_retries
         self._counts_retries = not target.no_retry
         self._backoff = config.backoff
-        self._most = max((config.max_concurrency or _MAX_REQUESTS) // parts, 1)
-        self._most_bytes = _MAX_BYTES // parts
-        self._connections = asyncio.Semaphore(max((config.max_concurrency or _MAX_CONNECTIONS) // parts, 1))
+        self._concurrency = config.max_concurrency
+        self.share(parts)
         self._choosing = asyncio.Lock()
         self._figures = figures
         self._held_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
+
+    def share(self, parts: int) -> None:
+        """It has one of so many parts of what all processes may hold and send at once. Requests on their way go on as they are."""
+        self._most = max((self._concurrency or _MAX_REQUESTS) // parts, 1)
+        self._most_bytes = _MAX_BYTES // parts
+        self._connections = asyncio.Semaphore(max((self._concurrency or _MAX_CONNECTIONS) // parts, 1))
 
     @property
     def problem(self) -> str:

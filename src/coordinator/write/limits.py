@@ -252,6 +252,11 @@ class Limiter:
         self._names: set[str] = set()
         """Those that counters have: never more than there may be accounts, though accounts are forgotten."""
 
+    def share(self, processes: int) -> None:
+        """Connections are spread among so many processes from now on."""
+        self._processes = processes
+        self.take(self._config)
+
     def take(self, config: WriteLimitsConfig) -> None:
         """The configuration has changed; requests in hand are judged by it as well."""
         self._config = config

@@ -1,20 +1,21 @@
 """Memory that all write processes share: who is in use, how many connections each has, and which requests each remembers.
 
-**Whose turn it is.** Of the processes that live the first ones are *in use*, as many as have work enough (``use``); the first of them says
-how many. A connection that waits is seen by all processes, and stays where it lands for as long as its sender keeps it. So a process that
-is not in use leaves it to those that are, one in use that has more connections than another one leaves it to that for a moment, and both
-take it if nobody does. One in use that has two more than another, as when that one has just come into use, ends one connection after its
-answer: it comes again, to the other one; one that is not in use any more ends all of its connections so, one after the other. A process
-that has not said for a while that it lives does not count.
+**Whose turn it is.** Of the processes that live some are *in use*, as many as have work enough (``use``): those that have been longest, so
+that one that was away comes behind those that took its place. The first of them says how many. A connection that waits is seen by all
+processes, and stays where it lands for as long as its sender keeps it. So a process that is not in use leaves it to those that are, one in
+use that has more connections than another one leaves it to that for a moment, and both take it if nobody does. One in use that has two more
+than another, as when that one has just come into use, ends one connection after its answer: it comes again, to the other one; one that is
+not in use any more ends all of its connections so, one after the other. A process that has not said for a while that it lives does not
+count.
 
 **Who remembers a request.** Each process writes the keys of requests that may come again (``coordinator.write.repeats``) into a table of
 its own, and looks into those of the others. There is one writer for each table and no lock: a look-up that meets a key that is just being
 written has come before it.
 
 The memory begins with a page for each process: u64 connections, u64 when it has said last that it lives (ns of the monotonic clock; 0: it
-does not take connections), u64 how many keys it has written, u64 how busy it is (thousandths of a core). Then there is a page for all: u64
-how many are in use. Behind these pages there is a table for each process: ``_BUCKETS`` buckets of ``_WAYS`` keys of 16 bytes, of which the
-first two bytes choose the bucket; zeros are no key.
+does not take connections), u64 how many keys it has written, u64 how busy it is (thousandths), u64 since when it is in use (ns; 0: it is
+not). Then there is a page for all: u64 how many are in use. Behind these pages there is a table for each process: ``_BUCKETS`` buckets of
+``_WAYS`` keys of 16 bytes, of which the first two bytes choose the bucket; zeros are no key.
 """
 
 import mmap
@@ -35,13 +36,15 @@ _WAYS = 16
 _BUCKET_BYTES = _WAYS * KEY_BYTES
 _TABLE_BYTES = _BUCKETS * _BUCKET_BYTES
 _NO_KEY = bytes(KEY_BYTES)
-_CONNECTIONS, _ALIVE, _KEYS, _BUSY = range(4)
-_PER_CORE = 1000
+_CONNECTIONS, _ALIVE, _KEYS, _BUSY, _SINCE, _BEGAN = range(6)
+_PER_WHOLE = 1000
+_NEVER = 1 << 64
 _LEAVE_S = 0.03
 _SPARE_S = 0.3
 """A process that is not in use leaves a connection so long to those that are, which may be in the middle of large requests."""
 _DEAD_NS = 2_000_000_000
 _TOO_MANY = 2
+_FULL_NS = 3_000_000_000
 _SHED_NS = 100_000_000
 """A connection that was ended needs so long to be counted elsewhere."""
 
@@ -87,17 +90,24 @@ class Board:
         self._words[process * _WORDS + _CONNECTIONS] = connections
 
     def live(self, process: int, busy: float = 0.0, *, takes: bool = True) -> None:
-        """It takes connections, or does not any more; ``busy``: parts of a core."""
-        self._words[process * _WORDS + _BUSY] = round(busy * _PER_CORE)
+        """It takes connections, or does not any more; ``busy``: see ``busy``."""
+        if not self.alive(process):
+            self._words[process * _WORDS + _BEGAN] = self.now_ns()
+        self._words[process * _WORDS + _BUSY] = round(busy * _PER_WHOLE)
         self._words[process * _WORDS + _ALIVE] = self.now_ns() if takes else 0
 
     def living(self) -> list[int]:
-        """Those that take connections."""
-        return [process for process in range(self.processes) if self.alive(process)]
+        """Those that take connections: those in use first, longest first, then those that have been there longest."""
+        living = [process for process in range(self.processes) if self.alive(process)]
+        return sorted(living, key=self._order)
+
+    def _order(self, process: int) -> tuple[int, int]:
+        at = process * _WORDS
+        return self._words[at + _SINCE] or _NEVER, self._words[at + _BEGAN]
 
     def busy(self, process: int) -> float:
-        """Parts of a core, as it has said last."""
-        return self._words[process * _WORDS + _BUSY] / _PER_CORE
+        """Which part it has said last that it uses of what it can: of a core, or of its buffer."""
+        return self._words[process * _WORDS + _BUSY] / _PER_WHOLE
 
     @property
     def in_use(self) -> int:
@@ -105,8 +115,15 @@ class Board:
         return self._words[self.processes * _WORDS]
 
     def use(self, processes: int) -> None:
-        """So many of those that live."""
+        """So many of those that live are in use from now on."""
         self._words[self.processes * _WORDS] = processes
+        used = self.used()
+        for process in range(self.processes):
+            at = process * _WORDS + _SINCE
+            if process not in used:
+                self._words[at] = 0
+            elif not self._words[at]:
+                self._words[at] = self.now_ns()
 
     def used(self) -> list[int]:
         """Those in use."""
@@ -144,7 +161,7 @@ class Board:
 
     def clear(self, process: int) -> None:
         """It is dead, and so is all that it knew."""
-        for word in (_CONNECTIONS, _ALIVE, _KEYS, _BUSY):
+        for word in (_CONNECTIONS, _ALIVE, _KEYS, _BUSY, _SINCE, _BEGAN):
             self._words[process * _WORDS + word] = 0
         at = self._tables_at + process * _TABLE_BYTES
         self._memory[at : at + _TABLE_BYTES] = bytes(_TABLE_BYTES)
@@ -173,6 +190,8 @@ class Place:
         self._board = board
         self._process = process
         self._use = Use(next_at) if next_at else None
+        self._decides = False
+        self._full_until_ns = 0
         self._share: CpuShare | None = None
         """None: it has not said yet that it lives. What its start costs says nothing about its work."""
         self._shed_ns = 0
@@ -189,16 +208,26 @@ class Place:
         """See ``Sharing``."""
         self._board.have(self._process, connections)
 
-    def live(self, *, takes: bool = True) -> None:
-        """This process takes connections, or does not any more. The first one that does says how many are in use."""
-        board = self._board
+    def cannot_take(self) -> None:
+        """See ``Sharing``."""
+        self._full_until_ns = self._board.now_ns() + _FULL_NS
+
+    def live(self, full: float = 0.0, *, takes: bool = True) -> None:
+        """This process takes connections, or does not any more; ``full``: which part of its buffer is taken. The first process in use says
+        how many are."""
+        board, now_ns = self._board, self._board.now_ns()
         busy, self._share = (0.0, CpuShare()) if self._share is None else (self._share.since_last(), self._share)
-        board.live(self._process, busy, takes=takes)
-        if self._use is None:
-            return
+        board.live(self._process, max(busy, full, float(now_ns < self._full_until_ns)), takes=takes)
         living = board.living()
-        if living and living[0] == self._process:
-            board.use(self._use.of(board.in_use, [board.busy(one) for one in living], board.now_ns()))
+        decided, self._decides = self._decides, bool(living) and living[0] == self._process
+        if not self._decides:
+            return
+        if self._use is None:
+            board.use(board.in_use)
+            return
+        if not decided:
+            self._use.begin(now_ns)
+        board.use(self._use.of(board.in_use, [board.busy(one) for one in living], now_ns))
 
     def has_too_many(self) -> bool:
         """Whether the connection that is being answered should go to another process."""

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from coordinator.config import CoordinatorConfig
-from coordinator.config.workers import shares_of
+from coordinator.config.workers import share_in_use, shares_of
 from coordinator.downsample import Downsampler, RulesInEffect
 from coordinator.downsample.kv_rules import RuleInitError
 from coordinator.downsample.policies import storage_judge
@@ -176,14 +176,18 @@ class WriteProcess(Writing):
     async def _live(self) -> None:
         """Says again and again that this process takes connections."""
         try:
-            self._place.live()
+            self._say_live()
             # So that the first figure is not of a moment.
             await asyncio.sleep(_LIVE_S)
             while True:
                 await beat(every_s=_LIVE_S)
-                self._place.live()
+                self._say_live()
         finally:
             self._place.live(takes=False)
+
+    def _say_live(self) -> None:
+        self._place.live(self.full)
+        self.share_connections(share_in_use(self.config, self._board.in_use))
 
     def _declare(self, family: bytes, help_text: bytes, unit: bytes) -> None:
         """Of a metric family."""

@@ -308,6 +308,13 @@ class Producer:
         """Payload bytes that can be produced before some shard has no replica with free buffer; 0 while the topic is not known."""
         return 0 if self._closed else self.core.room(forwarded)
 
+    @property
+    def full(self) -> float:
+        """Which part of the buffer is taken where there is least room; 0 while the topic is not known."""
+        if self._closed or not self.core.num_shards:
+            return 0.0
+        return 1 - self.core.room() / self._options.buffer.max_buffer_size
+
     async def wait_room(self, nbytes: int = 1, *, forwarded: bool = False) -> None:
         """Returns as soon as ``room`` is at least ``nbytes``. Raises ``ProducerClosedError`` where that cannot come any more."""
         while self.room(forwarded=forwarded) < nbytes:

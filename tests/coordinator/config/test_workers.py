@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import load_coordinator
-from coordinator.config.workers import ALL, Shares, shares_of, worker_count
+from coordinator.config.workers import ALL, Shares, share_in_use, shares_of, worker_count
 from m3x.config import ConfigError
 
 CARBON = "carbon: {ingester: {listenAddress: 127.0.0.1:0}}\n"
@@ -46,6 +46,13 @@ def test_limits_are_shared_out(tmp_path: Path, text: str, workers: int, main: Sh
     assert shares_of(load_coordinator([tmp_path / "c.yml"]).value, workers) == (main, each)
     limit = 1000
     assert main.of(limit) + workers * each.of(limit) <= (limit if workers > 1 else 2 * limit)
+
+
+def test_what_comes_over_connections_is_shared_among_those_that_take_them(tmp_path: Path) -> None:
+    for text, carbon in (("{}", 0), (CARBON, 1)):
+        (tmp_path / "c.yml").write_text(text)
+        config = load_coordinator([tmp_path / "c.yml"]).value
+        assert [share_in_use(config, in_use).parts for in_use in (1, 3)] == [1 + carbon, 3 + carbon]
 
 
 def test_a_share_has_room_for_what_must_fit() -> None:

@@ -221,6 +221,23 @@ async def test_bytes_that_are_held_are_bounded(forwards: Callable[..., Any], mon
         assert coordinator.count("forward_success") == 3
 
 
+async def test_other_shares_bound_what_is_held_from_then_on(
+    forwards: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "_MAX_BYTES", 3 * len(packed(UP)))
+    async with Receiver(lambda _: Reply(delay_s=0.2)) as target, forwards(target.url) as coordinator:
+        coordinator.forwarding.share(3)
+        for dropped in (0, 1):
+            assert await coordinator.write() == 200
+            assert coordinator.count("forward_dropped") == dropped
+        coordinator.forwarding.share(1)
+        for dropped in (1, 1, 2):
+            assert await coordinator.write() == 200
+            assert coordinator.count("forward_dropped") == dropped
+        await coordinator.settled(5)
+        assert coordinator.count("forward_success") == 3
+
+
 async def test_a_request_larger_than_the_bound_goes_alone(
     forwards: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

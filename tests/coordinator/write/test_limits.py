@@ -284,6 +284,22 @@ async def test_shares_of_processes(client: Client) -> None:
     assert [(await one.post(PATH, content=up)).status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_the_share_of_a_rate_grows_and_falls_with_the_number_of_processes(registry: Registry, clock: Clock) -> None:
+    config = WriteLimitsConfig(max_samples_per_second=4, burst_samples=8)
+    limiter = Limiter(config, registry.scope("test"), clock=clock)
+    account = limiter.visit({})._account
+    assert account.charge(1, clock()) == 0
+    limiter.share(4)
+    assert account.limits.samples_per_second == 1
+    assert [account.charge(1, clock()) for _ in range(3)] == [0, 0, 1], "all at once is the share of the burst"
+    clock.now_s += 1
+    assert [account.charge(1, clock()) for _ in range(2)] == [0, 1]
+    limiter.share(1)
+    clock.now_s += 1
+    assert [account.charge(1, clock()) for _ in range(5)] == [0, 0, 0, 0, 1]
+    assert limiter.visit({"X-Scope-OrgID": "new"})._account.limits.burst == 8
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

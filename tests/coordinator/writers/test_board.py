@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.writers.board import KEY_BYTES, Board, Place
+from coordinator.writers.use import LOOKS
 
 SECOND = 10**9
 
@@ -164,23 +165,68 @@ def test_one_that_comes_into_use_gets_its_part_of_the_connections(lazy: Board) -
     assert not second.has_too_many()
 
 
-def test_the_first_one_that_lives_says_how_many_are_in_use(lazy: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_away_comes_behind_those_that_took_its_place(lazy: Board) -> None:
+    """What it knew of series is gone, or old; the others have learnt them."""
+    first, second = Place(lazy, 0, 0.5), Place(lazy, 1, 0.5)
+    first.live()
+    assert lazy.used() == [0]
+    lazy.clear(0)
+    second.live()
+    assert lazy.used() == [1]
+    first.live()
+    second.live()
+    assert lazy.used() == [1]
+    assert first.pause_s(0) > 0
+    lazy.now_ns = lambda: 101 * SECOND
+    lazy.use(2)
+    assert lazy.used() == [1, 0]
+    lazy.now_ns = lambda: 103 * SECOND
+    first.live()
+    lazy.now_ns = lambda: 104 * SECOND
+    second.live()
+    assert lazy.used() == [0, 1], "one that stood still as well"
+
+
+def test_one_that_is_back_before_anybody_took_its_place_comes_behind_them_as_well(lazy: Board) -> None:
+    lazy.use(1)
+    assert lazy.used() == [0]
+    lazy.clear(0)
+    lazy.now_ns = lambda: 101 * SECOND
+    lazy.live(0)
+    assert lazy.used() == [1]
+
+
+def test_the_first_one_in_use_says_how_many_are(lazy: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("m3x.process.CpuShare.since_last", lambda _: 0.5)
     places = [Place(lazy, process, 0.4) for process in range(3)]
-    for place in reversed(places):
+    for place in places:
         place.live()
-    assert lazy.in_use == 1, "what a start costs says nothing"
-    places[1].live()
-    places[2].live()
-    assert lazy.in_use == 1, "that is the first one's to say"
-    places[0].live()
+    for _ in range(LOOKS):
+        places[1].live()
+        places[2].live()
+    assert lazy.in_use == 1, "that is the first one's to say, and what a start costs says nothing"
+    for _ in range(2 * LOOKS):
+        places[0].live()
     assert lazy.in_use == 3
-    assert Place(lazy, 0).has_too_many() is False
     lazy.use(1)
     fixed = Place(lazy, 0)
-    fixed.live()
-    fixed.live()
+    for _ in range(2 * LOOKS):
+        fixed.live()
     assert lazy.in_use == 1, "without a bound nobody changes it"
     lazy.clear(0)
-    places[1].live()
+    for _ in range(2 * LOOKS):
+        places[1].live()
     assert lazy.in_use == 2, "as many as live"
+
+
+@pytest.mark.parametrize("how", ["buffer", "files"])
+def test_what_is_full_is_busy(lazy: Board, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of aggregators that are away each process has its part to hold; and one that can take no connection needs others that can."""
+    monkeypatch.setattr("m3x.process.CpuShare.since_last", lambda _: 0.0)
+    place = Place(lazy, 0, 0.8)
+    place.live()
+    if how == "files":
+        place.cannot_take()
+    for _ in range(LOOKS):
+        place.live(0.9 if how == "buffer" else 0.0)
+    assert lazy.in_use == 2
