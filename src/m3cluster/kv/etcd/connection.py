@@ -13,7 +13,7 @@ from m3cluster.kv.contact import Contact
 from m3cluster.kv.etcd import messages
 from m3cluster.kv.etcd.channel import Channel, RPCError, credentials, open_channel
 from m3cluster.kv.etcd.config import Etcd
-from m3cluster.kv.etcd.keepalives import KeepAlives
+from m3cluster.kv.etcd.keepalives import GivenUp, KeepAlives
 from m3cluster.kv.store import KVError
 from m3cluster.proto import DecodeError, Message, MessageValue, decode, encode
 
@@ -90,6 +90,7 @@ class Connection:
         self._current = 0
         self._keeps: KeepAlives | None = None
         """Where keepalives go; None: none has gone yet."""
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -137,19 +138,24 @@ class Connection:
     async def keep_alive(self, lease: int, timeout_s: float) -> int:
         """One keepalive; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``: the next one asks the next
         endpoint, whatever the other calls of the client are waiting for."""
-        timeout_s = min(timeout_s, self._config.request_timeout_s)
-        give_up = asyncio.get_running_loop().time() + timeout_s
-        channel = self.current
-        try:
-            await channel.ready(min(timeout_s, self._config.dial_timeout_s))
-            left_s = max(give_up - asyncio.get_running_loop().time(), 0.001)
-            stream = self._keep_alives(channel)
-            return await stream.ask(lease, encode(LEASE_KEEP_ALIVE.request, {"id": lease}), left_s)
-        except KVError as error:
-            self.move_on(channel)
-            if isinstance(error, RPCError) and error.code == "DEADLINE_EXCEEDED":
-                channel.renew()
-            raise
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + min(timeout_s, self._config.request_timeout_s)
+        while True:
+            channel = self.current
+            try:
+                await channel.ready(max(min(give_up - loop.time(), self._config.dial_timeout_s), 0.001))
+                stream = self._keep_alives(channel)
+                left_s = max(give_up - loop.time(), 0.001)
+                return await stream.ask(lease, encode(LEASE_KEEP_ALIVE.request, {"id": lease}), left_s)
+            except GivenUp:
+                # For another lease's sake: the endpoint has not failed, and there is another stream to it.
+                if self._closed or loop.time() >= give_up:
+                    raise
+            except KVError as error:
+                self.move_on(channel)
+                if isinstance(error, RPCError) and error.code == "DEADLINE_EXCEEDED":
+                    channel.renew()
+                raise
 
     def _keep_alives(self, channel: Channel) -> KeepAlives:
         """The stream on the connection that ``channel`` has now."""
@@ -162,6 +168,7 @@ class Connection:
 
     async def close(self) -> None:
         """Ends all calls and connections."""
+        self._closed = True
         if self._keeps is not None:
             await self._keeps.close()
         for channel in self._channels:

@@ -2,7 +2,8 @@
 
 A stream per keepalive, as before, cost both ends as much again as the keepalive. Answers come in the order of the questions; so a stream is
 given up with the first question that has no answer in time, or whose asker is gone: a late answer must never be taken for one to a later
-question, whose deadline would count from a moment at which etcd had heard nothing.
+question, whose deadline would count from a moment at which etcd had heard nothing. Who else waits then for an answer learns whether the
+endpoint has failed, or whether only the stream is not wanted any more (``GivenUp``): that says nothing of the endpoint.
 """
 
 import asyncio
@@ -12,7 +13,14 @@ from collections.abc import Callable
 from m3cluster.kv.etcd.channel import Channel, RPCError
 from m3cluster.kv.store import KVError
 
-__all__ = ["KeepAlives"]
+__all__ = ["GivenUp", "KeepAlives"]
+
+
+class GivenUp(RPCError):
+    """The stream was ended on this side, though the endpoint may be well: ask again on another one."""
+
+    def __init__(self, address: str, method: str, details: str) -> None:
+        super().__init__(address, method, "CANCELLED", details)
 
 
 class KeepAlives:
@@ -37,7 +45,8 @@ class KeepAlives:
         return self._error is None and not self._stream.outdated
 
     async def ask(self, lease: int, request: bytes, timeout_s: float) -> int:
-        """One keepalive; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``, and the stream is at its end."""
+        """One keepalive; returns the seconds granted, 0 or less if the lease is over. Raises ``KVError``, and the stream is at its end;
+        ``GivenUp`` if someone else ended it."""
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
@@ -55,20 +64,20 @@ class KeepAlives:
             raise error from None
         except KVError as error:
             self._fail(error)
-            raise
+            # What has ended the stream, where sending has only met its end.
+            raise self._error or error from None
         except asyncio.CancelledError:
-            gone = RPCError(
-                self.channel.address, self._method, "CANCELLED", "whoever asked has gone, or the stream has"
-            )
-            self._fail(gone)
             if (task := asyncio.current_task()) is not None and task.cancelling():
+                self._fail(GivenUp(self.channel.address, self._method, "whoever asked before has gone"))
                 raise
             # A stream that ends cancels what is being sent, for gRPC.
-            raise self._error or gone from None
+            ended = RPCError(self.channel.address, self._method, "CANCELLED", "the stream has ended")
+            self._fail(ended)
+            raise self._error or ended from None
 
     def end(self) -> None:
         """Ends it; whoever waits for an answer is told so."""
-        self._fail(RPCError(self.channel.address, self._method, "CANCELLED", "the stream was closed"))
+        self._fail(GivenUp(self.channel.address, self._method, "the stream was closed"))
 
     async def close(self) -> None:
         """Ends it and waits until nothing of it runs any more."""
