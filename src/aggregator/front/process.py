@@ -268,18 +268,13 @@ class Front:
         filled = self._intake.filled_reads
         total = self._read_ends(now, mono)
         self._tell_cut(mono)
-        emptied = False
         if not self._flow.paused():
-            readable = self._clients.readable(_CONNECTIONS_PER_ROUND)
-            for connection in readable:
+            for connection in self._clients.readable(_CONNECTIONS_PER_ROUND):
                 if connection.reading:
                     total += self._intake.read(connection, now, mono)
                 if self._flow.paused():
                     break
-            else:
-                # Where as many were readable as are asked for there may be others.
-                emptied = len(readable) < _CONNECTIONS_PER_ROUND and self._intake.filled_reads == filled
-        self._reading.round_ended(total, mono, emptied=emptied)
+        self._reading.round_ended(total, mono, emptied=self._intake.filled_reads == filled)
 
     def _read_ends(self, now: int, mono: int) -> int:
         """Reads to their ends what was hung up; returns the number of bytes."""
