@@ -107,9 +107,7 @@ class SupervisorLink:
 
     def flush(self) -> None:
         """Sends what is left."""
-        if not self._outbox and self._stats is None:
-            return
-        self.stirred = True
+        self.stirred = self.stirred or bool(self._outbox) or self._stats is not None
         try:
             while self._outbox:
                 self._socket.send(self._outbox[0], NOW)
