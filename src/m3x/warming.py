@@ -168,7 +168,7 @@ def _drive(
     """Gives one process a module after the other, and hands on what it says."""
     assert one.stdin is not None
     assert one.stdout is not None
-    while left:
+    while True:
         try:
             name = left.popleft()
         except IndexError:

@@ -34,10 +34,13 @@ def shares_of(config: CoordinatorConfig, workers: int) -> tuple[Shares, Shares]:
     """Of the main process, and of each write process: the main process takes only carbon, if that is configured."""
     if workers == 1:
         return ALL, ALL
-    each = share_in_use(config, workers)
-    return Shares(each.parts if each.parts > workers else 0), each
+    return Shares(workers + 1 if _takes_carbon(config) else 0), share_in_use(config, workers)
 
 
 def share_in_use(config: CoordinatorConfig, in_use: int) -> Shares:
     """Of each of the write processes that take connections, so many, in limits on what comes over connections."""
-    return Shares(in_use + (config.takes_samples and config.carbon.ingester is not None))
+    return Shares(in_use + _takes_carbon(config))
+
+
+def _takes_carbon(config: CoordinatorConfig) -> bool:
+    return config.takes_samples and config.carbon.ingester is not None
