@@ -1,6 +1,6 @@
 """The keepalives of all leases of one client, on one stream to one endpoint.
 
-A stream per keepalive, as before, cost both ends as much again as the keepalive. Answers come in the order of the questions; so a stream is
+A stream for each keepalive would cost both ends as much again as the keepalive. Answers come in the order of the questions; so a stream is
 given up with the first question that has no answer in time, or whose asker is gone: a late answer must never be taken for one to a later
 question, whose deadline would count from a moment at which etcd had heard nothing. Who else waits then for an answer learns whether the
 endpoint has failed, or whether only the stream is not wanted any more (``GivenUp``): that says nothing of the endpoint.
