@@ -30,6 +30,7 @@ from m3metrics.policy import StoragePolicy
 
 __all__ = [
     "FORWARDED",
+    "ID_SIZE",
     "KINDS",
     "METADATA_SIZE",
     "PIPELINES",
@@ -48,10 +49,13 @@ PIPELINES = ("none", "persecond", "rollup", "persecond-rollup")
 TIMER_VALUES = 10
 ROLLUPS = 1000
 """Series of a rolled up metric: the sources are spread over them."""
-METADATA_SIZE = 17
-"""shard (2), id (5), sent at (10): constant because shard >= 1, id >= 2^21 and the time has nine varint bytes."""
-_FIRST_ID, _END_ID = 1 << 21, 1 << 28
-"""Ids of four varint bytes."""
+ID_SIZE = 5
+"""Varint bytes of an id: what has so many does not begin anew while a connection lasts, which a worker would take for sending again."""
+METADATA_SIZE = 13 + ID_SIZE
+"""shard (2), id (1 more), sent at (10): constant because shard >= 1, ids have ``ID_SIZE`` bytes and the time has nine."""
+_FIRST_ID, _END_ID = 1 << 7 * (ID_SIZE - 1), 1 << 7 * ID_SIZE
+_IDS = slice(9, 9 + ID_SIZE)
+"""Columns of the id."""
 _MOST_AT_ONCE = 1 << 24
 _ID_MARK = b"00000000"
 _ROLLUP_MARK = b"99999999"
@@ -105,7 +109,7 @@ class Frames:
     def stamp(self, now_ns: int) -> None:
         """Writes ids and the time of sending into every message, and the metric's own time where it has one."""
         count = len(self.matrix)
-        self.matrix[:, 9:13] = varint_columns(self.first_id + np.arange(count, dtype=np.int64), 4)
+        self.matrix[:, _IDS] = varint_columns(self.first_id + np.arange(count, dtype=np.int64), ID_SIZE)
         self.first_id += count
         if self.first_id + count > _END_ID:
             self.first_id = _FIRST_ID
@@ -162,7 +166,7 @@ def build(
     size = len(message)
     metadata = (
         b"\x08\x01\x10"
-        + varint_columns(np.array([_FIRST_ID]), 4).tobytes()
+        + varint_columns(np.array([_FIRST_ID]), ID_SIZE).tobytes()
         + b"\x18"
         + varint_columns(np.array([now]), 9).tobytes()
     )
@@ -172,8 +176,8 @@ def build(
     head = len(frame) - size
     matrix = np.tile(np.frombuffer(frame, np.uint8), (count, 1))
     matrix[:, 7] = 1 + np.arange(count) % 63  # shard
-    matrix[:, 9:13] = varint_columns(_FIRST_ID + np.arange(count, dtype=np.int64), 4)
-    stamps = [14]
+    matrix[:, _IDS] = varint_columns(_FIRST_ID + np.arange(count, dtype=np.int64), ID_SIZE)
+    stamps = [_IDS.stop + 1]
     if kind in ("timed", FORWARDED):
         stamps.append(head + message.index(varint_columns(np.array([now]), 9).tobytes()))
     if pipeline.endswith("rollup"):

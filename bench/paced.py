@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.acks import ENTRY_SIZE, Acked
-from bench.messages import KINDS, Frames, build
+from bench.messages import ID_SIZE, KINDS, Frames, build
 
 __all__ = ["Paced", "main"]
 
@@ -67,10 +67,12 @@ class Paced(Acked):
         if not acks:
             return
         ids = (
-            np.frombuffer(b"".join(acks), np.uint8).reshape(-1, ENTRY_SIZE)[:, _ID_AT : _ID_AT + 4].astype(np.int64)
+            np.frombuffer(b"".join(acks), np.uint8)
+            .reshape(-1, ENTRY_SIZE)[:, _ID_AT : _ID_AT + ID_SIZE]
+            .astype(np.int64)
             & 0x7F
         )
-        numbers = ids @ (1 << np.arange(0, 28, 7)) - self._first_id
+        numbers = ids @ (1 << np.arange(0, 7 * ID_SIZE, 7)) - self._first_id
         self._latencies.append(now - self._sent_at[numbers % _RING])
         self.acked += len(numbers)
         self.acked_at = now

@@ -10,15 +10,19 @@ Each worker has one ordered stream of batches and commands. Batches need credit:
 worker without its ack. What may not go yet waits in the stream's queue, commands in their place between the batches.
 
 A worker is *lagging* while it is down, has not been told its shards yet, or owes acks and has given none for ``stall_ns``. It stays
-so until its queue is empty or, as new input may keep that from ever being so, until its acks have flowed again for ``stall_ns``. The
-distinction keeps two things apart:
+so until its queue is empty, or short and an ack has come, or, as new input may keep that from ever being so, until its acks have flowed
+again for ``stall_ns``. The distinction keeps two things apart:
 
 * Workers that are merely slow: nothing is thrown away, reading pauses (``Flow.paused``) and TCP passes the pressure on to producers.
-* Lagging workers, while others are not: their batches wait up to their part of the waiting buffer; beyond it their messages are
+* Lagging workers, while others are not: their batches wait up to their share of the waiting buffer; beyond it their messages are
   discarded, unacked, so that producers send them again (``Flow.discarding``), and the others go on.
 
-If all that own shards lag there is nobody to go on, so nothing is discarded: reading pauses when the waiting buffer is full. A worker
-without shards gets no load (but for worker 0, which gets what belongs to nobody), so it is nobody to go on either.
+The share of a lagging worker is ``_SHARE`` times what all of them leave free (the dynamic threshold of shared-memory switches): one alone
+gets most of the room, and leaves some for the next. Without it a worker that stalls for a moment, as its disk does, would find all room
+taken by one that has been away for long, and its messages would be discarded at once.
+
+If all that own shards lag there is nobody to go on, so nothing is discarded: reading pauses when one has its share. A worker without
+shards gets no load (but for worker 0, which gets what belongs to nobody), so it is nobody to go on either.
 """
 
 from collections import deque
@@ -36,6 +40,8 @@ MAX_QUEUED_COMMANDS = 65536
 _MAX_DEATHS = 3
 _LAGGING_PART = 0.875
 """Part of the waiting buffer for lagging workers; the rest is for the others."""
+_SHARE = 3
+"""With it the second one may still have more than all of the others' part: what it brings when it begins to lag."""
 _NONE: frozenset[int] = frozenset()
 
 
@@ -262,9 +268,13 @@ class WorkerStream:
         if self._link is None or not self._routed or stalled:
             self.lagging = True
             self._flowing_since_ns = -1
-        elif self.lagging and (not self._queue or self._flows()):
+        elif self.lagging and (not self._queue or self._is_short() or self._flows()):
             self.lagging = False
             self._flowing_since_ns = -1
+
+    def _is_short(self) -> bool:
+        # Were it more, one that acks a batch now and then would hold the others again and again.
+        return self._flowing_since_ns >= 0 and self.waiting_bytes <= self._credit_bytes // 2
 
     def _flows(self) -> bool:
         # From ack to ack: one burst of acks and then silence is no flow.
@@ -322,23 +332,22 @@ class Flow:
 
     def paused(self) -> bool:
         """Whether no connection may be read."""
-        lagging = others = 0
-        for stream in self.streams:
-            if stream.lagging:
-                lagging += stream.waiting_bytes
-            else:
-                others += stream.waiting_bytes
-        if not (lagging or others):
+        if not any(stream.waiting_bytes for stream in self.streams):
             return False
         if all(stream.lagging for stream in self._owning):
-            return lagging + others >= self._waiting_bytes
+            return bool(self._have_their_share())
+        others = sum(stream.waiting_bytes for stream in self.streams if not stream.lagging)
         return others >= self._waiting_bytes * (1 - _LAGGING_PART)
 
     def discarding(self) -> frozenset[int]:
         """Workers whose further messages are to be thrown away, unacked."""
-        lagging = [stream for stream in self.streams if stream.lagging]
-        if not lagging or all(stream.lagging for stream in self._owning):
+        full = self._have_their_share()
+        return _NONE if all(stream.lagging for stream in self._owning) else full
+
+    def _have_their_share(self) -> frozenset[int]:
+        """Lagging workers that may have no more."""
+        waiting = {stream.worker: stream.waiting_bytes for stream in self.streams if stream.lagging}
+        if not waiting:
             return _NONE
-        if sum(stream.waiting_bytes for stream in lagging) < self._waiting_bytes * _LAGGING_PART:
-            return _NONE
-        return frozenset(stream.worker for stream in lagging)
+        free = self._waiting_bytes * _LAGGING_PART - sum(waiting.values())
+        return frozenset(worker for worker, nbytes in waiting.items() if nbytes >= _SHARE * free)

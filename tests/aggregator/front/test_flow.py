@@ -85,7 +85,7 @@ def test_slow_workers_pause_reading_and_lose_nothing() -> None:
     assert flow.discarding() == frozenset()
 
 
-def test_a_stalled_worker_s_messages_are_discarded_when_its_part_is_full() -> None:
+def test_a_stalled_worker_s_messages_are_discarded_when_it_has_its_share() -> None:
     flow = Flow(CREDIT, 1000, STALL)
     stream, _ = started(flow, 0)
     started(flow, 1)
@@ -97,7 +97,7 @@ def test_a_stalled_worker_s_messages_are_discarded_when_its_part_is_full() -> No
     assert not flow.paused()
 
 
-def test_after_one_burst_of_acks_a_worker_lags_until_its_queue_is_empty() -> None:
+def test_after_one_burst_of_acks_a_worker_lags_until_its_queue_is_short() -> None:
     flow = Flow(CREDIT, 1000, STALL)
     stream, _ = started(flow, 0)
     started(flow, 1)
@@ -108,7 +108,7 @@ def test_after_one_burst_of_acks_a_worker_lags_until_its_queue_is_empty() -> Non
         assert stream.acked(seq, STALL + 2) is not None
         seq += 1
         flow.step(STALL + 2)
-        assert stream.lagging == (stream.waiting_bytes > 0)
+        assert stream.lagging == (stream.waiting_bytes > CREDIT // 2)
         assert not flow.paused()
 
 
@@ -151,12 +151,48 @@ def test_a_worker_that_acks_in_bursts_with_stalls_between_goes_on_lagging() -> N
     assert all(lagging for lagging, _ in history[4000:])
 
 
-def test_if_all_lag_nothing_is_discarded_and_reading_pauses_when_full() -> None:
+def test_if_all_lag_nothing_is_discarded_and_reading_pauses_when_one_has_its_share() -> None:
     flow = Flow(CREDIT, 1000, STALL)
     streams = [flow.stream(worker) for worker in range(2)]
     fill(streams[0], flow.paused)
     assert flow.discarding() == frozenset()
-    assert 1000 <= streams[0].waiting_bytes <= 1010
+    assert 650 < streams[0].waiting_bytes <= 660
+
+
+@pytest.mark.parametrize("stalling", [[0, 2], [2, 0], [0]])
+@pytest.mark.parametrize("capacity", [11, 20])
+def test_who_stalls_for_a_moment_loses_nothing_to_one_that_has_long_taken_the_room(
+    stalling: list[int], capacity: int
+) -> None:
+    """10 bytes per ms for each; worker 1 never acks, others acknowledge up to ``capacity`` but in a stall (the disk's).
+
+    Who is named first begins to ack again 50 ms before the next one.
+    """
+    flow = Flow(2000, 100_000, 2000)
+    streams = [started(flow, worker)[0] for worker in range(3)]
+    acked, due, lagged, most = [0, 0, 0], [0, 0, 0], set(), 0
+    again = {worker: 12_010 + 50 * place for place, worker in enumerate(stalling)}
+    for now in range(16_000):
+        flow.step(now)
+        discarding = flow.discarding()
+        assert discarding <= {1}, now
+        if now >= 10_000:
+            lagged |= {stream.worker for stream in streams if stream.lagging}
+        if not flow.paused():
+            for stream in streams:
+                if stream.worker not in discarding:
+                    stream.put(batch(10), now)
+        for worker in (0, 2):
+            due[worker] = min(due[worker] + capacity, 20)
+            while due[worker] >= 10 and not 10_000 <= now < again.get(worker, 0):
+                if streams[worker].acked(acked[worker], now) is None:
+                    break
+                acked[worker] += 1
+                due[worker] -= 10
+        most = max(most, sum(stream.waiting_bytes for stream in streams))
+    assert lagged == {1, *stalling}
+    assert [stream.lagging for stream in streams] == [False, True, False]
+    assert most <= 100_000
 
 
 @pytest.mark.parametrize("owners", [[0, 0], [-1, -1], [0, -1], [1, 1], []])
