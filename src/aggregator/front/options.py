@@ -60,7 +60,7 @@ class FrontOptions(msgspec.Struct, frozen=True, kw_only=True):
     """At most this much is read from one connection before the next one has its turn; with TLS at least a record (16 KiB)."""
     read_interval_ns: int = 5_000_000
     """Pause between two rounds of reading while they bring little: a round costs the same for one message as for a thousand."""
-    steady_interval_ns: int = 80_000_000
+    steady_interval_ns: int = 100_000_000
     """The same on the average, while rounds go on to bring little."""
 
     max_frame_bytes: int = 4 * MIB
