@@ -404,10 +404,11 @@ class Intake:
     def _mark_discards(self) -> None:
         discarding = self._flow.discarding()
         if discarding != self._discarding:
-            text = (
-                "messages of these workers are discarded, unacked: they do not keep up and their waiting room is full"
-            )
-            _log.warning_limited(text, workers=sorted(discarding), before=sorted(self._discarding))
+            if discarding:
+                text = "messages of these workers are discarded, unacked: they lag, and have their share of what may wait"
+                _log.warning_limited(text, workers=sorted(discarding), before=sorted(self._discarding))
+            else:
+                _log.info_limited("no more messages are discarded", before=sorted(self._discarding))
             self._discarding = discarding
             self._table[:, kernels.DISCARD] = [worker in discarding for worker in range(len(self._table))]
 
