@@ -141,16 +141,18 @@ class Connection:
         self._behind_ns = self._behind_ns or since_ns
         self._behind_bytes = _IN_BUFFERS
 
-    def took(self, nbytes: int, room: int, mono_ns: int) -> None:
-        """So much was read, where there was so much room."""
+    def took(self, nbytes: int, room: int, mono_ns: int) -> bool:
+        """So much was read, where there was so much room; returns whether there may be more."""
+        filled = nbytes >= room - self.slack
         self.since_ns = mono_ns
         if nbytes:
             self.data_ns = mono_ns
         if self._behind_ns:
             self.since_ns = self._behind_ns
             self._behind_bytes -= nbytes
-            if nbytes < room - self.slack or self._behind_bytes <= 0:
+            if not filled or self._behind_bytes <= 0:
                 self._behind_ns = 0
+        return filled
 
 
 def _taken(connection: Connection) -> int:
@@ -273,7 +275,10 @@ class Clients:
     def admit(self, mono_ns: int) -> bool:
         """Begins to read new connections that wait for no others of their hosts, and those whose handshakes may begin now; whether some are
         left."""
-        shaking = any([self._shake(door.handshakes, mono_ns) for door in self.doors if door.handshakes is not None])
+        shaking = False
+        for door in self.doors:
+            if door.handshakes is not None and self._shake(door.handshakes, mono_ns):
+                shaking = True
         if not self._newcomers:
             return shaking
         hosts = {newcomer.host for newcomer in self._newcomers}

@@ -229,7 +229,7 @@ class WorkerStream:
 
     def pump(self, mono_ns: int) -> None:
         """Sends what may go now, in order."""
-        if self._link is None:
+        if self._link is None or not (self._queue or self._first_orders):
             return
         while self._first_orders:
             order = self._first_orders[0]

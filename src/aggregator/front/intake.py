@@ -190,6 +190,8 @@ class Intake:
         self._records_view = self._records.data
         self._next_id = secrets.randbits(_ID_BITS)
         self._discarding: frozenset[int] = frozenset()
+        self.filled_reads = 0
+        """Reads so far that may have left something behind."""
 
     def route(self, owners: list[int], mono_ns: int) -> None:
         """Shard ownership as in ``ipc.Route``; what was staged before goes by the old one."""
@@ -259,7 +261,8 @@ class Intake:
             return 0
         if received == 0:
             self._ended(connection, mono_ns)
-        connection.took(received, len(target), mono_ns)
+        if connection.took(received, len(target), mono_ns):
+            self.filled_reads += 1
         self._figures.counters[names.BYTES_READ] += received
         return received
 

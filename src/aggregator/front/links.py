@@ -107,7 +107,9 @@ class SupervisorLink:
 
     def flush(self) -> None:
         """Sends what is left."""
-        self.stirred = self.stirred or bool(self._outbox) or self._stats is not None
+        if not self._outbox and self._stats is None:
+            return
+        self.stirred = True
         try:
             while self._outbox:
                 self._socket.send(self._outbox[0], NOW)

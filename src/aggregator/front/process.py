@@ -8,12 +8,17 @@ at, and the supervisor's, on which we also send, is asked once more before the l
 While rounds of reading bring little, the next one waits, and messages share it with others: for ``read_interval_ns`` at least, and for
 ``steady_interval_ns`` on the average of ``_BURST_ROUNDS`` of them. So what comes now and then is read at once, and a trickle that lasts
 costs no more than its rounds, in however many writes it comes.
+
+A round that brought much is followed by the next one at once, where sockets have more than is read of them or much more is about to come.
+Elsewhere that one would bring next to nothing: it is made when so much has come as is worth a turn and a batch (``_GATHERED_BYTES``), by
+how fast it came before, after ``_LONGEST_GATHER_NS`` at the latest.
 """
 
 import os
 import secrets
 import select
 import signal
+from collections.abc import Container
 from types import FrameType
 
 import zmq
@@ -46,6 +51,10 @@ _FULL_ROUND_BYTES = 65536
 _SMALL_ROUND_BYTES = 49152
 """One that brings more than this waits for less than ``steady_interval_ns``."""
 _BURST_ROUNDS = 10
+_GATHERED_BYTES = 393216
+"""A round that brought much, and left nothing behind, is followed by one that most likely brings so much, unless that is soon, …"""
+_LONGEST_GATHER_NS = 10_000_000
+"""… after this time at the latest."""
 _FAREWELL_MS = 1000
 _REFUSE_NS = 1_000_000_000
 """For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
@@ -88,8 +97,10 @@ class Reading:
         self._next_ns = 0
         self._paid_ns = 0
         """When all rounds so far would have ended at the steady pace (monotonic)."""
+        self._ended_ns = 0
+        """When the last round was made."""
         self.loaded = False
-        """Whether the last round brought much."""
+        """Whether the last round brought much, and is not followed by a pause."""
         poll.register(self._fd, 0)
 
     @property
@@ -102,15 +113,22 @@ class Reading:
         """When a round is to be made, whatever the descriptors say (monotonic); 0: they say it."""
         return self._next_ns if self._pausing and self._wanted else 0
 
-    def due(self, ready: set[int], mono: int) -> bool:
+    def due(self, ready: Container[int], mono: int) -> bool:
         """Whether a round is to be made, by the descriptors that have something and the time."""
         return 0 < self.next_ns <= mono if self._pausing else self._fd in ready
 
-    def round_ended(self, nbytes: int, mono: int) -> None:
-        """A round has brought so much."""
-        self.loaded = nbytes >= _FULL_ROUND_BYTES
-        self._pausing = 0 < nbytes < _FULL_ROUND_BYTES
-        if self._pausing:
+    def round_ended(self, nbytes: int, mono: int, *, emptied: bool = False) -> None:
+        """A round has brought so much; ``emptied``: nothing was left behind."""
+        before_ns, self._ended_ns = self._ended_ns, mono
+        full = nbytes >= _FULL_ROUND_BYTES
+        took_ns = min(mono - before_ns, _LONGEST_GATHER_NS)
+        gather_ns = min(took_ns * _GATHERED_BYTES // nbytes, _LONGEST_GATHER_NS) if full and emptied else 0
+        gathers = gather_ns > self._interval_ns
+        self.loaded = full and not gathers
+        self._pausing = gathers or 0 < nbytes < _FULL_ROUND_BYTES
+        if gathers:
+            self._paid_ns, self._next_ns = 0, mono + gather_ns
+        elif self._pausing:
             price_ns = self._steady_ns * _SMALL_ROUND_BYTES // max(nbytes, _SMALL_ROUND_BYTES)
             self._paid_ns = max(self._paid_ns, mono - _BURST_ROUNDS * self._steady_ns) + price_ns
             self._next_ns = max(mono + self._interval_ns, self._paid_ns)
@@ -178,23 +196,15 @@ class Front:
     # --- the loop
 
     def _turn(self) -> None:
-        ready = {fd for fd, _ in self._poll.poll(self._timeout_ns(monotonic_ns()) / 1e9)}
+        ready = dict(self._poll.poll(self._timeout_ns(monotonic_ns()) / 1e9))
         mono = monotonic_ns()
         self._look_for_stall()
         if self._supervisor.stirred or self._supervisor.fd in ready:
             for message in self._supervisor.receive():
                 self._command(message, mono)
-        for worker, link in list(self._links.items()):
-            if link.data_fd in ready:
-                link.settle()
-            if link.acks_fd in ready:
-                self._take_acks(self._flow.streams[worker], link, mono)
-        for door in self._clients.doors if self._listening else ():
-            if door.fd in ready and not self._clients.accept(door):
-                self._poll.modify(door.fd, 0)
+        if ready:
+            self._work_off(ready, mono)
         self._newcomers = self._clients.admit(mono)
-        if self._clients.writers.fileno() in ready:
-            self._clients.writable(mono)
         due = self._reading.due(ready, mono)
         if due or self._reading.on:
             if mono - self._looked_ns > _LONG_PAUSE_NS:
@@ -219,6 +229,19 @@ class Front:
         if self._drain_until_ns:
             self._check_drained(mono)
 
+    def _work_off(self, ready: Container[int], mono: int) -> None:
+        """What descriptors tell, but for the supervisor's commands and what there is to read."""
+        for worker, link in list(self._links.items()):
+            if link.data_fd in ready:
+                link.settle()
+            if link.acks_fd in ready:
+                self._take_acks(self._flow.streams[worker], link, mono)
+        for door in self._clients.doors if self._listening else ():
+            if door.fd in ready and not self._clients.accept(door):
+                self._poll.modify(door.fd, 0)
+        if self._clients.writers.fileno() in ready:
+            self._clients.writable(mono)
+
     def _look_for_stall(self) -> None:
         """Says before anything else is done that this process was stopped: what is read from here on lay about."""
         if (seconds := self._stops.look()) > 0:
@@ -242,15 +265,21 @@ class Front:
 
     def _read_round(self, mono: int) -> None:
         now = self.stamp()
+        filled = self._intake.filled_reads
         total = self._read_ends(now, mono)
         self._tell_cut(mono)
+        emptied = False
         if not self._flow.paused():
-            for connection in self._clients.readable(_CONNECTIONS_PER_ROUND):
+            readable = self._clients.readable(_CONNECTIONS_PER_ROUND)
+            for connection in readable:
                 if connection.reading:
                     total += self._intake.read(connection, now, mono)
                 if self._flow.paused():
                     break
-        self._reading.round_ended(total, mono)
+            else:
+                # Where as many were readable as are asked for there may be others.
+                emptied = len(readable) < _CONNECTIONS_PER_ROUND and self._intake.filled_reads == filled
+        self._reading.round_ended(total, mono, emptied=emptied)
 
     def _read_ends(self, now: int, mono: int) -> int:
         """Reads to their ends what was hung up; returns the number of bytes."""
