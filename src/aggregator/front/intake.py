@@ -408,7 +408,9 @@ class Intake:
         discarding = self._flow.discarding()
         if discarding != self._discarding:
             if discarding:
-                text = "messages of these workers are discarded, unacked: they lag, and have their share of what may wait"
+                text = (
+                    "messages of these workers are discarded, unacked: they lag, and have their share of what may wait"
+                )
                 _log.warning_limited(text, workers=sorted(discarding), before=sorted(self._discarding))
             else:
                 _log.info_limited("no more messages are discarded", before=sorted(self._discarding))
