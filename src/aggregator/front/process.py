@@ -11,7 +11,8 @@ costs no more than its rounds, in however many writes it comes.
 
 A round that brought much is followed by the next one at once, where sockets have more than is read of them or much more is about to come.
 Elsewhere that one would bring next to nothing: it is made when so much has come as is worth a turn and a batch (``_GATHERED_BYTES``), by
-how fast it came before, after ``_LONGEST_GATHER_NS`` at the latest.
+how fast it came before. Where that would take longer than ``_LONGEST_GATHER_NS`` the next one is made as soon as something has come: full
+rounds are so rare then because senders send so much at once.
 """
 
 import os
@@ -54,7 +55,7 @@ _BURST_ROUNDS = 10
 _GATHERED_BYTES = 393216
 """A round that brought much, and left nothing behind, is followed by one that most likely brings so much, unless that is soon, …"""
 _LONGEST_GATHER_NS = 10_000_000
-"""… after this time at the latest."""
+"""… or takes longer than this."""
 _FAREWELL_MS = 1000
 _REFUSE_NS = 1_000_000_000
 """For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
@@ -121,9 +122,8 @@ class Reading:
         """A round has brought so much; ``emptied``: nothing was left behind."""
         before_ns, self._ended_ns = self._ended_ns, mono
         full = nbytes >= _FULL_ROUND_BYTES
-        took_ns = min(mono - before_ns, _LONGEST_GATHER_NS)
-        gather_ns = min(took_ns * _GATHERED_BYTES // nbytes, _LONGEST_GATHER_NS) if full and emptied else 0
-        gathers = gather_ns > self._interval_ns
+        gather_ns = (mono - before_ns) * _GATHERED_BYTES // nbytes if full and emptied else 0
+        gathers = self._interval_ns < gather_ns <= _LONGEST_GATHER_NS
         self.loaded = full and not gathers
         self._pausing = gathers or 0 < nbytes < _FULL_ROUND_BYTES
         if gathers:

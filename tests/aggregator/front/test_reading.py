@@ -127,9 +127,10 @@ def test_while_reading_is_not_allowed_no_round_is_due(rig: Rig) -> None:
 
 def test_after_a_full_round_that_left_nothing_behind_as_much_is_gathered_as_is_worth_a_batch(rig: Rig) -> None:
     os.write(rig.into, b"x")
-    at, nbytes, per_ms = 10**12, 0, 50_000
+    at, nbytes, per_ms = 10**12, 250_000, 50_000
+    rig.reading.round_ended(0, at - 5 * MS)
     for _ in range(10):
-        rig.reading.round_ended(max(nbytes, 65536), at, emptied=True)
+        rig.reading.round_ended(nbytes, at, emptied=True)
         rig.reading.allow(True)
         assert not rig.reading.due(rig.ready(), rig.reading.next_ns - 1)
         before, at = at, rig.reading.next_ns
@@ -149,12 +150,16 @@ def test_where_much_more_is_about_to_come_nothing_is_gathered(rig: Rig) -> None:
     assert rig.reading.due(rig.ready(), 10**12 + 2 * MS)
 
 
-def test_what_is_gathered_does_not_wait_long_and_goes_to_the_worker_then(rig: Rig) -> None:
+def test_where_much_comes_at_once_now_and_then_nothing_is_gathered(rig: Rig) -> None:
+    """In the time in which as much as is worth a batch would come nothing may come at all."""
+    os.write(rig.into, b"x")
     at = 10**12
-    rig.reading.round_ended(70_000, at, emptied=True)
-    rig.reading.allow(True)
-    assert rig.reading.next_ns == at + 10 * MS
-    assert not rig.reading.loaded
+    for _ in range(10):
+        rig.reading.round_ended(380_000, at, emptied=True)
+        rig.reading.allow(True)
+        assert rig.reading.next_ns == 0
+        assert rig.reading.due(rig.ready(), at)
+        at += 20 * MS
 
 
 def test_what_was_left_behind_is_read_at_once(rig: Rig) -> None:
@@ -227,22 +232,27 @@ def producers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         front._end()
 
 
-def gathers(front: Front) -> bool:
-    """Whether the front lets more arrive after a round, rather than reading on at once."""
-    front._read_round(monotonic_ns())
+def gathers(front: Front, reads: int) -> bool:
+    """Whether the front lets more arrive after a round of so many connections, rather than reading on at once.
+
+    What they sent has taken so long to come that a batch would take 7 ms.
+    """
+    now = monotonic_ns()
+    front._reading.round_ended(0, now - 7 * MS * reads * 70_000 // process._GATHERED_BYTES)
+    front._read_round(now)
     front._reading.allow(True)
     return front._reading.next_ns > 0
 
 
 def test_all_are_read_in_a_round_where_they_are_few(producers: Callable[[int], Front]) -> None:
-    assert gathers(producers(PER_ROUND - 1))
+    assert gathers(producers(PER_ROUND - 1), PER_ROUND - 1)
 
 
 @pytest.mark.parametrize("count", [PER_ROUND, PER_ROUND + 1])
 def test_where_more_may_be_readable_than_a_round_reads_the_next_one_is_made_at_once(
     producers: Callable[[int], Front], count: int
 ) -> None:
-    assert not gathers(producers(count))
+    assert not gathers(producers(count), PER_ROUND)
 
 
 def test_a_round_that_had_to_stop_has_left_something_behind(
@@ -250,5 +260,5 @@ def test_a_round_that_had_to_stop_has_left_something_behind(
 ) -> None:
     front = producers(PER_ROUND - 1)
     monkeypatch.setattr(front._flow, "paused", iter([False, True, True]).__next__)
-    assert not gathers(front)
+    assert not gathers(front, 1)
     assert len(front._clients.readable(PER_ROUND)) == PER_ROUND - 2
