@@ -11,8 +11,8 @@ costs no more than its rounds, in however many writes it comes.
 
 A round that brought much is followed by the next one at once, where sockets have more than is read of them or much more is about to come.
 Elsewhere that one would bring next to nothing: it is made when so much has come as is worth a turn and a batch (``_GATHERED_BYTES``), by
-how fast it came before. Where that would take longer than ``_LONGEST_GATHER_NS`` the next one is made as soon as something has come: full
-rounds are so rare then because senders send so much at once.
+how fast it has come of late (``_RATE_NS``; a single round says nothing, as senders do not send evenly). Where that would take longer than
+``_LONGEST_GATHER_NS`` the next one is made as soon as something has come: rounds are full then because senders send so much at once.
 """
 
 import os
@@ -56,6 +56,8 @@ _GATHERED_BYTES = 393216
 """A round that brought much, and left nothing behind, is followed by one that most likely brings so much, unless that is soon, …"""
 _LONGEST_GATHER_NS = 10_000_000
 """… or takes longer than this."""
+_RATE_NS = 50_000_000
+"""Over so long it is seen how fast something comes."""
 _FAREWELL_MS = 1000
 _REFUSE_NS = 1_000_000_000
 """For so long after it was stopped a front takes no flushes that emit: the supervisor has to know first."""
@@ -98,8 +100,11 @@ class Reading:
         self._next_ns = 0
         self._paid_ns = 0
         """When all rounds so far would have ended at the steady pace (monotonic)."""
-        self._ended_ns = 0
-        """When the last round was made."""
+        self._seen_ns = 0
+        self._seen_bytes = 0
+        """What has come since then."""
+        self._batch_ns = 0
+        """In how long as much came as is worth a batch."""
         self.loaded = False
         """Whether the last round brought much, and is not followed by a pause."""
         poll.register(self._fd, 0)
@@ -120,14 +125,16 @@ class Reading:
 
     def round_ended(self, nbytes: int, mono: int, *, emptied: bool = False) -> None:
         """A round has brought so much; ``emptied``: nothing was left behind."""
-        before_ns, self._ended_ns = self._ended_ns, mono
+        self._seen_bytes += nbytes
+        if mono - self._seen_ns >= _RATE_NS:
+            self._batch_ns = (mono - self._seen_ns) * _GATHERED_BYTES // max(self._seen_bytes, 1)
+            self._seen_ns, self._seen_bytes = mono, 0
         full = nbytes >= _FULL_ROUND_BYTES
-        gather_ns = (mono - before_ns) * _GATHERED_BYTES // nbytes if full and emptied else 0
-        gathers = self._interval_ns < gather_ns <= _LONGEST_GATHER_NS
+        gathers = full and emptied and self._interval_ns < self._batch_ns <= _LONGEST_GATHER_NS
         self.loaded = full and not gathers
         self._pausing = gathers or 0 < nbytes < _FULL_ROUND_BYTES
         if gathers:
-            self._paid_ns, self._next_ns = 0, mono + gather_ns
+            self._paid_ns, self._next_ns = 0, mono + self._batch_ns
         elif self._pausing:
             price_ns = self._steady_ns * _SMALL_ROUND_BYTES // max(nbytes, _SMALL_ROUND_BYTES)
             self._paid_ns = max(self._paid_ns, mono - _BURST_ROUNDS * self._steady_ns) + price_ns

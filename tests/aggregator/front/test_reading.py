@@ -127,34 +127,38 @@ def test_while_reading_is_not_allowed_no_round_is_due(rig: Rig) -> None:
 
 def test_after_a_full_round_that_left_nothing_behind_as_much_is_gathered_as_is_worth_a_batch(rig: Rig) -> None:
     os.write(rig.into, b"x")
-    at, nbytes, per_ms = 10**12, 250_000, 50_000
-    rig.reading.round_ended(0, at - 5 * MS)
-    for _ in range(10):
+    at, nbytes, per_ms = 10**12, 100_000, 50_000
+    for number in range(100):
         rig.reading.round_ended(nbytes, at, emptied=True)
         rig.reading.allow(True)
-        assert not rig.reading.due(rig.ready(), rig.reading.next_ns - 1)
-        before, at = at, rig.reading.next_ns
+        assert (rig.reading.next_ns > 0) == (number >= 25)
+        assert rig.reading.loaded == (number < 25)
+        assert not rig.reading.next_ns or not rig.reading.due(rig.ready(), rig.reading.next_ns - 1)
+        before, at = at, rig.reading.next_ns or at + 2 * MS
         nbytes = per_ms * (at - before) // MS
     assert nbytes == pytest.approx(393216, rel=0.01)
-    # The worker gets it at once.
-    assert not rig.reading.loaded
 
 
-def test_where_much_more_is_about_to_come_nothing_is_gathered(rig: Rig) -> None:
+@pytest.mark.parametrize("rounds", [[(2, 200_000)], [(4, 200_000), (1, 800_000)], [(7, 400_000), (1, 1_000_000)]])
+def test_where_much_more_is_about_to_come_nothing_is_gathered(rig: Rig, rounds: list[tuple[int, int]]) -> None:
+    """However unevenly it comes."""
     os.write(rig.into, b"x")
-    rig.reading.round_ended(1000, 10**12)
-    rig.reading.round_ended(200_000, 10**12 + 2 * MS, emptied=True)
-    rig.reading.allow(True)
-    assert rig.reading.next_ns == 0
-    assert rig.reading.loaded
-    assert rig.reading.due(rig.ready(), 10**12 + 2 * MS)
+    at = 10**12
+    for _ in range(100):
+        for took_ms, nbytes in rounds:
+            at += took_ms * MS
+            rig.reading.round_ended(nbytes, at, emptied=True)
+            rig.reading.allow(True)
+            assert rig.reading.next_ns == 0
+            assert rig.reading.loaded
+            assert rig.reading.due(rig.ready(), at)
 
 
 def test_where_much_comes_at_once_now_and_then_nothing_is_gathered(rig: Rig) -> None:
     """In the time in which as much as is worth a batch would come nothing may come at all."""
     os.write(rig.into, b"x")
     at = 10**12
-    for _ in range(10):
+    for _ in range(20):
         rig.reading.round_ended(380_000, at, emptied=True)
         rig.reading.allow(True)
         assert rig.reading.next_ns == 0
@@ -232,27 +236,25 @@ def producers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         front._end()
 
 
-def gathers(front: Front, reads: int) -> bool:
-    """Whether the front lets more arrive after a round of so many connections, rather than reading on at once.
-
-    What they sent has taken so long to come that a batch would take 7 ms.
-    """
+def gathers(front: Front) -> bool:
+    """Whether the front lets more arrive after a round, rather than reading on at once, where a batch has come in 7 ms of late."""
     now = monotonic_ns()
-    front._reading.round_ended(0, now - 7 * MS * reads * 70_000 // process._GATHERED_BYTES)
+    front._reading.round_ended(0, now - 70 * MS)
+    front._reading.round_ended(10 * process._GATHERED_BYTES, now)
     front._read_round(now)
     front._reading.allow(True)
     return front._reading.next_ns > 0
 
 
 def test_all_are_read_in_a_round_where_they_are_few(producers: Callable[[int], Front]) -> None:
-    assert gathers(producers(PER_ROUND - 1), PER_ROUND - 1)
+    assert gathers(producers(PER_ROUND - 1))
 
 
 @pytest.mark.parametrize("count", [PER_ROUND, PER_ROUND + 1])
 def test_where_more_may_be_readable_than_a_round_reads_the_next_one_is_made_at_once(
     producers: Callable[[int], Front], count: int
 ) -> None:
-    assert not gathers(producers(count), PER_ROUND)
+    assert not gathers(producers(count))
 
 
 def test_a_round_that_had_to_stop_has_left_something_behind(
@@ -260,5 +262,5 @@ def test_a_round_that_had_to_stop_has_left_something_behind(
 ) -> None:
     front = producers(PER_ROUND - 1)
     monkeypatch.setattr(front._flow, "paused", iter([False, True, True]).__next__)
-    assert not gathers(front, 1)
+    assert not gathers(front)
     assert len(front._clients.readable(PER_ROUND)) == PER_ROUND - 2
