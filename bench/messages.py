@@ -50,13 +50,12 @@ TIMER_VALUES = 10
 ROLLUPS = 1000
 """Series of a rolled up metric: the sources are spread over them."""
 ID_SIZE = 5
-"""Varint bytes of an id: what has so many does not begin anew while a connection lasts, which a worker would take for sending again."""
+"""Varint bytes of an id: with so many, ids do not begin anew for 17 billion messages, which a worker would take for sending again."""
 METADATA_SIZE = 13 + ID_SIZE
 """shard (2), id (1 more), sent at (10): constant because shard >= 1, ids have ``ID_SIZE`` bytes and the time has nine."""
 _FIRST_ID, _END_ID = 1 << 7 * (ID_SIZE - 1), 1 << 7 * ID_SIZE
 _IDS = slice(9, 9 + ID_SIZE)
 """Columns of the id."""
-_MOST_AT_ONCE = 1 << 24
 _ID_MARK = b"00000000"
 _ROLLUP_MARK = b"99999999"
 _SUM, _LAST = 1 << AggregationType.SUM, 1 << AggregationType.LAST
@@ -103,8 +102,8 @@ class Frames:
     value_column: int
     """Where the eight bytes of the value are; of counters two."""
 
-    first_id: int = field(default_factory=lambda: secrets.choice(range(_FIRST_ID, _END_ID - _MOST_AT_ONCE)))
-    """Message id of the first one in the next replay; ids begin anywhere, and go on from replay to replay, as those of a producer do."""
+    first_id: int = field(default_factory=lambda: secrets.choice(range(_FIRST_ID, _END_ID // 2)))
+    """Message id of the first one in the next replay; begins anywhere in their lower half, and goes on from replay to replay."""
 
     def stamp(self, now_ns: int) -> None:
         """Writes ids and the time of sending into every message, and the metric's own time where it has one."""
@@ -116,11 +115,6 @@ class Frames:
         stamp = varint_columns(np.array([now_ns]), 9)[0]
         for column in self.stamp_columns:
             self.matrix[:, column : column + 9] = stamp
-
-    def first(self) -> "Frames":
-        """The same, beginning with the least id: the most messages before ids begin anew."""
-        self.first_id = _FIRST_ID
-        return self
 
     def part(self, start: int, count: int) -> "Frames":
         """``count`` of its messages from ``start`` on, fewer at the end; they share their bytes."""

@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     targets = [target.rsplit(":", 1) for target in options.target]
     per = max(options.series // options.connections, 1)
     connections = [
-        Paced((host, int(port)), build(options.kind, options.series, per, options.resolution, first=number * per).first())
+        Paced((host, int(port)), build(options.kind, options.series, per, options.resolution, first=number * per))
         for host, port in targets
         for number in range(options.connections)
     ]  # fmt: skip

@@ -26,7 +26,7 @@ def values_of(series: NDArray[np.int64], window: int) -> NDArray[np.float64]:
 
 def known_frames(series: int) -> Frames:
     """One message of each known series, in the order of their numbers."""
-    frames = build("timed", series, series, RESOLUTION_S).first()
+    frames = build("timed", series, series, RESOLUTION_S)
     frames.name(np.arange(series))
     return frames
 
@@ -41,4 +41,4 @@ def storm_frames(count: int) -> Frames:
     )
     parts = b"".join(struct.pack("<H", len(x)) + x for tag in tags for x in tag)
     ident = struct.pack("<HH", 10101, len(tags)) + parts
-    return build("timed", count, count, RESOLUTION_S, series_id=ident).first()
+    return build("timed", count, count, RESOLUTION_S, series_id=ident)
